@@ -1,0 +1,35 @@
+"""Learning on cached features: heads (one model a file), recipes, training, metrics.
+
+``HEADS`` is the registry: a head's name, and the module that holds its ``HEAD``. Adding a head is one new file and one line
+here. Importing this package imports no torch; ``head`` imports the one module that is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tfser.heads.base import HeadSpec
+
+HEADS: dict[str, str] = {
+    "mean_pool": "tfser.heads.mean_pool",
+    "tf_transformer": "tfser.heads.tf_transformer",
+}
+
+
+def head(name: str) -> HeadSpec:
+    """Return a head's specification by its name.
+
+    Raises:
+        UsageError: There is no such head; the message lists those there are.
+    """
+    from tfser.heads.base import HeadSpec
+    from tfser.manifests.errors import unknown
+
+    if name not in HEADS:
+        raise unknown("head", name, sorted(HEADS))
+    spec = import_module(HEADS[name]).HEAD
+    if not isinstance(spec, HeadSpec):
+        raise TypeError(f"{HEADS[name]}.HEAD is not a HeadSpec")
+    return spec

@@ -1,0 +1,151 @@
+"""What a head is: its description, its presets, its recipes, and how it is built.
+
+A head is a ``torch.nn.Module`` with ``forward(frames (B, L, D), lengths (B,)) -> logits (B, K)``: B samples, L frames, D the
+feature width, K classes. ``frames`` are float, already normalised; ``lengths`` are int64 and say how many frames of each
+sample are valid. What lies beyond a sample's length must not change its logits, and neither must its batch-mates.
+
+Two ways of feeding a head:
+
+* ``segments``: every sample has exactly ``config.segment_frames`` frames, cut by `tfser.heads.segments`, and an utterance's
+  prediction is the mean of its segments' probabilities.
+* ``utterances``: one sample an utterance, padded with zeros to the longest of its batch.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from tfser.manifests.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tfser.heads.recipes import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A configuration: immutable, valid once constructed, stored with every result.
+
+    Subclasses are frozen keyword-only dataclasses whose fields are numbers, strings, booleans, tuples of these or None,
+    and whose ``__post_init__`` raises `UsageError` for values that make no sense.
+    """
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dictionary that JSON can hold (tuples as lists)."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the configuration that ``to_dict`` described; fields that it lacks take their defaults.
+
+        Raises:
+            UsageError: A field is unknown or its value makes no sense.
+        """
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise unknown(f"{cls.__name__} setting", name, known)
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+    def with_settings(self, settings: Mapping[str, str]) -> Self:
+        """Return a copy with some fields set from text, as the command line's ``--set name=value`` gives them.
+
+        Raises:
+            UsageError: A field is unknown, its text does not read as the field's type, or its value makes no sense.
+        """
+        hints = typing.get_type_hints(type(self))
+        known = [field.name for field in fields(self)]
+        values: dict[str, Any] = {}
+        for name, text in settings.items():
+            if name not in known:
+                raise unknown(f"{type(self).__name__} setting", name, known)
+            values[name] = _parse(name, text, hints[name])
+        return replace(self, **values)
+
+
+def _parse(name: str, text: str, hint: Any) -> Any:
+    """Return ``text`` as a value of the annotated type ``hint``."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    try:
+        if origin in (typing.Union, types.UnionType):
+            if text.lower() in ("none", "null") and type(None) in arguments:
+                return None
+            return _parse(name, text, next(a for a in arguments if a is not type(None)))
+        if origin is tuple:
+            items = [item for item in text.strip("()[] ").split(",") if item.strip()]
+            return tuple(_parse(name, item.strip(), arguments[0]) for item in items)
+        if hint is bool:
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
+        if hint in (int, float):
+            return hint(text)
+    except (KeyError, ValueError) as error:
+        expected = getattr(hint, "__name__", str(hint))
+        raise UsageError(f"{name}={text}: not a value of type {expected}") from error
+    return text  # strings and literals, which the dataclass itself checks
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSpec:
+    """Everything that the rest of the program knows about a head."""
+
+    name: str
+    summary: str
+    """One line for people."""
+    source: str
+    """The paper, or where else the method comes from."""
+    presets: Mapping[str, Settings]
+    default_preset: str
+    recipes: Mapping[str, Recipe]
+    default_recipe: str
+    features: tuple[str, ...]
+    """Feature sets that it likes, the best first: the first one in the cache is taken unless the user names another."""
+    inputs: Literal["segments", "utterances"]
+    build: Callable[[Any, int, int], nn.Module]
+    """``build(config, dim, n_classes)`` returns the module, its weights drawn from torch's global generator."""
+    check: Callable[[Any, int], None]
+    """``check(config, dim)`` raises `UsageError` where a feature width does not fit."""
+
+    def preset(self, name: str | None = None) -> Settings:
+        """Return the configuration of a preset, the default one for None.
+
+        Raises:
+            UsageError: There is no such preset.
+        """
+        name = self.default_preset if name is None else name
+        if name not in self.presets:
+            raise unknown(f"preset of {self.name}", name, list(self.presets))
+        return self.presets[name]
+
+    def recipe(self, name: str | None = None) -> Recipe:
+        """Return a recipe, the default one for None.
+
+        Raises:
+            UsageError: There is no such recipe.
+        """
+        name = self.default_recipe if name is None else name
+        if name not in self.recipes:
+            raise unknown(f"recipe of {self.name}", name, list(self.recipes))
+        return self.recipes[name]
+
+    def segment_frames(self, config: Settings) -> int | None:
+        """Return the frames of one segment, None for a head that eats whole utterances."""
+        return int(config.segment_frames) if self.inputs == "segments" else None  # type: ignore[attr-defined]
+
+    def module(self, config: Settings, dim: int, n_classes: int) -> nn.Module:
+        """Check that the width fits, and build the module.
+
+        Raises:
+            UsageError: The feature width does not fit the configuration.
+        """
+        self.check(config, dim)
+        return self.build(config, dim, n_classes)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return how many trainable numbers a module has."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -1,0 +1,136 @@
+"""Segments: which frames a sample holds, by index arithmetic alone.
+
+The rule, with segments of L frames and a hop of h frames (h = L: no overlap), for an utterance of n frames:
+
+* n >= L: segments start at 0, h, 2h, ... as long as they fit; if frames are left over, one more segment ends at the last
+  frame, overlapping its neighbour more than h asks for.
+* n < L: one segment, which repeats the utterance's frames cyclically until it is full.
+
+So every frame stands in at least one segment as long as h <= L, and nothing is dropped, padded or reached across utterances.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tfser.manifests.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which segments there are, utterance by utterance in the order that was asked for."""
+
+    utterance: npt.NDArray[np.int64]
+    """(S,) the segment's utterance, a row of the packed features."""
+    number: npt.NDArray[np.int64]
+    """(S,) the segment's number within its utterance, from 0."""
+    start: npt.NDArray[np.int64]
+    """(S,) its first frame within the utterance."""
+
+    def __len__(self) -> int:
+        return len(self.utterance)
+
+
+def plan(offsets: npt.NDArray[np.int64], utterances: npt.NDArray[np.int64], frames: int | None, hop: int | None = None) -> Plan:
+    """Lay segments of ``frames`` frames over some utterances; ``frames`` None: one sample an utterance, whole.
+
+    Args:
+        offsets: (n + 1,) where each utterance begins in the packed frames, and where the last one ends.
+        utterances: (m,) the rows to cover.
+        frames: Frames of a segment.
+        hop: Frames from one start to the next; None: ``frames``.
+
+    >>> plan(np.array([0, 201, 251]), np.array([0, 1]), 80).start.tolist()
+    [0, 80, 121, 0]
+
+    Raises:
+        UsageError: The hop is longer than the segment: frames would be skipped.
+    """
+    utterances = np.asarray(utterances, dtype=np.int64)
+    if frames is None:
+        zeros = np.zeros(len(utterances), dtype=np.int64)
+        return Plan(utterance=utterances, number=zeros, start=zeros)
+    hop = frames if hop is None else hop
+    if not 0 < hop <= frames:
+        raise UsageError(f"a hop of {hop} frames does not fit segments of {frames}: take 1 to {frames}")
+    spare = np.maximum(np.diff(offsets)[utterances] - frames, 0)  # (m,) the last possible start
+    counts = 1 + -(-spare // hop)
+    utterance = np.repeat(utterances, counts)
+    number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return Plan(utterance=utterance, number=number, start=np.minimum(number * hop, np.repeat(spare, counts)))
+
+
+class FrameStore:
+    """All frames of a fold, packed on the device as one tensor, and samples gathered from it.
+
+    Args:
+        frames: (sum of frames, D), float16 or float32; kept in its dtype.
+        offsets: (n + 1,) int64.
+        shift, scale: (n, D) or (1, D) each, float32: a frame x of utterance u becomes (x - shift[u]) * scale[u].
+        device: Where they live.
+    """
+
+    def __init__(
+        self,
+        frames: npt.NDArray[np.floating],
+        offsets: npt.NDArray[np.int64],
+        shift: npt.NDArray[np.float32],
+        scale: npt.NDArray[np.float32],
+        device: torch.device,
+    ) -> None:
+        frames = np.require(frames, requirements=["C", "W"])  # torch takes no read-only array: a memory map is copied
+        self.frames = torch.from_numpy(frames).to(device)  # (N, D)
+        self.begins = torch.from_numpy(np.ascontiguousarray(offsets[:-1])).to(device)  # (n,)
+        self.counts = torch.from_numpy(np.diff(offsets)).to(device)  # (n,)
+        self.shift = torch.from_numpy(shift).to(device)
+        self.scale = torch.from_numpy(scale).to(device)
+        self.device = device
+
+    def gather(self, utterance: Tensor, start: Tensor, frames: int | None, pace: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Read one sample for each of ``utterance`` (B,) int64: from its frame ``start`` (B,), ``frames`` frames.
+
+        Args:
+            utterance: (B,) rows, on the device.
+            start: (B,) first frames; a segment reaching beyond the utterance's end goes on cyclically.
+            frames: L; None: the whole utterance, padded with zeros to the longest of the batch.
+            pace: (B,) float, frames of the utterance per frame of the sample; between frames by linear interpolation. None: 1.
+
+        Returns:
+            Normalised float32 frames (B, L, D), and lengths (B,) int64.
+        """
+        counts = self.counts[utterance]  # (B,)
+        if frames is None:
+            span = int(counts.max())
+            lengths = counts
+        else:
+            span = frames
+            lengths = torch.full_like(counts, frames)
+        steps = torch.arange(span, device=self.device)  # (L,)
+        if pace is None:
+            samples = self._read(utterance, start[:, None] + steps)  # (B, L, D)
+        else:
+            position = start[:, None] + steps * pace[:, None]  # (B, L)
+            below = position.floor()
+            share = (position - below)[:, :, None]  # (B, L, 1)
+            first = below.long()
+            samples = self._read(utterance, first)
+            samples = samples + share * (self._read(utterance, first + 1) - samples)
+        if frames is None:
+            samples = samples.masked_fill((steps >= counts[:, None])[:, :, None], 0.0)
+        return samples, lengths
+
+    def _read(self, utterance: Tensor, frame: Tensor) -> Tensor:
+        """Return the normalised frames number ``frame`` (B, L) of the utterances (B,), counted cyclically: (B, L, D)."""
+        rows = self.begins[utterance, None] + frame % self.counts[utterance, None]
+        row = utterance if self.shift.shape[0] > 1 else torch.zeros_like(utterance)
+        return (self.frames[rows].float() - self.shift[row, None, :]) * self.scale[row, None, :]
+
+    def gain(self, utterance: Tensor) -> Tensor:
+        """Return what a unit of the raw features is worth after normalisation: (B, 1, D)."""
+        row = utterance if self.scale.shape[0] > 1 else torch.zeros_like(utterance)
+        return self.scale[row, None, :]

@@ -1,0 +1,19 @@
+-- title: classes without utterances
+-- level: error in train, warning in val and test
+-- explanation: a class that training never hears cannot be learnt; one that the test side lacks is left out of that fold's UA
+-- action: choose folds or a label map that keep each class on each side; report the score pooled over folds, too
+WITH present AS (
+  SELECT DISTINCT f.protocol, f.corpus, f.fold, f.role, f.label FROM folds f
+  WHERE NOT EXISTS (SELECT 1 FROM skipped s WHERE s.corpus = f.corpus AND s.utterance_id = f.utterance_id)
+), sides AS (
+  SELECT DISTINCT protocol, corpus, fold, role FROM folds
+  UNION
+  SELECT protocol, corpus, unnest(range(1, folds + 1))::INTEGER, unnest_role FROM protocols, unnest(['train', 'test']) t(unnest_role)
+)
+SELECT s.protocol, s.corpus, s.fold, CASE s.role WHEN 'train' THEN 'error' ELSE 'warning' END AS level, s.role, c.class
+FROM sides s
+JOIN (SELECT protocol, corpus, unnest(classes) AS class FROM protocols) c ON c.protocol = s.protocol AND c.corpus = s.corpus
+LEFT JOIN present e
+  ON e.protocol = s.protocol AND e.corpus = s.corpus AND e.fold = s.fold AND e.role = s.role AND e.label = c.class
+WHERE e.label IS NULL
+ORDER BY s.protocol, s.fold, s.role, c.class

@@ -1,0 +1,96 @@
+"""The field's words for emotions, and maps from what corpora write to them.
+
+`normalise` turns a corpus's own spelling into one of `LABELS` where it is a known synonym, and otherwise keeps the word as the
+corpus wrote it, lower-cased and stripped: an unknown emotion is data, not an error. The label as written stays in `raw_label`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tfser.manifests.errors import UsageError
+
+LABELS = (
+    "anger",
+    "happiness",
+    "sadness",
+    "neutral",
+    "fear",
+    "disgust",
+    "surprise",
+    "boredom",
+    "calm",
+    "contempt",
+    "excitement",
+    "frustration",
+    "other",
+    "undecided",
+)
+
+NO_EMOTION = frozenset({"undecided"})
+"""Labels that say that the raters did not agree; generic protocols leave them out."""
+
+_SYNONYMS = {
+    "anger": "ang angry rage wut ärger",
+    "happiness": "hap happy joy joyful freude",
+    "sadness": "sad sorrow traurigkeit trauer",
+    "neutral": "neu neutrality normal",
+    "fear": "fea fearful fear/anxiety anxiety anxious angst scared",
+    "disgust": "dis disgusted ekel",
+    "surprise": "sur surprised pleasant_surprise pleasant_surprised ps überraschung",
+    "boredom": "bored bore langeweile",
+    "calm": "calmness",
+    "contempt": "contemptuous",
+    "excitement": "exc excited",
+    "frustration": "fru frustrated",
+    "other": "oth others",
+    "undecided": "xxx no_agreement no-agreement",
+}
+_KNOWN = {word: label for label, words in _SYNONYMS.items() for word in (label, *words.split())}
+
+
+def normalise(raw: str | None) -> str | None:
+    """Return the field's word for a raw label; unknown words are kept, lower-cased and stripped.
+
+    >>> normalise(" Happy "), normalise("exc"), normalise("Pleasant Surprise"), normalise("nostalgia"), normalise(" ")
+    ('happiness', 'excitement', 'surprise', 'nostalgia', None)
+    """
+    if raw is None:
+        return None
+    word = " ".join(raw.split()).casefold()
+    return _KNOWN.get(word.replace(" ", "_"), word) or None
+
+
+def parse_label_map(text: str) -> dict[str, str]:
+    """Parse `CLASS[:LABEL+LABEL...],...` into a map from label to class.
+
+    >>> parse_label_map("anger,happiness:happiness+excitement,neutral")
+    {'anger': 'anger', 'happiness': 'happiness', 'excitement': 'happiness', 'neutral': 'neutral'}
+
+    Raises:
+        UsageError: if the text is empty, or a label is given to two classes, or fewer than two classes come out.
+    """
+    result: dict[str, str] = {}
+    for part in text.split(","):
+        name, _, members = part.strip().partition(":")
+        for member in (members or name).split("+"):
+            label = normalise(member)
+            if not name.strip() or label is None:
+                raise UsageError(f"label map {text!r}: {part!r} is not CLASS or CLASS:LABEL+LABEL")
+            if result.setdefault(label, name.strip()) != name.strip():
+                raise UsageError(f"label map {text!r}: {label!r} stands in two classes")
+    if len(set(result.values())) < 2:
+        raise UsageError(f"label map {text!r} makes fewer than two classes")
+    return result
+
+
+def format_label_map(labels: Mapping[str, str]) -> str:
+    """Write a label map in the notation of `parse_label_map`.
+
+    >>> format_label_map({"anger": "anger", "happiness": "happiness", "excitement": "happiness"})
+    'anger,happiness:happiness+excitement'
+    """
+    members: dict[str, list[str]] = {}
+    for label, name in labels.items():
+        members.setdefault(name, []).append(label)
+    return ",".join(name if of == [name] else f"{name}:{'+'.join(of)}" for name, of in members.items())

@@ -1,0 +1,314 @@
+"""The catalogue's tables: names, columns, types and what they mean. DDL and docs/schema.md are both made from this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+VERSION = 1
+"""Raised when a table changes: an older catalogue is then rebuilt from the files, never read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One table or view, with its columns as `name TYPE -- meaning` lines."""
+
+    name: str
+    summary: str
+    columns: tuple[tuple[str, str, str], ...]
+    view: bool = False
+
+    def ddl(self) -> str:
+        """Return the CREATE TABLE statement."""
+        body = ", ".join(f'"{name}" {kind}' for name, kind, _ in self.columns)
+        return f"CREATE TABLE {self.name} ({body})"
+
+
+def _table(name: str, summary: str, columns: str, *, view: bool = False) -> Table:
+    rows = []
+    for line in columns.strip().splitlines():
+        declaration, _, meaning = line.strip().partition(" -- ")
+        column, _, kind = declaration.partition(" ")
+        rows.append((column, kind, meaning))
+    return Table(name=name, summary=summary, columns=tuple(rows), view=view)
+
+
+TABLES = (
+    _table(
+        "corpora",
+        "Corpora that were scanned into this cache.",
+        """
+        corpus VARCHAR -- name
+        adapter VARCHAR -- the reader that understands its layout
+        root VARCHAR -- folder of the audio
+        scanned_at VARCHAR -- time of the last scan that changed something, UTC
+        default_protocol VARCHAR -- what `train` and `audit` take when none is named
+        options VARCHAR -- options of the scan, JSON
+        """,
+    ),
+    _table(
+        "utterances",
+        "One row an utterance; columns of a corpus's own follow the ones listed.",
+        """
+        corpus VARCHAR -- corpus name
+        utterance_id VARCHAR -- unique within the corpus
+        path VARCHAR -- audio file, relative to the corpus root where it lies below it
+        speaker VARCHAR -- who speaks
+        gender VARCHAR -- F or M
+        session VARCHAR -- recording session
+        dialogue VARCHAR -- conversation
+        scenario VARCHAR -- improvised or scripted
+        sentence VARCHAR -- what is read, where sentences recur
+        transcript VARCHAR -- the words
+        label VARCHAR -- emotion in the field's words
+        raw_label VARCHAR -- emotion as the corpus writes it
+        valence DOUBLE -- mean rating, on the corpus's own scale
+        arousal DOUBLE -- mean rating (also called activation)
+        dominance DOUBLE -- mean rating
+        start_s DOUBLE -- start of the segment in the file, seconds; null: from its beginning
+        end_s DOUBLE -- end of the segment in the file, seconds; null: to its end
+        duration_s DOUBLE -- seconds of audio; null where it is unreadable
+        sample_rate BIGINT -- of the file, Hz
+        split VARCHAR -- the corpus's own train, val or test
+        content_hash VARCHAR -- of the decoded samples between start and end; null where unreadable
+        peak DOUBLE -- largest magnitude of a sample, 1 is full scale
+        rms_db DOUBLE -- level, dB relative to full scale
+        clipped_share DOUBLE -- share of samples at full scale
+        flags VARCHAR[] -- silent, clipped, long, short: noticed, never dropped
+        size BIGINT -- bytes of the file, for the quick check
+        mtime_ns BIGINT -- modification time of the file, for the quick check
+        """,
+    ),
+    _table(
+        "skipped",
+        "What a stage could not use, and why. These utterances are in no feature set and fail no audit.",
+        """
+        corpus VARCHAR -- corpus name
+        utterance_id VARCHAR -- null for a file that is no utterance
+        path VARCHAR -- the file
+        stage VARCHAR -- scan or extract:<feature set>
+        reason VARCHAR -- one line
+        """,
+    ),
+    _table(
+        "feature_sets",
+        "Feature sets in this cache.",
+        """
+        feature_set VARCHAR -- name; an outdated one bears its fingerprint behind an @
+        fingerprint VARCHAR -- of everything that changes the numbers
+        kind VARCHAR -- front-end or encoder
+        dim INTEGER -- width of a frame
+        dtype VARCHAR -- as stored
+        hop_s DOUBLE -- seconds between frames
+        created_at VARCHAR -- UTC
+        config VARCHAR -- what the fingerprint is taken of, JSON
+        folder VARCHAR -- below the cache
+        """,
+    ),
+    _table(
+        "features",
+        "Where the frames of each utterance lie; only features that still fit the utterance's audio.",
+        """
+        feature_set VARCHAR -- name
+        corpus VARCHAR -- corpus name
+        utterance_id VARCHAR -- utterance
+        shard VARCHAR -- file below the cache
+        first_frame BIGINT -- first row in the shard
+        frames BIGINT -- number of rows
+        dim INTEGER -- width of a row
+        """,
+    ),
+    _table(
+        "protocols",
+        "Protocols that this cache knows for its corpora.",
+        """
+        protocol VARCHAR -- name, with label map and validation policy where they were chosen
+        corpus VARCHAR -- corpus name
+        version INTEGER -- of the protocol's definition
+        hash VARCHAR -- of the rows that it makes: utterance, label, fold, role
+        folds INTEGER -- number of folds
+        classes VARCHAR[] -- in the order of the head's outputs
+        keeps_apart VARCHAR[] -- columns that must not be shared between train and test
+        grouped_by VARCHAR -- the column whose values the folds are made of
+        validation VARCHAR -- none, next-group or split
+        summary VARCHAR -- one line
+        """,
+    ),
+    _table(
+        "assignments",
+        "Which group each utterance of a protocol belongs to; `folds` is made of this.",
+        """
+        protocol VARCHAR -- name
+        corpus VARCHAR -- corpus name
+        utterance_id VARCHAR -- utterance
+        label VARCHAR -- after the protocol's map
+        group VARCHAR -- value of the grouping column
+        fold INTEGER -- the fold that tests this utterance; null: none can
+        role VARCHAR -- fixed role (official splits); null: by fold
+        """,
+    ),
+    _table(
+        "folds",
+        "Who is in which fold, in which role.",
+        """
+        protocol VARCHAR -- name
+        corpus VARCHAR -- corpus name
+        fold INTEGER -- from 1
+        role VARCHAR -- train, val or test
+        utterance_id VARCHAR -- utterance
+        label VARCHAR -- after the protocol's map
+        validation VARCHAR -- the protocol's validation policy
+        """,
+        view=True,
+    ),
+    _table(
+        "fold_utterances",
+        "`folds` beside the columns of `utterances` that audits compare.",
+        """
+        protocol VARCHAR -- name
+        corpus VARCHAR -- corpus name
+        fold INTEGER -- from 1
+        role VARCHAR -- train, val or test
+        utterance_id VARCHAR -- utterance
+        label VARCHAR -- after the protocol's map
+        speaker VARCHAR -- who speaks
+        session VARCHAR -- recording session
+        dialogue VARCHAR -- conversation
+        content_hash VARCHAR -- of the samples
+        duration_s DOUBLE -- seconds
+        """,
+        view=True,
+    ),
+    _table(
+        "runs",
+        "One row a training run: one head on one fold with one seed.",
+        """
+        run_id VARCHAR -- made of the configuration's fingerprint
+        experiment VARCHAR -- the same for all folds and seeds of one configuration
+        head VARCHAR -- architecture
+        preset VARCHAR -- variant of the architecture
+        recipe VARCHAR -- way of training
+        corpus VARCHAR -- corpus name
+        protocol VARCHAR -- protocol name
+        protocol_hash VARCHAR -- of its rows when the run was made
+        validation VARCHAR -- validation policy
+        fold INTEGER -- from 1
+        seed BIGINT -- random seed
+        feature_set VARCHAR -- name
+        fingerprint VARCHAR -- of the feature set
+        epochs INTEGER -- trained
+        device VARCHAR -- cpu or the GPU's name
+        parameters BIGINT -- of the head
+        audit VARCHAR -- passed, or overridden
+        findings VARCHAR -- what the audit found, JSON
+        started_at VARCHAR -- UTC
+        finished_at VARCHAR -- UTC
+        seconds DOUBLE -- of training and evaluation
+        versions VARCHAR -- of tfser and the libraries, JSON
+        config VARCHAR -- the whole configuration, JSON
+        """,
+    ),
+    _table(
+        "history",
+        "One row an epoch of a run; the test columns are looked at by test-oracle alone.",
+        """
+        run_id VARCHAR -- run
+        epoch INTEGER -- from 1
+        loss DOUBLE -- mean training loss
+        lr DOUBLE -- learning rate at its end
+        seconds DOUBLE -- of training and evaluation
+        val_WA DOUBLE -- null without validation
+        val_UA DOUBLE -- null without validation
+        test_WA DOUBLE -- utterance level
+        test_UA DOUBLE -- utterance level
+        """,
+    ),
+    _table(
+        "predictions",
+        "Every prediction of every run; choose a selection and a level.",
+        """
+        run_id VARCHAR -- run
+        corpus VARCHAR -- corpus name
+        fold INTEGER -- from 1
+        utterance_id VARCHAR -- utterance
+        label VARCHAR -- true class
+        predicted VARCHAR -- class of the largest probability
+        probabilities MAP(VARCHAR,DOUBLE) -- by class
+        selection VARCHAR -- last, val or test-oracle: how the epoch was chosen
+        level VARCHAR -- utterance or segment
+        segment INTEGER -- number within the utterance, from 0; null at utterance level
+        """,
+    ),
+    _table(
+        "metrics",
+        "Scores of every run.",
+        """
+        run_id VARCHAR -- run
+        fold INTEGER -- from 1
+        selection VARCHAR -- last, val or test-oracle
+        epoch INTEGER -- the epoch that was selected
+        level VARCHAR -- utterance or segment
+        metric VARCHAR -- WA, UA, WF1, macro_F1 or recall
+        class VARCHAR -- for recall; null for overall scores
+        value DOUBLE -- from 0 to 1
+        """,
+    ),
+    _table(
+        "confusion",
+        "Confusion counts of every run.",
+        """
+        run_id VARCHAR -- run
+        fold INTEGER -- from 1
+        selection VARCHAR -- last, val or test-oracle
+        level VARCHAR -- utterance or segment
+        label VARCHAR -- true class
+        predicted VARCHAR -- predicted class
+        count BIGINT -- utterances or segments
+        """,
+    ),
+    _table(
+        "scores",
+        "Scores of each experiment and seed over its folds: the mean over folds, and pooled over all of their test utterances.",
+        """
+        experiment VARCHAR -- the same for all folds and seeds of one configuration
+        head VARCHAR -- architecture
+        preset VARCHAR -- variant
+        recipe VARCHAR -- way of training
+        corpus VARCHAR -- corpus name
+        protocol VARCHAR -- protocol name
+        feature_set VARCHAR -- name
+        seed BIGINT -- random seed
+        epochs INTEGER -- trained
+        selection VARCHAR -- last, val or test-oracle
+        level VARCHAR -- utterance or segment
+        folds BIGINT -- folds that are finished
+        of_folds INTEGER -- folds of the protocol
+        WA DOUBLE -- mean over folds
+        WA_std DOUBLE -- sample standard deviation over folds
+        UA DOUBLE -- mean over folds
+        UA_std DOUBLE -- sample standard deviation over folds
+        WF1 DOUBLE -- mean over folds
+        macro_F1 DOUBLE -- mean over folds
+        pooled_WA DOUBLE -- share of all test utterances that are right
+        pooled_UA DOUBLE -- mean over classes of the recall over all test utterances
+        seconds DOUBLE -- of all folds together
+        """,
+        view=True,
+    ),
+)
+
+
+def markdown() -> str:
+    """Return docs/schema.md."""
+    lines = [
+        "# The catalogue's tables",
+        "",
+        "Made by `tfser manifest schema`; a test compares. Open the file with `tfser sql`, with Python's `duckdb`, or with the",
+        "plain `duckdb` shell: `duckdb -readonly \"$(tfser manifest path)\"`.",
+        "",
+    ]
+    for table in TABLES:
+        lines += [f"## {table.name}", "", table.summary + (" (A view.)" if table.view else ""), ""]
+        lines += ["| column | type | meaning |", "|---|---|---|"]
+        lines += [f"| {name} | {kind} | {meaning} |" for name, kind, meaning in table.columns]
+        lines.append("")
+    return "\n".join(lines)

@@ -1,0 +1,216 @@
+"""Audio files to samples: decoding, resampling, content hashes and facts that flag odd recordings.
+
+What comes in: a file that libsndfile reads (wav, flac, ogg, mp3 and relatives), perhaps with a segment in seconds. What
+goes out: :class:`Audio`, mono float32 at the file's own rate, channels averaged. soundfile and soxr are imported when
+they are first needed, so importing this file is cheap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfser.manifests.errors import TfserError
+
+KNOWN_SUFFIXES: frozenset[str] = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"})
+"""Suffixes (lower case) of files that `decode` reads."""
+
+VIDEO_SUFFIXES: frozenset[str] = frozenset({".mp4", ".m4a", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".aac", ".wma"})
+"""Suffixes of kinds that hold speech in some corpora but are not read yet."""
+
+SILENT_RMS_DB = -60.0
+"""At or below this RMS (dB of full scale) a recording is 'silent': 16-bit dither lies at -98, quiet speech at -45."""
+
+CLIPPED_LEVEL = 0.999
+"""A sample of at least this magnitude counts as clipped: 16-bit full scale is 0.99997, lossy copies end lower."""
+
+CLIPPED_SHARE = 0.001
+"""At or above this share of clipped samples a recording is 'clipped'; a single peak in a thousand is not."""
+
+Samples = npt.NDArray[np.float32]
+
+
+class AudioError(TfserError):
+    """A recording cannot be used; the message is one line: the file and the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audio:
+    """Decoded sound: ``samples`` (n,) float32 mono in [-1, 1], n > 0, ``sample_rate`` of them a second."""
+
+    samples: Samples
+    sample_rate: int
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return len(self.samples) / self.sample_rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioFacts:
+    """What a recording is like.
+
+    Attributes:
+        duration_s: length in seconds.
+        sample_rate: samples a second.
+        peak: largest magnitude.
+        rms_db: root mean square in dB of full scale (a square wave of magnitude 1 has 0); -inf for digital silence.
+        clipped_share: share of samples at full scale.
+        flags: of 'silent' and 'clipped', those that apply.
+    """
+
+    duration_s: float
+    sample_rate: int
+    peak: float
+    rms_db: float
+    clipped_share: float
+    flags: tuple[str, ...]
+
+
+def decode(path: Path, start_s: float | None = None, end_s: float | None = None) -> Audio:
+    """Read a file, or the part of it from ``start_s`` to ``end_s``, at its own rate, its channels averaged.
+
+    Times are rounded to the nearest sample; a segment may end up to 10 ms after the file does (tables round), and is
+    cut there.
+
+    Raises:
+        AudioError: the file is missing, unreadable, empty, truncated or of a kind that is not supported; the segment
+            ends before it starts, lies outside the file or holds no sample; a sample is NaN or infinite.
+    """
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        known = ", ".join(sorted(KNOWN_SUFFIXES))
+        raise AudioError(f"{path}: files of the kind {suffix} are not supported yet; convert it to one of {known}")
+    start = _seconds(path, "start", start_s)
+    end = _seconds(path, "end", end_s)
+    if end is not None and end <= (start or 0.0):
+        raise AudioError(f"{path}: the segment ends at {end:g} s, not after its start at {start or 0.0:g} s")
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise AudioError(f"{path}: not a file")
+    except OSError as error:
+        raise AudioError(f"{path}: {_reason(error)}") from error
+    if size == 0:
+        raise AudioError(f"{path}: the file is empty (0 bytes)")
+    samples, rate = _read(path, start, end)
+    if not len(samples):
+        raise AudioError(f"{path}: no samples")
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{path}: some samples are NaN or infinite")
+    return Audio(samples=samples, sample_rate=rate)
+
+
+def _read(path: Path, start_s: float | None, end_s: float | None) -> tuple[Samples, int]:
+    """Return (mono samples, rate) of the segment, with libsndfile's troubles as AudioErrors."""
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate, total = int(file.samplerate), int(file.frames)
+            if rate <= 0:
+                raise AudioError(f"{path}: the sample rate is {rate}")
+            first = 0 if start_s is None else round(start_s * rate)
+            last = total if end_s is None else round(end_s * rate)
+            if total and (first >= total or last > total + rate // 100):
+                wanted = f"{first / rate:g} to {last / rate:g} s"
+                raise AudioError(f"{path}: the segment {wanted} is outside the file of {total / rate:g} s")
+            last = min(last, total)
+            if first:
+                file.seek(first)
+            samples = file.read(last - first, dtype="float32", always_2d=True)
+            wanted_frames = last - first
+    except (soundfile.SoundFileError, OSError, ValueError, MemoryError, OverflowError) as error:
+        raise AudioError(f"{path}: cannot be decoded: {_reason(error)}") from error
+    if len(samples) < wanted_frames and not _length_is_estimate(path):
+        raise AudioError(f"{path}: truncated: {len(samples)} of {wanted_frames} samples could be read")
+    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float64)
+    return np.ascontiguousarray(mono, dtype=np.float32), rate
+
+
+def _length_is_estimate(path: Path) -> bool:
+    """Return whether a file of this kind states its length only roughly (mp3 without a header of its own)."""
+    return path.suffix.lower() == ".mp3"
+
+
+def resample(samples: Samples, rate: int, target: int = 16000) -> Samples:
+    """Return mono ``samples`` (n,) at ``target`` Hz, (about n * target / rate,) float32, by soxr's "HQ" filter.
+
+    At equal rates the samples come back as they are, not as a copy.
+
+    Raises:
+        AudioError: a rate is not above 0, or nothing is left.
+    """
+    if rate <= 0 or target <= 0:
+        raise AudioError(f"cannot resample from {rate} to {target} Hz")
+    if rate == target:
+        return samples
+    import soxr
+
+    result = np.asarray(soxr.resample(samples, rate, target, quality="HQ"), dtype=np.float32)
+    if not len(result):
+        raise AudioError(f"{len(samples)} samples at {rate} Hz leave none at {target} Hz")
+    return result
+
+
+def content_hash(audio: Audio) -> str:
+    """Return 32 hex digits of what is heard: the rate and the mono float32 samples, little-endian.
+
+    The container does not count: a wav and its lossless flac have one hash.
+
+    >>> content_hash(Audio(samples=np.zeros(4, np.float32), sample_rate=16000))
+    '12b2790121441f389ea5ba8e3e1489a5'
+    """
+    digest = hashlib.blake2b(int(audio.sample_rate).to_bytes(8, "little"), digest_size=16)
+    # Adding zero turns -0.0 into 0.0, which sound the same and which lossless codecs do not keep apart.
+    digest.update(np.ascontiguousarray(audio.samples + np.float32(0), dtype="<f4").data)
+    return digest.hexdigest()
+
+
+def describe(audio: Audio) -> AudioFacts:
+    """Return the facts of a recording; flags are 'silent' and 'clipped', see the constants above.
+
+    >>> describe(Audio(samples=np.zeros(1600, np.float32), sample_rate=16000)).flags
+    ('silent',)
+    """
+    magnitude = np.abs(audio.samples)
+    power = float(np.mean(np.square(audio.samples, dtype=np.float64)))
+    rms_db = 10 * math.log10(power) if power > 0 else -math.inf
+    clipped_share = float(np.mean(magnitude >= CLIPPED_LEVEL))
+    flags = []
+    if rms_db <= SILENT_RMS_DB:
+        flags.append("silent")
+    if clipped_share >= CLIPPED_SHARE:
+        flags.append("clipped")
+    return AudioFacts(
+        duration_s=audio.duration_s,
+        sample_rate=audio.sample_rate,
+        peak=float(magnitude.max()),
+        rms_db=rms_db,
+        clipped_share=clipped_share,
+        flags=tuple(flags),
+    )
+
+
+def _seconds(path: Path, which: str, value: float | None) -> float | None:
+    """Return a segment's edge, None for the file's own; tables say "not a number" for a missing one."""
+    if value is None or math.isnan(value):
+        return None
+    if value < 0 or math.isinf(value):
+        raise AudioError(f"{path}: the segment's {which} is at {value:g} s")
+    return value
+
+
+def _reason(error: BaseException) -> str:
+    """Return an exception's own words on one line, without the path that callers name already."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text: Any = getattr(error, "error_string", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())

@@ -1,0 +1,111 @@
+"""What a corpus reader is, and what all readers share.
+
+A reader turns a folder (and, for `table`, a table) into utterance rows. It opens no audio: names, label files and transcripts
+are enough. Whatever it cannot make an utterance of, it lists with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.utterances import Utterance
+from tfser.pipeline.audio import KNOWN_SUFFIXES
+
+
+@dataclass(kw_only=True)
+class Reading:
+    """What a reader found: utterances, and files or rows that are none as (utterance_id, path, reason)."""
+
+    utterances: list[Utterance] = field(default_factory=list)
+    skipped: list[tuple[str | None, str | None, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusReader:
+    """One corpus that tfser knows.
+
+    `layout` shows the folder that is expected; an error prints it. `read` gets the root and the options of the scan and
+    returns what it found; `options` names the options it takes. `prepare` makes a corpus that is generated.
+    """
+
+    name: str
+    summary: str
+    source: str
+    layout: str
+    read: Callable[[Path, Mapping[str, Any]], Reading]
+    default_protocol: str | None
+    options: tuple[str, ...] = ()
+    prepare: Callable[[Path, Callable[[int, int], None] | None], None] | None = None
+
+    def fail(self, root: Path, reason: str) -> TfserError:
+        """Return the error for a folder that does not look like this corpus."""
+        return TfserError(f"{root} does not look like {self.name}: {reason}. Expected:\n{self.layout}")
+
+
+def is_junk(name: str) -> bool:
+    """Tell whether a file is one that systems scatter (`._x` of macOS, .DS_Store, Thumbs.db), not one of the corpus."""
+    return name.startswith(".") or name in {"Thumbs.db", "desktop.ini"}
+
+
+def audio_files(folder: Path) -> Iterator[Path]:
+    """Yield the audio files below a folder in a fixed order, junk left out.
+
+    Raises:
+        TfserError: if the folder cannot be read.
+    """
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise TfserError(f"{folder}: cannot be read ({error.strerror})") from error
+    for entry in entries:
+        if is_junk(entry.name):
+            continue
+        if entry.is_dir():
+            yield from audio_files(Path(entry.path))
+        elif Path(entry.name).suffix.lower() in KNOWN_SUFFIXES:
+            yield Path(entry.path)
+
+
+def relative(path: Path, root: Path) -> str:
+    """Return a path below the root with forward slashes; one elsewhere as it is."""
+    try:
+        return path.relative_to(root).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
+def read_text(path: Path) -> str:
+    """Read a side file of a corpus: UTF-8 (with or without a mark) where that works, else Latin-1."""
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def find_root(reader: CorpusReader, given: Path | None, recorded: str | None) -> Path:
+    """Return the folder of a corpus: the one given, else `$TFSER_CORPORA/<corpus>`, else the one of the last scan.
+
+    Raises:
+        UsageError: if none is there; the message shows the layout that is expected.
+    """
+    if given is not None:
+        root = given.expanduser().absolute()
+        if not root.is_dir():
+            raise UsageError(f"--root {given}: no such folder. {reader.name} is expected like this:\n{reader.layout}")
+        return root
+    home = os.environ.get("TFSER_CORPORA")
+    if home and (root := Path(home).expanduser().absolute() / reader.name).is_dir():
+        return root
+    if recorded and Path(recorded).is_dir():
+        return Path(recorded)
+    looked = f"$TFSER_CORPORA/{reader.name} ({Path(home) / reader.name}) is not there" if home else "$TFSER_CORPORA is not set"
+    raise UsageError(
+        f"where is {reader.name}? --root was not given and {looked}. Name the folder with --root; it is expected like this:\n"
+        f"{reader.layout}"
+    )

@@ -1,0 +1,147 @@
+"""IEMOCAP, the Interactive Emotional Dyadic Motion Capture database (Busso et al., LREJ 2008; licensed by USC SAIL).
+
+About 12 hours of English dialogue in 5 sessions, each with one woman and one man, improvised and scripted; 10,039 utterances.
+
+    Session{1..5}/sentences/wav/<dialogue>/<utterance>.wav
+    Session{1..5}/dialog/EmoEvaluation/<dialogue>.txt       the consensus: [start - end] TAB utterance TAB label TAB [V, A, D]
+    Session{1..5}/dialog/transcriptions/<dialogue>.txt      utterance [start-end]: words
+
+What others fell over:
+
+* **The speaker.** `Ses01F_impro01_M003` is spoken by the *man* of session 1. The letter before the last number is the speaker;
+  the prefix `Ses01F` only names who wears the markers. So speaker `Ses01M`, session `Ses01`.
+* Copies of the corpus hold `._*` files of macOS beside the real ones, in the label folders too.
+* The sub-folders of EmoEvaluation (Attribute, Categorical, Self-evaluation) are single ratings, not the consensus.
+* All labels are rows here, `xxx` (no agreement, "undecided") too. Which of them count is a protocol's matter.
+
+The times in the label files are the turn's place in the dialogue, not a segment of the utterance's own file: they are the
+columns `turn_start_s` and `turn_end_s`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tfser.manifests.labels import normalise
+from tfser.manifests.utterances import Utterance
+from tfser.pipeline.corpora.base import CorpusReader, Reading, audio_files, is_junk, read_text, relative
+
+_NUMBER = r"-?\d+(?:\.\d+)?"
+_EVALUATION = re.compile(
+    rf"^\[\s*(?P<start>{_NUMBER})\s*-\s*(?P<end>{_NUMBER})\s*\]\s+(?P<id>Ses\d\d[FM]_\S+)\s+(?P<label>[A-Za-z]+)\s*"
+    rf"(?:\[\s*(?P<v>{_NUMBER})\s*,\s*(?P<a>{_NUMBER})\s*,\s*(?P<d>{_NUMBER})\s*\])?\s*$"
+)
+_TRANSCRIPT = re.compile(rf"^(?P<id>Ses\d\d[FM]_\S+)\s+\[\s*{_NUMBER}\s*-\s*{_NUMBER}\s*\]:\s*(?P<words>.*)$")
+_UTTERANCE = re.compile(r"(?P<session>Ses\d\d)[FM]_(?P<scene>(?P<kind>impro|script)\w*?)_(?P<speaker>[FM])(?:\d+|XX\d*)\w*")
+_SCENARIOS = {"impro": "improvised", "script": "scripted"}
+
+
+def read(root: Path, options: Mapping[str, Any]) -> Reading:
+    """Read IEMOCAP from the folder that holds `Session1`, or from one folder above it."""
+    sessions = _sessions(root)
+    if not sessions:
+        raise READER.fail(root, "there is no folder Session1 in it, nor in a folder of it")
+    reading = Reading()
+    for session in sessions:
+        audio = {path.stem: path for path in audio_files(session / "sentences" / "wav")} if (session / "sentences" / "wav").is_dir() else {}
+        words = dict(_transcripts(session / "dialog" / "transcriptions"))
+        labelled: set[str] = set()
+        for match, source in _evaluations(session / "dialog" / "EmoEvaluation"):
+            name = match["id"]
+            parts = _UTTERANCE.fullmatch(name)
+            if parts is None:
+                reading.skipped.append((name, relative(source, root), "the id is not session, dialogue and speaker with a number"))
+                continue
+            if name in labelled:
+                reading.skipped.append((name, relative(source, root), "labelled a second time; the first label stands"))
+                continue
+            labelled.add(name)
+            reading.utterances.append(_utterance(root, session, match, parts, audio.get(name), words.get(name)))
+        for name, path in audio.items():
+            if name not in labelled:
+                reading.skipped.append((name, relative(path, root), "no consensus label in dialog/EmoEvaluation"))
+    if not reading.utterances:
+        raise READER.fail(root, "no Session*/dialog/EmoEvaluation/*.txt holds a labelled turn")
+    return reading
+
+
+def _utterance(
+    root: Path,
+    session: Path,
+    line: re.Match[str],
+    parts: re.Match[str],
+    path: Path | None,
+    words: str | None,
+) -> Utterance:
+    name, raw = line["id"], line["label"].lower()
+    dialogue = name.rpartition("_")[0]
+    if path is None:  # missing: the scan will say so
+        path = session / "sentences" / "wav" / dialogue / f"{name}.wav"
+    return Utterance(
+        utterance_id=name,
+        path=relative(path, root),
+        speaker=parts["session"] + parts["speaker"],
+        gender=parts["speaker"],
+        session=parts["session"],
+        dialogue=dialogue,
+        scenario=_SCENARIOS[parts["kind"]],
+        sentence=parts["scene"] if parts["kind"] == "script" else None,
+        transcript=words,
+        label=normalise(raw),
+        raw_label=raw,
+        valence=_number(line["v"]),
+        arousal=_number(line["a"]),
+        dominance=_number(line["d"]),
+        extra={"turn_start_s": float(line["start"]), "turn_end_s": float(line["end"])},
+    )
+
+
+def _sessions(root: Path) -> list[Path]:
+    inner = [path for path in sorted(root.iterdir()) if path.is_dir() and not is_junk(path.name)]
+    for folder in (root, *inner):
+        found = sorted(path for path in folder.glob("Session[1-5]") if path.is_dir())
+        if found:
+            return found
+    return [root] if (root / "dialog" / "EmoEvaluation").is_dir() else []
+
+
+def _texts(folder: Path) -> Iterator[Path]:
+    """Yield the text files directly in a folder; sub-folders and junk are left out."""
+    if folder.is_dir():
+        yield from (p for p in sorted(folder.iterdir()) if p.is_file() and p.suffix == ".txt" and not is_junk(p.name))
+
+
+def _evaluations(folder: Path) -> Iterator[tuple[re.Match[str], Path]]:
+    for path in _texts(folder):
+        for line in read_text(path).splitlines():
+            if match := _EVALUATION.match(line.strip()):
+                yield match, path
+
+
+def _transcripts(folder: Path) -> Iterator[tuple[str, str]]:
+    for path in _texts(folder):
+        for line in read_text(path).splitlines():
+            if match := _TRANSCRIPT.match(line.strip()):
+                yield match["id"], match["words"].strip()
+
+
+def _number(text: str | None) -> float | None:
+    return None if text is None else float(text)
+
+
+READER = CorpusReader(
+    name="iemocap",
+    summary="IEMOCAP: English dialogues, improvised and scripted, 10 speakers in 5 sessions, 10,039 utterances",
+    source="Busso et al., IEMOCAP: Interactive emotional dyadic motion capture database, LREJ 42, 2008",
+    layout=(
+        "  ROOT/Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav\n"
+        "  ROOT/Session1/dialog/EmoEvaluation/Ses01F_impro01.txt\n"
+        "  ROOT/Session1/dialog/transcriptions/Ses01F_impro01.txt   (optional)\n"
+        "  ... up to ROOT/Session5"
+    ),
+    read=read,
+    default_protocol="iemocap4-session",
+)

@@ -1,0 +1,51 @@
+"""The built-in corpus: speech-like sounds of eight made-up speakers in four emotions, for demonstrations and tests.
+
+It is generated on first use (see `tfser.pipeline.synthesis`), into the folder given with --root, else into the cache. Scores
+on it say that the machinery works, nothing about speech.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tfser.manifests.labels import normalise
+from tfser.manifests.utterances import Utterance
+from tfser.pipeline.corpora.base import CorpusReader, Reading
+from tfser.pipeline.synthesis import SynthesisConfig, generate, utterances
+
+
+def prepare(root: Path, progress: Callable[[int, int], None] | None) -> None:
+    """Generate the audio where it is not complete yet."""
+    generate(root, SynthesisConfig(), progress)
+
+
+def read(root: Path, options: Mapping[str, Any]) -> Reading:
+    """List the utterances of the generated corpus."""
+    return Reading(
+        utterances=[
+            Utterance(
+                utterance_id=u.utterance_id,
+                path=u.relative_path,
+                speaker=u.speaker,
+                gender=u.gender,
+                session=u.session,
+                sentence=u.sentence,
+                label=normalise(u.label),
+                raw_label=u.label,
+            )
+            for u in utterances(SynthesisConfig())
+        ]
+    )
+
+
+READER = CorpusReader(
+    name="synthetic",
+    summary="built in: speech-like sounds by a source-filter model, 8 speakers in 2 sessions, 4 emotions",
+    source="tfser.pipeline.synthesis",
+    layout="  ROOT/   (any folder: the corpus is generated there)",
+    read=read,
+    default_protocol="loso-session",
+    prepare=prepare,
+)
