@@ -1,1 +1,711 @@
-def app() -> None: ...
+"""The command line: one thin command a stage. What it says to people goes to standard error, results to standard output.
+
+Heavy imports stand inside the commands, so that `tfser --help` is instant. A `TfserError` becomes one line and an exit code:
+2 for a request that is off, 1 for a failure; `--debug` anywhere on the line shows the traceback instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from tfser import __version__
+from tfser.manifests.cache import Cache
+from tfser.manifests.errors import TfserError, UsageError
+
+if TYPE_CHECKING:
+    from tfser.manifests.audit import Finding
+    from tfser.pipeline.extract import ExtractReport
+    from tfser.pipeline.scan import ScanReport
+
+INTERRUPTED = 130
+
+
+class _Group(TyperGroup):
+    """Turns the errors that users can mend into one line and an exit code, at every depth of sub-commands."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **named: Any) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        debug = "--debug" in words
+        named["standalone_mode"], standalone = False, named.get("standalone_mode", True)
+        try:
+            code = super().main([w for w in words if w != "--debug"], *rest, **named)
+        except Exception as error:
+            if debug:
+                raise
+            code = _report(error)
+        except KeyboardInterrupt:
+            print("tfser: interrupted; what was finished is safe, run the same command again to go on", file=sys.stderr)
+            code = INTERRUPTED
+        if standalone:
+            sys.exit(code if isinstance(code, int) else 0)
+        return code
+
+
+def _report(error: Exception) -> int:
+    """Print an error as one line and return the exit code."""
+    code = getattr(error, "exit_code", 1)
+    if isinstance(error, TfserError):
+        message = str(error)
+    elif hasattr(error, "format_message"):  # an error of the option parser
+        path = getattr(getattr(error, "ctx", None), "command_path", "tfser")
+        message = f"{error.format_message()} (see `{path} --help`)"
+    elif type(error).__name__ == "Abort":
+        message, code = "stopped", 1
+    else:
+        message = f"{type(error).__name__}: {error} (run again with --debug for the traceback, and report it)"
+    print(f"tfser: {message}", file=sys.stderr)
+    return int(code)
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Speech emotion recognition from cached features: extract once, audit the split, train small heads.",
+)
+protocol_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Protocols: which splits there are.")
+manifest_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The catalogue: path, schema, rebuild.")
+cache_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The cache: list, size up, verify, remove.")
+app.add_typer(protocol_app, name="protocol")
+app.add_typer(manifest_app, name="manifest")
+app.add_typer(cache_app, name="cache")
+
+
+class Output(StrEnum):
+    """How results are printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+class SqlOutput(StrEnum):
+    """How `tfser sql` writes its result."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+class ShardKind(StrEnum):
+    """File format of new shards."""
+
+    hdf5 = "hdf5"
+    parquet = "parquet"
+
+
+CacheDir = Annotated[
+    Path | None, typer.Option("--cache", metavar="DIR", help="Cache folder; else $TFSER_CACHE, else the user's cache folder.")
+]
+Corpus = Annotated[str | None, typer.Option("--corpus", metavar="NAME", help="Corpus in the cache; may be left out if there is one.")]
+Format = Annotated[Output, typer.Option("--format", help="How to print the result.")]
+CorpusToScan = Annotated[str, typer.Option("--corpus", metavar="NAME", help="A known corpus (see `tfser corpora`), or one scanned before.")]
+Root = Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Its folder; else $TFSER_CORPORA/<corpus>, else that of the last scan.")]
+Name = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name it gets in the cache, for a second copy or a table.")]
+TableFile = Annotated[Path | None, typer.Option("--table", metavar="FILE", help="With --corpus table: the csv, tsv or Parquet file.")]
+Columns = Annotated[
+    list[str] | None, typer.Option("--column", metavar="OURS=THEIRS", help="With --corpus table: what a column is called, e.g. label=emo.")
+]
+Delimiter = Annotated[str | None, typer.Option("--delimiter", help="With --corpus table: between columns; guessed if left out.")]
+ProtocolName = Annotated[str | None, typer.Option("--protocol", metavar="NAME", help="Protocol; the corpus's default if left out.")]
+Labels = Annotated[str | None, typer.Option("--labels", metavar="MAP", help="Classes, e.g. anger,happiness:happiness+excitement,neutral.")]
+Validation = Annotated[str | None, typer.Option("--validation", metavar="POLICY", help="none or next-group.")]
+
+
+# -- what people see ---------------------------------------------------------------------------------------------------------
+
+
+def _notes() -> Console:
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _say(text: str) -> None:
+    _notes().print(text, markup=False)
+
+
+def _print_rows(rows: Sequence[Mapping[str, Any]], output: Output, columns: Sequence[str] | None = None) -> None:
+    """Print rows to standard output as a table, csv or JSON."""
+    names = list(columns or (rows[0] if rows else ()))
+    if output is Output.json:
+        print(json.dumps([{n: row[n] for n in names} for row in rows], indent=2, ensure_ascii=False, default=str))
+    elif output is Output.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([_cell(row[n]) for n in names] for row in rows)
+    else:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in names:
+            numeric = any(isinstance(row[name], (int, float)) and not isinstance(row[name], bool) for row in rows)
+            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(_cell(row[n]) for n in names))
+        _stdout().print(table)
+
+
+def _stdout() -> Console:
+    """A console on standard output; where that is no terminal, wide enough for anything."""
+    return Console(highlight=False, markup=False) if sys.stdout.isatty() else Console(highlight=False, markup=False, width=400)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(v) for v in value)
+    return str(value)
+
+
+@contextlib.contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, float], Callable[[int, float], None]]]:
+    """Yield `begin(utterances, audio_s) -> advance(utterances, audio_s)`: a bar with rate and time left, on a terminal only."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        console=_notes(),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as bar:
+
+        def begin(utterances: int, audio_s: float = 0.0) -> Callable[[int, float], None]:
+            import time
+
+            task = bar.add_task(what, total=utterances, rate="")
+            start, heard = time.monotonic(), 0.0
+
+            def advance(count: int, seconds: float) -> None:
+                nonlocal heard
+                heard += seconds
+                elapsed = max(time.monotonic() - start, 1e-6)
+                bar.update(task, advance=count, rate=f"{heard / elapsed:,.0f} x real time" if heard else "")
+
+            return advance
+
+        yield begin
+
+
+def _pairs(option: str, items: Iterable[str] | None) -> dict[str, str]:
+    """Parse repeated KEY=VALUE options."""
+    result = {}
+    for item in items or ():
+        key, mark, value = item.partition("=")
+        if not mark or not key.strip() or not value.strip():
+            raise UsageError(f"{option} {item}: write KEY=VALUE")
+        result[key.strip()] = value.strip()
+    return result
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
+# -- corpora, scan, extract --------------------------------------------------------------------------------------------------
+
+
+@app.callback(invoke_without_command=True)
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def corpora(cache: CacheDir = None, format: Format = Output.table) -> None:
+    """List the corpora that are known, and those in the cache."""
+    from tfser.manifests.files import read_json
+    from tfser.pipeline.corpora import CORPORA
+
+    store = Cache(cache)
+    scanned = {name: read_json(store.corpus(name) / "corpus.json") for name in store.corpora()}
+    rows = []
+    for name, reader in CORPORA.items():
+        here = [c for c, about in scanned.items() if about["adapter"] == name]
+        protocol = reader.default_protocol or ", ".join(sorted({scanned[c]["default_protocol"] or "-" for c in here}))
+        rows.append({"corpus": name, "default_protocol": protocol, "in_cache_as": ", ".join(here), "about": reader.summary})
+    _print_rows(rows, format)
+
+
+@app.command()
+def scan(
+    corpus: CorpusToScan,
+    root: Root = None,
+    name: Name = None,
+    table: TableFile = None,
+    column: Columns = None,
+    delimiter: Delimiter = None,
+    cache: CacheDir = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if anything was skipped.")] = False,
+    format: Format = Output.table,
+) -> None:
+    """Index a corpus without extracting: who speaks what, where, how long, how loud."""
+    store = Cache(cache)
+    report = _scan(store, corpus, root, name, table, column, delimiter)
+    if format is not Output.table:
+        _print_rows([_scan_row(report)], format)
+    if strict and report.skipped:
+        raise typer.Exit(1)
+
+
+def _scan(
+    store: Cache,
+    corpus: str,
+    root: Path | None,
+    name: str | None,
+    table: Path | None,
+    column: list[str] | None,
+    delimiter: str | None,
+) -> ScanReport:
+    from tfser.manifests.catalogue import refresh
+    from tfser.pipeline.corpora import locate
+    from tfser.pipeline.scan import scan as run_scan
+
+    columns = _pairs("--column", column) if column else None
+    found = locate(store, corpus, name=name, root=root, table=table, columns=columns, delimiter=delimiter)
+    with _progress(f"scanning {found.corpus}") as begin, _progress(f"generating {found.corpus}") as generate:
+        generating: list[Callable[[int, float], None]] = []
+
+        def on_prepare(done: int, of: int) -> None:
+            if not generating:
+                generating.append(generate(of, 0.0))
+            generating[0](1, 0.0)
+
+        report = run_scan(
+            store,
+            found.reader,
+            corpus=found.corpus,
+            root=found.root,
+            options=found.options,
+            begin=begin,
+            on_prepare=on_prepare,
+            on_wait=_say,
+        )
+    refresh(store)
+    what = "nothing had changed" if not report.changed else f"{_count(report.decoded, 'file')} decoded"
+    _say(f"{report.corpus}: {_count(report.utterances, 'utterance')} in {report.root}; {what}")
+    if report.removed:
+        _say(f"{report.corpus}: {_count(report.removed, 'utterance')} of the last scan are gone from the corpus")
+    _say_skipped(report.corpus, [(s.utterance_id or s.path or "?", s.reason) for s in report.skipped], "scanned")
+    return report
+
+
+def _say_skipped(corpus: str, skipped: Sequence[tuple[str, str]], verb: str) -> None:
+    """Say how many were left out and show the first few; the whole list is a query away."""
+    if skipped:
+        _say(f"{corpus}: {len(skipped):,} could not be {verb}:")
+        for name, reason in skipped[:5]:
+            _say(f"  {name}: {reason}")
+        if len(skipped) > 5:
+            _say(f"  ... all of them: tfser sql \"SELECT * FROM skipped WHERE corpus = '{corpus}'\"")
+
+
+def _scan_row(report: ScanReport) -> dict[str, Any]:
+    return {
+        "corpus": report.corpus,
+        "root": str(report.root),
+        "utterances": report.utterances,
+        "decoded": report.decoded,
+        "changed": report.changed,
+        "removed": report.removed,
+        "skipped": len(report.skipped),
+        "default_protocol": report.default_protocol,
+    }
+
+
+@app.command()
+def extract(
+    corpus: CorpusToScan,
+    features: Annotated[str, typer.Option("--features", metavar="NAME", help="What to compute; see `tfser features`.")] = "logmel",
+    root: Root = None,
+    name: Name = None,
+    table: TableFile = None,
+    column: Columns = None,
+    delimiter: Delimiter = None,
+    cache: CacheDir = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the front-end.")] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="Storage: float32 or float16.")] = "float32",
+    shards: Annotated[ShardKind, typer.Option("--format", help="File format of new shards.")] = ShardKind.hdf5,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Threads; one a core if left out.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if anything was skipped.")] = False,
+) -> None:
+    """Scan a corpus and extract what its feature set lacks; a second run does nothing."""
+    from tfser.manifests.catalogue import refresh
+    from tfser.pipeline.extract import extract as run_extract
+    from tfser.pipeline.upstreams import feature_set
+
+    wanted = feature_set(features, _pairs("--set", settings), dtype)
+    store = Cache(cache)
+    scanned = _scan(store, corpus, root, name, table, column, delimiter)
+    with _progress(f"extracting {wanted.name}") as begin:
+        report = run_extract(
+            store, scanned.corpus, wanted, format=shards.value, begin=begin, on_wait=_say, workers=workers  # type: ignore[arg-type]
+        )
+    refresh(store)
+    _say_extracted(store, report)
+    if strict and (report.skipped or scanned.skipped):
+        raise typer.Exit(1)
+
+
+def _say_extracted(store: Cache, report: ExtractReport) -> None:
+    for line in report.repaired:
+        _say(f"repaired: {line}")
+    head = f"{report.corpus} / {report.feature_set}:"
+    out = report.utterances - report.before - report.extracted
+    if report.extracted:
+        rate = report.audio_s / max(report.seconds, 1e-6)
+        _say(
+            f"{head} {_count(report.extracted, 'utterance')} extracted ({report.audio_s / 60:.1f} min of audio in "
+            f"{report.seconds:.1f} s, {rate:,.0f} x real time, {report.bytes / 1e6:.1f} MB), {report.before:,} were there, "
+            f"{out:,} skipped"
+        )
+    else:
+        _say(f"{head} nothing to do: {report.before:,} of {_count(report.utterances, 'utterance')} are there, {out:,} skipped")
+    _say_skipped(report.corpus, [(s.utterance_id or "?", s.reason) for s in report.skipped], "extracted")
+    _say(f"cache: {store.root}")
+
+
+@app.command()
+def features(format: Format = Output.table) -> None:
+    """List the feature sets that `extract` can make."""
+    from tfser.pipeline.upstreams import UPSTREAMS
+
+    rows = [{"features": n, "settings": ", ".join(u.options), "about": u.summary} for n, u in UPSTREAMS.items()]
+    _print_rows(rows, format)
+
+
+# -- manifests ---------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT, a file that holds it, or - for standard input.")],
+    format: Annotated[SqlOutput, typer.Option("--format", help="How to write the result.")] = SqlOutput.table,
+    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write there instead of standard output.")] = None,
+    cache: CacheDir = None,
+) -> None:
+    """Ask the catalogue; tables and columns are in docs/schema.md (`tfser manifest schema`)."""
+    from tfser.manifests.catalogue import open_catalogue, select
+    from tfser.manifests.files import aside
+
+    if format is SqlOutput.parquet and output is None:
+        raise UsageError("--format parquet needs --output FILE")
+    text = _query_text(query)
+    with open_catalogue(Cache(cache)) as connection:
+        result = select(connection, text)
+        if format is SqlOutput.parquet and output is not None:
+            import pyarrow.parquet as pq
+
+            with aside(output.absolute()) as temporary:
+                pq.write_table(result.to_arrow_table(), temporary)
+            return
+        names = [column[0] for column in result.description or ()]
+        rows = [dict(zip(_distinct(names), row, strict=True)) for row in result.fetchall()]
+    with _stdout_to(output):
+        _print_rows(rows, Output(format.value), _distinct(names))
+    if output is not None:
+        _say(f"{_count(len(rows), 'row')} written to {output}")
+
+
+def _query_text(query: str) -> str:
+    if query == "-":
+        return sys.stdin.read()
+    if "\n" not in query and len(query) < 1000 and query.endswith(".sql"):
+        if not Path(query).is_file():
+            raise UsageError(f"{query}: no such file")
+        return Path(query).read_text(encoding="utf-8")
+    return query
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Number columns that share a name, so that none hides another."""
+    result: list[str] = []
+    for name in names:
+        unique, n = name, 1
+        while unique in result:
+            n += 1
+            unique = f"{name}_{n}"
+        result.append(unique)
+    return result
+
+
+@contextlib.contextmanager
+def _stdout_to(path: Path | None) -> Iterator[None]:
+    if path is None:
+        yield
+        return
+    from tfser.manifests.files import aside
+
+    with aside(path.absolute()) as temporary, temporary.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        yield
+
+
+@app.command()
+def audit(
+    corpus: Corpus = None,
+    protocol: ProtocolName = None,
+    labels: Labels = None,
+    validation: Validation = None,
+    features: Annotated[
+        list[str] | None, typer.Option("--features", metavar="NAME", help="Feature sets that must be complete; else those that hold any.")
+    ] = None,
+    fold: Annotated[int | None, typer.Option("--fold", min=1, help="Only findings of this fold (and of all folds).")] = None,
+    format: Format = Output.table,
+    cache: CacheDir = None,
+) -> None:
+    """Check a protocol for leaks: who and what stands on both sides. Exits with 1 if anything is an error."""
+    from tfser.manifests.audit import run_audits
+    from tfser.manifests.catalogue import ensure_protocol, open_catalogue
+    from tfser.manifests.protocols import specify
+
+    store = Cache(cache)
+    chosen, name = _corpus_and_protocol(store, corpus, protocol)
+    name = ensure_protocol(store, chosen, specify(name, labels=labels, validation=validation))
+    with open_catalogue(store) as connection:
+        findings = run_audits(connection, protocol=name, corpus=chosen, feature_sets=features)
+    if fold is not None:
+        findings = [f for f in findings if f.fold in (None, fold)]
+    _print_findings(findings, format)
+    errors = sum(f.level == "error" for f in findings)
+    if errors:
+        _say(f"{chosen} / {name}: {_count(errors, 'finding')} that forbid training; what to do stands beside them")
+        raise typer.Exit(1)
+    _say(f"{chosen} / {name}: no errors")
+
+
+def _print_findings(findings: Sequence[Finding], format: Output) -> None:
+    rows = [f.to_dict() for f in findings]
+    if format is Output.table:
+        for row, finding in zip(rows, findings, strict=True):
+            row["fold"] = "all" if finding.fold is None else finding.fold
+            row["example"] = ", ".join(f"{k} {v}" for k, v in finding.examples[0].items()) if finding.examples else ""
+        _print_rows(rows, format, ["level", "audit", "fold", "rows", "example", "action"])
+    else:
+        _print_rows(rows, format, ["audit", "protocol", "corpus", "fold", "level", "rows", "title", "action", "examples"])
+
+
+def _corpus_and_protocol(store: Cache, corpus: str | None, protocol: str | None) -> tuple[str, str]:
+    from tfser.manifests.choices import choose_corpus, default_protocol
+
+    chosen = choose_corpus(store, corpus)
+    return chosen, protocol or default_protocol(store, chosen)
+
+
+@protocol_app.command("ls")
+def protocol_ls(cache: CacheDir = None, format: Format = Output.table) -> None:
+    """List the named and generic protocols."""
+    from tfser.manifests.protocols import PROTOCOLS
+
+    rows = [
+        {
+            "protocol": p.name + (":K" if p.needs_k else ""),
+            "corpora": ", ".join(p.corpora) if p.corpora else "any",
+            "keeps_apart": ", ".join(p.keeps_apart) or "nothing",
+            "about": p.summary,
+        }
+        for p in PROTOCOLS.values()
+    ]
+    _print_rows(rows, format)
+
+
+@protocol_app.command("show")
+def protocol_show(
+    protocol: Annotated[str | None, typer.Argument(help="Its name; the corpus's default if left out.")] = None,
+    corpus: Corpus = None,
+    labels: Labels = None,
+    validation: Validation = None,
+    cache: CacheDir = None,
+    format: Format = Output.table,
+) -> None:
+    """Print the counts of a protocol by fold, role and class."""
+    from tfser.manifests.catalogue import ensure_protocol, open_catalogue, rows
+    from tfser.manifests.protocols import specify
+
+    store = Cache(cache)
+    chosen, name = _corpus_and_protocol(store, corpus, protocol)
+    name = ensure_protocol(store, chosen, specify(name, labels=labels, validation=validation))
+    with open_catalogue(store) as connection:
+        about = rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpus = ?", [name, chosen])[0]
+        counts = rows(
+            connection,
+            "SELECT fold, role, label, count(*) AS n FROM folds WHERE protocol = ? AND corpus = ? GROUP BY ALL",
+            [name, chosen],
+        )
+    table: dict[tuple[int, str], dict[str, Any]] = {}
+    for row in counts:
+        of = table.setdefault((row["fold"], row["role"]), {"fold": row["fold"], "role": row["role"], **dict.fromkeys(about["classes"], 0)})
+        of[row["label"]] = row["n"]
+    order = {"train": 0, "val": 1, "test": 2}
+    lines = [table[key] | {"all": sum(table[key][c] for c in about["classes"])} for key in sorted(table, key=lambda k: (k[0], order[k[1]]))]
+    _say(
+        f"{name} on {chosen}: {about['summary']}; version {about['version']}, hash {about['hash']}, grouped by {about['grouped_by']}, "
+        f"keeps apart {', '.join(about['keeps_apart']) or 'nothing'}, validation {about['validation']}"
+    )
+    _print_rows(lines, format)
+
+
+@manifest_app.command("rebuild")
+def manifest_rebuild(cache: CacheDir = None) -> None:
+    """Build the catalogue anew from the cache's files."""
+    from tfser.manifests.catalogue import refresh
+
+    store = Cache(cache)
+    if not store.root.is_dir():
+        raise UsageError(f"no cache at {store.root}; name another with --cache")
+    refresh(store, rebuild=True)
+    _say(f"rebuilt {store.catalogue}")
+
+
+@manifest_app.command("path")
+def manifest_path(cache: CacheDir = None) -> None:
+    """Print where the catalogue lies, brought up to date."""
+    from tfser.manifests.catalogue import open_catalogue
+
+    store = Cache(cache)
+    with open_catalogue(store):
+        print(store.catalogue)
+
+
+@manifest_app.command("schema")
+def manifest_schema(
+    format: Annotated[str, typer.Option("--format", help="markdown or json.")] = "markdown",
+) -> None:
+    """Print the catalogue's tables and columns."""
+    from tfser.manifests import schema
+
+    if format == "json":
+        tables = [
+            {"table": t.name, "view": t.view, "summary": t.summary}
+            | {"columns": [{"name": n, "type": k, "meaning": m} for n, k, m in t.columns]}
+            for t in schema.TABLES
+        ]
+        print(json.dumps(tables, indent=2, ensure_ascii=False))
+    elif format == "markdown":
+        print(schema.markdown(), end="")
+    else:
+        raise UsageError(f"--format {format}: markdown or json")
+
+
+@cache_app.command("ls")
+def cache_ls(cache: CacheDir = None, format: Format = Output.table) -> None:
+    """List the feature sets by corpus; `stale` rows fit no utterance any more."""
+    import dataclasses
+
+    from tfser.pipeline.storage import list_features
+
+    entries = [dataclasses.asdict(e) for e in list_features(Cache(cache))]
+    if format is Output.table:
+        for entry in entries:
+            entry["size"] = _size(entry.pop("bytes"))
+    _print_rows(entries, format)
+
+
+@cache_app.command("du")
+def cache_du(cache: CacheDir = None, format: Format = Output.table) -> None:
+    """Print the room that each part of the cache takes."""
+    from tfser.pipeline.storage import usage
+
+    store = Cache(cache)
+    parts = usage(store)
+    rows: list[dict[str, Any]] = [{"part": name, "bytes": size} for name, size in parts.items()]
+    rows.append({"part": "all", "bytes": sum(parts.values())})
+    if format is Output.table:
+        rows = [{"part": row["part"], "size": _size(row["bytes"])} for row in rows]
+    _print_rows(rows, format)
+
+
+@cache_app.command("verify")
+def cache_verify(
+    cache: CacheDir = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Remove what is damaged, so that `extract` makes it again.")] = False,
+    format: Format = Output.table,
+) -> None:
+    """Compare every shard with its checksums. Exits with 1 if something is damaged."""
+    from tfser.manifests.catalogue import refresh
+    from tfser.pipeline.storage import verify
+
+    store = Cache(cache)
+    problems = verify(store, repair=repair)
+    if format is Output.table:
+        for problem in problems:
+            print(problem)
+    else:
+        _print_rows([{"problem": p} for p in problems], format, ["problem"])
+    if problems and repair:
+        refresh(store)
+        _say(f"{_count(len(problems), 'problem')}; what was damaged is removed, `tfser extract` makes it again")
+    elif problems:
+        _say(f"{_count(len(problems), 'problem')}; `tfser cache verify --repair` removes what is damaged")
+        raise typer.Exit(1)
+    else:
+        _say("the cache is whole")
+
+
+@cache_app.command("rm")
+def cache_rm(
+    features: Annotated[str | None, typer.Option("--features", metavar="NAME", help="A feature set.")] = None,
+    corpus: Annotated[str | None, typer.Option("--corpus", metavar="NAME", help="A corpus: its rows and features.")] = None,
+    run: Annotated[str | None, typer.Option("--run", metavar="ID", help="A run, or an experiment with all its runs.")] = None,
+    stale: Annotated[bool, typer.Option("--stale", help="Shards that no utterance needs, and outdated feature sets.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    cache: CacheDir = None,
+) -> None:
+    """Remove a part of the cache."""
+    from tfser.pipeline.storage import delete, doomed, size_of
+
+    store = Cache(cache)
+    paths = doomed(store, features=features, corpus=corpus, run=run, stale=stale)
+    if not paths:
+        _say("nothing to remove")
+        return
+    for path in paths:
+        _say(f"  {path.relative_to(store.root)}  {_size(size_of(path)) if path.exists() else 'not there'}")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError("removing needs a yes: add --yes")
+        typer.confirm("remove these?", abort=True, err=True)
+    _say(f"{_size(delete(store, paths))} are free again")
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} TB"
+
+
+def main() -> None:
+    """Run the program."""
+    with contextlib.suppress(BrokenPipeError):
+        try:
+            app()
+        finally:
+            with contextlib.suppress(BrokenPipeError):
+                sys.stdout.flush()
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

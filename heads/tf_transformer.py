@@ -73,21 +73,60 @@ class TFTransformerConfig(Settings):
 
 
 class ConvEncoder(nn.Module):
-    """Two convolutions with batch norm and ReLU, then the mean over channels (Eq. 1, 4 and 7)."""
+    """Two convolutions with batch norm and ReLU, then the mean over channels (Eq. 1, 4 and 7).
+
+    The same numbers, to rounding, as Conv2d, BatchNorm2d, ReLU, Conv2d, BatchNorm2d, ReLU and mean, but in fewer passes over
+    the large maps: a step of the whole network takes about half the time on a CPU.
+
+    * The first convolution has one input channel, so it is a matrix product of patches (k numbers each) with the kernels,
+      and the mean and variance of its output follow from the mean (k,) and covariance (k, k) of the patches: batch norm
+      becomes a scale and a shift of the kernels, and the map is written once.
+    * Maps are kept channels last, and the mean over channels is a matrix product, whose gradient is a contiguous map.
+    """
 
     def __init__(self, channels: int, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> None:
         super().__init__()
+        self.kernel, self.stride, self.padding = kernel, stride, padding
         self.first = nn.Conv2d(1, channels, kernel, stride, padding, bias=False)
         self.first_norm = nn.BatchNorm2d(channels)
         self.second = nn.Conv2d(channels, channels, kernel, stride, padding, bias=False)
         self.second_norm = nn.BatchNorm2d(channels)
 
-    def forward(self, x: Tensor) -> Tensor:  # (b, 1, f, d) -> (b, f', d')
-        # Channels last, from where there are many: on CPUs twice as fast under bfloat16, and never slower.
-        y = self.first(x).contiguous(memory_format=torch.channels_last)  # (b, c1, ., .)
-        y = F.relu_(self.first_norm(y))
+    def forward(self, x: Tensor) -> Tensor:  # (b, f, d) -> (b, f', d')
+        y = F.relu_(self._first(x)).permute(0, 3, 1, 2)  # (b, c1, ., .), channels last in memory
         y = F.relu_(self.second_norm(self.second(y)))  # (b, c1, f', d')
-        return y.mean(dim=1)
+        channels = y.shape[1]
+        mean = y.new_full((channels, 1), 1 / channels)
+        return (y.permute(0, 2, 3, 1) @ mean).squeeze(-1)
+
+    def _first(self, x: Tensor) -> Tensor:  # (b, f, d) -> (b, ., ., c1)
+        """Convolve and batch-normalise."""
+        (high, wide), (down, across), norm = self.padding, self.stride, self.first_norm
+        x = F.pad(x, (wide, wide, high, high))
+        patches = x.unfold(1, self.kernel[0], down).unfold(2, self.kernel[1], across).flatten(3)  # (b, ., ., k)
+        kernels = self.first.weight.flatten(1)  # (c1, k)
+        with torch.autocast(x.device.type, enabled=False):
+            if self.training:
+                mean, variance = self._statistics(patches.flatten(0, 2).float(), kernels)
+            else:
+                mean, variance = norm.running_mean, norm.running_var
+            scale = norm.weight * torch.rsqrt(variance + norm.eps)  # (c1,)
+            kernels, shift = kernels * scale[:, None], norm.bias - mean * scale
+        return F.linear(patches, kernels, shift)
+
+    def _statistics(self, patches: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:  # (n, k), (c1, k) -> 2 x (c1,)
+        """Return mean and variance of the convolution's output, and keep their running averages."""
+        norm, n = self.first_norm, len(patches)
+        patch_mean = patches.mean(dim=0)
+        centred = patches - patch_mean
+        covariance = centred.T @ centred / n  # (k, k)
+        mean = kernels @ patch_mean
+        variance = ((kernels @ covariance) * kernels).sum(dim=1)
+        with torch.no_grad():
+            norm.num_batches_tracked += 1
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(variance * (n / (n - 1)), norm.momentum)
+        return mean, variance
 
 
 class TransformerLayer(nn.Module):
@@ -166,7 +205,7 @@ class TFTransformer(nn.Module):
         """
         if frames.shape[1:] != (self.d, self.f):
             raise UsageError(f"segments of shape {tuple(frames.shape[1:])}; this head was built for {(self.d, self.f)}")
-        x = frames.transpose(1, 2).unsqueeze(1)  # (b, 1, f, d)
+        x = frames.transpose(1, 2)  # (b, f, d); the one channel is left out
         q = self._queries(x)  # (b, f/4, d/4) or None
         k = self._keys(x)  # (b, f/4, d/4) or None
         if self.joint is None:

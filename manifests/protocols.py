@@ -38,7 +38,7 @@ _MOST_FOLDS = 100
 class Protocol:
     """A way of splitting a corpus.
 
-    `labels` maps the field's labels to classes, in the order of the classes; None takes every label as its own class but
+    `corpora` names the corpora (by reader) that it is for; None is any. `labels` maps the field's labels to classes, in the order of the classes; None takes every label as its own class but
     those that name no emotion. `where` is an SQL condition on `utterances`. `grouped_by` is the column whose values become
     the groups; `k` deals the groups into that many folds, None makes one fold a group.
     """
@@ -209,7 +209,8 @@ def deal(groups: Mapping[str, int], k: int) -> dict[str, int]:
 
 def applicable(connection: duckdb.DuckDBPyConnection, corpus: str) -> list[str]:
     """Return the protocols that a corpus has without asking: its own, and the generic ones that its columns allow."""
-    names = [p.name for p in PROTOCOLS.values() if p.corpora and corpus in p.corpora]
+    adapter = _adapter(connection, corpus)
+    names = [p.name for p in PROTOCOLS.values() if p.corpora and adapter in p.corpora]
     speakers, sessions, train, test = connection.execute(
         "SELECT count(DISTINCT speaker), count(DISTINCT session), count(*) FILTER (split = 'train'), "
         "count(*) FILTER (split = 'test') FROM utterances WHERE corpus = ?",
@@ -224,13 +225,19 @@ def applicable(connection: duckdb.DuckDBPyConnection, corpus: str) -> list[str]:
     return names
 
 
+def _adapter(connection: duckdb.DuckDBPyConnection, corpus: str) -> str | None:
+    """Return which corpus this is a copy of, whatever name it got in this cache."""
+    row = connection.execute("SELECT adapter FROM corpora WHERE corpus = ?", [corpus]).fetchone()
+    return row[0] if row else None
+
+
 def install(connection: duckdb.DuckDBPyConnection, corpus: str, protocol: Protocol) -> None:
     """Write a protocol's rows for one corpus into the tables `protocols` and `assignments` of an open catalogue.
 
     Raises:
         TfserError: if the corpus is not the protocol's, or nothing of it fits: no utterance, fewer than two folds.
     """
-    if protocol.corpora and corpus not in protocol.corpora:
+    if protocol.corpora and _adapter(connection, corpus) not in protocol.corpora:
         raise UsageError(f"protocol {protocol.name} is for {', '.join(protocol.corpora)}, not for {corpus}")
     labels, classes = _labels(connection, corpus, protocol)
     connection.execute("CREATE OR REPLACE TEMP TABLE chosen (label VARCHAR, class VARCHAR)")

@@ -2,8 +2,8 @@
 
 What comes in: rows that say in which shard, from which frame on and how many frames each utterance has (the
 catalogue's `features`). What goes out: :class:`PackedFeatures`, one (sum of frames, dim) array plus offsets, in the
-order of the rows. Nothing is padded and nothing is copied twice: each shard is opened once, neighbouring utterances of
-it are read by one system call, and the kernel writes them to where they belong, whatever order the rows stand in.
+order of the rows. Nothing is padded and nothing is copied twice: each shard is opened once and read front to back,
+whatever order the rows stand in, and neighbours are copied together.
 
 Heads gather segments of the packed array on their device, so this file knows no torch.
 """
@@ -146,8 +146,8 @@ def load_packed(
                 frames = _destination(int(offsets[-1]), reader.dim, reader.dtype, out)
             elif frames.dtype != reader.dtype:
                 raise TfserError(f"{path} is {reader.dtype}, the shards before it {frames.dtype}: one dtype is wanted")
-            for first, pieces in _runs(rows, places, offsets, frames):
-                reader.read_pieces(first, pieces)
+            for first, start, stop in _runs(rows, places, offsets):
+                reader.read_into(frames[start:stop], first, stop - start)
         done += len(places)
         if progress is not None:
             progress(done, len(rows))
@@ -166,27 +166,17 @@ def _destination(total: int, dim: int, dtype: np.dtype[Any], out: Array | None) 
 
 
 def _runs(
-    rows: Sequence[FeatureRow], places: list[int], offsets: npt.NDArray[np.int64], frames: Array
-) -> Iterator[tuple[int, list[Array]]]:
-    """Yield (first frame, destinations) for each stretch of one shard without a gap.
-
-    Neighbours that are neighbours in the destination too are one piece; others are pieces of one scattered read.
-    """
-    ordered = sorted(places, key=lambda place: (rows[place].first_frame, rows[place].frames))
-    first = end = 0
-    spans: list[list[int]] = []
-    for place in ordered:
-        row, start, stop = rows[place], int(offsets[place]), int(offsets[place + 1])
-        if start == stop:
-            continue
-        if not spans or row.first_frame != end:
-            if spans:
-                yield first, [frames[a:b] for a, b in spans]
-            first, spans = row.first_frame, [[start, stop]]
-        elif spans[-1][1] == start:
-            spans[-1][1] = stop
+    rows: Sequence[FeatureRow], places: list[int], offsets: npt.NDArray[np.int64]
+) -> Iterator[tuple[int, int, int]]:
+    """Yield (first frame in the shard, start, stop in the destination) of stretches that are neighbours in both."""
+    first = start = stop = 0
+    for place in sorted(places, key=lambda place: rows[place].first_frame):
+        here, after = int(offsets[place]), int(offsets[place + 1])
+        if here == stop and rows[place].first_frame == first + stop - start:
+            stop = after
         else:
-            spans.append([start, stop])
-        end = row.first_frame + row.frames
-    if spans:
-        yield first, [frames[a:b] for a, b in spans]
+            if stop > start:
+                yield first, start, stop
+            first, start, stop = rows[place].first_frame, here, after
+    if stop > start:
+        yield first, start, stop

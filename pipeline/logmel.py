@@ -7,7 +7,7 @@ least ``floor``. So n samples give ``1 + n // hop`` frames: the last centre is t
 after the end. With the default window of two hops every sample is heard by a frame, trailing ones too.
 
 NumPy alone: no torch to import, and each frame is computed from its own samples by the same operations in the same
-order, so neither the neighbours nor the number of threads can change a bit (see `_bands` on why no matrix product).
+order, so neither its neighbours nor the number of threads can change a bit.
 """
 
 from __future__ import annotations
@@ -139,11 +139,9 @@ class LogMel:
 
     def __init__(self, config: LogMelConfig | None = None) -> None:
         self.config = config or LogMelConfig()
-        size, length = self.config.n_fft, self.config.window_samples
-        left = (size - length) // 2
-        self._window = np.zeros(size)  # (n_fft,)
-        self._window[left : left + length] = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(length) / length)
-        self._bands = _bands(mel_filters(self.config))
+        length = self.config.window_samples
+        self._window = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(length) / length)  # (window,)
+        self._steps, self._place = _steps(mel_filters(self.config))
 
     def extract(self, samples: npt.NDArray[np.floating[Any]]) -> Frames:
         """Return the log-Mel frames of one utterance.
@@ -162,29 +160,36 @@ class LogMel:
             raise UsageError(f"log-Mel wants mono samples of the shape (n,), not {samples.shape}")
         if len(samples) < config.minimum_samples:
             raise UsageError(f"log-Mel wants {config.minimum_samples} samples (one window) or more, got {len(samples)}")
-        half, n_frames = config.n_fft // 2, config.frames(len(samples))
-        padded = np.zeros(len(samples) + 2 * half + config.n_fft)
-        signal = padded[half : half + len(samples)]
+        n_frames, size, length = config.frames(len(samples)), config.n_fft, config.window_samples
+        left = (size - length) // 2  # where the window begins in its frame
+        padded = np.zeros(len(samples) + 2 * size)
+        signal = padded[size // 2 : size // 2 + len(samples)]
         signal[:] = samples
         signal[1:] -= config.preemphasis * np.asarray(samples[:-1], np.float64)
 
-        windows = np.lib.stride_tricks.sliding_window_view(padded, config.n_fft)[:: config.hop_samples]
+        frames = np.lib.stride_tricks.sliding_window_view(padded[left:], length)[:: config.hop_samples]
+        windowed = np.zeros((min(_BLOCK, n_frames), size))
         out = np.empty((n_frames, config.n_mels))
         for start in range(0, n_frames, _BLOCK):
-            stop = min(start + _BLOCK, n_frames)
-            spectrum = np.fft.rfft(windows[start:stop] * self._window, axis=-1)  # (block, n_fft/2 + 1)
+            block = min(_BLOCK, n_frames - start)
+            np.multiply(frames[start : start + block], self._window, out=windowed[:block, left : left + length])
+            spectrum = np.fft.rfft(windowed[:block], axis=-1)  # (block, n_fft/2 + 1)
             power = spectrum.real**2 + spectrum.imag**2
-            self._apply(np.ascontiguousarray(power.T), out[start:stop])
+            out[start : start + block] = self._bands(np.ascontiguousarray(power.T)).T
         np.maximum(out, config.floor, out=out)
         return np.log(out, out=out)
 
-    def _apply(self, power: Frames, out: Frames) -> None:
-        """Write the bands of ``power`` (bins, block) to ``out`` (block, n_mels)."""
-        for band, (first, weights) in enumerate(self._bands):
-            total = power[first] * weights[0]
-            for i in range(1, len(weights)):
-                total += power[first + i] * weights[i]
-            out[:, band] = total
+    def _bands(self, power: Frames) -> Frames:
+        """Return the (n_mels, block) bands of ``power`` (bins, block).
+
+        A filter touches a few bins only. Step i adds the i-th bin of all filters that have one: nothing but
+        element-wise products and sums in a fixed order, the same beside any neighbour and on any number of threads,
+        where a BLAS product chooses its order by shape and threads.
+        """
+        total = np.zeros((self.config.n_mels, power.shape[1]))
+        for bins, weights in self._steps:
+            total[: len(bins)] += power[bins] * weights
+        return total[self._place]
 
 
 def mel_filters(config: LogMelConfig) -> Frames:
@@ -197,17 +202,16 @@ def mel_filters(config: LogMelConfig) -> Frames:
     return np.maximum(0.0, np.minimum(rising, falling))
 
 
-def _bands(filters: Frames) -> list[tuple[int, Frames]]:
-    """Return (first bin, weights) of each band.
-
-    A filter touches a few bins only, and a plain sum over them in a fixed order is the same on every machine and beside
-    any neighbour; a BLAS product chooses its order by the shape and the number of threads.
-    """
-    bands = []
-    for column in filters.T:
-        touched = np.flatnonzero(column)
-        bands.append((int(touched[0]), column[touched[0] : touched[-1] + 1].copy()))
-    return bands
+def _steps(filters: Frames) -> tuple[list[tuple[npt.NDArray[np.intp], Frames]], npt.NDArray[np.intp]]:
+    """Return the (bins, weights) that each step adds, the widest filter first, and each band's place in it."""
+    touched = [np.flatnonzero(column) for column in filters.T]
+    order = sorted(range(len(touched)), key=lambda band: -len(touched[band]))
+    steps = []
+    for i in range(len(touched[order[0]])):
+        bands = [band for band in order if len(touched[band]) > i]
+        bins = np.array([touched[band][i] for band in bands])
+        steps.append((bins, filters[bins, bands][:, None]))
+    return steps, np.argsort(order)
 
 
 def _whole(value: object) -> bool:

@@ -69,7 +69,8 @@ class SynthesisConfig:
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise UsageError(f"synthetic corpus: {name} must be a whole number from {low} to {high}, not {value!r}")
         if self.speakers % 4:
-            raise UsageError(f"synthetic corpus: speakers must be a multiple of 4 (two sessions, women and men alike), not {self.speakers}")
+            why = "two sessions, each with as many women as men"
+            raise UsageError(f"synthetic corpus: speakers must be a multiple of 4 ({why}), not {self.speakers}")
         for name in ("mean_cue", "contour_cue"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 3:
@@ -169,8 +170,10 @@ class _Emotion(NamedTuple):
 
 _EMOTIONS: dict[str, _Emotion] = {
     "anger": _Emotion("ang", 1.5, 2.5, 0.06, 0.5, -0.2, 5.0, 7.0, 0.03, 0.21, 0.15, 3.0, 1.0, -0.05, -3.0, 0.0, 0.0),
-    "happiness": _Emotion("hap", 2.0, 1.5, 0.04, 0.2, 0.0, 5.0, 5.5, 0.21, 0.05, 0.85, -1.5, -3.0, -0.20, 3.5, 0.0, 0.0),
-    "sadness": _Emotion("sad", -1.0, -2.5, -0.10, -0.4, 0.4, 2.5, 4.0, 0.12, 0.12, 0.5, 4.5, 5.0, 0.25, -1.0, 0.7, 2.0),
+    "happiness": _Emotion(
+        "hap", 2.0, 1.5, 0.04, 0.2, 0.0, 5.0, 5.5, 0.21, 0.05, 0.85, -1.5, -3.0, -0.20, 3.5, 0.0, 0.0
+    ),
+    "sadness": _Emotion("sad", -1.0, -2.5, -0.10, -0.4, 0.4, 2.5, 4.0, 0.12, 0.12, 0.5, 4.5, 5.0, 0.25, -1.0, 0.9, 2.5),
     "neutral": _Emotion("neu", 0.0, 0.0, 0.0, 0.0, 0.0, 3.5, 5.0, 0.12, 0.12, 0.5, 2.5, 1.0, 0.0, -1.0, 0.0, 0.0),
 }
 LABELS: tuple[str, ...] = tuple(_EMOTIONS)
@@ -228,7 +231,9 @@ def utterances(config: SynthesisConfig) -> list[SyntheticUtterance]:
         gender = "FM"[index % 2]
         speaker = f"S{index + 1:02d}{gender}"
         session = SESSIONS[index * len(SESSIONS) // config.speakers]
-        slots = sorted((list(_SENTENCES)[r % len(_SENTENCES)], r // len(_SENTENCES) + 1) for r in range(config.repetitions))
+        slots = sorted(
+            (list(_SENTENCES)[r % len(_SENTENCES)], r // len(_SENTENCES) + 1) for r in range(config.repetitions)
+        )
         for sentence, take in slots:
             for label, emotion in _EMOTIONS.items():
                 name = f"{speaker}_{sentence}_{emotion.code}_{take:02d}"
@@ -277,7 +282,10 @@ def _score(config: SynthesisConfig, utterance: SyntheticUtterance, voice: _Speak
         + rng.normal(0, (0.6, 1.0, 0.05, 0.15, 0.15))
     )
     shape = emotion._replace(
-        **{name: _mix(config.contour_cue, getattr(emotion, name), getattr(neutral, name)) for name in emotion._fields[6:]}
+        **{
+            name: _mix(config.contour_cue, getattr(emotion, name), getattr(neutral, name))
+            for name in emotion._fields[6:]
+        }
     )
 
     # Durations: stretched where stressed and at the end, slowed down or hurried along the way, same total either way.
@@ -404,11 +412,12 @@ def _sound(score: _Score, voice: _Speaker, rate_hz: int, rng: np.random.Generato
     pole = np.exp(-2 * np.pi * corner / rate_hz)[:, None]
     tract = (1 - pole) / (1 - pole * z1)  # (T, F), the source's tilt
     for i, width_hz in enumerate((70.0, 90.0, 140.0, 200.0)):
-        tract = tract * _resonance(score.formants_hz[:, i], width_hz, rate_hz, z1, z2)
-    for hz in np.arange(4500, 0.47 * rate_hz, 1000) * voice.tract:
-        if hz < 0.49 * rate_hz:
-            tract = tract * _resonance(np.array([hz]), 300.0, rate_hz, z1, z2)
-    mouth = _resonance(np.minimum(score.noise_hz, 0.45 * rate_hz), score.noise_width_hz, rate_hz, z1, z2) * (1 - 0.9 * z1)
+        tract = tract * _resonance(np.minimum(score.formants_hz[:, i], 0.47 * rate_hz), width_hz, rate_hz, z1, z2)
+    for hz in np.arange(4500.0, 0.47 * rate_hz / voice.tract, 1000.0) * voice.tract:  # the formants above F4 stay put
+        tract = tract * _resonance(np.array([hz]), 300.0, rate_hz, z1, z2)
+    mouth = _resonance(np.minimum(score.noise_hz, 0.45 * rate_hz), score.noise_width_hz, rate_hz, z1, z2) * (
+        1 - 0.9 * z1
+    )
     spectrum = _frames(voiced, hop, size) * tract + _frames(friction, hop, size) * mouth
     pieces = np.fft.irfft(spectrum, size)  # (T, size)
     parts = size // hop + 1
@@ -454,8 +463,10 @@ def generate(root: Path, config: SynthesisConfig, progress: Callable[[int, int],
     folder costs a look. `progress` is told (utterances there, utterances in all).
 
     Raises:
-        UsageError: `root` holds another configuration's corpus.
+        UsageError: `root` is no folder, or holds another configuration's corpus.
     """
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"{root}: the synthetic corpus needs a folder, and this is a file")
     rows = utterances(config)
     settings = root / "synthetic.json"
     wanted = json.dumps({"version": VERSION, "config": asdict(config)}, indent=1) + "\n"
@@ -468,8 +479,8 @@ def generate(root: Path, config: SynthesisConfig, progress: Callable[[int, int],
     for session in SESSIONS:
         (root / session).mkdir(parents=True, exist_ok=True)
     if not ours:  # wav files without a configuration beside them are of unknown origin: out before it claims the folder
-        for row in rows:
-            (root / row.relative_path).unlink(missing_ok=True)
+        for name in ["synthetic.csv", *(row.relative_path for row in rows)]:
+            (root / name).unlink(missing_ok=True)
         _write_aside(settings, wanted.encode())
     for done, row in enumerate(rows, start=1):
         path = root / row.relative_path
@@ -481,8 +492,12 @@ def generate(root: Path, config: SynthesisConfig, progress: Callable[[int, int],
     table = csv.writer(text, lineterminator="\n")
     table.writerow(FIELDS)
     for row in rows:
-        table.writerow([row.utterance_id, row.relative_path, row.speaker, row.gender, row.session, row.sentence, row.label])
-    _write_aside(root / "synthetic.csv", text.getvalue().encode())
+        table.writerow(
+            [row.utterance_id, row.relative_path, row.speaker, row.gender, row.session, row.sentence, row.label]
+        )
+    index, content = root / "synthetic.csv", text.getvalue().encode()
+    if not index.exists() or index.read_bytes() != content:
+        _write_aside(index, content)
 
 
 def _wav(samples: NDArray[np.float32], rate_hz: int) -> bytes:
