@@ -26,6 +26,8 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
 
 if TYPE_CHECKING:
+    from tfser.heads.experiment import Experiment, Loaded, Request
+    from tfser.heads.training import EpochRecord
     from tfser.manifests.audit import Finding
     from tfser.pipeline.extract import ExtractReport
     from tfser.pipeline.scan import ScanReport
@@ -392,6 +394,214 @@ def features(format: Format = Output.table) -> None:
 
     rows = [{"features": n, "settings": ", ".join(u.options), "about": u.summary} for n, u in UPSTREAMS.items()]
     _print_rows(rows, format)
+
+
+# -- heads -------------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def heads(format: Format = Output.table) -> None:
+    """List the heads with their presets (architectures) and recipes (ways of training); the first of each is the default."""
+    from tfser.heads import HEADS, head
+
+    rows = []
+    for name in HEADS:
+        spec = head(name)
+        rows.append(
+            {
+                "head": name,
+                "presets": _default_first(spec.default_preset, spec.presets),
+                "recipes": _default_first(spec.default_recipe, spec.recipes),
+                "about": f"{spec.summary} ({spec.source})",
+            }
+        )
+    _print_rows(rows, format)
+
+
+def _default_first(default: str, names: Iterable[str]) -> str:
+    return ", ".join([default, *(name for name in names if name != default)])
+
+
+@app.command()
+def train(
+    head: Annotated[str, typer.Option("--head", metavar="NAME", help="What to train; see `tfser heads`.")],
+    fold: Annotated[str, typer.Option("--fold", metavar="N", help="A fold, a list (1,3), a range (2-4), or all.")] = "all",
+    corpus: Corpus = None,
+    features: Annotated[str | None, typer.Option("--features", metavar="NAME", help="Feature set; the head's favourite in the cache if left out.")] = None,
+    protocol: ProtocolName = None,
+    labels: Labels = None,
+    validation: Validation = None,
+    preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Variant of the architecture.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="Way of training.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe or of the preset.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the recipe's number.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's choice if left out.")] = None,
+    keep_memory: Annotated[bool, typer.Option("--keep-memory/--no-keep-memory", help="On Linux CPUs: keep freed memory, 2 to 4 times as fast for more memory.")] = True,
+    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Train a fold whose audit fails; the run says so.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Train again what is finished.")] = False,
+    cache: CacheDir = None,
+    format: Format = Output.table,
+) -> None:
+    """Train a head on cached features, fold by fold; what is finished is found, what was interrupted is resumed."""
+    from tfser.heads.experiment import Request
+
+    request = Request(
+        head=head,
+        folds=fold,
+        corpus=corpus,
+        features=features,
+        protocol=protocol,
+        labels=labels,
+        validation=validation,
+        preset=preset,
+        recipe=recipe,
+        settings=_pairs("--set", settings),
+        epochs=epochs,
+        seed=seed,
+        device=device,
+        allow_leaks=allow_leaks,
+        again=again,
+    )
+    _train(Cache(cache), request, format, threads=threads, keep_memory=keep_memory)
+
+
+def _train(store: Cache, request: Request, format: Output, *, threads: int | None = None, keep_memory: bool = True) -> None:
+    from tfser.heads.memory import keep_freed_memory
+
+    if keep_memory and not request.device.startswith("cuda"):
+        keep_freed_memory()  # before torch allocates anything
+    import torch
+
+    from tfser.heads.experiment import audit_experiment, load, resolve, train_fold
+    from tfser.manifests.catalogue import refresh
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    experiment = resolve(store, request)
+    if experiment.chosen:
+        _say(f"chosen for you: {', '.join(experiment.chosen)}")
+    findings = audit_experiment(store, experiment)
+    loading: list[Loaded] = []
+
+    def loaded() -> Loaded:
+        if not loading:
+            loading.append(load(store, experiment))
+            if loading[0].left_out:
+                _say(f"{_count(loading[0].left_out, 'utterance')} of {experiment.protocol} are left out: no features, see the table skipped")
+        return loading[0]
+
+    try:
+        for fold in experiment.folds:
+            with _epochs(f"fold {fold} of {experiment.of_folds}", experiment.recipe.epochs) as on_epoch:
+                result = train_fold(store, experiment, fold, loaded, findings, on_epoch=on_epoch, on_wait=_say)
+            if not result.trained:
+                _say(f"fold {fold}: found finished, {result.about['finished_at']} (--again trains it again)")
+    finally:
+        refresh(store)
+    _print_scores(store, experiment, format)
+
+
+@contextlib.contextmanager
+def _epochs(what: str, epochs: int) -> Iterator[Callable[[EpochRecord], None]]:
+    """Yield what shows each epoch: a bar with loss and validation score on a terminal, nothing elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeRemainingColumn(),
+        console=_notes(),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(what, total=epochs, state="")
+
+        def on_epoch(record: EpochRecord) -> None:
+            val = f", val UA {record.val_UA:.1%}" if record.val_UA is not None else ""
+            bar.update(task, completed=record.epoch, state=f"loss {record.loss:.3f}{val}, {record.train_s + record.eval_s:.1f} s an epoch")
+
+        yield on_epoch
+
+
+def _print_scores(store: Cache, experiment: Experiment, format: Output) -> None:
+    """Print the scores of an experiment's folds and, if there are several, over them."""
+    from tfser.manifests.catalogue import open_catalogue, rows
+
+    with open_catalogue(store) as connection:
+        folds = rows(
+            connection,
+            "SELECT * FROM (SELECT r.run_id, r.fold, m.selection, m.level, any_value(m.epoch) AS epoch, "
+            "max(value) FILTER (metric = 'WA') AS WA, max(value) FILTER (metric = 'UA') AS UA, "
+            "max(value) FILTER (metric = 'WF1') AS WF1, max(value) FILTER (metric = 'macro_F1') AS macro_F1, "
+            "any_value(r.seconds) AS seconds, any_value(r.audit) AS audit "
+            "FROM runs r JOIN metrics m USING (run_id) WHERE r.experiment = ? AND r.seed = ? AND list_contains(?, r.fold) "
+            "AND m.class IS NULL GROUP BY ALL) "
+            "ORDER BY fold, level DESC, CASE selection WHEN 'last' THEN 1 WHEN 'val' THEN 2 ELSE 3 END",
+            [experiment.name, experiment.seed, list(experiment.folds)],
+        )
+        over = rows(
+            connection,
+            "SELECT selection, level, folds, of_folds, UA, UA_std, WA, WA_std, WF1, macro_F1, pooled_UA, pooled_WA, seconds "
+            "FROM scores WHERE experiment = ? AND seed = ? "
+            "ORDER BY level DESC, CASE selection WHEN 'last' THEN 1 WHEN 'val' THEN 2 ELSE 3 END",
+            [experiment.name, experiment.seed],
+        )
+    if format is not Output.table:
+        _print_rows(folds, format)
+        return
+    shown = [{**row, **_percent(row, "UA", "WA", "WF1", "macro_F1"), "seconds": round(row["seconds"], 1)} for row in folds]
+    columns = ["fold", "level", "selection", "epoch", "UA", "WA", "WF1", "macro_F1", "seconds"]
+    if len(experiment.folds) == 1 or all(row["level"] == "segment" for row in folds):
+        _print_rows(shown, format, columns)
+    else:
+        _print_rows([row for row in shown if row["level"] == "utterance"], format, columns)
+        print()
+    if over and over[0]["folds"] > 1:
+        print(f"over {over[0]['folds']} of {over[0]['of_folds']} folds, in percent: mean and deviation over folds, and pooled over their utterances")
+        names = ("UA", "UA_std", "WA", "WA_std", "WF1", "macro_F1", "pooled_UA", "pooled_WA")
+        _print_rows([{**row, **_percent(row, *names), "seconds": round(row["seconds"], 1)} for row in over], format)
+    overridden = sorted({row["fold"] for row in folds if row["audit"] == "overridden"})
+    if overridden:
+        _say(f"LEAKS ALLOWED: the audit of fold {', '.join(map(str, overridden))} fails; these scores are not speaker-independent results")
+    _say("last: no epoch chosen. val: chosen on validation speakers. test-oracle: chosen on the test fold, an upper bound and no result.")
+    _say(f"experiment {experiment.name}, in {store.runs}")
+    _say(f"predictions: tfser sql \"SELECT * FROM predictions WHERE run_id = '{folds[0]['run_id']}'\"")
+
+
+def _percent(row: Mapping[str, Any], *names: str) -> dict[str, str]:
+    return {name: "" if row[name] is None else f"{100 * row[name]:.1f}" for name in names}
+
+
+@app.command()
+def scores(
+    experiment: Annotated[str | None, typer.Argument(help="Only experiments whose id or head begins so.")] = None,
+    segments: Annotated[bool, typer.Option("--segments", help="Segment level, too.")] = False,
+    cache: CacheDir = None,
+    format: Format = Output.table,
+) -> None:
+    """List the scores of all experiments over their folds."""
+    from tfser.manifests.catalogue import open_catalogue, rows
+
+    with open_catalogue(Cache(cache)) as connection:
+        found = rows(
+            connection,
+            "SELECT * FROM scores WHERE starts_with(experiment, ?) AND (level = 'utterance' OR ?) "
+            "ORDER BY experiment, seed, level DESC, CASE selection WHEN 'last' THEN 1 WHEN 'val' THEN 2 ELSE 3 END",
+            [experiment or "", segments],
+        )
+    columns = [
+        "experiment", "recipe", "feature_set", "protocol", "seed", "level", "selection", "folds", "of_folds", "UA", "UA_std", "WA", "WA_std",
+        "pooled_UA", "pooled_WA", "seconds",
+    ]  # fmt: skip
+    if format is Output.table:
+        found = [{**row, **_percent(row, *(c for c in columns if "UA" in c or "WA" in c))} for row in found]
+        _print_rows(found, format, columns)
+    else:
+        _print_rows(found, format)
 
 
 # -- manifests ---------------------------------------------------------------------------------------------------------------

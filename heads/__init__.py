@@ -1,7 +1,7 @@
 """Learning on cached features: heads (one model a file), recipes, training, metrics.
 
-``HEADS`` is the registry: a head's name, and the module that holds its ``HEAD``. Adding a head is one new file and one line
-here. Importing this package imports no torch; ``head`` imports the one module that is asked for.
+``HEADS`` is the registry: a head's name, and the module that holds its ``HEAD``. Adding a head is one new file and
+one line here. Importing this package imports no torch; ``head`` imports the one module that is asked for.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Augmentation of gathered batches (B, L, D), each drawn from its own generator; only in training, only as the recipe says.
+"""Augmentation of gathered batches (B, L, D), each drawn from its own generator; only in training, only as the recipe
+says.
 
-Everything random is drawn on the CPU, so the same seed gives the same draws on every device. Zero is the mean of a normalised
-feature, so that masking writes zeros. Gain and tilt are in decibels of power: ln(10) / 10 per decibel in natural-log energies,
-times what normalisation multiplied the feature by.
+Everything random is drawn on the CPU, so the same seed gives the same draws on every device. Zero is the mean of a
+normalised feature, so that masking writes zeros. Gain and tilt are in decibels of power: ln(10) / 10 per decibel in
+natural-log energies, times what normalisation multiplied the feature by.
 
-After SpecAugment (Park et al. 2019) for the masks, vocal-tract length perturbation (Jaitly and Hinton 2013) for the warp, and
-mixup (Zhang et al. 2018; here the share is drawn evenly instead of from a beta distribution).
+After SpecAugment (Park et al. 2019) for the masks, vocal-tract length perturbation (Jaitly and Hinton 2013) for the
+warp, and mixup (Zhang et al. 2018; here the share is drawn evenly instead of from a beta distribution).
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def augment(samples: Tensor, lengths: Tensor, unit: Tensor, recipe: Recipe, gene
 
 
 def spans(B: int, size: int, longest: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Draw for each sample one span of 0 to ``longest`` places (at most ``size``) that lies within ``size``: (B, size) bool."""
+    """Draw for each sample one span of 0 to ``longest`` places (at most ``size``) that lies within ``size``: (B,
+    size) bool."""
     longest = min(longest, size)
     width = torch.randint(0, longest + 1, (B,), generator=generator)
     first = (torch.rand(B, generator=generator) * (size - width + 1)).long()

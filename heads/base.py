@@ -1,13 +1,14 @@
 """What a head is: its description, its presets, its recipes, and how it is built.
 
-A head is a ``torch.nn.Module`` with ``forward(frames (B, L, D), lengths (B,)) -> logits (B, K)``: B samples, L frames, D the
-feature width, K classes. ``frames`` are float, already normalised; ``lengths`` are int64 and say how many frames of each
-sample are valid. What lies beyond a sample's length must not change its logits, and neither must its batch-mates.
+A head is a ``torch.nn.Module`` with ``forward(frames (B, L, D), lengths (B,)) -> logits (B, K)``: B samples, L
+frames, D the feature width, K classes. ``frames`` are float, already normalised; ``lengths`` are int64 and say how
+many frames of each sample are valid. What lies beyond a sample's length must not change its logits, and neither must
+its batch-mates.
 
 Two ways of feeding a head:
 
-* ``segments``: every sample has exactly ``config.segment_frames`` frames, cut by `tfser.heads.segments`, and an utterance's
-  prediction is the mean of its segments' probabilities.
+* ``segments``: every sample has exactly ``config.segment_frames`` frames, cut by `tfser.heads.segments`, and an
+  utterance's prediction is the mean of its segments' probabilities.
 * ``utterances``: one sample an utterance, padded with zeros to the longest of its batch.
 """
 
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 class Settings:
     """A configuration: immutable, valid once constructed, stored with every result.
 
-    Subclasses are frozen keyword-only dataclasses whose fields are numbers, strings, booleans, tuples of these or None,
-    and whose ``__post_init__`` raises `UsageError` for values that make no sense.
+    Subclasses are frozen keyword-only dataclasses whose fields are numbers, strings, booleans, tuples of these or
+    None, and whose ``__post_init__`` raises `UsageError` for values that make no sense.
     """
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,7 +104,8 @@ class HeadSpec:
     recipes: Mapping[str, Recipe]
     default_recipe: str
     features: tuple[str, ...]
-    """Feature sets that it likes, the best first: the first one in the cache is taken unless the user names another."""
+    """Feature sets that it likes, the best first: the first one in the cache is taken unless the user names
+    another."""
     inputs: Literal["segments", "utterances"]
     build: Callable[[Any, int, int], nn.Module]
     """``build(config, dim, n_classes)`` returns the module, its weights drawn from torch's global generator."""

@@ -1,12 +1,13 @@
 """The baseline head: the masked mean over time, then a small network.
 
-``mlp`` is the network that TF-Mamba's paper ends with (1024-512-256-K), which alone is its 0.66 M baseline: 657,156 parameters
-at a feature width of 1024 and 4 classes. ``linear`` is multinomial logistic regression on the mean.
+``mlp`` is the network that TF-Mamba's paper ends with (1024-512-256-K), which alone is its 0.66 M baseline: 657,156
+parameters at a feature width of 1024 and 4 classes. ``linear`` is multinomial logistic regression on the mean.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +44,12 @@ class MeanPool(nn.Module):
         super().__init__()
         widths = (dim, *config.hidden)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
         self.network = nn.Sequential(*layers, nn.Linear(widths[-1], n_classes))
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:  # (B, L, D), (B,) -> (B, K)
+        """Classify utterances; frames beyond their lengths are not looked at."""
         beyond = torch.arange(frames.shape[1], device=frames.device) >= lengths[:, None]  # (B, L)
         total = frames.masked_fill(beyond[:, :, None], 0.0).sum(dim=1)  # (B, D)
         logits: Tensor = self.network(total / lengths[:, None])  # (B, K)

@@ -1,9 +1,9 @@
 """Memory: keep freed blocks in the process.
 
-By default glibc hands every large block back to the kernel when it is freed and asks for it anew when the next step needs
-it. Each fresh page then costs a fault, and on a CPU these faults take longer than the arithmetic: kept blocks made the
-convolutions of TF-Transformer up to 1.7 times as fast on one machine and 4 times on another. The price is that the
-process keeps the most that it ever used.
+By default glibc hands every large block back to the kernel when it is freed and asks for it anew when the next step
+needs it. Each fresh page then costs a fault, and on a CPU these faults take longer than the arithmetic: kept blocks
+made the convolutions of TF-Transformer up to 1.7 times as fast on one machine and 4 times on another. The price is
+that the process keeps the most that it ever used.
 """
 
 from __future__ import annotations
@@ -39,4 +39,4 @@ def keep_freed_memory() -> bool:
         return False
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _KEEP_BYTES), (_M_TOP_PAD, _GROW_BYTES))
-    return all([mallopt(parameter, value) == 1 for parameter, value in settings])
+    return all(mallopt(parameter, value) == 1 for parameter, value in settings)

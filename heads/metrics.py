@@ -1,7 +1,7 @@
 """Scores of predicted against true classes, in plain numpy.
 
-Names as the field uses them: WA (weighted accuracy) is accuracy, UA (unweighted accuracy) is macro recall, WF1 is the F1
-averaged with the classes' sizes as weights, macro_F1 the plain average. WAR and UAR are WA and UA by other names.
+Names as the field uses them: WA (weighted accuracy) is accuracy, UA (unweighted accuracy) is macro recall, WF1 is the
+F1 averaged with the classes' sizes as weights, macro_F1 the plain average. WAR and UAR are WA and UA by other names.
 
 A class without a true sample has no recall: it is left out of UA and has weight 0 in WF1. macro_F1 averages over the
 classes that are true or predicted at least once, as scikit-learn does by default.
@@ -24,7 +24,7 @@ class Scores:
     WA: float
     UA: float
     WF1: float
-    macro_F1: float
+    macro_F1: float  # noqa: N815 - the name in the schema
     recall: tuple[float | None, ...]
     """Per class, in the order of the class numbers; None for a class without a true sample."""
     confusion: tuple[tuple[int, ...], ...]
@@ -42,7 +42,7 @@ def confusion_matrix(labels: npt.ArrayLike, predictions: npt.ArrayLike, n_classe
     if true.shape != predicted.shape or true.ndim != 1:
         raise ValueError(f"labels {true.shape} and predictions {predicted.shape} must be two lists of one length")
     for values in (true, predicted):
-        if values.size and not (0 <= values.min() and values.max() < n_classes):
+        if values.size and (values.min() < 0 or values.max() >= n_classes):
             raise ValueError(f"class numbers must lie from 0 to {n_classes - 1}, not {values.min()} to {values.max()}")
     counts = np.bincount(true * n_classes + predicted, minlength=n_classes * n_classes)
     return counts.reshape(n_classes, n_classes).astype(np.int64)

@@ -1,8 +1,9 @@
 """Normalisation of frames: what is subtracted from and multiplied into each feature, and who it was measured on.
 
-Modes (`tfser.heads.recipes.Recipe.normalise`): none; train, from the training utterances of the fold only; utterance and
-utterance-mean, from the utterance itself; speaker, from all utterances that are given of its speaker (transductive). What
-was measured on the training side is kept in `Normaliser.mean` and `Normaliser.deviation` and saved with the model.
+Modes (`tfser.heads.recipes.Recipe.normalise`): none; train, from the training utterances of the fold only; utterance
+and utterance-mean, from the utterance itself; speaker, from all utterances that are given of its speaker
+(transductive). What was measured on the training side is kept in `Normaliser.mean` and `Normaliser.deviation` and
+saved with the model.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def utterance_sums(
     """
     counts = np.diff(offsets)
     if len(counts) and counts.min() < 1:
-        raise UsageError(f"utterance number {int(counts.argmin())} of the fold has no frames; extract the features again")
+        empty = int(counts.argmin())
+        raise UsageError(f"utterance number {empty} of the fold has no frames; extract the features again")
     n, dim = len(counts), frames.shape[1]
     sums, squares = np.empty((n, dim)), np.empty((n, dim))
     first = 0
@@ -46,7 +48,8 @@ def utterance_sums(
 
 @dataclass(frozen=True, kw_only=True)
 class Normaliser:
-    """A mode, and what it measured on the training side: (D,) float32 each, zeros and ones where it measured nothing."""
+    """A mode, and what it measured on the training side: (D,) float32 each, zeros and ones where it measured
+    nothing."""
 
     mode: Normalise
     mean: npt.NDArray[np.float32]
@@ -88,7 +91,7 @@ class Normaliser:
             UsageError: The mode is speaker and an utterance's speaker is not known.
         """
         if self.mode in ("none", "train"):
-            return self.mean[None].copy(), (1 / self.deviation)[None]
+            return self.mean[None].copy(), np.float32(1) / self.deviation[None]
         sums, squares = utterance_sums(frames, offsets)
         counts = np.diff(offsets)[:, None].astype(np.float64)
         if self.mode == "speaker":
@@ -101,10 +104,10 @@ class Normaliser:
             sums, squares, counts = (total[group] for total in grouped)
         mean = sums / counts
         if self.mode == "utterance-mean":
-            scale = np.broadcast_to(1 / self.deviation, mean.shape)
+            scale = np.broadcast_to(1 / self.deviation.astype(np.float64), mean.shape)
         else:
             scale = 1 / _deviation(squares / counts - mean**2)
-        return mean.astype(np.float32), np.ascontiguousarray(scale, dtype=np.float32)
+        return mean.astype(np.float32), scale.astype(np.float32)
 
 
 def _deviation(variance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -1,11 +1,12 @@
 """A recipe: everything that defines a way of training, apart from the model and the data.
 
-The recipes themselves stand beside their heads (`HeadSpec.recipes`); this file says what a recipe may hold. Frames are those
-of the feature set (10 ms for log-Mel), epochs are passes over the training utterances.
+The recipes themselves stand beside their heads (`HeadSpec.recipes`); this file says what a recipe may hold. Frames
+are those of the feature set (10 ms for log-Mel), epochs are passes over the training utterances.
 """
 
 from __future__ import annotations
 
+import math
 import typing
 from dataclasses import dataclass
 from typing import Literal
@@ -43,7 +44,8 @@ class Recipe(Settings):
     """The learning rate climbs linearly from zero over so many epochs; may be a fraction."""
     epochs: int = 50
     batch_size: int = 64
-    """At most so many samples a step; an epoch's samples are dealt into batches of nearly equal size, none dropped."""
+    """At most so many samples a step; an epoch's samples are dealt into batches of nearly equal size, none
+    dropped."""
     grad_clip: float = 0.0
     """Largest global norm of the gradient; 0: not clipped."""
     label_smoothing: float = 0.0
@@ -55,9 +57,10 @@ class Recipe(Settings):
     """Of the training steps (bfloat16: autocast). Evaluation is always in float32."""
 
     normalise: Normalise = "train"
-    """none; train: mean and deviation per feature of the training frames; utterance: per utterance; utterance-mean: each
-    utterance's mean is removed, then divided by the training frames' remaining deviation; speaker: per speaker, over all that
-    the fold holds of them, test utterances too. speaker is transductive: it needs a test speaker's other utterances."""
+    """none; train: mean and deviation per feature of the training frames; utterance: per utterance; utterance-mean:
+    each utterance's mean is removed, then divided by the training frames' remaining deviation; speaker: per speaker,
+    over all that the fold holds of them, test utterances too. speaker is transductive: it needs a test speaker's
+    other utterances."""
 
     train_hop: int | None = None
     """Frames from one training segment's start to the next; None: the segment's length, that is, no overlap."""
@@ -79,24 +82,30 @@ class Recipe(Settings):
     speed: float = 0.0
     """Frames are read at 1 - speed to 1 + speed times the pace, by linear interpolation. Segments only."""
     warp: float = 0.0
-    """The band axis is stretched by 1 - warp to 1 + warp (vocal-tract length), by linear interpolation. For log-Mel."""
+    """The band axis is stretched by 1 - warp to 1 + warp (vocal-tract length), by linear interpolation. For
+    log-Mel."""
     mixup: float = 0.0
-    """A sample gives way to another of its batch by a share drawn evenly from 0 to mixup (at most 0.5), and so does its label."""
+    """A sample gives way to another of its batch by a share drawn evenly from 0 to mixup (at most 0.5), and so does
+    its label."""
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for name in ("optimiser", "schedule", "normalise", "precision", "class_weights"):
-            self._require(getattr(self, name) in typing.get_args(hints[name]), name, f"one of {', '.join(typing.get_args(hints[name]))}")
+            choices = typing.get_args(hints[name])
+            self._require(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
         for name in ("lr", "epochs", "batch_size"):
             self._require(getattr(self, name) > 0, name, "above 0")
-        for name in ("weight_decay", "warmup_epochs", "grad_clip", "time_masks", "time_mask_frames", "band_masks", "band_mask_bands", "gain_db", "tilt_db"):
+        for name in ("weight_decay", "warmup_epochs", "grad_clip", "gain_db", "tilt_db"):
+            self._require(getattr(self, name) >= 0, name, "0 or more")
+        for name in ("time_masks", "time_mask_frames", "band_masks", "band_mask_bands"):
             self._require(getattr(self, name) >= 0, name, "0 or more")
         for name in ("train_hop", "eval_hop"):
             self._require(getattr(self, name) is None or getattr(self, name) > 0, name, "above 0, or none")
         for name in ("label_smoothing", "averaging", "speed", "warp"):
             self._require(0 <= getattr(self, name) < 1, name, "from 0 to below 1")
         self._require(0 <= self.mixup <= 0.5, "mixup", "from 0 to 0.5")
-        self._require(len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas), "betas", "two numbers from 0 to below 1")
+        shares = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        self._require(shares, "betas", "two numbers from 0 to below 1")
         self._require(self.warmup_epochs <= self.epochs, "warmup_epochs", f"at most epochs ({self.epochs})")
 
     def _require(self, holds: bool, name: str, wanted: str) -> None:
@@ -110,8 +119,6 @@ class Recipe(Settings):
         >>> [round(recipe.learning_rate(step, 2, 3), 2) for step in range(6)]
         [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
         """
-        import math
-
         warmup, total = self.warmup_epochs * steps_per_epoch, epochs * steps_per_epoch
         if step < warmup:
             return self.lr * min(1.0, (step + 1) / warmup)

@@ -2,11 +2,12 @@
 
 The rule, with segments of L frames and a hop of h frames (h = L: no overlap), for an utterance of n frames:
 
-* n >= L: segments start at 0, h, 2h, ... as long as they fit; if frames are left over, one more segment ends at the last
-  frame, overlapping its neighbour more than h asks for.
+* n >= L: segments start at 0, h, 2h, ... as long as they fit; if frames are left over, one more segment ends at the
+  last frame, overlapping its neighbour more than h asks for.
 * n < L: one segment, which repeats the utterance's frames cyclically until it is full.
 
-So every frame stands in at least one segment as long as h <= L, and nothing is dropped, padded or reached across utterances.
+So every frame stands in at least one segment as long as h <= L, and nothing is dropped, padded or reached across
+utterances.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Plan:
         return len(self.utterance)
 
 
-def plan(offsets: npt.NDArray[np.int64], utterances: npt.NDArray[np.int64], frames: int | None, hop: int | None = None) -> Plan:
+def plan(
+    offsets: npt.NDArray[np.int64], utterances: npt.NDArray[np.int64], frames: int | None, hop: int | None = None
+) -> Plan:
     """Lay segments of ``frames`` frames over some utterances; ``frames`` None: one sample an utterance, whole.
 
     Args:
@@ -91,14 +94,17 @@ class FrameStore:
         self.scale = torch.from_numpy(scale).to(device)
         self.device = device
 
-    def gather(self, utterance: Tensor, start: Tensor, frames: int | None, pace: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def gather(
+        self, utterance: Tensor, start: Tensor, frames: int | None, pace: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Read one sample for each of ``utterance`` (B,) int64: from its frame ``start`` (B,), ``frames`` frames.
 
         Args:
             utterance: (B,) rows, on the device.
             start: (B,) first frames; a segment reaching beyond the utterance's end goes on cyclically.
             frames: L; None: the whole utterance, padded with zeros to the longest of the batch.
-            pace: (B,) float, frames of the utterance per frame of the sample; between frames by linear interpolation. None: 1.
+            pace: (B,) float, frames of the utterance per frame of the sample; between frames by linear interpolation.
+                None: 1.
 
         Returns:
             Normalised float32 frames (B, L, D), and lengths (B,) int64.
@@ -125,7 +131,8 @@ class FrameStore:
         return samples, lengths
 
     def _read(self, utterance: Tensor, frame: Tensor) -> Tensor:
-        """Return the normalised frames number ``frame`` (B, L) of the utterances (B,), counted cyclically: (B, L, D)."""
+        """Return the normalised frames number ``frame`` (B, L) of the utterances (B,), counted cyclically: (B, L,
+        D)."""
         rows = self.begins[utterance, None] + frame % self.counts[utterance, None]
         row = utterance if self.shift.shape[0] > 1 else torch.zeros_like(utterance)
         return (self.frames[rows].float() - self.shift[row, None, :]) * self.scale[row, None, :]

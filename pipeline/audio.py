@@ -33,6 +33,11 @@ CLIPPED_LEVEL = 0.999
 CLIPPED_SHARE = 0.001
 """At or above this share of clipped samples a recording is 'clipped'; a single peak in a thousand is not."""
 
+_UNKNOWN_LENGTH = 2**36 - 1
+"""From here on a length is a placeholder of a file that was written as a stream (FLAC's count has 36 bits)."""
+
+_BLOCK = 1 << 22
+
 Samples = npt.NDArray[np.float32]
 
 
@@ -78,7 +83,7 @@ def decode(path: Path, start_s: float | None = None, end_s: float | None = None)
     """Read a file, or the part of it from ``start_s`` to ``end_s``, at its own rate, its channels averaged.
 
     Times are rounded to the nearest sample; a segment may end up to 10 ms after the file does (tables round), and is
-    cut there.
+    cut there. A wav that ends before its header says so is read as far as it goes, as libsndfile and others do.
 
     Raises:
         AudioError: the file is missing, unreadable, empty, truncated or of a kind that is not supported; the segment
@@ -117,27 +122,42 @@ def _read(path: Path, start_s: float | None, end_s: float | None) -> tuple[Sampl
             rate, total = int(file.samplerate), int(file.frames)
             if rate <= 0:
                 raise AudioError(f"{path}: the sample rate is {rate}")
+            is_known = 0 <= total < _UNKNOWN_LENGTH
             first = 0 if start_s is None else round(start_s * rate)
             last = total if end_s is None else round(end_s * rate)
-            if total and (first >= total or last > total + rate // 100):
-                wanted = f"{first / rate:g} to {last / rate:g} s"
-                raise AudioError(f"{path}: the segment {wanted} is outside the file of {total / rate:g} s")
+            if is_known and total and (first >= total or last > total + rate // 100):
+                segment = f"the segment {first / rate:g} to {last / rate:g} s"
+                raise AudioError(f"{path}: {segment} is outside the file of {total / rate:g} s")
             last = min(last, total)
             if first:
                 file.seek(first)
-            samples = file.read(last - first, dtype="float32", always_2d=True)
-            wanted_frames = last - first
+            try:
+                samples = _read_blocks(file, last - first)
+            except soundfile.SoundFileError as error:
+                if is_known:
+                    raise
+                raise AudioError(f"{path}: its header states no length; write the file again with one") from error
     except (soundfile.SoundFileError, OSError, ValueError, MemoryError, OverflowError) as error:
         raise AudioError(f"{path}: cannot be decoded: {_reason(error)}") from error
-    if len(samples) < wanted_frames and not _length_is_estimate(path):
-        raise AudioError(f"{path}: truncated: {len(samples)} of {wanted_frames} samples could be read")
+    # An mp3 often states its length only roughly.
+    if is_known and len(samples) < last - first and path.suffix.lower() != ".mp3":
+        raise AudioError(f"{path}: truncated: {len(samples)} of {last - first} samples could be read")
     mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float64)
     return np.ascontiguousarray(mono, dtype=np.float32), rate
 
 
-def _length_is_estimate(path: Path) -> bool:
-    """Return whether a file of this kind states its length only roughly (mp3 without a header of its own)."""
-    return path.suffix.lower() == ".mp3"
+def _read_blocks(file: Any, wanted: int) -> Samples:
+    """Return up to ``wanted`` samples of each channel, (n, channels), whatever length a header claims."""
+    blocks: list[Samples] = []
+    while wanted > 0:
+        block: Samples = file.read(min(wanted, _BLOCK), dtype="float32", always_2d=True)
+        blocks.append(block)
+        if len(block) < min(wanted, _BLOCK):
+            break
+        wanted -= len(block)
+    if len(blocks) == 1:
+        return blocks[0]
+    return np.concatenate(blocks) if blocks else np.empty((0, file.channels), np.float32)
 
 
 def resample(samples: Samples, rate: int, target: int = 16000) -> Samples:
@@ -212,5 +232,7 @@ def _reason(error: BaseException) -> str:
     """Return an exception's own words on one line, without the path that callers name already."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text: Any = getattr(error, "error_string", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())
+    text = " ".join(str(getattr(error, "error_string", None) or error).split())
+    if text.startswith("File does not exist"):  # so libsndfile says of an mp3 without a single frame
+        return "Format not recognised."
+    return text or type(error).__name__

@@ -2,16 +2,18 @@
 
 What comes in: rows that say in which shard, from which frame on and how many frames each utterance has (the
 catalogue's `features`). What goes out: :class:`PackedFeatures`, one (sum of frames, dim) array plus offsets, in the
-order of the rows. Nothing is padded and nothing is copied twice: each shard is opened once and read front to back,
-whatever order the rows stand in, and neighbours are copied together.
+order of the rows. Nothing is padded and nothing is copied twice: each shard is read once, front to back, whatever order
+the rows stand in, neighbours are copied together, and a few threads take a shard each.
 
 Heads gather segments of the packed array on their device, so this file knows no torch.
 """
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.manifests.errors import TfserError
+from tfser.pipeline.shards import ShardReader
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
+Run = tuple[int, int, int]
+"""First frame in the shard, start and stop in the destination."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +128,6 @@ def load_packed(
         TfserError: no rows, or rows of different widths or dtypes.
         ShardError: a shard is missing or damaged, or ends before a row does.
     """
-    from tfser.pipeline.shards import ShardReader
-
     if not rows:
         raise TfserError("no features to load: extract them first (`tfser extract`)")
     dims = {row.dim for row in rows}
@@ -136,24 +139,31 @@ def load_packed(
     for place, row in enumerate(rows):
         by_shard[row.path].append(place)
 
-    frames: Array | None = None
-    done = 0
-    for path, places in by_shard.items():
+    with ShardReader(rows[0].path) as reader:
+        frames = _destination(int(offsets[-1]), rows[0].dim, reader.dtype, out)
+
+    def read(path: Path) -> int:
         with ShardReader(path) as reader:
-            if reader.dim not in dims:
-                raise TfserError(f"{path} holds frames of {reader.dim} numbers, its rows say {dims.pop()}")
-            if frames is None:
-                frames = _destination(int(offsets[-1]), reader.dim, reader.dtype, out)
-            elif frames.dtype != reader.dtype:
-                raise TfserError(f"{path} is {reader.dtype}, the shards before it {frames.dtype}: one dtype is wanted")
-            for first, start, stop in _runs(rows, places, offsets):
+            if reader.dim != frames.shape[1] or reader.dtype != frames.dtype:
+                found, wanted = f"{reader.dim} {reader.dtype}", f"{frames.shape[1]} {frames.dtype}"
+                raise TfserError(f"{path} holds frames of {found} numbers, {wanted} are wanted as in {rows[0].path}")
+            for first, start, stop in _runs(rows, by_shard[path], offsets):
                 reader.read_into(frames[start:stop], first, stop - start)
-        done += len(places)
-        if progress is not None:
-            progress(done, len(rows))
-    if frames is None:
-        raise TfserError("no features to load")
+        return len(by_shard[path])
+
+    done = 0
+    with ThreadPoolExecutor(_workers()) as pool:
+        for count in pool.map(read, by_shard):
+            done += count
+            if progress is not None:
+                progress(done, len(rows))
     return PackedFeatures(frames=frames, offsets=offsets, utterance_ids=tuple(row.utterance_id for row in rows))
+
+
+def _workers() -> int:
+    """Return how many threads copy: one core alone cannot fill the memory's bandwidth, four can."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, usable)
 
 
 def _destination(total: int, dim: int, dtype: np.dtype[Any], out: Array | None) -> Array:
@@ -165,10 +175,8 @@ def _destination(total: int, dim: int, dtype: np.dtype[Any], out: Array | None) 
     return out[:total]
 
 
-def _runs(
-    rows: Sequence[FeatureRow], places: list[int], offsets: npt.NDArray[np.int64]
-) -> Iterator[tuple[int, int, int]]:
-    """Yield (first frame in the shard, start, stop in the destination) of stretches that are neighbours in both."""
+def _runs(rows: Sequence[FeatureRow], places: list[int], offsets: npt.NDArray[np.int64]) -> Iterator[Run]:
+    """Yield the stretches that are neighbours in the shard and in the destination."""
     first = start = stop = 0
     for place in sorted(places, key=lambda place: rows[place].first_frame):
         here, after = int(offsets[place]), int(offsets[place + 1])

@@ -2,7 +2,8 @@
 
 In: a `SynthesisConfig`. Out: a folder of 16-bit wav files with `synthetic.csv` (one row an utterance) and
 `synthetic.json` (version and configuration). The same configuration gives the same samples whatever the order of
-rendering: every utterance draws from a generator of its own, seeded by (version, seed, utterance id).
+rendering: every utterance draws from a generator of its own, seeded by (version, seed, utterance id). On another
+machine or numpy release the last bit of a few samples may differ, and content hashes then say so.
 
 The voice is a source-filter model (Fant, Acoustic Theory of Speech Production, 1960). Source: the KLGLOTT88 glottal
 flow derivative with jitter, shimmer, spectral tilt and aspiration noise (Klatt and Klatt, JASA 87, 1990). Filter: a
@@ -92,19 +93,21 @@ class SyntheticUtterance:
     take: int
 
 
+_OFF = -math.inf  # dB
+
+
 class _Phone(NamedTuple):
-    """A phone of a man with a 17.5 cm vocal tract; women and children are scaled from it."""
+    """A phone of a man with a 17.5 cm vocal tract; other voices are scaled from it."""
 
     seconds: float
     formants_hz: tuple[float, float, float]
     voice_db: float  # loudness of the voiced source, -inf for none
-    noise_db: float = -math.inf  # loudness of frication
+    noise_db: float = _OFF  # loudness of frication
     noise_hz: float = 4000.0
     noise_width_hz: float = 2000.0
     closure_s: float = 0.0  # silence before a stop's burst
 
 
-_OFF = -math.inf
 _VOWELS = {  # F1, F2, F3 in Hz of the men in Peterson and Barney (1952), table II
     "IY": (270, 2290, 3010), "IH": (390, 1990, 2550), "EH": (530, 1840, 2480), "AE": (660, 1720, 2410),
     "AH": (640, 1190, 2390), "AA": (730, 1090, 2440), "AO": (570, 840, 2410), "UH": (440, 1020, 2240),
@@ -135,53 +138,65 @@ _PHONES: dict[str, _Phone] = {
 }
 _SENTENCES: dict[str, str] = {  # 1 marks the vowel of an accented syllable
     "s01": "N AA1 T AH N T IH L N UW1 N",
-    "s02": "SH IY W IH L S IY1 DH AH M AH G EH1 N",
+    "s02": "W IY S AO1 DH AH B AA1 T , AH N D W EH N T IH N T UW T AA1 N",
     "s03": "M AE1 R IY K EH1 IH M HH AO UH M S UW1 N",
     "s04": "DH AH L AE1 M P IH Z AO N DH AH T IY1 B AH L IH N DH AH K IH1 T SH AH N",
-    "s05": "W IY S AO1 DH AH B AA1 T , AH N D W EH N T IH N T UW T AA1 N",
+    "s05": "SH IY W IH L S IY1 DH AH M AH G EH1 N",
     "s06": "AH B AA1 G , F UH L AH V R EH1 D R IH B AH N Z , AH N D AH N UW1 B UH1 K",
 }
 
 
+class _Course(NamedTuple):
+    """How an utterance moves around its means; the defaults are neutral speech."""
+
+    accent_st: float = 3.5  # an accent's height, semitones
+    accent_db: float = 5.0
+    attack_s: float = 0.12  # from its foot to its peak; attack + release is the same for all, so that the means are too
+    release_s: float = 0.12
+    peak: float = 0.5  # where in the accented vowel the peak is, 0 to 1
+    declination_st: float = 2.5  # how far pitch sinks from the first to the last sound, semitones
+    fade_db: float = 1.0  # how far loudness does
+    slowing: float = 0.0  # logarithm of how much longer the last sounds are than the middle ones
+    final_st: float = -1.0  # pitch movement of the last quarter of a second
+    tremor_st: float = 0.0  # at 5 to 7 Hz
+    tremor_db: float = 0.0
+
+
 class _Emotion(NamedTuple):
-    """How one emotion differs from the speaker's habit: first the means, then the course over time."""
+    """How one emotion differs from the speaker's habit."""
 
     code: str
-    # Means: pitch in semitones, level in dB, rate as a factor's logarithm, vocal effort and breathiness in steps of one.
-    pitch_st: float
-    level_db: float
-    rate: float
-    effort: float
-    breath: float
-    # Accents: size in semitones and dB, attack and release around the peak in s, where in the vowel the peak is (0 to 1).
-    accent_st: float
-    accent_db: float
-    attack_s: float
-    release_s: float
-    peak: float
-    # The whole: pitch, loudness and rate from the first half to the second, final boundary tone, tremor.
-    declination_st: float
-    fade_db: float
-    slowing: float
-    final_st: float
-    tremor_st: float
-    tremor_db: float
+    means: tuple[float, ...]  # pitch in semitones, level in dB, logarithm of rate, vocal effort, breathiness
+    course: _Course
 
 
 _EMOTIONS: dict[str, _Emotion] = {
-    "anger": _Emotion("ang", 1.5, 2.5, 0.06, 0.5, -0.2, 5.0, 7.0, 0.03, 0.21, 0.15, 3.0, 1.0, -0.05, -3.0, 0.0, 0.0),
-    "happiness": _Emotion(
-        "hap", 2.0, 1.5, 0.04, 0.2, 0.0, 5.0, 5.5, 0.21, 0.05, 0.85, -1.5, -3.0, -0.20, 3.5, 0.0, 0.0
+    "anger": _Emotion(
+        "ang",
+        (1.5, 2.5, 0.06, 0.5, -0.2),
+        _Course(
+            accent_st=5.0, accent_db=7.0, attack_s=0.03, release_s=0.21, peak=0.15,
+            declination_st=3.0, slowing=-0.05, final_st=-3.0,
+        ),
     ),
-    "sadness": _Emotion("sad", -1.0, -2.5, -0.10, -0.4, 0.4, 2.5, 4.0, 0.12, 0.12, 0.5, 4.5, 5.0, 0.25, -1.0, 0.9, 2.5),
-    "neutral": _Emotion("neu", 0.0, 0.0, 0.0, 0.0, 0.0, 3.5, 5.0, 0.12, 0.12, 0.5, 2.5, 1.0, 0.0, -1.0, 0.0, 0.0),
-}
+    "happiness": _Emotion(
+        "hap",
+        (2.0, 1.5, 0.04, 0.2, 0.0),
+        _Course(
+            accent_st=5.0, accent_db=5.5, attack_s=0.21, release_s=0.03, peak=0.85,
+            declination_st=-1.5, fade_db=-3.0, slowing=-0.2, final_st=3.5,
+        ),
+    ),
+    "sadness": _Emotion(
+        "sad",
+        (-1.0, -2.5, -0.10, -0.4, 0.4),
+        _Course(
+            accent_st=2.5, accent_db=4.0, declination_st=4.5, fade_db=5.0, slowing=0.25, tremor_st=0.9, tremor_db=2.5,
+        ),
+    ),
+    "neutral": _Emotion("neu", (0.0, 0.0, 0.0, 0.0, 0.0), _Course()),
+}  # fmt: skip
 LABELS: tuple[str, ...] = tuple(_EMOTIONS)
-
-
-def _mix(cue: float, value: float, neutral: float) -> float:
-    """Return `neutral` moved towards `value` by the share `cue` (1: all the way)."""
-    return neutral + cue * (value - neutral)
 
 
 class _Speaker(NamedTuple):
@@ -212,10 +227,10 @@ def _speaker(seed: int, name: str) -> _Speaker:
         tract=rng.uniform(1.10, 1.22) if female else rng.uniform(0.95, 1.06),
         breath=rng.uniform(0.02, 0.07) * (1.3 if female else 1.0),
         rate=math.exp(rng.normal(0, 0.09)),
-        level_db=rng.normal(0, 2.0),
+        level_db=rng.uniform(-3, 3),
         tilt_hz=2600 * math.exp(rng.normal(0, 0.25)),
         open_quotient=rng.uniform(0.55, 0.72) if female else rng.uniform(0.45, 0.62),
-        expressive=rng.uniform(0.75, 1.2),
+        expressive=rng.uniform(0.85, 1.2),
         habits={label: rng.normal(0, (0.7, 0.9, 0.04, 0.2, 0.2)) for label in _EMOTIONS},
     )
 
@@ -226,14 +241,13 @@ def utterances(config: SynthesisConfig) -> list[SyntheticUtterance]:
     >>> [one.utterance_id for one in utterances(SynthesisConfig(speakers=4, repetitions=1))][:3]
     ['S01F_s01_ang_01', 'S01F_s01_hap_01', 'S01F_s01_sad_01']
     """
+    names = list(_SENTENCES)
+    slots = sorted((names[i % len(names)], i // len(names) + 1) for i in range(config.repetitions))
     rows = []
     for index in range(config.speakers):
         gender = "FM"[index % 2]
         speaker = f"S{index + 1:02d}{gender}"
         session = SESSIONS[index * len(SESSIONS) // config.speakers]
-        slots = sorted(
-            (list(_SENTENCES)[r % len(_SENTENCES)], r // len(_SENTENCES) + 1) for r in range(config.repetitions)
-        )
         for sentence, take in slots:
             for label, emotion in _EMOTIONS.items():
                 name = f"{speaker}_{sentence}_{emotion.code}_{take:02d}"
@@ -247,7 +261,7 @@ def utterances(config: SynthesisConfig) -> list[SyntheticUtterance]:
 
 
 def render(config: SynthesisConfig, utterance: SyntheticUtterance) -> NDArray[np.float32]:
-    """Return one utterance's samples (N,), mono within ±0.95, already on the grid of 16-bit audio (steps of 1 / 32768)."""
+    """Return one utterance's samples (N,), mono, within ±0.95, in steps of 1 / 32768 as in 16-bit audio."""
     rng = _generator(config.seed, utterance.utterance_id)
     voice = _speaker(config.seed, utterance.speaker)
     score = _score(config, utterance, voice, rng)
@@ -272,21 +286,17 @@ class _Score(NamedTuple):
 
 def _score(config: SynthesisConfig, utterance: SyntheticUtterance, voice: _Speaker, rng: np.random.Generator) -> _Score:
     """Plan one utterance: durations, then pitch, loudness and formants on the 5 ms grid."""
-    emotion, neutral = _EMOTIONS[utterance.label], _EMOTIONS["neutral"]
-    # A take is more or less aroused whatever its emotion: it moves the same means, in the same direction, as anger does.
+    emotion = _EMOTIONS[utterance.label]
+    # A take is more or less aroused whatever its emotion, and that moves the same means the way that anger does.
     arousal = rng.normal(0, 1.0)
     pitch_st, level_db, rate, effort, breath = (
-        config.mean_cue * np.array(emotion[1:6])
+        config.mean_cue * np.array(emotion.means)
         + voice.habits[utterance.label]
         + arousal * np.array((0.8, 1.3, 0.03, 0.25, -0.1))
         + rng.normal(0, (0.6, 1.0, 0.05, 0.15, 0.15))
     )
-    shape = emotion._replace(
-        **{
-            name: _mix(config.contour_cue, getattr(emotion, name), getattr(neutral, name))
-            for name in emotion._fields[6:]
-        }
-    )
+    share = config.contour_cue  # 0: as neutral speech; 1: the emotion's own course; 2: overdone
+    shape = _Course(*(base + share * (own - base) for own, base in zip(emotion.course, _Course(), strict=True)))
 
     # Durations: stretched where stressed and at the end, slowed down or hurried along the way, same total either way.
     pause = _PHONES[","]
@@ -325,9 +335,9 @@ def _score(config: SynthesisConfig, utterance: SyntheticUtterance, voice: _Speak
     for index, (_, stressed) in enumerate(segments):
         if stressed:
             begin, weight = ends[index] - seconds[index], math.exp(rng.normal(0, 0.25))
-            peak = begin + seconds[index] * np.clip(shape.peak + rng.normal(0, 0.12), 0, 1)
+            peak = begin + seconds[index] * np.clip(shape.peak + rng.normal(0, 0.08), 0, 1)
             stretch = math.exp(rng.normal(0, 0.15))
-            bump = _bump(t - peak, shape.attack_s * stretch, shape.release_s * stretch)
+            bump = _bump(t - peak, max(shape.attack_s, 0.01) * stretch, max(shape.release_s, 0.01) * stretch)
             st += weight * shape.accent_st * bump
             db += weight * shape.accent_db * bump
     st += shape.final_st * np.clip((t - ends[-2] + 0.25) / 0.25, 0, 1) ** 2
@@ -365,13 +375,15 @@ def _smooth(track: Array, width_s: float) -> Array:
     """Return the track under a Hann window of that width: coarticulation, and no clicks."""
     n = max(1, round(width_s / FRAME_S)) | 1
     window = np.hanning(n + 2)
-    return np.convolve(np.pad(track, n // 2 + 1, mode="edge"), window / window.sum(), mode="valid")
+    smooth: Array = np.convolve(np.pad(track, n // 2 + 1, mode="edge"), window / window.sum(), mode="valid")
+    return smooth
 
 
 def _wander(rng: np.random.Generator, T: int, knot_s: float) -> Array:
     """Return slow noise of unit variance at its knots, one knot each `knot_s`."""
     knots = int(T * FRAME_S / knot_s) + 2
-    return np.interp(np.arange(T) * FRAME_S / knot_s, np.arange(knots), rng.normal(0, 1, knots))
+    noise: Array = np.interp(np.arange(T) * FRAME_S / knot_s, np.arange(knots), rng.normal(0, 1, knots))
+    return noise
 
 
 def _sound(score: _Score, voice: _Speaker, rate_hz: int, rng: np.random.Generator) -> Array:
@@ -415,9 +427,8 @@ def _sound(score: _Score, voice: _Speaker, rate_hz: int, rng: np.random.Generato
         tract = tract * _resonance(np.minimum(score.formants_hz[:, i], 0.47 * rate_hz), width_hz, rate_hz, z1, z2)
     for hz in np.arange(4500.0, 0.47 * rate_hz / voice.tract, 1000.0) * voice.tract:  # the formants above F4 stay put
         tract = tract * _resonance(np.array([hz]), 300.0, rate_hz, z1, z2)
-    mouth = _resonance(np.minimum(score.noise_hz, 0.45 * rate_hz), score.noise_width_hz, rate_hz, z1, z2) * (
-        1 - 0.9 * z1
-    )
+    noise_hz = np.minimum(score.noise_hz, 0.45 * rate_hz)
+    mouth = _resonance(noise_hz, score.noise_width_hz, rate_hz, z1, z2) * (1 - 0.9 * z1)
     spectrum = _frames(voiced, hop, size) * tract + _frames(friction, hop, size) * mouth
     pieces = np.fft.irfft(spectrum, size)  # (T, size)
     parts = size // hop + 1
@@ -491,10 +502,8 @@ def generate(root: Path, config: SynthesisConfig, progress: Callable[[int, int],
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(FIELDS)
-    for row in rows:
-        table.writerow(
-            [row.utterance_id, row.relative_path, row.speaker, row.gender, row.session, row.sentence, row.label]
-        )
+    for r in rows:
+        table.writerow([r.utterance_id, r.relative_path, r.speaker, r.gender, r.session, r.sentence, r.label])
     index, content = root / "synthetic.csv", text.getvalue().encode()
     if not index.exists() or index.read_bytes() != content:
         _write_aside(index, content)

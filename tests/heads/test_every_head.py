@@ -1,0 +1,159 @@
+"""Every registered head and preset meets the same tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tfser.heads import HEADS, head
+from tfser.heads.base import HeadSpec, Settings
+from tfser.manifests.errors import UsageError
+from torch import Tensor, nn
+
+CASES = [(name, preset) for name in HEADS for preset in head(name).presets]
+CLASSES = 4
+DIM = 80
+
+
+def build(spec: HeadSpec, preset: str, dim: int = DIM, **changes: object) -> tuple[nn.Module, Settings]:
+    config = replace(spec.preset(preset), **changes)
+    torch.manual_seed(0)
+    return spec.module(config, dim, CLASSES), config
+
+
+def batch(spec: HeadSpec, config: Settings, n: int = 5, dim: int = DIM) -> tuple[Tensor, Tensor]:
+    """Return frames and lengths as training would give them: all full for segments, ragged otherwise."""
+    length = spec.segment_frames(config)
+    generator = torch.Generator().manual_seed(1)
+    if length is not None:
+        return torch.randn(n, length, dim, generator=generator), torch.full((n,), length)
+    lengths = torch.arange(n) * 7 + 12
+    frames = torch.randn(n, int(lengths.max()), dim, generator=generator)
+    beyond = torch.arange(frames.shape[1]) >= lengths[:, None]
+    return frames.masked_fill(beyond[:, :, None], 0.0), lengths
+
+
+@pytest.fixture(params=CASES, ids=[f"{name}-{preset}" for name, preset in CASES])
+def case(request: pytest.FixtureRequest) -> tuple[HeadSpec, str]:
+    name, preset = request.param
+    return head(name), preset
+
+
+def test_logits_have_one_column_a_class(case: tuple[HeadSpec, str]) -> None:
+    module, config = build(*case)
+    assert module(*batch(case[0], config)).shape == (5, CLASSES)
+
+
+def test_batch_mates_and_order_do_not_matter(case: tuple[HeadSpec, str]) -> None:
+    module, config = build(*case)
+    module.eval()
+    frames, lengths = batch(case[0], config)
+    with torch.no_grad():
+        together = module(frames, lengths)
+        alone = torch.cat([module(frames[i : i + 1, : lengths[i]], lengths[i : i + 1]) for i in range(len(frames))])
+        backwards = module(frames.flip(0), lengths.flip(0)).flip(0)
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(backwards, together, atol=1e-5, rtol=1e-5)
+
+
+def test_padding_is_not_looked_at(case: tuple[HeadSpec, str]) -> None:
+    module, config = build(*case)
+    if case[0].inputs == "segments":
+        pytest.skip("segments are never padded")
+    module.eval()
+    frames, lengths = batch(case[0], config)
+    beyond = (torch.arange(frames.shape[1]) >= lengths[:, None])[:, :, None]
+    with torch.no_grad():
+        torch.testing.assert_close(
+            module(torch.where(beyond, torch.tensor(99.0), frames), lengths), module(frames, lengths)
+        )
+
+
+def test_every_parameter_gets_a_gradient(case: tuple[HeadSpec, str]) -> None:
+    module, config = build(*case)
+    module.train()
+    logits = module(*batch(case[0], config))
+    nn.functional.cross_entropy(logits, torch.arange(5) % CLASSES).backward()
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 1e-9, name
+
+
+def test_one_batch_can_be_learnt_by_heart(case: tuple[HeadSpec, str]) -> None:
+    spec, preset = case
+    small = {"segment_frames": 32, "channels": 16, "dropout": 0.0} if spec.name == "tf_transformer" else {}
+    module, config = build(spec, preset, 32, **small)
+    frames, lengths = batch(spec, config, 12, 32)
+    labels = torch.arange(12) % CLASSES
+    optimiser = torch.optim.Adam(module.parameters(), lr=3e-3)
+    for _ in range(400):
+        module.train()
+        loss = nn.functional.cross_entropy(module(frames, lengths), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if loss < 0.05:
+            break
+    module.eval()
+    assert (module(frames, lengths).argmax(dim=1) == labels).all()
+
+
+def test_saved_and_loaded_logits_are_identical(case: tuple[HeadSpec, str], tmp_path: Path) -> None:
+    module, config = build(*case)
+    frames, lengths = batch(case[0], config)
+    module(frames, lengths)  # moves the running statistics, if there are any
+    save_file(module.state_dict(), tmp_path / "model.safetensors")
+    torch.manual_seed(5)
+    other = case[0].module(config, DIM, CLASSES)
+    other.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert torch.equal(other.eval()(frames, lengths), module.eval()(frames, lengths))
+
+
+def test_bfloat16_autocast_runs(case: tuple[HeadSpec, str]) -> None:
+    module, config = build(*case)
+    frames, lengths = batch(case[0], config)
+    module.eval()
+    with torch.no_grad():
+        exact = module(frames, lengths)
+        with torch.autocast("cpu", torch.bfloat16):
+            rough = module(frames, lengths)
+    torch.testing.assert_close(rough.float(), exact, atol=0.1, rtol=0.1)
+
+
+def test_widths_that_do_not_fit_are_named(case: tuple[HeadSpec, str]) -> None:
+    with pytest.raises(UsageError, match="width"):
+        case[0].module(case[0].preset(case[1]), 0, CLASSES)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_specification_is_whole(name: str) -> None:
+    spec = head(name)
+    assert spec.name == name
+    assert spec.default_preset in spec.presets
+    assert spec.default_recipe in spec.recipes
+    assert spec.features
+    for config in spec.presets.values():
+        assert type(config).from_dict(config.to_dict()) == config
+    for recipe in spec.recipes.values():
+        assert type(recipe).from_dict(recipe.to_dict()) == recipe
+        assert recipe.summary
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=r"unknown head 'tf_transformers'; did you mean 'tf_transformer'"):
+        head("tf_transformers")
+    with pytest.raises(UsageError, match=r"unknown preset of mean_pool 'big'; Known: linear, mlp"):
+        head("mean_pool").preset("big")
+    with pytest.raises(UsageError, match="unknown recipe of tf_transformer"):
+        head("tf_transformer").recipe("secret")
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    code = "import tfser.heads, tfser.heads.recipes, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
