@@ -180,8 +180,8 @@ class TransformerLayer(nn.Module):
 def dropout(x: Tensor, rate: float) -> Tensor:
     """Set a share ``rate`` of numbers to zero and scale up the others, so that the mean stays.
 
-    On a CPU, where drawing the numbers one by one takes longest, eight come from each 64-bit draw, and the rate is rounded to
-    a multiple of 1/256 (0.1 to 0.102).
+    On a CPU, where drawing the numbers one by one takes longest, eight come from each 64-bit draw, and the rate is
+    rounded to a multiple of 1/256 (0.1 to 0.102).
     """
     dropped = round(rate * 256)
     if x.device.type != "cpu" or not dropped:

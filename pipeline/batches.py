@@ -29,6 +29,8 @@ Progress = Callable[[int, int], None]
 Run = tuple[int, int, int]
 """First frame in the shard, start and stop in the destination."""
 
+_WORTH_THREADS = 1 << 24  # bytes
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackedFeatures:
@@ -153,7 +155,7 @@ def load_packed(
 
     done = 0
     with ThreadPoolExecutor(_workers()) as pool:
-        for count in pool.map(read, by_shard):
+        for count in (pool.map if frames.nbytes >= _WORTH_THREADS else map)(read, by_shard):
             done += count
             if progress is not None:
                 progress(done, len(rows))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+
 from tfser.heads.training import FoldData
 from tfser.pipeline.batches import PackedFeatures
 

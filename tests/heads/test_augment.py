@@ -7,13 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tfser.heads.augment import augment, mix, spans, warp_bands
-from tfser.heads.recipes import Recipe
 from torch import Tensor
 
-EVERYTHING = Recipe(
-    time_masks=1, time_mask_frames=4, band_masks=1, band_mask_bands=3, gain_db=6, tilt_db=3, warp=0.1
-)
+from tfser.heads.augment import augment, mix, spans, warp_bands
+from tfser.heads.recipes import Recipe
+
+EVERYTHING = Recipe(time_masks=1, time_mask_frames=4, band_masks=1, band_mask_bands=3, gain_db=6, tilt_db=3, warp=0.1)
 
 
 def generator(seed: int = 0) -> torch.Generator:

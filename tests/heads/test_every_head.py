@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
 from tfser.heads import HEADS, head
 from tfser.heads.base import HeadSpec, Settings
 from tfser.manifests.errors import UsageError
-from torch import Tensor, nn
 
 CASES = [(name, preset) for name in HEADS for preset in head(name).presets]
 CLASSES = 4

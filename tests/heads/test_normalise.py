@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from .conftest import make_features
+
 from tfser.heads import normalise
 from tfser.heads.normalise import Normaliser, utterance_sums
 from tfser.heads.recipes import Normalise
 from tfser.manifests.errors import UsageError
+
+from .conftest import make_features
 
 TRAIN = np.array([0, 2])
 SPEAKERS = ("x", "y", "x", "y")

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import pytest
+
 from tfser.heads.mean_pool import MeanPoolConfig
 from tfser.heads.recipes import Recipe
 from tfser.heads.tf_transformer import TFTransformerConfig

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tfser.heads.segments import FrameStore, plan
 from tfser.manifests.errors import UsageError
 

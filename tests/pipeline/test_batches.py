@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfser.manifests.errors import TfserError
+from tfser.pipeline import batches
 from tfser.pipeline.batches import FeatureRow, PackedFeatures, load_packed
 from tfser.pipeline.shards import ShardError, ShardMember, write_shard
 
@@ -131,3 +132,18 @@ def test_packed_features_are_checked() -> None:
     ):
         with pytest.raises(TfserError):
             PackedFeatures(frames=frames, offsets=offsets, utterance_ids=ids)
+
+
+def test_threads_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, frames = store(tmp_path, [[4, 5], [6], [7, 1], [2]])
+    monkeypatch.setattr(batches, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(batches, "_workers", lambda: 3)
+    told: list[tuple[int, int]] = []
+    shuffled = [rows[i] for i in (5, 0, 3, 2, 1, 4)]
+    loaded = load_packed(shuffled, progress=lambda *now: told.append(now))
+    assert told[-1] == (6, 6)
+    for i, row in enumerate(shuffled):
+        np.testing.assert_array_equal(loaded.of(i), frames[row.utterance_id])
+    rows[2].path.write_bytes(b"damaged")
+    with pytest.raises(ShardError, match="extract again"):
+        load_packed(rows)

@@ -1,0 +1,41 @@
+# Two commands set everything up by themselves: `make demo` and `make test`.
+#   make demo    environment, synthetic corpus, extraction, training, scores
+#   make test    environment, then all that CI runs: lint, types, tests
+#   make bench   the benchmarks whose figures docs/log.md quotes
+# PYTHON names the interpreter (3.11 or newer); PIP_ARGS goes to pip, for instance an index of CPU-only builds of torch.
+
+VENV ?= .venv
+PYTHON ?= python3
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test lint types tests bench clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("tfser needs Python 3.11 or newer: make PYTHON=python3.12 ..." if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/tfser demo
+
+test: lint types tests
+
+lint: setup
+	$(BIN)/ruff check .
+
+types: setup
+	@mkdir -p build/types && ln -sfn ../.. build/types/tfser
+	cd build && MYPYPATH=types ../$(BIN)/mypy --config-file ../pyproject.toml -p tfser.manifests -p tfser.pipeline -p tfser.heads -m tfser.cli
+
+tests: setup
+	$(BIN)/python -m pytest -q -m "not slow"
+
+bench: setup
+	$(BIN)/python benchmarks/cache_read.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
