@@ -30,7 +30,9 @@ import numpy as np
 
 from tfser.pipeline.batches import FeatureRow, load_packed
 from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES
-from tfser.pipeline.shards import ShardMember, ShardReader, read_rows, write_rows, write_shard
+from tfser.pipeline.shard_reader import ShardReader
+from tfser.pipeline.shard_rows import read_rows, write_rows
+from tfser.pipeline.shards import ShardMember, write_shard
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.manifests.errors import TfserError
-from tfser.pipeline.shards import ShardReader
+from tfser.pipeline.shard_reader import ShardReader
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]

@@ -25,7 +25,8 @@ from tfser.manifests.files import read_json, sweep, write_json, write_table
 from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.audio import AudioError, content_hash, decode, resample
 from tfser.pipeline.scan import Advance, audio_path, in_order, now
-from tfser.pipeline.shards import ShardFormat, ShardMember, read_rows, write_rows, write_shard
+from tfser.pipeline.shard_rows import read_rows, write_rows
+from tfser.pipeline.shards import ShardFormat, ShardMember, write_shard
 from tfser.pipeline.upstreams import Extractor, FeatureSet
 
 SHARD_BYTES = 128 * 2**20

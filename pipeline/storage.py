@@ -11,7 +11,8 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, refresh, rows
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.files import read_json
-from tfser.pipeline.shards import ShardReader, read_rows, rows_path
+from tfser.pipeline.shard_reader import ShardReader
+from tfser.pipeline.shard_rows import read_rows, rows_path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,16 +21,9 @@ from hypothesis.extra import numpy as hnp
 
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline import shards
-from tfser.pipeline.shards import (
-    ShardError,
-    ShardFile,
-    ShardMember,
-    ShardReader,
-    read_rows,
-    rows_path,
-    write_rows,
-    write_shard,
-)
+from tfser.pipeline.shard_reader import ShardReader
+from tfser.pipeline.shard_rows import read_rows, rows_path, rows_schema, write_rows
+from tfser.pipeline.shards import ShardError, ShardFile, ShardMember, write_shard
 
 Format = Literal["hdf5", "parquet"]
 Dtype = Literal["float32", "float16"]
@@ -273,7 +266,7 @@ def test_other_files_of_the_same_suffix_are_refused(tmp_path: Path) -> None:
 def test_rows_count_only_with_their_shard(tmp_path: Path, format: Format) -> None:
     shard = store(tmp_path, [3, 4], format)
     table = read_rows(tmp_path, report=pytest.fail)
-    assert table.schema.equals(shards.rows_schema())
+    assert table.schema.equals(rows_schema())
     assert table.to_pylist()[1] == {
         "utterance_id": "Ses01_ü001",
         "content_hash": f"{1:032x}",
