@@ -7,22 +7,20 @@ Heavy imports stand inside the commands, so that `tfser --help` is instant. A `T
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 from typer.core import TyperGroup
 
 from tfser import __version__
 from tfser.manifests.cache import Cache
+from tfser.manifests.display import Output, bar, count, output_to, percent, print_rows, say, size, utterance_bar
 from tfser.manifests.errors import TfserError, UsageError
 
 if TYPE_CHECKING:
@@ -88,14 +86,6 @@ app.add_typer(manifest_app, name="manifest")
 app.add_typer(cache_app, name="cache")
 
 
-class Output(StrEnum):
-    """How results are printed."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-
-
 class SqlOutput(StrEnum):
     """How `tfser sql` writes its result."""
 
@@ -115,97 +105,38 @@ class ShardKind(StrEnum):
 CacheDir = Annotated[
     Path | None, typer.Option("--cache", metavar="DIR", help="Cache folder; else $TFSER_CACHE, else the user's cache folder.")
 ]
-Corpus = Annotated[str | None, typer.Option("--corpus", metavar="NAME", help="Corpus in the cache; may be left out if there is one.")]
+Corpus = Annotated[
+    str | None, typer.Option("--corpus", metavar="NAME", help="Corpus in the cache; may be left out if there is one.")
+]
 Format = Annotated[Output, typer.Option("--format", help="How to print the result.")]
-CorpusToScan = Annotated[str, typer.Option("--corpus", metavar="NAME", help="A known corpus (see `tfser corpora`), or one scanned before.")]
-Root = Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Its folder; else $TFSER_CORPORA/<corpus>, else that of the last scan.")]
-Name = Annotated[str | None, typer.Option("--name", metavar="NAME", help="Name it gets in the cache, for a second copy or a table.")]
-TableFile = Annotated[Path | None, typer.Option("--table", metavar="FILE", help="With --corpus table: the csv, tsv or Parquet file.")]
+CorpusToScan = Annotated[
+    str, typer.Option("--corpus", metavar="NAME", help="A known corpus (see `tfser corpora`), or one scanned before.")
+]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", metavar="DIR", help="Its folder; else $TFSER_CORPORA/<corpus>, else that of the last scan."),
+]
+Name = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Name it gets in the cache, for a second copy or a table.")
+]
+TableFile = Annotated[
+    Path | None, typer.Option("--table", metavar="FILE", help="With --corpus table: the csv, tsv or Parquet file.")
+]
 Columns = Annotated[
-    list[str] | None, typer.Option("--column", metavar="OURS=THEIRS", help="With --corpus table: what a column is called, e.g. label=emo.")
+    list[str] | None,
+    typer.Option("--column", metavar="OURS=THEIRS", help="With --corpus table: what a column is called, e.g. label=emo."),
 ]
 Delimiter = Annotated[str | None, typer.Option("--delimiter", help="With --corpus table: between columns; guessed if left out.")]
-ProtocolName = Annotated[str | None, typer.Option("--protocol", metavar="NAME", help="Protocol; the corpus's default if left out.")]
-Labels = Annotated[str | None, typer.Option("--labels", metavar="MAP", help="Classes, e.g. anger,happiness:happiness+excitement,neutral.")]
+ProtocolName = Annotated[
+    str | None, typer.Option("--protocol", metavar="NAME", help="Protocol; the corpus's default if left out.")
+]
+Labels = Annotated[
+    str | None, typer.Option("--labels", metavar="MAP", help="Classes, e.g. anger,happiness:happiness+excitement,neutral.")
+]
 Validation = Annotated[str | None, typer.Option("--validation", metavar="POLICY", help="none or next-group.")]
 
 
-# -- what people see ---------------------------------------------------------------------------------------------------------
-
-
-def _notes() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-def _say(text: str) -> None:
-    _notes().print(text, markup=False)
-
-
-def _print_rows(rows: Sequence[Mapping[str, Any]], output: Output, columns: Sequence[str] | None = None) -> None:
-    """Print rows to standard output as a table, csv or JSON."""
-    names = list(columns or (rows[0] if rows else ()))
-    if output is Output.json:
-        print(json.dumps([{n: row[n] for n in names} for row in rows], indent=2, ensure_ascii=False, default=str))
-    elif output is Output.csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows([_cell(row[n]) for n in names] for row in rows)
-    else:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in names:
-            numeric = any(isinstance(row[name], (int, float)) and not isinstance(row[name], bool) for row in rows)
-            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(_cell(row[n]) for n in names))
-        _stdout().print(table)
-
-
-def _stdout() -> Console:
-    """A console on standard output; where that is no terminal, wide enough for anything."""
-    return Console(highlight=False, markup=False) if sys.stdout.isatty() else Console(highlight=False, markup=False, width=400)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(str(v) for v in value)
-    return str(value)
-
-
-@contextlib.contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, float], Callable[[int, float], None]]]:
-    """Yield `begin(utterances, audio_s) -> advance(utterances, audio_s)`: a bar with rate and time left, on a terminal only."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=_notes(),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    ) as bar:
-
-        def begin(utterances: int, audio_s: float = 0.0) -> Callable[[int, float], None]:
-            import time
-
-            task = bar.add_task(what, total=utterances, rate="")
-            start, heard = time.monotonic(), 0.0
-
-            def advance(count: int, seconds: float) -> None:
-                nonlocal heard
-                heard += seconds
-                elapsed = max(time.monotonic() - start, 1e-6)
-                bar.update(task, advance=count, rate=f"{heard / elapsed:,.0f} x real time" if heard else "")
-
-            return advance
-
-        yield begin
+# -- corpora, scan, extract --------------------------------------------------------------------------------------------------
 
 
 def _pairs(option: str, items: Iterable[str] | None) -> dict[str, str]:
@@ -217,13 +148,6 @@ def _pairs(option: str, items: Iterable[str] | None) -> dict[str, str]:
             raise UsageError(f"{option} {item}: write KEY=VALUE")
         result[key.strip()] = value.strip()
     return result
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
-
-
-# -- corpora, scan, extract --------------------------------------------------------------------------------------------------
 
 
 @app.callback(invoke_without_command=True)
@@ -246,7 +170,7 @@ def corpora(cache: CacheDir = None, format: Format = Output.table) -> None:
         here = [c for c, about in scanned.items() if about["adapter"] == name]
         protocol = reader.default_protocol or ", ".join(sorted({scanned[c]["default_protocol"] or "-" for c in here}))
         rows.append({"corpus": name, "default_protocol": protocol, "in_cache_as": ", ".join(here), "about": reader.summary})
-    _print_rows(rows, format)
+    print_rows(rows, format)
 
 
 @app.command()
@@ -265,7 +189,7 @@ def scan(
     store = Cache(cache)
     report = _scan(store, corpus, root, name, table, column, delimiter)
     if format is not Output.table:
-        _print_rows([_scan_row(report)], format)
+        print_rows([_scan_row(report)], format)
     if strict and report.skipped:
         raise typer.Exit(1)
 
@@ -285,29 +209,22 @@ def _scan(
 
     columns = _pairs("--column", column) if column else None
     found = locate(store, corpus, name=name, root=root, table=table, columns=columns, delimiter=delimiter)
-    with _progress(f"scanning {found.corpus}") as begin, _progress(f"generating {found.corpus}") as generate:
-        generating: list[Callable[[int, float], None]] = []
-
-        def on_prepare(done: int, of: int) -> None:
-            if not generating:
-                generating.append(generate(of, 0.0))
-            generating[0](1, 0.0)
-
+    with utterance_bar(f"scanning {found.corpus}") as begin, bar(f"generating {found.corpus}") as generating:
         report = run_scan(
             store,
             found.reader,
             corpus=found.corpus,
             root=found.root,
             options=found.options,
-            begin=begin,
-            on_prepare=on_prepare,
-            on_wait=_say,
+            begin=lambda files: begin(files, 0.0),
+            on_prepare=lambda done, of: generating(completed=done, total=of),
+            on_wait=say,
         )
     refresh(store)
-    what = "nothing had changed" if not report.changed else f"{_count(report.decoded, 'file')} decoded"
-    _say(f"{report.corpus}: {_count(report.utterances, 'utterance')} in {report.root}; {what}")
+    what = "nothing had changed" if not report.changed else f"{count(report.decoded, 'file')} decoded"
+    say(f"{report.corpus}: {count(report.utterances, 'utterance')} in {report.root}; {what}")
     if report.removed:
-        _say(f"{report.corpus}: {_count(report.removed, 'utterance')} of the last scan are gone from the corpus")
+        say(f"{report.corpus}: {count(report.removed, 'utterance')} of the last scan are gone from the corpus")
     _say_skipped(report.corpus, [(s.utterance_id or s.path or "?", s.reason) for s in report.skipped], "scanned")
     return report
 
@@ -315,11 +232,11 @@ def _scan(
 def _say_skipped(corpus: str, skipped: Sequence[tuple[str, str]], verb: str) -> None:
     """Say how many were left out and show the first few; the whole list is a query away."""
     if skipped:
-        _say(f"{corpus}: {len(skipped):,} could not be {verb}:")
+        say(f"{corpus}: {len(skipped):,} could not be {verb}:")
         for name, reason in skipped[:5]:
-            _say(f"  {name}: {reason}")
+            say(f"  {name}: {reason}")
         if len(skipped) > 5:
-            _say(f"  ... all of them: tfser sql \"SELECT * FROM skipped WHERE corpus = '{corpus}'\"")
+            say(f"  ... all of them: tfser sql \"SELECT * FROM skipped WHERE corpus = '{corpus}'\"")
 
 
 def _scan_row(report: ScanReport) -> dict[str, Any]:
@@ -338,7 +255,9 @@ def _scan_row(report: ScanReport) -> dict[str, Any]:
 @app.command()
 def extract(
     corpus: CorpusToScan,
-    features: Annotated[str, typer.Option("--features", metavar="NAME", help="What to compute; see `tfser features`.")] = "logmel",
+    features: Annotated[
+        str, typer.Option("--features", metavar="NAME", help="What to compute; see `tfser features`.")
+    ] = "logmel",
     root: Root = None,
     name: Name = None,
     table: TableFile = None,
@@ -359,9 +278,15 @@ def extract(
     wanted = feature_set(features, _pairs("--set", settings), dtype)
     store = Cache(cache)
     scanned = _scan(store, corpus, root, name, table, column, delimiter)
-    with _progress(f"extracting {wanted.name}") as begin:
+    with utterance_bar(f"extracting {wanted.name}") as begin:
         report = run_extract(
-            store, scanned.corpus, wanted, format=shards.value, begin=begin, on_wait=_say, workers=workers  # type: ignore[arg-type]
+            store,
+            scanned.corpus,
+            wanted,
+            format=shards.value,
+            begin=begin,
+            on_wait=say,
+            workers=workers,  # type: ignore[arg-type]
         )
     refresh(store)
     _say_extracted(store, report)
@@ -371,20 +296,20 @@ def extract(
 
 def _say_extracted(store: Cache, report: ExtractReport) -> None:
     for line in report.repaired:
-        _say(f"repaired: {line}")
+        say(f"repaired: {line}")
     head = f"{report.corpus} / {report.feature_set}:"
     out = report.utterances - report.before - report.extracted
     if report.extracted:
         rate = report.audio_s / max(report.seconds, 1e-6)
-        _say(
-            f"{head} {_count(report.extracted, 'utterance')} extracted ({report.audio_s / 60:.1f} min of audio in "
+        say(
+            f"{head} {count(report.extracted, 'utterance')} extracted ({report.audio_s / 60:.1f} min of audio in "
             f"{report.seconds:.1f} s, {rate:,.0f} x real time, {report.bytes / 1e6:.1f} MB), {report.before:,} were there, "
             f"{out:,} skipped"
         )
     else:
-        _say(f"{head} nothing to do: {report.before:,} of {_count(report.utterances, 'utterance')} are there, {out:,} skipped")
+        say(f"{head} nothing to do: {report.before:,} of {count(report.utterances, 'utterance')} are there, {out:,} skipped")
     _say_skipped(report.corpus, [(s.utterance_id or "?", s.reason) for s in report.skipped], "extracted")
-    _say(f"cache: {store.root}")
+    say(f"cache: {store.root}")
 
 
 @app.command()
@@ -393,7 +318,7 @@ def features(format: Format = Output.table) -> None:
     from tfser.pipeline.upstreams import UPSTREAMS
 
     rows = [{"features": n, "settings": ", ".join(u.options), "about": u.summary} for n, u in UPSTREAMS.items()]
-    _print_rows(rows, format)
+    print_rows(rows, format)
 
 
 # -- heads -------------------------------------------------------------------------------------------------------------------
@@ -415,7 +340,7 @@ def heads(format: Format = Output.table) -> None:
                 "about": f"{spec.summary} ({spec.source})",
             }
         )
-    _print_rows(rows, format)
+    print_rows(rows, format)
 
 
 def _default_first(default: str, names: Iterable[str]) -> str:
@@ -427,18 +352,27 @@ def train(
     head: Annotated[str, typer.Option("--head", metavar="NAME", help="What to train; see `tfser heads`.")],
     fold: Annotated[str, typer.Option("--fold", metavar="N", help="A fold, a list (1,3), a range (2-4), or all.")] = "all",
     corpus: Corpus = None,
-    features: Annotated[str | None, typer.Option("--features", metavar="NAME", help="Feature set; the head's favourite in the cache if left out.")] = None,
+    features: Annotated[
+        str | None, typer.Option("--features", metavar="NAME", help="Feature set; the head's favourite in the cache if left out.")
+    ] = None,
     protocol: ProtocolName = None,
     labels: Labels = None,
     validation: Validation = None,
     preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Variant of the architecture.")] = None,
     recipe: Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="Way of training.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe or of the preset.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe or of the preset.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the recipe's number.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's choice if left out.")] = None,
-    keep_memory: Annotated[bool, typer.Option("--keep-memory/--no-keep-memory", help="On Linux CPUs: keep freed memory, 2 to 4 times as fast for more memory.")] = True,
+    keep_memory: Annotated[
+        bool,
+        typer.Option(
+            "--keep-memory/--no-keep-memory", help="On Linux CPUs: keep freed memory, 2 to 4 times as fast for more memory."
+        ),
+    ] = True,
     allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Train a fold whose audit fails; the run says so.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Train again what is finished.")] = False,
     cache: CacheDir = None,
@@ -481,7 +415,7 @@ def _train(store: Cache, request: Request, format: Output, *, threads: int | Non
         torch.set_num_threads(threads)
     experiment = resolve(store, request)
     if experiment.chosen:
-        _say(f"chosen for you: {', '.join(experiment.chosen)}")
+        say(f"chosen for you: {', '.join(experiment.chosen)}")
     findings = audit_experiment(store, experiment)
     loading: list[Loaded] = []
 
@@ -489,42 +423,27 @@ def _train(store: Cache, request: Request, format: Output, *, threads: int | Non
         if not loading:
             loading.append(load(store, experiment))
             if loading[0].left_out:
-                _say(f"{_count(loading[0].left_out, 'utterance')} of {experiment.protocol} are left out: no features, see the table skipped")
+                say(
+                    f"{count(loading[0].left_out, 'utterance')} of {experiment.protocol} are left out: they have no features, "
+                    "see the table skipped"
+                )
         return loading[0]
 
     try:
         for fold in experiment.folds:
-            with _epochs(f"fold {fold} of {experiment.of_folds}", experiment.recipe.epochs) as on_epoch:
-                result = train_fold(store, experiment, fold, loaded, findings, on_epoch=on_epoch, on_wait=_say)
+            with bar(f"fold {fold} of {experiment.of_folds}", experiment.recipe.epochs) as update:
+
+                def on_epoch(record: EpochRecord, update: Callable[..., None] = update) -> None:
+                    val = f", val UA {record.val_UA:.1%}" if record.val_UA is not None else ""
+                    pace = f"{record.train_s + record.eval_s:.1f} s an epoch"
+                    update(completed=record.epoch, state=f"loss {record.loss:.3f}{val}, {pace}")
+
+                result = train_fold(store, experiment, fold, loaded, findings, on_epoch=on_epoch, on_wait=say)
             if not result.trained:
-                _say(f"fold {fold}: found finished, {result.about['finished_at']} (--again trains it again)")
+                say(f"fold {fold}: found finished, {result.about['finished_at']} (--again trains it again)")
     finally:
         refresh(store)
     _print_scores(store, experiment, format)
-
-
-@contextlib.contextmanager
-def _epochs(what: str, epochs: int) -> Iterator[Callable[[EpochRecord], None]]:
-    """Yield what shows each epoch: a bar with loss and validation score on a terminal, nothing elsewhere."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}"),
-        TimeRemainingColumn(),
-        console=_notes(),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    ) as bar:
-        task = bar.add_task(what, total=epochs, state="")
-
-        def on_epoch(record: EpochRecord) -> None:
-            val = f", val UA {record.val_UA:.1%}" if record.val_UA is not None else ""
-            bar.update(task, completed=record.epoch, state=f"loss {record.loss:.3f}{val}, {record.train_s + record.eval_s:.1f} s an epoch")
-
-        yield on_epoch
 
 
 def _print_scores(store: Cache, experiment: Experiment, format: Output) -> None:
@@ -551,29 +470,34 @@ def _print_scores(store: Cache, experiment: Experiment, format: Output) -> None:
             [experiment.name, experiment.seed],
         )
     if format is not Output.table:
-        _print_rows(folds, format)
+        print_rows(folds, format)
         return
-    shown = [{**row, **_percent(row, "UA", "WA", "WF1", "macro_F1"), "seconds": round(row["seconds"], 1)} for row in folds]
+    shown = [{**row, **percent(row, "UA", "WA", "WF1", "macro_F1"), "seconds": round(row["seconds"], 1)} for row in folds]
     columns = ["fold", "level", "selection", "epoch", "UA", "WA", "WF1", "macro_F1", "seconds"]
     if len(experiment.folds) == 1 or all(row["level"] == "segment" for row in folds):
-        _print_rows(shown, format, columns)
+        print_rows(shown, format, columns)
     else:
-        _print_rows([row for row in shown if row["level"] == "utterance"], format, columns)
+        print_rows([row for row in shown if row["level"] == "utterance"], format, columns)
         print()
     if over and over[0]["folds"] > 1:
-        print(f"over {over[0]['folds']} of {over[0]['of_folds']} folds, in percent: mean and deviation over folds, and pooled over their utterances")
+        print(
+            f"over {over[0]['folds']} of {over[0]['of_folds']} folds, in percent: mean and deviation over folds, "
+            "and pooled over their utterances"
+        )
         names = ("UA", "UA_std", "WA", "WA_std", "WF1", "macro_F1", "pooled_UA", "pooled_WA")
-        _print_rows([{**row, **_percent(row, *names), "seconds": round(row["seconds"], 1)} for row in over], format)
+        print_rows([{**row, **percent(row, *names), "seconds": round(row["seconds"], 1)} for row in over], format)
     overridden = sorted({row["fold"] for row in folds if row["audit"] == "overridden"})
     if overridden:
-        _say(f"LEAKS ALLOWED: the audit of fold {', '.join(map(str, overridden))} fails; these scores are not speaker-independent results")
-    _say("last: no epoch chosen. val: chosen on validation speakers. test-oracle: chosen on the test fold, an upper bound and no result.")
-    _say(f"experiment {experiment.name}, in {store.runs}")
-    _say(f"predictions: tfser sql \"SELECT * FROM predictions WHERE run_id = '{folds[0]['run_id']}'\"")
-
-
-def _percent(row: Mapping[str, Any], *names: str) -> dict[str, str]:
-    return {name: "" if row[name] is None else f"{100 * row[name]:.1f}" for name in names}
+        say(
+            f"LEAKS ALLOWED: the audit of fold {', '.join(map(str, overridden))} fails; "
+            "these scores are not speaker-independent results"
+        )
+    say(
+        "last: no epoch chosen. val: chosen on validation speakers. "
+        "test-oracle: chosen on the test fold, an upper bound and no result."
+    )
+    say(f"experiment {experiment.name}, in {store.runs}")
+    say(f"predictions: tfser sql \"SELECT * FROM predictions WHERE run_id = '{folds[0]['run_id']}'\"")
 
 
 @app.command()
@@ -594,14 +518,14 @@ def scores(
             [experiment or "", segments],
         )
     columns = [
-        "experiment", "recipe", "feature_set", "protocol", "seed", "level", "selection", "folds", "of_folds", "UA", "UA_std", "WA", "WA_std",
-        "pooled_UA", "pooled_WA", "seconds",
+        "experiment", "recipe", "feature_set", "protocol", "seed", "level", "selection", "folds", "of_folds",
+        "UA", "UA_std", "WA", "WA_std", "pooled_UA", "pooled_WA", "seconds",
     ]  # fmt: skip
     if format is Output.table:
-        found = [{**row, **_percent(row, *(c for c in columns if "UA" in c or "WA" in c))} for row in found]
-        _print_rows(found, format, columns)
+        found = [{**row, **percent(row, *(c for c in columns if "UA" in c or "WA" in c))} for row in found]
+        print_rows(found, format, columns)
     else:
-        _print_rows(found, format)
+        print_rows(found, format)
 
 
 @app.command()
@@ -618,19 +542,19 @@ def demo(
     start = time.monotonic()
     store = Cache(cache or default_cache_root() / "demo")
     here = f"--cache {store.root}"
-    _say(f"$ tfser extract --corpus synthetic {here}")
+    say(f"$ tfser extract --corpus synthetic {here}")
     extract("synthetic", cache=store.root)
-    _say(f"\n$ tfser audit {here}")
+    say(f"\n$ tfser audit {here}")
     audit(cache=store.root)
     for name, more in (("mean_pool", None), ("tf_transformer", epochs)):
-        _say(f"\n$ tfser train --head {name} --fold all" + (f" --epochs {more} {here}" if more else f" {here}"))
+        say(f"\n$ tfser train --head {name} --fold all" + (f" --epochs {more} {here}" if more else f" {here}"))
         _train(store, Request(head=name, epochs=more, corpus="synthetic"), Output.table)
-    _say(f"\n$ tfser scores {here}")
+    say(f"\n$ tfser scores {here}")
     scores(cache=store.root)
-    _say(
-        f"\ndone in {time.monotonic() - start:.0f} s; everything lies in {store.root}. These sounds are made up: the scores say that the "
-        "machinery works, nothing about speech. Go on with\n"
-        f"  tfser sql 'SELECT fold, label, predicted, sum(count) AS n FROM confusion WHERE selection = $$last$$ GROUP BY ALL ORDER BY ALL' {here}\n"
+    say(
+        f"\ndone in {time.monotonic() - start:.0f} s; everything lies in {store.root}. These sounds are "
+        "made up: the scores say that the machinery works, nothing about speech. Go on with\n"
+        f"  tfser sql 'SELECT label, predicted, sum(count) AS n FROM confusion GROUP BY ALL ORDER BY ALL' {here}\n"
         "  tfser extract --corpus emodb --root FOLDER"
     )
 
@@ -642,7 +566,9 @@ def demo(
 def sql(
     query: Annotated[str, typer.Argument(help="One SELECT, a file that holds it, or - for standard input.")],
     format: Annotated[SqlOutput, typer.Option("--format", help="How to write the result.")] = SqlOutput.table,
-    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write there instead of standard output.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Write there instead of standard output.")
+    ] = None,
     cache: CacheDir = None,
 ) -> None:
     """Ask the catalogue; tables and columns are in docs/schema.md (`tfser manifest schema`)."""
@@ -662,10 +588,10 @@ def sql(
             return
         names = [column[0] for column in result.description or ()]
         rows = [dict(zip(_distinct(names), row, strict=True)) for row in result.fetchall()]
-    with _stdout_to(output):
-        _print_rows(rows, Output(format.value), _distinct(names))
+    with output_to(output):
+        print_rows(rows, Output(format.value), _distinct(names))
     if output is not None:
-        _say(f"{_count(len(rows), 'row')} written to {output}")
+        say(f"{count(len(rows), 'row')} written to {output}")
 
 
 def _query_text(query: str) -> str:
@@ -690,17 +616,6 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return result
 
 
-@contextlib.contextmanager
-def _stdout_to(path: Path | None) -> Iterator[None]:
-    if path is None:
-        yield
-        return
-    from tfser.manifests.files import aside
-
-    with aside(path.absolute()) as temporary, temporary.open("w", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        yield
-
-
 @app.command()
 def audit(
     corpus: Corpus = None,
@@ -708,7 +623,8 @@ def audit(
     labels: Labels = None,
     validation: Validation = None,
     features: Annotated[
-        list[str] | None, typer.Option("--features", metavar="NAME", help="Feature sets that must be complete; else those that hold any.")
+        list[str] | None,
+        typer.Option("--features", metavar="NAME", help="Feature sets that must be complete; else those that hold any."),
     ] = None,
     fold: Annotated[int | None, typer.Option("--fold", min=1, help="Only findings of this fold (and of all folds).")] = None,
     format: Format = Output.table,
@@ -729,9 +645,9 @@ def audit(
     _print_findings(findings, format)
     errors = sum(f.level == "error" for f in findings)
     if errors:
-        _say(f"{chosen} / {name}: {_count(errors, 'finding')} that forbid training; what to do stands beside them")
+        say(f"{chosen} / {name}: {count(errors, 'finding')} that forbid training; what to do stands beside them")
         raise typer.Exit(1)
-    _say(f"{chosen} / {name}: no errors")
+    say(f"{chosen} / {name}: no errors")
 
 
 def _print_findings(findings: Sequence[Finding], format: Output) -> None:
@@ -740,9 +656,9 @@ def _print_findings(findings: Sequence[Finding], format: Output) -> None:
         for row, finding in zip(rows, findings, strict=True):
             row["fold"] = "all" if finding.fold is None else finding.fold
             row["example"] = ", ".join(f"{k} {v}" for k, v in finding.examples[0].items()) if finding.examples else ""
-        _print_rows(rows, format, ["level", "audit", "fold", "rows", "example", "action"])
+        print_rows(rows, format, ["level", "audit", "fold", "rows", "example", "action"])
     else:
-        _print_rows(rows, format, ["audit", "protocol", "corpus", "fold", "level", "rows", "title", "action", "examples"])
+        print_rows(rows, format, ["audit", "protocol", "corpus", "fold", "level", "rows", "title", "action", "examples"])
 
 
 def _corpus_and_protocol(store: Cache, corpus: str | None, protocol: str | None) -> tuple[str, str]:
@@ -766,7 +682,7 @@ def protocol_ls(cache: CacheDir = None, format: Format = Output.table) -> None:
         }
         for p in PROTOCOLS.values()
     ]
-    _print_rows(rows, format)
+    print_rows(rows, format)
 
 
 @protocol_app.command("show")
@@ -794,15 +710,21 @@ def protocol_show(
         )
     table: dict[tuple[int, str], dict[str, Any]] = {}
     for row in counts:
-        of = table.setdefault((row["fold"], row["role"]), {"fold": row["fold"], "role": row["role"], **dict.fromkeys(about["classes"], 0)})
+        of = table.setdefault(
+            (row["fold"], row["role"]), {"fold": row["fold"], "role": row["role"], **dict.fromkeys(about["classes"], 0)}
+        )
         of[row["label"]] = row["n"]
     order = {"train": 0, "val": 1, "test": 2}
-    lines = [table[key] | {"all": sum(table[key][c] for c in about["classes"])} for key in sorted(table, key=lambda k: (k[0], order[k[1]]))]
-    _say(
-        f"{name} on {chosen}: {about['summary']}; version {about['version']}, hash {about['hash']}, grouped by {about['grouped_by']}, "
+    lines = [
+        table[key] | {"all": sum(table[key][c] for c in about["classes"])}
+        for key in sorted(table, key=lambda k: (k[0], order[k[1]]))
+    ]
+    say(
+        f"{name} on {chosen}: {about['summary']}; version {about['version']}, hash {about['hash']}, "
+        f"grouped by {about['grouped_by']}, "
         f"keeps apart {', '.join(about['keeps_apart']) or 'nothing'}, validation {about['validation']}"
     )
-    _print_rows(lines, format)
+    print_rows(lines, format)
 
 
 @manifest_app.command("rebuild")
@@ -814,7 +736,7 @@ def manifest_rebuild(cache: CacheDir = None) -> None:
     if not store.root.is_dir():
         raise UsageError(f"no cache at {store.root}; name another with --cache")
     refresh(store, rebuild=True)
-    _say(f"rebuilt {store.catalogue}")
+    say(f"rebuilt {store.catalogue}")
 
 
 @manifest_app.command("path")
@@ -857,8 +779,8 @@ def cache_ls(cache: CacheDir = None, format: Format = Output.table) -> None:
     entries = [dataclasses.asdict(e) for e in list_features(Cache(cache))]
     if format is Output.table:
         for entry in entries:
-            entry["size"] = _size(entry.pop("bytes"))
-    _print_rows(entries, format)
+            entry["size"] = size(entry.pop("bytes"))
+    print_rows(entries, format)
 
 
 @cache_app.command("du")
@@ -871,8 +793,8 @@ def cache_du(cache: CacheDir = None, format: Format = Output.table) -> None:
     rows: list[dict[str, Any]] = [{"part": name, "bytes": size} for name, size in parts.items()]
     rows.append({"part": "all", "bytes": sum(parts.values())})
     if format is Output.table:
-        rows = [{"part": row["part"], "size": _size(row["bytes"])} for row in rows]
-    _print_rows(rows, format)
+        rows = [{"part": row["part"], "size": size(row["bytes"])} for row in rows]
+    print_rows(rows, format)
 
 
 @cache_app.command("verify")
@@ -891,15 +813,15 @@ def cache_verify(
         for problem in problems:
             print(problem)
     else:
-        _print_rows([{"problem": p} for p in problems], format, ["problem"])
+        print_rows([{"problem": p} for p in problems], format, ["problem"])
     if problems and repair:
         refresh(store)
-        _say(f"{_count(len(problems), 'problem')}; what was damaged is removed, `tfser extract` makes it again")
+        say(f"{count(len(problems), 'problem')}; what was damaged is removed, `tfser extract` makes it again")
     elif problems:
-        _say(f"{_count(len(problems), 'problem')}; `tfser cache verify --repair` removes what is damaged")
+        say(f"{count(len(problems), 'problem')}; `tfser cache verify --repair` removes what is damaged")
         raise typer.Exit(1)
     else:
-        _say("the cache is whole")
+        say("the cache is whole")
 
 
 @cache_app.command("rm")
@@ -917,23 +839,15 @@ def cache_rm(
     store = Cache(cache)
     paths = doomed(store, features=features, corpus=corpus, run=run, stale=stale)
     if not paths:
-        _say("nothing to remove")
+        say("nothing to remove")
         return
     for path in paths:
-        _say(f"  {path.relative_to(store.root)}  {_size(size_of(path)) if path.exists() else 'not there'}")
+        say(f"  {path.relative_to(store.root)}  {size(size_of(path)) if path.exists() else 'not there'}")
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError("removing needs a yes: add --yes")
         typer.confirm("remove these?", abort=True, err=True)
-    _say(f"{_size(delete(store, paths))} are free again")
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} TB"
+    say(f"{size(delete(store, paths))} are free again")
 
 
 def main() -> None:

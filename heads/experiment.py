@@ -144,9 +144,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     protocol = ensure_protocol(
         cache,
         corpus,
-        specify(
-            request.protocol or default_protocol(cache, corpus), labels=request.labels, validation=request.validation
-        ),
+        specify(request.protocol or default_protocol(cache, corpus), labels=request.labels, validation=request.validation),
     )
     preset = request.preset or spec.default_preset
     config = spec.preset(preset)
@@ -443,9 +441,7 @@ def _history_row(record: EpochRecord) -> dict[str, Any]:
     }
 
 
-def _sides(
-    cache: Cache, experiment: Experiment, fold: int, utterance_ids: Sequence[str]
-) -> dict[str, npt.NDArray[np.int64]]:
+def _sides(cache: Cache, experiment: Experiment, fold: int, utterance_ids: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
     """Return the rows of the loaded features that train, validate and test a fold."""
     with open_catalogue(cache) as connection:
         role = dict(

@@ -21,7 +21,7 @@ from tfser.manifests.errors import UsageError
 from tfser.pipeline.batches import PackedFeatures
 
 Indices = npt.NDArray[np.int64]
-_BATCH = 128
+_SEGMENTS, _UTTERANCES = 128, 32  # samples evaluated at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +85,15 @@ def evaluate(model: nn.Module, store: FrameStore, layout: Plan, frames: int | No
     order = np.lexsort((layout.number, layout.utterance))
     utterance, number, start = layout.utterance[order], layout.number[order], layout.start[order]
     # Whole utterances are batched by length, which saves padding; the result is put back in order.
-    by_length = np.arange(len(order))
+    by_length, size = np.arange(len(order)), _SEGMENTS
     if frames is None:
+        size = _UTTERANCES
         by_length = np.argsort(store.counts.cpu().numpy()[utterance], kind="stable")
     model.eval()
     found: list[Tensor] = []
     with torch.inference_mode():
-        for first in range(0, len(order), _BATCH):
-            chosen = by_length[first : first + _BATCH]
+        for first in range(0, len(order), size):
+            chosen = by_length[first : first + size]
             rows, starts = (torch.from_numpy(values[chosen]).to(store.device) for values in (utterance, start))
             samples, lengths = store.gather(rows, starts, frames)
             found.append(model(samples, lengths).float().softmax(dim=-1).cpu())

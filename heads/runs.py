@@ -191,8 +191,7 @@ def _prediction_table(
 
 def _metric_rows(key: Mapping[str, Any], found: Scores, classes: Sequence[str]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
-        {**key, "metric": name, "class": None, "value": getattr(found, name)}
-        for name in ("WA", "UA", "WF1", "macro_F1")
+        {**key, "metric": name, "class": None, "value": getattr(found, name)} for name in ("WA", "UA", "WF1", "macro_F1")
     ]
     rows += [
         {**key, "metric": "recall", "class": name, "value": value}

@@ -15,6 +15,7 @@ Where the paper is silent or contradicts itself, this file decides:
   construction, and Adam would turn its rounding noise into steps.
 * Feed-forward networks use ReLU; dropout is 0.1 on attention weights, inside the feed-forward networks and on both
   residual branches, as in torch's own Transformer layers.
+* Frames are normalised by the training side's mean and deviation per band (the recipes' normalise=train).
 * The standard deviation is the population's, with 1e-5 added to the variance: its gradient is finite for constant
   rows.
 
@@ -83,7 +84,7 @@ class ConvEncoder(nn.Module):
     * The first convolution has one input channel, so it is a matrix product of patches (k numbers each) with the
       kernels, and the mean and variance of its output follow from the mean (k,) and covariance (k, k) of the patches:
       batch norm becomes a scale and a shift of the kernels, and the map is written once.
-    * Maps are kept channels last, and the mean over channels is a matrix product, whose gradient is a contiguous map.
+    * Maps are kept channels last.
     """
 
     momentum = 0.1
@@ -103,9 +104,8 @@ class ConvEncoder(nn.Module):
         """Encode one-channel maps."""
         y = functional.relu_(self._first(x)).permute(0, 3, 1, 2)  # (b, c1, ., .), channels last in memory
         y = functional.relu_(self.second_norm(self.second(y)))  # (b, c1, f', d')
-        channels = y.shape[1]
-        mean = y.new_full((channels, 1), 1 / channels)
-        return (y.permute(0, 2, 3, 1) @ mean).squeeze(-1)
+        # In float32 at least: the mean of 64 rectified channels varies little, and bfloat16 would round that away.
+        return y.permute(0, 2, 3, 1).mean(dim=-1, dtype=torch.promote_types(y.dtype, torch.float32))
 
     def _first(self, x: Tensor) -> Tensor:  # (b, f, d) -> (b, ., ., c1)
         """Convolve and batch-normalise."""

@@ -65,6 +65,12 @@ def sweep(folder: Path, *, older_than_s: float = 0.0) -> int:
     return removed
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file, aside and renamed."""
+    with aside(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented UTF-8 JSON, aside and renamed."""
     with aside(path) as temporary:

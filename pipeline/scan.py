@@ -2,39 +2,30 @@
 
 A scan asks the corpus's reader what there is, decodes each utterance for its length, level and content hash, and writes
 `utterances.parquet`. Scanning again decodes only files whose size or modification time changed; where nothing changed, no
-file of the cache is touched. What cannot be decoded stays a row, with no content hash, and is listed in `skipped`.
+file of the cache is touched. What cannot be decoded stays a row, with no content hash, and is listed in `skipped`; what
+could not even be opened (it is missing, or may not be read) has no stamp either, so the next scan tries again.
 """
 
 from __future__ import annotations
 
 import datetime
-import os
-import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import read_json, sweep, write_json, write_table
 from tfser.manifests.utterances import MEASURED, Measured, Skipped, Utterance, skipped_table, to_table
-from tfser.pipeline.audio import AudioError, content_hash, decode, describe
 from tfser.pipeline.corpora.base import CorpusReader, Reading
+from tfser.pipeline.measure import Advance, SegmentKey, disk_errors, flag_lengths, measure_all, segment_key
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Advance = Callable[[int, float], None]
-"""Called with the number of utterances and the seconds of audio that were finished since the last call."""
-
-ODD_LENGTH = 8.0
-"""An utterance this many times longer or shorter than the corpus's median is flagged `long` or `short`."""
-
-T = TypeVar("T")
-R = TypeVar("R")
+_WAY_OUT = "make room and run the same command again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,25 +68,29 @@ def scan(
         workers: decoding threads; None takes one a core, at most eight.
 
     Raises:
-        TfserError: if the folder is not such a corpus, or two utterances share an id.
+        TfserError: if the folder is not such a corpus, two utterances share an id, or the cache cannot be written.
     """
     options = dict(options or {})
     folder = cache.corpus(corpus)
+    if not _is_text(str(root)):
+        raise TfserError(f"{_as_text(str(root))}: the folder's name is not UTF-8; rename it")
     with cache.lock(f"corpora/{corpus}", on_wait):
         sweep(folder)
         if reader.prepare is not None:
-            reader.prepare(root, on_prepare)
-        before = read_json(folder / "corpus.json") if (folder / "corpus.json").exists() else None
+            with disk_errors(root, _WAY_OUT):
+                reader.prepare(root, on_prepare)
+        before = _old_about(folder)
         if before is not None and before["adapter"] != reader.name:
             raise TfserError(
                 f"this cache has a corpus {corpus} read as {before['adapter']}; give this one another name with --name, "
                 f"or remove that one with `tfser cache rm --corpus {corpus}`"
             )
-        reading = reader.read(root, options)
+        reading = _without_odd_names(reader.read(root, options))
         _check_ids(reading.utterances, root)
-        known = _known(folder, before, root)
-        measured, reasons, decoded = _measure_all(root, reading.utterances, known, begin, workers)
-        measured = _flag_lengths(measured)
+        old, old_skipped = _old_table(folder), _old_skipped(folder)
+        known = _known(old, old_skipped) if before is not None and before["root"] == str(root) else {}
+        measured, reasons, decoded = measure_all(root, reading.utterances, known, begin, workers)
+        measured = flag_lengths(measured)
         table = to_table(corpus, reading.utterances, measured)
         skipped = _skipped(corpus, reading, reasons)
         about = {
@@ -105,13 +100,13 @@ def scan(
             "options": options,
             "default_protocol": reader.default_protocol or _default_protocol(reading.utterances),
         }
-        old = _old_table(folder)
         same = before is not None and {k: before.get(k) for k in about} == about
-        same = same and old is not None and old.equals(table) and _old_skipped(folder) == skipped
+        same = same and old is not None and _equal(old, table) and old_skipped == skipped
         if not same:
-            write_table(folder / "skipped.parquet", skipped_table(skipped))
-            write_table(folder / "utterances.parquet", table)
-            write_json(folder / "corpus.json", {**about, "scanned_at": now()})
+            with disk_errors(folder, _WAY_OUT):
+                write_table(folder / "skipped.parquet", skipped_table(skipped))
+                write_table(folder / "utterances.parquet", table)
+                write_json(folder / "corpus.json", {**about, "scanned_at": now()})
     ids = {u.utterance_id for u in reading.utterances}
     removed = len(set(old["utterance_id"].to_pylist()) - ids) if old is not None else 0
     return ScanReport(
@@ -131,27 +126,26 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def audio_path(root: str | Path, path: str) -> Path:
-    """Return where the file of an utterance row lies."""
-    return Path(root, path)  # an absolute path stands for itself
+def _is_text(name: str | None) -> bool:
+    """Tell whether a name can be stored as UTF-8; file names of old systems need not be."""
+    try:
+        (name or "").encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def in_order(function: Callable[[T], R], items: Iterable[T], workers: int | None = None) -> Iterator[R]:
-    """Yield `function(item)` in the order of the items, a bounded number of them worked on at once by threads."""
-    count = workers or min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(count) as pool:
-        pending: list[Future[R]] = []
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) >= 4 * count:
-                    yield pending.pop(0).result()
-            while pending:
-                yield pending.pop(0).result()
-        finally:
-            for future in pending:
-                future.cancel()
-            wait(pending, return_when=FIRST_COMPLETED)
+def _as_text(name: str | None) -> str | None:
+    return name.encode("utf-8", "backslashreplace").decode() if name is not None else None
+
+
+def _without_odd_names(reading: Reading) -> Reading:
+    """Return a reading whose names can all be stored; utterances whose names cannot are listed instead."""
+    odd = [u for u in reading.utterances if not (_is_text(u.utterance_id) and _is_text(u.path))]
+    listed = [(_as_text(i), _as_text(p), reason) for i, p, reason in reading.skipped]
+    listed += [(_as_text(u.utterance_id), _as_text(u.path), "the file's name is not UTF-8; rename it") for u in odd]
+    names = {u.utterance_id for u in odd}
+    return Reading(utterances=[u for u in reading.utterances if u.utterance_id not in names], skipped=listed)
 
 
 def _check_ids(utterances: Sequence[Utterance], root: Path) -> None:
@@ -161,122 +155,67 @@ def _check_ids(utterances: Sequence[Utterance], root: Path) -> None:
         raise TfserError(f"{root}: the utterance id {twice[0]!r} stands for {' and '.join(paths[:2])}; ids must be unique")
 
 
+def _old_about(folder: Path) -> dict[str, Any] | None:
+    """Return what the last scan said about the corpus; None if there is none, or it is damaged."""
+    try:
+        about = read_json(folder / "corpus.json")
+    except (FileNotFoundError, ValueError):
+        return None
+    return about if isinstance(about, dict) and {"adapter", "root"} <= about.keys() else None
+
+
 def _old_table(folder: Path) -> pa.Table | None:
+    """Return the last scan's rows; None if there are none, or they are damaged (the scan makes them again)."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = folder / "utterances.parquet"
-    return pq.read_table(path) if path.exists() else None
+    try:
+        table = pq.read_table(folder / "utterances.parquet", memory_map=False)
+    except (OSError, pa.ArrowException):
+        return None
+    return table if {"path", "start_s", "end_s", "utterance_id", *MEASURED} <= set(table.column_names) else None
 
 
-def _old_skipped(folder: Path) -> list[Skipped]:
+def _old_skipped(folder: Path) -> list[Skipped] | None:
+    """Return what the last scan listed as skipped; None if there is no list, or it is damaged."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = folder / "skipped.parquet"
-    return [Skipped(**row) for row in pq.read_table(path).to_pylist()] if path.exists() else []
+    try:
+        return [Skipped(**row) for row in pq.read_table(folder / "skipped.parquet", memory_map=False).to_pylist()]
+    except (OSError, TypeError, pa.ArrowException):
+        return None
 
 
-_Key = tuple[str, float | None, float | None]
+def _equal(old: pa.Table, new: pa.Table) -> bool:
+    """Tell whether two tables hold the same, where not-a-number equals itself."""
+    if old.schema != new.schema or old.num_rows != new.num_rows:
+        return False
+    pairs = zip(old.columns, new.columns, strict=True)
+    return all(a.equals(b) or repr(a.to_pylist()) == repr(b.to_pylist()) for a, b in pairs)
 
 
-def _known(folder: Path, before: Mapping[str, Any] | None, root: Path) -> dict[_Key, tuple[Measured, str | None]]:
+def _known(table: pa.Table | None, skipped: Sequence[Skipped] | None) -> dict[SegmentKey, tuple[Measured, str | None]]:
     """Return what an earlier scan of the same root measured, by path and segment, with the reason if it was unreadable."""
-    table = _old_table(folder)
-    if table is None or before is None or before["root"] != str(root):
+    if table is None:
         return {}
-    reasons = {row.utterance_id: row.reason for row in _old_skipped(folder) if row.stage == "scan"}
-    columns = {name: table[name].to_pylist() for name in ("path", "start_s", "end_s", "utterance_id", *MEASURED)}
+    reasons = {row.utterance_id: row.reason for row in skipped or () if row.stage == "scan"}
+    columns = [table[name].to_pylist() for name in ("path", "start_s", "end_s", "utterance_id", *MEASURED)]
     known = {}
-    for i in range(table.num_rows):
-        values = {name: columns[name][i] for name in MEASURED}
-        values["flags"] = tuple(flag for flag in values["flags"] or () if flag not in ("long", "short"))
-        key = (columns["path"][i], columns["start_s"][i], columns["end_s"][i])
-        known[key] = (Measured(**values), reasons.get(columns["utterance_id"][i]))
+    for path, start_s, end_s, name, *values in zip(*columns, strict=True):
+        measured = dict(zip(MEASURED, values, strict=True))
+        if measured["size"] is None or (measured["content_hash"] is None and name not in reasons):
+            continue
+        measured["flags"] = tuple(flag for flag in measured["flags"] or () if flag not in ("long", "short"))
+        known[segment_key(path, start_s, end_s)] = (Measured(**measured), reasons.get(name))
     return known
 
 
-def _measure_all(
-    root: Path,
-    utterances: Sequence[Utterance],
-    known: Mapping[_Key, tuple[Measured, str | None]],
-    begin: Callable[[int], Advance] | None,
-    workers: int | None,
-) -> tuple[list[Measured], dict[str, str], int]:
-    """Return what is known or now measured of each utterance, the reasons of the unreadable ones, and the number decoded."""
-    stamps: dict[str, tuple[int, int] | None] = {}
-    measured: list[Measured | None] = []
-    reasons: dict[str, str] = {}
-    for u in utterances:
-        if u.path not in stamps:
-            stamps[u.path] = _stamp(audio_path(root, u.path))
-        before, reason = known.get((u.path, u.start_s, u.end_s), (None, None))
-        if before is not None and stamps[u.path] is not None and (before.size, before.mtime_ns) == stamps[u.path]:
-            measured.append(before)
-            if before.content_hash is None:
-                reasons[u.utterance_id] = reason or "unreadable"
-        else:
-            measured.append(None)
-    todo = [i for i, m in enumerate(measured) if m is None]
-    advance = begin(len(todo)) if begin is not None and todo else None
-    jobs = ((root, utterances[i], stamps[utterances[i].path]) for i in todo)
-    for i, (result, reason) in zip(todo, in_order(lambda job: _measure(*job), jobs, workers), strict=True):
-        measured[i] = result
-        if reason is not None:
-            reasons[utterances[i].utterance_id] = reason
-        if advance is not None:
-            advance(1, result.duration_s or 0.0)
-    return [m for m in measured if m is not None], reasons, len(todo)
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
-
-
-def _measure(root: Path, utterance: Utterance, stamp: tuple[int, int] | None) -> tuple[Measured, str | None]:
-    size, mtime_ns = stamp if stamp is not None else (None, None)
-    path = audio_path(root, utterance.path)
-    try:
-        audio = decode(path, utterance.start_s, utterance.end_s)
-    except AudioError as error:
-        return Measured(size=size, mtime_ns=mtime_ns), str(error).removeprefix(f"{path}: ")
-    facts = describe(audio)
-    return (
-        Measured(
-            size=size,
-            mtime_ns=mtime_ns,
-            duration_s=facts.duration_s,
-            sample_rate=facts.sample_rate,
-            content_hash=content_hash(audio),
-            peak=facts.peak,
-            rms_db=facts.rms_db,
-            clipped_share=facts.clipped_share,
-            flags=facts.flags,
-        ),
-        None,
-    )
-
-
-def _flag_lengths(measured: list[Measured]) -> list[Measured]:
-    lengths = [m.duration_s for m in measured if m.duration_s]
-    if not lengths:
-        return measured
-    median = statistics.median(lengths)
-    result = []
-    for m in measured:
-        length = m.duration_s or median
-        odd = ("long",) if length > ODD_LENGTH * median else ("short",) if length * ODD_LENGTH < median else ()
-        result.append(replace(m, flags=m.flags + odd) if odd else m)
-    return result
-
-
 def _skipped(corpus: str, reading: Reading, reasons: Mapping[str, str]) -> list[Skipped]:
-    paths = {u.utterance_id: u.path for u in reading.utterances}
     unread = [
-        Skipped(corpus=corpus, utterance_id=name, path=paths[name], stage="scan", reason=reason)
-        for name, reason in reasons.items()
+        Skipped(corpus=corpus, utterance_id=u.utterance_id, path=u.path, stage="scan", reason=reasons[u.utterance_id])
+        for u in reading.utterances
+        if u.utterance_id in reasons
     ]
     ignored = [
         Skipped(corpus=corpus, utterance_id=name, path=path, stage="read", reason=reason)

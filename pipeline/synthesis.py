@@ -21,15 +21,12 @@ it. Nothing here claims that people sound like this: the corpus tests a pipeline
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import math
-import os
 import wave
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,13 +34,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tfser.manifests.errors import UsageError
+from tfser.manifests.files import write_bytes
+from tfser.pipeline.voices import (
+    EMOTIONS,
+    OFF,
+    PHONES,
+    SENTENCES,
+    VERSION,
+    Array,
+    Course,
+    Phone,
+    Speaker,
+    generator,
+    voice_of,
+)
 
-VERSION = 1  # raise it whenever a sample changes
 FIELDS = ("utterance_id", "path", "speaker", "gender", "session", "sentence", "label")
 SESSIONS = ("Ses01", "Ses02")
 FRAME_S = 0.005  # the step of the control tracks (pitch, loudness, formants), s
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,155 +101,13 @@ class SyntheticUtterance:
     take: int
 
 
-_OFF = -math.inf  # dB
-
-
-class _Phone(NamedTuple):
-    """A phone of a man with a 17.5 cm vocal tract; other voices are scaled from it."""
-
-    seconds: float
-    formants_hz: tuple[float, float, float]
-    voice_db: float  # loudness of the voiced source, -inf for none
-    noise_db: float = _OFF  # loudness of frication
-    noise_hz: float = 4000.0
-    noise_width_hz: float = 2000.0
-    closure_s: float = 0.0  # silence before a stop's burst
-
-
-_VOWELS = {  # F1, F2, F3 in Hz of the men in Peterson and Barney (1952), table II
-    "IY": (270, 2290, 3010), "IH": (390, 1990, 2550), "EH": (530, 1840, 2480), "AE": (660, 1720, 2410),
-    "AH": (640, 1190, 2390), "AA": (730, 1090, 2440), "AO": (570, 840, 2410), "UH": (440, 1020, 2240),
-    "UW": (300, 870, 2240), "ER": (490, 1350, 1690),
-}  # fmt: skip
-_PHONES: dict[str, _Phone] = {
-    **{name: _Phone(0.085, formants, 0.0) for name, formants in _VOWELS.items()},
-    "M": _Phone(0.065, (280, 1000, 2300), -9.0),
-    "N": _Phone(0.060, (280, 1650, 2500), -9.0),
-    "L": _Phone(0.060, (360, 1200, 2700), -5.0),
-    "R": _Phone(0.060, (330, 1200, 1650), -5.0),
-    "W": _Phone(0.060, (310, 700, 2200), -6.0),
-    "Y": _Phone(0.055, (280, 2200, 2900), -6.0),
-    "S": _Phone(0.095, (320, 1700, 2600), _OFF, -10.0, 5600.0, 2200.0),
-    "SH": _Phone(0.095, (320, 1850, 2500), _OFF, -8.0, 3100.0, 1500.0),
-    "F": _Phone(0.080, (320, 1000, 2300), _OFF, -20.0, 5000.0, 5000.0),
-    "HH": _Phone(0.055, (500, 1500, 2500), -16.0, -20.0, 1600.0, 1500.0),
-    "Z": _Phone(0.070, (300, 1700, 2600), -12.0, -16.0, 5600.0, 2200.0),
-    "V": _Phone(0.055, (300, 1000, 2300), -10.0, -24.0, 5000.0, 5000.0),
-    "DH": _Phone(0.045, (300, 1350, 2500), -10.0, -26.0, 5000.0, 5000.0),
-    "P": _Phone(0.030, (350, 900, 2300), _OFF, -16.0, 900.0, 1500.0, 0.060),
-    "T": _Phone(0.035, (350, 1750, 2600), _OFF, -10.0, 4300.0, 2500.0, 0.050),
-    "K": _Phone(0.040, (350, 2000, 2400), _OFF, -12.0, 2000.0, 1200.0, 0.055),
-    "B": _Phone(0.015, (300, 900, 2300), -10.0, -20.0, 900.0, 1500.0, 0.050),
-    "D": _Phone(0.018, (300, 1750, 2600), -10.0, -14.0, 4300.0, 2500.0, 0.045),
-    "G": _Phone(0.022, (300, 2000, 2400), -10.0, -16.0, 2000.0, 1200.0, 0.045),
-    ",": _Phone(0.190, (450, 1450, 2450), _OFF),
-}
-_SENTENCES: dict[str, str] = {  # 1 marks the vowel of an accented syllable
-    "s01": "N AA1 T AH N T IH L N UW1 N",
-    "s02": "W IY S AO1 DH AH B AA1 T , AH N D W EH N T IH N T UW T AA1 N",
-    "s03": "M AE1 R IY K EH1 IH M HH AO UH M S UW1 N",
-    "s04": "DH AH L AE1 M P IH Z AO N DH AH T IY1 B AH L IH N DH AH K IH1 T SH AH N",
-    "s05": "SH IY W IH L S IY1 DH AH M AH G EH1 N",
-    "s06": "AH B AA1 G , F UH L AH V R EH1 D R IH B AH N Z , AH N D AH N UW1 B UH1 K",
-}
-
-
-class _Course(NamedTuple):
-    """How an utterance moves around its means; the defaults are neutral speech."""
-
-    accent_st: float = 3.5  # an accent's height, semitones
-    accent_db: float = 5.0
-    attack_s: float = 0.12  # from its foot to its peak; attack + release is the same for all, so that the means are too
-    release_s: float = 0.12
-    peak: float = 0.5  # where in the accented vowel the peak is, 0 to 1
-    declination_st: float = 2.5  # how far pitch sinks from the first to the last sound, semitones
-    fade_db: float = 1.0  # how far loudness does
-    slowing: float = 0.0  # logarithm of how much longer the last sounds are than the middle ones
-    final_st: float = -1.0  # pitch movement of the last quarter of a second
-    tremor_st: float = 0.0  # at 5 to 7 Hz
-    tremor_db: float = 0.0
-
-
-class _Emotion(NamedTuple):
-    """How one emotion differs from the speaker's habit."""
-
-    code: str
-    means: tuple[float, ...]  # pitch in semitones, level in dB, logarithm of rate, vocal effort, breathiness
-    course: _Course
-
-
-_EMOTIONS: dict[str, _Emotion] = {
-    "anger": _Emotion(
-        "ang",
-        (1.5, 2.5, 0.06, 0.5, -0.2),
-        _Course(
-            accent_st=5.0, accent_db=7.0, attack_s=0.03, release_s=0.21, peak=0.15,
-            declination_st=3.0, slowing=-0.05, final_st=-3.0,
-        ),
-    ),
-    "happiness": _Emotion(
-        "hap",
-        (2.0, 1.5, 0.04, 0.2, 0.0),
-        _Course(
-            accent_st=5.0, accent_db=5.5, attack_s=0.21, release_s=0.03, peak=0.85,
-            declination_st=-1.5, fade_db=-3.0, slowing=-0.2, final_st=3.5,
-        ),
-    ),
-    "sadness": _Emotion(
-        "sad",
-        (-1.0, -2.5, -0.10, -0.4, 0.4),
-        _Course(
-            accent_st=2.5, accent_db=4.0, declination_st=4.5, fade_db=5.0, slowing=0.25, tremor_st=0.9, tremor_db=2.5,
-        ),
-    ),
-    "neutral": _Emotion("neu", (0.0, 0.0, 0.0, 0.0, 0.0), _Course()),
-}  # fmt: skip
-LABELS: tuple[str, ...] = tuple(_EMOTIONS)
-
-
-class _Speaker(NamedTuple):
-    """A voice: what stays the same from one utterance to the next."""
-
-    f0_hz: float
-    tract: float  # formants relative to a 17.5 cm vocal tract
-    breath: float  # aspiration relative to the voiced source, linear
-    rate: float  # a factor on durations' inverse
-    level_db: float
-    tilt_hz: float  # corner of the source's extra spectral tilt
-    open_quotient: float
-    expressive: float  # a factor on all contours
-    habits: dict[str, Array]  # label -> this speaker's own offsets of pitch (st), level (dB), rate, effort, breath
-
-
-def _generator(seed: int, name: str) -> np.random.Generator:
-    digest = hashlib.sha256(f"tfser-synthetic {VERSION} {seed} {name}".encode()).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
-
-
-@lru_cache(maxsize=256)
-def _speaker(seed: int, name: str) -> _Speaker:
-    rng = _generator(seed, name)
-    female = name.endswith("F")
-    return _Speaker(
-        f0_hz=rng.uniform(170, 235) if female else rng.uniform(92, 140),
-        tract=rng.uniform(1.10, 1.22) if female else rng.uniform(0.95, 1.06),
-        breath=rng.uniform(0.02, 0.07) * (1.3 if female else 1.0),
-        rate=math.exp(rng.normal(0, 0.09)),
-        level_db=rng.uniform(-3, 3),
-        tilt_hz=2600 * math.exp(rng.normal(0, 0.25)),
-        open_quotient=rng.uniform(0.55, 0.72) if female else rng.uniform(0.45, 0.62),
-        expressive=rng.uniform(0.85, 1.2),
-        habits={label: rng.normal(0, (0.7, 0.9, 0.04, 0.2, 0.2)) for label in _EMOTIONS},
-    )
-
-
 def utterances(config: SynthesisConfig) -> list[SyntheticUtterance]:
     """Return the corpus's utterances, in order of speaker, sentence, take and label; no audio is made.
 
     >>> [one.utterance_id for one in utterances(SynthesisConfig(speakers=4, repetitions=1))][:3]
     ['S01F_s01_ang_01', 'S01F_s01_hap_01', 'S01F_s01_sad_01']
     """
-    names = list(_SENTENCES)
+    names = list(SENTENCES)
     slots = sorted((names[i % len(names)], i // len(names) + 1) for i in range(config.repetitions))
     rows = []
     for index in range(config.speakers):
@@ -249,7 +115,7 @@ def utterances(config: SynthesisConfig) -> list[SyntheticUtterance]:
         speaker = f"S{index + 1:02d}{gender}"
         session = SESSIONS[index * len(SESSIONS) // config.speakers]
         for sentence, take in slots:
-            for label, emotion in _EMOTIONS.items():
+            for label, emotion in EMOTIONS.items():
                 name = f"{speaker}_{sentence}_{emotion.code}_{take:02d}"
                 rows.append(
                     SyntheticUtterance(
@@ -262,8 +128,8 @@ def utterances(config: SynthesisConfig) -> list[SyntheticUtterance]:
 
 def render(config: SynthesisConfig, utterance: SyntheticUtterance) -> NDArray[np.float32]:
     """Return one utterance's samples (N,), mono, within ±0.95, in steps of 1 / 32768 as in 16-bit audio."""
-    rng = _generator(config.seed, utterance.utterance_id)
-    voice = _speaker(config.seed, utterance.speaker)
+    rng = generator(config.seed, utterance.utterance_id)
+    voice = voice_of(config.seed, utterance.speaker)
     score = _score(config, utterance, voice, rng)
     samples = _sound(score, voice, config.sample_rate_hz, rng)  # (N,)
     return _record(samples, score.level_db + voice.level_db, utterance.session, rng)
@@ -284,9 +150,9 @@ class _Score(NamedTuple):
     level_db: float
 
 
-def _score(config: SynthesisConfig, utterance: SyntheticUtterance, voice: _Speaker, rng: np.random.Generator) -> _Score:
+def _score(config: SynthesisConfig, utterance: SyntheticUtterance, voice: Speaker, rng: np.random.Generator) -> _Score:
     """Plan one utterance: durations, then pitch, loudness and formants on the 5 ms grid."""
-    emotion = _EMOTIONS[utterance.label]
+    emotion = EMOTIONS[utterance.label]
     # A take is more or less aroused whatever its emotion, and that moves the same means the way that anger does.
     arousal = rng.normal(0, 1.0)
     pitch_st, level_db, rate, effort, breath = (
@@ -296,16 +162,16 @@ def _score(config: SynthesisConfig, utterance: SyntheticUtterance, voice: _Speak
         + rng.normal(0, (0.6, 1.0, 0.05, 0.15, 0.15))
     )
     share = config.contour_cue  # 0: as neutral speech; 1: the emotion's own course; 2: overdone
-    shape = _Course(*(base + share * (own - base) for own, base in zip(emotion.course, _Course(), strict=True)))
+    shape = Course(*(base + share * (own - base) for own, base in zip(emotion.course, Course(), strict=True)))
 
     # Durations: stretched where stressed and at the end, slowed down or hurried along the way, same total either way.
-    pause = _PHONES[","]
-    segments: list[tuple[_Phone, bool]] = [(pause, False)]
-    for name in _SENTENCES[utterance.sentence].split():
-        phone = _PHONES[name.rstrip("1")]
+    pause = PHONES[","]
+    segments: list[tuple[Phone, bool]] = [(pause, False)]
+    for name in SENTENCES[utterance.sentence].split():
+        phone = PHONES[name.rstrip("1")]
         if phone.closure_s:
-            hold = -22.0 if phone.voice_db > _OFF else _OFF  # a voiced stop's closure hums
-            segments.append((phone._replace(seconds=phone.closure_s, voice_db=hold, noise_db=_OFF), False))
+            hold = -22.0 if phone.voice_db > OFF else OFF  # a voiced stop's closure hums
+            segments.append((phone._replace(seconds=phone.closure_s, voice_db=hold, noise_db=OFF), False))
         segments.append((phone, name.endswith("1")))
     segments.append((pause, False))
     seconds = np.array([phone.seconds for phone, _ in segments])
@@ -363,7 +229,7 @@ def _score(config: SynthesisConfig, utterance: SyntheticUtterance, voice: _Speak
 
 
 def _linear(db: float) -> float:
-    return 0.0 if db == _OFF else float(10 ** (db / 20))
+    return 0.0 if db == OFF else float(10 ** (db / 20))
 
 
 def _bump(t: Array, attack_s: float, release_s: float) -> Array:
@@ -386,7 +252,7 @@ def _wander(rng: np.random.Generator, T: int, knot_s: float) -> Array:
     return noise
 
 
-def _sound(score: _Score, voice: _Speaker, rate_hz: int, rng: np.random.Generator) -> Array:
+def _sound(score: _Score, voice: Speaker, rate_hz: int, rng: np.random.Generator) -> Array:
     """Return the source through the moving filter, (N,), N = T steps of 5 ms."""
     T, hop = len(score.f0_hz), round(FRAME_S * rate_hz)
     N = T * hop
@@ -492,11 +358,11 @@ def generate(root: Path, config: SynthesisConfig, progress: Callable[[int, int],
     if not ours:  # wav files without a configuration beside them are of unknown origin: out before it claims the folder
         for name in ["synthetic.csv", *(row.relative_path for row in rows)]:
             (root / name).unlink(missing_ok=True)
-        _write_aside(settings, wanted.encode())
+        write_bytes(settings, wanted.encode())
     for done, row in enumerate(rows, start=1):
         path = root / row.relative_path
         if not path.exists():
-            _write_aside(path, _wav(render(config, row), config.sample_rate_hz))
+            write_bytes(path, _wav(render(config, row), config.sample_rate_hz))
         if progress is not None:
             progress(done, len(rows))
     text = io.StringIO(newline="")
@@ -506,7 +372,7 @@ def generate(root: Path, config: SynthesisConfig, progress: Callable[[int, int],
         table.writerow([r.utterance_id, r.relative_path, r.speaker, r.gender, r.session, r.sentence, r.label])
     index, content = root / "synthetic.csv", text.getvalue().encode()
     if not index.exists() or index.read_bytes() != content:
-        _write_aside(index, content)
+        write_bytes(index, content)
 
 
 def _wav(samples: NDArray[np.float32], rate_hz: int) -> bytes:
@@ -517,12 +383,3 @@ def _wav(samples: NDArray[np.float32], rate_hz: int) -> bytes:
         file.setframerate(rate_hz)
         file.writeframes((samples * 32768).astype("<i2").tobytes())
     return buffer.getvalue()
-
-
-def _write_aside(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)

@@ -19,13 +19,13 @@ from tfser.manifests.errors import UsageError
 from tfser.pipeline import synthesis
 from tfser.pipeline.synthesis import (
     FIELDS,
-    LABELS,
     SynthesisConfig,
     SyntheticUtterance,
     generate,
     render,
     utterances,
 )
+from tfser.pipeline.voices import LABELS
 
 SMALL = SynthesisConfig(speakers=4, repetitions=1)
 Audio = NDArray[np.float32]
@@ -87,7 +87,7 @@ def test_a_longer_corpus_keeps_the_shorter_ones_utterances() -> None:
 def test_rendering_depends_on_the_utterance_and_the_seed_alone() -> None:
     rows = utterances(SMALL)
     first = [render(SMALL, row) for row in rows]
-    synthesis._speaker.cache_clear()
+    synthesis.voice_of.cache_clear()
     again = [render(SMALL, row) for row in reversed(rows)][::-1]
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     other = render(SynthesisConfig(speakers=4, repetitions=1, seed=1), rows[0])
@@ -210,8 +210,8 @@ def test_pitch_follows_gender_and_emotion(corpus: list[tuple[SyntheticUtterance,
 def test_the_pitch_that_is_heard_is_the_pitch_that_was_planned() -> None:
     config = SynthesisConfig()
     for row in utterances(config)[::37]:
-        voice = synthesis._speaker(config.seed, row.speaker)
-        score = synthesis._score(config, row, voice, synthesis._generator(config.seed, row.utterance_id))
+        voice = synthesis.voice_of(config.seed, row.speaker)
+        score = synthesis._score(config, row, voice, synthesis.generator(config.seed, row.utterance_id))
         at_s, heard_hz = pitch_track(render(config, row))
         off_st = 12 * np.log2(heard_hz / score.f0_hz[(at_s / synthesis.FRAME_S).astype(int)])
         assert np.median(np.abs(off_st)) < 0.7, row.utterance_id  # 50 ms blur what moves
