@@ -286,7 +286,7 @@ def extract(
             format=shards.value,
             begin=begin,
             on_wait=say,
-            workers=workers,  # type: ignore[arg-type]
+            workers=workers,
         )
     refresh(store)
     _say_extracted(store, report)

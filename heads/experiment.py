@@ -215,7 +215,7 @@ def _with_settings(
 
 
 def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked: str | None) -> str:
-    have = [
+    have: list[str] = [
         r["feature_set"]
         for r in rows(connection, "SELECT DISTINCT feature_set FROM features WHERE corpus = ? ORDER BY 1", [corpus])
     ]

@@ -58,9 +58,13 @@ def predict(
     are those of the training's own test predictions if the features are the same.
 
     Raises:
-        UsageError: The features' width does not fit the head, or the state is not one of this head and configuration.
+        UsageError: There is nothing to predict, the features' width does not fit the head, or the state is not one of this
+            head and configuration.
     """
     device = torch.device(device)
+    rows = np.arange(len(features.utterance_ids)) if utterances is None else utterances
+    if not len(rows):
+        raise UsageError("there are no utterances to predict")
     with own_randomness(device):
         model = spec.module(config, features.frames.shape[1], n_classes).to(device)
     try:
@@ -75,7 +79,6 @@ def predict(
     store = FrameStore(
         features.frames, features.offsets, *normaliser.tables(features.frames, features.offsets, speakers), device
     )
-    rows = np.arange(len(features.utterance_ids)) if utterances is None else utterances
     layout = plan(features.offsets, rows, spec.segment_frames(config), recipe.eval_hop)
     return evaluate(model, store, layout, spec.segment_frames(config))
 

@@ -13,8 +13,8 @@ Where the paper is silent or contradicts itself, this file decides:
   are pooled each by itself and concatenated, so the classifier sees d numbers instead of d/2.
 * Convolutions before batch normalisation have no bias, and attention's keys have none: their gradient is zero by
   construction, and Adam would turn its rounding noise into steps.
-* Feed-forward networks use ReLU; dropout is 0.1 on attention weights, inside the feed-forward networks and on both
-  residual branches, as in torch's own Transformer layers.
+* Feed-forward networks use ReLU. The paper mentions no dropout, so there is none by default; ``dropout`` puts it where
+  torch's own Transformer layers have it (attention weights, inside the feed-forward network, both residual branches).
 * Frames are normalised by the training side's mean and deviation per band (the recipes' normalise=train).
 * The standard deviation is the population's, with 1e-5 added to the variance: its gradient is finite for constant
   rows.
@@ -58,7 +58,7 @@ class TFTransformerConfig(Settings):
     feed_forward: int = 512
     """Inner width of the time and the frequency Transformer's feed-forward network."""
     joint_feed_forward: int = 1024
-    dropout: float = 0.1
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.segment_frames <= 0 or self.segment_frames % 16:

@@ -2,12 +2,13 @@
 
 An utterance is extracted when its feature set holds no frames for its content hash. Frames are collected in the order of the
 rows and closed into a shard at a fixed size, so that where an extraction was killed does not show in what the next one
-writes. A shard counts from the moment that its row file exists; whatever a killed writer left before that is swept away.
+writes. A shard counts from the moment that its row file exists; whatever a killed writer left before that is swept away, and
+so is what is left of a shard that was cut off or whose rows are gone, so that its utterances are extracted again.
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import hashlib
 import shutil
 import time
@@ -20,13 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.errors import TfserError
+from tfser.manifests.errors import TfserError, unknown
 from tfser.manifests.files import read_json, sweep, write_json, write_table
 from tfser.manifests.utterances import Skipped, skipped_table
-from tfser.pipeline.audio import AudioError, content_hash, decode, resample
-from tfser.pipeline.scan import Advance, audio_path, in_order, now
-from tfser.pipeline.shard_rows import read_rows, write_rows
-from tfser.pipeline.shards import ShardFormat, ShardMember, write_shard
+from tfser.pipeline.audio import content_hash, decode, resample
+from tfser.pipeline.measure import Advance, audio_path, disk_errors, in_order
+from tfser.pipeline.scan import now
+from tfser.pipeline.shard_rows import ROWS_SUFFIX, read_rows, write_rows
+from tfser.pipeline.shards import SUFFIXES, ShardFormat, ShardMember, write_shard
 from tfser.pipeline.upstreams import Extractor, FeatureSet
 
 SHARD_BYTES = 128 * 2**20
@@ -88,16 +90,18 @@ def extract(
         shard_utterances: closes a shard.
 
     Raises:
-        TfserError: if the disk is or would be full, or values do not fit the dtype. What was finished stays.
+        UsageError: if the corpus is not in the cache.
+        TfserError: if its rows are damaged, the disk is or would be full, or values do not fit the dtype. What was
+            finished stays.
     """
     start = time.monotonic()
-    about = read_json(cache.corpus(corpus) / "corpus.json")
+    if corpus not in cache.corpora():
+        raise unknown("corpus", corpus, cache.corpora())
     folder = cache.features / features.folder / corpus
     with cache.lock(f"features/{features.folder}/{corpus}", on_wait):
         sweep(folder)
-        repaired = drop_broken(folder)
-        rows, unread = _rows(cache, corpus)
-        have = _have(folder)
+        have, repaired = take_stock(folder)
+        root, rows, unread = _rows(cache, corpus)
         report = ExtractReport(
             corpus=corpus, feature_set=features.name, utterances=len(rows) + unread, before=0, repaired=repaired
         )
@@ -112,76 +116,97 @@ def extract(
                 todo.append(row)
         if todo:
             _check_disk(cache, features, todo)
-            _describe(cache, features)
-            advance = begin(len(todo), sum(row.duration_s for row in todo)) if begin is not None else None
-            _run(report, folder, Path(about["root"]), features, todo, format, advance, workers, shard_bytes, shard_utterances)
-        _write_skipped(folder, report.skipped)
+        with _disk(folder, report):
+            if todo or have or report.skipped:
+                _describe(cache, features)
+            if todo:
+                advance = begin(len(todo), sum(row.duration_s for row in todo)) if begin is not None else None
+                _run(report, folder, root, features, todo, format, advance, workers, shard_bytes, shard_utterances)
+            _write_skipped(folder, report.skipped)
     report.seconds = time.monotonic() - start
     return report
 
 
-def drop_broken(folder: Path) -> list[str]:
-    """Remove the rows of shards that are gone or cut off, so that their utterances are extracted again; say which."""
+def take_stock(folder: Path) -> tuple[set[tuple[str, str]], list[str]]:
+    """Return which utterances a folder holds, each with its content hash, and the shards that had to go, one line each.
+
+    Shards that are gone or cut off, and those that were never finished, are removed, so that their utterances are
+    extracted again. Call it while holding the lock of the folder's writers.
+
+    Raises:
+        TfserError: if the system does not let rows be read, which is no reason to remove them.
+    """
+    if not folder.is_dir():
+        return set(), []
     problems: list[str] = []
-    if folder.is_dir():
-        bad: list[str] = []
-        read_rows(folder, report=bad.append)
-        for path in sorted(folder.glob("*.rows.parquet")):
-            if any(path.name in problem for problem in bad):
+    table = read_rows(folder, report=problems.append)
+    broken = {problem.split(f"{ROWS_SUFFIX}: ", 1)[0] for problem in problems}
+    for path in folder.glob(f"[!.]*{ROWS_SUFFIX}"):
+        if str(path).removesuffix(ROWS_SUFFIX) in broken:
+            try:
+                path.read_bytes()
+            except OSError as error:
+                raise TfserError(f"{path}: cannot be read ({error.strerror or error})") from error
+            path.unlink()
+    named = set(table["shard"].to_pylist())
+    for suffix in SUFFIXES.values():
+        for path in folder.glob(f"[!.]*{suffix}"):
+            if path.name not in named:
                 path.unlink()
-        problems = bad
-    return problems
+    return set(zip(table["utterance_id"].to_pylist(), table["content_hash"].to_pylist(), strict=True)), problems
 
 
-def _rows(cache: Cache, corpus: str) -> tuple[list[_Row], int]:
-    """Return the readable utterances of a corpus, and the number of unreadable ones."""
+def _rows(cache: Cache, corpus: str) -> tuple[Path, list[_Row], int]:
+    """Return the root of a corpus, its readable utterances, and the number of unreadable ones."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     columns = ["utterance_id", "path", "start_s", "end_s", "content_hash", "duration_s"]
-    table = pq.read_table(cache.corpus(corpus) / "utterances.parquet", columns=columns)
+    folder = cache.corpus(corpus)
+    try:
+        root = Path(read_json(folder / "corpus.json")["root"])
+        table = pq.read_table(folder / "utterances.parquet", columns=columns, memory_map=False)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TfserError(f"{folder}: the rows of {corpus} cannot be read ({reason}); scan it again") from error
     values = [table[name].to_pylist() for name in columns]
     rows = [
         _Row(utterance_id=u, path=p, start_s=s, end_s=e, content_hash=h, duration_s=d)
         for u, p, s, e, h, d in zip(*values, strict=True)
         if h is not None
     ]
-    return rows, table.num_rows - len(rows)
-
-
-def _have(folder: Path) -> set[tuple[str, str]]:
-    """Return the utterances that were extracted, each with the content hash that it had."""
-    if not folder.is_dir():
-        return set()
-    table = read_rows(folder)
-    return set(zip(table["utterance_id"].to_pylist(), table["content_hash"].to_pylist(), strict=True))
+    return root, rows, table.num_rows - len(rows)
 
 
 def _check_disk(cache: Cache, features: FeatureSet, todo: list[_Row]) -> None:
-    need = sum(features.bytes_for(row.duration_s) + 256 for row in todo)
+    need = sum(features.bytes_for(row.duration_s) + 256 for row in todo) + (1 << 16)
     free = shutil.disk_usage(cache.root).free
     if need > free:
         raise TfserError(
-            f"{features.name} of {len(todo)} utterances needs about {need / 1e9:.2f} GB, and {cache.root} has {free / 1e9:.2f} GB "
-            "free; make room, or choose another folder with --cache, or half the size with --dtype float16"
+            f"{features.name} of {len(todo)} utterances needs about {need / 1e9:.2f} GB, and {cache.root} has "
+            f"{free / 1e9:.2f} GB free; make room, or choose another folder with --cache, or half the size with --dtype float16"
         )
 
 
 def _describe(cache: Cache, features: FeatureSet) -> None:
+    """Write down what the feature set is, unless it stands there already."""
     path = cache.features / features.folder / "feature_set.json"
-    if not path.exists():
-        write_json(
-            path,
-            {
-                "name": features.name,
-                "kind": features.kind,
-                "fingerprint": features.fingerprint,
-                "dim": features.dim,
-                "dtype": features.dtype,
-                "hop_s": features.hop_s,
-                "config": dict(features.config),
-                "created_at": now(),
-            },
-        )
+    about = {
+        "name": features.name,
+        "kind": features.kind,
+        "fingerprint": features.fingerprint,
+        "dim": features.dim,
+        "dtype": features.dtype,
+        "hop_s": features.hop_s,
+        "config": dict(features.config),
+    }
+    try:
+        stored = read_json(path)
+        if isinstance(stored, dict) and "created_at" in stored and {k: stored.get(k) for k in about} == about:
+            return
+    except (FileNotFoundError, ValueError):
+        pass
+    write_json(path, {**about, "created_at": now()})
 
 
 def _skip(corpus: str, features: FeatureSet, row: _Row, reason: str) -> Skipped:
@@ -196,11 +221,18 @@ def _skip(corpus: str, features: FeatureSet, row: _Row, reason: str) -> Skipped:
 
 def _write_skipped(folder: Path, skipped: list[Skipped]) -> None:
     """Write the list where it changed; an empty list where there was none is no file."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = folder / "skipped.parquet"
     table = skipped_table(skipped)
-    if (path.exists() and not pq.read_table(path).equals(table)) or (skipped and not path.exists()):
+    try:
+        same = pq.read_table(path, memory_map=False).equals(table)
+    except FileNotFoundError:
+        same = not skipped
+    except (OSError, pa.ArrowException):  # damaged
+        same = False
+    if not same:
         write_table(path, table)
 
 
@@ -226,13 +258,10 @@ def _run(
             for member in members:
                 digest.update(f"\n{member.utterance_id}\t{member.content_hash}".encode())
             words = {"feature_set": features.name, "fingerprint": features.fingerprint, "corpus": report.corpus}
-            try:
-                shard = write_shard(
-                    folder, digest.hexdigest()[:16], members, dtype=features.dtype, format=format, attributes=words
-                )
-                write_rows(shard)
-            except OSError as error:
-                raise _no_room(error, folder, report) from error
+            shard = write_shard(
+                folder, digest.hexdigest()[:16], members, dtype=features.dtype, format=format, attributes=words
+            )
+            write_rows(shard)
             report.extracted += len(members)
             report.bytes += shard.size_bytes
         members, size = [], 0
@@ -264,18 +293,29 @@ def _frames(
         path = audio_path(root, row.path)
         try:
             audio = decode(path, row.start_s, row.end_s)
-        except AudioError as error:
+            if content_hash(audio) != row.content_hash:
+                return row, None, "the file changed between scan and extraction; run the extraction again"
+            samples = resample(audio.samples, audio.sample_rate, features.sample_rate_hz)
+            return row, _narrow(extractor.extract(samples), features.dtype), None
+        except TfserError as error:
             return row, None, str(error).removeprefix(f"{path}: ")
-        if content_hash(audio) != row.content_hash:
-            return row, None, "the file changed between scan and extraction; run the extraction again"
-        samples = resample(audio.samples, audio.sample_rate, features.sample_rate_hz)
-        return row, extractor.extract(samples).astype(features.dtype, copy=False), None
 
     return in_order(compute, todo, workers)
 
 
-def _no_room(error: OSError, folder: Path, report: ExtractReport) -> TfserError:
-    done = f"{report.extracted} utterances of this run are safe; make room and run the same command again"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return TfserError(f"the disk is full at {folder}; {done}")
-    return TfserError(f"{folder}: cannot be written ({error.strerror or error}); {done}")
+def _narrow(frames: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+    """Return the frames in their storage dtype, or as they are where they do not fit: the shard's writer says so."""
+    with np.errstate(over="ignore"):
+        narrow = frames.astype(dtype, copy=False)
+    return narrow if np.isfinite(narrow).all() else frames
+
+
+@contextlib.contextmanager
+def _disk(folder: Path, report: ExtractReport) -> Iterator[None]:
+    """Turn a full or broken disk into one line that says what of this extraction is safe."""
+    try:
+        yield
+    except OSError as error:
+        way_out = f"{report.extracted} utterances of this run are safe; make room and run the same command again"
+        with disk_errors(folder, way_out):
+            raise error

@@ -37,6 +37,8 @@ _Stamp = tuple[int, int]
 
 
 def segment_key(path: str, start_s: float | None, end_s: float | None) -> SegmentKey:
+    """Return the key of a segment: None for an edge that is the file's own, which tables may write as not-a-number."""
+
     def edge(value: float | None) -> float | None:
         return None if value is None or math.isnan(value) else value
 
@@ -63,7 +65,6 @@ def in_order(function: Callable[[T], R], items: Iterable[T], workers: int | None
         finally:
             for future in pending:
                 future.cancel()
-            wait(pending, return_when=FIRST_COMPLETED)
 
 
 @contextlib.contextmanager
@@ -88,7 +89,15 @@ def measure_all(
     begin: Callable[[int], Advance] | None,
     workers: int | None,
 ) -> tuple[list[Measured], dict[str, str], int]:
-    """Return what is known or now measured of each utterance, the reasons of the unreadable ones, and the number decoded."""
+    """Return what is known or now measured of each utterance, the reasons of the unreadable ones, and the number decoded.
+
+    Args:
+        root: of the corpus.
+        utterances: to measure.
+        known: what was measured before, with the reason where it was unreadable; the stamp in it decides whether it holds.
+        begin: told how many utterances will be decoded; returns what to call as they are.
+        workers: decoding threads; None takes one a core, at most eight.
+    """
     stamps: dict[str, _Stamp | str] = {}
     measured: list[Measured | None] = []
     reasons: dict[str, str] = {}
@@ -162,6 +171,7 @@ def _measure(root: Path, utterance: Utterance, stamp: _Stamp | str) -> tuple[Mea
 
 
 def flag_lengths(measured: list[Measured]) -> list[Measured]:
+    """Return the measurements with those flagged whose length is far from the corpus's median."""
     lengths = [m.duration_s for m in measured if m.duration_s]
     if not lengths:
         return measured

@@ -1,18 +1,24 @@
-"""Looking after the cache: what lies there, how much room it takes, whether it is whole, and taking parts of it away."""
+"""Looking after the cache: what lies there, how much room it takes, whether it is whole, and taking parts of it away.
+
+Whatever is removed, by `verify(repair=True)` or by `delete`, is removed under the lock of those who write it, and in an order
+in which a kill leaves what can still be named and removed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, refresh, rows
-from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.files import read_json
 from tfser.pipeline.shard_reader import ShardReader
-from tfser.pipeline.shard_rows import read_rows, rows_path
+from tfser.pipeline.shard_rows import ROWS_SUFFIX, read_rows, rows_path
+from tfser.pipeline.shards import SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +78,11 @@ def list_features(cache: Cache) -> list[Entry]:
 
 def size_of(path: Path) -> int:
     """Return the bytes of a file, or of all files below a folder."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    total = 0
+    for file in [path] if path.is_file() else path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # removed or renamed just now
+            total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
 def usage(cache: Cache) -> dict[str, int]:
@@ -86,13 +94,21 @@ def usage(cache: Cache) -> dict[str, int]:
     return {name: size_of(path) for name, path in parts.items()}
 
 
-def verify(cache: Cache, *, repair: bool = False, progress: Callable[[int, int], None] | None = None) -> list[str]:
+def verify(
+    cache: Cache,
+    *,
+    repair: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    on_wait: Callable[[str], None] | None = None,
+) -> list[str]:
     """Read every shard and compare it with its checksums; return one line a problem.
 
     Args:
         cache: the cache.
-        repair: also remove damaged shards and left-overs, so that the next extraction makes them again.
+        repair: also remove damaged shards and left-overs, so that the next extraction makes them again. Writers at work
+            are waited for; without `repair`, nothing is waited for and what they are writing is listed as a left-over.
         progress: told (shards read, shards in all).
+        on_wait: told when a writer has to be waited for.
 
     Raises:
         UsageError: if there is no such folder.
@@ -100,37 +116,87 @@ def verify(cache: Cache, *, repair: bool = False, progress: Callable[[int, int],
     if not cache.root.is_dir():
         raise UsageError(f"no cache at {cache.root}; name another with --cache")
     problems: list[str] = []
-    shards = [p for pattern in ("*.h5", "*.frames.parquet") for p in sorted(cache.features.glob(f"*/*/[!.]{pattern}"))]
-    for number, shard in enumerate(shards, 1):
-        found = _problems(shard)
-        problems += found
-        if found and repair:
-            rows_path(shard).unlink(missing_ok=True)
-            shard.unlink(missing_ok=True)
-        if progress is not None:
-            progress(number, len(shards))
-    for path in sorted(cache.features.glob("*/*/[!.]*.rows.parquet")):
-        stem = path.name.removesuffix(".rows.parquet")
-        if not any(path.with_name(stem + suffix).exists() for suffix in (".h5", ".frames.parquet")):
-            problems.append(f"{path.relative_to(cache.root)}: its shard is missing")
-            if repair:
-                path.unlink(missing_ok=True)
+    folders = sorted(p for p in cache.features.glob("[!.]*/[!.]*") if p.is_dir())
+    total = sum(len(_shards(folder)) for folder in folders)
+    done = 0
+    for folder in folders:
+        with _writers(cache, folder, on_wait) if repair else contextlib.nullcontext():
+            for shard in _shards(folder):
+                found = _problems(cache, shard)
+                problems += found
+                if found and repair:
+                    if _counts(shard):
+                        rows_path(shard).unlink(missing_ok=True)
+                    shard.unlink(missing_ok=True)
+                done += 1
+                if progress is not None:
+                    progress(min(done, total), total)
+            for path in sorted(folder.glob(f"[!.]*{ROWS_SUFFIX}")):
+                if not any(p.exists() for p in _frames_of(path)):
+                    problems.append(f"{_name(cache, path)}: its shard is missing")
+                    if repair:
+                        path.unlink(missing_ok=True)
     for path in sorted(cache.root.rglob(".*.tmp")):
-        problems.append(f"{path.relative_to(cache.root)}: left by a writer that was killed (or is at work now)")
+        problems.append(f"{_name(cache, path)}: left by a writer that was killed (or is at work now)")
         if repair:
-            path.unlink(missing_ok=True)
+            with _writers(cache, path.parent, on_wait):
+                path.unlink(missing_ok=True)
+    problems += _descriptions(cache)
     problems += _corpora_problems(cache)
     return problems
 
 
-def _problems(shard: Path) -> list[str]:
-    if not rows_path(shard).exists():
-        return [f"{shard}: has no rows, so it does not count; left by a writer that was killed"]
+def _name(cache: Cache, path: Path) -> str:
+    return path.relative_to(cache.root).as_posix()
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(p for suffix in SUFFIXES.values() for p in folder.glob(f"[!.]*{suffix}"))
+
+
+def _frames_of(rows_file: Path) -> list[Path]:
+    """Return the files that may hold the frames of a file of rows."""
+    stem = rows_file.name.removesuffix(ROWS_SUFFIX)
+    return [rows_file.with_name(stem + suffix) for suffix in SUFFIXES.values()]
+
+
+def _counts(shard: Path) -> bool:
+    """Tell whether the rows beside a shard are its own: both formats of one shard share a name."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_table(rows_path(shard), columns=["shard"], memory_map=False)["shard"].to_pylist()
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, pa.ArrowException):  # damaged rows: nobody's, so this shard's as well
+        return True
+    return shard.name in names or not any(shard.with_name(str(name)).exists() for name in set(names))
+
+
+def _problems(cache: Cache, shard: Path) -> list[str]:
+    name = _name(cache, shard)
+    if not _counts(shard):
+        return [f"{name}: has no rows, so it does not count; left by a writer that was killed (or is at work now)"]
     try:
         with ShardReader(shard) as reader:
-            return [f"{shard}: {problem}" if str(shard) not in problem else problem for problem in reader.verify()]
+            found = reader.verify()
     except Exception as error:  # whatever a damaged file makes a library raise is a finding, not a failure
-        return [f"{shard}: {str(error).splitlines()[0].removeprefix(f'{shard}: ')}"]
+        found = [(str(error).splitlines() or [type(error).__name__])[0]]
+    return [f"{name}: {problem.removeprefix(f'{shard}: ').replace(f'{cache.root}/', '')}" for problem in found]
+
+
+def _descriptions(cache: Cache) -> Iterator[str]:
+    """Yield the feature sets whose description is gone or damaged; the next extraction writes it again."""
+    for folder in sorted(p for p in cache.features.glob("[!.]*") if p.is_dir()):
+        path = folder / "feature_set.json"
+        try:
+            read_json(path)["fingerprint"]
+        except FileNotFoundError:
+            if any(folder.glob(f"*/[!.]*{ROWS_SUFFIX}")):
+                yield f"{_name(cache, path)}: is missing; extract again to write it"
+        except (OSError, ValueError, KeyError, TypeError):
+            yield f"{_name(cache, path)}: cannot be read; extract again to write it"
 
 
 def _corpora_problems(cache: Cache) -> Iterator[str]:
@@ -140,9 +206,18 @@ def _corpora_problems(cache: Cache) -> Iterator[str]:
         folder = cache.corpus(name)
         try:
             read_json(folder / "corpus.json")
-            pq.read_table(folder / "utterances.parquet", columns=["utterance_id"])
+            pq.read_table(folder / "utterances.parquet", memory_map=False)
         except Exception as error:
-            yield f"corpora/{name}: cannot be read ({str(error).splitlines()[0]}); scan it again"
+            yield f"corpora/{name}: cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]}); scan it again"
+
+
+@contextlib.contextmanager
+def _writers(cache: Cache, folder: Path, on_wait: Callable[[str], None] | None) -> Iterator[None]:
+    """Hold the lock of those who write a folder of the cache, see docs/design.md."""
+    parts = folder.relative_to(cache.root).parts
+    depth = {"features": 3, "corpora": 2, "runs": 2}.get(parts[0], 1) if parts else 0
+    with cache.lock("/".join(parts[:depth]) if depth else "catalogue", on_wait):
+        yield
 
 
 def doomed(
@@ -162,6 +237,7 @@ def doomed(
     """
     if sum((features is not None or corpus is not None, run is not None, stale)) != 1:
         raise UsageError("say what to remove: --features NAME [--corpus NAME], --corpus NAME, --run ID or --stale")
+    finished = sorted(cache.features.glob(f"*/*/[!.]*{ROWS_SUFFIX}"))  # before the catalogue, which so knows all of them
     with open_catalogue(cache) as connection:
         sets = {r["feature_set"]: cache.root / r["folder"] for r in rows(connection, "FROM feature_sets")}
         if run is not None:
@@ -174,39 +250,73 @@ def doomed(
                 raise unknown("run", run, sorted({r["experiment"] for r in known}))
             return [cache.runs / name for name in chosen]
         if stale:
-            return _stale(cache, {r["shard"] for r in rows(connection, "SELECT DISTINCT shard FROM features")}, sets)
+            live = {r["shard"] for r in rows(connection, "SELECT DISTINCT shard FROM features")}
+            return _stale(cache, finished, live, sets)
     if features is not None and features not in sets:
         raise unknown("feature set", features, list(sets))
     if corpus is not None and corpus not in cache.corpora():
         raise unknown("corpus", corpus, cache.corpora())
     if features is not None:
-        return [sets[features] / corpus] if corpus else [sets[features]]
+        part = sets[features] / corpus if corpus else sets[features]
+        if not part.is_dir():
+            raise UsageError(f"there are no features {features} of {corpus} in {cache.root}")
+        return [part]
     found = [p for p in cache.features.glob(f"*/{corpus}") if p.is_dir()]
     return [*found, cache.corpus(corpus or "")]
 
 
-def _stale(cache: Cache, live: set[str], sets: dict[str, Path]) -> list[Path]:
+def _stale(cache: Cache, finished: Iterable[Path], live: set[str], sets: dict[str, Path]) -> list[Path]:
     outdated = [folder for name, folder in sets.items() if "@" in name]
     found: list[Path] = list(outdated)
-    for rows_file in sorted(cache.features.glob("*/*/[!.]*.rows.parquet")):
+    for rows_file in finished:
         if rows_file.parent.parent in outdated:
             continue
-        stem = rows_file.name.removesuffix(".rows.parquet")
-        shards = [p for s in (".h5", ".frames.parquet") if (p := rows_file.with_name(stem + s)).exists()]
-        if not any(p.relative_to(cache.root).as_posix() in live for p in shards):
+        shards = [p for p in _frames_of(rows_file) if p.exists()]
+        if not any(_name(cache, p) in live for p in shards):
             found += [rows_file, *shards]
     return found
 
 
 def delete(cache: Cache, paths: list[Path]) -> int:
-    """Remove what `doomed` listed and bring the catalogue up to date; return the bytes that became free."""
+    """Remove what `doomed` listed and bring the catalogue up to date; return the bytes that became free.
+
+    Raises:
+        TfserError: if somebody is writing there, or the system refuses; what was removed until then is gone.
+    """
+
+    def refuse(who: str) -> None:
+        raise TfserError(f"{who.removesuffix('; waiting for it')}; remove it when that has finished")
+
     freed = 0
     for path in paths:
-        if path.exists():
-            freed += size_of(path)
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+        if not path.exists():
+            continue
+        size = size_of(path)
+        inner = [p for p in path.iterdir() if p.is_dir()] if path.parent == cache.features else []
+        try:
+            for folder in sorted(inner):
+                with _writers(cache, folder, refuse):
+                    _remove(folder)
+            with _writers(cache, path if path.is_dir() else path.parent, refuse):
+                _remove(path)
+        except OSError as error:
+            raise TfserError(f"{error.filename or path}: cannot be removed ({error.strerror or error})") from error
+        freed += size
     refresh(cache)
     return freed
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder: what makes its content count first, a feature set's description last."""
+
+    def turn(file: Path) -> int:
+        if file.name in ("corpus.json", "run.json"):
+            return 0
+        return 1 if file.name.endswith(ROWS_SUFFIX) else 3 if file.name == "feature_set.json" else 2
+
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    for file in sorted((p for p in path.rglob("*") if p.is_file() or p.is_symlink()), key=turn):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(path)

@@ -121,14 +121,15 @@ def feature_set(name: str, options: Mapping[str, str] | None = None, dtype: str 
 
 def _number(key: str, text: str, like: float) -> float:
     try:
-        return int(text) if isinstance(like, int) else float(text)
+        return int(text) if isinstance(like, int) else float(text) + 0.0  # minus zero is zero, for the fingerprint too
     except ValueError:
         kind = "a whole number" if isinstance(like, int) else "a number"
         raise UsageError(f"--set {key}={text}: {key} is {kind}") from None
 
 
 def _full_name(name: str, changed: Mapping[str, float], dtype: str) -> str:
-    parts = [f"{key}={value:g}" for key, value in sorted(changed.items())]
+    """Return a name that says what differs from the defaults, to the last digit: one name, one configuration."""
+    parts = [f"{key}={repr(value).removesuffix('.0')}" for key, value in sorted(changed.items())]
     if dtype != "float32":
         parts.append(dtype)
     return "+".join([name, *parts])

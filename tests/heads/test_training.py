@@ -20,7 +20,7 @@ from tfser.heads.tf_transformer import TFTransformerConfig
 from tfser.heads.training import EpochRecord, FitResult, FitStoppedError, FoldData, fit, predict
 from tfser.manifests.errors import TfserError, UsageError
 
-SMALL = TFTransformerConfig(segment_frames=16, channels=4, feed_forward=8, joint_feed_forward=8)
+SMALL = TFTransformerConfig(segment_frames=16, channels=4, feed_forward=8, joint_feed_forward=8, dropout=0.1)
 RICH = Recipe(
     optimiser="adamw", lr=2e-3, weight_decay=0.01, schedule="cosine", warmup_epochs=1, epochs=4, batch_size=8,
     grad_clip=1.0, label_smoothing=0.1, class_weights="balanced", averaging=0.9, normalise="utterance-mean",
