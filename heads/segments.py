@@ -37,9 +37,7 @@ class Plan:
         return len(self.utterance)
 
 
-def plan(
-    offsets: npt.NDArray[np.int64], utterances: npt.NDArray[np.int64], frames: int | None, hop: int | None = None
-) -> Plan:
+def plan(offsets: npt.NDArray[np.int64], utterances: npt.NDArray[np.int64], frames: int | None, hop: int | None = None) -> Plan:
     """Lay segments of ``frames`` frames over some utterances; ``frames`` None: one sample an utterance, whole.
 
     Args:
@@ -94,9 +92,7 @@ class FrameStore:
         self.scale = torch.from_numpy(scale).to(device)
         self.device = device
 
-    def gather(
-        self, utterance: Tensor, start: Tensor, frames: int | None, pace: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def gather(self, utterance: Tensor, start: Tensor, frames: int | None, pace: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Read one sample for each of ``utterance`` (B,) int64: from its frame ``start`` (B,), ``frames`` frames.
 
         Args:

@@ -90,9 +90,7 @@ class ConvEncoder(nn.Module):
     momentum = 0.1
     """Of the batch norms' running statistics; torch's default."""
 
-    def __init__(
-        self, channels: int, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
-    ) -> None:
+    def __init__(self, channels: int, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> None:
         super().__init__()
         self.kernel, self.stride, self.padding = kernel, stride, padding
         self.first = nn.Conv2d(1, channels, kernel, stride, padding, bias=False)

@@ -141,8 +141,11 @@ def verify(
         if repair:
             with _writers(cache, path.parent, on_wait):
                 path.unlink(missing_ok=True)
-    problems += _descriptions(cache)
-    problems += _corpora_problems(cache)
+    for path, problem in [*_descriptions(cache), *_corpora_problems(cache)]:
+        problems.append(problem)
+        if repair:
+            with _writers(cache, path.parent, on_wait):
+                path.unlink(missing_ok=True)
     return problems
 
 
@@ -186,29 +189,32 @@ def _problems(cache: Cache, shard: Path) -> list[str]:
     return [f"{name}: {problem.removeprefix(f'{shard}: ').replace(f'{cache.root}/', '')}" for problem in found]
 
 
-def _descriptions(cache: Cache) -> Iterator[str]:
-    """Yield the feature sets whose description is gone or damaged; the next extraction writes it again."""
+def _descriptions(cache: Cache) -> Iterator[tuple[Path, str]]:
+    """Yield feature_set.json where it is gone or damaged, with a line about it; the next extraction writes it again."""
     for folder in sorted(p for p in cache.features.glob("[!.]*") if p.is_dir()):
         path = folder / "feature_set.json"
         try:
             read_json(path)["fingerprint"]
         except FileNotFoundError:
             if any(folder.glob(f"*/[!.]*{ROWS_SUFFIX}")):
-                yield f"{_name(cache, path)}: is missing; extract again to write it"
+                yield path, f"{_name(cache, path)}: is missing; extract again to write it"
         except (OSError, ValueError, KeyError, TypeError):
-            yield f"{_name(cache, path)}: cannot be read; extract again to write it"
+            yield path, f"{_name(cache, path)}: cannot be read; extract again to write it"
 
 
-def _corpora_problems(cache: Cache) -> Iterator[str]:
+def _corpora_problems(cache: Cache) -> Iterator[tuple[Path, str]]:
+    """Yield the damaged file of each corpus that has one, with a line about it."""
     import pyarrow.parquet as pq
 
     for name in cache.corpora():
-        folder = cache.corpus(name)
+        path = cache.corpus(name) / "corpus.json"
         try:
-            read_json(folder / "corpus.json")
-            pq.read_table(folder / "utterances.parquet", memory_map=False)
+            read_json(path)["root"]
+            path = path.with_name("utterances.parquet")
+            pq.read_table(path, memory_map=False)
         except Exception as error:
-            yield f"corpora/{name}: cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]}); scan it again"
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            yield path, f"{_name(cache, path)}: cannot be read ({reason}); scan {name} again"
 
 
 @contextlib.contextmanager

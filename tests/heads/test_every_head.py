@@ -70,9 +70,7 @@ def test_padding_is_not_looked_at(case: tuple[HeadSpec, str]) -> None:
     frames, lengths = batch(case[0], config)
     beyond = (torch.arange(frames.shape[1]) >= lengths[:, None])[:, :, None]
     with torch.no_grad():
-        torch.testing.assert_close(
-            module(torch.where(beyond, torch.tensor(99.0), frames), lengths), module(frames, lengths)
-        )
+        torch.testing.assert_close(module(torch.where(beyond, torch.tensor(99.0), frames), lengths), module(frames, lengths))
 
 
 def test_every_parameter_gets_a_gradient(case: tuple[HeadSpec, str]) -> None:

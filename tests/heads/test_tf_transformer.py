@@ -21,9 +21,7 @@ from tfser.heads.tf_transformer import (
 from tfser.manifests.errors import UsageError
 
 
-@pytest.mark.parametrize(
-    ("preset", "count"), [("t_f", 91_180), ("t_tf", 193_592), ("f_tf", 193_592), ("full", 239_020)]
-)
+@pytest.mark.parametrize(("preset", "count"), [("t_f", 91_180), ("t_tf", 193_592), ("f_tf", 193_592), ("full", 239_020)])
 def test_parameter_counts_are_those_of_the_docstring(preset: str, count: int) -> None:
     assert count_parameters(HEAD.module(HEAD.preset(preset), 80, 4)) == count
 
@@ -78,9 +76,7 @@ def test_shapes_with_more_bands_than_frames() -> None:
     ("kernel", "stride", "padding"),
     [((5, 1), (2, 1), (2, 0)), ((1, 5), (1, 2), (0, 2)), ((5, 5), (2, 2), (2, 2))],
 )
-def test_conv_encoder_equals_plain_layers(
-    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
-) -> None:
+def test_conv_encoder_equals_plain_layers(kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> None:
     """Eq. 1, 4 and 7 by torch's own layers: values, gradients, running statistics, training and evaluation."""
     torch.manual_seed(0)
     ours = ConvEncoder(8, kernel, stride, padding).double()

@@ -39,9 +39,7 @@ def assert_same(one: FitResult, other: FitResult) -> None:
     """All numbers but the seconds are the same to the bit."""
     still = [[replace(record, train_s=0, eval_s=0) for record in result.history] for result in (one, other)]
     assert still[0] == still[1]
-    assert {name: s.epoch for name, s in one.selections.items()} == {
-        name: s.epoch for name, s in other.selections.items()
-    }
+    assert {name: s.epoch for name, s in one.selections.items()} == {name: s.epoch for name, s in other.selections.items()}
     for name, selection in one.selections.items():
         for key, values in vars(selection.test).items():
             np.testing.assert_array_equal(values, getattr(other.selections[name].test, key))

@@ -1,0 +1,226 @@
+"""Filling a catalogue from the cache's files: corpora with their protocols, feature sets, runs.
+
+Goes in: the cache's Parquet and JSON files, as `Cache.sources` lists them. Comes out: rows in the tables of `schema.TABLES`.
+What changed in `corpora/` or `features/` is read again as a whole, in SQL; finished runs are added and taken out one by one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import duckdb
+
+from tfser.manifests import schema
+from tfser.manifests.cache import Cache, Stamp
+from tfser.manifests.errors import TfserError
+from tfser.manifests.files import read_json
+from tfser.manifests.folds import applicable, install
+from tfser.manifests.protocols import parse
+from tfser.manifests.views import VIEWS
+
+Connection = duckdb.DuckDBPyConnection
+Sources = Mapping[str, Stamp]
+
+RUN_TABLES = ("history", "predictions", "metrics", "confusion")
+"""Tables of a run, each one Parquet file of that name in the run's folder."""
+
+_NUMBERS = frozenset("TINYINT SMALLINT INTEGER BIGINT HUGEINT UTINYINT USMALLINT UINTEGER UBIGINT FLOAT DOUBLE".split())
+
+
+def build(cache: Cache, connection: Connection, before: Sources, sources: Sources, *, fresh: bool) -> None:
+    """Bring the tables of an open catalogue from the files of `before` to those of `sources`, in one transaction.
+
+    Args:
+        cache: the cache.
+        connection: the catalogue, open for writing; empty if `fresh`.
+        before: the files that it was built from.
+        sources: the files that it is to be built from.
+        fresh: create the tables, read everything.
+
+    Raises:
+        TfserError: if a file of the cache cannot be read.
+    """
+
+    def changed(*prefixes: str) -> bool:
+        a, b = ({p: s for p, s in of.items() if p.startswith(prefixes)} for of in (before, sources))
+        return fresh or a != b
+
+    if fresh:
+        create(connection)
+    connection.execute("BEGIN")
+    if changed("corpora/"):
+        _read_corpora(cache, connection)
+    if changed("corpora/", "features/"):
+        _read_features(cache, connection, sources)
+    if changed("runs/"):
+        _read_runs(cache, connection, before, sources)
+    connection.execute("DELETE FROM sources")
+    stamps = [(path, *stamp) for path, stamp in sorted(sources.items())]
+    connection.execute("INSERT INTO sources SELECT unnest(?), unnest(?), unnest(?)", [list(c) for c in zip(*stamps)] or [[]] * 3)
+    connection.execute("COMMIT")
+    connection.execute("CHECKPOINT")
+
+
+def create(connection: Connection) -> None:
+    """Create the empty tables and the views."""
+    connection.execute("CREATE TABLE meta (version INTEGER)")
+    connection.execute("INSERT INTO meta VALUES (?)", [schema.VERSION])
+    connection.execute("CREATE TABLE sources (path VARCHAR, size BIGINT, mtime_ns BIGINT)")
+    for table in schema.TABLES:
+        if not table.view:
+            connection.execute(table.ddl())
+    for name, body in VIEWS.items():
+        connection.execute(f"CREATE VIEW {name} AS {body}")
+
+
+def first_line(error: duckdb.Error) -> str:
+    """Return the head of DuckDB's message."""
+    return " ".join(line.strip() for line in str(error).splitlines()[:2] if line.strip())
+
+
+def read_corpus(cache: Cache, connection: Connection, corpus: str) -> dict[str, object]:
+    """Insert one corpus and its utterances; return what `corpus.json` says.
+
+    Raises:
+        TfserError: if a file cannot be read.
+    """
+    about: dict[str, object] = read_json(cache.corpus(corpus) / "corpus.json")
+    names = ("adapter", "root", "scanned_at", "default_protocol")
+    connection.execute(
+        "INSERT INTO corpora VALUES (?, ?, ?, ?, ?, ?)",
+        [corpus, *(about.get(name) for name in names), json.dumps(about.get("options", {}))],
+    )
+    _insert(connection, "utterances", [cache.corpus(corpus) / "utterances.parquet"])
+    return about
+
+
+def asked_for(cache: Cache, corpus: str) -> list[str]:
+    """Return the protocols that somebody asked for beyond the corpus's own."""
+    path = cache.corpus(corpus) / "protocols.json"
+    return [str(spec) for spec in read_json(path)] if path.exists() else []
+
+
+def make_utterances(connection: Connection, files: Sequence[Path]) -> None:
+    """Make the empty table `utterances` anew, with the columns of the corpora's own behind the contract's.
+
+    A column that several corpora have takes their common type; where numbers meet something else, it is text.
+
+    Raises:
+        TfserError: if a file cannot be read.
+    """
+    table = next(t for t in schema.TABLES if t.name == "utterances")
+    known = {name.casefold() for name, _, _ in table.columns}
+    own: dict[str, tuple[str, set[str]]] = {}
+    for file in files:
+        with _readable("utterances"):
+            described = connection.execute("DESCRIBE FROM read_parquet(?)", [str(file)]).fetchall()
+        for name, kind, *_ in described:
+            if name.casefold() not in known:
+                own.setdefault(name.casefold(), (name, set()))[1].add(kind)
+    connection.execute("DROP TABLE IF EXISTS utterances")
+    connection.execute(table.ddl())
+    for name, kinds in own.values():
+        kind = "DOUBLE" if len(kinds) > 1 and kinds <= _NUMBERS else "VARCHAR" if len(kinds) > 1 else min(kinds)
+        quoted = name.replace('"', '""')
+        connection.execute(f'ALTER TABLE utterances ADD COLUMN "{quoted}" {kind}')
+
+
+@contextlib.contextmanager
+def _readable(table: str) -> "contextlib.AbstractContextManager[None]":  # type: ignore[misc]
+    """Turn DuckDB's error over a file of the cache into one that says what to do."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise TfserError(
+            f"the cache's files for {table} cannot be read ({first_line(error)}); look with `tfser cache verify`"
+        ) from error
+
+
+def _insert(connection: Connection, table: str, files: Sequence[Path]) -> None:
+    """Insert the rows of Parquet files into a table, by column name."""
+    if files:
+        with _readable(table):
+            connection.execute(
+                f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet(?, union_by_name = true)", [[str(f) for f in files]]
+            )
+
+
+def _read_corpora(cache: Cache, connection: Connection) -> None:
+    names = cache.corpora()
+    for table in ("corpora", "protocols", "assignments"):
+        connection.execute(f"DELETE FROM {table}")
+    make_utterances(connection, [cache.corpus(name) / "utterances.parquet" for name in names])
+    for name in names:
+        about = read_corpus(cache, connection, name)
+        wanted = [*applicable(connection, name), *asked_for(cache, name)]
+        if about.get("default_protocol"):
+            wanted.append(str(about["default_protocol"]))
+        installed: set[str] = set()
+        for spec in wanted:
+            with contextlib.suppress(TfserError):  # one that does not fit the rows: `ensure_protocol` says why
+                protocol = parse(spec)
+                if protocol.name not in installed:
+                    installed.add(protocol.name)
+                    install(connection, name, protocol)
+
+
+def _read_features(cache: Cache, connection: Connection, sources: Sources) -> None:
+    for table in ("feature_sets", "features", "skipped"):
+        connection.execute(f"DELETE FROM {table}")
+    _insert(connection, "skipped", [cache.root / p for p in sorted(sources) if PurePosixPath(p).name == "skipped.parquet"])
+    shards: dict[str, list[str]] = {}
+    for path in sorted(sources):
+        if path.endswith(".rows.parquet"):
+            shards.setdefault(PurePosixPath(path).parts[1], []).append(str(cache.root / path))
+    found = sorted(p for p in sources if p.startswith("features/") and p.endswith("/feature_set.json"))
+    sets = [(PurePosixPath(path).parent, read_json(cache.root / path)) for path in found]
+    newest: dict[str, str] = {}
+    for _, about in sorted(sets, key=lambda pair: pair[1]["created_at"]):
+        newest[about["name"]] = about["fingerprint"]
+    for folder, about in sets:
+        current = newest[about["name"]] == about["fingerprint"]
+        name = about["name"] if current else f"{about['name']}@{about['fingerprint'][:8]}"
+        keys = ("fingerprint", "kind", "dim", "dtype", "hop_s", "created_at")
+        connection.execute(
+            "INSERT INTO feature_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [name, *(about[key] for key in keys), json.dumps(about["config"]), folder.as_posix()],
+        )
+        if shards.get(folder.name):
+            with _readable("features"):
+                connection.execute(
+                    """
+                    INSERT INTO features
+                    SELECT ? AS feature_set, r.corpus, r.utterance_id, ? || '/' || r.corpus || '/' || r.shard AS shard,
+                      r.first_frame, r.frames, r.dim
+                    FROM (SELECT *, parse_path(filename)[-2] AS corpus FROM read_parquet(?, filename = true)) r
+                    JOIN utterances u
+                      ON u.corpus = r.corpus AND u.utterance_id = r.utterance_id AND u.content_hash = r.content_hash
+                    QUALIFY row_number() OVER (PARTITION BY r.corpus, r.utterance_id ORDER BY r.shard) = 1
+                    """,
+                    [name, folder.as_posix(), shards[folder.name]],
+                )
+
+
+def _read_runs(cache: Cache, connection: Connection, before: Sources, sources: Sources) -> None:
+    """Take out runs that changed or went, add those that changed or came; a run counts when it is finished."""
+    old, new = ({p: s for p, s in of.items() if p.startswith("runs/")} for of in (before, sources))
+    gone = [PurePosixPath(p).parent.name for p in old if new.get(p) != old[p]]
+    if gone:
+        for table in ("runs", *RUN_TABLES):
+            connection.execute(f"DELETE FROM {table} WHERE run_id IN (SELECT unnest(?))", [gone])
+    columns = next(t for t in schema.TABLES if t.name == "runs").columns
+    folders = []
+    for path in sorted(p for p in new if old.get(p) != new[p]):
+        about = read_json(cache.root / path)
+        if about.get("status") == "finished":
+            folders.append((cache.root / path).parent)
+            values = [about.get(name) for name, _, _ in columns]  # null: a column that is younger than the run
+            connection.execute(
+                f"INSERT INTO runs VALUES ({', '.join('?' * len(values))})",
+                [json.dumps(v) if isinstance(v, (dict, list)) else v for v in values],
+            )
+    for table in RUN_TABLES:
+        _insert(connection, table, [folder / f"{table}.parquet" for folder in folders])
