@@ -24,7 +24,8 @@ from tfser.manifests.display import Output, bar, count, output_to, percent, prin
 from tfser.manifests.errors import TfserError, UsageError
 
 if TYPE_CHECKING:
-    from tfser.heads.experiment import Experiment, Loaded, Request
+    from tfser.heads.experiment import Experiment, Request
+    from tfser.heads.fold_runs import Loaded
     from tfser.heads.training import EpochRecord
     from tfser.manifests.audit import Finding
     from tfser.pipeline.extract import ExtractReport
@@ -370,9 +371,12 @@ def train(
     keep_memory: Annotated[
         bool,
         typer.Option(
-            "--keep-memory/--no-keep-memory", help="On Linux CPUs: keep freed memory, 2 to 4 times as fast for more memory."
+            "--keep-memory/--no-keep-memory", help="On Linux CPUs: keep freed memory: faster, for more memory."
         ),
     ] = True,
+    checkpoint_every: Annotated[
+        float, typer.Option("--checkpoint-every", min=0, metavar="SECONDS", help="Keep the state so often, after an epoch.")
+    ] = 30.0,
     allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Train a fold whose audit fails; the run says so.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Train again what is finished.")] = False,
     cache: CacheDir = None,
@@ -398,17 +402,26 @@ def train(
         allow_leaks=allow_leaks,
         again=again,
     )
-    _train(Cache(cache), request, format, threads=threads, keep_memory=keep_memory)
+    _train(Cache(cache), request, format, threads=threads, keep_memory=keep_memory, checkpoint_every_s=checkpoint_every)
 
 
-def _train(store: Cache, request: Request, format: Output, *, threads: int | None = None, keep_memory: bool = True) -> None:
+def _train(
+    store: Cache,
+    request: Request,
+    format: Output,
+    *,
+    threads: int | None = None,
+    keep_memory: bool = True,
+    checkpoint_every_s: float = 30.0,
+) -> None:
     from tfser.heads.memory import keep_freed_memory
 
     if keep_memory and not request.device.startswith("cuda"):
         keep_freed_memory()  # before torch allocates anything
     import torch
 
-    from tfser.heads.experiment import audit_experiment, load, resolve, train_fold
+    from tfser.heads.experiment import resolve
+    from tfser.heads.fold_runs import audit_experiment, load, train_fold
     from tfser.manifests.catalogue import refresh
 
     if threads is not None:
@@ -438,7 +451,16 @@ def _train(store: Cache, request: Request, format: Output, *, threads: int | Non
                     pace = f"{record.train_s + record.eval_s:.1f} s an epoch"
                     update(completed=record.epoch, state=f"loss {record.loss:.3f}{val}, {pace}")
 
-                result = train_fold(store, experiment, fold, loaded, findings, on_epoch=on_epoch, on_wait=say)
+                result = train_fold(
+                    store,
+                    experiment,
+                    fold,
+                    loaded,
+                    findings,
+                    checkpoint_every_s=checkpoint_every_s,
+                    on_epoch=on_epoch,
+                    on_wait=say,
+                )
             if not result.trained:
                 say(f"fold {fold}: found finished, {result.about['finished_at']} (--again trains it again)")
     finally:

@@ -1,35 +1,25 @@
-"""From a request to a run: choose, audit, load, train, store.
+"""From a request to an experiment: everything that the request left open is settled, and said.
 
-`resolve` settles everything that the request left open, and says what it chose. `train_fold` then refuses a fold
-whose audit fails (unless told otherwise, which the run records), finds the finished run of the same configuration, or
-trains, going on from a checkpoint where there is one.
+An experiment is one head, preset and recipe on one feature set and protocol; a run of it adds fold and seed. Its name is
+made of its whole configuration, so the same request finds the same runs.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 from tfser.heads import head
 from tfser.heads.base import HeadSpec, Settings
 from tfser.heads.recipes import Recipe
-from tfser.heads.runs import Selected, begin, digest, finish, finished, save_model, versions
-from tfser.manifests.audit import Finding, blocking, run_audits
+from tfser.heads.runs import digest
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import Connection, ensure_protocol, open_catalogue, rows
 from tfser.manifests.choices import choose_corpus, default_protocol
-from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.protocols import specify
-from tfser.pipeline.batches import FeatureRow, PackedFeatures, load_packed
-from tfser.pipeline.scan import now
-
-if TYPE_CHECKING:
-    from tfser.heads.training import EpochRecord, Selection
 
 METHOD_VERSION = 1
 """Raised when the same configuration would train to other numbers, so that old runs are not taken for new ones."""
@@ -111,24 +101,6 @@ class Experiment:
     def run_id(self, fold: int) -> str:
         """Return the id of one run."""
         return f"{self.name}-f{fold}-s{self.seed}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """The features of a protocol's utterances, in memory, with what training needs to know of each."""
-
-    features: PackedFeatures
-    labels: npt.NDArray[np.int64]
-    speakers: tuple[str | None, ...]
-    left_out: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """A finished run: what run.json says, and whether it was trained now or found."""
-
-    about: Mapping[str, Any]
-    trained: bool
 
 
 def resolve(cache: Cache, request: Request) -> Experiment:
@@ -272,217 +244,3 @@ def _device(asked: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {asked}: not usable here ({str(error).splitlines()[0]})") from error
     return asked
-
-
-def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], None] | None = None) -> Loaded:
-    """Load the features of all utterances of the protocol that have any.
-
-    Raises:
-        TfserError: if a shard is damaged.
-    """
-    number = {name: i for i, name in enumerate(experiment.classes)}
-    with open_catalogue(cache) as connection:
-        found = rows(
-            connection,
-            "SELECT f.*, a.label, u.speaker FROM features f "
-            "JOIN assignments a ON a.corpus = f.corpus AND a.utterance_id = f.utterance_id "
-            "JOIN utterances u ON u.corpus = f.corpus AND u.utterance_id = f.utterance_id "
-            "WHERE a.protocol = ? AND a.corpus = ? AND a.fold IS NOT NULL AND f.feature_set = ? "
-            "ORDER BY f.shard, f.first_frame",
-            [experiment.protocol, experiment.corpus, experiment.feature_set],
-        )
-        all_of = rows(
-            connection,
-            "SELECT count(*) AS n FROM assignments WHERE protocol = ? AND corpus = ?",
-            [experiment.protocol, experiment.corpus],
-        )[0]["n"]
-    where = [
-        FeatureRow(
-            utterance_id=r["utterance_id"],
-            path=cache.root / r["shard"],
-            first_frame=r["first_frame"],
-            frames=r["frames"],
-            dim=r["dim"],
-        )
-        for r in found
-    ]
-    return Loaded(
-        features=load_packed(where, progress=progress),
-        labels=np.array([number[r["label"]] for r in found], dtype=np.int64),
-        speakers=tuple(r["speaker"] for r in found),
-        left_out=all_of - len(found),
-    )
-
-
-def audit_experiment(cache: Cache, experiment: Experiment) -> list[Finding]:
-    """Run the audits that decide about an experiment: its protocol, and its feature set's completeness."""
-    with open_catalogue(cache) as connection:
-        return run_audits(
-            connection, protocol=experiment.protocol, corpus=experiment.corpus, feature_sets=[experiment.feature_set]
-        )
-
-
-def check_audit(experiment: Experiment, findings: Sequence[Finding], fold: int) -> None:
-    """Refuse a fold whose audit found an error.
-
-    Raises:
-        TfserError: unless leaks are allowed.
-    """
-    errors = blocking(findings, fold)
-    if errors and not experiment.allow_leaks:
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise TfserError(
-            f"{experiment.protocol} fold {fold} fails its audit: {errors[0].sentence()}{more}. What to do: {errors[0].action}. "
-            "See `tfser audit`; --allow-leaks trains all the same, and the run says so"
-        )
-
-
-def train_fold(
-    cache: Cache,
-    experiment: Experiment,
-    fold: int,
-    loaded: Callable[[], Loaded],
-    findings: Sequence[Finding],
-    *,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
-    on_wait: Callable[[str], None] | None = None,
-) -> RunResult:
-    """Train one fold, or find its finished run.
-
-    Args:
-        cache: the cache.
-        experiment: what to train.
-        fold: which fold.
-        loaded: gives the features; called only if there is something to train.
-        findings: of `audit_experiment`.
-        on_epoch: told about each epoch that is trained now.
-        on_wait: told when another process is training the same run.
-
-    Raises:
-        TfserError: if the audit forbids the fold, or a side of it is empty.
-    """
-    from tfser.heads.training import FoldData, fit
-
-    check_audit(experiment, findings, fold)
-    run_id = experiment.run_id(fold)
-    with cache.lock(f"runs/{run_id}", on_wait):
-        done = None if experiment.again else finished(cache, run_id)
-        if done is not None:
-            return RunResult(about=done, trained=False)
-        data = loaded()
-        sides = _sides(cache, experiment, fold, data.features.utterance_ids)
-        about = _about(experiment, fold, findings)
-        folder = begin(cache, about, again=experiment.again)
-        known = tuple(name for name in data.speakers if name is not None)
-        result = fit(
-            FoldData(
-                features=data.features,
-                labels=data.labels,
-                classes=experiment.classes,
-                speakers=known if len(known) == len(data.speakers) else None,
-                **sides,
-            ),
-            spec=experiment.spec,
-            config=experiment.config,
-            recipe=experiment.recipe,
-            seed=experiment.seed,
-            device=experiment.device,
-            checkpoint_dir=folder / "checkpoint",
-            on_epoch=on_epoch,
-        )
-        for selection, state in result.states.items():
-            save_model(folder / ("model.safetensors" if selection == "last" else f"model-{selection}.safetensors"), state)
-        test = sides["test"]
-        about = finish(
-            cache,
-            {
-                **about,
-                "parameters": result.parameters,
-                "finished_at": now(),
-                "seconds": sum(r.train_s + r.eval_s for r in result.history),
-            },
-            classes=experiment.classes,
-            utterance_ids=[data.features.utterance_ids[i] for i in test],
-            labels=data.labels[test],
-            selections=[_selected(name, of, test) for name, of in result.selections.items()],
-            history=[_history_row(record) for record in result.history],
-        )
-    return RunResult(about=about, trained=True)
-
-
-def _selected(name: str, selection: Selection, test: npt.NDArray[np.int64]) -> Selected:
-    """Turn rows of the packed features into places among the test utterances."""
-    prediction = selection.test
-    if prediction is None:
-        raise TfserError("the test side gave no predictions")
-    place = {int(row): i for i, row in enumerate(test)}
-    probabilities = np.empty_like(prediction.utterance_probabilities)
-    probabilities[[place[int(row)] for row in prediction.utterance]] = prediction.utterance_probabilities
-    return Selected(
-        selection=name,
-        epoch=selection.epoch,
-        utterances=probabilities,
-        segments=prediction.segment_probabilities,
-        segment_utterance=np.array([place[int(row)] for row in prediction.segment_utterance], dtype=np.int64),
-        segment_number=prediction.segment_number,
-    )
-
-
-def _history_row(record: EpochRecord) -> dict[str, Any]:
-    return {
-        "epoch": record.epoch,
-        "loss": record.loss,
-        "lr": record.learning_rate,
-        "seconds": record.train_s + record.eval_s,
-        "val_WA": record.val_WA,
-        "val_UA": record.val_UA,
-        "test_WA": record.test_WA,
-        "test_UA": record.test_UA,
-    }
-
-
-def _sides(cache: Cache, experiment: Experiment, fold: int, utterance_ids: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
-    """Return the rows of the loaded features that train, validate and test a fold."""
-    with open_catalogue(cache) as connection:
-        role = dict(
-            connection.execute(
-                "SELECT utterance_id, role FROM folds WHERE protocol = ? AND corpus = ? AND fold = ?",
-                [experiment.protocol, experiment.corpus, fold],
-            ).fetchall()
-        )
-    sides = {
-        side: np.array([i for i, name in enumerate(utterance_ids) if role.get(name) == side], dtype=np.int64)
-        for side in ("train", "val", "test")
-    }
-    for side in ("train", "test"):
-        if not len(sides[side]):
-            raise TfserError(
-                f"{experiment.protocol} fold {fold}: no utterance of its {side} side has {experiment.feature_set} features"
-            )
-    return sides
-
-
-def _about(experiment: Experiment, fold: int, findings: Sequence[Finding]) -> dict[str, Any]:
-    errors = blocking(findings, fold)
-    return {
-        "run_id": experiment.run_id(fold),
-        "experiment": experiment.name,
-        "head": experiment.spec.name,
-        "preset": experiment.preset,
-        "recipe": experiment.recipe_name,
-        "corpus": experiment.corpus,
-        "protocol": experiment.protocol,
-        "protocol_hash": experiment.protocol_hash,
-        "validation": experiment.validation,
-        "fold": fold,
-        "seed": experiment.seed,
-        "feature_set": experiment.feature_set,
-        "fingerprint": experiment.fingerprint,
-        "epochs": experiment.recipe.epochs,
-        "device": experiment.device,
-        "audit": "overridden" if errors else "passed",
-        "findings": [f.to_dict() for f in findings if f.level in ("error", "warning") and f.fold in (None, fold)],
-        "started_at": now(),
-        "versions": versions(),
-        "config": experiment.configuration(),
-    }

@@ -153,6 +153,10 @@ class TransformerLayer(nn.Module):
         self.inner = nn.Linear(width, feed_forward)
         self.outer = nn.Linear(feed_forward, width)
         self.feed_forward_norm = nn.LayerNorm(width)
+        for linear in (self.query, self.key, self.value):  # as torch's own multi-head attention
+            nn.init.xavier_uniform_(linear.weight)
+        for linear in (self.query, self.value, self.out):
+            nn.init.zeros_(linear.bias)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # 3 x (b, tokens, width) -> (b, tokens, width)
         """Attend from q to k, and gather from v."""

@@ -3,7 +3,8 @@
 A file opens with a header of `-- key: text` lines: title, level, explanation, action. Its query reads the catalogue's tables and
 returns one row a violation, with at least protocol, corpus, fold (null: the whole protocol) and level (error, warning, info);
 the other columns say what was found. It needs no Python: put a file there and it runs. The tables `folds`, `fold_utterances`,
-`assignments`, `protocols` and `checked_feature_sets` (feature_set, corpus) hold only what is being audited.
+`assignments`, `protocols`, `skipped` and `checked_feature_sets` (feature_set, corpus) hold only what is being audited, and
+utterances that a stage listed as skipped, so that nobody trains or tests on them, are not among their rows.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def run_audits(
         examples: rows to keep of each finding.
 
     Raises:
-        TfserError: if an audit's query fails.
+        TfserError: if an audit's query fails, or names a level that there is not.
     """
     _limit(connection, protocol, corpus, feature_sets)
     findings: list[Finding] = []
@@ -128,7 +129,7 @@ def run_audits(
         for audit in packaged_audits() if audits is None else audits:
             findings += _run(connection, audit, protocol, corpus, examples)
     finally:
-        for name in ("checked_feature_sets", "fold_utterances", "folds", "assignments", "protocols"):
+        for name in ("fold_utterances", "folds", "assignments", "unused", "skipped", "protocols", "checked_feature_sets"):
             connection.execute(f"DROP VIEW IF EXISTS temp.{name}")
     return sorted(findings, key=lambda f: (LEVELS.index(f.level), f.audit, f.fold or 0))
 
@@ -136,25 +137,35 @@ def run_audits(
 def _limit(connection: Connection, protocol: str, corpus: str, feature_sets: Sequence[str] | None) -> None:
     """Let temporary views of the tables' own names stand before them, which hold only what is audited."""
     database = (connection.execute("SELECT current_database()").fetchone() or ("memory",))[0]
-    p, c = _quote(protocol), _quote(corpus)
-    for name in ("protocols", "assignments", "folds", "fold_utterances"):
-        connection.execute(
-            f'CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM "{database}".main.{name} '
-            f"WHERE protocol = {p} AND corpus = {c}"
-        )
+    p, c, main = _quote(protocol), _quote(corpus), f'"{database}".main'
     if feature_sets is None:
-        chosen = f"SELECT DISTINCT feature_set, corpus FROM features WHERE corpus = {c}"
+        chosen = f"SELECT DISTINCT feature_set, corpus FROM {main}.features WHERE corpus = {c}"
     else:
         chosen = f"SELECT unnest([{', '.join(_quote(f) for f in feature_sets)}]::VARCHAR[]) AS feature_set, {c} AS corpus"
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW checked_feature_sets AS {chosen}")
+    views = {
+        "checked_feature_sets": chosen,
+        # What a reader passed over (stage read) was never an utterance, though it may bear the id of one.
+        "skipped": f"SELECT * FROM {main}.skipped WHERE corpus = {c} AND stage <> 'read'",
+        "unused": "SELECT DISTINCT utterance_id FROM temp.skipped WHERE utterance_id NOT IN (SELECT f.utterance_id "
+        f"FROM {main}.features f JOIN temp.checked_feature_sets USING (feature_set, corpus))",
+        "protocols": f"SELECT * FROM {main}.protocols WHERE protocol = {p} AND corpus = {c}",
+    }
+    for name in ("assignments", "folds", "fold_utterances"):
+        views[name] = (
+            f"SELECT * FROM {main}.{name} m WHERE m.protocol = {p} AND m.corpus = {c} "
+            "AND NOT EXISTS (SELECT 1 FROM temp.unused s WHERE s.utterance_id = m.utterance_id)"
+        )
+    for name, body in views.items():
+        connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {body}")
 
 
 def _run(connection: Connection, audit: Audit, protocol: str, corpus: str, examples: int) -> list[Finding]:
     try:
         found = rows(
             connection,
-            f"WITH found AS ({audit.query.rstrip().rstrip(';')}\n), numbered AS (SELECT *, row_number() OVER (PARTITION BY fold, "
-            "level) AS number_, count(*) OVER (PARTITION BY fold, level) AS count_ FROM found) "
+            f"WITH found AS ({audit.query.rstrip().rstrip(';')}\n), placed AS (SELECT *, row_number() OVER () AS place_ "
+            "FROM found), numbered AS (SELECT *, row_number() OVER (PARTITION BY fold, level ORDER BY place_) AS number_, "
+            "count(*) OVER (PARTITION BY fold, level) AS count_ FROM placed) "
             "SELECT * FROM numbered WHERE number_ <= ? ORDER BY fold NULLS FIRST, level, number_",
             [max(1, examples)],
         )
@@ -162,8 +173,10 @@ def _run(connection: Connection, audit: Audit, protocol: str, corpus: str, examp
         raise TfserError(f"audit {audit.name}: {str(error).splitlines()[0]}") from error
     grouped: dict[tuple[int | None, str], list[dict[str, Any]]] = {}
     for row in found:
+        if row["level"] not in LEVELS:
+            raise TfserError(f"audit {audit.name}: level {row['level']!r} is none of {', '.join(LEVELS)}")
         grouped.setdefault((row["fold"], row["level"]), []).append(row)
-    plain = {"protocol", "corpus", "fold", "level", "number_", "count_"}
+    plain = {"protocol", "corpus", "fold", "level", "place_", "number_", "count_"}
     findings = [
         Finding(
             audit=audit.name,

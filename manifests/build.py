@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import duckdb
@@ -27,7 +27,9 @@ Sources = Mapping[str, Stamp]
 RUN_TABLES = ("history", "predictions", "metrics", "confusion")
 """Tables of a run, each one Parquet file of that name in the run's folder."""
 
-_NUMBERS = frozenset("TINYINT SMALLINT INTEGER BIGINT HUGEINT UTINYINT USMALLINT UINTEGER UBIGINT FLOAT DOUBLE".split())
+_NUMBERS = frozenset(
+    ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT", "FLOAT", "DOUBLE")
+)
 
 
 def build(cache: Cache, connection: Connection, before: Sources, sources: Sources, *, fresh: bool) -> None:
@@ -58,8 +60,11 @@ def build(cache: Cache, connection: Connection, before: Sources, sources: Source
     if changed("runs/"):
         _read_runs(cache, connection, before, sources)
     connection.execute("DELETE FROM sources")
-    stamps = [(path, *stamp) for path, stamp in sorted(sources.items())]
-    connection.execute("INSERT INTO sources SELECT unnest(?), unnest(?), unnest(?)", [list(c) for c in zip(*stamps)] or [[]] * 3)
+    if sources:
+        sizes, times = zip(*sources.values(), strict=True)
+        connection.execute(
+            "INSERT INTO sources SELECT unnest(?), unnest(?), unnest(?)", [list(sources), list(sizes), list(times)]
+        )
     connection.execute("COMMIT")
     connection.execute("CHECKPOINT")
 
@@ -129,7 +134,7 @@ def make_utterances(connection: Connection, files: Sequence[Path]) -> None:
 
 
 @contextlib.contextmanager
-def _readable(table: str) -> "contextlib.AbstractContextManager[None]":  # type: ignore[misc]
+def _readable(table: str) -> Iterator[None]:
     """Turn DuckDB's error over a file of the cache into one that says what to do."""
     try:
         yield

@@ -62,7 +62,8 @@ class Cache:
 
     def corpora(self) -> list[str]:
         """Names of the corpora that have been scanned into this cache, in order."""
-        return sorted(path.parent.name for path in self.root.glob("corpora/*/corpus.json"))
+        names = (path.parent.name for path in self.root.glob("corpora/*/corpus.json"))
+        return sorted(name for name in names if _NAME.fullmatch(name))
 
     @property
     def features(self) -> Path:
@@ -90,10 +91,11 @@ class Cache:
         found: dict[str, Stamp] = {}
         for pattern in patterns:
             for path in self.root.glob(pattern):
-                if not path.name.startswith("."):
+                relative = path.relative_to(self.root)
+                if not any(part.startswith(".") for part in relative.parts):
                     with contextlib.suppress(FileNotFoundError):  # removed by another process just now
                         status = path.stat()
-                        found[path.relative_to(self.root).as_posix()] = (status.st_size, status.st_mtime_ns)
+                        found[relative.as_posix()] = (status.st_size, status.st_mtime_ns)
         return found
 
     def make(self) -> None:

@@ -132,9 +132,10 @@ def open_catalogue(cache: Cache) -> Iterator[Connection]:
 
 _COMMENT = r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*"
 _EXPLAIN = re.compile(_COMMENT + r"EXPLAIN\b\s*(?:ANALY[ZS]E\b|\(\s*(?:ANALY[ZS]E|FORMAT)\b[^)]*\))?", re.I | re.S)
-_PIVOT = re.compile(_COMMENT + r"(?:PIVOT|WITH|FROM|SELECT|\()\b?", re.I | re.S)
+_PIVOT = re.compile(_COMMENT + r"(?:PIVOT|WITH|FROM|SELECT)\b", re.I | re.S)
 _PRAGMA = re.compile(
-    _COMMENT + r"PRAGMA\s+(?:table_info|show|show_tables|show_tables_expanded|database_size|database_list|storage_info|version)\b",
+    _COMMENT + r"PRAGMA\s+(?:table_info|show|show_tables|show_tables_expanded|database_size|database_list|storage_info"
+    r"|version)\b",
     re.I | re.S,
 )
 

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfser.manifests.errors import TfserError
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -45,7 +47,8 @@ def aside(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         fsync_path(path.parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        for leftover in (temporary, temporary.with_name(f"{temporary.name}.wal")):  # DuckDB writes a log beside its file
+            leftover.unlink(missing_ok=True)
         raise
 
 
@@ -57,11 +60,12 @@ def sweep(folder: Path, *, older_than_s: float = 0.0) -> int:
     removed = 0
     if folder.is_dir():
         limit = time.time() - older_than_s
-        for path in folder.glob(".*.tmp"):
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_mtime <= limit:
-                    path.unlink()
-                    removed += 1
+        for path in folder.iterdir():
+            if path.name.startswith(".") and path.name.endswith((".tmp", ".tmp.wal")):
+                with contextlib.suppress(FileNotFoundError):
+                    if path.stat().st_mtime <= limit:
+                        path.unlink()
+                        removed += 1
     return removed
 
 
@@ -78,8 +82,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file that tfser wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file that tfser wrote.
+
+    Raises:
+        TfserError: if it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TfserError(f"{path}: cannot be read ({error})") from error
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -6,6 +6,7 @@ corpus wrote it, lower-cased and stripped: an unknown emotion is data, not an er
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 
 from tfser.manifests.errors import UsageError
@@ -57,7 +58,8 @@ def normalise(raw: str | None) -> str | None:
     """
     if raw is None:
         return None
-    word = " ".join(raw.split()).casefold()
+    folded = unicodedata.normalize("NFD", raw).casefold()  # composed and decomposed letters are the same word
+    word = " ".join(unicodedata.normalize("NFC", folded).split())
     return _KNOWN.get(word.replace(" ", "_"), word) or None
 
 

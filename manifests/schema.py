@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VERSION = 1
+VERSION = 2
 """Raised when a table changes: an older catalogue is then rebuilt from the files, never read."""
 
 
@@ -80,12 +80,13 @@ TABLES = (
     ),
     _table(
         "skipped",
-        "What a stage could not use, and why. These utterances are in no feature set and fail no audit.",
+        "What a stage could not use, and why. An utterance that could not be scanned or extracted fails no audit; rows and files"
+        " that a corpus reader passed over (stage read) are no utterances, though they may bear the id of one.",
         """
         corpus VARCHAR -- corpus name
         utterance_id VARCHAR -- null for a file that is no utterance
         path VARCHAR -- the file
-        stage VARCHAR -- scan or extract:<feature set>
+        stage VARCHAR -- read (the layout or table), scan (the audio) or extract:<feature set>
         reason VARCHAR -- one line
         """,
     ),

@@ -72,9 +72,10 @@ class Skipped:
 DECLARED = tuple(f.name for f in fields(Utterance) if f.name != "extra")
 MEASURED = tuple(f.name for f in fields(Measured))
 _ORDER = (
-    "corpus utterance_id path speaker gender session dialogue scenario sentence transcript label raw_label valence arousal "
-    "dominance start_s end_s duration_s sample_rate split content_hash peak rms_db clipped_share flags size mtime_ns"
-).split()
+    *("corpus", "utterance_id", "path", "speaker", "gender", "session", "dialogue", "scenario", "sentence", "transcript"),
+    *("label", "raw_label", "valence", "arousal", "dominance", "start_s", "end_s", "duration_s", "sample_rate", "split"),
+    *("content_hash", "peak", "rms_db", "clipped_share", "flags", "size", "mtime_ns"),
+)
 _FLOATS = {"valence", "arousal", "dominance", "start_s", "end_s", "duration_s", "peak", "rms_db", "clipped_share"}
 _INTEGERS = {"sample_rate", "size", "mtime_ns"}
 
@@ -124,13 +125,28 @@ def to_table(corpus: str, utterances: Sequence[Utterance], measured: Sequence[Me
 
 
 def _own_array(values: list[Any]) -> pa.Array:
+    """Return values of a column of the corpus's own, typed where they agree on a type that Parquet and SQL share."""
     import pyarrow as pa
 
     try:
         array = pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+    except (pa.ArrowException, OverflowError, ValueError, TypeError):
+        array = None
+    if array is not None and pa.types.is_null(array.type):
+        return array.cast(pa.string())
+    if array is None or not _storable(array.type):
         return pa.array([None if value is None else str(value) for value in values], pa.string())
-    return array.cast(pa.string()) if pa.types.is_null(array.type) else array
+    return array
+
+
+def _storable(kind: pa.DataType) -> bool:
+    """Tell whether a type can be written: none of its parts is of unknown type or without fields."""
+    import pyarrow as pa
+
+    if pa.types.is_nested(kind):
+        parts = [kind.field(i).type for i in range(kind.num_fields)]
+        return bool(parts) and all(_storable(part) for part in parts)
+    return not (pa.types.is_null(kind) or pa.types.is_duration(kind))
 
 
 def skipped_table(rows: Sequence[Skipped]) -> pa.Table:
@@ -138,4 +154,8 @@ def skipped_table(rows: Sequence[Skipped]) -> pa.Table:
     import pyarrow as pa
 
     names = [f.name for f in fields(Skipped)]
-    return pa.table({name: pa.array([getattr(row, name) for row in rows], pa.string()) for name in names})
+
+    def text(value: str | None) -> str | None:  # a file's name may hold bytes that are no text
+        return None if value is None else value.encode("utf-8", "backslashreplace").decode("utf-8")
+
+    return pa.table({name: pa.array([text(getattr(row, name)) for row in rows], pa.string()) for name in names})

@@ -166,7 +166,7 @@ def _rows(cache: Cache, corpus: str) -> tuple[Path, list[_Row], int]:
     try:
         root = Path(read_json(folder / "corpus.json")["root"])
         table = pq.read_table(folder / "utterances.parquet", columns=columns, memory_map=False)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except (TfserError, OSError, KeyError, TypeError, pa.ArrowException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TfserError(f"{folder}: the rows of {corpus} cannot be read ({reason}); scan it again") from error
     values = [table[name].to_pylist() for name in columns]
@@ -200,13 +200,13 @@ def _describe(cache: Cache, features: FeatureSet) -> None:
         "hop_s": features.hop_s,
         "config": dict(features.config),
     }
-    try:
+    with contextlib.suppress(TfserError):
         stored = read_json(path)
         if isinstance(stored, dict) and "created_at" in stored and {k: stored.get(k) for k in about} == about:
             return
-    except (FileNotFoundError, ValueError):
-        pass
-    write_json(path, {**about, "created_at": now()})
+    with cache.lock(f"features/{features.folder}"):  # extractions of other corpora write it too
+        sweep(path.parent)
+        write_json(path, {**about, "created_at": now()})
 
 
 def _skip(corpus: str, features: FeatureSet, row: _Row, reason: str) -> Skipped:

@@ -93,7 +93,7 @@ def scan(
         measured = flag_lengths(measured)
         table = to_table(corpus, reading.utterances, measured)
         skipped = _skipped(corpus, reading, reasons)
-        about = {
+        about: dict[str, Any] = {
             "corpus": corpus,
             "adapter": reader.name,
             "root": str(root),
@@ -159,7 +159,7 @@ def _old_about(folder: Path) -> dict[str, Any] | None:
     """Return what the last scan said about the corpus; None if there is none, or it is damaged."""
     try:
         about = read_json(folder / "corpus.json")
-    except (FileNotFoundError, ValueError):
+    except TfserError:
         return None
     return about if isinstance(about, dict) and {"adapter", "root"} <= about.keys() else None
 

@@ -136,7 +136,7 @@ def verify(
                     problems.append(f"{_name(cache, path)}: its shard is missing")
                     if repair:
                         path.unlink(missing_ok=True)
-    for path in sorted(cache.root.rglob(".*.tmp")):
+    for path in sorted(p for p in cache.root.rglob(".*") if p.name.endswith((".tmp", ".tmp.wal"))):
         problems.append(f"{_name(cache, path)}: left by a writer that was killed (or is at work now)")
         if repair:
             with _writers(cache, path.parent, on_wait):
@@ -193,12 +193,13 @@ def _descriptions(cache: Cache) -> Iterator[tuple[Path, str]]:
     """Yield feature_set.json where it is gone or damaged, with a line about it; the next extraction writes it again."""
     for folder in sorted(p for p in cache.features.glob("[!.]*") if p.is_dir()):
         path = folder / "feature_set.json"
-        try:
-            read_json(path)["fingerprint"]
-        except FileNotFoundError:
+        if not path.exists():
             if any(folder.glob(f"*/[!.]*{ROWS_SUFFIX}")):
                 yield path, f"{_name(cache, path)}: is missing; extract again to write it"
-        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        try:
+            read_json(path)["fingerprint"]
+        except (TfserError, KeyError, TypeError):
             yield path, f"{_name(cache, path)}: cannot be read; extract again to write it"
 
 

@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from tfser.manifests.errors import UsageError, unknown
 from tfser.pipeline.logmel import LogMel, LogMelConfig
+from tfser.pipeline.shards import StorageDtype
 
-DTYPES = ("float32", "float16")
+DTYPES: tuple[StorageDtype, ...] = ("float32", "float16")
 
 
 class Extractor(Protocol):
@@ -42,7 +43,7 @@ class FeatureSet:
     kind: str
     config: Mapping[str, Any]
     dim: int
-    dtype: str
+    dtype: StorageDtype
     hop_s: float
     sample_rate_hz: int
     minimum_s: float
@@ -71,12 +72,12 @@ class Upstream:
 
     summary: str
     options: tuple[str, ...]
-    configure: Callable[[str, Mapping[str, str], str], FeatureSet]
+    configure: Callable[[str, Mapping[str, str], StorageDtype], FeatureSet]
 
 
-def _logmel(name: str, options: Mapping[str, str], dtype: str) -> FeatureSet:
+def _logmel(name: str, options: Mapping[str, str], dtype: StorageDtype) -> FeatureSet:
     defaults = LogMelConfig()
-    values = {key: _number(key, text, getattr(defaults, key)) for key, text in options.items()}
+    values: dict[str, Any] = {key: _number(key, text, getattr(defaults, key)) for key, text in options.items()}
     config = dataclasses.replace(defaults, **values)
     return FeatureSet(
         name=_full_name(name, {k: v for k, v in values.items() if v != getattr(defaults, k)}, dtype),

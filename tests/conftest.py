@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 
 from tfser.manifests.cache import Cache
+from tfser.manifests.files import write_json, write_table
+from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
 
 
 class WriteWav(Protocol):
@@ -44,3 +47,105 @@ def write_wav() -> WriteWav:
         return path
 
     return write
+
+
+class PutCorpus(Protocol):
+    """Writes a corpus into a cache as a scan would, without audio; returns nothing."""
+
+    def __call__(
+        self,
+        cache: Cache,
+        utterances: list[Utterance],
+        *,
+        corpus: str = "toy",
+        adapter: str = "table",
+        default_protocol: str | None = None,
+        hashes: dict[str, str | None] | None = None,
+        skipped: list[tuple[str | None, str]] | None = None,
+    ) -> None: ...
+
+
+@pytest.fixture(scope="session")
+def put_corpus() -> PutCorpus:
+    """Write utterance rows as a scan does; each has audio of its own unless `hashes` says otherwise."""
+
+    def put(
+        cache: Cache,
+        utterances: list[Utterance],
+        *,
+        corpus: str = "toy",
+        adapter: str = "table",
+        default_protocol: str | None = None,
+        hashes: dict[str, str | None] | None = None,
+        skipped: list[tuple[str | None, str]] | None = None,
+    ) -> None:
+        folder = cache.corpus(corpus)
+        measured = [
+            Measured(
+                size=1,
+                mtime_ns=1,
+                duration_s=1.0,
+                sample_rate=16000,
+                content_hash=(hashes or {}).get(u.utterance_id, f"hash of {u.utterance_id}"),
+            )
+            for u in utterances
+        ]
+        listed = [
+            Skipped(corpus=corpus, utterance_id=name, path=None, stage=stage, reason="planted")
+            for name, stage in skipped or []
+        ]
+        write_table(folder / "skipped.parquet", skipped_table(listed))
+        write_table(folder / "utterances.parquet", to_table(corpus, utterances, measured))
+        about = {
+            "corpus": corpus,
+            "adapter": adapter,
+            "root": "/nowhere",
+            "options": {},
+            "default_protocol": default_protocol,
+            "scanned_at": "2025-01-01T00:00:00+00:00",
+        }
+        write_json(folder / "corpus.json", about)
+
+    return put
+
+
+class PutFeatures(Protocol):
+    """Writes the rows of a feature set's shard, without frames; returns nothing."""
+
+    def __call__(
+        self, cache: Cache, ids: list[str], *, corpus: str = "toy", name: str = "logmel", shard: str = "0"
+    ) -> None: ...
+
+
+@pytest.fixture(scope="session")
+def put_features() -> PutFeatures:
+    """Write a shard's rows as an extraction does, for utterances of `put_corpus`."""
+
+    def put(
+        cache: Cache, ids: list[str], *, corpus: str = "toy", name: str = "logmel", shard: str = "0"
+    ) -> None:
+        folder = cache.features / f"{name}-abcdef012345"
+        about = {
+            "name": name,
+            "fingerprint": "abcdef012345",
+            "kind": name,
+            "dim": 80,
+            "dtype": "float32",
+            "hop_s": 0.01,
+            "created_at": "2025-01-01T00:00:00+00:00",
+            "config": {"bands": 80},
+        }
+        if not (folder / "feature_set.json").exists():
+            write_json(folder / "feature_set.json", about)
+        n = len(ids)
+        rows = {
+            "utterance_id": pa.array(ids, pa.string()),
+            "content_hash": pa.array([f"hash of {i}" for i in ids], pa.string()),
+            "shard": pa.array([f"{shard}.h5"] * n, pa.string()),
+            "first_frame": pa.array(range(0, 100 * n, 100), pa.int64()),
+            "frames": pa.array([100] * n, pa.int64()),
+            "dim": pa.array([80] * n, pa.int32()),
+        }
+        write_table(folder / corpus / f"{shard}.rows.parquet", pa.table(rows))
+
+    return put

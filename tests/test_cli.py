@@ -176,7 +176,11 @@ def test_columns_of_the_corpus_s_own_can_be_queried(full: Path) -> None:
 def test_sql_formats(full: Path, tmp_path: Path) -> None:
     query = "SELECT label, count(*) AS n, [1, 2] AS list FROM utterances GROUP BY ALL ORDER BY 1"
     here = ("--cache", str(full))
-    assert run("sql", query, "--format", "csv", *here).stdout.splitlines() == ["label,n,list", 'anger,12,"1, 2"', 'sadness,12,"1, 2"']
+    assert run("sql", query, "--format", "csv", *here).stdout.splitlines() == [
+        "label,n,list",
+        'anger,12,"1, 2"',
+        'sadness,12,"1, 2"',
+    ]
     assert run("sql", query, *here).stdout.split()[:3] == ["label", "n", "list"]
     file = tmp_path / "q.sql"
     file.write_text(query)
@@ -187,7 +191,16 @@ def test_sql_formats(full: Path, tmp_path: Path) -> None:
     assert pq.read_table(out).column("n").to_pylist() == [12, 12]
     assert run("sql", query, "--format", "csv", "--output", str(out), *here).exit_code == 0
     assert out.read_text().startswith("label,n")
-    assert run("sql", "SELECT 1 AS a, 2 AS a", "--format", "json", *here).stdout.split() == ["[", "{", '"a":', "1,", '"a_2":', "2", "}", "]"]
+    assert run("sql", "SELECT 1 AS a, 2 AS a", "--format", "json", *here).stdout.split() == [
+        "[",
+        "{",
+        '"a":',
+        "1,",
+        '"a_2":',
+        "2",
+        "}",
+        "]",
+    ]
 
 
 def test_the_plain_duckdb_library_opens_the_catalogue(full: Path) -> None:
@@ -279,7 +292,11 @@ def test_validation_is_a_selection_of_its_own(own: Path) -> None:
         "SELECT role, any_value(speaker) AS s, count(*) AS n FROM fold_utterances WHERE protocol = 'loso-speaker/next-group' "
         "AND fold = 3 GROUP BY ALL ORDER BY 1",
     )
-    assert roles == [{"role": "test", "s": "carl", "n": 8}, {"role": "train", "s": "bert", "n": 8}, {"role": "val", "s": "anna", "n": 8}]
+    assert roles == [
+        {"role": "test", "s": "carl", "n": 8},
+        {"role": "train", "s": "bert", "n": 8},
+        {"role": "val", "s": "anna", "n": 8},
+    ]
 
 
 def test_protocols_are_listed_and_shown(full: Path) -> None:

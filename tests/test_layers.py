@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = ("manifests", "pipeline", "heads", "cli")
-SOURCES = sorted(p for layer in LAYERS[:-1] for p in (ROOT / layer).rglob("*.py")) + [ROOT / "cli.py"]
+SOURCES = [*sorted(p for layer in LAYERS[:-1] for p in (ROOT / layer).rglob("*.py")), ROOT / "cli.py"]
 
 
 def imported(path: Path) -> set[str]:

@@ -5,6 +5,5 @@
 SELECT a.protocol, a.corpus, NULL::INTEGER AS fold, 'error' AS level, a.utterance_id, a."group" AS grouped_as, p.grouped_by
 FROM assignments a
 JOIN protocols p ON p.protocol = a.protocol AND p.corpus = a.corpus
-LEFT JOIN skipped s ON s.corpus = a.corpus AND s.utterance_id = a.utterance_id
-WHERE a.fold IS NULL AND s.utterance_id IS NULL
+WHERE a.fold IS NULL
 ORDER BY a.protocol, a.utterance_id

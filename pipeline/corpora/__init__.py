@@ -12,14 +12,14 @@ from tfser.manifests.cache import Cache, check_name
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.files import read_json
 from tfser.pipeline.corpora import emodb, iemocap, synthetic
+from tfser.pipeline.corpora import table as user_table
 from tfser.pipeline.corpora.base import CorpusReader, find_root
-from tfser.pipeline.corpora.table import READER as table_reader
 
 CORPORA: dict[str, CorpusReader] = {
     "emodb": emodb.READER,
     "iemocap": iemocap.READER,
     "synthetic": synthetic.READER,
-    "table": table_reader,
+    "table": user_table.READER,
 }
 
 
@@ -67,11 +67,13 @@ def locate(
             raise UsageError(f"--name {name}: {corpus} has its name; leave --name out")
     else:
         raise unknown("corpus", corpus, [*CORPORA, *remembered])
+    if corpus in CORPORA and CORPORA[corpus] is not reader:
+        raise UsageError(f"{corpus} is the name of a corpus that tfser knows; give this one another with --name")
     before = remembered.get(corpus, {})
-    if reader is not table_reader and (table or columns or delimiter):
+    if reader is not user_table.READER and (table or columns or delimiter):
         raise UsageError(f"--table, --column and --delimiter go with --corpus table, not with {reader.name}")
     options: dict[str, Any] = {}
-    if reader is table_reader:
+    if reader is user_table.READER:
         old = before.get("options", {})
         if table is None and "table" not in old:
             known = [c for c, about in remembered.items() if about["adapter"] == "table"]

@@ -6,7 +6,9 @@ are enough. Whatever it cannot make an utterance of, it lists with the reason.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,20 +55,28 @@ def is_junk(name: str) -> bool:
 
 
 def audio_files(folder: Path) -> Iterator[Path]:
-    """Yield the audio files below a folder in a fixed order, junk left out.
+    """Yield the audio files below a folder in a fixed order, junk left out; a link back to a folder above is not followed.
 
     Raises:
-        TfserError: if the folder cannot be read.
+        TfserError: if a folder cannot be read.
     """
+    yield from _audio_files(folder, ())
+
+
+def _audio_files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
     try:
+        status = folder.stat()
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise TfserError(f"{folder}: cannot be read ({error.strerror})") from error
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
     for entry in entries:
         if is_junk(entry.name):
             continue
         if entry.is_dir():
-            yield from audio_files(Path(entry.path))
+            yield from _audio_files(Path(entry.path), (*above, here))
         elif Path(entry.name).suffix.lower() in KNOWN_SUFFIXES:
             yield Path(entry.path)
 
@@ -80,12 +90,29 @@ def relative(path: Path, root: Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """Read a side file of a corpus: UTF-8 (with or without a mark) where that works, else Latin-1."""
-    data = path.read_bytes()
+    """Read a side file of a corpus: UTF-8 or UTF-16 as its mark says, UTF-8 where that works, else Windows-1252 or Latin-1.
+
+    Raises:
+        TfserError: if it cannot be read.
+    """
     try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
+        data = path.read_bytes()
+    except OSError as error:
+        raise TfserError(f"{path}: cannot be read ({error.strerror})") from error
+    utf16 = ["utf-16"] if data.startswith((b"\xff\xfe", b"\xfe\xff")) else []
+    for encoding in (*utf16, "utf-8-sig", "cp1252"):
+        with contextlib.suppress(UnicodeDecodeError):
+            return data.decode(encoding)
+    return data.decode("latin-1")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a side file, whatever system wrote it. Only line ends part lines: a stray byte 0x85 does not.
+
+    Raises:
+        TfserError: if it cannot be read.
+    """
+    return re.split(r"\r\n|\r|\n", read_text(path))
 
 
 def find_root(reader: CorpusReader, given: Path | None, recorded: str | None) -> Path:
@@ -104,8 +131,10 @@ def find_root(reader: CorpusReader, given: Path | None, recorded: str | None) ->
         return root
     if recorded and Path(recorded).is_dir():
         return Path(recorded)
-    looked = f"$TFSER_CORPORA/{reader.name} ({Path(home) / reader.name}) is not there" if home else "$TFSER_CORPORA is not set"
+    looked = "$TFSER_CORPORA is not set"
+    if home:
+        looked = f"$TFSER_CORPORA/{reader.name} ({Path(home) / reader.name}) is not there"
     raise UsageError(
-        f"where is {reader.name}? --root was not given and {looked}. Name the folder with --root; it is expected like this:\n"
-        f"{reader.layout}"
+        f"where is {reader.name}? --root was not given and {looked}. Name the folder with --root; it is expected like this:"
+        f"\n{reader.layout}"
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.corpora.base import CorpusReader, Reading, audio_files, read_text, relative
+from tfser.pipeline.corpora.base import CorpusReader, Reading, audio_files, read_lines, relative
 
 LETTERS = {
     "W": ("Wut", "anger"),
@@ -44,7 +44,11 @@ _NAME = re.compile(r"(?P<speaker>\d\d)(?P<sentence>[ab]\d\d)(?P<letter>[A-Z])(?P
 
 
 def read(root: Path, options: Mapping[str, Any]) -> Reading:
-    """Read EmoDB from the folder that holds `wav/`, or from that folder itself."""
+    """Read EmoDB from the folder that holds `wav/`, or from that folder itself.
+
+    Raises:
+        TfserError: if no file is named like EmoDB's.
+    """
     folder = root / "wav" if (root / "wav").is_dir() else root
     listeners = _listeners(root)
     reading = Reading()
@@ -85,7 +89,7 @@ def _listeners(root: Path) -> dict[str, tuple[float | None, float | None]]:
     if not path.is_file():
         return {}
     result = {}
-    for line in read_text(path).splitlines():
+    for line in read_lines(path):
         cells = [re.sub(r"[^\w.,]", "", cell) for cell in line.split("\t")]
         if len(cells) >= 4 and cells[1].lower().endswith(".wav"):
             result[cells[1][:-4]] = (_percent(cells[2]), _percent(cells[3]))
@@ -101,7 +105,10 @@ READER = CorpusReader(
     name="emodb",
     summary="Berlin Database of Emotional Speech: German, acted, 10 speakers, 7 emotions, 535 utterances",
     source="Burkhardt et al., A Database of German Emotional Speech, Interspeech 2005",
-    layout="  ROOT/wav/03a01Fa.wav   (speaker 03, sentence a01, emotion F, take a; wav or flac)\n  ROOT/erkennung.txt     (optional)",
+    layout=(
+        "  ROOT/wav/03a01Fa.wav   (speaker 03, sentence a01, emotion F, take a; wav or flac)\n"
+        "  ROOT/erkennung.txt     (optional)"
+    ),
     read=read,
     default_protocol="emodb7-speaker",
 )

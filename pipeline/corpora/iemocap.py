@@ -27,7 +27,7 @@ from typing import Any
 
 from tfser.manifests.labels import normalise
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.corpora.base import CorpusReader, Reading, audio_files, is_junk, read_text, relative
+from tfser.pipeline.corpora.base import CorpusReader, Reading, audio_files, is_junk, read_lines, relative
 
 _NUMBER = r"-?\d+(?:\.\d+)?"
 _EVALUATION = re.compile(
@@ -40,20 +40,26 @@ _SCENARIOS = {"impro": "improvised", "script": "scripted"}
 
 
 def read(root: Path, options: Mapping[str, Any]) -> Reading:
-    """Read IEMOCAP from the folder that holds `Session1`, or from one folder above it."""
+    """Read IEMOCAP from the folder that holds `Session1`, from one folder above it, or from the folder of one session.
+
+    Raises:
+        TfserError: if there is no session in it, or no labelled turn in the sessions.
+    """
     sessions = _sessions(root)
     if not sessions:
         raise READER.fail(root, "there is no folder Session1 in it, nor in a folder of it")
     reading = Reading()
     for session in sessions:
-        audio = {path.stem: path for path in audio_files(session / "sentences" / "wav")} if (session / "sentences" / "wav").is_dir() else {}
+        wavs = session / "sentences" / "wav"
+        audio = {path.stem: path for path in audio_files(wavs)} if wavs.is_dir() else {}
         words = dict(_transcripts(session / "dialog" / "transcriptions"))
         labelled: set[str] = set()
         for match, source in _evaluations(session / "dialog" / "EmoEvaluation"):
             name = match["id"]
             parts = _UTTERANCE.fullmatch(name)
             if parts is None:
-                reading.skipped.append((name, relative(source, root), "the id is not session, dialogue and speaker with a number"))
+                reason = "the id is not session, dialogue and speaker with a number"
+                reading.skipped.append((name, relative(source, root), reason))
                 continue
             if name in labelled:
                 reading.skipped.append((name, relative(source, root), "labelled a second time; the first label stands"))
@@ -116,14 +122,14 @@ def _texts(folder: Path) -> Iterator[Path]:
 
 def _evaluations(folder: Path) -> Iterator[tuple[re.Match[str], Path]]:
     for path in _texts(folder):
-        for line in read_text(path).splitlines():
+        for line in read_lines(path):
             if match := _EVALUATION.match(line.strip()):
                 yield match, path
 
 
 def _transcripts(folder: Path) -> Iterator[tuple[str, str]]:
     for path in _texts(folder):
-        for line in read_text(path).splitlines():
+        for line in read_lines(path):
             if match := _TRANSCRIPT.match(line.strip()):
                 yield match["id"], match["words"].strip()
 

@@ -9,23 +9,24 @@ Columns that nothing here knows are kept, and can be queried like the others.
 
 from __future__ import annotations
 
-import csv
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.labels import normalise
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.audio import KNOWN_SUFFIXES
-from tfser.pipeline.corpora.base import CorpusReader, Reading, audio_files, read_text, relative
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from tfser.pipeline.corpora.base import CorpusReader, Reading, audio_files, relative
+from tfser.pipeline.corpora.delimited import load
 
 USUAL_NAMES: dict[str, tuple[str, ...]] = {
-    "path": ("path", "file", "filename", "file_name", "filepath", "file_path", "wav", "wav_path", "audio", "audio_path", "stem"),
+    "path": (
+        *("path", "file", "filename", "file_name", "filepath", "file_path"),
+        *("wav", "wav_path", "audio", "audio_path", "stem"),
+    ),
     "label": ("label", "emotion", "emo", "class", "raw_label"),
     "speaker": ("speaker", "speaker_id", "spk", "spk_id", "actor", "subject"),
     "session": ("session", "session_id", "ses"),
@@ -51,14 +52,22 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation", "tst"), "test"),
 }
 _GENDERS = {**dict.fromkeys(("f", "female", "woman", "w"), "F"), **dict.fromkeys(("m", "male", "man"), "M")}
+_NOTHING = frozenset(("nan", "na", "n/a", "none", "null", "-"))
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
 
 
 def read(root: Path, options: Mapping[str, Any]) -> Reading:
-    """Read the table named in `options["table"]`; see the module's text."""
+    """Read the table named in `options["table"]`; see the module's text.
+
+    Raises:
+        UsageError: if there is no such file, or no column for the paths, or a column that is named is not there.
+        TfserError: if it cannot be read as a table, two different rows share an id, or no row makes an utterance.
+    """
     file = Path(options["table"])
-    table = _load(file, options.get("delimiter"))
-    names = _columns(file, table.column_names, options.get("columns") or {})
+    chosen: Mapping[str, str] = options.get("columns") or {}
+    usual = {alias for aliases in USUAL_NAMES.values() for alias in aliases}
+    table = load(file, options.get("delimiter"), usual | {theirs.strip().casefold() for theirs in chosen.values()})
+    names = _columns(file, table.column_names, chosen)
     if "path" not in names and "utterance_id" in names:
         names["path"] = names["utterance_id"]
     if "path" not in names:
@@ -69,21 +78,20 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
     own = {column: table[column].to_pylist() for column in table.column_names if column not in names.values()}
     files = _Files(root)
     reading = Reading()
-    seen: dict[str, tuple[int, tuple[Any, ...]]] = {}
+    seen: dict[str, tuple[int, Utterance]] = {}
     for i in range(table.num_rows):
-        row = {name: values[i] for name, values in known.items() if values[i] is not None}
+        row = {name: value for name, values in known.items() if (value := values[i]) is not None}
         try:
             utterance = _utterance(row, {k: v[i] for k, v in own.items()}, files)
         except ValueError as error:
             reading.skipped.append((row.get("utterance_id"), row.get("path"), f"row {i + 1}: {error}"))
             continue
-        content = (utterance.path, utterance.start_s, utterance.end_s, utterance.raw_label)
-        before, same = seen.setdefault(utterance.utterance_id, (i + 1, content))
+        before, first = seen.setdefault(utterance.utterance_id, (i + 1, utterance))
         if before != i + 1:
-            if same != content:
+            if repr(first) != repr(utterance):  # as text, where nan is nan
                 raise TfserError(
-                    f"{file}: rows {before} and {i + 1} share the utterance id {utterance.utterance_id!r} and are not the same; "
-                    "make the ids unique, or name another column with --column utterance_id=NAME"
+                    f"{file}: rows {before} and {i + 1} share the utterance id {utterance.utterance_id!r} and are not the "
+                    "same; make the ids unique, or name another column with --column utterance_id=NAME"
                 )
             reading.skipped.append((utterance.utterance_id, utterance.path, f"row {i + 1} repeats row {before}"))
             continue
@@ -102,6 +110,7 @@ def _utterance(row: Mapping[str, str], own: Mapping[str, Any], files: _Files) ->
         raise ValueError(f"the segment ends at {end:g} s and starts at {start:g} s")
     segment = "" if start is None and end is None else f"_{start or 0:g}-{'end' if end is None else f'{end:g}'}"
     stem = path[: -len(PurePosixPath(path).suffix)] if PurePosixPath(path).suffix.lower() in KNOWN_SUFFIXES else path
+    valence, arousal, dominance = (_number(row.get(name), name) for name in ("valence", "arousal", "dominance"))
     return Utterance(
         utterance_id=row.get("utterance_id") or stem.lstrip("/") + segment,
         path=path,
@@ -111,8 +120,15 @@ def _utterance(row: Mapping[str, str], own: Mapping[str, Any], files: _Files) ->
         raw_label=row.get("label"),
         gender=_GENDERS.get(row["gender"].casefold(), row["gender"]) if "gender" in row else None,
         split=_SPLITS.get(row["split"].casefold(), row["split"]) if "split" in row else None,
-        **{name: _number(row.get(name), name) for name in ("valence", "arousal", "dominance")},
-        **{name: row.get(name) for name in ("speaker", "session", "dialogue", "scenario", "sentence", "transcript")},  # type: ignore[arg-type]
+        valence=valence,
+        arousal=arousal,
+        dominance=dominance,
+        speaker=row.get("speaker"),
+        session=row.get("session"),
+        dialogue=row.get("dialogue"),
+        scenario=row.get("scenario"),
+        sentence=row.get("sentence"),
+        transcript=row.get("transcript"),
         extra=own,
     )
 
@@ -122,69 +138,33 @@ class _Files:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._stems: dict[str, list[str]] | None = None
-        self._paths: set[str] = set()
+        self._walked = False
+        self._beside: dict[str, list[str]] = {}
+        self._stems: dict[str, list[str]] = {}
 
-    def _walk(self) -> dict[str, list[str]]:
-        if self._stems is None:
-            self._stems = {}
+    def _walk(self) -> None:
+        if not self._walked:
+            self._walked = True
             for path in audio_files(self.root):
                 name = relative(path, self.root)
-                self._paths.add(name)
-                keys = {name.rpartition(".")[0], path.stem}
-                for key in keys:
-                    self._stems.setdefault(key, []).append(name)
-        return self._stems
+                self._beside.setdefault(name.rpartition(".")[0], []).append(name)
+                self._stems.setdefault(path.stem, []).append(name)
 
     def find(self, text: str) -> str:
-        """Return the path of a value; one that is not there is returned as it was meant, and the scan reports it."""
-        value = text.replace("\\", "/")
-        if Path(value).is_absolute():
-            return relative(Path(value), self.root)
-        value = str(PurePosixPath(value))
-        stems = self._walk()
-        if value in self._paths:
+        """Return the path of a value; one that is not there is returned as it was meant, and the scan reports it.
+
+        Raises:
+            ValueError: if it may be several files.
+        """
+        value = text if Path(text).is_absolute() else str(PurePosixPath(text.replace("\\", "/")))
+        value = relative(Path(value), self.root)
+        if (self.root / value).is_file():
             return value
-        matches = stems.get(value, [])
+        self._walk()
+        matches = self._beside.get(value) or self._stems.get(value) or []
         if len(matches) > 1:
             raise ValueError(f"{text!r} may be {' or '.join(matches[:3])}; write the path with its folder and extension")
         return matches[0] if matches else value
-
-
-def _load(file: Path, delimiter: str | None) -> pa.Table:
-    if not file.is_file():
-        raise UsageError(f"--table {file}: no such file")
-    import pyarrow as pa
-
-    try:
-        if file.suffix.lower() in {".parquet", ".pq"}:
-            import pyarrow.parquet as pq
-
-            return pq.read_table(file)
-        return _read_csv(file, delimiter)
-    except (pa.ArrowInvalid, OSError, csv.Error) as error:
-        raise TfserError(f"{file}: cannot be read as a table ({str(error).splitlines()[0]})") from error
-
-
-def _read_csv(file: Path, delimiter: str | None) -> pa.Table:
-    """Read delimited text: known columns as text (speaker 03 stays 03), the rest typed by their values."""
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-
-    data = read_text(file).encode("utf-8")
-    if not data.strip():
-        raise TfserError(f"{file}: the table is empty")
-    header = data.split(b"\n", 1)[0].decode("utf-8").rstrip("\r")
-    mark = delimiter or max(",;\t|", key=header.count)
-    names = next(csv.reader([header], delimiter=mark))
-    usual = {alias for aliases in USUAL_NAMES.values() for alias in aliases}
-    text = {name: pa.string() for name in names if name.strip().casefold() in usual or re.search(r"id$|^id|name", name, re.I)}
-    table = arrow_csv.read_csv(
-        pa.BufferReader(data),
-        parse_options=arrow_csv.ParseOptions(delimiter=mark, newlines_in_values=True),
-        convert_options=arrow_csv.ConvertOptions(column_types=text, strings_can_be_null=True, null_values=[""]),
-    )
-    return table.rename_columns([name.strip() for name in table.column_names])
 
 
 def _columns(file: Path, present: Sequence[str], chosen: Mapping[str, str]) -> dict[str, str]:
@@ -228,20 +208,28 @@ def _seconds(text: str | None, which: str) -> float | None:
 
 
 def _number(text: str | None, which: str) -> float | None:
-    if text is None:
+    """Read a number, with a decimal point or comma; nothing where the table says that there is none."""
+    if text is None or text.casefold() in _NOTHING:
         return None
     try:
-        return float(text)
+        value = float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)
     except ValueError:
-        raise ValueError(f"{which} {text!r} is no number") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{which} {text!r} is no number")
+    return value
 
 
 READER = CorpusReader(
     name="table",
-    summary="a corpus of your own: a csv, tsv or Parquet table and a root folder (--table FILE [--name NAME] [--column ...])",
+    summary=(
+        "a corpus of your own: a csv, tsv or Parquet table and a root folder (--table FILE [--name NAME] [--column ...])"
+    ),
     source="your own",
-    layout="  FILE.csv with at least a column path (and label, speaker, session, split, start, end where you have them)\n"
-    "  ROOT/<path>   (ROOT is the table's folder unless --root names another)",
+    layout=(
+        "  FILE.csv with at least a column path (and label, speaker, session, split, start, end where you have them)\n"
+        "  ROOT/<path>   (ROOT is the table's folder unless --root names another)"
+    ),
     read=read,
     default_protocol=None,
     options=("table", "columns", "delimiter"),

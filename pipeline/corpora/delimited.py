@@ -1,0 +1,123 @@
+"""Reading a table's file: csv, tsv and other delimited text, or Parquet.
+
+Comes in: a file as spreadsheets and programs write them (a mark in front, semicolons, blanks around names and values, an
+unnamed index column, names that occur twice). Goes out: an Arrow table of distinct, stripped names. Columns that are taken for
+one of ours stay text (speaker 03 stays 03); of the others, those whose values agree on a type take it.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfser.manifests.errors import TfserError, UsageError
+from tfser.pipeline.corpora.base import read_text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def load(file: Path, delimiter: str | None, as_text: Collection[str]) -> pa.Table:
+    """Read a table.
+
+    Args:
+        file: csv, tsv or any delimited text, or Parquet.
+        delimiter: between columns of text; None: guessed from the header.
+        as_text: names (case-folded) of columns that stay text.
+
+    Raises:
+        UsageError: if there is no such file, or the delimiter is not one character.
+        TfserError: if it cannot be read as a table, or is empty.
+    """
+    if not file.is_file():
+        raise UsageError(f"--table {file}: no such file")
+    import pyarrow as pa
+
+    try:
+        if file.suffix.lower() in {".parquet", ".pq"}:
+            import pyarrow.parquet as pq
+
+            return _plain_times(_named(pq.read_table(file, partitioning=None)))
+        return _typed(_named(_read_text_table(file, delimiter)), as_text)
+    except (pa.ArrowException, OSError, csv.Error) as error:
+        raise TfserError(f"{file}: cannot be read as a table ({str(error).splitlines()[0]})") from error
+
+
+def _read_text_table(file: Path, delimiter: str | None) -> pa.Table:
+    """Read delimited text, every column as text without blanks around it; nothing where nothing stands."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from pyarrow import csv as arrow_csv
+
+    text = re.sub(r"\r\n|\r", "\n", read_text(file)).lstrip("\n")
+    if not text.strip():
+        raise TfserError(f"{file}: the table is empty")
+    if delimiter is not None and len(delimiter) != 1:
+        raise UsageError(f"--delimiter {delimiter!r}: one character, as in --delimiter ';'")
+    mark = delimiter or _guess(text)
+    header = next(csv.reader(text.splitlines(keepends=True), delimiter=mark))
+    names = [str(i) for i in range(len(header))]
+    table = arrow_csv.read_csv(
+        pa.BufferReader(text.encode("utf-8", "replace")),
+        read_options=arrow_csv.ReadOptions(column_names=names, block_size=1 << 24),
+        parse_options=arrow_csv.ParseOptions(delimiter=mark, newlines_in_values=True),
+        convert_options=arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
+    ).slice(1)  # the header, which may hold one name twice
+    columns = []
+    for column in table.columns:
+        stripped = pc.utf8_trim_whitespace(column)
+        columns.append(pc.if_else(pc.equal(stripped, ""), pa.scalar(None, pa.string()), stripped))
+    return pa.Table.from_arrays(columns, names=header)
+
+
+def _guess(text: str) -> str:
+    """Return what parts the columns: the mark that makes the most names of the header, outside of quotes."""
+    header = text.split("\n", 1)[0]
+    return max(",;\t|", key=lambda mark: len(next(csv.reader([header], delimiter=mark))))
+
+
+def _named(table: pa.Table) -> pa.Table:
+    """Strip the names; a column without a name and the second of a name (whatever its case) get one by their place."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for place, column in enumerate(table.column_names, 1):
+        name = column.strip() or f"column_{place}"
+        while name.casefold() in taken:
+            name = f"{name}_{place}"
+        taken.add(name.casefold())
+        names.append(name)
+    return table.rename_columns(names)
+
+
+def _typed(table: pa.Table, as_text: Collection[str]) -> pa.Table:
+    """Return the table with the columns that are nobody's but the corpus's own typed by their values."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kinds: Sequence[pa.DataType] = (pa.int64(), pa.float64(), pa.bool_(), pa.date32(), pa.timestamp("us"))
+    for i, name in enumerate(table.column_names):
+        column = table.column(i)
+        if name.casefold() in as_text or column.null_count == len(column):
+            continue
+        if pc.any(pc.match_substring_regex(column, r"^[+-]?0\d")).as_py():  # a code, not a number
+            continue
+        for kind in kinds:
+            try:
+                table = table.set_column(i, name, column.cast(kind))
+                break
+            except pa.ArrowException:
+                continue
+    return table
+
+
+def _plain_times(table: pa.Table) -> pa.Table:
+    """Cut times to microseconds, which Python knows."""
+    import pyarrow as pa
+
+    for i, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
+            table = table.set_column(i, field.name, table.column(i).cast(pa.timestamp("us", field.type.tz), safe=False))
+    return table

@@ -1,0 +1,163 @@
+"""From a cache to a stored run: choices, kills, and what makes a run the same run."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from safetensors.torch import load_file
+
+from tfser.heads import head
+from tfser.heads.experiment import Request, resolve
+from tfser.heads.fold_runs import audit_experiment, load, train_fold
+from tfser.heads.training import predict
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue import open_catalogue, refresh, rows
+from tfser.manifests.errors import TfserError
+from tfser.pipeline.corpora import locate
+from tfser.pipeline.extract import extract
+from tfser.pipeline.scan import scan
+from tfser.pipeline.upstreams import feature_set
+
+
+def fill(cache: Cache, root: Path, *, seconds: float = 0.5) -> None:
+    """A corpus of three speakers and two tones, scanned and extracted."""
+    lines = ["path,label,speaker"]
+    for s, speaker in enumerate("abc"):
+        for label, hz in (("anger", 1500), ("sadness", 300)):
+            for i in range(4):
+                rng = np.random.default_rng([s, hz, i])
+                t = np.arange(int(16000 * seconds * rng.uniform(0.8, 2))) / 16000
+                path = root / speaker / f"{label}{i}.wav"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(path, 0.2 * np.sin(2 * np.pi * hz * t) + 0.02 * rng.standard_normal(len(t)), 16000)
+                lines.append(f"{speaker}/{label}{i}.wav,{label},{speaker}")
+    (root / "toy.csv").write_text("\n".join(lines))
+    found = locate(cache, "table", table=root / "toy.csv")
+    scan(cache, found.reader, corpus=found.corpus, root=found.root, options=found.options)
+    extract(cache, found.corpus, feature_set("logmel"))
+    refresh(cache)
+
+
+@pytest.fixture
+def filled(cache: Cache, tmp_path: Path) -> Cache:
+    fill(cache, tmp_path / "wavs")
+    return cache
+
+
+def train(cache: Cache, fold: int = 1, **request: Any) -> Any:
+    experiment = resolve(cache, Request(head="mean_pool", device="cpu", **{"epochs": 2, **request}))
+    findings = audit_experiment(cache, experiment)
+    return train_fold(cache, experiment, fold, lambda: load(cache, experiment), findings)
+
+
+def test_what_makes_a_run_the_same(filled: Cache) -> None:
+    first = train(filled)
+    assert first.trained and not train(filled).trained
+    names = {first.about["run_id"]}
+    for change in (
+        {"seed": 1},
+        {"epochs": 3},
+        {"preset": "linear"},
+        {"settings": {"lr": "0.01"}},
+        {"validation": "next-group"},
+        {"protocol": "group-kfold:2"},
+        {"fold": 2},
+    ):
+        result = train(filled, **change)
+        assert result.trained and result.about["run_id"] not in names, change
+        names.add(result.about["run_id"])
+
+
+def test_new_audio_makes_a_new_experiment(filled: Cache, tmp_path: Path) -> None:
+    first = train(filled)
+    path = tmp_path / "wavs" / "a" / "anger0.wav"
+    soundfile.write(path, np.random.default_rng(9).uniform(-0.1, 0.1, 9000), 16000)
+    found = locate(filled, "toy")
+    scan(filled, found.reader, corpus="toy", root=found.root, options=found.options)
+    refresh(filled)
+    with pytest.raises(TfserError, match=r"features missing or stale.*tfser extract"):
+        train(filled)
+    extract(filled, "toy", feature_set("logmel"))
+    second = train(filled)
+    assert second.trained and second.about["experiment"] != first.about["experiment"]
+
+
+def test_training_statistics_come_from_the_training_side(filled: Cache) -> None:
+    result = train(filled)
+    state = load_file(filled.runs / result.about["run_id"] / "model.safetensors")
+    experiment = resolve(filled, Request(head="mean_pool", device="cpu", epochs=2))
+    data = load(filled, experiment)
+    speakers = np.array(data.speakers)
+    frames = np.concatenate([data.features.of(int(i)) for i in np.flatnonzero(speakers != "a")]).astype(np.float64)
+    assert state["normaliser.mean"].numpy() == pytest.approx(frames.mean(axis=0), rel=1e-4)
+
+
+def test_a_saved_model_predicts_what_the_run_stored(filled: Cache) -> None:
+    result = train(filled)
+    config = result.about["config"]
+    spec = head("mean_pool")
+    experiment = resolve(filled, Request(head="mean_pool", device="cpu", epochs=2))
+    data = load(filled, experiment)
+    again = predict(
+        load_file(filled.runs / result.about["run_id"] / "model.safetensors"),
+        data.features,
+        spec=spec,
+        config=type(spec.preset("mlp")).from_dict(config["head_config"]),
+        recipe=type(spec.recipe()).from_dict(config["recipe_config"]),
+        n_classes=len(config["classes"]),
+    )
+    refresh(filled)
+    with open_catalogue(filled) as connection:
+        stored = rows(connection, "SELECT * FROM predictions WHERE selection = 'last' AND level = 'utterance'")
+    place = {name: i for i, name in enumerate(data.features.utterance_ids)}
+    for row in stored:
+        found = again.utterance_probabilities[place[row["utterance_id"]]]
+        assert found == pytest.approx([row["probabilities"][c] for c in config["classes"]], abs=1e-6)
+
+
+def test_a_killed_training_resumes_to_the_same_numbers(tmp_path: Path) -> None:
+    def predictions(cache: Cache) -> list[dict[str, Any]]:
+        with open_catalogue(cache) as connection:
+            return rows(connection, "SELECT * EXCLUDE (run_id) FROM predictions ORDER BY ALL")
+
+    straight, killed = Cache(tmp_path / "straight"), Cache(tmp_path / "killed")
+    fill(straight, tmp_path / "wavs")
+    fill(killed, tmp_path / "wavs")
+    words = ["train", "--head", "mean_pool", "--fold", "2", "--epochs", "60", "--validation", "next-group", "--device", "cpu"]
+    words += ["--checkpoint-every", "0", "--threads", "1"]
+    command = [sys.executable, "-m", "tfser.cli", *words, "--cache"]
+    subprocess.run([*command, str(straight.root)], check=True, capture_output=True)
+    rng, landed = random.Random(4), 0
+    for _ in range(4):
+        process = subprocess.Popen([*command, str(killed.root)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not list(killed.runs.glob("*/checkpoint/checkpoint.safetensors")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.15))
+        process.send_signal(signal.SIGKILL)
+        landed += process.wait() == -signal.SIGKILL
+    assert landed, "no kill landed inside the training"
+    assert not predictions(killed) or landed < 4
+    done = subprocess.run([*command, str(killed.root)], check=True, capture_output=True, text=True)
+    assert predictions(killed) == predictions(straight), done.stderr
+    (folder,) = killed.runs.iterdir()
+    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+    assert not (folder / "checkpoint").exists()
+
+
+def test_features_are_chosen_as_the_head_prefers(filled: Cache) -> None:
+    extract(filled, "toy", feature_set("logmel", {"n_mels": "40"}))
+    refresh(filled)
+    assert resolve(filled, Request(head="tf_transformer", device="cpu")).feature_set == "logmel"
+    with pytest.raises(TfserError, match="unknown feature set of toy"):
+        resolve(filled, Request(head="tf_transformer", features="wavlm-large/12", device="cpu"))

@@ -1,0 +1,72 @@
+"""The documents run: docstring examples, the README's commands, the schema's page, links and figures of speech."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+
+from tfser.cli import app
+from tfser.manifests import schema
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODULES = sorted(
+    "tfser." + ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for room in ("manifests", "pipeline", "heads")
+    for p in (ROOT / room).rglob("*.py")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples_run(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS).failed == 0
+
+
+def test_the_schema_page_is_made_by_the_program() -> None:
+    page = (ROOT / "docs" / "schema.md").read_text(encoding="utf-8")
+    assert page == schema.markdown(), "run: tfser manifest schema > docs/schema.md"
+
+
+def commands(text: str) -> list[list[str]]:
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    inline = [shlex.split(line) for line in re.findall(r"`(tfser [^`|]*)`", text)]
+    return [words for words in lines + inline if words and words[0] == "tfser"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_command_on_a_page_exists_with_its_options(page: Path) -> None:
+    group = typer.main.get_command(app)
+    for words in commands(page.read_text(encoding="utf-8")):
+        command, rest = group, words[1:]
+        while rest and hasattr(command, "commands"):
+            assert rest[0] in command.commands or rest[0].startswith("-"), f"{page.name}: {' '.join(words)}"
+            if rest[0].startswith("-"):
+                break
+            command, rest = command.commands[rest[0]], rest[1:]
+        options = {name for parameter in command.params for name in parameter.opts + parameter.secondary_opts} | {"--help"}
+        used = {word.split("=")[0] for word in rest if word.startswith("--")}
+        assert used <= options, f"{page.name}: {' '.join(words)}: no option {used - options}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_nothing_of_a_machine_is_in_the_tree() -> None:
+    """Paths of one machine, and placeholders."""
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    for name in files:
+        path = ROOT / name
+        if path.is_file() and path.suffix in {".py", ".md", ".toml", ".sql", ".txt", ""} and name != "tests/test_docs.py":
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"/(home|root|work)/\w+|\bTODO\b|\bFIXME\b|\bRESULTS\n", text), name
