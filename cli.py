@@ -48,8 +48,9 @@ class _Group(TyperGroup):
                 raise
             code = _report(error)
         except KeyboardInterrupt:
-            print("tfser: interrupted; what was finished is safe, run the same command again to go on", file=sys.stderr)
             code = INTERRUPTED
+        if code == INTERRUPTED:  # the parser of options turns Ctrl-C into this, too
+            print("tfser: interrupted; what was finished is safe, run the same command again to go on", file=sys.stderr)
         if standalone:
             sys.exit(code if isinstance(code, int) else 0)
         return code
@@ -63,6 +64,8 @@ def _report(error: Exception) -> int:
     elif hasattr(error, "format_message"):  # an error of the option parser
         path = getattr(getattr(error, "ctx", None), "command_path", "tfser")
         message = f"{error.format_message()} (see `{path} --help`)"
+    elif isinstance(error, OSError) and error.strerror:
+        message = f"{error.filename or 'a file'}: {error.strerror.lower()} (run again with --debug for the traceback)"
     elif type(error).__name__ == "Abort":
         message, code = "stopped", 1
     else:

@@ -1,9 +1,9 @@
 """Memory: keep freed blocks in the process.
 
-By default glibc hands every large block back to the kernel when it is freed and asks for it anew when the next step
-needs it. Each fresh page then costs a fault, and on a CPU these faults take longer than the arithmetic: kept blocks
-made the convolutions of TF-Transformer up to 1.7 times as fast on one machine and 4 times on another. The price is
-that the process keeps the most that it ever used.
+By default glibc hands every large block back to the kernel when it is freed and asks for it anew when the next step needs
+it. Each fresh page then costs a fault, and on a CPU these faults can take longer than the arithmetic. With kept blocks a
+training step of TF-Transformer took 0.88 (float32) and 0.73 (bfloat16) of the time on one machine, and its convolutions a
+quarter on another. The price is that the process keeps the most that it ever used.
 """
 
 from __future__ import annotations

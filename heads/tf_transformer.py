@@ -78,8 +78,8 @@ class TFTransformerConfig(Settings):
 class ConvEncoder(nn.Module):
     """Two convolutions with batch norm and ReLU, then the mean over channels (Eq. 1, 4 and 7).
 
-    The same numbers, to rounding, as Conv2d, BatchNorm2d, ReLU, Conv2d, BatchNorm2d, ReLU and mean, but in fewer
-    passes over the large maps: a step of the whole network takes about half the time on a CPU.
+    The same numbers, to rounding, as Conv2d, BatchNorm2d, ReLU, Conv2d, BatchNorm2d, ReLU and mean, but in fewer passes over
+    the large maps: a training step of the whole network took 0.80 (float32) and 0.69 (bfloat16) of the time on a CPU.
 
     * The first convolution has one input channel, so it is a matrix product of patches (k numbers each) with the
       kernels, and the mean and variance of its output follow from the mean (k,) and covariance (k, k) of the patches:

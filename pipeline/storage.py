@@ -143,7 +143,7 @@ def verify(
                 path.unlink(missing_ok=True)
     for path, problem in [*_descriptions(cache), *_corpora_problems(cache)]:
         problems.append(problem)
-        if repair:
+        if repair and path.suffix == ".json":  # damaged rows of a corpus are replaced by its next scan
             with _writers(cache, path.parent, on_wait):
                 path.unlink(missing_ok=True)
     return problems
@@ -214,7 +214,7 @@ def _corpora_problems(cache: Cache) -> Iterator[tuple[Path, str]]:
             path = path.with_name("utterances.parquet")
             pq.read_table(path, memory_map=False)
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0].replace(f"{cache.root}/", "")
             yield path, f"{_name(cache, path)}: cannot be read ({reason}); scan {name} again"
 
 

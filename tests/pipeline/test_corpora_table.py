@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def test_own_columns_can_be_queried(root, cache):
     with open_catalogue(cache) as connection:
         (row,) = rows(connection, "SELECT * FROM utterances")
     assert row["corpus"] == "mine"
-    assert (row["own_Corpus"], row["own_PEAK"], row["own_peak_"], row['it\'s "odd"']) == (7, 8, 9, 10)
+    assert (row["own_Corpus"], row["own_PEAK"], row["own_own_peak"], row['it\'s "odd"']) == (7, 8, 9, 10)
     assert list(row)[:3] == ["corpus", "utterance_id", "path"]
 
 
@@ -176,10 +177,7 @@ def test_two_tables_with_columns_of_different_types(root, cache):
     scanned(cache, root, "path,age,size_cm,ward\nb,young,1.5,y\n", "two")
     with open_catalogue(cache) as connection:
         found = rows(connection, "SELECT corpus, age, size_cm, ward FROM utterances ORDER BY corpus")
-    assert found == [
-        {"corpus": "one", "age": "31", "size_cm": 1.0, "Ward": "x"},
-        {"corpus": "two", "age": "young", "size_cm": 1.5, "Ward": "y"},
-    ] or [list(r.values()) for r in found] == [["one", "31", 1.0, "x"], ["two", "young", 1.5, "y"]]
+    assert [list(row.values()) for row in found] == [["one", "31", 1.0, "x"], ["two", "young", 1.5, "y"]]
 
 
 @pytest.mark.parametrize("other", [[{"x": 1}], [[1, 2]], [datetime.date(2020, 1, 1)], [True], ["text"], [None], [{}], [[]]])
@@ -188,8 +186,6 @@ def test_types_that_do_not_go_together(root, cache, other):
         pq.write_table(pa.table({"path": ["a"]}), root / f"{name}.parquet")
         reading = read(root, {"table": str(root / f"{name}.parquet")})
         (u,) = reading.utterances
-        from dataclasses import replace
-
         changed = replace(READER, read=lambda *_, u=u, v=values: Reading(utterances=[replace(u, extra={"own": v[0]})]))
         scan(cache, changed, corpus=name, root=root, workers=1)
     with open_catalogue(cache) as connection:

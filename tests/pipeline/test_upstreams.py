@@ -16,7 +16,7 @@ from tfser.pipeline import logmel
 from tfser.pipeline.upstreams import UPSTREAMS, FeatureSet, feature_set
 
 OTHERS = {
-    "sample_rate_hz": "24000",
+    "sample_rate_hz": "18000",
     "preemphasis": "0.95",
     "window_s": "0.025",
     "hop_s": "0.005",
@@ -40,7 +40,7 @@ def test_every_setting_is_in_the_name_and_in_the_fingerprint() -> None:
     sets = [feature_set("logmel"), feature_set("logmel", dtype="float16")]
     sets += [feature_set("logmel", {key: value}) for key, value in OTHERS.items()]
     assert len({s.fingerprint for s in sets}) == len({s.name for s in sets}) == len({s.folder for s in sets}) == len(sets)
-    assert [s.name for s in sets[1:4]] == ["logmel+float16", "logmel+sample_rate_hz=24000", "logmel+preemphasis=0.95"]
+    assert [s.name for s in sets[1:4]] == ["logmel+float16", "logmel+sample_rate_hz=18000", "logmel+preemphasis=0.95"]
     both = feature_set("logmel", {"n_mels": "40", "fmin_hz": "50"}, "float16")
     assert both.name == "logmel+fmin_hz=50+n_mels=40+float16"
 

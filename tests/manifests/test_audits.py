@@ -1,0 +1,283 @@
+"""Each audit on a corpus planted to violate it, and on a clean one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tfser.manifests.audit import Audit, Finding, blocking, packaged_audits, parse_audit, run_audits, to_json
+from tfser.manifests.catalogue import ensure_protocol, open_catalogue, refresh
+from tfser.manifests.errors import TfserError
+from tfser.manifests.utterances import Utterance
+
+NAMES = {
+    "class_missing",
+    "dialogue_overlap",
+    "duplicate_audio",
+    "features_missing",
+    "sentence_overlap",
+    "session_overlap",
+    "speaker_overlap",
+    "speaker_unknown",
+    "utterance_in_no_fold",
+    "utterance_in_two",
+}
+
+
+def corpus() -> list[Utterance]:
+    """Four speakers in two sessions, a dialogue each, two classes, a split by session: nothing to find."""
+    return [
+        Utterance(
+            utterance_id=f"s{s}_{i}",
+            path=f"s{s}_{i}.wav",
+            speaker=f"s{s}",
+            session=f"S{(s - 1) // 2}",
+            dialogue=f"d{s}",
+            sentence=f"{s}{i}",
+            label=("anger", "neutral")[i % 2],
+            split="train" if s <= 2 else "test",
+        )
+        for s in range(1, 5)
+        for i in range(4)
+    ]
+
+
+def changed(change: dict[str, Any], *ids: str) -> list[Utterance]:
+    return [replace(u, **change) if u.utterance_id in ids else u for u in corpus()]
+
+
+def audit(cache, spec: str, corpus: str = "toy", **options: Any) -> list[Finding]:
+    name = ensure_protocol(cache, corpus, spec)
+    with open_catalogue(cache) as connection:
+        return run_audits(connection, protocol=name, corpus=corpus, **options)
+
+
+def found(findings: list[Finding]) -> dict[str, str]:
+    return {f.audit: f.level for f in findings if f.level != "ok"}
+
+
+def test_packaged():
+    assert {a.name for a in packaged_audits()} == NAMES
+
+
+@pytest.mark.parametrize("spec", ["loso-session", "official-split", "group-kfold:2:session"])
+def test_clean(cache, put_corpus, put_features, spec):
+    put_corpus(cache, corpus())
+    put_features(cache, [u.utterance_id for u in corpus()])
+    findings = audit(cache, spec)
+    assert found(findings) == {}
+    assert {f.audit for f in findings} == NAMES
+    assert {(f.fold, f.rows, f.examples) for f in findings} == {(None, 0, ())}
+
+
+def test_speakers(cache, put_corpus):
+    put_corpus(cache, changed({"speaker": "s1"}, "s4_0", "s4_1"))  # one voice in both sessions
+    findings = audit(cache, "loso-session")
+    assert found(findings) == {"speaker_overlap": "error"}
+    assert [(f.fold, f.rows) for f in findings if f.level == "error"] == [(1, 1), (2, 1)]
+    assert findings[0].examples == ({"speaker": "s1", "test_utterances": 4, "other_utterances": 2},)
+    assert found(audit(cache, "official-split")) == {"speaker_overlap": "warning"}  # promises nothing about speakers
+    random = found(audit(cache, "random-kfold:2"))
+    assert (random["speaker_overlap"], random["session_overlap"], random["dialogue_overlap"]) == ("warning",) * 3
+
+
+def test_every_speaker_on_both_sides(cache, put_corpus):
+    rows = [replace(u, speaker=f"p{i % 2}") for i, u in enumerate(corpus())]  # a column that names something else
+    put_corpus(cache, rows)
+    (overlap,) = [f for f in audit(cache, "loso-session") if f.audit == "speaker_overlap" and f.fold == 1]
+    assert (overlap.level, overlap.rows) == ("error", 2)
+
+
+def test_sessions_and_dialogues(cache, put_corpus):
+    put_corpus(cache, corpus())
+    assert found(audit(cache, "loso-speaker")) == {"session_overlap": "warning"}
+    assert found(audit(cache, "group-kfold:4:dialogue"))["session_overlap"] == "warning"
+    put_corpus(cache, changed({"dialogue": "d4"}, "s1_0"))
+    assert found(audit(cache, "loso-speaker")) == {"session_overlap": "warning", "dialogue_overlap": "warning"}
+    session = changed({"session": "S1"}, "s1_0")
+    put_corpus(cache, session, corpus="iemocap", adapter="iemocap")
+    of_iemocap = found(audit(cache, "iemocap4-session@anger,neutral", "iemocap"))
+    assert of_iemocap == {"speaker_overlap": "error", "dialogue_overlap": "error"}
+
+
+def test_validation_is_compared_too(cache, put_corpus):
+    splits = {"s1": "train", "s2": "train", "s3": "val", "s4": "test"}
+    rows = [replace(u, split=splits[u.speaker or ""], speaker="x" if u.speaker in ("s3", "s4") else "y") for u in corpus()]
+    put_corpus(cache, rows)
+    findings = audit(cache, "official-split")
+    assert found(findings)["speaker_overlap"] == "warning"
+
+
+def test_duplicate_audio(cache, put_corpus):
+    put_corpus(cache, corpus(), hashes={"s1_0": "same", "s1_1": "same", "s3_0": "same", "s4_0": None, "s2_0": None})
+    findings = audit(cache, "loso-session")
+    assert found(findings) == {"duplicate_audio": "error"}
+    in_fold = {f.fold: f for f in findings if f.audit == "duplicate_audio"}
+    assert in_fold[2].examples == (
+        {"test_utterance": "s3_0", "other_role": "train", "other_utterance": "s1_0", "copies": 2},
+    )
+    assert in_fold[1].rows == 2
+    assert found(audit(cache, "loso-speaker"))["duplicate_audio"] == "error"  # an error for any protocol
+
+
+def test_classes(cache, put_corpus):
+    put_corpus(cache, [u for u in corpus() if not (u.session == "S1" and u.label == "anger")])
+    findings = [f for f in audit(cache, "loso-session") if f.audit == "class_missing" and f.level != "ok"]
+    assert [(f.fold, f.level, f.examples[0]) for f in findings] == [
+        (1, "error", {"role": "train", "class": "anger"}),
+        (2, "warning", {"role": "test", "class": "anger"}),
+    ]
+    lacking = audit(cache, "loso-session@neutral,fear")
+    assert {(f.fold, f.level) for f in lacking if f.audit == "class_missing"} == {
+        (k, level) for k in (1, 2) for level in ("error", "warning")
+    }
+    splits = {"s1": "train", "s2": "train", "s3": "val", "s4": "test"}
+    put_corpus(cache, [replace(u, split=splits[u.speaker or ""]) for u in corpus() if u.utterance_id not in ("s3_0", "s3_2")])
+    (val,) = [f for f in audit(cache, "official-split") if f.audit == "class_missing"]
+    assert (val.level, val.examples) == ("warning", ({"role": "val", "class": "anger"},))
+
+
+def test_in_no_fold_and_unknown_speakers(cache, put_corpus):
+    put_corpus(cache, changed({"speaker": None}, "s1_0"))
+    assert found(audit(cache, "loso-speaker")) == {"session_overlap": "warning", "utterance_in_no_fold": "error"}
+    assert found(audit(cache, "loso-session")) == {"speaker_unknown": "error"}  # keeps speakers apart, cannot be checked
+    assert found(audit(cache, "official-split")) == {}
+    put_corpus(cache, changed({"split": "extra"}, "s1_0"))
+    (finding,) = [f for f in audit(cache, "official-split") if f.level == "error"]
+    assert finding.examples == ({"utterance_id": "s1_0", "grouped_as": "extra", "grouped_by": "split"},)
+    assert finding.fold is None
+
+
+def test_in_two(cache, put_corpus):
+    twice = replace(corpus()[0], speaker="s4", session="S1", split="test")
+    put_corpus(cache, [*corpus(), twice])  # what a scan would refuse
+    assert found(audit(cache, "loso-session"))["utterance_in_two"] == "error"
+    (finding,) = [f for f in audit(cache, "official-split") if f.audit == "utterance_in_two"]
+    assert finding.examples == ({"utterance_id": "s1_0", "found": "test, train"},)
+    whole = [f for f in audit(cache, "loso-session") if f.audit == "utterance_in_two" and f.fold is None]
+    assert whole[0].examples == ({"utterance_id": "s1_0", "found": "test in folds 1, 2"},)
+
+
+def test_features(cache, put_corpus, put_features):
+    ids = [u.utterance_id for u in corpus()]
+    put_corpus(cache, corpus(), hashes={"s1_0": "changed since"})
+    assert found(audit(cache, "loso-session")) == {}  # no features at all: nothing claims to be complete
+    put_features(cache, ids[:-1])
+    (finding,) = [f for f in audit(cache, "loso-session") if f.level != "ok"]
+    assert (finding.audit, finding.level, finding.fold, finding.rows) == ("features_missing", "error", None, 2)
+    assert {e["utterance_id"] for e in finding.examples} == {"s1_0", "s4_3"}
+    assert found(audit(cache, "loso-session", feature_sets=[])) == {}
+    assert audit(cache, "loso-session", feature_sets=["it's"])[0].rows == 16
+    put_corpus(cache, corpus(), skipped=[("s4_3", "extract:logmel")])
+    assert found(audit(cache, "loso-session")) == {}
+
+
+@pytest.mark.parametrize("stage", ["scan", "extract:logmel"])
+@pytest.mark.parametrize(
+    "change", [{"speaker": "s4"}, {"session": "S1"}, {"dialogue": "d4"}, {"speaker": None}, {"split": "?"}, {"label": "joy"}]
+)
+def test_skipped_utterances_fail_no_audit(cache, put_corpus, put_features, stage, change):
+    put_corpus(cache, changed(change, "s1_0"), skipped=[("s1_0", stage)], hashes={"s1_0": "hash of s4_0"})
+    put_features(cache, [u.utterance_id for u in corpus()[1:]])
+    labels = "@anger,neutral"
+    for spec in ("loso-session", "loso-speaker", "official-split"):
+        assert "error" not in found(audit(cache, spec + labels)).values(), spec
+
+
+def test_what_a_reader_passed_over_excuses_nothing(cache, put_corpus, put_features):
+    """A second file of an utterance is listed under the utterance's id; the utterance itself is there, and audited."""
+    put_corpus(cache, changed({"speaker": "s1"}, "s4_0"), skipped=[(u.utterance_id, "read") for u in corpus()])
+    put_features(cache, [u.utterance_id for u in corpus()[1:]])
+    assert found(audit(cache, "loso-session")) == {"speaker_overlap": "error", "features_missing": "error"}
+
+
+def test_skipped_in_another_feature_set_but_used_here(cache, put_corpus, put_features):
+    put_corpus(cache, changed({"speaker": "s1"}, "s4_0"), skipped=[("s4_0", "extract:wavlm")])
+    put_features(cache, [u.utterance_id for u in corpus()])
+    assert found(audit(cache, "loso-session", feature_sets=["logmel"])) == {"speaker_overlap": "error"}
+    put_features(cache, ["s1_0"], name="wavlm", shard="1")
+    assert "speaker_overlap" not in found(audit(cache, "loso-session", feature_sets=["wavlm"]))
+
+
+def test_sentences_are_information(cache, put_corpus):
+    put_corpus(cache, [replace(u, sentence=u.utterance_id[-1]) for u in corpus()])
+    findings = audit(cache, "loso-session")
+    assert found(findings) == {"sentence_overlap": "info"}
+    assert findings[0].examples == ({"sentences": 4, "test_utterances": 8},)
+
+
+def test_order_and_blocking(cache, put_corpus):
+    put_corpus(cache, changed({"speaker": "s1"}, "s4_0"), hashes={"s1_0": "a", "s3_0": "a"})
+    findings = audit(cache, "loso-session", examples=0)
+    assert [f.level for f in findings] == sorted((f.level for f in findings), key=("error", "warning", "info", "ok").index)
+    assert {(f.audit, f.fold) for f in blocking(findings, 1)} == {("duplicate_audio", 1), ("speaker_overlap", 1)}
+    put_corpus(cache, changed({"speaker": None}, "s1_0"))
+    by_speaker = audit(cache, "loso-speaker")
+    assert [(f.audit, f.fold) for f in blocking(by_speaker, 3)] == [("utterance_in_no_fold", None)]  # of all folds
+
+
+def test_another_corpus_and_protocol_do_not_matter(cache, put_corpus):
+    put_corpus(cache, corpus())
+    put_corpus(cache, changed({"speaker": "s1"}, "s4_0"), corpus="other", skipped=[("s1_0", "scan")])
+    ensure_protocol(cache, "other", "random-kfold:2")
+    assert found(audit(cache, "loso-session")) == {}
+
+
+def test_names_with_quotes(cache, put_corpus):
+    put_corpus(cache, [replace(u, label=f"o'{u.label}") for u in corpus()])
+    spec = "loso-session@o'anger,x\"y:o'neutral"
+    assert found(audit(cache, spec)) == {}
+    assert {f.protocol for f in audit(cache, spec)} == {spec}
+
+
+def test_to_json_and_sentence(cache, put_corpus):
+    put_corpus(cache, changed({"speaker": "s1"}, "s4_0"))
+    findings = audit(cache, "loso-session")
+    first = json.loads(to_json(findings))[0]
+    assert {k: first[k] for k in ("audit", "protocol", "fold", "level", "rows")} == {
+        "audit": "speaker_overlap",
+        "protocol": "loso-session",
+        "fold": 1,
+        "level": "error",
+        "rows": 1,
+    }
+    assert findings[0].sentence() == (
+        "speakers on both sides (fold 1, 1 row; for instance speaker s1, test_utterances 4, other_utterances 1)"
+    )
+
+
+HEADER = "-- title: t\n-- level: error\n-- explanation: e\n-- action: a: b\n"
+
+
+def test_parse_audit():
+    assert parse_audit("x", HEADER + "SELECT 1") == Audit(
+        name="x", title="t", level="error", explanation="e", action="a: b", query=HEADER + "SELECT 1"
+    )
+    assert parse_audit("x", HEADER.replace("\n", "\r\n") + "SELECT 1").title == "t"
+    for key in ("title", "level", "explanation", "action"):
+        with pytest.raises(TfserError, match=rf"audit x\.sql: the header lacks `-- {key}: \.\.\.`"):
+            parse_audit("x", HEADER.replace(f"-- {key}:", "-- other:"))
+        with pytest.raises(TfserError, match=f"lacks `-- {key}"):
+            parse_audit("x", "\n".join(f"-- {k}: {'' if k == key else 'v'}" for k in ("title", "level", "explanation", "action")))
+    with pytest.raises(TfserError, match="lacks `-- title"):
+        parse_audit("x", "SELECT 1\n" + HEADER)
+
+
+def test_an_audit_of_ones_own(cache, put_corpus):
+    put_corpus(cache, corpus())
+    refresh(cache)
+    query = (
+        "SELECT protocol, corpus, fold, 'info' AS level, utterance_id FROM fold_utterances WHERE role = 'test' "
+        "ORDER BY utterance_id DESC; "
+    )
+    one = parse_audit("mine", HEADER + query)
+    findings = audit(cache, "loso-session", audits=[one], examples=2)
+    assert [(f.audit, f.fold, f.level, f.rows) for f in findings] == [("mine", 1, "info", 8), ("mine", 2, "info", 8)]
+    assert [e["utterance_id"] for e in findings[0].examples] == ["s2_3", "s2_2"]  # the query's own order
+    with pytest.raises(TfserError, match=r"audit mine: .*no_such_table"):
+        audit(cache, "loso-session", audits=[parse_audit("mine", HEADER + "FROM no_such_table")])
+    with pytest.raises(TfserError, match=r"audit mine: level 'fatal' is none of error, warning, info, ok"):
+        audit(cache, "loso-session", audits=[parse_audit("mine", HEADER + query.replace("info", "fatal"))])
