@@ -16,6 +16,8 @@ Where the paper is silent or contradicts itself, this file decides:
 * Feed-forward networks use ReLU. The paper mentions no dropout, so there is none by default; ``dropout`` puts it where
   torch's own Transformer layers have it (attention weights, inside the feed-forward network, both residual branches).
 * Frames are normalised by the training side's mean and deviation per band (the recipes' normalise=train).
+* Query, key and value weights start from Xavier's uniform distribution and their biases from zero, as in torch's own
+  multi-head attention.
 * The standard deviation is the population's, with 1e-5 added to the variance: its gradient is finite for constant
   rows.
 
@@ -285,6 +287,24 @@ HEAD = HeadSpec(
             epochs=1000,
             batch_size=64,
             normalise="train",
+        ),
+        # Chosen on two validation speakers of EmoDB (08 and 13), one seed: small batches, a higher rate and more
+        # steps beat the paper's settings; with label smoothing, mixup or augmentation it scored lower at so few epochs, where it
+        # underfits. These speakers are test speakers of other folds, so the choice is not nested for those.
+        "robust": Recipe(
+            summary="for minutes, not hours: AdamW 3e-3, batch 16, 20 epochs, cosine, moved segments, averaged weights, bfloat16",
+            optimiser="adamw",
+            lr=3e-3,
+            weight_decay=0.05,
+            schedule="cosine",
+            warmup_epochs=1,
+            epochs=20,
+            batch_size=16,
+            averaging=0.98,
+            precision="bfloat16",
+            normalise="train",
+            jitter=True,
+            eval_hop=40,
         ),
     },
     default_recipe="paper",

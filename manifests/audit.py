@@ -3,8 +3,8 @@
 A file opens with a header of `-- key: text` lines: title, level, explanation, action. Its query reads the catalogue's tables and
 returns one row a violation, with at least protocol, corpus, fold (null: the whole protocol) and level (error, warning, info);
 the other columns say what was found. It needs no Python: put a file there and it runs. The tables `folds`, `fold_utterances`,
-`assignments`, `protocols`, `skipped` and `checked_feature_sets` (feature_set, corpus) hold only what is being audited, and
-utterances that a stage listed as skipped, so that nobody trains or tests on them, are not among their rows.
+`fold_roles`, `assignments`, `protocols`, `skipped` and `checked_feature_sets` (feature_set, corpus) hold only what is being
+audited. Utterances that a stage listed as skipped, so that nobody trains or tests on them, are not among their rows.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ from tfser.manifests.catalogue import Connection, rows
 from tfser.manifests.errors import TfserError
 
 LEVELS = ("error", "warning", "info", "ok")
+_VIEWS = (
+    *("fold_utterances", "folds", "fold_roles", "assignments", "unused"),
+    *("skipped", "protocols", "checked_feature_sets"),
+)
+"""Temporary views that stand before the tables while audits run."""
 _KEYS = ("title", "level", "explanation", "action")
 
 
@@ -129,7 +134,7 @@ def run_audits(
         for audit in packaged_audits() if audits is None else audits:
             findings += _run(connection, audit, protocol, corpus, examples)
     finally:
-        for name in ("fold_utterances", "folds", "assignments", "unused", "skipped", "protocols", "checked_feature_sets"):
+        for name in _VIEWS:
             connection.execute(f"DROP VIEW IF EXISTS temp.{name}")
     return sorted(findings, key=lambda f: (LEVELS.index(f.level), f.audit, f.fold or 0))
 
@@ -149,6 +154,7 @@ def _limit(connection: Connection, protocol: str, corpus: str, feature_sets: Seq
         "unused": "SELECT DISTINCT utterance_id FROM temp.skipped WHERE utterance_id NOT IN (SELECT f.utterance_id "
         f"FROM {main}.features f JOIN temp.checked_feature_sets USING (feature_set, corpus))",
         "protocols": f"SELECT * FROM {main}.protocols WHERE protocol = {p} AND corpus = {c}",
+        "fold_roles": f"SELECT * FROM {main}.fold_roles WHERE protocol = {p} AND corpus = {c}",
     }
     for name in ("assignments", "folds", "fold_utterances"):
         views[name] = (

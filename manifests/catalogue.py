@@ -32,6 +32,10 @@ _TRIES = 5
 """How often a catalogue is begun anew when files go away while it is built."""
 
 
+_READABLE = {"storage_compatibility_version": "v1.2.0"}
+"""The file can be opened by any `duckdb` shell from this version on, not by the newest alone."""
+
+
 class _CannotWriteError(TfserError):
     """The catalogue's file cannot be written; its content could still be built elsewhere."""
 
@@ -73,7 +77,7 @@ def _replace(cache: Cache, before: dict[str, Stamp] | None, sources: dict[str, S
     with aside(cache.catalogue) as temporary:
         if before is not None:
             shutil.copyfile(cache.catalogue, temporary)
-        with contextlib.closing(duckdb.connect(str(temporary))) as connection:
+        with contextlib.closing(duckdb.connect(str(temporary), config=_READABLE)) as connection:
             build(cache, connection, before or {}, sources, fresh=before is None)
         # A log left here belongs to the file that is replaced (somebody wrote to it); beside ours it would be in the way.
         cache.catalogue.with_name(cache.catalogue.name + ".wal").unlink(missing_ok=True)

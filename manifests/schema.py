@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VERSION = 2
+VERSION = 3
 """Raised when a table changes: an older catalogue is then rebuilt from the files, never read."""
 
 
@@ -146,6 +146,19 @@ TABLES = (
         fold INTEGER -- the fold that tests this utterance; null: none can
         role VARCHAR -- fixed role (official splits); null: by fold
         """,
+    ),
+    _table(
+        "fold_roles",
+        "Which role the utterances that are tested in one fold have in each fold, where they have no fixed role.",
+        """
+        protocol VARCHAR -- name
+        corpus VARCHAR -- corpus name
+        validation VARCHAR -- the protocol's validation policy
+        tested_in INTEGER -- the fold that tests them (`fold` of `assignments`)
+        fold INTEGER -- from 1
+        role VARCHAR -- train, val or test
+        """,
+        view=True,
     ),
     _table(
         "folds",

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+FOLD_ROLES = """
+SELECT p.protocol, p.corpus, p.validation, g.tested_in, k.fold,
+  CASE WHEN g.tested_in = k.fold THEN 'test'
+       WHEN p.validation = 'next-group' AND g.tested_in = k.fold % p.folds + 1 THEN 'val'
+       ELSE 'train' END AS role
+FROM protocols p, LATERAL (SELECT unnest(range(1, p.folds + 1))::INTEGER AS tested_in) g,
+  LATERAL (SELECT unnest(range(1, p.folds + 1))::INTEGER AS fold) k
+"""
+
 FOLDS = """
-SELECT a.protocol, a.corpus, k.fold,
-  CASE WHEN a.role IS NOT NULL THEN a.role
-       WHEN a.fold = k.fold THEN 'test'
-       WHEN p.validation = 'next-group' AND a.fold = k.fold % p.folds + 1 THEN 'val'
-       ELSE 'train' END AS role,
-  a.utterance_id, a.label, p.validation
+SELECT a.protocol, a.corpus, r.fold, coalesce(a.role, r.role) AS role, a.utterance_id, a.label, r.validation
 FROM assignments a
-JOIN protocols p ON p.protocol = a.protocol AND p.corpus = a.corpus
-JOIN (SELECT protocol, corpus, unnest(range(1, folds + 1))::INTEGER AS fold FROM protocols) k
-  ON k.protocol = a.protocol AND k.corpus = a.corpus
-WHERE a.fold IS NOT NULL
+JOIN fold_roles r ON r.protocol = a.protocol AND r.corpus = a.corpus AND r.tested_in = a.fold
 """
 
 FOLD_UTTERANCES = """
@@ -51,5 +52,5 @@ FROM fold_scores s JOIN pooled USING (experiment, seed, selection, level)
 GROUP BY s.experiment, s.seed, s.selection, s.level
 """
 
-VIEWS = {"folds": FOLDS, "fold_utterances": FOLD_UTTERANCES, "scores": SCORES}
+VIEWS = {"fold_roles": FOLD_ROLES, "folds": FOLDS, "fold_utterances": FOLD_UTTERANCES, "scores": SCORES}
 """By name, in an order in which they can be created."""

@@ -3,9 +3,11 @@
 -- explanation: a class that training never hears cannot be learnt; one that the test side lacks is left out of that fold's UA
 -- action: choose folds or a label map that keep each class on each side; report the score pooled over folds, too
 WITH present AS (
-  SELECT DISTINCT protocol, corpus, fold, role, label FROM folds
+  SELECT DISTINCT a.protocol, a.corpus, r.fold, coalesce(a.role, r.role) AS role, a.label
+  FROM (SELECT DISTINCT protocol, corpus, fold, role, label FROM assignments) a
+  JOIN fold_roles r ON r.protocol = a.protocol AND r.corpus = a.corpus AND r.tested_in = a.fold
 ), sides AS (
-  SELECT DISTINCT protocol, corpus, fold, role FROM folds
+  SELECT protocol, corpus, fold, role FROM present
   UNION
   SELECT protocol, corpus, unnest(range(1, folds + 1))::INTEGER, unnest_role FROM protocols, unnest(['train', 'test']) t(unnest_role)
 )

@@ -2,9 +2,14 @@
 -- level: error where the protocol keeps dialogues apart, else warning
 -- explanation: turns of one conversation stand on both sides: topic, partner and channel are known to the head
 -- action: group the folds by dialogue (group-kfold:K:dialogue), or say that dialogues are shared
-WITH sides AS (
-  SELECT protocol, corpus, fold, role, dialogue, count(*) AS n
-  FROM fold_utterances WHERE dialogue IS NOT NULL GROUP BY ALL
+WITH counted AS (  -- before the folds are rolled out: a million rows stay a million
+  SELECT a.protocol, a.corpus, a.fold AS tested_in, a.role AS fixed, u.dialogue, count(*) AS n
+  FROM assignments a JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id
+  WHERE u.dialogue IS NOT NULL GROUP BY ALL
+), sides AS (
+  SELECT c.protocol, c.corpus, r.fold, coalesce(c.fixed, r.role) AS role, c.dialogue, sum(c.n)::BIGINT AS n
+  FROM counted c JOIN fold_roles r ON r.protocol = c.protocol AND r.corpus = c.corpus AND r.tested_in = c.tested_in
+  GROUP BY ALL
 )
 SELECT t.protocol, t.corpus, t.fold,
   CASE WHEN list_contains(p.keeps_apart, 'dialogue') THEN 'error' ELSE 'warning' END AS level,

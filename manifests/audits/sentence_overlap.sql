@@ -2,13 +2,17 @@
 -- level: info
 -- explanation: the same sentences are read on both sides, as acted corpora have it: a score says nothing about other words
 -- action: nothing is wrong; say in a report that sentences recur
-SELECT f.protocol, f.corpus, f.fold, 'info' AS level,
-  count(DISTINCT u.sentence) AS sentences, count(*) AS test_utterances
-FROM folds f
-JOIN utterances u ON u.corpus = f.corpus AND u.utterance_id = f.utterance_id
-WHERE f.role = 'test' AND EXISTS (
-  SELECT 1 FROM folds o JOIN utterances v ON v.corpus = o.corpus AND v.utterance_id = o.utterance_id
-  WHERE o.protocol = f.protocol AND o.corpus = f.corpus AND o.fold = f.fold AND o.role = 'train' AND v.sentence = u.sentence
+WITH counted AS (
+  SELECT a.protocol, a.corpus, a.fold AS tested_in, a.role AS fixed, u.sentence, count(*) AS n
+  FROM assignments a JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id
+  WHERE u.sentence IS NOT NULL GROUP BY ALL
+), sides AS (
+  SELECT c.protocol, c.corpus, r.fold, coalesce(c.fixed, r.role) AS role, c.sentence, sum(c.n)::BIGINT AS n
+  FROM counted c JOIN fold_roles r ON r.protocol = c.protocol AND r.corpus = c.corpus AND r.tested_in = c.tested_in
+  GROUP BY ALL
 )
+SELECT t.protocol, t.corpus, t.fold, 'info' AS level, count(*) AS sentences, sum(t.n)::BIGINT AS test_utterances
+FROM sides t
+JOIN sides o ON o.fold = t.fold AND o.sentence = t.sentence AND t.role = 'test' AND o.role = 'train'
 GROUP BY ALL
-ORDER BY f.protocol, f.fold
+ORDER BY t.protocol, t.fold

@@ -2,9 +2,14 @@
 -- level: error where the protocol keeps speakers apart, else warning
 -- explanation: a speaker of the test side is heard in training or validation; the score then measures that voice, too
 -- action: group the folds by speaker (loso-speaker, group-kfold:K), or correct the column speaker and scan again
-WITH sides AS (
-  SELECT protocol, corpus, fold, role, speaker, count(*) AS n
-  FROM fold_utterances WHERE speaker IS NOT NULL GROUP BY ALL
+WITH counted AS (  -- before the folds are rolled out: a million rows stay a million
+  SELECT a.protocol, a.corpus, a.fold AS tested_in, a.role AS fixed, u.speaker, count(*) AS n
+  FROM assignments a JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id
+  WHERE u.speaker IS NOT NULL GROUP BY ALL
+), sides AS (
+  SELECT c.protocol, c.corpus, r.fold, coalesce(c.fixed, r.role) AS role, c.speaker, sum(c.n)::BIGINT AS n
+  FROM counted c JOIN fold_roles r ON r.protocol = c.protocol AND r.corpus = c.corpus AND r.tested_in = c.tested_in
+  GROUP BY ALL
 )
 SELECT t.protocol, t.corpus, t.fold,
   CASE WHEN list_contains(p.keeps_apart, 'speaker') THEN 'error' ELSE 'warning' END AS level,

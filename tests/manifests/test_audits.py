@@ -175,9 +175,14 @@ def test_features(cache, put_corpus, put_features):
     assert found(audit(cache, "loso-session")) == {}
 
 
-@pytest.mark.parametrize("stage", ["scan", "extract:logmel"])
 @pytest.mark.parametrize(
-    "change", [{"speaker": "s4"}, {"session": "S1"}, {"dialogue": "d4"}, {"speaker": None}, {"split": "?"}, {"label": "joy"}]
+    ("stage", "change"),
+    [
+        ("scan", {"speaker": "s4", "session": "S1", "dialogue": "d4"}),
+        ("extract:logmel", {"speaker": "s4", "session": "S1", "dialogue": "d4"}),
+        ("scan", {"speaker": None, "split": "?"}),
+        ("extract:logmel", {"speaker": None, "session": None, "label": "joy"}),
+    ],
 )
 def test_skipped_utterances_fail_no_audit(cache, put_corpus, put_features, stage, change):
     put_corpus(cache, changed(change, "s1_0"), skipped=[("s1_0", stage)], hashes={"s1_0": "hash of s4_0"})

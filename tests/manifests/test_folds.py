@@ -68,7 +68,7 @@ def test_deal(groups, k, shuffler):
         return
     dealt = deal(groups, k)
     assert set(dealt) == set(groups)
-    sizes = Counter({fold: 0 for fold in range(1, k + 1)})
+    sizes = Counter(dict.fromkeys(range(1, k + 1), 0))
     for name, fold in dealt.items():
         sizes[fold] += groups[name]
     assert set(sizes) == set(range(1, k + 1))

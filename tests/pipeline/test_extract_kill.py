@@ -236,6 +236,7 @@ def test_ctrl_c_keeps_what_was_finished(cache: Cache, whole: dict[str, bytes]) -
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "interrupted; what was finished is safe" in said
     assert "Traceback" not in said
     assert 2 <= check_readable(cache, whole) < COUNT
     check_finish(cache, whole)
