@@ -13,6 +13,7 @@ from typing import Any
 
 from tfser.heads import head
 from tfser.heads.base import HeadSpec, Settings
+from tfser.heads.precision import settle_precision
 from tfser.heads.recipes import Recipe
 from tfser.heads.runs import digest
 from tfser.manifests.cache import Cache
@@ -141,12 +142,13 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         if asked is None:
             said.append(f"{what} {value}")
     spec.check(config, of["dim"])
+    device = _device(request.device)
     return Experiment(
         spec=spec,
         preset=preset,
         config=config,
         recipe_name="+".join([recipe_name, *changes]),
-        recipe=recipe,
+        recipe=settle_precision(recipe, device),
         corpus=corpus,
         feature_set=feature_set,
         fingerprint=of["fingerprint"],
@@ -158,7 +160,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         folds=_folds(request.folds, about["folds"], protocol),
         of_folds=about["folds"],
         seed=request.seed,
-        device=_device(request.device),
+        device=device,
         data_hash=data_hash,
         allow_leaks=request.allow_leaks,
         again=request.again,

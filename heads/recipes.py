@@ -17,7 +17,7 @@ from tfser.manifests.errors import UsageError
 Optimiser = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "cosine"]
 Normalise = Literal["none", "train", "utterance", "utterance-mean", "speaker"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16"]
 ClassWeights = Literal["none", "balanced"]
 
 
@@ -54,7 +54,8 @@ class Recipe(Settings):
     averaging: float = 0.0
     """Decay per step of an exponential moving average of the weights, with which everything is evaluated; 0: none."""
     precision: Precision = "float32"
-    """Of the training steps (bfloat16: autocast). Evaluation is always in float32."""
+    """Of the training steps (bfloat16: autocast; auto: bfloat16 where the device computes it natively, see
+    `tfser.heads.precision`). Evaluation is always in float32."""
 
     normalise: Normalise = "train"
     """none; train: mean and deviation per feature of the training frames; utterance: per utterance; utterance-mean:

@@ -50,9 +50,11 @@ class Selected:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of tfser, Python, the libraries and the system."""
+    """Return the versions of tfser, Python, the libraries and the system, and the CPU threads that torch uses."""
+    import torch
+
     found = {"tfser": __version__, "python": platform.python_version(), "system": platform.platform()}
-    return found | {name: metadata.version(name) for name in LIBRARIES}
+    return found | {name: metadata.version(name) for name in LIBRARIES} | {"threads": str(torch.get_num_threads())}
 
 
 def digest(value: Any) -> str:

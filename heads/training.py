@@ -34,6 +34,7 @@ from tfser.heads.augment import augment, mix
 from tfser.heads.base import HeadSpec, Settings
 from tfser.heads.metrics import wa_ua
 from tfser.heads.normalise import Normaliser
+from tfser.heads.precision import settle_precision
 from tfser.heads.prediction import Indices, Prediction, evaluate, own_randomness, predict
 from tfser.heads.recipes import Recipe
 from tfser.heads.segments import FrameStore, plan
@@ -158,6 +159,7 @@ def fit(
         TfserError: The checkpoint belongs to another training or cannot be read, or the loss is no longer finite.
         FitStoppedError: ``should_stop`` said so.
     """
+    recipe = settle_precision(recipe, str(device))
     device = torch.device(device)
     epochs = recipe.epochs if epochs is None else epochs
     if epochs < 1:
