@@ -676,14 +676,21 @@ def audit(
 
 
 def _print_findings(findings: Sequence[Finding], format: Output) -> None:
-    rows = [f.to_dict() for f in findings]
-    if format is Output.table:
-        for row, finding in zip(rows, findings, strict=True):
-            row["fold"] = "all" if finding.fold is None else finding.fold
-            row["example"] = ", ".join(f"{k} {v}" for k, v in finding.examples[0].items()) if finding.examples else ""
-        print_rows(rows, format, ["level", "audit", "fold", "rows", "example", "action"])
-    else:
-        print_rows(rows, format, ["audit", "protocol", "corpus", "fold", "level", "rows", "title", "action", "examples"])
+    """Print findings; in a table, those of one audit and level share a line."""
+    if format is not Output.table:
+        columns = ["audit", "protocol", "corpus", "fold", "level", "rows", "title", "action", "examples"]
+        print_rows([f.to_dict() for f in findings], format, columns)
+        return
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    for f in findings:
+        fold = "all" if f.fold is None else str(f.fold)
+        example = ", ".join(f"{k} {v}" for k, v in f.examples[0].items()) if f.examples else ""
+        line = {"level": f.level, "audit": f.audit, "folds": fold, "rows": f.rows, "example": example, "action": f.action}
+        first = lines.setdefault((f.level, f.audit), line)
+        if first is not line:
+            first["folds"] += f", {fold}"
+            first["rows"] += f.rows
+    print_rows(list(lines.values()), format)
 
 
 def _corpus_and_protocol(store: Cache, corpus: str | None, protocol: str | None) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import contextlib
 import csv
 import io
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,12 +64,19 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, columns: Seque
     else:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in names:
-            numeric = any(isinstance(row[name], (int, float)) and not isinstance(row[name], bool) for row in rows)
-            table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+            right = any(_is_number(row[name]) for row in rows)
+            table.add_column(name, justify="right" if right else "left", overflow="fold")
         for row in rows:
             table.add_row(*(cell(row[n]) for n in names))
         width = None if sys.stdout.isatty() else _WIDE
         Console(highlight=False, markup=False, width=width).print(table)
+
+
+def _is_number(value: Any) -> bool:
+    """Tell whether a cell is set to the right: numbers, and scores that `percent` wrote."""
+    if isinstance(value, str):
+        return re.fullmatch(r"-?\d+\.\d", value) is not None
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def cell(value: Any, *, exact: bool = False) -> str:
