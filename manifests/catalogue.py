@@ -32,7 +32,7 @@ _TRIES = 5
 """How often a catalogue is begun anew when files go away while it is built."""
 
 
-_READABLE = {"storage_compatibility_version": "v1.2.0"}
+_READABLE: dict[str, str | bool | int | float | list[str]] = {"storage_compatibility_version": "v1.2.0"}
 """The file can be opened by any `duckdb` shell from this version on, not by the newest alone."""
 
 
