@@ -7,6 +7,8 @@ made of its whole configuration, so the same request finds the same runs.
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +21,10 @@ from tfser.heads.runs import digest
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import Connection, ensure_protocol, open_catalogue, rows
 from tfser.manifests.choices import choose_corpus, default_protocol
-from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.protocols import specify
 
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 """Raised when the same configuration would train to other numbers, so that old runs are not taken for new ones."""
 
 
@@ -209,15 +211,28 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
 
 
 def _data_hash(connection: Connection, protocol: str, corpus: str, feature_set: str) -> str:
-    """Hash which audio each utterance of the protocol stands for, and which utterances have features."""
+    """Hash what training and audits see of each utterance that has features: its audio, speaker, session and dialogue."""
     found = connection.execute(
-        "SELECT a.utterance_id, u.content_hash FROM assignments a "
+        "SELECT a.utterance_id, u.content_hash, u.speaker, u.session, u.dialogue FROM assignments a "
         "JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id "
         "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
         "WHERE a.protocol = ? AND a.corpus = ? ORDER BY a.utterance_id",
         [feature_set, protocol, corpus],
     ).fetchall()
-    return hashlib.sha256("\n".join(f"{a}\t{b}" for a, b in found).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+
+
+def check_unchanged(connection: Connection, experiment: Experiment) -> None:
+    """Make sure that a catalogue still holds the data that an experiment was settled on.
+
+    Raises:
+        TfserError: if the corpus was scanned or extracted anew since.
+    """
+    of = [experiment.protocol, experiment.corpus]
+    now = rows(connection, "SELECT hash FROM protocols WHERE protocol = ? AND corpus = ?", of)
+    same = now and now[0]["hash"] == experiment.protocol_hash
+    if not same or _data_hash(connection, *of, experiment.feature_set) != experiment.data_hash:
+        raise TfserError(f"{experiment.corpus} was scanned or extracted anew while this ran; run the same command again")
 
 
 def _folds(text: str, count: int, protocol: str) -> tuple[int, ...]:
@@ -226,10 +241,10 @@ def _folds(text: str, count: int, protocol: str) -> tuple[int, ...]:
         return tuple(range(1, count + 1))
     chosen: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        match = re.fullmatch(r"\s*([0-9]{1,6})(?:-([0-9]{1,6}))?\s*", part)
+        if match is None:
             raise UsageError(f"--fold {text}: write a number, a list (1,3), a range (2-4) or all")
-        chosen += range(int(first), int(last or first) + 1)
+        chosen += range(int(match[1]), int(match[2] or match[1]) + 1)
     if not chosen or min(chosen) < 1 or max(chosen) > count:
         raise UsageError(f"--fold {text}: {protocol} has folds 1 to {count}")
     return tuple(dict.fromkeys(chosen))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.experiment import Experiment
+from tfser.heads.experiment import Experiment, check_unchanged
 from tfser.heads.runs import Selected, begin, finish, finished, save_model, versions
 from tfser.manifests.audit import Finding, blocking, run_audits
 from tfser.manifests.cache import Cache
@@ -28,11 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """The features of a protocol's utterances, in memory, with what training needs to know of each."""
+    """The features of a protocol's n utterances, in memory, with what training needs to know of each.
+
+    `sides` gives, for each fold and role, the rows of the features that are in it.
+    """
 
     features: PackedFeatures
     labels: npt.NDArray[np.int64]
     speakers: tuple[str | None, ...]
+    sides: Mapping[int, Mapping[str, npt.NDArray[np.int64]]]
     left_out: int
 
 
@@ -44,28 +48,41 @@ class RunResult:
     trained: bool
 
 
+class EmptySideError(TfserError):
+    """A fold cannot be trained: nothing is left of one of its sides."""
+
+
 def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], None] | None = None) -> Loaded:
-    """Load the features of all utterances of the protocol that have any.
+    """Load the features of all utterances of the protocol that have any, and who is in which fold, from one catalogue.
+
+    Utterances come in the order of their ids, whatever shards they lie in: the same data trains to the same numbers however the
+    cache grew.
 
     Raises:
-        TfserError: if a shard is damaged.
+        TfserError: if a shard is damaged, or the corpus was scanned anew since the experiment was settled.
     """
     number = {name: i for i, name in enumerate(experiment.classes)}
+    key = [experiment.protocol, experiment.corpus]
     with open_catalogue(cache) as connection:
+        check_unchanged(connection, experiment)
         found = rows(
             connection,
             "SELECT f.*, a.label, u.speaker FROM features f "
             "JOIN assignments a ON a.corpus = f.corpus AND a.utterance_id = f.utterance_id "
             "JOIN utterances u ON u.corpus = f.corpus AND u.utterance_id = f.utterance_id "
-            "WHERE a.protocol = ? AND a.corpus = ? AND a.fold IS NOT NULL AND f.feature_set = ? "
-            "ORDER BY f.shard, f.first_frame",
-            [experiment.protocol, experiment.corpus, experiment.feature_set],
+            "WHERE a.protocol = ? AND a.corpus = ? AND a.fold IS NOT NULL AND f.feature_set = ? ORDER BY f.utterance_id",
+            [*key, experiment.feature_set],
         )
-        all_of = rows(
-            connection,
-            "SELECT count(*) AS n FROM assignments WHERE protocol = ? AND corpus = ?",
-            [experiment.protocol, experiment.corpus],
-        )[0]["n"]
+        all_of = rows(connection, "SELECT count(*) AS n FROM assignments WHERE protocol = ? AND corpus = ?", key)[0]["n"]
+        placed = connection.execute(
+            "SELECT fold, role, utterance_id FROM folds WHERE protocol = ? AND corpus = ? AND list_contains(?, fold)",
+            [*key, list(experiment.folds)],
+        ).fetchall()
+    place = {row["utterance_id"]: i for i, row in enumerate(found)}
+    sides: dict[int, dict[str, list[int]]] = {fold: {"train": [], "val": [], "test": []} for fold in experiment.folds}
+    for fold, role, utterance_id in placed:
+        if utterance_id in place:
+            sides[fold][role].append(place[utterance_id])
     where = [
         FeatureRow(
             utterance_id=r["utterance_id"],
@@ -80,6 +97,10 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
         features=load_packed(where, progress=progress),
         labels=np.array([number[r["label"]] for r in found], dtype=np.int64),
         speakers=tuple(r["speaker"] for r in found),
+        sides={
+            fold: {role: np.array(sorted(members), dtype=np.int64) for role, members in of.items()}
+            for fold, of in sides.items()
+        },
         left_out=all_of - len(found),
     )
 
@@ -131,7 +152,8 @@ def train_fold(
         on_wait: told when another process is training the same run.
 
     Raises:
-        TfserError: if the audit forbids the fold, or a side of it is empty.
+        TfserError: if the audit forbids the fold.
+        EmptySideError: if a side of it is empty.
     """
     from tfser.heads.training import FoldData, fit
 
@@ -142,7 +164,7 @@ def train_fold(
         if done is not None:
             return RunResult(about=done, trained=False)
         data = loaded()
-        sides = _sides(cache, experiment, fold, data.features.utterance_ids)
+        sides = _sides(experiment, data, fold)
         about = _about(experiment, fold, findings)
         folder = begin(cache, about, again=experiment.again)
         known = tuple(name for name in data.speakers if name is not None)
@@ -214,22 +236,12 @@ def _history_row(record: EpochRecord) -> dict[str, Any]:
     }
 
 
-def _sides(cache: Cache, experiment: Experiment, fold: int, utterance_ids: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
-    """Return the rows of the loaded features that train, validate and test a fold."""
-    with open_catalogue(cache) as connection:
-        role = dict(
-            connection.execute(
-                "SELECT utterance_id, role FROM folds WHERE protocol = ? AND corpus = ? AND fold = ?",
-                [experiment.protocol, experiment.corpus, fold],
-            ).fetchall()
-        )
-    sides = {
-        side: np.array([i for i, name in enumerate(utterance_ids) if role.get(name) == side], dtype=np.int64)
-        for side in ("train", "val", "test")
-    }
-    for side in ("train", "test"):
+def _sides(experiment: Experiment, loaded: Loaded, fold: int) -> Mapping[str, npt.NDArray[np.int64]]:
+    sides = loaded.sides[fold]
+    wanted = ("train", "val", "test") if experiment.validation == "next-group" else ("train", "test")
+    for side in wanted:
         if not len(sides[side]):
-            raise TfserError(
+            raise EmptySideError(
                 f"{experiment.protocol} fold {fold}: no utterance of its {side} side has {experiment.feature_set} features"
             )
     return sides
