@@ -21,11 +21,11 @@ from typer.core import TyperGroup
 from tfser import __version__
 from tfser.manifests.cache import Cache
 from tfser.manifests.display import Output, bar, count, output_to, percent, print_rows, say, size, utterance_bar
-from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.errors import TfserError, UsageError, unknown
 
 if TYPE_CHECKING:
     from tfser.heads.experiment import Experiment, Request
-    from tfser.heads.fold_runs import Loaded
+    from tfser.heads.fold_runs import EmptySideError, Loaded
     from tfser.heads.training import EpochRecord
     from tfser.manifests.audit import Finding
     from tfser.pipeline.extract import ExtractReport
@@ -61,6 +61,9 @@ def _report(error: Exception) -> int:
     code = getattr(error, "exit_code", 1)
     if isinstance(error, TfserError):
         message = str(error)
+    elif type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
+        return int(code)
     elif hasattr(error, "format_message"):  # an error of the option parser
         path = getattr(getattr(error, "ctx", None), "command_path", "tfser")
         message = f"{error.format_message()} (see `{path} --help`)"
@@ -69,7 +72,8 @@ def _report(error: Exception) -> int:
     elif type(error).__name__ == "Abort":
         message, code = "stopped", 1
     else:
-        message = f"{type(error).__name__}: {error} (run again with --debug for the traceback, and report it)"
+        first = (str(error).splitlines() or [""])[0]
+        message = f"{type(error).__name__}: {first} (run again with --debug for the traceback, and report it)"
     print(f"tfser: {message}", file=sys.stderr)
     return int(code)
 
@@ -190,8 +194,11 @@ def scan(
     format: Format = Output.table,
 ) -> None:
     """Index a corpus without extracting: who speaks what, where, how long, how loud."""
+    from tfser.manifests.catalogue import refresh
+
     store = Cache(cache)
     report = _scan(store, corpus, root, name, table, column, delimiter)
+    refresh(store)
     if format is not Output.table:
         print_rows([_scan_row(report)], format)
     if strict and report.skipped:
@@ -207,7 +214,6 @@ def _scan(
     column: list[str] | None,
     delimiter: str | None,
 ) -> ScanReport:
-    from tfser.manifests.catalogue import refresh
     from tfser.pipeline.corpora import locate
     from tfser.pipeline.scan import scan as run_scan
 
@@ -224,7 +230,6 @@ def _scan(
             on_prepare=lambda done, of: generating(completed=done, total=of),
             on_wait=say,
         )
-    refresh(store)
     what = "nothing had changed" if not report.changed else f"{count(report.decoded, 'file')} decoded"
     say(f"{report.corpus}: {count(report.utterances, 'utterance')} in {report.root}; {what}")
     if report.removed:
@@ -368,7 +373,7 @@ def train(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe or of the preset.")
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the recipe's number.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Random seed.")] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's choice if left out.")] = None,
     keep_memory: Annotated[
@@ -424,7 +429,7 @@ def _train(
     import torch
 
     from tfser.heads.experiment import resolve
-    from tfser.heads.fold_runs import audit_experiment, load, train_fold
+    from tfser.heads.fold_runs import EmptySideError, audit_experiment, check_audit, load, train_fold
     from tfser.manifests.catalogue import refresh
 
     if threads is not None:
@@ -433,7 +438,13 @@ def _train(
     if experiment.chosen:
         say(f"chosen for you: {', '.join(experiment.chosen)}")
     findings = audit_experiment(store, experiment)
+    for fold in experiment.folds:
+        check_audit(experiment, findings, fold)  # all of them, before the first is trained
+    shared = sorted({f.audit for f in findings if f.level == "warning" and f.audit.endswith("_overlap")})
+    if shared:
+        say(f"{experiment.protocol}: {', '.join(shared)}: not what this protocol keeps apart; see `tfser audit`")
     loading: list[Loaded] = []
+    empty: list[EmptySideError] = []
 
     def loaded() -> Loaded:
         if not loading:
@@ -454,21 +465,29 @@ def _train(
                     pace = f"{record.train_s + record.eval_s:.1f} s an epoch"
                     update(completed=record.epoch, state=f"loss {record.loss:.3f}{val}, {pace}")
 
-                result = train_fold(
-                    store,
-                    experiment,
-                    fold,
-                    loaded,
-                    findings,
-                    checkpoint_every_s=checkpoint_every_s,
-                    on_epoch=on_epoch,
-                    on_wait=say,
-                )
+                try:
+                    result = train_fold(
+                        store,
+                        experiment,
+                        fold,
+                        loaded,
+                        findings,
+                        checkpoint_every_s=checkpoint_every_s,
+                        on_epoch=on_epoch,
+                        on_wait=say,
+                    )
+                except EmptySideError as error:
+                    empty.append(error)
+                    continue
             if not result.trained:
                 say(f"fold {fold}: found finished, {result.about['finished_at']} (--again trains it again)")
     finally:
         refresh(store)
-    _print_scores(store, experiment, format)
+    if len(empty) < len(experiment.folds):
+        _print_scores(store, experiment, format)
+    if empty:
+        left = f" (and {len(empty) - 1} more like it)" if len(empty) > 1 else ""
+        raise TfserError(f"{empty[0]}{left}; the other folds are done")
 
 
 def _print_scores(store: Cache, experiment: Experiment, format: Output) -> None:
@@ -544,7 +563,7 @@ def scores(
         )
     columns = [
         "experiment", "recipe", "feature_set", "protocol", "seed", "level", "selection", "folds", "of_folds",
-        "UA", "UA_std", "WA", "WA_std", "pooled_UA", "pooled_WA", "seconds",
+        "UA", "UA_std", "WA", "WA_std", "pooled_UA", "pooled_WA", "seconds", "audit",
     ]  # fmt: skip
     if format is Output.table:
         found = [{**row, **percent(row, *(c for c in columns if "UA" in c or "WA" in c))} for row in found]
@@ -589,43 +608,50 @@ def demo(
 
 @app.command()
 def sql(
-    query: Annotated[str, typer.Argument(help="One SELECT, a file that holds it, or - for standard input.")],
-    format: Annotated[SqlOutput, typer.Option("--format", help="How to write the result.")] = SqlOutput.table,
+    query: Annotated[str, typer.Argument(help="One SELECT, a file that holds it, or - (or nothing) for standard input.")] = "-",
+    format: Annotated[
+        SqlOutput | None, typer.Option("--format", help="How to write the result; by the output's suffix if left out.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Write there instead of standard output.")
     ] = None,
     cache: CacheDir = None,
 ) -> None:
     """Ask the catalogue; tables and columns are in docs/schema.md (`tfser manifest schema`)."""
-    from tfser.manifests.catalogue import open_catalogue, select
-    from tfser.manifests.files import aside
+    from tfser.manifests.catalogue import open_catalogue, select, select_arrow
 
-    if format is SqlOutput.parquet and output is None:
+    kind = format or next((f for f in SqlOutput if output and output.suffix == f".{f.value}"), SqlOutput.table)
+    if kind is SqlOutput.parquet and output is None:
         raise UsageError("--format parquet needs --output FILE")
     text = _query_text(query)
     with open_catalogue(Cache(cache)) as connection:
-        result = select(connection, text)
-        if format is SqlOutput.parquet and output is not None:
-            import pyarrow.parquet as pq
+        if kind is SqlOutput.parquet and output is not None:
+            from tfser.manifests.files import write_table
 
-            with aside(output.absolute()) as temporary:
-                pq.write_table(result.to_arrow_table(), temporary)
+            table = select_arrow(connection, text)
+            write_table(output.absolute(), table)
+            say(f"{count(table.num_rows, 'row')} written to {output}")
             return
-        names = [column[0] for column in result.description or ()]
-        rows = [dict(zip(_distinct(names), row, strict=True)) for row in result.fetchall()]
+        result = select(connection, text)
+        names = _distinct([column[0] for column in result.description or ()])
+        rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
     with output_to(output):
-        print_rows(rows, Output(format.value), _distinct(names))
+        print_rows(rows, Output(kind.value), names)
     if output is not None:
         say(f"{count(len(rows), 'row')} written to {output}")
 
 
 def _query_text(query: str) -> str:
+    """Return the statement of the argument: itself, or what the file of that name or standard input holds."""
     if query == "-":
+        if sys.stdin.isatty():
+            raise UsageError("give a SELECT, a file that holds one, or send one to standard input")
         return sys.stdin.read()
-    if "\n" not in query and len(query) < 1000 and query.endswith(".sql"):
-        if not Path(query).is_file():
+    if "\n" not in query and len(query) < 1000:
+        if Path(query).is_file():
+            return Path(query).read_text(encoding="utf-8")
+        if query.endswith(".sql"):
             raise UsageError(f"{query}: no such file")
-        return Path(query).read_text(encoding="utf-8")
     return query
 
 
@@ -657,13 +683,17 @@ def audit(
 ) -> None:
     """Check a protocol for leaks: who and what stands on both sides. Exits with 1 if anything is an error."""
     from tfser.manifests.audit import run_audits
-    from tfser.manifests.catalogue import ensure_protocol, open_catalogue
+    from tfser.manifests.catalogue import ensure_protocol, open_catalogue, rows
     from tfser.manifests.protocols import specify
 
     store = Cache(cache)
     chosen, name = _corpus_and_protocol(store, corpus, protocol)
     name = ensure_protocol(store, chosen, specify(name, labels=labels, validation=validation))
     with open_catalogue(store) as connection:
+        known = [row["feature_set"] for row in rows(connection, "SELECT feature_set FROM feature_sets")]
+        for wanted in features or ():
+            if wanted not in known:
+                raise unknown("feature set", wanted, known)
         findings = run_audits(connection, protocol=name, corpus=chosen, feature_sets=features)
     if fold is not None:
         findings = [f for f in findings if f.fold in (None, fold)]

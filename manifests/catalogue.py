@@ -26,7 +26,7 @@ from tfser.manifests.files import aside, sweep, write_json
 from tfser.manifests.folds import install
 from tfser.manifests.protocols import parse
 
-__all__ = ["Connection", "ensure_protocol", "open_catalogue", "refresh", "rows", "select"]
+__all__ = ["Connection", "ensure_protocol", "open_catalogue", "refresh", "rows", "select", "select_arrow"]
 
 _TRIES = 5
 """How often a catalogue is begun anew when files go away while it is built."""
@@ -151,6 +151,23 @@ def select(connection: Connection, query: str) -> Connection:
         UsageError: if the text is empty, holds several statements, or one that writes, or if DuckDB refuses it; the message
             is then DuckDB's own.
     """
+    with _only_reading(query):
+        return connection.execute(query)
+
+
+def select_arrow(connection: Connection, query: str) -> Any:
+    """Run one reading statement and return its result as an Arrow table.
+
+    Raises:
+        UsageError: as `select`.
+    """
+    with _only_reading(query):
+        return connection.sql(query).to_arrow_table()
+
+
+@contextlib.contextmanager
+def _only_reading(query: str) -> Iterator[None]:
+    """Refuse a statement that writes before it is run, and turn DuckDB's errors into ours."""
     try:
         statements = duckdb.extract_statements(query)
         if len(statements) != 1:
@@ -158,7 +175,7 @@ def select(connection: Connection, query: str) -> Connection:
         kind = _writes(query, statements[0].type.name)
         if kind is not None:
             raise UsageError(f"SQL: only statements that read are run here, not {kind}; the cache is not edited by SQL")
-        return connection.execute(query)
+        yield
     except duckdb.Error as error:
         raise UsageError(f"SQL: {first_line(error)}") from error
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import decimal
 import io
 import json
+import math
 import re
 import sys
 import time
@@ -21,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tfser.manifests.errors import UsageError
 from tfser.manifests.files import write_bytes
 
 _WIDE = 400  # columns of a table that goes into a file or a pipe
@@ -43,7 +46,7 @@ def say(text: str) -> None:
 
 
 def _notes() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, columns: Sequence[str] | None = None) -> None:
@@ -56,7 +59,8 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, columns: Seque
     """
     names = list(columns or (rows[0] if rows else ()))
     if output is Output.json:
-        print(json.dumps([{n: row[n] for n in names} for row in rows], indent=2, ensure_ascii=False, default=str))
+        values = [{n: _plain(row[n]) for n in names} for row in rows]
+        print(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
     elif output is Output.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(names)
@@ -69,7 +73,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, columns: Seque
         for row in rows:
             table.add_row(*(cell(row[n]) for n in names))
         width = None if sys.stdout.isatty() else _WIDE
-        Console(highlight=False, markup=False, width=width).print(table)
+        Console(highlight=False, markup=False, emoji=False, width=width).print(table)
 
 
 def _is_number(value: Any) -> bool:
@@ -80,22 +84,49 @@ def _is_number(value: Any) -> bool:
 
 
 def cell(value: Any, *, exact: bool = False) -> str:
-    """Return a value as the text of a cell; floating-point numbers with four digits unless `exact`."""
+    """Return a value as the text of a cell: numbers with six digits unless `exact`, lists by commas, maps as JSON.
+
+    >>> cell(12345.6789), cell(0.25), cell(["a", "b"]), cell({"a": 0.5}), cell(None)
+    ('12345.7', '0.25', 'a, b', '{"a": 0.5}', '')
+    """
     if value is None:
         return ""
     if isinstance(value, float) and not exact:
-        return f"{value:.4g}"
+        return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(str(v) for v in value)
+        return ", ".join(cell(v, exact=exact) for v in value)
+    if isinstance(value, dict):
+        return json.dumps(_plain(value), ensure_ascii=False)
     return str(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it; infinite and undefined numbers, which it cannot, become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, decimal.Decimal):
+        return float(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value if isinstance(value, (str, int, bool, type(None))) else str(value)
 
 
 @contextlib.contextmanager
 def output_to(path: Path | None) -> Iterator[None]:
-    """Send standard output to a file, written aside and renamed; None leaves it where it is."""
+    """Send standard output to a file, written aside and renamed; None leaves it where it is.
+
+    Raises:
+        UsageError: if the path is a folder.
+    """
     if path is None:
         yield
         return
+    if path.is_dir():
+        raise UsageError(f"--output {path}: this is a folder; name a file")
     text = io.StringIO(newline="")
     with contextlib.redirect_stdout(text):
         yield

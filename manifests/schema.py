@@ -305,6 +305,7 @@ TABLES = (
         pooled_WA DOUBLE -- share of all test utterances that are right
         pooled_UA DOUBLE -- mean over classes of the recall over all test utterances
         seconds DOUBLE -- of all folds together
+        audit VARCHAR -- passed, or overridden: a fold was trained with --allow-leaks although its audit failed
         """,
         view=True,
     ),

@@ -370,3 +370,67 @@ def test_schema_is_what_the_catalogue_holds(full: Path) -> None:
         found = {r["column_name"]: r["column_type"] for r in ask(full, f"DESCRIBE {table['table']}")}
         named = {c["name"]: c["type"] for c in table["columns"]}
         assert named.items() <= {k: v.replace(", ", ",") for k, v in found.items()}.items(), table["table"]
+
+
+def test_json_is_json_and_tables_are_what_was_asked(full: Path) -> None:
+    here = ("--cache", str(full))
+    query = "SELECT 'nan'::DOUBLE AS a, 1.5::DECIMAL(4,2) AS b, MAP {'x': 0.5} AS c, now() AS d, '\\xAA'::BLOB AS e"
+    (row,) = json.loads(run("sql", query, "--format", "json", *here).stdout, parse_constant=pytest.fail)
+    assert (row["a"], row["b"], row["c"], row["e"]) == (None, 1.5, {"x": 0.5}, "aa") and row["d"].startswith("20")
+    assert ":smile:" in run("sql", "SELECT ':smile:' AS a", *here).stdout
+    assert '{"x": 0.5}' in run("sql", "SELECT MAP {'x': 0.5} AS a", *here).stdout
+
+
+def test_sql_comes_from_anywhere_and_goes_by_its_suffix(full: Path, tmp_path: Path) -> None:
+    here = ("--cache", str(full))
+    assert CliRunner().invoke(app, ["sql", "--format", "csv", *here], input="SELECT 7 AS n").stdout == "n\n7\n"
+    file = tmp_path / "question.txt"
+    file.write_text("SELECT 8 AS n")
+    assert run("sql", str(file), "--format", "csv", *here).stdout == "n\n8\n"
+    assert run("sql", "SELECT 9 AS n", "--output", str(tmp_path / "o.parquet"), *here).exit_code == 0
+    assert pq.read_table(tmp_path / "o.parquet").to_pylist() == [{"n": 9}]
+    assert "this is a folder" in run("sql", "SELECT 9", "--output", str(tmp_path), *here).stderr
+
+
+def test_no_arguments_print_the_help() -> None:
+    for words in ((), ("cache",)):
+        result = run(*words)
+        assert result.exit_code == 2 and "Commands:" in result.stderr and not result.stderr.startswith("tfser:")
+
+
+@pytest.mark.parametrize("seed", ["9223372036854775808", "-1"])
+def test_a_seed_that_no_table_holds_is_refused(seed: str, full: Path) -> None:
+    assert run(*TRAIN, "--seed", seed, "--cache", str(full)).exit_code == 2
+
+
+@pytest.mark.parametrize("fold", ["1-99999999999", "²", "3-1"])
+def test_odd_folds_get_a_line(fold: str, full: Path) -> None:
+    result = run(*TRAIN, "--fold", fold, "--cache", str(full))
+    assert result.exit_code == 2 and result.stderr.startswith("tfser: --fold")
+
+
+def test_audit_knows_its_feature_sets(full: Path) -> None:
+    result = run("audit", "--features", "nope", "--cache", str(full))
+    assert result.exit_code == 2 and "unknown feature set 'nope'" in result.stderr
+
+
+def test_leaks_stay_marked_in_the_scores(corpus: Path, tmp_path: Path) -> None:
+    here = ("--cache", str(tmp_path / "cache"))
+    table = (corpus / "toy.csv").read_text().splitlines()
+    lines = [table[0], *(f"{line.rsplit(',', 2)[0]},{'ab'[i % 2]},{i}" for i, line in enumerate(table[1:]))]
+    (corpus / "leaky.csv").write_text("\n".join(lines) + "\n")
+    assert run("extract", "--corpus", "table", "--table", str(corpus / "leaky.csv"), *here).exit_code == 0
+    assert run(*TRAIN, "--protocol", "loso-session", "--allow-leaks", *here).exit_code == 0
+    assert {row["audit"] for row in ask(tmp_path / "cache", "SELECT audit FROM scores")} == {"overridden"}
+    assert "overridden" in run("scores", *here).stdout
+
+
+def test_a_fold_without_test_features_does_not_cost_the_others(corpus: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(corpus, tmp_path / "toy"))
+    for path in (root / "bert").iterdir():
+        path.unlink()
+    here = ("--cache", str(tmp_path / "cache"))
+    assert run("extract", "--corpus", "table", "--table", str(root / "toy.csv"), *here).exit_code == 0
+    result = run(*TRAIN, "--allow-leaks", *here)
+    assert result.exit_code == 1 and "fold 2: no utterance of its test side" in result.stderr
+    assert [r["fold"] for r in ask(tmp_path / "cache", "SELECT fold FROM runs ORDER BY 1")] == [1, 3]

@@ -161,3 +161,33 @@ def test_features_are_chosen_as_the_head_prefers(filled: Cache) -> None:
     assert resolve(filled, Request(head="tf_transformer", device="cpu")).feature_set == "logmel"
     with pytest.raises(TfserError, match="unknown feature set of toy"):
         resolve(filled, Request(head="tf_transformer", features="wavlm-large/12", device="cpu"))
+
+
+def test_numbers_do_not_depend_on_how_the_cache_grew(tmp_path: Path) -> None:
+    def stored(cache: Cache) -> list[dict[str, Any]]:
+        refresh(cache)
+        with open_catalogue(cache) as connection:
+            return rows(connection, "SELECT * FROM predictions ORDER BY ALL")
+
+    straight, grown = Cache(tmp_path / "straight"), Cache(tmp_path / "grown")
+    fill(straight, tmp_path / "wavs")
+    fill(grown, tmp_path / "wavs")
+    for shard in grown.features.glob("*/toy/*"):
+        shard.unlink()
+    extract(grown, "toy", feature_set("logmel"), shard_utterances=5, format="parquet")
+    refresh(grown)
+    train(straight)
+    train(grown)
+    assert stored(straight) == stored(grown)
+
+
+def test_a_new_scan_while_training_is_noticed(filled: Cache, tmp_path: Path) -> None:
+    experiment = resolve(filled, Request(head="mean_pool", device="cpu", epochs=1))
+    load(filled, experiment)
+    table = tmp_path / "wavs" / "toy.csv"
+    table.write_text(table.read_text().replace("a/anger0.wav,anger,a", "a/anger0.wav,anger,b"))
+    found = locate(filled, "toy")
+    scan(filled, found.reader, corpus="toy", root=found.root, options=found.options)
+    with pytest.raises(TfserError, match="anew while this ran"):
+        load(filled, experiment)
+    assert resolve(filled, Request(head="mean_pool", device="cpu", epochs=1)).name != experiment.name
