@@ -4,7 +4,8 @@ A file opens with a header of `-- key: text` lines: title, level, explanation, a
 returns one row a violation, with at least protocol, corpus, fold (null: the whole protocol) and level (error, warning, info);
 the other columns say what was found. It needs no Python: put a file there and it runs. The tables `folds`, `fold_utterances`,
 `fold_roles`, `assignments`, `protocols`, `skipped` and `checked_feature_sets` (feature_set, corpus) hold only what is being
-audited. Utterances that a stage listed as skipped, so that nobody trains or tests on them, are not among their rows.
+audited. Utterances that the scan or every checked feature set listed as skipped, so that nobody trains or tests on them, are
+not among their rows.
 """
 
 from __future__ import annotations
@@ -149,10 +150,14 @@ def _limit(connection: Connection, protocol: str, corpus: str, feature_sets: Seq
         chosen = f"SELECT unnest([{', '.join(_quote(f) for f in feature_sets)}]::VARCHAR[]) AS feature_set, {c} AS corpus"
     views = {
         "checked_feature_sets": chosen,
-        # What a reader passed over (stage read) was never an utterance, though it may bear the id of one.
-        "skipped": f"SELECT * FROM {main}.skipped WHERE corpus = {c} AND stage <> 'read'",
-        "unused": "SELECT DISTINCT utterance_id FROM temp.skipped WHERE utterance_id NOT IN (SELECT f.utterance_id "
-        f"FROM {main}.features f JOIN temp.checked_feature_sets USING (feature_set, corpus))",
+        # What a reader passed over (stage read) was never an utterance, though it may bear the id of one; nor is a run.
+        "skipped": f"SELECT * FROM {main}.skipped WHERE corpus = {c} AND stage NOT IN ('read', 'run')",
+        "unused": "WITH excused AS (SELECT DISTINCT s.utterance_id, s.stage, c.feature_set FROM temp.skipped s "
+        "LEFT JOIN temp.checked_feature_sets c ON s.stage = 'extract:' || c.feature_set) "
+        "SELECT utterance_id FROM excused WHERE utterance_id NOT IN (SELECT f.utterance_id "
+        f"FROM {main}.features f JOIN temp.checked_feature_sets USING (feature_set, corpus)) GROUP BY utterance_id "
+        "HAVING bool_or(stage = 'scan') OR (count(DISTINCT feature_set) > 0 AND count(DISTINCT feature_set) = "
+        "(SELECT count(*) FROM temp.checked_feature_sets))",
         "protocols": f"SELECT * FROM {main}.protocols WHERE protocol = {p} AND corpus = {c}",
         "fold_roles": f"SELECT * FROM {main}.fold_roles WHERE protocol = {p} AND corpus = {c}",
     }

@@ -2,6 +2,7 @@
 
 Goes in: the cache's Parquet and JSON files, as `Cache.sources` lists them. Comes out: rows in the tables of `schema.TABLES`.
 What changed in `corpora/` or `features/` is read again as a whole, in SQL; finished runs are added and taken out one by one.
+A damaged run costs nobody the rest: it is left out, and listed in `skipped` with the stage `run`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _NUMBERS = frozenset(
 
 
 def build(cache: Cache, connection: Connection, before: Sources, sources: Sources, *, fresh: bool) -> None:
-    """Bring the tables of an open catalogue from the files of `before` to those of `sources`, in one transaction.
+    """Bring the tables of an open catalogue from the files of `before` to those of `sources`.
 
     Args:
         cache: the cache.
@@ -57,8 +58,10 @@ def build(cache: Cache, connection: Connection, before: Sources, sources: Source
         _read_corpora(cache, connection)
     if changed("corpora/", "features/"):
         _read_features(cache, connection, sources)
+    connection.execute("COMMIT")
     if changed("runs/"):
         _read_runs(cache, connection, before, sources)
+    connection.execute("BEGIN")
     connection.execute("DELETE FROM sources")
     if sources:
         sizes, times = zip(*sources.values(), strict=True)
@@ -81,8 +84,8 @@ def create(connection: Connection) -> None:
         connection.execute(f"CREATE VIEW {name} AS {body}")
 
 
-def first_line(error: duckdb.Error) -> str:
-    """Return the head of DuckDB's message."""
+def first_line(error: Exception) -> str:
+    """Return the head of a message, as DuckDB writes them."""
     return " ".join(line.strip() for line in str(error).splitlines()[:2] if line.strip())
 
 
@@ -173,9 +176,11 @@ def _read_corpora(cache: Cache, connection: Connection) -> None:
 
 
 def _read_features(cache: Cache, connection: Connection, sources: Sources) -> None:
-    for table in ("feature_sets", "features", "skipped"):
+    for table in ("feature_sets", "features"):
         connection.execute(f"DELETE FROM {table}")
-    _insert(connection, "skipped", [cache.root / p for p in sorted(sources) if PurePosixPath(p).name == "skipped.parquet"])
+    connection.execute("DELETE FROM skipped WHERE stage <> 'run'")
+    lists = [p for p in sorted(sources) if PurePosixPath(p).name == "skipped.parquet"]
+    _insert(connection, "skipped", [cache.root / p for p in lists if p.startswith("corpora/")])
     shards: dict[str, list[str]] = {}
     for path in sorted(sources):
         if path.endswith(".rows.parquet"):
@@ -193,6 +198,14 @@ def _read_features(cache: Cache, connection: Connection, sources: Sources) -> No
             "INSERT INTO feature_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [name, *(about[key] for key in keys), json.dumps(about["config"]), folder.as_posix()],
         )
+        own = [str(cache.root / p) for p in lists if p.startswith(f"{folder.as_posix()}/")]
+        if own:
+            with _readable("skipped"):  # an outdated set's stages bear its whole name: they say nothing about the current one
+                connection.execute(
+                    "INSERT INTO skipped BY NAME SELECT * REPLACE (split_part(stage, ':', 1) || ':' || ? AS stage) "
+                    "FROM read_parquet(?, union_by_name = true)",
+                    [name, own],
+                )
         if shards.get(folder.name):
             with _readable("features"):
                 connection.execute(
@@ -212,20 +225,98 @@ def _read_features(cache: Cache, connection: Connection, sources: Sources) -> No
 def _read_runs(cache: Cache, connection: Connection, before: Sources, sources: Sources) -> None:
     """Take out runs that changed or went, add those that changed or came; a run counts when it is finished."""
     old, new = ({p: s for p, s in of.items() if p.startswith("runs/")} for of in (before, sources))
-    gone = [PurePosixPath(p).parent.name for p in old if new.get(p) != old[p]]
+    gone = [PurePosixPath(p).parent for p in old if new.get(p) != old[p]]
     if gone:
         for table in ("runs", *RUN_TABLES):
-            connection.execute(f"DELETE FROM {table} WHERE run_id IN (SELECT unnest(?))", [gone])
+            connection.execute(f"DELETE FROM {table} WHERE run_id IN (SELECT unnest(?))", [[p.name for p in gone]])
+        connection.execute(
+            "DELETE FROM skipped WHERE stage = 'run' AND path IN (SELECT unnest(?))", [[p.as_posix() for p in gone]]
+        )
+    folders = [(cache.root / path).parent for path in sorted(p for p in new if old.get(p) != new[p])]
+    try:
+        _insert_runs(connection, folders)
+    except Exception:  # whatever a damaged file makes a library raise: look at each run by itself
+        damaged = {folder: reason for folder in folders if (reason := damage(folder)) is not None}
+        for folder in folders:
+            if folder not in damaged:
+                _insert_runs(connection, [folder])
+        connection.executemany(
+            "INSERT INTO skipped BY NAME SELECT ? AS corpus, NULL AS utterance_id, ? AS path, 'run' AS stage, ? AS reason",
+            [(_corpus_of(folder), folder.relative_to(cache.root).as_posix(), damaged[folder]) for folder in damaged],
+        )
+
+
+def damage(folder: Path) -> str | None:
+    """Return why the files of a run cannot be read, in one line; None for a run that is whole or still at work.
+
+    Raises:
+        FileNotFoundError: if there is no such run, or it went away meanwhile.
+    """
+    try:
+        with contextlib.closing(duckdb.connect()) as trial:
+            for table in schema.TABLES:
+                if table.name in ("runs", *RUN_TABLES):
+                    trial.execute(table.ddl())
+            _insert_runs(trial, [folder])
+    except Exception as error:
+        (folder / "run.json").stat()
+        return first_line(error).replace(f"{folder}/", "") or type(error).__name__
+    return None
+
+
+def _insert_runs(connection: Connection, folders: Sequence[Path]) -> None:
+    """Insert the finished ones among runs, all of them or, on an error, none.
+
+    Raises:
+        TfserError: if a file cannot be read, or holds what is no run or does not fit the tables.
+    """
     columns = next(t for t in schema.TABLES if t.name == "runs").columns
-    folders = []
-    for path in sorted(p for p in new if old.get(p) != new[p]):
-        about = read_json(cache.root / path)
-        if about.get("status") == "finished":
-            folders.append((cache.root / path).parent)
+    finished: list[Path] = []
+    connection.execute("BEGIN")
+    try:
+        for folder in folders:
+            about = read_json(folder / "run.json")
+            if not isinstance(about, dict):
+                raise TfserError(f"{folder / 'run.json'}: cannot be read (it describes no run)")
+            if about.get("status") != "finished":
+                continue
+            if about.get("run_id") != folder.name:
+                raise TfserError(f"{folder / 'run.json'}: cannot be read (it describes the run {about.get('run_id')!r})")
+            finished.append(folder)
             values = [about.get(name) for name, _, _ in columns]  # null: a column that is younger than the run
-            connection.execute(
-                f"INSERT INTO runs VALUES ({', '.join('?' * len(values))})",
-                [json.dumps(v) if isinstance(v, (dict, list)) else v for v in values],
-            )
-    for table in RUN_TABLES:
-        _insert(connection, table, [folder / f"{table}.parquet" for folder in folders])
+            with _part("run.json"):
+                connection.execute(
+                    f"INSERT INTO runs VALUES ({', '.join('?' * len(values))})",
+                    [json.dumps(v) if isinstance(v, (dict, list)) else v for v in values],
+                )
+        for table in RUN_TABLES if finished else ():
+            with _part(f"{table}.parquet"):
+                connection.execute(
+                    f"INSERT INTO {table} BY NAME SELECT * EXCLUDE (filename) REPLACE (CASE WHEN contains(filename, run_id) "
+                    "THEN run_id ELSE error('rows of another run') END AS run_id) "
+                    "FROM read_parquet(?, union_by_name = true, filename = true)",
+                    [[str(folder / f"{table}.parquet") for folder in finished]],
+                )
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+@contextlib.contextmanager
+def _part(file: str) -> Iterator[None]:
+    """Name the file of a run in whatever its content makes DuckDB raise, which is not always an error of its own."""
+    try:
+        yield
+    except Exception as error:
+        raise TfserError(f"{file}: {first_line(error)}") from error
+
+
+def _corpus_of(folder: Path) -> str | None:
+    """Return the corpus of a damaged run, where the run still says it."""
+    with contextlib.suppress(TfserError, RecursionError):
+        about = read_json(folder / "run.json")
+        corpus = about.get("corpus") if isinstance(about, dict) else None
+        return corpus if isinstance(corpus, str) else None
+    return None

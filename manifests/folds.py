@@ -81,7 +81,7 @@ def install(connection: duckdb.DuckDBPyConnection, corpus: str, protocol: Protoc
     """Write a protocol's rows for one corpus into the tables `protocols` and `assignments` of an open catalogue.
 
     Raises:
-        TfserError: if the corpus is not the protocol's, or nothing of it fits: no utterance, fewer than two folds.
+        TfserError: if the corpus is not the protocol's, or not enough of it fits: fewer than two classes or two folds.
     """
     if protocol.corpora and _adapter(connection, corpus) not in protocol.corpora:
         raise UsageError(f"protocol {protocol.name} is for {', '.join(protocol.corpora)}, not for {corpus}")
@@ -143,6 +143,10 @@ def _labels(
         kept = [label for label in present if label not in NO_EMOTION]
         if not kept:
             raise TfserError(f"protocol {protocol.name}: corpus {corpus} has no labels; fill its column label and scan again")
+        if len(kept) < 2:
+            raise TfserError(
+                f"protocol {protocol.name}: corpus {corpus} has one class only ({kept[0]}); at least two are needed"
+            )
         return {label: label for label in kept}, kept
     labels = {label: name for label, name in protocol.labels.items() if normalise(label) in present}
     classes = list(dict.fromkeys(protocol.labels.values()))

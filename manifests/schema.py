@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VERSION = 3
+VERSION = 4
 """Raised when a table changes: an older catalogue is then rebuilt from the files, never read."""
 
 

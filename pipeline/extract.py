@@ -37,6 +37,8 @@ SHARD_BYTES = 128 * 2**20
 SHARD_UTTERANCES = 512
 """... or this many utterances: so much work at most is done again after a kill."""
 
+_CHANGED = "the file changed between scan and extraction; run the extraction again"
+
 
 @dataclass(kw_only=True)
 class ExtractReport:
@@ -210,11 +212,12 @@ def _describe(cache: Cache, features: FeatureSet) -> None:
 
 
 def _skip(corpus: str, features: FeatureSet, row: _Row, reason: str) -> Skipped:
+    """Return what to list. A file that changed is there to be extracted: its stage excuses nothing before the audits."""
     return Skipped(
         corpus=corpus,
         utterance_id=row.utterance_id,
         path=row.path,
-        stage=f"extract:{features.name}",
+        stage=f"{'changed' if reason == _CHANGED else 'extract'}:{features.name}",
         reason=reason,
     )
 
@@ -294,7 +297,7 @@ def _frames(
         try:
             audio = decode(path, row.start_s, row.end_s)
             if content_hash(audio) != row.content_hash:
-                return row, None, "the file changed between scan and extraction; run the extraction again"
+                return row, None, _CHANGED
             samples = resample(audio.samples, audio.sample_rate, features.sample_rate_hz)
             return row, _narrow(extractor.extract(samples), features.dtype), None
         except TfserError as error:

@@ -30,7 +30,7 @@ _WAY_OUT = "make room and run the same command again"
 
 @dataclass(frozen=True, kw_only=True)
 class ScanReport:
-    """What a scan did: how many utterances there are, how many were decoded now, and what was skipped."""
+    """What a scan did: how many utterances there are, how many were decoded now, what was skipped, what the reader noted."""
 
     corpus: str
     root: Path
@@ -40,6 +40,7 @@ class ScanReport:
     changed: bool
     skipped: tuple[Skipped, ...]
     default_protocol: str | None
+    notes: tuple[str, ...] = ()
 
 
 def scan(
@@ -118,6 +119,7 @@ def scan(
         changed=not same,
         skipped=tuple(skipped),
         default_protocol=about["default_protocol"],
+        notes=tuple(reading.notes),
     )
 
 
@@ -145,7 +147,8 @@ def _without_odd_names(reading: Reading) -> Reading:
     listed = [(_as_text(i), _as_text(p), reason) for i, p, reason in reading.skipped]
     listed += [(_as_text(u.utterance_id), _as_text(u.path), "the file's name is not UTF-8; rename it") for u in odd]
     names = {u.utterance_id for u in odd}
-    return Reading(utterances=[u for u in reading.utterances if u.utterance_id not in names], skipped=listed)
+    utterances = [u for u in reading.utterances if u.utterance_id not in names]
+    return Reading(utterances=utterances, skipped=listed, notes=reading.notes)
 
 
 def _check_ids(utterances: Sequence[Utterance], root: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tfser.manifests.build import damage
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
@@ -101,12 +102,13 @@ def verify(
     progress: Callable[[int, int], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
 ) -> list[str]:
-    """Read every shard and compare it with its checksums; return one line a problem.
+    """Read every shard and compare it with its checksums, and read the files of every run; return one line a problem.
 
     Args:
         cache: the cache.
-        repair: also remove damaged shards and left-overs, so that the next extraction makes them again. Writers at work
-            are waited for; without `repair`, nothing is waited for and what they are writing is listed as a left-over.
+        repair: also remove damaged shards, damaged runs and left-overs, so that the next extraction or training makes
+            them again. Writers at work are waited for; without `repair`, nothing is waited for and what they are writing
+            is listed as a left-over.
         progress: told (shards read, shards in all).
         on_wait: told when a writer has to be waited for.
 
@@ -146,6 +148,12 @@ def verify(
         if repair and path.suffix == ".json":  # damaged rows of a corpus are replaced by its next scan
             with _writers(cache, path.parent, on_wait):
                 path.unlink(missing_ok=True)
+    for folder, problem in _runs_problems(cache):
+        problems.append(problem)
+        if repair:
+            with _writers(cache, folder, on_wait), contextlib.suppress(FileNotFoundError):
+                if damage(folder) is not None:  # still: whoever was waited for may have made it anew
+                    _remove(folder)
     return problems
 
 
@@ -218,6 +226,15 @@ def _corpora_problems(cache: Cache) -> Iterator[tuple[Path, str]]:
             yield path, f"{_name(cache, path)}: cannot be read ({reason}); scan {name} again"
 
 
+def _runs_problems(cache: Cache) -> Iterator[tuple[Path, str]]:
+    """Yield the folder of each run that cannot be read, with a line about it."""
+    for path in sorted(cache.runs.glob("[!.]*/run.json")):
+        with contextlib.suppress(FileNotFoundError):  # removed just now
+            if (reason := damage(path.parent)) is not None:
+                reason = reason.replace(f"{cache.root}/", "")
+                yield path.parent, f"{_name(cache, path.parent)}: cannot be read ({reason}); train again to make it"
+
+
 @contextlib.contextmanager
 def _writers(cache: Cache, folder: Path, on_wait: Callable[[str], None] | None) -> Iterator[None]:
     """Hold the lock of those who write a folder of the cache, see docs/design.md."""
@@ -236,7 +253,7 @@ def doomed(
         cache: the cache.
         features: a feature set; with `corpus`, only that corpus's part of it.
         corpus: without `features`: the corpus's rows and all its features (not its runs).
-        run: a run, or an experiment with all its runs.
+        run: a run (a folder's name below runs/, whatever is in it), or an experiment with all its runs.
         stale: shards that no utterance needs any more, and outdated feature sets.
 
     Raises:
@@ -244,15 +261,14 @@ def doomed(
     """
     if sum((features is not None or corpus is not None, run is not None, stale)) != 1:
         raise UsageError("say what to remove: --features NAME [--corpus NAME], --corpus NAME, --run ID or --stale")
+    if run is not None and run in {p.name for p in cache.runs.glob("[!.]*") if p.is_dir()}:
+        return [cache.runs / run]
     finished = sorted(cache.features.glob(f"*/*/[!.]*{ROWS_SUFFIX}"))  # before the catalogue, which so knows all of them
     with open_catalogue(cache) as connection:
         sets = {r["feature_set"]: cache.root / r["folder"] for r in rows(connection, "FROM feature_sets")}
         if run is not None:
             known = rows(connection, "SELECT run_id, experiment FROM runs")
-            unfinished = [p.parent.name for p in cache.runs.glob("*/run.json")]
-            chosen = sorted(
-                {r["run_id"] for r in known if run in (r["run_id"], r["experiment"])} | {n for n in unfinished if n == run}
-            )
+            chosen = sorted(r["run_id"] for r in known if run == r["experiment"])
             if not chosen:
                 raise unknown("run", run, sorted({r["experiment"] for r in known}))
             return [cache.runs / name for name in chosen]

@@ -66,7 +66,7 @@ def locate(
         if name not in (None, corpus):
             raise UsageError(f"--name {name}: {corpus} has its name; leave --name out")
     else:
-        raise unknown("corpus", corpus, [*CORPORA, *remembered])
+        raise unknown("corpus", corpus, list(dict.fromkeys([*CORPORA, *remembered])))
     if corpus in CORPORA and CORPORA[corpus] is not reader:
         raise UsageError(f"{corpus} is the name of a corpus that tfser knows; give this one another with --name")
     before = remembered.get(corpus, {})
@@ -92,7 +92,7 @@ def locate(
     return Located(
         corpus=check_name("corpus", corpus),
         reader=reader,
-        root=find_root(reader, root, before.get("root")),
+        root=find_root(reader, root, before.get("root"), corpus),
         options=options,
     )
 

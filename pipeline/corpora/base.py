@@ -21,10 +21,14 @@ from tfser.pipeline.audio import KNOWN_SUFFIXES
 
 @dataclass(kw_only=True)
 class Reading:
-    """What a reader found: utterances, and files or rows that are none as (utterance_id, path, reason)."""
+    """What a reader found: utterances, and files or rows that are none as (utterance_id, path, reason).
+
+    `notes` are sentences about what the reader took for what, where somebody may have meant it otherwise.
+    """
 
     utterances: list[Utterance] = field(default_factory=list)
     skipped: list[tuple[str | None, str | None, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +119,16 @@ def read_lines(path: Path) -> list[str]:
     return re.split(r"\r\n|\r|\n", read_text(path))
 
 
-def find_root(reader: CorpusReader, given: Path | None, recorded: str | None) -> Path:
+def find_root(reader: CorpusReader, given: Path | None, recorded: str | None, corpus: str) -> Path:
     """Return the folder of a corpus: the one given, else `$TFSER_CORPORA/<corpus>`, else the one of the last scan.
+
+    A table's corpus, and a copy that bears another name than its reader, stays where it was scanned.
+
+    Args:
+        reader: what understands its layout.
+        given: the folder that was asked for.
+        recorded: the folder of the last scan.
+        corpus: its name in the cache.
 
     Raises:
         UsageError: if none is there; the message shows the layout that is expected.
@@ -126,15 +138,18 @@ def find_root(reader: CorpusReader, given: Path | None, recorded: str | None) ->
         if not root.is_dir():
             raise UsageError(f"--root {given}: no such folder. {reader.name} is expected like this:\n{reader.layout}")
         return root
-    home = os.environ.get("TFSER_CORPORA")
-    if home and (root := Path(home).expanduser().absolute() / reader.name).is_dir():
-        return root
-    if recorded and Path(recorded).is_dir():
-        return Path(recorded)
-    looked = "$TFSER_CORPORA is not set"
-    if home:
-        looked = f"$TFSER_CORPORA/{reader.name} ({Path(home) / reader.name}) is not there"
+    looked = []
+    if reader.name != "table" and (corpus == reader.name or recorded is None):
+        home = os.environ.get("TFSER_CORPORA")
+        if home and (root := Path(home).expanduser().absolute() / reader.name).is_dir():
+            return root
+        unset = "$TFSER_CORPORA is not set"
+        looked = [f"$TFSER_CORPORA/{reader.name} ({Path(home) / reader.name}) is not there" if home else unset]
+    if recorded:
+        if Path(recorded).is_dir():
+            return Path(recorded)
+        looked.append(f"{recorded}, where it was at the last scan, is not there any more")
     raise UsageError(
-        f"where is {reader.name}? --root was not given and {looked}. Name the folder with --root; it is expected like this:"
-        f"\n{reader.layout}"
+        f"where is {corpus}? {' and '.join(['--root was not given', *looked])}. Name the folder with --root; it is expected "
+        f"like this:\n{reader.layout}"
     )

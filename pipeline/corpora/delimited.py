@@ -62,7 +62,8 @@ def _read_text_table(file: Path, delimiter: str | None) -> pa.Table:
     names = [str(i) for i in range(len(header))]
     table = arrow_csv.read_csv(
         pa.BufferReader(text.encode("utf-8", "replace")),
-        read_options=arrow_csv.ReadOptions(column_names=names, block_size=1 << 24),
+        # Without threads: one that is still at work when the interpreter exits aborts the process.
+        read_options=arrow_csv.ReadOptions(column_names=names, block_size=1 << 24, use_threads=False),
         parse_options=arrow_csv.ParseOptions(delimiter=mark, newlines_in_values=True),
         convert_options=arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
     ).slice(1)  # the header, which may hold one name twice

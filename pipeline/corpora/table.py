@@ -3,6 +3,7 @@
 Columns are found by their usual names (case does not matter), or named with `--column path=wav_file --column label=emo`.
 Only a path is needed. A path may be a file below the root, an absolute file, or a stem without extension: the file is then
 looked for next to where the stem points, or, for a bare stem, anywhere below the root if there is just one of that name.
+A column that looks like the ids but repeats itself is none: the paths, with their segments, are then the ids.
 Blanks around values are dropped. A row without a usable path, and a row that repeats another, is listed with its number.
 Columns that nothing here knows are kept, and can be queried like the others.
 """
@@ -13,7 +14,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.labels import normalise
@@ -21,6 +22,9 @@ from tfser.manifests.utterances import Utterance
 from tfser.pipeline.audio import KNOWN_SUFFIXES
 from tfser.pipeline.corpora.base import CorpusReader, Reading, audio_files, relative
 from tfser.pipeline.corpora.delimited import load
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "path": (
@@ -33,12 +37,12 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
     "split": ("split", "set", "subset", "partition"),
     "start_s": ("start", "start_s", "start_time", "begin", "onset"),
     "end_s": ("end", "end_s", "end_time", "stop"),
-    "utterance_id": ("utterance_id", "utt_id", "utterance", "utt", "segment_id", "id", "key"),
+    "utterance_id": ("utterance_id", "utt_id", "segment_id", "id", "key", "utt", "utterance"),
     "gender": ("gender", "sex"),
     "dialogue": ("dialogue", "dialog", "dialogue_id", "dialog_id", "conversation"),
     "scenario": ("scenario",),
     "sentence": ("sentence", "sentence_id"),
-    "transcript": ("transcript", "transcription", "text", "words"),
+    "transcript": ("transcript", "transcription", "text", "words", "utterance"),
     "valence": ("valence", "val"),
     "arousal": ("arousal", "activation", "act"),
     "dominance": ("dominance", "dom"),
@@ -53,6 +57,9 @@ _SPLITS = {
 }
 _GENDERS = {**dict.fromkeys(("f", "female", "woman", "w"), "F"), **dict.fromkeys(("m", "male", "man"), "M")}
 _NOTHING = frozenset(("nan", "na", "n/a", "none", "null", "-"))
+"""What people and programs write where there is nothing."""
+_NAMES = ("speaker", "session", "dialogue", "split", "gender", "label")
+"""Columns in which that is never a name."""
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
 
 
@@ -68,15 +75,38 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
     usual = {alias for aliases in USUAL_NAMES.values() for alias in aliases}
     table = load(file, options.get("delimiter"), usual | {theirs.strip().casefold() for theirs in chosen.values()})
     names = _columns(file, table.column_names, chosen)
+    guessed = "utterance_id" in names and not any(_ALIASES.get(ours, ours) == "utterance_id" for ours in chosen)
     if "path" not in names and "utterance_id" in names:
         names["path"] = names["utterance_id"]
     if "path" not in names:
         raise UsageError(
             f"{file}: no column looks like a path; name it with --column path=NAME. It has: {', '.join(table.column_names)}"
         )
-    known = {name: [_clean(v) for v in table[column].to_pylist()] for name, column in names.items()}
-    own = {column: table[column].to_pylist() for column in table.column_names if column not in names.values()}
     files = _Files(root)
+    reading, clash = _rows(table, names, files)
+    if clash and guessed:
+        others = {"path": names["path"], **_columns(file, table.column_names, chosen, without="utterance_id")}
+        by_path, still = _rows(table, others, files)
+        if not still:
+            by_path.notes.append(
+                f"{file}: the column {names['utterance_id']} repeats itself, so the paths are the utterances' ids; "
+                "for others, name a column with --column utterance_id=NAME"
+            )
+            reading, clash = by_path, None
+    if clash:
+        raise TfserError(f"{file}: {clash}")
+    if not reading.utterances:
+        raise TfserError(f"{file}: no row makes an utterance" + (f"; {reading.skipped[0][2]}" if reading.skipped else ""))
+    return reading
+
+
+def _rows(table: pa.Table, names: Mapping[str, str], files: _Files) -> tuple[Reading, str | None]:
+    """Return what the rows of a table make, given its column for each of ours, and what is wrong where ids clash."""
+    known = {name: [_clean(v) for v in table[column].to_pylist()] for name, column in names.items()}
+    for name in _NAMES:
+        if name in known:
+            known[name] = [None if v is not None and v.casefold() in _NOTHING else v for v in known[name]]
+    own = {column: table[column].to_pylist() for column in table.column_names if column not in names.values()}
     reading = Reading()
     seen: dict[str, tuple[int, Utterance]] = {}
     for i in range(table.num_rows):
@@ -89,16 +119,14 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
         before, first = seen.setdefault(utterance.utterance_id, (i + 1, utterance))
         if before != i + 1:
             if repr(first) != repr(utterance):  # as text, where nan is nan
-                raise TfserError(
-                    f"{file}: rows {before} and {i + 1} share the utterance id {utterance.utterance_id!r} and are not the "
-                    "same; make the ids unique, or name another column with --column utterance_id=NAME"
+                return reading, (
+                    f"rows {before} and {i + 1} share the utterance id {utterance.utterance_id!r} and are not the same; make "
+                    "the ids unique, or name another column with --column utterance_id=NAME"
                 )
             reading.skipped.append((utterance.utterance_id, utterance.path, f"row {i + 1} repeats row {before}"))
             continue
         reading.utterances.append(utterance)
-    if not reading.utterances:
-        raise TfserError(f"{file}: no row makes an utterance" + (f"; {reading.skipped[0][2]}" if reading.skipped else ""))
-    return reading
+    return reading, None
 
 
 def _utterance(row: Mapping[str, str], own: Mapping[str, Any], files: _Files) -> Utterance:
@@ -107,8 +135,8 @@ def _utterance(row: Mapping[str, str], own: Mapping[str, Any], files: _Files) ->
     path = files.find(row["path"])
     start, end = _seconds(row.get("start_s"), "start"), _seconds(row.get("end_s"), "end")
     if start is not None and end is not None and end <= start:
-        raise ValueError(f"the segment ends at {end:g} s and starts at {start:g} s")
-    segment = "" if start is None and end is None else f"_{start or 0:g}-{'end' if end is None else f'{end:g}'}"
+        raise ValueError(f"the segment ends at {_digits(end)} s and starts at {_digits(start)} s")
+    segment = "" if start is None and end is None else f"_{_digits(start or 0)}-{'end' if end is None else _digits(end)}"
     stem = path[: -len(PurePosixPath(path).suffix)] if PurePosixPath(path).suffix.lower() in KNOWN_SUFFIXES else path
     valence, arousal, dominance = (_number(row.get(name), name) for name in ("valence", "arousal", "dominance"))
     return Utterance(
@@ -167,8 +195,13 @@ class _Files:
         return matches[0] if matches else value
 
 
-def _columns(file: Path, present: Sequence[str], chosen: Mapping[str, str]) -> dict[str, str]:
-    """Return the table's column for each of ours: as chosen, else by its usual names."""
+def _digits(seconds: float) -> str:
+    """Write seconds with all digits that they have, down to nanoseconds."""
+    return f"{seconds:.9f}".rstrip("0").rstrip(".")
+
+
+def _columns(file: Path, present: Sequence[str], chosen: Mapping[str, str], without: str | None = None) -> dict[str, str]:
+    """Return the table's column for each of ours (`without`: but for this one): as chosen, else by its usual names."""
     folded = {name.strip().casefold(): name for name in reversed(present)}
     result: dict[str, str] = {}
     for ours, theirs in chosen.items():
@@ -179,7 +212,7 @@ def _columns(file: Path, present: Sequence[str], chosen: Mapping[str, str]) -> d
             raise UsageError(f"--column {ours}={theirs}: {file} has no such column; it has {', '.join(present)}")
         result[name] = folded[theirs.casefold()]
     for name, aliases in USUAL_NAMES.items():
-        if name not in result:
+        if name not in result and name != without:
             free = (folded[a] for a in aliases if a in folded and folded[a] not in result.values())
             if (column := next(free, None)) is not None:
                 result[name] = column

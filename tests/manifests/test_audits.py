@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from tfser.manifests.audit import Audit, Finding, blocking, packaged_audits, parse_audit, run_audits, to_json
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, refresh
+from tfser.manifests.catalogue import ensure_protocol, open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError
-from tfser.manifests.utterances import Utterance
+from tfser.manifests.files import read_json, write_json, write_table
+from tfser.manifests.utterances import Skipped, Utterance, skipped_table
 
 NAMES = {
     "class_missing",
@@ -21,6 +22,7 @@ NAMES = {
     "sentence_overlap",
     "session_overlap",
     "speaker_overlap",
+    "speaker_spelling",
     "speaker_unknown",
     "utterance_in_no_fold",
     "utterance_in_two",
@@ -140,6 +142,31 @@ def test_classes(cache, put_corpus):
     assert (val.level, val.examples) == ("warning", ({"role": "val", "class": "anger"},))
 
 
+def test_sides_that_nobody_stands_on(cache, put_corpus):
+    unread = [(u.utterance_id, "scan") for u in corpus() if u.speaker == "s2"]
+    put_corpus(cache, corpus(), skipped=unread)
+    findings = [f for f in audit(cache, "loso-speaker/next-group") if f.audit == "class_missing"]
+    assert {(f.fold, f.level, e["role"], e["class"]) for f in findings for e in f.examples} == {
+        (fold, "warning", role, label) for fold, role in ((1, "val"), (2, "test")) for label in ("anger", "neutral")
+    }
+    splits = {"s1": "train", "s2": "val", "s3": "train", "s4": "test"}
+    put_corpus(cache, [replace(u, split=splits[u.speaker or ""]) for u in corpus()], skipped=unread)
+    (finding,) = [f for f in audit(cache, "official-split") if f.audit == "class_missing"]
+    assert (finding.level, [e["role"] for e in finding.examples]) == ("warning", ["val", "val"])
+
+
+def test_speakers_that_are_spelt_in_two_ways(cache, put_corpus):
+    put_corpus(cache, [*changed({"speaker": "S 1"}, "s4_0", "s4_1")])
+    findings = [f for f in audit(cache, "loso-session") if f.level != "ok"]
+    assert {(f.audit, f.level, f.fold) for f in findings} == {("speaker_spelling", "warning", k) for k in (1, 2)}
+    assert findings[0].examples == (
+        {"speaker": "s1", "test_utterances": 4, "other_spelling": "S 1", "other_utterances": 2},
+    )
+    put_corpus(cache, changed({"speaker": "S1"}, "s1_0", "s1_1"))  # both on one side: nothing leaks
+    assert found(audit(cache, "loso-session")) == {}
+    assert "speaker_spelling" in found(audit(cache, "loso-speaker"))
+
+
 def test_in_no_fold_and_unknown_speakers(cache, put_corpus):
     put_corpus(cache, changed({"speaker": None}, "s1_0"))
     assert found(audit(cache, "loso-speaker")) == {"session_overlap": "warning", "utterance_in_no_fold": "error"}
@@ -172,6 +199,36 @@ def test_features(cache, put_corpus, put_features):
     assert found(audit(cache, "loso-session", feature_sets=[])) == {}
     assert audit(cache, "loso-session", feature_sets=["it's"])[0].rows == 16
     put_corpus(cache, corpus(), skipped=[("s4_3", "extract:logmel")])
+    assert found(audit(cache, "loso-session")) == {}
+
+
+def test_what_another_feature_set_skipped_is_missing_in_this_one(cache, put_corpus, put_features):
+    """Neither another set's skips, nor those of a file that changed, nor those of an outdated set of the name excuse anything."""
+    ids = [u.utterance_id for u in corpus()]
+    stages = ("extract:wavlm", "extract:logmel@abcdef01", "changed:logmel", "run")
+    put_corpus(cache, corpus(), skipped=[("s4_3", stage) for stage in stages])
+    put_features(cache, ids[:-1])
+    put_features(cache, ids[:-1], name="wavlm")
+    for sets in (None, ["logmel"], ["logmel", "wavlm"]):
+        (finding,) = [f for f in audit(cache, "loso-session", feature_sets=sets) if f.level != "ok"]
+        assert (finding.audit, finding.rows) == ("features_missing", 1)
+        assert finding.examples == ({"feature_set": "logmel", "utterance_id": "s4_3"},)
+    assert found(audit(cache, "loso-session", feature_sets=["wavlm"])) == {}
+
+
+def test_what_an_outdated_feature_set_skipped_excuses_nothing(cache, put_corpus, put_features):
+    ids = [u.utterance_id for u in corpus()]
+    put_corpus(cache, corpus())
+    put_features(cache, ids[:-1])
+    listed = [Skipped(corpus="toy", utterance_id="s4_3", path=None, stage="extract:logmel", reason="short")]
+    current, outdated = cache.features / "logmel-abcdef012345", cache.features / "logmel-fedcba543210"
+    about = read_json(current / "feature_set.json")
+    write_json(outdated / "feature_set.json", about | {"fingerprint": "fedcba543210", "created_at": "2024-01-01T00:00:00"})
+    write_table(outdated / "toy" / "skipped.parquet", skipped_table(listed))
+    assert found(audit(cache, "loso-session")) == {"features_missing": "error"}
+    with open_catalogue(cache) as connection:
+        assert rows(connection, "SELECT stage FROM skipped") == [{"stage": "extract:logmel@fedcba54"}]
+    write_table(current / "toy" / "skipped.parquet", skipped_table(listed))
     assert found(audit(cache, "loso-session")) == {}
 
 

@@ -210,10 +210,84 @@ def test_files_that_go_away_meanwhile(cache, put_corpus, monkeypatch):
     assert len(calls) == 2
 
 
-@pytest.mark.parametrize("file", ["corpora/toy/utterances.parquet", "runs/r1/metrics.parquet", "runs/r1/run.json"])
+def _cut(cache: Cache) -> None:
+    path = cache.runs / "bad" / "predictions.parquet"
+    path.write_bytes(path.read_bytes()[:50])
+
+
+def _break(cache: Cache) -> None:
+    """Spoil the description at the end of the file, which DuckDB answers with an error that is none of its own."""
+    path = cache.runs / "bad" / "predictions.parquet"
+    data = path.read_bytes()
+    length = int.from_bytes(data[-8:-4], "little")
+    path.write_bytes(data[: -8 - length] + b"\xff" * length + data[-8:])
+
+
+def _change(cache: Cache, **values: Any) -> None:
+    path = cache.runs / "bad" / "run.json"
+    write_json(path, json.loads(path.read_text()) | values)
+
+
+def _column(cache: Cache, **columns: Any) -> None:
+    write_table(cache.runs / "bad" / "metrics.parquet", pa.table({"run_id": ["bad"], **columns}))
+
+
+@pytest.mark.parametrize(
+    ("harm", "of", "reason"),
+    [
+        (_cut, "toy", "predictions.parquet"),
+        (_break, "toy", "predictions.parquet: "),
+        (lambda cache: (cache.runs / "bad" / "history.parquet").unlink(), "toy", "history.parquet"),
+        (lambda cache: (cache.runs / "bad" / "run.json").write_text('{"run_id": "bad", "stat'), None, "run.json: cannot be read"),
+        (lambda cache: (cache.runs / "bad" / "run.json").write_text("[]"), None, "it describes no run"),
+        (lambda cache: _change(cache, seed=99999999999999999999), "toy", "out of range"),
+        (lambda cache: _change(cache, seed=10**400), "toy", ""),
+        (lambda cache: _change(cache, fold="first"), "toy", "first"),
+        (lambda cache: _change(cache, run_id="good"), "toy", "it describes the run 'good'"),
+        (lambda cache: _change(cache, corpus=3, seed="x"), None, "x"),
+        (lambda cache: _column(cache, value=["a half"]), "toy", "a half"),
+        (lambda cache: _column(cache, colour=["red"]), "toy", "colour"),
+        (lambda cache: _column(cache, run_id=["good"]), "toy", "rows of another run"),
+    ],
+)
+@pytest.mark.parametrize("rebuild", [False, True])
+def test_a_damaged_run_is_left_out_alone(cache, put_corpus, put_features, harm, of, reason, rebuild):
+    put_corpus(cache, corpus(), skipped=[("u5", "scan")])
+    put_run(cache, "good")
+    put_run(cache, "bad", fold=2)
+    if not rebuild:
+        assert len(everything(cache)["runs"]) == 2
+    harm(cache)
+    os.utime(cache.runs / "bad" / "run.json")
+    refresh(cache, rebuild=rebuild)
+    put_features(cache, ["u0"])  # which reads the other lists of skipped utterances again
+    found = everything(cache)
+    for table in ("runs", "history", "metrics", "confusion", "predictions"):
+        assert [json.loads(row)["run_id"] for row in found[table]] == ["good"], table
+    (listed,) = [row for row in map(json.loads, found["skipped"]) if row["stage"] == "run"]
+    assert (listed["corpus"], listed["utterance_id"], listed["path"]) == (of, None, "runs/bad")
+    assert reason in listed["reason"] and "\n" not in listed["reason"] and str(cache.root) not in listed["reason"]
+    assert len(found["skipped"]) == 2
+    refresh(cache, rebuild=True)
+    assert everything(cache) == found
+    put_run(cache, "bad", fold=2)
+    found = everything(cache)
+    assert len(found["runs"]) == 2 and len(found["skipped"]) == 1
+
+
+def test_runs_that_go_together_only_one_by_one(cache, put_corpus):
+    """What one file is wide enough for may not be common to all."""
+    put_corpus(cache, corpus())
+    put_run(cache, "bad")
+    put_run(cache, "good")
+    _column(cache, value=pa.array([[0.5]], pa.list_(pa.float64())))
+    put_run(cache, "third")
+    assert [json.loads(row)["run_id"] for row in everything(cache)["runs"]] == ["good", "third"]
+
+
+@pytest.mark.parametrize("file", ["corpora/toy/utterances.parquet"])
 def test_damaged_files_are_named(cache, put_corpus, file):
     put_corpus(cache, corpus())
-    put_run(cache, "r1")
     (cache.root / file).write_bytes(b"garbage")
     with pytest.raises(TfserError, match=r"cannot be read"), open_catalogue(cache):
         pass

@@ -154,6 +154,15 @@ def test_labels(cache, put_corpus):
         ensure_protocol(cache, "toy", "loso-speaker@fear,joyous")
 
 
+def test_one_class_is_no_task(cache, put_corpus):
+    put_corpus(cache, corpus(labels=("neutral", "undecided")), default_protocol="loso-speaker")
+    with open_catalogue(cache) as connection:  # none can be made, and nothing breaks
+        assert rows(connection, "FROM protocols") == []
+        assert rows(connection, "SELECT count(*) AS n FROM utterances") == [{"n": 24}]
+    with pytest.raises(TfserError, match=r"corpus toy has one class only \(neutral\); at least two are needed"):
+        ensure_protocol(cache, "toy", "loso-speaker")
+
+
 def test_named_protocols_are_for_their_corpora(cache, put_corpus):
     put_corpus(cache, corpus())
     with pytest.raises(UsageError, match="emodb7-speaker is for emodb, not for toy"):

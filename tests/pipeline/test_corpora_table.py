@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from tfser.manifests.catalogue import ensure_protocol, open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.files import write_json
 from tfser.pipeline.corpora import locate
 from tfser.pipeline.corpora.base import Reading
 from tfser.pipeline.corpora.table import READER, read
@@ -215,6 +218,65 @@ def test_segments(root):
     ]
 
 
+def test_segments_keep_all_their_digits(root):
+    text = "path,start,end\nd.wav,1234.561,1235\nd.wav,1234.562,1235\nd.wav,0.1,00:01:01.1\nd.wav,1234.562,1234.561\n"
+    reading = table(root, text)
+    assert [u.utterance_id for u in reading.utterances] == ["d_1234.561-1235", "d_1234.562-1235", "d_0.1-61.1"]
+    assert reading.skipped[0][2] == "row 4: the segment ends at 1234.561 s and starts at 1234.562 s"
+
+
+@pytest.mark.parametrize("nothing", ["nan", "NaN", "N/A", "none", "NULL", "-", " na "])
+def test_what_stands_for_nothing_is_nobody(root, nothing):
+    columns = ("speaker", "session", "dialogue", "split", "gender", "label", "text")
+    (u,) = table(root, f"path,{','.join(columns)}\na,{','.join([nothing] * len(columns))}\n").utterances
+    assert (u.speaker, u.session, u.dialogue, u.split, u.gender, u.label, u.raw_label) == (None,) * 7
+    assert u.transcript == nothing.strip()
+
+
+def test_nothing_in_parquet_too(root):
+    pq.write_table(pa.table({"path": ["a", "b"], "speaker": ["nan", "1"]}), root / "t.parquet")
+    assert [u.speaker for u in read(root, {"table": str(root / "t.parquet")}).utterances] == [None, "1"]
+
+
+MELD = (
+    "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime,file\n"
+    '1,Yes.,Ross,neutral,neutral,0,0,8,21,"00:16:16,059","00:16:21,731",wav/a.wav\n'
+    '2,Yes.,Joey,joy,positive,0,1,8,21,"00:16:21,940","00:16:23,442",wav/b.wav\n'
+    '3,What?,Ross,anger,negative,1,0,9,23,"00:36:40,364","00:36:42,824",d.wav\n'
+)
+
+
+def test_guessed_ids_that_recur_give_way_to_the_paths(root, cache):
+    reading = table(root, MELD)
+    assert [(u.utterance_id, u.dialogue, u.transcript, u.speaker) for u in reading.utterances] == [
+        ("wav/a", "0", "Yes.", "Ross"),
+        ("wav/b", "0", "Yes.", "Joey"),
+        ("d", "1", "What?", "Ross"),
+    ]
+    assert [u.extra["Utterance_ID"] for u in reading.utterances] == ["0", "1", "0"]
+    (note,) = reading.notes
+    assert "the column Utterance_ID repeats itself, so the paths are the utterances' ids" in note
+    report = scan(cache, READER, corpus="meld", root=root, options={"table": str(root / "t.csv")}, workers=1)
+    assert report.notes == (note,) and report.utterances == 3
+    with pytest.raises(TfserError, match="rows 1 and 3 share the utterance id '0'"):  # chosen: taken at its word
+        table(root, MELD, columns={"id": "Utterance_ID"})
+    unique = table(root, MELD.replace("joy,positive,0,1", "joy,positive,0,2").replace("negative,1,0", "negative,1,3"))
+    assert [u.utterance_id for u in unique.utterances] == ["0", "2", "3"] and unique.notes == []
+    bare = table(root, "utterance,file\nYes.,a\nYes.,b\n")  # the words, then, and no id
+    assert [(u.utterance_id, u.transcript) for u in bare.utterances] == [("wav/a", "Yes."), ("wav/b", "Yes.")]
+    segments = table(root, "id,start,end\nd,0,0.05\nd,0.05,0.1\n")
+    assert [u.utterance_id for u in segments.utterances] == ["d_0-0.05", "d_0.05-0.1"] and len(segments.notes) == 1
+
+
+def test_text_is_read_without_threads(root, monkeypatch):
+    from pyarrow import csv
+
+    real, seen = csv.read_csv, []
+    monkeypatch.setattr(csv, "read_csv", lambda *a, **k: seen.append(k["read_options"].use_threads) or real(*a, **k))
+    table(root, "path\na\n")
+    assert seen == [False]
+
+
 def test_ratings_splits_and_genders(root):
     text = 'path;valence;act;split;sex\na;"2,5";n/a;DEV;female\nb;3.25;;evaluation;m\nd;x;;mine;divers\n'
     reading = table(root, text)
@@ -226,7 +288,9 @@ def test_ratings_splits_and_genders(root):
 
 def test_ids_that_recur(root):
     with pytest.raises(TfserError, match=r"rows 1 and 3 share the utterance id 'u1' and are not the same; make the ids"):
-        table(root, "id,path,label\nu1,a,x\nu2,b,x\nu1,b,x\n")
+        table(root, "id,path,label\nu1,a,x\nu2,b,x\nu1,b,y\n", columns={"id": "id"})
+    with pytest.raises(TfserError, match="rows 1 and 3 share the utterance id 'u1'"):  # the paths would not do, either
+        table(root, "id,path,label\nu1,a,x\nu2,b,x\nu1,b,y\n")
     # the same file, once in train and once in test, is no repetition
     with pytest.raises(TfserError, match="rows 1 and 2 share the utterance id 'wav/a'"):
         table(root, "path,label,split\na,x,train\na,x,test\n")
@@ -316,3 +380,31 @@ def test_a_table_is_remembered(root, cache):
     assert locate(cache, "table", name="mine") == found
     with pytest.raises(UsageError, match="name the file with --table FILE, or one that was scanned: --corpus mine"):
         locate(cache, "table")
+
+
+def test_a_copy_of_another_name_stays_where_it_was_scanned(tmp_path, cache, put_corpus, monkeypatch):
+    home, mine = tmp_path / "corpora", tmp_path / "mine"
+    for folder in (home / "emodb", home / "table", mine):
+        folder.mkdir(parents=True)
+    for name, adapter in (("emodb2", "emodb"), ("emodb", "emodb"), ("toy", "table")):
+        put_corpus(cache, [], corpus=name, adapter=adapter)
+        about = json.loads((cache.corpus(name) / "corpus.json").read_text())
+        write_json(cache.corpus(name) / "corpus.json", about | {"root": str(mine), "options": {"table": "/t.csv"}})
+    monkeypatch.setenv("TFSER_CORPORA", str(home))
+    assert locate(cache, "emodb").root == home / "emodb"
+    assert locate(cache, "emodb2").root == locate(cache, "emodb", name="emodb2").root == mine
+    assert locate(cache, "toy").root == mine
+    assert locate(cache, "emodb", name="emodb3").root == home / "emodb"  # never scanned: nothing to stay with
+    mine.rename(tmp_path / "elsewhere")
+    for name in ("emodb2", "toy"):
+        with pytest.raises(UsageError, match=f"where is {name}.*{re.escape(str(mine))}, where it was at the last scan, is not"):
+            locate(cache, name)
+    monkeypatch.delenv("TFSER_CORPORA")
+    with pytest.raises(UsageError, match=f"TFSER_CORPORA is not set and {re.escape(str(mine))}, where it was"):
+        locate(cache, "emodb")
+
+
+def test_each_known_corpus_is_named_once(cache, put_corpus):
+    put_corpus(cache, [], corpus="emodb", adapter="emodb")
+    with pytest.raises(UsageError, match=r"Known: emodb, iemocap, synthetic, table$"):
+        locate(cache, "no-such-thing")

@@ -212,6 +212,8 @@ def test_files_that_change_or_go_after_the_scan(scanned: Cache, root: Path, whol
     reasons = {s.utterance_id: s.reason for s in report.skipped}
     assert set(reasons) == {"u02", "u03", "u04"}
     assert "changed between scan and extraction" in reasons["u02"] and "No such file" in reasons["u03"]
+    stages = {s.utterance_id: s.stage for s in report.skipped}
+    assert stages == {"u02": "changed:logmel", "u03": "extract:logmel", "u04": "extract:logmel"}
     (root / "u02.wav").write_bytes(old)
     make(root, 10)
     report = extract(scanned, "c", LOGMEL)

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.files import write_json, write_table
 from tfser.pipeline import storage
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import extract
@@ -195,6 +197,50 @@ def test_removing_a_run(full: Cache) -> None:
     assert not (full.runs / "r1").exists()
     with pytest.raises(UsageError, match="unknown run 'r1'"):
         doomed(full, run="r1")
+
+
+def put_run(cache: Cache, name: str) -> Path:
+    key = {"run_id": [name], "fold": [1], "level": ["utterance"]}
+    for table in ("history", "metrics", "confusion", "predictions"):
+        write_table(cache.runs / name / f"{table}.parquet", pa.table(key if table != "history" else {"run_id": [name]}))
+    write_json(cache.runs / name / "run.json", {"run_id": name, "corpus": "c", "status": "finished"})
+    return cache.runs / name
+
+
+def test_damaged_runs_are_found_and_removed(full: Cache) -> None:
+    for name in ("good", "cut", "torn", "wide"):
+        put_run(full, name)
+    (full.runs / "atwork").mkdir()
+    write_json(full.runs / "atwork" / "run.json", {"status": "running"})
+    os.truncate(full.runs / "cut" / "predictions.parquet", 50)
+    os.truncate(full.runs / "torn" / "run.json", 10)
+    write_json(full.runs / "wide" / "run.json", {"run_id": "wide", "status": "finished", "seed": 99999999999999999999})
+    found = verify(full)
+    assert [problem.split(": ")[0] for problem in found] == ["runs/cut", "runs/torn", "runs/wide"]
+    assert all("cannot be read (" in p and "\n" not in p and str(full.root) not in p for p in found)
+    for name in ("cut", "torn", "wide"):
+        assert doomed(full, run=name) == [full.runs / name]
+    waited: list[str] = []
+    with full.lock("runs/cut"):
+        thread = threading.Thread(target=verify, args=(full,), kwargs={"repair": True, "on_wait": waited.append})
+        thread.start()
+        until = time.monotonic() + 30
+        while not waited and time.monotonic() < until:
+            time.sleep(0.01)
+        assert waited
+        put_run(full, "cut")  # trained anew meanwhile
+    thread.join(60)
+    assert not thread.is_alive() and verify(full) == []
+    assert sorted(p.name for p in full.runs.iterdir()) == ["atwork", "cut", "good"]
+
+
+def test_a_run_is_named_by_its_folder_alone(full: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    (full.runs / "left" / "checkpoint").mkdir(parents=True)
+    (full.corpus("d") / "utterances.parquet").write_bytes(b"PAR1")  # no catalogue can be built
+    assert doomed(full, run="left") == [full.runs / "left"]
+    for name in ("..", ".", "", "left/checkpoint"):
+        with pytest.raises(TfserError):
+            doomed(full, run=name)
 
 
 @pytest.mark.parametrize(

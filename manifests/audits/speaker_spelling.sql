@@ -1,0 +1,24 @@
+-- title: speakers whose names differ only in case or blanks
+-- level: warning
+-- explanation: two spellings of what may be one speaker stand on both sides: as two names they pass for two people
+-- action: write each speaker's name in one way in the column speaker and scan again; ignore this if they are two people
+WITH counted AS (  -- before the folds are rolled out: a million rows stay a million
+  SELECT a.protocol, a.corpus, a.fold AS tested_in, a.role AS fixed, u.speaker, count(*) AS n
+  FROM assignments a JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id
+  WHERE u.speaker IS NOT NULL GROUP BY ALL
+), spelt AS (
+  SELECT *, lower(regexp_replace(speaker, '\s+', '', 'g')) AS voice FROM counted
+), twice AS (
+  SELECT * FROM spelt WHERE voice IN (SELECT voice FROM spelt GROUP BY voice HAVING count(DISTINCT speaker) > 1)
+), sides AS (
+  SELECT c.protocol, c.corpus, r.fold, coalesce(c.fixed, r.role) AS role, c.speaker, c.voice, sum(c.n)::BIGINT AS n
+  FROM twice c JOIN fold_roles r ON r.protocol = c.protocol AND r.corpus = c.corpus AND r.tested_in = c.tested_in
+  GROUP BY ALL
+)
+SELECT t.protocol, t.corpus, t.fold, 'warning' AS level, t.speaker, t.n AS test_utterances,
+  min(o.speaker) AS other_spelling, sum(o.n)::BIGINT AS other_utterances
+FROM sides t
+JOIN sides o ON o.protocol = t.protocol AND o.corpus = t.corpus AND o.fold = t.fold AND o.voice = t.voice
+  AND o.speaker <> t.speaker AND t.role = 'test' AND o.role IN ('train', 'val')
+GROUP BY ALL
+ORDER BY t.protocol, t.fold, t.speaker
