@@ -232,6 +232,8 @@ def _scan(
         )
     what = "nothing had changed" if not report.changed else f"{count(report.decoded, 'file')} decoded"
     say(f"{report.corpus}: {count(report.utterances, 'utterance')} in {report.root}; {what}")
+    for note in report.notes:
+        say(f"{report.corpus}: {note}")
     if report.removed:
         say(f"{report.corpus}: {count(report.removed, 'utterance')} of the last scan are gone from the corpus")
     _say_skipped(report.corpus, [(s.utterance_id or s.path or "?", s.reason) for s in report.skipped], "scanned")

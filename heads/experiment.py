@@ -231,7 +231,7 @@ def check_unchanged(connection: Connection, experiment: Experiment) -> None:
     of = [experiment.protocol, experiment.corpus]
     now = rows(connection, "SELECT hash FROM protocols WHERE protocol = ? AND corpus = ?", of)
     same = now and now[0]["hash"] == experiment.protocol_hash
-    if not same or _data_hash(connection, *of, experiment.feature_set) != experiment.data_hash:
+    if not same or _data_hash(connection, of[0], of[1], experiment.feature_set) != experiment.data_hash:
         raise TfserError(f"{experiment.corpus} was scanned or extracted anew while this ran; run the same command again")
 
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from tfser import __version__
 from tfser.heads.metrics import Scores, scores
+from tfser.manifests.build import damage
 from tfser.manifests.cache import Cache
 from tfser.manifests.files import aside, read_json, write_json, write_table
 
@@ -69,13 +70,13 @@ def run_folder(cache: Cache, run_id: str) -> Path:
 
 
 def finished(cache: Cache, run_id: str) -> dict[str, Any] | None:
-    """Return what a finished run says of itself, None where there is none."""
-    path = run_folder(cache, run_id) / "run.json"
-    if path.exists():
-        about = read_json(path)
-        if about["status"] == "finished":
-            return dict(about)
-    return None
+    """Return what a finished run says of itself; None where there is none, or where its files are damaged."""
+    folder = run_folder(cache, run_id)
+    path = folder / "run.json"
+    if not path.exists() or damage(folder) is not None:
+        return None
+    about: dict[str, Any] = read_json(path)
+    return about if about["status"] == "finished" else None
 
 
 def begin(cache: Cache, about: Mapping[str, Any], *, again: bool = False) -> Path:

@@ -191,3 +191,13 @@ def test_a_new_scan_while_training_is_noticed(filled: Cache, tmp_path: Path) -> 
     with pytest.raises(TfserError, match="anew while this ran"):
         load(filled, experiment)
     assert resolve(filled, Request(head="mean_pool", device="cpu", epochs=1)).name != experiment.name
+
+
+@pytest.mark.parametrize("name", ["run.json", "predictions.parquet"])
+def test_a_damaged_run_is_trained_again(filled: Cache, name: str) -> None:
+    first = train(filled)
+    path = filled.runs / first.about["run_id"] / name
+    path.write_bytes(path.read_bytes()[:50])
+    again = train(filled)
+    assert again.trained and again.about["run_id"] == first.about["run_id"]
+    assert not train(filled).trained
