@@ -86,7 +86,7 @@ TABLES = (
         corpus VARCHAR -- corpus name
         utterance_id VARCHAR -- null for a file that is no utterance
         path VARCHAR -- the file
-        stage VARCHAR -- read (layout or table), scan (audio), extract:<feature set>, changed:<feature set> (since the scan) or run
+        stage VARCHAR -- read (layout, table), scan (audio), extract:<feature set>, changed:<feature set> (since the scan), run
         reason VARCHAR -- one line
         """,
     ),
