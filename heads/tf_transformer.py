@@ -310,7 +310,7 @@ HEAD = HeadSpec(
         "robust": _ROBUST,
         "robust_speaker": replace(
             _ROBUST,
-            summary="robust with every speaker's own mean and deviation: transductive, it needs a test speaker's other utterances",
+            summary="robust with every speaker's own mean and deviation: transductive, needs a test speaker's other utterances",
             normalise="speaker",
         ),
     },
