@@ -576,7 +576,7 @@ def scores(
 
 @app.command()
 def demo(
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="For TF-Transformer.")] = 16,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="For TF-Transformer.")] = 10,
     cache: CacheDir = None,
 ) -> None:
     """Go the whole way on the built-in synthetic corpus: generate, extract, audit, train two heads, print the scores."""
