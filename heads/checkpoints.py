@@ -7,7 +7,6 @@ finds the whole old state or the whole new one.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tfser.manifests.errors import TfserError
+from tfser.manifests.files import write_bytes
 
 FILE = "checkpoint.safetensors"
 
@@ -24,21 +24,9 @@ def save(folder: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any])
     """Write ``folder/checkpoint.safetensors`` atomically; the folder is made if it is missing."""
     from safetensors.torch import save as to_bytes
 
-    folder.mkdir(parents=True, exist_ok=True)
     # Copies, since selections of the same epoch share their arrays, which safetensors refuses.
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    content = to_bytes(plain, metadata={"tfser": json.dumps(header)})
-    aside = folder / (FILE + f".{os.getpid()}.tmp")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(folder / FILE)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_bytes(folder / FILE, to_bytes(plain, metadata={"tfser": json.dumps(header)}))
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
