@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from tfser.heads import checkpoints
 from tfser.heads.augment import augment, mix
-from tfser.heads.base import HeadSpec, Settings
+from tfser.heads.base import HeadSpec, Settings, count_parameters
 from tfser.heads.metrics import wa_ua
 from tfser.heads.normalise import Normaliser
 from tfser.heads.precision import settle_precision
@@ -362,7 +362,7 @@ class _Trainer:
             history=tuple(self.history),
             selections=dict(self.selections),
             states=states,
-            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            parameters=count_parameters(self.model),
         )
 
     def keep(self, folder: Path) -> None:

@@ -10,7 +10,6 @@ not among their rows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -212,11 +211,6 @@ def _run(connection: Connection, audit: Audit, protocol: str, corpus: str, examp
 def blocking(findings: Sequence[Finding], fold: int) -> list[Finding]:
     """Return the findings that forbid training on a fold: the errors in it, and those of the protocol as a whole."""
     return [f for f in findings if f.level == "error" and f.fold in (None, fold)]
-
-
-def to_json(findings: Sequence[Finding]) -> str:
-    """Return findings as a JSON list of objects."""
-    return json.dumps([f.to_dict() for f in findings], indent=2, ensure_ascii=False, default=str)
 
 
 def _quote(text: str) -> str:

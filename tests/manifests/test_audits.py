@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tfser.manifests.audit import Audit, Finding, blocking, packaged_audits, parse_audit, run_audits, to_json
+from tfser.manifests.audit import Audit, Finding, blocking, packaged_audits, parse_audit, run_audits
 from tfser.manifests.catalogue import ensure_protocol, open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import read_json, write_json, write_table
@@ -298,7 +298,7 @@ def test_names_with_quotes(cache, put_corpus):
 def test_to_json_and_sentence(cache, put_corpus):
     put_corpus(cache, changed({"speaker": "s1"}, "s4_0"))
     findings = audit(cache, "loso-session")
-    first = json.loads(to_json(findings))[0]
+    first = json.loads(json.dumps([f.to_dict() for f in findings], default=str))[0]
     assert {k: first[k] for k in ("audit", "protocol", "fold", "level", "rows")} == {
         "audit": "speaker_overlap",
         "protocol": "loso-session",
