@@ -20,12 +20,13 @@ from typer.core import TyperGroup
 
 from tfser import __version__
 from tfser.manifests.cache import Cache
-from tfser.manifests.display import Output, bar, count, output_to, percent, print_rows, say, size, utterance_bar
+from tfser.manifests.display import Output, bar, count, output_to, percent, print_rows, say, short, size, utterance_bar
 from tfser.manifests.errors import TfserError, UsageError, unknown
 
 if TYPE_CHECKING:
     from tfser.heads.experiment import Experiment, Request
     from tfser.heads.fold_runs import EmptySideError, Loaded
+    from tfser.heads.profile import Profile
     from tfser.heads.training import EpochRecord
     from tfser.manifests.audit import Finding
     from tfser.pipeline.extract import ExtractReport
@@ -143,6 +144,30 @@ Labels = Annotated[
 ]
 Validation = Annotated[str | None, typer.Option("--validation", metavar="POLICY", help="none or next-group.")]
 
+Head = Annotated[str, typer.Option("--head", metavar="NAME", help="What to train; see `tfser heads`.")]
+Folds = Annotated[str, typer.Option("--fold", metavar="N", help="A fold, a list (1,3), a range (2-4), or all.")]
+Features = Annotated[
+    str | None, typer.Option("--features", metavar="NAME", help="Feature set; the head's favourite in the cache if left out.")
+]
+RecipeName = Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="Way of training.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe or of the preset.")
+]
+Epochs = Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the recipe's number.")]
+Width = Annotated[
+    int | None, typer.Option("--width", min=1, metavar="D", help="Width of the network, for heads that have one (tf_mamba).")
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Random seed.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's choice if left out.")]
+KeepMemory = Annotated[
+    bool, typer.Option("--keep-memory/--no-keep-memory", help="On Linux CPUs: keep freed memory: faster, for more memory.")
+]
+CheckpointEvery = Annotated[
+    float, typer.Option("--checkpoint-every", min=0, metavar="SECONDS", help="Keep the state so often, after an epoch.")
+]
+AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Train a fold whose audit fails; the run says so.")]
+Again = Annotated[bool, typer.Option("--again", help="Train again what is finished.")]
 
 # -- corpora, scan, extract --------------------------------------------------------------------------------------------------
 
@@ -360,35 +385,25 @@ def _default_first(default: str, names: Iterable[str]) -> str:
 
 @app.command()
 def train(
-    head: Annotated[str, typer.Option("--head", metavar="NAME", help="What to train; see `tfser heads`.")],
-    fold: Annotated[str, typer.Option("--fold", metavar="N", help="A fold, a list (1,3), a range (2-4), or all.")] = "all",
+    head: Head,
+    fold: Folds = "all",
     corpus: Corpus = None,
-    features: Annotated[
-        str | None, typer.Option("--features", metavar="NAME", help="Feature set; the head's favourite in the cache if left out.")
-    ] = None,
+    features: Features = None,
     protocol: ProtocolName = None,
     labels: Labels = None,
     validation: Validation = None,
     preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Variant of the architecture.")] = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="Way of training.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting of the recipe or of the preset.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="Instead of the recipe's number.")] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Random seed.")] = 0,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's choice if left out.")] = None,
-    keep_memory: Annotated[
-        bool,
-        typer.Option(
-            "--keep-memory/--no-keep-memory", help="On Linux CPUs: keep freed memory: faster, for more memory."
-        ),
-    ] = True,
-    checkpoint_every: Annotated[
-        float, typer.Option("--checkpoint-every", min=0, metavar="SECONDS", help="Keep the state so often, after an epoch.")
-    ] = 30.0,
-    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Train a fold whose audit fails; the run says so.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Train again what is finished.")] = False,
+    recipe: RecipeName = None,
+    settings: Changes = None,
+    epochs: Epochs = None,
+    width: Width = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    keep_memory: KeepMemory = True,
+    checkpoint_every: CheckpointEvery = 30.0,
+    allow_leaks: AllowLeaks = False,
+    again: Again = False,
     cache: CacheDir = None,
     format: Format = Output.table,
 ) -> None:
@@ -405,47 +420,169 @@ def train(
         validation=validation,
         preset=preset,
         recipe=recipe,
-        settings=_pairs("--set", settings),
+        settings=_changes(settings, width),
         epochs=epochs,
         seed=seed,
         device=device,
         allow_leaks=allow_leaks,
         again=again,
     )
-    _train(Cache(cache), request, format, threads=threads, keep_memory=keep_memory, checkpoint_every_s=checkpoint_every)
+    _prepare_torch(device, threads, keep_memory)
+    _train(Cache(cache), request, format, checkpoint_every_s=checkpoint_every)
 
 
-def _train(
-    store: Cache,
-    request: Request,
-    format: Output,
-    *,
-    threads: int | None = None,
-    keep_memory: bool = True,
-    checkpoint_every_s: float = 30.0,
+@app.command()
+def ablate(
+    head: Head,
+    fold: Folds = "all",
+    preset: Annotated[
+        list[str] | None, typer.Option("--preset", metavar="NAME", help="Only rows of these variants; may be repeated.")
+    ] = None,
+    selection: Annotated[str, typer.Option("--selection", help="Whose scores: last, val or test-oracle.")] = "last",
+    corpus: Corpus = None,
+    features: Features = None,
+    protocol: ProtocolName = None,
+    labels: Labels = None,
+    validation: Validation = None,
+    recipe: RecipeName = None,
+    settings: Changes = None,
+    epochs: Epochs = None,
+    width: Width = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    keep_memory: KeepMemory = True,
+    checkpoint_every: CheckpointEvery = 30.0,
+    allow_leaks: AllowLeaks = False,
+    again: Again = False,
+    cache: CacheDir = None,
+    format: Format = Output.table,
 ) -> None:
-    from tfser.heads.memory import keep_freed_memory
+    """Train every row of a head's ablation table over the same folds, and print the paper's beside ours."""
+    from tfser.heads import head as find_head
+    from tfser.heads.ablation import compare, plan_rows
+    from tfser.heads.experiment import Request, resolve
 
-    if keep_memory and not request.device.startswith("cuda"):
-        keep_freed_memory()  # before torch allocates anything
-    import torch
+    if selection not in ("last", "val", "test-oracle"):
+        raise unknown("selection", selection, ("last", "val", "test-oracle"))
+    request = Request(
+        head=head,
+        folds=fold,
+        corpus=corpus,
+        features=features,
+        protocol=protocol,
+        labels=labels,
+        validation=validation,
+        recipe=recipe,
+        settings=_changes(settings, width),
+        epochs=epochs,
+        seed=seed,
+        device=device,
+        allow_leaks=allow_leaks,
+        again=again,
+    )
+    planned = plan_rows(find_head(head), request, preset or ())
+    _prepare_torch(device, threads, keep_memory)
+    store, loading = Cache(cache), list[Any]()
+    table = [(row, resolve(store, wanted)) for row, wanted in planned]  # all of them, before the first is trained
+    if selection == "val" and table[0][1].validation == "none":
+        raise UsageError("--selection val needs validation utterances: add --validation next-group")
+    chosen = [of for of in table[0][1].chosen if not of.startswith("preset")]
+    if chosen:
+        say(f"chosen for you: {', '.join(chosen)}")
+    for number, (row, experiment) in enumerate(table, start=1):
+        say(f"{number} of {len(table)}: {row.name} ({experiment.preset}, {experiment.recipe_name})")
+        _train_folds(store, experiment, loading, checkpoint_every)
+    _print_ablation(table[0][1], compare(store, table, selection), format)
 
+
+def _changes(settings: list[str] | None, width: int | None) -> dict[str, str]:
+    """Return what `--set` and `--width` ask for."""
+    return _pairs("--set", settings) | ({} if width is None else {"width": str(width)})
+
+
+def _print_ablation(experiment: Experiment, table: Sequence[dict[str, Any]], format: Output) -> None:
+    if format is not Output.table:
+        print_rows(table, format)
+        return
+    printed = list(dict.fromkeys(name for row in table for name in row["paper"]))
+    shown = [name for name in printed if name.startswith(experiment.corpus)] or printed
+    lines = []
+    for row in table:
+        scores = percent(row, "UA", "UA_std", "WA", "WA_std", "WF1", "UA_gain", "UA_gain_std")
+        lines.append(
+            {
+                "row": row["row"],
+                "parameters": f"{row['parameters']:,}",
+                "paper's size": _millions(row["parameters_typical"]),
+                "paper": _millions(row["paper_parameters"]),
+                "UA": _spread(scores["UA"], scores["UA_std"]),
+                "WA": _spread(scores["WA"], scores["WA_std"]),
+                "WF1": scores["WF1"],
+                "UA gain": _spread(scores["UA_gain"], scores["UA_gain_std"]),
+                "won": "" if row["folds_won"] is None else f"{row['folds_won']}/{row['folds']}",
+                **{f"paper {name}": "" if name not in row["paper"] else f"{100 * row['paper'][name]:.1f}" for name in shown},
+            }
+        )
+    print_rows(lines, format)
+    spec = experiment.spec
+    say(
+        f"{experiment.corpus}, {experiment.feature_set}, {experiment.protocol}, seed {experiment.seed}, "
+        f"selection {table[0]['selection']}, {count(table[0]['folds'], 'fold')}: mean and deviation over folds, in percent; "
+        "gain: over the first row, fold by fold"
+    )
+    say(f"paper's size: ours at a width of {spec.typical_dim} and 4 classes, beside those of the paper ({spec.source})")
+    if any(row["audit"] == "overridden" for row in table):
+        say("LEAKS ALLOWED: an audit fails; these scores are not speaker-independent results")
+
+
+def _millions(number: int | None) -> str:
+    return "" if number is None else f"{number / 1e6:.2f} M"
+
+
+def _spread(mean: str, deviation: str) -> str:
+    return f"{mean} ± {deviation}" if deviation else mean
+
+
+def _train(store: Cache, request: Request, format: Output, *, checkpoint_every_s: float = 30.0) -> None:
     from tfser.heads.experiment import resolve
-    from tfser.heads.fold_runs import EmptySideError, audit_experiment, check_audit, load, train_fold
-    from tfser.manifests.catalogue import refresh
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     experiment = resolve(store, request)
     if experiment.chosen:
         say(f"chosen for you: {', '.join(experiment.chosen)}")
+    _train_folds(store, experiment, [], checkpoint_every_s, lambda: _print_scores(store, experiment, format))
+
+
+def _prepare_torch(device: str, threads: int | None, keep_memory: bool) -> None:
+    """Set up what has to be before torch allocates anything."""
+    from tfser.heads.memory import keep_freed_memory
+
+    if keep_memory and not device.startswith("cuda"):
+        keep_freed_memory()
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _train_folds(
+    store: Cache,
+    experiment: Experiment,
+    loading: list[Loaded],
+    checkpoint_every_s: float,
+    show: Callable[[], None] = lambda: None,
+) -> None:
+    """Train an experiment's folds; `loading` keeps the features for the next experiment on the same, `show` shows what came of
+    it."""
+    from tfser.heads.fold_runs import EmptySideError, audit_experiment, check_audit, load, train_fold, utterances_cut
+    from tfser.manifests.catalogue import refresh
+
     findings = audit_experiment(store, experiment)
     for fold in experiment.folds:
         check_audit(experiment, findings, fold)  # all of them, before the first is trained
     shared = sorted({f.audit for f in findings if f.level == "warning" and f.audit.endswith("_overlap")})
-    if shared:
+    if shared and not loading:
         say(f"{experiment.protocol}: {', '.join(shared)}: not what this protocol keeps apart; see `tfser audit`")
-    loading: list[Loaded] = []
     empty: list[EmptySideError] = []
 
     def loaded() -> Loaded:
@@ -455,6 +592,12 @@ def _train(
                 say(
                     f"{count(loading[0].left_out, 'utterance')} of {experiment.protocol} are left out: they have no features, "
                     "see the table skipped"
+                )
+            if cut := utterances_cut(experiment, loading[0]):
+                most = experiment.spec.max_frames(experiment.config)
+                say(
+                    f"{count(cut, 'utterance')} of {len(loading[0].labels):,} are longer than {most:,} frames and cut there "
+                    "(--set max_seconds=...)"
                 )
         return loading[0]
 
@@ -486,7 +629,7 @@ def _train(
     finally:
         refresh(store)
     if len(empty) < len(experiment.folds):
-        _print_scores(store, experiment, format)
+        show()
     if empty:
         left = f" (and {len(empty) - 1} more like it)" if len(empty) > 1 else ""
         raise TfserError(f"{empty[0]}{left}; the other folds are done")
@@ -575,6 +718,113 @@ def scores(
 
 
 @app.command()
+def profile(
+    head: Annotated[
+        list[str] | None, typer.Option("--head", metavar="NAME", help="What to measure, may be repeated; all if left out.")
+    ] = None,
+    preset: Annotated[
+        list[str] | None, typer.Option("--preset", metavar="NAME", help="Variants, may be repeated; all if left out.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, metavar="N", help="Utterances.")] = 1,
+    frames: Annotated[int, typer.Option("--frames", min=1, metavar="L", help="Frames of each utterance.")] = 326,
+    width: Annotated[
+        int | None, typer.Option("--width", min=1, metavar="D", help="Of the features; what each head is made for if left out.")
+    ] = None,
+    classes: Annotated[int, typer.Option("--classes", min=2, metavar="K", help="How many to tell apart.")] = 4,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="float32 or bfloat16 (autocast).")] = "float32",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's choice if left out.")] = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, metavar="N", help="Timed calls, of which the median counts.")] = 10,
+    keep_memory: Annotated[
+        bool, typer.Option("--keep-memory/--no-keep-memory", help="On Linux CPUs: keep freed memory, as `train` does.")
+    ] = True,
+    format: Format = Output.table,
+) -> None:
+    """Measure what heads cost, all under the same conditions: parameters, multiply-accumulates, time, memory."""
+    from tfser.heads.memory import keep_freed_memory
+
+    kept = keep_memory and not device.startswith("cuda") and keep_freed_memory()  # before torch allocates anything
+    import torch
+
+    from tfser.heads.profile import Conditions, select
+    from tfser.heads.profile import profile as run_profile
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    chosen = select(head or (), preset or ())
+    conditions = Conditions(
+        batch_size=batch_size,
+        frames=frames,
+        width=width,
+        classes=classes,
+        device=device,
+        precision=precision,
+        repeats=repeats,
+    )
+    with bar("measuring", len(chosen) * (1 + repeats)) as update:
+        found = run_profile(chosen, conditions, advance=lambda: update(advance=1))
+    if format is Output.table:
+        _print_profiles(found)
+    else:
+        print_rows([{**of.to_dict(), "kept_memory": kept} for of in found], format)
+
+
+def _print_profiles(found: Sequence[Profile]) -> None:
+    """Print profiles for people, under lines that say how they were measured."""
+    of = found[0]
+    print(
+        f"{of.processor} ({of.device}), {count(of.threads, 'CPU thread')}, {of.precision}: "
+        f"{count(of.batch_size, 'utterance')} of {count(of.frames, 'frame')}, {of.classes} classes"
+        + "".join(f"; scan {scan}" for scan in sorted({one.config["scan"] for one in found if one.config.get("branches")}))
+    )
+    fed: dict[str, list[str]] = {}
+    for one in found:
+        fed.setdefault(f"{one.samples} x {one.sample_frames} x {one.width}", []).append(one.head)
+    for shape, names in fed.items():
+        print(f"  {', '.join(dict.fromkeys(names))}: {shape}")
+
+    def megabytes(number: int | None) -> float | str:
+        return "n/a" if number is None else _three(number / 1e6)
+
+    rows = [
+        {
+            "head": one.head,
+            "preset": one.preset,
+            "parameters": f"{one.parameters:,}",
+            "paper": "" if one.paper_parameters is None else f"{one.paper_parameters / 1e6:.2f} M",
+            "MACs": short(one.macs),
+            "ms": _three(one.latency_ms),
+            "p90": _three(one.latency_p90_ms),
+            "step_ms": _three(one.step_ms),
+            "MB": megabytes(one.latency_peak_bytes),
+            "step_MB": megabytes(one.step_peak_bytes),
+        }
+        for one in found
+    ]
+    columns = [name for name in rows[0] if name != "paper" or any(row["paper"] for row in rows)]
+    print_rows(rows, Output.table, columns)
+    say(f"MACs: multiply-accumulates per utterance. ms: forward pass, median and 90th percentile of {of.repeats}.")
+    say("step: forward and backward. MB: the most memory that each holds beyond weights and frames.")
+
+
+def _three(number: float) -> float:
+    """Round to about three digits, and to whole numbers above that."""
+    return round(number, 0 if number >= 100 else 1 if number >= 10 else 2)
+
+
+@app.command()
+def doctor(cache: CacheDir = None, format: Format = Output.table) -> None:
+    """Say what works on this machine, and why something does not. Exits with 1 if there is a problem."""
+    from tfser.heads.environment import examine, problems
+
+    checks = examine(cache)
+    print_rows([check.to_dict() for check in checks], format)
+    if wrong := problems(checks):
+        say(f"{count(wrong, 'problem')}; what to do stands beside it")
+        raise typer.Exit(1)
+
+
+@app.command()
 def demo(
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="For TF-Transformer.")] = 10,
     cache: CacheDir = None,
@@ -594,6 +844,7 @@ def demo(
     audit(cache=store.root)
     for name, more in (("mean_pool", None), ("tf_transformer", epochs)):
         say(f"\n$ tfser train --head {name} --fold all" + (f" --epochs {more} {here}" if more else f" {here}"))
+        _prepare_torch("auto", None, keep_memory=True)
         _train(store, Request(head=name, epochs=more, corpus="synthetic"), Output.table)
     say(f"\n$ tfser scores {here}")
     scores(cache=store.root)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 HEADS: dict[str, str] = {
     "mean_pool": "tfser.heads.mean_pool",
+    "tf_mamba": "tfser.heads.tf_mamba",
     "tf_transformer": "tfser.heads.tf_transformer",
 }
 

@@ -9,7 +9,11 @@ Two ways of feeding a head:
 
 * ``segments``: every sample has exactly ``config.segment_frames`` frames, cut by `tfser.heads.segments`, and an
   utterance's prediction is the mean of its segments' probabilities.
-* ``utterances``: one sample an utterance, padded with zeros to the longest of its batch.
+* ``utterances``: one sample an utterance, padded with zeros to the longest of its batch; a head whose configuration
+  has ``max_frames`` gets no more than the first so many frames.
+
+A head with ``gives_frames`` works in two steps, so that a loss can look in between: ``encode(frames, lengths) -> M (B,
+L, D)`` and ``classify(M, lengths) -> logits``; its ``forward`` is the one after the other.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from tfser.manifests.errors import UsageError, unknown
@@ -47,7 +51,7 @@ class Settings:
         Raises:
             UsageError: A field is unknown or its value makes no sense.
         """
-        known = [field.name for field in fields(cls)]
+        known = [f.name for f in fields(cls)]
         for name in values:
             if name not in known:
                 raise unknown(f"{cls.__name__} setting", name, known)
@@ -60,7 +64,7 @@ class Settings:
             UsageError: A field is unknown, its text does not read as the field's type, or its value makes no sense.
         """
         hints = typing.get_type_hints(type(self))
-        known = [field.name for field in fields(self)]
+        known = [f.name for f in fields(self)]
         values: dict[str, Any] = {}
         for name, text in settings.items():
             if name not in known:
@@ -91,6 +95,25 @@ def _parse(name: str, text: str, hint: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AblationRow:
+    """A row of the ablation table that a paper prints."""
+
+    name: str
+    """As in the paper; ours where the paper has no such row."""
+    preset: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Of recipe or architecture, where they differ from the recipe and the preset."""
+    printed: Mapping[str, float] = field(default_factory=dict)
+    """The paper's scores in percent, by corpus and metric: `iemocap UA`."""
+    parameters: float | None = None
+    """The paper's count, in millions."""
+
+
+def _as_it_is(config: Settings, hop_s: float, longest: int, device: str) -> Settings:
+    return config
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadSpec:
     """Everything that the rest of the program knows about a head."""
 
@@ -111,6 +134,14 @@ class HeadSpec:
     """``build(config, dim, n_classes)`` returns the module, its weights drawn from torch's global generator."""
     check: Callable[[Any, int], None]
     """``check(config, dim)`` raises `UsageError` where a feature width does not fit."""
+    typical_dim: int
+    """The feature width that the method was made for."""
+    settle: Callable[[Any, float, int, str], Settings] = _as_it_is
+    """``settle(config, hop_s, longest, device)``: see `settled`."""
+    gives_frames: bool = False
+    """The module has ``encode`` and ``classify``."""
+    ablation: tuple[AblationRow, ...] = ()
+    """The rows of the paper's ablation table, in its order."""
 
     def preset(self, name: str | None = None) -> Settings:
         """Return the configuration of a preset, the default one for None.
@@ -137,6 +168,24 @@ class HeadSpec:
     def segment_frames(self, config: Settings) -> int | None:
         """Return the frames of one segment, None for a head that eats whole utterances."""
         return int(config.segment_frames) if self.inputs == "segments" else None  # type: ignore[attr-defined]
+
+    def settled(self, config: Settings, *, hop_s: float, longest: int, device: str) -> Settings:
+        """Return the configuration with everything filled in that it leaves to the data and the device.
+
+        Args:
+            config: of this head.
+            hop_s: seconds from one frame to the next.
+            longest: frames of the longest utterance that the head will see.
+            device: `cpu`, `cuda`, `cuda:1` ...
+
+        Raises:
+            UsageError: The configuration asks for something that the device does not have.
+        """
+        return self.settle(config, hop_s, longest, device)
+
+    def max_frames(self, config: Settings) -> int | None:
+        """Return the most frames of an utterance that the head sees, None if it sees all."""
+        return getattr(config, "max_frames", None)
 
     def module(self, config: Settings, dim: int, n_classes: int) -> nn.Module:
         """Check that the width fits, and build the module.

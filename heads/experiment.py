@@ -134,6 +134,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         feature_set = _choose_features(connection, spec, corpus, request.features)
         of = rows(connection, "SELECT * FROM feature_sets WHERE feature_set = ?", [feature_set])[0]
         data_hash = _data_hash(connection, protocol, corpus, feature_set)
+        longest = _longest(connection, protocol, corpus, feature_set)
     for asked, what, value in (
         (request.corpus, "corpus", corpus),
         (request.protocol, "protocol", protocol),
@@ -144,7 +145,8 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         if asked is None:
             said.append(f"{what} {value}")
     spec.check(config, of["dim"])
-    device = _device(request.device)
+    device = choose_device(request.device)
+    config = spec.settled(config, hop_s=of["hop_s"], longest=longest, device=device)
     return Experiment(
         spec=spec,
         preset=preset,
@@ -179,7 +181,11 @@ def _with_settings(
     for key in settings:
         if key not in recipe_names and key not in config_names:
             raise unknown("setting", key, [*recipe_names, *config_names])
-    new_recipe = recipe.with_settings({k: v for k, v in settings.items() if k in recipe_names})
+    of_recipe = {k: v for k, v in settings.items() if k in recipe_names}
+    if "epochs" in of_recipe and "warmup_epochs" not in of_recipe:  # a short training warms up for a quarter of it at most
+        epochs = recipe.with_settings({"epochs": of_recipe["epochs"], "warmup_epochs": "0"}).epochs
+        of_recipe["warmup_epochs"] = str(min(recipe.warmup_epochs, epochs / 4))
+    new_recipe = recipe.with_settings(of_recipe)
     new_config = config.with_settings({k: v for k, v in settings.items() if k not in recipe_names})
     changes = [
         f"{key}={value}"
@@ -222,6 +228,17 @@ def _data_hash(connection: Connection, protocol: str, corpus: str, feature_set: 
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
+def _longest(connection: Connection, protocol: str, corpus: str, feature_set: str) -> int:
+    """Return the frames of the longest utterance of a protocol."""
+    found = connection.execute(
+        "SELECT max(f.frames) FROM assignments a "
+        "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
+        "WHERE a.protocol = ? AND a.corpus = ? AND a.fold IS NOT NULL",
+        [feature_set, protocol, corpus],
+    ).fetchone()
+    return int(found[0]) if found and found[0] else 1
+
+
 def check_unchanged(connection: Connection, experiment: Experiment) -> None:
     """Make sure that a catalogue still holds the data that an experiment was settled on.
 
@@ -250,7 +267,12 @@ def _folds(text: str, count: int, protocol: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(chosen))
 
 
-def _device(asked: str) -> str:
+def choose_device(asked: str) -> str:
+    """Return the device that `auto` stands for, or the one that is named if it can be used.
+
+    Raises:
+        UsageError: if it cannot be used here.
+    """
     import torch
 
     if asked == "auto":

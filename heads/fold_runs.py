@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 class Loaded:
     """The features of a protocol's n utterances, in memory, with what training needs to know of each.
 
-    `sides` gives, for each fold and role, the rows of the features that are in it.
+    `sides` gives, for each fold and role, the rows of the features that are in it; `left_out` counts the utterances that have no
+    features.
     """
 
     features: PackedFeatures
@@ -105,6 +106,12 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
     )
 
 
+def utterances_cut(experiment: Experiment, loaded: Loaded) -> int:
+    """Count the utterances that are longer than what the head sees."""
+    most = experiment.spec.max_frames(experiment.config)
+    return 0 if most is None else int((loaded.features.lengths > most).sum())
+
+
 def audit_experiment(cache: Cache, experiment: Experiment) -> list[Finding]:
     """Run the audits that decide about an experiment: its protocol, and its feature set's completeness."""
     with open_catalogue(cache) as connection:
@@ -165,7 +172,7 @@ def train_fold(
             return RunResult(about=done, trained=False)
         data = loaded()
         sides = _sides(experiment, data, fold)
-        about = _about(experiment, fold, findings)
+        about = _about(experiment, fold, findings) | {"utterances_cut": utterances_cut(experiment, data)}
         folder = begin(cache, about, again=experiment.again)
         known = tuple(name for name in data.speakers if name is not None)
         result = fit(

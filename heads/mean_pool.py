@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from tfser.heads.base import HeadSpec, Settings
+from tfser.heads.layers import valid_frames
 from tfser.heads.recipes import Recipe
 from tfser.manifests.errors import UsageError
 
@@ -50,8 +50,8 @@ class MeanPool(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:  # (B, L, D), (B,) -> (B, K)
         """Classify utterances; frames beyond their lengths are not looked at."""
-        beyond = torch.arange(frames.shape[1], device=frames.device) >= lengths[:, None]  # (B, L)
-        total = frames.masked_fill(beyond[:, :, None], 0.0).sum(dim=1)  # (B, D)
+        valid = valid_frames(frames, lengths)  # (B, L)
+        total = frames.masked_fill(~valid[:, :, None], 0.0).sum(dim=1)  # (B, D)
         logits: Tensor = self.network(total / lengths[:, None])  # (B, K)
         return logits
 
@@ -86,4 +86,5 @@ HEAD = HeadSpec(
     inputs="utterances",
     build=MeanPool,
     check=_check,
+    typical_dim=1024,
 )

@@ -29,14 +29,22 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether it took: False on anything but Linux with glibc, where nothing is changed.
     """
-    if not sys.platform.startswith("linux"):
+    if why_not() is not None:
         return False
-    try:
-        if not (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc"):
-            return False
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, ValueError):  # musl knows neither the name nor the function
-        return False
+    mallopt = ctypes.CDLL(None).mallopt
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _KEEP_BYTES), (_M_TOP_PAD, _GROW_BYTES))
     return all(mallopt(parameter, value) == 1 for parameter, value in settings)
+
+
+def why_not() -> str | None:
+    """Return why freed memory cannot be kept on this system, None if it can; changes nothing."""
+    if not sys.platform.startswith("linux"):
+        return f"this is {sys.platform}, not Linux"
+    try:
+        if not (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc"):
+            return "the C library is not glibc"
+        _ = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, ValueError):  # musl knows neither the name nor the function
+        return "the C library is not glibc"
+    return None

@@ -76,7 +76,8 @@ def predict(
         )
     except (RuntimeError, KeyError) as error:
         raise UsageError(f"this is not a state of {spec.name} with this configuration: {error}") from error
-    store = FrameStore(features.frames, features.offsets, *normaliser.tables(features.frames, features.offsets, speakers), device)
+    tables = normaliser.tables(features.frames, features.offsets, speakers)
+    store = FrameStore(features.frames, features.offsets, *tables, device, spec.max_frames(config))
     layout = plan(features.offsets, rows, spec.segment_frames(config), recipe.eval_hop)
     return evaluate(model, store, layout, spec.segment_frames(config))
 

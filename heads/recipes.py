@@ -18,6 +18,8 @@ Optimiser = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["constant", "cosine"]
 Normalise = Literal["none", "train", "utterance", "utterance-mean", "speaker"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Axis = Literal["time", "feature"]
+Similarity = Literal["complex", "magnitude"]
 ClassWeights = Literal["none", "balanced"]
 
 
@@ -51,6 +53,18 @@ class Recipe(Settings):
     label_smoothing: float = 0.0
     class_weights: ClassWeights = "none"
     """balanced: each class weighs as if the training utterances were spread evenly over the classes."""
+    own_rate: float = 0.01
+    """Learning rate of parameters that need one of their own (TF-Mamba's thresholds), scheduled like ``lr``; they have no
+    weight decay."""
+    cmdt: float = 0.0
+    """Weight (lambda, Eq. 9) of TF-Mamba's CMDT loss, see `tfser.heads.losses`; 0: none."""
+    cmdt_temperature: float = 0.1
+    cmdt_bins: int | None = 8
+    """The lowest so many frequencies are compared; None: all."""
+    cmdt_similarity: Similarity = "complex"
+    """complex (Eq. 7), or magnitude, which a shift in time does not change."""
+    cmdt_axis: Axis = "time"
+    """time; feature: the naive reading, which is the plain cosine."""
     averaging: float = 0.0
     """Decay per step of an exponential moving average of the weights, with which everything is evaluated; 0: none."""
     precision: Precision = "float32"
@@ -91,16 +105,16 @@ class Recipe(Settings):
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
-        for name in ("optimiser", "schedule", "normalise", "precision", "class_weights"):
+        for name in ("optimiser", "schedule", "normalise", "precision", "class_weights", "cmdt_similarity", "cmdt_axis"):
             choices = typing.get_args(hints[name])
             self._require(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
-        for name in ("lr", "epochs", "batch_size"):
+        for name in ("lr", "own_rate", "epochs", "batch_size", "cmdt_temperature"):
             self._require(getattr(self, name) > 0, name, "above 0")
-        for name in ("weight_decay", "warmup_epochs", "grad_clip", "gain_db", "tilt_db"):
+        for name in ("weight_decay", "warmup_epochs", "grad_clip", "gain_db", "tilt_db", "cmdt"):
             self._require(getattr(self, name) >= 0, name, "0 or more")
         for name in ("time_masks", "time_mask_frames", "band_masks", "band_mask_bands"):
             self._require(getattr(self, name) >= 0, name, "0 or more")
-        for name in ("train_hop", "eval_hop"):
+        for name in ("train_hop", "eval_hop", "cmdt_bins"):
             self._require(getattr(self, name) is None or getattr(self, name) > 0, name, "above 0, or none")
         for name in ("label_smoothing", "averaging", "speed", "warp"):
             self._require(0 <= getattr(self, name) < 1, name, "from 0 to below 1")

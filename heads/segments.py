@@ -74,6 +74,7 @@ class FrameStore:
         offsets: (n + 1,) int64.
         shift, scale: (n, D) or (1, D) each, float32: a frame x of utterance u becomes (x - shift[u]) * scale[u].
         device: Where they live.
+        most: What lies beyond so many frames of an utterance is left out; None: nothing.
     """
 
     def __init__(
@@ -83,11 +84,13 @@ class FrameStore:
         shift: npt.NDArray[np.float32],
         scale: npt.NDArray[np.float32],
         device: torch.device,
+        most: int | None = None,
     ) -> None:
         frames = np.require(frames, requirements=["C", "W"])  # torch takes no read-only array: a memory map is copied
         self.frames = torch.from_numpy(frames).to(device)  # (N, D)
         self.begins = torch.from_numpy(np.ascontiguousarray(offsets[:-1])).to(device)  # (n,)
-        self.counts = torch.from_numpy(np.diff(offsets)).to(device)  # (n,)
+        counts = np.diff(offsets) if most is None else np.minimum(np.diff(offsets), most)
+        self.counts = torch.from_numpy(counts).to(device)  # (n,)
         self.shift = torch.from_numpy(shift).to(device)
         self.scale = torch.from_numpy(scale).to(device)
         self.device = device

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from tfser.heads import checkpoints
 from tfser.heads.augment import augment, mix
 from tfser.heads.base import HeadSpec, Settings, count_parameters
+from tfser.heads.losses import cmdt, cross_entropy
 from tfser.heads.metrics import wa_ua
 from tfser.heads.normalise import Normaliser
 from tfser.heads.precision import settle_precision
@@ -200,11 +201,14 @@ class _Trainer:
         self.data, self.recipe, self.seed, self.device, self.epochs = data, recipe, seed, device, epochs
         packed = data.features
         self.frames = spec.segment_frames(config)
+        self.most = spec.max_frames(config)
         if self.frames is None and recipe.speed:
             raise UsageError(f"recipe setting speed={recipe.speed}: only for segments, and {spec.name} eats utterances")
+        if recipe.cmdt and (self.most is None or not spec.gives_frames):
+            raise UsageError(f"recipe setting cmdt={recipe.cmdt}: {spec.name} gives no frames to compare; take cmdt=0")
         self.normaliser = Normaliser.fit(recipe.normalise, packed.frames, packed.offsets, data.train)
         tables = self.normaliser.tables(packed.frames, packed.offsets, data.speakers)
-        self.store = FrameStore(packed.frames, packed.offsets, *tables, device)
+        self.store = FrameStore(packed.frames, packed.offsets, *tables, device, self.most)
         self.layout = plan(packed.offsets, data.train, self.frames, recipe.train_hop)
         self.val_layout = plan(packed.offsets, data.val, self.frames, recipe.eval_hop)
         self.test_layout = plan(packed.offsets, data.test, self.frames, recipe.eval_hop)
@@ -275,11 +279,8 @@ class _Trainer:
         ):
             rate = self.recipe.learning_rate(step, steps, self.epochs)
             for group in self.optimiser.param_groups:
-                group["lr"] = rate
-            samples, lengths, targets = self._batch(rows, starts, generator)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16"):
-                logits = self.model(samples, lengths)
-            loss = _loss(logits.float(), targets, self.class_weights, self.recipe.label_smoothing)
+                group["lr"] = rate * group["own_rate"]
+            loss = self._loss(*self._batch(rows, starts, generator))
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             if self.recipe.grad_clip:
@@ -291,6 +292,20 @@ class _Trainer:
         if not np.isfinite(mean):
             raise TfserError(f"the loss of epoch {epoch} is {mean}: lower lr, set grad_clip, or check the features")
         return mean, rate
+
+    def _loss(self, samples: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of a batch (B, L, D), (B,), (B, K): Eq. 9 of TF-Mamba where the recipe has CMDT."""
+        recipe = self.recipe
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            if not recipe.cmdt:
+                logits = self.model(samples, lengths)
+            else:
+                frames = self.model.encode(samples, lengths)  # type: ignore[operator]
+                logits = self.model.classify(frames, lengths)  # type: ignore[operator]
+        loss = cross_entropy(logits.float(), targets, self.class_weights, recipe.label_smoothing)
+        if recipe.cmdt and self.most is not None:
+            loss = loss + recipe.cmdt * cmdt(frames, lengths, targets.argmax(dim=1), self.most, recipe)
+        return loss
 
     def _batch(self, rows: Tensor, starts: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Gather and augment: samples (B, L, D), lengths (B,), targets (B, K)."""
@@ -403,15 +418,6 @@ class _Trainer:
             self.selections[name] = Selection(epoch=epoch, test=Prediction(**arrays) if arrays else None)
 
 
-def _loss(logits: Tensor, targets: Tensor, class_weights: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy with soft targets (B, K), each sample weighted by its targets' class weights (Eq. 13 if
-    plain)."""
-    weights = targets @ class_weights  # (B,)
-    smoothed = targets * (1 - smoothing) + smoothing / targets.shape[1]
-    losses = -(smoothed * logits.log_softmax(dim=-1)).sum(dim=-1)  # (B,)
-    return (losses * weights).sum() / weights.sum()
-
-
 def _class_weights(recipe: Recipe, labels: Indices, n_classes: int) -> Tensor:
     if recipe.class_weights == "none":
         return torch.ones(n_classes)
@@ -420,9 +426,15 @@ def _class_weights(recipe: Recipe, labels: Indices, n_classes: int) -> Tensor:
 
 
 def _optimiser(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    """Make the optimiser; its groups' `own_rate` is what the schedule's rate is multiplied by."""
+    own: list[nn.Parameter] = model.own_rate_parameters() if hasattr(model, "own_rate_parameters") else []  # type: ignore[operator]
+    among = {id(parameter) for parameter in own}
+    shared = [parameter for parameter in model.parameters() if id(parameter) not in among]
+    groups = [
+        {"params": [p for p in shared if p.ndim > 1], "weight_decay": recipe.weight_decay, "own_rate": 1.0},
+        {"params": [p for p in shared if p.ndim <= 1], "weight_decay": 0.0, "own_rate": 1.0},
+        {"params": own, "weight_decay": 0.0, "own_rate": recipe.own_rate / recipe.lr},
+    ]
     groups = [group for group in groups if group["params"]]
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.betas[0])

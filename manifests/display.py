@@ -77,9 +77,9 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, columns: Seque
 
 
 def _is_number(value: Any) -> bool:
-    """Tell whether a cell is set to the right: numbers, and scores that `percent` wrote."""
+    """Tell whether a cell is set to the right: numbers, and those that `percent`, `size`, `short` or a comma wrote as text."""
     if isinstance(value, str):
-        return re.fullmatch(r"-?\d+\.\d", value) is not None
+        return re.fullmatch(r"-?\d+\.\d|\d{1,3}(,\d{3})+|\d+(\.\d+)? ([kMGT]|[kMGT]?B)", value) is not None
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -190,6 +190,19 @@ def percent(row: Mapping[str, Any], *names: str) -> dict[str, str]:
     {'UA': '51.7', 'WA': ''}
     """
     return {name: "" if row[name] is None else f"{100 * row[name]:.1f}" for name in names}
+
+
+def short(number: float) -> str:
+    """Return a large number for people, with three digits.
+
+    >>> short(512), short(657_156), short(6_921_030_144)
+    ('512', '657 k', '6.92 G')
+    """
+    unit = 0
+    while abs(number) >= 999.5 and unit < 4:
+        number, unit = number / 1000, unit + 1
+    digits = 0 if not unit or number >= 99.95 else 1 if number >= 9.995 else 2
+    return f"{number:.{digits}f} {' kMGT'[unit]}".rstrip()
 
 
 def size(number: float) -> str:

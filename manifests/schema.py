@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VERSION = 4
+VERSION = 5
 """Raised when a table changes: an older catalogue is then rebuilt from the files, never read."""
 
 
@@ -212,6 +212,7 @@ TABLES = (
         epochs INTEGER -- trained
         device VARCHAR -- cpu or the GPU's name
         parameters BIGINT -- of the head
+        utterances_cut BIGINT -- longer than what the head sees (max_frames in config), and cut there
         audit VARCHAR -- passed, or overridden
         findings VARCHAR -- what the audit found, JSON
         started_at VARCHAR -- UTC

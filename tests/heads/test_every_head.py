@@ -21,8 +21,12 @@ CLASSES = 4
 DIM = 80
 
 
+def settled(spec: HeadSpec, preset: str, **changes: object) -> Settings:
+    return spec.settled(replace(spec.preset(preset), **changes), hop_s=0.01, longest=100, device="cpu")
+
+
 def build(spec: HeadSpec, preset: str, dim: int = DIM, **changes: object) -> tuple[nn.Module, Settings]:
-    config = replace(spec.preset(preset), **changes)
+    config = settled(spec, preset, **changes)
     torch.manual_seed(0)
     return spec.module(config, dim, CLASSES), config
 
@@ -127,7 +131,7 @@ def test_bfloat16_autocast_runs(case: tuple[HeadSpec, str]) -> None:
 
 def test_widths_that_do_not_fit_are_named(case: tuple[HeadSpec, str]) -> None:
     with pytest.raises(UsageError, match="width"):
-        case[0].module(case[0].preset(case[1]), 0, CLASSES)
+        case[0].module(settled(*case), 0, CLASSES)
 
 
 @pytest.mark.parametrize("name", HEADS)

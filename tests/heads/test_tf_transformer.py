@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from tfser.heads.base import count_parameters
+from tfser.heads.layers import TransformerLayer, dropout
 from tfser.heads.tf_transformer import (
     HEAD,
     ConvEncoder,
     TFTransformer,
     TFTransformerConfig,
-    TransformerLayer,
-    dropout,
     pool,
 )
 from tfser.manifests.errors import UsageError

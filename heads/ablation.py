@@ -1,0 +1,111 @@
+"""A head's ablation table: the rows that its paper prints, trained over the same folds, ours beside the paper's.
+
+A row is an experiment like any other (`HeadSpec.ablation` says which preset and settings); rows that are finished are found. The
+table compares every row with the first one fold by fold, which removes what all rows find hard about a fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+from tfser.heads.base import AblationRow, HeadSpec, count_parameters
+from tfser.heads.experiment import Experiment, Request
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue import open_catalogue, rows
+from tfser.manifests.errors import unknown
+
+if TYPE_CHECKING:
+    from tfser.heads.base import Settings
+
+METRICS = ("UA", "WA", "WF1")
+
+
+def plan_rows(spec: HeadSpec, request: Request, presets: Sequence[str] = ()) -> list[tuple[AblationRow, Request]]:
+    """Return the rows of a head's table with what is to be trained for each; a head without a table has a row a preset.
+
+    Args:
+        spec: the head.
+        request: what all rows share.
+        presets: only rows of these; none: all.
+
+    Raises:
+        UsageError: There is no such preset.
+    """
+    table = spec.ablation or tuple(AblationRow(name=preset, preset=preset) for preset in spec.presets)
+    for preset in presets:
+        if preset not in spec.presets:
+            raise unknown(f"preset of {spec.name}", preset, list(spec.presets))
+    return [
+        (row, replace(request, preset=row.preset, settings={**(request.settings or {}), **row.settings}))
+        for row in table
+        if not presets or row.preset in presets
+    ]
+
+
+def compare(cache: Cache, table: Sequence[tuple[AblationRow, Experiment]], selection: str) -> list[dict[str, Any]]:
+    """Return the table: each row's size and utterance-level scores over folds, the paper's, and its gain over the first row.
+
+    Scores are shares of 1, the paper's too. `UA_gain` is the mean over the folds that both rows have of the difference in UA, in
+    `UA_gain_std` its deviation over folds, in `folds_won` the number of them where this row is better.
+    """
+    found: list[dict[str, Any]] = []
+    first: dict[int, float] = {}
+    for row, experiment in table:
+        by_fold = _fold_scores(cache, experiment, selection)
+        values = {metric: [by_fold[fold][metric] for fold in sorted(by_fold)] for metric in METRICS}
+        UA = {fold: scores["UA"] for fold, scores in by_fold.items()}
+        first = first or UA
+        gains = [UA[fold] - first[fold] for fold in sorted(UA.keys() & first.keys())]
+        found.append(
+            {
+                "row": row.name,
+                "preset": row.preset,
+                "recipe": experiment.recipe_name,
+                "experiment": experiment.name,
+                "parameters": parameters(experiment.spec, experiment.config, experiment.dim, len(experiment.classes)),
+                "parameters_typical": parameters(experiment.spec, _typical(experiment), experiment.spec.typical_dim, 4),
+                "paper_parameters": None if row.parameters is None else round(row.parameters * 1e6),
+                "selection": selection,
+                "folds": len(by_fold),
+                **{metric: mean(of) if of else None for metric, of in values.items()},
+                **{f"{metric}_std": stdev(of) if len(of) > 1 else None for metric, of in values.items()},
+                "UA_gain": mean(gains) if gains and UA is not first else None,
+                "UA_gain_std": stdev(gains) if len(gains) > 1 and UA is not first else None,
+                "folds_won": sum(gain > 0 for gain in gains) if UA is not first else None,
+                "UA_by_fold": {str(fold): UA[fold] for fold in sorted(UA)},
+                "paper": {name: round(value / 100, 6) for name, value in row.printed.items()},
+                "seconds": sum(scores["seconds"] for scores in by_fold.values()),
+                "audit": "overridden" if any(scores["audit"] == "overridden" for scores in by_fold.values()) else "passed",
+            }
+        )
+    return found
+
+
+def parameters(spec: HeadSpec, config: Settings, dim: int, n_classes: int) -> int:
+    """Count the trainable parameters of a head for features of a width, without making them."""
+    import torch
+
+    with torch.device("meta"):
+        return count_parameters(spec.module(config, dim, n_classes))
+
+
+def _typical(experiment: Experiment) -> Settings:
+    """Return the preset as the paper has it, settled."""
+    spec = experiment.spec
+    return spec.settled(spec.preset(experiment.preset), hop_s=0.02, longest=1, device="cpu")
+
+
+def _fold_scores(cache: Cache, experiment: Experiment, selection: str) -> dict[int, dict[str, Any]]:
+    with open_catalogue(cache) as connection:
+        found = rows(
+            connection,
+            "SELECT r.fold, any_value(r.seconds) AS seconds, any_value(r.audit) AS audit, "
+            + ", ".join(f"max(m.value) FILTER (m.metric = '{metric}') AS {metric}" for metric in METRICS)
+            + " FROM runs r JOIN metrics m USING (run_id) WHERE r.experiment = ? AND r.seed = ? AND m.selection = ? "
+            "AND m.level = 'utterance' AND m.class IS NULL AND list_contains(?, r.fold) GROUP BY r.fold",
+            [experiment.name, experiment.seed, selection, list(experiment.folds)],
+        )
+    return {row["fold"]: row for row in found}
