@@ -164,9 +164,8 @@ class _Decay(torch.autograd.Function):
     else 0.
 
     Forward, the sums are differences of cumulative sums in float64, each kept as the sum of two float32 numbers: exact to
-    rounding, at the cost of float32. Backward, the gradient of a_k is the sum over all pairs that k lies between; the diagonal,
-    which depends on nothing, is left out before row and column sums are subtracted, so that where decays are extreme nothing
-    is left over.
+    rounding, at the cost of float32. Backward, the gradient of a_k is the sum over the pairs s < k <= t: nothing is subtracted,
+    so that where a frame lets nothing pass its gradient is zero, whatever the others' are.
     """
 
     generate_vmap_rule = True
@@ -174,7 +173,7 @@ class _Decay(torch.autograd.Function):
     @staticmethod
     def forward(a: Tensor) -> Tensor:
         """Return the decays in a's dtype."""
-        total = a.cumsum(dim=-1, dtype=torch.float64)
+        total = a.clamp(min=-1000).cumsum(dim=-1, dtype=torch.float64)  # exp(-1000) is 0 in any precision
         high = total.to(a.dtype)
         low = (total - high).to(a.dtype)
         between = high[..., :, None] - high[..., None, :]
@@ -193,7 +192,6 @@ class _Decay(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         """Return the gradient of the logs."""
         (decay,) = ctx.saved_tensors
-        pairs = grad * decay
-        pairs.diagonal(dim1=-2, dim2=-1).zero_()
-        net: Tensor = pairs.sum(dim=-1) - pairs.sum(dim=-2)
-        return net.flip(-1).cumsum(dim=-1, dtype=torch.float64).flip(-1).to(grad.dtype)
+        across = (grad * decay).cumsum(dim=-1)  # [t, k]: pairs of t and any s up to k
+        across.mul_(torch.ones(across.shape[-2:], dtype=grad.dtype, device=grad.device).tril(-1))  # k < t
+        return functional.pad(across.sum(dim=-2)[..., :-1], (1, 0))  # what is between them depends on a_{k+1}

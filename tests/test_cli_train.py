@@ -1,0 +1,139 @@
+"""Training through the runner: the two commands of the card, TF-Mamba's options, and the ablation table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from tfser.cli import app
+from tfser.heads import head
+from tfser.manifests.files import read_json
+
+FAST = ("--device", "cpu", "--threads", "1", "--no-keep-memory")
+SMALL = ("--width", "8", "--set", "attention_heads=2", "--set", "state=4", *FAST)
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory, iemocap_tree: ModuleType, write_wav: Any) -> Path:
+    """A cache with 60 utterances laid out and named as IEMOCAP's, each with audio of its own, extracted by the card's command."""
+    above = tmp_path_factory.mktemp("card")
+    turns = [
+        iemocap_tree.Turn(f"Ses0{session}F_impro0{1 + i % 3}_{who}{i:03d}", label)
+        for session in range(1, 6)
+        for who in "FM"
+        for i, label in enumerate(("ang", "hap", "exc", "neu", "sad", "neu"))
+    ]
+    root = above / "iemocap"
+    iemocap_tree.make_tree(root, turns, write_wav(above / "one.wav", 0.05))
+    for seed, path in enumerate(sorted(root.glob("Session*/sentences/wav/*/Ses*.wav"))):
+        path.unlink()
+        write_wav(path, 0.3 + 0.01 * (seed % 7), seed=seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFSER_CORPORA", str(above))
+        patch.setenv("TFSER_CACHE", str(above / "cache"))
+        result = run("extract", "--corpus", "iemocap")
+    assert result.exit_code == 0, result.stderr
+    return above / "cache"
+
+
+@pytest.fixture(autouse=True)
+def _in_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFSER_CACHE", str(cache))
+
+
+def of_run(cache: Path, run_id: str) -> dict[str, Any]:
+    about: dict[str, Any] = read_json(cache / "runs" / run_id / "run.json")
+    return about
+
+
+def test_the_card_s_commands_run_as_printed(cache: Path) -> None:
+    """`tfser extract --corpus iemocap` and `tfser train --head tf_mamba --fold 3`, and nothing else."""
+    result = run("train", "--head", "tf_mamba", "--fold", "3")
+    assert result.exit_code == 0, result.stderr
+    assert "protocol iemocap4-session, features logmel, preset full, recipe paper" in result.stderr
+    about = of_run(cache, result.stderr.rpartition("run_id = '")[2].partition("'")[0])
+    config = about["config"]
+    recipe, architecture = config["recipe_config"], config["head_config"]
+    assert (recipe["optimiser"], recipe["lr"], recipe["batch_size"], recipe["cmdt"]) == ("adamw", 5e-4, 32, 0.1)
+    assert architecture["scan"] in ("chunked", "mamba_ssm")  # what was used, not "auto"
+    assert architecture["max_frames"] == 37  # the longest utterance's, at 100 a second
+    assert about["utterances_cut"] == 0 and about["audit"] == "passed" and about["epochs"] == 100
+
+
+def test_cut_utterances_are_counted_and_said(cache: Path) -> None:
+    words = ("train", "--head", "tf_mamba", "--fold", "1", "--epochs", "1", "--set", "max_seconds=0.33", *SMALL)
+    result = run(*words, "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    assert "longer than 33 frames and cut there (--set max_seconds=...)" in result.stderr
+    about = of_run(cache, json.loads(result.stdout)[0]["run_id"])
+    assert 0 < about["utterances_cut"] < 60
+    assert about["config"]["head_config"]["max_frames"] == 33
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("train", "--head", "tf_mamba", "--width", "12"), "attention_heads=8 must divide the width 12"),
+        (("train", "--head", "tf_mamba", "--set", "filter=lowpass"), "unknown filter 'lowpass'"),
+        (("train", "--head", "tf_mamba", "--set", "scan=mamba_ssm"), "scan=mamba_ssm cannot run on cpu"),
+        (("train", "--head", "tf_mamba", "--set", "cmdt_axis=space"), "one of time, feature"),
+        (("train", "--head", "mean_pool", "--width", "12"), "unknown setting 'width'"),
+        (("train", "--head", "mean_pool", "--set", "cmdt=0.1"), "mean_pool gives no frames"),
+        (("ablate", "--head", "tf_mamba", "--preset", "fll"), "did you mean 'full'?"),
+        (("ablate", "--head", "tf_mamba", "--selection", "best"), "unknown selection 'best'"),
+        (("ablate", "--head", "tf_mamba", "--selection", "val"), "add --validation next-group"),
+        (("ablate", "--head", "tf_mamba", "--fold", "9"), "folds 1 to 5"),
+    ],
+)
+def test_wrong_requests_get_one_line_and_exit_2(words: tuple[str, ...], expected: str) -> None:
+    result = run(*words, *FAST)
+    assert result.exit_code == 2, result.stderr
+    assert expected in result.stderr and result.stderr.rstrip().splitlines()[-1].startswith("tfser: ")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_short_training_warms_up_for_a_quarter_of_it_at_most(cache: Path) -> None:
+    result = run("train", "--head", "tf_mamba", "--fold", "1", "--epochs", "2", *SMALL, "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    about = of_run(cache, json.loads(result.stdout)[0]["run_id"])
+    assert about["config"]["recipe_config"]["warmup_epochs"] == 0.5
+    assert "+epochs=2+warmup_epochs=0.5" in about["recipe"]
+
+
+def test_the_ablation_table_has_the_paper_s_rows_beside_ours(cache: Path) -> None:
+    words = ("ablate", "--head", "tf_mamba", "--fold", "1-2", "--epochs", "1", *SMALL)
+    result = run(*words, "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    table = json.loads(result.stdout)
+    rows = head("tf_mamba").ablation
+    assert [row["row"] for row in table] == [row.name for row in rows]
+    for row in table:
+        assert row["folds"] == 2 and set(row["UA_by_fold"]) == {"1", "2"}
+        assert row["UA"] == pytest.approx(sum(row["UA_by_fold"].values()) / 2)
+        if row["paper_parameters"]:
+            assert abs(row["parameters_typical"] / row["paper_parameters"] - 1) < 0.01
+    assert table[0]["UA_gain"] is None
+    assert table[4]["UA_gain"] == pytest.approx(table[4]["UA"] - table[0]["UA"])
+    assert table[4]["paper"] == {"iemocap WA": 0.753, "iemocap UA": 0.757, "meld WF1": 0.485}
+    assert table[3]["parameters"] == table[4]["parameters"] and table[3]["experiment"] != table[4]["experiment"]
+
+    again = run(*words, "--preset", "full")
+    assert again.exit_code == 0, again.stderr
+    assert again.stderr.count("found finished") == 4  # two rows, two folds: nothing is trained twice
+    assert "CMDT Loss" in again.stdout and "75.7" in again.stdout and "48.5" not in again.stdout
+
+
+def test_a_head_without_a_table_has_a_row_a_preset() -> None:
+    result = run("ablate", "--head", "mean_pool", "--fold", "1", "--epochs", "1", *FAST)
+    assert result.exit_code == 0, result.stderr
+    assert "mlp" in result.stdout and "linear" in result.stdout
