@@ -257,7 +257,7 @@ class TFMamba(nn.Module):
     def __init__(self, config: TFMambaConfig, dim: int, n_classes: int) -> None:
         super().__init__()
         if config.max_frames is None:
-            raise UsageError("tf_mamba: max_frames is not settled yet; see HeadSpec.settle")
+            raise UsageError("tf_mamba: max_frames is not settled yet; see HeadSpec.settled")
         self.max_frames = config.max_frames
         width = config.width or dim
         self.input = nn.Linear(dim, width) if width != dim else None
@@ -330,23 +330,26 @@ def _settle(config: TFMambaConfig, hop_s: float, longest: int, device: str) -> T
     return config
 
 
+_WAY_OUT = "let a linear map bring the features to a width that fits: `tfser train --width D`"
+
+
 def _check(config: TFMambaConfig, dim: int) -> None:
     width = config.width or dim
     if dim <= 0:
         raise UsageError(f"tf_mamba needs features of a positive width, not {dim}")
     if config.attention and width % config.attention_heads:
         raise UsageError(
-            f"tf_mamba: attention_heads={config.attention_heads} must divide the width {width}; map the features with --width"
+            f"tf_mamba: attention_heads={config.attention_heads} must divide the width {width}; {_WAY_OUT}"
         )
     heads = config.heads(width)
     if config.branches and (config.expand * width) % heads:
         raise UsageError(
-            f"tf_mamba: scan_heads={heads} must divide expand x width = {config.expand * width}; map the features with --width"
+            f"tf_mamba: scan_heads={heads} must divide expand x width = {config.expand * width}; {_WAY_OUT}"
         )
     if heads % config.groups:
         raise UsageError(f"tf_mamba: groups={config.groups} must divide scan_heads={heads}")
     if config.hidden is None and width < 4:
-        raise UsageError(f"tf_mamba: a width of {width} is too small for the classifier; map the features with --width")
+        raise UsageError(f"tf_mamba: a width of {width} is too small for the classifier; {_WAY_OUT}")
 
 
 # The paper prints the optimiser, the rate, the batch and lambda. The rest is of ShiftSER, the one of the three
