@@ -154,7 +154,7 @@ def _chunked(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int)
         states.append(state)
     carried = C[:, 1:] @ torch.stack(states, dim=1).to(x.dtype)  # (b, c-1, g, q, r p)
     carried = carried.transpose(2, 3).reshape(b, c - 1, q, h, p) * begun[:, 1:].exp().to(x.dtype)[..., None]
-    first, others = y.split([1, c - 1], dim=1)
+    first, others = y.split_with_sizes([1, c - 1], dim=1)
     y = torch.cat([first, others + carried], dim=1)
     return y.reshape(b, c * q, h, p)[:, :L]
 

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tfser.heads.ssd import BACKENDS, Backend, choose_backend, ssd, unavailable
+from tfser.heads.ssd import BACKENDS, Backend, _Decay, choose_backend, ssd, unavailable
 from tfser.manifests.errors import UsageError
 
 NAMES = ("x", "dt", "A", "B", "C", "D")
@@ -132,6 +132,17 @@ def test_one_decay_hides_none_of_those_beside_it() -> None:
     assert lost["A"] > 1e-2, "this case no longer shows what it is here for"
 
 
+@pytest.mark.parametrize("decay", [1e6, 1e30])
+def test_a_frame_may_forget_everything(decay: float) -> None:
+    """The decays after it are as exact as ever."""
+    x, dt, A, B, C, D = make(1, 100, 1, 2, 3, 16)
+    dt[:, 40] = decay
+    x[:, 40] = 0
+    expected = run((x, dt, A, B, C, D), backend="reference")
+    assert_agree(run((x, dt, A, B, C, D)), expected, 1e-10)
+    assert_agree(run((x, dt, A, B, C, D), dtype=torch.float32), expected, 1e-4)
+
+
 @pytest.mark.parametrize("backend", ["reference", "chunked"])
 @pytest.mark.parametrize("A", [-1e10, -1e30])
 def test_a_head_may_remember_nothing(A: float, backend: Backend) -> None:
@@ -182,15 +193,24 @@ def test_views_into_one_tensor_do(backend: Backend) -> None:
     h, p, g, n = 4, 6, 2, 16
     _, dt, A, _, _, _ = make(2, 75, g, h // g, p, n)
     joint = torch.randn(2, 75, h * p + 2 * g * n)
-    x, B, C = joint.split((h * p, g * n, g * n), dim=-1)
+    x, B, C = joint.split_with_sizes((h * p, g * n, g * n), dim=-1)
     x, B, C = x.unflatten(-1, (h, p)), B.unflatten(-1, (g, n)), C.unflatten(-1, (g, n))
     found = ssd(x, dt.transpose(0, 1).contiguous().transpose(0, 1), A, B, C, backend=backend)
     torch.testing.assert_close(found, ssd(x.contiguous(), dt, A, B.contiguous(), C.contiguous(), backend=backend))
 
 
 @pytest.mark.parametrize("L", [60, 150])
-def test_half_precision_leaves_decays_alone(L: int) -> None:
-    """Under autocast x, B and C come in bfloat16; a decay in bfloat16 would be lost beside the first frame's."""
+def test_half_precision_leaves_decays_alone(L: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under autocast x, B and C come in bfloat16: values and gradients within its rounding, the decays in float32."""
+    seen = []
+
+    def apply(logs: Tensor) -> Tensor:
+        seen.append(logs.dtype)
+        decays: Tensor = true_apply(logs)
+        return decays
+
+    true_apply = _Decay.apply
+    monkeypatch.setattr(_Decay, "apply", apply)
     x, dt, A, B, C, D = make(2, L, 1, 4, 8, 32)
     dt[:, 0] = 50 / -A
     dt[:, 1:] = 0.01 / -A
@@ -203,6 +223,7 @@ def test_half_precision_leaves_decays_alone(L: int) -> None:
     weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     grads = torch.autograd.grad(y, leaves, weights.to(y.dtype))
     assert [grad.dtype for grad in grads] == [torch.float32] * 6
+    assert seen == [torch.float32]
     assert_agree((y.detach().double(), *(grad.double() for grad in grads)), expected, 0.02)
 
 

@@ -46,7 +46,7 @@ def compare(b: int, L: int, g: int, r: int, p: int, n: int) -> dict[str, float]:
     weights = torch.randn(b, L, h, p)
     found: list[list[Tensor]] = []
     for fused in (True, False):
-        x, B, C = joint.split((h * p, g * n, g * n), dim=-1)
+        x, B, C = joint.split_with_sizes((h * p, g * n, g * n), dim=-1)
         inputs = (x.unflatten(-1, (h, p)), dt, A, B.unflatten(-1, (g, n)), C.unflatten(-1, (g, n)))
         y = ssd_kernel.fused_scan(*inputs, chunk=64) if fused else ssd(*inputs)
         found.append([y, *torch.autograd.grad(y, (joint, dt, A), weights)])
