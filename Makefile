@@ -36,6 +36,8 @@ tests: setup
 
 bench: setup
 	$(BIN)/python benchmarks/cache_read.py
+	$(BIN)/python benchmarks/ssd.py
+	$(BIN)/python benchmarks/head_step.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
