@@ -19,7 +19,7 @@ from tfser.heads.tf_mamba import HEAD, FrequencyFilter, MambaBranch, TFMamba, TF
 from tfser.heads.training import FitStoppedError, FoldData, fit, predict
 from tfser.manifests.errors import UsageError
 
-SMALL = {"width": 16, "attention_heads": 2, "state": 8, "max_frames": 48, "scan": "chunked"}
+SMALL = {"width": 16, "attention_heads": 2, "state": 8, "hidden": (8, 4), "max_frames": 48, "scan": "chunked"}
 
 
 def small(preset: str = "full", **changes: object) -> TFMambaConfig:
