@@ -1,8 +1,9 @@
 """Audio files to samples: decoding, resampling, content hashes and facts that flag odd recordings.
 
-What comes in: a file that libsndfile reads (wav, flac, ogg, mp3 and relatives), perhaps with a segment in seconds. What
-goes out: :class:`Audio`, mono float32 at the file's own rate, channels averaged. soundfile and soxr are imported when
-they are first needed, so importing this file is cheap.
+What comes in: a file that libsndfile reads (wav, flac, ogg, mp3 and relatives) or, with the extra `[video]`, a video whose
+sound is wanted (see `tfser.pipeline.video`), perhaps with a segment in seconds. What goes out: :class:`Audio`, mono float32
+at the file's own rate, channels averaged. soundfile, soxr and PyAV are imported when they are first needed, so importing
+this file is cheap.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import numpy.typing as npt
 from tfser.manifests.errors import TfserError
 
 KNOWN_SUFFIXES: frozenset[str] = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"})
-"""Suffixes (lower case) of files that `decode` reads."""
+"""Suffixes (lower case) of files that `decode` reads with libsndfile."""
 
-VIDEO_SUFFIXES: frozenset[str] = frozenset({".mp4", ".m4a", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".aac", ".wma"})
-"""Suffixes of kinds that hold speech in some corpora but are not read yet."""
+VIDEO_SUFFIXES: frozenset[str] = frozenset(
+    {".mp4", ".m4a", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".aac", ".wma", ".wmv"}
+)
+"""Suffixes of files that it reads with FFmpeg, if the extra `[video]` is installed."""
 
 SILENT_RMS_DB = -60.0
 """At or below this RMS (dB of full scale) a recording is 'silent': 16-bit dither lies at -98, quiet speech at -45."""
@@ -38,6 +41,9 @@ _UNKNOWN_LENGTH = 2**36 - 1
 
 _BLOCK = 1 << 22
 
+_POINTER_BYTES = 1024
+"""A Git LFS pointer, which a clone without `git lfs` leaves in a file's place, is shorter than this."""
+
 Samples = npt.NDArray[np.float32]
 
 
@@ -47,10 +53,14 @@ class AudioError(TfserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Audio:
-    """Decoded sound: ``samples`` (n,) float32 mono in [-1, 1], n > 0, ``sample_rate`` of them a second."""
+    """Decoded sound: ``samples`` (n,) float32 mono in [-1, 1], n > 0, ``sample_rate`` of them a second.
+
+    ``damaged`` says that the file held more which could not be decoded.
+    """
 
     samples: Samples
     sample_rate: int
+    damaged: bool = False
 
     @property
     def duration_s(self) -> float:
@@ -68,7 +78,7 @@ class AudioFacts:
         peak: largest magnitude.
         rms_db: root mean square in dB of full scale (a square wave of magnitude 1 has 0); -inf for digital silence.
         clipped_share: share of samples at full scale.
-        flags: of 'silent' and 'clipped', those that apply.
+        flags: of 'silent', 'clipped' and 'damaged', those that apply.
     """
 
     duration_s: float
@@ -86,13 +96,10 @@ def decode(path: Path, start_s: float | None = None, end_s: float | None = None)
     cut there. A wav that ends before its header says so is read as far as it goes, as libsndfile and others do.
 
     Raises:
+        MissingExtraError: the file is a video, and PyAV is not installed.
         AudioError: the file is missing, unreadable, empty, truncated or of a kind that is not supported; the segment
             ends before it starts, lies outside the file or holds no sample; a sample is NaN or infinite.
     """
-    suffix = path.suffix.lower()
-    if suffix in VIDEO_SUFFIXES:
-        known = ", ".join(sorted(KNOWN_SUFFIXES))
-        raise AudioError(f"{path}: files of the kind {suffix} are not supported yet; convert it to one of {known}")
     start = _seconds(path, "start", start_s)
     end = _seconds(path, "end", end_s)
     if end is not None and end <= (start or 0.0):
@@ -105,12 +112,20 @@ def decode(path: Path, start_s: float | None = None, end_s: float | None = None)
         raise AudioError(f"{path}: {_reason(error)}") from error
     if size == 0:
         raise AudioError(f"{path}: the file is empty (0 bytes)")
-    samples, rate = _read(path, start, end)
+    if size < _POINTER_BYTES and path.read_bytes().startswith(b"version https://git-lfs"):
+        raise AudioError(f"{path}: this is a pointer of Git LFS, not the recording; run `git lfs pull` in the corpus's folder")
+    damaged = False
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        from tfser.pipeline import video
+
+        samples, rate, damaged = video.read(path, start, end)
+    else:
+        samples, rate = _read(path, start, end)
     if not len(samples):
         raise AudioError(f"{path}: no samples")
     if not np.isfinite(samples).all():
         raise AudioError(f"{path}: some samples are NaN or infinite")
-    return Audio(samples=samples, sample_rate=rate)
+    return Audio(samples=samples, sample_rate=rate, damaged=damaged)
 
 
 def _read(path: Path, start_s: float | None, end_s: float | None) -> tuple[Samples, int]:
@@ -195,7 +210,7 @@ def content_hash(audio: Audio) -> str:
 
 
 def describe(audio: Audio) -> AudioFacts:
-    """Return the facts of a recording; flags are 'silent' and 'clipped', see the constants above.
+    """Return the facts of a recording; flags are 'silent', 'clipped' (see the constants above) and 'damaged'.
 
     >>> describe(Audio(samples=np.zeros(1600, np.float32), sample_rate=16000)).flags
     ('silent',)
@@ -209,6 +224,8 @@ def describe(audio: Audio) -> AudioFacts:
         flags.append("silent")
     if clipped_share >= CLIPPED_SHARE:
         flags.append("clipped")
+    if audio.damaged:
+        flags.append("damaged")
     return AudioFacts(
         duration_s=audio.duration_s,
         sample_rate=audio.sample_rate,

@@ -30,6 +30,7 @@ from tfser.pipeline.scan import now
 from tfser.pipeline.shard_rows import ROWS_SUFFIX, read_rows, write_rows
 from tfser.pipeline.shards import SUFFIXES, ShardFormat, ShardMember, write_shard
 from tfser.pipeline.upstreams import Extractor, FeatureSet
+from tfser.pipeline.video import MissingExtraError
 
 SHARD_BYTES = 128 * 2**20
 """A shard is closed once it holds this many bytes of frames ..."""
@@ -300,6 +301,8 @@ def _frames(
                 return row, None, _CHANGED
             samples = resample(audio.samples, audio.sample_rate, features.sample_rate_hz)
             return row, _narrow(extractor.extract(samples), features.dtype), None
+        except MissingExtraError:
+            raise
         except TfserError as error:
             return row, None, str(error).removeprefix(f"{path}: ")
 

@@ -19,7 +19,8 @@ from typing import TypeVar
 
 from tfser.manifests.errors import TfserError
 from tfser.manifests.utterances import Measured, Utterance
-from tfser.pipeline.audio import AudioError, content_hash, decode, describe
+from tfser.pipeline import video
+from tfser.pipeline.audio import VIDEO_SUFFIXES, AudioError, content_hash, decode, describe
 
 Advance = Callable[[int, float], None]
 """Called with the number of utterances and the seconds of audio that were finished since the last call."""
@@ -97,6 +98,9 @@ def measure_all(
         known: what was measured before, with the reason where it was unreadable; the stamp in it decides whether it holds.
         begin: told how many utterances will be decoded; returns what to call as they are.
         workers: decoding threads; None takes one a core, at most eight.
+
+    Raises:
+        MissingExtraError: if there are videos to decode and nothing that reads them is installed.
     """
     stamps: dict[str, _Stamp | str] = {}
     measured: list[Measured | None] = []
@@ -115,6 +119,9 @@ def measure_all(
         else:
             measured.append(None)
     todo = [i for i, m in enumerate(measured) if m is None]
+    videos = {utterances[i].path for i in todo if Path(utterances[i].path).suffix.lower() in VIDEO_SUFFIXES}
+    if videos:
+        video.need(f"{root} holds {len(videos):,} video {'file' if len(videos) == 1 else 'files'} to read")
     advance = begin(len(todo)) if begin is not None and todo else None
     decoded = 0
     jobs = ((root, utterances[i], stamps[utterances[i].path]) for i in todo)

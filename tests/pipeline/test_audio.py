@@ -84,6 +84,7 @@ def test_unusable_files(tmp_path: Path) -> None:
     (tmp_path / "noise.mp3").write_bytes(b"\x00" * 50)
     (tmp_path / "folder.wav").mkdir()
     (tmp_path / "clip.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42")
+    (tmp_path / "pointer.wav").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     write(tmp_path / "none.wav", tone(0.0))
     bad = tone(0.1)
     bad[3] = np.nan
@@ -96,7 +97,8 @@ def test_unusable_files(tmp_path: Path) -> None:
         "text.wav": "cannot be decoded",
         "noise.mp3": "cannot be decoded",
         "folder.wav": "not a file",
-        "clip.mp4": "not supported yet",
+        "clip.mp4": "cannot be decoded",
+        "pointer.wav": "git lfs pull",
         "none.wav": "no samples",
         "nan.wav": "NaN",
         "inf.wav": "infinite",
