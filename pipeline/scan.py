@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,7 @@ def scan(
             )
         reading = _without_odd_names(reader.read(root, options))
         _check_ids(reading.utterances, root)
+        expected = reading.expected or reader.expected
         old, old_skipped = _old_table(folder), _old_skipped(folder)
         known = _known(old, old_skipped) if before is not None and before["root"] == str(root) else {}
         measured, reasons, decoded = measure_all(root, reading.utterances, known, begin, workers)
@@ -100,7 +101,10 @@ def scan(
             "root": str(root),
             "options": options,
             "default_protocol": reader.default_protocol or _default_protocol(reading.utterances),
+            "expected": expected.to_json() if expected is not None else None,
         }
+        if expected is not None and (differences := expected.differences(reading.utterances)) is not None:
+            reading.notes.append(differences)
         same = before is not None and {k: before.get(k) for k in about} == about
         same = same and old is not None and _equal(old, table) and old_skipped == skipped
         if not same:
@@ -148,7 +152,7 @@ def _without_odd_names(reading: Reading) -> Reading:
     listed += [(_as_text(u.utterance_id), _as_text(u.path), "the file's name is not UTF-8; rename it") for u in odd]
     names = {u.utterance_id for u in odd}
     utterances = [u for u in reading.utterances if u.utterance_id not in names]
-    return Reading(utterances=utterances, skipped=listed, notes=reading.notes)
+    return replace(reading, utterances=utterances, skipped=listed)
 
 
 def _check_ids(utterances: Sequence[Utterance], root: Path) -> None:

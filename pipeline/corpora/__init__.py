@@ -11,15 +11,23 @@ from typing import Any
 from tfser.manifests.cache import Cache, check_name
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.files import read_json
-from tfser.pipeline.corpora import emodb, iemocap, synthetic
+from tfser.pipeline.corpora import audformat_db, casia, crema_d, emodb, iemocap, meld, ravdess, synthetic
 from tfser.pipeline.corpora import table as user_table
+from tfser.pipeline.corpora.audformat_files import header_of
 from tfser.pipeline.corpora.base import CorpusReader, find_root
+from tfser.pipeline.corpora.patterns import PATTERNS
 
 CORPORA: dict[str, CorpusReader] = {
+    "audformat": audformat_db.READER,
+    "casia": casia.READER,
+    "crema_d": crema_d.READER,
     "emodb": emodb.READER,
     "iemocap": iemocap.READER,
+    "meld": meld.READER,
+    "ravdess": ravdess.READER,
     "synthetic": synthetic.READER,
     "table": user_table.READER,
+    **{name: corpus.reader() for name, corpus in PATTERNS.items()},
 }
 
 
@@ -48,10 +56,10 @@ def locate(
     Args:
         cache: remembers root and options of earlier scans.
         corpus: a known corpus, or the name of one that was scanned.
-        name: the name it gets in the cache; None: its own (for `table`, the table's).
+        name: the name it gets in the cache; None: its own (for `table`, the table's; for `audformat`, the database's).
         root: its folder.
         table: the file of `table`.
-        columns: of `table`: what its columns are called.
+        columns: of `table` and `audformat`: what its columns are called.
         delimiter: of `table`.
 
     Raises:
@@ -60,7 +68,7 @@ def locate(
     remembered = {known: read_json(cache.corpus(known) / "corpus.json") for known in cache.corpora()}
     if corpus in CORPORA:
         reader = CORPORA[corpus]
-        corpus = name or (_slug(table.stem) if corpus == "table" and table else corpus)
+        corpus = name or _own_name(corpus, root, table)
     elif corpus in remembered:
         reader = CORPORA[remembered[corpus]["adapter"]]
         if name not in (None, corpus):
@@ -70,14 +78,18 @@ def locate(
     if corpus in CORPORA and CORPORA[corpus] is not reader:
         raise UsageError(f"{corpus} is the name of a corpus that tfser knows; give this one another with --name")
     before = remembered.get(corpus, {})
-    if reader is not user_table.READER and (table or columns or delimiter):
+    if reader is not user_table.READER and (table or delimiter or (columns and "columns" not in reader.options)):
         raise UsageError(f"--table, --column and --delimiter go with --corpus table, not with {reader.name}")
     options: dict[str, Any] = {}
+    old = before.get("options", {})
+    known = [c for c, about in remembered.items() if about["adapter"] == reader.name]
+    also = f", or one that was scanned: --corpus {' or '.join(known)}" if known else ""
+    if reader is audformat_db.READER:
+        if root is None and not before:
+            raise UsageError(f"--corpus audformat: name the database's folder with --root FOLDER{also}")
+        options = {"columns": dict(columns) if columns is not None else old.get("columns", {})}
     if reader is user_table.READER:
-        old = before.get("options", {})
         if table is None and "table" not in old:
-            known = [c for c, about in remembered.items() if about["adapter"] == "table"]
-            also = f", or one that was scanned: --corpus {' or '.join(known)}" if known else ""
             raise UsageError(f"--corpus table: name the file with --table FILE{also}")
         options = {
             "table": str(table.expanduser().absolute()) if table else old["table"],
@@ -95,6 +107,16 @@ def locate(
         root=find_root(reader, root, before.get("root"), corpus),
         options=options,
     )
+
+
+def _own_name(corpus: str, root: Path | None, table: Path | None) -> str:
+    """Return the name that a corpus has where none is given: a table's and a database's are their own."""
+    if corpus == "table" and table is not None:
+        return _slug(table.stem)
+    if corpus == "audformat" and root is not None:
+        slug = _slug(str(header_of(root.expanduser())["name"]))
+        return f"{slug}-audformat" if slug in CORPORA else slug
+    return corpus
 
 
 def _slug(text: str) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,49 @@ from tfser.pipeline.audio import KNOWN_SUFFIXES
 class Reading:
     """What a reader found: utterances, and files or rows that are none as (utterance_id, path, reason).
 
-    `notes` are sentences about what the reader took for what, where somebody may have meant it otherwise.
+    `notes` are sentences about what the reader took for what, where somebody may have meant it otherwise. `expected` stands in
+    for the reader's own counts where a corpus comes in parts and only some of them are there.
     """
 
     utterances: list[Utterance] = field(default_factory=list)
     skipped: list[tuple[str | None, str | None, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    expected: Expected | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a corpus's own documentation says that there is; None and empty where it says nothing."""
+
+    utterances: int | None = None
+    speakers: int | None = None
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts as `corpus.json` stores them."""
+        return {"utterances": self.utterances, "speakers": self.speakers, "labels": dict(self.labels)}
+
+    def differences(self, utterances: list[Utterance]) -> str | None:
+        """Say how the utterances that were found differ from what was published; None where they do not."""
+        found = Counter(u.label for u in utterances)
+        speakers = len({u.speaker for u in utterances} - {None})
+        parts = []
+        if self.utterances not in (None, len(utterances)):
+            parts.append(f"{len(utterances):,} of {self.utterances:,} utterances")
+        if self.speakers not in (None, speakers):
+            parts.append(f"{speakers} of {self.speakers} speakers")
+        if not parts:
+            parts = [f"{found[label]:,} of {n:,} {label}" for label, n in self.labels.items() if found[label] != n]
+        return f"the counts differ from the published ones: {', '.join(parts)}" if parts else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusReader:
     """One corpus that tfser knows.
 
-    `layout` shows the folder that is expected; an error prints it. `read` gets the root and the options of the scan and
-    returns what it found; `options` names the options it takes. `prepare` makes a corpus that is generated.
+    `source` cites it, `page` is where it is found or described, `licence` is what that page says of its use. `layout` shows the
+    folder that is expected; an error prints it. `read` gets the root and the options of the scan and returns what it found;
+    `options` names the options it takes. `prepare` makes a corpus that is generated. `expected` are its published counts.
     """
 
     name: str
@@ -45,6 +75,9 @@ class CorpusReader:
     layout: str
     read: Callable[[Path, Mapping[str, Any]], Reading]
     default_protocol: str | None
+    page: str = ""
+    licence: str = ""
+    expected: Expected | None = None
     options: tuple[str, ...] = ()
     prepare: Callable[[Path, Callable[[int, int], None] | None], None] | None = None
 
@@ -58,16 +91,20 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name in {"Thumbs.db", "desktop.ini"}
 
 
-def audio_files(folder: Path) -> Iterator[Path]:
+def audio_files(folder: Path, suffixes: Collection[str] = KNOWN_SUFFIXES) -> Iterator[Path]:
     """Yield the audio files below a folder in a fixed order, junk left out; a link back to a folder above is not followed.
+
+    Args:
+        folder: to look through.
+        suffixes: of the files that are wanted, in lower case; corpora of video, or with side files anywhere, name more.
 
     Raises:
         TfserError: if a folder cannot be read.
     """
-    yield from _audio_files(folder, ())
+    yield from _audio_files(folder, suffixes, ())
 
 
-def _audio_files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+def _audio_files(folder: Path, suffixes: Collection[str], above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
     try:
         status = folder.stat()
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -80,8 +117,8 @@ def _audio_files(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[P
         if is_junk(entry.name):
             continue
         if entry.is_dir():
-            yield from _audio_files(Path(entry.path), (*above, here))
-        elif Path(entry.name).suffix.lower() in KNOWN_SUFFIXES:
+            yield from _audio_files(Path(entry.path), suffixes, (*above, here))
+        elif Path(entry.name).suffix.lower() in suffixes:
             yield Path(entry.path)
 
 
@@ -93,8 +130,8 @@ def relative(path: Path, root: Path) -> str:
         return path.as_posix()
 
 
-def read_text(path: Path) -> str:
-    """Read a side file of a corpus: UTF-8 or UTF-16 as its mark says, UTF-8 where that works, else Windows-1252 or Latin-1.
+def read_text(path: Path, encoding: str = "cp1252") -> str:
+    """Read a side file of a corpus: UTF-8 or UTF-16 as its mark says, UTF-8 where that works, else `encoding` or Latin-1.
 
     Raises:
         TfserError: if it cannot be read.
@@ -104,19 +141,19 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise TfserError(f"{path}: cannot be read ({error.strerror})") from error
     utf16 = ["utf-16"] if data.startswith((b"\xff\xfe", b"\xfe\xff")) else []
-    for encoding in (*utf16, "utf-8-sig", "cp1252"):
+    for name in (*utf16, "utf-8-sig", encoding):
         with contextlib.suppress(UnicodeDecodeError):
-            return data.decode(encoding)
+            return data.decode(name)
     return data.decode("latin-1")
 
 
-def read_lines(path: Path) -> list[str]:
+def read_lines(path: Path, encoding: str = "cp1252") -> list[str]:
     """Return the lines of a side file, whatever system wrote it. Only line ends part lines: a stray byte 0x85 does not.
 
     Raises:
         TfserError: if it cannot be read.
     """
-    return re.split(r"\r\n|\r|\n", read_text(path))
+    return re.split(r"\r\n|\r|\n", read_text(path, encoding))
 
 
 def find_root(reader: CorpusReader, given: Path | None, recorded: str | None, corpus: str) -> Path:
@@ -139,7 +176,7 @@ def find_root(reader: CorpusReader, given: Path | None, recorded: str | None, co
             raise UsageError(f"--root {given}: no such folder. {reader.name} is expected like this:\n{reader.layout}")
         return root
     looked = []
-    if reader.name != "table" and (corpus == reader.name or recorded is None):
+    if reader.name not in ("table", "audformat") and (corpus == reader.name or recorded is None):
         home = os.environ.get("TFSER_CORPORA")
         if home and (root := Path(home).expanduser().absolute() / reader.name).is_dir():
             return root

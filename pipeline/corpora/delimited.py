@@ -19,6 +19,9 @@ from tfser.pipeline.corpora.base import read_text
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_BLANKS = " \t\n\v\f\r\u00a0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
+"""What stands around values and is none of them. U+0085 is not among these: it is the dots of a text read as Latin-1."""
+
 
 def load(file: Path, delimiter: str | None, as_text: Collection[str]) -> pa.Table:
     """Read a table.
@@ -57,6 +60,9 @@ def _read_text_table(file: Path, delimiter: str | None) -> pa.Table:
         raise TfserError(f"{file}: the table is empty")
     if delimiter is not None and len(delimiter) != 1:
         raise UsageError(f"--delimiter {delimiter!r}: one character, as in --delimiter ';'")
+    if said := re.match(r"sep=(.)\n", text):  # what spreadsheets write for themselves
+        text = text[said.end() :]
+        delimiter = delimiter or said[1]
     mark = delimiter or _guess(text)
     header = next(csv.reader(text.splitlines(keepends=True), delimiter=mark))
     names = [str(i) for i in range(len(header))]
@@ -69,7 +75,7 @@ def _read_text_table(file: Path, delimiter: str | None) -> pa.Table:
     ).slice(1)  # the header, which may hold one name twice
     columns = []
     for column in table.columns:
-        stripped = pc.utf8_trim_whitespace(column)
+        stripped = pc.utf8_trim(column, characters=_BLANKS)
         columns.append(pc.if_else(pc.equal(stripped, ""), pa.scalar(None, pa.string()), stripped))
     return pa.Table.from_arrays(columns, names=header)
 
@@ -105,6 +111,7 @@ def _typed(table: pa.Table, as_text: Collection[str]) -> pa.Table:
             continue
         if pc.any(pc.match_substring_regex(column, r"^[+-]?0\d")).as_py():  # a code, not a number
             continue
+        column = _with_points(column)
         for kind in kinds:
             try:
                 table = table.set_column(i, name, column.cast(kind))
@@ -112,6 +119,18 @@ def _typed(table: pa.Table, as_text: Collection[str]) -> pa.Table:
             except pa.ArrowException:
                 continue
     return table
+
+
+def _with_points(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column of decimal commas with points; one that is no such column, or may hold thousands (1,234), as it is."""
+    import pyarrow.compute as pc
+
+    def every(pattern: str) -> bool:
+        return bool(pc.all(pc.match_substring_regex(column, pattern)).as_py())
+
+    if every(r"^[+-]?\d+(,\d+)?$") and not every(r"^[+-]?\d{1,3}(,\d{3})?$"):
+        return pc.replace_substring(column, ",", ".")
+    return column
 
 
 def _plain_times(table: pa.Table) -> pa.Table:

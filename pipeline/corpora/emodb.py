@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.corpora.base import CorpusReader, Reading, audio_files, read_lines, relative
+from tfser.pipeline.corpora.base import CorpusReader, Expected, Reading, audio_files, read_lines, relative
 
 LETTERS = {
     "W": ("Wut", "anger"),
@@ -111,4 +111,11 @@ READER = CorpusReader(
     ),
     read=read,
     default_protocol="emodb7-speaker",
+    page="http://emodb.bilderbar.info",
+    licence="CC0 1.0",
+    expected=Expected(
+        utterances=535,
+        speakers=10,
+        labels={"anger": 127, "boredom": 81, "neutral": 79, "happiness": 71, "fear": 69, "sadness": 62, "disgust": 46},
+    ),
 )

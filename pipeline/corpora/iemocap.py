@@ -27,7 +27,7 @@ from typing import Any
 
 from tfser.manifests.labels import normalise
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.corpora.base import CorpusReader, Reading, audio_files, is_junk, read_lines, relative
+from tfser.pipeline.corpora.base import CorpusReader, Expected, Reading, audio_files, is_junk, read_lines, relative
 
 _NUMBER = r"-?\d+(?:\.\d+)?"
 _EVALUATION = re.compile(
@@ -150,4 +150,14 @@ READER = CorpusReader(
     ),
     read=read,
     default_protocol="iemocap4-session",
+    page="https://sail.usc.edu/iemocap",
+    licence="research only, on request to USC SAIL",
+    expected=Expected(
+        utterances=10_039,
+        speakers=10,
+        labels={
+            **{"anger": 1103, "happiness": 595, "excitement": 1041, "sadness": 1084, "neutral": 1708, "frustration": 1849},
+            **{"fear": 40, "surprise": 107, "disgust": 2, "other": 3, "undecided": 2507},
+        },
+    ),
 )

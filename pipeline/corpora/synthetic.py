@@ -12,7 +12,7 @@ from typing import Any
 
 from tfser.manifests.labels import normalise
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.corpora.base import CorpusReader, Reading
+from tfser.pipeline.corpora.base import CorpusReader, Expected, Reading
 from tfser.pipeline.synthesis import SynthesisConfig, generate, utterances
 
 
@@ -47,5 +47,8 @@ READER = CorpusReader(
     layout="  ROOT/   (any folder: the corpus is generated there)",
     read=read,
     default_protocol="loso-session",
+    page="built in",
+    licence="MIT, as tfser",
+    expected=Expected(utterances=384, speakers=8, labels=dict.fromkeys(("anger", "happiness", "neutral", "sadness"), 96)),
     prepare=prepare,
 )

@@ -49,7 +49,7 @@ USUAL_NAMES: dict[str, tuple[str, ...]] = {
 }
 """What a column may be called, the likeliest first."""
 
-_ALIASES = {"start": "start_s", "end": "end_s", "id": "utterance_id"}
+COLUMN_ALIASES = {"start": "start_s", "end": "end_s", "id": "utterance_id"}
 _SPLITS = {
     **dict.fromkeys(("train", "training", "tr", "trn"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
@@ -75,14 +75,14 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
     usual = {alias for aliases in USUAL_NAMES.values() for alias in aliases}
     table = load(file, options.get("delimiter"), usual | {theirs.strip().casefold() for theirs in chosen.values()})
     names = _columns(file, table.column_names, chosen)
-    guessed = "utterance_id" in names and not any(_ALIASES.get(ours, ours) == "utterance_id" for ours in chosen)
+    guessed = "utterance_id" in names and not any(COLUMN_ALIASES.get(ours, ours) == "utterance_id" for ours in chosen)
     if "path" not in names and "utterance_id" in names:
         names["path"] = names["utterance_id"]
     if "path" not in names:
         raise UsageError(
             f"{file}: no column looks like a path; name it with --column path=NAME. It has: {', '.join(table.column_names)}"
         )
-    files = _Files(root)
+    files = Files(root)
     reading, clash = _rows(table, names, files)
     if clash and guessed:
         others = {"path": names["path"], **_columns(file, table.column_names, chosen, without="utterance_id")}
@@ -95,12 +95,16 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
             reading, clash = by_path, None
     if clash:
         raise TfserError(f"{file}: {clash}")
+    if files.moved:
+        reading.notes.append(
+            f"{file}: {files.moved:,} full paths are not there as written, and were found below {root} by their last parts"
+        )
     if not reading.utterances:
         raise TfserError(f"{file}: no row makes an utterance" + (f"; {reading.skipped[0][2]}" if reading.skipped else ""))
     return reading
 
 
-def _rows(table: pa.Table, names: Mapping[str, str], files: _Files) -> tuple[Reading, str | None]:
+def _rows(table: pa.Table, names: Mapping[str, str], files: Files) -> tuple[Reading, str | None]:
     """Return what the rows of a table make, given its column for each of ours, and what is wrong where ids clash."""
     known = {name: [_clean(v) for v in table[column].to_pylist()] for name, column in names.items()}
     for name in _NAMES:
@@ -112,7 +116,7 @@ def _rows(table: pa.Table, names: Mapping[str, str], files: _Files) -> tuple[Rea
     for i in range(table.num_rows):
         row = {name: value for name, values in known.items() if (value := values[i]) is not None}
         try:
-            utterance = _utterance(row, {k: v[i] for k, v in own.items()}, files)
+            utterance = utterance_of(row, {k: v[i] for k, v in own.items()}, files)
         except ValueError as error:
             reading.skipped.append((row.get("utterance_id"), row.get("path"), f"row {i + 1}: {error}"))
             continue
@@ -129,7 +133,12 @@ def _rows(table: pa.Table, names: Mapping[str, str], files: _Files) -> tuple[Rea
     return reading, None
 
 
-def _utterance(row: Mapping[str, str], own: Mapping[str, Any], files: _Files) -> Utterance:
+def utterance_of(row: Mapping[str, str], own: Mapping[str, Any], files: Files) -> Utterance:
+    """Return what a row makes, given its text for each of our columns (none for an empty cell) and the corpus's own values.
+
+    Raises:
+        ValueError: if it makes no utterance; the message says why.
+    """
     if "path" not in row:
         raise ValueError("no path")
     path = files.find(row["path"])
@@ -137,7 +146,8 @@ def _utterance(row: Mapping[str, str], own: Mapping[str, Any], files: _Files) ->
     if start is not None and end is not None and end <= start:
         raise ValueError(f"the segment ends at {_digits(end)} s and starts at {_digits(start)} s")
     segment = "" if start is None and end is None else f"_{_digits(start or 0)}-{'end' if end is None else _digits(end)}"
-    stem = path[: -len(PurePosixPath(path).suffix)] if PurePosixPath(path).suffix.lower() in KNOWN_SUFFIXES else path
+    stem, _, ending = path.rpartition(".")
+    stem = stem if f".{ending.lower()}" in KNOWN_SUFFIXES else path
     valence, arousal, dominance = (_number(row.get(name), name) for name in ("valence", "arousal", "dominance"))
     return Utterance(
         utterance_id=row.get("utterance_id") or stem.lstrip("/") + segment,
@@ -161,12 +171,18 @@ def _utterance(row: Mapping[str, str], own: Mapping[str, Any], files: _Files) ->
     )
 
 
-class _Files:
-    """The audio files below a root, found by path, by path without extension, and by stem; walked once, when first needed."""
+class Files:
+    """The audio files below a root, found by path, by path without extension, and by stem; walked once, when first needed.
+
+    A full path of another machine (with a drive letter, or simply not there) is looked for below the root by its last parts,
+    as many of them as fit; `moved` counts such paths.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.moved = 0
         self._walked = False
+        self._found: dict[str, str] = {}
         self._beside: dict[str, list[str]] = {}
         self._stems: dict[str, list[str]] = {}
 
@@ -184,15 +200,31 @@ class _Files:
         Raises:
             ValueError: if it may be several files.
         """
-        value = text if Path(text).is_absolute() else str(PurePosixPath(text.replace("\\", "/")))
-        value = relative(Path(value), self.root)
+        if text not in self._found:  # many rows may be segments of one file
+            self._found[text] = self._find(text)
+        return self._found[text]
+
+    def _find(self, text: str) -> str:
+        meant = Path(text) if Path(text).is_absolute() else Path(PurePosixPath(text.replace("\\", "/")))
+        value = relative(meant, self.root)
         if (self.root / value).is_file():
             return value
         self._walk()
         matches = self._beside.get(value) or self._stems.get(value) or []
+        if not matches and (value.startswith("/") or re.match(r"[A-Za-z]:/", value)):
+            parts = value.lstrip("/").split("/")
+            tails = ("/".join(parts[i:]) for i in range(1, len(parts)))
+            matches = next((found for tail in tails if (found := self._there(tail))), [])
+            self.moved += bool(matches)
         if len(matches) > 1:
             raise ValueError(f"{text!r} may be {' or '.join(matches[:3])}; write the path with its folder and extension")
         return matches[0] if matches else value
+
+    def _there(self, tail: str) -> list[str]:
+        """Return the files below the root that the last parts of a path may be: that path, or one without its extension."""
+        if (self.root / tail).is_file():
+            return [tail]
+        return self._beside.get(tail, [])
 
 
 def _digits(seconds: float) -> str:
@@ -205,7 +237,7 @@ def _columns(file: Path, present: Sequence[str], chosen: Mapping[str, str], with
     folded = {name.strip().casefold(): name for name in reversed(present)}
     result: dict[str, str] = {}
     for ours, theirs in chosen.items():
-        name = _ALIASES.get(ours, ours)
+        name = COLUMN_ALIASES.get(ours, ours)
         if name not in USUAL_NAMES:
             raise UsageError(f"--column {ours}={theirs}: {ours!r} is none of {', '.join(USUAL_NAMES)}")
         if theirs.casefold() not in folded:
@@ -265,5 +297,7 @@ READER = CorpusReader(
     ),
     read=read,
     default_protocol=None,
+    page="your own",
+    licence="its owner's",
     options=("table", "columns", "delimiter"),
 )

@@ -16,7 +16,7 @@ import pytest
 from tfser.manifests.catalogue import ensure_protocol, open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.files import write_json
-from tfser.pipeline.corpora import locate
+from tfser.pipeline.corpora import CORPORA, locate
 from tfser.pipeline.corpora.base import Reading
 from tfser.pipeline.corpora.table import READER, read
 from tfser.pipeline.scan import scan
@@ -406,5 +406,5 @@ def test_a_copy_of_another_name_stays_where_it_was_scanned(tmp_path, cache, put_
 
 def test_each_known_corpus_is_named_once(cache, put_corpus):
     put_corpus(cache, [], corpus="emodb", adapter="emodb")
-    with pytest.raises(UsageError, match=r"Known: emodb, iemocap, synthetic, table$"):
+    with pytest.raises(UsageError, match=f"Known: {', '.join(sorted(CORPORA))}$"):
         locate(cache, "no-such-thing")
