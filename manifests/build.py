@@ -16,9 +16,12 @@ import duckdb
 
 from tfser.manifests import schema
 from tfser.manifests.cache import Cache, Stamp
+from tfser.manifests.duplicates import read_near_duplicates
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import read_json
 from tfser.manifests.folds import applicable, install
+from tfser.manifests.own_protocols import own_protocols
+from tfser.manifests.protocol import JOINED_BY, Protocol
 from tfser.manifests.protocols import parse
 from tfser.manifests.views import VIEWS
 
@@ -54,7 +57,7 @@ def build(cache: Cache, connection: Connection, before: Sources, sources: Source
     if fresh:
         create(connection)
     connection.execute("BEGIN")
-    if changed("corpora/"):
+    if changed("corpora/", "protocols/"):
         _read_corpora(cache, connection)
     if changed("corpora/", "features/"):
         _read_features(cache, connection, sources)
@@ -97,18 +100,25 @@ def read_corpus(cache: Cache, connection: Connection, corpus: str) -> dict[str, 
     """
     about: dict[str, object] = read_json(cache.corpus(corpus) / "corpus.json")
     names = ("adapter", "root", "scanned_at", "default_protocol")
+    expected = about.get("expected")  # none: a scan that is older than the key
+    published = expected.get("utterances") if isinstance(expected, dict) else None
     connection.execute(
-        "INSERT INTO corpora VALUES (?, ?, ?, ?, ?, ?)",
-        [corpus, *(about.get(name) for name in names), json.dumps(about.get("options", {}))],
+        "INSERT INTO corpora VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [corpus, *(about.get(name) for name in names), json.dumps(about.get("options", {})), published],
     )
     _insert(connection, "utterances", [cache.corpus(corpus) / "utterances.parquet"])
     return about
 
 
-def asked_for(cache: Cache, corpus: str) -> list[str]:
-    """Return the protocols that somebody asked for beyond the corpus's own."""
-    path = cache.corpus(corpus) / "protocols.json"
+def asked_for(cache: Cache, corpora: str) -> list[str]:
+    """Return the protocols that somebody asked for beyond the corpus's own; of several corpora, those over any several."""
+    path = asked_file(cache, corpora)
     return [str(spec) for spec in read_json(path)] if path.exists() else []
+
+
+def asked_file(cache: Cache, corpora: str) -> Path:
+    """Return the file that lists them."""
+    return cache.protocols / "asked.json" if JOINED_BY in corpora else cache.corpus(corpora) / "protocols.json"
 
 
 def make_utterances(connection: Connection, files: Sequence[Path]) -> None:
@@ -157,8 +167,8 @@ def _insert(connection: Connection, table: str, files: Sequence[Path]) -> None:
 
 
 def _read_corpora(cache: Cache, connection: Connection) -> None:
-    names = cache.corpora()
-    for table in ("corpora", "protocols", "assignments"):
+    names, own = cache.corpora(), own_protocols(cache)
+    for table in ("corpora", "protocols", "assignments", "held_out"):
         connection.execute(f"DELETE FROM {table}")
     make_utterances(connection, [cache.corpus(name) / "utterances.parquet" for name in names])
     for name in names:
@@ -166,13 +176,39 @@ def _read_corpora(cache: Cache, connection: Connection) -> None:
         wanted = [*applicable(connection, name), *asked_for(cache, name)]
         if about.get("default_protocol"):
             wanted.append(str(about["default_protocol"]))
-        installed: set[str] = set()
-        for spec in wanted:
-            with contextlib.suppress(TfserError):  # one that does not fit the rows: `ensure_protocol` says why
-                protocol = parse(spec)
-                if protocol.name not in installed:
-                    installed.add(protocol.name)
-                    install(connection, name, protocol)
+        _install_all(connection, name, wanted, own)
+    _install_all(connection, JOINED_BY, asked_for(cache, JOINED_BY), own)
+    read_near_duplicates(cache, connection, names)
+
+
+def _install_all(connection: Connection, corpus: str, wanted: Sequence[str], own: Mapping[str, Protocol]) -> None:
+    """Install protocols but those that do not fit the rows: `ensure_protocol` says why."""
+    installed: set[str] = set()
+    for spec in wanted:
+        with contextlib.suppress(TfserError):
+            protocol = parse(spec, own)
+            if protocol.name in installed or not known_corpora(connection, protocol, corpus):
+                continue
+            installed.add(protocol.name)
+            if protocol.where == "TRUE":
+                install(connection, corpus, protocol)
+                continue
+            connection.execute("COMMIT")  # a condition that cannot be computed on some row undoes what was begun
+            try:
+                connection.execute("BEGIN")
+                install(connection, corpus, protocol)
+                connection.execute("COMMIT")
+            except TfserError:
+                with contextlib.suppress(duckdb.Error):
+                    connection.execute("ROLLBACK")
+            connection.execute("BEGIN")
+
+
+def known_corpora(connection: Connection, protocol: Protocol, corpus: str) -> bool:
+    """Tell whether the catalogue holds every corpus of a protocol."""
+    wanted = list(protocol.over or (corpus,))
+    found = connection.execute("SELECT count(*) FROM corpora WHERE list_contains(?, corpus)", [wanted]).fetchone()
+    return found == (len(wanted),)
 
 
 def _read_features(cache: Cache, connection: Connection, sources: Sources) -> None:

@@ -66,6 +66,11 @@ class Cache:
         return sorted(name for name in names if _NAME.fullmatch(name))
 
     @property
+    def protocols(self) -> Path:
+        """The folder of users' own protocols, and of what was asked for over several corpora."""
+        return self.root / "protocols"
+
+    @property
     def features(self) -> Path:
         """The folder of all feature sets."""
         return self.root / "features"
@@ -83,6 +88,8 @@ class Cache:
         patterns = (
             "corpora/*/*.json",
             "corpora/*/*.parquet",
+            "protocols/*.json",
+            "protocols/*.toml",
             "features/*/feature_set.json",
             "features/*/*/*.rows.parquet",
             "features/*/*/skipped.parquet",

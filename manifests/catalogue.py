@@ -19,11 +19,21 @@ from typing import Any
 import duckdb
 
 from tfser.manifests import schema
-from tfser.manifests.build import Connection, asked_for, build, create, first_line, make_utterances, read_corpus
+from tfser.manifests.build import (
+    Connection,
+    asked_file,
+    asked_for,
+    build,
+    create,
+    first_line,
+    make_utterances,
+    read_corpus,
+)
 from tfser.manifests.cache import Cache, Stamp
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.files import aside, sweep, write_json
 from tfser.manifests.folds import install
+from tfser.manifests.own_protocols import OwnProtocol, keep_own, own_protocols
 from tfser.manifests.protocols import parse
 
 __all__ = ["Connection", "ensure_protocol", "open_catalogue", "refresh", "rows", "select", "select_arrow"]
@@ -191,29 +201,42 @@ def _writes(query: str, kind: str) -> str | None:
     return kind
 
 
-def ensure_protocol(cache: Cache, corpus: str, spec: str) -> str:
+def ensure_protocol(cache: Cache, corpus: str, spec: str, *, own: OwnProtocol | None = None) -> str:
     """Make sure that the catalogue holds a protocol's rows for a corpus; return the protocol's canonical name.
+
+    Args:
+        cache: the cache.
+        corpus: the corpus; of a protocol that names its corpora, what it names (`protocols.corpora`).
+        spec: the protocol.
+        own: the user's own protocol that the specification names, if the cache may not hold it yet.
 
     Raises:
         UsageError: if the specification is off or meant for another corpus.
-        TfserError: if the corpus is not in the cache, or its rows cannot fill the protocol.
+        TfserError: if a corpus is not in the cache, or its rows cannot fill the protocol.
     """
-    protocol = parse(spec)
+    protocol = parse(spec, own_protocols(cache) | ({own.protocol.name: own.protocol} if own else {}))
+    if protocol.over and corpus != protocol.corpus:
+        raise UsageError(f"protocol {protocol.name} is for {protocol.corpus}, not for {corpus}")
+    corpora = list(protocol.over or (corpus,))
     with open_catalogue(cache) as connection:
-        if not connection.execute("SELECT 1 FROM corpora WHERE corpus = ?", [corpus]).fetchone():
-            raise unknown("corpus", corpus, cache.corpora())
-        known = "SELECT 1 FROM protocols WHERE protocol = ? AND corpus = ?"
+        for name in corpora:
+            if not connection.execute("SELECT 1 FROM corpora WHERE corpus = ?", [name]).fetchone():
+                raise unknown("corpus", name, cache.corpora())
+        known = "SELECT 1 FROM protocols WHERE protocol = ? AND corpora = ?"
         if connection.execute(known, [protocol.name, corpus]).fetchone():
             return protocol.name
     with contextlib.closing(duckdb.connect()) as trial:  # say what is wrong before anything is written
         create(trial)
-        make_utterances(trial, [cache.corpus(corpus) / "utterances.parquet"])
-        read_corpus(cache, trial, corpus)
+        make_utterances(trial, [cache.corpus(name) / "utterances.parquet" for name in corpora])
+        for name in corpora:
+            read_corpus(cache, trial, name)
         install(trial, corpus, protocol)
-    with cache.lock(f"protocols/{corpus}"):
+    if own is not None:
+        keep_own(cache, own)
+    with cache.lock(f"protocols/{corpus if len(corpora) == 1 else 'asked'}"):
         asked = asked_for(cache, corpus)
         if protocol.name not in asked:
-            write_json(cache.corpus(corpus) / "protocols.json", [*asked, protocol.name])
+            write_json(asked_file(cache, corpus), [*asked, protocol.name])
     refresh(cache)
     return protocol.name
 

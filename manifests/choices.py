@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue import ensure_protocol
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.files import read_json
+from tfser.manifests.own_protocols import check_kept, is_file, own_protocols, read_own
+from tfser.manifests.protocol import JOINED_BY
+from tfser.manifests.protocols import draws_on, specify
 
 
 def choose_corpus(cache: Cache, corpus: str | None) -> str:
@@ -40,3 +46,41 @@ def default_protocol(cache: Cache, corpus: str) -> str:
             "--protocol random-kfold:5, which may leak speakers"
         )
     return str(protocol)
+
+
+def choose_protocol(
+    cache: Cache,
+    corpus: str | None = None,
+    protocol: str | None = None,
+    *,
+    labels: str | None = None,
+    validation: str | None = None,
+) -> tuple[str, str]:
+    """Settle corpus and protocol, and make sure that the catalogue holds the protocol's rows; return both names.
+
+    The corpus is what is named, what the protocol names (several are joined by +), or the only one in the cache; the protocol
+    is what is named, a user's own file (a name that ends in .toml), or the corpus's default.
+
+    Raises:
+        UsageError: if a name is unknown, an option contradicts the protocol, or there are none or several to choose from.
+        TfserError: if the rows cannot fill the protocol.
+    """
+    own = None
+    if protocol is not None and is_file(protocol):
+        own = read_own(Path(protocol).expanduser())
+    elif protocol is not None:
+        check_kept(cache, protocol)
+    kept = own_protocols(cache)
+    if own is not None:
+        protocol, kept = own.protocol.name, kept | {own.protocol.name: own.protocol}
+    named = draws_on(protocol, kept) if protocol is not None else None
+    if named is None:
+        chosen = choose_corpus(cache, corpus)
+    else:
+        if corpus is not None and corpus != named:
+            raise UsageError(f"--corpus {corpus}: protocol {protocol} is for {named}; leave --corpus out")
+        for name in named.split(JOINED_BY):
+            choose_corpus(cache, name)
+        chosen = named
+    spec = specify(protocol or default_protocol(cache, chosen), labels=labels, validation=validation, own=kept)
+    return chosen, ensure_protocol(cache, chosen, spec, own=own)

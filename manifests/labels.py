@@ -63,15 +63,55 @@ def normalise(raw: str | None) -> str | None:
     return _KNOWN.get(word.replace(" ", "_"), word) or None
 
 
+def _classes(**members: str) -> dict[str, str]:
+    """Return the map of classes given with the labels of each."""
+    return {label: name for name, labels in members.items() for label in labels.split()}
+
+
+_HIGH = "anger fear happiness surprise excitement frustration"
+_LOW = "boredom disgust neutral sadness calm"
+_POSITIVE = "happiness neutral surprise excitement calm"
+_NEGATIVE = "anger boredom disgust fear sadness contempt frustration"
+
+LABEL_MAPS: dict[str, dict[str, str]] = {
+    "common4": _classes(anger="anger", happiness="happiness excitement", neutral="neutral", sadness="sadness"),
+    "arousal2": _classes(high=_HIGH, low=_LOW),
+    "valence2": _classes(negative=_NEGATIVE, positive=_POSITIVE),
+    "quadrants4": {
+        label: f"{arousal}-{valence}"
+        for arousal, labels in (("high", _HIGH), ("low", _LOW))
+        for valence, signed in (("negative", _NEGATIVE), ("positive", _POSITIVE))
+        for label in labels.split()
+        if label in signed.split()
+    },
+}
+"""Label maps to sets that corpora have in common, by name.
+
+common4: the four classes of most IEMOCAP work, excitement counted as happiness.
+
+arousal2, valence2: the two halves of each axis as Schuller, Vlasenko, Eyben, Rigoll and Wendemuth set them for cross-corpus work
+(Acoustic emotion recognition: a benchmark comparison of performances, ASRU 2009): anger, fear, happiness and surprise are of
+high arousal, boredom, disgust, neutral and sadness of low; happiness, neutral and surprise are positive, the others negative.
+Labels that their corpora did not have stand where Russell's circumplex has them (A circumplex model of affect, JPSP 39, 1980):
+excitement high and positive, frustration high and negative, calm low and positive; contempt is negative, and of neither arousal.
+
+quadrants4: both axes together, so without contempt.
+"""
+
+
 def parse_label_map(text: str) -> dict[str, str]:
-    """Parse `CLASS[:LABEL+LABEL...],...` into a map from label to class.
+    """Parse `CLASS[:LABEL+LABEL...],...`, or the name of one of `LABEL_MAPS`, into a map from label to class.
 
     >>> parse_label_map("anger,happiness:happiness+excitement,neutral")
     {'anger': 'anger', 'happiness': 'happiness', 'excitement': 'happiness', 'neutral': 'neutral'}
+    >>> parse_label_map("common4") == parse_label_map("anger,happiness:happiness+excitement,neutral,sadness")
+    True
 
     Raises:
         UsageError: if the text is empty, or a label is given to two classes, or fewer than two classes come out.
     """
+    if text.strip() in LABEL_MAPS:
+        return dict(LABEL_MAPS[text.strip()])
     result: dict[str, str] = {}
     for part in text.split(","):
         name, _, members = part.strip().partition(":")
@@ -82,16 +122,24 @@ def parse_label_map(text: str) -> dict[str, str]:
             if result.setdefault(label, name.strip()) != name.strip():
                 raise UsageError(f"label map {text!r}: {label!r} stands in two classes")
     if len(set(result.values())) < 2:
-        raise UsageError(f"label map {text!r} makes fewer than two classes")
+        hint = f" ({_known_maps()})" if ":" not in text else ""
+        raise UsageError(f"label map {text!r} makes fewer than two classes{hint}")
     return result
 
 
+def _known_maps() -> str:
+    return f"maps with a name: {', '.join(LABEL_MAPS)}"
+
+
 def format_label_map(labels: Mapping[str, str]) -> str:
-    """Write a label map in the notation of `parse_label_map`.
+    """Write a label map in the notation of `parse_label_map`; one that has a name, by its name.
 
     >>> format_label_map({"anger": "anger", "happiness": "happiness", "excitement": "happiness"})
     'anger,happiness:happiness+excitement'
     """
+    for known, of in LABEL_MAPS.items():
+        if list(of.items()) == list(labels.items()):
+            return known
     members: dict[str, list[str]] = {}
     for label, name in labels.items():
         members.setdefault(name, []).append(label)

@@ -1,15 +1,18 @@
-"""Protocols: which utterances take part, under which class, and who tests whom.
+"""What protocols are called, and how a name is read.
 
-A protocol is written `NAME[:K[:COLUMN]][@LABELS][/VALIDATION]`, for instance
+A protocol is written `NAME[:ARGUMENTS][@LABELS][/VALIDATION]`, for instance
 
     emodb7-speaker                                     a named protocol
     loso-speaker                                       any corpus: leave one speaker out, all labels
     group-kfold:5                                      any corpus: speakers dealt into 5 folds
     group-kfold:5:session@anger,happiness:happiness+excitement/next-group
+    cross:emodb+casia:iemocap@common4/speakers:1       train on two corpora, test on a third
+    loco:emodb,casia,esd                               leave one corpus out
 
-Folds count from 1, and fold k tests the k-th group in natural order (speaker 9 before speaker 10). Validation is `none` (train
-on everything but the test group), `next-group` (fold k validates on group k + 1, cyclically) or, for an official split, what
-the corpus calls val. A protocol's hash covers the rows it makes, so two papers that name the same hash used the same split.
+Folds count from 1, and fold k tests the k-th group in natural order (speaker 9 before speaker 10). LABELS is a map as
+`labels.parse_label_map` reads it, or the name of one; VALIDATION a policy of `validation`. A name is canonical: asking for the
+same thing in other words gives the same name. A protocol's hash covers the rows it makes, so two papers that name the same hash
+used the same split.
 
 Each protocol declares which columns it keeps apart. The audits take an overlap in those for an error, and any other overlap
 for a warning. What a protocol makes of a corpus's rows is in `folds`.
@@ -19,135 +22,94 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from tfser.manifests.cache import check_name
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.labels import LABELS, format_label_map, normalise, parse_label_map
+from tfser.manifests.named import PROTOCOLS
+from tfser.manifests.natural import natural_key
+from tfser.manifests.protocol import GROUP_COLUMNS, JOINED_BY, Protocol
+from tfser.manifests.validation import canonical_policy
 
-VALIDATIONS = ("none", "next-group")
-_GROUP_COLUMNS = ("speaker", "session", "dialogue")
+__all__ = ["PROTOCOLS", "Protocol", "draws_on", "parse", "specify", "with_validation"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """A way of splitting a corpus.
-
-    `corpora` names the corpora (by reader) that it is for; None is any. `labels` maps the field's labels to classes, in the
-    order of the classes; None takes every label as its own class but those that name no emotion. `where` is an SQL condition
-    on `utterances`. `grouped_by` is the column whose values become the groups; `k` deals the groups into that many folds,
-    None makes one fold a group.
-    """
-
-    name: str
-    summary: str
-    version: int = 1
-    corpora: tuple[str, ...] | None = None
-    labels: Mapping[str, str] | None = None
-    where: str = "TRUE"
-    grouped_by: str = "speaker"
-    k: int | None = None
-    keeps_apart: tuple[str, ...] = ("speaker",)
-    validation: str = "none"
-    needs_k: bool = False
+Own = Mapping[str, Protocol]
+"""Users' own protocols, by name (`own_protocols`)."""
 
 
-def _same(*labels: str) -> dict[str, str]:
-    return {label: label for label in labels}
-
-
-PROTOCOLS = {
-    p.name: p
-    for p in (
-        Protocol(
-            name="emodb7-speaker",
-            summary="EmoDB, 7 classes, leave one of 10 speakers out",
-            corpora=("emodb",),
-            labels=_same("anger", "boredom", "disgust", "fear", "happiness", "sadness", "neutral"),
-        ),
-        Protocol(
-            name="iemocap4-session",
-            summary="IEMOCAP, 4 classes (happiness with excitement), improvised and scripted, leave one of 5 sessions out",
-            corpora=("iemocap",),
-            labels={**_same("anger", "happiness"), "excitement": "happiness", **_same("neutral", "sadness")},
-            grouped_by="session",
-            keeps_apart=("speaker", "session", "dialogue"),
-        ),
-        Protocol(name="loso-speaker", summary="leave one speaker out, every label a class"),
-        Protocol(
-            name="loso-session",
-            summary="leave one session out, every label a class",
-            grouped_by="session",
-            keeps_apart=("speaker", "session"),
-        ),
-        Protocol(
-            name="group-kfold",
-            summary="whole groups (speakers, or the column named after K) dealt into K folds of about the same size",
-            needs_k=True,
-        ),
-        Protocol(
-            name="random-kfold",
-            summary="utterances dealt into K folds whoever speaks: speakers leak, and the name says so",
-            grouped_by="utterance_id",
-            keeps_apart=(),
-            needs_k=True,
-        ),
-        Protocol(
-            name="official-split",
-            summary="the corpus's own train, val and test",
-            grouped_by="split",
-            keeps_apart=(),
-            validation="split",
-        ),
-    )
-}
-"""The named protocols and the generic ones, by name. One line makes another."""
-
-
-def parse(text: str) -> Protocol:
+def parse(text: str, own: Own | None = None) -> Protocol:
     """Return the protocol of a specification.
 
     >>> parse("group-kfold:5@anger,neutral/next-group").name
     'group-kfold:5@anger,neutral/next-group'
+    >>> parse("cross:esd+casia:emodb").over
+    ('casia', 'emodb', 'esd')
     >>> parse("loso-speker")
     Traceback (most recent call last):
     ...
     tfser.manifests.errors.UsageError: unknown protocol 'loso-speker'; did you mean 'loso-speaker'? Known: ...
 
     Raises:
-        UsageError: if the name is unknown, K is missing or no number, or the labels or the validation policy are off.
+        UsageError: if the name is unknown, its arguments are missing or off, or the labels or the validation policy are.
     """
-    head, slash, validation = text.rpartition("/")
-    if not slash or validation not in VALIDATIONS:
-        if slash and re.fullmatch(r"[a-z-]+", validation) and not _ends_in_label(head, validation):
-            raise unknown("validation policy", validation, VALIDATIONS)
-        head, validation = text, ""
-    stem, at, labels = head.partition("@")
+    stem, labels, validation = _split(text)
     base, *arguments = stem.split(":")
-    if base not in PROTOCOLS:
-        raise unknown("protocol", base, sorted(PROTOCOLS))
-    protocol = PROTOCOLS[base]
-    name = base
-    if protocol.needs_k:
-        if not arguments or not re.fullmatch("[0-9]{1,9}", arguments[0]) or int(arguments[0]) < 2:
-            raise UsageError(f"protocol {text!r}: say into how many folds, from 2: {base}:5")
-        protocol = replace(protocol, k=int(arguments[0]))
-        name += f":{protocol.k}"
-        if len(arguments) == 2 and base == "group-kfold" and arguments[1] in _GROUP_COLUMNS:
-            protocol = replace(protocol, grouped_by=arguments[1], keeps_apart=(arguments[1],))
-            name += f":{arguments[1]}" if arguments[1] != "speaker" else ""
-        elif len(arguments) > 1:
-            raise UsageError(f"protocol {text!r}: groups are one of {', '.join(_GROUP_COLUMNS)}: {base}:5:session")
-    elif arguments:
-        raise UsageError(f"protocol {text!r}: {base} takes no number")
-    if at:
+    known = {**PROTOCOLS, **(own or {})}
+    if base not in known:
+        raise unknown("protocol", base, sorted(known))
+    protocol = _with_arguments(text, known[base], arguments)
+    if labels is not None:
         protocol = replace(protocol, labels=parse_label_map(labels))
-        name += f"@{format_label_map(protocol.labels or {})}"
-    if validation and validation != protocol.validation:
-        if protocol.grouped_by == "split":
-            raise UsageError(f"protocol {text!r}: {base} has its own validation side")
-        protocol = replace(protocol, validation=validation)
-        name += f"/{validation}"
-    return replace(protocol, name=name)
+        protocol = replace(protocol, name=f"{protocol.name}@{format_label_map(protocol.labels or {})}")
+    return with_validation(protocol, validation) if validation is not None else protocol
+
+
+def with_validation(protocol: Protocol, validation: str) -> Protocol:
+    """Return a protocol with another validation policy; its name says so.
+
+    Raises:
+        UsageError: if there is no such policy, or the protocol has a validation side of its own.
+    """
+    policy = canonical_policy(validation)
+    if policy == protocol.validation:
+        return protocol
+    if protocol.sides is not None and (policy in ("none", "next-group") or "val" in _listed(protocol)):
+        why = "has its own validation side" if protocol.validation == "split" else "has one fold only"
+        raise UsageError(f"protocol {protocol.name!r} {why}: it cannot validate by {policy}")
+    return replace(protocol, validation=policy, name=f"{protocol.name}/{policy}")
+
+
+def _listed(protocol: Protocol) -> tuple[str, ...]:
+    """Return the roles that a protocol of fixed sides surely has: what a split column says is the corpus's matter."""
+    return () if protocol.grouped_by == "split" else tuple((protocol.sides or {}).values())
+
+
+def draws_on(text: str, own: Own | None = None) -> str | None:
+    """Return the corpora that a specification names, in one word as `runs.corpus` has them; None if it names none.
+
+    Raises:
+        UsageError: as `parse`, of a protocol that would name some.
+    """
+    base = re.split("[:@/]", text, maxsplit=1)[0]
+    named = {**{name: p for name, p in PROTOCOLS.items() if p.grouped_by == "corpus"}, **(own or {})}
+    return parse(text, own).corpus if base in named else None
+
+
+def _split(text: str) -> tuple[str, str | None, str | None]:
+    """Return what stands before @, between @ and the last slash, and behind that; None for what is not there."""
+    head, slash, validation = text.rpartition("/")
+    if slash:
+        try:
+            canonical_policy(validation)
+        except UsageError:
+            if re.fullmatch(r"[a-z-]+(:[0-9.]*)?", validation) and not _ends_in_label(head, validation):
+                raise
+            head, slash = text, ""
+    else:
+        head = text
+    stem, at, labels = head.partition("@")
+    return stem, labels if at else None, validation if slash else None
 
 
 def _ends_in_label(head: str, tail: str) -> bool:
@@ -156,23 +118,71 @@ def _ends_in_label(head: str, tail: str) -> bool:
     return "@" in head and normalise(label) in LABELS
 
 
-def specify(name: str, *, labels: str | None = None, validation: str | None = None) -> str:
+def _with_arguments(text: str, protocol: Protocol, arguments: list[str]) -> Protocol:
+    """Return a generic protocol with what stands behind its name.
+
+    Raises:
+        UsageError: if that is not what it needs.
+    """
+    base = protocol.name
+    if protocol.needs is None:
+        if arguments:
+            raise UsageError(f"protocol {text!r}: {base} takes no number")
+        return protocol
+    if base == "cross":
+        if len(arguments) != 2:
+            raise UsageError(f"protocol {text!r}: say what to train on and what to test on: cross:emodb+casia:iemocap")
+        train, test = (_corpora(text, part, JOINED_BY) for part in arguments)
+        if both := [name for name in train if name in test]:
+            raise UsageError(f"protocol {text!r}: {both[0]} cannot stand on both sides; take a protocol of {both[0]} for that")
+        sides = {**dict.fromkeys(train, "train"), **dict.fromkeys(test, "test")}
+        over = tuple(sorted(sides, key=natural_key))
+        summary = f"train on {', '.join(train)}; test on {', '.join(test)}"
+        return replace(protocol, name=f"cross:{'+'.join(train)}:{'+'.join(test)}", summary=summary, over=over, sides=sides)
+    if base == "loco":
+        over = _corpora(text, ":".join(arguments), ",")
+        if len(over) < 2:
+            raise UsageError(f"protocol {text!r}: name the corpora, at least two: loco:emodb,casia,esd")
+        return replace(protocol, name=f"loco:{','.join(over)}", summary=f"leave one of {len(over)} corpora out", over=over)
+    if not arguments or not re.fullmatch("[0-9]{1,9}", arguments[0]) or int(arguments[0]) < 2:
+        raise UsageError(f"protocol {text!r}: say into how many folds, from 2: {base}:5")
+    protocol = replace(protocol, k=int(arguments[0]), name=f"{base}:{int(arguments[0])}")
+    if len(arguments) == 1:
+        return protocol
+    column = arguments[1]
+    if len(arguments) > 2 or base != "group-kfold" or column not in GROUP_COLUMNS:
+        raise UsageError(f"protocol {text!r}: groups are one of {', '.join(GROUP_COLUMNS)}: {base}:5:session")
+    name = protocol.name + (f":{column}" if column != "speaker" else "")
+    return replace(protocol, grouped_by=column, keeps_apart=(column,), name=name)
+
+
+def _corpora(text: str, part: str, mark: str) -> tuple[str, ...]:
+    """Return the corpora of a list, in natural order."""
+    names = [name for name in part.split(mark) if name]
+    for name in names:
+        check_name(f"protocol {text!r}: corpus", name)
+        if names.count(name) > 1:
+            raise UsageError(f"protocol {text!r}: {name} stands there twice")
+    if not names:
+        raise UsageError(f"protocol {text!r}: name the corpora: cross:emodb+casia:iemocap, loco:emodb,casia,esd")
+    return tuple(sorted(names, key=natural_key))
+
+
+def specify(name: str, *, labels: str | None = None, validation: str | None = None, own: Own | None = None) -> str:
     """Return the canonical specification for a protocol with the options of the command line.
 
     Raises:
         UsageError: as `parse`, or if an option contradicts what the name says.
     """
-    protocol = parse(name)
+    protocol = parse(name, own)
     spec = protocol.name
+    stem, said, policy = _split(spec)
     if labels:
-        if "@" in spec:
+        if said is not None:
             raise UsageError(f"protocol {name!r} already says which labels; leave --labels out")
-        head, slash, policy = spec.rpartition("/")
-        spec = f"{head}@{labels}/{policy}" if slash else f"{spec}@{labels}"
-    if validation and validation != protocol.validation:
-        if validation not in VALIDATIONS:
-            raise unknown("validation policy", validation, VALIDATIONS)
-        if spec.endswith(tuple(f"/{policy}" for policy in VALIDATIONS)):
+        spec = f"{stem}@{labels}" + (f"/{policy}" if policy else "")
+    if validation and canonical_policy(validation) != protocol.validation:
+        if policy is not None:
             raise UsageError(f"protocol {name!r} already says how to validate; leave --validation out")
-        spec = f"{spec}/{validation}"
-    return parse(spec).name
+        return with_validation(parse(spec, own), validation).name
+    return parse(spec, own).name

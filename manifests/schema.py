@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VERSION = 5
+VERSION = 6
 """Raised when a table changes: an older catalogue is then rebuilt from the files, never read."""
 
 
@@ -43,6 +43,7 @@ TABLES = (
         scanned_at VARCHAR -- time of the last scan that changed something, UTC
         default_protocol VARCHAR -- what `train` and `audit` take when none is named
         options VARCHAR -- options of the scan, JSON
+        expected_utterances BIGINT -- as the corpus's documentation counts them; null where it does not
         """,
     ),
     _table(
@@ -73,7 +74,7 @@ TABLES = (
         peak DOUBLE -- largest magnitude of a sample, 1 is full scale
         rms_db DOUBLE -- level, dB relative to full scale
         clipped_share DOUBLE -- share of samples at full scale
-        flags VARCHAR[] -- silent, clipped, long, short: noticed, never dropped
+        flags VARCHAR[] -- silent, clipped, damaged, long, short: noticed, never dropped
         size BIGINT -- bytes of the file, for the quick check
         mtime_ns BIGINT -- modification time of the file, for the quick check
         """,
@@ -119,19 +120,44 @@ TABLES = (
         """,
     ),
     _table(
+        "fingerprints",
+        "Utterances that were compared for near-duplicates (`tfser audit --near-duplicates`), while their audio is the same.",
+        """
+        corpus VARCHAR -- corpus name
+        utterance_id VARCHAR -- utterance
+        frames BIGINT -- of the fingerprint that hold sound; too few of them, and the utterance is like no other
+        """,
+    ),
+    _table(
+        "near_duplicates",
+        "Utterances that are copies of one another by their fingerprints, though not by their samples; each pair both ways.",
+        """
+        corpus VARCHAR -- corpus name
+        utterance_id VARCHAR -- utterance
+        other_corpus VARCHAR -- corpus of its copy
+        other_id VARCHAR -- its copy
+        similarity DOUBLE -- share of equal bits where the two overlap; 0.5 is chance
+        evidence VARCHAR -- copy: the whole of both is alike; excerpt: a part of at least one
+        offset_s DOUBLE -- how much later the shared sound begins in the copy
+        overlap_s DOUBLE -- seconds of sound that were compared
+        """,
+    ),
+    _table(
         "protocols",
-        "Protocols that this cache knows for its corpora.",
+        "Protocols that this cache knows for its corpora. One over several corpora has a row for each of them, all of one hash.",
         """
         protocol VARCHAR -- name, with label map and validation policy where they were chosen
-        corpus VARCHAR -- corpus name
+        corpus VARCHAR -- corpus name; of several corpora, one of them
+        corpora VARCHAR -- all of its corpora, joined by +, as in `runs.corpus`; of one corpus, its name
         version INTEGER -- of the protocol's definition
         hash VARCHAR -- of the rows that it makes: utterance, label, fold, role
         folds INTEGER -- number of folds
         classes VARCHAR[] -- in the order of the head's outputs
         keeps_apart VARCHAR[] -- columns that must not be shared between train and test
         grouped_by VARCHAR -- the column whose values the folds are made of
-        validation VARCHAR -- none, next-group or split
+        validation VARCHAR -- none, next-group, speakers:N, random-leaky:SHARE or split
         summary VARCHAR -- one line
+        used_by VARCHAR[] -- who uses it in the literature
         """,
     ),
     _table(
@@ -139,17 +165,29 @@ TABLES = (
         "Which group each utterance of a protocol belongs to; `folds` is made of this.",
         """
         protocol VARCHAR -- name
-        corpus VARCHAR -- corpus name
+        corpus VARCHAR -- corpus name: that of the utterance
         utterance_id VARCHAR -- utterance
         label VARCHAR -- after the protocol's map
-        group VARCHAR -- value of the grouping column
+        group VARCHAR -- value of the grouping column; over several corpora, corpus/value
         fold INTEGER -- the fold that tests this utterance; null: none can
-        role VARCHAR -- fixed role (official splits); null: by fold
+        role VARCHAR -- fixed role (official splits, cross-corpus); null: by fold
+        part INTEGER -- what a validation policy holds out together (see held_out); null: never held out
+        """,
+    ),
+    _table(
+        "held_out",
+        "Which parts of a protocol's utterances validate in which fold instead of training there.",
+        """
+        protocol VARCHAR -- name
+        corpus VARCHAR -- corpus name
+        part INTEGER -- of `assignments`
+        fold INTEGER -- where it would train, and validates
         """,
     ),
     _table(
         "fold_roles",
-        "Which role the utterances that are tested in one fold have in each fold, where they have no fixed role.",
+        "Which role the utterances that are tested in one fold have in each fold, where they have no fixed role and are not held"
+        " out: a policy that holds parts of groups out (held_out) turns some of train into val. For who is tested, this is all.",
         """
         protocol VARCHAR -- name
         corpus VARCHAR -- corpus name
@@ -201,7 +239,7 @@ TABLES = (
         head VARCHAR -- architecture
         preset VARCHAR -- variant of the architecture
         recipe VARCHAR -- way of training
-        corpus VARCHAR -- corpus name
+        corpus VARCHAR -- corpus name; several joined by +
         protocol VARCHAR -- protocol name
         protocol_hash VARCHAR -- of its rows when the run was made
         validation VARCHAR -- validation policy
@@ -242,7 +280,7 @@ TABLES = (
         "Every prediction of every run; choose a selection and a level.",
         """
         run_id VARCHAR -- run
-        corpus VARCHAR -- corpus name
+        corpus VARCHAR -- corpus name: that of the utterance
         fold INTEGER -- from 1
         utterance_id VARCHAR -- utterance
         label VARCHAR -- true class
@@ -288,7 +326,7 @@ TABLES = (
         head VARCHAR -- architecture
         preset VARCHAR -- variant
         recipe VARCHAR -- way of training
-        corpus VARCHAR -- corpus name
+        corpus VARCHAR -- corpus name; several joined by +
         protocol VARCHAR -- protocol name
         feature_set VARCHAR -- name
         seed BIGINT -- random seed

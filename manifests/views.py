@@ -12,9 +12,12 @@ FROM protocols p, LATERAL (SELECT unnest(range(1, p.folds + 1))::INTEGER AS test
 """
 
 FOLDS = """
-SELECT a.protocol, a.corpus, r.fold, coalesce(a.role, r.role) AS role, a.utterance_id, a.label, r.validation
+SELECT a.protocol, a.corpus, r.fold,
+  CASE WHEN h.part IS NOT NULL AND coalesce(a.role, r.role) = 'train' THEN 'val' ELSE coalesce(a.role, r.role) END AS role,
+  a.utterance_id, a.label, r.validation
 FROM assignments a
 JOIN fold_roles r ON r.protocol = a.protocol AND r.corpus = a.corpus AND r.tested_in = a.fold
+LEFT JOIN held_out h ON h.protocol = a.protocol AND h.corpus = a.corpus AND h.part = a.part AND h.fold = r.fold
 """
 
 FOLD_UTTERANCES = """
@@ -44,7 +47,7 @@ WITH fold_scores AS (
 SELECT s.experiment, any_value(head) AS head, any_value(preset) AS preset, any_value(recipe) AS recipe,
   any_value(s.corpus) AS corpus, any_value(s.protocol) AS protocol, any_value(feature_set) AS feature_set, s.seed,
   any_value(epochs) AS epochs, s.selection, s.level, count(*) AS folds,
-  (SELECT any_value(p.folds) FROM protocols p WHERE p.protocol = any_value(s.protocol) AND p.corpus = any_value(s.corpus))
+  (SELECT any_value(p.folds) FROM protocols p WHERE p.protocol = any_value(s.protocol) AND p.corpora = any_value(s.corpus))
     AS of_folds,
   avg(WA) AS WA, stddev_samp(WA) AS WA_std, avg(UA) AS UA, stddev_samp(UA) AS UA_std, avg(WF1) AS WF1,
   avg(macro_F1) AS macro_F1, any_value(pooled_WA) AS pooled_WA, any_value(pooled_UA) AS pooled_UA, sum(seconds) AS seconds,
