@@ -19,10 +19,10 @@ from tfser.heads.precision import settle_precision
 from tfser.heads.recipes import Recipe
 from tfser.heads.runs import digest
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import Connection, ensure_protocol, open_catalogue, rows
-from tfser.manifests.choices import choose_corpus, default_protocol
+from tfser.manifests.catalogue import Connection, open_catalogue, rows
+from tfser.manifests.choices import choose_protocol
 from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.manifests.protocols import specify
+from tfser.manifests.protocol import JOINED_BY
 
 METHOD_VERSION = 2
 """Raised when the same configuration would train to other numbers, so that old runs are not taken for new ones."""
@@ -51,8 +51,10 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Everything that defines an experiment, settled; a run of it adds the fold. `chosen` says what was not asked
-    for."""
+    """Everything that defines an experiment, settled; a run of it adds the fold.
+
+    `corpus` is one corpus, or several joined by + (`corpora` parts them). `chosen` says what was not asked for.
+    """
 
     spec: HeadSpec
     preset: str
@@ -97,6 +99,11 @@ class Experiment:
         }
 
     @property
+    def corpora(self) -> list[str]:
+        """The corpora that its utterances are from."""
+        return self.corpus.split(JOINED_BY)
+
+    @property
     def name(self) -> str:
         """The experiment's id: readable, and unique by its configuration."""
         return f"{self.spec.name}-{self.preset}-{self.recipe_name.partition('+')[0]}-{self.corpus}-{digest(self.configuration())}"
@@ -115,11 +122,8 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     """
     spec = head(request.head)
     said: list[str] = []
-    corpus = choose_corpus(cache, request.corpus)
-    protocol = ensure_protocol(
-        cache,
-        corpus,
-        specify(request.protocol or default_protocol(cache, corpus), labels=request.labels, validation=request.validation),
+    corpus, protocol = choose_protocol(
+        cache, request.corpus, request.protocol, labels=request.labels, validation=request.validation
     )
     preset = request.preset or spec.default_preset
     config = spec.preset(preset)
@@ -130,7 +134,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         settings["epochs"] = str(request.epochs)
     config, recipe, changes = _with_settings(spec, config, recipe, settings)
     with open_catalogue(cache) as connection:
-        about = rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpus = ?", [protocol, corpus])[0]
+        about = rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [protocol, corpus])[0]
         feature_set = _choose_features(connection, spec, corpus, request.features)
         of = rows(connection, "SELECT * FROM feature_sets WHERE feature_set = ?", [feature_set])[0]
         data_hash = _data_hash(connection, protocol, corpus, feature_set)
@@ -182,9 +186,9 @@ def _with_settings(
         if key not in recipe_names and key not in config_names:
             raise unknown("setting", key, [*recipe_names, *config_names])
     of_recipe = {k: v for k, v in settings.items() if k in recipe_names}
-    if "epochs" in of_recipe and "warmup_epochs" not in of_recipe:  # a short training warms up for a quarter of it at most
+    if "epochs" in of_recipe and "warmup_epochs" not in of_recipe:  # a short training warms up for half of it at most
         epochs = recipe.with_settings({"epochs": of_recipe["epochs"], "warmup_epochs": "0"}).epochs
-        of_recipe["warmup_epochs"] = str(min(recipe.warmup_epochs, epochs / 4))
+        of_recipe["warmup_epochs"] = str(min(recipe.warmup_epochs, epochs / 2))
     new_recipe = recipe.with_settings(of_recipe)
     new_config = config.with_settings({k: v for k, v in settings.items() if k not in recipe_names})
     changes = [
@@ -197,12 +201,17 @@ def _with_settings(
 
 
 def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked: str | None) -> str:
-    have: list[str] = [
-        r["feature_set"]
-        for r in rows(connection, "SELECT DISTINCT feature_set FROM features WHERE corpus = ? ORDER BY 1", [corpus])
-    ]
+    corpora = corpus.split(JOINED_BY)
+    sets: dict[str, set[str]] = {name: set() for name in corpora}
+    for row in rows(connection, "SELECT DISTINCT feature_set, corpus FROM features WHERE list_contains(?, corpus)", [corpora]):
+        sets[row["corpus"]].add(row["feature_set"])
+    for name, of in sets.items():
+        if not of:
+            raise UsageError(f"no features of {name} in the cache; run `tfser extract --corpus {name}` first")
+    have = sorted(set.intersection(*sets.values()))
     if not have:
-        raise UsageError(f"no features of {corpus} in the cache; run `tfser extract --corpus {corpus}` first")
+        each = "; ".join(f"{name} has {', '.join(sorted(of))}" for name, of in sets.items())
+        raise UsageError(f"no feature set that all corpora have: {each}; extract the same one of each")
     if asked is not None:
         if asked not in have:
             raise unknown(f"feature set of {corpus}", asked, have)
@@ -218,12 +227,14 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
 
 def _data_hash(connection: Connection, protocol: str, corpus: str, feature_set: str) -> str:
     """Hash what training and audits see of each utterance that has features: its audio, speaker, session and dialogue."""
+    corpora = corpus.split(JOINED_BY)
+    which = "a.corpus, a.utterance_id" if len(corpora) > 1 else "a.utterance_id"
     found = connection.execute(
-        "SELECT a.utterance_id, u.content_hash, u.speaker, u.session, u.dialogue FROM assignments a "
+        f"SELECT {which}, u.content_hash, u.speaker, u.session, u.dialogue FROM assignments a "
         "JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id "
         "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
-        "WHERE a.protocol = ? AND a.corpus = ? ORDER BY a.utterance_id",
-        [feature_set, protocol, corpus],
+        "WHERE a.protocol = ? AND list_contains(?, a.corpus) ORDER BY a.corpus, a.utterance_id",
+        [feature_set, protocol, corpora],
     ).fetchall()
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
@@ -233,8 +244,8 @@ def _longest(connection: Connection, protocol: str, corpus: str, feature_set: st
     found = connection.execute(
         "SELECT max(f.frames) FROM assignments a "
         "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
-        "WHERE a.protocol = ? AND a.corpus = ? AND a.fold IS NOT NULL",
-        [feature_set, protocol, corpus],
+        "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL",
+        [feature_set, protocol, corpus.split(JOINED_BY)],
     ).fetchone()
     return int(found[0]) if found and found[0] else 1
 
@@ -246,7 +257,7 @@ def check_unchanged(connection: Connection, experiment: Experiment) -> None:
         TfserError: if the corpus was scanned or extracted anew since.
     """
     of = [experiment.protocol, experiment.corpus]
-    now = rows(connection, "SELECT hash FROM protocols WHERE protocol = ? AND corpus = ?", of)
+    now = rows(connection, "SELECT hash FROM protocols WHERE protocol = ? AND corpora = ?", of)
     same = now and now[0]["hash"] == experiment.protocol_hash
     if not same or _data_hash(connection, of[0], of[1], experiment.feature_set) != experiment.data_hash:
         raise TfserError(f"{experiment.corpus} was scanned or extracted anew while this ran; run the same command again")

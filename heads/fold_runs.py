@@ -19,6 +19,7 @@ from tfser.manifests.audit import Finding, blocking, run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import TfserError
+from tfser.manifests.validation import WITHOUT_VAL
 from tfser.pipeline.batches import FeatureRow, PackedFeatures, load_packed
 from tfser.pipeline.scan import now
 
@@ -30,11 +31,13 @@ if TYPE_CHECKING:
 class Loaded:
     """The features of a protocol's n utterances, in memory, with what training needs to know of each.
 
-    `sides` gives, for each fold and role, the rows of the features that are in it; `left_out` counts the utterances that have no
-    features.
+    `corpora` names the corpus of each: an utterance's id tells it from others of its corpus only. Speakers of a protocol over
+    several corpora are called `corpus/speaker`. `sides` gives, for each fold and role, the rows of the features that are in it;
+    `left_out` counts the utterances that have no features.
     """
 
     features: PackedFeatures
+    corpora: tuple[str, ...]
     labels: npt.NDArray[np.int64]
     speakers: tuple[str | None, ...]
     sides: Mapping[int, Mapping[str, npt.NDArray[np.int64]]]
@@ -56,14 +59,15 @@ class EmptySideError(TfserError):
 def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], None] | None = None) -> Loaded:
     """Load the features of all utterances of the protocol that have any, and who is in which fold, from one catalogue.
 
-    Utterances come in the order of their ids, whatever shards they lie in: the same data trains to the same numbers however the
-    cache grew.
+    Utterances come in the order of their corpora and ids, whatever shards they lie in: the same data trains to the same numbers
+    however the cache grew.
 
     Raises:
         TfserError: if a shard is damaged, or the corpus was scanned anew since the experiment was settled.
     """
     number = {name: i for i, name in enumerate(experiment.classes)}
-    key = [experiment.protocol, experiment.corpus]
+    key = [experiment.protocol, experiment.corpora]
+    several = len(experiment.corpora) > 1
     with open_catalogue(cache) as connection:
         check_unchanged(connection, experiment)
         found = rows(
@@ -71,19 +75,22 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
             "SELECT f.*, a.label, u.speaker FROM features f "
             "JOIN assignments a ON a.corpus = f.corpus AND a.utterance_id = f.utterance_id "
             "JOIN utterances u ON u.corpus = f.corpus AND u.utterance_id = f.utterance_id "
-            "WHERE a.protocol = ? AND a.corpus = ? AND a.fold IS NOT NULL AND f.feature_set = ? ORDER BY f.utterance_id",
+            "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL AND f.feature_set = ? "
+            "ORDER BY f.corpus, f.utterance_id",
             [*key, experiment.feature_set],
         )
-        all_of = rows(connection, "SELECT count(*) AS n FROM assignments WHERE protocol = ? AND corpus = ?", key)[0]["n"]
+        counting = "SELECT count(*) AS n FROM assignments WHERE protocol = ? AND list_contains(?, corpus)"
+        all_of = rows(connection, counting, key)[0]["n"]
         placed = connection.execute(
-            "SELECT fold, role, utterance_id FROM folds WHERE protocol = ? AND corpus = ? AND list_contains(?, fold)",
+            "SELECT fold, role, corpus, utterance_id FROM folds WHERE protocol = ? AND list_contains(?, corpus) "
+            "AND list_contains(?, fold)",
             [*key, list(experiment.folds)],
         ).fetchall()
-    place = {row["utterance_id"]: i for i, row in enumerate(found)}
+    place = {(row["corpus"], row["utterance_id"]): i for i, row in enumerate(found)}
     sides: dict[int, dict[str, list[int]]] = {fold: {"train": [], "val": [], "test": []} for fold in experiment.folds}
-    for fold, role, utterance_id in placed:
-        if utterance_id in place:
-            sides[fold][role].append(place[utterance_id])
+    for fold, role, *utterance in placed:
+        if tuple(utterance) in place:
+            sides[fold][role].append(place[tuple(utterance)])
     where = [
         FeatureRow(
             utterance_id=r["utterance_id"],
@@ -97,7 +104,8 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
     return Loaded(
         features=load_packed(where, progress=progress),
         labels=np.array([number[r["label"]] for r in found], dtype=np.int64),
-        speakers=tuple(r["speaker"] for r in found),
+        corpora=tuple(r["corpus"] for r in found),
+        speakers=tuple(f"{r['corpus']}/{r['speaker']}" if several and r["speaker"] else r["speaker"] for r in found),
         sides={
             fold: {role: np.array(sorted(members), dtype=np.int64) for role, members in of.items()}
             for fold, of in sides.items()
@@ -204,7 +212,7 @@ def train_fold(
                 "seconds": sum(r.train_s + r.eval_s for r in result.history),
             },
             classes=experiment.classes,
-            utterance_ids=[data.features.utterance_ids[i] for i in test],
+            utterances=[(data.corpora[i], data.features.utterance_ids[i]) for i in test],
             labels=data.labels[test],
             selections=[_selected(name, of, test) for name, of in result.selections.items()],
             history=[_history_row(record) for record in result.history],
@@ -245,7 +253,7 @@ def _history_row(record: EpochRecord) -> dict[str, Any]:
 
 def _sides(experiment: Experiment, loaded: Loaded, fold: int) -> Mapping[str, npt.NDArray[np.int64]]:
     sides = loaded.sides[fold]
-    wanted = ("train", "val", "test") if experiment.validation == "next-group" else ("train", "test")
+    wanted = ("train", "test") if experiment.validation in WITHOUT_VAL else ("train", "val", "test")
     for side in wanted:
         if not len(sides[side]):
             raise EmptySideError(

@@ -99,7 +99,7 @@ def finish(
     about: Mapping[str, Any],
     *,
     classes: Sequence[str],
-    utterance_ids: Sequence[str],
+    utterances: Sequence[tuple[str, str]],
     labels: npt.NDArray[np.int64],
     selections: Sequence[Selected],
     history: Sequence[Mapping[str, Any]],
@@ -110,7 +110,7 @@ def finish(
         cache: the cache.
         about: all columns of the table `runs`.
         classes: names, in the order of the head's outputs.
-        utterance_ids: of the U test utterances.
+        utterances: corpus and id of the U test utterances.
         labels: (U,) their true class numbers.
         selections: predictions, one set a selection.
         history: one mapping an epoch.
@@ -118,21 +118,21 @@ def finish(
     import pyarrow as pa
 
     folder = run_folder(cache, about["run_id"])
-    run_id, fold, corpus = about["run_id"], about["fold"], about["corpus"]
+    run_id, fold = about["run_id"], about["fold"]
     predictions, metrics, confusion = [], [], []
     for of in selections:
         for level, truth, probabilities, names, numbers in (
-            ("utterance", labels, of.utterances, utterance_ids, None),
+            ("utterance", labels, of.utterances, utterances, None),
             (
                 "segment",
                 labels[of.segment_utterance],
                 of.segments,
-                [utterance_ids[u] for u in of.segment_utterance],
+                [utterances[u] for u in of.segment_utterance],
                 of.segment_number,
             ),
         ):
             key = {"run_id": run_id, "fold": fold, "selection": of.selection, "level": level}
-            predictions.append(_prediction_table(key, corpus, classes, names, truth, probabilities, numbers))
+            predictions.append(_prediction_table(key, classes, names, truth, probabilities, numbers))
             found = scores(truth, probabilities.argmax(axis=1), len(classes))
             metrics += _metric_rows(key | {"epoch": of.epoch}, found, classes)
             confusion += [
@@ -161,9 +161,8 @@ def save_model(path: Path, state: Mapping[str, Tensor]) -> None:
 
 def _prediction_table(
     key: Mapping[str, Any],
-    corpus: str,
     classes: Sequence[str],
-    names: Sequence[str],
+    names: Sequence[tuple[str, str]],
     truth: npt.NDArray[np.int64],
     probabilities: npt.NDArray[np.float32],
     numbers: npt.NDArray[np.int64] | None,
@@ -179,9 +178,9 @@ def _prediction_table(
     return pa.table(
         {
             "run_id": [key["run_id"]] * n,
-            "corpus": [corpus] * n,
+            "corpus": pa.array([corpus for corpus, _ in names], pa.string()),
             "fold": pa.array([key["fold"]] * n, pa.int32()),
-            "utterance_id": list(names),
+            "utterance_id": pa.array([utterance_id for _, utterance_id in names], pa.string()),
             "label": [classes[i] for i in truth],
             "predicted": [classes[i] for i in probabilities.argmax(axis=1)],
             "probabilities": map_array,

@@ -102,12 +102,12 @@ def test_wrong_requests_get_one_line_and_exit_2(words: tuple[str, ...], expected
     assert "Traceback" not in result.stderr
 
 
-def test_a_short_training_warms_up_for_a_quarter_of_it_at_most(cache: Path) -> None:
+def test_a_short_training_warms_up_for_half_of_it_at_most(cache: Path) -> None:
     result = run("train", "--head", "tf_mamba", "--fold", "1", "--epochs", "2", *SMALL, "--format", "json")
     assert result.exit_code == 0, result.stderr
     about = of_run(cache, json.loads(result.stdout)[0]["run_id"])
-    assert about["config"]["recipe_config"]["warmup_epochs"] == 0.5
-    assert "+epochs=2+warmup_epochs=0.5" in about["recipe"]
+    assert about["config"]["recipe_config"]["warmup_epochs"] == 1.0
+    assert "+epochs=2+warmup_epochs=1.0" in about["recipe"]
 
 
 def test_the_ablation_table_has_the_paper_s_rows_beside_ours(cache: Path) -> None:

@@ -138,12 +138,12 @@ def test_training_with_it_pulls_classes_together() -> None:
     labels = [0, 0, 0, 0, 1, 1, 1, 1]
     frames.requires_grad_()
     optimiser = torch.optim.Adam([frames], lr=0.05)
-    first = float(loss(frames, labels))
+    first = loss(frames, labels).item()
     for _ in range(100):
         optimiser.zero_grad()
         loss(frames, labels).backward()
         optimiser.step()
-    assert float(loss(frames, labels)) < 0.05 * first
+    assert loss(frames, labels).item() < 0.05 * first
 
 
 def test_cross_entropy_is_torch_s_where_it_is_plain() -> None:
