@@ -2,10 +2,8 @@
 
 A file opens with a header of `-- key: text` lines: title, level, explanation, action. Its query reads the catalogue's tables and
 returns one row a violation, with at least protocol, corpus, fold (null: the whole protocol) and level (error, warning, info);
-the other columns say what was found. It needs no Python: put a file there and it runs. The tables `folds`, `fold_utterances`,
-`fold_roles`, `assignments`, `protocols`, `skipped` and `checked_feature_sets` (feature_set, corpus) hold only what is being
-audited. Utterances that the scan or every checked feature set listed as skipped, so that nobody trains or tests on them, are
-not among their rows.
+the other columns say what was found. It needs no Python: put a file there and it runs; users' own folders of such files run
+beside the packaged ones. What the tables hold while audits run is said in `audited`.
 """
 
 from __future__ import annotations
@@ -13,19 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from tfser.manifests.audited import audited
 from tfser.manifests.catalogue import Connection, rows
-from tfser.manifests.errors import TfserError
+from tfser.manifests.errors import TfserError, UsageError
 
 LEVELS = ("error", "warning", "info", "ok")
-_VIEWS = (
-    *("fold_utterances", "folds", "fold_roles", "assignments", "unused"),
-    *("skipped", "protocols", "checked_feature_sets"),
-)
-"""Temporary views that stand before the tables while audits run."""
 _KEYS = ("title", "level", "explanation", "action")
 
 
@@ -58,6 +53,7 @@ class Finding:
     rows: int
     action: str
     examples: tuple[dict[str, Any], ...] = ()
+    explanation: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the finding as `tfser audit --format json` prints it."""
@@ -106,6 +102,22 @@ def packaged_audits() -> list[Audit]:
     return [parse_audit(entry.name.removesuffix(".sql"), entry.read_text(encoding="utf-8")) for entry in files]
 
 
+def audits_in(folder: Path) -> list[Audit]:
+    """Return the audits of a folder of the user's own, by name.
+
+    Raises:
+        UsageError: if there is no such folder, it holds no .sql file, or one bears the name of a packaged audit.
+        TfserError: if a file's header lacks one of its lines.
+    """
+    files = sorted(folder.glob("*.sql")) if folder.is_dir() else None
+    if not files:
+        raise UsageError(f"--audits {folder}: " + ("no such folder" if files is None else "no .sql file in it"))
+    taken = {audit.name for audit in packaged_audits()}
+    if clash := [file.stem for file in files if file.stem in taken]:
+        raise UsageError(f"--audits {folder}: {clash[0]}.sql has the name of an audit that comes with tfser; rename it")
+    return [parse_audit(file.stem, file.read_text(encoding="utf-8-sig")) for file in files]
+
+
 def run_audits(
     connection: Connection,
     *,
@@ -114,59 +126,31 @@ def run_audits(
     feature_sets: Sequence[str] | None = None,
     audits: Sequence[Audit] | None = None,
     examples: int = 5,
+    is_foreign: bool = False,
+    claims: Sequence[str] = (),
 ) -> list[Finding]:
-    """Run the audits over one protocol of one corpus; errors first.
+    """Run the audits over one protocol, or over a foreign split; errors first.
 
     Args:
         connection: an open catalogue.
-        protocol: the protocol's canonical name; its rows must be in the catalogue.
-        corpus: the corpus.
+        protocol: the protocol's canonical name, whose rows must be in the catalogue, or what the foreign split is called.
+        corpus: the corpus; of a protocol over several, all of them as `protocols.corpora` joins them.
         feature_sets: the ones that have to be complete; None takes those that hold any feature of the corpus.
         audits: which ones; None runs all that are packaged.
         examples: rows to keep of each finding.
+        is_foreign: audit what `foreign.install` put into the connection.
+        claims: columns that the foreign split is held to keep apart.
 
     Raises:
         TfserError: if an audit's query fails, or names a level that there is not.
     """
-    _limit(connection, protocol, corpus, feature_sets)
     findings: list[Finding] = []
-    try:
+    with audited(
+        connection, protocol=protocol, corpus=corpus, feature_sets=feature_sets, is_foreign=is_foreign, claims=claims
+    ):
         for audit in packaged_audits() if audits is None else audits:
             findings += _run(connection, audit, protocol, corpus, examples)
-    finally:
-        for name in _VIEWS:
-            connection.execute(f"DROP VIEW IF EXISTS temp.{name}")
     return sorted(findings, key=lambda f: (LEVELS.index(f.level), f.audit, f.fold or 0))
-
-
-def _limit(connection: Connection, protocol: str, corpus: str, feature_sets: Sequence[str] | None) -> None:
-    """Let temporary views of the tables' own names stand before them, which hold only what is audited."""
-    database = (connection.execute("SELECT current_database()").fetchone() or ("memory",))[0]
-    p, c, main = _quote(protocol), _quote(corpus), f'"{database}".main'
-    if feature_sets is None:
-        chosen = f"SELECT DISTINCT feature_set, corpus FROM {main}.features WHERE corpus = {c}"
-    else:
-        chosen = f"SELECT unnest([{', '.join(_quote(f) for f in feature_sets)}]::VARCHAR[]) AS feature_set, {c} AS corpus"
-    views = {
-        "checked_feature_sets": chosen,
-        # What a reader passed over (stage read) was never an utterance, though it may bear the id of one; nor is a run.
-        "skipped": f"SELECT * FROM {main}.skipped WHERE corpus = {c} AND stage NOT IN ('read', 'run')",
-        "unused": "WITH excused AS (SELECT DISTINCT s.utterance_id, s.stage, c.feature_set FROM temp.skipped s "
-        "LEFT JOIN temp.checked_feature_sets c ON s.stage = 'extract:' || c.feature_set) "
-        "SELECT utterance_id FROM excused WHERE utterance_id NOT IN (SELECT f.utterance_id "
-        f"FROM {main}.features f JOIN temp.checked_feature_sets USING (feature_set, corpus)) GROUP BY utterance_id "
-        "HAVING bool_or(stage = 'scan') OR (count(DISTINCT feature_set) > 0 AND count(DISTINCT feature_set) = "
-        "(SELECT count(*) FROM temp.checked_feature_sets))",
-        "protocols": f"SELECT * FROM {main}.protocols WHERE protocol = {p} AND corpus = {c}",
-        "fold_roles": f"SELECT * FROM {main}.fold_roles WHERE protocol = {p} AND corpus = {c}",
-    }
-    for name in ("assignments", "folds", "fold_utterances"):
-        views[name] = (
-            f"SELECT * FROM {main}.{name} m WHERE m.protocol = {p} AND m.corpus = {c} "
-            "AND NOT EXISTS (SELECT 1 FROM temp.unused s WHERE s.utterance_id = m.utterance_id)"
-        )
-    for name, body in views.items():
-        connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS {body}")
 
 
 def _run(connection: Connection, audit: Audit, protocol: str, corpus: str, examples: int) -> list[Finding]:
@@ -198,6 +182,7 @@ def _run(connection: Connection, audit: Audit, protocol: str, corpus: str, examp
             rows=members[0]["count_"],
             action=audit.action,
             examples=tuple({k: v for k, v in row.items() if k not in plain} for row in members[:examples]),
+            explanation=audit.explanation,
         )
         for (fold, level), members in grouped.items()
     ]
@@ -211,7 +196,3 @@ def _run(connection: Connection, audit: Audit, protocol: str, corpus: str, examp
 def blocking(findings: Sequence[Finding], fold: int) -> list[Finding]:
     """Return the findings that forbid training on a fold: the errors in it, and those of the protocol as a whole."""
     return [f for f in findings if f.level == "error" and f.fold in (None, fold)]
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

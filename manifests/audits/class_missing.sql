@@ -2,23 +2,28 @@
 -- level: error in train, warning in val and test
 -- explanation: a class that training never hears cannot be learnt; one that the test side lacks is left out of that fold's UA
 -- action: choose folds or a label map that keep each class on each side; report the score pooled over folds, too
-WITH present AS (
-  SELECT DISTINCT a.protocol, a.corpus, r.fold, coalesce(a.role, r.role) AS role, a.label
-  FROM (SELECT DISTINCT protocol, corpus, fold, role, label FROM assignments) a
-  JOIN fold_roles r ON r.protocol = a.protocol AND r.corpus = a.corpus AND r.tested_in = a.fold
+WITH counted AS (
+  SELECT protocol, corpus, fold AS tested_in, role AS fixed, part, label, count(*) AS n FROM assignments GROUP BY ALL
+), sides AS (  -- of all corpora of the protocol together
+  SELECT c.protocol, r.fold, c.label,
+    CASE WHEN h.part IS NOT NULL AND coalesce(c.fixed, r.role) = 'train' THEN 'val' ELSE coalesce(c.fixed, r.role) END AS role,
+    sum(c.n)::BIGINT AS n
+  FROM counted c JOIN fold_roles r ON r.protocol = c.protocol AND r.corpus = c.corpus AND r.tested_in = c.tested_in
+  LEFT JOIN held_out h ON h.protocol = c.protocol AND h.corpus = c.corpus AND h.part = c.part AND h.fold = r.fold
+  GROUP BY ALL
+), named AS (
+  SELECT protocol, any_value(corpora) AS corpus, any_value(folds) AS folds, any_value(classes) AS classes FROM protocols GROUP BY protocol
 ), expected AS (  -- the sides that each fold must have, whether or not anybody stands there
-  SELECT p.protocol, p.corpus, p.folds, r.role FROM protocols p, (VALUES ('train'), ('val'), ('test')) r(role)
-  WHERE r.role <> 'val' OR p.validation = 'next-group'
+  SELECT DISTINCT p.protocol, p.folds, r.role FROM protocols p, (VALUES ('train'), ('val'), ('test')) r(role)
+  WHERE r.role <> 'val' OR p.validation NOT IN ('none', 'split')
     OR (p.validation = 'split' AND EXISTS (SELECT 1 FROM utterances u WHERE u.corpus = p.corpus AND u.split = 'val'))
-), sides AS (
-  SELECT protocol, corpus, fold, role FROM present
+), wanted AS (
+  SELECT protocol, fold, role FROM sides
   UNION
-  SELECT protocol, corpus, unnest(range(1, folds + 1))::INTEGER, role FROM expected
-)
-SELECT s.protocol, s.corpus, s.fold, CASE s.role WHEN 'train' THEN 'error' ELSE 'warning' END AS level, s.role, c.class
-FROM sides s
-JOIN (SELECT protocol, corpus, unnest(classes) AS class FROM protocols) c ON c.protocol = s.protocol AND c.corpus = s.corpus
-LEFT JOIN present e
-  ON e.protocol = s.protocol AND e.corpus = s.corpus AND e.fold = s.fold AND e.role = s.role AND e.label = c.class
-WHERE e.label IS NULL
-ORDER BY s.protocol, s.fold, s.role, c.class
+  SELECT protocol, unnest(range(1, folds + 1))::INTEGER, role FROM expected
+), classes AS (SELECT protocol, corpus, unnest(classes) AS class FROM named)
+SELECT w.protocol, c.corpus, w.fold, CASE w.role WHEN 'train' THEN 'error' ELSE 'warning' END AS level, w.role, c.class
+FROM wanted w JOIN classes c ON c.protocol = w.protocol
+LEFT JOIN sides s ON s.protocol = w.protocol AND s.fold = w.fold AND s.role = w.role AND s.label = c.class
+WHERE s.label IS NULL
+ORDER BY w.protocol, w.fold, w.role, c.class

@@ -10,6 +10,6 @@ WITH nameless AS (
   WHERE u.speaker IS NULL AND a.fold IS NOT NULL AND list_contains(p.keeps_apart, 'speaker')
 )
 SELECT r.protocol, r.corpus, r.fold, 'error' AS level, n.utterances, n.example
-FROM (SELECT protocol, corpus, count(*) AS utterances, min(utterance_id) AS example FROM nameless GROUP BY ALL) n
+FROM (SELECT protocol, corpus, count(DISTINCT utterance_id) AS utterances, min(utterance_id) AS example FROM nameless GROUP BY ALL) n
 JOIN (SELECT DISTINCT protocol, corpus, fold FROM fold_roles) r ON r.protocol = n.protocol AND r.corpus = n.corpus
-ORDER BY r.protocol, r.fold
+ORDER BY r.protocol, r.fold, r.corpus

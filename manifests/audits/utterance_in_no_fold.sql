@@ -6,4 +6,4 @@ SELECT a.protocol, a.corpus, NULL::INTEGER AS fold, 'error' AS level, a.utteranc
 FROM assignments a
 JOIN protocols p ON p.protocol = a.protocol AND p.corpus = a.corpus
 WHERE a.fold IS NULL
-ORDER BY a.protocol, a.utterance_id
+ORDER BY a.protocol, a.corpus, a.utterance_id

@@ -15,17 +15,11 @@ from tfser.manifests.files import read_json, write_json, write_table
 from tfser.manifests.utterances import Skipped, Utterance, skipped_table
 
 NAMES = {
-    "class_missing",
-    "dialogue_overlap",
-    "duplicate_audio",
-    "features_missing",
-    "sentence_overlap",
-    "session_overlap",
-    "speaker_overlap",
-    "speaker_spelling",
-    "speaker_unknown",
-    "utterance_in_no_fold",
-    "utterance_in_two",
+    *("speaker_overlap", "speaker_spelling", "speaker_unknown", "speaker_confound", "speaker_attribution"),
+    *("session_overlap", "dialogue_overlap", "neighbours_split", "sentence_overlap", "corpus_overlap", "validation_speakers"),
+    *("duplicate_audio", "near_duplicates", "near_duplicates_unsearched", "features_missing"),
+    *("class_missing", "class_collapsed", "label_shift", "duration_leak", "level_leak", "recording_leak", "flags_by_class"),
+    *("utterance_in_no_fold", "utterance_in_two", "published_counts", "split_unmatched", "split_twice", "split_labels"),
 }
 
 
@@ -80,7 +74,7 @@ def test_speakers(cache, put_corpus):
     findings = audit(cache, "loso-session")
     assert found(findings) == {"speaker_overlap": "error"}
     assert [(f.fold, f.rows) for f in findings if f.level == "error"] == [(1, 1), (2, 1)]
-    assert findings[0].examples == ({"speaker": "s1", "test_utterances": 4, "other_utterances": 2},)
+    assert findings[0].examples == ({"speaker": "s1", "test_utterances": 4, "train_utterances": 2, "val_utterances": 0},)
     assert found(audit(cache, "official-split")) == {"speaker_overlap": "warning"}  # promises nothing about speakers
     random = found(audit(cache, "random-kfold:2"))
     assert (random["speaker_overlap"], random["session_overlap"], random["dialogue_overlap"]) == ("warning",) * 3
@@ -98,11 +92,15 @@ def test_sessions_and_dialogues(cache, put_corpus):
     assert found(audit(cache, "loso-speaker")) == {"session_overlap": "warning"}
     assert found(audit(cache, "group-kfold:4:dialogue"))["session_overlap"] == "warning"
     put_corpus(cache, changed({"dialogue": "d4"}, "s1_0"))
-    assert found(audit(cache, "loso-speaker")) == {"session_overlap": "warning", "dialogue_overlap": "warning"}
+    assert found(audit(cache, "loso-speaker")) == {
+        "session_overlap": "warning",
+        "dialogue_overlap": "warning",
+        "neighbours_split": "warning",
+    }
     session = changed({"session": "S1"}, "s1_0")
     put_corpus(cache, session, corpus="iemocap", adapter="iemocap")
     of_iemocap = found(audit(cache, "iemocap4-session@anger,neutral", "iemocap"))
-    assert of_iemocap == {"speaker_overlap": "error", "dialogue_overlap": "error"}
+    assert of_iemocap == {"speaker_overlap": "error", "dialogue_overlap": "error", "neighbours_split": "error"}
 
 
 def test_validation_is_compared_too(cache, put_corpus):
@@ -268,7 +266,7 @@ def test_sentences_are_information(cache, put_corpus):
     put_corpus(cache, [replace(u, sentence=u.utterance_id[-1]) for u in corpus()])
     findings = audit(cache, "loso-session")
     assert found(findings) == {"sentence_overlap": "info"}
-    assert findings[0].examples == ({"sentences": 4, "test_utterances": 8},)
+    assert findings[0].examples == ({"sentences": 4, "test_utterances": 8, "share_of_test": 1.0},)
 
 
 def test_order_and_blocking(cache, put_corpus):
@@ -307,7 +305,7 @@ def test_to_json_and_sentence(cache, put_corpus):
         "rows": 1,
     }
     assert findings[0].sentence() == (
-        "speakers on both sides (fold 1, 1 row; for instance speaker s1, test_utterances 4, other_utterances 1)"
+        "speakers on both sides (fold 1, 1 row; for instance speaker s1, test_utterances 4, train_utterances 1, val_utterances 0)"
     )
 
 

@@ -1,0 +1,164 @@
+"""What the audits see: temporary views of the catalogue's own table names that hold only what is being audited.
+
+They hold a protocol of the catalogue, or a foreign split: the rows that `foreign` read and matched. Beside the catalogue's
+tables `protocols`, `assignments`, `held_out`, `fold_roles`, `folds`, `fold_utterances` and `skipped` there are three more:
+
+* `members`: one row an utterance of the split, with its class and the columns of `utterances` that audits compare; `turn_s` is
+  its place in the dialogue in seconds, where the corpus says it;
+* `checked_feature_sets` (feature_set, corpus): those that have to be complete;
+* `split_rows` (file, line, written, fold, role, corpus, utterance_id, matches, label, speaker): what a foreign split says, row by
+  row; empty for a protocol.
+
+Utterances that the scan or every checked feature set listed as skipped, so that nobody trains or tests on them, are not among
+the rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from tfser.manifests.build import Connection
+from tfser.manifests.views import FOLD_ROLES, FOLD_UTTERANCES, FOLDS
+
+_COLUMNS = (
+    *("speaker", "gender", "session", "dialogue", "sentence", "duration_s", "rms_db", "sample_rate", "flags", "content_hash"),
+)
+_TURNS = ("turn_start_s", "start_s")
+"""Columns that place an utterance in its dialogue, the better one first; the first is some corpora's own."""
+
+_SMALL = ("protocols", "checked_feature_sets", "skipped", "unused", "held_out", "fold_roles")
+"""Computed once, in an order in which they can be, and not anew by each audit."""
+
+_USED = " AND NOT EXISTS (SELECT 1 FROM temp.unused s WHERE s.corpus = m.corpus AND s.utterance_id = m.utterance_id)"
+
+SPLIT_COLUMNS = (
+    "file VARCHAR, line BIGINT, written VARCHAR, fold INTEGER, role VARCHAR, corpus VARCHAR, utterance_id VARCHAR, "
+    "matches INTEGER, label VARCHAR, speaker VARCHAR"
+)
+
+
+@contextlib.contextmanager
+def audited(
+    connection: Connection,
+    *,
+    protocol: str,
+    corpus: str,
+    feature_sets: Sequence[str] | None,
+    is_foreign: bool = False,
+    claims: Sequence[str] = (),
+) -> Iterator[None]:
+    """Let temporary views stand before the tables, which hold only what is audited; take them away in the end.
+
+    Args:
+        connection: an open catalogue; for a foreign split, with what `foreign.install` puts there.
+        protocol: the protocol's name, or what the foreign split is called.
+        corpus: the corpus, or all corpora of the protocol as `protocols.corpora` joins them.
+        feature_sets: the ones that have to be complete; None takes those that hold any feature of the corpus.
+        is_foreign: whether the rows are those of a foreign split.
+        claims: columns that a foreign split is held to keep apart.
+    """
+    main = _database(connection)
+    turn = _turn(connection)
+    views = _foreign(turn, protocol, corpus, claims) if is_foreign else _own(main, turn, protocol, corpus)
+    views |= _common(main, feature_sets)
+    made: list[str] = []
+    try:
+        for name in (*_SMALL, *(name for name in views if name not in _SMALL)):
+            kind = "TABLE" if name in _SMALL else "VIEW"
+            connection.execute(f"CREATE OR REPLACE TEMP {kind} {name} AS {views[name]}")
+            made.append(f"{kind} IF EXISTS temp.{name}")
+        yield
+    finally:
+        for name in reversed(made):
+            connection.execute(f"DROP {name}")
+
+
+def _own(main: str, turn: str, protocol: str, corpus: str) -> dict[str, str]:
+    """Return the views of a protocol of the catalogue."""
+    p = quote(protocol)
+    of = f"SELECT * FROM {main}.{{}} m WHERE m.protocol = {p} AND m.corpus IN (SELECT corpus FROM temp.protocols)"
+    return {
+        "protocols": f"SELECT * FROM {main}.protocols WHERE protocol = {p} AND corpora = {quote(corpus)}",
+        "assignments": of.format("assignments") + _USED,
+        "held_out": of.format("held_out"),
+        "fold_roles": FOLD_ROLES,
+        "split_rows": f"SELECT {', '.join(f'NULL::{c.split()[1]} AS {c.split()[0]}' for c in SPLIT_COLUMNS.split(', '))} LIMIT 0",
+        "members": _members(turn, "temp.assignments"),
+    }
+
+
+def _foreign(turn: str, protocol: str, corpus: str, claims: Sequence[str]) -> dict[str, str]:
+    """Return the views of a foreign split: its rows have their roles by themselves, or, where they name none, by fold."""
+    p, c = quote(protocol), quote(corpus)
+    apart = "[" + ", ".join(quote(name) for name in claims) + "]::VARCHAR[]"
+    return {
+        "split_rows": "SELECT * FROM temp.foreign_rows",
+        "protocols": f"SELECT {p} AS protocol, {c} AS corpus, {c} AS corpora, NULL::INTEGER AS version, "
+        "(SELECT sha256(string_agg(concat_ws(chr(9), fold, role, utterance_id), chr(10) ORDER BY fold, role, utterance_id))[:16] "
+        "FROM temp.foreign_rows) AS hash, (SELECT max(fold) FROM temp.foreign_rows) AS folds, "
+        "(SELECT list(DISTINCT label ORDER BY label) FROM temp.foreign_members) AS classes, "
+        f"{apart} AS keeps_apart, 'split' AS grouped_by, 'none' AS validation, 'a foreign split' AS summary, "
+        "[]::VARCHAR[] AS used_by",
+        "assignments": f"SELECT DISTINCT {p} AS protocol, m.corpus, m.utterance_id, m.label, NULL::VARCHAR AS \"group\", m.fold, "
+        f"m.role, NULL::INTEGER AS part FROM temp.foreign_members m WHERE TRUE{_USED}",
+        "held_out": "SELECT NULL::VARCHAR AS protocol, NULL::VARCHAR AS corpus, NULL::INTEGER AS part, NULL::INTEGER AS fold "
+        "LIMIT 0",
+        "fold_roles": "SELECT r.protocol, r.corpus, r.validation, r.tested_in, r.fold, r.role FROM "
+        f"({FOLD_ROLES}) r WHERE r.tested_in = r.fold OR (SELECT bool_and(role IS NULL) FROM temp.foreign_rows)",
+        "members": _members(
+            turn,
+            "(SELECT protocol, corpus, utterance_id, any_value(label) AS label FROM temp.assignments GROUP BY ALL)",
+        ),
+    }
+
+
+def _members(turn: str, rows: str) -> str:
+    columns = ", ".join(f"u.{name}" for name in _COLUMNS)
+    return (
+        f"SELECT a.protocol, a.corpus, a.utterance_id, a.label, {columns}, {turn} AS turn_s "
+        f"FROM {rows} a JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id"
+    )
+
+
+def _turn(connection: Connection) -> str:
+    """Return the SQL of an utterance's place in its dialogue, out of the columns that there are."""
+    described = connection.execute("DESCRIBE utterances").fetchall()
+    numbers = {name for name, kind, *_ in described if kind in ("DOUBLE", "FLOAT", "BIGINT", "INTEGER")}
+    known = [f"u.{name}" for name in _TURNS if name in numbers]
+    return f"coalesce({', '.join(known)}, NULL)::DOUBLE"
+
+
+def _common(main: str, feature_sets: Sequence[str] | None) -> dict[str, str]:
+    """Return the views that are the same for both."""
+    if feature_sets is None:
+        chosen = f"SELECT DISTINCT f.feature_set, f.corpus FROM {main}.features f JOIN temp.protocols p ON p.corpus = f.corpus"
+    else:
+        names = ", ".join(quote(f) for f in feature_sets)
+        chosen = f"SELECT f.feature_set, p.corpus FROM temp.protocols p, (SELECT unnest([{names}]::VARCHAR[]) AS feature_set) f"
+    return {
+        "checked_feature_sets": chosen,
+        # What a reader passed over (stage read) was never an utterance, though it may bear the id of one; nor is a run.
+        "skipped": f"SELECT * FROM {main}.skipped WHERE corpus IN (SELECT corpus FROM temp.protocols) "
+        "AND stage NOT IN ('read', 'run')",
+        "unused": "WITH excused AS (SELECT DISTINCT s.corpus, s.utterance_id, s.stage, c.feature_set FROM temp.skipped s "
+        "LEFT JOIN temp.checked_feature_sets c ON c.corpus = s.corpus AND s.stage = 'extract:' || c.feature_set) "
+        "SELECT e.corpus, e.utterance_id FROM excused e WHERE NOT EXISTS (SELECT 1 "
+        f"FROM {main}.features f JOIN temp.checked_feature_sets USING (feature_set, corpus) "
+        "WHERE f.corpus = e.corpus AND f.utterance_id = e.utterance_id) GROUP BY e.corpus, e.utterance_id "
+        "HAVING bool_or(e.stage = 'scan') OR (count(DISTINCT e.feature_set) > 0 AND count(DISTINCT e.feature_set) = "
+        "(SELECT count(*) FROM temp.checked_feature_sets k WHERE k.corpus = e.corpus))",
+        "folds": FOLDS,
+        "fold_utterances": FOLD_UTTERANCES,
+    }
+
+
+def _database(connection: Connection) -> str:
+    """Return the schema of the catalogue's own tables, as SQL writes it."""
+    row = connection.execute("SELECT current_database()").fetchone()
+    return f'"{row[0] if row else "memory"}".main'
+
+
+def quote(text: str) -> str:
+    """Return a text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
