@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tfser.heads.fold_runs import EmptySideError, Loaded
     from tfser.heads.profile import Profile
     from tfser.heads.training import EpochRecord
-    from tfser.manifests.audit import Finding
+    from tfser.manifests.audit_report import AuditReport
     from tfser.pipeline.extract import ExtractReport
     from tfser.pipeline.scan import ScanReport
 
@@ -104,6 +104,15 @@ class SqlOutput(StrEnum):
     parquet = "parquet"
 
 
+class AuditOutput(StrEnum):
+    """How `tfser audit` prints its findings."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    markdown = "markdown"
+
+
 class ShardKind(StrEnum):
     """File format of new shards."""
 
@@ -133,16 +142,20 @@ TableFile = Annotated[
 ]
 Columns = Annotated[
     list[str] | None,
-    typer.Option("--column", metavar="OURS=THEIRS", help="With --corpus table: what a column is called, e.g. label=emo."),
+    typer.Option("--column", metavar="OURS=THEIRS", help="With table or audformat: what a column is called, e.g. label=emo."),
 ]
 Delimiter = Annotated[str | None, typer.Option("--delimiter", help="With --corpus table: between columns; guessed if left out.")]
 ProtocolName = Annotated[
-    str | None, typer.Option("--protocol", metavar="NAME", help="Protocol; the corpus's default if left out.")
+    str | None,
+    typer.Option("--protocol", metavar="NAME", help="Protocol, or a file my.toml of your own; the corpus's default if left out."),
 ]
 Labels = Annotated[
-    str | None, typer.Option("--labels", metavar="MAP", help="Classes, e.g. anger,happiness:happiness+excitement,neutral.")
+    str | None, typer.Option("--labels", metavar="MAP", help="Classes, e.g. common4 or anger,happiness:happiness+excitement.")
 ]
-Validation = Annotated[str | None, typer.Option("--validation", metavar="POLICY", help="none or next-group.")]
+Validation = Annotated[
+    str | None,
+    typer.Option("--validation", metavar="POLICY", help="none, next-group, speakers:1 or random-leaky:0.1."),
+]
 
 Head = Annotated[str, typer.Option("--head", metavar="NAME", help="What to train; see `tfser heads`.")]
 Folds = Annotated[str, typer.Option("--fold", metavar="N", help="A fold, a list (1,3), a range (2-4), or all.")]
@@ -202,7 +215,12 @@ def corpora(cache: CacheDir = None, format: Format = Output.table) -> None:
     for name, reader in CORPORA.items():
         here = [c for c, about in scanned.items() if about["adapter"] == name]
         protocol = reader.default_protocol or ", ".join(sorted({scanned[c]["default_protocol"] or "-" for c in here}))
-        rows.append({"corpus": name, "default_protocol": protocol, "in_cache_as": ", ".join(here), "about": reader.summary})
+        row = {"corpus": name, "default_protocol": protocol, "in_cache_as": ", ".join(here), "about": reader.summary}
+        if format is Output.table:  # a second line, since three more columns would be too wide to read
+            row["about"] += f"\n{reader.licence}; {reader.page}"
+        else:
+            row |= {"licence": reader.licence, "page": reader.page, "source": reader.source}
+        rows.append(row)
     print_rows(rows, format)
 
 
@@ -931,73 +949,128 @@ def audit(
         typer.Option("--features", metavar="NAME", help="Feature sets that must be complete; else those that hold any."),
     ] = None,
     fold: Annotated[int | None, typer.Option("--fold", min=1, help="Only findings of this fold (and of all folds).")] = None,
-    format: Format = Output.table,
+    all_protocols: Annotated[bool, typer.Option("--all", help="All protocols that the cache knows for the corpus.")] = False,
+    split: Annotated[
+        list[Path] | None,
+        typer.Option("--split", metavar="FILE", help="A split that others publish: csv, json, jsonl or a folder; repeat."),
+    ] = None,
+    claims: Annotated[
+        str | None, typer.Option("--claims", metavar="COLUMNS", help="What it must keep apart (default: speaker).")
+    ] = None,
+    audits: Annotated[
+        Path | None, typer.Option("--audits", metavar="DIR", help="A folder of your own .sql audits, run beside the others.")
+    ] = None,
+    near_duplicates: Annotated[
+        bool, typer.Option("--near-duplicates", help="First look for copies that were re-encoded, trimmed or made louder.")
+    ] = False,
+    format: Annotated[AuditOutput, typer.Option("--format", help="How to print the findings.")] = AuditOutput.table,
     cache: CacheDir = None,
 ) -> None:
-    """Check a protocol for leaks: who and what stands on both sides. Exits with 1 if anything is an error."""
-    from tfser.manifests.audit import run_audits
-    from tfser.manifests.catalogue import ensure_protocol, open_catalogue, rows
-    from tfser.manifests.protocols import specify
+    """Check a protocol, or a split of others, for leaks: who and what stands on both sides. Exits with 1 on an error."""
+    from tfser.manifests import audit_report
+    from tfser.manifests.audit import audits_in, packaged_audits
+    from tfser.manifests.catalogue import open_catalogue, rows
+    from tfser.manifests.choices import choose_corpus
+    from tfser.manifests.foreign import read_split
 
     store = Cache(cache)
-    chosen, name = _corpus_and_protocol(store, corpus, protocol)
-    name = ensure_protocol(store, chosen, specify(name, labels=labels, validation=validation))
+    if split and (protocol or labels or validation or all_protocols or features):
+        raise UsageError("--split goes without --protocol, --labels, --validation, --features and --all")
+    if claims is not None and not split:
+        raise UsageError("--claims goes with --split; a protocol says by itself what it keeps apart")
+    if all_protocols and protocol:
+        raise UsageError("--all goes without --protocol")
+    foreign, apart = read_split(split) if split else None, audit_report.parse_claims(claims)
+    chosen, name = choose_corpus(store, corpus) if split or all_protocols else None, None
+    if chosen is None:
+        chosen, name = _corpus_and_protocol(store, corpus, protocol, labels, validation)
+    wanted = [*packaged_audits(), *(audits_in(audits) if audits else ())]
+    if near_duplicates:
+        _find_near_duplicates(store, chosen)
     with open_catalogue(store) as connection:
         known = [row["feature_set"] for row in rows(connection, "SELECT feature_set FROM feature_sets")]
-        for wanted in features or ():
-            if wanted not in known:
-                raise unknown("feature set", wanted, known)
-        findings = run_audits(connection, protocol=name, corpus=chosen, feature_sets=features)
-    if fold is not None:
-        findings = [f for f in findings if f.fold in (None, fold)]
-    _print_findings(findings, format)
-    errors = sum(f.level == "error" for f in findings)
-    if errors:
-        say(f"{chosen} / {name}: {count(errors, 'finding')} that forbid training; what to do stands beside them")
+        for feature_set in features or ():
+            if feature_set not in known:
+                raise unknown("feature set", feature_set, known)
+        if foreign is not None:
+            found = [audit_report.split_report(connection, split=foreign, corpus=chosen, claims=apart, audits=wanted)]
+        else:
+            of_corpus = "SELECT DISTINCT protocol FROM protocols WHERE corpora = ? ORDER BY protocol"
+            names = [name] if name else [row["protocol"] for row in rows(connection, of_corpus, [chosen])]
+            found = [
+                audit_report.protocol_report(
+                    connection,
+                    protocol=each,
+                    corpus=chosen,
+                    feature_sets=features,
+                    audits=wanted,
+                    every=format is AuditOutput.markdown,
+                )
+                for each in names
+            ]
+    for note in foreign.notes if foreign else ():
+        say(note)
+    found = [report.in_fold(fold) for report in found]
+    _print_reports(found, format)
+    for report in found:
+        forbid = "; what to do stands beside them" if report.errors else ""
+        say(audit_report.summary(report) + forbid)
+    if any(report.errors for report in found):
         raise typer.Exit(1)
-    say(f"{chosen} / {name}: no errors")
 
 
-def _print_findings(findings: Sequence[Finding], format: Output) -> None:
-    """Print findings; in a table, those of one audit and level share a line."""
-    if format is not Output.table:
-        columns = ["audit", "protocol", "corpus", "fold", "level", "rows", "title", "action", "examples"]
-        print_rows([f.to_dict() for f in findings], format, columns)
-        return
-    lines: dict[tuple[str, str], dict[str, Any]] = {}
-    for f in findings:
-        fold = "all" if f.fold is None else str(f.fold)
-        example = ", ".join(f"{k} {v}" for k, v in f.examples[0].items()) if f.examples else ""
-        line = {"level": f.level, "audit": f.audit, "folds": fold, "rows": f.rows, "example": example, "action": f.action}
-        first = lines.setdefault((f.level, f.audit), line)
-        if first is not line:
-            first["folds"] += f", {fold}"
-            first["rows"] += f.rows
-    print_rows(list(lines.values()), format)
+def _find_near_duplicates(store: Cache, corpora: str) -> None:
+    """Bring fingerprints and pairs of each corpus up to date, and say what was found."""
+    from tfser.manifests.protocol import JOINED_BY
+    from tfser.pipeline.fingerprint import update_fingerprints
+    from tfser.pipeline.near_duplicates import search
+
+    for corpus in corpora.split(JOINED_BY):
+        with utterance_bar(f"fingerprints of {corpus}") as begin:
+            report = update_fingerprints(store, corpus, begin=lambda files: begin(files, 0.0), on_wait=say)
+        _say_skipped(corpus, report.failed, "compared")
+    for corpus in corpora.split(JOINED_BY):
+        found = search(store, corpus)
+        short = f", {found.too_short:,} too short" if found.too_short else ""
+        say(f"{corpus}: {count(found.compared, 'fingerprint')} compared{short}; {count(found.pairs, 'pair')} of near-duplicates")
 
 
-def _corpus_and_protocol(store: Cache, corpus: str | None, protocol: str | None) -> tuple[str, str]:
-    from tfser.manifests.choices import choose_corpus, default_protocol
+def _print_reports(reports: Sequence[AuditReport], format: AuditOutput) -> None:
+    """Print findings; in a table, those of one audit and level share a line, and speakers on both sides follow."""
+    from tfser.manifests import audit_report
 
-    chosen = choose_corpus(store, corpus)
-    return chosen, protocol or default_protocol(store, chosen)
+    findings = [f for report in reports for f in report.findings]
+    if format is AuditOutput.markdown:
+        command = " ".join(["tfser", *sys.argv[1:]])
+        print("\n\n".join(audit_report.markdown(report, command, __version__) for report in reports))
+    elif format is not AuditOutput.table:
+        print_rows([f.to_dict() for f in findings], Output(format.value), audit_report.COLUMNS)
+    else:
+        several = len(reports) > 1
+        name = [{"protocol": report.protocol} if several else {} for report in reports]
+        lines = [of | line for of, r in zip(name, reports, strict=True) for line in audit_report.table(r.findings)]
+        print_rows(lines, Output.table)
+        for report in reports:
+            if report.matched is not None and (who := audit_report.leaks(report.findings)):
+                print(f"\nspeakers on both sides of {report.protocol}:")
+                print_rows(who, Output.table)
+
+
+def _corpus_and_protocol(
+    store: Cache, corpus: str | None, protocol: str | None, labels: str | None, validation: str | None
+) -> tuple[str, str]:
+    from tfser.manifests.choices import choose_protocol
+
+    return choose_protocol(store, corpus, protocol, labels=labels, validation=validation)
 
 
 @protocol_app.command("ls")
 def protocol_ls(cache: CacheDir = None, format: Format = Output.table) -> None:
     """List the named and generic protocols."""
-    from tfser.manifests.protocols import PROTOCOLS
+    from tfser.manifests.protocol_report import listed
 
-    rows = [
-        {
-            "protocol": p.name + (":K" if p.needs_k else ""),
-            "corpora": ", ".join(p.corpora) if p.corpora else "any",
-            "keeps_apart": ", ".join(p.keeps_apart) or "nothing",
-            "about": p.summary,
-        }
-        for p in PROTOCOLS.values()
-    ]
-    print_rows(rows, format)
+    rows = listed()
+    print_rows(rows, format, ["protocol", "corpora", "about"] if format is Output.table else None)
 
 
 @protocol_app.command("show")
@@ -1009,37 +1082,41 @@ def protocol_show(
     cache: CacheDir = None,
     format: Format = Output.table,
 ) -> None:
-    """Print the counts of a protocol by fold, role and class."""
-    from tfser.manifests.catalogue import ensure_protocol, open_catalogue, rows
-    from tfser.manifests.protocols import specify
+    """Print what a protocol is, who uses it, and its counts by fold, role and class."""
+    from tfser.manifests.catalogue import open_catalogue
+    from tfser.manifests.protocol_report import describe, headline
 
     store = Cache(cache)
-    chosen, name = _corpus_and_protocol(store, corpus, protocol)
-    name = ensure_protocol(store, chosen, specify(name, labels=labels, validation=validation))
+    chosen, name = _corpus_and_protocol(store, corpus, protocol, labels, validation)
     with open_catalogue(store) as connection:
-        about = rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpus = ?", [name, chosen])[0]
-        counts = rows(
-            connection,
-            "SELECT fold, role, label, count(*) AS n FROM folds WHERE protocol = ? AND corpus = ? GROUP BY ALL",
-            [name, chosen],
-        )
-    table: dict[tuple[int, str], dict[str, Any]] = {}
-    for row in counts:
-        of = table.setdefault(
-            (row["fold"], row["role"]), {"fold": row["fold"], "role": row["role"], **dict.fromkeys(about["classes"], 0)}
-        )
-        of[row["label"]] = row["n"]
-    order = {"train": 0, "val": 1, "test": 2}
-    lines = [
-        table[key] | {"all": sum(table[key][c] for c in about["classes"])}
-        for key in sorted(table, key=lambda k: (k[0], order[k[1]]))
-    ]
-    say(
-        f"{name} on {chosen}: {about['summary']}; version {about['version']}, hash {about['hash']}, "
-        f"grouped by {about['grouped_by']}, "
-        f"keeps apart {', '.join(about['keeps_apart']) or 'nothing'}, validation {about['validation']}"
-    )
-    print_rows(lines, format)
+        about = describe(connection, name, chosen)
+    if format is Output.json:
+        print(json.dumps(about, indent=2, ensure_ascii=False))
+        return
+    for line in headline(about):
+        say(line)
+    print_rows(about["counts"], format)
+
+
+@protocol_app.command("export")
+def protocol_export(
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="Where to; of audformat, a folder.")],
+    protocol: Annotated[str | None, typer.Argument(help="Its name; the corpus's default if left out.")] = None,
+    format: Annotated[str, typer.Option("--format", help="csv, json or audformat.")] = "csv",
+    corpus: Corpus = None,
+    labels: Labels = None,
+    validation: Validation = None,
+    cache: CacheDir = None,
+) -> None:
+    """Write who is in which fold and role, for other tools."""
+    from tfser.manifests.catalogue import open_catalogue
+    from tfser.manifests.export import export
+
+    store = Cache(cache)
+    chosen, name = _corpus_and_protocol(store, corpus, protocol, labels, validation)
+    with open_catalogue(store) as connection:
+        written = export(connection, name, chosen, output, format)
+    say(f"{name} on {chosen}: {count(written, 'row')} written to {output}")
 
 
 @manifest_app.command("rebuild")

@@ -303,11 +303,11 @@ def test_protocols_are_listed_and_shown(full: Path) -> None:
     names = [row["protocol"] for row in json.loads(run("protocol", "ls", "--format", "json").stdout)]
     assert {"emodb7-speaker", "iemocap4-session", "loso-speaker", "loso-session", "group-kfold:K"} <= set(names)
     shown = run("protocol", "show", "--format", "json", "--cache", str(full))
-    assert json.loads(shown.stdout)[:2] == [
-        {"fold": 1, "role": "train", "anger": 8, "sadness": 8, "all": 16},
-        {"fold": 1, "role": "test", "anger": 4, "sadness": 4, "all": 8},
+    assert json.loads(shown.stdout)["counts"][:2] == [
+        {"fold": 1, "role": "train", "anger": 8, "sadness": 8, "all": 16, "speakers": 2},
+        {"fold": 1, "role": "test", "anger": 4, "sadness": 4, "all": 8, "speakers": 1},
     ]
-    assert "keeps apart speaker" in shown.stderr
+    assert "keeps apart speaker" in run("protocol", "show", "--cache", str(full)).stderr
 
 
 def test_cache_commands(own: Path) -> None:
