@@ -64,7 +64,8 @@ OPTIONAL = (
     ),
     Optional(package="triton", purpose="needed by mamba-ssm", action="comes with torch for CUDA"),
     Optional(package="einops", purpose="needed by mamba-ssm", action="pip install einops"),
-    Optional(package="av", purpose="sound of video files (mp4, m4a)", action="pip install 'av>=13'"),
+    Optional(package="av", purpose="sound of video files (mp4, m4a)", action="pip install 'tfser[video]'"),
+    Optional(package="audformat", purpose="corpora that are databases in audformat", action="pip install 'tfser[audformat]'"),
 )
 
 _MODULES = {"scikit-learn": "sklearn"}  # where a package's module has another name
