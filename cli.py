@@ -499,8 +499,8 @@ def ablate(
         allow_leaks=allow_leaks,
         again=again,
     )
-    planned = plan_rows(find_head(head), request, preset or ())
     _prepare_torch(device, threads, keep_memory)
+    planned = plan_rows(find_head(head), request, preset or ())
     store, loading = Cache(cache), list[Any]()
     table = [(row, resolve(store, wanted)) for row, wanted in planned]  # all of them, before the first is trained
     if selection == "val" and table[0][1].validation == "none":
