@@ -310,45 +310,104 @@ def _scan_row(report: ScanReport) -> dict[str, Any]:
 def extract(
     corpus: CorpusToScan,
     features: Annotated[
-        str, typer.Option("--features", metavar="NAME", help="What to compute; see `tfser features`.")
+        str,
+        typer.Option("--features", metavar="NAME", help="See `tfser features`; or the hub id or folder of an encoder."),
     ] = "logmel",
+    layer: Annotated[
+        str | None,
+        typer.Option("--layer", metavar="K", help="Of an encoder: 12, last, mean, all, or 6,12,24 (one pass, a set each)."),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", metavar="ID|DIR", help="Encoder weights: hub id or folder, instead of its own.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", metavar="REV", help="Branch, tag or commit of the weights on the hub.")
+    ] = None,
     root: Root = None,
     name: Name = None,
     table: TableFile = None,
     column: Columns = None,
     delimiter: Delimiter = None,
     cache: CacheDir = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the front-end.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the front-end or encoder.")
+    ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="Storage: float32 or float16.")] = "float32",
+    precision: Annotated[
+        str, typer.Option("--precision", help="What an encoder computes in: float32, bfloat16 or float16.")
+    ] = "float32",
+    device: Device = "auto",
+    devices: Annotated[
+        str | None, typer.Option("--devices", metavar="LIST", help="Several GPUs: cuda:0,cuda:1, or how many, or all.")
+    ] = None,
+    max_batch_seconds: Annotated[
+        float | None,
+        typer.Option("--max-batch-seconds", metavar="S", help="Audio in an encoder's batch, padding included; else by device."),
+    ] = None,
+    threads: Threads = None,
+    keep_memory: KeepMemory = True,
     shards: Annotated[ShardKind, typer.Option("--format", help="File format of new shards.")] = ShardKind.hdf5,
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Threads; one a core if left out.")] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Threads that decode; one a core if left out.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if anything was skipped.")] = False,
 ) -> None:
     """Scan a corpus and extract what its feature set lacks; a second run does nothing."""
     from tfser.manifests.catalogue import refresh
-    from tfser.pipeline.extract import extract as run_extract
-    from tfser.pipeline.upstreams import feature_set
+    from tfser.pipeline.extract import extract_pass
+    from tfser.pipeline.passes import Compute
+    from tfser.pipeline.upstreams import FeatureRequest, feature_pass
 
-    wanted = feature_set(features, _pairs("--set", settings), dtype)
     store = Cache(cache)
+    wanted = feature_pass(
+        features,
+        FeatureRequest(
+            settings=_pairs("--set", settings),
+            dtype=dtype,
+            layer=layer,
+            weights=weights,
+            revision=revision,
+            precision=precision,
+            memo=store.root / "weights.json",
+        ),
+    )
+    for note in wanted.notes:
+        say(note)
+    where: tuple[str, ...] = ("cpu",)
+    if wanted.is_encoder:
+        where = _encoder_devices(device, devices, threads, keep_memory)
+    elif devices is not None or device != "auto" or max_batch_seconds is not None:
+        raise UsageError(f"--device, --devices and --max-batch-seconds are for encoders; {features} is computed on the CPU")
+    compute = Compute(devices=where, max_batch_seconds=max_batch_seconds, workers=workers, tell=say)
     scanned = _scan(store, corpus, root, name, table, column, delimiter)
-    with utterance_bar(f"extracting {wanted.name}") as begin:
-        report = run_extract(
-            store,
-            scanned.corpus,
-            wanted,
-            format=shards.value,
-            begin=begin,
-            on_wait=say,
-            workers=workers,
-        )
-    refresh(store)
-    _say_extracted(store, report)
-    if strict and (report.skipped or scanned.skipped):
+    names = ", ".join(of.name for of in wanted.sets)
+    try:
+        with utterance_bar(f"extracting {names}") as begin:
+            reports = extract_pass(
+                store, scanned.corpus, wanted, compute=compute, format=shards.value, begin=begin, on_wait=say
+            )
+    finally:
+        refresh(store)
+    for report in reports:
+        _say_extracted(report)
+    say(f"cache: {store.root}")
+    if refused := [report.refused for report in reports if report.refused is not None]:
+        raise TfserError("; ".join(refused))
+    if strict and (scanned.skipped or any(report.skipped for report in reports)):
         raise typer.Exit(1)
 
 
-def _say_extracted(store: Cache, report: ExtractReport) -> None:
+def _encoder_devices(device: str, devices: str | None, threads: int | None, keep_memory: bool) -> tuple[str, ...]:
+    """Return where an encoder runs, with torch set up for it."""
+    if devices is not None and device != "auto":
+        raise UsageError("--devices goes without --device")
+    _prepare_torch(devices or device, threads, keep_memory)
+    from tfser.pipeline.devices import choose_device, choose_devices
+
+    return (choose_device(device),) if devices is None else choose_devices(devices)
+
+
+def _say_extracted(report: ExtractReport) -> None:
     for line in report.repaired:
         say(f"repaired: {line}")
     head = f"{report.corpus} / {report.feature_set}:"
@@ -357,13 +416,12 @@ def _say_extracted(store: Cache, report: ExtractReport) -> None:
         rate = report.audio_s / max(report.seconds, 1e-6)
         say(
             f"{head} {count(report.extracted, 'utterance')} extracted ({report.audio_s / 60:.1f} min of audio in "
-            f"{report.seconds:.1f} s, {rate:,.0f} x real time, {report.bytes / 1e6:.1f} MB), {report.before:,} were there, "
-            f"{out:,} skipped"
+            f"{report.seconds:.1f} s, {rate:,.{0 if rate >= 20 else 1}f} x real time, {report.bytes / 1e6:.1f} MB), "
+            f"{report.before:,} were there, {out:,} skipped"
         )
     else:
         say(f"{head} nothing to do: {report.before:,} of {count(report.utterances, 'utterance')} are there, {out:,} skipped")
     _say_skipped(report.corpus, [(s.utterance_id or "?", s.reason) for s in report.skipped], "extracted")
-    say(f"cache: {store.root}")
 
 
 @app.command()
@@ -371,8 +429,14 @@ def features(format: Format = Output.table) -> None:
     """List the feature sets that `extract` can make."""
     from tfser.pipeline.upstreams import UPSTREAMS
 
-    rows = [{"features": n, "settings": ", ".join(u.options), "about": u.summary} for n, u in UPSTREAMS.items()]
+    rows: list[dict[str, Any]] = []
+    for name, upstream in UPSTREAMS.items():
+        row = {"features": name, "settings": ", ".join(upstream.options), "about": upstream.summary}
+        if upstream.hub is not None:
+            row |= {"about": f"{upstream.summary}\n{upstream.hub}"} if format is Output.table else {"hub": upstream.hub}
+        rows.append(row)
     print_rows(rows, format)
+    say("and any wav2vec 2.0, HuBERT, WavLM or Whisper by its hub id or folder: --features organisation/name")
 
 
 # -- heads -------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from tfser.manifests.catalogue import Connection, open_catalogue, rows
 from tfser.manifests.choices import choose_protocol
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.protocol import JOINED_BY
+from tfser.pipeline.devices import choose_device
+from tfser.pipeline.encoders.spec import ENCODERS
 
 METHOD_VERSION = 2
 """Raised when the same configuration would train to other numbers, so that old runs are not taken for new ones."""
@@ -212,17 +214,32 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
     if not have:
         each = "; ".join(f"{name} has {', '.join(sorted(of))}" for name, of in sets.items())
         raise UsageError(f"no feature set that all corpora have: {each}; extract the same one of each")
-    if asked is not None:
-        if asked not in have:
-            raise unknown(f"feature set of {corpus}", asked, have)
-        return asked
     current = [name for name in have if "@" not in name] or have
+    if asked is not None:
+        if asked in have:
+            return asked
+        found = _layers_of(asked, current)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UsageError(f"--features {asked}: which layer? The cache holds {', '.join(found)} of {corpus}")
+        raise unknown(f"feature set of {corpus}", asked, have)
     for name in spec.features:
         if name in current:
             return name
+        if found := _layers_of(name, current):
+            return found[0]
     if len(current) == 1:
         return current[0]
     raise UsageError(f"which features? The cache holds {', '.join(current)} of {corpus}; say --features NAME")
+
+
+def _layers_of(encoder: str, have: Sequence[str]) -> list[str]:
+    """Return which of some feature sets are of an encoder: its default layer alone if that is there, else all of them."""
+    found = [name for name in have if name.startswith(f"{encoder}/")]
+    known = ENCODERS.get(encoder)
+    default = f"{encoder}/{known.layer}" if known is not None else None
+    return [default] if default in found else found
 
 
 def _data_hash(connection: Connection, protocol: str, corpus: str, feature_set: str) -> str:
@@ -276,21 +293,3 @@ def _folds(text: str, count: int, protocol: str) -> tuple[int, ...]:
     if not chosen or min(chosen) < 1 or max(chosen) > count:
         raise UsageError(f"--fold {text}: {protocol} has folds 1 to {count}")
     return tuple(dict.fromkeys(chosen))
-
-
-def choose_device(asked: str) -> str:
-    """Return the device that `auto` stands for, or the one that is named if it can be used.
-
-    Raises:
-        UsageError: if it cannot be used here.
-    """
-    import torch
-
-    if asked == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(asked)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {asked}: not usable here ({str(error).splitlines()[0]})") from error
-    return asked

@@ -230,9 +230,10 @@ def _read_features(cache: Cache, connection: Connection, sources: Sources) -> No
         current = newest[about["name"]] == about["fingerprint"]
         name = about["name"] if current else f"{about['name']}@{about['fingerprint'][:8]}"
         keys = ("fingerprint", "kind", "dim", "dtype", "hop_s", "created_at")
+        source = json.dumps(about["source"]) if "source" in about else None
         connection.execute(
-            "INSERT INTO feature_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [name, *(about[key] for key in keys), json.dumps(about["config"]), folder.as_posix()],
+            "INSERT INTO feature_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [name, *(about[key] for key in keys), json.dumps(about["config"]), source, folder.as_posix()],
         )
         own = [str(cache.root / p) for p in lists if p.startswith(f"{folder.as_posix()}/")]
         if own:

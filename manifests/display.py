@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from tfser.manifests.errors import UsageError
@@ -136,17 +136,7 @@ def output_to(path: Path | None) -> Iterator[None]:
 @contextlib.contextmanager
 def bar(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
     """Show a progress bar; yield `update(total=, advance=, completed=, state=)`, all optional."""
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}"),
-        TimeRemainingColumn(),
-        console=_notes(),
-        disable=not sys.stderr.isatty(),
-        transient=True,
-    ) as progress:
-        task = progress.add_task(what, total=total, state="", visible=total is not None)
+    with _progress(what, MofNCompleteColumn(), total=total) as (progress, task):
 
         def update(**changes: Any) -> None:
             progress.update(task, visible=True, **changes)
@@ -155,19 +145,39 @@ def bar(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
 
 
 @contextlib.contextmanager
+def _progress(what: str, *columns: ProgressColumn, total: int | None = None) -> Iterator[tuple[Progress, TaskID]]:
+    """Show a bar on a terminal: what is done, some columns, the task's state, the time left."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *columns,
+        TextColumn("{task.fields[state]}"),
+        TimeRemainingColumn(),
+        console=_notes(),
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    ) as progress:
+        yield progress, progress.add_task(what, total=total, state="", visible=total is not None)
+
+
+@contextlib.contextmanager
 def utterance_bar(what: str) -> Iterator[Begin]:
-    """Show progress over utterances, with the rate in times real time; the bar appears when it begins."""
-    with bar(what) as update:
+    """Show progress over utterances, with the rate in times real time; the bar appears when it begins.
+
+    Where the seconds of audio are known, the time left follows from them: long utterances may come first.
+    """
+    with _progress(what) as (progress, task):
 
         def begin(utterances: int, audio_s: float = 0.0) -> Callable[[int, float], None]:
-            start, heard = time.monotonic(), 0.0
-            update(total=utterances)
+            start, done, heard = time.monotonic(), 0, 0.0
+            progress.update(task, visible=True, total=audio_s or utterances, state=f"0/{utterances:,}")
 
             def advance(count: int, seconds: float) -> None:
-                nonlocal heard
-                heard += seconds
+                nonlocal done, heard
+                done, heard = done + count, heard + seconds
                 rate = heard / max(time.monotonic() - start, 1e-6)
-                update(advance=count, state=f"{rate:,.0f} x real time" if heard else "")
+                pace = f", {rate:,.{0 if rate >= 20 else 1}f} x real time" if heard else ""
+                progress.update(task, advance=seconds if audio_s else count, state=f"{done:,}/{utterances:,}{pace}")
 
             return advance
 

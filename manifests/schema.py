@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VERSION = 6
+VERSION = 7
 """Raised when a table changes: an older catalogue is then rebuilt from the files, never read."""
 
 
@@ -103,6 +103,7 @@ TABLES = (
         hop_s DOUBLE -- seconds between frames
         created_at VARCHAR -- UTC
         config VARCHAR -- what the fingerprint is taken of, JSON
+        source VARCHAR -- where an encoder's weights came from (their content is in config), JSON; null for front-ends
         folder VARCHAR -- below the cache
         """,
     ),

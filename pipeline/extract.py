@@ -1,9 +1,11 @@
 """Extraction: utterance rows -> features -> shards, exactly what is missing and nothing twice.
 
-An utterance is extracted when its feature set holds no frames for its content hash. Frames are collected in the order of the
-rows and closed into a shard at a fixed size, so that where an extraction was killed does not show in what the next one
-writes. A shard counts from the moment that its row file exists; whatever a killed writer left before that is swept away, and
-so is what is left of a shard that was cut off or whose rows are gone, so that its utterances are extracted again.
+An utterance is extracted when a feature set holds no frames for its content hash. Several feature sets of one pass (the
+layers of an encoder) are made from the same run over the audio, each of them getting what it lacks. Frames are collected as
+the engine yields them and closed into a shard at a fixed size; front-ends yield in the order of the rows, so that where an
+extraction was killed does not show in what the next one writes. A shard counts from the moment that its row file exists;
+whatever a killed writer left before that is swept away, and so is what is left of a shard that was cut off or whose rows are
+gone, so that its utterances are extracted again.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import contextlib
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,12 @@ from tfser.manifests.errors import TfserError, unknown
 from tfser.manifests.files import read_json, sweep, write_json, write_table
 from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.audio import content_hash, decode, resample
-from tfser.pipeline.measure import Advance, audio_path, disk_errors, in_order
+from tfser.pipeline.measure import Advance, audio_path, disk_errors
+from tfser.pipeline.passes import Compute, Result, Row, Samples, Tell
 from tfser.pipeline.scan import now
 from tfser.pipeline.shard_rows import ROWS_SUFFIX, read_rows, write_rows
-from tfser.pipeline.shards import SUFFIXES, ShardFormat, ShardMember, write_shard
-from tfser.pipeline.upstreams import Extractor, FeatureSet
+from tfser.pipeline.shards import SUFFIXES, ShardFormat, ShardMember, StorageDtype, write_shard
+from tfser.pipeline.upstreams import FeatureSet, Pass, alone
 from tfser.pipeline.video import MissingExtraError
 
 SHARD_BYTES = 128 * 2**20
@@ -55,16 +58,12 @@ class ExtractReport:
     bytes: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     repaired: list[str] = field(default_factory=list)
+    refused: str | None = None
+    """Why the feature set cannot hold this corpus: it has what was finished, and lacks the rest."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Row:
-    utterance_id: str
-    path: str
-    start_s: float | None
-    end_s: float | None
-    content_hash: str
-    duration_s: float
+Begin = Callable[[int, float], Advance]
+"""Told the number of utterances and the seconds of audio to come; returns what to call as they are done."""
 
 
 def extract(
@@ -73,61 +72,172 @@ def extract(
     features: FeatureSet,
     *,
     format: ShardFormat = "hdf5",
-    begin: Callable[[int, float], Advance] | None = None,
+    begin: Begin | None = None,
     on_wait: Callable[[str], None] | None = None,
     workers: int | None = None,
     shard_bytes: int = SHARD_BYTES,
     shard_utterances: int = SHARD_UTTERANCES,
 ) -> ExtractReport:
-    """Extract what a feature set lacks of a scanned corpus.
-
-    Args:
-        cache: where the rows are and the shards go.
-        corpus: a corpus that was scanned.
-        features: what to compute.
-        format: of new shards.
-        begin: told the number of utterances and the seconds of audio to come; returns what to call as they are done.
-        on_wait: told when another extraction of the same corpus and feature set has to be waited for.
-        workers: threads that decode and compute; None takes one a core, at most eight.
-        shard_bytes: closes a shard.
-        shard_utterances: closes a shard.
+    """Extract what one feature set lacks of a scanned corpus; see `extract_pass`.
 
     Raises:
         UsageError: if the corpus is not in the cache.
         TfserError: if its rows are damaged, the disk is or would be full, or values do not fit the dtype. What was
             finished stays.
     """
+    compute = Compute(workers=workers)
+    (report,) = extract_pass(
+        cache,
+        corpus,
+        alone(features),
+        compute=compute,
+        format=format,
+        begin=begin,
+        on_wait=on_wait,
+        shard_bytes=shard_bytes,
+        shard_utterances=shard_utterances,
+    )
+    if report.refused is not None:
+        raise TfserError(report.refused)
+    return report
+
+
+def extract_pass(
+    cache: Cache,
+    corpus: str,
+    job: Pass,
+    *,
+    compute: Compute,
+    format: ShardFormat = "hdf5",
+    begin: Begin | None = None,
+    on_wait: Callable[[str], None] | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    shard_utterances: int = SHARD_UTTERANCES,
+) -> list[ExtractReport]:
+    """Extract what the feature sets of a pass lack of a scanned corpus, in one run over the audio.
+
+    Args:
+        cache: where the rows are and the shards go.
+        corpus: a corpus that was scanned.
+        job: what to compute.
+        compute: where.
+        format: of new shards.
+        begin: told the number of utterances and the seconds of audio to come; returns what to call as they are done.
+        on_wait: told when another extraction of the same corpus and feature set has to be waited for.
+        shard_bytes: closes a shard.
+        shard_utterances: closes a shard.
+
+    Returns:
+        A report for each feature set. One whose values do not fit its dtype is `refused`; the others go on.
+
+    Raises:
+        UsageError: if the corpus is not in the cache.
+        TfserError: if its rows are damaged, the disk is or would be full, or the engine fails. What was finished stays.
+    """
     start = time.monotonic()
     if corpus not in cache.corpora():
         raise unknown("corpus", corpus, cache.corpora())
-    folder = cache.features / features.folder / corpus
-    with cache.lock(f"features/{features.folder}/{corpus}", on_wait):
-        sweep(folder)
-        have, repaired = take_stock(folder)
+    with contextlib.ExitStack() as locks:
+        for features in sorted(job.sets, key=lambda of: of.folder):  # everybody in the same order: nobody waits in a circle
+            locks.enter_context(cache.lock(f"features/{features.folder}/{corpus}", on_wait))
         root, rows, unread = _rows(cache, corpus)
-        report = ExtractReport(
-            corpus=corpus, feature_set=features.name, utterances=len(rows) + unread, before=0, repaired=repaired
-        )
-        todo: list[_Row] = []
-        for row in rows:
-            if (row.utterance_id, row.content_hash) in have:
-                report.before += 1
-            elif row.duration_s < features.minimum_s:
-                reason = f"{row.duration_s * 1000:.0f} ms of audio, shorter than one window of {features.minimum_s * 1000:.0f} ms"
-                report.skipped.append(_skip(corpus, features, row, reason))
-            else:
-                todo.append(row)
+        writers = [_Writer(cache, corpus, of, len(rows) + unread, format, shard_bytes, shard_utterances) for of in job.sets]
+        wanted = [[writer.wants(row) for writer in writers] for row in rows]  # all are asked: each lists what it skips
+        todo = [row for row, by_writer in zip(rows, wanted, strict=True) if any(by_writer)]
         if todo:
-            _check_disk(cache, features, todo)
-        with _disk(folder, report):
-            if todo or have or report.skipped:
-                _describe(cache, features)
+            _check_disk(cache, writers, todo, compute.tell if job.is_encoder else None)
+        with _disk(writers):
+            for writer in writers:
+                writer.describe()
             if todo:
                 advance = begin(len(todo), sum(row.duration_s for row in todo)) if begin is not None else None
-                _run(report, folder, root, features, todo, format, advance, workers, shard_bytes, shard_utterances)
-            _write_skipped(folder, report.skipped)
-    report.seconds = time.monotonic() - start
-    return report
+                _run(writers, root, job, todo, compute, advance)
+            for writer in writers:
+                _write_skipped(writer.folder, writer.report.skipped)
+    for writer in writers:
+        writer.report.seconds = time.monotonic() - start
+    return [writer.report for writer in writers]
+
+
+class _Writer:
+    """What one feature set of a pass lacks of a corpus, and the shards that it is written to."""
+
+    def __init__(
+        self, cache: Cache, corpus: str, features: FeatureSet, utterances: int, format: ShardFormat, most_bytes: int, most: int
+    ) -> None:
+        self.cache, self.corpus, self.features = cache, corpus, features
+        self.format, self.most_bytes, self.most = format, most_bytes, most
+        self.folder = cache.features / features.folder / corpus
+        sweep(self.folder)
+        self._have, repaired = take_stock(self.folder)
+        self._wanted: set[str] = set()
+        self._members: list[ShardMember] = []
+        self._size = 0
+        self.report = ExtractReport(
+            corpus=corpus, feature_set=features.name, utterances=utterances, before=0, repaired=repaired
+        )
+
+    def wants(self, row: Row) -> bool:
+        """Tell whether a row is to be extracted, and count or list it if not."""
+        if (row.utterance_id, row.content_hash) in self._have:
+            self.report.before += 1
+            return False
+        if row.duration_s < self.features.minimum_s:
+            least = f"{self.features.minimum_s * 1000:.0f} ms"
+            self.skip(row, f"{row.duration_s * 1000:.0f} ms of audio, shorter than one window of {least}")
+            return False
+        self._wanted.add(row.utterance_id)
+        return True
+
+    def need(self, rows: Sequence[Row]) -> int:
+        """Return about how many bytes the wanted ones of some rows will take."""
+        mine = [row for row in rows if row.utterance_id in self._wanted]
+        return sum(self.features.bytes_for(row.duration_s) + 256 for row in mine)
+
+    def describe(self) -> None:
+        """Write down what the feature set is, if there is anything of it."""
+        if self._wanted or self._have or self.report.skipped:
+            _describe(self.cache, self.features)
+
+    def skip(self, row: Row, reason: str) -> None:
+        """List a row that has no frames."""
+        self.report.skipped.append(_skip(self.corpus, self.features, row, reason))
+
+    def take(self, row: Row, frames: npt.NDArray[Any] | None, reason: str | None) -> None:
+        """Collect the frames of a row if they are wanted, or list why it has none; close a full shard.
+
+        A value that the dtype cannot hold ends the feature set: what it has is kept, and nothing more is taken.
+        """
+        report = self.report
+        if row.utterance_id not in self._wanted or report.refused is not None:
+            return
+        if frames is None:
+            self.skip(row, reason or "unreadable")
+            return
+        if (narrow := _narrow(frames, self.features.dtype)) is None:
+            report.refused = _refusal(self.features, row, frames)
+            return
+        self._members.append(ShardMember(utterance_id=row.utterance_id, content_hash=row.content_hash, frames=narrow))
+        self._size += narrow.nbytes
+        report.audio_s += row.duration_s
+        if self._size >= self.most_bytes or len(self._members) >= self.most:
+            self.close()
+
+    def close(self) -> None:
+        """Write what is collected as a shard."""
+        members, self._members, self._size = self._members, [], 0
+        if not members:
+            return
+        features = self.features
+        digest = hashlib.sha256(features.fingerprint.encode())
+        for member in members:
+            digest.update(f"\n{member.utterance_id}\t{member.content_hash}".encode())
+        words = {"feature_set": features.name, "fingerprint": features.fingerprint, "corpus": self.corpus}
+        name = digest.hexdigest()[:16]
+        shard = write_shard(self.folder, name, members, dtype=features.dtype, format=self.format, attributes=words)
+        write_rows(shard)
+        self.report.extracted += len(members)
+        self.report.bytes += shard.size_bytes
 
 
 def take_stock(folder: Path) -> tuple[set[tuple[str, str]], list[str]]:
@@ -159,7 +269,7 @@ def take_stock(folder: Path) -> tuple[set[tuple[str, str]], list[str]]:
     return set(zip(table["utterance_id"].to_pylist(), table["content_hash"].to_pylist(), strict=True)), problems
 
 
-def _rows(cache: Cache, corpus: str) -> tuple[Path, list[_Row], int]:
+def _rows(cache: Cache, corpus: str) -> tuple[Path, list[Row], int]:
     """Return the root of a corpus, its readable utterances, and the number of unreadable ones."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -174,21 +284,26 @@ def _rows(cache: Cache, corpus: str) -> tuple[Path, list[_Row], int]:
         raise TfserError(f"{folder}: the rows of {corpus} cannot be read ({reason}); scan it again") from error
     values = [table[name].to_pylist() for name in columns]
     rows = [
-        _Row(utterance_id=u, path=p, start_s=s, end_s=e, content_hash=h, duration_s=d)
+        Row(utterance_id=u, path=p, start_s=s, end_s=e, content_hash=h, duration_s=d)
         for u, p, s, e, h, d in zip(*values, strict=True)
         if h is not None
     ]
     return root, rows, table.num_rows - len(rows)
 
 
-def _check_disk(cache: Cache, features: FeatureSet, todo: list[_Row]) -> None:
-    need = sum(features.bytes_for(row.duration_s) + 256 for row in todo) + (1 << 16)
+def _check_disk(cache: Cache, writers: Sequence[_Writer], todo: Sequence[Row], tell: Tell | None) -> None:
+    need = sum(writer.need(todo) for writer in writers) + (1 << 16)
     free = shutil.disk_usage(cache.root).free
+    names = ", ".join(writer.features.name for writer in writers)
     if need > free:
         raise TfserError(
-            f"{features.name} of {len(todo)} utterances needs about {need / 1e9:.2f} GB, and {cache.root} has "
+            f"{names} of {len(todo)} utterances needs about {need / 1e9:.2f} GB, and {cache.root} has "
             f"{free / 1e9:.2f} GB free; make room, or choose another folder with --cache, or half the size with --dtype float16"
         )
+    if tell is not None:
+        hours = sum(row.duration_s for row in todo) / 3600
+        audio = f"{len(todo):,} utterances ({hours:.2f} h)"
+        tell(f"{names} of {audio} will take about {need / 1e9:.2f} GB; {free / 1e9:.0f} GB are free")
 
 
 def _describe(cache: Cache, features: FeatureSet) -> None:
@@ -203,6 +318,8 @@ def _describe(cache: Cache, features: FeatureSet) -> None:
         "hop_s": features.hop_s,
         "config": dict(features.config),
     }
+    if features.origin:
+        about["source"] = dict(features.origin)
     with contextlib.suppress(TfserError):
         stored = read_json(path)
         if isinstance(stored, dict) and "created_at" in stored and {k: stored.get(k) for k in about} == about:
@@ -212,7 +329,7 @@ def _describe(cache: Cache, features: FeatureSet) -> None:
         write_json(path, {**about, "created_at": now()})
 
 
-def _skip(corpus: str, features: FeatureSet, row: _Row, reason: str) -> Skipped:
+def _skip(corpus: str, features: FeatureSet, row: Row, reason: str) -> Skipped:
     """Return what to list. A file that changed is there to be extracted: its stage excuses nothing before the audits."""
     return Skipped(
         corpus=corpus,
@@ -241,87 +358,68 @@ def _write_skipped(folder: Path, skipped: list[Skipped]) -> None:
 
 
 def _run(
-    report: ExtractReport,
-    folder: Path,
-    root: Path,
-    features: FeatureSet,
-    todo: list[_Row],
-    format: ShardFormat,
-    advance: Advance | None,
-    workers: int | None,
-    shard_bytes: int,
-    shard_utterances: int,
+    writers: Sequence[_Writer], root: Path, job: Pass, todo: Sequence[Row], compute: Compute, advance: Advance | None
 ) -> None:
-    members: list[ShardMember] = []
-    size = 0
-
-    def close() -> None:
-        nonlocal members, size
-        if members:
-            digest = hashlib.sha256(features.fingerprint.encode())
-            for member in members:
-                digest.update(f"\n{member.utterance_id}\t{member.content_hash}".encode())
-            words = {"feature_set": features.name, "fingerprint": features.fingerprint, "corpus": report.corpus}
-            shard = write_shard(
-                folder, digest.hexdigest()[:16], members, dtype=features.dtype, format=format, attributes=words
-            )
-            write_rows(shard)
-            report.extracted += len(members)
-            report.bytes += shard.size_bytes
-        members, size = [], 0
-
     try:
-        for row, frames, reason in _frames(root, features, todo, workers):
-            if frames is None:
-                report.skipped.append(_skip(report.corpus, features, row, reason or "unreadable"))
-            else:
-                members.append(ShardMember(utterance_id=row.utterance_id, content_hash=row.content_hash, frames=frames))
-                size += frames.size * np.dtype(features.dtype).itemsize
-                report.audio_s += row.duration_s
-            if size >= shard_bytes or len(members) >= shard_utterances:
-                close()
-            if advance is not None:
-                advance(1, row.duration_s)
-    except KeyboardInterrupt:
-        close()
+        with contextlib.closing(_results(root, job, todo, compute)) as results:
+            for result in results:
+                frames = result.frames or (None,) * len(writers)
+                for writer, of in zip(writers, frames, strict=True):
+                    writer.take(result.row, of, result.reason)
+                if advance is not None:
+                    advance(1, result.row.duration_s)
+                if all(writer.report.refused is not None for writer in writers):
+                    break
+    except (KeyboardInterrupt, TfserError):  # the disk is well: what is done is kept
+        for writer in writers:
+            writer.close()
         raise
-    close()
+    for writer in writers:
+        writer.close()
 
 
-def _frames(
-    root: Path, features: FeatureSet, todo: list[_Row], workers: int | None
-) -> Iterator[tuple[_Row, npt.NDArray[Any] | None, str | None]]:
-    extractor: Extractor = features.build()
-
-    def compute(row: _Row) -> tuple[_Row, npt.NDArray[Any] | None, str | None]:
+def _results(root: Path, job: Pass, todo: Sequence[Row], compute: Compute) -> Generator[Result]:
+    def load(row: Row) -> Samples:
         path = audio_path(root, row.path)
         try:
             audio = decode(path, row.start_s, row.end_s)
-            if content_hash(audio) != row.content_hash:
-                return row, None, _CHANGED
-            samples = resample(audio.samples, audio.sample_rate, features.sample_rate_hz)
-            return row, _narrow(extractor.extract(samples), features.dtype), None
         except MissingExtraError:
             raise
         except TfserError as error:
-            return row, None, str(error).removeprefix(f"{path}: ")
+            raise TfserError(str(error).removeprefix(f"{path}: ")) from error
+        if content_hash(audio) != row.content_hash:
+            raise TfserError(_CHANGED)
+        return resample(audio.samples, audio.sample_rate, job.sample_rate_hz)
 
-    return in_order(compute, todo, workers)
+    yield from job.engine(todo, load, compute)
 
 
-def _narrow(frames: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
-    """Return the frames in their storage dtype, or as they are where they do not fit: the shard's writer says so."""
+def _narrow(frames: npt.NDArray[Any], dtype: StorageDtype) -> npt.NDArray[Any] | None:
+    """Return the frames in their storage dtype; None where they do not fit."""
     with np.errstate(over="ignore"):
         narrow = frames.astype(dtype, copy=False)
-    return narrow if np.isfinite(narrow).all() else frames
+    return narrow if np.isfinite(narrow).all() else None
+
+
+def _refusal(features: FeatureSet, row: Row, frames: npt.NDArray[Any]) -> str:
+    """Say why a feature set ends at a row, and the way out."""
+    if not np.isfinite(frames).all():
+        why = "its features hold NaN or infinite values; they are not stored"
+        if features.config.get("precision") == "float16":
+            why += ": half precision overflowed, so compute in bfloat16 or float32 (--precision)"
+    else:
+        why = f"{float(np.abs(frames).max()):g} is too large for {features.dtype}; store float32 instead (--dtype float32)"
+    return f"{features.name} stops at {row.utterance_id}: {why}; `tfser cache rm --features {features.name}` removes what it has"
 
 
 @contextlib.contextmanager
-def _disk(folder: Path, report: ExtractReport) -> Iterator[None]:
+def _disk(writers: Sequence[_Writer]) -> Iterator[None]:
     """Turn a full or broken disk into one line that says what of this extraction is safe."""
     try:
         yield
     except OSError as error:
-        way_out = f"{report.extracted} utterances of this run are safe; make room and run the same command again"
+        folder = writers[0].folder if len(writers) == 1 else writers[0].cache.features
+        safe = sum(writer.report.extracted for writer in writers)
+        way_out = f"{safe} utterances of this run are safe; make room and run the same command again"
         with disk_errors(folder, way_out):
             raise error

@@ -51,9 +51,14 @@ def audio_path(root: str | Path, path: str) -> Path:
     return Path(root, path)  # an absolute path stands for itself
 
 
+def threads_for(workers: int | None) -> int:
+    """Return how many threads decode: as many as asked for, or one a core, at most eight."""
+    return workers or min(8, os.cpu_count() or 1)
+
+
 def in_order(function: Callable[[T], R], items: Iterable[T], workers: int | None = None) -> Iterator[R]:
     """Yield `function(item)` in the order of the items, a bounded number of them worked on at once by threads."""
-    count = workers or min(8, os.cpu_count() or 1)
+    count = threads_for(workers)
     with ThreadPoolExecutor(count) as pool:
         pending: list[Future[R]] = []
         try:

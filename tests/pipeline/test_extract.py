@@ -26,6 +26,7 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline import extract as extraction
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import ExtractReport, extract
+from tfser.pipeline.passes import one_by_one
 from tfser.pipeline.scan import scan
 from tfser.pipeline.shard_reader import ShardReader
 from tfser.pipeline.shard_rows import read_rows
@@ -227,7 +228,7 @@ def test_what_a_front_end_refuses_is_listed(scanned: Cache) -> None:
                 raise UsageError("too plain")
             return np.zeros((3, 80))
 
-    report = extract(scanned, "c", dataclasses.replace(LOGMEL, build=Picky))
+    report = extract(scanned, "c", dataclasses.replace(LOGMEL, engine=one_by_one(lambda: Picky().extract)))
     assert report.extracted == 8 and {s.reason for s in report.skipped} == {"too plain"}
 
 
@@ -247,9 +248,9 @@ def test_float16_that_overflows_is_refused(scanned: Cache) -> None:
 
     half = feature_set("logmel", dtype="float16")
     with pytest.raises(TfserError, match=r"1e\+06 is too large for float16; store float32"):
-        extract(scanned, "c", dataclasses.replace(half, build=Loud))
+        extract(scanned, "c", dataclasses.replace(half, engine=one_by_one(lambda: Loud().extract)))
     assert not list((scanned.features / half.folder / "c").glob("*"))
-    assert extract(scanned, "c", dataclasses.replace(LOGMEL, build=Loud)).extracted == 10
+    assert extract(scanned, "c", dataclasses.replace(LOGMEL, engine=one_by_one(lambda: Loud().extract))).extracted == 10
 
 
 # -- full disks --------------------------------------------------------------------------------------------------------------
@@ -259,7 +260,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_done(scanned: Cache, mon
     Usage = namedtuple("Usage", "total used free")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 10**9 - 10**4, 10**4))
-        patch.setattr(extraction, "_frames", None)  # nothing is computed
+        patch.setattr(extraction, "_results", None)  # nothing is computed
         with pytest.raises(TfserError, match=r"logmel of 10 utterances needs about 0\.00 GB, and .* has 0\.00 GB free"):
             extract(scanned, "c", LOGMEL)
     assert not (scanned.features / LOGMEL.folder).exists()

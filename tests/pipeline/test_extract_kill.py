@@ -34,7 +34,7 @@ COUNT = 9
 DRIVER = """
 import sys, time
 from tfser.pipeline import extract
-extract.extract.__kwdefaults__["shard_utterances"] = 2
+extract.extract_pass.__kwdefaults__["shard_utterances"] = 2
 real, pause = extract.decode, float(sys.argv.pop(1))
 def slowly(*args):
     time.sleep(pause)

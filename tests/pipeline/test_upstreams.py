@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tfser.manifests.errors import UsageError
 from tfser.pipeline import logmel
+from tfser.pipeline.passes import Compute, Row
 from tfser.pipeline.upstreams import UPSTREAMS, FeatureSet, feature_set
 
 OTHERS = {
@@ -87,8 +88,9 @@ def test_what_is_built_has_the_promised_shape() -> None:
     for options in ({}, {"n_mels": "40", "hop_s": "0.005"}):
         features: FeatureSet = feature_set("logmel", options)
         for samples in (320, 16000, 16001):
-            frames = features.build().extract(np.ones(samples, "f4"))
-            assert frames.shape == (features.frames(samples), features.dim)
+            row = Row(utterance_id="u", path="u.wav", start_s=None, end_s=None, content_hash="", duration_s=samples / 16000)
+            (result,) = features.engine([row], lambda row, n=samples: np.ones(n, "f4"), Compute())
+            assert result.frames is not None and result.frames[0].shape == (features.frames(samples), features.dim)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,42 @@
+"""Devices by name: which ones a command may use, with one clear line where one cannot be used here."""
+
+from __future__ import annotations
+
+import re
+
+from tfser.manifests.errors import UsageError
+
+
+def choose_device(asked: str, option: str = "--device") -> str:
+    """Return the device that `auto` stands for, or the one that is named if it can be used.
+
+    Raises:
+        UsageError: if it cannot be used here.
+    """
+    import torch
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(asked)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"{option} {asked}: not usable here ({str(error).splitlines()[0]})") from error
+    return asked
+
+
+def choose_devices(asked: str) -> tuple[str, ...]:
+    """Return the devices of a list (`cuda:0,cuda:1`), of a number of GPUs (`2`), or `all` GPUs of this machine.
+
+    Raises:
+        UsageError: if one of them cannot be used here, or there are not so many.
+    """
+    import torch
+
+    here = torch.cuda.device_count()
+    if asked == "all" or re.fullmatch(r"[0-9]+", asked):
+        wanted = here if asked == "all" else int(asked)
+        if not 0 < wanted <= here:
+            raise UsageError(f"--devices {asked}: this machine has {here} GPUs that torch can use; see `tfser doctor`")
+        return tuple(f"cuda:{i}" for i in range(wanted))
+    return tuple(choose_device(name.strip(), "--devices") for name in asked.split(",") if name.strip())

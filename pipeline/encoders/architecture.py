@@ -1,0 +1,82 @@
+"""What a checkpoint's config.json says about its encoder: the values that change the numbers, with the defaults filled in.
+
+A config.json may leave out what is at its default, and holds much that changes nothing here (dropout, heads, tokens,
+the versions of programs). Importing transformers for its defaults takes half a second or more, so that the ones that matter
+stand here; a test compares them with transformers' own configuration classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_CONV: dict[str, Any] = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+    "feat_extract_norm": "group",
+    "feat_extract_activation": "gelu",
+    "conv_dim": (512, 512, 512, 512, 512, 512, 512),
+    "conv_stride": (5, 2, 2, 2, 2, 2, 2),
+    "conv_kernel": (10, 3, 3, 3, 3, 2, 2),
+    "conv_bias": False,
+    "num_conv_pos_embeddings": 128,
+    "num_conv_pos_embedding_groups": 16,
+    "do_stable_layer_norm": False,
+}
+
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "wav2vec2": {**_CONV, "adapter_attn_dim": None},
+    "hubert": {**_CONV, "adapter_attn_dim": None, "feat_proj_layer_norm": True, "conv_pos_batch_norm": False},
+    "wavlm": {**_CONV, "num_buckets": 320, "max_bucket_distance": 800},
+    "whisper": {
+        "d_model": 384,
+        "encoder_layers": 4,
+        "encoder_attention_heads": 6,
+        "encoder_ffn_dim": 1536,
+        "activation_function": "gelu",
+        "num_mel_bins": 80,
+        "max_source_positions": 1500,
+    },
+}
+"""The families (`model_type`) that extract here: each value that changes an encoder's numbers, at transformers' default."""
+
+ALIASES = {
+    "d_model": "hidden_size",
+    "encoder_layers": "num_hidden_layers",
+    "encoder_attention_heads": "num_attention_heads",
+}
+"""Second names that Whisper's configurations may use."""
+
+PREPROCESSOR_DEFAULTS: dict[str, Any] = {"sampling_rate": 16000, "do_normalize": True}
+"""transformers' Wav2Vec2FeatureExtractor, where a preprocessor_config.json leaves something out or is absent."""
+
+MEL_DEFAULTS: dict[str, Any] = {"sampling_rate": 16000, "hop_length": 160, "n_fft": 400}
+"""transformers' WhisperFeatureExtractor, likewise."""
+
+
+def architecture(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every value of a config.json that changes the encoder's numbers, at its default where it is absent.
+
+    >>> architecture("whisper", {"model_type": "whisper", "hidden_size": 512})["d_model"]
+    512
+    """
+    values: dict[str, Any] = {}
+    for key, default in DEFAULTS[family].items():
+        alias = ALIASES.get(key, key)
+        value = config.get(key, config.get(alias, default))
+        values[key] = list(value) if isinstance(value, list | tuple) else value
+    return values
+
+
+def width(values: Mapping[str, Any]) -> int:
+    """Return D, the width of a hidden state."""
+    return int(values["d_model"] if "d_model" in values else values["hidden_size"])
+
+
+def depth(values: Mapping[str, Any]) -> int:
+    """Return N, the number of transformer layers."""
+    return int(values["encoder_layers"] if "encoder_layers" in values else values["num_hidden_layers"])

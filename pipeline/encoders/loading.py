@@ -1,0 +1,100 @@
+"""From files to transformers' modules: only the layers that will be run, and never a weight that the files do not hold.
+
+transformers fills what a checkpoint lacks with random numbers and logs it; here that is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from tfser.manifests.errors import TfserError
+from tfser.pipeline.encoders.spec import EncoderSpec
+
+CLASSES = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel", "wavlm": "WavLMModel"}
+
+
+def conv_model(spec: EncoderSpec) -> Any:
+    """Return transformers' model with the layers 1 to `highest`, in float32 on the CPU.
+
+    Raises:
+        TfserError: if the weights are damaged, incomplete, or of another shape than config.json says.
+    """
+    import transformers
+
+    kind = getattr(transformers, CLASSES[spec.family])
+    config = kind.config_class.from_pretrained(spec.found.folder, local_files_only=True)
+    config.num_hidden_layers = spec.highest
+    config.mask_time_prob = config.mask_feature_prob = 0.0  # the vector that masks frames in training is not asked for
+    config.add_adapter = False  # what would follow the last layer
+    return _filled(kind, config, spec, attn_implementation="eager" if spec.family == "wavlm" else "sdpa")
+
+
+def whisper_encoder(spec: EncoderSpec) -> Any:
+    """Return Whisper's encoder with the layers 1 to `highest`, in float32 on the CPU; its decoder is never read.
+
+    Raises:
+        TfserError: as for `conv_model`.
+    """
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    config = WhisperConfig.from_pretrained(spec.found.folder, local_files_only=True)
+    config.encoder_layers = spec.highest
+    names = {r"^(model\.)?encoder\.": ""}
+    return _filled(WhisperEncoder, config, spec, attn_implementation="sdpa", key_mapping=names)
+
+
+def _filled(kind: Any, config: Any, spec: EncoderSpec, **options: Any) -> Any:
+    """Return a model whose every parameter is from the files."""
+    folder = spec.found.folder
+    try:
+        with _quiet():
+            model, info = kind.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=spec.found.safetensors,
+                local_files_only=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, EOFError) as error:
+        raise _bad(spec, (str(error).splitlines() or [type(error).__name__])[0]) from error
+    except Exception as error:  # safetensors and pickle have errors of their own
+        if type(error).__module__.startswith(("safetensors", "pickle", "_pickle")):
+            raise _bad(spec, (str(error).splitlines() or [type(error).__name__])[0]) from error
+        raise
+    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if lacking:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise TfserError(
+            f"{folder}: the weights lack {', '.join(lacking[:3])}{more}, which a {spec.family} of {spec.n_layers} layers has;"
+            " the file is incomplete or of another model"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _bad(spec: EncoderSpec, reason: str) -> TfserError:
+    return TfserError(f"{spec.found.files[0]}: cannot be loaded ({reason}); fetch it again")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and reports off the terminal: what matters of them is checked here."""
+    import transformers.utils.logging
+
+    words: Any = transformers.utils.logging
+    level, bars = words.get_verbosity(), words.is_progress_bar_enabled()
+    words.set_verbosity(logging.CRITICAL)
+    words.disable_progress_bar()
+    try:
+        yield
+    finally:
+        words.set_verbosity(level)
+        if bars:
+            words.enable_progress_bar()
