@@ -96,7 +96,7 @@ app.add_typer(cache_app, name="cache")
 
 
 class SqlOutput(StrEnum):
-    """How `tfser sql` writes its result."""
+    """How `tfser sql`, `scores` and `compare` write their result."""
 
     table = "table"
     csv = "csv"
@@ -181,6 +181,15 @@ CheckpointEvery = Annotated[
 ]
 AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Train a fold whose audit fails; the run says so.")]
 Again = Annotated[bool, typer.Option("--again", help="Train again what is finished.")]
+
+TableFormat = Annotated[
+    SqlOutput | None, typer.Option("--format", help="How to write the result; by the output's suffix if left out.")
+]
+OutputFile = Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write there instead of standard output.")]
+Clusters = Annotated[
+    str | None,
+    typer.Option("--clusters", metavar="WHAT", help="Intervals over speaker, session or dialogue; the first that is known."),
+]
 
 # -- corpora, scan, extract --------------------------------------------------------------------------------------------------
 
@@ -774,29 +783,95 @@ def _print_scores(store: Cache, experiment: Experiment, format: Output) -> None:
 @app.command()
 def scores(
     experiment: Annotated[str | None, typer.Argument(help="Only experiments whose id or head begins so.")] = None,
+    by: Annotated[
+        str | None, typer.Option("--by", metavar="WHAT", help="A row a seed, fold, class, speaker or session, not an experiment.")
+    ] = None,
+    selection: Annotated[
+        str | None, typer.Option("--selection", metavar="NAME", help="last, val, test-oracle ...; all if left out.")
+    ] = None,
     segments: Annotated[bool, typer.Option("--segments", help="Segment level, too.")] = False,
+    clusters: Clusters = None,
     cache: CacheDir = None,
-    format: Format = Output.table,
+    format: TableFormat = None,
+    output: OutputFile = None,
 ) -> None:
-    """List the scores of all experiments over their folds."""
-    from tfser.manifests.catalogue import open_catalogue, rows
+    """List scores over folds and seeds, with intervals over speakers; or by seed, fold, class, speaker, session."""
+    from tfser.heads.score_tables import shown, table
+    from tfser.manifests.catalogue import open_catalogue
 
     with open_catalogue(Cache(cache)) as connection:
-        found = rows(
-            connection,
-            "SELECT * FROM scores WHERE starts_with(experiment, ?) AND (level = 'utterance' OR ?) "
-            "ORDER BY experiment, seed, level DESC, CASE selection WHEN 'last' THEN 1 WHEN 'val' THEN 2 ELSE 3 END",
-            [experiment or "", segments],
-        )
-    columns = [
-        "experiment", "recipe", "feature_set", "protocol", "seed", "level", "selection", "folds", "of_folds",
-        "UA", "UA_std", "WA", "WA_std", "pooled_UA", "pooled_WA", "seconds", "audit",
-    ]  # fmt: skip
-    if format is Output.table:
-        found = [{**row, **percent(row, *(c for c in columns if "UA" in c or "WA" in c))} for row in found]
-        print_rows(found, format, columns)
+        found = table(connection, by=by, prefix=experiment or "", selection=selection, segments=segments, clusters=clusters)
+
+    def show() -> None:
+        lines, below = shown(found, by)
+        print_rows(lines, Output.table)
+        for line in below:
+            print(line)
+
+    _deliver(found, format, output, show)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="An experiment: its id, or enough of it; or a run.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The one to compare it with.")],
+    metric: Annotated[str, typer.Option("--metric", help="UA, WA, WF1 or macro_F1: what is tested.")] = "UA",
+    selection: Annotated[str, typer.Option("--selection", metavar="NAME", help="How the epochs were chosen.")] = "last",
+    level: Annotated[str, typer.Option("--level", help="utterance or segment.")] = "utterance",
+    common: Annotated[
+        bool, typer.Option("--common", help="Compare what both tested under the same label, where they differ in that.")
+    ] = False,
+    clusters: Clusters = None,
+    cache: CacheDir = None,
+    format: TableFormat = None,
+    output: OutputFile = None,
+) -> None:
+    """Compare two experiments on the same test utterances: difference with interval, tests, wins by fold and speaker."""
+    from tfser.heads.compare import compare as run_compare
+    from tfser.heads.compare_report import print_comparison
+    from tfser.heads.outcomes import find, read_outcome
+    from tfser.manifests.catalogue import open_catalogue
+
+    with open_catalogue(Cache(cache)) as connection:
+        sides = [read_outcome(connection, find(connection, name), selection=selection, level=level) for name in (a, b)]
+    found = run_compare(sides[0], sides[1], metric=metric, clusters=clusters, common=common)
+    _deliver(found.rows(), format, output, lambda: print_comparison(found), as_json=found.to_dict())
+
+
+def _deliver(
+    found: Sequence[dict[str, Any]],
+    format: SqlOutput | None,
+    output: Path | None,
+    show: Callable[[], None],
+    *,
+    as_json: Any = None,
+) -> None:
+    """Write rows as asked: `show` prints the table for people; `as_json`, if given, stands for the rows in JSON."""
+    kind = _kind_of(format, output)
+    if kind is SqlOutput.parquet and output is not None:
+        import pyarrow as pa
+
+        from tfser.manifests.files import write_table
+
+        write_table(output.absolute(), pa.Table.from_pylist(list(found)))
     else:
-        print_rows(found, format)
+        with output_to(output):
+            if kind is SqlOutput.table:
+                show()
+            elif kind is SqlOutput.json and as_json is not None:
+                print(json.dumps(as_json, indent=2, ensure_ascii=False))
+            else:
+                print_rows(found, Output(kind.value))
+    if output is not None:
+        say(f"{count(len(found), 'row')} written to {output}")
+
+
+def _kind_of(format: SqlOutput | None, output: Path | None) -> SqlOutput:
+    """Return how to write: as asked, else by the output's suffix, else a table."""
+    kind = format or next((f for f in SqlOutput if output and output.suffix == f".{f.value}"), SqlOutput.table)
+    if kind is SqlOutput.parquet and output is None:
+        raise UsageError("--format parquet needs --output FILE")
+    return kind
 
 
 @app.command()
@@ -955,9 +1030,7 @@ def sql(
     """Ask the catalogue; tables and columns are in docs/schema.md (`tfser manifest schema`)."""
     from tfser.manifests.catalogue import open_catalogue, select, select_arrow
 
-    kind = format or next((f for f in SqlOutput if output and output.suffix == f".{f.value}"), SqlOutput.table)
-    if kind is SqlOutput.parquet and output is None:
-        raise UsageError("--format parquet needs --output FILE")
+    kind = _kind_of(format, output)
     text = _query_text(query)
     with open_catalogue(Cache(cache)) as connection:
         if kind is SqlOutput.parquet and output is not None:

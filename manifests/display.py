@@ -77,9 +77,11 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, columns: Seque
 
 
 def _is_number(value: Any) -> bool:
-    """Tell whether a cell is set to the right: numbers, and those that `percent`, `size`, `short` or a comma wrote as text."""
+    """Tell whether a cell is set to the right: numbers, and those that `percent`, `size`, `short` or a comma wrote as text, with
+    a deviation, an interval or marks behind them."""
     if isinstance(value, str):
-        return re.fullmatch(r"-?\d+\.\d|\d{1,3}(,\d{3})+|\d+(\.\d+)? ([kMGT]|[kMGT]?B)", value) is not None
+        score = r"[-+]?\d+\.\d( ± \d+\.\d)?[*!]*( \[[^]]*\])?"
+        return re.fullmatch(score + r"|\d{1,3}(,\d{3})+|\d+(\.\d+)? ([kMGT]|[kMGT]?B)", value) is not None
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -349,6 +349,106 @@ TABLES = (
         """,
         view=True,
     ),
+    _table(
+        "test_predictions",
+        "Every prediction beside its experiment and who said it, where: what intervals and comparisons are computed from.",
+        """
+        experiment VARCHAR -- the same for all folds and seeds of one configuration
+        seed BIGINT -- random seed
+        run_id VARCHAR -- run
+        fold INTEGER -- from 1
+        selection VARCHAR -- last, val or test-...: how the epoch was chosen; those that begin with test- looked at the test side
+        level VARCHAR -- utterance or segment
+        corpus VARCHAR -- corpus name
+        utterance_id VARCHAR -- utterance
+        segment INTEGER -- number within the utterance, from 0; null at utterance level
+        speaker VARCHAR -- who speaks
+        session VARCHAR -- recording session
+        dialogue VARCHAR -- conversation
+        label VARCHAR -- true class
+        predicted VARCHAR -- predicted class
+        hit BOOLEAN -- whether they are the same
+        """,
+        view=True,
+    ),
+    _table(
+        "fold_scores",
+        "Scores of each fold.",
+        """
+        experiment VARCHAR -- the same for all folds and seeds of one configuration
+        seed BIGINT -- random seed
+        selection VARCHAR -- last, val or test-...: how the epoch was chosen; those that begin with test- looked at the test side
+        level VARCHAR -- utterance or segment
+        fold INTEGER -- from 1
+        run_id VARCHAR -- run
+        epoch INTEGER -- the epoch that was selected
+        n BIGINT -- test utterances (segments)
+        hits BIGINT -- those that are right
+        UA DOUBLE -- mean of the recalls of the classes that the test side has
+        WA DOUBLE -- hits by n
+        WF1 DOUBLE -- F1 by the classes' sizes
+        macro_F1 DOUBLE -- plain mean of F1
+        """,
+        view=True,
+    ),
+    _table(
+        "class_scores",
+        "Scores of each class, pooled over the folds.",
+        """
+        experiment VARCHAR -- the same for all folds and seeds of one configuration
+        seed BIGINT -- random seed
+        selection VARCHAR -- last, val or test-...: how the epoch was chosen; those that begin with test- looked at the test side
+        level VARCHAR -- utterance or segment
+        class VARCHAR -- class
+        n BIGINT -- test utterances (segments) of the class
+        hits BIGINT -- those that are right
+        predicted BIGINT -- all that were taken for the class
+        recall DOUBLE -- hits by n
+        precision DOUBLE -- hits by predicted; null where nothing was taken for the class
+        F1 DOUBLE -- harmonic mean of the two
+        """,
+        view=True,
+    ),
+    _table(
+        "speaker_scores",
+        "Scores of each speaker, over the folds that test them; utterances of unknown speakers are left out.",
+        """
+        experiment VARCHAR -- the same for all folds and seeds of one configuration
+        seed BIGINT -- random seed
+        selection VARCHAR -- last, val or test-...: how the epoch was chosen; those that begin with test- looked at the test side
+        level VARCHAR -- utterance or segment
+        corpus VARCHAR -- corpus name
+        speaker VARCHAR -- who speaks
+        n BIGINT -- test utterances (segments)
+        hits BIGINT -- those that are right
+        classes BIGINT -- how many of the classes are among them
+        UA DOUBLE -- mean of the recalls of those classes
+        WA DOUBLE -- hits by n
+        n_by_class MAP(VARCHAR,BIGINT) -- test utterances by true class
+        hits_by_class MAP(VARCHAR,BIGINT) -- those that are right, by class
+        """,
+        view=True,
+    ),
+    _table(
+        "session_scores",
+        "Scores of each session, over the folds that test it; utterances of no session are left out.",
+        """
+        experiment VARCHAR -- the same for all folds and seeds of one configuration
+        seed BIGINT -- random seed
+        selection VARCHAR -- last, val or test-...: how the epoch was chosen; those that begin with test- looked at the test side
+        level VARCHAR -- utterance or segment
+        corpus VARCHAR -- corpus name
+        session VARCHAR -- recording session
+        n BIGINT -- test utterances (segments)
+        hits BIGINT -- those that are right
+        classes BIGINT -- how many of the classes are among them
+        UA DOUBLE -- mean of the recalls of those classes
+        WA DOUBLE -- hits by n
+        n_by_class MAP(VARCHAR,BIGINT) -- test utterances by true class
+        hits_by_class MAP(VARCHAR,BIGINT) -- those that are right, by class
+        """,
+        view=True,
+    ),
 )
 
 

@@ -1,4 +1,5 @@
-"""The SQL behind the catalogue's views: folds out of assignments, folds beside what audits compare, scores over folds."""
+"""The SQL behind the catalogue's views: folds out of assignments, folds beside what audits compare, scores over folds, and test
+predictions beside who said them, counted by fold, class, speaker and session."""
 
 from __future__ import annotations
 
@@ -56,5 +57,66 @@ FROM fold_scores s JOIN pooled USING (experiment, seed, selection, level)
 GROUP BY s.experiment, s.seed, s.selection, s.level
 """
 
-VIEWS = {"fold_roles": FOLD_ROLES, "folds": FOLDS, "fold_utterances": FOLD_UTTERANCES, "scores": SCORES}
+TEST_PREDICTIONS = """
+SELECT r.experiment, r.seed, p.run_id, p.fold, p.selection, p.level, p.corpus, p.utterance_id, p.segment,
+  u.speaker, u.session, u.dialogue, p.label, p.predicted, p.label = p.predicted AS hit
+FROM predictions p JOIN runs r USING (run_id)
+LEFT JOIN utterances u ON u.corpus = p.corpus AND u.utterance_id = p.utterance_id
+"""
+
+FOLD_SCORES = """
+WITH scored AS (
+  SELECT r.experiment, r.seed, m.selection, m.level, m.fold, m.run_id,
+    max(m.epoch) AS epoch, max(m.value) FILTER (m.metric = 'UA') AS UA, max(m.value) FILTER (m.metric = 'WA') AS WA,
+    max(m.value) FILTER (m.metric = 'WF1') AS WF1, max(m.value) FILTER (m.metric = 'macro_F1') AS macro_F1
+  FROM metrics m JOIN runs r USING (run_id) WHERE m.class IS NULL GROUP BY ALL
+), counted AS (
+  SELECT run_id, selection, level, sum(count)::BIGINT AS n, sum(count) FILTER (label = predicted)::BIGINT AS hits
+  FROM confusion GROUP BY ALL
+)
+SELECT experiment, seed, selection, level, fold, run_id, epoch, n, coalesce(hits, 0) AS hits, UA, WA, WF1, macro_F1
+FROM scored JOIN counted USING (run_id, selection, level)
+"""
+
+CLASS_SCORES = """
+WITH counted AS (
+  SELECT r.experiment, r.seed, c.selection, c.level, c.label, c.predicted, sum(c.count)::BIGINT AS n
+  FROM confusion c JOIN runs r USING (run_id) GROUP BY ALL
+), named AS (
+  SELECT experiment, seed, selection, level, label AS class, n, if(label = predicted, n, 0) AS hits, 0 AS predicted FROM counted
+  UNION ALL SELECT experiment, seed, selection, level, predicted, 0, 0, n FROM counted
+)
+SELECT experiment, seed, selection, level, class, sum(n)::BIGINT AS n, sum(hits)::BIGINT AS hits,
+  sum(predicted)::BIGINT AS predicted, sum(hits) / nullif(sum(n), 0) AS recall,
+  sum(hits) / nullif(sum(predicted), 0) AS precision, 2 * sum(hits) / nullif(sum(n) + sum(predicted), 0) AS F1
+FROM named GROUP BY experiment, seed, selection, level, class
+"""
+
+
+def _scores_by(column: str) -> str:
+    """Return the view that scores test utterances by who said them, or where: UA over the classes that are there."""
+    return f"""
+WITH by_class AS (
+  SELECT experiment, seed, selection, level, corpus, {column}, label, count(*) AS n, count_if(hit)::BIGINT AS hits
+  FROM test_predictions WHERE {column} IS NOT NULL GROUP BY ALL
+)
+SELECT experiment, seed, selection, level, corpus, {column}, sum(n)::BIGINT AS n, sum(hits)::BIGINT AS hits,
+  count(*) AS classes, avg(hits / n) AS UA, sum(hits) / sum(n) AS WA,
+  map_from_entries(list((label, n) ORDER BY label)) AS n_by_class,
+  map_from_entries(list((label, hits) ORDER BY label)) AS hits_by_class
+FROM by_class GROUP BY experiment, seed, selection, level, corpus, {column}
+"""
+
+
+VIEWS = {
+    "fold_roles": FOLD_ROLES,
+    "folds": FOLDS,
+    "fold_utterances": FOLD_UTTERANCES,
+    "scores": SCORES,
+    "test_predictions": TEST_PREDICTIONS,
+    "fold_scores": FOLD_SCORES,
+    "class_scores": CLASS_SCORES,
+    "speaker_scores": _scores_by("speaker"),
+    "session_scores": _scores_by("session"),
+}
 """By name, in an order in which they can be created."""

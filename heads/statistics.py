@@ -1,0 +1,335 @@
+"""What a score is worth when a speaker's utterances are alike: intervals and tests over clusters.
+
+In go counts by seed, cluster (speaker) and class; out come scores with intervals, differences with intervals, and p values. The
+predictions of one speaker are not independent, so an interval over utterances is too narrow by far; here the speaker is the unit.
+
+* A score is pooled: computed from the counts of all test utterances together, for each seed, and averaged over the seeds. The
+  clusters stay the same speakers however many seeds there are, so more seeds do not narrow what lies between speakers.
+* Its variance is the delete-one-cluster jackknife's around the full score, (G - 1)/G * sum of squares: the cluster-robust CV3 of
+  MacKinnon, Nielsen and Webb, "Fast and reliable jackknife and bootstrap methods for cluster-robust inference", Journal of
+  Applied Econometrics 38 (2023). It serves F1 as well, where a closed form is awkward.
+* Student's t with the degrees of freedom of Bell and McCaffrey, "Bias reduction in standard errors for linear regression with
+  multi-stage samples", Survey Methodology 28 (2002): Satterthwaite's, under independent utterances. Equal speakers give G - 1;
+  a corpus where six of a hundred speakers say nearly everything gives about six.
+* The interval of a score is taken on the logit scale (delta method) and turned back, so it stays between 0 and 1 and is skewed
+  near them; the interval of a difference is symmetric.
+
+`benchmarks/intervals.py` simulates speakers and prints how often each kind of interval holds the truth.
+
+What the interval is of: these trained heads' recipe on other speakers of the same population. It leaves out that another
+training corpus would train other heads, and that the heads of two folds share most of their training side (no unbiased estimate
+of that variance exists: Bengio and Grandvalet, JMLR 5, 2004).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+METRICS = ("UA", "WA", "WF1", "macro_F1")
+"""Scores that can be pooled, by the names of heads.metrics."""
+
+CONFIDENCE = 0.95
+
+FEW = 6
+"""With fewer clusters the clustered test cannot reach p < 0.05: five give 2/2^5 = 0.0625 at best."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What S seeds predicted for the same G clusters' test utterances of K classes; counts as floats, so that they average.
+
+    `true` (S, G, K) counts utterances by true class, `hits` those of them that are right, `predicted` all that were taken for
+    the class.
+    """
+
+    clusters: tuple[str, ...]
+    classes: tuple[str, ...]
+    hits: Floats
+    true: Floats
+    predicted: Floats
+
+    def __post_init__(self) -> None:
+        shape = (len(self.hits), len(self.clusters), len(self.classes))
+        if not all(shape) or any(of.shape != shape for of in (self.hits, self.true, self.predicted)):
+            raise ValueError(f"counts must all be {shape}, and none of the three empty")
+        if not (self.true.sum(axis=2) > 0).all():
+            raise ValueError("a cluster without an utterance")
+
+    def only(self, name: str) -> Counts:
+        """Return the counts of one class; its UA is the recall. Clusters that lack it are left out."""
+        k = self.classes.index(name)
+        has = self.true[0, :, k] > 0
+        return Counts(
+            clusters=tuple(c for c, there in zip(self.clusters, has, strict=True) if there),
+            classes=(name,),
+            hits=self.hits[:, has, k : k + 1],
+            true=self.true[:, has, k : k + 1],
+            predicted=self.predicted[:, has, k : k + 1],
+        )
+
+    def mean(self) -> Counts:
+        """Return the counts averaged over the seeds, as of one seed."""
+        return replace(self, **{n: getattr(self, n).mean(axis=0, keepdims=True) for n in ("hits", "true", "predicted")})
+
+
+def count(
+    clusters: Sequence[str], labels: Sequence[str], predicted: npt.ArrayLike, classes: Sequence[str] | None = None
+) -> Counts:
+    """Count predictions.
+
+    Args:
+        clusters: (n,) the cluster of each utterance.
+        labels: (n,) true classes.
+        predicted: (S, n) or (n,) predicted classes, a row a seed.
+        classes: names in their order; those that occur, sorted, if left out.
+
+    >>> found = count(["a", "a", "b"], ["anger", "sadness", "anger"], ["anger", "anger", "sadness"])
+    >>> found.classes, found.hits[0].tolist(), found.predicted[0].tolist()
+    (('anger', 'sadness'), [[1.0, 0.0], [0.0, 0.0]], [[2.0, 0.0], [0.0, 1.0]])
+    """
+    rows = np.atleast_2d(np.asarray(predicted, dtype=object))
+    names = tuple(classes or sorted({*labels, *rows.ravel().tolist()}))
+    number = {name: i for i, name in enumerate(names)}
+    who = tuple(sorted(set(clusters)))
+    place = {name: i for i, name in enumerate(who)}
+    of = np.array([place[c] for c in clusters])
+    truth = np.array([number[label] for label in labels])
+    shape = (len(rows), len(who), len(names))
+    hits, true, taken = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    for s, row in enumerate(rows):
+        guess = np.array([number[name] for name in row])
+        np.add.at(true[s], (of, truth), 1)
+        np.add.at(taken[s], (of, guess), 1)
+        np.add.at(hits[s], (of[guess == truth], truth[guess == truth]), 1)
+    return Counts(clusters=who, classes=names, hits=hits, true=true, predicted=taken)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A score or a difference of two, from 0 to 1, with the interval that holds it at the stated confidence.
+
+    `low` and `high` are None where nothing can be said: one cluster alone, or nothing that varies (all right, all wrong).
+    `df` are the degrees of freedom; far below the number of clusters where a few of them hold most utterances.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    std_error: float | None
+    df: float | None
+    clusters: int
+    confidence: float = CONFIDENCE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return dict(vars(self))
+
+
+def score(counts: Counts, metric: str) -> float:
+    """Return the pooled score, averaged over the seeds."""
+    return float(_of_seeds(counts, metric).mean())
+
+
+def seed_scores(counts: Counts, metric: str) -> tuple[float, ...]:
+    """Return the pooled score of each seed."""
+    return tuple(float(value) for value in _of_seeds(counts, metric))
+
+
+def cluster_scores(counts: Counts, metric: str) -> Floats:
+    """Return each cluster's score by itself, averaged over the seeds: (G,). UA is over the classes that the cluster has."""
+    return np.asarray(_score(counts.hits, counts.true, counts.predicted, metric).mean(axis=0))
+
+
+def interval(counts: Counts, metric: str, *, confidence: float = CONFIDENCE) -> Interval:
+    """Return the pooled score, averaged over seeds, with its cluster-robust interval."""
+    from scipy.special import expit, logit
+
+    value = score(counts, metric)
+    found = _symmetric(value, _without_one(counts, metric), counts, metric, confidence)
+    if found.std_error is None or not 0 < value < 1:
+        return replace(found, low=None, high=None)
+    reach = _quantile(found.df, confidence) * found.std_error / (value * (1 - value))
+    return replace(found, low=float(expit(logit(value) - reach)), high=float(expit(logit(value) + reach)))
+
+
+def difference(a: Counts, b: Counts, metric: str, *, confidence: float = CONFIDENCE) -> Interval:
+    """Return how much better A is than B on the same utterances, with the cluster-robust interval of the difference.
+
+    Raises:
+        ValueError: The two were not counted over the same utterances.
+    """
+    _same(a, b)
+    value = score(a, metric) - score(b, metric)
+    without = _without_one(a, metric) - _without_one(b, metric)
+    found = _symmetric(value, without, a, metric, confidence)
+    if found.std_error is None:
+        return found
+    reach = _quantile(found.df, confidence) * found.std_error
+    return replace(found, low=max(value - reach, -1.0), high=min(value + reach, 1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Permutation:
+    """A two-sided p value of the clustered permutation test.
+
+    `exact`: all swaps were counted, or as many as `draws` says were drawn. `smallest_p` is the least that these clusters allow.
+    """
+
+    p: float
+    exact: bool
+    draws: int
+    clusters: int
+    smallest_p: float
+
+
+def permutation_test(
+    a: Counts, b: Counts, metric: str, *, exact_up_to: int = 14, draws: int = 19_999, seed: int = 0
+) -> Permutation:
+    """Test whether A and B are alike by exchanging their predictions for whole clusters at a time.
+
+    If they are, each speaker's predictions could as well have come from the other one. All 2^G exchanges are counted where at
+    most `exact_up_to` clusters differ (one that does not changes nothing); else `draws` are drawn and the one that was seen is
+    added (Phipson and Smyth, "Permutation p-values should never be zero", 2010). Seeds are exchanged with their speaker: the
+    i-th of A with the i-th of B where both have as many, else as averaged counts.
+
+    Raises:
+        ValueError: The two were not counted over the same utterances.
+    """
+    _same(a, b)
+    if len(a.hits) != len(b.hits):
+        a, b = a.mean(), b.mean()
+    parts = {n: (getattr(a, n), getattr(b, n)) for n in ("hits", "predicted")}
+    differ = np.logical_or.reduce([(x != y).any(axis=(0, 2)) for x, y in parts.values()])
+    n = int(differ.sum())
+    seen = abs(score(a, metric) - score(b, metric))
+    exact = n <= exact_up_to
+    if exact:  # one of each pair of opposite exchanges: they give the same size
+        codes = np.arange(2 ** max(n - 1, 0))
+        signs = 1.0 - 2.0 * (codes[:, None] >> np.arange(n) & 1)
+    else:
+        signs = np.random.default_rng(seed).choice((-1.0, 1.0), (draws, n))
+    true = a.true.sum(axis=1)  # (S, K), the same for both
+    swapped = {}
+    for name, (x, y) in parts.items():
+        middle = (x + y).sum(axis=1)[None] / 2
+        moved = np.einsum("mg,sgk->msk", signs, (x - y)[:, differ] / 2)
+        swapped[name] = (middle + moved, middle - moved)
+    sizes = np.zeros(len(signs))
+    for side, sign in ((0, 1.0), (1, -1.0)):
+        values = _score(swapped["hits"][side], true[None], swapped["predicted"][side], metric)
+        sizes += sign * values.mean(axis=1)
+    at_least = int((np.abs(sizes) >= seen - 1e-12).sum())
+    p = at_least / len(signs) if exact else (1 + at_least) / (1 + draws)
+    smallest = min(1.0, 2.0 / 2**n) if exact else 1 / (1 + draws)
+    return Permutation(p=float(p), exact=exact, draws=2**n if exact else draws, clusters=n, smallest_p=smallest)
+
+
+def mcnemar(a_right: npt.ArrayLike, b_right: npt.ArrayLike) -> tuple[int, int, float]:
+    """Return how often A alone is right, B alone is, and the exact two-sided p of McNemar's test (binomial, 1/2).
+
+    It takes utterances as independent, which those of one speaker are not: its p is too small.
+
+    >>> mcnemar([True] * 8 + [False] * 2, [False] * 7 + [True] * 3)
+    (7, 2, 0.1796875)
+    """
+    from scipy.special import bdtr
+
+    a, b = np.asarray(a_right, dtype=bool), np.asarray(b_right, dtype=bool)
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    n = only_a + only_b
+    return only_a, only_b, min(1.0, 2 * float(bdtr(min(only_a, only_b), n, 0.5))) if n else 1.0
+
+
+def _same(a: Counts, b: Counts) -> None:
+    same = a.clusters == b.clusters and a.classes == b.classes
+    if not same or not (a.true[0] == b.true[0]).all():
+        raise ValueError("the two were not counted over the same utterances")
+
+
+def _of_seeds(counts: Counts, metric: str) -> Floats:
+    return _score(counts.hits.sum(axis=1), counts.true.sum(axis=1), counts.predicted.sum(axis=1), metric)
+
+
+def _score(hits: Floats, true: Floats, predicted: Floats, metric: str, unseen: Floats | None = None) -> Floats:
+    """Score counts by class (..., K); `unseen` (..., K) stands for the recall or F1 of a class that has none."""
+    if metric == "WA":
+        return np.asarray(hits.sum(axis=-1) / true.sum(axis=-1))
+    if metric == "UA":
+        there, by_class = true > 0, _ratio(hits, true)
+    elif metric in ("WF1", "macro_F1"):
+        there, by_class = true + predicted > 0, _ratio(2 * hits, true + predicted)
+    else:
+        raise ValueError(f"no such score: {metric}")
+    if metric == "WF1":
+        return np.asarray((by_class * true).sum(axis=-1) / true.sum(axis=-1))
+    if unseen is not None:
+        there, by_class = np.broadcast_to(~np.isnan(unseen), there.shape), np.where(there, by_class, np.nan_to_num(unseen))
+    return np.asarray((by_class * there).sum(axis=-1) / there.sum(axis=-1))
+
+
+def _ratio(above: Floats, below: Floats) -> Floats:
+    return np.divide(above, below, out=np.zeros(np.broadcast_shapes(above.shape, below.shape)), where=below > 0)
+
+
+def _without_one(counts: Counts, metric: str) -> Floats:
+    """Return the score without each cluster in turn, averaged over seeds: (G,).
+
+    A class that one cluster alone has would be gone with it, and the score one of other classes: its recall (F1) is then the
+    full one, so what such a class varies between speakers is not in the interval.
+    """
+    if len(counts.clusters) == 1:
+        return np.full(1, np.nan)
+    whole = [of.sum(axis=1, keepdims=True) for of in (counts.hits, counts.true, counts.predicted)]
+    if metric == "UA":
+        full = np.where(whole[1] > 0, _ratio(whole[0], whole[1]), np.nan)
+    else:
+        full = np.where(whole[1] + whole[2] > 0, _ratio(2 * whole[0], whole[1] + whole[2]), np.nan)
+    hits, true, predicted = (w - of for w, of in zip(whole, (counts.hits, counts.true, counts.predicted), strict=True))
+    return np.asarray(_score(hits, true, predicted, metric, full).mean(axis=0))
+
+
+def _symmetric(value: float, without: Floats, counts: Counts, metric: str, confidence: float) -> Interval:
+    """Return a value with its standard error and degrees of freedom, and no interval yet."""
+    n = len(without)
+    nothing = Interval(value=value, low=None, high=None, std_error=None, df=None, clusters=n, confidence=confidence)
+    if n == 1:
+        return nothing
+    std_error = math.sqrt((n - 1) / n * float(((without - value) ** 2).sum()))
+    return replace(nothing, std_error=std_error, df=_degrees_of_freedom(counts.true[0], metric))
+
+
+def _quantile(df: float | None, confidence: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, (1 + confidence) / 2))
+
+
+def _degrees_of_freedom(true: Floats, metric: str) -> float:
+    """Return Satterthwaite's degrees of freedom of the jackknife variance, for independent utterances: 2 E^2 / Var.
+
+    A score is close to a weighted mean over clusters, of weights w (sum 1) and variances s: the variance estimate is a quadratic
+    form, sum of d (y - mean)^2 with d = (w / (1 - w))^2, whose mean and variance follow from B = cov(y - mean).
+
+    Args:
+        true: (G, K) utterances by cluster and class.
+        metric: WA and WF1 weight utterances alike, UA and macro_F1 the classes.
+    """
+    of_class = true.sum(axis=0)
+    share = _ratio(true, of_class[None]) / (of_class > 0).sum() if metric in ("UA", "macro_F1") else true / true.sum()
+    each = share / np.maximum(true, 1)  # what one utterance weighs
+    w = share.sum(axis=1)
+    s = (share * each).sum(axis=1) / w**2
+    d = (w / (1 - w)) ** 2
+    u, c = -s * w, float((w * w * s).sum())  # B = diag(s) + u 1' + 1 u' + c
+    mean = float((d * (s + 2 * u + c)).sum())
+    off = 2 * d.sum() * (d * u * u).sum() + 2 * (d * u).sum() ** 2 + 4 * c * (d * u).sum() * d.sum() + (c * d.sum()) ** 2
+    square = float(off + (d * d * ((s + 2 * u + c) ** 2 - (2 * u + c) ** 2)).sum())
+    return min(mean * mean / square, len(true) - 1.0)

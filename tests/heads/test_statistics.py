@@ -1,0 +1,264 @@
+"""Intervals and tests over clusters: against scikit-learn and scipy on the same data, and against the truth in simulations."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn import metrics
+
+from tfser.heads.statistics import (
+    METRICS,
+    Counts,
+    cluster_scores,
+    count,
+    difference,
+    interval,
+    mcnemar,
+    permutation_test,
+    score,
+    seed_scores,
+)
+
+CLASSES = ("anger", "fear", "neutral", "sadness")
+
+
+def of_sklearn(metric: str, labels: list[str], predicted: list[str]) -> float:
+    if metric == "WA":
+        return float(metrics.accuracy_score(labels, predicted))
+    if metric == "UA":
+        return float(metrics.recall_score(labels, predicted, labels=sorted(set(labels)), average="macro", zero_division=0))
+    return float(metrics.f1_score(labels, predicted, average={"WF1": "weighted", "macro_F1": "macro"}[metric], zero_division=0))
+
+
+def draw(
+    seed: int, n: int = 90, clusters: int = 6, seeds: int = 1, right: float = 0.6
+) -> tuple[list[str], list[str], list[list[str]]]:
+    """Return clusters, labels and predictions; the first cluster has no fear."""
+    rng = np.random.default_rng(seed)
+    who = [f"s{i}" for i in np.sort(np.arange(n) % clusters)]
+    labels = [CLASSES[k] for k in rng.integers(0, 4, n)]
+    labels = ["neutral" if c == "s0" and label == "fear" else label for c, label in zip(who, labels, strict=True)]
+    wrong = rng.integers(0, 4, (seeds, n))
+    good = rng.random((seeds, n)) < right + 0.1 * np.array([int(c[1:]) % 3 - 1 for c in who])
+    return who, labels, [[label if g else CLASSES[w] for label, g, w in zip(labels, gs, ws, strict=True)]
+                         for gs, ws in zip(good, wrong, strict=True)]  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@given(seed=st.integers(0, 10_000), n=st.integers(12, 60))
+@settings(max_examples=30, deadline=None)
+def test_pooled_scores_are_scikit_learn_s(metric: str, seed: int, n: int) -> None:
+    who, labels, predicted = draw(seed, n, seeds=2)
+    counts = count(who, labels, predicted)
+    expected = [of_sklearn(metric, labels, row) for row in predicted]
+    assert seed_scores(counts, metric) == pytest.approx(expected)
+    assert score(counts, metric) == pytest.approx(sum(expected) / 2)
+    place = [i for i, c in enumerate(who) if c == "s1"]
+    alone = [of_sklearn(metric, [labels[i] for i in place], [row[i] for i in place]) for row in predicted]
+    assert cluster_scores(counts, metric)[counts.clusters.index("s1")] == pytest.approx(sum(alone) / 2)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_standard_error_is_the_jackknife_s_made_by_leaving_speakers_out(metric: str) -> None:
+    who, labels, predicted = draw(3, seeds=2)
+    found = interval(count(who, labels, predicted), metric)
+    without = []
+    for cluster in sorted(set(who)):
+        kept = [i for i, c in enumerate(who) if c != cluster]
+        of = [of_sklearn(metric, [labels[i] for i in kept], [row[i] for i in kept]) for row in predicted]
+        without.append(np.mean(of))
+    G = len(without)
+    assert found.std_error == pytest.approx(np.sqrt((G - 1) / G * np.sum((np.array(without) - found.value) ** 2)))
+    assert found.clusters == G and found.low is not None and found.high is not None
+    assert 0 < found.low < found.value < found.high < 1
+    wider = interval(count(who, labels, predicted), metric, confidence=0.99)
+    assert wider.low is not None and wider.low < found.low
+
+
+def test_equal_speakers_give_the_t_interval_of_their_means() -> None:
+    """With equal sizes the difference's interval is scipy's of the speakers' paired differences."""
+    rng = np.random.default_rng(1)
+    who = [f"s{i}" for i in range(9) for _ in range(20)]
+    labels = ["anger", "neutral"] * 90
+    rows = [[label if ok else "fear" for label, ok in zip(labels, rng.random(180) < p, strict=True)] for p in (0.8, 0.6)]
+    A, B = (count(who, labels, row, ("anger", "fear", "neutral")) for row in rows)
+    found = difference(A, B, "WA")
+    own = cluster_scores(A, "WA") - cluster_scores(B, "WA")
+    assert found.df == pytest.approx(8)
+    assert found.std_error == pytest.approx(stats.sem(own))
+    assert (found.low, found.high) == pytest.approx(tuple(stats.t.interval(0.95, 8, own.mean(), stats.sem(own))))
+
+
+def test_degrees_of_freedom_follow_satterthwaite_s_definition() -> None:
+    """Twice the squared mean over the variance of the quadratic form, by matrices and by simulation."""
+    sizes = np.array([60, 50, 8, 5, 4, 3, 2, 2], dtype=float)[:, None]
+    counts = Counts(clusters=tuple("abcdefgh"), classes=("x",), hits=sizes[None] / 2, true=sizes[None], predicted=sizes[None])
+    found = interval(counts, "WA").df
+    w = (sizes / sizes.sum()).ravel()
+    P = np.eye(8) - np.outer(np.ones(8), w)
+    B = P @ np.diag(1 / sizes.ravel()) @ P.T @ np.diag((w / (1 - w)) ** 2)
+    assert found == pytest.approx(np.trace(B) ** 2 / np.trace(B @ B))
+    y = np.random.default_rng(0).standard_normal((200_000, 8)) / np.sqrt(sizes.ravel())
+    V = (((w / (1 - w)) * (y - (y @ w)[:, None])) ** 2).sum(axis=1)
+    assert found == pytest.approx(2 * V.mean() ** 2 / V.var(), rel=0.03)
+    assert 1 < found < 3  # two of the eight say most of it
+
+
+def test_what_cannot_be_known_is_none() -> None:
+    one = interval(count(["a"] * 4, ["anger", "fear"] * 2, ["anger"] * 4), "UA")
+    assert (one.value, one.low, one.high, one.std_error, one.clusters) == (0.5, None, None, None, 1)
+    right = interval(count(["a", "a", "b", "b"], ["anger", "fear"] * 2, ["anger", "fear"] * 2), "UA")
+    assert (right.value, right.low, right.high) == (1.0, None, None)
+
+
+def test_a_class_of_one_speaker_alone_does_not_change_the_score_s_meaning() -> None:
+    """Without its only speaker the class's recall stays: the leap to a score of other classes is no variance."""
+    who = ["a"] * 6 + ["b"] * 4 + ["c"] * 4
+    labels = ["anger", "neutral"] * 2 + ["fear"] * 2 + ["anger", "neutral"] * 4
+    right = count(who, labels, ["anger" if label == "neutral" else label for label in labels])
+    found = interval(right, "UA")
+    assert found.value == pytest.approx(2 / 3)
+    assert found.std_error == pytest.approx(0)
+
+
+def test_counts_that_do_not_fit_are_refused() -> None:
+    who, labels, predicted = draw(0)
+    A = count(who, labels, predicted, CLASSES)
+    with pytest.raises(ValueError, match="not counted over the same"):
+        difference(A, count(["x", *who[1:]], labels, predicted, CLASSES), "UA")
+    with pytest.raises(ValueError, match="not counted over the same"):
+        permutation_test(A, count(who, ["fear", *labels[1:-1], "anger"], predicted, CLASSES), "UA")
+    with pytest.raises(ValueError, match="no such score"):
+        score(A, "F2")
+
+
+@given(seed=st.integers(0, 10_000), metric=st.sampled_from(METRICS))
+@settings(max_examples=30, deadline=None)
+def test_order_and_names_of_clusters_do_not_matter(seed: int, metric: str) -> None:
+    who, labels, predicted = draw(seed, seeds=2)
+    order = np.random.default_rng(seed).permutation(len(who))
+    named = {c: f"x{len(set(who)) - i}" for i, c in enumerate(sorted(set(who)))}
+    other = count([named[who[i]] for i in order], [labels[i] for i in order], [[row[i] for i in order] for row in predicted])
+    first, second = interval(count(who, labels, predicted), metric), interval(other, metric)
+    assert (second.value, second.low, second.high, second.df) == pytest.approx((first.value, first.low, first.high, first.df))
+
+
+# -- tests -------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_exact_permutation_test_is_scipy_s() -> None:
+    """For accuracy of equal speakers the statistic is a mean of paired differences: scipy's sign-flip test counts the same."""
+    who, labels, (a, b) = draw(5, n=96, clusters=8, seeds=2)
+    A, B = (count(who, labels, row, CLASSES) for row in (a, b))
+    own = cluster_scores(A, "WA") - cluster_scores(B, "WA")
+    expected = stats.permutation_test((own,), np.mean, permutation_type="samples", n_resamples=np.inf, alternative="two-sided")
+    found = permutation_test(A, B, "WA")
+    differ = int((np.abs(own) > 0).sum())
+    assert found.exact and found.draws == 2**found.clusters and found.clusters >= differ
+    assert found.p == pytest.approx(expected.pvalue)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_permutation_test_exchanges_whole_speakers(metric: str) -> None:
+    """Against exchanging the predictions themselves and scoring with scikit-learn, all 2^5 times."""
+    who, labels, rows = draw(9, n=40, clusters=5, seeds=4)
+    A, B = count(who, labels, rows[:2], CLASSES), count(who, labels, rows[2:], CLASSES)
+    speakers = sorted(set(who))
+
+    def size(swapped: frozenset[str]) -> float:
+        a, b = ([[rows[(s + 2) % 4 if c in swapped else s][i] for i, c in enumerate(who)] for s in of] for of in ((0, 1), (2, 3)))
+        means = [np.mean([of_sklearn(metric, labels, row) for row in side]) for side in (a, b)]
+        return float(abs(means[0] - means[1]))
+
+    every = [size(frozenset(s for g, s in enumerate(speakers) if code >> g & 1)) for code in range(32)]
+    expected = np.mean(np.array(every) >= every[0] - 1e-12)
+    found = permutation_test(A, B, metric)
+    assert found.p == pytest.approx(expected)
+    assert (found.exact, found.draws, found.smallest_p) == (True, 32, 1 / 16)
+    assert permutation_test(B, A, metric).p == pytest.approx(expected)
+
+
+def test_drawn_permutations_come_near_the_exact_p_and_repeat() -> None:
+    who, labels, (a, b) = draw(2, n=120, clusters=10, seeds=2)
+    A, B = (count(who, labels, row, CLASSES) for row in (a, b))
+    exact = permutation_test(A, B, "UA")
+    drawn = permutation_test(A, B, "UA", exact_up_to=3, draws=9_999)
+    assert exact.exact and not drawn.exact
+    assert drawn.p == pytest.approx(exact.p, abs=0.02)
+    assert drawn == permutation_test(A, B, "UA", exact_up_to=3, draws=9_999)
+    far = count(who, labels, labels, CLASSES)
+    near = count(who, labels, ["anger"] * len(labels), CLASSES)
+    assert permutation_test(far, near, "UA", exact_up_to=3, draws=99).p >= 0.01  # never below what the draws can show
+
+
+def test_alike_sides_give_p_one_and_unequal_seeds_are_averaged() -> None:
+    who, labels, rows = draw(4, seeds=3)
+    A = count(who, labels, rows, CLASSES)
+    assert permutation_test(A, A, "UA").p == 1.0
+    assert difference(A, A, "UA").value == 0
+    B = count(who, labels, rows[:2], CLASSES)
+    found = permutation_test(A, B, "UA")
+    assert found == permutation_test(A.mean(), B.mean(), "UA")
+    assert 0 < found.p <= 1
+
+
+@given(only_a=st.integers(0, 40), only_b=st.integers(0, 40), both=st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_mcnemar_is_scipy_s_binomial_test(only_a: int, only_b: int, both: int) -> None:
+    a = [True] * only_a + [False] * only_b + [True] * both
+    b = [False] * only_a + [True] * only_b + [True] * both
+    expected = stats.binomtest(only_a, only_a + only_b, 0.5).pvalue if only_a + only_b else 1.0
+    assert mcnemar(a, b) == (only_a, only_b, pytest.approx(expected))
+
+
+# -- simulation --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def simulation() -> ModuleType:
+    """benchmarks/intervals.py, whose larger tables docs/methods.md quotes."""
+    path = Path(__file__).parents[2] / "benchmarks" / "intervals.py"
+    if not path.exists():
+        pytest.skip("benchmarks/ is not part of an installed package")
+    spec = importlib.util.spec_from_file_location("tfser_benchmarks_intervals", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    import sys
+
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("number", [0, 3, 4, 7])
+def test_ten_speakers_are_covered_where_the_others_are_not(simulation: ModuleType, number: int) -> None:
+    """600 rounds, so that 95 % would be found between 92.8 and 97 % (2.5 standard errors)."""
+    found = simulation.coverage(simulation.SCENARIOS[number], "UA", 600)
+    assert found["speakers"] == 10
+    assert 92.8 <= found["ours"] <= 97.2, found
+    assert found["naive"] < 80 and found["bootstrap"] < 92.5, found
+
+
+def test_four_speakers_and_unequal_ones_are_covered(simulation: ModuleType) -> None:
+    four = simulation.coverage(simulation.SCENARIOS[10], "UA", 600)
+    assert four["speakers"] == 4 and 92.5 <= four["ours"] <= 97.5, four
+    assert four["bootstrap"] < 85 and four["naive"] < 60, four
+    unequal = simulation.coverage(simulation.SCENARIOS[-1], "UA", 400)
+    assert unequal["speakers"] == 100 and unequal["df"] < 10
+    assert 92 <= unequal["ours"] <= 98 and unequal["jackknife"] < unequal["ours"], unequal
+
+
+def test_differences_are_covered_and_only_the_clustered_test_keeps_its_level(simulation: ModuleType) -> None:
+    found = simulation.paired(simulation.SCENARIOS[0], 400)
+    assert 92 <= found["ours"] <= 98, found
+    assert found["naive"] < 90, found
+    assert found["mcnemar_rejects"] > 10 > 8 > found["permutation_rejects"], found
+    assert 92 <= simulation.paired(simulation.SCENARIOS[0], 400, better=0.3, tests=False)["ours"] <= 98

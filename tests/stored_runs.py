@@ -1,0 +1,118 @@
+"""Finished runs without training: chance predictions, written into a cache as `tfser train` writes its own.
+
+A module for tests; load it with importlib, tests are no package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfser.heads.runs import Selected, begin, finish
+from tfser.manifests.cache import Cache
+from tfser.manifests.files import write_json, write_table
+from tfser.manifests.utterances import Measured, Utterance, skipped_table, to_table
+
+CLASSES = ("anger", "happiness", "neutral")
+
+
+def make_utterances(speakers: int = 8, each: int = 12, seed: int = 0, **known: bool) -> list[Utterance]:
+    """Return utterances of speakers called 03, 04 ...; two of them a session. The first speaker has no happiness."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for s in range(speakers):
+        for i in range(each + 2 * (s % 3)):
+            label = CLASSES[rng.integers(3)]
+            found.append(
+                Utterance(
+                    utterance_id=f"s{s}u{i:02d}",
+                    path=f"s{s}u{i}.wav",
+                    speaker=f"{s + 3:02d}" if known.get("speaker", True) else None,
+                    session=f"Ses{s // 2}" if known.get("session", True) else None,
+                    dialogue=f"d{s // 2}_{i % 2}" if known.get("dialogue", True) else None,
+                    label="neutral" if s == 0 and label == "happiness" else label,
+                )
+            )
+    return found
+
+
+def put_utterances(cache: Cache, utterances: Sequence[Utterance], corpus: str = "toy") -> None:
+    """Write a corpus as a scan does, without audio."""
+    folder = cache.corpus(corpus)
+    measured = [Measured(size=1, mtime_ns=1, duration_s=1.0, content_hash=f"of {u.utterance_id}") for u in utterances]
+    write_table(folder / "skipped.parquet", skipped_table([]))
+    write_table(folder / "utterances.parquet", to_table(corpus, list(utterances), measured))
+    about = {"corpus": corpus, "adapter": "table", "root": "/nowhere", "options": {}, "default_protocol": None}
+    write_json(folder / "corpus.json", {**about, "scanned_at": "2025-01-01T00:00:00+00:00"})
+
+
+def put_experiment(
+    cache: Cache,
+    name: str,
+    utterances: Sequence[Utterance],
+    *,
+    right: float = 0.7,
+    seeds: Sequence[int] = (0,),
+    folds: Mapping[str, int] | None = None,
+    only_folds: Sequence[int] | None = None,
+    selections: Sequence[str] = ("last",),
+    audit: str = "passed",
+    corpus: str = "toy",
+) -> None:
+    """Write an experiment's runs: each utterance is taken for its own class with probability `right`, less for odd speakers.
+
+    Args:
+        cache: the cache.
+        name: of the experiment; the predictions are drawn from it and the seed.
+        utterances: what is tested.
+        right: share of right predictions.
+        seeds: of training.
+        folds: of each utterance; that of its speaker's number if left out.
+        only_folds: those that are finished.
+        selections: all of the same predictions, but test-oracle, which is right more often.
+        audit: passed or overridden.
+        corpus: name.
+    """
+    of = folds or {u.utterance_id: int(u.utterance_id[1 : u.utterance_id.index("u")]) + 1 for u in utterances}
+    for seed in seeds:
+        rng = np.random.default_rng([seed, *name.encode()])
+        for fold in sorted(set(of.values())):
+            tested = [u for u in utterances if of[u.utterance_id] == fold]
+            labels = np.array([CLASSES.index(str(u.label)) for u in tested])
+            kept: list[Selected] = []
+            for selection in selections:
+                rate = right + (0.1 if selection == "test-oracle" else 0.0) - 0.2 * (fold % 2)
+                wrong = (labels + rng.integers(1, 3, len(labels))) % 3
+                chosen = np.where(rng.random(len(labels)) < rate, labels, wrong)
+                probabilities = (0.1 + 0.7 * np.eye(3)[chosen]).astype(np.float32)
+                kept.append(
+                    Selected(
+                        selection=selection,
+                        epoch=5,
+                        utterances=probabilities,
+                        segments=np.repeat(probabilities, 2, axis=0),
+                        segment_utterance=np.repeat(np.arange(len(labels)), 2),
+                        segment_number=np.tile([0, 1], len(labels)),
+                    )
+                )
+            if only_folds is not None and fold not in only_folds:
+                continue
+            about: dict[str, Any] = {
+                "run_id": f"{name}-f{fold}-s{seed}", "experiment": name, "head": name.split("-")[0], "preset": "small",
+                "recipe": "default", "corpus": corpus, "protocol": "loso-speaker", "protocol_hash": "abc", "validation": "none",
+                "fold": fold, "seed": seed, "feature_set": "logmel", "fingerprint": "f", "epochs": 5, "device": "cpu",
+                "parameters": 10, "utterances_cut": 0, "audit": audit, "findings": [], "started_at": "2025-01-01T00:00:00+00:00",
+                "finished_at": "2025-01-01T00:00:01+00:00", "seconds": 1.0, "versions": {}, "config": {},
+            }  # fmt: skip
+            begin(cache, about)
+            finish(
+                cache,
+                about,
+                classes=CLASSES,
+                utterances=[(corpus, u.utterance_id) for u in tested],
+                labels=labels,
+                selections=kept,
+                history=[],
+            )
