@@ -4,8 +4,8 @@ A full-size WavLM-Large of random weights (its published configuration) on real 
 joined to clips of 1 to 15 s at the folder's own rate. The variants take turns over parts of the clips, so that a busy neighbour
 hurts all alike:
 
-* ideal: the bare model cut after layer 12, on decoded, resampled and normalised clips, sorted by length, in batches (one by one on
-  a CPU)
+* ideal: the bare model cut after layer 12, on decoded, resampled and normalised clips, sorted by length, in batches (one by one
+  on a CPU)
 * naive: decode, resample, transformers' feature extractor, all 24 layers, hidden state 12, np.save, file after file
 * ours: `tfser extract`, from the files to shards on disk, start-up (loading the weights) apart
 
