@@ -454,9 +454,9 @@ def features(format: Format = Output.table) -> None:
 @app.command()
 def heads(format: Format = Output.table) -> None:
     """List the heads with their presets (architectures) and recipes (ways of training); the first of each is the default."""
-    from tfser.heads import HEADS, head
+    from tfser.heads import HEADS, head, lineages
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in HEADS:
         spec = head(name)
         rows.append(
@@ -467,7 +467,16 @@ def heads(format: Format = Output.table) -> None:
                 "about": f"{spec.summary} ({spec.source})",
             }
         )
-    print_rows(rows, format)
+    shared = lineages.listed()
+    if format is Output.table:
+        print_rows(rows, format)
+        print("\nrecipes of published lineages, for every head with a network, and the selections that they report:")
+        print_rows(shared, format, ["recipe", "reports", "about"])
+        say("selections that begin with test- chose their epoch on the test fold: upper bounds, and no results")
+    else:
+        every: list[dict[str, Any]] = [{"head": None, "presets": None, "recipes": of["recipe"], **of} for of in shared]
+        columns = [*rows[0], *(name for name in shared[0] if name not in (*rows[0], "recipe"))]
+        print_rows([dict.fromkeys(columns) | row for row in (*rows, *every)], format, columns)
 
 
 def _default_first(default: str, names: Iterable[str]) -> str:
@@ -529,7 +538,9 @@ def ablate(
     preset: Annotated[
         list[str] | None, typer.Option("--preset", metavar="NAME", help="Only rows of these variants; may be repeated.")
     ] = None,
-    selection: Annotated[str, typer.Option("--selection", help="Whose scores: last, val or test-oracle.")] = "last",
+    selection: Annotated[
+        str, typer.Option("--selection", help="Whose scores: last, val, test-oracle or one of the recipe's.")
+    ] = "last",
     corpus: Corpus = None,
     features: Features = None,
     protocol: ProtocolName = None,
@@ -553,9 +564,10 @@ def ablate(
     from tfser.heads import head as find_head
     from tfser.heads.ablation import compare, plan_rows
     from tfser.heads.experiment import Request, resolve
+    from tfser.heads.selections import BASE, Rule
 
-    if selection not in ("last", "val", "test-oracle"):
-        raise unknown("selection", selection, ("last", "val", "test-oracle"))
+    if selection not in BASE:
+        Rule.parse(selection)
     request = Request(
         head=head,
         folds=fold,
@@ -576,8 +588,10 @@ def ablate(
     planned = plan_rows(find_head(head), request, preset or ())
     store, loading = Cache(cache), list[Any]()
     table = [(row, resolve(store, wanted)) for row, wanted in planned]  # all of them, before the first is trained
-    if selection == "val" and table[0][1].validation == "none":
-        raise UsageError("--selection val needs validation utterances: add --validation next-group")
+    if selection not in (*BASE, *table[0][1].recipe.selections):
+        raise UsageError(f"--selection {selection}: this recipe does not keep it; add --set selections={selection}")
+    if selection.startswith("val") and table[0][1].validation == "none":
+        raise UsageError(f"--selection {selection} needs validation utterances: add --validation next-group")
     chosen = [of for of in table[0][1].chosen if not of.startswith("preset")]
     if chosen:
         say(f"chosen for you: {', '.join(chosen)}")
@@ -593,6 +607,8 @@ def _changes(settings: list[str] | None, width: int | None) -> dict[str, str]:
 
 
 def _print_ablation(experiment: Experiment, table: Sequence[dict[str, Any]], format: Output) -> None:
+    from tfser.heads.selections import explain, peeks
+
     if format is not Output.table:
         print_rows(table, format)
         return
@@ -604,7 +620,7 @@ def _print_ablation(experiment: Experiment, table: Sequence[dict[str, Any]], for
         lines.append(
             {
                 "row": row["row"],
-                "parameters": f"{row['parameters']:,}",
+                "parameters": "" if row["parameters"] is None else f"{row['parameters']:,}",
                 "paper's size": _millions(row["parameters_typical"]),
                 "paper": _millions(row["paper_parameters"]),
                 "UA": _spread(scores["UA"], scores["UA_std"]),
@@ -623,6 +639,8 @@ def _print_ablation(experiment: Experiment, table: Sequence[dict[str, Any]], for
         "gain: over the first row, fold by fold"
     )
     say(f"paper's size: ours at a width of {spec.typical_dim} and 4 classes, beside those of the paper ({spec.source})")
+    if peeks(table[0]["selection"]):
+        say(explain([table[0]["selection"]]))
     if any(row["audit"] == "overridden" for row in table):
         say("LEAKS ALLOWED: an audit fails; these scores are not speaker-independent results")
 
@@ -685,16 +703,17 @@ def _train_folds(
                     "see the table skipped"
                 )
             if cut := utterances_cut(experiment, loading[0]):
-                most = experiment.spec.max_frames(experiment.config)
+                most = experiment.spec.seen_frames(experiment.config, experiment.recipe)
+                what = "cut_seconds" if most == experiment.recipe.cut_frames else "max_seconds"
                 say(
                     f"{count(cut, 'utterance')} of {len(loading[0].labels):,} are longer than {most:,} frames and cut there "
-                    "(--set max_seconds=...)"
+                    f"(--set {what}=...)"
                 )
         return loading[0]
 
     try:
         for fold in experiment.folds:
-            with bar(f"fold {fold} of {experiment.of_folds}", experiment.recipe.epochs) as update:
+            with bar(f"fold {fold} of {experiment.of_folds}", experiment.recipe.steps or experiment.recipe.epochs) as update:
 
                 def on_epoch(record: EpochRecord, update: Callable[..., None] = update) -> None:
                     val = f", val UA {record.val_UA:.1%}" if record.val_UA is not None else ""
@@ -728,6 +747,8 @@ def _train_folds(
 
 def _print_scores(store: Cache, experiment: Experiment, format: Output) -> None:
     """Print the scores of an experiment's folds and, if there are several, over them."""
+    from tfser.heads import lineages
+    from tfser.heads.selections import ORDER_SQL, explain
     from tfser.manifests.catalogue import open_catalogue, rows
 
     with open_catalogue(store) as connection:
@@ -739,14 +760,14 @@ def _print_scores(store: Cache, experiment: Experiment, format: Output) -> None:
             "any_value(r.seconds) AS seconds, any_value(r.audit) AS audit "
             "FROM runs r JOIN metrics m USING (run_id) WHERE r.experiment = ? AND r.seed = ? AND list_contains(?, r.fold) "
             "AND m.class IS NULL GROUP BY ALL) "
-            "ORDER BY fold, level DESC, CASE selection WHEN 'last' THEN 1 WHEN 'val' THEN 2 ELSE 3 END",
+            f"ORDER BY fold, level DESC, {ORDER_SQL}",
             [experiment.name, experiment.seed, list(experiment.folds)],
         )
         over = rows(
             connection,
             "SELECT selection, level, folds, of_folds, UA, UA_std, WA, WA_std, WF1, macro_F1, pooled_UA, pooled_WA, seconds "
             "FROM scores WHERE experiment = ? AND seed = ? "
-            "ORDER BY level DESC, CASE selection WHEN 'last' THEN 1 WHEN 'val' THEN 2 ELSE 3 END",
+            f"ORDER BY level DESC, {ORDER_SQL}",
             [experiment.name, experiment.seed],
         )
     if format is not Output.table:
@@ -772,10 +793,9 @@ def _print_scores(store: Cache, experiment: Experiment, format: Output) -> None:
             f"LEAKS ALLOWED: the audit of fold {', '.join(map(str, overridden))} fails; "
             "these scores are not speaker-independent results"
         )
-    say(
-        "last: no epoch chosen. val: chosen on validation speakers. "
-        "test-oracle: chosen on the test fold, an upper bound and no result."
-    )
+    say(explain(row["selection"] for row in folds))
+    if lineage := lineages.explain(experiment.recipe_name, experiment.spec.recipes):
+        say(lineage)
     say(f"experiment {experiment.name}, in {store.runs}")
     say(f"predictions: tfser sql \"SELECT * FROM predictions WHERE run_id = '{folds[0]['run_id']}'\"")
 

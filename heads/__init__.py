@@ -1,7 +1,8 @@
 """Learning on cached features: heads (one model a file), recipes, training, metrics.
 
-``HEADS`` is the registry: a head's name, and the module that holds its ``HEAD``. Adding a head is one new file and
-one line here. Importing this package imports no torch; ``head`` imports the one module that is asked for.
+``HEADS`` is the registry: a head's name, and the module that holds its ``HEAD`` (or, after a colon, what else it is called
+there). Adding a head is one new file and one line here. Importing this package imports no torch; ``head`` imports the one
+module that is asked for.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from tfser.heads.base import HeadSpec
 
 HEADS: dict[str, str] = {
+    "logreg": "tfser.heads.reference:LOGREG",
+    "svm": "tfser.heads.reference:SVM",
     "mean_pool": "tfser.heads.mean_pool",
     "tf_mamba": "tfser.heads.tf_mamba",
     "tf_transformer": "tfser.heads.tf_transformer",
@@ -30,7 +33,8 @@ def head(name: str) -> HeadSpec:
 
     if name not in HEADS:
         raise unknown("head", name, sorted(HEADS))
-    spec = import_module(HEADS[name]).HEAD
+    module, _, attribute = HEADS[name].partition(":")
+    spec = getattr(import_module(module), attribute or "HEAD")
     if not isinstance(spec, HeadSpec):
-        raise TypeError(f"{HEADS[name]}.HEAD is not a HeadSpec")
+        raise TypeError(f"{HEADS[name]} is not a HeadSpec")
     return spec

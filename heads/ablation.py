@@ -84,10 +84,12 @@ def compare(cache: Cache, table: Sequence[tuple[AblationRow, Experiment]], selec
     return found
 
 
-def parameters(spec: HeadSpec, config: Settings, dim: int, n_classes: int) -> int:
-    """Count the trainable parameters of a head for features of a width, without making them."""
+def parameters(spec: HeadSpec, config: Settings, dim: int, n_classes: int) -> int | None:
+    """Count the trainable parameters of a head for features of a width, without making them; None for one without a network."""
     import torch
 
+    if spec.fit is not None:
+        return None
     with torch.device("meta"):
         return count_parameters(spec.module(config, dim, n_classes))
 

@@ -22,14 +22,33 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from tfser.manifests.errors import UsageError, unknown
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Set as AbstractSet
 
+    import numpy as np
+    import numpy.typing as npt
+    from torch import Tensor, nn
+
+    from tfser.heads.prediction import Prediction
     from tfser.heads.recipes import Recipe
+    from tfser.heads.training import FitResult, FoldData
+    from tfser.pipeline.batches import PackedFeatures
+
+T = TypeVar("T")
+_LATER = "added later"
+
+
+def later(default: T) -> T:
+    """Return the default of a field that is added to a `Settings` class that runs are already named by.
+
+    Such a field is left out of what names an experiment while it is at its default (`Settings.identity`), so that finished runs
+    are found again by a newer version.
+    """
+    return field(default=default, metadata={_LATER: True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +62,14 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary that JSON can hold (tuples as lists)."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what names an experiment: `to_dict` without the fields of `later` that are at their defaults.
+
+        A field that is added from now on has to be declared with `later`, or every finished run is trained again.
+        """
+        neutral = {f.name for f in fields(self) if f.metadata.get(_LATER) and getattr(self, f.name) == f.default}
+        return {name: value for name, value in self.to_dict().items() if name not in neutral}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -142,6 +169,16 @@ class HeadSpec:
     """The module has ``encode`` and ``classify``."""
     ablation: tuple[AblationRow, ...] = ()
     """The rows of the paper's ablation table, in its order."""
+    fit: Callable[[FoldData, Any, Recipe], FitResult] | None = None
+    """Of a head that is not trained by epochs of torch: ``fit(data, config, recipe)`` stands in for `tfser.heads.training.fit`.
+    Such a head has no module, heeds ``recipe_settings`` alone, runs on the CPU, and gives the same numbers for every seed."""
+    predict: Callable[[Mapping[str, Tensor], PackedFeatures, npt.NDArray[np.int64]], Prediction] | None = None
+    """``predict(state, features, rows)`` with what such a ``fit`` learnt."""
+
+    @property
+    def recipe_settings(self) -> AbstractSet[str] | None:
+        """The settings of a recipe that mean something to this head; None: all."""
+        return None if self.fit is None else {"class_weights", "class_beta"}
 
     def preset(self, name: str | None = None) -> Settings:
         """Return the configuration of a preset, the default one for None.
@@ -155,19 +192,34 @@ class HeadSpec:
         return self.presets[name]
 
     def recipe(self, name: str | None = None) -> Recipe:
-        """Return a recipe, the default one for None.
+        """Return a recipe, the default one for None: its own or, for a head with a network, one of `tfser.heads.lineages`.
 
         Raises:
             UsageError: There is no such recipe.
         """
+        from tfser.heads.lineages import LINEAGES
+
         name = self.default_recipe if name is None else name
-        if name not in self.recipes:
-            raise unknown(f"recipe of {self.name}", name, list(self.recipes))
-        return self.recipes[name]
+        if name in self.recipes:
+            return self.recipes[name]
+        if self.fit is not None and name in LINEAGES:
+            raise UsageError(f"recipe {name}: {self.name} is not trained by epochs; take {' or '.join(self.recipes)}")
+        if name not in LINEAGES:
+            raise unknown(f"recipe of {self.name}", name, [*self.recipes, *(LINEAGES if self.fit is None else ())])
+        return LINEAGES[name].recipe
 
     def segment_frames(self, config: Settings) -> int | None:
         """Return the frames of one segment, None for a head that eats whole utterances."""
         return int(config.segment_frames) if self.inputs == "segments" else None  # type: ignore[attr-defined]
+
+    def sample_frames(self, config: Settings, recipe: Recipe) -> int | None:
+        """Return the frames of one sample in training and prediction, None where samples are whole utterances."""
+        return int(config.segment_frames) if self.inputs == "segments" else recipe.slice_frames  # type: ignore[attr-defined]
+
+    def seen_frames(self, config: Settings, recipe: Recipe) -> int | None:
+        """Return the most frames of an utterance that are looked at, None for all: the head's limit or the recipe's."""
+        limits = [limit for limit in (self.max_frames(config), recipe.cut_frames) if limit is not None]
+        return min(limits, default=None)
 
     def settled(self, config: Settings, *, hop_s: float, longest: int, device: str) -> Settings:
         """Return the configuration with everything filled in that it leaves to the data and the device.

@@ -100,6 +100,10 @@ class Experiment:
             "device": self.device.partition(":")[0],
         }
 
+    def identity(self) -> dict[str, Any]:
+        """Return what names the experiment: `configuration` without what was added later and is at its default."""
+        return self.configuration() | {"head_config": self.config.identity(), "recipe_config": self.recipe.identity()}
+
     @property
     def corpora(self) -> list[str]:
         """The corpora that its utterances are from."""
@@ -108,7 +112,7 @@ class Experiment:
     @property
     def name(self) -> str:
         """The experiment's id: readable, and unique by its configuration."""
-        return f"{self.spec.name}-{self.preset}-{self.recipe_name.partition('+')[0]}-{self.corpus}-{digest(self.configuration())}"
+        return f"{self.spec.name}-{self.preset}-{self.recipe_name.partition('+')[0]}-{self.corpus}-{digest(self.identity())}"
 
     def run_id(self, fold: int) -> str:
         """Return the id of one run."""
@@ -124,17 +128,18 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     """
     spec = head(request.head)
     said: list[str] = []
-    corpus, protocol = choose_protocol(
-        cache, request.corpus, request.protocol, labels=request.labels, validation=request.validation
-    )
     preset = request.preset or spec.default_preset
     config = spec.preset(preset)
     recipe_name = request.recipe or spec.default_recipe
     recipe = spec.recipe(recipe_name)
     settings = dict(request.settings or {})
-    if request.epochs is not None:
+    if request.epochs is not None and spec.fit is None:
         settings["epochs"] = str(request.epochs)
     config, recipe, changes = _with_settings(spec, config, recipe, settings)
+    corpus, protocol, validation_said = _choose_protocol(cache, request, recipe)
+    said += validation_said
+    if request.epochs is not None and spec.fit is not None:
+        said.append(f"one fit instead of {request.epochs} epochs ({spec.name} is fitted at once)")
     with open_catalogue(cache) as connection:
         about = rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [protocol, corpus])[0]
         feature_set = _choose_features(connection, spec, corpus, request.features)
@@ -151,7 +156,9 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         if asked is None:
             said.append(f"{what} {value}")
     spec.check(config, of["dim"])
-    device = choose_device(request.device)
+    device = choose_device(request.device) if spec.fit is None else "cpu"
+    recipe = recipe.settled(of["hop_s"])
+    longest = spec.sample_frames(config, recipe) or min(longest, recipe.cut_frames or longest)
     config = spec.settled(config, hop_s=of["hop_s"], longest=longest, device=device)
     return Experiment(
         spec=spec,
@@ -178,12 +185,28 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     )
 
 
+def _choose_protocol(cache: Cache, request: Request, recipe: Recipe) -> tuple[str, str, list[str]]:
+    """Return corpus and protocol, under the recipe's validation policy where none is asked for, and what to say of it."""
+
+    def choose(validation: str | None) -> tuple[str, str]:
+        return choose_protocol(cache, request.corpus, request.protocol, labels=request.labels, validation=validation)
+
+    if request.validation is not None or recipe.validation is None:
+        return *choose(request.validation), []
+    try:
+        return *choose(recipe.validation), [f"validation {recipe.validation} (the recipe's)"]
+    except UsageError:  # the protocol has a validation side of its own; any other mistake is met again
+        return *choose(None), [f"validation of the protocol, instead of the recipe's {recipe.validation}"]
+
+
 def _with_settings(
     spec: HeadSpec, config: Settings, recipe: Recipe, settings: Mapping[str, str]
 ) -> tuple[Settings, Recipe, list[str]]:
     """Apply `--set` to the recipe or, for names that it does not know, to the architecture; return what differs
     now."""
     recipe_names, config_names = recipe.to_dict(), config.to_dict()
+    if spec.recipe_settings is not None:
+        recipe_names = {name: value for name, value in recipe_names.items() if name in spec.recipe_settings}
     for key in settings:
         if key not in recipe_names and key not in config_names:
             raise unknown("setting", key, [*recipe_names, *config_names])
@@ -191,11 +214,13 @@ def _with_settings(
     if "epochs" in of_recipe and "warmup_epochs" not in of_recipe:  # a short training warms up for half of it at most
         epochs = recipe.with_settings({"epochs": of_recipe["epochs"], "warmup_epochs": "0"}).epochs
         of_recipe["warmup_epochs"] = str(min(recipe.warmup_epochs, epochs / 2))
+    if "epochs" in of_recipe and "steps" not in of_recipe:
+        of_recipe["steps"] = "none"
     new_recipe = recipe.with_settings(of_recipe)
     new_config = config.with_settings({k: v for k, v in settings.items() if k not in recipe_names})
     changes = [
         f"{key}={value}"
-        for old, new in ((recipe_names, new_recipe.to_dict()), (config_names, new_config.to_dict()))
+        for old, new in ((recipe.to_dict(), new_recipe.to_dict()), (config_names, new_config.to_dict()))
         for key, value in sorted(new.items())
         if old[key] != value
     ]

@@ -116,7 +116,7 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
 
 def utterances_cut(experiment: Experiment, loaded: Loaded) -> int:
     """Count the utterances that are longer than what the head sees."""
-    most = experiment.spec.max_frames(experiment.config)
+    most = experiment.spec.seen_frames(experiment.config, experiment.recipe)
     return 0 if most is None else int((loaded.features.lengths > most).sum())
 
 
@@ -208,6 +208,7 @@ def train_fold(
             {
                 **about,
                 "parameters": result.parameters,
+                "epochs": len(result.history),
                 "finished_at": now(),
                 "seconds": sum(r.train_s + r.eval_s for r in result.history),
             },

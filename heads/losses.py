@@ -1,4 +1,4 @@
-"""Losses: cross-entropy with soft targets, and TF-Mamba's Complex Metric-Distance Triplet loss (CMDT).
+"""Losses: cross-entropy and focal loss, class weights, and TF-Mamba's Complex Metric-Distance Triplet loss (CMDT).
 
 CMDT, after Eq. 7 and 8 of the TF-Mamba paper (Zhao et al. 2024), pulls the block's output M of samples of one class together and
 pushes other classes away, in the frequency domain. Where the paper is silent or would not work as printed (docs/methods.md):
@@ -13,6 +13,8 @@ pushes other classes away, in the frequency domain. Where the paper is silent or
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,19 +24,47 @@ from tfser.heads.recipes import Recipe
 _TINY = 1e-12  # added to squared norms: the direction of a vector of zeros is zero
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor, smoothing: float) -> Tensor:
+def cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor, smoothing: float, focal: float = 0.0) -> Tensor:
     """Cross-entropy with soft targets, each sample weighted by its targets' class weights.
+
+    With ``focal`` g it is the focal loss: the term of each class is multiplied by (1 - p)^g, p being its predicted probability
+    (Lin et al. 2017, Eq. 4, which has hard targets: there only the true class has a term).
 
     Args:
         logits: (B, K)
         targets: (B, K) probabilities.
         class_weights: (K,)
         smoothing: share of the targets that is spread evenly over the classes.
+        focal: g; 0: plain cross-entropy.
     """
     weights = targets @ class_weights  # (B,)
     smoothed = targets * (1 - smoothing) + smoothing / targets.shape[1]
-    losses = -(smoothed * logits.log_softmax(dim=-1)).sum(dim=-1)  # (B,)
+    logarithms = logits.log_softmax(dim=-1)  # (B, K)
+    if focal:
+        # 1 - p from its logarithm, never below the smallest float: the gradient of x^g at 0 is infinite for g < 1.
+        rest = (-torch.expm1(logarithms)).clamp(min=torch.finfo(logits.dtype).tiny)
+        smoothed = smoothed * rest**focal
+    losses = -(smoothed * logarithms).sum(dim=-1)  # (B,)
     return (losses * weights).sum() / weights.sum()
+
+
+def class_weights(recipe: Recipe, labels: npt.NDArray[np.int64], n_classes: int) -> Tensor:
+    """Return what a training utterance of each class weighs, (K,) float32; over the ``labels`` (n,) the mean is 1.
+
+    Classes of n_k utterances weigh, up to a common factor: none 1; balanced 1 / n_k; inverse-sqrt 1 / sqrt(n_k); effective
+    (1 - b) / (1 - b^n_k) with b = ``class_beta``, the inverse of the effective number of samples (Cui et al. 2019, Eq. 2).
+    """
+    if recipe.class_weights == "none":
+        return torch.ones(n_classes)
+    counts = np.bincount(labels, minlength=n_classes)
+    sizes = np.maximum(counts, 1)
+    if recipe.class_weights == "balanced":
+        return torch.from_numpy((len(labels) / (n_classes * sizes)).astype(np.float32))
+    if recipe.class_weights == "inverse-sqrt":
+        weights = 1 / np.sqrt(sizes)
+    else:
+        weights = (1 - recipe.class_beta) / -np.expm1(sizes * np.log(recipe.class_beta))
+    return torch.from_numpy((weights * len(labels) / (weights * counts).sum()).astype(np.float32))
 
 
 def cmdt(frames: Tensor, lengths: Tensor, labels: Tensor, size: int, recipe: Recipe) -> Tensor:

@@ -65,6 +65,8 @@ def predict(
     rows = np.arange(len(features.utterance_ids)) if utterances is None else utterances
     if not len(rows):
         raise UsageError("there are no utterances to predict")
+    if spec.predict is not None:
+        return spec.predict(state, features, rows)
     with own_randomness(device):
         model = spec.module(config, features.frames.shape[1], n_classes).to(device)
     try:
@@ -77,9 +79,9 @@ def predict(
     except (RuntimeError, KeyError) as error:
         raise UsageError(f"this is not a state of {spec.name} with this configuration: {error}") from error
     tables = normaliser.tables(features.frames, features.offsets, speakers)
-    store = FrameStore(features.frames, features.offsets, *tables, device, spec.max_frames(config))
-    layout = plan(features.offsets, rows, spec.segment_frames(config), recipe.eval_hop)
-    return evaluate(model, store, layout, spec.segment_frames(config))
+    frames, most = spec.sample_frames(config, recipe), spec.seen_frames(config, recipe)
+    store = FrameStore(features.frames, features.offsets, *tables, device, most)
+    return evaluate(model, store, plan(features.offsets, rows, frames, recipe.eval_hop, most), frames)
 
 
 def evaluate(model: nn.Module, store: FrameStore, layout: Plan, frames: int | None) -> Prediction:

@@ -129,15 +129,16 @@ def select(heads: Sequence[str] = (), presets: Sequence[str] = ()) -> list[tuple
     """Return the heads and presets that were named, in the registry's order.
 
     Args:
-        heads: their names; none: all.
+        heads: their names; none: all that have a network (the reference heads have none).
         presets: their names; none: all of each head.
 
     Raises:
-        UsageError: A name is unknown, or a head that was named has none of the presets.
+        UsageError: A name is unknown, or a head that was named has none of the presets or no network.
     """
     for name in heads:
-        head(name)
-    specs = [head(name) for name in HEADS if not heads or name in heads]
+        if head(name).fit is not None:
+            raise UsageError(f"{name} is fitted by scikit-learn and has no network to measure")
+    specs = [spec for spec in map(head, HEADS) if (spec.name in heads if heads else spec.fit is None)]
     known = list(dict.fromkeys(preset for spec in specs for preset in spec.presets))
     for preset in presets:
         if preset not in known:

@@ -1,26 +1,31 @@
 """A recipe: everything that defines a way of training, apart from the model and the data.
 
-The recipes themselves stand beside their heads (`HeadSpec.recipes`); this file says what a recipe may hold. Frames
-are those of the feature set (10 ms for log-Mel), epochs are passes over the training utterances.
+The recipes themselves stand beside their heads (`HeadSpec.recipes`), those of published lineages in `tfser.heads.lineages`;
+this file says what a recipe may hold. Frames are those of the feature set (10 ms for log-Mel), epochs are passes over the
+training utterances.
+
+A field that is added has to be declared with `later`, so that it changes no experiment's name while it is at its default.
 """
 
 from __future__ import annotations
 
 import math
 import typing
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
 
-from tfser.heads.base import Settings
+from tfser.heads.base import Settings, later
+from tfser.heads.selections import Rule
 from tfser.manifests.errors import UsageError
+from tfser.manifests.validation import canonical_policy
 
-Optimiser = Literal["adam", "adamw", "sgd"]
-Schedule = Literal["constant", "cosine"]
+Optimiser = Literal["adam", "adamw", "sgd", "rmsprop"]
+Schedule = Literal["constant", "cosine", "linear", "restarts", "step", "cyclic"]
 Normalise = Literal["none", "train", "utterance", "utterance-mean", "speaker"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Axis = Literal["time", "feature"]
 Similarity = Literal["complex", "magnitude"]
-ClassWeights = Literal["none", "balanced"]
+ClassWeights = Literal["none", "balanced", "inverse-sqrt", "effective"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +42,26 @@ class Recipe(Settings):
     optimiser: Optimiser = "adam"
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
-    """Adam's and AdamW's; for SGD the first is the momentum."""
+    """Adam's and AdamW's; for SGD and RMSprop the first is the momentum, and RMSprop's second smooths the squares."""
     weight_decay: float = 0.0
-    """Added to the gradient by adam and sgd, decoupled in adamw. Biases and norm weights (one axis) have none."""
+    """Added to the gradient by adam, sgd and rmsprop, decoupled in adamw. Biases and norm weights (one axis) have none."""
     schedule: Schedule = "constant"
-    """After the warm-up: constant, or half a cosine down to zero at the last step."""
+    """After the warm-up: constant; cosine: half a cosine down to ``floor`` at the last step; linear: a line down to it;
+    restarts: half a cosine down to it and again from the start (Loshchilov and Hutter 2017), the first ``period_epochs`` long
+    and each ``period_growth`` times as long as the one before; step: multiplied by ``step_factor`` every ``period_epochs``;
+    cyclic: up from ``lr`` to ``peak`` times that and down again, a cycle every ``period_epochs`` (triangular, Smith 2017). It
+    moves with every step, not every epoch, but for step."""
+    floor: float = later(0.0)
+    """As a share of ``lr``."""
+    period_epochs: float = later(10.0)
+    period_growth: float = later(1.0)
+    step_factor: float = later(0.5)
+    peak: float = later(2.0)
     warmup_epochs: float = 0.0
     """The learning rate climbs linearly from zero over so many epochs; may be a fraction."""
     epochs: int = 50
+    steps: int | None = later(None)
+    """Instead of ``epochs``: so many steps of the optimiser, rounded up to whole epochs."""
     batch_size: int = 64
     """At most so many samples a step; an epoch's samples are dealt into batches of nearly equal size, none
     dropped."""
@@ -52,7 +69,12 @@ class Recipe(Settings):
     """Largest global norm of the gradient; 0: not clipped."""
     label_smoothing: float = 0.0
     class_weights: ClassWeights = "none"
-    """balanced: each class weighs as if the training utterances were spread evenly over the classes."""
+    """balanced: each class weighs as if the training utterances were spread evenly over the classes; inverse-sqrt and effective
+    lie between that and none, see `tfser.heads.losses.class_weights`."""
+    class_beta: float = later(0.999)
+    """Of effective: towards 0 it becomes none, towards 1 balanced."""
+    focal: float = later(0.0)
+    """The focal loss's gamma, see `tfser.heads.losses.cross_entropy`; 0: cross-entropy."""
     own_rate: float = 0.01
     """Learning rate of parameters that need one of their own (TF-Mamba's thresholds), scheduled like ``lr``; they have no
     weight decay."""
@@ -77,6 +99,15 @@ class Recipe(Settings):
     over all that the fold holds of them, test utterances too. speaker is transductive: it needs a test speaker's
     other utterances."""
 
+    cut_seconds: float | None = later(None)
+    """An utterance is cut after so many seconds; None: only where the head cuts it..."""
+    cut_frames: int | None = later(None)
+    """... or frames, which is what a run stores."""
+    slice_seconds: float | None = later(None)
+    """For heads that eat utterances: they get segments of so many seconds, and an utterance's prediction is the mean over them;
+    None: whole utterances..."""
+    slice_frames: int | None = later(None)
+    """... or frames, which is what a run stores."""
     train_hop: int | None = None
     """Frames from one training segment's start to the next; None: the segment's length, that is, no overlap."""
     eval_hop: int | None = None
@@ -103,29 +134,59 @@ class Recipe(Settings):
     """A sample gives way to another of its batch by a share drawn evenly from 0 to mixup (at most 0.5), and so does
     its label."""
 
+    validation: str | None = later(None)
+    """The policy that holds out validation utterances (`tfser.manifests.validation`) unless the user or the protocol says
+    another."""
+    selections: tuple[str, ...] = later(())
+    """Choices of epoch beyond last, val and test-oracle, see `tfser.heads.selections`. They change nothing in the training."""
+
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for name in ("optimiser", "schedule", "normalise", "precision", "class_weights", "cmdt_similarity", "cmdt_axis"):
             choices = typing.get_args(hints[name])
             self._require(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
-        for name in ("lr", "own_rate", "epochs", "batch_size", "cmdt_temperature"):
+        for name in ("lr", "own_rate", "epochs", "batch_size", "cmdt_temperature", "period_epochs", "step_factor"):
             self._require(getattr(self, name) > 0, name, "above 0")
-        for name in ("weight_decay", "warmup_epochs", "grad_clip", "gain_db", "tilt_db", "cmdt"):
+        for name in ("weight_decay", "warmup_epochs", "grad_clip", "gain_db", "tilt_db", "cmdt", "focal"):
             self._require(getattr(self, name) >= 0, name, "0 or more")
         for name in ("time_masks", "time_mask_frames", "band_masks", "band_mask_bands"):
             self._require(getattr(self, name) >= 0, name, "0 or more")
-        for name in ("train_hop", "eval_hop", "cmdt_bins"):
+        optional = ("train_hop", "eval_hop", "cmdt_bins", "steps", "cut_seconds", "cut_frames", "slice_seconds", "slice_frames")
+        for name in optional:
             self._require(getattr(self, name) is None or getattr(self, name) > 0, name, "above 0, or none")
         for name in ("label_smoothing", "averaging", "speed", "warp"):
             self._require(0 <= getattr(self, name) < 1, name, "from 0 to below 1")
         self._require(0 <= self.mixup <= 0.5, "mixup", "from 0 to 0.5")
         shares = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         self._require(shares, "betas", "two numbers from 0 to below 1")
-        self._require(self.warmup_epochs <= self.epochs, "warmup_epochs", f"at most epochs ({self.epochs})")
+        self._require(0 <= self.floor <= 1, "floor", "from 0 to 1")
+        for name in ("period_growth", "peak"):
+            self._require(getattr(self, name) >= 1, name, "1 or more")
+        self._require(0 < self.class_beta < 1, "class_beta", "between 0 and 1")
+        if self.steps is None:
+            self._require(self.warmup_epochs <= self.epochs, "warmup_epochs", f"at most epochs ({self.epochs})")
+        if self.validation is not None:
+            canonical_policy(self.validation)
+        for name in self.selections:
+            Rule.parse(name)
 
     def _require(self, holds: bool, name: str, wanted: str) -> None:
         if not holds:
             raise UsageError(f"recipe setting {name}={getattr(self, name)}: must be {wanted}")
+
+    def settled(self, hop_s: float) -> Self:
+        """Return the recipe with its seconds as frames of ``hop_s`` seconds; where both are given, the fewer frames."""
+        changes: dict[str, Any] = {}
+        for kind in ("cut", "slice"):
+            seconds, frames = getattr(self, f"{kind}_seconds"), getattr(self, f"{kind}_frames")
+            if seconds is not None:
+                most = max(1, round(seconds / hop_s))
+                changes[f"{kind}_frames"] = most if frames is None else min(most, frames)
+        return replace(self, **changes)
+
+    def length(self, steps_per_epoch: int) -> int:
+        """Return how many epochs are trained."""
+        return self.epochs if self.steps is None else -(-self.steps // steps_per_epoch)
 
     def learning_rate(self, step: int, steps_per_epoch: int, epochs: int) -> float:
         """Return the learning rate of step ``step`` (from 0) of a training of ``epochs`` epochs.
@@ -139,4 +200,17 @@ class Recipe(Settings):
             return self.lr * min(1.0, (step + 1) / warmup)
         if self.schedule == "constant":
             return self.lr
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))
+        since = step - warmup
+        period = self.period_epochs * steps_per_epoch
+        if self.schedule == "step":
+            return self.lr * self.step_factor ** int(since / period)
+        if self.schedule == "cyclic":
+            return self.lr * (1 + (self.peak - 1) * (1 - abs(2 * (since / period % 1) - 1)))
+        if self.schedule == "restarts":
+            while since >= period:
+                since, period = since - period, period * self.period_growth
+            done = since / period
+        else:
+            done = since / max(1.0, total - warmup)
+        share = 1 - done if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        return self.lr * (self.floor + (1 - self.floor) * share)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfser.heads.outcomes import TEST_SIDE, Pooled, pooled
+from tfser.heads.selections import ORDER_SQL
 from tfser.heads.statistics import CONFIDENCE, FEW, METRICS, Interval, interval, seed_scores
 from tfser.manifests.catalogue import Connection, rows
 from tfser.manifests.errors import unknown
@@ -18,7 +19,7 @@ from tfser.manifests.errors import unknown
 BY = ("seed", "fold", "class", "speaker", "session")
 """What a table can have rows of, besides experiments."""
 
-_ORDER = "experiment, level DESC, CASE selection WHEN 'last' THEN 1 WHEN 'val' THEN 2 ELSE 3 END, selection"
+_ORDER = f"experiment, level DESC, {ORDER_SQL}"
 _WHICH = "starts_with(experiment, ?) AND (level = 'utterance' OR ?) AND (?::VARCHAR IS NULL OR selection = ?)"
 
 

@@ -37,7 +37,13 @@ class Plan:
         return len(self.utterance)
 
 
-def plan(offsets: npt.NDArray[np.int64], utterances: npt.NDArray[np.int64], frames: int | None, hop: int | None = None) -> Plan:
+def plan(
+    offsets: npt.NDArray[np.int64],
+    utterances: npt.NDArray[np.int64],
+    frames: int | None,
+    hop: int | None = None,
+    most: int | None = None,
+) -> Plan:
     """Lay segments of ``frames`` frames over some utterances; ``frames`` None: one sample an utterance, whole.
 
     Args:
@@ -45,6 +51,7 @@ def plan(offsets: npt.NDArray[np.int64], utterances: npt.NDArray[np.int64], fram
         utterances: (m,) the rows to cover.
         frames: Frames of a segment.
         hop: Frames from one start to the next; None: ``frames``.
+        most: What lies beyond so many frames of an utterance is left out; None: nothing.
 
     >>> plan(np.array([0, 201, 251]), np.array([0, 1]), 80).start.tolist()
     [0, 80, 121, 0]
@@ -59,7 +66,8 @@ def plan(offsets: npt.NDArray[np.int64], utterances: npt.NDArray[np.int64], fram
     hop = frames if hop is None else hop
     if not 0 < hop <= frames:
         raise UsageError(f"a hop of {hop} frames does not fit segments of {frames}: take 1 to {frames}")
-    spare = np.maximum(np.diff(offsets)[utterances] - frames, 0)  # (m,) the last possible start
+    counts = np.diff(offsets)[utterances] if most is None else np.minimum(np.diff(offsets)[utterances], most)
+    spare = np.maximum(counts - frames, 0)  # (m,) the last possible start
     counts = 1 + -(-spare // hop)
     utterance = np.repeat(utterances, counts)
     number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -8,6 +8,7 @@ seed. What goes out: the history of every epoch, the predictions of each selecti
 * Every epoch is evaluated once, on the test and the validation utterances. Three selections come of one training:
   ``last`` selects nothing, ``val`` takes the epoch of the best validation UA, ``test-oracle`` that of the best test
   UA (an upper bound, not a result), the earliest on ties. ``val`` exists only where there are validation utterances.
+  A recipe may add others (`tfser.heads.selections`).
 * An utterance's prediction is the mean of its segments' probabilities.
 * All randomness of an epoch follows from the seed and the epoch's number, and torch's global generators are left as
   they were. So the same seed gives the same numbers on the same machine, and a training that was killed goes on from
@@ -23,6 +24,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,19 +34,20 @@ from torch import Tensor, nn
 from tfser.heads import checkpoints
 from tfser.heads.augment import augment, mix
 from tfser.heads.base import HeadSpec, Settings, count_parameters
-from tfser.heads.losses import cmdt, cross_entropy
-from tfser.heads.metrics import wa_ua
+from tfser.heads.losses import class_weights, cmdt, cross_entropy
+from tfser.heads.metrics import scores as score
 from tfser.heads.normalise import Normaliser
 from tfser.heads.precision import settle_precision
 from tfser.heads.prediction import Indices, Prediction, evaluate, own_randomness, predict
 from tfser.heads.recipes import Recipe
 from tfser.heads.segments import FrameStore, plan
+from tfser.heads.selections import Keeper
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.batches import PackedFeatures
 
 __all__ = ["EpochRecord", "FitResult", "FitStoppedError", "FoldData", "Prediction", "Selection", "fit", "predict"]
 
-_FORMAT = 1  # of checkpoints; raise it when training's numbers change
+_FORMAT = 2  # of checkpoints; raise it when training's numbers change
 
 
 class FitStoppedError(TfserError):
@@ -103,6 +106,11 @@ class EpochRecord:
     val_UA: float | None  # noqa: N815
     test_WA: float | None  # noqa: N815
     test_UA: float | None  # noqa: N815
+    val_WF1: float | None = None  # noqa: N815
+    test_WF1: float | None = None  # noqa: N815
+    val_loss: float | None = None
+    """Mean negative logarithm of the true class's probability over the utterances; no weights, no smoothing."""
+    test_loss: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +127,7 @@ class FitResult:
 
     history: tuple[EpochRecord, ...]
     selections: Mapping[str, Selection]
-    """``last``, ``val`` (with validation utterances), ``test-oracle`` (with test utterances)."""
+    """``last``, ``val`` (with validation utterances), ``test-oracle`` (with test utterances), and the recipe's own."""
     states: Mapping[str, dict[str, Tensor]]
     """``last`` and, if there is one, ``val``: self-contained, see `predict`. On the CPU."""
     parameters: int
@@ -139,7 +147,7 @@ def fit(
     on_epoch: Callable[[EpochRecord], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> FitResult:
-    """Train a head on a fold.
+    """Train a head on a fold; a head with a ``fit`` of its own is fitted by that, and nothing below the recipe applies.
 
     Args:
         data: The fold.
@@ -160,13 +168,18 @@ def fit(
         TfserError: The checkpoint belongs to another training or cannot be read, or the loss is no longer finite.
         FitStoppedError: ``should_stop`` said so.
     """
+    if spec.fit is not None:
+        found = spec.fit(data, config, recipe)
+        if on_epoch is not None:
+            on_epoch(found.history[-1])
+        return found
     recipe = settle_precision(recipe, str(device))
     device = torch.device(device)
-    epochs = recipe.epochs if epochs is None else epochs
-    if epochs < 1:
+    if epochs is not None and epochs < 1:
         raise UsageError(f"epochs={epochs}: at least 1")
     with own_randomness(device):
         trainer = _Trainer(data, spec, config, recipe, seed, device, epochs)
+        epochs = trainer.epochs
         if checkpoint_dir is not None:
             trainer.resume(checkpoint_dir)
         kept = time.monotonic()
@@ -196,34 +209,39 @@ class _Trainer:
         recipe: Recipe,
         seed: int,
         device: torch.device,
-        epochs: int,
+        epochs: int | None,
     ) -> None:
-        self.data, self.recipe, self.seed, self.device, self.epochs = data, recipe, seed, device, epochs
+        self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         packed = data.features
-        self.frames = spec.segment_frames(config)
-        self.most = spec.max_frames(config)
+        _check_settled(recipe)
+        self.frames = spec.sample_frames(config, recipe)
+        self.most = spec.max_frames(config)  # what the module is made for; an utterance may be cut shorter
+        seen = spec.seen_frames(config, recipe)
+        if self.frames is not None and self.most is not None and self.frames > self.most:
+            raise UsageError(f"slices of {self.frames} frames are longer than the {self.most} that {spec.name} is made for")
         if self.frames is None and recipe.speed:
             raise UsageError(f"recipe setting speed={recipe.speed}: only for segments, and {spec.name} eats utterances")
         if recipe.cmdt and (self.most is None or not spec.gives_frames):
             raise UsageError(f"recipe setting cmdt={recipe.cmdt}: {spec.name} gives no frames to compare; take cmdt=0")
         self.normaliser = Normaliser.fit(recipe.normalise, packed.frames, packed.offsets, data.train)
         tables = self.normaliser.tables(packed.frames, packed.offsets, data.speakers)
-        self.store = FrameStore(packed.frames, packed.offsets, *tables, device, self.most)
-        self.layout = plan(packed.offsets, data.train, self.frames, recipe.train_hop)
-        self.val_layout = plan(packed.offsets, data.val, self.frames, recipe.eval_hop)
-        self.test_layout = plan(packed.offsets, data.test, self.frames, recipe.eval_hop)
-        self.counts = torch.from_numpy(np.diff(packed.offsets))
+        self.store = FrameStore(packed.frames, packed.offsets, *tables, device, seen)
+        self.layout = plan(packed.offsets, data.train, self.frames, recipe.train_hop, seen)
+        self.val_layout = plan(packed.offsets, data.val, self.frames, recipe.eval_hop, seen)
+        self.test_layout = plan(packed.offsets, data.test, self.frames, recipe.eval_hop, seen)
+        self.epochs = recipe.length(self._steps()) if epochs is None else epochs
+        self.counts = self.store.counts.cpu()
         self.labels = torch.from_numpy(data.labels).to(device)
-        self.class_weights = _class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
+        self.class_weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
 
         torch.manual_seed(_stream(seed, 0, "weights"))
         self.model = spec.module(config, packed.frames.shape[1], len(data.classes)).to(device)
         self.average = copy.deepcopy(self.model) if recipe.averaging else None
         self.optimiser = _optimiser(recipe, self.model)
         self.history: list[EpochRecord] = []
-        self.selections: dict[str, Selection] = {}
+        self.keeper: Keeper[Prediction | None] = Keeper(recipe.selections)
         self.val_state: dict[str, Tensor] = {}
-        described = [spec.name, config.to_dict(), recipe.to_dict(), seed, epochs, list(data.classes), _FORMAT]
+        described = [spec.name, config.to_dict(), recipe.to_dict(), seed, self.epochs, list(data.classes), _FORMAT]
         digest = hashlib.sha256(json.dumps(described).encode())
         for array in (data.labels, data.train, data.val, data.test, packed.offsets):
             digest.update(np.ascontiguousarray(array).tobytes() + b"|")
@@ -241,33 +259,27 @@ class _Trainer:
         model = self.model if self.average is None else self.average
         test = evaluate(model, self.store, self.test_layout, self.frames) if len(self.test_layout) else None
         val = evaluate(model, self.store, self.val_layout, self.frames) if len(self.val_layout) else None
-        test_WA, test_UA = self._score(test)
-        val_WA, val_UA = self._score(val)
-        now = Selection(epoch=epoch, test=test)
-        self.selections["last"] = now
-        if val_UA is not None and all(val_UA > (record.val_UA or 0.0) for record in self.history):
-            self.selections["val"] = now
-            self.val_state = self._state()
-        if test_UA is not None and all(test_UA > (record.test_UA or 0.0) for record in self.history):
-            self.selections["test-oracle"] = now
+        scores = side_scores("val", self.data, val) | side_scores("test", self.data, test)
         record = EpochRecord(
             epoch=epoch,
             loss=loss,
             learning_rate=rate,
             train_s=trained - began,
             eval_s=time.perf_counter() - trained,
-            val_WA=val_WA,
-            val_UA=val_UA,
-            test_WA=test_WA,
-            test_UA=test_UA,
+            **scores,
         )
         self.history.append(record)
+        if self.keeper.add(self.history, test).get("val") == epoch:
+            self.val_state = self._state()
         return record
+
+    def _steps(self) -> int:
+        """Return the steps of an epoch."""
+        return -(-len(self.layout) // self.recipe.batch_size)
 
     def _train(self, epoch: int, generator: torch.Generator) -> tuple[float, float]:
         """Pass once over the training samples; return the mean loss and the last learning rate."""
-        n = len(self.layout)
-        steps = -(-n // self.recipe.batch_size)
+        n, steps = len(self.layout), self._steps()
         order = torch.randperm(n, generator=generator)
         utterance = torch.from_numpy(self.layout.utterance)[order]
         start = torch.from_numpy(self.layout.start)[order]
@@ -302,7 +314,7 @@ class _Trainer:
             else:
                 frames = self.model.encode(samples, lengths)  # type: ignore[operator]
                 logits = self.model.classify(frames, lengths)  # type: ignore[operator]
-        loss = cross_entropy(logits.float(), targets, self.class_weights, recipe.label_smoothing)
+        loss = cross_entropy(logits.float(), targets, self.class_weights, recipe.label_smoothing, recipe.focal)
         if recipe.cmdt and self.most is not None:
             loss = loss + recipe.cmdt * cmdt(frames, lengths, targets.argmax(dim=1), self.most, recipe)
         return loss
@@ -352,11 +364,6 @@ class _Trainer:
                 else:
                     mean.copy_(value)
 
-    def _score(self, prediction: Prediction | None) -> tuple[float | None, float | None]:
-        if prediction is None:
-            return None, None
-        return wa_ua(self.data.labels[prediction.utterance], prediction.utterance_probabilities)
-
     # What is kept.
 
     def _state(self) -> dict[str, Tensor]:
@@ -375,7 +382,10 @@ class _Trainer:
             states["val"] = self.val_state
         return FitResult(
             history=tuple(self.history),
-            selections=dict(self.selections),
+            selections={
+                name: Selection(epoch=epoch, test=self.keeper.kept[epoch])
+                for name, epoch in self.keeper.chosen(self.history).items()
+            },
             states=states,
             parameters=count_parameters(self.model),
         )
@@ -388,14 +398,14 @@ class _Trainer:
         }
         if self.average is not None:
             tensors |= checkpoints.prefixed("average", self.average.state_dict())
-        for name, selection in self.selections.items():
-            if selection.test is not None:
-                arrays = {key: torch.from_numpy(value) for key, value in vars(selection.test).items()}
-                tensors |= checkpoints.prefixed(f"selection.{name}", arrays)
+        for epoch, prediction in self.keeper.kept.items():
+            if prediction is not None:
+                arrays = {key: torch.from_numpy(value) for key, value in vars(prediction).items()}
+                tensors |= checkpoints.prefixed(f"epoch.{epoch}", arrays)
         header = {
             "fingerprint": self.fingerprint,
             "history": [asdict(record) for record in self.history],
-            "selections": {name: selection.epoch for name, selection in self.selections.items()},
+            "kept": list(self.keeper.kept),
         }
         checkpoints.save(folder, tensors, header)
 
@@ -413,16 +423,26 @@ class _Trainer:
             self.average.load_state_dict(checkpoints.part(tensors, "average"))
         self.val_state = checkpoints.part(tensors, "val_state")
         self.history = [EpochRecord(**record) for record in header["history"]]
-        for name, epoch in header["selections"].items():
-            arrays = {key: tensor.numpy() for key, tensor in checkpoints.part(tensors, f"selection.{name}").items()}
-            self.selections[name] = Selection(epoch=epoch, test=Prediction(**arrays) if arrays else None)
+        for epoch in header["kept"]:
+            arrays = {key: tensor.numpy() for key, tensor in checkpoints.part(tensors, f"epoch.{epoch}").items()}
+            self.keeper.kept[epoch] = Prediction(**arrays) if arrays else None
 
 
-def _class_weights(recipe: Recipe, labels: Indices, n_classes: int) -> Tensor:
-    if recipe.class_weights == "none":
-        return torch.ones(n_classes)
-    counts = np.maximum(np.bincount(labels, minlength=n_classes), 1)
-    return torch.from_numpy((len(labels) / (n_classes * counts)).astype(np.float32))
+
+def side_scores(side: str, data: FoldData, prediction: Prediction | None) -> dict[str, Any]:
+    """Return an epoch's utterance-level scores of a side (val or test), as `EpochRecord` calls them."""
+    if prediction is None:
+        return {f"{side}_{name}": None for name in ("WA", "UA", "WF1", "loss")}
+    labels, probabilities = data.labels[prediction.utterance], prediction.utterance_probabilities
+    found = score(labels, probabilities.argmax(axis=1), probabilities.shape[1])
+    loss = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels].astype(np.float64), 1e-30)).mean()
+    return {f"{side}_WA": found.WA, f"{side}_UA": found.UA, f"{side}_WF1": found.WF1, f"{side}_loss": float(loss)}
+
+
+def _check_settled(recipe: Recipe) -> None:
+    for kind in ("cut", "slice"):
+        if getattr(recipe, f"{kind}_seconds") is not None and getattr(recipe, f"{kind}_frames") is None:
+            raise UsageError(f"recipe setting {kind}_seconds: say how long a frame is (Recipe.settled), or {kind}_frames")
 
 
 def _optimiser(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
@@ -438,6 +458,8 @@ def _optimiser(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     groups = [group for group in groups if group["params"]]
     if recipe.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.betas[0])
+    if recipe.optimiser == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=recipe.lr, momentum=recipe.betas[0], alpha=recipe.betas[1])
     kind = torch.optim.Adam if recipe.optimiser == "adam" else torch.optim.AdamW
     return kind(groups, lr=recipe.lr, betas=recipe.betas)
 

@@ -263,7 +263,7 @@ TABLES = (
     ),
     _table(
         "history",
-        "One row an epoch of a run; the test columns are looked at by test-oracle alone.",
+        "One row an epoch of a run; the test columns are looked at by selections that begin with test- alone.",
         """
         run_id VARCHAR -- run
         epoch INTEGER -- from 1
@@ -287,7 +287,7 @@ TABLES = (
         label VARCHAR -- true class
         predicted VARCHAR -- class of the largest probability
         probabilities MAP(VARCHAR,DOUBLE) -- by class
-        selection VARCHAR -- last, val or test-oracle: how the epoch was chosen
+        selection VARCHAR -- how the epoch was chosen: last, val, test-oracle or one of the recipe's; test-...: on the test side
         level VARCHAR -- utterance or segment
         segment INTEGER -- number within the utterance, from 0; null at utterance level
         """,
@@ -298,7 +298,7 @@ TABLES = (
         """
         run_id VARCHAR -- run
         fold INTEGER -- from 1
-        selection VARCHAR -- last, val or test-oracle
+        selection VARCHAR -- last, val, test-oracle or one of the recipe's
         epoch INTEGER -- the epoch that was selected
         level VARCHAR -- utterance or segment
         metric VARCHAR -- WA, UA, WF1, macro_F1 or recall
@@ -312,7 +312,7 @@ TABLES = (
         """
         run_id VARCHAR -- run
         fold INTEGER -- from 1
-        selection VARCHAR -- last, val or test-oracle
+        selection VARCHAR -- last, val, test-oracle or one of the recipe's
         level VARCHAR -- utterance or segment
         label VARCHAR -- true class
         predicted VARCHAR -- predicted class
@@ -332,7 +332,7 @@ TABLES = (
         feature_set VARCHAR -- name
         seed BIGINT -- random seed
         epochs INTEGER -- trained
-        selection VARCHAR -- last, val or test-oracle
+        selection VARCHAR -- last, val, test-oracle or one of the recipe's
         level VARCHAR -- utterance or segment
         folds BIGINT -- folds that are finished
         of_folds INTEGER -- folds of the protocol

@@ -20,7 +20,8 @@ import numpy as np
 
 from tfser.manifests.errors import UsageError, unknown
 from tfser.pipeline.encode import encoder_engine
-from tfser.pipeline.encoders.spec import ENCODERS, OPTIONS, EncoderSpec, Output, encoder_spec
+from tfser.pipeline.encoders.front import OPTIONS
+from tfser.pipeline.encoders.spec import ENCODERS, EncoderSpec, Output, encoder_spec
 from tfser.pipeline.logmel import LogMel, LogMelConfig
 from tfser.pipeline.passes import Engine, one_by_one
 from tfser.pipeline.shards import StorageDtype

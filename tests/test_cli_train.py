@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from tfser.cli import app
 from tfser.heads import head
+from tfser.heads.experiment import Request, resolve
+from tfser.manifests.cache import Cache
 from tfser.manifests.files import read_json
 
 FAST = ("--device", "cpu", "--threads", "1", "--no-keep-memory")
@@ -92,6 +94,12 @@ def test_cut_utterances_are_counted_and_said(cache: Path) -> None:
         (("ablate", "--head", "tf_mamba", "--preset", "fll"), "did you mean 'full'?"),
         (("ablate", "--head", "tf_mamba", "--selection", "best"), "unknown selection 'best'"),
         (("ablate", "--head", "tf_mamba", "--selection", "val"), "add --validation next-group"),
+        (("ablate", "--head", "mean_pool", "--selection", "test-WA"), "add --set selections=test-WA"),
+        (("train", "--head", "logreg", "--set", "lr=0.1"), "unknown setting 'lr'"),
+        (("train", "--head", "svm", "--set", "C=0"), "C=0.0: must be above 0"),
+        (("train", "--head", "svm", "--recipe", "superb"), "svm is not trained by epochs; take default or balanced"),
+        (("train", "--head", "mean_pool", "--set", "selections=best"), "unknown selection 'best'"),
+        (("profile", "--head", "logreg"), "logreg is fitted by scikit-learn and has no network"),
         (("ablate", "--head", "tf_mamba", "--fold", "9"), "folds 1 to 5"),
     ],
 )
@@ -137,3 +145,76 @@ def test_a_head_without_a_table_has_a_row_a_preset() -> None:
     result = run("ablate", "--head", "mean_pool", "--fold", "1", "--epochs", "1", *FAST)
     assert result.exit_code == 0, result.stderr
     assert "mlp" in result.stdout and "linear" in result.stdout
+
+
+def test_reference_heads_are_trained_like_any_other(cache: Path) -> None:
+    words = ("train", "--head", "logreg", "--recipe", "balanced", "--fold", "1-2", "--epochs", "7", "--validation", "next-group")
+    result = run(*words, "--set", "C=0.1", *FAST, "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    assert "one fit instead of 7 epochs (logreg is fitted at once)" in result.stderr
+    rows = json.loads(result.stdout)
+    assert {row["selection"] for row in rows} == {"last"} and {row["epoch"] for row in rows} == {1}
+    about = of_run(cache, rows[0]["run_id"])
+    assert about["recipe"] == "balanced+C=0.1" and about["epochs"] == 1 and about["audit"] == "passed"
+    assert about["config"]["head_config"] == {"C": 0.1} and about["parameters"] == 4 * 2 * 80 + 4
+    assert (cache / "runs" / rows[0]["run_id"] / "model.safetensors").exists()
+    history = json.loads(run("sql", f"SELECT * FROM history WHERE run_id = '{rows[0]['run_id']}'", "--format", "json").stdout)
+    assert len(history) == 1 and history[0]["val_UA"] is not None
+
+    table = run("ablate", "--head", "svm", "--preset", "linear", "--fold", "1", *FAST)
+    assert table.exit_code == 0, table.stderr
+    assert "linear" in table.stdout
+
+
+def test_a_lineage_says_what_it_reports_and_what_that_is(cache: Path) -> None:
+    result = run("train", "--head", "mean_pool", "--recipe", "shiftser", "--fold", "1-2", "--epochs", "2", *FAST)
+    assert result.exit_code == 0, result.stderr
+    assert "shiftser (with settings changed) reports test-WA and test-UA: epochs chosen on the test fold" in result.stderr
+    assert "test-oracle, test-UA, test-WA: chosen on the test fold, an upper bound and no result." in result.stderr
+    assert result.stdout.index("test-oracle") < result.stdout.index("test-UA") < result.stdout.index("test-WA")
+
+
+def test_a_lineage_brings_its_validation_and_its_limits(cache: Path) -> None:
+    words = ("train", "--head", "mean_pool", "--recipe", "superb", "--fold", "1")
+    result = run(*words, "--set", "steps=5", "--set", "cut_seconds=0.33", *FAST, "--format", "json")
+    assert result.exit_code == 0, result.stderr
+    assert "validation random-leaky:0.2 (the recipe's)" in result.stderr
+    assert "longer than 33 frames and cut there (--set cut_seconds=...)" in result.stderr
+    rows = json.loads(result.stdout)
+    assert [row["selection"] for row in rows if row["level"] == "utterance"] == ["last", "val", "val-WA", "test-oracle"]
+    about = of_run(cache, rows[0]["run_id"])
+    assert about["validation"] == "random-leaky:0.2" and about["protocol"].endswith("/random-leaky:0.2")
+    # 60 utterances, 48 in four sessions, a random fifth of all held out: 34 to 42 are trained on, two steps an epoch.
+    assert about["epochs"] == 3 and about["config"]["recipe_config"]["cut_frames"] == 33
+
+    honest = run(*words, "--set", "steps=1", "--validation", "next-group", *FAST, "--format", "json")
+    assert honest.exit_code == 0, honest.stderr
+    assert of_run(cache, json.loads(honest.stdout)[0]["run_id"])["validation"] == "next-group"
+
+
+def test_a_protocol_that_says_how_to_validate_wins_over_the_recipe(cache: Path) -> None:
+    request = Request(head="mean_pool", recipe="superb", protocol="iemocap4-session/next-group", device="cpu")
+    experiment = resolve(Cache(cache), request)
+    assert experiment.validation == "next-group"
+    assert "validation of the protocol, instead of the recipe's random-leaky:0.2" in experiment.chosen
+
+
+def test_slices_of_a_recipe_fit_every_head(cache: Path) -> None:
+    """Also one whose network is made for so many frames, and utterances that are shorter than a slice."""
+    for name, more in (("tf_mamba", SMALL), ("mean_pool", FAST)):
+        words = ("train", "--head", name, "--recipe", "ca_mser", "--fold", "1", "--epochs", "1", *more, "--format", "json")
+        result = run(*words)
+        assert result.exit_code == 0, result.stderr
+        rows = json.loads(result.stdout)
+        assert "test-loss-patience8" in {row["selection"] for row in rows}
+        assert of_run(cache, rows[0]["run_id"])["config"]["recipe_config"]["slice_frames"] == 300
+
+
+def test_heads_lists_lineages_once() -> None:
+    result = run("heads")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.count("shiftser") == 1 and "logreg" in result.stdout
+    assert "upper bounds, and no results" in result.stderr
+    rows = json.loads(run("heads", "--format", "json").stdout)
+    (superb,) = [row for row in rows if row["recipes"] == "superb"]
+    assert superb["reports"] == "val-WA" and superb["validation"] == "random-leaky:0.2"

@@ -1,4 +1,4 @@
-"""Every registered head and preset meets the same tests."""
+"""Every registered head and preset meets the same tests; the reference heads have no network, and meet those of a fold."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,9 +15,12 @@ from torch import Tensor, nn
 
 from tfser.heads import HEADS, head
 from tfser.heads.base import HeadSpec, Settings
+from tfser.heads.recipes import Recipe
+from tfser.heads.training import FoldData, fit, predict
 from tfser.manifests.errors import UsageError
 
-CASES = [(name, preset) for name in HEADS for preset in head(name).presets]
+CASES = [(name, preset) for name in HEADS if head(name).fit is None for preset in head(name).presets]
+ALL = [(name, preset) for name in HEADS for preset in head(name).presets]
 CLASSES = 4
 DIM = 80
 
@@ -129,9 +133,36 @@ def test_bfloat16_autocast_runs(case: tuple[HeadSpec, str]) -> None:
     torch.testing.assert_close(rough.float(), exact, atol=0.1, rtol=0.1)
 
 
-def test_widths_that_do_not_fit_are_named(case: tuple[HeadSpec, str]) -> None:
+@pytest.mark.parametrize(("name", "preset"), ALL)
+def test_widths_that_do_not_fit_are_named(name: str, preset: str) -> None:
     with pytest.raises(UsageError, match="width"):
-        case[0].module(settled(*case), 0, CLASSES)
+        head(name).module(settled(head(name), preset), 0, CLASSES)
+
+
+@pytest.mark.parametrize(("name", "preset"), ALL)
+def test_a_fold_is_trained_saved_and_predicted_alike(name: str, preset: str, fold: FoldData, tmp_path: Path) -> None:
+    """The whole way of a run: two epochs at most, one selection at least, and the saved state gives the stored predictions."""
+    spec = head(name)
+    small = {"segment_frames": 16, "channels": 4} if name == "tf_transformer" else {}
+    config = settled(spec, preset, **small)
+    recipe = Recipe(epochs=2, batch_size=8)
+    first, again = (fit(fold, spec=spec, config=config, recipe=recipe, seed=0) for _ in range(2))
+    save_file(first.states["last"], tmp_path / "model.safetensors")
+    state = load_file(tmp_path / "model.safetensors")
+    found = predict(state, fold.features, spec=spec, config=config, recipe=recipe, n_classes=3, utterances=fold.test[::-1].copy())
+    test = first.selections["last"].test
+    assert test is not None and test.utterance.tolist() == fold.test.tolist()
+    for key, values in vars(test).items():
+        np.testing.assert_array_equal(getattr(found, key), values)
+        np.testing.assert_array_equal(vars(again.selections["last"].test)[key], values)
+    np.testing.assert_allclose(test.utterance_probabilities.sum(axis=1), 1, atol=1e-5)
+    assert first.parameters > 0 and np.isfinite(first.history[-1].loss)
+
+
+@pytest.mark.parametrize(("name", "preset"), ALL)
+def test_recipes_and_presets_share_no_setting_s_name(name: str, preset: str) -> None:
+    """`--set name=value` would mean the recipe's."""
+    assert not set(Recipe().to_dict()) & set(head(name).preset(preset).to_dict())
 
 
 @pytest.mark.parametrize("name", HEADS)

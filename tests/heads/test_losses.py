@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tfser.heads.losses import cmdt, cross_entropy, spectra, unit
+from tfser.heads.losses import class_weights, cmdt, cross_entropy, spectra, unit
 from tfser.heads.recipes import Recipe
 
 SIZE = 24
@@ -158,3 +161,63 @@ def test_cross_entropy_is_torch_s_where_it_is_plain() -> None:
     torch.testing.assert_close(
         cross_entropy(logits, targets, torch.ones(3), 0.1), functional.cross_entropy(logits, labels, label_smoothing=0.1)
     )
+
+
+def targets_of(labels: list[int], K: int = 3) -> Tensor:
+    return functional.one_hot(torch.tensor(labels), K).float()
+
+
+def test_focal_loss_with_gamma_0_is_cross_entropy() -> None:
+    logits = 3 * torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
+    targets = targets_of([0, 1, 2, 2, 1, 0, 0, 0])
+    weights = torch.tensor([0.5, 1.0, 2.0])
+    for smoothing in (0.0, 0.1):
+        plain = cross_entropy(logits, targets, weights, smoothing)
+        assert torch.equal(cross_entropy(logits, targets, weights, smoothing, 0.0), plain)
+        torch.testing.assert_close(cross_entropy(logits, targets, weights, smoothing, 1e-6), plain, rtol=1e-4, atol=1e-5)
+
+
+def test_focal_loss_is_the_paper_s_equation() -> None:
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
+    labels = [0, 1, 2, 0, 1]
+    p = logits.softmax(dim=1)[range(5), labels]
+    for gamma in (0.5, 2.0, 5.0):
+        expected = (-((1 - p) ** gamma) * p.log()).mean()
+        torch.testing.assert_close(cross_entropy(logits, targets_of(labels), torch.ones(3), 0.0, gamma), expected)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_loss_of_what_is_certain_has_finite_gradients(gamma: float) -> None:
+    logits = torch.tensor([[200.0, 0.0, 0.0], [0.0, 200.0, 0.0]], requires_grad=True)
+    found = cross_entropy(logits, targets_of([0, 0]), torch.ones(3), 0.1, gamma)
+    found.backward()
+    assert torch.isfinite(found) and logits.grad is not None and torch.isfinite(logits.grad).all()
+
+
+LABELS = np.array([0] * 60 + [1] * 30 + [2] * 10)
+
+
+@pytest.mark.parametrize("kind", ["none", "balanced", "inverse-sqrt", "effective"])
+def test_class_weights_average_to_one_over_the_training_utterances(kind: str) -> None:
+    weights = class_weights(Recipe(class_weights=kind), LABELS, 3)  # type: ignore[arg-type]
+    assert weights[LABELS].mean() == pytest.approx(1.0, abs=1e-5)
+    assert weights.dtype == torch.float32
+
+
+def test_class_weights_lie_between_none_and_balanced() -> None:
+    def ratio(**settings: Any) -> float:
+        weights = class_weights(Recipe(**settings), LABELS, 3)
+        return float(weights[2] / weights[0])
+
+    assert ratio(class_weights="balanced") == pytest.approx(6.0)
+    assert ratio(class_weights="inverse-sqrt") == pytest.approx(6**0.5)
+    beta = 0.99
+    by_hand = (1 - beta**60) / (1 - beta**10)
+    assert ratio(class_weights="effective", class_beta=beta) == pytest.approx(by_hand, rel=1e-5)
+    assert ratio(class_weights="effective", class_beta=0.999999) == pytest.approx(6.0, rel=1e-3)
+    assert ratio(class_weights="effective", class_beta=1e-6) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_a_class_without_training_utterances_has_a_finite_weight() -> None:
+    for kind in ("balanced", "inverse-sqrt", "effective"):
+        assert torch.isfinite(class_weights(Recipe(class_weights=kind), LABELS, 4)).all()  # type: ignore[arg-type]
