@@ -170,6 +170,25 @@ def test_every_layer_of_a_mixed_batch_is_that_of_the_file_alone(saved: Callable[
             assert apart(other, one) < 2e-5, output.label
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="takes a GPU")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gpu_gives_the_numbers_of_the_cpu(saved: Callable[[str], Path], kind: str, precision: str) -> None:
+    """In float32 to the exactness tolerance, in half precision to its own; a batch as each file alone."""
+    spec = encoder_spec(str(saved(kind)), layer="0,last,mean", precision=precision)
+    files = [spec.prepare(noise(n, seed)) for seed, n in enumerate(SAMPLES)]
+    encoder = spec.load("cuda")
+    assert encoder.batch_seconds_default is not None and encoder.batch_seconds_default >= 40
+    cpu = dataclasses.replace(spec, precision="float32").load("cpu")
+    for file, together in zip(files, encoder.encode(files), strict=True):
+        for one, on_gpu, other in zip(encoder.encode([file])[0], together, cpu.encode([file])[0], strict=True):
+            for got, want in ((on_gpu, other), (on_gpu, one)):
+                if precision == "float32":
+                    assert apart(got, want) < 1e-3
+                else:
+                    assert np.sqrt(np.mean((got - want) ** 2) / np.mean(want**2)) < 0.05
+
+
 @pytest.mark.parametrize("kind", ["wav2vec2-group", "hubert-batch-norm", "wavlm-stable", "whisper-80"])
 def test_order_and_company_do_not_matter(saved: Callable[[str], Path], kind: str) -> None:
     spec = encoder_spec(str(saved(kind)), layer="2")
