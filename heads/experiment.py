@@ -23,6 +23,8 @@ from tfser.manifests.catalogue import Connection, open_catalogue, rows
 from tfser.manifests.choices import choose_protocol
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.protocol import JOINED_BY
+from tfser.manifests.views import BOUND
+from tfser.pipeline.layers import layers_of
 
 METHOD_VERSION = 2
 """Raised when the same configuration would train to other numbers, so that old runs are not taken for new ones."""
@@ -77,6 +79,8 @@ class Experiment:
     allow_leaks: bool
     again: bool
     chosen: tuple[str, ...]
+    layers: int = 1
+    """Layers that the features hold side by side; `dim` is of all of them."""
 
     def configuration(self) -> dict[str, Any]:
         """Return the whole configuration but fold and seed, as a run stores it."""
@@ -96,6 +100,7 @@ class Experiment:
             "classes": list(self.classes),
             "data_hash": self.data_hash,
             "device": self.device.partition(":")[0],
+            **({"layers": self.layers} if self.layers > 1 else {}),
         }
 
     @property
@@ -148,7 +153,8 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     ):
         if asked is None:
             said.append(f"{what} {value}")
-    spec.check(config, of["dim"])
+    layers = layers_of(of)
+    spec.check(config, of["dim"] // layers)
     device = choose_device(request.device)
     config = spec.settled(config, hop_s=of["hop_s"], longest=longest, device=device)
     return Experiment(
@@ -173,6 +179,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         allow_leaks=request.allow_leaks,
         again=request.again,
         chosen=tuple(said),
+        layers=layers,
     )
 
 
@@ -216,7 +223,8 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
         if asked not in have:
             raise unknown(f"feature set of {corpus}", asked, have)
         return asked
-    current = [name for name in have if "@" not in name] or have
+    bound = {row["feature_set"] for row in rows(connection, f"SELECT feature_set FROM feature_sets WHERE {BOUND}")}
+    current = [name for name in have if "@" not in name and name not in bound] or have
     for name in spec.features:
         if name in current:
             return name

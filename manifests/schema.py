@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VERSION = 6
+VERSION = 7
 """Raised when a table changes: an older catalogue is then rebuilt from the files, never read."""
 
 
@@ -250,6 +250,7 @@ TABLES = (
         epochs INTEGER -- trained
         device VARCHAR -- cpu or the GPU's name
         parameters BIGINT -- of the head
+        layer_weights VARCHAR -- of a learned layer mix, JSON: by selection, from layer 0 on, sum 1; null: one layer
         utterances_cut BIGINT -- longer than what the head sees (max_frames in config), and cut there
         audit VARCHAR -- passed, or overridden
         findings VARCHAR -- what the audit found, JSON

@@ -56,5 +56,8 @@ FROM fold_scores s JOIN pooled USING (experiment, seed, selection, level)
 GROUP BY s.experiment, s.seed, s.selection, s.level
 """
 
+BOUND = "json_extract_string(config, '$.belongs_to.run_id') IS NOT NULL"
+"""Of `feature_sets`: whether something in it was learned in a fold, to which it belongs (a collapsed layer mix)."""
+
 VIEWS = {"fold_roles": FOLD_ROLES, "folds": FOLDS, "fold_utterances": FOLD_UTTERANCES, "scores": SCORES}
 """By name, in an order in which they can be created."""
