@@ -1399,6 +1399,44 @@ def cache_rm(
     say(f"{size(delete(store, paths))} are free again")
 
 
+@cache_app.command("collapse")
+def cache_collapse(
+    run: Annotated[str | None, typer.Option("--run", metavar="ID", help="A run whose learned layer mix to write.")] = None,
+    selection: Annotated[str, typer.Option("--selection", help="With --run: last or val: the epoch of the weights.")] = "last",
+    features: Annotated[str | None, typer.Option("--features", metavar="NAME", help="Or: a feature set of all layers.")] = None,
+    layer: Annotated[str | None, typer.Option("--layer", metavar="K", help="With --features: a number, last or mean.")] = None,
+    corpus: Annotated[str | None, typer.Option("--corpus", metavar="NAME", help="With --features: only of this corpus.")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="What to call it.")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="Storage: float32 or float16; as stored if left out.")] = None,
+    cache: CacheDir = None,
+) -> None:
+    """Make an ordinary feature set of stored layers: the mix that a run learned (it belongs to that run's fold), or one layer."""
+    from tfser.manifests.catalogue import refresh
+    from tfser.pipeline.collapse import collapse
+    from tfser.pipeline.layers import layer_cut, layered
+
+    store = Cache(cache)
+    corpora: list[str] | None
+    if run is not None and features is None and layer is None and corpus is None:
+        from tfser.heads.learned_mix import mix_of_run
+
+        source, target, corpora = mix_of_run(store, run, selection=selection, dtype=dtype, name=name)
+    elif run is None and features is not None and layer is not None and selection == "last":
+        source, corpora = layered(store, features)[0], [corpus] if corpus else None
+        target = layer_cut(source, layer, dtype=dtype, name=name)
+    else:
+        raise UsageError("say what to collapse: --run ID [--selection last|val], or --features NAME --layer K [--corpus NAME]")
+    with utterance_bar(f"collapsing to {target.name}") as begin:
+        reports = collapse(store, source, target, corpora, begin=begin, on_wait=say)
+    refresh(store)
+    for report in reports:
+        for line in report.repaired:
+            say(f"repaired: {line}")
+        say(f"{report.corpus} / {target.name}: {count(report.written, 'utterance')} written, {report.before:,} were there")
+    if owner := target.config.get("belongs_to"):
+        say(f"it belongs to {owner['protocol']} fold {owner['fold']}: other folds and protocols are refused (`tfser audit`)")
+
+
 def main() -> None:
     """Run the program."""
     with contextlib.suppress(BrokenPipeError):

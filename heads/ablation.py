@@ -65,7 +65,9 @@ def compare(cache: Cache, table: Sequence[tuple[AblationRow, Experiment]], selec
                 "preset": row.preset,
                 "recipe": experiment.recipe_name,
                 "experiment": experiment.name,
-                "parameters": parameters(experiment.spec, experiment.config, experiment.dim, len(experiment.classes)),
+                "parameters": parameters(
+                    experiment.spec, experiment.config, experiment.dim, len(experiment.classes), experiment.layers
+                ),
                 "parameters_typical": parameters(experiment.spec, _typical(experiment), experiment.spec.typical_dim, 4),
                 "paper_parameters": None if row.parameters is None else round(row.parameters * 1e6),
                 "selection": selection,
@@ -84,14 +86,14 @@ def compare(cache: Cache, table: Sequence[tuple[AblationRow, Experiment]], selec
     return found
 
 
-def parameters(spec: HeadSpec, config: Settings, dim: int, n_classes: int) -> int | None:
+def parameters(spec: HeadSpec, config: Settings, dim: int, n_classes: int, layers: int = 1) -> int | None:
     """Count the trainable parameters of a head for features of a width, without making them; None for one without a network."""
     import torch
 
     if spec.fit is not None:
         return None
     with torch.device("meta"):
-        return count_parameters(spec.module(config, dim, n_classes))
+        return count_parameters(spec.module(config, dim, n_classes, layers))
 
 
 def _typical(experiment: Experiment) -> Settings:

@@ -239,14 +239,27 @@ class HeadSpec:
         """Return the most frames of an utterance that the head sees, None if it sees all."""
         return getattr(config, "max_frames", None)
 
-    def module(self, config: Settings, dim: int, n_classes: int) -> nn.Module:
+    def module(self, config: Settings, dim: int, n_classes: int, layers: int = 1) -> nn.Module:
         """Check that the width fits, and build the module.
 
+        Args:
+            config: of this head.
+            dim: the features' width as stored: of all layers together.
+            n_classes: K.
+            layers: M; above 1, the head is built for the width dim / M, behind a learned mix (`tfser.heads.layer_mix`).
+
         Raises:
-            UsageError: The feature width does not fit the configuration.
+            UsageError: The feature width does not fit the configuration, or does not part into so many layers.
         """
-        self.check(config, dim)
-        return self.build(config, dim, n_classes)
+        if dim % layers:
+            raise UsageError(f"features of a width of {dim} do not part into {layers} layers")
+        self.check(config, dim // layers)
+        module = self.build(config, dim // layers, n_classes)
+        if layers == 1:
+            return module
+        from tfser.heads.layer_mix import LayerMix
+
+        return LayerMix(module, layers, dim // layers)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -23,8 +23,10 @@ from tfser.manifests.catalogue import Connection, open_catalogue, rows
 from tfser.manifests.choices import choose_protocol
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.protocol import JOINED_BY
+from tfser.manifests.views import BOUND
 from tfser.pipeline.devices import choose_device
 from tfser.pipeline.encoders.spec import ENCODERS
+from tfser.pipeline.layers import layers_of
 
 METHOD_VERSION = 2
 """Raised when the same configuration would train to other numbers, so that old runs are not taken for new ones."""
@@ -79,6 +81,8 @@ class Experiment:
     allow_leaks: bool
     again: bool
     chosen: tuple[str, ...]
+    layers: int = 1
+    """Layers that the features hold side by side; `dim` is of all of them."""
 
     def configuration(self) -> dict[str, Any]:
         """Return the whole configuration but fold and seed, as a run stores it."""
@@ -98,6 +102,7 @@ class Experiment:
             "classes": list(self.classes),
             "data_hash": self.data_hash,
             "device": self.device.partition(":")[0],
+            **({"layers": self.layers} if self.layers > 1 else {}),
         }
 
     def identity(self) -> dict[str, Any]:
@@ -155,7 +160,8 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     ):
         if asked is None:
             said.append(f"{what} {value}")
-    spec.check(config, of["dim"])
+    layers = layers_of(of)
+    spec.check(config, of["dim"] // layers)
     device = choose_device(request.device) if spec.fit is None else "cpu"
     recipe = recipe.settled(of["hop_s"])
     longest = spec.sample_frames(config, recipe) or min(longest, recipe.cut_frames or longest)
@@ -182,6 +188,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         allow_leaks=request.allow_leaks,
         again=request.again,
         chosen=tuple(said),
+        layers=layers,
     )
 
 
@@ -239,7 +246,8 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
     if not have:
         each = "; ".join(f"{name} has {', '.join(sorted(of))}" for name, of in sets.items())
         raise UsageError(f"no feature set that all corpora have: {each}; extract the same one of each")
-    current = [name for name in have if "@" not in name] or have
+    bound = {row["feature_set"] for row in rows(connection, f"SELECT feature_set FROM feature_sets WHERE {BOUND}")}
+    current = [name for name in have if "@" not in name and name not in bound] or have
     if asked is not None:
         if asked in have:
             return asked

@@ -24,6 +24,8 @@ from tfser.pipeline.batches import FeatureRow, PackedFeatures, load_packed
 from tfser.pipeline.scan import now
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tfser.heads.training import EpochRecord, Selection
 
 
@@ -189,6 +191,7 @@ def train_fold(
                 labels=data.labels,
                 classes=experiment.classes,
                 speakers=known if len(known) == len(data.speakers) else None,
+                layers=experiment.layers,
                 **sides,
             ),
             spec=experiment.spec,
@@ -209,6 +212,7 @@ def train_fold(
                 **about,
                 "parameters": result.parameters,
                 "epochs": len(result.history),
+                "layer_weights": _layer_weights(result.states),
                 "finished_at": now(),
                 "seconds": sum(r.train_s + r.eval_s for r in result.history),
             },
@@ -219,6 +223,14 @@ def train_fold(
             history=[_history_row(record) for record in result.history],
         )
     return RunResult(about=about, trained=True)
+
+
+def _layer_weights(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, list[float]] | None:
+    """Return the weights of a learned layer mix by selection; None where the features have one layer."""
+    from tfser.heads.layer_mix import layer_weights
+
+    found = {selection: weights for selection, state in states.items() if (weights := layer_weights(state)) is not None}
+    return found or None
 
 
 def _selected(name: str, selection: Selection, test: npt.NDArray[np.int64]) -> Selected:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tfser.heads import checkpoints
 from tfser.heads.base import HeadSpec, Settings
+from tfser.heads.layer_mix import LayerMix
 from tfser.heads.normalise import Normaliser
 from tfser.heads.recipes import Recipe
 from tfser.heads.segments import FrameStore, Plan, plan
@@ -51,11 +52,13 @@ def predict(
     utterances: Indices | None = None,
     speakers: tuple[str, ...] | None = None,
     device: torch.device | str = "cpu",
+    layers: int = 1,
 ) -> Prediction:
     """Predict with a trained model: ``state`` is one of `FitResult.states`, also after a round through safetensors.
 
-    ``utterances`` are the rows to predict (None: all), ``speakers`` are needed by normalise=speaker only. The numbers
-    are those of the training's own test predictions if the features are the same.
+    ``utterances`` are the rows to predict (None: all), ``speakers`` are needed by normalise=speaker only, ``layers`` is the
+    features' number of layers (`FoldData.layers`). The numbers are those of the training's own test predictions if the
+    features are the same.
 
     Raises:
         UsageError: There is nothing to predict, the features' width does not fit the head, or the state is not one of this
@@ -68,7 +71,7 @@ def predict(
     if spec.predict is not None:
         return spec.predict(state, features, rows)
     with own_randomness(device):
-        model = spec.module(config, features.frames.shape[1], n_classes).to(device)
+        model = spec.module(config, features.frames.shape[1], n_classes, layers).to(device)
     try:
         model.load_state_dict(checkpoints.part(state, "model"))
         normaliser = Normaliser(
@@ -99,7 +102,7 @@ def evaluate(model: nn.Module, store: FrameStore, layout: Plan, frames: int | No
         for first in range(0, len(order), size):
             chosen = by_length[first : first + size]
             rows, starts = (torch.from_numpy(values[chosen]).to(store.device) for values in (utterance, start))
-            samples, lengths = store.gather(rows, starts, frames)
+            samples, lengths = _samples(model, store, rows, starts, frames)
             found.append(model(samples, lengths).float().softmax(dim=-1).cpu())
     probabilities = np.empty_like(torch.cat(found).numpy())
     probabilities[by_length] = torch.cat(found).numpy()
@@ -112,6 +115,21 @@ def evaluate(model: nn.Module, store: FrameStore, layout: Plan, frames: int | No
         utterance=rows_found,
         utterance_probabilities=means.astype(np.float32),
     )
+
+
+def _samples(model: nn.Module, store: FrameStore, rows: Tensor, starts: Tensor, frames: int | None) -> tuple[Tensor, Tensor]:
+    """Read a batch, frames and lengths; of several layers their mix, in parts as large as a batch of one layer."""
+    if not isinstance(model, LayerMix):
+        return store.gather(rows, starts, frames)
+    size = max(1, len(rows) // model.layers)
+    parts, lengths = [], []
+    for of_rows, of_starts in zip(torch.split(rows, size), torch.split(starts, size), strict=True):
+        samples, counts = store.gather(of_rows, of_starts, frames)
+        parts.append(model.mix(samples))
+        lengths.append(counts)
+    longest = max(part.shape[1] for part in parts)
+    padded = [nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts]
+    return torch.cat(padded), torch.cat(lengths)
 
 
 @contextmanager

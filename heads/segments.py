@@ -134,7 +134,7 @@ class FrameStore:
             samples = self._read(utterance, first)
             samples = samples + share * (self._read(utterance, first + 1) - samples)
         if frames is None:
-            samples = samples.masked_fill((steps >= counts[:, None])[:, :, None], 0.0)
+            samples.masked_fill_((steps >= counts[:, None])[:, :, None], 0.0)
         return samples, lengths
 
     def _read(self, utterance: Tensor, frame: Tensor) -> Tensor:
@@ -142,7 +142,8 @@ class FrameStore:
         D)."""
         rows = self.begins[utterance, None] + frame % self.counts[utterance, None]
         row = utterance if self.shift.shape[0] > 1 else torch.zeros_like(utterance)
-        return (self.frames[rows].float() - self.shift[row, None, :]) * self.scale[row, None, :]
+        read = self.frames[rows].float()  # a copy of their own, so the rest is done in place: all layers of a batch are large
+        return read.sub_(self.shift[row, None, :]).mul_(self.scale[row, None, :])
 
     def gain(self, utterance: Tensor) -> Tensor:
         """Return what a unit of the raw features is worth after normalisation: (B, 1, D)."""

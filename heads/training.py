@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from tfser.heads import checkpoints
 from tfser.heads.augment import augment, mix
 from tfser.heads.base import HeadSpec, Settings, count_parameters
+from tfser.heads.layer_mix import LayerMix
 from tfser.heads.losses import class_weights, cmdt, cross_entropy
 from tfser.heads.metrics import scores as score
 from tfser.heads.normalise import Normaliser
@@ -73,6 +74,8 @@ class FoldData:
     """May be empty: then nothing is tested, as when training a model for use."""
     speakers: tuple[str, ...] | None = None
     """(n,) needed by normalise=speaker only."""
+    layers: int = 1
+    """Layers that the features hold side by side; above 1, a mix of them is learned (`tfser.heads.layer_mix`)."""
 
     def __post_init__(self) -> None:
         n = len(self.features.utterance_ids)
@@ -235,13 +238,14 @@ class _Trainer:
         self.class_weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
 
         torch.manual_seed(_stream(seed, 0, "weights"))
-        self.model = spec.module(config, packed.frames.shape[1], len(data.classes)).to(device)
+        self.model = spec.module(config, packed.frames.shape[1], len(data.classes), data.layers).to(device)
         self.average = copy.deepcopy(self.model) if recipe.averaging else None
         self.optimiser = _optimiser(recipe, self.model)
         self.history: list[EpochRecord] = []
         self.keeper: Keeper[Prediction | None] = Keeper(recipe.selections)
         self.val_state: dict[str, Tensor] = {}
         described = [spec.name, config.to_dict(), recipe.to_dict(), seed, self.epochs, list(data.classes), _FORMAT]
+        described += [data.layers] if data.layers > 1 else []
         digest = hashlib.sha256(json.dumps(described).encode())
         for array in (data.labels, data.train, data.val, data.test, packed.offsets):
             digest.update(np.ascontiguousarray(array).tobytes() + b"|")
@@ -326,7 +330,10 @@ class _Trainer:
         rows = rows.to(self.device)
         pace = None if pace is None else pace.to(self.device)
         samples, lengths = self.store.gather(rows, starts.to(self.device), self.frames, pace)
-        samples = augment(samples, lengths, self.store.gain(rows), recipe, generator)
+        gain = self.store.gain(rows)
+        if isinstance(self.model, LayerMix):
+            samples, gain = self.model.mix(samples), self.model.mix(gain)
+        samples = augment(samples, lengths, gain, recipe, generator)
         targets = nn.functional.one_hot(self.labels[rows], len(self.data.classes)).float()
         if recipe.mixup:
             samples, lengths, targets = mix(samples, lengths, targets, recipe.mixup, generator)

@@ -135,7 +135,8 @@ def run_audits(
         connection: an open catalogue.
         protocol: the protocol's canonical name, whose rows must be in the catalogue, or what the foreign split is called.
         corpus: the corpus; of a protocol over several, all of them as `protocols.corpora` joins them.
-        feature_sets: the ones that have to be complete; None takes those that hold any feature of the corpus.
+        feature_sets: the ones that have to be complete; None takes those that hold any feature of the corpus and
+            are bound to no fold (a collapsed layer mix is).
         audits: which ones; None runs all that are packaged.
         examples: rows to keep of each finding.
         is_foreign: audit what `foreign.install` put into the connection.

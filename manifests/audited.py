@@ -19,7 +19,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 from tfser.manifests.build import Connection
-from tfser.manifests.views import FOLD_ROLES, FOLD_UTTERANCES, FOLDS
+from tfser.manifests.views import BOUND, FOLD_ROLES, FOLD_UTTERANCES, FOLDS
 
 _COLUMNS = (
     *("speaker", "gender", "session", "dialogue", "sentence", "duration_s", "rms_db", "sample_rate", "flags", "content_hash"),
@@ -54,7 +54,8 @@ def audited(
         connection: an open catalogue; for a foreign split, with what `foreign.install` puts there.
         protocol: the protocol's name, or what the foreign split is called.
         corpus: the corpus, or all corpora of the protocol as `protocols.corpora` joins them.
-        feature_sets: the ones that have to be complete; None takes those that hold any feature of the corpus.
+        feature_sets: the ones that have to be complete; None takes those that hold any feature of the corpus and
+            are bound to no fold.
         is_foreign: whether the rows are those of a foreign split.
         claims: columns that a foreign split is held to keep apart.
     """
@@ -132,7 +133,10 @@ def _turn(connection: Connection) -> str:
 def _common(main: str, feature_sets: Sequence[str] | None) -> dict[str, str]:
     """Return the views that are the same for both."""
     if feature_sets is None:
-        chosen = f"SELECT DISTINCT f.feature_set, f.corpus FROM {main}.features f JOIN temp.protocols p ON p.corpus = f.corpus"
+        chosen = (
+            f"SELECT DISTINCT f.feature_set, f.corpus FROM {main}.features f JOIN temp.protocols p ON p.corpus = f.corpus "
+            f"WHERE f.feature_set NOT IN (SELECT feature_set FROM {main}.feature_sets WHERE {BOUND})"
+        )
     else:
         names = ", ".join(quote(f) for f in feature_sets)
         chosen = f"SELECT f.feature_set, p.corpus FROM temp.protocols p, (SELECT unnest([{names}]::VARCHAR[]) AS feature_set) f"

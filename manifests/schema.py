@@ -251,6 +251,7 @@ TABLES = (
         epochs INTEGER -- trained
         device VARCHAR -- cpu or the GPU's name
         parameters BIGINT -- of the head
+        layer_weights VARCHAR -- of a learned layer mix, JSON: by selection, from layer 0 on, sum 1; null: one layer
         utterances_cut BIGINT -- longer than what the head sees (max_frames in config), and cut there
         audit VARCHAR -- passed, or overridden
         findings VARCHAR -- what the audit found, JSON

@@ -108,6 +108,9 @@ FROM by_class GROUP BY experiment, seed, selection, level, corpus, {column}
 """
 
 
+BOUND = "json_extract_string(config, '$.belongs_to.run_id') IS NOT NULL"
+"""Of `feature_sets`: whether something in it was learned in a fold, to which it belongs (a collapsed layer mix)."""
+
 VIEWS = {
     "fold_roles": FOLD_ROLES,
     "folds": FOLDS,

@@ -8,8 +8,6 @@ Encoders that are not in the registry are named by their hub id or folder.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +20,7 @@ from tfser.manifests.errors import UsageError, unknown
 from tfser.pipeline.encode import encoder_engine
 from tfser.pipeline.encoders.front import OPTIONS
 from tfser.pipeline.encoders.spec import ENCODERS, EncoderSpec, Output, encoder_spec
+from tfser.pipeline.feature_names import fingerprint_of, folder_of
 from tfser.pipeline.logmel import LogMel, LogMelConfig
 from tfser.pipeline.passes import Engine, one_by_one
 from tfser.pipeline.shards import StorageDtype
@@ -55,13 +54,12 @@ class FeatureSet:
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits over everything that changes the numbers."""
-        text = json.dumps({**self.config, "dtype": self.dtype}, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return fingerprint_of(self.config, self.dtype)
 
     @property
     def folder(self) -> str:
         """The folder's name below `features/`."""
-        return f"{re.sub(r'[^A-Za-z0-9._]+', '-', self.name)}-{self.fingerprint}"
+        return folder_of(self.name, self.fingerprint)
 
     def bytes_for(self, duration_s: float) -> int:
         """Return the size in bytes of the features of that many seconds."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,8 @@ import soundfile
 from tfser.manifests.cache import Cache
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
+from tfser.pipeline.shard_rows import write_rows
+from tfser.pipeline.shards import ShardMember, write_shard
 
 
 class WriteWav(Protocol):
@@ -165,5 +168,61 @@ def put_features() -> PutFeatures:
             "dim": pa.array([80] * n, pa.int32()),
         }
         write_table(folder / corpus / f"{shard}.rows.parquet", pa.table(rows))
+
+    return put
+
+
+class PutStack(Protocol):
+    """Writes a feature set that holds an encoder's layers side by side, (t, M*D) for each utterance; returns nothing."""
+
+    def __call__(
+        self,
+        cache: Cache,
+        frames: Mapping[str, np.ndarray],
+        layers: int,
+        *,
+        corpus: str = "toy",
+        name: str = "enc/all",
+        dtype: Literal["float32", "float16"] = "float32",
+        format: Literal["hdf5", "parquet"] = "hdf5",
+        per_shard: int = 5,
+    ) -> None: ...
+
+
+@pytest.fixture(scope="session")
+def put_stack() -> PutStack:
+    """Write shards as an extraction of `--layer all` does, for utterances of `put_corpus`."""
+
+    def put(
+        cache: Cache,
+        frames: Mapping[str, np.ndarray],
+        layers: int,
+        *,
+        corpus: str = "toy",
+        name: str = "enc/all",
+        dtype: Literal["float32", "float16"] = "float32",
+        format: Literal["hdf5", "parquet"] = "hdf5",
+        per_shard: int = 5,
+    ) -> None:
+        fingerprint = f"a11{layers:05d}{'32' if dtype == 'float32' else '16'}"
+        folder = cache.features / f"{name.replace('/', '-')}-{fingerprint}"
+        config: dict[str, Any] = {"family": "wavlm", "layer": "all"} | ({"layers": layers} if layers > 1 else {})
+        about = {
+            "name": name,
+            "fingerprint": fingerprint,
+            "kind": "enc",
+            "dim": next(iter(frames.values())).shape[1],
+            "dtype": dtype,
+            "hop_s": 0.02,
+            "created_at": "2025-01-01T00:00:00+00:00",
+            "config": config,
+        }
+        ids = list(frames)
+        for first in range(0, len(ids), per_shard):
+            members = [
+                ShardMember(utterance_id=i, content_hash=f"hash of {i}", frames=frames[i]) for i in ids[first : first + per_shard]
+            ]
+            write_rows(write_shard(folder / corpus, f"{ids[first]}", members, dtype=dtype, format=format))
+        write_json(folder / "feature_set.json", about)
 
     return put

@@ -189,7 +189,7 @@ class EncoderSpec:
             "weights": self.weights,
             "architecture": dict(self.architecture),
             "layer": int(output.label) if output.label.isdigit() else output.label,
-            "layer_is": _definition(self.family, output, self.n_layers),
+            "layer_is": layer_in_words(self.family, output.label, self.n_layers),
             "sample_rate_hz": self.sample_rate_hz,
             "input": "zero mean and unit variance over the utterance, 1e-7 added to the variance" if self.normalise else "raw",
             "chunking": self.framing.describe(),
@@ -298,15 +298,15 @@ def _outputs(
     return tuple(outputs.values())
 
 
-def _definition(family: str, output: Output, n_layers: int) -> str:
-    """Return a layer in words."""
+def layer_in_words(family: str, label: str, n_layers: int) -> str:
+    """Return what the layer of a label (`12`, `mean`, `all`) is, as fingerprints have it."""
     end = {
         "whisper": f"; layer {n_layers} has the encoder's final LayerNorm applied, the others have not",
     }.get(family, "; the encoder's final LayerNorm, where it follows the layers, is not applied")
-    if output.label == "mean":
+    if label == "mean":
         return f"mean over the outputs of layers 1 to {n_layers}{end}"
-    if output.label == "all":
+    if label == "all":
         return f"layers 0 (the first layer's input) to {n_layers} side by side, layer k in columns k*D to (k+1)*D{end}"
-    if output.label == "0":
+    if label == "0":
         return f"input of the first transformer layer{end}"
-    return f"output of transformer layer {output.label}{end}"
+    return f"output of transformer layer {label}{end}"

@@ -17,7 +17,7 @@ from tfser.manifests.utterances import Skipped, Utterance, skipped_table
 NAMES = {
     *("speaker_overlap", "speaker_spelling", "speaker_unknown", "speaker_confound", "speaker_attribution"),
     *("session_overlap", "dialogue_overlap", "neighbours_split", "sentence_overlap", "corpus_overlap", "validation_speakers"),
-    *("duplicate_audio", "near_duplicates", "near_duplicates_unsearched", "features_missing"),
+    *("duplicate_audio", "near_duplicates", "near_duplicates_unsearched", "features_missing", "mix_of_other_fold"),
     *("class_missing", "class_collapsed", "label_shift", "duration_leak", "level_leak", "recording_leak", "flags_by_class"),
     *("utterance_in_no_fold", "utterance_in_two", "published_counts", "split_unmatched", "split_twice", "split_labels"),
 }

@@ -1,0 +1,134 @@
+"""The learned layer mix of a finished run, as a feature set to be written by `tfser.pipeline.collapse`.
+
+What comes in: a run that was trained on all layers of an encoder (`tfser.heads.layer_mix`). What goes out: what the cache needs
+to make an ordinary feature set (t, D) of its mix. Its frames are what the run's own head was given: normalised as the run did,
+then summed with the weights of the chosen selection. Training on it normalises it again, by the recipe of that training.
+
+The weights were learned from the training side of one fold. They know its labels, so the feature set belongs to that fold: its
+configuration says so in `belongs_to`, and the audit `mix_of_other_fold` refuses every other use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfser.heads.layer_mix import layer_weights
+from tfser.heads.normalise import Normaliser
+from tfser.heads.runs import finished, run_folder
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue import open_catalogue, rows
+from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.protocol import JOINED_BY
+from tfser.pipeline.layers import Collapsed, checked_name, encoder_of, layers_of, storage_dtype, weighted_sum
+
+FILES = {"last": "model.safetensors", "val": "model-val.safetensors"}
+"""Selections whose weights a run keeps, and where."""
+
+
+def mix_of_run(
+    cache: Cache, run_id: str, *, selection: str = "last", dtype: str | None = None, name: str | None = None
+) -> tuple[dict[str, Any], Collapsed, list[str]]:
+    """Return the feature set that a run was trained on (its row of `feature_sets`), what to make of it, and for which corpora.
+
+    Args:
+        cache: the cache.
+        run_id: a finished run.
+        selection: last or val.
+        dtype: of storage; None: that of the run's features.
+        name: None: `<encoder>/mix-` and the first digits of the fingerprint.
+
+    Raises:
+        UsageError: if there is no such run, it has no such selection, learned no mix, or normalised by speaker.
+        TfserError: if the features that it was trained on are gone, or its weights cannot be read.
+    """
+    about = _run(cache, run_id)
+    if selection not in FILES:
+        raise unknown("selection", selection, list(FILES))
+    weights, normaliser = _state(cache, about, selection)
+    with open_catalogue(cache) as connection:
+        found = rows(connection, "FROM feature_sets WHERE fingerprint = ?", [about["fingerprint"]])
+    if not found:
+        raise TfserError(f"{run_id}: its features {about['feature_set']} ({about['fingerprint']}) are no longer in the cache")
+    source = found[0]
+    if layers_of(source) != len(weights):
+        raise TfserError(f"{run_id}: it mixes {len(weights)} layers, and {source['feature_set']} has {layers_of(source)}")
+    measured = hashlib.sha256(normaliser.mean.tobytes() + normaliser.deviation.tobytes()).hexdigest()[:16]
+    config = {
+        "layer": "mix",
+        "of": {"feature_set": about["feature_set"], "fingerprint": about["fingerprint"]},
+        "selection": selection,
+        "weights": weights,
+        "normalise": normaliser.mode,
+        "normaliser": measured,
+        "belongs_to": {
+            key: about[of]
+            for key, of in (
+                ("run_id", "run_id"),
+                ("experiment", "experiment"),
+                ("corpora", "corpus"),
+                ("protocol", "protocol"),
+                ("protocol_hash", "protocol_hash"),
+                ("fold", "fold"),
+                ("seed", "seed"),
+            )
+        },
+    }
+
+    def combine(frames: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        shift, scale = normaliser.tables(frames, np.array([0, len(frames)]))
+        return weighted_sum(frames, weights, shift[0], scale[0])
+
+    def described(called: str) -> Collapsed:
+        return Collapsed(
+            name=called,
+            kind=source["kind"],
+            config=config,
+            dim=source["dim"] // len(weights),
+            dtype=storage_dtype(dtype or source["dtype"]),
+            hop_s=source["hop_s"],
+            combine=combine,
+        )
+
+    named = checked_name(name) if name else f"{encoder_of(source['feature_set'])}/mix-{described('').fingerprint[:8]}"
+    return source, described(named), str(about["corpus"]).split(JOINED_BY)
+
+
+def _run(cache: Cache, run_id: str) -> Mapping[str, Any]:
+    about = finished(cache, run_id) if (cache.runs / run_id).is_dir() else None
+    if about is None:
+        with open_catalogue(cache) as connection:
+            known = [row["run_id"] for row in rows(connection, "SELECT run_id FROM runs WHERE layer_weights IS NOT NULL")]
+        if not known:
+            raise UsageError(f"no finished run {run_id!r}, and none that learned a layer mix; train on features of all layers")
+        raise unknown("run with a learned layer mix", run_id, known)
+    return about
+
+
+def _state(cache: Cache, about: Mapping[str, Any], selection: str) -> tuple[list[float], Normaliser]:
+    """Return a run's layer weights and its normalisation."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    run_id, mode = about["run_id"], about["config"]["recipe_config"]["normalise"]
+    path = run_folder(cache, run_id) / FILES[selection]
+    if not path.exists() and selection == "val":
+        raise UsageError(f"{run_id}: no epoch was selected by validation ({about['validation']}); take --selection last")
+    try:
+        state = load_file(path)
+        weights = layer_weights(state)
+        mean, deviation = state["normaliser.mean"].numpy(), state["normaliser.deviation"].numpy()
+    except (SafetensorError, OSError, KeyError) as error:
+        raise TfserError(f"{path}: its weights cannot be read ({error}); train it again with --again") from error
+    if weights is None:
+        raise UsageError(f"{run_id}: it was trained on {about['feature_set']}, which has one layer; nothing was mixed")
+    if mode == "speaker":
+        raise UsageError(
+            f"{run_id}: its normalise=speaker takes statistics over all utterances of a speaker, which no feature set of single "
+            "utterances can hold; train with --set normalise=train"
+        )
+    return weights, Normaliser(mode=mode, mean=mean, deviation=deviation)
