@@ -167,6 +167,9 @@ class HeadSpec:
     """``settle(config, hop_s, longest, device)``: see `settled`."""
     gives_frames: bool = False
     """The module has ``encode`` and ``classify``."""
+    batch_norm: bool = False
+    """In training, the samples of a batch have statistics in common; ``forward`` takes ``present`` (B,) bool, the samples that
+    count in them (None: all)."""
     ablation: tuple[AblationRow, ...] = ()
     """The rows of the paper's ablation table, in its order."""
     fit: Callable[[FoldData, Any, Recipe], FitResult] | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from tfser.pipeline.scan import now
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tfser.heads.training import EpochRecord, Selection
+    from tfser.heads.training import EpochRecord, FitResult, FoldData, Selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +173,7 @@ def train_fold(
         TfserError: if the audit forbids the fold.
         EmptySideError: if a side of it is empty.
     """
-    from tfser.heads.training import FoldData, fit
+    from tfser.heads.training import fit
 
     check_audit(experiment, findings, fold)
     run_id = experiment.run_id(fold)
@@ -180,48 +181,79 @@ def train_fold(
         done = None if experiment.again else finished(cache, run_id)
         if done is not None:
             return RunResult(about=done, trained=False)
-        data = loaded()
-        sides = _sides(experiment, data, fold)
-        about = _about(experiment, fold, findings) | {"utterances_cut": utterances_cut(experiment, data)}
-        folder = begin(cache, about, again=experiment.again)
-        known = tuple(name for name in data.speakers if name is not None)
+        begun = begin_run(cache, experiment, fold, loaded(), findings)
         result = fit(
-            FoldData(
-                features=data.features,
-                labels=data.labels,
-                classes=experiment.classes,
-                speakers=known if len(known) == len(data.speakers) else None,
-                layers=experiment.layers,
-                **sides,
-            ),
+            begun.data,
             spec=experiment.spec,
             config=experiment.config,
             recipe=experiment.recipe,
             seed=experiment.seed,
             device=experiment.device,
-            checkpoint_dir=folder / "checkpoint",
+            checkpoint_dir=begun.checkpoint_dir,
             checkpoint_every_s=checkpoint_every_s,
             on_epoch=on_epoch,
         )
-        for selection, state in result.states.items():
-            save_model(folder / ("model.safetensors" if selection == "last" else f"model-{selection}.safetensors"), state)
-        test = sides["test"]
-        about = finish(
-            cache,
-            {
-                **about,
-                "parameters": result.parameters,
-                "epochs": len(result.history),
-                "layer_weights": _layer_weights(result.states),
-                "finished_at": now(),
-                "seconds": sum(r.train_s + r.eval_s for r in result.history),
-            },
-            classes=experiment.classes,
-            utterances=[(data.corpora[i], data.features.utterance_ids[i]) for i in test],
-            labels=data.labels[test],
-            selections=[_selected(name, of, test) for name, of in result.selections.items()],
-            history=[_history_row(record) for record in result.history],
-        )
+        return store_run(cache, begun, result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A run whose folder is made and which is not trained yet."""
+
+    about: Mapping[str, Any]
+    folder: Path
+    loaded: Loaded
+    data: FoldData
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Where the state of its training is kept."""
+        return self.folder / "checkpoint"
+
+
+def begin_run(cache: Cache, experiment: Experiment, fold: int, loaded: Loaded, findings: Sequence[Finding]) -> Begun:
+    """Put together what a run is trained on, and make its folder. The caller holds its lock.
+
+    Raises:
+        EmptySideError: if a side of the fold is empty.
+    """
+    from tfser.heads.training import FoldData
+
+    sides = _sides(experiment, loaded, fold)
+    about = _about(experiment, fold, findings) | {"utterances_cut": utterances_cut(experiment, loaded)}
+    known = tuple(name for name in loaded.speakers if name is not None)
+    data = FoldData(
+        features=loaded.features,
+        labels=loaded.labels,
+        classes=experiment.classes,
+        speakers=known if len(known) == len(loaded.speakers) else None,
+        layers=experiment.layers,
+        **sides,
+    )
+    return Begun(about=about, folder=begin(cache, about, again=experiment.again), loaded=loaded, data=data)
+
+
+def store_run(cache: Cache, begun: Begun, result: FitResult) -> RunResult:
+    """Store what a run's training gave, and that it is finished."""
+    for selection, state in result.states.items():
+        save_model(begun.folder / ("model.safetensors" if selection == "last" else f"model-{selection}.safetensors"), state)
+    test, loaded = begun.data.test, begun.loaded
+    about = finish(
+        cache,
+        {
+            **begun.about,
+            "parameters": result.parameters,
+            "epochs": len(result.history),
+            "layer_weights": _layer_weights(result.states),
+            "finished_at": now(),
+            "seconds": sum(r.train_s + r.eval_s for r in result.history),
+        },
+        classes=begun.data.classes,
+        utterances=[(loaded.corpora[i], loaded.features.utterance_ids[i]) for i in test],
+        labels=loaded.labels[test],
+        selections=[_selected(name, of, test) for name, of in result.selections.items()],
+        history=[_history_row(record) for record in result.history],
+    )
     return RunResult(about=about, trained=True)
 
 

@@ -67,7 +67,9 @@ def class_weights(recipe: Recipe, labels: npt.NDArray[np.int64], n_classes: int)
     return torch.from_numpy((weights * len(labels) / (weights * counts).sum()).astype(np.float32))
 
 
-def cmdt(frames: Tensor, lengths: Tensor, labels: Tensor, size: int, recipe: Recipe) -> Tensor:
+def cmdt(
+    frames: Tensor, lengths: Tensor, labels: Tensor, size: int, recipe: Recipe, present: Tensor | None = None
+) -> Tensor:
     """Return the CMDT loss of a batch, 0 where no sample has another one of its class.
 
     Args:
@@ -76,12 +78,15 @@ def cmdt(frames: Tensor, lengths: Tensor, labels: Tensor, size: int, recipe: Rec
         labels: (B,) class numbers.
         size: frames of the transform, at least L; the same in all batches.
         recipe: its cmdt_temperature, cmdt_bins, cmdt_similarity and cmdt_axis.
+        present: (B,) bool, the samples that are there; the others are nobody's positive or negative. None: all.
     """
     with torch.autocast(frames.device.type, enabled=False):
         vectors = spectra(frames.float(), lengths, size, recipe)  # (k, B, V)
         same = labels[:, None] == labels  # (B, B)
-        others = same.fill_diagonal_(False)
+        others = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
         rest = labels[:, None] != labels
+        if present is not None:
+            others, rest = (of & present[:, None] & present for of in (others, rest))
         counts = others.sum(dim=1)  # (B,) other samples of the class
         positives = (others.to(vectors.dtype) @ vectors) / counts.clamp(min=1)[:, None]  # (k, B, V)
         direction = unit(vectors)

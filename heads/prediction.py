@@ -23,6 +23,7 @@ from tfser.pipeline.batches import PackedFeatures
 
 Indices = npt.NDArray[np.int64]
 _SEGMENTS, _UTTERANCES = 128, 32  # samples evaluated at a time
+_SEGMENTS_GPU = 1024  # where each launch costs as much as the work of many segments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ def evaluate(model: nn.Module, store: FrameStore, layout: Plan, frames: int | No
     order = np.lexsort((layout.number, layout.utterance))
     utterance, number, start = layout.utterance[order], layout.number[order], layout.start[order]
     # Whole utterances are batched by length, which saves padding; the result is put back in order.
-    by_length, size = np.arange(len(order)), _SEGMENTS
+    by_length, size = np.arange(len(order)), _SEGMENTS if store.device.type == "cpu" else _SEGMENTS_GPU
     if frames is None:
         size = _UTTERANCES
         by_length = np.argsort(store.counts.cpu().numpy()[utterance], kind="stable")

@@ -223,7 +223,10 @@ class MambaBranch(nn.Module):
     def _convolve(x: Tensor, conv: nn.Conv1d) -> Tensor:  # (B, L, C) -> (B, L, C)
         """Convolve each channel with its own kernel, looking back only."""
         before = conv.kernel_size[0] - 1
-        y: Tensor = conv(functional.pad(x.transpose(1, 2), (before, 0)))
+        padded = functional.pad(x.transpose(1, 2), (before, 0))
+        # Cast as autocast does where torch.func leaves it out.
+        bias = None if conv.bias is None else conv.bias.to(x.dtype)
+        y = functional.conv1d(padded, conv.weight.to(x.dtype), bias, groups=conv.groups)
         return y.transpose(1, 2)
 
 

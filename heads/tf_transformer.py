@@ -88,6 +88,9 @@ class ConvEncoder(nn.Module):
       kernels, and the mean and variance of its output follow from the mean (k,) and covariance (k, k) of the patches:
       batch norm becomes a scale and a shift of the kernels, and the map is written once.
     * Maps are kept channels last.
+
+    A batch may hold samples that are not there (``present``), which fill it up to a fixed size; they count in no mean and no
+    variance.
     """
 
     momentum = 0.1
@@ -101,21 +104,25 @@ class ConvEncoder(nn.Module):
         self.second = nn.Conv2d(channels, channels, kernel, stride, padding, bias=False)
         self.second_norm = nn.BatchNorm2d(channels, momentum=self.momentum)
 
-    def forward(self, x: Tensor) -> Tensor:  # (b, f, d) -> (b, f', d')
-        """Encode one-channel maps."""
-        y = functional.relu_(self._first(x)).permute(0, 3, 1, 2)  # (b, c1, ., .), channels last in memory
-        y = functional.relu_(self.second_norm(self.second(y)))  # (b, c1, f', d')
+    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:  # (b, f, d), (b,) bool -> (b, f', d')
+        """Encode one-channel maps; present None: all are there."""
+        present = present if self.training else None
+        y = functional.relu_(self._first(x, present)).permute(0, 3, 1, 2)  # (b, c1, ., .), channels last in memory
+        y = self.second(y)  # (b, c1, f', d')
+        y = functional.relu_(self.second_norm(y) if present is None else self._second_norm(y, present))
         # In float32 at least: the mean of 64 rectified channels varies little, and bfloat16 would round that away.
         return y.permute(0, 2, 3, 1).mean(dim=-1, dtype=torch.promote_types(y.dtype, torch.float32))
 
-    def _first(self, x: Tensor) -> Tensor:  # (b, f, d) -> (b, ., ., c1)
+    def _first(self, x: Tensor, present: Tensor | None) -> Tensor:  # (b, f, d), (b,) -> (b, ., ., c1)
         """Convolve and batch-normalise."""
         (high, wide), (down, across), norm = self.padding, self.stride, self.first_norm
         x = functional.pad(x, (wide, wide, high, high))
         patches = x.unfold(1, self.kernel[0], down).unfold(2, self.kernel[1], across).flatten(3)  # (b, ., ., k)
         kernels = self.first.weight.flatten(1)  # (c1, k)
         with torch.autocast(x.device.type, enabled=False):
-            if self.training:
+            if present is not None:
+                mean, variance = self._present_statistics(patches.to(kernels.dtype), kernels, present)
+            elif self.training:
                 mean, variance = self._statistics(patches.flatten(0, 2).to(kernels.dtype), kernels)
             else:
                 mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
@@ -136,6 +143,42 @@ class ConvEncoder(nn.Module):
             norm.get_buffer("running_mean").lerp_(mean, self.momentum)
             norm.get_buffer("running_var").lerp_(variance * (n / (n - 1)), self.momentum)
         return mean, variance
+
+    def _present_statistics(self, patches: Tensor, kernels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """As `_statistics`, of the samples that are there: (b, ., ., k), (c1, k), (b,) -> 2 x (c1,)."""
+        n = present.sum() * patches[0, ..., 0].numel()
+        share = (present.to(patches.dtype) / n).sqrt()  # (b,), its square is 1 / n, or nothing
+        share = share[:, None, None].expand_as(patches[..., 0]).flatten()
+        shared = patches.flatten(0, 2) * share[:, None]
+        patch_mean = share @ shared  # (k,)
+        centred = shared - share[:, None] * patch_mean
+        mean = kernels @ patch_mean
+        variance = ((kernels @ (centred.T @ centred)) * kernels).sum(dim=1)
+        self._track(self.first_norm, mean, variance, n)
+        return mean, variance
+
+    def _second_norm(self, y: Tensor, present: Tensor) -> Tensor:  # (b, c1, f', d'), (b,) -> (b, c1, f', d')
+        """Batch-normalise by the samples that are there."""
+        norm = self.second_norm
+        with torch.autocast(y.device.type, enabled=False):
+            shown = y * present.to(norm.weight.dtype)[:, None, None, None]
+            n = present.sum() * y[0, 0].numel()
+            ratio = shown[:, 0].numel() / n
+            variance, mean = torch.var_mean(shown, dim=(0, 2, 3), correction=0)  # with zeros for those that are not there
+            variance = ratio * variance - ratio * (ratio - 1) * mean.square()
+            mean = ratio * mean
+            self._track(norm, mean, variance, n)
+            scale = norm.weight * torch.rsqrt(variance + norm.eps)
+            shift = norm.bias - mean * scale
+            return (shown * scale[:, None, None] + shift[:, None, None]).to(y.dtype)
+
+    def _track(self, norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, n: Tensor) -> None:
+        """Keep running averages of the mean and of the unbiased variance (c1,) of n numbers."""
+        with torch.no_grad():
+            running_mean, running_var = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+            norm.get_buffer("num_batches_tracked").add_(1)
+            running_mean.add_(self.momentum * (mean - running_mean))
+            running_var.add_(self.momentum * (variance * (n / (n - 1)) - running_var))
 
 
 def pool(y: Tensor) -> Tensor:
@@ -167,8 +210,10 @@ class TFTransformer(nn.Module):
             self.joint_layer = TransformerLayer(d // 4, config.joint_heads, config.joint_feed_forward, config.dropout)
         self.classifier = nn.Linear(d // 2 if config.joint else d, n_classes)
 
-    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:  # (b, d, f), (b,) -> (b, K)
+    def forward(self, frames: Tensor, lengths: Tensor, present: Tensor | None = None) -> Tensor:  # (b, d, f), (b,) -> (b, K)
         """Classify whole segments; ``lengths`` are all d, since shorter utterances fill their segment cyclically.
+
+        ``present`` (b,) bool: the samples that are there; the others do not count in the batch norms. None: all are there.
 
         Raises:
             UsageError: The segments are not d frames of f bands.
@@ -176,29 +221,29 @@ class TFTransformer(nn.Module):
         if frames.shape[1:] != (self.d, self.f):
             raise UsageError(f"segments of shape {tuple(frames.shape[1:])}; this head was built for {(self.d, self.f)}")
         x = frames.transpose(1, 2)  # (b, f, d); the one channel is left out
-        q = self._queries(x)  # (b, f/4, d/4) or None
-        k = self._keys(x)  # (b, f/4, d/4) or None
+        q = self._queries(x, present)  # (b, f/4, d/4) or None
+        k = self._keys(x, present)  # (b, f/4, d/4) or None
         if self.joint is None:
             y_hat = torch.cat([pool(y) for y in (q, k) if y is not None], dim=-1)  # (b, d)
         else:
-            v = self.joint(x)  # (b, f/4, d/4), Eq. 7
+            v = self.joint(x, present)  # (b, f/4, d/4), Eq. 7
             y = self.joint_layer(v if q is None else q, v if k is None else k, v)  # (b, f/4, d/4), Eq. 8-9
             y_hat = pool(y)  # (b, d/2), Eq. 10
         logits: Tensor = self.classifier(y_hat)  # (b, K), Eq. 11
         return logits
 
-    def _queries(self, x: Tensor) -> Tensor | None:
+    def _queries(self, x: Tensor, present: Tensor | None) -> Tensor | None:
         if self.time is None:
             return None
-        s = self.time(x).transpose(1, 2)  # (b, d, f/4), Eq. 1
+        s = self.time(x, present).transpose(1, 2)  # (b, d, f/4), Eq. 1
         q_hat = self.time_layer(s, s, s)  # (b, d, f/4), Eq. 2-3
         q: Tensor = self.to_query(q_hat.transpose(1, 2))  # (b, f/4, d) -> (b, f/4, d/4)
         return q
 
-    def _keys(self, x: Tensor) -> Tensor | None:
+    def _keys(self, x: Tensor, present: Tensor | None) -> Tensor | None:
         if self.frequency is None:
             return None
-        s = self.frequency(x)  # (b, f, d/4), Eq. 4
+        s = self.frequency(x, present)  # (b, f, d/4), Eq. 4
         k_hat = self.frequency_layer(s, s, s)  # (b, f, d/4), Eq. 5-6
         k: Tensor = self.to_key(k_hat.transpose(1, 2))  # (b, d/4, f) -> (b, d/4, f/4)
         return k.transpose(1, 2)  # (b, f/4, d/4)
@@ -263,6 +308,7 @@ HEAD = HeadSpec(
     build=TFTransformer,
     check=_check,
     typical_dim=80,
+    batch_norm=True,
     # Table 5: WAR and UAR are WA and UA; IEMOCAP improvised.
     ablation=tuple(
         AblationRow(

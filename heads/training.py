@@ -21,7 +21,7 @@ import copy
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,7 @@ def fit(
     if epochs is not None and epochs < 1:
         raise UsageError(f"epochs={epochs}: at least 1")
     with own_randomness(device):
-        trainer = _Trainer(data, spec, config, recipe, seed, device, epochs)
+        trainer = Trainer(data, spec, config, recipe, seed, device, epochs)
         epochs = trainer.epochs
         if checkpoint_dir is not None:
             trainer.resume(checkpoint_dir)
@@ -201,7 +201,7 @@ def fit(
         return trainer.result()
 
 
-class _Trainer:
+class Trainer:
     """The state of a training between two epochs."""
 
     def __init__(
@@ -222,6 +222,7 @@ class _Trainer:
         seen = spec.seen_frames(config, recipe)
         if self.frames is not None and self.most is not None and self.frames > self.most:
             raise UsageError(f"slices of {self.frames} frames are longer than the {self.most} that {spec.name} is made for")
+        self.batch_norm = spec.batch_norm
         if self.frames is None and recipe.speed:
             raise UsageError(f"recipe setting speed={recipe.speed}: only for segments, and {spec.name} eats utterances")
         if recipe.cmdt and (self.most is None or not spec.gives_frames):
@@ -232,7 +233,7 @@ class _Trainer:
         self.layout = plan(packed.offsets, data.train, self.frames, recipe.train_hop, seen)
         self.val_layout = plan(packed.offsets, data.val, self.frames, recipe.eval_hop, seen)
         self.test_layout = plan(packed.offsets, data.test, self.frames, recipe.eval_hop, seen)
-        self.epochs = recipe.length(self._steps()) if epochs is None else epochs
+        self.epochs = recipe.length(self.steps()) if epochs is None else epochs
         self.counts = self.store.counts.cpu()
         self.labels = torch.from_numpy(data.labels).to(device)
         self.class_weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
@@ -255,10 +256,13 @@ class _Trainer:
 
     def run_epoch(self) -> EpochRecord:
         epoch = len(self.history) + 1
-        generator = torch.Generator().manual_seed(_stream(self.seed, epoch, "data"))
         torch.manual_seed(_stream(self.seed, epoch, "dropout"))
         began = time.perf_counter()
-        loss, rate = self._train(epoch, generator)
+        loss, rate = self._train(epoch)
+        return self.close_epoch(epoch, loss, rate, time.perf_counter() - began)
+
+    def close_epoch(self, epoch: int, loss: float, rate: float, train_s: float) -> EpochRecord:
+        """Evaluate what an epoch has trained, select, and note it."""
         trained = time.perf_counter()
         model = self.model if self.average is None else self.average
         test = evaluate(model, self.store, self.test_layout, self.frames) if len(self.test_layout) else None
@@ -268,7 +272,7 @@ class _Trainer:
             epoch=epoch,
             loss=loss,
             learning_rate=rate,
-            train_s=trained - began,
+            train_s=train_s,
             eval_s=time.perf_counter() - trained,
             **scores,
         )
@@ -277,59 +281,60 @@ class _Trainer:
             self.val_state = self._state()
         return record
 
-    def _steps(self) -> int:
-        """Return the steps of an epoch."""
-        return -(-len(self.layout) // self.recipe.batch_size)
-
-    def _train(self, epoch: int, generator: torch.Generator) -> tuple[float, float]:
+    def _train(self, epoch: int) -> tuple[float, float]:
         """Pass once over the training samples; return the mean loss and the last learning rate."""
-        n, steps = len(self.layout), self._steps()
-        order = torch.randperm(n, generator=generator)
-        utterance = torch.from_numpy(self.layout.utterance)[order]
-        start = torch.from_numpy(self.layout.start)[order]
         total, rate = torch.zeros((), device=self.device), 0.0
         self.model.train()
-        # Nearly equal batches, so that no small one's statistics upset the batch norms; nothing is dropped.
-        for step, (rows, starts) in enumerate(
-            zip(utterance.tensor_split(steps), start.tensor_split(steps), strict=True), start=(epoch - 1) * steps
-        ):
-            rate = self.recipe.learning_rate(step, steps, self.epochs)
+        for step, rate, batch in self.batches(epoch):
             for group in self.optimiser.param_groups:
                 group["lr"] = rate * group["own_rate"]
-            loss = self._loss(*self._batch(rows, starts, generator))
+            loss = training_loss(self.model, *batch, self.class_weights, self.recipe, self.most)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             if self.recipe.grad_clip:
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
             self.optimiser.step()
-            self._update_average(step)
-            total += loss.detach() * len(rows)
-        mean = float(total) / n
+            self.update_average(step)
+            total += loss.detach() * len(batch[0])
+        return self.mean_loss(epoch, total), rate
+
+    def steps(self) -> int:
+        """Return the steps of an epoch."""
+        return -(-len(self.layout) // self.recipe.batch_size)
+
+    def batches(self, epoch: int) -> Iterator[tuple[int, float, tuple[Tensor, Tensor, Tensor]]]:
+        """Yield the steps of an epoch: the number, counted over all epochs from 0, the learning rate and the batch."""
+        generator = torch.Generator().manual_seed(_stream(self.seed, epoch, "data"))
+        steps = self.steps()
+        order = torch.randperm(len(self.layout), generator=generator)
+        utterance = torch.from_numpy(self.layout.utterance)[order]
+        start = torch.from_numpy(self.layout.start)[order]
+        # Nearly equal batches, so that no small one's statistics upset the batch norms; nothing is dropped.
+        for step, (rows, starts) in enumerate(
+            zip(utterance.tensor_split(steps), start.tensor_split(steps), strict=True), start=(epoch - 1) * steps
+        ):
+            rate = self.recipe.learning_rate(step, steps, self.epochs)
+            yield step, rate, self._batch(rows, starts, generator)
+
+    def mean_loss(self, epoch: int, total: Tensor) -> float:
+        """Return an epoch's loss per training sample.
+
+        Raises:
+            TfserError: It is not finite.
+        """
+        mean = float(total) / len(self.layout)
         if not np.isfinite(mean):
             raise TfserError(f"the loss of epoch {epoch} is {mean}: lower lr, set grad_clip, or check the features")
-        return mean, rate
-
-    def _loss(self, samples: Tensor, lengths: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of a batch (B, L, D), (B,), (B, K): Eq. 9 of TF-Mamba where the recipe has CMDT."""
-        recipe = self.recipe
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            if not recipe.cmdt:
-                logits = self.model(samples, lengths)
-            else:
-                frames = self.model.encode(samples, lengths)  # type: ignore[operator]
-                logits = self.model.classify(frames, lengths)  # type: ignore[operator]
-        loss = cross_entropy(logits.float(), targets, self.class_weights, recipe.label_smoothing, recipe.focal)
-        if recipe.cmdt and self.most is not None:
-            loss = loss + recipe.cmdt * cmdt(frames, lengths, targets.argmax(dim=1), self.most, recipe)
-        return loss
+        return mean
 
     def _batch(self, rows: Tensor, starts: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Gather and augment: samples (B, L, D), lengths (B,), targets (B, K)."""
         recipe = self.recipe
         starts, pace = self._places(rows, starts, generator)
-        rows = rows.to(self.device)
-        pace = None if pace is None else pace.to(self.device)
-        samples, lengths = self.store.gather(rows, starts.to(self.device), self.frames, pace)
+        # Not waiting for the device: the next batch is made while it computes.
+        rows, starts = (of.to(self.device, non_blocking=True) for of in (rows, starts))
+        pace = None if pace is None else pace.to(self.device, non_blocking=True)
+        samples, lengths = self.store.gather(rows, starts, self.frames, pace)
         gain = self.store.gain(rows)
         if isinstance(self.model, LayerMix):
             samples, gain = self.model.mix(samples), self.model.mix(gain)
@@ -359,17 +364,21 @@ class _Trainer:
             starts = torch.minimum(starts, last).long()
         return starts, pace
 
-    def _update_average(self, step: int) -> None:
+    def update_average(self, step: int) -> None:
         """Move the averaged weights and batch-norm statistics towards the present ones; faster in the first steps."""
         if self.average is None:
             return
-        share = 1 - min(self.recipe.averaging, (1 + step) / (10 + step))
+        share = self.average_share(step)
         with torch.no_grad():
             for mean, value in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
                 if mean.is_floating_point():
                     mean.lerp_(value, share)
                 else:
                     mean.copy_(value)
+
+    def average_share(self, step: int) -> float:
+        """Return by which share of the way averages move in a step, counted from 0."""
+        return 1 - min(self.recipe.averaging, (1 + step) / (10 + step))
 
     # What is kept.
 
@@ -450,6 +459,40 @@ def _check_settled(recipe: Recipe) -> None:
     for kind in ("cut", "slice"):
         if getattr(recipe, f"{kind}_seconds") is not None and getattr(recipe, f"{kind}_frames") is None:
             raise UsageError(f"recipe setting {kind}_seconds: say how long a frame is (Recipe.settled), or {kind}_frames")
+
+
+def training_loss(
+    model: nn.Module,
+    samples: Tensor,
+    lengths: Tensor,
+    targets: Tensor,
+    class_weights: Tensor,
+    recipe: Recipe,
+    most: int | None,
+    present: Tensor | None = None,
+    batch_norm: bool = False,
+) -> Tensor:
+    """Return the loss of a batch: Eq. 9 of TF-Mamba where the recipe has CMDT.
+
+    Args:
+        model: The head, in training mode.
+        samples, lengths, targets: (B, L, D), (B,), (B, K).
+        class_weights: (K,)
+        recipe: How to train.
+        most: Frames of the longest utterance that the head sees.
+        present: (B,) bool, the samples that are there; the targets of the others are zero. None: all.
+        batch_norm: The head's `forward` takes ``present``.
+    """
+    with torch.autocast(samples.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        if recipe.cmdt:
+            frames = model.encode(samples, lengths)  # type: ignore[operator]
+            logits = model.classify(frames, lengths)  # type: ignore[operator]
+        else:
+            logits = model(samples, lengths, present) if batch_norm else model(samples, lengths)
+    loss = cross_entropy(logits.float(), targets, class_weights, recipe.label_smoothing, recipe.focal)
+    if recipe.cmdt and most is not None:
+        loss = loss + recipe.cmdt * cmdt(frames, lengths, targets.argmax(dim=1), most, recipe, present)
+    return loss
 
 
 def _optimiser(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
