@@ -121,11 +121,11 @@ def _state(cache: Cache, about: Mapping[str, Any], selection: str) -> tuple[list
     try:
         state = load_file(path)
         weights = layer_weights(state)
+        if weights is None:
+            raise UsageError(f"{run_id}: {about['head']} on {about['feature_set']} has mixed no layers, so there is nothing to write")
         mean, deviation = state["normaliser.mean"].numpy(), state["normaliser.deviation"].numpy()
     except (SafetensorError, OSError, KeyError) as error:
         raise TfserError(f"{path}: its weights cannot be read ({error}); train it again with --again") from error
-    if weights is None:
-        raise UsageError(f"{run_id}: it was trained on {about['feature_set']}, which has one layer; nothing was mixed")
     if mode == "speaker":
         raise UsageError(
             f"{run_id}: its normalise=speaker takes statistics over all utterances of a speaker, which no feature set of single "

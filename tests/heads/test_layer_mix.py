@@ -32,7 +32,7 @@ from tfser.pipeline.batches import PackedFeatures
 from tfser.pipeline.collapse import collapse
 
 M, D, K = 3, 80, 4
-CASES = [(name, preset) for name in HEADS for preset in head(name).presets]
+CASES = [(name, preset) for name in HEADS if head(name).fit is None for preset in head(name).presets]
 SMALL = {
     "mean_pool": {"hidden": (8,)},
     "tf_mamba": {"width": 16, "attention_heads": 2, "state": 4, "scan_heads": 2},
