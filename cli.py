@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,14 +20,25 @@ from typer.core import TyperGroup
 
 from tfser import __version__
 from tfser.manifests.cache import Cache
-from tfser.manifests.display import Output, bar, count, output_to, percent, print_rows, say, short, size, utterance_bar
+from tfser.manifests.display import (
+    Output,
+    TableOutput,
+    bar,
+    count,
+    output_to,
+    percent,
+    print_rows,
+    say,
+    short,
+    size,
+    utterance_bar,
+)
 from tfser.manifests.errors import TfserError, UsageError, unknown
 
 if TYPE_CHECKING:
     from tfser.heads.experiment import Experiment, Request
-    from tfser.heads.fold_runs import EmptySideError, Loaded
     from tfser.heads.profile import Profile
-    from tfser.heads.training import EpochRecord
+    from tfser.heads.sweep_runs import Failure
     from tfser.manifests.audit_report import AuditReport
     from tfser.pipeline.extract import ExtractReport
     from tfser.pipeline.scan import ScanReport
@@ -161,6 +172,12 @@ Head = Annotated[str, typer.Option("--head", metavar="NAME", help="What to train
 Folds = Annotated[str, typer.Option("--fold", metavar="N", help="A fold, a list (1,3), a range (2-4), or all.")]
 Features = Annotated[
     str | None, typer.Option("--features", metavar="NAME", help="Feature set; the head's favourite in the cache if left out.")
+]
+FeatureLists = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--features", metavar="NAMES", help="Feature sets, a list (a,b) or repeated; the head's favourite if left out."
+    ),
 ]
 RecipeName = Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="Way of training.")]
 Changes = Annotated[
@@ -488,7 +505,7 @@ def train(
     head: Head,
     fold: Folds = "all",
     corpus: Corpus = None,
-    features: Features = None,
+    features: FeatureLists = None,
     protocol: ProtocolName = None,
     labels: Labels = None,
     validation: Validation = None,
@@ -514,7 +531,6 @@ def train(
         head=head,
         folds=fold,
         corpus=corpus,
-        features=features,
         protocol=protocol,
         labels=labels,
         validation=validation,
@@ -528,7 +544,7 @@ def train(
         again=again,
     )
     _prepare_torch(device, threads, keep_memory)
-    _train(Cache(cache), request, format, checkpoint_every_s=checkpoint_every)
+    _train(Cache(cache), request, format, _listed(features), checkpoint_every_s=checkpoint_every)
 
 
 @app.command()
@@ -586,7 +602,7 @@ def ablate(
     )
     _prepare_torch(device, threads, keep_memory)
     planned = plan_rows(find_head(head), request, preset or ())
-    store, loading = Cache(cache), list[Any]()
+    store = Cache(cache)
     table = [(row, resolve(store, wanted)) for row, wanted in planned]  # all of them, before the first is trained
     if selection not in (*BASE, *table[0][1].recipe.selections):
         raise UsageError(f"--selection {selection}: this recipe does not keep it; add --set selections={selection}")
@@ -595,15 +611,148 @@ def ablate(
     chosen = [of for of in table[0][1].chosen if not of.startswith("preset")]
     if chosen:
         say(f"chosen for you: {', '.join(chosen)}")
-    for number, (row, experiment) in enumerate(table, start=1):
-        say(f"{number} of {len(table)}: {row.name} ({experiment.preset}, {experiment.recipe_name})")
-        _train_folds(store, experiment, loading, checkpoint_every)
+    headings = {
+        experiment.name: f"{number} of {len(table)}: {row.name} ({experiment.preset}, {experiment.recipe_name})"
+        for number, (row, experiment) in enumerate(table, start=1)
+    }
+    failed = _train_folds(store, [experiment for _, experiment in table], checkpoint_every, headings)
     _print_ablation(table[0][1], compare(store, table, selection), format)
+    _exit_if(failed)
+
+
+def _listed(items: Iterable[str] | None) -> list[str]:
+    """Return what a repeated option names, each of which may be a list with commas."""
+    return list(dict.fromkeys(part.strip() for item in items or () for part in item.split(",") if part.strip()))
 
 
 def _changes(settings: list[str] | None, width: int | None) -> dict[str, str]:
     """Return what `--set` and `--width` ask for."""
     return _pairs("--set", settings) | ({} if width is None else {"width": str(width)})
+
+
+@app.command()
+def sweep(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE.toml]", help="A sweep written down; options override its defaults.")
+    ] = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option("--head", metavar="NAMES", help="What to train, a list (a,b) or repeated; of a file: only these."),
+    ] = None,
+    preset: Annotated[
+        list[str] | None,
+        typer.Option("--preset", metavar="NAMES", help="Variants: a name goes to every head that has it, or head.name; or all."),
+    ] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option("--recipe", metavar="NAMES", help="Ways of training: as --preset.")
+    ] = None,
+    features: FeatureLists = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="N", help="A seed, a list (0,1) or a range (0-4); 0 if left out.")
+    ] = None,
+    fold: Annotated[
+        str | None, typer.Option("--fold", metavar="N", help="A fold, a list (1,3), a range (2-4), or all (the default).")
+    ] = None,
+    corpus: Corpus = None,
+    protocol: ProtocolName = None,
+    labels: Labels = None,
+    validation: Validation = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of all heads, or head.KEY=VALUE of one."),
+    ] = None,
+    epochs: Epochs = None,
+    reference: Annotated[
+        bool | None, typer.Option("--reference/--no-reference", help="The reference heads logreg and svm, once a feature set.")
+    ] = None,
+    selection: Annotated[str, typer.Option("--selection", help="Whose scores: last, val or test-oracle.")] = "last",
+    jobs: Annotated[int, typer.Option("--jobs", min=1, max=256, metavar="N", help="Processes at once.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and what it may cost; train nothing.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="FILE", help="Write one row a run to a .parquet or .csv file.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="CPU threads of each process; the cores are shared if left out.")
+    ] = None,
+    keep_memory: KeepMemory = True,
+    checkpoint_every: CheckpointEvery = 30.0,
+    allow_leaks: AllowLeaks = False,
+    again: Again = False,
+    cache: CacheDir = None,
+    format: Annotated[TableOutput, typer.Option("--format", help="How to print the table.")] = TableOutput.table,
+) -> None:
+    """Train heads x presets x recipes x features x seeds x folds; what is finished is found. Exits with 1 if a run failed."""
+    from tfser.heads.sweep_command import Running, asked
+    from tfser.heads.sweep_command import sweep as sweep_it
+
+    request = asked(
+        file,
+        heads=_listed(head),
+        presets=_listed(preset),
+        recipes=_listed(recipe),
+        features=_listed(features),
+        seeds=seeds,
+        folds=fold,
+        corpus=corpus,
+        protocol=protocol,
+        labels=labels,
+        validation=validation,
+        settings=_pairs("--set", settings),
+        epochs=epochs,
+        device=device,
+        allow_leaks=allow_leaks or None,
+        again=again or None,
+        reference=reference,
+    )
+    how = Running(
+        jobs=jobs, threads=threads, keep_memory=keep_memory, checkpoint_every_s=checkpoint_every, selection=selection
+    )
+    if not sweep_it(Cache(cache), request, how, format=format, dry_run=dry_run, output=output):
+        raise typer.Exit(1)
+
+
+@app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="tf-mamba or tf-transformer.")],
+    table: Annotated[
+        list[str] | None, typer.Option("--table", metavar="N", help="Only these (I, II, III; 4, 5), a list or repeated.")
+    ] = None,
+    epochs: Epochs = None,
+    fold: Folds = "all",
+    seeds: Annotated[str, typer.Option("--seeds", metavar="N", help="A seed, a list (0,1) or a range (0-4).")] = "0",
+    selection: Annotated[str, typer.Option("--selection", help="Whose scores: last, val or test-oracle.")] = "last",
+    jobs: Annotated[int, typer.Option("--jobs", min=1, max=256, metavar="N", help="Processes at once.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what could run, and why something could not.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    keep_memory: KeepMemory = True,
+    checkpoint_every: CheckpointEvery = 30.0,
+    allow_leaks: AllowLeaks = False,
+    cache: CacheDir = None,
+    format: Annotated[TableOutput, typer.Option("--format", help="How to print the tables.")] = TableOutput.table,
+) -> None:
+    """Run what a paper's tables hold, and print its numbers, ours and the difference, or why a cell could not run."""
+    from tfser.heads.published import paper as find_paper
+    from tfser.heads.reproduce import choose_tables, has_a_corpus
+    from tfser.heads.sweep import parse_seeds
+    from tfser.heads.sweep_command import Running
+    from tfser.heads.sweep_command import reproduce as reproduce_it
+
+    of, store, numbers = find_paper(paper), Cache(cache), _listed(table)
+    choose_tables(of, numbers)
+    wanted = {"tables": numbers, "epochs": epochs, "folds": fold, "seeds": parse_seeds(seeds), "device": device}
+    on_synthetic = not dry_run and not has_a_corpus(store, of)
+    if on_synthetic:
+        store = Cache(store.root / "demo")
+        say(f"no corpus of {of.name} ({', '.join(of.protocols)}) in the cache: going the whole way on the synthetic one")
+        extract("synthetic", cache=store.root)
+    how = Running(
+        jobs=jobs, threads=threads, keep_memory=keep_memory, checkpoint_every_s=checkpoint_every, selection=selection
+    )
+    wanted |= {"allow_leaks": allow_leaks, "on_synthetic": on_synthetic}
+    if not reproduce_it(store, of, how, format=format, dry_run=dry_run, **wanted):
+        raise typer.Exit(1)
 
 
 def _print_ablation(experiment: Experiment, table: Sequence[dict[str, Any]], format: Output) -> None:
@@ -653,13 +802,25 @@ def _spread(mean: str, deviation: str) -> str:
     return f"{mean} ± {deviation}" if deviation else mean
 
 
-def _train(store: Cache, request: Request, format: Output, *, checkpoint_every_s: float = 30.0) -> None:
+def _train(
+    store: Cache, request: Request, format: Output, features: Sequence[str] = (), *, checkpoint_every_s: float = 30.0
+) -> None:
+    """Train what a request asks for on each of the feature sets (none: its own), and print the scores."""
+    from dataclasses import replace
+
     from tfser.heads.experiment import resolve
 
-    experiment = resolve(store, request)
-    if experiment.chosen:
-        say(f"chosen for you: {', '.join(experiment.chosen)}")
-    _train_folds(store, experiment, [], checkpoint_every_s, lambda: _print_scores(store, experiment, format))
+    requests = [replace(request, features=name) for name in features] or [request]
+    experiments = list({of.name: of for of in (resolve(store, each) for each in requests)}.values())
+    if experiments[0].chosen:
+        say(f"chosen for you: {', '.join(experiments[0].chosen)}")
+    several = len(experiments) > 1
+    headings = {of.name: f"features {of.feature_set}" for of in experiments} if several else {}
+    failed = _train_folds(store, experiments, checkpoint_every_s, headings)
+    lost = {failure.run.run_id for failure in failed}
+    shown = [of for of in experiments if any(of.run_id(fold) not in lost for fold in of.folds)]
+    _print_scores(store, shown, format)
+    _exit_if(failed)
 
 
 def _prepare_torch(device: str, threads: int | None, keep_memory: bool) -> None:
@@ -675,80 +836,62 @@ def _prepare_torch(device: str, threads: int | None, keep_memory: bool) -> None:
 
 
 def _train_folds(
-    store: Cache,
-    experiment: Experiment,
-    loading: list[Loaded],
-    checkpoint_every_s: float,
-    show: Callable[[], None] = lambda: None,
-) -> None:
-    """Train an experiment's folds; `loading` keeps the features for the next experiment on the same, `show` shows what came of
-    it."""
-    from tfser.heads.fold_runs import EmptySideError, audit_experiment, check_audit, load, train_fold, utterances_cut
+    store: Cache, experiments: Sequence[Experiment], checkpoint_every_s: float, headings: Mapping[str, str]
+) -> list[Failure]:
+    """Train the folds of experiments after the audits of all of them; return those of which a side is empty."""
+    from tfser.heads.fold_runs import EmptySideError
+    from tfser.heads.sweep import entry_of, make_plan
+    from tfser.heads.sweep_runs import run_here
+    from tfser.heads.sweep_view import FoldBars
     from tfser.manifests.catalogue import refresh
 
-    findings = audit_experiment(store, experiment)
-    for fold in experiment.folds:
-        check_audit(experiment, findings, fold)  # all of them, before the first is trained
-    shared = sorted({f.audit for f in findings if f.level == "warning" and f.audit.endswith("_overlap")})
-    if shared and not loading:
-        say(f"{experiment.protocol}: {', '.join(shared)}: not what this protocol keeps apart; see `tfser audit`")
-    empty: list[EmptySideError] = []
-
-    def loaded() -> Loaded:
-        if not loading:
-            loading.append(load(store, experiment))
-            if loading[0].left_out:
-                say(
-                    f"{count(loading[0].left_out, 'utterance')} of {experiment.protocol} are left out: they have no features, "
-                    "see the table skipped"
-                )
-            if cut := utterances_cut(experiment, loading[0]):
-                most = experiment.spec.seen_frames(experiment.config, experiment.recipe)
-                what = "cut_seconds" if most == experiment.recipe.cut_frames else "max_seconds"
-                say(
-                    f"{count(cut, 'utterance')} of {len(loading[0].labels):,} are longer than {most:,} frames and cut there "
-                    f"(--set {what}=...)"
-                )
-        return loading[0]
-
+    plan = make_plan(store, [entry_of(experiment) for experiment in experiments])
+    for note in plan.overlaps():
+        say(note)
     try:
-        for fold in experiment.folds:
-            with bar(f"fold {fold} of {experiment.of_folds}", experiment.recipe.steps or experiment.recipe.epochs) as update:
-
-                def on_epoch(record: EpochRecord, update: Callable[..., None] = update) -> None:
-                    val = f", val UA {record.val_UA:.1%}" if record.val_UA is not None else ""
-                    pace = f"{record.train_s + record.eval_s:.1f} s an epoch"
-                    update(completed=record.epoch, state=f"loss {record.loss:.3f}{val}, {pace}")
-
-                try:
-                    result = train_fold(
-                        store,
-                        experiment,
-                        fold,
-                        loaded,
-                        findings,
-                        checkpoint_every_s=checkpoint_every_s,
-                        on_epoch=on_epoch,
-                        on_wait=say,
-                    )
-                except EmptySideError as error:
-                    empty.append(error)
-                    continue
-            if not result.trained:
-                say(f"fold {fold}: found finished, {result.about['finished_at']} (--again trains it again)")
+        with FoldBars(headings) as bars:
+            return run_here(
+                store,
+                plan.runs,
+                plan.findings,
+                tell=bars.tell,
+                checkpoint_every_s=checkpoint_every_s,
+                go_on_after=EmptySideError,
+            )
     finally:
         refresh(store)
-    if len(empty) < len(experiment.folds):
-        show()
-    if empty:
-        left = f" (and {len(empty) - 1} more like it)" if len(empty) > 1 else ""
-        raise TfserError(f"{empty[0]}{left}; the other folds are done")
 
 
-def _print_scores(store: Cache, experiment: Experiment, format: Output) -> None:
-    """Print the scores of an experiment's folds and, if there are several, over them."""
-    from tfser.heads import lineages
-    from tfser.heads.selections import ORDER_SQL, explain
+def _exit_if(failed: Sequence[Failure]) -> None:
+    """Say which folds could not be trained.
+
+    Raises:
+        TfserError: if there are any.
+    """
+    if failed:
+        left = f" (and {len(failed) - 1} more like it)" if len(failed) > 1 else ""
+        raise TfserError(f"{failed[0].reason}{left}; the other folds are done")
+
+
+def _print_scores(store: Cache, experiments: Sequence[Experiment], format: Output) -> None:
+    """Print the scores of each experiment's folds and, if there are several, over them; of several in csv or JSON in one list."""
+    found = [_scores_of(store, experiment) for experiment in experiments]
+    if format is not Output.table:
+        several = len(experiments) > 1
+        named = zip(experiments, found, strict=True)
+        lines = [({"features": of.feature_set} if several else {}) | row for of, (folds, _) in named for row in folds]
+        if experiments:
+            print_rows(lines, format)
+        return
+    for experiment, (folds, over) in zip(experiments, found, strict=True):
+        if len(experiments) > 1:
+            print(f"features {experiment.feature_set}")
+        _print_experiment(store, experiment, folds, over)
+
+
+def _scores_of(store: Cache, experiment: Experiment) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the scores of an experiment's folds, and those over them."""
+    from tfser.heads.selections import ORDER_SQL
     from tfser.manifests.catalogue import open_catalogue, rows
 
     with open_catalogue(store) as connection:
@@ -770,15 +913,21 @@ def _print_scores(store: Cache, experiment: Experiment, format: Output) -> None:
             f"ORDER BY level DESC, {ORDER_SQL}",
             [experiment.name, experiment.seed],
         )
-    if format is not Output.table:
-        print_rows(folds, format)
-        return
+    return folds, over
+
+
+def _print_experiment(
+    store: Cache, experiment: Experiment, folds: Sequence[dict[str, Any]], over: Sequence[dict[str, Any]]
+) -> None:
+    from tfser.heads import lineages
+    from tfser.heads.selections import explain
+
     shown = [{**row, **percent(row, "UA", "WA", "WF1", "macro_F1"), "seconds": round(row["seconds"], 1)} for row in folds]
     columns = ["fold", "level", "selection", "epoch", "UA", "WA", "WF1", "macro_F1", "seconds"]
     if len(experiment.folds) == 1 or all(row["level"] == "segment" for row in folds):
-        print_rows(shown, format, columns)
+        print_rows(shown, Output.table, columns)
     else:
-        print_rows([row for row in shown if row["level"] == "utterance"], format, columns)
+        print_rows([row for row in shown if row["level"] == "utterance"], Output.table, columns)
         print()
     if over and over[0]["folds"] > 1:
         print(
@@ -786,7 +935,7 @@ def _print_scores(store: Cache, experiment: Experiment, format: Output) -> None:
             "and pooled over their utterances"
         )
         names = ("UA", "UA_std", "WA", "WA_std", "WF1", "macro_F1", "pooled_UA", "pooled_WA")
-        print_rows([{**row, **percent(row, *names), "seconds": round(row["seconds"], 1)} for row in over], format)
+        print_rows([{**row, **percent(row, *names), "seconds": round(row["seconds"], 1)} for row in over], Output.table)
     overridden = sorted({row["fold"] for row in folds if row["audit"] == "overridden"})
     if overridden:
         say(

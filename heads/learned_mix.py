@@ -122,7 +122,7 @@ def _state(cache: Cache, about: Mapping[str, Any], selection: str) -> tuple[list
         state = load_file(path)
         weights = layer_weights(state)
         if weights is None:
-            raise UsageError(f"{run_id}: {about['head']} on {about['feature_set']} has mixed no layers, so there is nothing to write")
+            raise UsageError(f"{run_id}: {about['head']} on {about['feature_set']} mixed no layers; there is nothing to write")
         mean, deviation = state["normaliser.mean"].numpy(), state["normaliser.deviation"].numpy()
     except (SafetensorError, OSError, KeyError) as error:
         raise TfserError(f"{path}: its weights cannot be read ({error}); train it again with --again") from error

@@ -181,9 +181,14 @@ class Pooled:
 
 
 def pooled(
-    connection: Connection, *, prefix: str = "", segments: bool = False, clusters: str | None = None
+    connection: Connection,
+    *,
+    prefix: str = "",
+    segments: bool = False,
+    clusters: str | None = None,
+    runs: Sequence[str] | None = None,
 ) -> dict[tuple[str, str, str], Pooled]:
-    """Count the predictions of many experiments in SQL, by (experiment, selection, level).
+    """Count the predictions of many experiments in SQL, by (experiment, selection, level); with `runs`, of these alone.
 
     Seeds that did not test the largest set are left out, and clusters chosen, as `read_outcome` and `choose_clusters` do.
 
@@ -192,12 +197,13 @@ def pooled(
     """
     if clusters is not None and clusters not in CLUSTERS:
         raise unknown("kind of clusters", clusters, CLUSTERS)
-    which = "starts_with(experiment, ?) AND (level = 'utterance' OR ?)"
+    which = "starts_with(experiment, ?) AND (level = 'utterance' OR ?) AND (?::VARCHAR[] IS NULL OR list_contains(?, run_id))"
+    asked = [prefix, segments, runs, runs]
     sides: dict[tuple[str, str, str], dict[int, tuple[int, int]]] = {}
     for *key, seed, n, side in connection.execute(
         "SELECT experiment, selection, level, seed, count(*), bit_xor(hash(corpus, utterance_id, segment, fold, label)) "
         f"FROM test_predictions WHERE {which} GROUP BY ALL ORDER BY ALL",
-        [prefix, segments],
+        asked,
     ).fetchall():
         sides.setdefault((key[0], key[1], key[2]), {})[seed] = (n, side)
     choices = "".join(f"WHEN count({name}) = count(*) THEN '{name}' " for name in ([clusters] if clusters else CLUSTERS))
@@ -207,8 +213,8 @@ def pooled(
         "SELECT t.experiment, t.selection, t.level, k.by_what, t.seed, "
         "t.corpus || '/' || CASE k.by_what WHEN 'speaker' THEN t.speaker WHEN 'session' THEN t.session ELSE t.dialogue END, "
         "t.label, t.predicted, count(*) FROM test_predictions t JOIN known k USING (experiment, selection, level) "
-        "GROUP BY ALL ORDER BY ALL",
-        [prefix, segments],
+        "WHERE (?::VARCHAR[] IS NULL OR list_contains(?, t.run_id)) GROUP BY ALL ORDER BY ALL",
+        [*asked, runs, runs],
     ).fetchall()
     cells: dict[tuple[str, str, str], list[Any]] = {}
     by: dict[tuple[str, str, str], str | None] = {}

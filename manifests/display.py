@@ -40,6 +40,16 @@ class Output(StrEnum):
     json = "json"
 
 
+class TableOutput(StrEnum):
+    """How a table of results is printed; the last two can go into a paper."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    markdown = "markdown"
+    latex = "latex"
+
+
 def say(text: str) -> None:
     """Tell people something, on standard error."""
     _notes().print(text, markup=False)

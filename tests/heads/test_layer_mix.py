@@ -453,7 +453,7 @@ def test_a_mix_is_audited_and_chosen_only_when_it_is_named(filled: Cache, first:
         ),
         (
             lambda c, r: mix_of_run(c, run(c, features=collapsed(c, r), epochs=1)[1].about["run_id"]),
-            "has mixed no layers, so there is nothing to write",
+            "mixed no layers; there is nothing to write",
         ),
     ],
 )

@@ -1,0 +1,198 @@
+"""The scores of a sweep: one row a run, and one row an experiment over its folds and seeds.
+
+All numbers come from what the runs stored, through the catalogue, so that anyone can compute them again by SQL. Scores are of
+utterances and shares of 1. A run that lacks the wanted selection has no scores, but for reference heads, which select nothing:
+theirs are `last`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from tfser.heads.outcomes import pooled
+from tfser.heads.runs import run_folder
+from tfser.heads.selections import BASE, Rule, peeks
+from tfser.heads.statistics import interval
+from tfser.heads.sweep import Entry, Plan
+from tfser.heads.sweep_runs import Failure
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue import Connection, open_catalogue, rows
+from tfser.manifests.errors import UsageError
+
+METRICS = ("UA", "WA", "WF1", "macro_F1")
+
+
+def check_selection(plan: Plan, selection: str) -> None:
+    """Refuse a selection that none of the runs can have.
+
+    Raises:
+        UsageError: it is unknown, no recipe keeps it, or it wants validation utterances and nothing is held out to validate on.
+    """
+    if selection not in BASE:
+        Rule.parse(selection)
+        if not any(selection in entry.experiment.recipe.selections for entry in plan.entries):
+            raise UsageError(f"--selection {selection}: no recipe here keeps it; add --set selections={selection}")
+    if selection.startswith("val") and all(entry.experiment.validation == "none" for entry in plan.entries):
+        raise UsageError(f"--selection {selection} needs validation utterances: add --validation next-group")
+
+
+def pooled_interval(connection: Connection, runs: Sequence[str], selection: str) -> dict[str, Any]:
+    """Return the 95 % intervals of the pooled scores over speakers (`tfser.heads.statistics`), as columns.
+
+    The bounds of `pooled_UA` and `pooled_WA`, what the clusters are, and how many; None where nothing makes clusters.
+
+    Args:
+        connection: the catalogue.
+        runs: ids of an experiment's runs, all folds and seeds.
+        selection: whose predictions.
+    """
+    found = [of for key, of in pooled(connection, runs=runs).items() if key[1:] == (selection, "utterance")] if runs else []
+    counts = found[0].counts if found else None
+    columns: dict[str, Any] = {}
+    for metric in ("UA", "WA"):
+        of = None if counts is None else interval(counts, metric)
+        columns |= {f"pooled_{metric}_low": of and of.low, f"pooled_{metric}_high": of and of.high}
+    return columns | {
+        "clustered_by": found[0].by if found else None,
+        "clusters": None if counts is None else len(counts.clusters),
+    }
+
+
+def run_rows(connection: Connection, entries: Sequence[Entry], selection: str) -> list[dict[str, Any]]:
+    """Return one row for each finished run of the entries, in their order.
+
+    `looked_at_test` and `audit` say what a number is worth; a run without the selection is left out.
+    """
+    place = {run.run_id: (i, entry) for i, (entry, run) in enumerate((e, run) for e in entries for run in e.runs)}
+    found = rows(
+        connection,
+        "SELECT r.run_id, r.experiment, r.head, r.preset, r.recipe, r.feature_set, r.corpus, r.protocol, r.validation, r.seed, "
+        "r.fold, m.selection, any_value(m.epoch) AS epoch, r.epochs, "
+        + ", ".join(f"max(m.value) FILTER (m.metric = '{metric}') AS {metric}" for metric in METRICS)
+        + ", r.parameters, r.seconds, r.device, r.audit, r.finished_at FROM runs r JOIN metrics m USING (run_id) "
+        "WHERE list_contains(?, r.run_id) AND m.level = 'utterance' AND m.class IS NULL GROUP BY ALL",
+        [list(place)],
+    )
+    of_run: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in found:
+        of_run.setdefault(row["run_id"], {})[row["selection"]] = row
+    chosen = []
+    for run_id, (_, entry) in place.items():
+        of = of_run.get(run_id, {})
+        shown = selection if selection in of or not entry.reference else "last"
+        if shown in of:
+            chosen.append(of[shown] | {"reference": entry.reference, "looked_at_test": peeks(shown)})
+    return chosen
+
+
+def summary(cache: Cache, plan: Plan, selection: str, failures: Sequence[Failure] = ()) -> list[dict[str, Any]]:
+    """Return one row an experiment.
+
+    `UA`, `WA` and `WF1` are means over folds and seeds with their sample standard deviations (`UA_std` ...); the pooled scores
+    are over all test utterances of a seed's folds, averaged over seeds. `runs` of `of_runs` are finished.
+    """
+    from tfser.heads.ablation import parameters
+
+    table = []
+    with open_catalogue(cache) as connection:
+        for entry in plan.entries:
+            of, found = entry.experiment, run_rows(connection, [entry], selection)
+            ids = [row["run_id"] for row in found]
+            shown = found[0]["selection"] if found else selection
+            values = {metric: [row[metric] for row in found] for metric in METRICS}
+            known = [row["parameters"] for row in found if row["parameters"] is not None]
+            table.append(
+                {
+                    "head": of.spec.name,
+                    "preset": of.preset,
+                    "recipe": of.recipe_name,
+                    "features": of.feature_set,
+                    "parameters": known[0] if known else parameters(of.spec, of.config, of.dim, len(of.classes)),
+                    "seeds": entry.seeds,
+                    "folds": entry.folds,
+                    "of_folds": of.of_folds,
+                    "runs": len(found),
+                    "of_runs": len(entry.runs),
+                    "failed": sum(failure.run.experiment.name == of.name for failure in failures),
+                    **{
+                        name: value
+                        for metric, of_metric in values.items()
+                        for name, value in (
+                            (metric, mean(of_metric) if of_metric else None),
+                            (f"{metric}_std", stdev(of_metric) if len(of_metric) > 1 else None),
+                        )
+                    },
+                    **_pooled(connection, ids, shown),
+                    **pooled_interval(connection, ids, shown),
+                    "selection": shown,
+                    "looked_at_test": peeks(shown),
+                    "audit": "overridden" if any(row["audit"] == "overridden" for row in found) else "passed",
+                    "reference": entry.reference,
+                    "corpus": of.corpus,
+                    "protocol": of.protocol,
+                    "validation": of.validation,
+                    "seconds": sum(row["seconds"] for row in found),
+                    "experiment": of.name,
+                }
+            )
+    return table
+
+
+def _pooled(connection: Connection, ids: Sequence[str], selection: str) -> dict[str, float | None]:
+    found = rows(
+        connection,
+        "WITH counts AS (SELECT r.seed, c.label, coalesce(sum(c.count) FILTER (c.label = c.predicted), 0) AS hits, "
+        "sum(c.count) AS total FROM confusion c JOIN runs r USING (run_id) WHERE list_contains(?, c.run_id) AND c.selection = ? "
+        "AND c.level = 'utterance' GROUP BY ALL HAVING sum(c.count) > 0), "
+        "seeds AS (SELECT seed, avg(hits / total) AS UA, sum(hits) / sum(total) AS WA FROM counts GROUP BY seed) "
+        "SELECT avg(UA) AS pooled_UA, avg(WA) AS pooled_WA FROM seeds",
+        [list(ids), selection],
+    )
+    return {name: found[0][name] for name in ("pooled_UA", "pooled_WA")}
+
+
+def run_score(cache: Cache, run_id: str, selection: str) -> float | None:
+    """Return a finished run's UA from its own files, before any catalogue knows of it; None without that selection."""
+    import pyarrow.parquet as pq
+
+    found = {
+        row["selection"]: float(row["value"])
+        for row in pq.read_table(run_folder(cache, run_id) / "metrics.parquet").to_pylist()
+        if row["metric"] == "UA" and row["level"] == "utterance" and row["class"] is None
+    }
+    return found.get(selection, found.get("last"))
+
+
+def write_runs(path: Path, cache: Cache, plan: Plan, selection: str) -> int:
+    """Write one row a run to a Parquet or csv file, by its suffix; return how many.
+
+    Raises:
+        UsageError: the file has another suffix.
+    """
+    import pyarrow as pa
+
+    from tfser.manifests.display import Output, output_to, print_rows
+    from tfser.manifests.files import write_table
+
+    check_output(path)
+    with open_catalogue(cache) as connection:
+        found = run_rows(connection, plan.entries, selection)
+    if path.suffix == ".parquet":
+        write_table(path.absolute(), pa.Table.from_pylist(found))
+    else:
+        with output_to(path):
+            print_rows(found, Output.csv)
+    return len(found)
+
+
+def check_output(path: Path) -> None:
+    """Refuse a file for results that is neither Parquet nor csv.
+
+    Raises:
+        UsageError: it has another suffix.
+    """
+    if path.suffix not in (".parquet", ".csv"):
+        raise UsageError(f"--output {path}: name a file that ends in .parquet or .csv")

@@ -1,0 +1,179 @@
+"""Papers' tables: the numbers that are carried, what can be run of them, and what is printed beside them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tfser.heads import HEADS, head
+from tfser.heads import reproduce as reproducing
+from tfser.heads.published import PAPERS, Paper, paper
+from tfser.heads.sweep_runs import run_here
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue import refresh
+from tfser.manifests.errors import UsageError
+from tfser.manifests.files import read_json, write_json
+from tfser.manifests.named import PROTOCOLS
+from tfser.manifests.utterances import Utterance
+from tfser.pipeline.corpora import locate
+from tfser.pipeline.extract import extract
+from tfser.pipeline.scan import scan
+from tfser.pipeline.upstreams import feature_set
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory, iemocap_tree: ModuleType, write_wav: Any) -> Cache:
+    """IEMOCAP's layout with 40 utterances of two sessions, log-Mel features, and the same under the name of WavLM-Large's."""
+    above = tmp_path_factory.mktemp("reproduce")
+    turns = [
+        iemocap_tree.Turn(f"Ses0{session}F_impro0{1 + i % 3}_{who}{i:03d}", label)
+        for session in range(1, 6)
+        for who in "FM"
+        for i, label in enumerate(("ang", "hap", "neu", "sad"))
+    ]
+    iemocap_tree.make_tree(above / "iemocap", turns, write_wav(above / "one.wav", 0.05))
+    for seed, path in enumerate(sorted((above / "iemocap").glob("Session*/sentences/wav/*/Ses*.wav"))):
+        path.unlink()
+        write_wav(path, 0.2, seed=seed)
+    cache = Cache(above / "cache")
+    found = locate(cache, "iemocap", root=above / "iemocap")
+    scan(cache, found.reader, corpus="iemocap", root=found.root, options=found.options)
+    extract(cache, "iemocap", feature_set("logmel", {"n_mels": "16"}))
+    (folder,) = cache.features.glob("logmel*")
+    about = read_json(folder / "feature_set.json")
+    twin = cache.features / f"wavlm-large-12-{about['fingerprint'][::-1]}"
+    shutil.copytree(folder, twin)
+    write_json(twin / "feature_set.json", about | {"name": "wavlm-large", "fingerprint": about["fingerprint"][::-1]})
+    refresh(cache)
+    return cache
+
+
+def rows(of: Paper, number: str) -> dict[str, dict[str, float]]:
+    (table,) = reproducing.choose_tables(of, [number])
+    return {row.name: dict(row.printed) for row in table.rows}
+
+
+def test_the_numbers_are_the_papers() -> None:
+    mamba, transformer = paper("tf-mamba"), paper("tf-transformer")
+    one, two, three = (rows(mamba, number) for number in ("I", "II", "III"))
+    assert (len(one), len(two), len(three)) == (12, 8, 6)
+    full = {"iemocap WA": 75.3, "iemocap UA": 75.7, "meld WF1": 48.5}
+    assert one["TF-Mamba (ours)"] == two["WavLM-large"] == three["+ CMDT Loss (Full model)"] == full
+    assert one["ShiftFormer"] == {"iemocap WA": 72.1, "iemocap UA": 72.8, "meld WF1": 45.6}
+    assert two["Whisper-base"] == {"iemocap WA": 62.8, "iemocap UA": 61.0, "meld WF1": 34.3}
+    four, five = rows(transformer, "4"), rows(transformer, "5")
+    assert (len(four), len(five)) == (12, 4)
+    assert four["TF-Transformer (ours)"] == five["T+F+TF"] == {
+        "iemocap WA": 74.43,
+        "iemocap UA": 62.90,
+        "casia WA": 53.17,
+        "casia UA": 53.17,
+    }
+    assert four["ATFNN"] == {"casia WA": 48.75, "casia UA": 48.75}
+
+
+@pytest.mark.parametrize("of", PAPERS.values(), ids=lambda of: of.name)
+def test_a_paper_s_rows_exist_here(of: Paper) -> None:
+    spec = head(of.head)
+    assert of.head in HEADS and of.recipe in spec.recipes and of.features in spec.features
+    for corpus, protocol in of.protocols.items():
+        assert PROTOCOLS[protocol].corpora == (corpus,)
+    for table in of.tables():
+        for row in table.rows:
+            assert {name.split()[0] for name in row.printed} <= set(of.protocols)
+            assert {name.split()[1] for name in row.printed} <= {"UA", "WA", "WF1"}
+            assert row.preset is None or row.preset in spec.presets
+
+
+def test_every_cell_runs_or_says_why_not(cache: Cache) -> None:
+    of = reproducing.prepare(cache, paper("tf-mamba"), device="cpu")
+    assert len(of.cells) == (12 + 8 + 6) * 3
+    assert all((cell.experiment is None) != (cell.reason is None) for cell in of.cells)
+    reasons = {(cell.table, cell.row, cell.corpus): cell.reason for cell in of.cells}
+    assert reasons["I", "TENT", "meld"] == "another method: not trained here"
+    assert reasons["II", "HuBERT-base", "iemocap"] == (
+        "no hubert-base features of iemocap: run `tfser extract --corpus iemocap --features hubert-base`"
+    )
+    assert reasons["III", "Baseline", "meld"] == (
+        "meld is not in the cache: run `tfser extract --corpus meld --features wavlm-large --root FOLDER`"
+    )
+    assert of.plan is not None
+    same = {cell.experiment for cell in of.cells if cell.row in ("TF-Mamba (ours)", "WavLM-large", "+ CMDT Loss (Full model)")}
+    assert len(same - {None}) == 1 and len(of.plan.entries) == 6 and len(of.plan.runs) == 30  # trained once
+    assert {entry.experiment.protocol for entry in of.plan.entries} == {"iemocap4-session"}
+    assert {entry.experiment.recipe.epochs for entry in of.plan.entries} == {100}
+
+
+def test_tf_transformer_s_protocol_is_the_improvised_part_by_speaker(cache: Cache) -> None:
+    of = reproducing.prepare(cache, paper("tf-transformer"), tables=["5"], device="cpu")
+    assert of.plan is None  # log-Mel of 16 bands is not the paper's
+    assert {cell.reason for cell in of.cells if cell.corpus == "iemocap"} == {
+        "no logmel features of iemocap: run `tfser extract --corpus iemocap --features logmel`"
+    }
+
+
+def test_what_does_not_fit_a_corpus_is_said_in_its_cells(cache: Cache) -> None:
+    of = reproducing.prepare(cache, paper("tf-mamba"), tables=["III"], folds="9", device="cpu")
+    assert of.plan is None
+    assert all("has folds 1 to 5" in (cell.reason or "") for cell in of.cells if cell.corpus == "iemocap")
+
+
+def test_unknown_tables_and_papers_are_refused(cache: Cache) -> None:
+    with pytest.raises(UsageError, match="unknown table of tf-mamba '4'; Known: I, II, III"):
+        reproducing.prepare(cache, paper("tf-mamba"), tables=["4"])
+    with pytest.raises(UsageError, match="did you mean 'tf-mamba'"):
+        paper("tf-mambo")
+    of = reproducing.prepare(cache, paper("tf-mamba"), tables=["III"], device="cpu")
+    with pytest.raises(UsageError, match="unknown selection 'best'"):
+        reproducing.check("best", of)
+    with pytest.raises(UsageError, match="validation"):
+        reproducing.check("val", of)
+
+
+def test_ours_stand_beside_the_paper_s(cache: Cache, tmp_path: Path) -> None:
+    here = Cache(shutil.copytree(cache.root, tmp_path / "cache"))
+    of = reproducing.prepare(here, paper("tf-mamba"), tables=["II"], epochs=1, folds="1-2", device="cpu")
+    assert of.plan is not None and len(of.plan.runs) == 2
+    before = reproducing.compare(here, of)
+    assert next(row for row in before if row["row"] == "WavLM-large")["reason"] == "no run of it has the selection last yet"
+    assert run_here(here, of.plan.runs, of.plan.findings, tell=lambda event: None) == []
+    table = reproducing.compare(here, of)
+    ours = {row["metric"]: row for row in table if row["row"] == "WavLM-large" and row["corpus"] == "iemocap"}
+    assert len(list(here.runs.glob("*/run.json"))) == 2 and ours["UA"]["reason"] is None
+    assert ours["UA"]["difference"] == pytest.approx(ours["UA"]["ours"] - 75.7, abs=1e-3)
+    assert ours["WA"]["difference"] == pytest.approx(ours["WA"]["ours"] - 75.3, abs=1e-3)
+    assert 0 <= ours["UA"]["ours"] <= 100 and ours["UA"]["folds"] == [1, 2]
+    said = " ".join(reproducing.notes(of, table))
+    assert "Not all folds were run" in said and "not as long as the paper" in said and "SYNTHETIC" not in said
+    oracle = reproducing.compare(here, of, "test-oracle")
+    line = next(line for line in reproducing.readable(oracle) if line["row"] == "WavLM-large" and line["metric"] == "UA")
+    assert line["ours"].endswith("†") and line["difference"].endswith("†") and line["paper"] == "75.7"
+
+
+def test_numbers_of_the_synthetic_corpus_stand_beside_none_of_the_paper_s(
+    tmp_path: Path, put_corpus: Any, put_features: Any
+) -> None:
+    here = Cache(tmp_path / "cache")
+    utterances = [
+        Utterance(utterance_id=f"u{i}", path=f"{i}.wav", speaker=f"s{i % 4}", session=f"x{i % 2}", label=label, raw_label=label)
+        for i, label in enumerate(("anger",) * 8 + ("sadness",) * 8)
+    ]
+    put_corpus(here, utterances, corpus="synthetic", default_protocol="loso-session")
+    put_features(here, [u.utterance_id for u in utterances], corpus="synthetic")
+    assert not reproducing.has_a_corpus(here, paper("tf-mamba"))
+    of = reproducing.prepare(here, paper("tf-mamba"), on_synthetic=True, device="cpu")
+    assert of.plan is not None and {entry.experiment.recipe.epochs for entry in of.plan.entries} == {2}
+    assert {cell.corpus for cell in of.cells} == {"synthetic"} and {cell.paper for cell in of.cells} == {None}
+    ran = {cell.row for cell in of.cells if cell.reason is None}
+    assert {"TF-Mamba (ours)", "Baseline", "Dual Temporal-Domain Mamba"} <= ran and "TENT" not in {c.row for c in of.cells}
+    assert not ran & {"WavLM-base", "Whisper-large"}  # encoders have to be extracted
+    assert any("say nothing about the paper" in note for note in reproducing.notes(of, reproducing.compare(here, of)))
+
+
+def test_reasons_are_printed_once() -> None:
+    lines, reasons = reproducing.numbered([{"row": "a", "note": "x"}, {"row": "b", "note": ""}, {"row": "c", "note": "x"}])
+    assert [line["note"] for line in lines] == ["(1)", "", "(1)"] and reasons == ["(1) x"]

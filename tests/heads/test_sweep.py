@@ -1,0 +1,391 @@
+"""Sweeps: what is planned, that runs do not depend on their neighbours, what fails alone, and how results are shown."""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from tfser.heads import sweep as planning
+from tfser.heads import sweep_runs
+from tfser.heads.experiment import Request, resolve
+from tfser.heads.fold_runs import audit_experiment, load, train_fold
+from tfser.heads.sweep import HeadBlock, Plan, SweepRequest, estimate, feature_bytes, parse_seeds, plan_sweep
+from tfser.heads.sweep_results import check_selection, run_rows, summary
+from tfser.heads.sweep_runs import Event, Failure, run_here
+from tfser.heads.sweep_table import failure_lines, latex, latex_lines, legend, markdown_lines, numbers, readable
+from tfser.heads.sweep_view import SweepView
+from tfser.heads.sweep_workers import run_in_processes
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue import open_catalogue, refresh, rows
+from tfser.manifests.errors import TfserError, UsageError
+from tfser.pipeline.corpora import locate
+from tfser.pipeline.extract import extract
+from tfser.pipeline.scan import scan
+from tfser.pipeline.upstreams import feature_set
+
+LINEAR = HeadBlock(name="mean_pool", presets=("linear",))
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with three speakers, two tones and two feature sets."""
+    above = tmp_path_factory.mktemp("sweep")
+    cache, lines = Cache(above / "cache"), ["path,label,speaker"]
+    for s, speaker in enumerate("abc"):
+        for label, hz in (("anger", 1500), ("sadness", 300)):
+            for i in range(3):
+                rng = np.random.default_rng([s, hz, i])
+                t = np.arange(int(16000 * 0.2 * rng.uniform(0.8, 2))) / 16000
+                path = above / speaker / f"{label}{i}.wav"
+                path.parent.mkdir(exist_ok=True)
+                soundfile.write(path, 0.2 * np.sin(2 * np.pi * hz * t) + 0.1 * rng.standard_normal(len(t)), 16000)
+                lines.append(f"{speaker}/{label}{i}.wav,{label},{speaker}")
+    (above / "toy.csv").write_text("\n".join(lines))
+    found = locate(cache, "table", table=above / "toy.csv")
+    scan(cache, found.reader, corpus=found.corpus, root=found.root, options=found.options)
+    extract(cache, found.corpus, feature_set("logmel"))
+    extract(cache, found.corpus, feature_set("logmel", {"n_mels": "16"}))
+    refresh(cache)
+    return cache.root
+
+
+@pytest.fixture
+def cache(filled: Path, tmp_path: Path) -> Cache:  # type: ignore[override]
+    return Cache(shutil.copytree(filled, tmp_path / "cache"))
+
+
+def asked(*heads: HeadBlock, **more: Any) -> SweepRequest:
+    more = {"features": ("logmel",), "device": "cpu", "epochs": 2, **more}
+    return SweepRequest(heads=heads or (LINEAR,), **more)
+
+
+def swept(cache: Cache, plan: Plan, **more: Any) -> tuple[list[Event], list[Failure]]:
+    events: list[Event] = []
+    return events, run_here(cache, plan.missing, plan.findings, tell=events.append, **more)
+
+
+def names(plan: Plan) -> list[tuple[str, str, str]]:
+    return [(of.spec.name, of.preset, of.feature_set) for of in (entry.experiment for entry in plan.entries)]
+
+
+def stored(cache: Cache, run_id: str) -> tuple[bytes, Any]:
+    folder = cache.runs / run_id
+    return (folder / "model.safetensors").read_bytes(), pq.read_table(folder / "predictions.parquet")
+
+
+# -- what is planned ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_the_product_without_repetitions(cache: Cache) -> None:
+    both = HeadBlock(name="mean_pool", presets=("linear", "mlp", "linear"), seeds=(0, 1, 0))
+    plan = plan_sweep(cache, asked(LINEAR, both, features=("logmel", "logmel+n_mels=16"), folds="1-2"))
+    assert names(plan) == [("mean_pool", p, f) for f in ("logmel", "logmel+n_mels=16") for p in ("linear", "mlp")]
+    linear = plan.entries[0]
+    assert [(run.experiment.seed, run.fold) for run in linear.runs] == [(0, 1), (0, 2), (1, 1), (1, 2)]
+    assert len({run.run_id for run in plan.runs}) == len(plan.runs) == 16
+    assert plan.missing == plan.runs and not plan.finished
+
+
+def test_names_go_to_the_heads_that_have_them(cache: Cache) -> None:
+    heads = (HeadBlock(name="mean_pool"), HeadBlock(name="tf_transformer"))
+    presets = ("linear", "tf_transformer.t_f", "tf_transformer.full")
+    plan = plan_sweep(cache, asked(*heads, presets=presets, folds="1"))
+    assert names(plan) == [("mean_pool", "linear", "logmel"), *(("tf_transformer", p, "logmel") for p in ("t_f", "full"))]
+    plan = plan_sweep(cache, asked(*heads, presets=("mean_pool.all",), settings={"mean_pool.lr": "0.5"}, folds="1"))
+    assert names(plan) == [*(("mean_pool", p, "logmel") for p in ("mlp", "linear")), ("tf_transformer", "full", "logmel")]
+    assert [entry.experiment.recipe.lr == 0.5 for entry in plan.entries] == [True, True, False]
+
+
+def test_reference_heads_stand_once_in_every_feature_set(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "REFERENCE_HEADS", ("mean_pool", "not_a_head"))
+    wanted = asked(HeadBlock(name="tf_transformer"), features=("logmel", "logmel+n_mels=16"), seeds=(3, 4))
+    plan = plan_sweep(cache, wanted)
+    assert [(entry.experiment.spec.name, entry.reference, entry.seeds) for entry in plan.entries] == [
+        ("tf_transformer", False, [3, 4]),
+        ("mean_pool", True, [3]),
+    ] * 2
+    assert plan.references and plan.entries[1].experiment.recipe_name == "default"  # its own epochs, not the sweep's
+    left_out = plan_sweep(cache, asked(HeadBlock(name="tf_transformer"), reference=False))
+    assert not left_out.references and [entry.reference for entry in left_out.entries] == [False]
+    own = plan_sweep(cache, asked(LINEAR))
+    assert own.references and [entry.reference for entry in own.entries] == [False]  # asked for by name
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"heads": (HeadBlock(name="mean_pol"),)}, "did you mean 'mean_pool'"),
+        ({"heads": ()}, "a sweep needs a head"),
+        ({"presets": ("liner",)}, "unknown preset of mean_pool 'liner'; did you mean 'linear'"),
+        ({"presets": ("tf_mamba.full",)}, "unknown head of this sweep 'tf_mamba'"),
+        ({"recipes": ("paper",)}, "unknown recipe of mean_pool 'paper'"),
+        ({"heads": (HeadBlock(name="mean_pool", presets=("full",)),)}, "unknown preset of mean_pool 'full'"),
+        ({"settings": {"width": "4"}}, "mean_pool linear/default on logmel: unknown setting 'width'"),
+        ({"settings": {"tf_mamba.width": "4"}}, "unknown head of this sweep 'tf_mamba'"),
+        ({"features": ("logmel", "wavlm-large")}, "on wavlm-large"),
+        ({"folds": "4"}, "has folds 1 to 3"),
+        ({"corpus": "emodb"}, "unknown corpus in the cache 'emodb'"),
+    ],
+)
+def test_what_is_off_is_said_before_anything_is_trained(cache: Cache, change: dict[str, Any], expected: str) -> None:
+    request = asked(LINEAR)
+    with pytest.raises(UsageError) as error:
+        plan_sweep(cache, SweepRequest(**{**vars(request), **change}))
+    assert expected in str(error.value)
+    assert not cache.runs.exists()
+
+
+def test_audits_of_all_folds_come_before_the_first_training(cache: Cache) -> None:
+    request = asked(LINEAR, protocol="random-kfold:3")
+    plan_sweep(cache, request)  # claims nothing, so nothing fails
+    with open_catalogue(cache) as connection:
+        shard = rows(connection, "SELECT shard FROM features WHERE feature_set = 'logmel' LIMIT 1")[0]["shard"]
+    for path in (cache.root / shard).parent.glob("*"):
+        path.unlink()
+    extract_nothing = asked(LINEAR, features=("logmel+n_mels=16", "logmel"))
+    with pytest.raises(TfserError, match="feature set"):
+        plan_sweep(cache, extract_nothing)
+    assert not cache.runs.exists()
+
+
+def test_val_needs_a_validation_side(cache: Cache) -> None:
+    with pytest.raises(UsageError, match="add --validation next-group"):
+        check_selection(plan_sweep(cache, asked()), "val")
+    check_selection(plan_sweep(cache, asked(validation="next-group")), "val")
+
+
+@given(st.sets(st.integers(0, 40), min_size=1, max_size=12))
+def test_seeds_are_read_as_they_are_written(seeds: set[int]) -> None:
+    assert sorted(parse_seeds(numbers(sorted(seeds)))) == sorted(seeds)
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "-1", "1,", "0-9999999"])
+def test_seeds_that_are_none(text: str) -> None:
+    with pytest.raises(UsageError, match="seeds"):
+        parse_seeds(text)
+
+
+# -- what is trained ---------------------------------------------------------------------------------------------------------
+
+
+def test_runs_do_not_depend_on_their_neighbours(cache: Cache, filled: Path, tmp_path: Path) -> None:
+    """In a sweep, in several processes of which one is killed, or alone as `tfser train` has it: the same to the bit."""
+    plan = plan_sweep(cache, asked(LINEAR, seeds=(0, 1), folds="1-2"))
+    assert swept(cache, plan)[1] == []
+
+    beside = Cache(shutil.copytree(filled, tmp_path / "beside"))
+    held, events = plan.runs[0], list[Event]()
+
+    def tell(event: Event) -> None:
+        events.append(event)
+        waiting = any(of.kind == "note" and "waiting for it" in of.text for of in events)
+        if waiting and sum(of.kind == "done" for of in events) == 3:  # all others are through, and this one is held
+            for process in multiprocessing.active_children():
+                process.kill()
+
+    with beside.lock(f"runs/{held.run_id}"):
+        failures = run_in_processes(beside, plan.runs, plan.findings, jobs=2, tell=tell, threads=1, keep_memory=False)
+    assert [failure.run.run_id for failure in failures] == [held.run_id] and "process died (SIGKILL" in failures[0].reason
+    done = [event.run.run_id for event in events if event.kind == "done" and event.run]
+    assert sorted(done) == sorted(run.run_id for run in plan.runs[1:])
+    assert {event.record.epoch for event in events if event.record} == {1, 2}
+    for run_id in done:
+        assert stored(cache, run_id) == stored(beside, run_id)
+
+    of = held.experiment
+    request = Request(head="mean_pool", preset="linear", features="logmel", epochs=2, seed=of.seed, folds="1", device="cpu")
+    single = resolve(beside, request)
+    train_fold(beside, single, 1, lambda: load(beside, single), audit_experiment(beside, single))
+    assert single.run_id(1) == held.run_id and stored(beside, held.run_id) == stored(cache, held.run_id)
+
+
+def test_features_are_loaded_once_and_let_go(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[str] = []
+
+    def counted(cache: Cache, experiment: Any, **more: Any) -> Any:
+        loads.append(experiment.feature_set)
+        return load(cache, experiment, **more)
+
+    monkeypatch.setattr(sweep_runs, "load", counted)
+    both = asked(LINEAR, features=("logmel", "logmel+n_mels=16"), seeds=(0, 1), folds="1")
+    assert swept(cache, plan_sweep(cache, both))[1] == []
+    assert loads == ["logmel", "logmel+n_mels=16"]
+    assert swept(cache, plan_sweep(cache, both)) == ([], [])  # all found: nothing is loaded
+    assert len(loads) == 2
+
+
+def test_more_seeds_use_what_is_there(cache: Cache) -> None:
+    assert swept(cache, plan_sweep(cache, asked(seeds=(0,), folds="1")))[1] == []
+    plan = plan_sweep(cache, asked(seeds=(0, 1)))
+    assert [(run.experiment.seed, run.fold) for run in plan.missing] == [(0, 2), (0, 3), (1, 1), (1, 2), (1, 3)]
+    assert plan.finished == {plan.runs[0].run_id}
+    again = plan_sweep(cache, asked(seeds=(0, 1), again=True))
+    assert len(again.missing) == 6
+
+
+def test_a_run_that_fails_fails_alone(cache: Cache) -> None:
+    wild = HeadBlock(name="mean_pool", presets=("mlp",), settings={"lr": "1e30"})
+    plan = plan_sweep(cache, asked(wild, LINEAR, seeds=(0,)))
+    events, failures = swept(cache, plan)
+    assert {failure.run.experiment.preset for failure in failures} == {"mlp"} and len(failures) == 3
+    assert sum(event.kind == "done" for event in events) == 3
+    lines = failure_lines(failures)
+    assert all(line.startswith("failed: mean_pool mlp fold") and "the loss of epoch" in line for line in lines)
+    refresh(cache)
+    table = summary(cache, plan, "last", failures)
+    assert [(row["preset"], row["runs"], row["failed"]) for row in table] == [("mlp", 0, 3), ("linear", 3, 0)]
+    assert readable(table)[0]["UA"] == "-" and any("Incomplete" in note for note in legend(table, True))
+
+
+def test_other_errors_stop_where_that_is_wanted(cache: Cache) -> None:
+    plan = plan_sweep(cache, asked(HeadBlock(name="mean_pool", presets=("mlp",), settings={"lr": "1e30"})))
+    with pytest.raises(TfserError, match="the loss of epoch"):
+        swept(cache, plan, go_on_after=ZeroDivisionError)
+
+
+def test_a_run_that_another_process_trains_comes_last(cache: Cache) -> None:
+    plan = plan_sweep(cache, asked())
+    first = plan.runs[0].run_id
+    elsewhere = cache.lock(f"runs/{first}")
+    elsewhere.__enter__()
+    order: list[tuple[str, int]] = []
+
+    def tell(event: Event) -> None:
+        if event.run is not None and event.kind in ("busy", "done"):
+            order.append((event.kind, event.run.fold))
+            if event.run.fold == 3:
+                elsewhere.__exit__(None, None, None)
+
+    assert run_here(cache, plan.runs, plan.findings, tell=tell) == []
+    assert order == [("busy", 1), ("done", 2), ("done", 3), ("done", 1)]
+
+
+# -- what it costs -----------------------------------------------------------------------------------------------------------
+
+
+def test_estimates_come_from_finished_runs_or_are_not_made(cache: Cache) -> None:
+    first = plan_sweep(cache, asked(folds="1"))
+    name = first.entries[0].experiment.name
+    assert estimate(cache, first)[name].seconds is None
+    swept(cache, first)
+    plan = plan_sweep(cache, asked(LINEAR, HeadBlock(name="mean_pool", presets=("linear",), epochs=20), seeds=(0, 1)))
+    with open_catalogue(cache) as connection:
+        took = rows(connection, "SELECT seconds FROM runs")[0]["seconds"]
+    same, longer = (estimate(cache, plan)[entry.experiment.name] for entry in plan.entries)
+    assert same.seconds == pytest.approx(5 * took) and same.known_by == "runs of this experiment"
+    assert longer.seconds == pytest.approx(6 * 10 * took) and longer.known_by.startswith("an epoch")
+    assert estimate(cache, plan_sweep(cache, asked(folds="1")))[name].seconds == 0
+
+
+def test_the_memory_that_features_take(cache: Cache) -> None:
+    plan = plan_sweep(cache, asked(features=("logmel", "logmel+n_mels=16")))
+    known = feature_bytes(cache, plan)
+    for entry in plan.entries:
+        held = load(cache, entry.experiment).features.frames.nbytes
+        assert known[planning.data_key(entry.experiment)] == held
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_is_what_the_runs_stored(cache: Cache) -> None:
+    plan = plan_sweep(cache, asked(seeds=(0, 1)))
+    swept(cache, plan)
+    (row,) = summary(cache, plan, "last")
+    with open_catalogue(cache) as connection:
+        runs = run_rows(connection, plan.entries, "last")
+        over = rows(connection, "SELECT * FROM scores WHERE selection = 'last' AND level = 'utterance' ORDER BY seed")
+        predictions = rows(
+            connection,
+            "SELECT r.seed, avg((p.label = p.predicted)::INT) AS WA FROM predictions p JOIN runs r USING (run_id) "
+            "WHERE p.selection = 'last' AND p.level = 'utterance' GROUP BY r.seed",
+        )
+    assert [(of["seed"], of["fold"]) for of in runs] == [(s, f) for s in (0, 1) for f in (1, 2, 3)]
+    assert row["UA"] == pytest.approx(mean(of["UA"] for of in runs))
+    assert row["UA_std"] == pytest.approx(stdev(of["UA"] for of in runs))
+    assert row["pooled_UA"] == pytest.approx(mean(of["pooled_UA"] for of in over))
+    assert row["pooled_WA"] == pytest.approx(mean(of["WA"] for of in predictions))
+    assert (row["seeds"], row["folds"], row["runs"], row["of_runs"], row["parameters"]) == ([0, 1], [1, 2, 3], 6, 6, 162)
+    assert row["pooled_UA_low"] is None and "interval" not in readable([row])[0]
+    assert readable([row | {"pooled_UA_low": 0.25, "pooled_UA_high": 0.5}])[0]["interval"] == "25.0 to 50.0"
+
+
+def test_numbers_that_are_no_results_bear_marks(cache: Cache) -> None:
+    plan = plan_sweep(cache, asked(folds="1"))
+    swept(cache, plan)
+    (row,) = summary(cache, plan, "test-oracle")
+    assert row["looked_at_test"] and row["audit"] == "passed"
+    line = readable([row])[0]
+    assert all(line[name].endswith("†") for name in ("UA", "WA", "WF1", "pooled UA", "pooled WA"))
+    assert any("no result" in note for note in legend([row], True))
+    leaky = readable([row | {"looked_at_test": False, "audit": "overridden"}])[0]
+    assert all(leaky[name].endswith("‡") for name in ("UA", "WA", "WF1", "pooled UA", "pooled WA"))
+    assert any("LEAKS ALLOWED" in note for note in legend([row | {"audit": "overridden"}], True))
+    assert any("Without the reference heads" in note for note in legend([row], False))
+    honest = readable(summary(cache, plan, "last"))[0]
+    assert not any(mark in json.dumps(honest, ensure_ascii=False) for mark in "†‡")
+
+
+def test_tables_for_papers() -> None:
+    lines = [{"head": "tf_mamba", "UA": "75.7 ± 2.0†"}, {"head": "a|b", "UA": "-"}]
+    assert markdown_lines(lines) == ["| head | UA |", "| --- | ---: |", "| tf_mamba | 75.7 ± 2.0† |", r"| a\|b | - |"]
+    text = latex_lines(lines, ["5 % of it"])
+    assert r"\begin{tabular}{lr}" in text and r"tf\_mamba & 75.7 $\pm$ 2.0$^{\dagger}$ \\" in text
+    assert text[-1].endswith(r"5 \% of it") and latex("a_b & {c}") == r"a\_b \& \{c\}"
+
+
+@pytest.fixture
+def view(cache: Cache) -> Callable[[bool], tuple[SweepView, Plan, io.StringIO]]:
+    def make(terminal: bool) -> tuple[SweepView, Plan, io.StringIO]:
+        out = io.StringIO()
+        plan = plan_sweep(cache, asked(LINEAR, HeadBlock(name="mean_pool", presets=("mlp",), settings={"lr": "1e30"})))
+        console = Console(file=out, force_terminal=terminal, width=110, highlight=False, soft_wrap=not terminal)
+        return SweepView(cache, plan, estimate(cache, plan), console=console), plan, out
+
+    return make
+
+
+def test_without_a_terminal_there_is_a_line_a_run(cache: Cache, view: Any) -> None:
+    shown, plan, out = view(False)
+    with shown:
+        run_here(cache, plan.runs, plan.findings, tell=shown.tell)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 6 and lines[0].startswith("1/6 mean_pool linear on logmel, fold 1, seed 0: UA ")
+    assert all(f"{n}/6 mean_pool mlp" in line and "failed: the loss" in line for n, line in enumerate(lines[3:], start=4))
+    assert "\x1b" not in out.getvalue()
+
+
+def test_the_live_table_tells_how_far_it_is(cache: Cache, view: Any) -> None:
+    shown, plan, out = view(True)
+    drawn: list[str] = []
+    plain = Console(file=io.StringIO(), width=110)
+
+    def tell(event: Event) -> None:
+        shown.tell(event)
+        with plain.capture() as text:
+            plain.print(shown.render())
+        drawn.append(text.get())
+
+    with shown:
+        run_here(cache, plan.runs, plan.findings, tell=tell)
+    assert any("fold 2, seed 0, epoch 1/2" in text for text in drawn)
+    half = next(text for text in drawn if "2/6 runs" in text)
+    assert "2/3" in half and " left" in half and all(len(line.rstrip()) <= 110 for line in half.splitlines())
+    with open_catalogue(cache) as connection:
+        UA = [row["UA"] for row in run_rows(connection, plan.entries, "last")]
+    assert f"{100 * mean(UA):.1f} ± {100 * stdev(UA):.1f}" in drawn[-1] and "(3 failed)" in drawn[-1]
+    assert "0/3" in drawn[0] and "6/6 runs" in drawn[-1] and "failed: the loss" in out.getvalue()

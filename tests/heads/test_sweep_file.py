@@ -1,0 +1,129 @@
+"""Sweeps in TOML files: what they may say, and that a slip is told by its name and place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tfser.heads.sweep import HeadBlock, SweepRequest
+from tfser.heads.sweep_command import asked
+from tfser.heads.sweep_file import read_sweep
+from tfser.manifests.errors import UsageError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "my.toml"
+
+
+def test_a_file_says_all_that_options_do(file: Path) -> None:
+    file.write_text("""
+        corpus = "emodb"
+        protocol = "emodb7-speaker"
+        validation = "next-group"
+        fold = "1-3"
+        features = ["logmel", "wavlm-large"]
+        seeds = "0-2"
+        device = "cpu"
+        reference = false
+        set = { lr = 1e-3, tf_mamba.width = 64 }
+
+        [[head]]
+        name = "tf_transformer"
+        presets = ["full", "t_f"]
+        recipe = "robust"
+        epochs = 20
+        set = { jitter = false, betas = [0.9, 0.99] }
+
+        [[head]]
+        name = "tf_mamba"
+        preset = "all"
+        seeds = 7
+        features = "logmel"
+    """)
+    assert read_sweep(file) == SweepRequest(
+        corpus="emodb",
+        protocol="emodb7-speaker",
+        validation="next-group",
+        folds="1-3",
+        features=("logmel", "wavlm-large"),
+        seeds=(0, 1, 2),
+        device="cpu",
+        reference=False,
+        settings={"lr": "0.001", "tf_mamba.width": "64"},
+        heads=(
+            HeadBlock(
+                name="tf_transformer",
+                presets=("full", "t_f"),
+                recipes=("robust",),
+                epochs=20,
+                settings={"jitter": "false", "betas": "0.9,0.99"},
+            ),
+            HeadBlock(name="tf_mamba", presets=("all",), seeds=(7,), features=("logmel",)),
+        ),
+    )
+
+
+def test_defaults_may_have_a_table_of_their_own(file: Path) -> None:
+    file.write_text('[defaults]\nseeds = [0, 2]\nfolds = 3\n[[head]]\nname = "mean_pool"\n')
+    assert read_sweep(file) == SweepRequest(seeds=(0, 2), folds="3", heads=(HeadBlock(name="mean_pool"),))
+
+
+HEAD = '[[head]]\nname = "mean_pool"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f'featurs = "logmel"\n{HEAD}', "my.toml, defaults: unknown key 'featurs'; did you mean 'features'?"),
+        (f"{HEAD}epoch = 3", "my.toml, [[head]] 1 (mean_pool): unknown key 'epoch'; did you mean 'epochs'?"),
+        (f"{HEAD}\n{HEAD}corpus = 'x'", "[[head]] 2 (mean_pool): unknown key 'corpus'; known: epochs, features"),
+        ("[[heads]]\nname = 'mean_pool'", "defaults: unknown key 'heads'; did you mean 'head'?"),
+        ("[[head]]\nnam = 'mean_pool'", "[[head]] 1: unknown key 'nam'; did you mean 'name'?"),
+        ("[[head]]\npreset = 'mlp'", "[[head]] 1: say name = ..."),
+        ("[head]\nname = 'mean_pool'", "write heads as blocks: [[head]]"),
+        ("seeds = 1", "no head: write a block [[head]]"),
+        (f"{HEAD}epochs = '3'", "[[head]] 1 (mean_pool), epochs: '3'; write a whole number above 0"),
+        (f"{HEAD}epochs = 0", "write a whole number above 0"),
+        (f"{HEAD}seeds = 'x'", "seeds: seeds x: write a number"),
+        (f"{HEAD}seeds = [1.5]", "seeds: [1.5]; write a number, a list of numbers"),
+        (f"{HEAD}seeds = -1", "seeds: -1; write a number"),
+        (f"{HEAD}presets = [1]", "presets: [1]; write a name or a list of names"),
+        (f"{HEAD}set = 3", "set: 3; write a table"),
+        (f"{HEAD}set = {{ lr = 1979-05-27 }}", "set.lr: datetime.date(1979, 5, 27); write a text, a number"),
+        (f"reference = 'no'\n{HEAD}", "defaults, reference: 'no'; write true or false"),
+        (f"preset = 'a'\npresets = 'b'\n{HEAD}", "presets stands twice"),
+        (f"seeds = 1\n[defaults]\nseeds = 2\n{HEAD}", "seeds stands twice, above all tables and in [defaults]"),
+        ("seeds = ", "not TOML"),
+    ],
+)
+def test_slips_are_named_with_their_place(file: Path, text: str, expected: str) -> None:
+    file.write_text(text)
+    with pytest.raises(UsageError) as error:
+        read_sweep(file)
+    assert expected in str(error.value) and str(file) in str(error.value)
+
+
+def test_a_file_that_is_not_there(file: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_sweep(file)
+
+
+def test_options_stand_before_the_defaults_and_behind_the_blocks(file: Path) -> None:
+    file.write_text(
+        'seeds = 1\nepochs = 9\nset = { lr = 0.1, jitter = true }\nreference = false\n'
+        '[[head]]\nname = "mean_pool"\nseeds = 5\n[[head]]\nname = "tf_mamba"\n'
+    )
+    request = asked(file, heads=[], seeds="0-1", epochs=2, settings={"lr": "0.2"}, features=[], reference=None, device=None)
+    assert (request.seeds, request.epochs, request.features, request.device) == ((0, 1), 2, (), "auto")
+    assert request.settings == {"lr": "0.2", "jitter": "true"} and request.reference is False
+    assert [block.seeds for block in request.heads] == [(5,), ()]
+    assert [block.name for block in asked(file, heads=["tf_mamba"]).heads] == ["tf_mamba"]
+    with pytest.raises(UsageError, match="did you mean 'tf_mamba'"):
+        asked(file, heads=["tf_mambo"])
+
+
+def test_without_a_file_options_are_all(file: Path) -> None:
+    request = asked(None, heads=["mean_pool"], presets=["mlp"], seeds="3", allow_leaks=True, again=None)
+    assert request == SweepRequest(heads=(HeadBlock(name="mean_pool"),), presets=("mlp",), seeds=(3,), allow_leaks=True)
