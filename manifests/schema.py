@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VERSION = 7
+VERSION = 8
 """Raised when a table changes: an older catalogue is then rebuilt from the files, never read."""
 
 

@@ -69,7 +69,7 @@ def cache(filled: Path, tmp_path: Path) -> Cache:  # type: ignore[override]
 
 
 def asked(*heads: HeadBlock, **more: Any) -> SweepRequest:
-    more = {"features": ("logmel",), "device": "cpu", "epochs": 2, **more}
+    more = {"features": ("logmel",), "device": "cpu", "epochs": 2, "reference": False, **more}
     return SweepRequest(heads=heads or (LINEAR,), **more)
 
 
@@ -112,7 +112,7 @@ def test_names_go_to_the_heads_that_have_them(cache: Cache) -> None:
 
 def test_reference_heads_stand_once_in_every_feature_set(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "REFERENCE_HEADS", ("mean_pool", "not_a_head"))
-    wanted = asked(HeadBlock(name="tf_transformer"), features=("logmel", "logmel+n_mels=16"), seeds=(3, 4))
+    wanted = asked(HeadBlock(name="tf_transformer"), features=("logmel", "logmel+n_mels=16"), seeds=(3, 4), reference=True)
     plan = plan_sweep(cache, wanted)
     assert [(entry.experiment.spec.name, entry.reference, entry.seeds) for entry in plan.entries] == [
         ("tf_transformer", False, [3, 4]),
@@ -121,7 +121,7 @@ def test_reference_heads_stand_once_in_every_feature_set(cache: Cache, monkeypat
     assert plan.references and plan.entries[1].experiment.recipe_name == "default"  # its own epochs, not the sweep's
     left_out = plan_sweep(cache, asked(HeadBlock(name="tf_transformer"), reference=False))
     assert not left_out.references and [entry.reference for entry in left_out.entries] == [False]
-    own = plan_sweep(cache, asked(LINEAR))
+    own = plan_sweep(cache, asked(LINEAR, reference=True))
     assert own.references and [entry.reference for entry in own.entries] == [False]  # asked for by name
 
 
@@ -320,7 +320,9 @@ def test_the_table_is_what_the_runs_stored(cache: Cache) -> None:
     assert row["pooled_UA"] == pytest.approx(mean(of["pooled_UA"] for of in over))
     assert row["pooled_WA"] == pytest.approx(mean(of["WA"] for of in predictions))
     assert (row["seeds"], row["folds"], row["runs"], row["of_runs"], row["parameters"]) == ([0, 1], [1, 2, 3], 6, 6, 162)
-    assert row["pooled_UA_low"] is None and "interval" not in readable([row])[0]
+    assert row["pooled_UA_low"] < row["pooled_UA"] < row["pooled_UA_high"] and row["clustered_by"] == "speaker"
+    assert readable([row])[0]["95 %"] == f"{100 * row['pooled_UA_low']:.1f} to {100 * row['pooled_UA_high']:.1f}"
+    assert "95 %" not in readable([row | {"pooled_UA_low": None}])[0]
     assert readable([row | {"pooled_UA_low": 0.25, "pooled_UA_high": 0.5}])[0]["interval"] == "25.0 to 50.0"
 
 
