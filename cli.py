@@ -196,6 +196,9 @@ KeepMemory = Annotated[
 CheckpointEvery = Annotated[
     float, typer.Option("--checkpoint-every", min=0, metavar="SECONDS", help="Keep the state so often, after an epoch.")
 ]
+Stack = Annotated[
+    bool, typer.Option("--stack/--no-stack", help="On a GPU: train folds and seeds of one experiment together.")
+]
 AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Train a fold whose audit fails; the run says so.")]
 Again = Annotated[bool, typer.Option("--again", help="Train again what is finished.")]
 
@@ -667,6 +670,7 @@ def sweep(
     ] = None,
     selection: Annotated[str, typer.Option("--selection", help="Whose scores: last, val or test-oracle.")] = "last",
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=256, metavar="N", help="Processes at once.")] = 1,
+    stack: Stack = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and what it may cost; train nothing.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Write one row a run to a .parquet or .csv file.")
@@ -706,7 +710,12 @@ def sweep(
         reference=reference,
     )
     how = Running(
-        jobs=jobs, threads=threads, keep_memory=keep_memory, checkpoint_every_s=checkpoint_every, selection=selection
+        jobs=jobs,
+        threads=threads,
+        keep_memory=keep_memory,
+        checkpoint_every_s=checkpoint_every,
+        selection=selection,
+        stack=stack,
     )
     if not sweep_it(Cache(cache), request, how, format=format, dry_run=dry_run, output=output):
         raise typer.Exit(1)
@@ -723,6 +732,7 @@ def reproduce(
     seeds: Annotated[str, typer.Option("--seeds", metavar="N", help="A seed, a list (0,1) or a range (0-4).")] = "0",
     selection: Annotated[str, typer.Option("--selection", help="Whose scores: last, val or test-oracle.")] = "last",
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=256, metavar="N", help="Processes at once.")] = 1,
+    stack: Stack = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what could run, and why something could not.")] = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -748,7 +758,12 @@ def reproduce(
         say(f"no corpus of {of.name} ({', '.join(of.protocols)}) in the cache: going the whole way on the synthetic one")
         extract("synthetic", cache=store.root)
     how = Running(
-        jobs=jobs, threads=threads, keep_memory=keep_memory, checkpoint_every_s=checkpoint_every, selection=selection
+        jobs=jobs,
+        threads=threads,
+        keep_memory=keep_memory,
+        checkpoint_every_s=checkpoint_every,
+        selection=selection,
+        stack=stack,
     )
     wanted |= {"allow_leaks": allow_leaks, "on_synthetic": on_synthetic}
     if not reproduce_it(store, of, how, format=format, dry_run=dry_run, **wanted):

@@ -102,17 +102,17 @@ def folds_by_key(runs: Iterable[Run]) -> dict[Key, tuple[int, ...]]:
     return {key: tuple(sorted(folds)) for key, folds in found.items()}
 
 
-def groups(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
+def groups(runs: Sequence[Run], *, stack: bool = True) -> list[tuple[Run, ...]]:
     """Return the runs in the groups that are trained together (`tfser.heads.stacked`): each on its own on a CPU.
 
-    A group holds runs of one experiment, folds and seeds, at most `TOGETHER`.
+    A group holds runs of one experiment, folds and seeds, at most `TOGETHER`; without `stack`, one.
     """
     found: list[tuple[Run, ...]] = []
     stacks: dict[str, bool] = {}
     for run in runs:
         name = run.experiment.name
         if name not in stacks:
-            stacks[name] = run.experiment.device.startswith("cuda") and can_stack(run.experiment)
+            stacks[name] = stack and run.experiment.device.startswith("cuda") and can_stack(run.experiment)
         if found and stacks[name] and found[-1][0].experiment.name == name and len(found[-1]) < TOGETHER:
             found[-1] += (run,)
         else:
@@ -198,6 +198,7 @@ def run_here(
     *,
     tell: Tell,
     checkpoint_every_s: float = 30.0,
+    stack: bool = True,
     go_on_after: type[Exception] = Exception,
 ) -> list[Failure]:
     """Train runs in this process; return those that failed.
@@ -210,11 +211,12 @@ def run_here(
         findings: of the audits, by key.
         tell: told what happens.
         checkpoint_every_s: as `train_fold` has it.
+        stack: on a GPU, folds and seeds of an experiment are trained together, see `tfser.heads.stacked`.
         go_on_after: errors of this kind fail their runs alone; any other stops everything.
     """
     trainer, folds = Trainer(cache, tell=tell, checkpoint_every_s=checkpoint_every_s), folds_by_key(runs)
     failures: list[Failure] = []
-    queue = [(group, False) for group in groups(runs)]
+    queue = [(group, False) for group in groups(runs, stack=stack)]
     while queue:
         group, wait = queue.pop(0)
         key = data_key(group[0].experiment)

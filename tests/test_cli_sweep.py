@@ -71,7 +71,7 @@ def test_a_sweep_from_the_plan_to_the_table(cache: Path, tmp_path: Path) -> None
     words = (*LINEAR, "--epochs", "2", "--seeds", "0-1", "--fold", "1-2")
     plan = run(*words, "--dry-run")
     assert plan.exit_code == 0, plan.stderr
-    assert "4 runs, 0 finished, 4 to do" in plan.stderr and "no estimate yet" in plan.stdout
+    assert "8 runs, 0 finished, 8 to do" in plan.stderr and "no estimate yet" in plan.stdout
     assert not (cache / "runs").exists()
 
     result = run(*words, "--format", "json", "--output", str(tmp_path / "runs.parquet"))

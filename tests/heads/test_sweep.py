@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -23,7 +24,7 @@ from tfser.heads import sweep as planning
 from tfser.heads import sweep_runs
 from tfser.heads.experiment import Request, resolve
 from tfser.heads.fold_runs import audit_experiment, load, train_fold
-from tfser.heads.sweep import HeadBlock, Plan, SweepRequest, estimate, feature_bytes, parse_seeds, plan_sweep
+from tfser.heads.sweep import HeadBlock, Plan, SweepRequest, data_key, estimate, feature_bytes, parse_seeds, plan_sweep
 from tfser.heads.sweep_results import check_selection, run_rows, summary
 from tfser.heads.sweep_runs import Event, Failure, run_here
 from tfser.heads.sweep_table import failure_lines, latex, latex_lines, legend, markdown_lines, numbers, readable
@@ -323,7 +324,6 @@ def test_the_table_is_what_the_runs_stored(cache: Cache) -> None:
     assert row["pooled_UA_low"] < row["pooled_UA"] < row["pooled_UA_high"] and row["clustered_by"] == "speaker"
     assert readable([row])[0]["95 %"] == f"{100 * row['pooled_UA_low']:.1f} to {100 * row['pooled_UA_high']:.1f}"
     assert "95 %" not in readable([row | {"pooled_UA_low": None}])[0]
-    assert readable([row | {"pooled_UA_low": 0.25, "pooled_UA_high": 0.5}])[0]["interval"] == "25.0 to 50.0"
 
 
 def test_numbers_that_are_no_results_bear_marks(cache: Cache) -> None:
@@ -391,3 +391,25 @@ def test_the_live_table_tells_how_far_it_is(cache: Cache, view: Any) -> None:
         UA = [row["UA"] for row in run_rows(connection, plan.entries, "last")]
     assert f"{100 * mean(UA):.1f} ± {100 * stdev(UA):.1f}" in drawn[-1] and "(3 failed)" in drawn[-1]
     assert "0/3" in drawn[0] and "6/6 runs" in drawn[-1] and "failed: the loss" in out.getvalue()
+
+
+def test_on_a_gpu_runs_of_an_experiment_are_trained_together(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here with a pretended choice of the device: what is grouped is told, stored and failed run by run."""
+    monkeypatch.setattr(sweep_runs, "can_stack", lambda experiment: experiment.spec.name == "mean_pool")
+    plan = plan_sweep(cache, asked(LINEAR, HeadBlock(name="tf_transformer"), seeds=(0, 1), folds="1-2", epochs=1))
+    on_gpu = [replace(run, experiment=replace(run.experiment, device="cuda")) for run in plan.runs]
+    assert [len(group) for group in sweep_runs.groups(on_gpu)] == [4, 1, 1, 1, 1]
+    assert [len(group) for group in sweep_runs.groups(on_gpu, stack=False)] == [1] * 8
+    assert [len(group) for group in sweep_runs.groups(plan.runs)] == [1] * 8
+    monkeypatch.setattr(sweep_runs, "TOGETHER", 3)
+    assert [len(group) for group in sweep_runs.groups(on_gpu)] == [3, 1, 1, 1, 1, 1]
+
+    group = [run for run in plan.runs if run.experiment.spec.name == "mean_pool"]
+    events: list[Event] = []
+    trainer = sweep_runs.Trainer(cache, tell=events.append)
+    findings = plan.findings[data_key(group[0].experiment)]
+    assert trainer.train(group, [1, 2], findings, wait=True) == []
+    assert {event.run.run_id for event in events if event.kind == "done" and event.run} == {run.run_id for run in group}
+    assert sum(event.kind == "epoch" for event in events) == 4
+    again = sweep_runs.Trainer(cache, tell=events.append)
+    assert again.train(group, [1, 2], findings, wait=True) == [] and not events[-1].trained
