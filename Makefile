@@ -31,8 +31,9 @@ types: setup
 	@mkdir -p build/types && ln -sfn ../.. build/types/tfser
 	cd build && MYPYPATH=types ../$(BIN)/mypy --config-file ../pyproject.toml -p tfser.manifests -p tfser.pipeline -p tfser.heads -m tfser.cli
 
+# A process a core, each with one thread: torch's own threads would fight over the cores. Files stay whole, for their fixtures.
 tests: setup
-	$(BIN)/python -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadfile
 
 bench: setup
 	$(BIN)/python benchmarks/cache_read.py
