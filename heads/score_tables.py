@@ -167,14 +167,14 @@ def shown(found: Sequence[Mapping[str, Any]], by: str | None = None) -> tuple[li
                 "pooled UA [95 %]": _range(row, "pooled_UA"),
                 "pooled WA [95 %]": _range(row, "pooled_WA"),
                 "clusters": f"{row['clusters']} {row['clustered_by']}s" if row["clusters"] else "",
-                "seconds": row["seconds"],
+                "seconds": round(row["seconds"], 1),
                 "audit": row["audit"],
             }
         elif by == "seed":
             line |= {name: row[name] for name in ("recipe", "feature_set", "protocol", "seed", "level", "selection")}
             line |= {"folds": f"{row['folds']} of {row['of_folds'] or '?'}", "UA": _spread(row, "UA"), "WA": _spread(row, "WA")}
             line |= {"pooled_UA": _one(row, "pooled_UA"), "pooled_WA": _one(row, "pooled_WA")}
-            line |= {name: row[name] for name in ("seconds", "audit")}
+            line |= {"seconds": round(row["seconds"], 1), "audit": row["audit"]}
         else:
             line |= {"level": row["level"], "selection": row["selection"], "seeds": len(row["seeds"]), by: row[by], "n": row["n"]}
             if by == "class":
