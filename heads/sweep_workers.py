@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -43,11 +43,12 @@ class _Task:
 
 @dataclass(kw_only=True)
 class _Worker:
-    """A process, our end of its pipe, and what it is at work on."""
+    """A process, our end of its pipe, what it is at work on, and the ids of those runs of it that have ended."""
 
     process: Any
     pipe: Connection
     group: tuple[Run, ...] = ()
+    ended: set[str] = field(default_factory=set)
 
 
 def cpu_cores() -> int:
@@ -88,7 +89,7 @@ def run_in_processes(
 
     def give(worker: _Worker) -> None:
         """Hand a worker its next group, or let it go."""
-        worker.group = ()
+        worker.group, worker.ended = (), set()
         if not queue:
             _send(worker, None)
             return
@@ -107,6 +108,8 @@ def run_in_processes(
 
     def fail(worker: _Worker, why: str) -> None:
         for run in worker.group:
+            if run.run_id in worker.ended:  # what it died of came after
+                continue
             failures.append(Failure(run=run, reason=why))
             tell(Event(kind="failed", run=run, text=why))
 
@@ -136,6 +139,8 @@ def run_in_processes(
                     tell(Event(kind=kind, run=run, **values))
                     if kind == "failed" and run is not None:
                         failures.append(Failure(run=run, reason=values["text"]))
+                    if kind in ("done", "failed") and run is not None:
+                        worker.ended.add(run.run_id)
                     if kind == "busy" and run is worker.group[-1]:
                         queue.append((worker.group, True))
                         give(worker)

@@ -383,13 +383,20 @@ cli.main()
 """
 
 
+def _hear_ctrl_c() -> None:
+    """Let a child react to SIGINT as in a terminal: what a shell starts in the background ignores it, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="takes fork and signals")
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_extraction_goes_on_with_what_is_missing(scanned: Cache, root: Path, weights: Path, sign: int) -> None:
     words = ["extract", "--corpus", "table", "--name", "c", "--table", str(root / "t.csv"), "--root", str(root)]
     words += ["--cache", str(scanned.root), "--features", "wavlm-large", "--weights", str(weights), "--layer", "1,2"]
     folders = [scanned.features / of.folder / "c" for of in job(weights, "1,2").sets]
-    with subprocess.Popen([sys.executable, "-c", DRIVER, *words], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *words], stderr=subprocess.PIPE, text=True, preexec_fn=_hear_ctrl_c
+    ) as process:
         for _ in range(1200):
             if all(len(list(folder.glob("*.rows.parquet"))) >= 2 for folder in folders) or process.poll() is not None:
                 break

@@ -204,10 +204,15 @@ def test_killed_at_many_random_moments(cache: Cache, whole: dict[str, bytes], se
     assert rounds(cache, whole, seed=seed, seconds=30) > 20
 
 
+def _hear_ctrl_c() -> None:
+    """Let a child react to SIGINT as in a terminal: what a shell starts in the background ignores it, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(cache: Cache, pause: float) -> subprocess.Popen[str]:
     """Start `tfser extract` with small shards."""
     line = [sys.executable, "-c", DRIVER, str(pause), "extract", "--corpus", "c", "--cache", str(cache.root)]
-    return subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(line, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_ctrl_c)
 
 
 def wait_for_shard(cache: Cache, process: subprocess.Popen[str]) -> None:
