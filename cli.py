@@ -417,8 +417,9 @@ def extract(
             )
     finally:
         refresh(store)
+    listed: list[tuple[str, str]] = []
     for report in reports:
-        _say_extracted(report)
+        listed = _say_extracted(report, listed)
     say(f"cache: {store.root}")
     if refused := [report.refused for report in reports if report.refused is not None]:
         raise TfserError("; ".join(refused))
@@ -433,10 +434,14 @@ def _encoder_devices(device: str, devices: str | None, threads: int | None, keep
     _prepare_torch(devices or device, threads, keep_memory)
     from tfser.pipeline.devices import choose_device, choose_devices
 
-    return (choose_device(device),) if devices is None else choose_devices(devices)
+    if devices is not None:
+        return choose_devices(devices)
+    # Whatever was named is tried now. To find the best one takes torch, for which a run with nothing to do need not wait.
+    return (device,) if device == "auto" else (choose_device(device),)
 
 
-def _say_extracted(report: ExtractReport) -> None:
+def _say_extracted(report: ExtractReport, listed: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Say what became of one feature set; return what was skipped, listed unless it is what was listed just before."""
     for line in report.repaired:
         say(f"repaired: {line}")
     head = f"{report.corpus} / {report.feature_set}:"
@@ -446,11 +451,16 @@ def _say_extracted(report: ExtractReport) -> None:
         say(
             f"{head} {count(report.extracted, 'utterance')} extracted ({report.audio_s / 60:.1f} min of audio in "
             f"{report.seconds:.1f} s, {rate:,.{0 if rate >= 20 else 1}f} x real time, {report.bytes / 1e6:.1f} MB), "
-            f"{report.before:,} were there, {out:,} skipped"
+            f"{report.before:,} were there, {out:,} {'lacking' if report.refused else 'skipped'}"
         )
+    elif report.refused:
+        say(f"{head} refused, see below: {report.before:,} of {count(report.utterances, 'utterance')} are there")
     else:
         say(f"{head} nothing to do: {report.before:,} of {count(report.utterances, 'utterance')} are there, {out:,} skipped")
-    _say_skipped(report.corpus, [(s.utterance_id or "?", s.reason) for s in report.skipped], "extracted")
+    skipped = [(s.utterance_id or "?", s.reason) for s in report.skipped]
+    if skipped != listed:
+        _say_skipped(report.corpus, skipped, "extracted")
+    return skipped
 
 
 @app.command()

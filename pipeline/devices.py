@@ -19,9 +19,10 @@ def choose_device(asked: str, option: str = "--device") -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(asked)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).cpu()  # both ways: `meta` takes numbers and gives none back
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"{option} {asked}: not usable here ({str(error).splitlines()[0]})") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]  # torch goes on for a page
+        raise UsageError(f"{option} {asked}: not usable here ({reason})") from error
     return asked
 
 
@@ -39,4 +40,7 @@ def choose_devices(asked: str) -> tuple[str, ...]:
         if not 0 < wanted <= here:
             raise UsageError(f"--devices {asked}: this machine has {here} GPUs that torch can use; see `tfser doctor`")
         return tuple(f"cuda:{i}" for i in range(wanted))
-    return tuple(choose_device(name.strip(), "--devices") for name in asked.split(",") if name.strip())
+    names = [name.strip() for name in asked.split(",") if name.strip()]
+    if not names:
+        raise UsageError(f"--devices {asked!r}: names no device; cuda:0,cuda:1, or how many, or all")
+    return tuple(choose_device(name, "--devices") for name in names)

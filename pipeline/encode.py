@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tfser.manifests.errors import TfserError
+from tfser.pipeline.devices import choose_device
 from tfser.pipeline.measure import threads_for
 from tfser.pipeline.passes import Compute, Engine, Frames, Load, Result, Row, Samples
 from tfser.pipeline.video import MissingExtraError
@@ -38,7 +39,7 @@ def encoder_engine(spec: EncoderSpec, on: Callable[[str], Encoder] | None = None
     """Return the engine of an encoder; `on` gives the encoder on a device, freshly loaded unless somebody keeps it."""
 
     def engine(rows: Sequence[Row], load: Load, compute: Compute) -> Iterator[Result]:
-        encoders = [(on or spec.load)(device) for device in compute.devices]
+        encoders = [(on or spec.load)(choose_device(device)) for device in compute.devices]
         batchers = [Batcher(spec, encoder, compute) for encoder in encoders]
         yield from _run(blocks(spec, rows, batchers[0].budget_s), load, batchers, threads_for(compute.workers))
 

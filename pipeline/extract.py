@@ -147,12 +147,11 @@ def extract_pass(
         if todo:
             _check_disk(cache, writers, todo, compute.tell if job.is_encoder else None)
         with _disk(writers):
-            for writer in writers:
-                writer.describe()
             if todo:
                 advance = begin(len(todo), sum(row.duration_s for row in todo)) if begin is not None else None
                 _run(writers, root, job, todo, compute, advance)
             for writer in writers:
+                writer.describe()
                 _write_skipped(writer.folder, writer.report.skipped)
     for writer in writers:
         writer.report.seconds = time.monotonic() - start
@@ -173,6 +172,7 @@ class _Writer:
         self._wanted: set[str] = set()
         self._members: list[ShardMember] = []
         self._size = 0
+        self._described = False
         self.report = ExtractReport(
             corpus=corpus, feature_set=features.name, utterances=utterances, before=0, repaired=repaired
         )
@@ -183,8 +183,8 @@ class _Writer:
             self.report.before += 1
             return False
         if row.duration_s < self.features.minimum_s:
-            least = f"{self.features.minimum_s * 1000:.0f} ms"
-            self.skip(row, f"{row.duration_s * 1000:.0f} ms of audio, shorter than one window of {least}")
+            least = f"{self.features.minimum_s * 1000:g} ms"
+            self.skip(row, f"{row.duration_s * 1000:.4g} ms of audio, shorter than one window of {least}")
             return False
         self._wanted.add(row.utterance_id)
         return True
@@ -195,9 +195,11 @@ class _Writer:
         return sum(self.features.bytes_for(row.duration_s) + 256 for row in mine)
 
     def describe(self) -> None:
-        """Write down what the feature set is, if there is anything of it."""
-        if self._wanted or self._have or self.report.skipped:
+        """Write down what the feature set is, if there is anything of it; not before, lest an encoder that does not load leave
+        an empty feature set behind."""
+        if not self._described and (self._wanted or self._have or self.report.skipped):
             _describe(self.cache, self.features)
+            self._described = True
 
     def skip(self, row: Row, reason: str) -> None:
         """List a row that has no frames."""
@@ -228,6 +230,7 @@ class _Writer:
         members, self._members, self._size = self._members, [], 0
         if not members:
             return
+        self.describe()
         features = self.features
         digest = hashlib.sha256(features.fingerprint.encode())
         for member in members:
@@ -297,13 +300,22 @@ def _check_disk(cache: Cache, writers: Sequence[_Writer], todo: Sequence[Row], t
     names = ", ".join(writer.features.name for writer in writers)
     if need > free:
         raise TfserError(
-            f"{names} of {len(todo)} utterances needs about {need / 1e9:.2f} GB, and {cache.root} has "
-            f"{free / 1e9:.2f} GB free; make room, or choose another folder with --cache, or half the size with --dtype float16"
+            f"{names} of {len(todo)} utterances needs about {_size(need)}, and {cache.root} has "
+            f"{_size(free)} free; make room, or choose another folder with --cache, or half the size with --dtype float16"
         )
     if tell is not None:
         hours = sum(row.duration_s for row in todo) / 3600
         audio = f"{len(todo):,} utterances ({hours:.2f} h)"
-        tell(f"{names} of {audio} will take about {need / 1e9:.2f} GB; {free / 1e9:.0f} GB are free")
+        tell(f"{names} of {audio} will take about {_size(need)}; {_size(free)} are free")
+
+
+def _size(number: float) -> str:
+    """Return a number of bytes for people.
+
+    >>> _size(3_400_000), _size(71_234_000_000)
+    ('3.4 MB', '71.2 GB')
+    """
+    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
 
 
 def _describe(cache: Cache, features: FeatureSet) -> None:

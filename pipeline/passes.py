@@ -54,7 +54,7 @@ class Compute:
     """Where an encoder computes. Nothing here changes the numbers by more than the exactness tolerance (docs/methods.md).
 
     Attributes:
-        devices: torch's names of them: each takes a share of the utterances.
+        devices: torch's names of them, or `auto`, looked up when there is work: each takes a share of the utterances.
         max_batch_seconds: audio in a batch, padding included; None leaves it to the device.
         workers: threads that decode; None takes one a core, at most eight.
         tell: told what people should know, such as a batch that did not fit.

@@ -222,6 +222,9 @@ def feature_pass(name: str, request: FeatureRequest | None = None) -> Pass:
         raise unknown("dtype", request.dtype, DTYPES)
     if request.precision not in PRECISIONS:
         raise unknown("precision", request.precision, PRECISIONS)
+    for option, text in (("--features", name), ("--weights", request.weights), ("--revision", request.revision)):
+        if text is not None and not text.strip():  # a variable of a script that was never set
+            raise UsageError(f"{option} is empty; name something, or leave it out")
     encoder, slash, layer = name.partition("/")
     if slash and encoder in ENCODERS:  # as the feature set is called: wavlm-large/12
         if request.layer not in (None, layer):

@@ -249,6 +249,8 @@ def encoder_spec(
     for key in settings or {}:
         if key not in OPTIONS:
             raise unknown(f"option of {name}", key, OPTIONS)
+    if known is None and weights not in (None, name) and is_folder(name):
+        raise UsageError(f"--features {name} --weights {weights}: these name two encoders; give the second as --features alone")
     source = weights or (known.hub if known else name)
     if revision is not None and is_folder(source):
         raise UsageError(f"--revision {revision}: {source} is a folder, which has no revisions")
@@ -293,7 +295,7 @@ def _outputs(
         else:
             number = N if part == "last" else int(part) if part.isascii() and part.isdigit() else -1
             if not 0 <= number <= N:
-                raise UsageError(f"--layer {part}: {name} has the layers 0 to {N}, `last`, `mean` and `all`")
+                raise UsageError(f"--layer {part or repr(layer)}: {name} has the layers 0 to {N}, `last`, `mean` and `all`")
             outputs[str(number)] = Output(label=str(number), layers=(number,), dim=D)
     return tuple(outputs.values())
 

@@ -23,6 +23,7 @@ from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.batches import FeatureRow, load_packed
 from tfser.pipeline.corpora.table import READER
+from tfser.pipeline.devices import choose_devices
 from tfser.pipeline.encode import Batcher, blocks, out_of_memory
 from tfser.pipeline.encoders.spec import EncoderSpec, encoder_spec
 from tfser.pipeline.extract import ExtractReport, extract_pass
@@ -254,6 +255,32 @@ def test_an_error_of_the_encoder_stops_and_keeps_what_is_done(
     assert (report.before, report.extracted) == (3, 5)
 
 
+def test_an_encoder_that_does_not_load_leaves_no_feature_set(scanned: Cache, weights: Path, tmp_path: Path) -> None:
+    """Else the catalogue would keep an empty one, and the whole weights' set of the same name would be told from it by an @."""
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    for path in weights.iterdir():
+        whole = path.read_bytes()
+        (cut / path.name).write_bytes(whole[: len(whole) // 2] if path.name == "model.safetensors" else whole)
+    with pytest.raises(TfserError, match="cannot be loaded"):
+        extract(scanned, job(cut))
+    with open_catalogue(scanned) as connection:
+        assert rows(connection, "FROM feature_sets") == []
+    extract(scanned, job(weights))
+    with open_catalogue(scanned) as connection:
+        assert [row["feature_set"] for row in rows(connection, "FROM feature_sets")] == ["wavlm-large/2"]
+
+
+def test_the_best_device_is_looked_up_only_when_there_is_work(
+    scanned: Cache, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("tfser.pipeline.encode.choose_device", lambda name: asked.append(name) or "cpu")
+    for _ in range(2):
+        extract(scanned, job(weights), Compute(devices=("auto",)))
+    assert asked == ["auto"]
+
+
 # -- batches -----------------------------------------------------------------------------------------------------------------
 
 
@@ -426,4 +453,26 @@ def test_requests_that_make_no_sense_are_one_line(weights: Path) -> None:
         feature_pass("wavlm-large", FeatureRequest(weights=str(weights), settings={"n_mels": "80"}))
     with pytest.raises(UsageError, match="--layer 9: wavlm-large has the layers 0 to 3"):
         job(weights, "9")
+    with pytest.raises(UsageError, match="--layer '1,,2': wavlm-large has the layers 0 to 3"):
+        job(weights, "1,,2")
+    with pytest.raises(UsageError, match="--weights is empty"):  # not the hub's instead
+        feature_pass("wavlm-large", FeatureRequest(weights=""))
+    with pytest.raises(UsageError, match="--features is empty"):  # not the current folder
+        feature_pass("")
+    with pytest.raises(UsageError, match="these name two encoders"):  # one would be stored under the other's name
+        feature_pass(str(weights), FeatureRequest(weights=str(weights.parent)))
+
+
+@pytest.mark.parametrize("device", ["meta", "gpu", "cuda:99"])
+def test_a_device_that_cannot_be_used_is_one_short_line(device: str) -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(UsageError, match="not usable here") as caught:
+        choose_devices(f"cpu,{device}")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_list_of_no_devices_says_so() -> None:
+    pytest.importorskip("torch")
+    with pytest.raises(UsageError, match="--devices ',': names no device"):
+        choose_devices(",")
 
