@@ -299,9 +299,9 @@ def ours(
     tally.start_s = time.perf_counter() - start
     encode = encoder.encode
 
-    def timed(pieces: Sequence[Any]) -> Any:
+    def timed(pieces: Sequence[Any], moments: Any = None) -> Any:
         begin = time.perf_counter()
-        found = encode(pieces)
+        found = encode(pieces, moments)
         tally.inside_s += time.perf_counter() - begin
         tally.computed_s += len(pieces) * max(map(len, pieces)) / RATE
         return found

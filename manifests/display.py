@@ -181,14 +181,16 @@ def utterance_bar(what: str) -> Iterator[Begin]:
     with _progress(what) as (progress, task):
 
         def begin(utterances: int, audio_s: float = 0.0) -> Callable[[int, float], None]:
-            start, done, heard = time.monotonic(), 0, 0.0
+            start, done, heard, before = 0.0, 0, 0.0, 0.0
             progress.update(task, visible=True, total=audio_s or utterances, state=f"0/{utterances:,}")
 
             def advance(count: int, seconds: float) -> None:
-                nonlocal done, heard
+                nonlocal start, done, heard, before
                 done, heard = done + count, heard + seconds
-                rate = heard / max(time.monotonic() - start, 1e-6)
-                pace = f", {rate:,.{0 if rate >= 20 else 1}f} x real time" if heard else ""
+                if not start:  # the rate is that of what follows the first result: weights were loaded before it
+                    start, before = time.monotonic(), heard
+                rate = (heard - before) / max(time.monotonic() - start, 1e-6)
+                pace = f", {rate:,.{0 if rate >= 20 else 1}f} x real time" if heard > before else ""
                 progress.update(task, advance=seconds if audio_s else count, state=f"{done:,}/{utterances:,}{pace}")
 
             return advance

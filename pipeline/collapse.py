@@ -20,11 +20,11 @@ import numpy as np
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.manifests.files import read_json, sweep, write_bytes, write_json
+from tfser.manifests.files import sweep, write_bytes
+from tfser.pipeline.described import write_description
 from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES, take_stock
 from tfser.pipeline.layers import Collapsed
 from tfser.pipeline.measure import Advance, disk_errors
-from tfser.pipeline.scan import now
 from tfser.pipeline.shard_reader import ShardReader
 from tfser.pipeline.shard_rows import write_rows
 from tfser.pipeline.shards import SUFFIXES, ShardFormat, ShardMember, write_shard
@@ -117,7 +117,7 @@ def _of_corpus(
         _check_disk(cache, target, len(todo), sum(row["frames"] for row in todo) * item)
         written = size = 0
         with disk_errors(folder, "what was finished is safe; make room and run the same command again"):
-            _describe(cache, target)
+            write_description(cache, target)
             _copy_skipped(cache.root / source["folder"] / corpus, folder)
             seconds = sum(row["frames"] for row in todo) * target.hop_s
             advance = begin(len(todo), seconds) if begin is not None and todo else None
@@ -177,27 +177,6 @@ def _check_disk(cache: Cache, target: Collapsed, utterances: int, size: int) -> 
             f"{target.name} of {utterances} utterances needs about {size / 1e9:.2f} GB, and {cache.root} has "
             f"{free / 1e9:.2f} GB free; make room, or half the size with --dtype float16"
         )
-
-
-def _describe(cache: Cache, target: Collapsed) -> None:
-    """Write down what the feature set is, unless it stands there already."""
-    path = cache.features / target.folder / "feature_set.json"
-    about = {
-        "name": target.name,
-        "kind": target.kind,
-        "fingerprint": target.fingerprint,
-        "dim": target.dim,
-        "dtype": target.dtype,
-        "hop_s": target.hop_s,
-        "config": dict(target.config),
-    }
-    with contextlib.suppress(TfserError):
-        stored = read_json(path)
-        if isinstance(stored, dict) and "created_at" in stored and {k: stored.get(k) for k in about} == about:
-            return
-    with cache.lock(f"features/{target.folder}"):
-        sweep(path.parent)
-        write_json(path, {**about, "created_at": now()})
 
 
 def _copy_skipped(source: Path, folder: Path) -> None:

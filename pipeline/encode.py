@@ -26,6 +26,7 @@ from tfser.pipeline.video import MissingExtraError
 
 if TYPE_CHECKING:
     from tfser.pipeline.encoders.encoder import Encoder
+    from tfser.pipeline.encoders.exact import Moments
     from tfser.pipeline.encoders.spec import EncoderSpec
 
 _AHEAD = 2
@@ -68,10 +69,11 @@ def blocks(spec: EncoderSpec, rows: Sequence[Row], budget_s: float | None) -> li
 
 @dataclass(frozen=True)
 class _Piece:
-    """A window of an utterance of a block: which utterance, and its samples."""
+    """A window of an utterance of a block: which utterance, its samples, and what it has to know of all of it."""
 
     utterance: int
     samples: Samples
+    moments: Moments | None
 
 
 class Batcher:
@@ -93,14 +95,15 @@ class Batcher:
         """
         pieces: list[_Piece] = []
         for i, whole in enumerate(samples):
-            prepared = self.spec.prepare(whole)
-            pieces += [_Piece(i, prepared[start:stop]) for start, stop in self.spec.windows(len(whole))]
+            prepared, windows = self.spec.prepare(whole), self.spec.windows(len(whole))
+            moments = self.encoder.moments(prepared) if len(windows) > 1 else None
+            pieces += [_Piece(i, prepared[start:stop], moments) for start, stop in windows]
         found: list[tuple[Frames, ...] | None] = [None] * len(pieces)
         waiting = deque(sorted(range(len(pieces)), key=lambda p: -len(pieces[p].samples)))
         while waiting:
             batch = self._next(pieces, waiting)
             try:
-                frames = self.encoder.encode([pieces[p].samples for p in batch])
+                frames = self.encoder.encode([pieces[p].samples for p in batch], [pieces[p].moments for p in batch])
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -24,12 +25,12 @@ import numpy.typing as npt
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, unknown
-from tfser.manifests.files import read_json, sweep, write_json, write_table
+from tfser.manifests.files import read_json, sweep, write_table
 from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.audio import content_hash, decode, resample
+from tfser.pipeline.described import write_description
 from tfser.pipeline.measure import Advance, audio_path, disk_errors
 from tfser.pipeline.passes import Compute, Result, Row, Samples, Tell
-from tfser.pipeline.scan import now
 from tfser.pipeline.shard_rows import ROWS_SUFFIX, read_rows, write_rows
 from tfser.pipeline.shards import SUFFIXES, ShardFormat, ShardMember, StorageDtype, write_shard
 from tfser.pipeline.upstreams import FeatureSet, Pass, alone
@@ -39,7 +40,10 @@ SHARD_BYTES = 128 * 2**20
 """A shard is closed once it holds this many bytes of frames ..."""
 
 SHARD_UTTERANCES = 512
-"""... or this many utterances: so much work at most is done again after a kill."""
+"""... or this many utterances: so much work at most is done again after a kill ..."""
+
+SHARD_SECONDS = 300.0
+"""... or, of an encoder, what it computed in so many seconds."""
 
 _CHANGED = "the file changed between scan and extraction; run the extraction again"
 
@@ -171,7 +175,8 @@ class _Writer:
         self._have, repaired = take_stock(self.folder)
         self._wanted: set[str] = set()
         self._members: list[ShardMember] = []
-        self._size = 0
+        self._size, self._opened = 0, 0.0
+        self._most_s = SHARD_SECONDS if features.origin else math.inf
         self._described = False
         self.report = ExtractReport(
             corpus=corpus, feature_set=features.name, utterances=utterances, before=0, repaired=repaired
@@ -198,7 +203,7 @@ class _Writer:
         """Write down what the feature set is, if there is anything of it; not before, lest an encoder that does not load leave
         an empty feature set behind."""
         if not self._described and (self._wanted or self._have or self.report.skipped):
-            _describe(self.cache, self.features)
+            write_description(self.cache, self.features)
             self._described = True
 
     def skip(self, row: Row, reason: str) -> None:
@@ -219,10 +224,13 @@ class _Writer:
         if (narrow := _narrow(frames, self.features.dtype)) is None:
             report.refused = _refusal(self.features, row, frames)
             return
+        if not self._members:
+            self._opened = time.monotonic()
         self._members.append(ShardMember(utterance_id=row.utterance_id, content_hash=row.content_hash, frames=narrow))
         self._size += narrow.nbytes
         report.audio_s += row.duration_s
-        if self._size >= self.most_bytes or len(self._members) >= self.most:
+        is_old = time.monotonic() - self._opened >= self._most_s
+        if self._size >= self.most_bytes or len(self._members) >= self.most or is_old:
             self.close()
 
     def close(self) -> None:
@@ -316,29 +324,6 @@ def _size(number: float) -> str:
     ('3.4 MB', '71.2 GB')
     """
     return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
-
-
-def _describe(cache: Cache, features: FeatureSet) -> None:
-    """Write down what the feature set is, unless it stands there already."""
-    path = cache.features / features.folder / "feature_set.json"
-    about = {
-        "name": features.name,
-        "kind": features.kind,
-        "fingerprint": features.fingerprint,
-        "dim": features.dim,
-        "dtype": features.dtype,
-        "hop_s": features.hop_s,
-        "config": dict(features.config),
-    }
-    if features.origin:
-        about["source"] = dict(features.origin)
-    with contextlib.suppress(TfserError):
-        stored = read_json(path)
-        if isinstance(stored, dict) and "created_at" in stored and {k: stored.get(k) for k in about} == about:
-            return
-    with cache.lock(f"features/{features.folder}"):  # extractions of other corpora write it too
-        sweep(path.parent)
-        write_json(path, {**about, "created_at": now()})
 
 
 def _skip(corpus: str, features: FeatureSet, row: Row, reason: str) -> Skipped:

@@ -18,8 +18,8 @@ import numpy as np
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.pipeline.described import Described
 from tfser.pipeline.encoders.spec import layer_in_words
-from tfser.pipeline.feature_names import fingerprint_of, folder_of
 from tfser.pipeline.shards import Array, StorageDtype
 
 Combine = Callable[[Array], Array]
@@ -32,26 +32,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+=-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collapsed:
-    """The feature set that a collapse makes: as `feature_set.json` describes it, and how to compute it."""
+class Collapsed(Described):
+    """The feature set that a collapse makes: its description, and how to compute it."""
 
-    name: str
-    kind: str
-    config: Mapping[str, Any]
-    dim: int
-    dtype: StorageDtype
-    hop_s: float
     combine: Combine
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits over everything that changes the numbers."""
-        return fingerprint_of(self.config, self.dtype)
-
-    @property
-    def folder(self) -> str:
-        """The folder's name below `features/`."""
-        return folder_of(self.name, self.fingerprint)
 
 
 def layers_of(feature_set: Mapping[str, Any]) -> int:

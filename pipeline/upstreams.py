@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from tfser.manifests.errors import UsageError, unknown
+from tfser.pipeline.described import Described
 from tfser.pipeline.encode import encoder_engine
 from tfser.pipeline.encoders.front import OPTIONS
 from tfser.pipeline.encoders.spec import ENCODERS, EncoderSpec, Output, encoder_spec
-from tfser.pipeline.feature_names import fingerprint_of, folder_of
 from tfser.pipeline.logmel import LogMel, LogMelConfig
 from tfser.pipeline.passes import Engine, one_by_one
 from tfser.pipeline.shards import StorageDtype
@@ -31,35 +31,17 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")  # in the name of a folder: @ and + me
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureSet:
-    """One feature set: its name for people, its configuration for the fingerprint, its shape, and the engine that makes it alone.
+class FeatureSet(Described):
+    """One feature set: its description, what it takes of audio, and the engine that makes it alone.
 
     `minimum_s` is the shortest audio, in seconds, that makes a frame worth having. `frames` maps a number of samples at
-    `sample_rate_hz` to the number of frames. `origin` says where an encoder's weights came from: no part of the fingerprint,
-    which holds their content.
+    `sample_rate_hz` to the number of frames.
     """
 
-    name: str
-    kind: str
-    config: Mapping[str, Any]
-    dim: int
-    dtype: StorageDtype
-    hop_s: float
     sample_rate_hz: int
     minimum_s: float
     frames: Callable[[int], int]
     engine: Engine
-    origin: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hexadecimal digits over everything that changes the numbers."""
-        return fingerprint_of(self.config, self.dtype)
-
-    @property
-    def folder(self) -> str:
-        """The folder's name below `features/`."""
-        return folder_of(self.name, self.fingerprint)
 
     def bytes_for(self, duration_s: float) -> int:
         """Return the size in bytes of the features of that many seconds."""
@@ -195,8 +177,9 @@ def _encoder_set(spec: EncoderSpec, output: Output, changed: Mapping[str, float 
     )
 
 
-def _encoder_upstream(summary: str, hub: str | None) -> Upstream:
-    return Upstream(summary=summary, options=OPTIONS, configure=_encoder, is_encoder=True, hub=hub)
+def _encoder_upstream(summary: str, hub: str | None, family: str | None = None) -> Upstream:
+    options = () if family == "whisper" else OPTIONS  # its window and its input are fixed
+    return Upstream(summary=summary, options=options, configure=_encoder, is_encoder=True, hub=hub)
 
 
 UPSTREAMS: dict[str, Upstream] = {
@@ -205,7 +188,7 @@ UPSTREAMS: dict[str, Upstream] = {
         options=tuple(f.name for f in dataclasses.fields(LogMelConfig)),
         configure=_logmel,
     ),
-    **{name: _encoder_upstream(known.summary, known.hub) for name, known in ENCODERS.items()},
+    **{name: _encoder_upstream(known.summary, known.hub, known.family) for name, known in ENCODERS.items()},
 }
 """What `--features` knows, by name."""
 
@@ -237,7 +220,7 @@ def feature_pass(name: str, request: FeatureRequest | None = None) -> Pass:
     else:
         raise unknown("feature set", name, [*UPSTREAMS, "the hub id (organisation/name) or folder of an encoder"])
     for key in request.settings:
-        if key not in upstream.options:
+        if key not in upstream.options and not upstream.is_encoder:  # an encoder says itself what it takes
             raise unknown(f"option of {name}", key, upstream.options)
     if not upstream.is_encoder:
         for option, is_default in (

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tfser.manifests.errors import UsageError
-from tfser.pipeline.encoders.exact import ConvStack, GatedAttention, PositionalConv, RelativeBias
+from tfser.pipeline.encoders.exact import ConvStack, GatedAttention, Moments, PositionalConv, RelativeBias
 from tfser.pipeline.encoders.products import use_products
 from tfser.pipeline.encoders.spec import EncoderSpec
 
@@ -37,8 +37,14 @@ class Encoder(ABC):
         self.dtype = torch.bfloat16 if spec.precision == "bfloat16" and device.type == "cpu" else torch.float32
 
     @abstractmethod
-    def states(self, pieces: Sequence[npt.NDArray[np.float32]]) -> Iterator[Tensor]:
+    def states(
+        self, pieces: Sequence[npt.NDArray[np.float32]], moments: Sequence[Moments | None] | None = None
+    ) -> Iterator[Tensor]:
         """Yield hidden states 0..highest of a padded batch, (B, T, D) each; frames beyond a piece's own are undefined."""
+
+    def moments(self, samples: npt.NDArray[np.float32]) -> Moments | None:
+        """Return what pieces of a prepared utterance (n,) have to know of all of it, for `encode`; None if nothing."""
+        return None
 
     @property
     def batch_seconds_default(self) -> float | None:
@@ -50,12 +56,15 @@ class Encoder(ABC):
         memory = torch.cuda.get_device_properties(self.device).total_memory
         return float(min(600.0, max(40.0, (0.8 * memory - 4e9) / 40e6)))
 
-    def encode(self, pieces: Sequence[npt.NDArray[np.float32]]) -> list[tuple[Frames, ...]]:
+    def encode(
+        self, pieces: Sequence[npt.NDArray[np.float32]], moments: Sequence[Moments | None] | None = None
+    ) -> list[tuple[Frames, ...]]:
         """Return, for each piece, one (T_i, dim) float32 array for each output of the specification, in one pass.
 
         Args:
             pieces: (n_i,) samples as `EncoderSpec.prepare` gives them, cut to `EncoderSpec.windows`; at least
                 `minimum_samples` each.
+            moments: for each piece that is a part of an utterance, what `moments` says of that; None: pieces are whole.
 
         Raises:
             ValueError: if a piece is too short for a frame, or longer than Whisper's window.
@@ -71,7 +80,7 @@ class Encoder(ABC):
         outputs = self.spec.outputs
         kept: list[list[Tensor]] = [[] for _ in outputs]
         with torch.inference_mode(), self._computing():
-            for k, state in enumerate(self.states(pieces)):
+            for k, state in enumerate(self.states(pieces, moments)):
                 for output, held in zip(outputs, kept, strict=True):
                     if k not in output.layers:
                         continue
@@ -119,13 +128,20 @@ class ConvEncoder(Encoder):
                 layer.attention = GatedAttention(layer.attention)
         use_products(model)
 
-    def states(self, pieces: Sequence[npt.NDArray[np.float32]]) -> Iterator[Tensor]:
+    def moments(self, samples: npt.NDArray[np.float32]) -> Moments | None:
+        """Return variance and mean of the first convolution over an utterance, where a group norm takes them; else None."""
+        with torch.inference_mode(), self._computing():
+            return self.stack.moments(torch.from_numpy(samples).to(self.device, self.dtype))
+
+    def states(
+        self, pieces: Sequence[npt.NDArray[np.float32]], moments: Sequence[Moments | None] | None = None
+    ) -> Iterator[Tensor]:
         """Yield hidden states 0..highest, (B, T, D) each."""
         samples = [len(piece) for piece in pieces]
         values = np.zeros((len(pieces), max(samples)), dtype=np.float32)
         for row, piece in zip(values, pieces, strict=True):
             row[: len(piece)] = piece
-        features = self.stack(torch.from_numpy(values).to(self.device, self.dtype), samples)  # (B, T, C)
+        features = self.stack(torch.from_numpy(values).to(self.device, self.dtype), samples, moments)  # (B, T, C)
         projected = self.projection(features)
         hidden = projected[0] if isinstance(projected, tuple) else projected  # HuBERT has no second value
         valid = None

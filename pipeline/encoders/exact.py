@@ -1,7 +1,8 @@
 """The parts of wav2vec 2.0, HuBERT and WavLM in which a padded batch would differ from its pieces alone, done exactly.
 
-* Group norm in the first convolution (`feat_extract_norm == "group"`) takes its mean and variance over time: over each piece's
-  own frames here, not over the padding (Wu and He 2018, over the frames that there are).
+* Group norm in the first convolution (`feat_extract_norm == "group"`) takes its mean and variance over time: over the
+  frames of the whole utterance here, be it cut into windows or not, and not over the padding (Wu and He 2018, over the frames
+  that there are).
 * The positional convolution sees zeros beyond a piece's end, as it does beyond the end of a batch of one. HuBERT variants
   that normalise before it (`conv_pos_batch_norm`) turn zeros into something else, so that the zeros are put in after that.
 * WavLM's gated relative position bias (Chen et al. 2022, section III-B) is added to the scores of a fused attention; the bias
@@ -22,6 +23,12 @@ from torch.nn.utils import parametrize
 
 from tfser.pipeline.encoders.products import linear
 
+Moments = tuple[Tensor, Tensor]
+"""Variance and mean over time of each channel, (C,) each."""
+
+_STRETCH = 96_000
+"""Frames of the first convolution that moments are taken of at once: half a minute."""
+
 
 class ConvStack:
     """Samples to features: the convolutions of transformers' feature extractor, as products of unfolded rows.
@@ -37,13 +44,35 @@ class ConvStack:
         self.layers = [_ConvLayer(layer) for layer in extractor.conv_layers]
         self.block = self.BLOCK if device.type == "cpu" else None
 
-    def __call__(self, values: Tensor, samples: Sequence[int]) -> Tensor:
-        """Return the (B, T, C) features of (B, n) padded samples, of which piece i has `samples[i]` of its own."""
+    def __call__(self, values: Tensor, samples: Sequence[int], moments: Sequence[Moments | None] | None = None) -> Tensor:
+        """Return the (B, T, C) features of (B, n) padded samples, of which piece i has `samples[i]` of its own.
+
+        ``moments`` of the utterances that pieces were cut from; None: a piece is an utterance.
+        """
         hidden, own = values[:, :, None], list(samples)  # (B, T, C)
         for layer in self.layers:
             own = [(n - layer.kernel) // layer.stride + 1 for n in own]
-            hidden = layer(hidden, own, self.block)
+            hidden = layer(hidden, own, self.block, moments)
         return hidden
+
+    def moments(self, samples: Tensor) -> Moments | None:
+        """Return what the group norm of the first convolution takes of a whole utterance (n,); None where there is none.
+
+        A stretch at a time, so that an hour needs no more memory than a minute.
+        """
+        first = self.layers[0]
+        if not isinstance(first.norm, nn.GroupNorm):
+            return None
+        frames = (len(samples) - first.kernel) // first.stride + 1
+        total = square = torch.zeros((), dtype=torch.float64)
+        for begin in range(0, frames, _STRETCH):
+            end = min(begin + _STRETCH, frames)
+            values = samples[begin * first.stride : (end - 1) * first.stride + first.kernel]
+            hidden = first.convolve(values[None, :, None], self.block)[0].double()  # (T, C)
+            total = total.to(hidden.device) + hidden.sum(dim=0)
+            square = square.to(hidden.device) + hidden.square().sum(dim=0)
+        mean = total / frames
+        return (square / frames - mean.square()).clamp(min=0.0).float(), mean.float()
 
 
 class _ConvLayer:
@@ -57,8 +86,17 @@ class _ConvLayer:
         self.norm = getattr(layer, "layer_norm", None)
         self.activation = layer.activation
 
-    def __call__(self, hidden: Tensor, own: Sequence[int], block: int | None) -> Tensor:
+    def __call__(
+        self, hidden: Tensor, own: Sequence[int], block: int | None, moments: Sequence[Moments | None] | None
+    ) -> Tensor:
         """Return (B, T', C') of (B, T, C); piece i has `own[i]` of the T' frames."""
+        if isinstance(self.norm, nn.GroupNorm):
+            normalised: Tensor = self.activation(self._group_norm(self.convolve(hidden, block), own, moments))
+            return normalised
+        return self.convolve(hidden, block)
+
+    def convolve(self, hidden: Tensor, block: int | None) -> Tensor:
+        """Return (B, T', C') of (B, T, C), with what follows the convolution unless that is a group norm."""
         B, T, C = hidden.shape
         rows = hidden.contiguous().as_strided(
             (B, (T - self.kernel) // self.stride + 1, self.kernel * C), (T * C, self.stride * C, 1)
@@ -71,14 +109,17 @@ class _ConvLayer:
                 if not grouped:
                     part = self.activation(part if self.norm is None else self.norm(part))
                 parts.append(part)
-        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1).view(B, rows.shape[1], -1)
-        return self.activation(self._group_norm(out, own)) if grouped else out
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1).view(B, rows.shape[1], -1)
 
-    def _group_norm(self, hidden: Tensor, own: Sequence[int]) -> Tensor:
-        """Return (B, T, C) with every channel of every piece normalised over the piece's own frames."""
+    def _group_norm(self, hidden: Tensor, own: Sequence[int], moments: Sequence[Moments | None] | None) -> Tensor:
+        """Return (B, T, C) with every channel of every piece normalised over its utterance's frames, or else its own."""
         assert isinstance(self.norm, nn.GroupNorm) and self.norm.num_groups == hidden.shape[2]
-        moments = [torch.var_mean(row[:n].float(), dim=0, correction=0) for row, n in zip(hidden, own, strict=True)]
-        variance, mean = (torch.stack(values) for values in zip(*moments, strict=True))  # (B, C) each
+        known = moments or [None] * len(own)
+        found = [
+            torch.var_mean(row[:n].float(), dim=0, correction=0) if of is None else of
+            for row, n, of in zip(hidden, own, known, strict=True)
+        ]
+        variance, mean = (torch.stack(values) for values in zip(*found, strict=True))  # (B, C) each
         scale = self.norm.weight * torch.rsqrt(variance + self.norm.eps)
         shift = self.norm.bias - mean * scale
         return torch.addcmul(shift[:, None], hidden, scale[:, None]).to(hidden.dtype)

@@ -194,7 +194,7 @@ class EncoderSpec:
             "input": "zero mean and unit variance over the utterance, 1e-7 added to the variance" if self.normalise else "raw",
             "chunking": self.framing.describe(),
             "precision": self.precision,
-            "batch": "attention and norms see an utterance's own frames only",
+            "batch": "attention sees a window's own frames only, a group norm those of the whole utterance",
         }
         if self.mel:
             config["mel"] = dict(self.mel)

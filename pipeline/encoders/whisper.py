@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tfser.pipeline.encoders.encoder import Encoder
+from tfser.pipeline.encoders.exact import Moments
 from tfser.pipeline.encoders.products import use_products
 from tfser.pipeline.encoders.spec import EncoderSpec
 
@@ -38,7 +39,9 @@ class WhisperEncoder(Encoder):
             n_fft=spec.mel["n_fft"],
         )
 
-    def states(self, pieces: Sequence[npt.NDArray[np.float32]]) -> Iterator[Tensor]:
+    def states(
+        self, pieces: Sequence[npt.NDArray[np.float32]], moments: Sequence[Moments | None] | None = None
+    ) -> Iterator[Tensor]:
         """Yield hidden states 0..highest, (B, positions, D) each."""
         mel = self.mel(
             [np.asarray(piece, dtype=np.float32) for piece in pieces],

@@ -300,7 +300,10 @@ class FakeEncoder:
     def __init__(self, room: float) -> None:
         self.room, self.batches = room, list[list[int]]()
 
-    def encode(self, pieces: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+    def moments(self, samples: np.ndarray) -> None:
+        return None
+
+    def encode(self, pieces: Sequence[np.ndarray], moments: Sequence[None]) -> list[tuple[np.ndarray, ...]]:
         lengths = [len(piece) for piece in pieces]
         if max(lengths) * len(lengths) / RATE > self.room:
             raise RuntimeError("CUDA out of memory. Tried to allocate 1 PiB")
@@ -356,7 +359,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(raw: EncoderSpec) -> No
     assert out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
     assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     of, encoder, _ = batcher(raw, 100, 10)
-    encoder.encode = lambda pieces: 1 / 0  # type: ignore[method-assign]
+    encoder.encode = lambda pieces, moments: 1 / 0  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
         of.run([np.ones(RATE, np.float32)])
 

@@ -1,0 +1,78 @@
+"""What any feature set says of itself: name, configuration, shape, the fingerprint that tells it from others, and its folder.
+
+Front-ends and encoders (`tfser.pipeline.upstreams`) and what is made of other features (`tfser.pipeline.layers`) are described
+alike, so that either finds the other's shards where they are the same numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfser.manifests.cache import Cache
+from tfser.manifests.errors import TfserError
+from tfser.manifests.files import read_json, sweep, write_json
+from tfser.pipeline.scan import now
+from tfser.pipeline.shards import StorageDtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """A feature set's description.
+
+    Attributes:
+        name: for people, unique among configurations.
+        kind: front-end or encoder family.
+        config: everything that changes the numbers but the dtype, as JSON knows it.
+        dim: numbers in a frame.
+        dtype: of storage.
+        hop_s: seconds between frames.
+        origin: where an encoder's weights came from: no part of the fingerprint, which holds their content.
+    """
+
+    name: str
+    kind: str
+    config: Mapping[str, Any]
+    dim: int
+    dtype: StorageDtype
+    hop_s: float
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over everything that changes the numbers."""
+        text = json.dumps({**self.config, "dtype": self.dtype}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def folder(self) -> str:
+        """The folder's name below `features/`."""
+        return f"{re.sub(r'[^A-Za-z0-9._]+', '-', self.name)}-{self.fingerprint}"
+
+
+def write_description(cache: Cache, features: Described) -> None:
+    """Write down what a feature set is, unless it stands there already."""
+    path = cache.features / features.folder / "feature_set.json"
+    about = {
+        "name": features.name,
+        "kind": features.kind,
+        "fingerprint": features.fingerprint,
+        "dim": features.dim,
+        "dtype": features.dtype,
+        "hop_s": features.hop_s,
+        "config": dict(features.config),
+    }
+    if features.origin:
+        about["source"] = dict(features.origin)
+    with contextlib.suppress(TfserError):
+        stored = read_json(path)
+        if isinstance(stored, dict) and "created_at" in stored and {k: stored.get(k) for k in about} == about:
+            return
+    with cache.lock(f"features/{features.folder}"):  # extractions of other corpora write it too
+        sweep(path.parent)
+        write_json(path, {**about, "created_at": now()})
