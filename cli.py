@@ -916,7 +916,7 @@ def _print_scores(store: Cache, experiments: Sequence[Experiment], format: Outpu
 
 def _scores_of(store: Cache, experiment: Experiment) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the scores of an experiment's folds, and those over them."""
-    from tfser.heads.selections import ORDER_SQL
+    from tfser.heads.selections import ORDER_SQL, peeks
     from tfser.manifests.catalogue import open_catalogue, rows
 
     with open_catalogue(store) as connection:
@@ -938,7 +938,7 @@ def _scores_of(store: Cache, experiment: Experiment) -> tuple[list[dict[str, Any
             f"ORDER BY level DESC, {ORDER_SQL}",
             [experiment.name, experiment.seed],
         )
-    return folds, over
+    return [{**row, "looked_at_test": peeks(row["selection"])} for row in folds], over
 
 
 def _print_experiment(
@@ -968,7 +968,9 @@ def _print_experiment(
             "these scores are not speaker-independent results"
         )
     say(explain(row["selection"] for row in folds))
-    if lineage := lineages.explain(experiment.recipe_name, experiment.spec.recipes):
+    if lineage := lineages.explain(
+        experiment.recipe_name, experiment.spec.recipes, [row["selection"] for row in folds]
+    ):
         say(lineage)
     say(f"experiment {experiment.name}, in {store.runs}")
     say(f"predictions: tfser sql \"SELECT * FROM predictions WHERE run_id = '{folds[0]['run_id']}'\"")
@@ -990,7 +992,8 @@ def scores(
     output: OutputFile = None,
 ) -> None:
     """List scores over folds and seeds, with intervals over speakers; or by seed, fold, class, speaker, session."""
-    from tfser.heads.score_tables import shown, table
+    from tfser.heads.fit_columns import fitted, terminal_width
+    from tfser.heads.score_tables import MAY_GO, shown, table
     from tfser.manifests.catalogue import open_catalogue
 
     with open_catalogue(Cache(cache)) as connection:
@@ -998,8 +1001,10 @@ def scores(
 
     def show() -> None:
         lines, below = shown(found, by)
-        print_rows(lines, Output.table)
-        for line in below:
+        lines, narrow = fitted(lines, terminal_width(), MAY_GO)
+        if lines:
+            print_rows(lines, Output.table)
+        for line in (*narrow, *below):
             print(line)
 
     _deliver(found, format, output, show)

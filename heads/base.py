@@ -208,8 +208,15 @@ class HeadSpec:
         if self.fit is not None and name in LINEAGES:
             raise UsageError(f"recipe {name}: {self.name} is not trained by epochs; take {' or '.join(self.recipes)}")
         if name not in LINEAGES:
-            raise unknown(f"recipe of {self.name}", name, [*self.recipes, *(LINEAGES if self.fit is None else ())])
+            raise unknown(f"recipe of {self.name}", name, self.recipe_names)
         return LINEAGES[name].recipe
+
+    @property
+    def recipe_names(self) -> list[str]:
+        """The names that `recipe` knows: the head's own, then those of lineages."""
+        from tfser.heads.lineages import LINEAGES
+
+        return list(dict.fromkeys([*self.recipes, *(LINEAGES if self.fit is None else ())]))
 
     def segment_frames(self, config: Settings) -> int | None:
         """Return the frames of one segment, None for a head that eats whole utterances."""

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tfser.heads.outcomes import Outcome, choose_clusters
+from tfser.heads.selections import peeks
 from tfser.heads.statistics import (
     FEW,
     METRICS,
@@ -31,6 +32,7 @@ from tfser.heads.statistics import (
     permutation_test,
     seed_scores,
 )
+from tfser.manifests.display import count
 from tfser.manifests.errors import TfserError, UsageError, unknown
 
 _TIE = 1e-12
@@ -89,6 +91,7 @@ class Comparison:
                     "a": self.a.subject.name,
                     "b": self.b.subject.name,
                     "selection": self.a.selection,
+                    "looked_at_test": peeks(self.a.selection),
                     "level": self.a.level,
                     "part": row.part,
                     "name": row.name,
@@ -129,6 +132,7 @@ class Comparison:
             "a": side(self.a, self.by_seed[0]),
             "b": side(self.b, self.by_seed[1]),
             "selection": self.a.selection,
+            "looked_at_test": peeks(self.a.selection),
             "level": self.a.level,
             "metric": self.metric,
             "utterances": len(self.a.keys),
@@ -257,7 +261,8 @@ def notes(of: Comparison) -> list[str]:
                      else f"{by}s are taken as independent")  # fmt: skip
     if n < FEW:
         lines.append(
-            f"only {n} {by}s: exchanging them cannot give p below {min(1.0, 2 / 2**n):.3g}, whatever the difference; "
+            f"only {count(n, by)}: exchanging {'it' if n == 1 else 'them'} cannot give p below {min(1.0, 2 / 2**n):.3g}, "
+            "whatever the difference; "
             + ("one alone gives no interval" if n == 1 else "the intervals are wide for the same reason")
         )
     df = of.score.difference.df

@@ -50,6 +50,9 @@ def in_words(of: Comparison) -> list[str]:
     else:
         every = sorted(p for *_, p in of.mcnemar)
         said = f"seed by seed: median p = {p_value(of.mcnemar_p)}, from {p_value(every[0])} to {p_value(every[-1])}"
+    few, many = sorted((len(of.a.seeds), len(of.b.seeds)))
+    if few < many:
+        said += f"; of the first {count(few, 'seed')} of each only"
     lines.append(f"McNemar's test, exact, {said}")
     lines.append(f"  it takes utterances as independent, which those of one {of.clustered_by} are not, so its p is too small")
     for what, rows in (("fold", of.folds), (of.clustered_by, of.speakers)):

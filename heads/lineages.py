@@ -200,12 +200,13 @@ def listed() -> list[dict[str, str]]:
     ]
 
 
-def explain(recipe_name: str, own: Iterable[str] = ()) -> str | None:
+def explain(recipe_name: str, own: Iterable[str] = (), have: Iterable[str] | None = None) -> str | None:
     """Say which selection is a lineage's own number, and what is to be known of it.
 
     Args:
         recipe_name: of an experiment, perhaps with changes after a plus.
         own: the head's own recipes, which win over lineages.
+        have: the selections that came of the runs; what is reported and not among them is said. None: nothing is known of them.
 
     Returns:
         One line; None for a recipe that is no lineage's.
@@ -216,4 +217,6 @@ def explain(recipe_name: str, own: Iterable[str] = ()) -> str | None:
     of = LINEAGES[name]
     rest = "last is the honest number of the same training" if any(map(peeks, of.reports)) else ""
     but = " (with settings changed)" if changed else ""
-    return f"{name}{but} reports {' and '.join(of.reports)}: {of.caveat}" + (f"; {rest}" if rest else "")
+    none = [] if have is None else [selection for selection in of.reports if selection not in set(have)]
+    without = f"NOT HERE: without a validation side there is no {' and no '.join(none)} (add --validation)" if none else ""
+    return "; ".join(part for part in (f"{name}{but} reports {' and '.join(of.reports)}: {of.caveat}", rest, without) if part)

@@ -23,9 +23,6 @@ from tfser.manifests.errors import TfserError, UsageError, unknown
 CLUSTERS = ("speaker", "session", "dialogue")
 """Columns of `utterances` that can be the clusters, in the order in which they are tried."""
 
-TEST_SIDE = "test-"
-"""Selections whose names begin so looked at the test side."""
-
 Key = tuple[Any, ...]
 
 

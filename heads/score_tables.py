@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfser.heads.outcomes import TEST_SIDE, Pooled, pooled
-from tfser.heads.selections import ORDER_SQL
+from tfser.heads.outcomes import Pooled, pooled
+from tfser.heads.selections import ORDER_SQL, peeks
 from tfser.heads.statistics import CONFIDENCE, FEW, METRICS, Interval, interval, seed_scores
 from tfser.manifests.catalogue import Connection, rows
+from tfser.manifests.display import count
 from tfser.manifests.errors import unknown
 
 BY = ("seed", "fold", "class", "speaker", "session")
@@ -21,6 +22,10 @@ BY = ("seed", "fold", "class", "speaker", "session")
 
 _ORDER = f"experiment, level DESC, {ORDER_SQL}"
 _WHICH = "starts_with(experiment, ?) AND (level = 'utterance' OR ?) AND (?::VARCHAR IS NULL OR selection = ?)"
+
+
+MAY_GO = ("seconds", "level", "audit", "folds", "seeds", "protocol", "features", "pooled WA [95 %]", "clusters", "WA", "UA")
+"""Columns of `shown` that a narrow terminal can do without, the first one first."""
 
 
 def table(
@@ -43,8 +48,9 @@ def table(
         clusters: what intervals are over (CLUSTERS of heads.outcomes); the speakers if left out.
 
     Raises:
-        UsageError: There is no such table, or no such clusters.
+        UsageError: There is no such table, or no such clusters, or no run of such an id or selection.
     """
+    _check(connection, prefix, selection)
     which = [prefix, segments, selection, selection]
     if by is None:
         return _experiments(connection, which, clusters)
@@ -57,7 +63,21 @@ def table(
     else:
         raise unknown("table of scores by", by, BY)
     audits = dict(connection.execute(_AUDITS).fetchall())
-    return [{**row, "audit": audits[row["experiment"]], "test_side": row["selection"].startswith(TEST_SIDE)} for row in found]
+    return [{**row, "audit": audits[row["experiment"]], "looked_at_test": peeks(row["selection"])} for row in found]
+
+
+def _check(connection: Connection, prefix: str, selection: str | None) -> None:
+    """Refuse the beginning of an id, or a selection, that no run in the catalogue has.
+
+    Raises:
+        UsageError: there is none.
+    """
+    every = "SELECT DISTINCT experiment, selection FROM scores WHERE starts_with(experiment, ?) ORDER BY ALL"
+    if prefix and not rows(connection, every, [prefix]):
+        raise unknown("experiment that begins with", prefix, sorted({row["experiment"] for row in rows(connection, every, [""])}))
+    known = {row["selection"] for row in rows(connection, every, [prefix])}
+    if selection is not None and known and selection not in known:
+        raise unknown("selection of these runs", selection, sorted(known))
 
 
 _AUDITS = "SELECT experiment, if(bool_or(audit = 'overridden'), 'overridden', 'passed') FROM runs GROUP BY experiment"
@@ -73,16 +93,22 @@ def _experiments(connection: Connection, which: Sequence[Any], clusters: str | N
         "any_value(recipe) AS recipe, any_value(corpus) AS corpus, any_value(protocol) AS protocol, "
         "any_value(feature_set) AS feature_set, any_value(epochs) AS epochs, list(seed ORDER BY seed) AS seeds, "
         "max(folds) AS folds, any_value(of_folds) AS of_folds, stddev_samp(UA) AS UA_std_seeds, stddev_samp(WA) AS WA_std_seeds, "
+        "avg(pooled_UA) AS pooled_UA, avg(pooled_WA) AS pooled_WA, "
         "sum(seconds) AS seconds, if(bool_or(audit = 'overridden'), 'overridden', 'passed') AS audit FROM s GROUP BY ALL) "
         f"SELECT * FROM over_seeds JOIN over_runs USING (experiment, selection, level) ORDER BY {_ORDER}",
         [*which, *which],
     )
     counted = pooled(connection, prefix=which[0], segments=which[1], clusters=clusters)
-    return [row | _pooled(counted[row["experiment"], row["selection"], row["level"]]) for row in found]
+    return [
+        row
+        | {"looked_at_test": peeks(row["selection"])}
+        | _pooled(counted[row["experiment"], row["selection"], row["level"]], row)
+        for row in found
+    ]
 
 
-def _pooled(of: Pooled) -> dict[str, Any]:
-    """Return the pooled scores with their intervals, and what there is to say about them."""
+def _pooled(of: Pooled, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the pooled scores with their intervals, and what there is to say about them; without clusters, `row`'s scores."""
     result: dict[str, Any] = {"pooled_seeds": list(of.seeds), "clustered_by": of.by, "clusters": None, "utterances": None}
     notes = [f"seeds {_list(of.dropped)} are not pooled: they did not test the same utterances"] if of.dropped else []
     for metric in METRICS:
@@ -91,7 +117,7 @@ def _pooled(of: Pooled) -> dict[str, Any]:
             found = interval(of.counts, metric)
             result |= {"clusters": found.clusters, "utterances": int(of.counts.true[0].sum())}
         result |= {
-            f"pooled_{metric}": found.value if of.counts is not None else None,
+            f"pooled_{metric}": found.value if of.counts is not None else row.get(f"pooled_{metric}"),
             f"pooled_{metric}_low": found.low,
             f"pooled_{metric}_high": found.high,
             f"pooled_{metric}_df": found.df,
@@ -151,6 +177,9 @@ def _by_class(connection: Connection, which: Sequence[Any], clusters: str | None
 
 def shown(found: Sequence[Mapping[str, Any]], by: str | None = None) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the rows as people read them, and the lines that explain the marks and notes below them."""
+    if not found:
+        why = f" by {by}: nothing that was tested has a known {by}" if by else ": no finished run in this cache"
+        return [], [f"no scores{why}"]
     result = []
     for row in found:
         line: dict[str, Any] = {"experiment": row["experiment"]}
@@ -166,7 +195,7 @@ def shown(found: Sequence[Mapping[str, Any]], by: str | None = None) -> tuple[li
                 "WA": _spread(row, "WA"),
                 "pooled UA [95 %]": _range(row, "pooled_UA"),
                 "pooled WA [95 %]": _range(row, "pooled_WA"),
-                "clusters": f"{row['clusters']} {row['clustered_by']}s" if row["clusters"] else "",
+                "clusters": count(row["clusters"], row["clustered_by"]) if row["clusters"] else "",
                 "seconds": round(row["seconds"], 1),
                 "audit": row["audit"],
             }
@@ -189,17 +218,24 @@ def shown(found: Sequence[Mapping[str, Any]], by: str | None = None) -> tuple[li
 def legend(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the lines that explain the marks and hold the notes of rows."""
     lines = []
-    if any(row["selection"].startswith(TEST_SIDE) for row in found):
+    if any(peeks(row["selection"]) for row in found):
         lines.append("* the epoch was chosen by looking at the test side: no estimate for new speakers")
     if any(row["audit"] == "overridden" for row in found):
         lines.append("! a fold was trained although its audit failed (--allow-leaks)")
-    notes = {(row["experiment"], note) for row in found for note in row.get("notes", ())}
-    return lines + [f"{experiment}: {note}" for experiment, note in sorted(notes)]
+    experiments = dict.fromkeys(row["experiment"] for row in found)
+    of_note: dict[str, dict[str, None]] = {}
+    for row in found:
+        for note in row.get("notes", ()):
+            of_note.setdefault(note, {})[row["experiment"]] = None
+    for note, of in of_note.items():  # what holds of several is said once
+        who = "all of them" if 1 < len(of) == len(experiments) else ", ".join(of)
+        lines.append(f"{who}: {note}")
+    return lines
 
 
 def marks(row: Mapping[str, Any]) -> str:
     """Return the marks of a row's numbers."""
-    return ("*" if row["selection"].startswith(TEST_SIDE) else "") + ("!" if row["audit"] == "overridden" else "")
+    return ("*" if peeks(row["selection"]) else "") + ("!" if row["audit"] == "overridden" else "")
 
 
 def _one(row: Mapping[str, Any], name: str) -> str:

@@ -38,6 +38,9 @@ METRICS = ("UA", "WA", "WF1", "macro_F1")
 
 CONFIDENCE = 0.95
 
+_ROUNDING = 1e-9
+"""A standard error below this is zero: what is left of scores that differ by rounding alone."""
+
 FEW = 6
 """With fewer clusters the clustered test cannot reach p < 0.05: five give 2/2^5 = 0.0625 at best."""
 
@@ -116,7 +119,8 @@ def count(
 class Interval:
     """A score or a difference of two, from 0 to 1, with the interval that holds it at the stated confidence.
 
-    `low` and `high` are None where nothing can be said: one cluster alone, or nothing that varies (all right, all wrong).
+    `low` and `high` are None where nothing can be said: one cluster alone, or nothing that varies between them (all right, all
+    wrong, the same share in each): an interval of width zero would claim to be sure.
     `df` are the degrees of freedom; far below the number of clusters where a few of them hold most utterances.
     """
 
@@ -154,8 +158,8 @@ def interval(counts: Counts, metric: str, *, confidence: float = CONFIDENCE) -> 
 
     value = score(counts, metric)
     found = _symmetric(value, _without_one(counts, metric), counts, metric, confidence)
-    if found.std_error is None or not 0 < value < 1:
-        return replace(found, low=None, high=None)
+    if not found.std_error or not 0 < value < 1:
+        return found
     reach = _quantile(found.df, confidence) * found.std_error / (value * (1 - value))
     return replace(found, low=float(expit(logit(value) - reach)), high=float(expit(logit(value) + reach)))
 
@@ -170,7 +174,7 @@ def difference(a: Counts, b: Counts, metric: str, *, confidence: float = CONFIDE
     value = score(a, metric) - score(b, metric)
     without = _without_one(a, metric) - _without_one(b, metric)
     found = _symmetric(value, without, a, metric, confidence)
-    if found.std_error is None:
+    if not found.std_error:
         return found
     reach = _quantile(found.df, confidence) * found.std_error
     return replace(found, low=max(value - reach, -1.0), high=min(value + reach, 1.0))
@@ -303,6 +307,8 @@ def _symmetric(value: float, without: Floats, counts: Counts, metric: str, confi
     if n == 1:
         return nothing
     std_error = math.sqrt((n - 1) / n * float(((without - value) ** 2).sum()))
+    if std_error < _ROUNDING:
+        std_error = 0.0
     return replace(nothing, std_error=std_error, df=_degrees_of_freedom(counts.true[0], metric))
 
 

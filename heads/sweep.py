@@ -47,8 +47,9 @@ class HeadBlock:
 class SweepRequest:
     """What was asked of a sweep; `presets`, `recipes` and keys of `settings` may be written `head.name`.
 
-    A preset or recipe that is named without its head goes to every head that has it, `all` stands for all of them; a head for
-    which none is named takes its default one. Settings go to every head unless they name one.
+    A preset or recipe that is named without its head goes to every head that has it, `all` stands for all of them (of recipes,
+    for the head's own: those of published lineages are named one by one); a head for which none is named takes its default one.
+    Settings go to every head unless they name one.
     """
 
     heads: tuple[HeadBlock, ...]
@@ -198,18 +199,18 @@ def expand(request: SweepRequest) -> list[Wanted]:
         raise UsageError(f"a sweep needs a head: --head NAME (known: {', '.join(sorted(HEADS))}), or a file with [[head]] blocks")
     specs = [head(block.name) for block in request.heads]
     _check_used("preset", request.presets, specs, {spec.name: list(spec.presets) for spec in specs})
-    _check_used("recipe", request.recipes, specs, {spec.name: list(spec.recipes) for spec in specs})
+    _check_used("recipe", request.recipes, specs, {spec.name: spec.recipe_names for spec in specs})
     for key in request.settings:
         of, dot, _ = key.partition(".")
         if dot and of not in {spec.name for spec in specs}:
             raise unknown("head of this sweep", of, [spec.name for spec in specs])
     wanted = []
     for block, spec in zip(request.heads, specs, strict=True):
-        presets = _own("preset", block.presets, spec.name, list(spec.presets)) or _shared(
-            request.presets, spec.name, list(spec.presets)
+        presets = _own("preset", block.presets, spec.name, list(spec.presets), list(spec.presets)) or _shared(
+            request.presets, spec.name, list(spec.presets), list(spec.presets)
         )
-        recipes = _own("recipe", block.recipes, spec.name, list(spec.recipes)) or _shared(
-            request.recipes, spec.name, list(spec.recipes)
+        recipes = _own("recipe", block.recipes, spec.name, spec.recipe_names, list(spec.recipes)) or _shared(
+            request.recipes, spec.name, spec.recipe_names, list(spec.recipes)
         )
         settings = {key: text for key, text in request.settings.items() if "." not in key}
         settings |= {key.partition(".")[2]: text for key, text in request.settings.items() if key.startswith(f"{spec.name}.")}
@@ -272,21 +273,21 @@ def _check_used(kind: str, asked: Iterable[str], specs: Sequence[HeadSpec], know
             raise unknown(f"{kind} of {of or ', '.join(known)}", name, list(dict.fromkeys(have)))
 
 
-def _own(kind: str, names: Sequence[str], of: str, known: list[str]) -> list[str]:
-    """Return the names that a head's own block asks for."""
+def _own(kind: str, names: Sequence[str], of: str, known: list[str], every: list[str]) -> list[str]:
+    """Return the names that a head's own block asks for, of those that it has; `every` are those that `all` stands for."""
     for name in names:
         if name not in (*known, "all"):
             raise unknown(f"{kind} of {of}", name, known)
-    return list(dict.fromkeys(each for name in names for each in (known if name == "all" else [name])))
+    return list(dict.fromkeys(each for name in names for each in (every if name == "all" else [name])))
 
 
-def _shared(asked: Iterable[str], of: str, known: list[str]) -> list[str]:
-    """Return those of the names that a sweep asks for which one head has."""
+def _shared(asked: Iterable[str], of: str, known: list[str], every: list[str]) -> list[str]:
+    """Return those of the names that a sweep asks for which one head has; `every` are those that `all` stands for."""
     names: list[str] = []
     for text in asked:
         only, dot, name = text.rpartition(".")
         if not dot or only == of:
-            names += known if name == "all" else [name] if name in known else []
+            names += every if name == "all" else [name] if name in known else []
     return list(dict.fromkeys(names))
 
 
@@ -302,7 +303,9 @@ def settle(cache: Cache, wanted: Sequence[Wanted], onto: Sequence[Entry] = ()) -
         try:
             settled = resolve(cache, each.request)
         except UsageError as error:
-            raise UsageError(f"{_called(each.request)}: {error}") from error
+            several = len({of.request.head for of in wanted}) > 1 and str(error).startswith("unknown setting")
+            hint = "; --set HEAD.KEY=VALUE changes it for one head alone" if several else ""
+            raise UsageError(f"{_called(each.request)}: {error}{hint}") from error
         runs = [
             Run(experiment=replace(settled, seed=seed), fold=fold)
             for seed in each.seeds

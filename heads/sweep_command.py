@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tfser.heads.sweep import HeadBlock, Plan, SweepRequest, estimate, feature_bytes, parse_seeds, plan_sweep
 from tfser.heads.sweep_results import check_output, check_selection, summary, write_runs
 from tfser.heads.sweep_runs import Failure, run_here
-from tfser.heads.sweep_table import failure_lines, print_plan, print_summary, print_table
+from tfser.heads.sweep_table import failure_lines, latex, print_plan, print_summary, print_table
 from tfser.heads.sweep_view import SweepView
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import refresh
@@ -53,7 +53,7 @@ def asked(file: Path | None, *, heads: Sequence[str], **options: Any) -> SweepRe
         known = [block.name for block in request.heads]
         for name in heads:
             if name not in known:
-                raise unknown(f"head of {file}", name, known)
+                raise unknown(f"head of {file}", name, list(dict.fromkeys(known)))
         request = replace(request, heads=tuple(block for block in request.heads if block.name in heads))
     changes: dict[str, Any] = {}
     for name, value in options.items():
@@ -135,7 +135,11 @@ def reproduce(
         if of.plan is not None:
             print_plan(of.plan, estimate(cache, of.plan), feature_bytes(cache, of.plan), format, jobs=how.jobs)
         else:
-            say("nothing of it can be run yet")
+            say(
+                "nothing of it can be run yet"
+                if reproducing.has_a_corpus(cache, paper)
+                else "nothing of it can be run yet; without --dry-run its rows are trained on the built-in synthetic corpus"
+            )
         return True
     failures = run_plan(cache, of.plan, how) if of.plan is not None else []
     table = reproducing.compare(cache, of, how.selection, failures)
@@ -144,7 +148,8 @@ def reproduce(
     else:
         lines = reproducing.readable(table)
         _print_cells(lines, list(lines[0]), format)
-    for line in (*reproducing.notes(of, table), *failure_lines(failures)):
+    _print_notes(reproducing.notes(of, table), format)
+    for line in failure_lines(failures):
         say(line)
     return not failures
 
@@ -161,7 +166,21 @@ def _print_cells(lines: Sequence[dict[str, str]], columns: Sequence[str], format
     if reasons:
         print()
     for reason in reasons:
-        print(reason + ("  " if format is TableOutput.markdown else ""))
+        if format is TableOutput.latex:
+            print(rf"\par\smallskip {latex(reason)}")
+        else:
+            print(reason + ("  " if format is TableOutput.markdown else ""))
+
+
+def _print_notes(notes: Sequence[str], format: TableOutput) -> None:
+    """Print what a reader has to know: where the table goes if that is for a paper, else to standard error."""
+    if format is TableOutput.markdown:
+        print("\n" + "  \n".join(notes))
+    elif format is TableOutput.latex:
+        print("\n".join(rf"\par\smallskip {latex(note)}" for note in notes))
+    else:
+        for note in notes:
+            say(note)
 
 
 def prepare(how: Running, device: str) -> None:

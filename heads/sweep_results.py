@@ -1,13 +1,13 @@
 """The scores of a sweep: one row a run, and one row an experiment over its folds and seeds.
 
 All numbers come from what the runs stored, through the catalogue, so that anyone can compute them again by SQL. Scores are of
-utterances and shares of 1. A run that lacks the wanted selection has no scores, but for reference heads, which select nothing:
-theirs are `last`.
+utterances and shares of 1. A run that lacks the wanted selection has no scores, but for heads that are fitted at once, which
+have no epochs to select from: theirs are `last`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -42,7 +42,8 @@ def check_selection(plan: Plan, selection: str) -> None:
 def pooled_interval(connection: Connection, runs: Sequence[str], selection: str) -> dict[str, Any]:
     """Return the 95 % intervals of the pooled scores over speakers (`tfser.heads.statistics`), as columns.
 
-    The bounds of `pooled_UA` and `pooled_WA`, what the clusters are, and how many; None where nothing makes clusters.
+    `pooled_UA` and `pooled_WA` with their bounds, what the clusters are, and how many; without clusters there are no bounds, and
+    the pooled scores are left to others. Seeds that did not test the most utterances (`pooled_seeds` did) are left out of both.
 
     Args:
         connection: the catalogue.
@@ -54,10 +55,12 @@ def pooled_interval(connection: Connection, runs: Sequence[str], selection: str)
     columns: dict[str, Any] = {}
     for metric in ("UA", "WA"):
         of = None if counts is None else interval(counts, metric)
+        columns |= {} if of is None else {f"pooled_{metric}": of.value}
         columns |= {f"pooled_{metric}_low": of and of.low, f"pooled_{metric}_high": of and of.high}
     return columns | {
         "clustered_by": found[0].by if found else None,
         "clusters": None if counts is None else len(counts.clusters),
+        "pooled_seeds": list(found[0].seeds) if found and counts is not None else None,
     }
 
 
@@ -82,10 +85,16 @@ def run_rows(connection: Connection, entries: Sequence[Entry], selection: str) -
     chosen = []
     for run_id, (_, entry) in place.items():
         of = of_run.get(run_id, {})
-        shown = selection if selection in of or not entry.reference else "last"
-        if shown in of:
+        shown = _stands_for(entry, selection, of)
+        if shown is not None:
             chosen.append(of[shown] | {"reference": entry.reference, "looked_at_test": peeks(shown)})
     return chosen
+
+
+def _stands_for(entry: Entry, selection: str, have: Container[str]) -> str | None:
+    """Return the selection whose scores are shown of a run, out of those that it has."""
+    at_once = entry.reference or entry.experiment.spec.fit is not None
+    return next((name for name in (selection, *(("last",) if at_once else ())) if name in have), None)
 
 
 def summary(cache: Cache, plan: Plan, selection: str, failures: Sequence[Failure] = ()) -> list[dict[str, Any]]:
@@ -154,8 +163,8 @@ def _pooled(connection: Connection, ids: Sequence[str], selection: str) -> dict[
     return {name: found[0][name] for name in ("pooled_UA", "pooled_WA")}
 
 
-def run_score(cache: Cache, run_id: str, selection: str) -> float | None:
-    """Return a finished run's UA from its own files, before any catalogue knows of it; None without that selection."""
+def run_score(cache: Cache, entry: Entry, run_id: str, selection: str) -> tuple[float, str] | None:
+    """Return a finished run's UA from its own files, before any catalogue knows of it, and whose it is; None without any."""
     import pyarrow.parquet as pq
 
     found = {
@@ -163,7 +172,8 @@ def run_score(cache: Cache, run_id: str, selection: str) -> float | None:
         for row in pq.read_table(run_folder(cache, run_id) / "metrics.parquet").to_pylist()
         if row["metric"] == "UA" and row["level"] == "utterance" and row["class"] is None
     }
-    return found.get(selection, found.get("last"))
+    shown = _stands_for(entry, selection, found)
+    return None if shown is None else (found[shown], shown)
 
 
 def write_runs(path: Path, cache: Cache, plan: Plan, selection: str) -> int:

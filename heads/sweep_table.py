@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfser.heads import head, lineages
+from tfser.heads.fit_columns import fitted, terminal_width
 from tfser.heads.statistics import FEW
 from tfser.heads.sweep import Estimate, Key, Plan, data_key
 from tfser.heads.sweep_runs import Failure
@@ -19,6 +21,17 @@ _IN_LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", TEST_SIDE: r"$^{\dagger}$", LEAK: r"$^{\ddagger}$",
 }  # fmt: skip
+
+
+_MAY_GO = ("parameters", "runs", "WF1", "folds", "seeds", "selection", "pooled WA", "WA")
+"""Columns that a narrow terminal can do without, the first one first."""
+
+
+def _expendable(lines: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the columns that may go, first those of one value all the way down; what tells lines apart stays."""
+    alike = [name for name in (*_MAY_GO, "recipe", "features", "preset") if len({line.get(name) for line in lines}) == 1]
+    apart = {(line["head"], line["preset"], line["features"]) for line in lines}
+    return [*alike, *(["recipe"] if len(apart) == len(lines) else []), *_MAY_GO]
 
 
 def print_summary(table: Sequence[Mapping[str, Any]], format: TableOutput, *, references: bool) -> None:
@@ -34,8 +47,9 @@ def print_summary(table: Sequence[Mapping[str, Any]], format: TableOutput, *, re
         return
     lines, notes = readable(table), legend(table, references)
     if format is TableOutput.table:
+        lines, narrow = fitted(lines, terminal_width(), _expendable(lines))
         print_rows(lines, Output.table)
-        for note in notes:
+        for note in (*narrow, *notes):
             say(note)
     elif format is TableOutput.markdown:
         print("\n".join(markdown_lines(lines)))
@@ -99,6 +113,10 @@ def legend(table: Sequence[Mapping[str, Any]], references: bool) -> list[str]:
             f"95 %: interval of the pooled UA over {' or '.join(f'{name}s' for name in by)}, whose utterances are alike "
             "(jackknife, t quantiles)."
         )
+    if any(row["clusters"] == 1 for row in table):
+        notes.append("No interval over one speaker alone: it says nothing about others.")
+    if any(row["runs"] and row["clustered_by"] is None for row in table):
+        notes.append("No interval where speakers, sessions and dialogues are unknown.")
     few = [row["clusters"] for row in table if row["pooled_UA_low"] is not None and row["clusters"] < FEW]
     if few:
         notes.append(f"Only {min(few)} of them: the intervals are wide, and right only if they vary about normally.")
@@ -109,10 +127,15 @@ def legend(table: Sequence[Mapping[str, Any]], references: bool) -> list[str]:
         notes.append(f"{', '.join(vals)}: the epoch was chosen on validation utterances.")
     if tests := sorted(name for name in chosen if name.startswith("test-")):
         notes.append(f"{TEST_SIDE} {', '.join(tests)}: the epoch was chosen on the test side: an upper bound, and no result.")
+    notes += dict.fromkeys(
+        f"{said}." for row in table if (said := lineages.explain(row["recipe"], head(row["head"]).recipes)) is not None
+    )
     if any(row["audit"] == "overridden" for row in table):
         notes.append(f"{LEAK} LEAKS ALLOWED: the audit fails and was overridden; not a speaker-independent result.")
     if any(row["runs"] < row["of_runs"] for row in table):
-        notes.append("Incomplete: not all runs are finished; their number says of how many a mean is.")
+        notes.append(
+            "Incomplete: not all runs are finished; their number says of how many a mean is. Pooled are the seeds with the most."
+        )
     if not references:
         notes.append("Without the reference heads (logreg, svm).")
     return notes

@@ -50,6 +50,13 @@ class _Line:
     running: dict[str, tuple[Run, EpochRecord | None]] = field(default_factory=dict)
     spent: list[float] = field(default_factory=list)
     """Wall time of runs that were trained now, seconds."""
+    selection: str = ""
+    """Whose the scores are."""
+
+    @property
+    def mark(self) -> str:
+        """The mark of its numbers."""
+        return TEST_SIDE if peeks(self.selection) else ""
 
 
 class SweepView:
@@ -90,7 +97,7 @@ class SweepView:
             for row in run_rows(connection, self._plan.entries, self._selection):
                 line = self._lines[row["experiment"]]
                 if row["run_id"] in line.done and row["UA"] is not None:
-                    line.UA[row["run_id"]] = row["UA"]
+                    line.UA[row["run_id"]], line.selection = row["UA"], row["selection"]
         if self._console.is_terminal:
             self._live = Live(
                 get_renderable=self.render, console=self._console, refresh_per_second=2, transient=True, redirect_stdout=False
@@ -126,16 +133,15 @@ class SweepView:
 
     def _finish(self, line: _Line, run: Run, event: Event) -> None:
         line.done.add(run.run_id)
-        score = run_score(self._cache, run.run_id, self._selection)
+        score = run_score(self._cache, line.entry, run.run_id, self._selection)
         if score is not None:
-            line.UA[run.run_id] = score
+            line.UA[run.run_id], line.selection = score
         if event.trained:
             self.trained += 1
             line.spent.append(time.monotonic() - self._started[run.run_id])
         if self._live is None:
-            mark = TEST_SIDE if peeks(self._selection) else ""
             how = f"{duration(line.spent[-1])}" if event.trained else "found finished"
-            text = "-" if score is None else f"{score:.1%}{mark}"
+            text = "-" if score is None else f"{score[0]:.1%}{line.mark}"
             self._print(f"{self._count()} {self._called(run)}: UA {text}, {how}{self._left_text()}")
 
     def _print(self, text: str) -> None:
@@ -190,8 +196,7 @@ class SweepView:
         for name in ("head", "preset", *(["recipe"] if several else []), "features"):
             table.add_column(name, overflow="ellipsis", no_wrap=True)
         table.add_column("done", justify="right", no_wrap=True)
-        mark = TEST_SIDE if peeks(self._selection) else ""
-        table.add_column(f"UA{mark}", justify="right", no_wrap=True)
+        table.add_column("UA", justify="right", no_wrap=True)
         table.add_column("now", overflow="ellipsis", no_wrap=True)
         for line in shown:
             of = line.entry.experiment
@@ -202,7 +207,7 @@ class SweepView:
                 *([of.recipe_name] if several else []),
                 of.feature_set,
                 f"{len(line.done)}/{len(line.entry.runs)}{failed}",
-                _spread(list(line.UA.values())),
+                _spread(list(line.UA.values()), line.mark),
                 Text(self._now(line)),
             )
         below = f"{self._count()} runs, {duration(time.monotonic() - self._began)} gone{self._left_text()}"
@@ -222,10 +227,10 @@ class SweepView:
         return text + (f" (+{len(line.running) - 1})" if len(line.running) > 1 else "")
 
 
-def _spread(values: list[float]) -> str:
+def _spread(values: list[float], mark: str) -> str:
     if not values:
         return ""
-    return f"{100 * mean(values):.1f}" + (f" ± {100 * stdev(values):.1f}" if len(values) > 1 else "")
+    return f"{100 * mean(values):.1f}" + (f" ± {100 * stdev(values):.1f}" if len(values) > 1 else "") + mark
 
 
 class FoldBars:

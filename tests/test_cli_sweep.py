@@ -90,7 +90,7 @@ def test_a_sweep_from_the_plan_to_the_table(cache: Path, tmp_path: Path) -> None
     with (tmp_path / "runs.csv").open() as file:
         assert sum(row["head"] == "mean_pool" for row in csv.DictReader(file)) == 6
     known = run(*words, "--seeds", "0-3", "--dry-run")
-    assert "time: about" in known.stderr and " 2 to do" in known.stderr.replace("8 runs", "")
+    assert "time: about" in known.stderr and "12 runs, 10 finished, 2 to do" in known.stderr
 
 
 def test_a_file_and_what_options_change_of_it(cache: Path, tmp_path: Path) -> None:
@@ -251,6 +251,7 @@ def test_reproduce_says_what_to_extract(cache: Path) -> None:
     way_out = "run `tfser extract --corpus iemocap --features logmel --root FOLDER`"
     assert f"(1) iemocap is not in the cache: {way_out}" in result.stdout
     assert "T+F+TF" in result.stdout and "nothing of it can be run yet" in result.stderr
+    assert "without --dry-run its rows are trained on the built-in synthetic corpus" in result.stderr
     cells = json.loads(run("reproduce", "tf-mamba", "--table", "I,III", "--dry-run", "--format", "json").stdout)
     assert {cell["table"] for cell in cells} == {"I", "III"} and all(cell["note"] for cell in cells)
     for words in (("tf-mambo",), ("tf-mamba", "--table", "IV"), ("tf-mamba", "--seeds", "x")):

@@ -182,6 +182,7 @@ def test_a_lineage_brings_its_validation_and_its_limits(cache: Path) -> None:
     assert "longer than 33 frames and cut there (--set cut_seconds=...)" in result.stderr
     rows = json.loads(result.stdout)
     assert [row["selection"] for row in rows if row["level"] == "utterance"] == ["last", "val", "val-WA", "test-oracle"]
+    assert [row["looked_at_test"] for row in rows] == [row["selection"] == "test-oracle" for row in rows]
     about = of_run(cache, rows[0]["run_id"])
     assert about["validation"] == "random-leaky:0.2" and about["protocol"].endswith("/random-leaky:0.2")
     # 60 utterances, 48 in four sessions, a random fifth of all held out: 34 to 42 are trained on, two steps an epoch.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +17,7 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support, recall_score
 
 from tfser.heads.compare import compare, notes, wins
-from tfser.heads.compare_report import print_comparison
+from tfser.heads.compare_report import in_words, print_comparison
 from tfser.heads.outcomes import Outcome, Subject, choose_clusters, find, pooled, read_outcome
 from tfser.heads.score_tables import BY, shown, table
 from tfser.manifests.cache import Cache
@@ -173,6 +175,7 @@ def test_marks_stand_at_every_number(filled: Cache) -> None:
                 assert numbers
                 for text in numbers:
                     assert text == "" or "".join(c for c in text if c in "*!") == marked, (line, text)
+            assert [row["looked_at_test"] for row in found] == [row["selection"] == "test-oracle" for row in found]
             clean, below = shown(table(connection, by=by, prefix="mean_pool-good", selection="last"), by)
             assert clean and not below
 
@@ -226,6 +229,8 @@ def test_with_nothing_to_make_clusters_of_there_is_no_interval(cache: Cache) -> 
     with open_catalogue(cache) as connection:
         (row, _) = table(connection)
     assert row["UA"] > 0 and row["pooled_UA_low"] is None and "no intervals" in row["notes"][0]
+    right = [of["label"] == of["predicted"] for of in predictions(cache, "a")]
+    assert row["pooled_WA"] == pytest.approx(mean(right)) and row["pooled_UA"] is not None  # the score needs no clusters
     with pytest.raises(UsageError, match="nothing to make clusters of"):
         compare(read(cache, "a"), read(cache, "b"))
 
@@ -286,6 +291,10 @@ def test_only_what_both_tested_alike_is_compared(filled: Cache, cache: Cache) ->
     assert (len(found.a.keys), found.left_out, found.a.keys) == (42, 68, found.b.keys)
     assert found.score.difference.clusters == 3
     assert "exchanging them cannot give p below 0.25" in "".join(notes(found))
+    b = read(filled, "bad")
+    one = replace(a, seeds=(7,), predicted=a.predicted[:1])
+    assert any("; of the first 1 seed of each only" in line for line in in_words(compare(b, one)))
+    assert not any("of the first" in line for line in in_words(compare(b, a)) if len(a.seeds) == len(b.seeds))
 
     stored.put_utterances(cache, UTTERANCES)
     renamed = [u if i else type(u)(utterance_id=u.utterance_id, path=u.path, label="happiness") for i, u in enumerate(UTTERANCES)]
@@ -330,6 +339,10 @@ def test_names_that_are_found_and_names_that_are_not(filled: Cache) -> None:
             find(connection, "wavlm")
         with pytest.raises(UsageError, match=r"no predictions of val \(utterance\); it has: last \(utterance\), last \(segm"):
             read_outcome(connection, find(connection, "good"), selection="val")
+        with pytest.raises(UsageError, match="unknown experiment that begins with 'mean_pol'"):
+            table(connection, prefix="mean_pol")
+        with pytest.raises(UsageError, match="unknown selection of these runs 'test-oracel'; did you mean 'test-oracle'"):
+            table(connection, by="fold", selection="test-oracel")
         with pytest.raises(UsageError, match="unknown table of scores by 'speker'; did you mean 'speaker'"):
             table(connection, by="speker")
     with pytest.raises(UsageError, match="name two experiments"):
@@ -340,8 +353,22 @@ def test_names_that_are_found_and_names_that_are_not(filled: Cache) -> None:
         compare(read(filled, "good"), read(filled, "bad"), clusters="sesion")
 
 
+def test_an_empty_table_says_why_and_what_holds_of_all_is_said_once(cache: Cache) -> None:
+    few = [of for of in UTTERANCES if of.speaker == UTTERANCES[0].speaker]
+    stored.put_utterances(cache, few)
+    with open_catalogue(cache) as connection:
+        assert shown(table(connection)) == ([], ["no scores: no finished run in this cache"])
+        assert shown(table(connection, by="session"), "session")[1][0].endswith("nothing that was tested has a known session")
+    for name in ("mean_pool-a", "mean_pool-b"):
+        stored.put_experiment(cache, name, few, right=0.7)
+    with open_catalogue(cache) as connection:
+        below = shown(table(connection))[1]
+    assert below == ["all of them: no intervals: one speaker alone says nothing about others"]
+
+
 def test_a_printed_comparison_says_what_to_beware_of(filled: Cache) -> None:
     a, b = (read(filled, name, selection="test-oracle") for name in ("good", "bad"))
+    assert compare(a, b).to_dict()["looked_at_test"] and all(row["looked_at_test"] for row in compare(a, b).rows())
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         print_comparison(compare(a, b, clusters="session"))

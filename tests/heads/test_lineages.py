@@ -97,6 +97,9 @@ def test_what_a_lineage_reports_is_explained() -> None:
             assert "share their speakers" in said
     assert (explain("shiftser") or "").startswith("shiftser reports test-WA and test-UA: epochs chosen on the test fold")
     assert (explain("superb+epochs=3") or "").startswith("superb (with settings changed) reports val-WA")
+    missing = explain("dwformer_meld", have=["last", "test-oracle"]) or ""
+    assert missing.endswith("NOT HERE: without a validation side there is no val-WF1 (add --validation)")
+    assert explain("dwformer_meld", have=["last", "val-WF1"]) == explain("dwformer_meld")
     assert explain("default") is None
     assert explain("superb", own=("superb",)) is None
 

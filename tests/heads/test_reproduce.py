@@ -12,9 +12,11 @@ import pytest
 from tfser.heads import HEADS, head
 from tfser.heads import reproduce as reproducing
 from tfser.heads.published import PAPERS, Paper, paper
+from tfser.heads.sweep_command import _print_cells, _print_notes
 from tfser.heads.sweep_runs import run_here
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import refresh
+from tfser.manifests.display import TableOutput
 from tfser.manifests.errors import UsageError
 from tfser.manifests.files import read_json, write_json
 from tfser.manifests.named import PROTOCOLS
@@ -177,3 +179,15 @@ def test_numbers_of_the_synthetic_corpus_stand_beside_none_of_the_paper_s(
 def test_reasons_are_printed_once() -> None:
     lines, reasons = reproducing.numbered([{"row": "a", "note": "x"}, {"row": "b", "note": ""}, {"row": "c", "note": "x"}])
     assert [line["note"] for line in lines] == ["(1)", "", "(1)"] and reasons == ["(1) x"]
+
+
+def test_notes_stand_where_the_table_goes(capsys: pytest.CaptureFixture[str]) -> None:
+    for format, start in ((TableOutput.markdown, "\nSYNTHETIC: 5 %"), (TableOutput.latex, r"\par\smallskip SYNTHETIC: 5 \%")):
+        _print_notes(["SYNTHETIC: 5 %", "† no result"], format)
+        printed = capsys.readouterr()
+        assert printed.out.startswith(start) and printed.err == "" and len(printed.out.split("\n")) >= 3
+    _print_notes(["SYNTHETIC: 5 %"], TableOutput.json)
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "SYNTHETIC: 5 %\n")
+    _print_cells([{"row": "T+F", "note": "run `x_y` at 5 %"}], ("row", "note"), TableOutput.latex)
+    assert r"\par\smallskip (1) run `x\_y` at 5 \%" in capsys.readouterr().out

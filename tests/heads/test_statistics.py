@@ -116,6 +116,9 @@ def test_what_cannot_be_known_is_none() -> None:
     assert (one.value, one.low, one.high, one.std_error, one.clusters) == (0.5, None, None, None, 1)
     right = interval(count(["a", "a", "b", "b"], ["anger", "fear"] * 2, ["anger", "fear"] * 2), "UA")
     assert (right.value, right.low, right.high) == (1.0, None, None)
+    alike = count(["a"] * 2 + ["b"] * 2 + ["c"] * 2, ["anger"] * 6, ["anger", "fear"] * 3)
+    for found in (interval(alike, "WA"), difference(alike, alike, "WA")):  # nothing varies: no certainty comes of that
+        assert (found.low, found.high, found.std_error) == (None, None, 0.0)
 
 
 def test_a_class_of_one_speaker_alone_does_not_change_the_score_s_meaning() -> None:

@@ -20,14 +20,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from tfser.heads import head, sweep_runs
 from tfser.heads import sweep as planning
-from tfser.heads import sweep_runs
 from tfser.heads.experiment import Request, resolve
 from tfser.heads.fold_runs import audit_experiment, load, train_fold
 from tfser.heads.sweep import HeadBlock, Plan, SweepRequest, data_key, estimate, feature_bytes, parse_seeds, plan_sweep
 from tfser.heads.sweep_results import check_selection, run_rows, summary
 from tfser.heads.sweep_runs import Event, Failure, run_here
-from tfser.heads.sweep_table import failure_lines, latex, latex_lines, legend, markdown_lines, numbers, readable
+from tfser.heads.sweep_table import (
+    _MAY_GO,
+    _expendable,
+    failure_lines,
+    latex,
+    latex_lines,
+    legend,
+    markdown_lines,
+    numbers,
+    readable,
+)
 from tfser.heads.sweep_view import SweepView
 from tfser.heads.sweep_workers import run_in_processes
 from tfser.manifests.cache import Cache
@@ -111,6 +121,21 @@ def test_names_go_to_the_heads_that_have_them(cache: Cache) -> None:
     assert [entry.experiment.recipe.lr == 0.5 for entry in plan.entries] == [True, True, False]
 
 
+def test_recipes_of_lineages_are_named_one_by_one(cache: Cache) -> None:
+    heads = (HeadBlock(name="mean_pool", recipes=("superb",)), HeadBlock(name="tf_transformer"), HeadBlock(name="logreg"))
+    plan = plan_sweep(cache, asked(*heads, recipes=("shiftser",), folds="1", epochs=None))
+    assert [(e.experiment.spec.name, e.experiment.recipe_name, e.experiment.validation) for e in plan.entries] == [
+        ("mean_pool", "superb", "random-leaky:0.2"),
+        ("tf_transformer", "shiftser", "none"),
+        ("logreg", "default", "none"),  # it is not trained by epochs
+    ]
+    every = plan_sweep(cache, asked(heads[1], recipes=("all",), folds="1", epochs=None))
+    assert [entry.experiment.recipe_name for entry in every.entries] == list(head("tf_transformer").recipes)
+    said = " ".join(legend(summary(cache, plan, "last"), True))
+    assert "shiftser reports test-WA and test-UA: epochs chosen on the test fold" in said
+    assert "superb reports val-WA: validation utterances are a random 20 % and share their speakers" in said
+
+
 def test_reference_heads_stand_once_in_every_feature_set(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "REFERENCE_HEADS", ("mean_pool", "not_a_head"))
     wanted = asked(HeadBlock(name="tf_transformer"), features=("logmel", "logmel+n_mels=16"), seeds=(3, 4), reference=True)
@@ -136,6 +161,10 @@ def test_reference_heads_stand_once_in_every_feature_set(cache: Cache, monkeypat
         ({"recipes": ("paper",)}, "unknown recipe of mean_pool 'paper'"),
         ({"heads": (HeadBlock(name="mean_pool", presets=("full",)),)}, "unknown preset of mean_pool 'full'"),
         ({"settings": {"width": "4"}}, "mean_pool linear/default on logmel: unknown setting 'width'"),
+        (
+            {"heads": (HeadBlock(name="mean_pool"), HeadBlock(name="logreg")), "settings": {"lr": "0.1"}},
+            "logreg plain/default on logmel: unknown setting 'lr'; Known: C, class_beta, class_weights; --set HEAD.KEY=VALUE",
+        ),
         ({"settings": {"tf_mamba.width": "4"}}, "unknown head of this sweep 'tf_mamba'"),
         ({"features": ("logmel", "wavlm-large")}, "on wavlm-large"),
         ({"folds": "4"}, "has folds 1 to 3"),
@@ -324,6 +353,20 @@ def test_the_table_is_what_the_runs_stored(cache: Cache) -> None:
     assert row["pooled_UA_low"] < row["pooled_UA"] < row["pooled_UA_high"] and row["clustered_by"] == "speaker"
     assert readable([row])[0]["95 %"] == f"{100 * row['pooled_UA_low']:.1f} to {100 * row['pooled_UA_high']:.1f}"
     assert "95 %" not in readable([row | {"pooled_UA_low": None}])[0]
+    assert readable([row | {"pooled_UA_low": 0.25, "pooled_UA_high": 0.5}])[0]["95 %"] == "25.0 to 50.0"
+
+
+def test_a_pooled_score_is_of_the_seeds_that_its_interval_is_of(cache: Cache) -> None:
+    plan = plan_sweep(cache, asked(seeds=(0, 1), epochs=1))
+    run_here(cache, plan.runs[:5], plan.findings, tell=lambda event: None)
+    refresh(cache)
+    (row,) = summary(cache, plan, "last")
+    with open_catalogue(cache) as connection:
+        of_seed = "SELECT pooled_WA FROM scores WHERE selection = 'last' AND level = 'utterance' ORDER BY seed"
+        whole, partial = (of["pooled_WA"] for of in rows(connection, of_seed))
+    assert (row["runs"], row["pooled_seeds"]) == (5, [0]) and whole != partial
+    assert row["pooled_WA"] == pytest.approx(whole)
+    assert any("Pooled are the seeds with the most" in note for note in legend([row], True))
 
 
 def test_numbers_that_are_no_results_bear_marks(cache: Cache) -> None:
@@ -338,8 +381,19 @@ def test_numbers_that_are_no_results_bear_marks(cache: Cache) -> None:
     assert all(leaky[name].endswith("‡") for name in ("UA", "WA", "WF1", "pooled UA", "pooled WA"))
     assert any("LEAKS ALLOWED" in note for note in legend([row | {"audit": "overridden"}], True))
     assert any("Without the reference heads" in note for note in legend([row], False))
+    alone = [row | {"clusters": 1, "pooled_UA_low": None}], [row | {"clusters": None, "clustered_by": None}]
+    said = [" ".join(legend(of, True)) for of in alone]
+    assert "one speaker alone" in said[0] and "are unknown" in said[1]
     honest = readable(summary(cache, plan, "last"))[0]
     assert not any(mark in json.dumps(honest, ensure_ascii=False) for mark in "†‡")
+
+
+def test_what_tells_lines_apart_stays_on_a_narrow_terminal() -> None:
+    alike = {"head": "mean_pool", "features": "logmel", "folds": "1-3 of 3", "WF1": "1.0", "WA": "2.0"}
+    lines = [{**alike, "preset": preset, "recipe": recipe} for preset, recipe in (("mlp", "default"), ("linear", "shiftser"))]
+    assert _expendable(lines)[-len(_MAY_GO) - 1 :] == ["recipe", *_MAY_GO] and "preset" not in _expendable(lines)
+    assert "recipe" not in _expendable([{**line, "preset": "mlp"} for line in lines])
+    assert "recipe" in _expendable([{**line, "preset": "mlp", "recipe": "default"} for line in lines])
 
 
 def test_tables_for_papers() -> None:
@@ -369,6 +423,23 @@ def test_without_a_terminal_there_is_a_line_a_run(cache: Cache, view: Any) -> No
     assert len(lines) == 6 and lines[0].startswith("1/6 mean_pool linear on logmel, fold 1, seed 0: UA ")
     assert all(f"{n}/6 mean_pool mlp" in line and "failed: the loss" in line for n, line in enumerate(lines[3:], start=4))
     assert "\x1b" not in out.getvalue()
+
+
+def test_heads_without_epochs_show_their_last_and_bear_no_mark(cache: Cache) -> None:
+    ruled = HeadBlock(name="mean_pool", presets=("linear",), settings={"selections": "test-UA"})
+    heads = (ruled, HeadBlock(name="logreg"), HeadBlock(name="mean_pool", presets=("mlp",)))
+    plan = plan_sweep(cache, asked(*heads, folds="1", seeds=(0,)))
+    out = io.StringIO()
+    shown = SweepView(cache, plan, estimate(cache, plan), selection="test-UA", console=Console(file=out, width=200))
+    with shown:
+        run_here(cache, plan.runs, plan.findings, tell=shown.tell)
+    refresh(cache)
+    texts = {line.split()[1]: line.split("UA ")[1].split(",")[0] for line in out.getvalue().splitlines() if "linear" not in line}
+    assert "†" not in texts["logreg"] and texts["logreg"].endswith("%") and texts["mean_pool"] == "-"
+    assert "†" in next(line for line in out.getvalue().splitlines() if "linear" in line)
+    of_head = {(row["head"], row["preset"]): row for row in summary(cache, plan, "test-UA")}
+    assert of_head["logreg", "plain"]["selection"] == "last" and of_head["logreg", "plain"]["UA"] is not None
+    assert of_head["mean_pool", "mlp"]["UA"] is None and of_head["mean_pool", "linear"]["looked_at_test"]
 
 
 def test_the_live_table_tells_how_far_it_is(cache: Cache, view: Any) -> None:

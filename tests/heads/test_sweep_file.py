@@ -122,6 +122,9 @@ def test_options_stand_before_the_defaults_and_behind_the_blocks(file: Path) -> 
     assert [block.name for block in asked(file, heads=["tf_mamba"]).heads] == ["tf_mamba"]
     with pytest.raises(UsageError, match="did you mean 'tf_mamba'"):
         asked(file, heads=["tf_mambo"])
+    file.write_text('[[head]]\nname = "svm"\n[[head]]\nname = "svm"\nset = { C = 2 }\n')
+    with pytest.raises(UsageError, match=r"Known: svm$"):
+        asked(file, heads=["logreg"])
 
 
 def test_without_a_file_options_are_all(file: Path) -> None:

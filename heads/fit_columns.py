@@ -1,0 +1,52 @@
+"""Tables that fit a terminal: cells are not folded to pieces of three letters; what a reader can do without goes first.
+
+In go a table's lines and the columns that may go, the first one first. Out come lines that fit the width, and sentences that say
+what is not shown: of a column with one value all the way down that value, of any other its name.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfser.manifests.display import cell
+
+_GAP = 2
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that standard output goes to, None if it goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def fitted(
+    lines: Sequence[Mapping[str, Any]], width: int | None, expendable: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the lines without the columns that do not fit, and the notes that say so.
+
+    >>> fitted([{"head": "svm", "folds": "1-4 of 4", "WF1": 39.6}], 10, ["WF1", "folds"])
+    ([{'head': 'svm'}], ['In all rows: folds 1-4 of 4, WF1 39.6.'])
+
+    Args:
+        lines: of a table, all with the same columns.
+        width: of the terminal; None: everything fits.
+        expendable: columns that may go, the first one first.
+    """
+    names = list(lines[0]) if lines else []
+    wide = {name: max(len(name), *(len(cell(line[name])) for line in lines)) for name in names}
+    gone: list[str] = []
+    for name in dict.fromkeys(name for name in expendable if name in wide):
+        if width is None or sum(wide[of] + _GAP for of in names if of not in gone) - _GAP <= width:
+            break
+        gone.append(name)
+    if not gone:
+        return [dict(line) for line in lines], []
+    alike = [name for name in names if name in gone and len({cell(line[name]) for line in lines}) == 1]
+    others = [name for name in names if name in gone and name not in alike]
+    said = [f"{name} {cell(lines[0][name])}" for name in alike if cell(lines[0][name])]
+    notes = [f"In all rows: {', '.join(said)}."] if said else []
+    if others:
+        notes.append(f"Not shown for want of width: {', '.join(others)} (--format csv has them).")
+    return [{name: line[name] for name in names if name not in gone} for line in lines], notes
