@@ -26,10 +26,8 @@ from tfser.manifests.display import (
     bar,
     count,
     output_to,
-    percent,
     print_rows,
     say,
-    short,
     size,
     utterance_bar,
 )
@@ -37,7 +35,6 @@ from tfser.manifests.errors import TfserError, UsageError, unknown
 
 if TYPE_CHECKING:
     from tfser.heads.experiment import Experiment, Request
-    from tfser.heads.profile import Profile
     from tfser.heads.sweep_runs import Failure
     from tfser.manifests.audit_report import AuditReport
     from tfser.pipeline.extract import ExtractReport
@@ -570,6 +567,9 @@ def ablate(
     selection: Annotated[
         str, typer.Option("--selection", help="Whose scores: last, val, test-oracle or one of the recipe's.")
     ] = "last",
+    reference: Annotated[
+        bool, typer.Option("--reference/--no-reference", help="The reference heads logreg and svm below the table.")
+    ] = True,
     corpus: Corpus = None,
     features: Features = None,
     protocol: ProtocolName = None,
@@ -591,7 +591,8 @@ def ablate(
 ) -> None:
     """Train every row of a head's ablation table over the same folds, and print the paper's beside ours."""
     from tfser.heads import head as find_head
-    from tfser.heads.ablation import compare, plan_rows
+    from tfser.heads.ablation import compare, plan_rows, reference_rows
+    from tfser.heads.ablation_report import print_ablation
     from tfser.heads.experiment import Request, resolve
     from tfser.heads.selections import BASE, Rule
 
@@ -614,7 +615,7 @@ def ablate(
         again=again,
     )
     _prepare_torch(device, threads, keep_memory)
-    planned = plan_rows(find_head(head), request, preset or ())
+    planned = [*plan_rows(find_head(head), request, preset or ()), *(reference_rows(request) if reference else ())]
     store = Cache(cache)
     table = [(row, resolve(store, wanted)) for row, wanted in planned]  # all of them, before the first is trained
     if selection not in (*BASE, *table[0][1].recipe.selections):
@@ -629,7 +630,7 @@ def ablate(
         for number, (row, experiment) in enumerate(table, start=1)
     }
     failed = _train_folds(store, [experiment for _, experiment in table], checkpoint_every, headings)
-    _print_ablation(table[0][1], compare(store, table, selection), format)
+    print_ablation(table[0][1], compare(store, table, selection), format)
     _exit_if(failed)
 
 
@@ -678,7 +679,9 @@ def sweep(
     reference: Annotated[
         bool | None, typer.Option("--reference/--no-reference", help="The reference heads logreg and svm, once a feature set.")
     ] = None,
-    selection: Annotated[str, typer.Option("--selection", help="Whose scores: last, val or test-oracle.")] = "last",
+    selection: Annotated[
+        str, typer.Option("--selection", help="Whose scores: last, val, test-oracle or one of a recipe's.")
+    ] = "last",
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=256, metavar="N", help="Processes at once.")] = 1,
     stack: Stack = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and what it may cost; train nothing.")] = False,
@@ -740,7 +743,9 @@ def reproduce(
     epochs: Epochs = None,
     fold: Folds = "all",
     seeds: Annotated[str, typer.Option("--seeds", metavar="N", help="A seed, a list (0,1) or a range (0-4).")] = "0",
-    selection: Annotated[str, typer.Option("--selection", help="Whose scores: last, val or test-oracle.")] = "last",
+    selection: Annotated[
+        str, typer.Option("--selection", help="Whose scores: last, val, test-oracle or one of a recipe's.")
+    ] = "last",
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=256, metavar="N", help="Processes at once.")] = 1,
     stack: Stack = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what could run, and why something could not.")] = False,
@@ -780,53 +785,6 @@ def reproduce(
         raise typer.Exit(1)
 
 
-def _print_ablation(experiment: Experiment, table: Sequence[dict[str, Any]], format: Output) -> None:
-    from tfser.heads.selections import explain, peeks
-
-    if format is not Output.table:
-        print_rows(table, format)
-        return
-    printed = list(dict.fromkeys(name for row in table for name in row["paper"]))
-    shown = [name for name in printed if name.startswith(experiment.corpus)] or printed
-    lines = []
-    for row in table:
-        scores = percent(row, "UA", "UA_std", "WA", "WA_std", "WF1", "UA_gain", "UA_gain_std")
-        lines.append(
-            {
-                "row": row["row"],
-                "parameters": "" if row["parameters"] is None else f"{row['parameters']:,}",
-                "paper's size": _millions(row["parameters_typical"]),
-                "paper": _millions(row["paper_parameters"]),
-                "UA": _spread(scores["UA"], scores["UA_std"]),
-                "WA": _spread(scores["WA"], scores["WA_std"]),
-                "WF1": scores["WF1"],
-                "UA gain": _spread(scores["UA_gain"], scores["UA_gain_std"]),
-                "won": "" if row["folds_won"] is None else f"{row['folds_won']}/{row['folds']}",
-                **{f"paper {name}": "" if name not in row["paper"] else f"{100 * row['paper'][name]:.1f}" for name in shown},
-            }
-        )
-    print_rows(lines, format)
-    spec = experiment.spec
-    say(
-        f"{experiment.corpus}, {experiment.feature_set}, {experiment.protocol}, seed {experiment.seed}, "
-        f"selection {table[0]['selection']}, {count(table[0]['folds'], 'fold')}: mean and deviation over folds, in percent; "
-        "gain: over the first row, fold by fold"
-    )
-    say(f"paper's size: ours at a width of {spec.typical_dim} and 4 classes, beside those of the paper ({spec.source})")
-    if peeks(table[0]["selection"]):
-        say(explain([table[0]["selection"]]))
-    if any(row["audit"] == "overridden" for row in table):
-        say("LEAKS ALLOWED: an audit fails; these scores are not speaker-independent results")
-
-
-def _millions(number: int | None) -> str:
-    return "" if number is None else f"{number / 1e6:.2f} M"
-
-
-def _spread(mean: str, deviation: str) -> str:
-    return f"{mean} ± {deviation}" if deviation else mean
-
-
 def _train(
     store: Cache, request: Request, format: Output, features: Sequence[str] = (), *, checkpoint_every_s: float = 30.0
 ) -> None:
@@ -834,6 +792,7 @@ def _train(
     from dataclasses import replace
 
     from tfser.heads.experiment import resolve
+    from tfser.heads.training_report import print_scores
 
     requests = [replace(request, features=name) for name in features] or [request]
     experiments = list({of.name: of for of in (resolve(store, each) for each in requests)}.values())
@@ -844,7 +803,7 @@ def _train(
     failed = _train_folds(store, experiments, checkpoint_every_s, headings)
     lost = {failure.run.run_id for failure in failed}
     shown = [of for of in experiments if any(of.run_id(fold) not in lost for fold in of.folds)]
-    _print_scores(store, shown, format)
+    print_scores(store, shown, format)
     _exit_if(failed)
 
 
@@ -896,84 +855,6 @@ def _exit_if(failed: Sequence[Failure]) -> None:
     if failed:
         left = f" (and {len(failed) - 1} more like it)" if len(failed) > 1 else ""
         raise TfserError(f"{failed[0].reason}{left}; the other folds are done")
-
-
-def _print_scores(store: Cache, experiments: Sequence[Experiment], format: Output) -> None:
-    """Print the scores of each experiment's folds and, if there are several, over them; of several in csv or JSON in one list."""
-    found = [_scores_of(store, experiment) for experiment in experiments]
-    if format is not Output.table:
-        several = len(experiments) > 1
-        named = zip(experiments, found, strict=True)
-        lines = [({"features": of.feature_set} if several else {}) | row for of, (folds, _) in named for row in folds]
-        if experiments:
-            print_rows(lines, format)
-        return
-    for experiment, (folds, over) in zip(experiments, found, strict=True):
-        if len(experiments) > 1:
-            print(f"features {experiment.feature_set}")
-        _print_experiment(store, experiment, folds, over)
-
-
-def _scores_of(store: Cache, experiment: Experiment) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the scores of an experiment's folds, and those over them."""
-    from tfser.heads.selections import ORDER_SQL, peeks
-    from tfser.manifests.catalogue import open_catalogue, rows
-
-    with open_catalogue(store) as connection:
-        folds = rows(
-            connection,
-            "SELECT * FROM (SELECT r.run_id, r.fold, m.selection, m.level, any_value(m.epoch) AS epoch, "
-            "max(value) FILTER (metric = 'WA') AS WA, max(value) FILTER (metric = 'UA') AS UA, "
-            "max(value) FILTER (metric = 'WF1') AS WF1, max(value) FILTER (metric = 'macro_F1') AS macro_F1, "
-            "any_value(r.seconds) AS seconds, any_value(r.audit) AS audit "
-            "FROM runs r JOIN metrics m USING (run_id) WHERE r.experiment = ? AND r.seed = ? AND list_contains(?, r.fold) "
-            "AND m.class IS NULL GROUP BY ALL) "
-            f"ORDER BY fold, level DESC, {ORDER_SQL}",
-            [experiment.name, experiment.seed, list(experiment.folds)],
-        )
-        over = rows(
-            connection,
-            "SELECT selection, level, folds, of_folds, UA, UA_std, WA, WA_std, WF1, macro_F1, pooled_UA, pooled_WA, seconds "
-            "FROM scores WHERE experiment = ? AND seed = ? "
-            f"ORDER BY level DESC, {ORDER_SQL}",
-            [experiment.name, experiment.seed],
-        )
-    return [{**row, "looked_at_test": peeks(row["selection"])} for row in folds], over
-
-
-def _print_experiment(
-    store: Cache, experiment: Experiment, folds: Sequence[dict[str, Any]], over: Sequence[dict[str, Any]]
-) -> None:
-    from tfser.heads import lineages
-    from tfser.heads.selections import explain
-
-    shown = [{**row, **percent(row, "UA", "WA", "WF1", "macro_F1"), "seconds": round(row["seconds"], 1)} for row in folds]
-    columns = ["fold", "level", "selection", "epoch", "UA", "WA", "WF1", "macro_F1", "seconds"]
-    if len(experiment.folds) == 1 or all(row["level"] == "segment" for row in folds):
-        print_rows(shown, Output.table, columns)
-    else:
-        print_rows([row for row in shown if row["level"] == "utterance"], Output.table, columns)
-        print()
-    if over and over[0]["folds"] > 1:
-        print(
-            f"over {over[0]['folds']} of {over[0]['of_folds']} folds, in percent: mean and deviation over folds, "
-            "and pooled over their utterances"
-        )
-        names = ("UA", "UA_std", "WA", "WA_std", "WF1", "macro_F1", "pooled_UA", "pooled_WA")
-        print_rows([{**row, **percent(row, *names), "seconds": round(row["seconds"], 1)} for row in over], Output.table)
-    overridden = sorted({row["fold"] for row in folds if row["audit"] == "overridden"})
-    if overridden:
-        say(
-            f"LEAKS ALLOWED: the audit of fold {', '.join(map(str, overridden))} fails; "
-            "these scores are not speaker-independent results"
-        )
-    say(explain(row["selection"] for row in folds))
-    if lineage := lineages.explain(
-        experiment.recipe_name, experiment.spec.recipes, [row["selection"] for row in folds]
-    ):
-        say(lineage)
-    say(f"experiment {experiment.name}, in {store.runs}")
-    say(f"predictions: tfser sql \"SELECT * FROM predictions WHERE run_id = '{folds[0]['run_id']}'\"")
 
 
 @app.command()
@@ -1104,6 +985,7 @@ def profile(
 
     from tfser.heads.profile import Conditions, select
     from tfser.heads.profile import profile as run_profile
+    from tfser.heads.profile_report import print_profiles
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -1120,52 +1002,9 @@ def profile(
     with bar("measuring", len(chosen) * (1 + repeats)) as update:
         found = run_profile(chosen, conditions, advance=lambda: update(advance=1))
     if format is Output.table:
-        _print_profiles(found)
+        print_profiles(found)
     else:
         print_rows([{**of.to_dict(), "kept_memory": kept} for of in found], format)
-
-
-def _print_profiles(found: Sequence[Profile]) -> None:
-    """Print profiles for people, under lines that say how they were measured."""
-    of = found[0]
-    print(
-        f"{of.processor} ({of.device}), {count(of.threads, 'CPU thread')}, {of.precision}: "
-        f"{count(of.batch_size, 'utterance')} of {count(of.frames, 'frame')}, {of.classes} classes"
-        + "".join(f"; scan {scan}" for scan in sorted({one.config["scan"] for one in found if one.config.get("branches")}))
-    )
-    fed: dict[str, list[str]] = {}
-    for one in found:
-        fed.setdefault(f"{one.samples} x {one.sample_frames} x {one.width}", []).append(one.head)
-    for shape, names in fed.items():
-        print(f"  {', '.join(dict.fromkeys(names))}: {shape}")
-
-    def megabytes(number: int | None) -> float | str:
-        return "n/a" if number is None else _three(number / 1e6)
-
-    rows = [
-        {
-            "head": one.head,
-            "preset": one.preset,
-            "parameters": f"{one.parameters:,}",
-            "paper": "" if one.paper_parameters is None else f"{one.paper_parameters / 1e6:.2f} M",
-            "MACs": short(one.macs),
-            "ms": _three(one.latency_ms),
-            "p90": _three(one.latency_p90_ms),
-            "step_ms": _three(one.step_ms),
-            "MB": megabytes(one.latency_peak_bytes),
-            "step_MB": megabytes(one.step_peak_bytes),
-        }
-        for one in found
-    ]
-    columns = [name for name in rows[0] if name != "paper" or any(row["paper"] for row in rows)]
-    print_rows(rows, Output.table, columns)
-    say(f"MACs: multiply-accumulates per utterance. ms: forward pass, median and 90th percentile of {of.repeats}.")
-    say("step: forward and backward. MB: the most memory that each holds beyond weights and frames.")
-
-
-def _three(number: float) -> float:
-    """Round to about three digits, and to whole numbers above that."""
-    return round(number, 0 if number >= 100 else 1 if number >= 10 else 2)
 
 
 @app.command()

@@ -21,6 +21,9 @@ HEADS: dict[str, str] = {
     "tf_transformer": "tfser.heads.tf_transformer",
 }
 
+REFERENCE_HEADS = ("logreg", "svm")
+"""What stands in every table of a sweep or an ablation: hard to beat on small corpora, and a table that hides that misleads."""
+
 
 def head(name: str) -> HeadSpec:
     """Return a head's specification by its name.

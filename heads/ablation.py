@@ -11,6 +11,7 @@ from dataclasses import replace
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+from tfser.heads import REFERENCE_HEADS, head
 from tfser.heads.base import AblationRow, HeadSpec, count_parameters
 from tfser.heads.experiment import Experiment, Request
 from tfser.manifests.cache import Cache
@@ -45,6 +46,15 @@ def plan_rows(spec: HeadSpec, request: Request, presets: Sequence[str] = ()) -> 
     ]
 
 
+def reference_rows(request: Request) -> list[tuple[AblationRow, Request]]:
+    """Return a row for each reference head, on the same features and folds, with its own defaults."""
+    of = replace(request, preset=None, recipe=None, settings=None, epochs=None)
+    return [
+        (AblationRow(name=f"{name} (reference)", preset=head(name).default_preset), replace(of, head=name))
+        for name in REFERENCE_HEADS
+    ]
+
+
 def compare(cache: Cache, table: Sequence[tuple[AblationRow, Experiment]], selection: str) -> list[dict[str, Any]]:
     """Return the table: each row's size and utterance-level scores over folds, the paper's, and its gain over the first row.
 
@@ -54,7 +64,8 @@ def compare(cache: Cache, table: Sequence[tuple[AblationRow, Experiment]], selec
     found: list[dict[str, Any]] = []
     first: dict[int, float] = {}
     for row, experiment in table:
-        by_fold = _fold_scores(cache, experiment, selection)
+        shown = selection if experiment.spec.fit is None else "last"  # where there are no epochs, there is no choice
+        by_fold = _fold_scores(cache, experiment, shown)
         values = {metric: [by_fold[fold][metric] for fold in sorted(by_fold)] for metric in METRICS}
         UA = {fold: scores["UA"] for fold, scores in by_fold.items()}
         first = first or UA
@@ -70,7 +81,7 @@ def compare(cache: Cache, table: Sequence[tuple[AblationRow, Experiment]], selec
                 ),
                 "parameters_typical": parameters(experiment.spec, _typical(experiment), experiment.spec.typical_dim, 4),
                 "paper_parameters": None if row.parameters is None else round(row.parameters * 1e6),
-                "selection": selection,
+                "selection": shown,
                 "folds": len(by_fold),
                 **{metric: mean(of) if of else None for metric, of in values.items()},
                 **{f"{metric}_std": stdev(of) if len(of) > 1 else None for metric, of in values.items()},

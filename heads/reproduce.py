@@ -15,10 +15,10 @@ from typing import Any
 
 from tfser.heads.experiment import Request
 from tfser.heads.published import Paper, PublishedRow, PublishedTable
+from tfser.heads.selections import LEAK, TEST_SIDE
 from tfser.heads.sweep import Entry, Key, Plan, Wanted, data_key, make_plan, settle
 from tfser.heads.sweep_results import summary
 from tfser.heads.sweep_runs import Failure
-from tfser.heads.sweep_table import LEAK, TEST_SIDE
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import TfserError, unknown

@@ -2,7 +2,7 @@
 
 In go the catalogue's views (`scores`, `fold_scores`, `class_scores`, `speaker_scores`, `session_scores`); out come rows with
 scores as shares of 1 (`table`), and the same rows for people, in percent (`shown`). A number whose epoch was chosen by looking at
-the test side bears a *, one with a fold that was trained although its audit failed a !.
+the test side bears a †, one with a fold that was trained although its audit failed a ‡.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfser.heads.outcomes import Pooled, pooled
-from tfser.heads.selections import ORDER_SQL, peeks
+from tfser.heads.selections import LEAK, ORDER_SQL, TEST_SIDE, mark, peeks
 from tfser.heads.statistics import CONFIDENCE, FEW, METRICS, Interval, interval, seed_scores
 from tfser.manifests.catalogue import Connection, rows
 from tfser.manifests.display import count
@@ -219,9 +219,9 @@ def legend(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the lines that explain the marks and hold the notes of rows."""
     lines = []
     if any(peeks(row["selection"]) for row in found):
-        lines.append("* the epoch was chosen by looking at the test side: no estimate for new speakers")
+        lines.append(f"{TEST_SIDE} the epoch was chosen by looking at the test side: no estimate for new speakers")
     if any(row["audit"] == "overridden" for row in found):
-        lines.append("! a fold was trained although its audit failed (--allow-leaks)")
+        lines.append(f"{LEAK} a fold was trained although its audit failed (--allow-leaks)")
     experiments = dict.fromkeys(row["experiment"] for row in found)
     of_note: dict[str, dict[str, None]] = {}
     for row in found:
@@ -235,7 +235,7 @@ def legend(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def marks(row: Mapping[str, Any]) -> str:
     """Return the marks of a row's numbers."""
-    return ("*" if peeks(row["selection"]) else "") + ("!" if row["audit"] == "overridden" else "")
+    return mark(row["selection"], row["audit"])
 
 
 def _one(row: Mapping[str, Any], name: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 
-from tfser.heads import HEADS, head
+from tfser.heads import HEADS, REFERENCE_HEADS, head
 from tfser.heads.base import HeadSpec
 from tfser.heads.experiment import Experiment, Request, resolve
 from tfser.heads.fold_runs import audit_experiment, check_audit
@@ -21,10 +21,6 @@ from tfser.manifests.audit import Finding
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import UsageError, unknown
-
-REFERENCE_HEADS = ("logreg", "svm")
-"""Heads that stand in every sweep, once a feature set: on small corpora they are hard to beat, and a table that hides that
-misleads."""
 
 Key = tuple[str, ...]
 """What features in memory depend on: runs of the same key share them."""

@@ -11,12 +11,12 @@ from typing import Any
 
 from tfser.heads import head, lineages
 from tfser.heads.fit_columns import fitted, terminal_width
+from tfser.heads.selections import LEAK, TEST_SIDE, mark
 from tfser.heads.statistics import FEW
 from tfser.heads.sweep import Estimate, Key, Plan, data_key
 from tfser.heads.sweep_runs import Failure
 from tfser.manifests.display import Output, TableOutput, count, print_rows, say, size
 
-TEST_SIDE, LEAK = "†", "‡"
 _IN_LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", TEST_SIDE: r"$^{\dagger}$", LEAK: r"$^{\ddagger}$",
@@ -72,7 +72,7 @@ def readable(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Return the table's cells for people: percent with one decimal, deviations, marks."""
     lines = []
     for row in table:
-        mark = (TEST_SIDE if row["looked_at_test"] else "") + (LEAK if row["audit"] == "overridden" else "")
+        signs = mark(row["selection"], row["audit"])
         low, high = row["pooled_UA_low"], row["pooled_UA_high"]
         lines.append(
             {
@@ -84,12 +84,12 @@ def readable(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
                 "seeds": numbers(row["seeds"]),
                 "folds": numbers(row["folds"]) + f" of {row['of_folds']}",
                 "runs": str(row["runs"]) if row["runs"] == row["of_runs"] else f"{row['runs']} of {row['of_runs']}",
-                "UA": _score(row["UA"], row["UA_std"], mark),
-                "WA": _score(row["WA"], row["WA_std"], mark),
-                "WF1": _score(row["WF1"], row["WF1_std"], mark),
-                "pooled UA": _score(row["pooled_UA"], None, mark),
-                "95 %": "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}{mark}",
-                "pooled WA": _score(row["pooled_WA"], None, mark),
+                "UA": _score(row["UA"], row["UA_std"], signs),
+                "WA": _score(row["WA"], row["WA_std"], signs),
+                "WF1": _score(row["WF1"], row["WF1_std"], signs),
+                "pooled UA": _score(row["pooled_UA"], None, signs),
+                "95 %": "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}{signs}",
+                "pooled WA": _score(row["pooled_WA"], None, signs),
                 "selection": row["selection"],
             }
         )

@@ -20,11 +20,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tfser.heads.selections import peeks
+from tfser.heads.selections import TEST_SIDE, peeks
 from tfser.heads.sweep import Entry, Estimate, Plan, Run
 from tfser.heads.sweep_results import run_rows, run_score
 from tfser.heads.sweep_runs import Event
-from tfser.heads.sweep_table import TEST_SIDE, duration
+from tfser.heads.sweep_table import duration
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue
 from tfser.manifests.display import bar, say

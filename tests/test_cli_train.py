@@ -124,7 +124,7 @@ def test_the_ablation_table_has_the_paper_s_rows_beside_ours(cache: Path) -> Non
     assert result.exit_code == 0, result.stderr
     table = json.loads(result.stdout)
     rows = head("tf_mamba").ablation
-    assert [row["row"] for row in table] == [row.name for row in rows]
+    assert [row["row"] for row in table] == [*(row.name for row in rows), "logreg (reference)", "svm (reference)"]
     for row in table:
         assert row["folds"] == 2 and set(row["UA_by_fold"]) == {"1", "2"}
         assert row["UA"] == pytest.approx(sum(row["UA_by_fold"].values()) / 2)
@@ -135,7 +135,10 @@ def test_the_ablation_table_has_the_paper_s_rows_beside_ours(cache: Path) -> Non
     assert table[4]["paper"] == {"iemocap WA": 0.753, "iemocap UA": 0.757, "meld WF1": 0.485}
     assert table[3]["parameters"] == table[4]["parameters"] and table[3]["experiment"] != table[4]["experiment"]
 
-    again = run(*words, "--preset", "full")
+    assert table[-1]["selection"] == "last" and table[-1]["UA_gain"] is not None and table[-1]["parameters"] is None
+
+    again = run(*words, "--preset", "full", "--no-reference")
+    assert "reference" not in again.stdout
     assert again.exit_code == 0, again.stderr
     assert again.stderr.count("found finished") == 4  # two rows, two folds: nothing is trained twice
     assert "CMDT Loss" in again.stdout and "75.7" in again.stdout and "48.5" not in again.stdout

@@ -167,14 +167,14 @@ def test_marks_stand_at_every_number(filled: Cache) -> None:
         for by in (None, *BY):
             found = table(connection, by=by)
             lines, below = shown(found, by)
-            assert any(line.startswith("*") for line in below) and any(line.startswith("!") for line in below)
+            assert any(line.startswith("†") for line in below) and any(line.startswith("‡") for line in below)
             for row, line in zip(found, lines, strict=True):
                 scores = ("UA", "WA", "F1", "precision")
                 numbers = [text for name, text in line.items() if name in scores or "[" in name or name.startswith("pooled")]
-                marked = ("*" if row["selection"] == "test-oracle" else "") + ("!" if "bad" in row["experiment"] else "")
+                marked = ("†" if row["selection"] == "test-oracle" else "") + ("‡" if "bad" in row["experiment"] else "")
                 assert numbers
                 for text in numbers:
-                    assert text == "" or "".join(c for c in text if c in "*!") == marked, (line, text)
+                    assert text == "" or "".join(c for c in text if c in "†‡") == marked, (line, text)
             assert [row["looked_at_test"] for row in found] == [row["selection"] == "test-oracle" for row in found]
             clean, below = shown(table(connection, by=by, prefix="mean_pool-good", selection="last"), by)
             assert clean and not below
