@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -107,18 +108,11 @@ def test_a_row_an_experiment_is_scikit_learn_s_over_folds_and_seeds(filled: Cach
 
 def test_the_interval_can_be_computed_again_by_sql(filled: Cache) -> None:
     """The query of the documents: delete-one-speaker by window sums; only the t quantile is typed in."""
-    query = """
-    WITH cells AS (
-      SELECT speaker, seed, label, count(*) AS n, count_if(hit) AS hits FROM test_predictions
-      WHERE experiment = 'mean_pool-good-1a' AND selection = 'last' AND level = 'utterance' GROUP BY ALL
-    ), classes AS (SELECT seed, label, sum(n) AS n, sum(hits) AS hits FROM cells GROUP BY ALL),
-    without AS (
-      SELECT s.speaker, avg((c.hits - coalesce(x.hits, 0)) / (c.n - coalesce(x.n, 0))) AS UA
-      FROM (SELECT DISTINCT speaker FROM cells) s CROSS JOIN classes c LEFT JOIN cells x USING (speaker, seed, label) GROUP BY ALL
-    ), score AS (SELECT avg(hits / n) AS UA FROM classes)
-    SELECT any_value(score.UA) AS UA, count(*) AS speakers,
-      sqrt((count(*) - 1) / count(*) * sum((without.UA - score.UA) ** 2)) AS std_error FROM without, score
-    """
+    page = Path(__file__).parents[2] / "docs" / "methods.md"
+    if not page.exists():
+        pytest.skip("docs/ is not part of an installed package")
+    (query,) = re.findall(r"```sql\n(WITH cells AS .*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    query = query.replace("EXPERIMENT", "mean_pool-good-1a")
     with open_catalogue(filled) as connection:
         (by_sql,) = rows(connection, query)
         of = pooled(connection)["mean_pool-good-1a", "last", "utterance"]
