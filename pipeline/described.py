@@ -12,8 +12,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
+from tfser import __version__
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import read_json, sweep, write_json
@@ -75,4 +77,10 @@ def write_description(cache: Cache, features: Described) -> None:
             return
     with cache.lock(f"features/{features.folder}"):  # extractions of other corpora write it too
         sweep(path.parent)
-        write_json(path, {**about, "created_at": now()})
+        write_json(path, {**about, "made_with": _versions(bool(features.origin)), "created_at": now()})
+
+
+def _versions(is_encoder: bool) -> dict[str, str]:
+    """Return what computed a feature set first, for people who wonder: no part of what tells it from others."""
+    names = ("numpy", "soxr", *(("torch", "transformers") if is_encoder else ()))
+    return {"tfser": __version__} | {name: metadata.version(name) for name in names}
