@@ -5,6 +5,8 @@ In: a paper (`tfser.heads.published`), and what the cache holds of its corpora a
 
 Without any of the paper's corpora the same rows are trained on the built-in synthetic corpus, to show that the whole way works;
 such numbers say nothing about the paper, and stand beside none of its own.
+
+Below each table stand the reference heads on the same features and folds: what they reach, a network has to beat.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tfser.heads import REFERENCE_HEADS
 from tfser.heads.experiment import Request
 from tfser.heads.published import Paper, PublishedRow, PublishedTable
 from tfser.heads.selections import LEAK, TEST_SIDE
@@ -118,16 +121,30 @@ def prepare(
     entries: list[Entry] = []
     audited: dict[Key, str | None] = {}
     for table in choose_tables(paper, tables):
+        beside: dict[tuple[str, str], tuple[str, ...]] = {}
         for row in table.rows:
             for corpus, printed in _by_corpus(row, on_synthetic).items():
                 of, why = None, OTHER if row.preset is None else None
                 if why is None:
-                    entries, of, why = _plan_row(cache, paper, row, corpus, request, seeds, entries, audited)
+                    wanted = _features(cache, paper, row, corpus)
+                    asked = replace(request, preset=row.preset, settings=dict(row.settings), features=wanted)
+                    entries, of, why = _plan_row(cache, paper, corpus, asked, seeds, entries, audited)
+                    if of is not None:
+                        beside.setdefault((corpus, wanted), tuple(printed))
                 cells += [
                     Cell(
                         table=table.number, row=row.name, corpus=corpus, metric=metric, paper=value, experiment=of, reason=why
                     )
                     for metric, value in printed.items()
+                ]
+        for (corpus, wanted), metrics in beside.items():
+            for name in REFERENCE_HEADS:
+                asked = replace(request, head=name, recipe=None, epochs=None, features=wanted)
+                entries, of, why = _plan_row(cache, paper, corpus, asked, seeds[:1], entries, audited)
+                row_name = f"{name} on {wanted} (reference)"
+                cells += [
+                    Cell(table=table.number, row=row_name, corpus=corpus, metric=metric, paper=None, experiment=of, reason=why)
+                    for metric in metrics
                 ]
     return Reproduction(
         paper=paper,
@@ -151,25 +168,16 @@ def _by_corpus(row: PublishedRow, on_synthetic: bool) -> dict[str, dict[str, flo
 def _plan_row(
     cache: Cache,
     paper: Paper,
-    row: PublishedRow,
     corpus: str,
     request: Request,
     seeds: tuple[int, ...],
     entries: list[Entry],
     audited: dict[Key, str | None],
 ) -> tuple[list[Entry], str | None, str | None]:
-    """Return the entries with this row's, and its experiment's name or the reason why there is none."""
-    wanted = row.features or (_features_on_synthetic(cache, paper) if corpus == SYNTHETIC else paper.features)
-    if why := missing(cache, corpus, wanted):
+    """Return the entries with those of a request, and its experiment's name or the reason why there is none."""
+    if why := missing(cache, corpus, request.features or ""):
         return entries, None, why
-    asked = replace(
-        request,
-        corpus=corpus,
-        protocol=paper.protocols.get(corpus),
-        features=wanted,
-        preset=row.preset,
-        settings=dict(row.settings),
-    )
+    asked = replace(request, corpus=corpus, protocol=paper.protocols.get(corpus))
     try:
         merged = settle(cache, [Wanted(request=asked, seeds=seeds)], onto=entries)
     except TfserError as error:
@@ -190,6 +198,11 @@ def _audit(cache: Cache, entry: Entry) -> str | None:
     except TfserError as error:
         return str(error)
     return None
+
+
+def _features(cache: Cache, paper: Paper, row: PublishedRow, corpus: str) -> str:
+    """Return the features that a row is trained on."""
+    return row.features or (_features_on_synthetic(cache, paper) if corpus == SYNTHETIC else paper.features)
 
 
 def _features_on_synthetic(cache: Cache, paper: Paper) -> str:

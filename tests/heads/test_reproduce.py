@@ -93,7 +93,11 @@ def test_a_paper_s_rows_exist_here(of: Paper) -> None:
 
 def test_every_cell_runs_or_says_why_not(cache: Cache) -> None:
     of = reproducing.prepare(cache, paper("tf-mamba"), device="cpu")
-    assert len(of.cells) == (12 + 8 + 6) * 3
+    references = [cell for cell in of.cells if cell.row.endswith("(reference)")]
+    assert len(of.cells) - len(references) == (12 + 8 + 6) * 3
+    assert len(references) == 3 * 2 * 2 and {cell.corpus for cell in references} == {"iemocap"}  # three tables, UA and WA
+    assert {cell.row for cell in references} == {f"{name} on wavlm-large (reference)" for name in ("logreg", "svm")}
+    assert {cell.paper for cell in references} == {None} and len({cell.experiment for cell in references} - {None}) == 2
     assert all((cell.experiment is None) != (cell.reason is None) for cell in of.cells)
     reasons = {(cell.table, cell.row, cell.corpus): cell.reason for cell in of.cells}
     assert reasons["I", "TENT", "meld"] == "another method: not trained here"
@@ -105,9 +109,10 @@ def test_every_cell_runs_or_says_why_not(cache: Cache) -> None:
     )
     assert of.plan is not None
     same = {cell.experiment for cell in of.cells if cell.row in ("TF-Mamba (ours)", "WavLM-large", "+ CMDT Loss (Full model)")}
-    assert len(same - {None}) == 1 and len(of.plan.entries) == 6 and len(of.plan.runs) == 30  # trained once
+    networks = [entry for entry in of.plan.entries if entry.experiment.spec.name == "tf_mamba"]
+    assert len(same - {None}) == 1 and len(networks) == 6 and len(of.plan.runs) == 30 + 10  # trained once
     assert {entry.experiment.protocol for entry in of.plan.entries} == {"iemocap4-session"}
-    assert {entry.experiment.recipe.epochs for entry in of.plan.entries} == {100}
+    assert {entry.experiment.recipe.epochs for entry in networks} == {100}
 
 
 def test_tf_transformer_s_protocol_is_the_improvised_part_by_speaker(cache: Cache) -> None:
@@ -139,13 +144,13 @@ def test_unknown_tables_and_papers_are_refused(cache: Cache) -> None:
 def test_ours_stand_beside_the_paper_s(cache: Cache, tmp_path: Path) -> None:
     here = Cache(shutil.copytree(cache.root, tmp_path / "cache"))
     of = reproducing.prepare(here, paper("tf-mamba"), tables=["II"], epochs=1, folds="1-2", device="cpu")
-    assert of.plan is not None and len(of.plan.runs) == 2
+    assert of.plan is not None and len(of.plan.runs) == 3 * 2
     before = reproducing.compare(here, of)
     assert next(row for row in before if row["row"] == "WavLM-large")["reason"] == "no run of it has the selection last yet"
     assert run_here(here, of.plan.runs, of.plan.findings, tell=lambda event: None) == []
     table = reproducing.compare(here, of)
     ours = {row["metric"]: row for row in table if row["row"] == "WavLM-large" and row["corpus"] == "iemocap"}
-    assert len(list(here.runs.glob("*/run.json"))) == 2 and ours["UA"]["reason"] is None
+    assert len(list(here.runs.glob("*/run.json"))) == 6 and ours["UA"]["reason"] is None
     assert ours["UA"]["difference"] == pytest.approx(ours["UA"]["ours"] - 75.7, abs=1e-3)
     assert ours["WA"]["difference"] == pytest.approx(ours["WA"]["ours"] - 75.3, abs=1e-3)
     assert 0 <= ours["UA"]["ours"] <= 100 and ours["UA"]["folds"] == [1, 2]
@@ -168,7 +173,7 @@ def test_numbers_of_the_synthetic_corpus_stand_beside_none_of_the_paper_s(
     put_features(here, [u.utterance_id for u in utterances], corpus="synthetic")
     assert not reproducing.has_a_corpus(here, paper("tf-mamba"))
     of = reproducing.prepare(here, paper("tf-mamba"), on_synthetic=True, device="cpu")
-    assert of.plan is not None and {entry.experiment.recipe.epochs for entry in of.plan.entries} == {2}
+    assert of.plan is not None and {entry.experiment.recipe.epochs for entry in of.plan.entries} == {1, 2}
     assert {cell.corpus for cell in of.cells} == {"synthetic"} and {cell.paper for cell in of.cells} == {None}
     ran = {cell.row for cell in of.cells if cell.reason is None}
     assert {"TF-Mamba (ours)", "Baseline", "Dual Temporal-Domain Mamba"} <= ran and "TENT" not in {c.row for c in of.cells}
