@@ -68,7 +68,7 @@ OPTIONAL = (
     Optional(package="audformat", purpose="corpora that are databases in audformat", action="pip install 'tfser[audformat]'"),
 )
 
-_MODULES = {"scikit-learn": "sklearn"}  # where a package's module has another name
+_MODULES = {"scikit-learn": "sklearn", "huggingface-hub": "huggingface_hub"}  # where a module has another name
 
 
 def examine(cache: Path | None = None) -> list[Check]:

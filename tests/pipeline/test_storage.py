@@ -293,9 +293,9 @@ def test_a_shard_that_is_finished_meanwhile_is_not_stale(full: Cache, root: Path
 
 def test_an_outdated_feature_set_is_kept_apart_and_can_be_removed(full: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = dataclasses.replace(LOGMEL, config={**LOGMEL.config, "algorithm": 2})
-    from tfser.pipeline import extract as extraction
+    from tfser.pipeline import described
 
-    monkeypatch.setattr(extraction, "now", lambda: "2100-01-01T00:00:00+00:00")
+    monkeypatch.setattr(described, "now", lambda: "2100-01-01T00:00:00+00:00")
     assert work(full, changed) == (0, 5)
     with open_catalogue(full) as connection:
         names = {r["feature_set"]: r["fingerprint"] for r in rows(connection, "FROM feature_sets")}
