@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _AHEAD = 2
 """Blocks that are decoded beyond those that the devices are at work on."""
 
+_WAITING = 32
+"""Results that may wait for the disk: of all layers of an encoder, one is tens of megabytes."""
+
 _SMALL_BLOCK_S = 30.0
 """Seconds of audio in a block where the device takes one piece at a time: enough to keep the decoding threads busy."""
 
@@ -169,7 +172,7 @@ _Message = tuple[Result | None, BaseException | None]
 
 def _run(todo: Sequence[Sequence[Row]], load: Load, batchers: Sequence[Batcher], threads: int) -> Iterator[Result]:
     """Yield results as devices finish blocks."""
-    results: queue.Queue[_Message] = queue.Queue(maxsize=1024)
+    results: queue.Queue[_Message] = queue.Queue(maxsize=_WAITING)
     stopped = threading.Event()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         source = _Source(todo, lambda row: _decode(row, load), pool, ahead=len(batchers) + _AHEAD)
