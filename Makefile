@@ -39,6 +39,8 @@ bench: setup
 	$(BIN)/python benchmarks/cache_read.py
 	$(BIN)/python benchmarks/ssd.py
 	$(BIN)/python benchmarks/head_step.py
+	$(BIN)/python benchmarks/intervals.py
+	$(BIN)/python benchmarks/sweep_speed.py --utterances 30 --threads 1 --rounds 3 --folds 2 --recipe robust --variants "plain,ours"
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
