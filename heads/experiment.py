@@ -260,8 +260,11 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
     for name in spec.features:
         if name in current:
             return name
-        if found := _layers_of(name, current):
+        found = [of for of in _layers_of(name, current) if not of.startswith(f"{name}/all")]  # a stack is for those who ask
+        if len(found) == 1:
             return found[0]
+        if found:
+            break  # several layers, and nothing says which
     if len(current) == 1:
         return current[0]
     raise UsageError(f"which features? The cache holds {', '.join(current)} of {corpus}; say --features NAME")

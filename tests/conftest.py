@@ -145,7 +145,7 @@ def put_features() -> PutFeatures:
     def put(
         cache: Cache, ids: list[str], *, corpus: str = "toy", name: str = "logmel", shard: str = "0"
     ) -> None:
-        folder = cache.features / f"{name}-abcdef012345"
+        folder = cache.features / f"{name.replace('/', '-')}-abcdef012345"
         about = {
             "name": name,
             "fingerprint": "abcdef012345",

@@ -16,13 +16,14 @@ import pytest
 import soundfile
 from safetensors.torch import load_file
 
-from tfser.heads import head
+from tfser.heads import experiment, head
 from tfser.heads.experiment import Request, resolve
 from tfser.heads.fold_runs import audit_experiment, load, train_fold
 from tfser.heads.training import predict
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, refresh, rows
-from tfser.manifests.errors import TfserError
+from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.utterances import Utterance
 from tfser.pipeline.corpora import locate
 from tfser.pipeline.extract import extract
 from tfser.pipeline.scan import scan
@@ -201,3 +202,42 @@ def test_a_damaged_run_is_trained_again(filled: Cache, name: str) -> None:
     again = train(filled)
     assert again.trained and again.about["run_id"] == first.about["run_id"]
     assert not train(filled).trained
+
+
+def test_an_encoder_s_name_finds_its_layer() -> None:
+    """The default layer if it is there, the only one else; several leave a choice."""
+    have = ["hubert-large/24", "hubert-large/6", "logmel", "wavlm-base/all"]
+    have += ["wavlm-large/12", "wavlm-large/6", "wavlm-large/all"]
+    assert experiment._layers_of("wavlm-large", have) == ["wavlm-large/12"]
+    assert experiment._layers_of("hubert-large", have) == ["hubert-large/24", "hubert-large/6"]
+    assert experiment._layers_of("wavlm-base", have) == ["wavlm-base/all"]
+    assert experiment._layers_of("wavlm", have) == [] == experiment._layers_of("logmel", have)
+
+
+@pytest.mark.parametrize(
+    ("have", "taken"),
+    [
+        (("logmel", "wavlm-large/12", "wavlm-large/all"), "wavlm-large/12"),
+        (("logmel", "wavlm-large/6"), "wavlm-large/6"),
+        (("logmel", "wavlm-large/all"), "logmel"),
+        (("logmel", "hubert-large/24", "hubert-large/6"), None),
+        (("logmel", "hubert-large/24", "wavlm-base/12"), "hubert-large/24"),
+    ],
+)
+def test_the_favourite_in_the_cache_is_taken(
+    tmp_path: Path, put_corpus: Any, put_features: Any, have: tuple[str, ...], taken: str | None
+) -> None:
+    here = Cache(tmp_path / "cache")
+    utterances = [
+        Utterance(utterance_id=f"u{i}", path=f"{i}.wav", speaker=f"s{i % 4}", label=label, raw_label=label)
+        for i, label in enumerate(("anger",) * 4 + ("sadness",) * 4)
+    ]
+    put_corpus(here, utterances, corpus="toy", default_protocol="loso-speaker")
+    for name in have:
+        put_features(here, [u.utterance_id for u in utterances], corpus="toy", name=name)
+    request = Request(head="mean_pool", device="cpu")
+    if taken is None:
+        with pytest.raises(UsageError, match="which features"):
+            resolve(here, request)
+    else:
+        assert resolve(here, request).feature_set == taken
