@@ -57,15 +57,14 @@ def blocks(spec: EncoderSpec, rows: Sequence[Row], budget_s: float | None) -> li
     """
     budget = _SMALL_BLOCK_S if budget_s is None else budget_s
     dealt: list[list[Row]] = []
-    seconds = longest = 0.0
+    count, longest = 0, 0.0
     for row in sorted(rows, key=lambda row: (-row.duration_s, row.utterance_id)):
         pieces = spec.windows(max(1, round(row.duration_s * spec.sample_rate_hz)))
         piece_s = spec.computed_s(max(stop - start for start, stop in pieces))
-        longest = max(longest, piece_s)
-        seconds += len(pieces) * longest
-        if not dealt or seconds > budget:
+        count, longest = count + len(pieces), max(longest, piece_s)  # a long row's windows may be shorter than the next row
+        if not dealt or count * longest > budget:
             dealt.append([])
-            longest, seconds = piece_s, len(pieces) * piece_s
+            count, longest = len(pieces), piece_s
         dealt[-1].append(row)
     return dealt
 
