@@ -594,10 +594,9 @@ def ablate(
     from tfser.heads.ablation import compare, plan_rows, reference_rows
     from tfser.heads.ablation_report import print_ablation
     from tfser.heads.experiment import Request, resolve
-    from tfser.heads.selections import BASE, Rule
+    from tfser.heads.selections import BASE, check_name
 
-    if selection not in BASE:
-        Rule.parse(selection)
+    check_name(selection)
     request = Request(
         head=head,
         folds=fold,

@@ -24,7 +24,8 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.protocol import JOINED_BY
-from tfser.pipeline.layers import Collapsed, checked_name, encoder_of, layers_of, storage_dtype, weighted_sum
+from tfser.pipeline.layers import Collapsed, checked_name, encoder_of, layers_of, weighted_sum
+from tfser.pipeline.shards import storage_dtype
 
 FILES = {"last": "model.safetensors", "val": "model-val.safetensors"}
 """Selections whose weights a run keeps, and where."""

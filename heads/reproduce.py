@@ -18,7 +18,7 @@ from typing import Any
 from tfser.heads import REFERENCE_HEADS
 from tfser.heads.experiment import Request
 from tfser.heads.published import Paper, PublishedRow, PublishedTable
-from tfser.heads.selections import LEAK, TEST_SIDE
+from tfser.heads.selections import LEAK, TEST_SIDE, check_name
 from tfser.heads.sweep import Entry, Key, Plan, Wanted, data_key, make_plan, settle
 from tfser.heads.sweep_results import summary
 from tfser.heads.sweep_runs import Failure
@@ -331,10 +331,8 @@ def check(selection: str, of: Reproduction) -> None:
     Raises:
         UsageError: it is unknown, or `val` where nothing is held out.
     """
-    from tfser.heads.selections import BASE, Rule
     from tfser.heads.sweep_results import check_selection
 
+    check_name(selection)
     if of.plan is not None:
         check_selection(of.plan, selection)
-    elif selection not in BASE:
-        Rule.parse(selection)

@@ -165,6 +165,16 @@ def mark(selection: str, audit: str) -> str:
     return (TEST_SIDE if peeks(selection) else "") + (LEAK if audit == "overridden" else "")
 
 
+def check_name(selection: str) -> None:
+    """Refuse what is no selection's name.
+
+    Raises:
+        UsageError: as `Rule.parse` has it.
+    """
+    if selection not in BASE:
+        Rule.parse(selection)
+
+
 def peeks(selection: str) -> bool:
     """Tell whether a selection looked at the test side."""
     return selection.startswith("test-")

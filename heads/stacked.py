@@ -108,7 +108,7 @@ def choose_stacking(
 
 def _why_not(spec: HeadSpec, config: Settings, layers: int) -> str | None:
     """Return why a head and its configuration cannot be stacked at all, None if they can."""
-    if getattr(spec, "fit", None) is not None:
+    if spec.fit is not None:
         return "it is not trained by gradient steps"
     if getattr(config, "dropout", 0.0) > 0:
         return "with dropout, the masks of a job would depend on its neighbours"
@@ -163,7 +163,7 @@ def fit_together(
     note = on_note or (lambda _: None)
     recipe = settle_precision(recipe, str(device))
     device = torch.device(device)
-    layers = max((getattr(job.data, "layers", 1) for job in jobs), default=1)
+    layers = max((job.data.layers for job in jobs), default=1)
     stacking = choose_stacking(spec, config, recipe, device, how, layers=layers)
     if stacking.how == "none":
         if how == "auto" and len(jobs) > 1:

@@ -28,8 +28,8 @@ def can_stack(experiment: Experiment) -> bool:
     """Tell whether runs of an experiment are trained together on its device."""
     from tfser.heads.stacked import choose_stacking
 
-    layers = getattr(experiment, "layers", 1)
-    return choose_stacking(experiment.spec, experiment.config, experiment.recipe, experiment.device, layers=layers).how != "none"
+    of = experiment
+    return choose_stacking(of.spec, of.config, of.recipe, of.device, layers=of.layers).how != "none"
 
 
 def train_together(
@@ -93,8 +93,7 @@ def train_together(
         if not begun:
             return [found[i] for i in range(len(runs))]
         of = runs[0][0]
-        layers = getattr(of, "layers", 1)
-        stacking = choose_stacking(of.spec, of.config, of.recipe, of.device, how, layers=layers)
+        stacking = choose_stacking(of.spec, of.config, of.recipe, of.device, how, layers=of.layers)
         jobs = [
             FitJob(
                 data=run.data,

@@ -14,15 +14,13 @@ from typing import Any
 
 from tfser.heads.outcomes import pooled
 from tfser.heads.runs import run_folder
-from tfser.heads.selections import BASE, Rule, peeks
-from tfser.heads.statistics import interval
+from tfser.heads.selections import BASE, check_name, peeks
+from tfser.heads.statistics import METRICS, interval
 from tfser.heads.sweep import Entry, Plan
 from tfser.heads.sweep_runs import Failure
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import Connection, open_catalogue, rows
 from tfser.manifests.errors import UsageError
-
-METRICS = ("UA", "WA", "WF1", "macro_F1")
 
 
 def check_selection(plan: Plan, selection: str) -> None:
@@ -31,10 +29,9 @@ def check_selection(plan: Plan, selection: str) -> None:
     Raises:
         UsageError: it is unknown, no recipe keeps it, or it wants validation utterances and nothing is held out to validate on.
     """
-    if selection not in BASE:
-        Rule.parse(selection)
-        if not any(selection in entry.experiment.recipe.selections for entry in plan.entries):
-            raise UsageError(f"--selection {selection}: no recipe here keeps it; add --set selections={selection}")
+    check_name(selection)
+    if not any(selection in (*BASE, *entry.experiment.recipe.selections) for entry in plan.entries):
+        raise UsageError(f"--selection {selection}: no recipe here keeps it; add --set selections={selection}")
     if selection.startswith("val") and all(entry.experiment.validation == "none" for entry in plan.entries):
         raise UsageError(f"--selection {selection} needs validation utterances: add --validation next-group")
 

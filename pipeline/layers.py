@@ -20,7 +20,7 @@ from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.pipeline.described import Described
 from tfser.pipeline.encoders.spec import layer_in_words
-from tfser.pipeline.shards import Array, StorageDtype
+from tfser.pipeline.shards import Array, StorageDtype, storage_dtype
 
 Combine = Callable[[Array], Array]
 """Makes (t, D) of the (t, M*D) frames of one utterance."""
@@ -170,15 +170,3 @@ def checked_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise UsageError(f"--name {name!r}: use letters, digits and . _ / + = -, starting with a letter or digit")
     return name
-
-
-def storage_dtype(text: str) -> StorageDtype:
-    """Return a word as a storage dtype.
-
-    Raises:
-        UsageError: if it is none.
-    """
-    for known in get_args(StorageDtype):
-        if text == known:
-            return known  # type: ignore[no-any-return]
-    raise unknown("dtype", text, get_args(StorageDtype))

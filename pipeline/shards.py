@@ -82,6 +82,18 @@ class ShardFile:
     checksums: tuple[str, ...]
 
 
+def storage_dtype(text: str) -> StorageDtype:
+    """Return a word as a storage dtype.
+
+    Raises:
+        UsageError: if it is none.
+    """
+    for known in get_args(StorageDtype):
+        if text == known:
+            return known  # type: ignore[no-any-return]
+    raise unknown("dtype", text, get_args(StorageDtype))
+
+
 def write_shard(
     folder: Path,
     name: str,

@@ -20,13 +20,11 @@ from tfser.manifests.errors import UsageError, unknown
 from tfser.pipeline.described import Described
 from tfser.pipeline.encode import encoder_engine
 from tfser.pipeline.encoders.front import OPTIONS
-from tfser.pipeline.encoders.spec import ENCODERS, EncoderSpec, Output, encoder_spec
+from tfser.pipeline.encoders.spec import ENCODERS, PRECISIONS, EncoderSpec, Output, encoder_spec
 from tfser.pipeline.logmel import LogMel, LogMelConfig
 from tfser.pipeline.passes import Engine, one_by_one
-from tfser.pipeline.shards import StorageDtype
+from tfser.pipeline.shards import StorageDtype, storage_dtype
 
-DTYPES: tuple[StorageDtype, ...] = ("float32", "float16")
-PRECISIONS = ("float32", "bfloat16", "float16")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")  # in the name of a folder: @ and + mean something in names of feature sets
 
 
@@ -201,8 +199,7 @@ def feature_pass(name: str, request: FeatureRequest | None = None) -> Pass:
         TfserError: if an encoder's files cannot be found.
     """
     request = request or FeatureRequest()
-    if request.dtype not in DTYPES:
-        raise unknown("dtype", request.dtype, DTYPES)
+    dtype = storage_dtype(request.dtype)
     if request.precision not in PRECISIONS:
         raise unknown("precision", request.precision, PRECISIONS)
     for option, text in (("--features", name), ("--weights", request.weights), ("--revision", request.revision)):
@@ -231,7 +228,6 @@ def feature_pass(name: str, request: FeatureRequest | None = None) -> Pass:
         ):
             if not is_default:
                 raise UsageError(f"{option} is for encoders; {name} has nothing of the kind")
-    dtype = DTYPES[DTYPES.index(request.dtype)]
     return upstream.configure(name, request, dtype)
 
 
