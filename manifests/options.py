@@ -150,8 +150,8 @@ def _options_of(kind: type) -> dict[str, inspect.Parameter]:
             flag = flag if default is False else f"{flag}/--no-{flag.removeprefix('--')}"
         if _is_many(hint):
             hint, default = list[str] | None, None
-        bounds = {"min": option.minimum, "max": option.maximum}
-        described = typer.Option(flag, help=option.help, metavar=option.metavar, **{k: v for k, v in bounds.items() if v is not None})
+        bounds = {name: of for name, of in (("min", option.minimum), ("max", option.maximum)) if of is not None}
+        described = typer.Option(flag, help=option.help, metavar=option.metavar, **bounds)
         found[name] = inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
