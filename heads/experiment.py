@@ -22,6 +22,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import Connection, open_catalogue, rows
 from tfser.manifests.choices import choose_protocol
 from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.feature_name import ALL, FeatureName, meant
 from tfser.manifests.protocol import JOINED_BY
 from tfser.manifests.views import BOUND
 from tfser.pipeline.devices import choose_device
@@ -247,20 +248,18 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
         each = "; ".join(f"{name} has {', '.join(sorted(of))}" for name, of in sets.items())
         raise UsageError(f"no feature set that all corpora have: {each}; extract the same one of each")
     bound = {row["feature_set"] for row in rows(connection, f"SELECT feature_set FROM feature_sets WHERE {BOUND}")}
-    current = [name for name in have if "@" not in name and name not in bound] or have
+    current = [name for name in have if FeatureName.parse(name).is_current and name not in bound] or have
     if asked is not None:
-        if asked in have:
-            return asked
-        found = _layers_of(asked, current)
+        found = [asked] if asked in have else _meant(asked, current)
         if len(found) == 1:
             return found[0]
         if found:
-            raise UsageError(f"--features {asked}: which layer? The cache holds {', '.join(found)} of {corpus}")
+            raise UsageError(f"--features {asked}: which one? The cache holds {', '.join(found)} of {corpus}")
         raise unknown(f"feature set of {corpus}", asked, have)
     for name in spec.features:
-        if name in current:
-            return name
-        found = [of for of in _layers_of(name, current) if not of.startswith(f"{name}/all")]  # a stack is for those who ask
+        # A stack of layers, and numbers that were computed in other ways than by default, are for those who ask.
+        parts = {of: FeatureName.parse(of) for of in _meant(name, current)}
+        found = [of for of, part in parts.items() if part.layer != ALL and not part.options]
         if len(found) == 1:
             return found[0]
         if found:
@@ -270,12 +269,11 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
     raise UsageError(f"which features? The cache holds {', '.join(current)} of {corpus}; say --features NAME")
 
 
-def _layers_of(encoder: str, have: Sequence[str]) -> list[str]:
-    """Return which of some feature sets are of an encoder: its default layer alone if that is there, else all of them."""
-    found = [name for name in have if name.startswith(f"{encoder}/")]
-    known = ENCODERS.get(encoder)
-    default = f"{encoder}/{known.layer}" if known is not None else None
-    return [default] if default in found else found
+def _meant(asked: str, have: Sequence[str]) -> list[str]:
+    """Return the feature sets that a name may mean: of an encoder without a layer, its default layer alone if that is there."""
+    found, known = meant(asked, have), ENCODERS.get(asked)
+    default = meant(f"{asked}/{known.layer}", found) if known is not None and found != [asked] else []
+    return default or found
 
 
 def _data_hash(connection: Connection, protocol: str, corpus: str, feature_set: str) -> str:

@@ -23,8 +23,9 @@ from tfser.heads.runs import finished, run_folder
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.feature_name import FeatureName, checked_name
 from tfser.manifests.protocol import JOINED_BY
-from tfser.pipeline.layers import Collapsed, checked_name, encoder_of, layers_of, weighted_sum
+from tfser.pipeline.layers import Collapsed, layers_of, weighted_sum
 from tfser.pipeline.shards import storage_dtype
 
 FILES = {"last": "model.safetensors", "val": "model-val.safetensors"}
@@ -95,7 +96,8 @@ def mix_of_run(
             combine=combine,
         )
 
-    named = checked_name(name) if name else f"{encoder_of(source['feature_set'])}/mix-{described('').fingerprint[:8]}"
+    encoder = FeatureName.parse(source["feature_set"]).encoder
+    named = checked_name(name) if name else f"{encoder}/mix-{described('').fingerprint[:8]}"
     return source, described(named), str(about["corpus"]).split(JOINED_BY)
 
 

@@ -11,25 +11,20 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.feature_name import ALL, FeatureName, checked_name, meant
 from tfser.pipeline.described import Described
 from tfser.pipeline.encoders.spec import layer_in_words
-from tfser.pipeline.shards import Array, StorageDtype, storage_dtype
+from tfser.pipeline.shards import Array, storage_dtype
 
 Combine = Callable[[Array], Array]
 """Makes (t, D) of the (t, M*D) frames of one utterance."""
-
-ALL = "all"
-"""What a feature set of all layers is called behind its encoder, and its configuration's `layer`."""
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+=-]*")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Collapsed(Described):
@@ -58,9 +53,12 @@ def layered(cache: Cache, name: str) -> tuple[dict[str, Any], int]:
     """
     with open_catalogue(cache) as connection:
         found = {row["feature_set"]: row for row in rows(connection, "FROM feature_sets")}
-    if name not in found:
+    close = meant(name, found)
+    if not close:
         raise unknown("feature set", name, list(found))
-    layers = layers_of(found[name])
+    if len(close) > 1:
+        raise UsageError(f"{name} may be {' or '.join(close)}; say which")
+    layers = layers_of(found[name := close[0]])
     if layers == 1:
         several = [of for of in found if layers_of(found[of]) > 1]
         have = f"those that hold several: {', '.join(several)}" if several else "store them with `tfser extract --layer all`"
@@ -123,9 +121,9 @@ def layer_cut(source: Mapping[str, Any], layer: str, *, dtype: str | None = None
     own = layer_config(config, which)
     if not exact:
         own["of"] = {"fingerprint": source["fingerprint"], "dtype": source["dtype"]}
-    called = _layer_name(source["feature_set"], f"{which}" if exact else f"{which}-of-{ALL}", stored)
+    called = FeatureName.parse(source["feature_set"]).with_layer(f"{which}" if exact else f"{which}-of-{ALL}", stored)
     return Collapsed(
-        name=called if name is None else checked_name(name),
+        name=str(called) if name is None else checked_name(name),
         kind=source["kind"],
         config=own,
         dim=source["dim"] // layers,
@@ -144,29 +142,3 @@ def _layer(text: str, layers: int) -> int | str:
         raise UsageError(f"--layer {text}: a number from 0 to {layers - 1}, last or mean")
     return int(text)
 
-
-def encoder_of(name: str) -> str:
-    """Return the encoder's part of a feature set's name.
-
-    >>> encoder_of("wavlm-large/all+float16")
-    'wavlm-large'
-    """
-    return name.partition("@")[0].partition("+")[0].removesuffix(f"/{ALL}")
-
-
-def _layer_name(name: str, layer: str, dtype: str) -> str:
-    """Return the name of a layer's feature set: options stay, the dtype comes last and only if it is not the default."""
-    _, *options = name.partition("@")[0].split("+")
-    kept = [option for option in options if option not in get_args(StorageDtype)]
-    return "+".join([f"{encoder_of(name)}/{layer}", *kept, *([dtype] if dtype != "float32" else [])])
-
-
-def checked_name(name: str) -> str:
-    """Return a name that a feature set may bear.
-
-    Raises:
-        UsageError: if it may not.
-    """
-    if not _NAME.fullmatch(name):
-        raise UsageError(f"--name {name!r}: use letters, digits and . _ / + = -, starting with a letter or digit")
-    return name

@@ -208,10 +208,10 @@ def test_an_encoder_s_name_finds_its_layer() -> None:
     """The default layer if it is there, the only one else; several leave a choice."""
     have = ["hubert-large/24", "hubert-large/6", "logmel", "wavlm-base/all"]
     have += ["wavlm-large/12", "wavlm-large/6", "wavlm-large/all"]
-    assert experiment._layers_of("wavlm-large", have) == ["wavlm-large/12"]
-    assert experiment._layers_of("hubert-large", have) == ["hubert-large/24", "hubert-large/6"]
-    assert experiment._layers_of("wavlm-base", have) == ["wavlm-base/all"]
-    assert experiment._layers_of("wavlm", have) == [] == experiment._layers_of("logmel", have)
+    assert experiment._meant("wavlm-large", have) == ["wavlm-large/12"]
+    assert experiment._meant("hubert-large", have) == ["hubert-large/24", "hubert-large/6"]
+    assert experiment._meant("wavlm-base", have) == ["wavlm-base/all"]
+    assert experiment._meant("wavlm", have) == [] == experiment._meant("logmel", have)
 
 
 @pytest.mark.parametrize(
