@@ -71,7 +71,7 @@ def spans(
     width = torch.randint(0, most + 1, (B,), generator=generator).to(device)
     place = torch.rand(B, generator=generator).to(device)
     within = torch.full((B,), size, device=device) if lengths is None else lengths  # never fetched: a device would be waited for
-    width = width * (within.clamp(max=longest) + 1) // (most + 1)  # even from 0 to the most that the sample has
+    width = width * (within.clamp(max=longest) + 1) // (most + 1)  # from 0 to the most that the sample has
     first = (place * (within - width + 1)).long()
     places = torch.arange(size, device=device)
     return (places >= first[:, None]) & (places < (first + width)[:, None])

@@ -113,6 +113,6 @@ def test_spans_fill_short_samples_evenly_and_full_ones_as_ever() -> None:
     assert not found[:4000, 3:].any()
     for part, most in ((found[:4000], 3), (found[4000:], 9)):
         share = torch.bincount(part.sum(dim=1), minlength=most + 1) / len(part)
-        assert len(share) == most + 1 and (share - 1 / (most + 1)).abs().max() < 0.15 / (most + 1) + 0.06
-    full = torch.full((500,), 20)
-    assert torch.equal(spans(500, 20, 9, generator(), torch.device("cpu"), full), spans(500, 20, 9, generator(), torch.device("cpu")))
+        assert len(share) == most + 1 and (share - 1 / (most + 1)).abs().max() < 0.08  # ten draws do not divide by four
+    full, cpu = torch.full((500,), 20), torch.device("cpu")
+    assert torch.equal(spans(500, 20, 9, generator(), cpu, full), spans(500, 20, 9, generator(), cpu))
