@@ -41,21 +41,40 @@ def augment(samples: Tensor, lengths: Tensor, unit: Tensor, recipe: Recipe, gene
         line = torch.linspace(-1, 1, D, device=device)
         samples = samples + recipe.tilt_db * _NATURAL_PER_DB * _even(B, generator, device)[:, None, None] * line * unit
     for _ in range(recipe.time_masks):
-        samples = samples.masked_fill(spans(B, L, recipe.time_mask_frames, generator, device)[:, :, None], 0.0)
+        samples = samples.masked_fill(spans(B, L, recipe.time_mask_frames, generator, device, lengths)[:, :, None], 0.0)
     for _ in range(recipe.band_masks):
         samples = samples.masked_fill(spans(B, D, recipe.band_mask_bands, generator, device)[:, None, :], 0.0)
     beyond = torch.arange(L, device=device) >= lengths[:, None]  # (B, L)
     return samples.masked_fill(beyond[:, :, None], 0.0)
 
 
-def spans(B: int, size: int, longest: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Draw for each sample one span of 0 to ``longest`` places (at most ``size``) that lies within ``size``: (B,
-    size) bool."""
-    longest = min(longest, size)
-    width = torch.randint(0, longest + 1, (B,), generator=generator)
-    first = (torch.rand(B, generator=generator) * (size - width + 1)).long()
-    places = torch.arange(size)
-    return ((places >= first[:, None]) & (places < (first + width)[:, None])).to(device)
+def spans(
+    B: int,
+    size: int,
+    longest: int,
+    generator: torch.Generator,
+    device: torch.device,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """Draw for each sample one span of 0 to ``longest`` places that lies within its length: (B, size) bool.
+
+    Args:
+        B: samples.
+        size: places of each.
+        longest: places of a span; in a shorter sample, all that it has.
+        generator: on the CPU.
+        device: where the spans go.
+        lengths: (B,) valid places; ``size`` each if left out. A span never wastes itself on padding, so that what is hidden of
+            a sample does not depend on how long the others of its batch are.
+    """
+    most = min(longest, size)
+    width = torch.randint(0, most + 1, (B,), generator=generator).to(device)
+    place = torch.rand(B, generator=generator).to(device)
+    within = torch.full((B,), size, device=device) if lengths is None else lengths  # never fetched: a device would be waited for
+    width = width * (within.clamp(max=longest) + 1) // (most + 1)  # from 0 to the most that the sample has
+    first = (place * (within - width + 1)).long()
+    places = torch.arange(size, device=device)
+    return (places >= first[:, None]) & (places < (first + width)[:, None])
 
 
 def warp_bands(samples: Tensor, stretch: Tensor) -> Tensor:

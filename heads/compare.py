@@ -24,11 +24,13 @@ from tfser.heads.statistics import (
     METRICS,
     Counts,
     Interval,
+    NewSpeaker,
     Permutation,
     cluster_scores,
     difference,
     interval,
     mcnemar,
+    new_speaker,
     permutation_test,
     seed_scores,
 )
@@ -70,6 +72,8 @@ class Comparison:
     permutation: Permutation
     mcnemar: tuple[tuple[int, int, float], ...]
     left_out: int
+    new_speaker: tuple[NewSpeaker, NewSpeaker] | None
+    """Where a further speaker's score would lie under A and under B; None where the clusters are not speakers."""
 
     @property
     def score(self) -> Row:
@@ -143,6 +147,7 @@ class Comparison:
             "permutation": dict(vars(self.permutation)),
             "mcnemar": [{"only_a": a, "only_b": b, "p": p} for a, b, p in self.mcnemar],
             "mcnemar_p": self.mcnemar_p,
+            "new_speaker": dict(zip("ab", map(vars, self.new_speaker), strict=True)) if self.new_speaker else None,
             "wins": {"folds": wins(self.folds), f"{self.clustered_by}s": wins(self.speakers)},
             "classes": [line(row) for row in self.classes],
             "folds": [line(row) for row in self.folds],
@@ -202,6 +207,7 @@ def compare(
         permutation=permutation_test(A, B, metric, seed=seed),
         mcnemar=tuple(mcnemar(x, y) for x, y in zip(*right, strict=False)),
         left_out=left_out,
+        new_speaker=(new_speaker(A, metric), new_speaker(B, metric)) if by == "speaker" else None,
     )
 
 

@@ -55,6 +55,13 @@ def in_words(of: Comparison) -> list[str]:
         said += f"; of the first {count(few, 'seed')} of each only"
     lines.append(f"McNemar's test, exact, {said}")
     lines.append(f"  it takes utterances as independent, which those of one {of.clustered_by} are not, so its p is too small")
+    if of.new_speaker and of.new_speaker[0].low is not None and of.new_speaker[1].low is not None:
+        ends = [
+            f"{100 * (new.low or 0):.0f} to {100 * (new.high or 0):.0f}{marks(_as_row(side))}"
+            for new, side in zip(of.new_speaker, (of.a, of.b), strict=True)
+        ]
+        said = f"{of.new_speaker[0].utterances:.0f} {of.a.level}s"
+        lines.append(f"{of.metric} of a new speaker (95 %), measured on about {said}: A {ends[0]}, B {ends[1]}")
     for what, rows in (("fold", of.folds), (of.clustered_by, of.speakers)):
         if rows:
             found_wins = wins(rows)

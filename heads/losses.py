@@ -51,6 +51,8 @@ def cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor, smooth
 def class_weights(recipe: Recipe, labels: npt.NDArray[np.int64], n_classes: int) -> Tensor:
     """Return what a training utterance of each class weighs, (K,) float32; over the ``labels`` (n,) the mean is 1.
 
+    With balanced the mean is the share of the classes that have utterances: weights are scikit-learn's, where K counts all
+    classes. The loss divides by the sum of a batch's weights, so that the scale has no effect.
     Classes of n_k utterances weigh, up to a common factor: none 1; balanced 1 / n_k; inverse-sqrt 1 / sqrt(n_k); effective
     (1 - b) / (1 - b^n_k) with b = ``class_beta``, the inverse of the effective number of samples (Cui et al. 2019, Eq. 2).
     """

@@ -10,7 +10,6 @@ classes that are true or predicted at least once, as scikit-learn does by defaul
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,9 +80,3 @@ def scores(labels: npt.ArrayLike, predictions: npt.ArrayLike, n_classes: int) ->
         recall=tuple(per_class),
         confusion=tuple(tuple(int(count) for count in row) for row in counts),
     )
-
-
-def wa_ua(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[Any]) -> tuple[float, float]:
-    """Return WA and UA of the most probable classes: ``labels`` (n,), ``probabilities`` (n, K)."""
-    found = scores(labels, probabilities.argmax(axis=1), probabilities.shape[1])
-    return found.WA, found.UA

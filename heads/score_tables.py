@@ -12,7 +12,7 @@ from typing import Any
 
 from tfser.heads.outcomes import Pooled, pooled
 from tfser.heads.selections import LEAK, ORDER_SQL, TEST_SIDE, mark, peeks
-from tfser.heads.statistics import CONFIDENCE, FEW, METRICS, Interval, interval, seed_scores
+from tfser.heads.statistics import CONFIDENCE, FEW, METRICS, Interval, interval, new_speaker, seed_scores
 from tfser.manifests.catalogue import Connection, rows
 from tfser.manifests.display import count
 from tfser.manifests.errors import unknown
@@ -24,7 +24,9 @@ _ORDER = f"experiment, level DESC, {ORDER_SQL}"
 _WHICH = "starts_with(experiment, ?) AND (level = 'utterance' OR ?) AND (?::VARCHAR IS NULL OR selection = ?)"
 
 
-MAY_GO = ("seconds", "level", "audit", "folds", "seeds", "protocol", "features", "pooled WA [95 %]", "clusters", "WA", "UA")
+_NEW = "new speaker's UA [95 %]"
+
+MAY_GO = ("seconds", "level", "audit", "folds", "seeds", "protocol", "features", "pooled WA [95 %]", "clusters", _NEW, "WA", "UA")
 """Columns of `shown` that a narrow terminal can do without, the first one first."""
 
 
@@ -127,7 +129,19 @@ def _pooled(of: Pooled, row: Mapping[str, Any]) -> dict[str, Any]:
         notes.append("no intervals: speaker, session and dialogue are unknown for some of the utterances")
     elif (n := result["clusters"]) < FEW:
         notes.append(few(n, of.by))
-    return result | {"confidence": CONFIDENCE, "notes": notes}
+    return result | _new_speaker(of) | {"confidence": CONFIDENCE, "notes": notes}
+
+
+def _new_speaker(of: Pooled) -> dict[str, Any]:
+    """Return where a further speaker's scores would lie; None where the clusters are not speakers."""
+    result: dict[str, Any] = {"new_speaker_utterances": None}
+    for metric in ("UA", "WA"):
+        found = new_speaker(of.counts, metric) if of.counts is not None and of.by == "speaker" else None
+        if found is not None and found.low is not None:
+            result["new_speaker_utterances"] = found.utterances
+        ends = (found.low, found.high) if found else (None, None)
+        result |= {f"new_speaker_{metric}_low": ends[0], f"new_speaker_{metric}_high": ends[1]}
+    return result
 
 
 def few(n: int, by: str) -> str:
@@ -195,6 +209,7 @@ def shown(found: Sequence[Mapping[str, Any]], by: str | None = None) -> tuple[li
                 "WA": _spread(row, "WA"),
                 "pooled UA [95 %]": _range(row, "pooled_UA"),
                 "pooled WA [95 %]": _range(row, "pooled_WA"),
+                _NEW: _from_to(row, "new_speaker_UA"),
                 "clusters": count(row["clusters"], row["clustered_by"]) if row["clusters"] else "",
                 "seconds": round(row["seconds"], 1),
                 "audit": row["audit"],
@@ -252,6 +267,11 @@ def _spread(row: Mapping[str, Any], name: str) -> str:
 def _range(row: Mapping[str, Any], name: str) -> str:
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     return _one(row, name) + ("" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]")
+
+
+def _from_to(row: Mapping[str, Any], name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return "" if low is None else f"{100 * low:.0f} to {100 * high:.0f}{marks(row)}"
 
 
 def _list(numbers: Sequence[int]) -> str:

@@ -14,6 +14,8 @@ predictions of one speaker are not independent, so an interval over utterances i
 * The interval of a score is taken on the logit scale (delta method) and turned back, so it stays between 0 and 1 and is skewed
   near them; the interval of a difference is symmetric.
 
+* Where a further speaker's score would lie is another question than where the mean of all lies: `new_speaker`.
+
 `benchmarks/intervals.py` simulates speakers and prints how often each kind of interval holds the truth.
 
 What the interval is of: these trained heads' recipe on other speakers of the same population. It leaves out that another
@@ -40,6 +42,9 @@ CONFIDENCE = 0.95
 
 _ROUNDING = 1e-9
 """A standard error below this is zero: what is left of scores that differ by rounding alone."""
+
+_FEWEST = 3
+"""With two clusters a new speaker could lie anywhere: Student's quantile is 12.7."""
 
 FEW = 6
 """With fewer clusters the clustered test cannot reach p < 0.05: five give 2/2^5 = 0.0625 at best."""
@@ -78,9 +83,10 @@ class Counts:
             predicted=self.predicted[:, has, k : k + 1],
         )
 
-    def mean(self) -> Counts:
-        """Return the counts averaged over the seeds, as of one seed."""
-        return replace(self, **{n: getattr(self, n).mean(axis=0, keepdims=True) for n in ("hits", "true", "predicted")})
+    def repeated(self, seeds: int) -> Counts:
+        """Return the seeds one after the other and again from the first, so many in all: a multiple of how many there are."""
+        parts = {n: getattr(self, n) for n in ("hits", "true", "predicted")}
+        return replace(self, **{n: np.tile(of, (seeds // len(of), 1, 1)) for n, of in parts.items()})
 
 
 def count(
@@ -181,6 +187,44 @@ def difference(a: Counts, b: Counts, metric: str, *, confidence: float = CONFIDE
 
 
 @dataclass(frozen=True, kw_only=True)
+class NewSpeaker:
+    """Where the score of one further speaker would lie at the stated confidence, from 0 to 1.
+
+    `low` and `high` are None where nothing can be said: fewer than three clusters, or nothing that varies between them.
+    `utterances` is the median of how many each of the clusters has.
+    """
+
+    low: float | None
+    high: float | None
+    utterances: float
+    clusters: int
+    confidence: float = CONFIDENCE
+
+
+def new_speaker(counts: Counts, metric: str, *, confidence: float = CONFIDENCE) -> NewSpeaker:
+    """Return the prediction interval of the score that a further cluster of the same kind would be measured at.
+
+    Each cluster's own score (`cluster_scores`: averaged over seeds, UA over the classes that it has) is one draw; Student's
+    prediction interval of the next draw (Hahn, "Factors for calculating two-sided prediction intervals for samples from a normal
+    distribution", JASA 64, 1969) is taken on the scale of the arcsine of the root, where a share's sampling variance is the same
+    everywhere (Anscombe, Biometrika 35, 1948), and turned back, so it stays between 0 and 1.
+
+    It assumes that the next speaker is drawn like these ones, says about as much, and that speakers vary about normally on that
+    scale. What a few utterances add by chance belongs to it, on purpose: whoever tries the head on a speaker sees that too. With
+    endless utterances of the speaker it is too wide, the more so the fewer utterances these ones have.
+    """
+    values = np.arcsin(np.sqrt(np.clip(cluster_scores(counts, metric), 0.0, 1.0)))
+    n = len(values)
+    said = float(np.median(counts.true[0].sum(axis=1)))
+    spread = float(values.std(ddof=1)) if n > 1 else 0.0
+    if n < _FEWEST or spread < _ROUNDING:
+        return NewSpeaker(low=None, high=None, utterances=said, clusters=n, confidence=confidence)
+    reach = _quantile(n - 1.0, confidence) * spread * math.sqrt(1 + 1 / n)
+    low, high = (math.sin(min(max(values.mean() + sign * reach, 0.0), math.pi / 2)) ** 2 for sign in (-1, 1))
+    return NewSpeaker(low=low, high=high, utterances=said, clusters=n, confidence=confidence)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Permutation:
     """A two-sided p value of the clustered permutation test.
 
@@ -202,14 +246,15 @@ def permutation_test(
     If they are, each speaker's predictions could as well have come from the other one. All 2^G exchanges are counted where at
     most `exact_up_to` clusters differ (one that does not changes nothing); else `draws` are drawn and the one that was seen is
     added (Phipson and Smyth, "Permutation p-values should never be zero", 2010). Seeds are exchanged with their speaker: the
-    i-th of A with the i-th of B where both have as many, else as averaged counts.
+    i-th of A with the i-th of B, each side's repeated until both have as many, so that what is tested is what is shown: the
+    difference of the two means over seeds.
 
     Raises:
         ValueError: The two were not counted over the same utterances.
     """
     _same(a, b)
-    if len(a.hits) != len(b.hits):
-        a, b = a.mean(), b.mean()
+    seeds = math.lcm(len(a.hits), len(b.hits))
+    a, b = a.repeated(seeds), b.repeated(seeds)
     parts = {n: (getattr(a, n), getattr(b, n)) for n in ("hits", "predicted")}
     differ = np.logical_or.reduce([(x != y).any(axis=(0, 2)) for x, y in parts.values()])
     n = int(differ.sum())
@@ -221,15 +266,15 @@ def permutation_test(
     else:
         signs = np.random.default_rng(seed).choice((-1.0, 1.0), (draws, n))
     true = a.true.sum(axis=1)  # (S, K), the same for both
-    swapped = {}
-    for name, (x, y) in parts.items():
-        middle = (x + y).sum(axis=1)[None] / 2
-        moved = np.einsum("mg,sgk->msk", signs, (x - y)[:, differ] / 2)
-        swapped[name] = (middle + moved, middle - moved)
     sizes = np.zeros(len(signs))
-    for side, sign in ((0, 1.0), (1, -1.0)):
-        values = _score(swapped["hits"][side], true[None], swapped["predicted"][side], metric)
-        sizes += sign * values.mean(axis=1)
+    for s in range(seeds):  # one at a time: three seeds against ten are thirty pairs
+        swapped = {}
+        for name, (x, y) in parts.items():
+            middle = (x[s] + y[s]).sum(axis=0) / 2
+            moved = signs @ ((x[s] - y[s])[differ] / 2)  # (m, K)
+            swapped[name] = (middle + moved, middle - moved)
+        for side, sign in ((0, 1.0), (1, -1.0)):
+            sizes += sign * _score(swapped["hits"][side], true[s], swapped["predicted"][side], metric) / seeds
     at_least = int((np.abs(sizes) >= seen - 1e-12).sum())
     p = at_least / len(signs) if exact else (1 + at_least) / (1 + draws)
     smallest = min(1.0, 2.0 / 2**n) if exact else 1 / (1 + draws)

@@ -11,8 +11,9 @@ seed. What goes out: the history of every epoch, the predictions of each selecti
   A recipe may add others (`tfser.heads.selections`).
 * An utterance's prediction is the mean of its segments' probabilities.
 * All randomness of an epoch follows from the seed and the epoch's number, and torch's global generators are left as
-  they were. So the same seed gives the same numbers on the same machine, and a training that was killed goes on from
-  its last checkpoint to the very same ones.
+  they were. So on a CPU the same seed gives the same numbers on the same machine, and a training that was killed goes on
+  from its last checkpoint to the very same ones. A GPU adds up in no fixed order: there both hold up to rounding, which
+  grows over the steps.
 """
 
 from __future__ import annotations
@@ -247,6 +248,8 @@ class Trainer:
         self.val_state: dict[str, Tensor] = {}
         described = [spec.name, config.to_dict(), recipe.to_dict(), seed, self.epochs, list(data.classes), _FORMAT]
         described += [data.layers] if data.layers > 1 else []
+        # Whole utterances were masked over the batch's longest once: their checkpoints are of another training.
+        described += ["masks within lengths"] if self.frames is None and recipe.time_masks else []
         digest = hashlib.sha256(json.dumps(described).encode())
         for array in (data.labels, data.train, data.val, data.test, packed.offsets):
             digest.update(np.ascontiguousarray(array).tobytes() + b"|")

@@ -223,7 +223,7 @@ def _folds(connection: Connection, protocol: Protocol, where: str) -> tuple[str,
     if protocol.groups is not None:
         folds_of = {name: fold for fold, names in enumerate(protocol.groups, 1) for name in names}
         folds = len(protocol.groups)
-        _check_listed(connection, folds_of, groups, protocol, where)
+        _check_listed(folds_of, groups, protocol, where)
     else:
         if len(groups) < 2:
             raise TfserError(
@@ -255,7 +255,7 @@ def _sides(connection: Connection, protocol: Protocol, where: str) -> tuple[str,
         if not {"train", "test"} <= found:
             raise TfserError(f"{where}: the column split must say train and test; it says {_words(found)}")
     else:
-        _check_listed(connection, sides, found, protocol, where)
+        _check_listed(sides, found, protocol, where)
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE dealt AS SELECT unnest(?) AS name, unnest(?) AS role", [list(sides), list(sides.values())]
     )
@@ -266,7 +266,7 @@ def _sides(connection: Connection, protocol: Protocol, where: str) -> tuple[str,
 
 
 def _check_listed(
-    connection: Connection, listed: Mapping[str, object], found: Mapping[str, int] | set[str], protocol: Protocol, where: str
+    listed: Mapping[str, object], found: Mapping[str, int] | set[str], protocol: Protocol, where: str
 ) -> None:
     """Make sure that the corpora have every group that a protocol lists, under some label.
 

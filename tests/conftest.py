@@ -13,12 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
+from hypothesis import settings
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.pipeline.shard_rows import write_rows
 from tfser.pipeline.shards import ShardMember, write_shard
+
+
+# How long one example takes says how busy the machine is, and nothing about the program.
+settings.register_profile("tfser", deadline=None)
+settings.load_profile("tfser")
 
 
 class WriteWav(Protocol):

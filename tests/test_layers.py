@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,67 @@ ROOT = Path(__file__).parents[1]
 LAYERS = ("manifests", "pipeline", "heads", "cli")
 SOURCES = [*sorted(p for layer in LAYERS[:-1] for p in (ROOT / layer).rglob("*.py")), ROOT / "cli.py"]
 
+HEAVY = frozenset({"torch", "transformers", "sklearn", "h5py", "scipy", "soundfile", "soxr", "av", "audformat", "safetensors"})
+"""What takes long to import, or is not everywhere."""
 
-def imported(path: Path) -> set[str]:
+FRONT = ("cli", "pipeline.extract", "pipeline.scan", "pipeline.corpora", "pipeline.upstreams", "pipeline.shards", "pipeline.storage")
+"""What `--help`, a scan and an extraction of log-Mel frames begin with."""
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(path: Path, *, at_once: bool = False) -> set[str]:
+    """Return what a file imports: everywhere, or only what runs when the file is imported."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in _at_once(tree) if at_once else ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
     return names
+
+
+def _at_once(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk what runs on import: not functions' bodies, not what stands under TYPE_CHECKING."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+            continue
+        yield child
+        yield from _at_once(child)
+
+
+def reached(start: str) -> dict[str, str]:
+    """Return every module that importing one of the house imports in turn, by whom."""
+    files = {module_of(path): path for path in SOURCES}
+    found, todo = {start: ""}, [start]
+    while todo:
+        name = todo.pop()
+        for other in imported(files[name], at_once=True):
+            inside = other.removeprefix("tfser.")
+            if other.startswith("tfser.") and inside in files:
+                parts = inside.split(".")  # a package comes before what is in it
+                news = [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
+            else:
+                news = [other.split(".")[0]] if not other.startswith("tfser") else []
+            for new in news:
+                if new not in found:
+                    found[new] = name
+                    todo += [new] if new in files else []
+    return found
+
+
+def test_every_layer_is_there() -> None:
+    """The tests below would pass over nothing."""
+    of_layer = {layer: [p for p in SOURCES if p.relative_to(ROOT).parts[0].removesuffix(".py") == layer] for layer in LAYERS}
+    assert all(of_layer.values()), of_layer
+    assert any("tfser.manifests.errors" in imported(path) for path in of_layer["heads"])
+    assert {"cli", *LAYERS[:-1]} <= {module_of(path) for path in SOURCES}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
@@ -36,17 +88,31 @@ def test_imports_point_one_way(path: Path) -> None:
         assert top not in LAYERS, f"{path.relative_to(ROOT)} imports {name} without tfser."
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_torch_stays_above_the_manifests_and_the_pipeline_s_front(path: Path) -> None:
-    layer = path.relative_to(ROOT).parts[0]
-    if layer == "manifests":
-        assert not {n for n in imported(path) if n.split(".")[0] in {"torch", "transformers", "soundfile", "h5py"}}
+@pytest.mark.parametrize("path", sorted((ROOT / "manifests").rglob("*.py")), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_the_manifests_know_neither_audio_nor_torch(path: Path) -> None:
+    """Not even inside of functions."""
+    assert not {name for name in imported(path) if name.split(".")[0] in HEAVY - {"scipy", "sklearn"}}
+
+
+@pytest.mark.parametrize("name", FRONT)
+def test_the_front_reaches_nothing_heavy(name: str) -> None:
+    """What a front imports, and what that imports in turn; a message names the way."""
+    found = reached(name)
+    assert "manifests.errors" in found, "the walk goes nowhere"
+    for heavy in HEAVY & found.keys():
+        way = [heavy]
+        while way[-1]:
+            way.append(found[way[-1]])
+        raise AssertionError(" <- ".join(way[:-1]))
+
+
+def test_the_walk_finds_what_is_heavy() -> None:
+    assert "torch" in reached("heads.training")
+    assert "torch" not in reached("heads.statistics")
 
 
 def test_help_and_a_plain_extraction_load_nothing_heavy() -> None:
-    code = (
-        "import sys, tfser.cli, tfser.pipeline.extract, tfser.pipeline.corpora, tfser.pipeline.upstreams;"
-        "print([m for m in ('torch', 'transformers', 'sklearn', 'h5py', 'scipy') if m in sys.modules])"
-    )
+    modules = ", ".join(f"tfser.{name}" for name in FRONT)
+    code = f"import sys, {modules}; print(sorted(m for m in {set(HEAVY)} if m in sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -88,3 +88,31 @@ def test_masks_write_zeros() -> None:
     changed = augment(samples, torch.full((3,), 12), unit, recipe, generator(3))
     assert ((changed == samples) | (changed == 0)).all()
     assert not torch.equal(changed, samples)
+
+
+def test_time_masks_lie_within_each_sample_whatever_it_is_padded_to() -> None:
+    """A short utterance beside a long one loses as much of itself as among its like."""
+    recipe = replace(Recipe(), time_masks=1, time_mask_frames=6)
+    B, short = 4000, 8
+    lengths = torch.full((B,), short)
+    samples = torch.ones(B, 1, 1).expand(B, short, 1)
+    alone = augment(samples, lengths, torch.ones(B, 1, 1), recipe, generator())
+    lengths = torch.cat([lengths, torch.tensor([200])])
+    padded = torch.zeros(B + 1, 200, 1)
+    padded[:-1, :short] = 1
+    padded[-1] = 1
+    beside = augment(padded, lengths, torch.ones(B + 1, 1, 1), recipe, generator())
+    hidden = [float(1 - of[:B, :short].mean()) for of in (alone, beside)]
+    assert hidden[0] == pytest.approx(3 / 8, abs=0.02)  # 0 to 6 of 8 frames, evenly
+    assert hidden[1] == pytest.approx(hidden[0], abs=0.02)
+
+
+def test_spans_fill_short_samples_evenly_and_full_ones_as_ever() -> None:
+    lengths = torch.tensor([3] * 4000 + [20] * 4000)
+    found = spans(8000, 20, 9, generator(), torch.device("cpu"), lengths)
+    assert not found[:4000, 3:].any()
+    for part, most in ((found[:4000], 3), (found[4000:], 9)):
+        share = torch.bincount(part.sum(dim=1), minlength=most + 1) / len(part)
+        assert len(share) == most + 1 and (share - 1 / (most + 1)).abs().max() < 0.08  # ten draws do not divide by four
+    full, cpu = torch.full((500,), 20), torch.device("cpu")
+    assert torch.equal(spans(500, 20, 9, generator(), cpu, full), spans(500, 20, 9, generator(), cpu))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tfser.heads.segments import FrameStore, plan
@@ -22,7 +22,6 @@ def store(lengths: list[int], dim: int = 2) -> FrameStore:
     return FrameStore(frames.astype(np.float32), offsets, *neutral, torch.device("cpu"))
 
 
-@settings(deadline=None)
 @given(LENGTHS, st.integers(1, 24), st.data())
 def test_every_frame_is_covered(lengths: list[int], frames: int, data: st.DataObject) -> None:
     hop = data.draw(st.none() | st.integers(1, frames))
@@ -42,7 +41,6 @@ def test_every_frame_is_covered(lengths: list[int], frames: int, data: st.DataOb
             assert (samples[torch.from_numpy(mine)][:, :, 1].diff(dim=1) == 1).all()
 
 
-@settings(deadline=None)
 @given(LENGTHS)
 def test_whole_utterances_are_padded_with_zeros(lengths: list[int]) -> None:
     laid = plan(np.concatenate([[0], np.cumsum(lengths)]), np.arange(len(lengths)), None)

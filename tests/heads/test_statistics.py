@@ -21,6 +21,7 @@ from tfser.heads.statistics import (
     difference,
     interval,
     mcnemar,
+    new_speaker,
     permutation_test,
     score,
     seed_scores,
@@ -53,7 +54,7 @@ def draw(
 
 @pytest.mark.parametrize("metric", METRICS)
 @given(seed=st.integers(0, 10_000), n=st.integers(12, 60))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_pooled_scores_are_scikit_learn_s(metric: str, seed: int, n: int) -> None:
     who, labels, predicted = draw(seed, n, seeds=2)
     counts = count(who, labels, predicted)
@@ -143,7 +144,7 @@ def test_counts_that_do_not_fit_are_refused() -> None:
 
 
 @given(seed=st.integers(0, 10_000), metric=st.sampled_from(METRICS))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_order_and_names_of_clusters_do_not_matter(seed: int, metric: str) -> None:
     who, labels, predicted = draw(seed, seeds=2)
     order = np.random.default_rng(seed).permutation(len(who))
@@ -201,24 +202,72 @@ def test_drawn_permutations_come_near_the_exact_p_and_repeat() -> None:
     assert permutation_test(far, near, "UA", exact_up_to=3, draws=99).p >= 0.01  # never below what the draws can show
 
 
-def test_alike_sides_give_p_one_and_unequal_seeds_are_averaged() -> None:
+def test_alike_sides_give_p_one() -> None:
     who, labels, rows = draw(4, seeds=3)
     A = count(who, labels, rows, CLASSES)
     assert permutation_test(A, A, "UA").p == 1.0
     assert difference(A, A, "UA").value == 0
-    B = count(who, labels, rows[:2], CLASSES)
-    found = permutation_test(A, B, "UA")
-    assert found == permutation_test(A.mean(), B.mean(), "UA")
-    assert 0 < found.p <= 1
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_with_unequal_seeds_the_difference_that_is_shown_is_tested(metric: str) -> None:
+    """Against exchanging the predictions of each pair of seeds, scored with scikit-learn: F1 of mean counts is no mean of F1s."""
+    who, labels, rows = draw(4, n=40, clusters=5, seeds=5)
+    A, B = count(who, labels, rows[:3], CLASSES), count(who, labels, rows[3:], CLASSES)
+    pairs = [(a, b) for a in rows[:3] for b in rows[3:]]
+
+    def size(code: int) -> float:
+        swap = [bool(code >> int(c[1:]) & 1) for c in who]
+        each = []
+        for a, b in pairs:
+            one, other = ([y if s else x for x, y, s in zip(p, q, swap, strict=True)] for p, q in ((a, b), (b, a)))
+            each.append(of_sklearn(metric, labels, one) - of_sklearn(metric, labels, other))
+        return float(abs(np.mean(each)))
+
+    every = [size(code) for code in range(32)]
+    assert every[0] == pytest.approx(abs(difference(A, B, metric).value))  # what is shown
+    expected = np.mean(np.array(every) >= every[0] - 1e-12)
+    assert permutation_test(A, B, metric).p == permutation_test(B, A, metric).p == pytest.approx(expected)
 
 
 @given(only_a=st.integers(0, 40), only_b=st.integers(0, 40), both=st.integers(0, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_mcnemar_is_scipy_s_binomial_test(only_a: int, only_b: int, both: int) -> None:
     a = [True] * only_a + [False] * only_b + [True] * both
     b = [False] * only_a + [True] * only_b + [True] * both
     expected = stats.binomtest(only_a, only_a + only_b, 0.5).pvalue if only_a + only_b else 1.0
     assert mcnemar(a, b) == (only_a, only_b, pytest.approx(expected))
+
+
+# -- a new speaker -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_speaker_s_interval_is_student_s_on_the_arcsine_scale() -> None:
+    """Against the t test of one further value against the others, solved for it."""
+    who, labels, predicted = draw(3, seeds=2)
+    counts = count(who, labels, predicted)
+    found = new_speaker(counts, "UA")
+    own = np.arcsin(np.sqrt(cluster_scores(counts, "UA")))
+    assert found.low is not None and found.high is not None
+    for end in (found.low, found.high):
+        x = np.arcsin(np.sqrt(end))
+        pooled = np.sqrt(own.var(ddof=1) * (1 + 1 / len(own)))
+        assert stats.t.sf(abs(x - own.mean()) / pooled, len(own) - 1) == pytest.approx(0.025)
+    assert (found.clusters, found.utterances) == (6, 15.0)
+    narrow, wide = interval(counts, "UA"), new_speaker(counts, "UA", confidence=0.99)
+    assert narrow.low is not None and found.low < narrow.low and wide.low is not None and wide.low < found.low
+
+
+def test_a_new_speaker_s_score_stays_a_share_and_nothing_is_said_of_too_few() -> None:
+    who = ["a"] * 4 + ["b"] * 4 + ["c"] * 4
+    labels = ["anger", "fear"] * 6
+    found = new_speaker(count(who, labels, [*labels[:4], *["anger"] * 4, *labels[8:]]), "WA")
+    assert found.low is not None and found.high is not None and 0 <= found.low < 0.5 and found.high == pytest.approx(1)
+    two = count(who[:8], labels[:8], [*labels[:4], *["anger"] * 4])
+    alike = count(who, labels, ["anger"] * 12)
+    for counts, n in ((two, 2), (alike, 3)):
+        nothing = new_speaker(counts, "WA")
+        assert (nothing.low, nothing.high, nothing.clusters, nothing.utterances) == (None, None, n, 4.0)
 
 
 # -- simulation --------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tfser.heads import head
-from tfser.heads.metrics import wa_ua
+from tfser.heads.metrics import scores as score
 from tfser.heads.recipes import Recipe
 from tfser.heads.tf_transformer import TFTransformerConfig
 from tfser.heads.training import EpochRecord, FitResult, FitStoppedError, FoldData, fit, predict
@@ -73,7 +73,8 @@ def test_selections_follow_their_rules(fold: FoldData) -> None:
     test = result.selections["test-oracle"].test
     assert test is not None
     assert test.utterance.tolist() == fold.test.tolist()
-    assert wa_ua(fold.labels[test.utterance], test.utterance_probabilities)[1] == max(r.test_UA or 0 for r in records)
+    found = score(fold.labels[test.utterance], test.utterance_probabilities.argmax(axis=1), len(fold.classes))
+    assert found.UA == max(r.test_UA or 0 for r in records)
     for u, probabilities in zip(test.utterance, test.utterance_probabilities, strict=True):
         mine = test.segment_probabilities[test.segment_utterance == u]
         np.testing.assert_allclose(mine.mean(axis=0), probabilities, atol=1e-6)

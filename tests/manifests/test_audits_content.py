@@ -228,7 +228,7 @@ def test_near_duplicates(cache, put_corpus, installed):
     ]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.lists(st.tuples(st.sampled_from(CLASSES), st.floats(0.1, 9)), min_size=12, max_size=30), st.integers(0, 99))
 def test_an_audit_never_says_more_than_all(values, seed):
     """Whatever the rows are, the trivial classifier's UA lies between 0 and 1 and agrees with the same thing in plain words."""

@@ -202,7 +202,7 @@ def test_the_case_of_names_does_not_matter(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_whatever_fits_the_pattern_is_read_or_listed(name, data, monkeypatch, tmp_path):
     fitting = st.from_regex(PATTERNS[name].pattern, fullmatch=True, alphabet=st.characters(codec="ascii"))

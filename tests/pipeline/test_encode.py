@@ -326,7 +326,7 @@ def raw(weights: Path) -> EncoderSpec:
     return encoder_spec("wavlm-large", weights=str(weights), layer="2", settings={"do_normalize": "false"})
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seconds=st.lists(st.floats(0.1, 100), min_size=1, max_size=12), budget=st.floats(1, 200) | st.none(), room=st.floats(41, 300)
 )
@@ -368,7 +368,7 @@ def row(name: str, seconds: float) -> Row:
     return Row(utterance_id=name, path=name, start_s=None, end_s=None, content_hash="", duration_s=seconds)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seconds=st.lists(st.floats(0.03, 400), max_size=30), budget=st.floats(1, 300))
 @example(seconds=[1.0, 1.0, 41.0], budget=90.0)  # 41 s are two windows of 22.5 s
 @example(seconds=[41.0, 40.0], budget=100.0)  # which are shorter than what follows

@@ -122,7 +122,7 @@ def test_only_what_is_missing(cache: Cache, root: Path, whole: dict[str, bytes])
     assert frames(cache) == whole
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(st.integers(1, 10), max_size=3),
     workers=st.integers(1, 4),

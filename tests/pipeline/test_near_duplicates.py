@@ -74,7 +74,7 @@ def test_gain_alone_changes_nothing():
     assert np.array_equal(FRONT.words(x, RATE), FRONT.words(x * np.float32(0.5), RATE))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 10_000), st.integers(1, 60))
 def test_however_the_index_is_cut_the_pairs_are_the_same(seed, partition):
     rng = np.random.default_rng(seed)

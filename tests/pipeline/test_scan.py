@@ -356,7 +356,7 @@ KINDS = {
 }
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     first=st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=8),
     then=st.dictionaries(st.integers(0, 7), st.sampled_from(sorted(KINDS)), max_size=4),

@@ -48,7 +48,7 @@ def store(
     return shard
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     arrays=st.integers(1, 9).flatmap(
         lambda dim: st.lists(
@@ -227,7 +227,7 @@ def test_damage_is_found(tmp_path: Path, format: Format) -> None:
 
 
 @both_formats
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(flips=st.lists(st.tuples(st.floats(0, 0.9999), st.integers(1, 255)), min_size=1, max_size=6))
 def test_flipped_bits_never_crash(
     tmp_path_factory: pytest.TempPathFactory, format: Format, flips: list[tuple[float, int]]
