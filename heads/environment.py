@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from tfser.heads.precision import has_native_bfloat16
 from tfser.manifests.cache import Cache, default_cache_root
 from tfser.manifests.display import count, size
 from tfser.manifests.errors import TfserError
+from tfser.pipeline.cores import cores
 
 State = Literal["ok", "off", "problem"]
 
@@ -179,8 +179,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _hardware() -> Iterator[Check]:
-    cores = len(os.sched_getaffinity(0)) if sys.platform.startswith("linux") else os.cpu_count() or 1
-    yield Check(name="cpu", state="ok", detail=f"{processor('cpu')}, {count(cores, 'core')}{_threads()}")
+    yield Check(name="cpu", state="ok", detail=f"{processor('cpu')}, {count(cores(), 'core')}{_threads()}")
     if has_native_bfloat16("cpu"):
         yield Check(name="cpu bfloat16", state="ok", detail="native: precision=auto takes it on the CPU")
     else:

@@ -25,6 +25,7 @@ from tfser.heads.sweep import Run, data_key
 from tfser.heads.sweep_runs import BusyError, Event, Failure, Findings, Tell, Trainer, folds_by_key, groups, reason
 from tfser.manifests.audit import Finding
 from tfser.manifests.cache import Cache
+from tfser.pipeline.cores import cores
 
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """How libraries beside torch are told their threads; they read it once, when they are loaded."""
@@ -49,11 +50,6 @@ class _Worker:
     pipe: Connection
     group: tuple[Run, ...] = ()
     ended: set[str] = field(default_factory=set)
-
-
-def cpu_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_in_processes(
@@ -84,7 +80,7 @@ def run_in_processes(
     folds, failures = folds_by_key(runs), list[Failure]()
     queue = [(group, False) for group in groups(runs, stack=stack)]
     jobs = min(jobs, len(queue))
-    share = threads or max(1, cpu_cores() // max(jobs, 1))
+    share = threads or max(1, cores() // max(jobs, 1))
     workers: list[_Worker] = []
 
     def give(worker: _Worker) -> None:

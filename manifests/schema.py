@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VERSION = 8
+VERSION = 9
 """Raised when a table changes: an older catalogue is then rebuilt from the files, never read."""
 
 
@@ -74,9 +74,10 @@ TABLES = (
         peak DOUBLE -- largest magnitude of a sample, 1 is full scale
         rms_db DOUBLE -- level, dB relative to full scale
         clipped_share DOUBLE -- share of samples at full scale
-        flags VARCHAR[] -- silent, clipped, damaged, long, short: noticed, never dropped
+        flags VARCHAR[] -- silent, clipped, overscale, damaged, long, short: noticed, never dropped
         size BIGINT -- bytes of the file, for the quick check
         mtime_ns BIGINT -- modification time of the file, for the quick check
+        ctime_ns BIGINT -- when the system noted its last change; null: scanned by a version that did not ask
         """,
     ),
     _table(

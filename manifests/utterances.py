@@ -56,6 +56,7 @@ class Measured:
     rms_db: float | None = None
     clipped_share: float | None = None
     flags: tuple[str, ...] = ()
+    ctime_ns: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,10 +75,10 @@ MEASURED = tuple(f.name for f in fields(Measured))
 _ORDER = (
     *("corpus", "utterance_id", "path", "speaker", "gender", "session", "dialogue", "scenario", "sentence", "transcript"),
     *("label", "raw_label", "valence", "arousal", "dominance", "start_s", "end_s", "duration_s", "sample_rate", "split"),
-    *("content_hash", "peak", "rms_db", "clipped_share", "flags", "size", "mtime_ns"),
+    *("content_hash", "peak", "rms_db", "clipped_share", "flags", "size", "mtime_ns", "ctime_ns"),
 )
 _FLOATS = {"valence", "arousal", "dominance", "start_s", "end_s", "duration_s", "peak", "rms_db", "clipped_share"}
-_INTEGERS = {"sample_rate", "size", "mtime_ns"}
+_INTEGERS = {"sample_rate", "size", "mtime_ns", "ctime_ns"}
 
 
 def column_type(name: str) -> pa.DataType:

@@ -10,7 +10,6 @@ Heads gather segments of the packed array on their device, so this file knows no
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.manifests.errors import TfserError
+from tfser.pipeline.cores import cores
 from tfser.pipeline.shard_reader import ShardReader
 
 Array = npt.NDArray[Any]
@@ -164,8 +164,7 @@ def load_packed(
 
 def _workers() -> int:
     """Return how many threads copy: one core alone cannot fill the memory's bandwidth, four can."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, usable)
+    return min(4, cores())
 
 
 def _destination(total: int, dim: int, dtype: np.dtype[Any], out: Array | None) -> Array:

@@ -10,7 +10,6 @@ alone.
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tfser.manifests.errors import TfserError
+from tfser.pipeline.audio import MAX_DURATION_S
 from tfser.pipeline.devices import choose_device
 from tfser.pipeline.measure import threads_for
 from tfser.pipeline.passes import Compute, Engine, Frames, Load, Result, Row, Samples
@@ -32,8 +32,11 @@ if TYPE_CHECKING:
 _AHEAD = 2
 """Blocks that are decoded beyond those that the devices are at work on."""
 
-_WAITING = 32
-"""Results that may wait for the disk: of all layers of an encoder, one is tens of megabytes."""
+_WAITING_BYTES = 1 << 28
+"""Of frames that wait for the disk: of all layers of an encoder one utterance is tens of megabytes, and hundreds if it is long."""
+
+_AHEAD_S = MAX_DURATION_S
+"""Seconds of audio that are decoded ahead at most, so that a corpus of long recordings takes the memory of one or two."""
 
 _SMALL_BLOCK_S = 30.0
 """Seconds of audio in a block where the device takes one piece at a time: enough to keep the decoding threads busy."""
@@ -171,19 +174,18 @@ _Message = tuple[Result | None, BaseException | None]
 
 def _run(todo: Sequence[Sequence[Row]], load: Load, batchers: Sequence[Batcher], threads: int) -> Iterator[Result]:
     """Yield results as devices finish blocks."""
-    results: queue.Queue[_Message] = queue.Queue(maxsize=_WAITING)
-    stopped = threading.Event()
+    results = _Results()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         source = _Source(todo, lambda row: _decode(row, load), pool, ahead=len(batchers) + _AHEAD)
 
         def work(batcher: Batcher) -> None:
             try:
-                while not stopped.is_set() and (block := source.next()) is not None:
+                while not results.stopped and (block := source.next()) is not None:
                     for result in _finish(batcher, block):
-                        _put(results, (result, None), stopped)
-                _put(results, (None, None), stopped)
+                        results.put((result, None))
+                results.put((None, None))
             except BaseException as error:
-                _put(results, (None, error), stopped)
+                results.put((None, error))
 
         workers = [threading.Thread(target=work, args=(batcher,), daemon=True) for batcher in batchers]
         for worker in workers:
@@ -199,20 +201,46 @@ def _run(todo: Sequence[Sequence[Row]], load: Load, batchers: Sequence[Batcher],
                 else:
                     yield result
         finally:
-            stopped.set()
+            results.stop()
             source.cancel()
             for worker in workers:
                 worker.join()  # at most the batch that it is at
 
 
-def _put(results: queue.Queue[_Message], message: _Message, stopped: threading.Event) -> None:
-    """Hand a message over, unless nobody listens any more."""
-    while not stopped.is_set():
-        try:
-            results.put(message, timeout=0.5)
-            return
-        except queue.Full:
-            continue
+class _Results:
+    """Hands results from the devices to the disk; a device waits while too many bytes of them do."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._messages: deque[tuple[_Message, int]] = deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
+
+    def put(self, message: _Message) -> None:
+        """Hand a message over, unless nobody listens any more. One alone is taken, however large."""
+        result, _ = message
+        size = sum(frames.nbytes for frames in result.frames or ()) if result is not None else 0
+        with self._changed:
+            self._changed.wait_for(lambda: self.stopped or not self._messages or self._bytes + size <= _WAITING_BYTES)
+            if not self.stopped:
+                self._messages.append((message, size))
+                self._bytes += size
+                self._changed.notify_all()
+
+    def get(self) -> _Message:
+        """Take the next message; wait for it."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._messages))
+            message, size = self._messages.popleft()
+            self._bytes -= size
+            self._changed.notify_all()
+        return message
+
+    def stop(self) -> None:
+        """Let those who wait go on: nothing is taken any more."""
+        with self._changed:
+            self.stopped = True
+            self._changed.notify_all()
 
 
 def _decode(row: Row, load: Load) -> _Decoded:
@@ -249,18 +277,24 @@ class _Source:
         self, todo: Sequence[Sequence[Row]], decode: Callable[[Row], _Decoded], pool: ThreadPoolExecutor, ahead: int
     ) -> None:
         self._todo, self._decode, self._pool, self._ahead = deque(todo), decode, pool, ahead
-        self._pending: deque[list[Future[_Decoded]]] = deque()
+        self._pending: deque[tuple[list[Future[_Decoded]], float]] = deque()
+        self._ahead_s = 0.0
         self._lock = threading.Lock()
         self._fill()
 
     def _fill(self) -> None:
         while self._todo and len(self._pending) < self._ahead:
-            self._pending.append([self._pool.submit(self._decode, row) for row in self._todo.popleft()])
+            seconds = sum(row.duration_s for row in self._todo[0])
+            if self._pending and self._ahead_s + seconds > _AHEAD_S:
+                break
+            self._ahead_s += seconds
+            self._pending.append(([self._pool.submit(self._decode, row) for row in self._todo.popleft()], seconds))
 
     def next(self) -> list[_Decoded] | None:
         """Return the next block, decoded; None if there is none left."""
         with self._lock:
-            block = self._pending.popleft() if self._pending else None
+            block, seconds = self._pending.popleft() if self._pending else (None, 0.0)
+            self._ahead_s -= seconds
             self._fill()
         return None if block is None else [future.result() for future in block]
 
@@ -268,7 +302,7 @@ class _Source:
         """Drop what is not decoded yet."""
         with self._lock:
             self._todo.clear()
-            for block in self._pending:
+            for block, _ in self._pending:
                 for future in block:
                     future.cancel()
             self._pending.clear()

@@ -27,7 +27,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, unknown
 from tfser.manifests.files import read_json, sweep, write_table
 from tfser.manifests.utterances import Skipped, skipped_table
-from tfser.pipeline.audio import content_hash, decode, resample
+from tfser.pipeline.audio import TooLongError, content_hash, decode, resample
 from tfser.pipeline.described import write_description
 from tfser.pipeline.measure import Advance, audio_path, disk_errors
 from tfser.pipeline.passes import Compute, Result, Row, Samples, Tell
@@ -45,7 +45,10 @@ SHARD_UTTERANCES = 512
 SHARD_SECONDS = 300.0
 """... or, of an encoder, what it computed in so many seconds."""
 
-_CHANGED = "the file changed between scan and extraction; run the extraction again"
+ENOUGH = 64
+"""After so many utterances a feature set ends where most of them overflow; before, a few odd ones decide nothing."""
+
+_CHANGED = "the file changed between scan and extraction, or its row did; run the extraction again, which decodes it anew"
 
 
 @dataclass(kw_only=True)
@@ -132,7 +135,7 @@ def extract_pass(
         shard_utterances: closes a shard.
 
     Returns:
-        A report for each feature set. One whose values do not fit its dtype is `refused`; the others go on.
+        A report for each feature set. One in which the values of most utterances do not fit is `refused`; the others go on.
 
     Raises:
         UsageError: if the corpus is not in the cache.
@@ -178,6 +181,7 @@ class _Writer:
         self._size, self._opened = 0, 0.0
         self._most_s = SHARD_SECONDS if features.origin else math.inf
         self._described = False
+        self._taken, self._overflown = 0, list[tuple[Row, str]]()
         self.report = ExtractReport(
             corpus=corpus, feature_set=features.name, utterances=utterances, before=0, repaired=repaired
         )
@@ -213,7 +217,8 @@ class _Writer:
     def take(self, row: Row, frames: npt.NDArray[Any] | None, reason: str | None) -> None:
         """Collect the frames of a row if they are wanted, or list why it has none; close a full shard.
 
-        A value that the dtype cannot hold ends the feature set: what it has is kept, and nothing more is taken.
+        Values that cannot be stored are that row's own affair, unless most rows have them: then the feature set ends, what it
+        has is kept, and nothing more is taken.
         """
         report = self.report
         if row.utterance_id not in self._wanted or report.refused is not None:
@@ -222,8 +227,11 @@ class _Writer:
             self.skip(row, reason or "unreadable")
             return
         if (narrow := _narrow(frames, self.features.dtype)) is None:
-            report.refused = _refusal(self.features, row, frames)
+            self._overflown.append((row, _overflow(self.features, frames)))
+            if report.before + self._taken + len(self._overflown) >= ENOUGH:
+                self._refuse_if_most()
             return
+        self._taken += 1
         if not self._members:
             self._opened = time.monotonic()
         self._members.append(ShardMember(utterance_id=row.utterance_id, content_hash=row.content_hash, frames=narrow))
@@ -232,6 +240,24 @@ class _Writer:
         is_old = time.monotonic() - self._opened >= self._most_s
         if self._size >= self.most_bytes or len(self._members) >= self.most or is_old:
             self.close()
+
+    def finish(self) -> None:
+        """Write what is left; settle whether what overflowed is a few utterances or the feature set."""
+        self.close()
+        self._refuse_if_most()
+        if self.report.refused is None:
+            for row, reason in self._overflown:
+                self.skip(row, reason)
+
+    def _refuse_if_most(self) -> None:
+        """End the feature set where more utterances overflow than are stored."""
+        lost, stored = len(self._overflown), self.report.before + self._taken
+        if lost > stored:
+            name, (row, reason) = self.features.name, self._overflown[0]
+            self.report.refused = (
+                f"{name} ends: the features of {lost:,} of {lost + stored:,} utterances cannot be stored, first of {row.utterance_id}: "
+                f"{reason}; `tfser cache rm --features {name}` removes what it has"
+            )
 
     def close(self) -> None:
         """Write what is collected as a shard."""
@@ -372,16 +398,19 @@ def _run(
             writer.close()
         raise
     for writer in writers:
-        writer.close()
+        writer.finish()
 
 
 def _results(root: Path, job: Pass, todo: Sequence[Row], compute: Compute) -> Generator[Result]:
     def load(row: Row) -> Samples:
         path = audio_path(root, row.path)
         try:
-            audio = decode(path, row.start_s, row.end_s)
+            # A file that was replaced by a much longer one is not decoded to its end only to find that.
+            audio = decode(path, row.start_s, row.end_s, max_duration_s=row.duration_s + 1.0)
         except MissingExtraError:
             raise
+        except TooLongError:
+            raise TfserError(_CHANGED) from None
         except TfserError as error:
             raise TfserError(str(error).removeprefix(f"{path}: ")) from error
         if content_hash(audio) != row.content_hash:
@@ -398,15 +427,14 @@ def _narrow(frames: npt.NDArray[Any], dtype: StorageDtype) -> npt.NDArray[Any] |
     return narrow if np.isfinite(narrow).all() else None
 
 
-def _refusal(features: FeatureSet, row: Row, frames: npt.NDArray[Any]) -> str:
-    """Say why a feature set ends at a row, and the way out."""
-    if not np.isfinite(frames).all():
-        why = "its features hold NaN or infinite values; they are not stored"
-        if features.config.get("precision") == "float16":
-            why += ": half precision overflowed, so compute in bfloat16 or float32 (--precision)"
-    else:
-        why = f"{float(np.abs(frames).max()):g} is too large for {features.dtype}; store float32 instead (--dtype float32)"
-    return f"{features.name} stops at {row.utterance_id}: {why}; `tfser cache rm --features {features.name}` removes what it has"
+def _overflow(features: FeatureSet, frames: npt.NDArray[Any]) -> str:
+    """Say why frames cannot be stored, and the way out."""
+    if np.isfinite(frames).all():
+        return f"{float(np.abs(frames).max()):g} is too large for {features.dtype}; store float32 instead (--dtype float32)"
+    why = "its features hold NaN or infinite values; they are not stored"
+    if features.config.get("precision") == "float16":
+        why += ": half precision overflowed, so compute in bfloat16 or float32 (--precision)"
+    return why
 
 
 @contextlib.contextmanager

@@ -125,7 +125,7 @@ def update_fingerprints(
         failed: list[tuple[str, str]] = []
         fresh: list[tuple[str, Words]] = []
         table = before
-        for row, result in zip(todo, in_order(_compute(root), todo, workers), strict=True):
+        for row, result in zip(todo, in_order(_compute(root), todo, workers, weight=_seconds), strict=True):
             if isinstance(result, str):
                 failed.append((row["utterance_id"], result))
             else:
@@ -169,6 +169,10 @@ def _rows(folder: Path, corpus: str) -> tuple[Path, list[dict[str, Any]]]:
     return root, [row for row in rows if row["content_hash"] is not None]
 
 
+def _seconds(row: dict[str, Any]) -> float:
+    return row["duration_s"] or 0.0
+
+
 def _compute(root: Path) -> Callable[[dict[str, Any]], Words | str]:
     front = Fingerprinter()
 
@@ -176,7 +180,7 @@ def _compute(root: Path) -> Callable[[dict[str, Any]], Words | str]:
         try:
             audio = decode(audio_path(root, row["path"]), row["start_s"], row["end_s"])
             if content_hash(audio) != row["content_hash"]:
-                return "the file changed since the scan; scan the corpus again"
+                return "the file holds other sound than at the scan; scan the corpus again (--rescan)"
             return front.words(audio.samples, audio.sample_rate)
         except AudioError as error:
             return str(error)

@@ -1,7 +1,9 @@
 """Measuring: what the audio of each utterance is like, by as many threads as there are cores.
 
-What comes in: utterances, and what is known of them from an earlier scan. What goes out: for each its stamp (size and time of
-its file), length, level, flags and content hash, or why it cannot be decoded. A file is decoded only if its stamp changed.
+What comes in: utterances, and what is known of them from an earlier scan. What goes out: for each its stamp, length, level,
+flags and content hash, or why it cannot be decoded. A file is decoded only if its stamp changed: its size, the time of its last
+change, and the time that the system noted for that (ctime), which no program can set. Two files of one size and time that
+are swapped have other ones then; what an older scan stored without it holds as it is.
 """
 
 from __future__ import annotations
@@ -9,18 +11,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
-import os
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from tfser.manifests.errors import TfserError
 from tfser.manifests.utterances import Measured, Utterance
 from tfser.pipeline import video
-from tfser.pipeline.audio import VIDEO_SUFFIXES, AudioError, content_hash, decode, describe
+from tfser.pipeline.audio import MAX_DURATION_S, VIDEO_SUFFIXES, AudioError, survey
+from tfser.pipeline.cores import cores
 
 Advance = Callable[[int, float], None]
 """Called with the number of utterances and the seconds of audio that were finished since the last call."""
@@ -34,7 +37,27 @@ SegmentKey = tuple[str, float | None, float | None]
 T = TypeVar("T")
 R = TypeVar("R")
 
-_Stamp = tuple[int, int]
+_Stamp = tuple[int, int, int]
+"""Bytes, and the two times in nanoseconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surveyed:
+    """What became of utterances: what is known or now measured of each, in their order.
+
+    Attributes:
+        measured: of each utterance.
+        reasons: why the audio of an utterance cannot be used, by its id.
+        decoded: how many were decoded now.
+        compared: how many of those an earlier scan had decoded as well ...
+        different: ... and how many of them hold other sound now.
+    """
+
+    measured: list[Measured]
+    reasons: dict[str, str]
+    decoded: int
+    compared: int
+    different: int
 
 
 def segment_key(path: str, start_s: float | None, end_s: float | None) -> SegmentKey:
@@ -53,23 +76,44 @@ def audio_path(root: str | Path, path: str) -> Path:
 
 def threads_for(workers: int | None) -> int:
     """Return how many threads decode: as many as asked for, or one a core, at most eight."""
-    return workers or min(8, os.cpu_count() or 1)
+    return workers or min(8, cores())
 
 
-def in_order(function: Callable[[T], R], items: Iterable[T], workers: int | None = None) -> Iterator[R]:
-    """Yield `function(item)` in the order of the items, a bounded number of them worked on at once by threads."""
+def in_order(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    workers: int | None = None,
+    *,
+    weight: Callable[[T], float] = lambda item: 0.0,
+    most: float = MAX_DURATION_S,
+) -> Iterator[R]:
+    """Yield `function(item)` in the order of the items, a bounded number of them worked on at once by threads.
+
+    Args:
+        function: to call.
+        items: with what.
+        workers: threads.
+        weight: of an item, as its seconds of audio; nothing where what is held does not grow with it.
+        most: so much weight at most is worked on, or waits to be taken, at once; a heavier item alone. Short utterances never
+            come near it, and a corpus of long recordings needs the memory of one instead of that of all threads.
+    """
     count = threads_for(workers)
     with ThreadPoolExecutor(count) as pool:
-        pending: list[Future[R]] = []
+        pending: deque[tuple[Future[R], float]] = deque()
+        held = 0.0
         try:
             for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) >= 4 * count:
-                    yield pending.pop(0).result()
+                heavy = weight(item)
+                while pending and (len(pending) >= 4 * count or held + heavy > most):
+                    future, light = pending.popleft()
+                    held -= light
+                    yield future.result()
+                pending.append((pool.submit(function, item), heavy))
+                held += heavy
             while pending:
-                yield pending.pop(0).result()
+                yield pending.popleft()[0].result()
         finally:
-            for future in pending:
+            for future, _ in pending:
                 future.cancel()
 
 
@@ -94,8 +138,12 @@ def measure_all(
     known: Mapping[SegmentKey, tuple[Measured, str | None]],
     begin: Callable[[int], Advance] | None,
     workers: int | None,
-) -> tuple[list[Measured], dict[str, str], int]:
-    """Return what is known or now measured of each utterance, the reasons of the unreadable ones, and the number decoded.
+    *,
+    rescan: bool = False,
+    again: Set[str] = frozenset(),
+    max_duration_s: float = MAX_DURATION_S,
+) -> Surveyed:
+    """Return what is known or now measured of each utterance.
 
     Args:
         root: of the corpus.
@@ -103,6 +151,9 @@ def measure_all(
         known: what was measured before, with the reason where it was unreadable; the stamp in it decides whether it holds.
         begin: told how many utterances will be decoded; returns what to call as they are.
         workers: decoding threads; None takes one a core, at most eight.
+        rescan: decode everything, whatever is known.
+        again: utterances to decode whatever is known, by their ids.
+        max_duration_s: what is longer is listed as unreadable, whether it was measured before or not.
 
     Raises:
         MissingExtraError: if there are videos to decode and nothing that reads them is installed.
@@ -117,7 +168,9 @@ def measure_all(
         if isinstance(stamp, str):
             measured.append(Measured())
             reasons[u.utterance_id] = stamp
-        elif before is not None and (before.size, before.mtime_ns) == stamp:
+        elif before is not None and not rescan and u.utterance_id not in again and _holds(before, stamp):
+            if before.duration_s is not None and before.duration_s > max_duration_s:
+                before, reason = _unread(before), f"{before.duration_s:,.0f} s of sound, and {max_duration_s:,.0f} s is the most"
             measured.append(before)
             if before.content_hash is None:
                 reasons[u.utterance_id] = reason or "unreadable"
@@ -128,30 +181,58 @@ def measure_all(
     if videos:
         video.need(f"{root} holds {len(videos):,} video {'file' if len(videos) == 1 else 'files'} to read")
     advance = begin(len(todo)) if begin is not None and todo else None
-    decoded = 0
-    jobs = ((root, utterances[i], stamps[utterances[i].path]) for i in todo)
+    decoded = compared = different = 0
+    jobs = ((root, utterances[i], stamps[utterances[i].path], max_duration_s) for i in todo)
     for i, (result, reason) in zip(todo, in_order(lambda job: _measure(*job), jobs, workers), strict=True):
         measured[i] = result
         decoded += result.size is not None
+        u = utterances[i]
+        before, _ = known.get(segment_key(u.path, u.start_s, u.end_s), (None, None))
+        if before is not None and before.content_hash is not None:
+            compared += 1
+            different += result.content_hash != before.content_hash
         if reason is not None:
             reasons[utterances[i].utterance_id] = reason
         if advance is not None:
             advance(1, result.duration_s or 0.0)
-    return [m for m in measured if m is not None], reasons, decoded
+    return Surveyed(
+        measured=[m for m in measured if m is not None],
+        reasons=reasons,
+        decoded=decoded,
+        compared=compared,
+        different=different,
+    )
+
+
+def _holds(before: Measured, stamp: _Stamp) -> bool:
+    """Tell whether a file is, by its stamp, the one that was measured.
+
+    What an older version could not read, this one may: it is tried again, once.
+    """
+    if before.content_hash is None and before.ctime_ns is None:
+        return False
+    size, mtime_ns, ctime_ns = stamp
+    return (before.size, before.mtime_ns) == (size, mtime_ns) and before.ctime_ns in (None, ctime_ns)
+
+
+def _unread(measured: Measured) -> Measured:
+    return Measured(size=measured.size, mtime_ns=measured.mtime_ns, ctime_ns=measured.ctime_ns)
 
 
 def _stamp(path: Path) -> _Stamp | str:
-    """Return size and modification time of a file, or why it has none."""
+    """Return the stamp of a file, or why it has none."""
     try:
         status = path.stat()
     except OSError as error:
         return error.strerror or str(error)
     except ValueError as error:  # a path with a zero byte
         return str(error)
-    return status.st_size, status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _measure(root: Path, utterance: Utterance, stamp: _Stamp | str) -> tuple[Measured, str | None]:
+def _measure(
+    root: Path, utterance: Utterance, stamp: _Stamp | str, max_duration_s: float
+) -> tuple[Measured, str | None]:
     path = audio_path(root, utterance.path)
     if isinstance(stamp, str):
         return Measured(), stamp
@@ -160,19 +241,19 @@ def _measure(root: Path, utterance: Utterance, stamp: _Stamp | str) -> tuple[Mea
             path.open("rb").close()  # libsndfile would not say why it cannot
     except OSError as error:
         return Measured(), error.strerror or str(error)
-    size, mtime_ns = stamp
+    size, mtime_ns, ctime_ns = stamp
     try:
-        audio = decode(path, utterance.start_s, utterance.end_s)
+        facts, content_hash = survey(path, utterance.start_s, utterance.end_s, max_duration_s=max_duration_s)
     except AudioError as error:
-        return Measured(size=size, mtime_ns=mtime_ns), str(error).removeprefix(f"{path}: ")
-    facts = describe(audio)
+        return Measured(size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns), str(error).removeprefix(f"{path}: ")
     return (
         Measured(
             size=size,
             mtime_ns=mtime_ns,
+            ctime_ns=ctime_ns,
             duration_s=facts.duration_s,
             sample_rate=facts.sample_rate,
-            content_hash=content_hash(audio),
+            content_hash=content_hash,
             peak=facts.peak,
             rms_db=facts.rms_db,
             clipped_share=facts.clipped_share,

@@ -91,9 +91,13 @@ def one_by_one(front_end: Callable[[], Callable[[Samples], Frames]]) -> Engine:
 
     def engine(rows: Sequence[Row], load: Load, compute: Compute) -> Iterator[Result]:
         extract = front_end()
-        return in_order(lambda row: attempt(row, lambda: (extract(load(row)),)), rows, compute.workers)
+        return in_order(lambda row: attempt(row, lambda: (extract(load(row)),)), rows, compute.workers, weight=_seconds)
 
     return engine
+
+
+def _seconds(row: Row) -> float:
+    return row.duration_s
 
 
 def attempt(row: Row, make: Callable[[], tuple[Frames, ...]]) -> Result:

@@ -1,13 +1,15 @@
 """Scanning: corpus folder -> utterance rows, with every file decoded once.
 
 A scan asks the corpus's reader what there is, decodes each utterance for its length, level and content hash, and writes
-`utterances.parquet`. Scanning again decodes only files whose size or modification time changed; where nothing changed, no
-file of the cache is touched. What cannot be decoded stays a row, with no content hash, and is listed in `skipped`; what
-could not even be opened (it is missing, or may not be read) has no stamp either, so the next scan tries again.
+`utterances.parquet`. Scanning again decodes only files whose stamp changed (see `measure`), and those that an extraction found
+to hold other sound than their row says; where nothing changed, no file of the cache is touched. What cannot be decoded stays a
+row, with no content hash, and is listed in `skipped`; what could not even be opened (it is missing, or may not be read) has no
+stamp either, so the next scan tries again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +21,9 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import read_json, sweep, write_json, write_table
 from tfser.manifests.utterances import MEASURED, Measured, Skipped, Utterance, skipped_table, to_table
+from tfser.pipeline.audio import MAX_DURATION_S
 from tfser.pipeline.corpora.base import CorpusReader, Reading
-from tfser.pipeline.measure import Advance, SegmentKey, disk_errors, flag_lengths, measure_all, segment_key
+from tfser.pipeline.measure import Advance, SegmentKey, Surveyed, disk_errors, flag_lengths, measure_all, segment_key
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,6 +57,8 @@ def scan(
     on_prepare: Callable[[int, int], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
     workers: int | None = None,
+    rescan: bool = False,
+    max_duration_s: float | None = None,
 ) -> ScanReport:
     """Index a corpus into the cache.
 
@@ -67,6 +72,9 @@ def scan(
         on_prepare: told (done, of) while a generated corpus is made.
         on_wait: told when another scan of the same corpus has to be waited for.
         workers: decoding threads; None takes one a core, at most eight.
+        rescan: decode every file, whatever is known of it, and note how many hold other sound than before.
+        max_duration_s: the longest utterance; longer ones are listed as unreadable. It is kept with the corpus; None takes what
+            was kept, or half an hour.
 
     Raises:
         TfserError: if the folder is not such a corpus, two utterances share an id, or the cache cannot be written.
@@ -91,10 +99,24 @@ def scan(
         expected = reading.expected or reader.expected
         old, old_skipped = _old_table(folder), _old_skipped(folder)
         known = _known(old, old_skipped) if before is not None and before["root"] == str(root) else {}
-        measured, reasons, decoded = measure_all(root, reading.utterances, known, begin, workers)
-        measured = flag_lengths(measured)
+        kept = _kept_limit(before)
+        limit = max_duration_s or kept or MAX_DURATION_S
+        if limit != (kept or MAX_DURATION_S):  # another limit may let in what was too long: none of it is decoded twice but that
+            known = {key: of for key, of in known.items() if of[0].content_hash is not None}
+        surveyed = measure_all(
+            root,
+            reading.utterances,
+            known,
+            begin,
+            workers,
+            rescan=rescan,
+            again=_found_other(cache, corpus),
+            max_duration_s=limit,
+        )
+        measured = flag_lengths(surveyed.measured)
+        reading.notes.extend(_notes(surveyed, measured, rescan))
         table = to_table(corpus, reading.utterances, measured)
-        skipped = _skipped(corpus, reading, reasons)
+        skipped = _skipped(corpus, reading, surveyed.reasons)
         about: dict[str, Any] = {
             "corpus": corpus,
             "adapter": reader.name,
@@ -103,6 +125,8 @@ def scan(
             "default_protocol": reader.default_protocol or _default_protocol(reading.utterances),
             "expected": expected.to_json() if expected is not None else None,
         }
+        if limit != MAX_DURATION_S or kept is not None:  # caches of before the limit stay as they are
+            about["max_duration_s"] = limit
         if expected is not None and (differences := expected.differences(reading.utterances)) is not None:
             reading.notes.append(differences)
         same = before is not None and {k: before.get(k) for k in about} == about
@@ -118,7 +142,7 @@ def scan(
         corpus=corpus,
         root=root,
         utterances=len(reading.utterances),
-        decoded=decoded,
+        decoded=surveyed.decoded,
         removed=removed,
         changed=not same,
         skipped=tuple(skipped),
@@ -180,7 +204,62 @@ def _old_table(folder: Path) -> pa.Table | None:
         table = pq.read_table(folder / "utterances.parquet", memory_map=False)
     except (OSError, pa.ArrowException):
         return None
+    if "ctime_ns" not in table.column_names and "mtime_ns" in table.column_names:  # a scan of the version before
+        place = table.column_names.index("mtime_ns") + 1
+        table = table.add_column(place, "ctime_ns", pa.nulls(table.num_rows, pa.int64()))
     return table if {"path", "start_s", "end_s", "utterance_id", *MEASURED} <= set(table.column_names) else None
+
+
+def _kept_limit(about: Mapping[str, Any] | None) -> float | None:
+    """Return the longest utterance that an earlier scan was asked to let in; None if it was not asked."""
+    value = (about or {}).get("max_duration_s")
+    return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def _found_other(cache: Cache, corpus: str) -> set[str]:
+    """Return the utterances that an extraction since the last scan found to hold other sound than their rows say.
+
+    Their files' stamps may well be the same: the row itself may be damaged, and no stamp would ever tell.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        scanned = (cache.corpus(corpus) / "utterances.parquet").stat().st_mtime_ns
+    except OSError:
+        return set()
+    names: set[str] = set()
+    for path in cache.features.glob(f"*/{corpus}/skipped.parquet"):
+        with contextlib.suppress(OSError, KeyError, pa.ArrowException):  # a list that cannot be read asks for nothing
+            if path.stat().st_mtime_ns >= scanned:
+                table = pq.read_table(path, columns=["utterance_id", "stage"], memory_map=False)
+                names |= {
+                    name
+                    for name, stage in zip(table["utterance_id"].to_pylist(), table["stage"].to_pylist(), strict=True)
+                    if name and stage and stage.startswith("changed:")
+                }
+    return names
+
+
+def _notes(surveyed: Surveyed, measured: Sequence[Measured], rescan: bool) -> list[str]:
+    """Return what people should hear of the sound itself: what a second look found, and what is cut off or out of scale."""
+    notes = []
+    if rescan:
+        notes.append(
+            f"all files were decoded again; of {surveyed.compared:,} utterances that were known, "
+            f"{surveyed.different:,} hold other sound than at the last scan"
+        )
+    elif surveyed.compared and surveyed.different < surveyed.compared:
+        same = surveyed.compared - surveyed.different
+        notes.append(f"{same:,} of {surveyed.compared:,} utterances whose files were touched hold the same sound as before")
+    if surveyed.decoded:
+        for flag, what in (
+            ("damaged", "hold less sound than their headers say, or break off, and are read as far as they go"),
+            ("overscale", "have samples far beyond full scale: most likely integers that were stored as floats"),
+        ):
+            if number := sum(flag in m.flags for m in measured):
+                notes.append(f"{number:,} utterances {what}; they are flagged '{flag}'")
+    return notes
 
 
 def _old_skipped(folder: Path) -> list[Skipped] | None:

@@ -11,13 +11,14 @@ flagged `damaged`. Segments are cut out of what is decoded from the file's begin
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tfser.manifests.errors import TfserError
-from tfser.pipeline.audio import AudioError, Samples
+from tfser.pipeline.audio import AudioError, Recording, Samples, check_rate
 
 SHORTFALL_S = 0.25
 """A stream that ends this much before it says so is damaged; encoders round to frames of up to 0.05 s."""
@@ -45,8 +46,8 @@ def need(what: str) -> None:
         raise MissingExtraError(f"{what}: the sound of video files is read with PyAV: pip install 'tfser[video]'")
 
 
-def read(path: Path, start_s: float | None, end_s: float | None) -> tuple[Samples, int, bool]:
-    """Return mono samples of the segment, their rate, and whether the file is damaged.
+def stream(path: Path, start_s: float | None, end_s: float | None, recording: Recording) -> Iterator[Samples]:
+    """Yield the mono blocks of the segment; `recording` is told their rate, and in the end whether the file is damaged.
 
     Raises:
         MissingExtraError: if PyAV is not installed.
@@ -55,6 +56,7 @@ def read(path: Path, start_s: float | None, end_s: float | None) -> tuple[Sample
     need(str(path))
     import av
 
+    count = 0  # samples of the file that were decoded, those before the segment with them
     try:
         # The prefix keeps a name with a colon from being taken for a protocol.
         with av.open(f"file:{path}", metadata_errors="ignore") as container:
@@ -62,52 +64,60 @@ def read(path: Path, start_s: float | None, end_s: float | None) -> tuple[Sample
                 raise AudioError(f"{path}: there is no sound in it, only video")
             stream = container.streams.audio[0]
             stated_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
-            blocks, rate, damaged = _decode(path, container, stream, end_s)
+            for block in _decode(path, container, stream, end_s, recording):
+                rate = recording.sample_rate
+                first = max(0, round((start_s or 0.0) * rate) - count)
+                last = len(block) if end_s is None else round(end_s * rate) - count
+                count += len(block)
+                if first < last and first < len(block):
+                    yield block[first:last]
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
         raise AudioError(f"{path}: cannot be decoded: {_reason(error)}") from error
-    samples = np.concatenate(blocks) if blocks else np.empty(0, np.float32)
-    if not len(samples):
-        raise AudioError(f"{path}: no samples" + (": none of its sound can be decoded" if damaged else ""))
-    total_s = len(samples) / rate
-    damaged = damaged or (end_s is None and stated_s - total_s > SHORTFALL_S)
-    first = 0 if start_s is None else round(start_s * rate)
-    last = len(samples) if end_s is None else round(end_s * rate)
-    if first >= len(samples) or last > len(samples) + rate // 100:
+    rate = recording.sample_rate
+    if not count:
+        return
+    total_s = count / rate
+    if end_s is None and stated_s - total_s > SHORTFALL_S:
+        recording.damaged = True
+    first = round((start_s or 0.0) * rate)
+    last = count if end_s is None else round(end_s * rate)
+    if first >= count or last > count + rate // 100:
         raise AudioError(
             f"{path}: the segment {first / rate:g} to {last / rate:g} s is outside the file of {total_s:g} s"
         )
-    return samples[first:last], rate, damaged
 
 
-def _decode(path: Path, container: Any, stream: Any, end_s: float | None) -> tuple[list[Samples], int, bool]:
-    """Return the mono samples of each frame up to the end of the segment, their rate, and whether something was in the way."""
+def _decode(path: Path, container: Any, stream: Any, end_s: float | None, recording: Recording) -> Iterator[Samples]:
+    """Yield the mono samples of each frame up to the end of the segment; tell whether something was in the way."""
     import av
 
-    blocks: list[Samples] = []
-    rate, count, damaged = 0, 0, False
+    rate, count = 0, 0
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
         except (av.FFmpegError, OSError):  # the file breaks off
-            packet, damaged = None, True
+            packet, recording.damaged = None, True
         try:
             # At the end, a packet of nothing hands out what the decoder has held back.
             frames = stream.decode(packet) if packet is not None and packet.size else stream.decode(None)
         except av.EOFError:
             frames = []
         except (av.FFmpegError, OSError):
-            frames, damaged = [], True
+            frames, recording.damaged = [], True
         if packet is not None and packet.is_corrupt:
-            damaged = True
+            recording.damaged = True
         for frame in frames:
             if rate not in (0, frame.sample_rate):
                 raise AudioError(f"{path}: the sample rate changes from {rate} to {frame.sample_rate} Hz; convert it first")
-            rate = frame.sample_rate
-            blocks.append(_mono(frame))
-            count += len(blocks[-1])
+            if not rate:
+                rate = recording.sample_rate = frame.sample_rate
+                check_rate(path, rate)
+            block = _mono(frame)
+            count += len(block)
+            yield block
         if packet is None or not packet.size or (end_s is not None and rate and count > round(end_s * rate)):
-            return blocks, rate, damaged
+            return
 
 
 def _mono(frame: Any) -> Samples:
@@ -120,8 +130,9 @@ def _mono(frame: Any) -> Samples:
         values = (values.astype(np.float64) - half) / half
     elif np.issubdtype(values.dtype, np.integer):
         values = values.astype(np.float64) / (1 << (8 * values.dtype.itemsize - 1))
-    mono: Samples = values[0] if len(values) == 1 else values.mean(axis=0, dtype=np.float64)
-    return np.ascontiguousarray(mono, dtype=np.float32)
+    with np.errstate(all="ignore"):  # floats that overflow are told from others by those who ask
+        mono: Samples = values[0] if len(values) == 1 else values.mean(axis=0, dtype=np.float64)
+        return np.ascontiguousarray(mono, dtype=np.float32)
 
 
 def _reason(error: BaseException) -> str:

@@ -69,13 +69,13 @@ def root(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files that are decoded, as they are."""
     names: list[str] = []
-    real = measure.decode
+    real = measure.survey
 
-    def spy(path: Path, *segment: Any) -> Any:
+    def spy(path: Path, *segment: Any, **named: Any) -> Any:
         names.append(path.name)
-        return real(path, *segment)
+        return real(path, *segment, **named)
 
-    monkeypatch.setattr(measure, "decode", spy)
+    monkeypatch.setattr(measure, "survey", spy)
     return names
 
 
