@@ -95,7 +95,7 @@ def measure_all(
     begin: Callable[[int], Advance] | None,
     workers: int | None,
 ) -> tuple[list[Measured], dict[str, str], int]:
-    """Return what is known or now measured of each utterance, the reasons of the unreadable ones, and the number decoded.
+    """Return what is known or now measured of each utterance, the reasons of the unreadable ones, and how many were decoded now.
 
     Args:
         root: of the corpus.
@@ -132,7 +132,7 @@ def measure_all(
     jobs = ((root, utterances[i], stamps[utterances[i].path]) for i in todo)
     for i, (result, reason) in zip(todo, in_order(lambda job: _measure(*job), jobs, workers), strict=True):
         measured[i] = result
-        decoded += result.size is not None
+        decoded += result.content_hash is not None
         if reason is not None:
             reasons[utterances[i].utterance_id] = reason
         if advance is not None:
