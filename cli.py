@@ -791,16 +791,16 @@ def _train_folds(
 ) -> list[Failure]:
     """Train the folds of experiments after the audits of all of them; return those of which a side is empty."""
     from tfser.heads.fold_runs import EmptySideError
+    from tfser.heads.fold_view import FoldBars
     from tfser.heads.sweep import entry_of, make_plan
     from tfser.heads.sweep_runs import run_here
-    from tfser.heads.sweep_view import FoldBars
     from tfser.manifests.catalogue import refresh
 
     plan = make_plan(store, [entry_of(experiment) for experiment in experiments])
-    for note in plan.overlaps():
+    for note in plan.notes():
         say(note)
     try:
-        with FoldBars(headings) as bars:
+        with FoldBars(store, plan, headings) as bars:
             return run_here(
                 store,
                 plan.runs,
@@ -1114,6 +1114,7 @@ def audit(
     from tfser.manifests.catalogue import open_catalogue, rows
     from tfser.manifests.choices import choose_corpus
     from tfser.manifests.foreign import read_split
+    from tfser.manifests.participation import definition, participation
 
     store = Cache(cache)
     if split and (protocol or labels or validation or all_protocols or features):
@@ -1147,7 +1148,7 @@ def audit(
                     feature_sets=features,
                     audits=wanted,
                     every=format is AuditOutput.markdown,
-                )
+                ).counted(participation(connection, protocol=each, corpus=chosen, defined=definition(store, each)))
                 for each in names
             ]
     for note in foreign.notes if foreign else ():

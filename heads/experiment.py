@@ -27,6 +27,7 @@ from tfser.manifests.views import BOUND
 from tfser.pipeline.devices import choose_device
 from tfser.pipeline.encoders.spec import ENCODERS
 from tfser.pipeline.layers import layers_of
+from tfser.pipeline.upstreams import UPSTREAMS
 
 METHOD_VERSION = 2
 """Raised when the same configuration would train to other numbers, so that old runs are not taken for new ones."""
@@ -241,7 +242,8 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
         sets[row["corpus"]].add(row["feature_set"])
     for name, of in sets.items():
         if not of:
-            raise UsageError(f"no features of {name} in the cache; run `tfser extract --corpus {name}` first")
+            wanted = f" --features {asked.partition('/')[0]}" if asked is not None else ""
+            raise UsageError(f"no features of {name} in the cache; run `tfser extract --corpus {name}{wanted}` first")
     have = sorted(set.intersection(*sets.values()))
     if not have:
         each = "; ".join(f"{name} has {', '.join(sorted(of))}" for name, of in sets.items())
@@ -256,7 +258,7 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
             return found[0]
         if found:
             raise UsageError(f"--features {asked}: which layer? The cache holds {', '.join(found)} of {corpus}")
-        raise unknown(f"feature set of {corpus}", asked, have)
+        raise _not_extracted(corpora, asked, have)
     for name in spec.features:
         if name in current:
             return name
@@ -268,6 +270,21 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
     if len(current) == 1:
         return current[0]
     raise UsageError(f"which features? The cache holds {', '.join(current)} of {corpus}; say --features NAME")
+
+
+def _not_extracted(corpora: Sequence[str], asked: str, have: Sequence[str]) -> UsageError:
+    """Return the error for features that are not there: how to extract them, where `extract` knows the name."""
+    name, slash, layer = asked.partition("/")
+    name = name.partition("@")[0]
+    if name not in UPSTREAMS:
+        return unknown(f"feature set of {JOINED_BY.join(corpora)}", asked, have)
+    layer, plus, dtype = layer.partition("@")[0].partition("+")
+    more = f" --layer {layer}" if slash and layer else ""
+    more += f" --dtype {dtype}" if plus else ""
+    commands = " and ".join(f"`tfser extract --corpus {corpus} --features {name}{more}`" for corpus in corpora)
+    return UsageError(
+        f"features {asked} of {JOINED_BY.join(corpora)} are not in the cache, which holds {', '.join(have)}; run {commands} first"
+    )
 
 
 def _layers_of(encoder: str, have: Sequence[str]) -> list[str]:

@@ -27,6 +27,9 @@ NO_FOLD = "in no fold"
 NO_FEATURES = "no features"
 """The reasons, in the order in which they are asked for: an utterance is listed under the first that holds."""
 
+TAKES_NO_PART = "takes_no_part"
+"""The name of the finding."""
+
 _MOST = 5
 """Labels that a sentence names."""
 
@@ -75,7 +78,8 @@ class Tally:
         """
         if not self.lost:
             return f"all {self.given:,} {things} take part"
-        return f"{self.used:,} of {self.given:,} {things} take part, {self.lost:,} do not: {self.reasons()}"
+        do = "does" if self.lost == 1 else "do"
+        return f"{self.used:,} of {self.given:,} {things} take part, {self.lost:,} {do} not: {self.reasons()}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts as JSON prints them."""
@@ -156,7 +160,7 @@ def finding(tally: Tally, *, protocol: str, corpus: str) -> Finding:
         if number
     ]
     return Finding(
-        audit="takes_no_part",
+        audit=TAKES_NO_PART,
         title="utterances that take no part in the protocol",
         protocol=protocol,
         corpus=corpus,
@@ -165,5 +169,5 @@ def finding(tally: Tally, *, protocol: str, corpus: str) -> Finding:
         rows=tally.lost,
         action="make sure that they are meant to be left out: nothing below counts them" if tally.lost else "",
         examples=tuple(examples),
-        explanation=f"{tally.used:,} of {tally.given:,} utterances train, validate or test; the others are listed by reason",
+        explanation=tally.sentence(),
     )

@@ -65,8 +65,8 @@ class ScanReport:
             return None
         first = f" ({self.reason})" if self.reason else ""
         return (
-            f"{self.corpus}: none of the {_count(self.utterances, 'utterance')} in {self.root} has audio that can be read{first}; "
-            f"all of them: {_skipped_query(self.corpus)}"
+            f"{self.corpus}: none of the {_count(self.utterances, 'utterance')} in {self.root} has audio that can be read"
+            f"{first}; all of them: {_skipped_query(self.corpus)}"
         )
 
     def lines(self) -> list[str]:
@@ -74,15 +74,15 @@ class ScanReport:
         done = "nothing had changed" if not self.changed else f"{_count(self.decoded, 'utterance')} decoded now"
         said = [f"{_count(self.utterances, 'utterance')} in {self.root}; {done}", self._content()]
         if self.columns:
-            said.append("columns: " + ", ".join(f"{ours} from {theirs}" for ours, theirs in self.columns.items()))
+            taken = (ours if ours == theirs else f"{ours} from {theirs}" for ours, theirs in self.columns.items())
+            said.append(f"columns: {', '.join(taken)}")
         said += self.notes
         if self.removed:
             said.append(f"{_count(self.removed, 'utterance')} of the last scan are gone from the corpus")
         if self.unlabelled:
-            said.append(
-                f"{self.unlabelled:,} of {self.utterances:,} have no label and take no part: {unlabelled_query(self.corpus)}"
-            )
-        if self.tally.lost:
+            have = "has no label and takes" if self.unlabelled == 1 else "have no label and take"
+            said.append(f"{self.unlabelled:,} of {self.utterances:,} {have} no part: {unlabelled_query(self.corpus)}")
+        if self.tally.lost > self.tally.left_out[NO_LABEL]:
             said.append(self.tally.sentence("rows and files" if self.tally.left_out[NO_UTTERANCE] else "utterances"))
         return [f"{self.corpus}: {line}" for line in said] + skipped_lines(
             self.corpus, [(s.utterance_id or s.path or "?", s.reason) for s in self.skipped], "scanned"

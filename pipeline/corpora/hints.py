@@ -107,7 +107,7 @@ def unnamed_note(file: Path, root: Path, paths: Iterable[str]) -> str | None:
 
     Looked through is the folder that the paths below the root have in common, with what is below it.
     """
-    named = {path for path in paths if not os.path.isabs(path) and not path.startswith("../")}
+    named = {path for path in paths if not Path(path).is_absolute() and not path.startswith("../")}
     if not named:
         return None
     common = os.path.commonpath([str(PurePosixPath(path).parent) for path in named])
@@ -116,9 +116,9 @@ def unnamed_note(file: Path, root: Path, paths: Iterable[str]) -> str | None:
         unnamed = [path for path in (relative(p, root) for p in audio_files(root / common)) if path not in named]
     if not unnamed:
         return None
-    files = f"{len(unnamed):,} audio file" + ("" if len(unnamed) == 1 else "s")
-    more = ", ..." if len(unnamed) > 2 else ""
-    return f"{file.name}: {files} in {root / common} {'is' if len(unnamed) == 1 else 'are'} in no row: {', '.join(unnamed[:2])}{more}"
+    files = "1 audio file" if len(unnamed) == 1 else f"{len(unnamed):,} audio files"
+    are, more = "is" if len(unnamed) == 1 else "are", ", ..." if len(unnamed) > 2 else ""
+    return f"{file.name}: {files} in {root / common} {are} in no row: {', '.join(unnamed[:2])}{more}"
 
 
 def level_that_fits(root: Path, missing: Sequence[str]) -> tuple[Path, int] | None:
@@ -126,7 +126,7 @@ def level_that_fits(root: Path, missing: Sequence[str]) -> tuple[Path, int] | No
 
     Tried are the two folders above the root, and those of the first two levels below it.
     """
-    wanted = [path for path in missing if path and not os.path.isabs(path) and not re.match("[A-Za-z]:", path)]
+    wanted = [path for path in missing if path and not Path(path).is_absolute() and not re.match("[A-Za-z]:", path)]
     sample = wanted[:: max(1, len(wanted) // _TRIED)]
     best: tuple[Path, int] | None = None
     for folder in _around(root):

@@ -232,7 +232,7 @@ def test_words_that_some_write_for_nothing_are_words(root, word, kind):
     mark = {"csv": ",", "tsv": "\t"}.get(kind)
     file = root / f"t.{kind}"
     if mark is None:
-        pq.write_table(pa.table({"path": ["a", "b"], **dict.fromkeys(columns, [word, None])}), file)
+        pq.write_table(pa.table({"path": ["a", "b"], **{name: [word, None] for name in columns}}), file)
     else:
         file.write_text(f"path{mark}{mark.join(columns)}\na{mark}{mark.join([word] * len(columns))}\nb{mark * len(columns)}\n")
     reading = read(root, {"table": str(file)})
