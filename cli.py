@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from tfser.heads.experiment import Experiment, Request
     from tfser.heads.sweep_runs import Failure
     from tfser.manifests.audit_report import AuditReport
-    from tfser.pipeline.extract import ExtractReport
     from tfser.pipeline.scan import ScanReport
 
 INTERRUPTED = 130
@@ -153,6 +152,10 @@ Columns = Annotated[
     typer.Option("--column", metavar="OURS=THEIRS", help="With table or audformat: what a column is called, e.g. label=emo."),
 ]
 Delimiter = Annotated[str | None, typer.Option("--delimiter", help="With --corpus table: between columns; guessed if left out.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 if anything was skipped.")]
+AllowLoss = Annotated[
+    bool, typer.Option("--allow-loss", help="Go on even if most of what the last scan could read is gone from the folder.")
+]
 ProtocolName = Annotated[
     str | None,
     typer.Option("--protocol", metavar="NAME", help="Protocol, or a file my.toml of your own; the corpus's default if left out."),
@@ -259,17 +262,20 @@ def scan(
     column: Columns = None,
     delimiter: Delimiter = None,
     cache: CacheDir = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if anything was skipped.")] = False,
+    strict: Strict = False,
+    allow_loss: AllowLoss = False,
     format: Format = Output.table,
 ) -> None:
     """Index a corpus without extracting: who speaks what, where, how long, how loud."""
     from tfser.manifests.catalogue import refresh
 
     store = Cache(cache)
-    report = _scan(store, corpus, root, name, table, column, delimiter)
+    report = _scan(store, corpus, root, name, table, column, delimiter, allow_loss)
     refresh(store)
     if format is not Output.table:
-        print_rows([_scan_row(report)], format)
+        print_rows([report.to_row()], format)
+    if report.failure is not None:
+        raise TfserError(report.failure)
     if strict and report.skipped:
         raise typer.Exit(1)
 
@@ -282,6 +288,7 @@ def _scan(
     table: Path | None,
     column: list[str] | None,
     delimiter: str | None,
+    allow_loss: bool,
 ) -> ScanReport:
     from tfser.pipeline.corpora import locate
     from tfser.pipeline.scan import scan as run_scan
@@ -298,38 +305,11 @@ def _scan(
             begin=lambda files: begin(files, 0.0),
             on_prepare=lambda done, of: generating(completed=done, total=of),
             on_wait=say,
+            allow_loss=allow_loss,
         )
-    what = "nothing had changed" if not report.changed else f"{count(report.decoded, 'file')} decoded"
-    say(f"{report.corpus}: {count(report.utterances, 'utterance')} in {report.root}; {what}")
-    for note in report.notes:
-        say(f"{report.corpus}: {note}")
-    if report.removed:
-        say(f"{report.corpus}: {count(report.removed, 'utterance')} of the last scan are gone from the corpus")
-    _say_skipped(report.corpus, [(s.utterance_id or s.path or "?", s.reason) for s in report.skipped], "scanned")
+    for line in report.lines():
+        say(line)
     return report
-
-
-def _say_skipped(corpus: str, skipped: Sequence[tuple[str, str]], verb: str) -> None:
-    """Say how many were left out and show the first few; the whole list is a query away."""
-    if skipped:
-        say(f"{corpus}: {len(skipped):,} could not be {verb}:")
-        for name, reason in skipped[:5]:
-            say(f"  {name}: {reason}")
-        if len(skipped) > 5:
-            say(f"  ... all of them: tfser sql \"SELECT * FROM skipped WHERE corpus = '{corpus}'\"")
-
-
-def _scan_row(report: ScanReport) -> dict[str, Any]:
-    return {
-        "corpus": report.corpus,
-        "root": str(report.root),
-        "utterances": report.utterances,
-        "decoded": report.decoded,
-        "changed": report.changed,
-        "removed": report.removed,
-        "skipped": len(report.skipped),
-        "default_protocol": report.default_protocol,
-    }
 
 
 @app.command()
@@ -376,7 +356,11 @@ def extract(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Threads that decode; one a core if left out.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if anything was skipped.")] = False,
+    strict: Strict = False,
+    allow_loss: AllowLoss = False,
+    report_as: Annotated[
+        Output, typer.Option("--report", help="Print the counts on standard output, too: csv or json.")
+    ] = Output.table,
 ) -> None:
     """Scan a corpus and extract what its feature set lacks; a second run does nothing."""
     from tfser.manifests.catalogue import refresh
@@ -405,7 +389,10 @@ def extract(
     elif devices is not None or device != "auto" or max_batch_seconds is not None:
         raise UsageError(f"--device, --devices and --max-batch-seconds are for encoders; {features} is computed on the CPU")
     compute = Compute(devices=where, max_batch_seconds=max_batch_seconds, workers=workers, tell=say)
-    scanned = _scan(store, corpus, root, name, table, column, delimiter)
+    scanned = _scan(store, corpus, root, name, table, column, delimiter, allow_loss)
+    if scanned.failure is not None:
+        refresh(store)
+        raise TfserError(scanned.failure)
     names = ", ".join(of.name for of in wanted.sets)
     try:
         with utterance_bar(f"extracting {names}") as begin:
@@ -416,8 +403,12 @@ def extract(
         refresh(store)
     listed: list[tuple[str, str]] = []
     for report in reports:
-        listed = _say_extracted(report, listed)
+        for line in report.lines(listed):
+            say(line)
+        listed = report.named()
     say(f"cache: {store.root}")
+    if report_as is not Output.table:
+        print_rows([of.to_row() for of in reports], report_as)
     if refused := [report.refused for report in reports if report.refused is not None]:
         raise TfserError("; ".join(refused))
     if strict and (scanned.skipped or any(report.skipped for report in reports)):
@@ -435,29 +426,6 @@ def _encoder_devices(device: str, devices: str | None, threads: int | None, keep
         return choose_devices(devices)
     # Whatever was named is tried now. To find the best one takes torch, for which a run with nothing to do need not wait.
     return (device,) if device == "auto" else (choose_device(device),)
-
-
-def _say_extracted(report: ExtractReport, listed: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Say what became of one feature set; return what was skipped, listed unless it is what was listed just before."""
-    for line in report.repaired:
-        say(f"repaired: {line}")
-    head = f"{report.corpus} / {report.feature_set}:"
-    out = report.utterances - report.before - report.extracted
-    if report.extracted:
-        rate = report.audio_s / max(report.seconds, 1e-6)
-        say(
-            f"{head} {count(report.extracted, 'utterance')} extracted ({report.audio_s / 60:.1f} min of audio in "
-            f"{report.seconds:.1f} s, {rate:,.{0 if rate >= 20 else 1}f} x real time, {report.bytes / 1e6:.1f} MB), "
-            f"{report.before:,} were there, {out:,} {'lacking' if report.refused else 'skipped'}"
-        )
-    elif report.refused:
-        say(f"{head} refused, see below: {report.before:,} of {count(report.utterances, 'utterance')} are there")
-    else:
-        say(f"{head} nothing to do: {report.before:,} of {count(report.utterances, 'utterance')} are there, {out:,} skipped")
-    skipped = [(s.utterance_id or "?", s.reason) for s in report.skipped]
-    if skipped != listed:
-        _say_skipped(report.corpus, skipped, "extracted")
-    return skipped
 
 
 @app.command()
@@ -823,16 +791,16 @@ def _train_folds(
 ) -> list[Failure]:
     """Train the folds of experiments after the audits of all of them; return those of which a side is empty."""
     from tfser.heads.fold_runs import EmptySideError
+    from tfser.heads.fold_view import FoldBars
     from tfser.heads.sweep import entry_of, make_plan
     from tfser.heads.sweep_runs import run_here
-    from tfser.heads.sweep_view import FoldBars
     from tfser.manifests.catalogue import refresh
 
     plan = make_plan(store, [entry_of(experiment) for experiment in experiments])
-    for note in plan.overlaps():
+    for note in plan.notes():
         say(note)
     try:
-        with FoldBars(headings) as bars:
+        with FoldBars(store, plan, headings) as bars:
             return run_here(
                 store,
                 plan.runs,
@@ -1146,6 +1114,7 @@ def audit(
     from tfser.manifests.catalogue import open_catalogue, rows
     from tfser.manifests.choices import choose_corpus
     from tfser.manifests.foreign import read_split
+    from tfser.manifests.participation import definition, participation
 
     store = Cache(cache)
     if split and (protocol or labels or validation or all_protocols or features):
@@ -1179,7 +1148,7 @@ def audit(
                     feature_sets=features,
                     audits=wanted,
                     every=format is AuditOutput.markdown,
-                )
+                ).counted(participation(connection, protocol=each, corpus=chosen, defined=definition(store, each)))
                 for each in names
             ]
     for note in foreign.notes if foreign else ():
@@ -1198,11 +1167,13 @@ def _find_near_duplicates(store: Cache, corpora: str) -> None:
     from tfser.manifests.protocol import JOINED_BY
     from tfser.pipeline.fingerprint import update_fingerprints
     from tfser.pipeline.near_duplicates import search
+    from tfser.pipeline.scan_report import skipped_lines
 
     for corpus in corpora.split(JOINED_BY):
         with utterance_bar(f"fingerprints of {corpus}") as begin:
             report = update_fingerprints(store, corpus, begin=lambda files: begin(files, 0.0), on_wait=say)
-        _say_skipped(corpus, report.failed, "compared")
+        for line in skipped_lines(corpus, report.failed, "compared"):
+            say(line)
     for corpus in corpora.split(JOINED_BY):
         found = search(store, corpus)
         short = f", {found.too_short:,} too short" if found.too_short else ""

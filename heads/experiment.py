@@ -22,12 +22,13 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import Connection, open_catalogue, rows
 from tfser.manifests.choices import choose_protocol
 from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.manifests.feature_name import ALL, FeatureName, meant
+from tfser.manifests.feature_name import ALL, DTYPES, FeatureName, meant
 from tfser.manifests.protocol import JOINED_BY
 from tfser.manifests.views import BOUND
 from tfser.pipeline.devices import choose_device
 from tfser.pipeline.encoders.spec import ENCODERS
 from tfser.pipeline.layers import layers_of
+from tfser.pipeline.upstreams import UPSTREAMS
 
 METHOD_VERSION = 2
 """Raised when the same configuration would train to other numbers, so that old runs are not taken for new ones."""
@@ -242,7 +243,8 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
         sets[row["corpus"]].add(row["feature_set"])
     for name, of in sets.items():
         if not of:
-            raise UsageError(f"no features of {name} in the cache; run `tfser extract --corpus {name}` first")
+            wanted = f" --features {asked.partition('/')[0]}" if asked is not None else ""
+            raise UsageError(f"no features of {name} in the cache; run `tfser extract --corpus {name}{wanted}` first")
     have = sorted(set.intersection(*sets.values()))
     if not have:
         each = "; ".join(f"{name} has {', '.join(sorted(of))}" for name, of in sets.items())
@@ -255,7 +257,7 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
             return found[0]
         if found:
             raise UsageError(f"--features {asked}: which one? The cache holds {', '.join(found)} of {corpus}")
-        raise unknown(f"feature set of {corpus}", asked, have)
+        raise _not_extracted(corpora, asked, have)
     for name in spec.features:
         # A stack of layers, and numbers that were computed in other ways than by default, are for those who ask.
         parts = {of: FeatureName.parse(of) for of in _meant(name, current)}
@@ -267,6 +269,20 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
     if len(current) == 1:
         return current[0]
     raise UsageError(f"which features? The cache holds {', '.join(current)} of {corpus}; say --features NAME")
+
+
+def _not_extracted(corpora: Sequence[str], asked: str, have: Sequence[str]) -> UsageError:
+    """Return the error for features that are not there: how to extract them, where `extract` knows the name."""
+    name = FeatureName.parse(asked)
+    if name.encoder not in UPSTREAMS:
+        return unknown(f"feature set of {JOINED_BY.join(corpora)}", asked, have)
+    more = f" --layer {name.layer}" if name.layer else ""
+    more += "".join(f" --set {option}" for option in name.options)
+    more += f" --dtype {name.dtype}" if name.dtype != DTYPES[0] else ""
+    commands = " and ".join(f"`tfser extract --corpus {corpus} --features {name.encoder}{more}`" for corpus in corpora)
+    return UsageError(
+        f"features {asked} of {JOINED_BY.join(corpora)} are not in the cache, which holds {', '.join(have)}; run {commands} first"
+    )
 
 
 def _meant(asked: str, have: Sequence[str]) -> list[str]:

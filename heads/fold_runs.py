@@ -20,6 +20,7 @@ from tfser.manifests.audit import Finding, blocking, run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import TfserError
+from tfser.manifests.participation import definition, finding, participation
 from tfser.manifests.validation import WITHOUT_VAL
 from tfser.pipeline.batches import FeatureRow, PackedFeatures, load_packed
 from tfser.pipeline.scan import now
@@ -35,8 +36,7 @@ class Loaded:
     """The features of a protocol's n utterances, in memory, with what training needs to know of each.
 
     `corpora` names the corpus of each: an utterance's id tells it from others of its corpus only. Speakers of a protocol over
-    several corpora are called `corpus/speaker`. `sides` gives, for each fold and role, the rows of the features that are in it;
-    `left_out` counts the utterances that have no features.
+    several corpora are called `corpus/speaker`. `sides` gives, for each fold and role, the rows of the features that are in it.
     """
 
     features: PackedFeatures
@@ -44,8 +44,6 @@ class Loaded:
     labels: npt.NDArray[np.int64]
     speakers: tuple[str | None, ...]
     sides: Mapping[int, Mapping[str, npt.NDArray[np.int64]]]
-    left_out: int
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
@@ -82,8 +80,6 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
             "ORDER BY f.corpus, f.utterance_id",
             [*key, experiment.feature_set],
         )
-        counting = "SELECT count(*) AS n FROM assignments WHERE protocol = ? AND list_contains(?, corpus)"
-        all_of = rows(connection, counting, key)[0]["n"]
         placed = connection.execute(
             "SELECT fold, role, corpus, utterance_id FROM folds WHERE protocol = ? AND list_contains(?, corpus) "
             "AND list_contains(?, fold)",
@@ -113,7 +109,6 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
             fold: {role: np.array(sorted(members), dtype=np.int64) for role, members in of.items()}
             for fold, of in sides.items()
         },
-        left_out=all_of - len(found),
     )
 
 
@@ -124,11 +119,16 @@ def utterances_cut(experiment: Experiment, loaded: Loaded) -> int:
 
 
 def audit_experiment(cache: Cache, experiment: Experiment) -> list[Finding]:
-    """Run the audits that decide about an experiment: its protocol, and its feature set's completeness."""
+    """Run the audits that decide about an experiment: its protocol, and its feature set's completeness.
+
+    The last finding is who takes no part in it, and why (`participation`).
+    """
+    protocol, corpus, feature_set = experiment.protocol, experiment.corpus, experiment.feature_set
     with open_catalogue(cache) as connection:
-        return run_audits(
-            connection, protocol=experiment.protocol, corpus=experiment.corpus, feature_sets=[experiment.feature_set]
-        )
+        found = run_audits(connection, protocol=protocol, corpus=corpus, feature_sets=[feature_set])
+        defined = definition(cache, protocol)
+        tally = participation(connection, protocol=protocol, corpus=corpus, defined=defined, feature_set=feature_set)
+    return [*found, finding(tally, protocol=protocol, corpus=corpus)]
 
 
 def check_audit(experiment: Experiment, findings: Sequence[Finding], fold: int) -> None:

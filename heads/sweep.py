@@ -21,6 +21,7 @@ from tfser.manifests.audit import Finding
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.participation import TAKES_NO_PART
 
 Key = tuple[str, ...]
 """What features in memory depend on: runs of the same key share them."""
@@ -126,15 +127,21 @@ class Plan:
         """Those that are not finished, or are to be trained again."""
         return [run for run in self.runs if run.experiment.again or run.run_id not in self.finished]
 
-    def overlaps(self) -> list[str]:
-        """Say what the two sides of its protocols share though nobody claims that they do not."""
-        found: dict[str, set[str]] = {}
+    def notes(self) -> list[str]:
+        """Say who takes no part, and what the two sides of protocols share though nobody claims that they do not."""
+        overlaps: dict[str, set[str]] = {}
+        absent: dict[str, None] = {}
         for of in (finding for findings in self.findings.values() for finding in findings):
             if of.level == "warning" and of.audit.endswith("_overlap"):
-                found.setdefault(of.protocol, set()).add(of.audit)
+                overlaps.setdefault(of.protocol, set()).add(of.audit)
+            elif of.audit == TAKES_NO_PART and of.rows:
+                absent[f"{of.protocol} on {of.corpus}: {of.explanation}"] = None
         return [
-            f"{protocol}: {', '.join(sorted(audits))}: not what this protocol keeps apart; see `tfser audit`"
-            for protocol, audits in found.items()
+            *absent,
+            *(
+                f"{protocol}: {', '.join(sorted(audits))}: not what this protocol keeps apart; see `tfser audit`"
+                for protocol, audits in overlaps.items()
+            ),
         ]
 
 

@@ -199,7 +199,7 @@ def prepare(how: Running, device: str) -> None:
 
 def run_plan(cache: Cache, plan: Plan, how: Running) -> list[Failure]:
     """Train what is missing of a plan, under a live table; return what failed."""
-    for note in plan.overlaps():
+    for note in plan.notes():
         say(note)
     view = SweepView(cache, plan, estimate(cache, plan), selection=how.selection, jobs=how.jobs)
     runs = plan.missing

@@ -74,11 +74,6 @@ class Shelf:
         if self._loaded is None or key != self._key or not set(folds) <= self._loaded.sides.keys():
             self._loaded, self._key = None, None
             self._loaded, self._key = load(self._cache, replace(experiment, folds=tuple(folds))), key
-            if left := self._loaded.left_out:
-                self._say(
-                    f"{count(left, 'utterance')} of {experiment.protocol} are left out: they have no {experiment.feature_set} "
-                    "features, see the table skipped"
-                )
         if cut := utterances_cut(experiment, self._loaded):
             most = experiment.spec.seen_frames(experiment.config, experiment.recipe)
             what = "cut_seconds" if most == experiment.recipe.cut_frames else "max_seconds"

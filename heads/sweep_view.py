@@ -1,4 +1,4 @@
-"""A sweep while it runs: a live table on a terminal, one line a finished run anywhere else; and the bar of `tfser train`.
+"""A sweep while it runs: a live table on a terminal, one line a finished run anywhere else.
 
 In: the events of `sweep_runs`. Out: text on standard error. The live table has a line an experiment: what is done, the mean of UA
 and its deviation over finished folds and seeds, what is trained at the moment; below it, the time that is left, from the pace of
@@ -7,13 +7,12 @@ this sweep, or of finished runs like those that are missing.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import mean, median, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -27,7 +26,6 @@ from tfser.heads.sweep_runs import Event
 from tfser.heads.sweep_table import duration
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue
-from tfser.manifests.display import bar, say
 
 if TYPE_CHECKING:
     from tfser.heads.training import EpochRecord
@@ -231,41 +229,3 @@ def _spread(values: list[float], mark: str) -> str:
     if not values:
         return ""
     return f"{100 * mean(values):.1f}" + (f" ± {100 * stdev(values):.1f}" if len(values) > 1 else "") + mark
-
-
-class FoldBars:
-    """A bar for the fold that is being trained, and a line for each that was found: what `tfser train` shows."""
-
-    def __init__(self, headings: Mapping[str, str] | None = None) -> None:
-        """Headings, by experiment, are said before its first fold."""
-        self._headings = dict(headings or {})
-        self._open = contextlib.ExitStack()
-        self._update: Callable[..., None] = lambda **_: None
-
-    def __enter__(self) -> FoldBars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-
-    def tell(self, event: Event) -> None:
-        """Take note of what happened to a run."""
-        if event.kind == "note":
-            say(event.text)
-        elif event.kind == "start" and event.run is not None:
-            of = event.run.experiment
-            if heading := self._headings.pop(of.name, None):
-                say(heading)
-            self._update = self._open.enter_context(bar(f"fold {event.run.fold} of {of.of_folds}", of.recipe.epochs))
-        elif event.kind == "epoch" and event.record is not None:
-            self._update(completed=event.record.epoch, state=_state(event.record))
-        else:
-            self._open.close()
-            if event.kind == "done" and not event.trained and event.run is not None:
-                about: Mapping[str, Any] = event.about or {}
-                say(f"fold {event.run.fold}: found finished, {about['finished_at']} (--again trains it again)")
-
-
-def _state(record: EpochRecord) -> str:
-    val = f", val UA {record.val_UA:.1%}" if record.val_UA is not None else ""
-    return f"loss {record.loss:.3f}{val}, {record.train_s + record.eval_s:.1f} s an epoch"

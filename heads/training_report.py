@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfser.heads import lineages
 from tfser.heads.experiment import Experiment
+from tfser.heads.fit_columns import fitted, terminal_width
 from tfser.heads.selections import ORDER_SQL, explain, peeks
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.display import Output, percent, print_rows, say
+from tfser.manifests.participation import definition, participation
 
 
 def print_scores(store: Cache, experiments: Sequence[Experiment], format: Output) -> None:
@@ -30,7 +32,7 @@ def print_scores(store: Cache, experiments: Sequence[Experiment], format: Output
 
 
 def _scores_of(store: Cache, experiment: Experiment) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the scores of an experiment's folds, and those over them."""
+    """Return the scores of an experiment's folds, each with the counts of who takes part, and those over the folds."""
     with open_catalogue(store) as connection:
         folds = rows(
             connection,
@@ -50,26 +52,46 @@ def _scores_of(store: Cache, experiment: Experiment) -> tuple[list[dict[str, Any
             f"ORDER BY level DESC, {ORDER_SQL}",
             [experiment.name, experiment.seed],
         )
-    return [{**row, "looked_at_test": peeks(row["selection"])} for row in folds], over
+        tally = participation(
+            connection,
+            protocol=experiment.protocol,
+            corpus=experiment.corpus,
+            defined=definition(store, experiment.protocol),
+            feature_set=experiment.feature_set,
+        )
+    counts = tally.to_dict()
+    return [{**row, "looked_at_test": peeks(row["selection"]), **counts} for row in folds], over
+
+
+_MAY_GO = ("level", "seconds", "macro F1", "WF1", "folds", "epoch", "pooled WA", "selection")
+"""Columns that a narrow terminal can do without, the first one first."""
 
 
 def _print_experiment(
     store: Cache, experiment: Experiment, folds: Sequence[dict[str, Any]], over: Sequence[dict[str, Any]]
 ) -> None:
-    shown = [{**row, **percent(row, "UA", "WA", "WF1", "macro_F1"), "seconds": round(row["seconds"], 1)} for row in folds]
-    columns = ["fold", "level", "selection", "epoch", "UA", "WA", "WF1", "macro_F1", "seconds"]
-    if len(experiment.folds) == 1 or all(row["level"] == "segment" for row in folds):
-        print_rows(shown, Output.table, columns)
-    else:
-        print_rows([row for row in shown if row["level"] == "utterance"], Output.table, columns)
-        print()
+    if not _has_segments(experiment, folds):  # its segments are its utterances: one line says both
+        folds, over = _utterances(folds), _utterances(over)
+    shown = [
+        {name: row[name] for name in ("fold", "level", "selection", "epoch")}
+        | {**percent(row, "UA", "WA", "WF1"), **_renamed(percent(row, "macro_F1")), "seconds": round(row["seconds"], 1)}
+        for row in folds
+    ]
+    one_fold = len(experiment.folds) == 1 or all(row["level"] == "segment" for row in folds)
+    _print_fitted(shown if one_fold else _utterances(shown))
     if over and over[0]["folds"] > 1:
         print(
-            f"over {over[0]['folds']} of {over[0]['of_folds']} folds, in percent: mean and deviation over folds, "
-            "and pooled over their utterances"
+            f"\nover {over[0]['folds']} of {over[0]['of_folds']} folds, in percent: mean ± deviation over folds, "
+            "and pooled over\ntheir utterances"
         )
-        names = ("UA", "UA_std", "WA", "WA_std", "WF1", "macro_F1", "pooled_UA", "pooled_WA")
-        print_rows([{**row, **percent(row, *names), "seconds": round(row["seconds"], 1)} for row in over], Output.table)
+        _print_fitted(
+            [
+                {"level": row["level"], "selection": row["selection"], "UA": _spread(row, "UA"), "WA": _spread(row, "WA")}
+                | _renamed(percent(row, "WF1", "macro_F1", "pooled_UA", "pooled_WA"))
+                | {"seconds": round(row["seconds"], 1)}
+                for row in over
+            ]
+        )
     overridden = sorted({row["fold"] for row in folds if row["audit"] == "overridden"})
     if overridden:
         say(
@@ -83,3 +105,32 @@ def _print_experiment(
         say(lineage)
     say(f"experiment {experiment.name}, in {store.runs}")
     say(f"predictions: tfser sql \"SELECT * FROM predictions WHERE run_id = '{folds[0]['run_id']}'\"")
+
+
+def _has_segments(experiment: Experiment, folds: Sequence[dict[str, Any]]) -> bool:
+    """Tell whether the segments of a head are parts of utterances, or the utterances themselves."""
+    cuts = experiment.spec.sample_frames(experiment.config, experiment.recipe) is not None
+    return cuts or all(row["level"] == "segment" for row in folds)
+
+
+def _utterances(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in lines if row["level"] == "utterance"]
+
+
+def _spread(row: Mapping[str, Any], metric: str) -> str:
+    """Return mean and deviation of a score in percent; the mean alone where there is no deviation."""
+    of = percent(row, metric, f"{metric}_std")
+    return of[metric] + (f" ± {of[f'{metric}_std']}" if of[f"{metric}_std"] else "")
+
+
+def _renamed(values: Mapping[str, str]) -> dict[str, str]:
+    """Return columns as a heading writes them: in words, which may stand below one another."""
+    return {name.replace("_", " "): value for name, value in values.items()}
+
+
+def _print_fitted(lines: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table that fits the terminal, with what had to go said below."""
+    shown, notes = fitted(lines, terminal_width(), _MAY_GO)
+    print_rows(shown, Output.table)
+    for note in notes:
+        print(note)

@@ -6,7 +6,7 @@ What comes in: the findings of one protocol or foreign split. What goes out: row
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tfser.manifests.audit import Audit, Finding, run_audits
@@ -15,6 +15,8 @@ from tfser.manifests.display import cell, count
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.foreign import Split
 from tfser.manifests.matching import Matched, install
+from tfser.manifests.participation import Tally
+from tfser.manifests.participation import finding as absence
 from tfser.manifests.protocol import GROUP_COLUMNS
 
 COLUMNS = ("audit", "protocol", "corpus", "fold", "level", "rows", "title", "action", "examples")
@@ -33,6 +35,8 @@ class AuditReport:
     keeps_apart: tuple[str, ...]
     findings: tuple[Finding, ...]
     matched: Matched | None = None
+    tally: Tally | None = None
+    """Who takes part in the protocol, and why the others do not."""
 
     @property
     def errors(self) -> int:
@@ -42,9 +46,12 @@ class AuditReport:
     def in_fold(self, fold: int | None) -> AuditReport:
         """Return the report with the findings of one fold, and of all folds, alone; None: as it is."""
         found = tuple(f for f in self.findings if fold is None or f.fold in (None, fold))
-        return AuditReport(
-            corpus=self.corpus, protocol=self.protocol, keeps_apart=self.keeps_apart, findings=found, matched=self.matched
-        )
+        return replace(self, findings=found)
+
+    def counted(self, tally: Tally) -> AuditReport:
+        """Return the report with who takes part in the protocol, which is a finding of its own."""
+        found = absence(tally, protocol=self.protocol, corpus=self.corpus)
+        return replace(self, findings=(*self.findings, found), tally=tally)
 
 
 def parse_claims(text: str | None) -> tuple[str, ...]:
@@ -164,7 +171,7 @@ def table(findings: Sequence[Finding]) -> list[dict[str, Any]]:
 def summary(report: AuditReport) -> str:
     """Return in one line what was audited and how it ended."""
     apart = f"{' and '.join(name + 's' for name in report.keeps_apart)} apart" if report.keeps_apart else "nothing apart"
-    line = f"{report.corpus} / {report.protocol}: "
+    line = f"{report.corpus} / {report.protocol}: " + (f"{report.tally.sentence()}; " if report.tally is not None else "")
     if report.matched is not None:
         m = report.matched
         line += f"{count(m.rows, 'row')}, {count(m.utterances, 'utterance')} in {count(m.folds, 'fold')}"

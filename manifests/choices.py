@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import ensure_protocol
+from tfser.manifests.catalogue import ensure_protocol, open_catalogue
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.files import read_json
 from tfser.manifests.own_protocols import check_kept, is_file, own_protocols, read_own
@@ -22,9 +23,10 @@ def choose_corpus(cache: Cache, corpus: str | None) -> str:
     known = cache.corpora()
     if corpus is not None:
         if corpus not in known:
-            if not known:
-                raise UsageError(f"corpus {corpus} is not in {cache.root}; run `tfser extract --corpus {corpus}` first")
-            raise unknown("corpus in the cache", corpus, known)
+            if known and difflib.get_close_matches(corpus, known):
+                raise unknown("corpus in the cache", corpus, known)
+            holds = f", which holds {', '.join(known)}" if known else ""
+            raise UsageError(f"corpus {corpus} is not in {cache.root}{holds}; run `tfser extract --corpus {corpus}` first")
         return corpus
     if not known:
         raise UsageError(f"no corpus in {cache.root}; run `tfser extract --corpus NAME` first, or name another --cache")
@@ -37,15 +39,29 @@ def default_protocol(cache: Cache, corpus: str) -> str:
     """Return the protocol that is taken for a corpus when none is named.
 
     Raises:
-        UsageError: if the corpus has neither speakers nor sessions nor a split.
+        UsageError: if the corpus has neither several speakers nor several sessions nor a split.
     """
     protocol = read_json(cache.corpus(corpus) / "corpus.json")["default_protocol"]
     if protocol is None:
         raise UsageError(
-            f"{corpus} has no speakers, sessions or split to make folds of; add such a column and scan again, or say "
-            "--protocol random-kfold:5, which may leak speakers"
+            f"{corpus} has {_what_there_is(cache, corpus)}, which makes no folds; add a column speaker, session or split "
+            "(train and test) and scan again, or say --protocol random-kfold:5, which may leak speakers"
         )
     return str(protocol)
+
+
+def _what_there_is(cache: Cache, corpus: str) -> str:
+    """Say what a corpus has of what folds are made of: one speaker is not none."""
+    with open_catalogue(cache) as connection:
+        speakers, session, splits = connection.execute(
+            "SELECT list_sort(list(DISTINCT speaker)), min(session), list_sort(list(DISTINCT split)) FROM utterances "
+            "WHERE corpus = ?",
+            [corpus],
+        ).fetchone() or ([], None, [])
+    who = "no speakers" if not speakers else f"one speaker ({speakers[0]})"
+    when = "no sessions" if session is None else f"one session ({session})"
+    sides = f"a split that says {', '.join(splits[:5])}" if splits else "no split"
+    return f"{who}, {when} and {sides}"
 
 
 def choose_protocol(

@@ -146,9 +146,12 @@ def output_to(path: Path | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def bar(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """Show a progress bar; yield `update(total=, advance=, completed=, state=)`, all optional."""
-    with _progress(what, MofNCompleteColumn(), total=total) as (progress, task):
+def bar(what: str, total: int | None = None, *, time_left: bool = True) -> Iterator[Callable[..., None]]:
+    """Show a progress bar; yield `update(total=, advance=, completed=, state=, description=)`, all optional.
+
+    Without `time_left` the caller says in the state what is left, as where a bar is only a part of what is to be done.
+    """
+    with _progress(what, MofNCompleteColumn(), total=total, time_left=time_left) as (progress, task):
 
         def update(**changes: Any) -> None:
             progress.update(task, visible=True, **changes)
@@ -157,14 +160,16 @@ def bar(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
 
 
 @contextlib.contextmanager
-def _progress(what: str, *columns: ProgressColumn, total: int | None = None) -> Iterator[tuple[Progress, TaskID]]:
+def _progress(
+    what: str, *columns: ProgressColumn, total: int | None = None, time_left: bool = True
+) -> Iterator[tuple[Progress, TaskID]]:
     """Show a bar on a terminal: what is done, some columns, the task's state, the time left."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         *columns,
         TextColumn("{task.fields[state]}"),
-        TimeRemainingColumn(),
+        *((TimeRemainingColumn(),) if time_left else ()),
         console=_notes(),
         disable=not sys.stderr.isatty(),
         transient=True,

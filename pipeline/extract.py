@@ -16,7 +16,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from tfser.manifests.files import read_json, sweep, write_table
 from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.audio import TooLongError, content_hash, decode, resample
 from tfser.pipeline.described import write_description
+from tfser.pipeline.extract_report import ExtractReport
 from tfser.pipeline.measure import Advance, audio_path, disk_errors
 from tfser.pipeline.passes import Compute, Result, Row, Samples, Tell
 from tfser.pipeline.shard_rows import ROWS_SUFFIX, read_rows, write_rows
@@ -49,24 +49,6 @@ ENOUGH = 64
 """After so many utterances a feature set ends where most of them overflow; before, a few odd ones decide nothing."""
 
 _CHANGED = "the file changed between scan and extraction, or its row did; run the extraction again, which decodes it anew"
-
-
-@dataclass(kw_only=True)
-class ExtractReport:
-    """What an extraction did. `utterances` = `before` + `extracted` + the skipped of this corpus at whatever stage."""
-
-    corpus: str
-    feature_set: str
-    utterances: int
-    before: int
-    extracted: int = 0
-    audio_s: float = 0.0
-    seconds: float = 0.0
-    bytes: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
-    repaired: list[str] = field(default_factory=list)
-    refused: str | None = None
-    """Why the feature set cannot hold this corpus: it has what was finished, and lacks the rest."""
 
 
 Begin = Callable[[int, float], Advance]
@@ -148,7 +130,7 @@ def extract_pass(
         for features in sorted(job.sets, key=lambda of: of.folder):  # everybody in the same order: nobody waits in a circle
             locks.enter_context(cache.lock(f"features/{features.folder}/{corpus}", on_wait))
         root, rows, unread = _rows(cache, corpus)
-        writers = [_Writer(cache, corpus, of, len(rows) + unread, format, shard_bytes, shard_utterances) for of in job.sets]
+        writers = [_Writer(cache, corpus, of, len(rows), unread, format, shard_bytes, shard_utterances) for of in job.sets]
         wanted = [[writer.wants(row) for writer in writers] for row in rows]  # all are asked: each lists what it skips
         todo = [row for row, by_writer in zip(rows, wanted, strict=True) if any(by_writer)]
         if todo:
@@ -169,7 +151,15 @@ class _Writer:
     """What one feature set of a pass lacks of a corpus, and the shards that it is written to."""
 
     def __init__(
-        self, cache: Cache, corpus: str, features: FeatureSet, utterances: int, format: ShardFormat, most_bytes: int, most: int
+        self,
+        cache: Cache,
+        corpus: str,
+        features: FeatureSet,
+        readable: int,
+        unreadable: int,
+        format: ShardFormat,
+        most_bytes: int,
+        most: int,
     ) -> None:
         self.cache, self.corpus, self.features = cache, corpus, features
         self.format, self.most_bytes, self.most = format, most_bytes, most
@@ -183,7 +173,12 @@ class _Writer:
         self._described = False
         self._taken, self._overflown = 0, list[tuple[Row, str]]()
         self.report = ExtractReport(
-            corpus=corpus, feature_set=features.name, utterances=utterances, before=0, repaired=repaired
+            corpus=corpus,
+            feature_set=features.name,
+            utterances=readable + unreadable,
+            before=0,
+            unreadable=unreadable,
+            repaired=repaired,
         )
 
     def wants(self, row: Row) -> bool:

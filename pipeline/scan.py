@@ -13,7 +13,7 @@ import contextlib
 import datetime
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,26 +24,14 @@ from tfser.manifests.utterances import MEASURED, Measured, Skipped, Utterance, s
 from tfser.pipeline.audio import MAX_DURATION_S
 from tfser.pipeline.corpora.base import CorpusReader, Reading
 from tfser.pipeline.measure import Advance, SegmentKey, Surveyed, disk_errors, flag_lengths, measure_all, segment_key
+from tfser.pipeline.scan_report import ScanReport
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+__all__ = ["ScanReport", "now", "scan"]
+
 _WAY_OUT = "make room and run the same command again"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScanReport:
-    """What a scan did: how many utterances there are, how many were decoded now, what was skipped, what the reader noted."""
-
-    corpus: str
-    root: Path
-    utterances: int
-    decoded: int
-    removed: int
-    changed: bool
-    skipped: tuple[Skipped, ...]
-    default_protocol: str | None
-    notes: tuple[str, ...] = ()
 
 
 def scan(
@@ -59,6 +47,7 @@ def scan(
     workers: int | None = None,
     rescan: bool = False,
     max_duration_s: float | None = None,
+    allow_loss: bool = False,
 ) -> ScanReport:
     """Index a corpus into the cache.
 
@@ -75,9 +64,11 @@ def scan(
         rescan: decode every file, whatever is known of it, and note how many hold other sound than before.
         max_duration_s: the longest utterance; longer ones are listed as unreadable. It is kept with the corpus; None takes what
             was kept, or half an hour.
+        allow_loss: replace the rows even if most of what the last scan could read is gone.
 
     Raises:
-        TfserError: if the folder is not such a corpus, two utterances share an id, or the cache cannot be written.
+        TfserError: if the folder is not such a corpus, two utterances share an id, most of what the last scan could read is
+            gone (a disk that is not mounted looks so), or the cache cannot be written. The rows stay as they were.
     """
     options = dict(options or {})
     folder = cache.corpus(corpus)
@@ -114,6 +105,8 @@ def scan(
             max_duration_s=limit,
         )
         measured = flag_lengths(surveyed.measured)
+        if not allow_loss:
+            _check_loss(corpus, root, old, reading.utterances, measured, surveyed.reasons)
         reading.notes.extend(_notes(surveyed, measured, rescan))
         table = to_table(corpus, reading.utterances, measured)
         skipped = _skipped(corpus, reading, surveyed.reasons)
@@ -148,12 +141,60 @@ def scan(
         skipped=tuple(skipped),
         default_protocol=about["default_protocol"],
         notes=tuple(reading.notes),
+        **_counts(reading, measured, surveyed.reasons),
     )
 
 
 def now() -> str:
     """Return the time in UTC, to the second, as ISO 8601."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _counts(reading: Reading, measured: Sequence[Measured], reasons: Mapping[str, str]) -> dict[str, Any]:
+    """Return what `ScanReport` says of what was read and measured."""
+    readable = [m.content_hash is not None for m in measured]
+    labels = [u.label for u in reading.utterances]
+    return {
+        "readable": sum(readable),
+        "usable": sum(heard and label is not None for heard, label in zip(readable, labels, strict=True)),
+        "unlabelled": labels.count(None),
+        "speakers": len({u.speaker for u in reading.utterances} - {None}),
+        "classes": Counter(label for label in labels if label is not None),
+        "audio_s": sum(m.duration_s or 0.0 for m in measured if m.content_hash is not None),
+        "columns": dict(reading.columns),
+        "reason": next(iter(reasons.values()), None),
+    }
+
+
+def _check_loss(
+    corpus: str,
+    root: Path,
+    old: pa.Table | None,
+    utterances: Sequence[Utterance],
+    measured: Sequence[Measured],
+    reasons: Mapping[str, str],
+) -> None:
+    """Keep a scan from replacing rows by next to nothing: a folder that is not mounted is no corpus that was emptied.
+
+    What the last scan could read counts as still there if its id can be read now, or its audio under another id.
+
+    Raises:
+        TfserError: if more than half of it is lost.
+    """
+    if old is None:
+        return
+    ids = {u.utterance_id for u, m in zip(utterances, measured, strict=True) if m.content_hash is not None}
+    hashes = {m.content_hash for m in measured}
+    before = zip(old["utterance_id"].to_pylist(), old["content_hash"].to_pylist(), strict=True)
+    had = [(name, of) for name, of in before if of is not None]
+    lost = [name for name, of in had if name not in ids and of not in hashes]
+    if 2 * len(lost) > len(had):
+        why = f" ({lost[0]}: {reasons.get(lost[0], 'not in the corpus any more')})"
+        raise TfserError(
+            f"{corpus}: {len(lost):,} of the {len(had):,} utterances that the last scan could read are gone from {root}{why}; "
+            "what the cache holds of it stays as it was. Is the folder mounted, and the right one? If they are gone for good, "
+            "say --allow-loss"
+        )
 
 
 def _is_text(name: str | None) -> bool:

@@ -19,6 +19,7 @@ from typing import Any
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.corpora.audformat_files import Column, Key, Opened, open_database
 from tfser.pipeline.corpora.base import CorpusReader, Reading
+from tfser.pipeline.corpora.hints import word_notes
 from tfser.pipeline.corpora.table import COLUMN_ALIASES, USUAL_NAMES, Files, utterance_of
 
 _OURS = tuple(name for name in USUAL_NAMES if name not in ("path", "start_s", "end_s", "utterance_id"))
@@ -43,7 +44,7 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
     keys = list(dict.fromkeys(key for column in labels for key in column.values))
     splits = {key: column.split for column in labels for key in column.values if column.split is not None}
     own = _own(database, chosen)
-    reading = Reading(notes=[_note(database, chosen)])
+    reading = Reading(notes=[_note(database)], columns=_places(chosen))
     files = Files(root)
     ids: dict[str, Key] = {}
     for key in keys:
@@ -64,6 +65,7 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
     reading.skipped += [(None, file, f"not in {where}") for file in database.files if file not in labelled]
     if not reading.utterances:
         raise TfserError(f"{root}: the tables of {database.name} hold no utterance")
+    reading.notes += word_notes(database.name, reading.utterances)
     return reading
 
 
@@ -188,13 +190,16 @@ def _own(database: Opened, chosen: Mapping[str, list[Column]]) -> dict[str, list
     return result
 
 
-def _note(database: Opened, chosen: Mapping[str, list[Column]]) -> str:
-    parts = [
-        f"{ours} from {' and '.join(dict.fromkeys(f'{column.family}/{column.column}' for column in columns))}"
+def _note(database: Opened) -> str:
+    return f"database {database.name}" + (f", licence {database.licence}" if database.licence else "")
+
+
+def _places(chosen: Mapping[str, list[Column]]) -> dict[str, str]:
+    """Return which columns were taken for each of ours."""
+    return {
+        ours: " and ".join(dict.fromkeys(f"{column.family}/{column.column}" for column in columns))
         for ours, columns in chosen.items()
-    ]
-    licence = f", licence {database.licence}" if database.licence else ""
-    return f"database {database.name}{licence}: {', '.join(parts)}"
+    }
 
 
 def _folded(name: str | None) -> str:

@@ -107,15 +107,17 @@ def open_database(root: Path) -> Opened:
         database = audformat.Database.load_header_from_yaml(header)
     except Exception as error:  # whatever a header that is off makes the library raise
         raise TfserError(f"{root / 'db.yaml'}: audformat cannot read it ({_line(error)})") from error
+    values: dict[str, dict[str, list[Any]]] = {}
     for name in [*database.misc_tables, *database.tables]:  # the first may hold the labels of the others
         with _without_pickles(root, name) as path:
             try:
                 database[name].load(str(path))
+                values[name] = _values(database, name, path)
             except Exception as error:
                 raise TfserError(f"{root}: audformat cannot read the table {name} ({_line(error)})") from error
     facts = {
-        str(table.df.index.names[0]).casefold(): _facts(table.df)
-        for table in database.misc_tables.values()
+        str(table.df.index.names[0]).casefold(): _facts(table.df.index, values[name])
+        for name, table in database.misc_tables.items()
         if table.df.index.nlevels == 1
     }
     columns: list[Column] = []
@@ -128,14 +130,14 @@ def open_database(root: Path) -> Opened:
             scheme = database.schemes[about.scheme_id] if about.scheme_id is not None else None
             labels = scheme.labels if scheme is not None else None
             if isinstance(labels, str):
-                labels = _facts(database.misc_tables[labels].df)
+                labels = _facts(database.misc_tables[labels].df.index, values[labels])
             columns.append(
                 Column(
                     table=name,
                     column=column,
                     scheme=about.scheme_id,
                     split=split,
-                    values=dict(zip(keys, (plain(value) for value in table.df[column]), strict=True)),
+                    values=dict(zip(keys, values[name][column], strict=True)),
                     meanings={plain(value): meaning for value, meaning in labels.items()} if isinstance(labels, dict) else {},
                 )
             )
@@ -168,10 +170,37 @@ def _key(entry: Any) -> Key:
     return (file, None, None) if not start_s and end_s is None else (file, start_s or 0.0, end_s)
 
 
-def _facts(frame: Any) -> dict[Any, dict[str, Any]]:
+def _values(database: Any, name: str, path: Path) -> dict[str, list[Any]]:
+    """Return the values of a table's columns, by column.
+
+    The library takes N/A, NA, null and nan in a csv file for nothing. In columns of text they are words: what stands in the
+    file is taken where the library has nothing.
+    """
+    table = database[name]
+    values = {column: [plain(value) for value in table.df[column]] for column in table.columns}
+    file = Path(f"{path}.csv")
+    if Path(f"{path}.parquet").is_file() or not any(None in column for column in values.values()):
+        return values
+    from pyarrow import csv
+
+    written = csv.read_csv(
+        file,
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        read_options=csv.ReadOptions(use_threads=False),
+        convert_options=csv.ConvertOptions(column_types=dict.fromkeys(values, "string"), strings_can_be_null=False),
+    )
+    for column, about in table.columns.items():
+        scheme = database.schemes[about.scheme_id] if about.scheme_id is not None else None
+        if (scheme is None or scheme.dtype in ("str", "object")) and column in written.column_names:
+            cells = written[column].to_pylist()
+            values[column] = [(cell or None) if v is None else v for v, cell in zip(values[column], cells, strict=True)]
+    return values
+
+
+def _facts(index: Any, values: Mapping[str, list[Any]]) -> dict[Any, dict[str, Any]]:
     """Return the rows of a misc table by its index."""
-    rows = zip(frame.index, frame.to_dict("records"), strict=True)
-    return {plain(index): {str(name): plain(value) for name, value in row.items()} for index, row in rows}
+    rows = zip(*values.values(), strict=True) if values else ((),) * len(index)
+    return {plain(of): dict(zip(values, row, strict=True)) for of, row in zip(index, rows, strict=True)}
 
 
 @contextlib.contextmanager

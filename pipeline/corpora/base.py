@@ -25,13 +25,15 @@ class Reading:
     """What a reader found: utterances, and files or rows that are none as (utterance_id, path, reason).
 
     `notes` are sentences about what the reader took for what, where somebody may have meant it otherwise. `expected` stands in
-    for the reader's own counts where a corpus comes in parts and only some of them are there.
+    for the reader's own counts where a corpus comes in parts and only some of them are there. `columns` names, for each of ours,
+    the column of a table that was taken for it.
     """
 
     utterances: list[Utterance] = field(default_factory=list)
     skipped: list[tuple[str | None, str | None, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     expected: Expected | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +133,8 @@ def relative(path: Path, root: Path) -> str:
 
 
 def read_text(path: Path, encoding: str = "cp1252") -> str:
-    """Read a side file of a corpus: UTF-8 or UTF-16 as its mark says, UTF-8 where that works, else `encoding` or Latin-1.
+    """Read a side file of a corpus: as its mark says, UTF-16 by its zero bytes where it has none, UTF-8 where that works, else
+    `encoding` or Latin-1.
 
     Raises:
         TfserError: if it cannot be read.
@@ -140,11 +143,23 @@ def read_text(path: Path, encoding: str = "cp1252") -> str:
         data = path.read_bytes()
     except OSError as error:
         raise TfserError(f"{path}: cannot be read ({error.strerror})") from error
-    utf16 = ["utf-16"] if data.startswith((b"\xff\xfe", b"\xfe\xff")) else []
-    for name in (*utf16, "utf-8-sig", encoding):
+    for name in (*_wide(data), "utf-8-sig", encoding):
         with contextlib.suppress(UnicodeDecodeError):
             return data.decode(name)
     return data.decode("latin-1")
+
+
+def _wide(data: bytes) -> list[str]:
+    """Return the encodings of more than one byte a letter that a text's mark, or the places of its zero bytes, speak for."""
+    if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return ["utf-32"]
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return ["utf-16"]
+    # Side files are mostly ASCII (names, digits, line ends), whose upper bytes are zero; no text of one byte a letter has any.
+    zeros = [data[start : 1 << 16 : 2].count(0) for start in (0, 1)]
+    if not any(zeros) or len(data) % 2:
+        return []
+    return ["utf-16-be"] if zeros[0] > zeros[1] else ["utf-16-le"]
 
 
 def read_lines(path: Path, encoding: str = "cp1252") -> list[str]:

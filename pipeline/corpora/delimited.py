@@ -134,10 +134,52 @@ def _with_points(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _plain_times(table: pa.Table) -> pa.Table:
-    """Cut times to microseconds, which Python knows."""
+    """Return the table with every time as Python has it: microseconds, lengths of time as seconds, what does not fit as text.
+
+    Parquet holds years that Python's dates do not, and names of time zones that no machine knows.
+    """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     for i, field in enumerate(table.schema):
-        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
-            table = table.set_column(i, field.name, table.column(i).cast(pa.timestamp("us", field.type.tz), safe=False))
+        kind, column = field.type, table.column(i)
+        if pa.types.is_duration(kind):
+            per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[kind.unit]
+            column = pc.divide(column.cast(pa.int64()).cast(pa.float64(), safe=False), float(per_second))
+        elif pa.types.is_time64(kind) and kind.unit == "ns":
+            column = column.cast(pa.time64("us"), safe=False)
+        elif pa.types.is_timestamp(kind) and kind.unit == "ns":
+            column = column.cast(pa.timestamp("us", kind.tz), safe=False)
+        elif not (pa.types.is_temporal(kind) or pa.types.is_nested(kind) or pa.types.is_dictionary(kind)):
+            continue
+        table = table.set_column(i, field.name, _with_python_values(column))
     return table
+
+
+def _with_python_values(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column as it is if Python has all its values, else as text; a time zone that is unknown is then left out."""
+    import pyarrow as pa
+
+    try:
+        column.to_pylist()
+    except (ValueError, OverflowError, LookupError, OSError, ImportError, pa.ArrowException):
+        kind = column.type
+    else:
+        return column
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        column = column.cast(pa.int64()).cast(pa.timestamp(kind.unit))
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowException:  # nested values, or a year of five digits
+        return pa.chunked_array([pa.array([_as_text(value) for value in column], pa.string())])
+
+
+def _as_text(value: pa.Scalar) -> str | None:
+    """Return a value as text without asking Python what it is: of a time, the number that is stored."""
+    import pyarrow as pa
+
+    if not value.is_valid:
+        return None
+    if pa.types.is_temporal(value.type):
+        return str(value.cast(pa.int64() if value.type.bit_width == 64 else pa.int32()).as_py())
+    return " ".join(pa.array([value]).to_string().split())

@@ -4,7 +4,8 @@ Columns are found by their usual names (case does not matter), or named with `--
 Only a path is needed. A path may be a file below the root, an absolute file, or a stem without extension: the file is then
 looked for next to where the stem points, or, for a bare stem, anywhere below the root if there is just one of that name.
 A column that looks like the ids but repeats itself is none: the paths, with their segments, are then the ids.
-Blanks around values are dropped. A row without a usable path, and a row that repeats another, is listed with its number.
+Blanks around values are dropped. Only an empty cell is nothing: none, N/A and nan are words like any other, but where a number
+belongs. A row without a usable path, and a row that repeats another, is listed with its number.
 Columns that nothing here knows are kept, and can be queried like the others.
 """
 
@@ -22,6 +23,7 @@ from tfser.manifests.utterances import Utterance
 from tfser.pipeline.audio import KNOWN_SUFFIXES
 from tfser.pipeline.corpora.base import CorpusReader, Reading, audio_files, relative
 from tfser.pipeline.corpora.delimited import load
+from tfser.pipeline.corpora.hints import NOTHING, column_notes, level_that_fits, unnamed_note, word_notes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -56,11 +58,8 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation", "tst"), "test"),
 }
 _GENDERS = {**dict.fromkeys(("f", "female", "woman", "w"), "F"), **dict.fromkeys(("m", "male", "man"), "M")}
-_NOTHING = frozenset(("nan", "na", "n/a", "none", "null", "-"))
-"""What people and programs write where there is nothing."""
-_NAMES = ("speaker", "session", "dialogue", "split", "gender", "label")
-"""Columns in which that is never a name."""
-_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
+_CLOCK = re.compile(r"(?:(?P<days>\d+) days? \+?)?(?:(?P<hours>\d+):)?(?P<minutes>\d{1,2}):(?P<seconds>\d{1,2}(?:[.,]\d+)?)")
+"""A clock time, also as pandas writes lengths of time: 0 days 00:00:01.898250."""
 
 
 def read(root: Path, options: Mapping[str, Any]) -> Reading:
@@ -92,24 +91,26 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
                 f"{file}: the column {names['utterance_id']} repeats itself, so the paths are the utterances' ids; "
                 "for others, name a column with --column utterance_id=NAME"
             )
-            reading, clash = by_path, None
+            reading, clash, names = by_path, None, others
     if clash:
         raise TfserError(f"{file}: {clash}")
+    files.check_level(str(file))
     if files.moved:
         reading.notes.append(
             f"{file}: {files.moved:,} full paths are not there as written, and were found below {root} by their last parts"
         )
     if not reading.utterances:
         raise TfserError(f"{file}: no row makes an utterance" + (f"; {reading.skipped[0][2]}" if reading.skipped else ""))
+    reading.columns = names
+    reading.notes += [*column_notes(file, table, names), *word_notes(file.name, reading.utterances)]
+    if (note := unnamed_note(file, root, (u.path for u in reading.utterances))) is not None:
+        reading.notes.append(note)
     return reading
 
 
 def _rows(table: pa.Table, names: Mapping[str, str], files: Files) -> tuple[Reading, str | None]:
     """Return what the rows of a table make, given its column for each of ours, and what is wrong where ids clash."""
     known = {name: [_clean(v) for v in table[column].to_pylist()] for name, column in names.items()}
-    for name in _NAMES:
-        if name in known:
-            known[name] = [None if v is not None and v.casefold() in _NOTHING else v for v in known[name]]
     own = {column: table[column].to_pylist() for column in table.column_names if column not in names.values()}
     reading = Reading()
     seen: dict[str, tuple[int, Utterance]] = {}
@@ -175,12 +176,13 @@ class Files:
     """The audio files below a root, found by path, by path without extension, and by stem; walked once, when first needed.
 
     A full path of another machine (with a drive letter, or simply not there) is looked for below the root by its last parts,
-    as many of them as fit; `moved` counts such paths.
+    as many of them as fit; `moved` counts such paths. `missing` are those that were found nowhere.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.moved = 0
+        self.missing: list[str] = []
         self._walked = False
         self._found: dict[str, str] = {}
         self._beside: dict[str, list[str]] = {}
@@ -218,7 +220,26 @@ class Files:
             self.moved += bool(matches)
         if len(matches) > 1:
             raise ValueError(f"{text!r} may be {' or '.join(matches[:3])}; write the path with its folder and extension")
+        if not matches:
+            self.missing.append(value)
         return matches[0] if matches else value
+
+    def check_level(self, source: str) -> None:
+        """Refuse a root that is a level off: most of the paths are not below it, and are below a folder around it.
+
+        Args:
+            source: where the paths are from, for the message.
+
+        Raises:
+            UsageError: with the folder to name instead.
+        """
+        if 2 * len(self.missing) <= len(self._found) or (fit := level_that_fits(self.root, self.missing)) is None:
+            return
+        folder, there = fit
+        raise UsageError(
+            f"--root {self.root}: {len(self.missing):,} of the {len(self._found):,} files that {source} names are not there; "
+            f"{there:,} of them are below {folder}: --root {folder}"
+        )
 
     def _there(self, tail: str) -> list[str]:
         """Return the files below the root that the last parts of a path may be: that path, or one without its extension."""
@@ -261,11 +282,12 @@ def _clean(value: Any) -> str | None:
 
 
 def _seconds(text: str | None, which: str) -> float | None:
-    """Read seconds, or a clock time like 00:01:02.5."""
+    """Read seconds, or a clock time like 00:01:02.5 or 0 days 00:01:02.5."""
     if text is None:
         return None
     if clock := _CLOCK.fullmatch(text):
-        return int(clock[1] or 0) * 3600 + int(clock[2]) * 60 + float(clock[3].replace(",", "."))
+        hours = int(clock["days"] or 0) * 24 + int(clock["hours"] or 0)
+        return hours * 3600 + int(clock["minutes"]) * 60 + float(clock["seconds"].replace(",", "."))
     value = _number(text, which)
     if value is not None and value < 0:
         raise ValueError(f"{which} {text!r} is before the beginning")
@@ -274,7 +296,7 @@ def _seconds(text: str | None, which: str) -> float | None:
 
 def _number(text: str | None, which: str) -> float | None:
     """Read a number, with a decimal point or comma; nothing where the table says that there is none."""
-    if text is None or text.casefold() in _NOTHING:
+    if text is None or text.casefold() in NOTHING:
         return None
     try:
         value = float(text.replace(",", ".") if text.count(",") == 1 and "." not in text else text)

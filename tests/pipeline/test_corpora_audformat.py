@@ -101,10 +101,12 @@ def test_a_database_like_emodb(tmp_path, storage):
     assert (a.sentence, a.transcript) == ("a01", "Der Lappen liegt auf dem Eisschrank.")
     assert (d.sentence, d.transcript, d.start_s, d.end_s) == (None, None, None, None)
     assert dict(a.extra) == {"age": 31, "language": "deu", "sure": 0.9, "duration": 0.1}
-    assert reading.notes == [
-        "database emodb, licence CC0-1.0: label from emotion/emotion and emotion.categories.*.gold_standard/emotion, "
-        "speaker from files/speaker, transcript from files/transcription"
-    ]
+    assert reading.notes == ["database emodb, licence CC0-1.0"]
+    assert reading.columns == {
+        "label": "emotion/emotion and emotion.categories.*.gold_standard/emotion",
+        "speaker": "files/speaker",
+        "transcript": "files/transcription",
+    }
 
 
 def test_scanned_and_queried(tmp_path, cache, write_wav):

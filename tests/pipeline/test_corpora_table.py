@@ -225,17 +225,22 @@ def test_segments_keep_all_their_digits(root):
     assert reading.skipped[0][2] == "row 4: the segment ends at 1234.561 s and starts at 1234.562 s"
 
 
-@pytest.mark.parametrize("nothing", ["nan", "NaN", "N/A", "none", "NULL", "-", " na "])
-def test_what_stands_for_nothing_is_nobody(root, nothing):
+@pytest.mark.parametrize("word", ["nan", "NaN", "N/A", "none", "NULL", "-", " na "])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
+def test_words_that_some_write_for_nothing_are_words(root, word, kind):
     columns = ("speaker", "session", "dialogue", "split", "gender", "label", "text")
-    (u,) = table(root, f"path,{','.join(columns)}\na,{','.join([nothing] * len(columns))}\n").utterances
-    assert (u.speaker, u.session, u.dialogue, u.split, u.gender, u.label, u.raw_label) == (None,) * 7
-    assert u.transcript == nothing.strip()
-
-
-def test_nothing_in_parquet_too(root):
-    pq.write_table(pa.table({"path": ["a", "b"], "speaker": ["nan", "1"]}), root / "t.parquet")
-    assert [u.speaker for u in read(root, {"table": str(root / "t.parquet")}).utterances] == [None, "1"]
+    mark = {"csv": ",", "tsv": "\t"}.get(kind)
+    file = root / f"t.{kind}"
+    if mark is None:
+        pq.write_table(pa.table({"path": ["a", "b"], **{name: [word, None] for name in columns}}), file)
+    else:
+        file.write_text(f"path{mark}{mark.join(columns)}\na{mark}{mark.join([word] * len(columns))}\nb{mark * len(columns)}\n")
+    reading = read(root, {"table": str(file)})
+    (u, nobody), text = reading.utterances, word.strip()
+    assert (u.speaker, u.session, u.dialogue, u.split, u.gender, u.raw_label, u.transcript) == (text,) * 7
+    assert u.label == text.casefold()
+    assert (nobody.speaker, nobody.split, nobody.gender, nobody.label, nobody.raw_label, nobody.transcript) == (None,) * 6
+    assert f"t.{kind}: the label {text!r} of 1 row is taken as a word like any other" in " ".join(reading.notes)
 
 
 MELD = (
@@ -254,18 +259,20 @@ def test_guessed_ids_that_recur_give_way_to_the_paths(root, cache):
         ("d", "1", "What?", "Ross"),
     ]
     assert [u.extra["Utterance_ID"] for u in reading.utterances] == ["0", "1", "0"]
-    (note,) = reading.notes
+    note, unnamed = reading.notes
+    assert unnamed.endswith(f"t.csv: 1 audio file in {root} is in no row: wav/deep/c.flac")
     assert "the column Utterance_ID repeats itself, so the paths are the utterances' ids" in note
     report = scan(cache, READER, corpus="meld", root=root, options={"table": str(root / "t.csv")}, workers=1)
-    assert report.notes == (note,) and report.utterances == 3
+    assert report.notes == (note, unnamed) and report.utterances == 3
     with pytest.raises(TfserError, match="rows 1 and 3 share the utterance id '0'"):  # chosen: taken at its word
         table(root, MELD, columns={"id": "Utterance_ID"})
     unique = table(root, MELD.replace("joy,positive,0,1", "joy,positive,0,2").replace("negative,1,0", "negative,1,3"))
-    assert [u.utterance_id for u in unique.utterances] == ["0", "2", "3"] and unique.notes == []
+    assert [u.utterance_id for u in unique.utterances] == ["0", "2", "3"] and unique.notes == [unnamed]
     bare = table(root, "utterance,file\nYes.,a\nYes.,b\n")  # the words, then, and no id
     assert [(u.utterance_id, u.transcript) for u in bare.utterances] == [("wav/a", "Yes."), ("wav/b", "Yes.")]
     segments = table(root, "id,start,end\nd,0,0.05\nd,0.05,0.1\n")
-    assert [u.utterance_id for u in segments.utterances] == ["d_0-0.05", "d_0.05-0.1"] and len(segments.notes) == 1
+    assert [u.utterance_id for u in segments.utterances] == ["d_0-0.05", "d_0.05-0.1"]
+    assert sum("repeats itself" in note for note in segments.notes) == 1
 
 
 def test_text_is_read_without_threads(root, monkeypatch):

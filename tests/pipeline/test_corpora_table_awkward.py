@@ -23,7 +23,6 @@ from tfser.pipeline.corpora.table import READER, read
 from tfser.pipeline.scan import scan
 
 LETTERS = st.characters(categories=["L", "N", "P", "S"], include_characters=" \n\"',;|\t")
-NOTHING = {"nan", "na", "n/a", "none", "null", "-"}
 
 
 @pytest.fixture
@@ -57,7 +56,7 @@ def test_what_a_program_writes_is_read_as_it_was(tmp_path, cells, mark, encoding
     reading = read(tmp_path, {"table": str(tmp_path / "t.csv")})
     assert not reading.skipped
     for i, (u, (label, text)) in enumerate(zip(reading.utterances, cells, strict=True)):
-        raw = None if label.strip().casefold() in NOTHING else label.strip() or None
+        raw = label.strip() or None
         assert (u.path, u.raw_label, u.label) == (f"w{i}.wav", raw, normalise(raw))
         assert u.transcript == (text.strip() or None)
         assert u.extra["mine"] == f"x{text}".strip()
@@ -103,7 +102,7 @@ def test_paths_of_another_machine(root, path, found):
     (u,) = reading.utterances
     assert u.path == found
     moved = (path[1:2] == ":" or path.startswith(("/", "\\\\"))) and (root / found).is_file()
-    assert [("1 full paths are not there as written" in note) for note in reading.notes] == [True] * moved
+    assert sum("1 full paths are not there as written" in note for note in reading.notes) == moved
 
 
 def test_decimal_commas(root):
@@ -120,7 +119,7 @@ def test_decimal_commas(root):
 
 def test_empty_cells_of_every_kind(root):
     text = (
-        "path,label,speaker,start,end,valence,age,note\nd.wav,,nan,,NaN,n/a,,\nwav/a.wav, ,None,nan,-,-,7,nan\n"
+        "path,label,speaker,start,end,valence,age,note\nd.wav,,,,NaN,n/a,,\nwav/a.wav, , ,nan,-,-,7,nan\n"
         "wav/b.wav,joy,S1,,,1,nan,\n"
     )
     reading = table(root, text)
@@ -156,7 +155,7 @@ def test_segments_of_long_files(long_files, cache):
     (long_files / "t.csv").write_text("\n".join(lines), encoding="cp1252")
     options = {"table": str(long_files / "t.csv")}
     report = scan(cache, READER, corpus="long", root=long_files, options=options, workers=1)
-    assert (report.utterances, report.decoded) == (44, 44)
+    assert (report.utterances, report.decoded) == (44, 41)
     assert [s.utterance_id for s in report.skipped] == ["one_19.5-25", "one_20-21", "one_30-end"]  # behind the end
     refresh(cache)
     with open_catalogue(cache) as connection:

@@ -82,7 +82,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_second_scan_decodes_nothing_and_touches_no_file(cache: Cache, root: Path, decoded: list[str]) -> None:
     (root / "bad.wav").write_text("no audio")
     first = run(cache, root, also=["gone.wav"])
-    assert (first.utterances, first.decoded, first.changed) == (6, 5, True)
+    assert (first.utterances, first.decoded, first.changed) == (6, 4, True)
     before = stamps(cache)
     decoded.clear()
     begun: list[int] = []
@@ -385,7 +385,7 @@ def test_what_goes_in_comes_out_or_is_listed(
             ),
             default_protocol=None,
         )
-        scanned = scan(cache, reader, corpus="c", root=root, workers=1)
+        scanned = scan(cache, reader, corpus="c", root=root, workers=1, allow_loss=True)
         report = extract(cache, "c", feature_set("logmel"), shard_utterances=shard, workers=1)
         listed = {s.utterance_id for s in (*scanned.skipped, *report.skipped)}
         assert len(listed) == len(scanned.skipped) + len(report.skipped)

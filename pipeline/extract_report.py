@@ -1,0 +1,90 @@
+"""What an extraction did, and how it is said: in lines for people, and as a row for programs. Nothing is printed here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfser.manifests.participation import NO_AUDIO, Tally
+from tfser.manifests.utterances import Skipped
+from tfser.pipeline.scan_report import skipped_lines
+
+NOT_COMPUTED = "not computed"
+"""Why a feature set that was refused lacks the rest."""
+
+NOT_EXTRACTED = "could not be extracted"
+
+
+@dataclass(kw_only=True)
+class ExtractReport:
+    """What an extraction did: its `tally` adds up, whatever was read, skipped or refused.
+
+    `unreadable` are utterances whose audio the scan could not read, `before` those that were there already.
+    """
+
+    corpus: str
+    feature_set: str
+    utterances: int
+    before: int
+    unreadable: int = 0
+    extracted: int = 0
+    audio_s: float = 0.0
+    seconds: float = 0.0
+    bytes: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+    repaired: list[str] = field(default_factory=list)
+    refused: str | None = None
+    """Why the feature set cannot hold this corpus: it has what was finished, and lacks the rest."""
+
+    @property
+    def tally(self) -> Tally:
+        """Which utterances of the corpus have features now, and why the others have none."""
+        used, listed = self.before + self.extracted, self.unreadable + len(self.skipped)
+        rest = self.utterances - used - listed if self.refused is not None else 0
+        left_out = {NO_AUDIO: self.unreadable, NOT_EXTRACTED: len(self.skipped), NOT_COMPUTED: rest}
+        return Tally(given=self.utterances, used=used, left_out=left_out)
+
+    def lines(self, listed: Sequence[tuple[str, str]] = ()) -> list[str]:
+        """Return what people are told; what was skipped is named unless it is what was `listed` just before."""
+        head, utterances = f"{self.corpus} / {self.feature_set}:", _count(self.utterances)
+        reasons = self.tally.reasons()
+        out = f"{self.tally.lost:,} {'lacking' if self.refused else 'skipped'}" + (f" ({reasons})" if reasons else "")
+        lines = [f"repaired: {line}" for line in self.repaired]
+        if self.extracted:
+            rate = self.audio_s / max(self.seconds, 1e-6)
+            lines.append(
+                f"{head} {_count(self.extracted)} extracted ({self.audio_s / 60:.1f} min of audio in {self.seconds:.1f} s, "
+                f"{rate:,.{0 if rate >= 20 else 1}f} x real time, {self.bytes / 1e6:.1f} MB), {self.before:,} were there, {out}"
+            )
+        elif self.refused:
+            lines.append(f"{head} refused, see below: {self.before:,} of {utterances} are there")
+        else:
+            lines.append(f"{head} nothing to do: {self.before:,} of {utterances} are there, {out}")
+        if self.named() != list(listed):
+            lines += skipped_lines(self.corpus, self.named(), "extracted")
+        return lines
+
+    def named(self) -> list[tuple[str, str]]:
+        """Return what was skipped, with the reasons."""
+        return [(s.utterance_id or "?", s.reason) for s in self.skipped]
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the counts as programs read them."""
+        return {
+            "corpus": self.corpus,
+            "feature_set": self.feature_set,
+            "utterances": self.utterances,
+            "before": self.before,
+            "extracted": self.extracted,
+            "skipped": len(self.skipped),
+            "refused": self.refused,
+            "audio_s": round(self.audio_s, 3),
+            "seconds": round(self.seconds, 3),
+            "bytes": self.bytes,
+            **self.tally.to_dict(),
+        }
+
+
+def _count(number: int) -> str:
+    return f"{number:,} utterance" + ("" if number == 1 else "s")
