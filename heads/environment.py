@@ -23,7 +23,7 @@ from tfser.heads.memory import why_not
 from tfser.heads.precision import has_native_bfloat16
 from tfser.manifests.cache import Cache, default_cache_root
 from tfser.manifests.display import count, size
-from tfser.manifests.errors import TfserError
+from tfser.manifests.errors import TfserError, first_line
 from tfser.pipeline.cores import cores
 
 State = Literal["ok", "off", "problem"]
@@ -167,12 +167,8 @@ def _does_not_load(module: str) -> str | None:
     try:
         import_module(module)
     except Exception as error:  # whatever a broken installation does
-        return _first_line(error)
+        return first_line(error)
     return None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 # -- hardware ----------------------------------------------------------------------------------------------------------------
@@ -234,7 +230,7 @@ def _gpus() -> Iterator[Check]:
             yield Check(
                 name=device,
                 state="problem",
-                detail=f"there, but does not compute: {_first_line(error)}",
+                detail=f"there, but does not compute: {first_line(error)}",
                 action="take --device cpu, or a build of torch for this GPU and its driver",
             )
         else:
@@ -252,7 +248,7 @@ def _no_gpu(torch: Any) -> tuple[str | None, str]:
     try:
         torch.cuda.init()
     except Exception as error:
-        return _first_line(error), "see whether nvidia-smi lists a GPU" if driver else ""
+        return first_line(error), "see whether nvidia-smi lists a GPU" if driver else ""
     return "torch finds no GPU", "see whether nvidia-smi lists a GPU" if driver else ""
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tfser.manifests.errors import UsageError
+from tfser.manifests.errors import UsageError, first_line
 
 _NEEDED = ("mamba_ssm", "triton", "einops")
 
@@ -35,7 +35,7 @@ def missing() -> str | None:
     try:
         _kernel()
     except Exception as error:  # whatever a half-built package does
-        return f"mamba-ssm is installed but does not load ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+        return f"mamba-ssm is installed but does not load ({type(error).__name__}: {first_line(error)})"
     return None
 
 

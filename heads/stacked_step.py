@@ -17,7 +17,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional
 
 from tfser.heads.training import EpochRecord, Trainer, training_loss
-from tfser.manifests.errors import TfserError
+from tfser.manifests.errors import TfserError, first_line
 
 _WARM_UPS = 3  # steps before a graph is captured: libraries choose their kernels in them
 
@@ -124,7 +124,7 @@ class Group:
                 self.graph = Graph(self, batch)
             except RuntimeError as error:
                 self.wants_graph, self.how = False, "vmap"
-                reason = str(error).splitlines()[0]
+                reason = first_line(error)
                 self.note(f"no CUDA graph could be made of a training step, so steps are launched one by one: {reason}")
         if self.graph is None:
             self.compute(batch)

@@ -30,6 +30,7 @@ from typing import Any
 
 from tfser.heads.sweep import HeadBlock, SweepRequest, parse_seeds
 from tfser.manifests.errors import UsageError
+from tfser.manifests.texts import read_text
 
 _BOTH = {
     "preset": "names", "presets": "names", "recipe": "names", "recipes": "names", "features": "names",
@@ -51,10 +52,8 @@ def read_sweep(path: Path) -> SweepRequest:
         UsageError: the file cannot be read, or a key or value in it is off; the message says where.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = tomllib.loads(read_text(path, str(path)))
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not TOML: {error}") from error
     blocks, table = values.pop("head", []), values.pop("defaults", {})
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):

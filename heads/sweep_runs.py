@@ -16,7 +16,7 @@ from tfser.heads.stacked_runs import can_stack, train_together
 from tfser.heads.sweep import Key, Run, data_key
 from tfser.manifests.cache import Cache
 from tfser.manifests.display import count
-from tfser.manifests.errors import TfserError
+from tfser.manifests.errors import TfserError, first_line
 
 if TYPE_CHECKING:
     from tfser.heads.experiment import Experiment
@@ -232,4 +232,4 @@ def reason(error: BaseException) -> str:
     """Return why a run failed, in one line."""
     if isinstance(error, TfserError):
         return str(error)
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return f"{type(error).__name__}: {first_line(error)}"

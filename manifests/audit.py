@@ -18,7 +18,9 @@ import duckdb
 
 from tfser.manifests.audited import audited
 from tfser.manifests.catalogue import Connection, rows
-from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.errors import TfserError, UsageError, first_line
+from tfser.manifests.statements import one_select
+from tfser.manifests.texts import read_text
 
 LEVELS = ("error", "warning", "info", "ok")
 _KEYS = ("title", "level", "explanation", "action")
@@ -82,7 +84,7 @@ def parse_audit(name: str, text: str) -> Audit:
     """Return the audit of a file's text.
 
     Raises:
-        TfserError: if the header lacks one of its lines.
+        TfserError: if the header lacks one of its lines, or the text is anything but one SELECT.
     """
     header: dict[str, str] = {}
     for line in text.splitlines():
@@ -92,7 +94,11 @@ def parse_audit(name: str, text: str) -> Audit:
         header[key.strip()] = value.strip()
     if missing := [key for key in _KEYS if not header.get(key)]:
         raise TfserError(f"audit {name}.sql: the header lacks `-- {missing[0]}: ...`")
-    return Audit(name=name, query=text, **{key: header[key] for key in _KEYS})
+    try:
+        query = one_select(text)
+    except UsageError as error:
+        raise TfserError(f"audit {name}.sql: {error}") from error
+    return Audit(name=name, query=query, **{key: header[key] for key in _KEYS})
 
 
 def packaged_audits() -> list[Audit]:
@@ -107,15 +113,15 @@ def audits_in(folder: Path) -> list[Audit]:
 
     Raises:
         UsageError: if there is no such folder, it holds no .sql file, or one bears the name of a packaged audit.
-        TfserError: if a file's header lacks one of its lines.
+        TfserError: if a file cannot be read, its header lacks one of its lines, or it holds anything but one SELECT.
     """
-    files = sorted(folder.glob("*.sql")) if folder.is_dir() else None
+    files = sorted(path for path in folder.iterdir() if path.suffix == ".sql") if folder.is_dir() else None
     if not files:
         raise UsageError(f"--audits {folder}: " + ("no such folder" if files is None else "no .sql file in it"))
     taken = {audit.name for audit in packaged_audits()}
     if clash := [file.stem for file in files if file.stem in taken]:
         raise UsageError(f"--audits {folder}: {clash[0]}.sql has the name of an audit that comes with tfser; rename it")
-    return [parse_audit(file.stem, file.read_text(encoding="utf-8-sig")) for file in files]
+    return [parse_audit(file.stem, read_text(file, f"audit {file}")) for file in files]
 
 
 def run_audits(
@@ -158,14 +164,14 @@ def _run(connection: Connection, audit: Audit, protocol: str, corpus: str, examp
     try:
         found = rows(
             connection,
-            f"WITH found AS ({audit.query.rstrip().rstrip(';')}\n), placed AS (SELECT *, row_number() OVER () AS place_ "
+            f"WITH found AS ({audit.query}\n), placed AS (SELECT *, row_number() OVER () AS place_ "
             "FROM found), numbered AS (SELECT *, row_number() OVER (PARTITION BY fold, level ORDER BY place_) AS number_, "
             "count(*) OVER (PARTITION BY fold, level) AS count_ FROM placed) "
             "SELECT * FROM numbered WHERE number_ <= ? ORDER BY fold NULLS FIRST, level, number_",
             [max(1, examples)],
         )
     except duckdb.Error as error:
-        raise TfserError(f"audit {audit.name}: {str(error).splitlines()[0]}") from error
+        raise TfserError(f"audit {audit.name}: {first_line(error)}") from error
     grouped: dict[tuple[int | None, str], list[dict[str, Any]]] = {}
     for row in found:
         if row["level"] not in LEVELS:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from tfser.manifests.build import Connection
+from tfser.manifests.connections import Connection, quote, quote_name
 from tfser.manifests.views import BOUND, FOLD_ROLES, FOLD_UTTERANCES, FOLDS
 
 _COLUMNS = (
@@ -160,9 +160,4 @@ def _common(main: str, feature_sets: Sequence[str] | None) -> dict[str, str]:
 def _database(connection: Connection) -> str:
     """Return the schema of the catalogue's own tables, as SQL writes it."""
     row = connection.execute("SELECT current_database()").fetchone()
-    return f'"{row[0] if row else "memory"}".main'
-
-
-def quote(text: str) -> str:
-    """Return a text as SQL writes it."""
-    return "'" + text.replace("'", "''") + "'"
+    return f"{quote_name(row[0] if row else 'memory')}.main"

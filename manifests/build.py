@@ -16,8 +16,9 @@ import duckdb
 
 from tfser.manifests import schema
 from tfser.manifests.cache import Cache, Stamp
+from tfser.manifests.connections import Connection, exactly, open_memory, quote_name
 from tfser.manifests.duplicates import read_near_duplicates
-from tfser.manifests.errors import TfserError
+from tfser.manifests.errors import TfserError, first_line
 from tfser.manifests.files import read_json
 from tfser.manifests.folds import applicable, install
 from tfser.manifests.own_protocols import own_protocols
@@ -25,7 +26,6 @@ from tfser.manifests.protocol import JOINED_BY, Protocol
 from tfser.manifests.protocols import parse
 from tfser.manifests.views import VIEWS
 
-Connection = duckdb.DuckDBPyConnection
 Sources = Mapping[str, Stamp]
 
 RUN_TABLES = ("history", "predictions", "metrics", "confusion")
@@ -87,11 +87,6 @@ def create(connection: Connection) -> None:
         connection.execute(f"CREATE VIEW {name} AS {body}")
 
 
-def first_line(error: Exception) -> str:
-    """Return the head of a message, as DuckDB writes them."""
-    return " ".join(line.strip() for line in str(error).splitlines()[:2] if line.strip())
-
-
 def read_corpus(cache: Cache, connection: Connection, corpus: str) -> dict[str, object]:
     """Insert one corpus and its utterances; return what `corpus.json` says.
 
@@ -134,7 +129,7 @@ def make_utterances(connection: Connection, files: Sequence[Path]) -> None:
     own: dict[str, tuple[str, set[str]]] = {}
     for file in files:
         with _readable("utterances"):
-            described = connection.execute("DESCRIBE FROM read_parquet(?)", [str(file)]).fetchall()
+            described = connection.execute("DESCRIBE FROM read_parquet(?, hive_partitioning = false)", [exactly(file)]).fetchall()
         for name, kind, *_ in described:
             if name.casefold() not in known:
                 own.setdefault(name.casefold(), (name, set()))[1].add(kind)
@@ -142,8 +137,7 @@ def make_utterances(connection: Connection, files: Sequence[Path]) -> None:
     connection.execute(table.ddl())
     for name, kinds in own.values():
         kind = "DOUBLE" if len(kinds) > 1 and kinds <= _NUMBERS else "VARCHAR" if len(kinds) > 1 else min(kinds)
-        quoted = name.replace('"', '""')
-        connection.execute(f'ALTER TABLE utterances ADD COLUMN "{quoted}" {kind}')
+        connection.execute(f"ALTER TABLE utterances ADD COLUMN {quote_name(name)} {kind}")
 
 
 @contextlib.contextmanager
@@ -153,7 +147,7 @@ def _readable(table: str) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         raise TfserError(
-            f"the cache's files for {table} cannot be read ({first_line(error)}); look with `tfser cache verify`"
+            f"the cache's files for {table} cannot be read ({first_line(error, 2)}); look with `tfser cache verify`"
         ) from error
 
 
@@ -162,7 +156,8 @@ def _insert(connection: Connection, table: str, files: Sequence[Path]) -> None:
     if files:
         with _readable(table):
             connection.execute(
-                f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet(?, union_by_name = true)", [[str(f) for f in files]]
+                f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet(?, union_by_name = true, hive_partitioning = false)",
+                [[exactly(f) for f in files]],
             )
 
 
@@ -220,7 +215,7 @@ def _read_features(cache: Cache, connection: Connection, sources: Sources) -> No
     shards: dict[str, list[str]] = {}
     for path in sorted(sources):
         if path.endswith(".rows.parquet"):
-            shards.setdefault(PurePosixPath(path).parts[1], []).append(str(cache.root / path))
+            shards.setdefault(PurePosixPath(path).parts[1], []).append(exactly(cache.root / path))
     found = sorted(p for p in sources if p.startswith("features/") and p.endswith("/feature_set.json"))
     sets = [(PurePosixPath(path).parent, read_json(cache.root / path)) for path in found]
     newest: dict[str, str] = {}
@@ -235,12 +230,12 @@ def _read_features(cache: Cache, connection: Connection, sources: Sources) -> No
             "INSERT INTO feature_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [name, *(about[key] for key in keys), json.dumps(about["config"]), source, folder.as_posix()],
         )
-        own = [str(cache.root / p) for p in lists if p.startswith(f"{folder.as_posix()}/")]
+        own = [exactly(cache.root / p) for p in lists if p.startswith(f"{folder.as_posix()}/")]
         if own:
             with _readable("skipped"):  # an outdated set's stages bear its whole name: they say nothing about the current one
                 connection.execute(
                     "INSERT INTO skipped BY NAME SELECT * REPLACE (split_part(stage, ':', 1) || ':' || ? AS stage) "
-                    "FROM read_parquet(?, union_by_name = true)",
+                    "FROM read_parquet(?, union_by_name = true, hive_partitioning = false)",
                     [name, own],
                 )
         if shards.get(folder.name):
@@ -250,7 +245,10 @@ def _read_features(cache: Cache, connection: Connection, sources: Sources) -> No
                     INSERT INTO features
                     SELECT ? AS feature_set, r.corpus, r.utterance_id, ? || '/' || r.corpus || '/' || r.shard AS shard,
                       r.first_frame, r.frames, r.dim
-                    FROM (SELECT *, parse_path(filename)[-2] AS corpus FROM read_parquet(?, filename = true)) r
+                    FROM (
+                      SELECT *, parse_path(filename)[-2] AS corpus
+                      FROM read_parquet(?, filename = true, hive_partitioning = false)
+                    ) r
                     JOIN utterances u
                       ON u.corpus = r.corpus AND u.utterance_id = r.utterance_id AND u.content_hash = r.content_hash
                     QUALIFY row_number() OVER (PARTITION BY r.corpus, r.utterance_id ORDER BY r.shard) = 1
@@ -290,14 +288,14 @@ def damage(folder: Path) -> str | None:
         FileNotFoundError: if there is no such run, or it went away meanwhile.
     """
     try:
-        with contextlib.closing(duckdb.connect()) as trial:
+        with contextlib.closing(open_memory()) as trial:
             for table in schema.TABLES:
                 if table.name in ("runs", *RUN_TABLES):
                     trial.execute(table.ddl())
             _insert_runs(trial, [folder])
     except Exception as error:
         (folder / "run.json").stat()
-        return first_line(error).replace(f"{folder}/", "") or type(error).__name__
+        return first_line(error, 2).replace(f"{folder}/", "")
     return None
 
 
@@ -331,8 +329,8 @@ def _insert_runs(connection: Connection, folders: Sequence[Path]) -> None:
                 connection.execute(
                     f"INSERT INTO {table} BY NAME SELECT * EXCLUDE (filename) REPLACE (CASE WHEN contains(filename, run_id) "
                     "THEN run_id ELSE error('rows of another run') END AS run_id) "
-                    "FROM read_parquet(?, union_by_name = true, filename = true)",
-                    [[str(folder / f"{table}.parquet") for folder in finished]],
+                    "FROM read_parquet(?, union_by_name = true, filename = true, hive_partitioning = false)",
+                    [[exactly(folder / f"{table}.parquet") for folder in finished]],
                 )
     except BaseException:
         with contextlib.suppress(duckdb.Error):
@@ -347,7 +345,7 @@ def _part(file: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise TfserError(f"{file}: {first_line(error)}") from error
+        raise TfserError(f"{file}: {first_line(error, 2)}") from error
 
 
 def _corpus_of(folder: Path) -> str | None:

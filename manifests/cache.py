@@ -105,14 +105,28 @@ class Cache:
                         found[relative.as_posix()] = (status.st_size, status.st_mtime_ns)
         return found
 
+    def require(self) -> Cache:
+        """Return this cache if it is one: commands that only read make nothing in a folder that is none.
+
+        Raises:
+            UsageError: if there is no such folder, or it is none that tfser filled.
+        """
+        parts = ("corpora", "features", "runs", "protocols")
+        if self.catalogue.is_file() or any((self.root / part).is_dir() for part in parts):
+            return self
+        what = "the folder holds none of what a cache does" if self.root.is_dir() else "there is no such folder"
+        raise UsageError(
+            f"no cache at {self.root} ({what}); fill one with `tfser extract --corpus NAME`, or name another with --cache"
+        )
+
     def make(self) -> None:
-        """Create the folder.
+        """Create the folder, with the one in it by which `require` knows a cache.
 
         Raises:
             TfserError: if that is impossible.
         """
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / "corpora").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TfserError(
                 f"cache {self.root}: cannot be created ({error.strerror}); name another folder with --cache or $TFSER_CACHE"

@@ -9,7 +9,6 @@ database of its own: DuckDB would otherwise hand out, within one process, the fi
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -20,23 +19,22 @@ import duckdb
 
 from tfser.manifests import schema
 from tfser.manifests.build import (
-    Connection,
     asked_file,
     asked_for,
     build,
     create,
-    first_line,
     make_utterances,
     read_corpus,
 )
 from tfser.manifests.cache import Cache, Stamp
-from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.connections import Connection, duckdb_path, interruptibly, lock_down, open_memory, quote
+from tfser.manifests.errors import TfserError, UsageError, first_line, unknown
 from tfser.manifests.files import aside, sweep, write_json
 from tfser.manifests.folds import install
 from tfser.manifests.own_protocols import OwnProtocol, keep_own, own_protocols
 from tfser.manifests.protocols import parse
 
-__all__ = ["Connection", "ensure_protocol", "open_catalogue", "refresh", "rows", "select", "select_arrow"]
+__all__ = ["Connection", "ensure_protocol", "open_catalogue", "refresh", "rows"]
 
 _TRIES = 5
 """How often a catalogue is begun anew when files go away while it is built."""
@@ -78,7 +76,7 @@ def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
                         raise
                     time.sleep(0.05)
     except (OSError, duckdb.Error) as error:
-        raise _CannotWriteError(f"{cache.catalogue} cannot be written ({str(error).splitlines()[0]})") from error
+        raise _CannotWriteError(f"{cache.catalogue} cannot be written ({first_line(error)})") from error
     return True
 
 
@@ -87,7 +85,7 @@ def _replace(cache: Cache, before: dict[str, Stamp] | None, sources: dict[str, S
     with aside(cache.catalogue) as temporary:
         if before is not None:
             shutil.copyfile(cache.catalogue, temporary)
-        with contextlib.closing(duckdb.connect(str(temporary), config=_READABLE)) as connection:
+        with contextlib.closing(duckdb.connect(duckdb_path(temporary), config=_READABLE)) as connection:
             build(cache, connection, before or {}, sources, fresh=before is None)
         # A log left here belongs to the file that is replaced (somebody wrote to it); beside ours it would be in the way.
         cache.catalogue.with_name(cache.catalogue.name + ".wal").unlink(missing_ok=True)
@@ -109,9 +107,9 @@ def _built_from(path: Path) -> dict[str, Stamp] | None:
 
 def _attach(path: Path) -> Connection:
     """Return a connection to the file as it is now, read-only."""
-    connection = duckdb.connect()
+    connection = open_memory()
     try:
-        connection.execute(f"ATTACH {_quote(str(path))} AS catalogue (READ_ONLY)")
+        connection.execute(f"ATTACH {quote(duckdb_path(path))} AS catalogue (READ_ONLY)")
         connection.execute("USE catalogue")
     except BaseException:
         connection.close()
@@ -121,84 +119,24 @@ def _attach(path: Path) -> Connection:
 
 @contextlib.contextmanager
 def open_catalogue(cache: Cache) -> Iterator[Connection]:
-    """Yield a read-only connection to the up-to-date catalogue.
+    """Yield a connection to the up-to-date catalogue: read-only, and closed to files, the network and settings.
 
     If the file cannot be brought up to date (the cache is on a read-only or full disk) or another program holds it open for
     writing, the connection is to a private copy built from the cache's files instead, so that nobody waits.
 
     Raises:
-        TfserError: if there is no such cache.
+        UsageError: if there is no such cache; nothing is made in a folder that is none.
     """
-    if not cache.root.is_dir():
-        raise TfserError(
-            f"no cache at {cache.root}; fill one with `tfser extract --corpus NAME`, or name another with --cache"
-        )
+    cache.require()
     try:
         refresh(cache)
         connection = _attach(cache.catalogue)
     except (_CannotWriteError, duckdb.Error):
-        connection = duckdb.connect()
+        connection = open_memory()
         build(cache, connection, {}, cache.sources(), fresh=True)
     with contextlib.closing(connection):
-        connection.execute("SET enable_progress_bar = false")
+        lock_down(connection)
         yield connection
-
-
-_COMMENT = r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*"
-_EXPLAIN = re.compile(_COMMENT + r"EXPLAIN\b\s*(?:ANALY[ZS]E\b|\(\s*(?:ANALY[ZS]E|FORMAT)\b[^)]*\))?", re.I | re.S)
-_PIVOT = re.compile(_COMMENT + r"(?:PIVOT|WITH|FROM|SELECT)\b", re.I | re.S)
-_PRAGMA = re.compile(
-    _COMMENT + r"PRAGMA\s+(?:table_info|show|show_tables|show_tables_expanded|database_size|database_list|storage_info"
-    r"|version)\b",
-    re.I | re.S,
-)
-
-
-def select(connection: Connection, query: str) -> Connection:
-    """Run one reading statement.
-
-    Raises:
-        UsageError: if the text is empty, holds several statements, or one that writes, or if DuckDB refuses it; the message
-            is then DuckDB's own.
-    """
-    with _only_reading(query):
-        return connection.execute(query)
-
-
-def select_arrow(connection: Connection, query: str) -> Any:
-    """Run one reading statement and return its result as an Arrow table.
-
-    Raises:
-        UsageError: as `select`.
-    """
-    with _only_reading(query):
-        return connection.sql(query).to_arrow_table()
-
-
-@contextlib.contextmanager
-def _only_reading(query: str) -> Iterator[None]:
-    """Refuse a statement that writes before it is run, and turn DuckDB's errors into ours."""
-    try:
-        statements = duckdb.extract_statements(query)
-        if len(statements) != 1:
-            raise UsageError(f"SQL: give one statement, not {len(statements)}")
-        kind = _writes(query, statements[0].type.name)
-        if kind is not None:
-            raise UsageError(f"SQL: only statements that read are run here, not {kind}; the cache is not edited by SQL")
-        yield
-    except duckdb.Error as error:
-        raise UsageError(f"SQL: {first_line(error)}") from error
-
-
-def _writes(query: str, kind: str) -> str | None:
-    """Return what kind of writing statement this is, None for one that reads."""
-    if kind == "SELECT" or (kind == "MULTI" and _PIVOT.match(query)) or (kind == "PRAGMA" and _PRAGMA.match(query)):
-        return None
-    if kind == "EXPLAIN" and (start := _EXPLAIN.match(query)):  # with ANALYZE, what it explains is run
-        inner = duckdb.extract_statements(query[start.end() :])
-        if len(inner) == 1:
-            return _writes(query[start.end() :], inner[0].type.name)
-    return kind
 
 
 def ensure_protocol(cache: Cache, corpus: str, spec: str, *, own: OwnProtocol | None = None) -> str:
@@ -225,7 +163,7 @@ def ensure_protocol(cache: Cache, corpus: str, spec: str, *, own: OwnProtocol | 
         known = "SELECT 1 FROM protocols WHERE protocol = ? AND corpora = ?"
         if connection.execute(known, [protocol.name, corpus]).fetchone():
             return protocol.name
-    with contextlib.closing(duckdb.connect()) as trial:  # say what is wrong before anything is written
+    with contextlib.closing(open_memory()) as trial:  # say what is wrong before anything is written
         create(trial)
         make_utterances(trial, [cache.corpus(name) / "utterances.parquet" for name in corpora])
         for name in corpora:
@@ -243,10 +181,10 @@ def ensure_protocol(cache: Cache, corpus: str, spec: str, *, own: OwnProtocol | 
 
 def rows(connection: Connection, query: str, parameters: Iterable[Any] = ()) -> list[dict[str, Any]]:
     """Run a query of tfser's own and return its rows as dictionaries."""
-    result = connection.execute(query, list(parameters))
-    names = [column[0] for column in result.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
+    def ask() -> list[dict[str, Any]]:
+        result = connection.execute(query, list(parameters))
+        names = [column[0] for column in result.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+    return interruptibly(connection, ask)

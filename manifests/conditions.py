@@ -31,10 +31,11 @@ def check_condition(text: str, where: str) -> frozenset[str]:
     Raises:
         UsageError: if it is none, or more than one.
     """
-    import duckdb
+    from tfser.manifests.connections import lock_down, open_memory
 
     query = f"SELECT 1 FROM utterances WHERE {text}\n"
-    connection = duckdb.connect()
+    connection = open_memory()
+    lock_down(connection)
     try:
         tree = json.loads((connection.execute("SELECT json_serialize_sql(?)", [query]).fetchone() or ("{}",))[0])
         if tree.get("error"):

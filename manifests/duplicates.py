@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import duckdb
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.errors import TfserError
+from tfser.manifests.connections import exactly
+from tfser.manifests.errors import TfserError, first_line
 
 FINGERPRINTS = "fingerprints.parquet"
 PAIRS = "near_duplicates.parquet"
@@ -33,15 +34,16 @@ def read_near_duplicates(cache: Cache, connection: duckdb.DuckDBPyConnection, co
             if path.exists():
                 connection.execute(
                     "INSERT INTO fingerprints SELECT u.corpus, u.utterance_id, f.frames FROM utterances u "
-                    "JOIN read_parquet(?) f ON f.content_hash = u.content_hash WHERE u.corpus = ?",
-                    [str(path), corpus],
+                    "JOIN read_parquet(?, hive_partitioning = false) f ON f.content_hash = u.content_hash WHERE u.corpus = ?",
+                    [exactly(path), corpus],
                 )
         if found:
             connection.execute(
                 """
                 INSERT INTO near_duplicates
                 WITH pairs AS (
-                  SELECT content_hash AS a, other_hash AS b, similarity, evidence, offset_s, overlap_s FROM read_parquet(?)
+                  SELECT content_hash AS a, other_hash AS b, similarity, evidence, offset_s, overlap_s
+                  FROM read_parquet(?, hive_partitioning = false)
                 ), both_ways AS (
                   SELECT * FROM pairs UNION ALL SELECT b, a, similarity, evidence, -offset_s, overlap_s FROM pairs
                 )
@@ -51,10 +53,10 @@ def read_near_duplicates(cache: Cache, connection: duckdb.DuckDBPyConnection, co
                 GROUP BY u.corpus, u.utterance_id, o.corpus, o.utterance_id
                 ORDER BY u.corpus, u.utterance_id, o.corpus, o.utterance_id
                 """,
-                [[str(path) for path in found]],
+                [[exactly(path) for path in found]],
             )
     except duckdb.Error as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise TfserError(
             f"the cache's near-duplicates cannot be read ({reason}); remove {FINGERPRINTS} and {PAIRS} of that corpus and run "
             "`tfser audit --near-duplicates` again"

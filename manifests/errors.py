@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
+
 
 class TfserError(Exception):
     """Something failed. The command line prints the message and exits with 1.
@@ -18,15 +21,29 @@ class UsageError(TfserError):
     exit_code = 2
 
 
-def unknown(kind: str, name: str, known: list[str] | tuple[str, ...]) -> UsageError:
-    """Return the error for a name that is not in a registry: it lists the known ones.
+def unknown(kind: str, name: str, known: Collection[str], *, listed_by: str | None = None) -> UsageError:
+    """Return the error for a name that is not in a registry: it lists the known ones, or says which command does.
 
     >>> str(unknown("head", "tf_mambo", ["mean_pool", "tf_mamba"]))
     "unknown head 'tf_mambo'; did you mean 'tf_mamba'? Known: mean_pool, tf_mamba"
+    >>> str(unknown("setting", "lrr", ["lr", "epochs"], listed_by="tfser heads svm"))
+    "unknown setting 'lrr'; did you mean 'lr'? `tfser heads svm` lists all"
+    >>> str(unknown("corpus", "iemocap", []))
+    "unknown corpus 'iemocap'; known: none yet"
     """
-    import difflib
-
     close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
-    known_names = ", ".join(sorted(known)) or "none yet"
-    return UsageError(f"unknown {kind} {name!r}{hint} Known: {known_names}".replace(";? ", "; "))
+    rest = f"`{listed_by}` lists all" if listed_by else f"known: {', '.join(sorted(known)) or 'none yet'}"
+    if close:
+        return UsageError(f"unknown {kind} {name!r}; did you mean {close[0]!r}? {rest[0].upper()}{rest[1:]}")
+    return UsageError(f"unknown {kind} {name!r}; {rest}")
+
+
+def first_line(error: BaseException, lines: int = 1) -> str:
+    """Return the head of an error's message, for libraries that go on for a page; an empty message gives the error's type.
+
+    Args:
+        error: any.
+        lines: how many lines, joined by blanks: of DuckDB's errors the second often says what would be right.
+    """
+    head = [line.strip() for line in str(error).splitlines() if line.strip() or lines > 1][:lines]
+    return " ".join(line for line in head if line) or type(error).__name__

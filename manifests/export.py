@@ -22,8 +22,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from tfser.manifests.build import Connection
 from tfser.manifests.catalogue import rows
+from tfser.manifests.connections import Connection
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.files import aside, fsync_path
 

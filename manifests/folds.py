@@ -16,14 +16,13 @@ from collections.abc import Mapping, Sequence
 import duckdb
 
 from tfser.manifests.conditions import check_columns, check_condition
-from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.connections import Connection, quote_name
+from tfser.manifests.errors import TfserError, UsageError, first_line
 from tfser.manifests.labels import NO_EMOTION, normalise
 from tfser.manifests.named import PROTOCOLS
 from tfser.manifests.natural import natural_key
 from tfser.manifests.protocol import JOINED_BY, Protocol
 from tfser.manifests.validation import HOLDING_OUT, hold_out
-
-Connection = duckdb.DuckDBPyConnection
 
 _MOST_FOLDS = 100
 """A generic protocol of more folds than this is made when asked for by name, not for every corpus."""
@@ -103,7 +102,7 @@ def _install(connection: Connection, corpus: str, protocol: Protocol) -> None:
     try:
         classes = _members(connection, corpora, protocol)
     except duckdb.Error as error:
-        raise TfserError(f"{where}: its condition cannot be computed ({str(error).splitlines()[0]})") from error
+        raise TfserError(f"{where}: its condition cannot be computed ({first_line(error)})") from error
     fold, role, folds = _folds(connection, protocol, where)
     connection.execute(f"CREATE OR REPLACE TEMP TABLE placed AS SELECT m.*, {fold} AS fold, {role} AS role FROM members m")
     if protocol.others == "leave-out":
@@ -147,12 +146,12 @@ def _members(connection: Connection, corpora: Sequence[str], protocol: Protocol)
         [list(labels), list(labels.values())],
     )
     named = "corpus || '/' || {0}" if several else "{0}"
-    column = f"{_quoted(protocol.grouped_by)}::VARCHAR"
+    column = f"{quote_name(protocol.grouped_by)}::VARCHAR"
     group = column if protocol.grouped_by == "corpus" else named.format(column)
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE members AS SELECT u.corpus, u.utterance_id, {named.format('utterance_id')} AS key, "
         f'c.class AS label, {group} AS "group", u.speaker, {named.format("speaker")} AS voice '
-        f'FROM ({_chosen_rows(protocol)}) u JOIN chosen c ON u.{_quoted(protocol.label_column)} = c.chosen_label',
+        f'FROM ({_chosen_rows(protocol)}) u JOIN chosen c ON u.{quote_name(protocol.label_column)} = c.chosen_label',
         [list(corpora)],
     )
     return classes
@@ -168,7 +167,7 @@ def _labels(connection: Connection, corpora: Sequence[str], protocol: Protocol) 
 
     A class of the protocol's that the corpora lack stays: the audit says so, rather than a head of fewer outputs.
     """
-    column, quoted = protocol.label_column, _quoted(protocol.label_column)
+    column, quoted = protocol.label_column, quote_name(protocol.label_column)
     present: dict[str, list[str]] = {name: [] for name in corpora}
     for name, label in connection.execute(
         f"SELECT DISTINCT corpus, {quoted}::VARCHAR FROM ({_chosen_rows(protocol)}) WHERE {quoted} IS NOT NULL ORDER BY ALL",
@@ -279,11 +278,6 @@ def _check_listed(
                 f"{where}: it lists {name!r} of the column {protocol.grouped_by}, which takes no part: there is no such value, "
                 f"or its utterances have none of the labels; there are {_words(found)}"
             )
-
-
-def _quoted(name: str) -> str:
-    """Return a column's name for SQL."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _words(values: object) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tfser.manifests.audited import SPLIT_COLUMNS
-from tfser.manifests.build import Connection
+from tfser.manifests.connections import Connection
 from tfser.manifests.errors import TfserError
 from tfser.manifests.foreign import Entry, Split
 from tfser.manifests.labels import normalise

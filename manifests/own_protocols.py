@@ -38,6 +38,7 @@ from tfser.manifests.labels import NO_EMOTION, normalise, parse_label_map
 from tfser.manifests.natural import natural_key
 from tfser.manifests.protocol import GROUP_COLUMNS, Protocol
 from tfser.manifests.protocols import PROTOCOLS, with_validation
+from tfser.manifests.texts import read_text
 
 KEYS = (
     *("name", "version", "summary", "corpus", "corpora", "labels", "label_column", "where", "grouped_by", "k", "folds", "sides"),
@@ -70,13 +71,7 @@ def read_own(path: Path) -> OwnProtocol:
     Raises:
         UsageError: if the file is not there, or something in it is off; the message names the key.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"protocol file {path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"protocol file {path}: is not UTF-8 text") from error
-    return parse_own(text, str(path))
+    return parse_own(read_text(path, f"protocol file {path}"), str(path))
 
 
 def parse_own(text: str, file: str) -> OwnProtocol:

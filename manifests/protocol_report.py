@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfser.manifests.build import Connection
 from tfser.manifests.catalogue import rows
+from tfser.manifests.connections import Connection
 from tfser.manifests.named import PROTOCOLS
 
 ROLES = ("train", "val", "test")

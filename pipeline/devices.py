@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tfser.manifests.errors import UsageError
+from tfser.manifests.errors import UsageError, first_line
 
 
 def choose_device(asked: str, option: str = "--device") -> str:
@@ -21,7 +21,7 @@ def choose_device(asked: str, option: str = "--device") -> str:
         device = torch.device(asked)
         torch.zeros(1, device=device).cpu()  # both ways: `meta` takes numbers and gives none back
     except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]  # torch goes on for a page
+        reason = first_line(error).partition(". ")[0]  # torch goes on for a page
         raise UsageError(f"{option} {asked}: not usable here ({reason})") from error
     return asked
 

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.errors import TfserError, unknown
+from tfser.manifests.errors import TfserError, first_line, unknown
 from tfser.manifests.files import read_json, sweep, write_table
 from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.audio import TooLongError, content_hash, decode, resample
@@ -312,7 +312,7 @@ def _rows(cache: Cache, corpus: str) -> tuple[Path, list[Row], int]:
         root = Path(read_json(folder / "corpus.json")["root"])
         table = pq.read_table(folder / "utterances.parquet", columns=columns, memory_map=False)
     except (TfserError, OSError, KeyError, TypeError, pa.ArrowException) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise TfserError(f"{folder}: the rows of {corpus} cannot be read ({reason}); scan it again") from error
     values = [table[name].to_pylist() for name in columns]
     rows = [

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.duplicates import FINGERPRINTS
-from tfser.manifests.errors import TfserError
+from tfser.manifests.errors import TfserError, first_line
 from tfser.manifests.files import read_json, sweep, write_table
 from tfser.pipeline.audio import AudioError, content_hash, decode, resample
 from tfser.pipeline.logmel import LogMel, LogMelConfig
@@ -164,7 +164,7 @@ def _rows(folder: Path, corpus: str) -> tuple[Path, list[dict[str, Any]]]:
         root = Path(read_json(folder / "corpus.json")["root"])
         rows = pq.read_table(folder / "utterances.parquet", columns=columns, memory_map=False).to_pylist()
     except (TfserError, OSError, KeyError, TypeError, pa.ArrowException) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise TfserError(f"{folder}: the rows of {corpus} cannot be read ({reason}); scan it again") from error
     return root, [row for row in rows if row["content_hash"] is not None]
 

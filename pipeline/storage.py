@@ -15,7 +15,7 @@ from pathlib import Path
 from tfser.manifests.build import damage
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, refresh, rows
-from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.errors import TfserError, UsageError, first_line, unknown
 from tfser.manifests.files import read_json
 from tfser.pipeline.shard_reader import ShardReader
 from tfser.pipeline.shard_rows import ROWS_SUFFIX, read_rows, rows_path
@@ -113,10 +113,9 @@ def verify(
         on_wait: told when a writer has to be waited for.
 
     Raises:
-        UsageError: if there is no such folder.
+        UsageError: if there is no such cache.
     """
-    if not cache.root.is_dir():
-        raise UsageError(f"no cache at {cache.root}; name another with --cache")
+    cache.require()
     problems: list[str] = []
     folders = sorted(p for p in cache.features.glob("[!.]*/[!.]*") if p.is_dir())
     total = sum(len(_shards(folder)) for folder in folders)
@@ -193,7 +192,7 @@ def _problems(cache: Cache, shard: Path) -> list[str]:
         with ShardReader(shard) as reader:
             found = reader.verify()
     except Exception as error:  # whatever a damaged file makes a library raise is a finding, not a failure
-        found = [(str(error).splitlines() or [type(error).__name__])[0]]
+        found = [first_line(error)]
     return [f"{name}: {problem.removeprefix(f'{shard}: ').replace(f'{cache.root}/', '')}" for problem in found]
 
 
@@ -222,7 +221,7 @@ def _corpora_problems(cache: Cache) -> Iterator[tuple[Path, str]]:
             path = path.with_name("utterances.parquet")
             pq.read_table(path, memory_map=False)
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0].replace(f"{cache.root}/", "")
+            reason = first_line(error).replace(f"{cache.root}/", "")
             yield path, f"{_name(cache, path)}: cannot be read ({reason}); scan {name} again"
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import Connection, ensure_protocol, open_catalogue, select
+from tfser.manifests.catalogue import Connection, ensure_protocol, open_catalogue
 from tfser.manifests.display import Output, print_rows
+from tfser.manifests.statements import select
 from tfser.pipeline.corpora import CORPORA
 from tfser.pipeline.extract import extract
 from tfser.pipeline.fingerprint import update_fingerprints
@@ -51,9 +52,9 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
 
 def answer(connection: Connection, query: str) -> str:
     """What `tfser sql` prints."""
-    result = select(connection, query)
-    names = [column[0] for column in result.description or ()]
-    rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+    found = select(connection, query)
+    names = found.names
+    rows = [dict(zip(names, row, strict=True)) for row in found.rows]
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         print_rows(rows, Output.table, names)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.errors import TfserError, UsageError, first_line
 
 Key = tuple[str, float | None, float | None]
 """File, start and end in seconds; None, None is the whole file."""
@@ -88,7 +88,7 @@ def header_of(root: Path) -> dict[str, Any]:
     try:
         header = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TfserError(f"{file}: cannot be read as a header ({str(error).splitlines()[0]})") from error
+        raise TfserError(f"{file}: cannot be read as a header ({first_line(error)})") from error
     if not isinstance(header, dict) or not isinstance(header.get("name"), str):
         raise TfserError(f"{file}: cannot be read as a header (it names no database)")
     return header
@@ -106,7 +106,7 @@ def open_database(root: Path) -> Opened:
     try:
         database = audformat.Database.load_header_from_yaml(header)
     except Exception as error:  # whatever a header that is off makes the library raise
-        raise TfserError(f"{root / 'db.yaml'}: audformat cannot read it ({_line(error)})") from error
+        raise TfserError(f"{root / 'db.yaml'}: audformat cannot read it ({first_line(error)})") from error
     values: dict[str, dict[str, list[Any]]] = {}
     for name in [*database.misc_tables, *database.tables]:  # the first may hold the labels of the others
         with _without_pickles(root, name) as path:
@@ -114,7 +114,7 @@ def open_database(root: Path) -> Opened:
                 database[name].load(str(path))
                 values[name] = _values(database, name, path)
             except Exception as error:
-                raise TfserError(f"{root}: audformat cannot read the table {name} ({_line(error)})") from error
+                raise TfserError(f"{root}: audformat cannot read the table {name} ({first_line(error)})") from error
     facts = {
         str(table.df.index.names[0]).casefold(): _facts(table.df.index, values[name])
         for name, table in database.misc_tables.items()
@@ -223,7 +223,3 @@ def _without_pickles(root: Path, table: str) -> Iterator[Path]:
         for file in files:
             shutil.copyfile(file, Path(folder, file.name))
         yield Path(folder, stem)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

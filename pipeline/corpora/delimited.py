@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.errors import TfserError, UsageError, first_line
 from tfser.pipeline.corpora.base import read_text
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def load(file: Path, delimiter: str | None, as_text: Collection[str]) -> pa.Tabl
             return _plain_times(_named(pq.read_table(file, partitioning=None)))
         return _typed(_named(_read_text_table(file, delimiter)), as_text)
     except (pa.ArrowException, OSError, csv.Error) as error:
-        raise TfserError(f"{file}: cannot be read as a table ({str(error).splitlines()[0]})") from error
+        raise TfserError(f"{file}: cannot be read as a table ({first_line(error)})") from error
 
 
 def _read_text_table(file: Path, delimiter: str | None) -> pa.Table:

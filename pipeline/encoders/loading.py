@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tfser.manifests.errors import TfserError
+from tfser.manifests.errors import TfserError, first_line
 from tfser.pipeline.encoders.spec import EncoderSpec
 
 CLASSES = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel", "wavlm": "WavLMModel"}
@@ -64,10 +64,10 @@ def _filled(kind: Any, config: Any, spec: EncoderSpec, **options: Any) -> Any:
                 **options,
             )
     except (OSError, ValueError, RuntimeError, KeyError, EOFError) as error:
-        raise _bad(spec, (str(error).splitlines() or [type(error).__name__])[0]) from error
+        raise _bad(spec, first_line(error)) from error
     except Exception as error:  # safetensors and pickle have errors of their own
         if type(error).__module__.startswith(("safetensors", "pickle", "_pickle")):
-            raise _bad(spec, (str(error).splitlines() or [type(error).__name__])[0]) from error
+            raise _bad(spec, first_line(error)) from error
         raise
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.errors import TfserError, UsageError, first_line
 from tfser.manifests.files import read_json, write_json
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
@@ -157,7 +157,7 @@ def _cached(repository: str, revision: str | None) -> Found | None:
     try:
         path = try_to_load_from_cache(repository, CONFIG, revision=revision)
     except HFValidationError as error:
-        raise UsageError(f"{repository}: neither a folder nor a hub id ({_line(error)})") from None
+        raise UsageError(f"{repository}: neither a folder nor a hub id ({first_line(error)[:200]})") from None
     if not isinstance(path, str):
         return None
     folder = Path(path).parent
@@ -197,7 +197,7 @@ def _download(repository: str, revision: str | None) -> Found:
     except TfserError:
         raise
     except Exception as error:  # whatever the transport raises: its classes differ between versions of the hub's client
-        raise _missing(label, f"the hub cannot be reached ({_line(error)})") from error
+        raise _missing(label, f"the hub cannot be reached ({first_line(error)[:200]})") from error
     return Found(folder=folder, source=repository, commit=folder.name, files=_complete(folder))
 
 
@@ -208,7 +208,3 @@ def _missing(label: str, why: str) -> TfserError:
         f"{label}: not in the hub's cache ({constants.HF_HUB_CACHE}), and {why}; put {_wanted()} into a folder"
         f" and give it with --weights FOLDER, or copy the cache of a machine that has it"
     )
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from tfser.manifests import catalogue, schema
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, refresh, rows, select
+from tfser.manifests.catalogue import ensure_protocol, open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.files import write_json, write_table
+from tfser.manifests.statements import select
 from tfser.manifests.utterances import Utterance
 
 
@@ -459,7 +460,7 @@ def asked(tmp_path_factory, put_corpus) -> Cache:
 )
 def test_select_reads(asked, query):
     with open_catalogue(asked) as connection:
-        assert select(connection, query).fetchall()
+        assert select(connection, query).rows
 
 
 @pytest.mark.parametrize(

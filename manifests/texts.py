@@ -1,0 +1,36 @@
+"""Text files that users give: UTF-8, with or without the mark that some editors put in front."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tfser.manifests.errors import UsageError
+
+
+def read_text(path: Path, what: str) -> str:
+    """Return the text of a file.
+
+    Args:
+        path: the file.
+        what: what errors call it, with its name.
+
+    Raises:
+        UsageError: if it is not there, cannot be read, or is not UTF-8.
+    """
+    try:
+        return as_text(path.read_bytes(), what)
+    except OSError as error:
+        raise UsageError(f"{what}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+
+
+def as_text(content: bytes, what: str) -> str:
+    """Return what bytes say in UTF-8, without a mark in front.
+
+    Raises:
+        UsageError: if they are not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{what}: line {line} is not UTF-8 text; save it as UTF-8") from error
