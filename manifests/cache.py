@@ -9,10 +9,15 @@ import contextlib
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from tfser.manifests import files
 from tfser.manifests.errors import TfserError, UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Stamp = tuple[int, int]
 """Size in bytes and modification time in nanoseconds of a file that the catalogue was built from."""
@@ -104,6 +109,35 @@ class Cache:
                         status = path.stat()
                         found[relative.as_posix()] = (status.st_size, status.st_mtime_ns)
         return found
+
+    def place(self, path: Path) -> str:
+        """Return where a file lies below the root, with forward slashes: what its seal is bound to."""
+        return path.relative_to(self.root).as_posix()
+
+    def read_json(self, path: Path) -> Any:
+        """Read a JSON file of this cache; see `files.read_json`."""
+        return files.read_json(path, place=self.place(path))
+
+    def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
+        """Write a JSON object into this cache, sealed; see `files.write_json`."""
+        files.write_json(path, value, place=self.place(path))
+
+    def read_table(self, path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read a Parquet file of this cache; see `files.read_table`."""
+        return files.read_table(path, place=self.place(path), columns=columns)
+
+    def write_table(self, path: Path, table: pa.Table) -> None:
+        """Write a Parquet file into this cache, sealed; see `files.write_table`."""
+        files.write_table(path, table, place=self.place(path))
+
+    def check(self, path: Path) -> None:
+        """Look at the seal of a Parquet file that another library reads next.
+
+        Raises:
+            DamagedError: if its content is not what was written there.
+            UnreadableError: if it could not be read.
+        """
+        files.check_parquet(path, files.read_sealed(path, self.place(path)))
 
     def make(self) -> None:
         """Create the folder.
