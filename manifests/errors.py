@@ -19,8 +19,8 @@ class DamagedError(TfserError):
 class UnreadableError(TfserError):
     """A file could not be opened, read, locked or understood just now.
 
-    By permission, for want of memory, because somebody holds it, because a library is missing or a newer version wrote it: it may be
-    whole, and nothing is ever removed for it.
+    By permission, for want of memory, because somebody holds it, because a library is missing or a newer version wrote it: it may
+    be whole, and nothing is ever removed for it.
     """
 
 
