@@ -9,12 +9,13 @@ import contextlib
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfser.manifests import files
-from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.errors import TfserError, UnreadableError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -138,6 +139,28 @@ class Cache:
             UnreadableError: if it could not be read.
         """
         files.check_parquet(path, files.read_sealed(path, self.place(path)))
+
+    def set_aside(self, path: Path) -> Path:
+        """Move a file or folder of this cache to `removed/<time>/` at the same place; return where it lies now.
+
+        Nothing is deleted: whoever wants it back moves it back. The caller holds the lock of those who write there.
+
+        Raises:
+            UnreadableError: if the system does not let it be moved.
+        """
+        for number in range(1, 10_000):  # two things of one place within a second
+            time_of = time.strftime("%Y%m%d-%H%M%S") + (f"-{number}" if number > 1 else "")
+            target = self.root / "removed" / time_of / path.relative_to(self.root)
+            if not os.path.lexists(target):
+                break
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+            files.fsync_path(target.parent)
+            files.fsync_path(path.parent)
+        except OSError as error:
+            raise UnreadableError(f"{path}: cannot be moved to {target} ({error.strerror or error})") from error
+        return target
 
     def make(self) -> None:
         """Create the folder.
