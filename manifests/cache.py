@@ -9,10 +9,16 @@ import contextlib
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests import files
+from tfser.manifests.errors import TfserError, UnreadableError, UsageError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Stamp = tuple[int, int]
 """Size in bytes and modification time in nanoseconds of a file that the catalogue was built from."""
@@ -118,6 +124,57 @@ class Cache:
         raise UsageError(
             f"no cache at {self.root} ({what}); fill one with `tfser extract --corpus NAME`, or name another with --cache"
         )
+
+    def place(self, path: Path) -> str:
+        """Return where a file lies below the root, with forward slashes: what its seal is bound to."""
+        return path.relative_to(self.root).as_posix()
+
+    def read_json(self, path: Path) -> Any:
+        """Read a JSON file of this cache; see `files.read_json`."""
+        return files.read_json(path, place=self.place(path))
+
+    def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
+        """Write a JSON object into this cache, sealed; see `files.write_json`."""
+        files.write_json(path, value, place=self.place(path))
+
+    def read_table(self, path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read a Parquet file of this cache; see `files.read_table`."""
+        return files.read_table(path, place=self.place(path), columns=columns)
+
+    def write_table(self, path: Path, table: pa.Table) -> None:
+        """Write a Parquet file into this cache, sealed; see `files.write_table`."""
+        files.write_table(path, table, place=self.place(path))
+
+    def check(self, path: Path) -> None:
+        """Look at the seal of a Parquet file that another library reads next.
+
+        Raises:
+            DamagedError: if its content is not what was written there.
+            UnreadableError: if it could not be read.
+        """
+        files.check_parquet(path, files.read_sealed(path, self.place(path)))
+
+    def set_aside(self, path: Path) -> Path:
+        """Move a file or folder of this cache to `removed/<time>/` at the same place; return where it lies now.
+
+        Nothing is deleted: whoever wants it back moves it back. The caller holds the lock of those who write there.
+
+        Raises:
+            UnreadableError: if the system does not let it be moved.
+        """
+        for number in range(1, 10_000):  # two things of one place within a second
+            time_of = time.strftime("%Y%m%d-%H%M%S") + (f"-{number}" if number > 1 else "")
+            target = self.root / "removed" / time_of / path.relative_to(self.root)
+            if not os.path.lexists(target):
+                break
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+            files.fsync_path(target.parent)
+            files.fsync_path(path.parent)
+        except OSError as error:
+            raise UnreadableError(f"{path}: cannot be moved to {target} ({error.strerror or error})") from error
+        return target
 
     def make(self) -> None:
         """Create the folder, with the one in it by which `require` knows a cache.

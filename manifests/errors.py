@@ -15,6 +15,22 @@ class TfserError(Exception):
     exit_code = 1
 
 
+class DamagedError(TfserError):
+    """Bytes of the cache were read, and they are not those that were written: the only thing that is ever called damage."""
+
+
+class UnreadableError(TfserError):
+    """A file could not be opened, read, locked or understood just now.
+
+    By permission, for want of memory, because somebody holds it, because a library is missing or a newer version wrote it: it may
+    be whole, and nothing is ever removed for it.
+    """
+
+
+class MissingFileError(UnreadableError):
+    """A file that something refers to is not there (any more)."""
+
+
 class UsageError(TfserError):
     """The request itself is off: an unknown name, an ambiguous choice, a bad option value. Exits with 2."""
 

@@ -2,6 +2,9 @@
 
 A process killed at any moment leaves either the old file, or the new one, and at most a hidden `.tmp` beside it, which the next
 writer of that folder sweeps away.
+
+Files of a cache are sealed (see `seals`) and read through this file, which keeps two things apart: bytes that were read and are
+not what was written (`DamagedError`), and whatever kept a file from being read (`UnreadableError`), which says nothing about it.
 """
 
 from __future__ import annotations
@@ -10,13 +13,15 @@ import contextlib
 import json
 import os
 import secrets
+import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfser.manifests.errors import TfserError
+from tfser.manifests import seals
+from tfser.manifests.errors import DamagedError, MissingFileError, UnreadableError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,33 +74,138 @@ def sweep(folder: Path, *, older_than_s: float = 0.0) -> int:
     return removed
 
 
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a file of the cache, read at once.
+
+    Raises:
+        DamagedError: if what lies there is no file at all but, for instance, a folder or a named pipe.
+        MissingFileError: if nothing is there.
+        UnreadableError: if the system does not let it be read now; that says nothing about the file.
+    """
+    try:
+        # Without O_NONBLOCK, to open a named pipe would wait for a writer for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise DamagedError(f"{path}: {kind_of(path)} lies where a file was written")
+            return file.read()
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise UnreadableError(f"{path}: could not be read (a link to {path.readlink()}, which is not there)") from error
+        raise MissingFileError(f"{path}: is missing") from error
+    except IsADirectoryError as error:
+        raise DamagedError(f"{path}: a folder lies where a file was written") from error
+    except (OSError, MemoryError) as error:
+        raise could_not_read(path, error) from error
+
+
+def kind_of(path: Path) -> str:
+    """Return in words what lies at a path that should be a file."""
+    mode = path.stat().st_mode
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((words for test, words in kinds if test(mode)), "a device")
+
+
+def could_not_read(path: Path, error: BaseException) -> UnreadableError:
+    """Return the error for a file that could not be read, with the system's or the library's reason in one line."""
+    reason = error.strerror if isinstance(error, OSError) else None
+    reason = reason or ("not enough memory" if isinstance(error, MemoryError) else " ".join(str(error).split()))
+    return UnreadableError(f"{path}: could not be read ({reason or type(error).__name__})")
+
+
+def read_sealed(path: Path, place: str | None) -> bytes:
+    """Return the content of a file of the cache after a look at its seal.
+
+    Args:
+        path: the file.
+        place: where it lies below the cache's root; None for files outside a cache, which have no seal.
+
+    Raises:
+        DamagedError: if the content is not what was written there.
+        UnreadableError: if it could not be read.
+    """
+    content = read_bytes(path)
+    if place is not None:
+        seals.is_sealed(content, place, str(path))
+    return content
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file, aside and renamed."""
     with aside(path) as temporary:
         temporary.write_bytes(content)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON, aside and renamed."""
-    with aside(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_json(path: Path, value: Any, *, place: str | None = None) -> None:
+    """Write `value` as indented UTF-8 JSON, aside and renamed.
+
+    Args:
+        path: the file.
+        value: what JSON can hold; an object if it is sealed.
+        place: where the file lies below its cache's root: it is then sealed.
+    """
+    shown = value if place is None else {**{k: v for k, v in value.items() if k != seals.KEY}, seals.KEY: seals.EMPTY}
+    content = (json.dumps(shown, indent=2, ensure_ascii=False) + "\n").encode()
+    write_bytes(path, content if place is None else seals.sealed(content, place))
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file that tfser wrote.
+def read_json(path: Path, *, place: str | None = None) -> Any:
+    """Read a JSON file that tfser wrote; the seal is looked at and left out.
+
+    Args:
+        path: the file.
+        place: where it lies below its cache's root; None for a file that has no seal.
 
     Raises:
-        TfserError: if it is missing or damaged.
+        DamagedError: if its content is not what was written there, or is no JSON.
+        UnreadableError: if it could not be read, or is missing (`MissingFileError`).
     """
+    content = read_sealed(path, place)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise TfserError(f"{path}: cannot be read ({error})") from error
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:  # a sealed file that fits is always JSON: these bytes were never written
+        raise DamagedError(f"{path}: is no JSON ({error})") from error
+    if place is not None and isinstance(value, dict):
+        value.pop(seals.KEY, None)
+    return value
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write an Arrow table as Parquet, aside and renamed."""
+def write_table(path: Path, table: pa.Table, *, place: str | None = None) -> None:
+    """Write an Arrow table as Parquet, aside and renamed, and sealed where a place below a cache's root is given."""
     import pyarrow.parquet as pq
 
     with aside(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        with pq.ParquetWriter(temporary, table.schema, compression="zstd") as writer:
+            writer.write_table(table)
+            if place is not None:
+                writer.add_key_value_metadata({seals.KEY: seals.EMPTY})
+        if place is not None:
+            temporary.write_bytes(seals.sealed(temporary.read_bytes(), place))
+
+
+def read_table(path: Path, *, place: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet file that tfser wrote; its seal is looked at first.
+
+    Raises:
+        DamagedError: if its content is not what was written there, or is no Parquet at all.
+        UnreadableError: if it could not be read, is missing (`MissingFileError`), or cannot be understood.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = read_sealed(path, place)
+    check_parquet(path, content)
+    try:
+        return pq.read_table(pa.BufferReader(content), columns=list(columns) if columns is not None else None)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise could_not_read(path, error) from error
+
+
+def check_parquet(path: Path, content: bytes) -> None:
+    """Refuse bytes that cannot be a Parquet file; what a file without a seal shows of damage at once.
+
+    Raises:
+        DamagedError: if the marks at both ends are not there.
+    """
+    if len(content) < 12 or content[:4] != b"PAR1" or content[-4:] != b"PAR1":
+        raise DamagedError(f"{path}: is no Parquet file, or not all of one")
