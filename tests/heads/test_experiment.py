@@ -121,6 +121,7 @@ def test_a_saved_model_predicts_what_the_run_stored(filled: Cache) -> None:
     with open_catalogue(filled) as connection:
         stored = rows(connection, "SELECT * FROM predictions WHERE selection = 'last' AND level = 'utterance'")
     place = {name: i for i, name in enumerate(data.features.utterance_ids)}
+    assert len(stored) == len(data.test)
     for row in stored:
         found = again.utterance_probabilities[place[row["utterance_id"]]]
         assert found == pytest.approx([row["probabilities"][c] for c in config["classes"]], abs=1e-6)

@@ -324,6 +324,7 @@ def test_estimates_come_from_finished_runs_or_are_not_made(cache: Cache) -> None
 def test_the_memory_that_features_take(cache: Cache) -> None:
     plan = plan_sweep(cache, asked(features=("logmel", "logmel+n_mels=16")))
     known = feature_bytes(cache, plan)
+    assert len({planning.data_key(entry.experiment) for entry in plan.entries}) == 2
     for entry in plan.entries:
         held = load(cache, entry.experiment).features.frames.nbytes
         assert known[planning.data_key(entry.experiment)] == held
