@@ -21,7 +21,6 @@ from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_tab
 from tfser.pipeline.shard_rows import write_rows
 from tfser.pipeline.shards import ShardMember, write_shard
 
-
 # How long one example takes says how busy the machine is, and nothing about the program.
 settings.register_profile("tfser", deadline=None)
 settings.load_profile("tfser")
