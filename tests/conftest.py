@@ -13,8 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
+from click.testing import Result
 from hypothesis import settings
+from typer.testing import CliRunner
 
+from tfser.cli import app
 from tfser.manifests.cache import Cache
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
@@ -24,6 +27,11 @@ from tfser.pipeline.shards import ShardMember, write_shard
 # How long one example takes says how busy the machine is, and nothing about the program.
 settings.register_profile("tfser", deadline=None)
 settings.load_profile("tfser")
+
+
+def run(*words: object) -> Result:
+    """Run a command in this process; its output, messages and exit code are in what comes back."""
+    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 class WriteWav(Protocol):

@@ -19,10 +19,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from click.testing import Result
-from typer.testing import CliRunner
 
-from tfser.cli import app
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import refresh
 from tfser.pipeline.corpora import locate
@@ -30,12 +27,10 @@ from tfser.pipeline.extract import extract
 from tfser.pipeline.scan import scan
 from tfser.pipeline.upstreams import feature_set
 
+from .conftest import run
+
 FAST = ("--device", "cpu", "--threads", "1", "--no-keep-memory")
 LINEAR = ("sweep", "--head", "mean_pool", "--preset", "linear", "--features", "logmel", *FAST)
-
-
-def run(*words: str) -> Result:
-    return CliRunner().invoke(app, list(words))
 
 
 @pytest.fixture(scope="module")
