@@ -87,3 +87,12 @@ def test_the_rule_sees_what_can_fail(text: str, can: bool) -> None:
 def test_the_rule_sees_what_is_always_true(text: str) -> None:
     assert always_true(ast.parse(text, mode="eval").body)
     assert not always_true(ast.parse("x == 1 or y", mode="eval").body)
+
+
+def test_the_quick_tests_exist() -> None:
+    makefile = HERE.parent / "Makefile"
+    if not makefile.exists():
+        pytest.skip("not a checkout")
+    found = re.findall(r"addprefix tests/(\w+)/test_,\$\(addsuffix \.py,([^)]*)\)", makefile.read_text(encoding="utf-8"))
+    named = [HERE / folder / f"test_{name}.py" for folder, names in found for name in names.replace("\\", " ").split()]
+    assert len(named) > 10 and [path for path in named if not path.exists()] == []
