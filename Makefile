@@ -1,6 +1,7 @@
 # Two commands set everything up by themselves: `make demo` and `make test`.
 #   make demo    environment, synthetic corpus, extraction, training, scores
 #   make test    environment, then all that CI runs: lint, types, tests
+#   make quick   the tests of about a minute: no command line, no other process, no training of more than a moment
 #   make bench   the benchmarks whose figures docs/log.md quotes
 # PYTHON names the interpreter (3.11 or newer); PIP_ARGS goes to pip, for instance an index of CPU-only builds of torch.
 
@@ -9,7 +10,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint types tests bench clean
+.PHONY: setup demo test lint types tests quick bench clean
 
 setup: $(VENV)/.ready
 
@@ -34,6 +35,16 @@ types: setup
 # A process a core, each with one thread: torch's own threads would fight over the cores. Files stay whole, for their fixtures.
 tests: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadfile
+
+# What computes and decides, by itself: rules of the house, rows and folds, recipes, losses, metrics, statistics, front-ends.
+QUICK := tests/test_layers.py tests/test_the_tests.py \
+    $(addprefix tests/manifests/test_,$(addsuffix .py,conditions files folds labels named_protocols protocols)) \
+    $(addprefix tests/heads/test_,$(addsuffix .py,augment fit_columns identity lineages losses metrics normalise precision recipes \
+        segments selections sweep_file tf_transformer)) \
+    $(addprefix tests/pipeline/test_,$(addsuffix .py,batches logmel repair upstreams))
+
+quick: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadfile $(QUICK)
 
 bench: setup
 	$(BIN)/python benchmarks/cache_read.py

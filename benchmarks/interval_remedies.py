@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from intervals import Population, Scenario, few_say_most, hard
-from scipy import special, stats
+from scipy import special
 
 from tfser.heads.statistics import Counts, Interval, _score, _without_one, cluster_scores, interval, new_speaker
 from tfser.manifests.display import Output, print_rows
@@ -138,10 +138,8 @@ def wild(found: Interval, counts: Counts, rng: np.random.Generator) -> Ends:
     """Return the means that a sign-flip test of the pseudo-values does not reject at 0.05."""
     values = _pseudo(found, counts)
     G = len(values)
-    if G <= 10:
-        signs = 1.0 - 2.0 * (np.arange(2**G)[:, None] >> np.arange(G) & 1)
-    else:
-        signs = rng.choice((-1.0, 1.0), (DRAWS, G))
+    every = G <= 10
+    signs = 1.0 - 2.0 * (np.arange(2**G)[:, None] >> np.arange(G) & 1) if every else rng.choice((-1.0, 1.0), (DRAWS, G))
     grid = np.linspace(0, 1, 101)
 
     def t_of(sample: Floats) -> Floats:
@@ -212,9 +210,11 @@ def of_the_mean(scenario: Scenario, rounds: int, seed: int) -> list[dict[str, An
             width[name] += high - low
             below += name == "ours" and truth < low
     about = {"speakers": scenario.sizes.shape[0], "data": scenario.name}
+    share: dict[str, Any] = {name: round(100 * n / rounds, 1) for name, n in held.items()}
+    mean = {name: round(100 * total / rounds, 1) for name, total in width.items()}
     return [
-        {**about, "figure": "held", **{k: round(100 * v / rounds, 1) for k, v in held.items()}, "ours too high": round(100 * below / rounds, 1)},
-        {**about, "figure": "width", **{k: round(100 * v / rounds, 1) for k, v in width.items()}, "ours too high": None},
+        {**about, "figure": "held", **share, "ours too high": round(100 * below / rounds, 1)},
+        {**about, "figure": "width", **mean, "ours too high": None},
     ]
 
 

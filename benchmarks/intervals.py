@@ -117,6 +117,8 @@ def hard(speakers: int) -> tuple[Scenario, ...]:
         Scenario(name="heavy tails", sizes=even, tail=2.5),
         Scenario(name="one in eight bad", sizes=even, bad=1 / 8),
         Scenario(name="one in eight bad, 90 % right", sizes=even, bad=1 / 8, **high),
+        Scenario(name="one in eight bad, the others alike", sizes=even, bad=1 / 8, speaker=0.15, by_class=0.15),
+        Scenario(name="the same, 90 % right", sizes=even, bad=1 / 8, logit=2.5, speaker=0.15, by_class=0.15),
     )
 
 

@@ -47,10 +47,10 @@ class Recipe(Settings):
     """Added to the gradient by adam, sgd and rmsprop, decoupled in adamw. Biases and norm weights (one axis) have none."""
     schedule: Schedule = "constant"
     """After the warm-up: constant; cosine: half a cosine towards ``floor``, which a step after the last one would have; linear:
-    a line towards it; restarts: half a cosine down to it and again from the start (Loshchilov and Hutter 2017), the first ``period_epochs`` long
-    and each ``period_growth`` times as long as the one before; step: multiplied by ``step_factor`` every ``period_epochs``;
-    cyclic: up from ``lr`` to ``peak`` times that and down again, a cycle every ``period_epochs`` (triangular, Smith 2017). It
-    moves with every step, not every epoch, but for step."""
+    a line towards it; restarts: half a cosine towards it and again from the start (Loshchilov and Hutter 2017), the first
+    ``period_epochs`` long and each ``period_growth`` times as long as the one before; step: multiplied by ``step_factor`` every
+    ``period_epochs``; cyclic: up from ``lr`` to ``peak`` times that and down again, a cycle every ``period_epochs`` (triangular,
+    Smith 2017). It moves with every step, not every epoch, but for step."""
     floor: float = later(0.0)
     """As a share of ``lr``."""
     period_epochs: float = later(10.0)

@@ -148,7 +148,10 @@ def few(n: int, by: str) -> str:
     """Return what is to be said of intervals over few clusters."""
     if n == 1:
         return f"no intervals: one {by} alone says nothing about others"
-    return f"only {n} {by}s: the intervals are wide, and right only if {by}s vary about normally, which {n} cannot show"
+    return (
+        f"only {n} {by}s: the intervals are wide, and right only if {by}s vary about normally, which {n} cannot show: "
+        "rare bad ones are easily missed"
+    )
 
 
 def _by_part(connection: Connection, by: str, which: Sequence[Any]) -> list[dict[str, Any]]:

@@ -87,7 +87,7 @@ class TFMambaConfig(Settings):
     max_seconds: float = 20.0
     """An utterance is cut after so many seconds..."""
     max_frames: int | None = None
-    """... or frames. None: the frames of the corpus's longest utterance, `max_seconds` at most."""
+    """... or frames. None: the frames of the longest utterance of the protocol, test side included, `max_seconds` at most."""
     scan: str = "auto"
     """How the scan is computed: auto, or one of `tfser.heads.ssd.BACKENDS`."""
 

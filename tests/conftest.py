@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
@@ -13,18 +13,67 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
+from click.testing import Result
 from hypothesis import settings
+from typer.testing import CliRunner
 
+from tfser.cli import app
 from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue import refresh
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
+from tfser.pipeline.corpora import locate
+from tfser.pipeline.extract import extract
+from tfser.pipeline.scan import scan
 from tfser.pipeline.shard_rows import write_rows
 from tfser.pipeline.shards import ShardMember, write_shard
-
+from tfser.pipeline.upstreams import feature_set
 
 # How long one example takes says how busy the machine is, and nothing about the program.
 settings.register_profile("tfser", deadline=None)
 settings.load_profile("tfser")
+
+
+def run(*words: object) -> Result:
+    """Run a command in this process; its output, messages and exit code are in what comes back."""
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def fill_with_tones(
+    cache: Cache,
+    root: Path,
+    *,
+    seconds: float = 0.5,
+    each: Sequence[int] = (4, 4, 4),
+    noise: float = 0.02,
+    logmel: Sequence[Mapping[str, str]] = ({},),
+) -> None:
+    """Write, scan and extract a corpus of speakers a, b ... who say anger high and sadness low.
+
+    Args:
+        cache: where its rows and features go.
+        root: the folder of its files.
+        seconds: their length, times 0.8 to 2.
+        each: files of each speaker and label.
+        noise: beside a tone of 0.2; more of it makes the labels harder to tell.
+        logmel: settings of log-Mel frames, one feature set each.
+    """
+    lines = ["path,label,speaker"]
+    for s, (speaker, n) in enumerate(zip("abcdefgh", each, strict=False)):
+        for label, hz in (("anger", 1500), ("sadness", 300)):
+            for i in range(n):
+                rng = np.random.default_rng([s, hz, i])
+                t = np.arange(int(16000 * seconds * rng.uniform(0.8, 2))) / 16000
+                path = root / speaker / f"{label}{i}.wav"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(path, 0.2 * np.sin(2 * np.pi * hz * t) + noise * rng.standard_normal(len(t)), 16000)
+                lines.append(f"{speaker}/{label}{i}.wav,{label},{speaker}")
+    (root / "toy.csv").write_text("\n".join(lines))
+    found = locate(cache, "table", table=root / "toy.csv")
+    scan(cache, found.reader, corpus=found.corpus, root=found.root, options=found.options)
+    for settings_of in logmel:
+        extract(cache, found.corpus, feature_set("logmel", settings_of))
+    refresh(cache)
 
 
 class WriteWav(Protocol):

@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from click.testing import Result
 from typer.testing import CliRunner
 
 from tfser.cli import _encoder_devices, app
 from tfser.manifests.utterances import Skipped
 from tfser.pipeline.extract import ExtractReport
+
+from .conftest import run
 
 SPEAKERS = ("anna", "bert", "carl")
 TRAIN = ("train", "--head", "mean_pool", "--epochs", "2", "--device", "cpu", "--no-keep-memory")
@@ -60,10 +61,6 @@ def full(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def own(full: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(full, tmp_path / "own"))
-
-
-def run(*words: str) -> Result:
-    return CliRunner().invoke(app, list(words))
 
 
 def ask(cache: Path, query: str) -> list[dict[str, Any]]:

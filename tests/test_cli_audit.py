@@ -10,16 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from click.testing import Result
-from typer.testing import CliRunner
 
-from tfser.cli import app
 from tfser.manifests.cache import Cache
 from tfser.manifests.utterances import Utterance
 
-
-def run(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
+from .conftest import run
 
 
 @pytest.fixture

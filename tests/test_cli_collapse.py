@@ -7,18 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
-from tfser.cli import app
 from tfser.manifests.cache import Cache
 from tfser.manifests.utterances import Utterance
 
+from .conftest import run
+
 FAST = ("--epochs", "1", "--device", "cpu", "--threads", "1", "--no-keep-memory")
-
-
-def run(*words: str) -> Result:
-    return CliRunner().invoke(app, list(words))
 
 
 @pytest.fixture(autouse=True)

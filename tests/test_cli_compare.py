@@ -11,11 +11,10 @@ from types import ModuleType
 
 import pyarrow.parquet as pq
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
-from tfser.cli import app
 from tfser.manifests.cache import Cache
+
+from .conftest import run
 
 
 def _load() -> ModuleType:
@@ -26,10 +25,6 @@ def _load() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def run(*words: str) -> Result:
-    return CliRunner().invoke(app, list(words))
 
 
 @pytest.fixture(scope="module")

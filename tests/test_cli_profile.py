@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import Result
-from typer.testing import CliRunner
 
-from tfser.cli import app
+from .conftest import run
 
 SMALL = ("--frames", "24", "--width", "16", "--repeats", "2", "--device", "cpu", "--threads", "1", "--no-keep-memory")
 
@@ -23,10 +21,6 @@ def _threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-def run(*words: str) -> Result:
-    return CliRunner().invoke(app, list(words))
 
 
 @pytest.mark.parametrize(

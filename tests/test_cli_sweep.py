@@ -15,48 +15,22 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import soundfile
-from click.testing import Result
-from typer.testing import CliRunner
 
-from tfser.cli import app
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import refresh
-from tfser.pipeline.corpora import locate
-from tfser.pipeline.extract import extract
-from tfser.pipeline.scan import scan
-from tfser.pipeline.upstreams import feature_set
+
+from .conftest import fill_with_tones, run
 
 FAST = ("--device", "cpu", "--threads", "1", "--no-keep-memory")
 LINEAR = ("sweep", "--head", "mean_pool", "--preset", "linear", "--features", "logmel", *FAST)
 
 
-def run(*words: str) -> Result:
-    return CliRunner().invoke(app, list(words))
-
-
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     above = tmp_path_factory.mktemp("cli-sweep")
-    cache, lines = Cache(above / "cache"), ["path,label,speaker"]
-    for s, speaker in enumerate("abc"):
-        for label, hz in (("anger", 1500), ("sadness", 300)):
-            for i in range(3):
-                rng = np.random.default_rng([s, hz, i])
-                t = np.arange(3200 + 500 * i) / 16000
-                path = above / speaker / f"{label}{i}.wav"
-                path.parent.mkdir(exist_ok=True)
-                soundfile.write(path, 0.2 * np.sin(2 * np.pi * hz * t) + 0.1 * rng.standard_normal(len(t)), 16000)
-                lines.append(f"{speaker}/{label}{i}.wav,{label},{speaker}")
-    (above / "toy.csv").write_text("\n".join(lines))
-    found = locate(cache, "table", table=above / "toy.csv")
-    scan(cache, found.reader, corpus=found.corpus, root=found.root, options=found.options)
-    extract(cache, found.corpus, feature_set("logmel"))
-    extract(cache, found.corpus, feature_set("logmel", {"n_mels": "16"}))
-    refresh(cache)
+    cache = Cache(above / "cache")
+    fill_with_tones(cache, above, seconds=0.2, each=(3, 3, 3), noise=0.1, logmel=({}, {"n_mels": "16"}))
     return cache.root
 
 

@@ -8,21 +8,16 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
-from tfser.cli import app
 from tfser.heads import head
 from tfser.heads.experiment import Request, resolve
 from tfser.manifests.cache import Cache
 from tfser.manifests.files import read_json
 
+from .conftest import run
+
 FAST = ("--device", "cpu", "--threads", "1", "--no-keep-memory")
 SMALL = ("--width", "8", "--set", "attention_heads=2", "--set", "state=4", *FAST)
-
-
-def run(*words: str) -> Result:
-    return CliRunner().invoke(app, list(words))
 
 
 @pytest.fixture(scope="module")

@@ -64,7 +64,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_nothing_of_a_machine_is_in_the_tree() -> None:
     """Paths of one machine, and placeholders."""
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout: which files belong to the tree is unknown")
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert {"cli.py", "README.md", "docs/methods.md"} <= set(files)
     for name in files:
         path = ROOT / name
         if path.is_file() and path.suffix in {".py", ".md", ".toml", ".sql", ".txt", ""} and name != "tests/test_docs.py":

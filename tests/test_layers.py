@@ -17,7 +17,7 @@ SOURCES = [*sorted(p for layer in LAYERS[:-1] for p in (ROOT / layer).rglob("*.p
 HEAVY = frozenset({"torch", "transformers", "sklearn", "h5py", "scipy", "soundfile", "soxr", "av", "audformat", "safetensors"})
 """What takes long to import, or is not everywhere."""
 
-FRONT = ("cli", "pipeline.extract", "pipeline.scan", "pipeline.corpora", "pipeline.upstreams", "pipeline.shards", "pipeline.storage")
+FRONT = ("cli", *(f"pipeline.{name}" for name in ("extract", "scan", "corpora", "upstreams", "shards", "storage")))
 """What `--help`, a scan and an extraction of log-Mel frames begin with."""
 
 

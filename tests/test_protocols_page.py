@@ -13,19 +13,14 @@ import shlex
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
-from tfser.cli import app
 from tfser.manifests.cache import Cache
 from tfser.manifests.utterances import Utterance
 
+from .conftest import run
+
 PAGE = Path(__file__).parents[1] / "docs" / "protocols.md"
 WRONG = 'name = "mine"\ngroup_by = "speaker"\n'
-
-
-def run(*words: str) -> Result:
-    return CliRunner().invoke(app, list(words))
 
 
 def corpus(name: str, speakers: int, labels: tuple[str, ...]) -> list[Utterance]:

@@ -185,7 +185,9 @@ def test_seeds_that_tested_less_are_left_out_and_said(filled: Cache) -> None:
 
 def test_sql_and_utterances_give_the_same_counts(filled: Cache) -> None:
     with open_catalogue(filled) as connection:
-        for key, of in pooled(connection, segments=True).items():
+        every = pooled(connection, segments=True)
+        assert {key[0] for key in every} == {"mean_pool-good-1a", "mean_pool-bad-2b", "tf_mamba-part-3c"}
+        for key, of in every.items():
             one = read_outcome(connection, Subject(experiment=key[0]), selection=key[1], level=key[2])
             assert of.counts is not None
             other = one.counts(one.clusters("speaker"), of.counts.classes)

@@ -29,29 +29,12 @@ from tfser.pipeline.extract import extract
 from tfser.pipeline.scan import scan
 from tfser.pipeline.upstreams import feature_set
 
-
-def fill(cache: Cache, root: Path, *, seconds: float = 0.5) -> None:
-    """A corpus of three speakers and two tones, scanned and extracted."""
-    lines = ["path,label,speaker"]
-    for s, speaker in enumerate("abc"):
-        for label, hz in (("anger", 1500), ("sadness", 300)):
-            for i in range(4):
-                rng = np.random.default_rng([s, hz, i])
-                t = np.arange(int(16000 * seconds * rng.uniform(0.8, 2))) / 16000
-                path = root / speaker / f"{label}{i}.wav"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                soundfile.write(path, 0.2 * np.sin(2 * np.pi * hz * t) + 0.02 * rng.standard_normal(len(t)), 16000)
-                lines.append(f"{speaker}/{label}{i}.wav,{label},{speaker}")
-    (root / "toy.csv").write_text("\n".join(lines))
-    found = locate(cache, "table", table=root / "toy.csv")
-    scan(cache, found.reader, corpus=found.corpus, root=found.root, options=found.options)
-    extract(cache, found.corpus, feature_set("logmel"))
-    refresh(cache)
+from ..conftest import fill_with_tones
 
 
 @pytest.fixture
 def filled(cache: Cache, tmp_path: Path) -> Cache:
-    fill(cache, tmp_path / "wavs")
+    fill_with_tones(cache, tmp_path / "wavs")
     return cache
 
 
@@ -121,6 +104,7 @@ def test_a_saved_model_predicts_what_the_run_stored(filled: Cache) -> None:
     with open_catalogue(filled) as connection:
         stored = rows(connection, "SELECT * FROM predictions WHERE selection = 'last' AND level = 'utterance'")
     place = {name: i for i, name in enumerate(data.features.utterance_ids)}
+    assert len(stored) == len(data.test)
     for row in stored:
         found = again.utterance_probabilities[place[row["utterance_id"]]]
         assert found == pytest.approx([row["probabilities"][c] for c in config["classes"]], abs=1e-6)
@@ -132,8 +116,8 @@ def test_a_killed_training_resumes_to_the_same_numbers(tmp_path: Path) -> None:
             return rows(connection, "SELECT * EXCLUDE (run_id) FROM predictions ORDER BY ALL")
 
     straight, killed = Cache(tmp_path / "straight"), Cache(tmp_path / "killed")
-    fill(straight, tmp_path / "wavs")
-    fill(killed, tmp_path / "wavs")
+    fill_with_tones(straight, tmp_path / "wavs")
+    fill_with_tones(killed, tmp_path / "wavs")
     words = ["train", "--head", "mean_pool", "--fold", "2", "--epochs", "60", "--validation", "next-group", "--device", "cpu"]
     words += ["--checkpoint-every", "0", "--threads", "1"]
     command = [sys.executable, "-m", "tfser.cli", *words, "--cache"]
@@ -171,8 +155,8 @@ def test_numbers_do_not_depend_on_how_the_cache_grew(tmp_path: Path) -> None:
             return rows(connection, "SELECT * FROM predictions ORDER BY ALL")
 
     straight, grown = Cache(tmp_path / "straight"), Cache(tmp_path / "grown")
-    fill(straight, tmp_path / "wavs")
-    fill(grown, tmp_path / "wavs")
+    fill_with_tones(straight, tmp_path / "wavs")
+    fill_with_tones(grown, tmp_path / "wavs")
     for shard in grown.features.glob("*/toy/*"):
         shard.unlink()
     extract(grown, "toy", feature_set("logmel"), shard_utterances=5, format="parquet")

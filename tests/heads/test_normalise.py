@@ -76,3 +76,16 @@ def test_sums_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_utterances_without_frames_are_named() -> None:
     with pytest.raises(UsageError, match="number 1 "):
         utterance_sums(np.ones((3, 2)), np.array([0, 2, 2, 3]))
+
+
+@pytest.mark.parametrize("mode", ["train", "utterance", "utterance-mean", "speaker"])
+def test_a_feature_that_hardly_moves_is_not_blown_up(mode: Normalise) -> None:
+    """Deviations of 0, of just below and just above a thousandth, and of one: the first two count as a thousandth."""
+    deviations = np.array([0.0, 0.9e-3, 1.2e-3, 1.0])
+    swing = np.tile([1.0, -1.0], 8)[:, None]  # of deviation 1 in every utterance, whoever speaks
+    frames = (swing * deviations).astype(np.float32)
+    offsets = np.array([0, 4, 8, 12, 16])
+    fitted = Normaliser.fit(mode, frames, offsets, TRAIN)
+    _, scale = fitted.tables(frames, offsets, SPEAKERS)
+    expected = 1 / np.array([1e-3, 1e-3, 1.2e-3, 1.0])
+    np.testing.assert_allclose(scale, np.broadcast_to(expected, scale.shape), rtol=1e-3)

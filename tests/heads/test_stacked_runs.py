@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
 
 from tfser.heads.experiment import Experiment, Request, resolve
 from tfser.heads.fold_runs import RunResult, audit_experiment, load, train_fold
@@ -17,30 +15,14 @@ from tfser.heads.training import EpochRecord
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.pipeline.corpora import locate
-from tfser.pipeline.extract import extract
-from tfser.pipeline.scan import scan
-from tfser.pipeline.upstreams import feature_set
+
+from ..conftest import fill_with_tones
 
 
 @pytest.fixture
 def filled(cache: Cache, tmp_path: Path) -> Cache:
     """A corpus of three speakers, of unequal numbers of utterances, and two tones."""
-    lines = ["path,label,speaker"]
-    for s, speaker in enumerate("abc"):
-        for label, hz in (("anger", 1500), ("sadness", 300)):
-            for i in range(3 + s):
-                rng = np.random.default_rng([s, hz, i])
-                t = np.arange(int(8000 * rng.uniform(0.8, 2))) / 16000
-                path = tmp_path / "wavs" / speaker / f"{label}{i}.wav"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                soundfile.write(path, 0.2 * np.sin(2 * np.pi * hz * t) + 0.02 * rng.standard_normal(len(t)), 16000)
-                lines.append(f"{speaker}/{label}{i}.wav,{label},{speaker}")
-    (tmp_path / "wavs" / "toy.csv").write_text("\n".join(lines))
-    found = locate(cache, "table", table=tmp_path / "wavs" / "toy.csv")
-    scan(cache, found.reader, corpus=found.corpus, root=found.root, options=found.options)
-    extract(cache, found.corpus, feature_set("logmel"))
-    refresh(cache)
+    fill_with_tones(cache, tmp_path / "wavs", each=(3, 4, 5))
     return cache
 
 

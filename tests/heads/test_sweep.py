@@ -12,10 +12,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -43,10 +41,8 @@ from tfser.heads.sweep_workers import run_in_processes
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.pipeline.corpora import locate
-from tfser.pipeline.extract import extract
-from tfser.pipeline.scan import scan
-from tfser.pipeline.upstreams import feature_set
+
+from ..conftest import fill_with_tones
 
 LINEAR = HeadBlock(name="mean_pool", presets=("linear",))
 
@@ -55,22 +51,8 @@ LINEAR = HeadBlock(name="mean_pool", presets=("linear",))
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with three speakers, two tones and two feature sets."""
     above = tmp_path_factory.mktemp("sweep")
-    cache, lines = Cache(above / "cache"), ["path,label,speaker"]
-    for s, speaker in enumerate("abc"):
-        for label, hz in (("anger", 1500), ("sadness", 300)):
-            for i in range(3):
-                rng = np.random.default_rng([s, hz, i])
-                t = np.arange(int(16000 * 0.2 * rng.uniform(0.8, 2))) / 16000
-                path = above / speaker / f"{label}{i}.wav"
-                path.parent.mkdir(exist_ok=True)
-                soundfile.write(path, 0.2 * np.sin(2 * np.pi * hz * t) + 0.1 * rng.standard_normal(len(t)), 16000)
-                lines.append(f"{speaker}/{label}{i}.wav,{label},{speaker}")
-    (above / "toy.csv").write_text("\n".join(lines))
-    found = locate(cache, "table", table=above / "toy.csv")
-    scan(cache, found.reader, corpus=found.corpus, root=found.root, options=found.options)
-    extract(cache, found.corpus, feature_set("logmel"))
-    extract(cache, found.corpus, feature_set("logmel", {"n_mels": "16"}))
-    refresh(cache)
+    cache = Cache(above / "cache")
+    fill_with_tones(cache, above, seconds=0.2, each=(3, 3, 3), noise=0.1, logmel=({}, {"n_mels": "16"}))
     return cache.root
 
 
@@ -324,6 +306,7 @@ def test_estimates_come_from_finished_runs_or_are_not_made(cache: Cache) -> None
 def test_the_memory_that_features_take(cache: Cache) -> None:
     plan = plan_sweep(cache, asked(features=("logmel", "logmel+n_mels=16")))
     known = feature_bytes(cache, plan)
+    assert len({planning.data_key(entry.experiment) for entry in plan.entries}) == 2
     for entry in plan.entries:
         held = load(cache, entry.experiment).features.frames.nbytes
         assert known[planning.data_key(entry.experiment)] == held

@@ -74,7 +74,7 @@ def test_selections_follow_their_rules(fold: FoldData) -> None:
     assert test is not None
     assert test.utterance.tolist() == fold.test.tolist()
     found = score(fold.labels[test.utterance], test.utterance_probabilities.argmax(axis=1), len(fold.classes))
-    assert found.UA == max(r.test_UA or 0 for r in records)
+    assert max(r.test_UA or 0 for r in records) == found.UA
     for u, probabilities in zip(test.utterance, test.utterance_probabilities, strict=True):
         mine = test.segment_probabilities[test.segment_utterance == u]
         np.testing.assert_allclose(mine.mean(axis=0), probabilities, atol=1e-6)

@@ -121,7 +121,8 @@ def test_length_and_level_leaks(ask, name, column):
     assert shown["UA_from_length" if column == "duration_s" else "UA_from_level"] == pytest.approx(ua, abs=1e-3)
     assert ask(name, rows, columns={column: [None] * len(rows)}) == []
     assert ask(name, rows, columns={column: [2.0] * len(rows)}) == []
-    assert ask(name, rows, columns={column: [float("-inf")] * len(rows)}) == [] if column == "rms_db" else True
+    if column == "rms_db":  # digital silence
+        assert ask(name, rows, columns={column: [float("-inf")] * len(rows)}) == []
 
 
 def test_leaks_are_judged_on_the_test_side_of_an_official_split(ask):
@@ -229,16 +230,16 @@ def test_near_duplicates(cache, put_corpus, installed):
 
 
 @settings(max_examples=8)
-@given(st.lists(st.tuples(st.sampled_from(CLASSES), st.floats(0.1, 9)), min_size=12, max_size=30), st.integers(0, 99))
-def test_an_audit_never_says_more_than_all(values, seed):
-    """Whatever the rows are, the trivial classifier's UA lies between 0 and 1 and agrees with the same thing in plain words."""
+@given(st.lists(st.sampled_from(CLASSES), min_size=3, max_size=21), st.integers(0, 99))
+def test_the_trivial_classifier_is_the_same_thing_in_plain_words(more, seed):
+    """Whatever the rows are, so that each speaker has each class: with one that is missing the classes of the folds differ."""
     import duckdb
 
     from tfser.manifests.build import create
 
-    rows = [Utterance(utterance_id=f"u{i}", path="x", speaker=f"s{i % 3}", label=c) for i, (c, _) in enumerate(values)]
-    lengths = np.array([x for _, x in values])
-    classes = {(r.speaker, r.label) for r in rows}
+    labels = [*(CLASSES[i // 3] for i in range(9)), *more]
+    rows = [Utterance(utterance_id=f"u{i}", path="x", speaker=f"s{i % 3}", label=c) for i, c in enumerate(labels)]
+    lengths = np.random.default_rng(seed).uniform(0.1, 9, len(rows))  # no two alike: a tie can be decided either way
     with duckdb.connect() as connection:
         create(connection)
         connection.execute("INSERT INTO corpora BY NAME SELECT 'toy' AS corpus")
@@ -256,11 +257,10 @@ def test_an_audit_never_says_more_than_all(values, seed):
             "INSERT INTO assignments BY NAME SELECT 'p' AS protocol, corpus, utterance_id, label, "
             "speaker[2:]::INTEGER + 1 AS fold FROM utterances"
         )
+        assert AUDITS["duration_leak"].query.count("gain >= 0.15") == 1, "the threshold is written otherwise now"
         text = AUDITS["duration_leak"].query.replace("gain >= 0.15", "gain > -9")
         found = run_audits(
             connection, protocol="p", corpus="toy", audits=[replace(AUDITS["duration_leak"], query=text)], examples=1
         )
     shown = [f.examples[0]["UA_from_length"] for f in found if f.level != "ok"]
-    assert all(0 <= ua <= 1 for ua in shown)
-    if len({c for _, c in classes}) == 3 and len(classes) == 9 and len(set(lengths)) == len(lengths):
-        assert shown == [pytest.approx(nearest_mean_ua(rows, np.log(lengths)), abs=1e-3)]
+    assert shown == [pytest.approx(nearest_mean_ua(rows, np.log(lengths)), abs=1e-3)]

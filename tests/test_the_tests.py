@@ -1,0 +1,98 @@
+"""The rules of the tests themselves: each of them can fail, and none fails because the machine is busy."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+HERE = Path(__file__).parent
+FILES = sorted(HERE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+def functions(tree: ast.Module) -> Iterator[ast.FunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def calls(node: ast.AST) -> set[str]:
+    return {ast.unparse(call.func).split(".")[-1] for call in ast.walk(node) if isinstance(call, ast.Call)}
+
+
+def can_fail(node: ast.AST, checking: set[str]) -> bool:
+    """Whether something is asserted, refused or checked in it, or in a function of the tests that it calls."""
+    named = calls(node)
+    checked = any(isinstance(of, ast.keyword) and of.arg in ("check", "parse_constant") for of in ast.walk(node))
+    return (
+        any(isinstance(of, (ast.Assert, ast.Raise)) for of in ast.walk(node))
+        or bool(named & checking)
+        or any(name == "raises" or name.startswith("assert_") for name in named)
+        or checked
+    )
+
+
+HELPERS = [of for tree in TREES.values() for of in functions(tree) if not of.name.startswith("test_")]
+CHECKING = {of.name for of in HELPERS if can_fail(of, set())}
+
+
+def always_true(test: ast.expr) -> bool:
+    if isinstance(test, ast.Constant):
+        return bool(test.value)
+    if isinstance(test, ast.Tuple):
+        return bool(test.elts)
+    if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.Or):
+        return any(always_true(value) for value in test.values)
+    return isinstance(test, ast.IfExp) and (always_true(test.body) or always_true(test.orelse))
+
+
+def test_no_time_limit_for_an_example() -> None:
+    assert settings().deadline is None
+    pattern = re.compile(r"\bdeadline\s*=\s*(None|\d)")
+    said = [path.name for path in FILES if path.name not in ("conftest.py", Path(__file__).name)
+            and pattern.search(path.read_text(encoding="utf-8"))]  # fmt: skip
+    assert said == [], "the profile in conftest.py says it for all"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(HERE).as_posix())
+def test_every_test_can_fail(path: Path) -> None:
+    """It asserts something that is not true in itself, and swallows no error without a look at it."""
+    for test in (of for of in functions(TREES[path]) if of.name.startswith("test_")):
+        where = f"{path.name}:{test.lineno} {test.name}"
+        assert can_fail(test, CHECKING), f"{where} checks nothing"
+        for node in ast.walk(test):
+            assert not (isinstance(node, ast.Assert) and always_true(node.test)), f"{where} asserts what is always true"
+            swallows = isinstance(node, ast.ExceptHandler) and all(isinstance(of, ast.Pass) for of in node.body)
+            assert not swallows, f"{where} swallows an error"
+
+
+@pytest.mark.parametrize(
+    ("text", "can"),
+    [
+        ("assert f() == 1", True),
+        ("with pytest.raises(ValueError): f()", True),
+        ("np.testing.assert_allclose(a, b)", True),
+        ("f()", False),
+        ("for x in y: print(x)", False),
+    ],
+)
+def test_the_rule_sees_what_can_fail(text: str, can: bool) -> None:
+    assert can_fail(ast.parse(text), set()) is can
+
+
+@pytest.mark.parametrize("text", ["True", "x == 1 or True", "x == 1 if y else True", "(x, 'said')"])
+def test_the_rule_sees_what_is_always_true(text: str) -> None:
+    assert always_true(ast.parse(text, mode="eval").body)
+    assert not always_true(ast.parse("x == 1 or y", mode="eval").body)
+
+
+def test_the_quick_tests_exist() -> None:
+    makefile = HERE.parent / "Makefile"
+    if not makefile.exists():
+        pytest.skip("not a checkout")
+    found = re.findall(r"addprefix tests/(\w+)/test_,\$\(addsuffix \.py,([^)]*)\)", makefile.read_text(encoding="utf-8"))
+    named = [HERE / folder / f"test_{name}.py" for folder, names in found for name in names.replace("\\", " ").split()]
+    assert len(named) > 10 and [path for path in named if not path.exists()] == []
