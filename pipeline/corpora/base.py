@@ -155,9 +155,9 @@ def _wide(data: bytes) -> list[str]:
         return ["utf-32"]
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return ["utf-16"]
-    # Side files are mostly ASCII (names, digits, line ends), whose upper bytes are zero; no text of one byte a letter has any.
+    # Side files hold names, digits and line ends, whose upper bytes are zero in UTF-16; a stray zero byte does not make one.
     zeros = [data[start : 1 << 16 : 2].count(0) for start in (0, 1)]
-    if not any(zeros) or len(data) % 2:
+    if len(data) % 2 or max(zeros) * 10 < min(len(data), 1 << 16) or min(zeros) * 4 > max(zeros):
         return []
     return ["utf-16-be"] if zeros[0] > zeros[1] else ["utf-16-le"]
 

@@ -92,6 +92,11 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
                 "for others, name a column with --column utterance_id=NAME"
             )
             reading, clash, names = by_path, None, others
+    if clash and guessed and names["path"] == names["utterance_id"]:
+        raise UsageError(
+            f"{file}: no column looks like a path, and {names['path']} does not tell the rows apart; name the path with --column "
+            f"path=NAME. It has: {', '.join(table.column_names)}"
+        )
     if clash:
         raise TfserError(f"{file}: {clash}")
     files.check_level(str(file))

@@ -266,3 +266,24 @@ def test_where_the_database_is_not(tmp_path, cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "audformat", None)
     with pytest.raises(UsageError, match=r"read with its library: pip install 'tfser\[audformat\]'"):
         read(tmp_path / "emodb" / "1.4.1" / "abc", {})
+
+
+@pytest.mark.parametrize("storage", ["csv", "parquet"])
+@pytest.mark.parametrize("has_labels", [True, False])
+def test_words_that_some_write_for_nothing_are_words(tmp_path, storage, has_labels):
+    words = ["none", "N/A", "null", None]
+    build = Builder(tmp_path).scheme("emotion", **({"labels": words[:3]} if has_labels else {"dtype": "str"}))
+    build.scheme("speaker", "str").scheme("score", "float")
+    build.table(
+        "emotion",
+        filewise(),
+        emotion=("emotion", words),
+        speaker=("speaker", ["NA", "nan", None, "b"]),
+        score=("score", [0.5, None, 1, None]),
+    )
+    reading = read(build.save(storage), {})
+    assert not reading.skipped
+    assert [u.raw_label for u in reading.utterances] == words
+    assert [u.speaker for u in reading.utterances] == ["NA", "nan", None, "b"]
+    assert [u.extra["score"] for u in reading.utterances] == [0.5, None, 1, None]
+    assert "the label 'N/A' of 1 row is taken as a word like any other" in " ".join(reading.notes)
