@@ -152,6 +152,13 @@ Columns = Annotated[
     list[str] | None,
     typer.Option("--column", metavar="OURS=THEIRS", help="With table or audformat: what a column is called, e.g. label=emo."),
 ]
+Rescan = Annotated[
+    bool, typer.Option("--rescan", help="Decode every file again, and read weights again, instead of believing size and time.")
+]
+MaxDuration = Annotated[
+    float | None,
+    typer.Option("--max-duration", min=0.1, metavar="SECONDS", help="Longest utterance; half an hour unless asked before."),
+]
 Delimiter = Annotated[str | None, typer.Option("--delimiter", help="With --corpus table: between columns; guessed if left out.")]
 ProtocolName = Annotated[
     str | None,
@@ -258,6 +265,8 @@ def scan(
     table: TableFile = None,
     column: Columns = None,
     delimiter: Delimiter = None,
+    rescan: Rescan = False,
+    max_duration: MaxDuration = None,
     cache: CacheDir = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if anything was skipped.")] = False,
     format: Format = Output.table,
@@ -266,7 +275,7 @@ def scan(
     from tfser.manifests.catalogue import refresh
 
     store = Cache(cache)
-    report = _scan(store, corpus, root, name, table, column, delimiter)
+    report = _scan(store, corpus, root, name, table, column, delimiter, rescan, max_duration)
     refresh(store)
     if format is not Output.table:
         print_rows([_scan_row(report)], format)
@@ -282,6 +291,8 @@ def _scan(
     table: Path | None,
     column: list[str] | None,
     delimiter: str | None,
+    rescan: bool = False,
+    max_duration: float | None = None,
 ) -> ScanReport:
     from tfser.pipeline.corpora import locate
     from tfser.pipeline.scan import scan as run_scan
@@ -298,6 +309,8 @@ def _scan(
             begin=lambda files: begin(files, 0.0),
             on_prepare=lambda done, of: generating(completed=done, total=of),
             on_wait=say,
+            rescan=rescan,
+            max_duration_s=max_duration,
         )
     what = "nothing had changed" if not report.changed else f"{count(report.decoded, 'file')} decoded"
     say(f"{report.corpus}: {count(report.utterances, 'utterance')} in {report.root}; {what}")
@@ -354,6 +367,8 @@ def extract(
     table: TableFile = None,
     column: Columns = None,
     delimiter: Delimiter = None,
+    rescan: Rescan = False,
+    max_duration: MaxDuration = None,
     cache: CacheDir = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the front-end or encoder.")
@@ -395,6 +410,7 @@ def extract(
             revision=revision,
             precision=precision,
             memo=store.root / "weights.json",
+            rehash=rescan,
         ),
     )
     for note in wanted.notes:
@@ -405,7 +421,7 @@ def extract(
     elif devices is not None or device != "auto" or max_batch_seconds is not None:
         raise UsageError(f"--device, --devices and --max-batch-seconds are for encoders; {features} is computed on the CPU")
     compute = Compute(devices=where, max_batch_seconds=max_batch_seconds, workers=workers, tell=say)
-    scanned = _scan(store, corpus, root, name, table, column, delimiter)
+    scanned = _scan(store, corpus, root, name, table, column, delimiter, rescan, max_duration)
     names = ", ".join(of.name for of in wanted.sets)
     try:
         with utterance_bar(f"extracting {names}") as begin:

@@ -1,7 +1,8 @@
 """Where an encoder's files are: a local folder, the hub's cache, or the hub; and the hash of what the weights hold.
 
 A folder is as `save_pretrained` writes it: config.json, the weights, and mostly preprocessor_config.json or, from newer
-versions, processor_config.json. What the hub's cache already has is used without the network. What is missing ends in one line that says which files to put where.
+versions, processor_config.json. What the hub's cache already has is used without the network. What is missing ends in one line
+that says which files to put where.
 """
 
 from __future__ import annotations
