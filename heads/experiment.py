@@ -258,7 +258,7 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
             sources = {row["feature_set"]: row["source"] for row in held}
             places = (json.loads(sources[name] or "{}").get("weights", "?") for name in alike)
             each = ", ".join(f"{name} ({place})" for name, place in zip(alike, places, strict=True))
-            raise UsageError(f"--features {asked}: which encoder? Several of this name are in the cache: {each}; name one in full")
+            raise UsageError(f"--features {asked}: which encoder? The cache has several of this name: {each}; name one in full")
         found = _layers_of(asked, current)
         if len(found) == 1:
             return found[0]
