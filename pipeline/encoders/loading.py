@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def _one_line(spec: EncoderSpec, path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and reports off the terminal: what matters of them is checked here."""
+    """Keep progress bars, reports and warnings of transformers and torch off the terminal: what matters of them is checked here."""
     import transformers.utils.logging
 
     words: Any = transformers.utils.logging
@@ -118,7 +119,9 @@ def _quiet() -> Iterator[None]:
     words.set_verbosity(logging.CRITICAL)
     words.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         words.set_verbosity(level)
         if bars:

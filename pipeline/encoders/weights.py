@@ -159,7 +159,7 @@ def _shards(path: Path) -> list[str]:
     if not isinstance(shards, dict) or not shards:
         raise TfserError(f"{path}: lists no shards")
     for name in shards.values():  # a name with a folder in it would be read from, or downloaded to, anywhere
-        if not isinstance(name, str) or Path(name).name != name or "\\" in name:
+        if not isinstance(name, str) or not name or Path(name).name != name or "\\" in name:
             raise TfserError(f"{path}: lists {str(name)[:80]!r}, which is no name of a file beside it")
     return sorted(set(shards.values()))
 
