@@ -151,6 +151,13 @@ Columns = Annotated[
     list[str] | None,
     typer.Option("--column", metavar="OURS=THEIRS", help="With table or audformat: what a column is called, e.g. label=emo."),
 ]
+Rescan = Annotated[
+    bool, typer.Option("--rescan", help="Decode every file again, and read weights again, instead of believing size and time.")
+]
+MaxDuration = Annotated[
+    float | None,
+    typer.Option("--max-duration", min=0.1, metavar="SECONDS", help="Longest utterance; half an hour unless asked before."),
+]
 Delimiter = Annotated[str | None, typer.Option("--delimiter", help="With --corpus table: between columns; guessed if left out.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 if anything was skipped.")]
 AllowLoss = Annotated[
@@ -261,6 +268,8 @@ def scan(
     table: TableFile = None,
     column: Columns = None,
     delimiter: Delimiter = None,
+    rescan: Rescan = False,
+    max_duration: MaxDuration = None,
     cache: CacheDir = None,
     strict: Strict = False,
     allow_loss: AllowLoss = False,
@@ -270,7 +279,7 @@ def scan(
     from tfser.manifests.catalogue import refresh
 
     store = Cache(cache)
-    report = _scan(store, corpus, root, name, table, column, delimiter, allow_loss)
+    report = _scan(store, corpus, root, name, table, column, delimiter, allow_loss, rescan, max_duration)
     refresh(store)
     if format is not Output.table:
         print_rows([report.to_row()], format)
@@ -289,6 +298,8 @@ def _scan(
     column: list[str] | None,
     delimiter: str | None,
     allow_loss: bool,
+    rescan: bool = False,
+    max_duration: float | None = None,
 ) -> ScanReport:
     from tfser.pipeline.corpora import locate
     from tfser.pipeline.scan import scan as run_scan
@@ -306,6 +317,8 @@ def _scan(
             on_prepare=lambda done, of: generating(completed=done, total=of),
             on_wait=say,
             allow_loss=allow_loss,
+            rescan=rescan,
+            max_duration_s=max_duration,
         )
     for line in report.lines():
         say(line)
@@ -334,6 +347,8 @@ def extract(
     table: TableFile = None,
     column: Columns = None,
     delimiter: Delimiter = None,
+    rescan: Rescan = False,
+    max_duration: MaxDuration = None,
     cache: CacheDir = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the front-end or encoder.")
@@ -379,6 +394,7 @@ def extract(
             revision=revision,
             precision=precision,
             memo=store.root / "weights.json",
+            rehash=rescan,
         ),
     )
     for note in wanted.notes:
@@ -389,7 +405,7 @@ def extract(
     elif devices is not None or device != "auto" or max_batch_seconds is not None:
         raise UsageError(f"--device, --devices and --max-batch-seconds are for encoders; {features} is computed on the CPU")
     compute = Compute(devices=where, max_batch_seconds=max_batch_seconds, workers=workers, tell=say)
-    scanned = _scan(store, corpus, root, name, table, column, delimiter, allow_loss)
+    scanned = _scan(store, corpus, root, name, table, column, delimiter, allow_loss, rescan, max_duration)
     if scanned.failure is not None:
         refresh(store)
         raise TfserError(scanned.failure)

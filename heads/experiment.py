@@ -25,6 +25,7 @@ from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.feature_name import ALL, DTYPES, FeatureName, meant
 from tfser.manifests.protocol import JOINED_BY
 from tfser.manifests.views import BOUND
+from tfser.pipeline.described import namesakes, superseded
 from tfser.pipeline.devices import choose_device
 from tfser.pipeline.encoders.spec import ENCODERS
 from tfser.pipeline.layers import layers_of
@@ -250,9 +251,17 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
         each = "; ".join(f"{name} has {', '.join(sorted(of))}" for name, of in sets.items())
         raise UsageError(f"no feature set that all corpora have: {each}; extract the same one of each")
     bound = {row["feature_set"] for row in rows(connection, f"SELECT feature_set FROM feature_sets WHERE {BOUND}")}
-    current = [name for name in have if FeatureName.parse(name).is_current and name not in bound] or have
+    old = superseded(have)
+    current = [name for name in have if name not in old and name not in bound] or have
     if asked is not None:
-        found = [asked] if asked in have else _meant(asked, current)
+        found = [asked] if asked in have else []
+        if not found and (alike := namesakes(asked, have)):
+            held = rows(connection, "SELECT feature_set, source FROM feature_sets")
+            sources = {row["feature_set"]: row["source"] for row in held}
+            places = (json.loads(sources[name] or "{}").get("weights", "?") for name in alike)
+            each = ", ".join(f"{name} ({place})" for name, place in zip(alike, places, strict=True))
+            raise UsageError(f"--features {asked}: which encoder? The cache has several of this name: {each}; name one in full")
+        found = found or _meant(asked, current)
         if len(found) == 1:
             return found[0]
         if found:

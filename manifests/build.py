@@ -11,6 +11,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import duckdb
 
@@ -218,12 +219,9 @@ def _read_features(cache: Cache, connection: Connection, sources: Sources) -> No
             shards.setdefault(PurePosixPath(path).parts[1], []).append(exactly(cache.root / path))
     found = sorted(p for p in sources if p.startswith("features/") and p.endswith("/feature_set.json"))
     sets = [(PurePosixPath(path).parent, read_json(cache.root / path)) for path in found]
-    newest: dict[str, str] = {}
-    for _, about in sorted(sets, key=lambda pair: pair[1]["created_at"]):
-        newest[about["name"]] = about["fingerprint"]
+    names = _set_names([about for _, about in sets])
     for folder, about in sets:
-        current = newest[about["name"]] == about["fingerprint"]
-        name = about["name"] if current else f"{about['name']}@{about['fingerprint'][:8]}"
+        name = names[about["fingerprint"]]
         keys = ("fingerprint", "kind", "dim", "dtype", "hop_s", "created_at")
         source = json.dumps(about["source"]) if "source" in about else None
         connection.execute(
@@ -255,6 +253,34 @@ def _read_features(cache: Cache, connection: Connection, sources: Sources) -> No
                     """,
                     [name, folder.as_posix(), shards[folder.name]],
                 )
+
+
+def _set_names(sets: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the name of each feature set, by its fingerprint: its own, or with the fingerprint behind an @.
+
+    The newest configuration of a front-end or encoder has the name, older ones are outdated. Two encoders of one name (two
+    folders called alike) are no versions of each other: then nobody has the name alone, and whoever asks for it has to choose.
+    """
+    by_name: dict[str, list[Mapping[str, Any]]] = {}
+    for about in sorted(sets, key=lambda about: str(about["created_at"])):
+        by_name.setdefault(about["name"], []).append(about)
+    names = {}
+    for name, versions in by_name.items():
+        newest = versions[-1]
+        is_one = not any(other_encoder(about, newest) for about in versions)
+        for about in versions:
+            names[about["fingerprint"]] = name if is_one and about is newest else f"{name}@{about['fingerprint'][:8]}"
+    return names
+
+
+def other_encoder(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Tell whether two feature sets are of two encoders: other weights from another place.
+
+    Other weights from the same place are a new version of it, and the same weights at another place are a copy.
+    """
+    places = [(about.get("source") or {}).get("weights") for about in (a, b)]
+    weights = [(about.get("config") or {}).get("weights") for about in (a, b)]
+    return None not in (*places, *weights) and places[0] != places[1] and weights[0] != weights[1]
 
 
 def _read_runs(cache: Cache, connection: Connection, before: Sources, sources: Sources) -> None:

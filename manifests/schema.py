@@ -96,7 +96,7 @@ TABLES = (
         "feature_sets",
         "Feature sets in this cache.",
         """
-        feature_set VARCHAR -- name; an outdated one bears its fingerprint behind an @
+        feature_set VARCHAR -- name; an outdated one, or one of two encoders called alike, bears its fingerprint behind an @
         fingerprint VARCHAR -- of everything that changes the numbers
         kind VARCHAR -- front-end or encoder
         dim INTEGER -- width of a frame

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
@@ -55,6 +55,26 @@ class Described:
     def folder(self) -> str:
         """The folder's name below `features/`."""
         return f"{re.sub(r'[^A-Za-z0-9._]+', '-', self.name)}-{self.fingerprint}"
+
+
+def superseded(names: Iterable[str]) -> list[str]:
+    """Return those of a cache's feature sets whose name a newer one has taken.
+
+    >>> superseded(["enc/2@0a1b2c3d", "logmel", "logmel@4e5f6a7b"])
+    ['logmel@4e5f6a7b']
+    """
+    there = set(names)
+    return [name for name in names if "@" in name and name.partition("@")[0] in there]
+
+
+def namesakes(name: str, names: Iterable[str]) -> list[str]:
+    """Return the feature sets that a name may mean where none bears it alone: those of several encoders called alike.
+
+    >>> namesakes("enc/2", ["enc/2@0a1b2c3d", "enc/2@4e5f6a7b", "enc/3"])
+    ['enc/2@0a1b2c3d', 'enc/2@4e5f6a7b']
+    """
+    there = list(names)
+    return [] if name in there else sorted(other for other in there if other.partition("@")[0] == name and other != name)
 
 
 def write_description(cache: Cache, features: Described) -> None:

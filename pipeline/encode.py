@@ -33,7 +33,7 @@ _AHEAD = 2
 """Blocks that are decoded beyond those that the devices are at work on."""
 
 _WAITING_BYTES = 1 << 28
-"""Of frames that wait for the disk: of all layers of an encoder one utterance is tens of megabytes, and hundreds if it is long."""
+"""Of frames that wait for the disk: of all layers of an encoder one utterance has tens of megabytes, a long one hundreds."""
 
 _AHEAD_S = MAX_DURATION_S
 """Seconds of audio that are decoded ahead at most, so that a corpus of long recordings takes the memory of one or two."""

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfser.manifests.build import other_encoder
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, first_line, unknown
 from tfser.manifests.files import read_json, sweep, write_table
@@ -142,6 +143,7 @@ def extract_pass(
             for writer in writers:
                 writer.describe()
                 _write_skipped(writer.folder, writer.report.skipped)
+                _tell_of_namesakes(cache, writer.features, compute.tell)
     for writer in writers:
         writer.report.seconds = time.monotonic() - start
     return [writer.report for writer in writers]
@@ -250,8 +252,8 @@ class _Writer:
         if lost > stored:
             name, (row, reason) = self.features.name, self._overflown[0]
             self.report.refused = (
-                f"{name} ends: the features of {lost:,} of {lost + stored:,} utterances cannot be stored, first of {row.utterance_id}: "
-                f"{reason}; `tfser cache rm --features {name}` removes what it has"
+                f"{name} ends: the features of {lost:,} of {lost + stored:,} utterances cannot be stored, first of "
+                f"{row.utterance_id}: {reason}; `tfser cache rm --features {name}` removes what it has"
             )
 
     def close(self) -> None:
@@ -270,6 +272,20 @@ class _Writer:
         write_rows(shard)
         self.report.extracted += len(members)
         self.report.bytes += shard.size_bytes
+
+
+def _tell_of_namesakes(cache: Cache, features: FeatureSet, tell: Tell) -> None:
+    """Say where the cache holds another encoder under this name, and how each of the two is asked for then."""
+    mine = {"source": dict(features.origin), "config": dict(features.config)}
+    for path in sorted(cache.features.glob("*/feature_set.json")) if features.origin else []:
+        with contextlib.suppress(TfserError, AttributeError, KeyError, TypeError):  # a damaged one is named elsewhere
+            about = read_json(path)
+            if about["name"] == features.name and other_encoder(about, mine):
+                tell(
+                    f"{features.name}: another encoder of this name is in the cache, from {about['source']['weights']}; ask for "
+                    f"this one by --features {features.name}@{features.fingerprint[:8]}, for that one by "
+                    f"{features.name}@{about['fingerprint'][:8]}"
+                )
 
 
 def take_stock(folder: Path) -> tuple[set[tuple[str, str]], list[str]]:

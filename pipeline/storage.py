@@ -17,6 +17,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError, first_line, unknown
 from tfser.manifests.files import read_json
+from tfser.pipeline.described import superseded
 from tfser.pipeline.shard_reader import ShardReader
 from tfser.pipeline.shard_rows import ROWS_SUFFIX, read_rows, rows_path
 from tfser.pipeline.shards import SUFFIXES
@@ -288,7 +289,7 @@ def doomed(
 
 
 def _stale(cache: Cache, finished: Iterable[Path], live: set[str], sets: dict[str, Path]) -> list[Path]:
-    outdated = [folder for name, folder in sets.items() if "@" in name]
+    outdated = [sets[name] for name in superseded(sets)]
     found: list[Path] = list(outdated)
     for rows_file in finished:
         if rows_file.parent.parent in outdated:

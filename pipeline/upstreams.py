@@ -81,6 +81,7 @@ class FeatureRequest:
         revision: branch, tag or commit on the hub.
         precision: that an encoder computes in.
         memo: file that remembers the hashes of weights.
+        rehash: read the weights whatever the memo says.
     """
 
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -90,6 +91,7 @@ class FeatureRequest:
     revision: str | None = None
     precision: str = "float32"
     memo: Path | None = None
+    rehash: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,7 @@ def _logmel(name: str, request: FeatureRequest, dtype: StorageDtype) -> Pass:
 
 
 def _encoder(name: str, request: FeatureRequest, dtype: StorageDtype) -> Pass:
-    def spec_of(settings: Mapping[str, str]) -> EncoderSpec:
+    def spec_of(settings: Mapping[str, str], rehash: bool = False) -> EncoderSpec:
         return encoder_spec(
             name,
             weights=request.weights,
@@ -133,9 +135,10 @@ def _encoder(name: str, request: FeatureRequest, dtype: StorageDtype) -> Pass:
             precision=request.precision,
             settings=settings,
             memo=request.memo,
+            rehash=rehash,
         )
 
-    spec = spec_of(request.settings)
+    spec = spec_of(request.settings, request.rehash)
     changed: dict[str, float | str] = {}
     for key, text in request.settings.items():  # a default that is written out changes neither numbers nor name
         try:

@@ -62,6 +62,7 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
         reading.utterances.append(replace(utterance, raw_label=raw if utterance.label is not None else None))
     labelled = {key[0] for key in keys}
     where = " and ".join(dict.fromkeys(column.family for column in labels))
+    reading.skipped += files.unread
     reading.skipped += [(None, file, f"not in {where}") for file in database.files if file not in labelled]
     if not reading.utterances:
         raise TfserError(f"{root}: the tables of {database.name} hold no utterance")

@@ -19,6 +19,9 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.audio import KNOWN_SUFFIXES
 
+Passed = tuple[str | None, str | None, str]
+"""What a reader passed over: the utterance's id and the path, where there is one, and the reason."""
+
 
 @dataclass(kw_only=True)
 class Reading:
@@ -30,7 +33,7 @@ class Reading:
     """
 
     utterances: list[Utterance] = field(default_factory=list)
-    skipped: list[tuple[str | None, str | None, str]] = field(default_factory=list)
+    skipped: list[Passed] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     expected: Expected | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -93,35 +96,57 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name in {"Thumbs.db", "desktop.ini"}
 
 
-def audio_files(folder: Path, suffixes: Collection[str] = KNOWN_SUFFIXES) -> Iterator[Path]:
+def audio_files(
+    folder: Path, suffixes: Collection[str] = KNOWN_SUFFIXES, skipped: list[Passed] | None = None
+) -> Iterator[Path]:
     """Yield the audio files below a folder in a fixed order, junk left out; a link back to a folder above is not followed.
+
+    What is no file (a pipe, a socket, a device), a link that leads nowhere round in circles and a folder below that cannot be
+    read stop nobody: they are listed. A link to a file that is not there is yielded, since the file is meant to be.
 
     Args:
         folder: to look through.
         suffixes: of the files that are wanted, in lower case; corpora of video, or with side files anywhere, name more.
+        skipped: where to list them, as `Reading.skipped` has it; without it, a folder that cannot be read is an error.
 
     Raises:
-        TfserError: if a folder cannot be read.
+        TfserError: if the folder itself cannot be read.
     """
-    yield from _audio_files(folder, suffixes, ())
 
+    def walk(inner: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+        try:
+            status = inner.stat()
+            entries = sorted(os.scandir(inner), key=lambda entry: entry.name)
+        except OSError as error:
+            if skipped is None or not above:
+                raise TfserError(f"{inner}: cannot be read ({error.strerror})") from error
+            skipped.append((None, relative(inner, folder), f"this folder cannot be read: {error.strerror}"))
+            return
+        here = (status.st_dev, status.st_ino)
+        if here in above:
+            return
+        for entry in entries:
+            if is_junk(entry.name):
+                continue
+            path = Path(entry.path)
+            is_wanted = path.suffix.lower() in suffixes
+            try:
+                is_folder, is_other = entry.is_dir(), is_wanted and not entry.is_file() and path.exists()
+            except OSError as error:  # a link that leads to itself
+                if is_wanted:
+                    yield path
+                elif skipped is not None:
+                    skipped.append((None, relative(path, folder), error.strerror or str(error)))
+                continue
+            if is_folder:
+                yield from walk(path, (*above, here))
+            elif is_other:
+                if skipped is not None:
+                    skipped.append((None, relative(path, folder), "not a file but a pipe, a socket or a device"))
+            elif is_wanted:
+                yield path
 
-def _audio_files(folder: Path, suffixes: Collection[str], above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    try:
-        status = folder.stat()
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise TfserError(f"{folder}: cannot be read ({error.strerror})") from error
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    for entry in entries:
-        if is_junk(entry.name):
-            continue
-        if entry.is_dir():
-            yield from _audio_files(Path(entry.path), suffixes, (*above, here))
-        elif Path(entry.name).suffix.lower() in suffixes:
-            yield Path(entry.path)
+    return walk(folder, ())
 
 
 def relative(path: Path, root: Path) -> str:
@@ -168,6 +193,8 @@ def read_lines(path: Path, encoding: str = "cp1252") -> list[str]:
     Raises:
         TfserError: if it cannot be read.
     """
+    if path.exists() and not path.is_file():  # a pipe would keep everybody waiting for ever
+        raise TfserError(f"{path}: cannot be read (not a file)")
     return re.split(r"\r\n|\r|\n", read_text(path, encoding))
 
 

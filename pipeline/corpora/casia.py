@@ -56,7 +56,7 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
     """
     reading = Reading()
     seen: dict[str, str] = {}
-    for path in audio_files(root):
+    for path in audio_files(root, skipped=reading.skipped):
         name = relative(path, root)
         # The root may be the folder of a speaker, or of an emotion in one.
         parts = [path.stem, *reversed(path.parent.relative_to(root).parts), root.name]

@@ -66,7 +66,7 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
         TfserError: if no file is named like CREMA-D's, or a side table cannot be read.
     """
     reading = Reading()
-    files = list(audio_files(root, {".csv", *KNOWN_SUFFIXES, *VIDEO_SUFFIXES}))
+    files = list(audio_files(root, {".csv", *KNOWN_SUFFIXES, *VIDEO_SUFFIXES}, reading.skipped))
     actors = {row["actorid"]: row for row in _rows(files, "VideoDemographics.csv") if "actorid" in row}
     crowd = _crowd(files)
     clips: dict[str, list[Path]] = {}

@@ -53,7 +53,7 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
     listeners = _listeners(root)
     reading = Reading()
     seen: dict[str, str] = {}
-    for path in audio_files(folder):
+    for path in audio_files(folder, skipped=reading.skipped):
         name = relative(path, root)
         match = _NAME.fullmatch(path.stem)
         if match is None or match["letter"] not in LETTERS:

@@ -110,7 +110,7 @@ def _read(corpus: FileNames, root: Path, options: Mapping[str, Any]) -> Reading:
     reading = Reading(notes=list(corpus.notes))
     words = _Words(corpus.transcripts, root) if corpus.transcripts is not None else None
     seen: dict[str, str] = {}
-    for path in audio_files(root):
+    for path in audio_files(root, skipped=reading.skipped):
         name = relative(path, root)
         match = pattern.fullmatch(name[: -len(path.suffix)])
         try:
@@ -125,6 +125,11 @@ def _read(corpus: FileNames, root: Path, options: Mapping[str, Any]) -> Reading:
             reading.skipped.append((utterance.utterance_id, name, f"the same utterance as {first}"))
             continue
         reading.utterances.append(utterance)
+    if words is not None and words.useless:
+        named = ", ".join(relative(path, root) for path in words.useless[:3])
+        reading.notes.append(
+            f"no transcript could be read in {len(words.useless):,} of the files for them ({named}): no line is an id and words"
+        )
     if not reading.utterances:
         raise corpus.reader().fail(root, f"no audio file is named like {PurePosixPath(corpus.example).name}")
     return reading
@@ -197,9 +202,11 @@ class _Words:
         self.root = root
         self._line = re.compile(transcripts.line) if transcripts.line is not None else None
         self._files: dict[str, list[Path]] = {}
-        for path in audio_files(root, (".txt",)):
+        for path in audio_files(root, (".txt",), []):
             self._files.setdefault(path.name.casefold(), []).append(path)
         self._read: dict[Path, dict[str, str]] = {}
+        self.useless: list[Path] = []
+        """Files that are named like transcripts and hold none."""
 
     def find(self, utterance_id: str, path: str, groups: Mapping[str, Any], language: str | None) -> str | None:
         """Return the words of an utterance; None where no file has them."""
@@ -218,5 +225,9 @@ class _Words:
         if self._line is None:
             words = " ".join(read_text(file, encoding).split())
             return {"": words} if words else {}
-        matches = (self._line.fullmatch(line.strip()) for line in read_lines(file, encoding))
-        return {match["id"]: " ".join(match["words"].split()) for match in matches if match is not None}
+        lines = read_lines(file, encoding)
+        matches = (self._line.fullmatch(line.strip()) for line in lines)
+        words_of = {match["id"]: " ".join(match["words"].split()) for match in matches if match is not None}
+        if not words_of:
+            self.useless.append(file)
+        return words_of

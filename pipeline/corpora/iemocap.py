@@ -51,7 +51,7 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
     reading = Reading()
     for session in sessions:
         wavs = session / "sentences" / "wav"
-        audio = {path.stem: path for path in audio_files(wavs)} if wavs.is_dir() else {}
+        audio = {path.stem: path for path in audio_files(wavs, skipped=reading.skipped)} if wavs.is_dir() else {}
         words = dict(_transcripts(session / "dialog" / "transcriptions"))
         labelled: set[str] = set()
         for match, source in _evaluations(session / "dialog" / "EmoEvaluation"):

@@ -82,8 +82,8 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
     Raises:
         TfserError: if there is no table or no clip in it, or a table cannot be read.
     """
-    files = list(audio_files(root, {".csv", *KNOWN_SUFFIXES, *VIDEO_SUFFIXES}))
     reading = Reading()
+    files = list(audio_files(root, {".csv", *KNOWN_SUFFIXES, *VIDEO_SUFFIXES}, reading.skipped))
     tables = _tables(root, files, reading)
     if not tables:
         raise READER.fail(root, "there is no train_sent_emo.csv, dev_sent_emo.csv or test_sent_emo.csv in it")

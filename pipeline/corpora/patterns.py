@@ -101,8 +101,9 @@ ESD = FileNames(
     transcripts=Transcripts(
         name="{speaker}.txt",
         line=(
+            # Behind the words the emotion again, in either language; a few lines have blanks for tabs.
             r"(?P<id>\d{4}_\d{6})\s+(?P<words>[^\t]*?)"
-            r"(?:\s*\t.*|\s+(?i:angry|happy|neutral|sad|surprise))?"  # the emotion again; a few lines have blanks for tabs
+            r"(?:\s*\t.*|\s+(?i:angry|happy|neutral|sad|surprise|中立|中性|生气|愤怒|快乐|开心|高兴|伤心|悲伤|难过|惊喜|惊讶|惊奇))?"
         ),
         encodings={"zh": "gb18030"},
     ),

@@ -63,7 +63,7 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
     """
     reading = Reading()
     takes: dict[str, list[tuple[int, bool, str, re.Match[str]]]] = {}
-    for path in audio_files(root, KNOWN_SUFFIXES | VIDEO_SUFFIXES):
+    for path in audio_files(root, KNOWN_SUFFIXES | VIDEO_SUFFIXES, reading.skipped):
         name = relative(path, root)
         match = _NAME.fullmatch(path.stem)
         if match is None:

@@ -21,7 +21,7 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.labels import normalise
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.audio import KNOWN_SUFFIXES
-from tfser.pipeline.corpora.base import CorpusReader, Reading, audio_files, relative
+from tfser.pipeline.corpora.base import CorpusReader, Passed, Reading, audio_files, relative
 from tfser.pipeline.corpora.delimited import load
 from tfser.pipeline.corpora.hints import NOTHING, column_notes, level_that_fits, unnamed_note, word_notes
 
@@ -100,6 +100,7 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
     if clash:
         raise TfserError(f"{file}: {clash}")
     files.check_level(str(file))
+    reading.skipped.extend(files.unread)
     if files.moved:
         reading.notes.append(
             f"{file}: {files.moved:,} full paths are not there as written, and were found below {root} by their last parts"
@@ -188,6 +189,7 @@ class Files:
         self.root = root
         self.moved = 0
         self.missing: list[str] = []
+        self.unread: list[Passed] = []
         self._walked = False
         self._found: dict[str, str] = {}
         self._beside: dict[str, list[str]] = {}
@@ -196,7 +198,7 @@ class Files:
     def _walk(self) -> None:
         if not self._walked:
             self._walked = True
-            for path in audio_files(self.root):
+            for path in audio_files(self.root, skipped=self.unread):
                 name = relative(path, self.root)
                 self._beside.setdefault(name.rpartition(".")[0], []).append(name)
                 self._stems.setdefault(path.stem, []).append(name)
@@ -214,7 +216,8 @@ class Files:
     def _find(self, text: str) -> str:
         meant = Path(text) if Path(text).is_absolute() else Path(PurePosixPath(text.replace("\\", "/")))
         value = relative(meant, self.root)
-        if (self.root / value).is_file():
+        place = self.root / value
+        if place.is_file() or (place.exists() and not place.is_dir()):  # a device is what was named, and no file of its name
             return value
         self._walk()
         matches = self._beside.get(value) or self._stems.get(value) or []

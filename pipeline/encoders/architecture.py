@@ -8,7 +8,10 @@ stand here; a test compares them with transformers' own configuration classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from tfser.manifests.errors import TfserError
 
 _CONV: dict[str, Any] = {
     "hidden_size": 768,
@@ -70,6 +73,60 @@ def architecture(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
         value = config.get(key, config.get(alias, default))
         values[key] = list(value) if isinstance(value, list | tuple) else value
     return values
+
+
+_LARGEST = 1 << 20
+"""No width, kernel or window of an encoder is larger; sizes beyond would be tried, for hours or until memory ends."""
+
+_DEEPEST = 1024
+
+
+def check(path: Path, values: Mapping[str, Any], family: str) -> None:
+    """Refuse values that no encoder has, before anything is computed with them.
+
+    Args:
+        path: of config.json, for the message.
+        values: as `architecture` gives them.
+        family: of the encoder.
+
+    Raises:
+        TfserError: naming the value and what is wanted.
+    """
+    for key, default in DEFAULTS[family].items():
+        value = values[key]
+        if isinstance(default, bool):
+            is_allowed, wanted = isinstance(value, bool), "true or false"
+        elif isinstance(default, str):
+            is_allowed, wanted = isinstance(value, str), "a name"
+        elif isinstance(default, float):
+            is_allowed = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1
+            wanted = "a number between 0 and 1"
+        elif isinstance(default, tuple):
+            is_allowed = isinstance(value, list) and 0 < len(value) <= 64 and all(whole(part, 1, _LARGEST) for part in value)
+            wanted = "a list of whole numbers above 0"
+        elif default is None:
+            is_allowed, wanted = value is None or whole(value, 1, _LARGEST), "null or a whole number above 0"
+        elif key in ("num_hidden_layers", "encoder_layers"):
+            is_allowed, wanted = whole(value, 0, _DEEPEST), f"a whole number from 0 to {_DEEPEST}"
+        else:
+            is_allowed, wanted = whole(value, 1, _LARGEST), f"a whole number from 1 to {_LARGEST:,}"
+        if not is_allowed:
+            raise TfserError(f"{path}: {key} is {shown(value)}; {wanted} is wanted")
+    if "conv_dim" in values:
+        lengths = {len(values[key]) for key in ("conv_dim", "conv_stride", "conv_kernel")}
+        if len(lengths) > 1:
+            raise TfserError(f"{path}: conv_dim, conv_stride and conv_kernel are lists of different lengths")
+
+
+def whole(value: Any, least: int, most: int) -> bool:
+    """Tell whether a value of a JSON file is a whole number in a range."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def shown(value: Any) -> str:
+    """Return a value of a JSON file for a message: of a long one its beginning."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def width(values: Mapping[str, Any]) -> int:

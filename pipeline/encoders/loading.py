@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from tfser.manifests.errors import TfserError, first_line
+from tfser.manifests.errors import TfserError
 from tfser.pipeline.encoders.spec import EncoderSpec
+from tfser.pipeline.encoders.weights import CONFIG
 
 CLASSES = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel", "wavlm": "WavLMModel"}
 
@@ -27,7 +31,7 @@ def conv_model(spec: EncoderSpec) -> Any:
     import transformers
 
     kind = getattr(transformers, CLASSES[spec.family])
-    config = kind.config_class.from_pretrained(spec.found.folder, local_files_only=True)
+    config = _config(kind.config_class, spec)
     config.num_hidden_layers = spec.highest
     config.mask_time_prob = config.mask_feature_prob = 0.0  # the vector that masks frames in training is not asked for
     config.add_adapter = False  # what would follow the last layer
@@ -43,7 +47,7 @@ def whisper_encoder(spec: EncoderSpec) -> Any:
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-    config = WhisperConfig.from_pretrained(spec.found.folder, local_files_only=True)
+    config = _config(WhisperConfig, spec)
     config.encoder_layers = spec.highest
     names = {r"^(model\.)?encoder\.": ""}
     return _filled(WhisperEncoder, config, spec, attn_implementation="sdpa", key_mapping=names)
@@ -52,23 +56,16 @@ def whisper_encoder(spec: EncoderSpec) -> Any:
 def _filled(kind: Any, config: Any, spec: EncoderSpec, **options: Any) -> Any:
     """Return a model whose every parameter is from the files."""
     folder = spec.found.folder
-    try:
-        with _quiet():
-            model, info = kind.from_pretrained(
-                folder,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=spec.found.safetensors,
-                local_files_only=True,
-                output_loading_info=True,
-                **options,
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, EOFError) as error:
-        raise _bad(spec, first_line(error)) from error
-    except Exception as error:  # safetensors and pickle have errors of their own
-        if type(error).__module__.startswith(("safetensors", "pickle", "_pickle")):
-            raise _bad(spec, first_line(error)) from error
-        raise
+    with _one_line(spec, spec.found.files[0]), _quiet():
+        model, info = kind.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=spec.found.safetensors,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
@@ -79,13 +76,42 @@ def _filled(kind: Any, config: Any, spec: EncoderSpec, **options: Any) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def _bad(spec: EncoderSpec, reason: str) -> TfserError:
-    return TfserError(f"{spec.found.files[0]}: cannot be loaded ({reason}); fetch it again")
+def _config(kind: Any, spec: EncoderSpec) -> Any:
+    """Return transformers' configuration of a folder, to be computed in float32 whatever dtype it was saved in."""
+    with _one_line(spec, spec.found.folder / CONFIG), _quiet():
+        return kind.from_pretrained(spec.found.folder, local_files_only=True)
+
+
+@contextlib.contextmanager
+def _one_line(spec: EncoderSpec, path: Path) -> Iterator[None]:
+    """Turn whatever a library raises over a folder of weights into one line.
+
+    These folders come from anywhere, and libraries raise what they happen to stumble over: AttributeError for a dtype that
+    there is none of, TypeError for a number that is a text. What speaks of this machine, not of the folder, goes through.
+    """
+    try:
+        yield
+    except (TfserError, ImportError):
+        raise
+    except Exception as error:
+        chain: list[BaseException] = [error]
+        while (before := chain[-1].__cause__ or chain[-1].__context__) is not None and before not in chain:
+            chain.append(before)
+        if any(isinstance(of, MemoryError | torch.OutOfMemoryError) for of in chain):
+            raise TfserError(f"{spec.found.folder}: the encoder does not fit into this machine's memory") from error
+        if any(isinstance(of, pickle.UnpicklingError) for of in chain):
+            # torch's own words advise to load it all the same, which would run what is in it.
+            raise TfserError(
+                f"{path}: cannot be loaded: it holds something other than tensors, or is damaged; fetch it again, or take "
+                "weights in safetensors, which cannot hold anything else"
+            ) from error
+        reason = (str(error).splitlines() or [""])[0].strip()[:200] or type(error).__name__
+        raise TfserError(f"{path}: cannot be loaded ({reason}); fetch it again") from error
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and reports off the terminal: what matters of them is checked here."""
+    """Keep progress bars, reports and warnings of transformers and torch off the terminal: what matters of them is checked here."""
     import transformers.utils.logging
 
     words: Any = transformers.utils.logging
@@ -93,7 +119,9 @@ def _quiet() -> Iterator[None]:
     words.set_verbosity(logging.CRITICAL)
     words.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         words.set_verbosity(level)
         if bars:

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.manifests.errors import UsageError, unknown
-from tfser.pipeline.encoders.architecture import DEFAULTS, architecture, depth, width
+from tfser.pipeline.encoders.architecture import DEFAULTS, architecture, check, depth, width
 from tfser.pipeline.encoders.framing import Framing
 from tfser.pipeline.encoders.front import OPTIONS, raw_front, whisper_front
-from tfser.pipeline.encoders.weights import Found, content_hash, find, is_folder, read_config
+from tfser.pipeline.encoders.weights import CONFIG, Found, content_hash, find, is_folder, read_config
 
 if TYPE_CHECKING:
     from tfser.pipeline.encoders.encoder import Encoder
@@ -225,6 +225,7 @@ def encoder_spec(
     precision: str = "float32",
     settings: Mapping[str, str] | None = None,
     memo: Path | None = None,
+    rehash: bool = False,
 ) -> EncoderSpec:
     """Return the encoder of a name and its options; it is fetched from the hub if it is not there yet.
 
@@ -236,6 +237,7 @@ def encoder_spec(
         precision: of the computation.
         settings: `chunk_s`, `overlap_s` (what two neighbours share in all), `do_normalize`.
         memo: a file that remembers hashes of weights.
+        rehash: read the weights whatever is remembered of them.
 
     Raises:
         UsageError: if the name, a layer, an option or the precision is off.
@@ -262,13 +264,14 @@ def encoder_spec(
     if known is not None and family != known.family:
         raise UsageError(f"{source}: holds a {family}, and {name} is a {known.family}; name it by its folder or hub id instead")
     values = architecture(family, config)
+    check(found.folder / CONFIG, values, family)
     notes: list[str] = []
     front = whisper_front if family == "whisper" else raw_front
     return EncoderSpec(
         name=name if known else Path(name).resolve().name if is_folder(name) else name.rsplit("/", 1)[-1],
         family=family,
         found=found,
-        weights=content_hash(found, memo),
+        weights=content_hash(found, memo, again=rehash),
         architecture=values,
         outputs=_outputs(name, layer, known, values, notes),
         precision=next(p for p in PRECISIONS if p == precision),

@@ -1,7 +1,8 @@
 """Where an encoder's files are: a local folder, the hub's cache, or the hub; and the hash of what the weights hold.
 
-A folder is as `save_pretrained` writes it: config.json, the weights, and mostly preprocessor_config.json. What the hub's cache
-already has is used without the network. What is missing ends in one line that says which files to put where.
+A folder is as `save_pretrained` writes it: config.json, the weights, and mostly preprocessor_config.json or, from newer
+versions, processor_config.json. What the hub's cache already has is used without the network. What is missing ends in one line
+that says which files to put where.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any
 from tfser.manifests.errors import TfserError, UsageError, first_line
 from tfser.manifests.files import read_json, write_json
 
-CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
+"""What a model is; what its input has to be; and the same within the settings of a processor, as transformers writes it from
+version 5 on."""
 
 KINDS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Weights in the order of preference; an index names the shards that it stands for."""
@@ -48,7 +51,7 @@ def is_folder(source: str) -> bool:
 def find(source: str, revision: str | None = None) -> Found:
     """Find the files of a folder or hub id; a hub id that is not in the hub's cache is downloaded.
 
-    Only config.json, preprocessor_config.json and one kind of weights are fetched.
+    Only config.json, the settings of the preprocessor and one kind of weights are fetched.
 
     Raises:
         UsageError: if the hub has no such repository or revision, or does not let this user in.
@@ -63,13 +66,14 @@ def find(source: str, revision: str | None = None) -> Found:
     return cached if cached is not None else _download(source, revision)
 
 
-def content_hash(found: Found, memo: Path | None = None) -> str:
+def content_hash(found: Found, memo: Path | None = None, *, again: bool = False) -> str:
     """Return 32 hexadecimal digits of the SHA-256 over the weight files' bytes, in the order of their names.
 
-    `memo` is a JSON file that remembers the digests of files by path, size and time.
+    `memo` is a JSON file that remembers the digests of files by path, size and times, that of the system's own note with them:
+    what was put in a file's place with its size and time is another file. `again` believes nothing that is remembered.
     """
     known: dict[str, Any] = {}
-    if memo is not None and memo.is_file():
+    if memo is not None and memo.is_file() and not again:
         with contextlib.suppress(TfserError):  # a damaged memo is written anew
             stored = read_json(memo)
             known = stored if isinstance(stored, dict) else {}
@@ -77,7 +81,7 @@ def content_hash(found: Found, memo: Path | None = None) -> str:
     for path in sorted(found.files):
         real = path.resolve()
         status = real.stat()
-        stamp = [status.st_size, status.st_mtime_ns]
+        stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         entry = known.get(str(real))
         if not (isinstance(entry, dict) and entry.get("stamp") == stamp and isinstance(entry.get("sha256"), str)):
             with real.open("rb") as stream:
@@ -100,18 +104,30 @@ def read_config(found: Found) -> dict[str, Any]:
     return _object(found.folder / CONFIG)
 
 
-def read_preprocessor(found: Found) -> dict[str, Any] | None:
-    """Return preprocessor_config.json, or None where there is none.
+def read_preprocessor(found: Found) -> tuple[Path, dict[str, Any]] | None:
+    """Return what the encoder's input has to be, and the file that says so; None where there is none.
+
+    That is preprocessor_config.json, else what processor_config.json has under `feature_extractor`.
 
     Raises:
-        TfserError: if it is damaged.
+        TfserError: if the file is damaged.
     """
     path = found.folder / PREPROCESSOR
-    return _object(path) if path.is_file() else None
+    if path.is_file():
+        return path, _object(path)
+    path = found.folder / PROCESSOR
+    if path.is_file():
+        within = _object(path).get("feature_extractor")
+        if isinstance(within, dict):
+            return path, within
+    return None
 
 
 def _object(path: Path) -> dict[str, Any]:
-    value = read_json(path)
+    try:
+        value = read_json(path)
+    except RecursionError as error:
+        raise TfserError(f"{path}: cannot be read (nested too deeply)") from error
     if not isinstance(value, dict):
         raise TfserError(f"{path}: is no JSON object")
     return value
@@ -142,7 +158,10 @@ def _shards(path: Path) -> list[str]:
     shards = _object(path).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise TfserError(f"{path}: lists no shards")
-    return sorted({str(name) for name in shards.values()})
+    for name in shards.values():  # a name with a folder in it would be read from, or downloaded to, anywhere
+        if not isinstance(name, str) or not name or Path(name).name != name or "\\" in name:
+            raise TfserError(f"{path}: lists {str(name)[:80]!r}, which is no name of a file beside it")
+    return sorted(set(shards.values()))
 
 
 def _wanted() -> str:
@@ -186,7 +205,7 @@ def _download(repository: str, revision: str | None) -> Found:
         def fetch(names: Iterable[str]) -> list[Path]:
             return [Path(hf_hub_download(repository, name, revision=revision)) for name in names if name in there]
 
-        folder = fetch([CONFIG, PREPROCESSOR, kind])[0].parent
+        folder = fetch([CONFIG, PREPROCESSOR, PROCESSOR, kind])[0].parent
         fetch(_shards(folder / kind))
     except hub.GatedRepoError:
         raise UsageError(f"{label}: the hub asks for a login that may read it: `hf auth login`") from None

@@ -76,7 +76,7 @@ def test_a_folder_yields_one_kind_of_weights(tmp_path: Path, names: list[str], f
     assert read_config(found) == {"name": "config.json"}
     assert read_preprocessor(found) is None
     folder(tmp_path, "preprocessor_config.json")
-    assert read_preprocessor(found) == {"name": "preprocessor_config.json"}
+    assert read_preprocessor(found) == (tmp_path / "preprocessor_config.json", {"name": "preprocessor_config.json"})
 
 
 def test_a_folder_that_lacks_something_says_what(tmp_path: Path) -> None:

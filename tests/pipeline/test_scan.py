@@ -214,7 +214,7 @@ def test_every_kind_of_damage_is_one_line_and_is_not_tried_again(cache: Cache, r
     soundfile.write(root / "nan.wav", np.array([0.1, math.nan] * 500, "f4"), RATE, subtype="FLOAT")
     (root / "cut.flac").write_bytes(b"")
     soundfile.write(root / "cut.flac", noise(2.0), RATE)
-    (root / "cut.flac").write_bytes((root / "cut.flac").read_bytes()[:9000])
+    (root / "cut.flac").write_bytes((root / "cut.flac").read_bytes()[:100])
     bad = {"empty.wav", "text.wav", "header.wav", "none.wav", "nan.wav", "cut.flac"}
     report = run(cache, root, also=["u0.wav/below", "zero\0byte.wav"])
     reasons = {s.utterance_id: s.reason for s in report.skipped}
