@@ -10,7 +10,7 @@ from tfser.heads.experiment import Experiment
 from tfser.heads.selections import ORDER_SQL, explain, peeks
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
-from tfser.manifests.display import Output, percent, print_rows, say
+from tfser.manifests.display import Output, percent, print_rows, say, show
 
 
 def print_scores(store: Cache, experiments: Sequence[Experiment], format: Output) -> None:
@@ -25,7 +25,7 @@ def print_scores(store: Cache, experiments: Sequence[Experiment], format: Output
         return
     for experiment, (folds, over) in zip(experiments, found, strict=True):
         if len(experiments) > 1:
-            print(f"features {experiment.feature_set}")
+            show(f"features {experiment.feature_set}")
         _print_experiment(store, experiment, folds, over)
 
 
@@ -62,9 +62,9 @@ def _print_experiment(
         print_rows(shown, Output.table, columns)
     else:
         print_rows([row for row in shown if row["level"] == "utterance"], Output.table, columns)
-        print()
+        show("")
     if over and over[0]["folds"] > 1:
-        print(
+        show(
             f"over {over[0]['folds']} of {over[0]['of_folds']} folds, in percent: mean and deviation over folds, "
             "and pooled over their utterances"
         )

@@ -42,7 +42,7 @@ def need(what: str) -> None:
         MissingExtraError: if PyAV is not installed.
     """
     if not is_installed():
-        raise MissingExtraError(f"{what}: the sound of video files is read with PyAV: pip install 'tfser[video]'")
+        raise MissingExtraError(f"{what}: the sound of video files is read with PyAV: pip install '.[video]'")
 
 
 def read(path: Path, start_s: float | None, end_s: float | None) -> tuple[Samples, int, bool]:
