@@ -153,8 +153,8 @@ def _pooled(connection: Connection, ids: Sequence[str], selection: str) -> dict[
         "WITH counts AS (SELECT r.seed, c.label, coalesce(sum(c.count) FILTER (c.label = c.predicted), 0) AS hits, "
         "sum(c.count) AS total FROM confusion c JOIN runs r USING (run_id) WHERE list_contains(?, c.run_id) AND c.selection = ? "
         "AND c.level = 'utterance' GROUP BY ALL HAVING sum(c.count) > 0), "
-        "seeds AS (SELECT seed, avg(hits / total) AS UA, sum(hits) / sum(total) AS WA FROM counts GROUP BY seed) "
-        "SELECT avg(UA) AS pooled_UA, avg(WA) AS pooled_WA FROM seeds",
+        "seeds AS (SELECT seed, avg(hits / total ORDER BY label) AS UA, sum(hits) / sum(total) AS WA FROM counts GROUP BY seed) "
+        "SELECT avg(UA ORDER BY seed) AS pooled_UA, avg(WA ORDER BY seed) AS pooled_WA FROM seeds",
         [list(ids), selection],
     )
     return {name: found[0][name] for name in ("pooled_UA", "pooled_WA")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VERSION = 8
+VERSION = 9
 """Raised when a table changes: an older catalogue is then rebuilt from the files, never read."""
 
 
