@@ -61,7 +61,7 @@ def _os_message(error: OSError) -> str:
     paths = [os.fsdecode(path) for path in (error.filename, error.filename2) if isinstance(path, (str, bytes))]
     where = " to ".join(paths) or "a file or folder that the system does not name"
     way_out = _WAY_OUT.get(error.errno or 0)
-    return f"{where}: {error.strerror.lower()}; {f'{way_out} ({_DEBUG})' if way_out else _DEBUG}"
+    return f"{where}: {(error.strerror or '').lower()}; {f'{way_out} ({_DEBUG})' if way_out else _DEBUG}"
 
 
 def _parser_message(error: Any, names: Names) -> str:
