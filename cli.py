@@ -20,6 +20,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.display import (
     Lines,
     Output,
+    ReaderGoneError,
     TableOutput,
     bar,
     count,
@@ -54,7 +55,7 @@ class _Group(TyperGroup):
         try:
             refuse_empty(words)
             code = super().main(words, *rest, **named)
-        except BrokenPipeError:  # whoever reads our output has enough
+        except ReaderGoneError:
             code = 0
         except Exception as error:
             if debug:
@@ -68,7 +69,7 @@ class _Group(TyperGroup):
         except KeyboardInterrupt:
             code = INTERRUPTED
         if code == INTERRUPTED:  # the parser of options turns Ctrl-C into this, too
-            say(f"tfser: {interrupted(words, list(self.commands))}")
+            say(f"tfser: {interrupted(words)}")
         if standalone:
             sys.exit(finish(code if isinstance(code, int) else 0))
         return code

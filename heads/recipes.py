@@ -42,7 +42,7 @@ class Recipe(Settings):
     optimiser: Optimiser = "adam"
     """What follows the gradient."""
     lr: float = 1e-3
-    """The learning rate after the warm-up, which the schedule then lowers."""
+    """Learning rate after the warm-up, which the schedule then lowers."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's and AdamW's; for SGD and RMSprop the first is the momentum, and RMSprop's second smooths the squares."""
     weight_decay: float = 0.0

@@ -6,7 +6,6 @@ All of it is read from the dataclasses themselves: the fields, their types, and 
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
 import re
 import textwrap
@@ -79,7 +78,6 @@ def unknown_setting(spec: HeadSpec, name: str, known: list[str]) -> UnknownSetti
     return UnknownSettingError(str(unknown("setting", name, known, listed_by=f"tfser heads {spec.name}")))
 
 
-@functools.cache
 def meanings(kind: type[Settings]) -> dict[str, str]:
     """Return what the fields of a class mean, by name: the text below each.
 

@@ -60,6 +60,10 @@ class TableOutput(StrEnum):
     latex = "latex"
 
 
+class ReaderGoneError(Exception):
+    """Whoever read standard output has enough."""
+
+
 class Lines(tuple[str, ...]):
     """A cell of several lines; a line end within a text is shown as an escape."""
 
@@ -103,8 +107,8 @@ def _to_output() -> Iterator[None]:
     """Name standard output in the system's error over it, which names no file; a reader who has enough is no error."""
     try:
         yield
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError as error:
+        raise ReaderGoneError from error
     except OSError as error:
         raise TfserError(f"standard output: cannot be written ({(error.strerror or str(error)).lower()})") from error
 

@@ -14,7 +14,7 @@ from typing import Any
 from tfser.manifests.errors import TfserError, UsageError, first_line
 
 INTERRUPTED = 130
-KEEPS_WORK = frozenset(("scan", "extract", "train", "ablate", "sweep", "reproduce", "demo", "collapse"))
+KEEPS_WORK = frozenset(("scan", "extract", "train", "ablate", "sweep", "reproduce", "demo", "cache collapse"))
 """Commands that find what they did when they are run again."""
 
 _DEBUG = "run again with --debug for the traceback"
@@ -94,9 +94,8 @@ def refuse_empty(words: Sequence[str]) -> None:
             raise UsageError(f"{option}: the value is empty; give one, or leave it out")
 
 
-def interrupted(words: Sequence[str], commands: Sequence[str]) -> str:
+def interrupted(words: Sequence[str]) -> str:
     """Return what is said after Ctrl-C: whether the same command goes on where it was."""
-    command = next((word for word in words if word in commands or word in KEEPS_WORK), "")
-    if command in KEEPS_WORK:
+    if " ".join(words[:2]) in KEEPS_WORK or " ".join(words[:1]) in KEEPS_WORK:
         return "interrupted; what was finished is safe, run the same command again to go on"
     return "interrupted"
