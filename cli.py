@@ -6,9 +6,6 @@ Heavy imports stand inside the commands, so that `tfser --help` is instant. A `T
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -21,25 +18,29 @@ from typer.core import TyperGroup
 from tfser import __version__
 from tfser.manifests.cache import Cache
 from tfser.manifests.display import (
+    Lines,
     Output,
+    ReaderGoneError,
     TableOutput,
     bar,
     count,
-    output_to,
+    print_json,
     print_rows,
     say,
+    show,
     size,
     utterance_bar,
 )
 from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.failures import INTERRUPTED, describe, interrupted, refuse_empty
+from tfser.manifests.outputs import check_output, format_of, output_to, write_parquet
+from tfser.manifests.streams import finish, is_file, make_ready, readable, standard_input
 
 if TYPE_CHECKING:
     from tfser.heads.experiment import Experiment, Request
     from tfser.heads.sweep_runs import Failure
     from tfser.manifests.audit_report import AuditReport
     from tfser.pipeline.scan import ScanReport
-
-INTERRUPTED = 130
 
 
 class _Group(TyperGroup):
@@ -48,43 +49,52 @@ class _Group(TyperGroup):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **named: Any) -> Any:
         words = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in words
+        words = [w for w in words if w != "--debug"]
         named["standalone_mode"], standalone = False, named.get("standalone_mode", True)
         try:
-            code = super().main([w for w in words if w != "--debug"], *rest, **named)
+            refuse_empty(words)
+            code = super().main(words, *rest, **named)
+        except ReaderGoneError:
+            code = 0
         except Exception as error:
             if debug:
                 raise
-            code = _report(error)
+            if type(error).__name__ == "NoArgsIsHelpError":
+                print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
+                code = error.exit_code  # type: ignore[attr-defined]
+            else:
+                message, code = describe(error, _NAMES)
+                say(f"tfser: {message}")
         except KeyboardInterrupt:
             code = INTERRUPTED
         if code == INTERRUPTED:  # the parser of options turns Ctrl-C into this, too
-            print("tfser: interrupted; what was finished is safe, run the same command again to go on", file=sys.stderr)
+            say(f"tfser: {interrupted(words)}")
         if standalone:
-            sys.exit(code if isinstance(code, int) else 0)
+            sys.exit(finish(code if isinstance(code, int) else 0))
         return code
 
 
-def _report(error: Exception) -> int:
-    """Print an error as one line and return the exit code."""
-    code = getattr(error, "exit_code", 1)
-    if isinstance(error, TfserError):
-        message = str(error)
-    elif type(error).__name__ == "NoArgsIsHelpError":
-        print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
-        return int(code)
-    elif hasattr(error, "format_message"):  # an error of the option parser
-        path = getattr(getattr(error, "ctx", None), "command_path", "tfser")
-        message = f"{error.format_message()} (see `{path} --help`)"
-    elif isinstance(error, OSError) and error.strerror:
-        message = f"{error.filename or 'a file'}: {error.strerror.lower()} (run again with --debug for the traceback)"
-    elif type(error).__name__ == "Abort":
-        message, code = "stopped", 1
-    else:
-        first = (str(error).splitlines() or [""])[0]
-        message = f"{type(error).__name__}: {first} (run again with --debug for the traceback, and report it)"
-    print(f"tfser: {message}", file=sys.stderr)
-    return int(code)
+def _known_heads() -> list[str]:
+    from tfser.heads import HEADS
 
+    return list(HEADS)
+
+
+def _known_corpora() -> list[str]:
+    from tfser.pipeline.corpora import CORPORA
+
+    return list(CORPORA)
+
+
+def _known_settings() -> list[str]:
+    from tfser.heads.setting_list import setting_names
+    from tfser.pipeline.upstreams import UPSTREAMS
+
+    return [*setting_names(), *(name for upstream in UPSTREAMS.values() for name in upstream.options)]
+
+
+_NAMES = {"head": _known_heads, "corpus": _known_corpora, "setting": _known_settings}
+"""What an error of the option parser can list."""
 
 app = typer.Typer(
     cls=_Group,
@@ -235,7 +245,7 @@ def _pairs(option: str, items: Iterable[str] | None) -> dict[str, str]:
 @app.callback(invoke_without_command=True)
 def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        print(__version__)
+        show(__version__)
         raise typer.Exit
 
 
@@ -251,9 +261,10 @@ def corpora(cache: CacheDir = None, format: Format = Output.table) -> None:
     for name, reader in CORPORA.items():
         here = [c for c, about in scanned.items() if about["adapter"] == name]
         protocol = reader.default_protocol or ", ".join(sorted({scanned[c]["default_protocol"] or "-" for c in here}))
-        row = {"corpus": name, "default_protocol": protocol, "in_cache_as": ", ".join(here), "about": reader.summary}
+        row: dict[str, Any] = {"corpus": name, "default_protocol": protocol, "in_cache_as": ", ".join(here)}
+        row["about"] = reader.summary
         if format is Output.table:  # a second line, since three more columns would be too wide to read
-            row["about"] += f"\n{reader.licence}; {reader.page}"
+            row["about"] = Lines((reader.summary, f"{reader.licence}; {reader.page}"))
         else:
             row |= {"licence": reader.licence, "page": reader.page, "source": reader.source}
         rows.append(row)
@@ -451,9 +462,9 @@ def features(format: Format = Output.table) -> None:
 
     rows: list[dict[str, Any]] = []
     for name, upstream in UPSTREAMS.items():
-        row = {"features": name, "settings": ", ".join(upstream.options), "about": upstream.summary}
+        row: dict[str, Any] = {"features": name, "settings": ", ".join(upstream.options), "about": upstream.summary}
         if upstream.hub is not None:
-            row |= {"about": f"{upstream.summary}\n{upstream.hub}"} if format is Output.table else {"hub": upstream.hub}
+            row |= {"about": Lines((upstream.summary, upstream.hub))} if format is Output.table else {"hub": upstream.hub}
         rows.append(row)
     print_rows(rows, format)
     say("and any wav2vec 2.0, HuBERT, WavLM or Whisper by its hub id or folder: --features organisation/name")
@@ -463,10 +474,25 @@ def features(format: Format = Output.table) -> None:
 
 
 @app.command()
-def heads(format: Format = Output.table) -> None:
-    """List the heads with their presets (architectures) and recipes (ways of training); the first of each is the default."""
+def heads(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A head: its settings, with default and meaning.")] = None,
+    preset: Annotated[str | None, typer.Option("--preset", metavar="NAME", help="With NAME: the defaults of this one.")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", metavar="NAME", help="With NAME: the defaults of this one.")] = None,
+    format: Format = Output.table,
+) -> None:
+    """List the heads with their presets (architectures) and recipes (ways of training), or what `--set` takes for one head."""
     from tfser.heads import HEADS, head, lineages
 
+    if name is not None:
+        from tfser.heads.setting_list import settings_of
+
+        spec = head(name)
+        print_rows(settings_of(spec, preset, recipe), format)
+        say(f"defaults of preset {preset or spec.default_preset} and recipe {recipe or spec.default_recipe}")
+        say(f"presets: {', '.join(spec.presets)}; recipes: {', '.join(spec.recipe_names)}")
+        return
+    if preset or recipe:
+        raise UsageError("--preset and --recipe go with the name of a head: tfser heads NAME")
     rows: list[dict[str, Any]] = []
     for name in HEADS:
         spec = head(name)
@@ -481,7 +507,7 @@ def heads(format: Format = Output.table) -> None:
     shared = lineages.listed()
     if format is Output.table:
         print_rows(rows, format)
-        print("\nrecipes of published lineages, for every head with a network, and the selections that they report:")
+        show("", "recipes of published lineages, for every head with a network, and the selections that they report:")
         print_rows(shared, format, ["recipe", "reports", "about"])
         say("selections that begin with test- chose their epoch on the test fold: upper bounds, and no results")
     else:
@@ -856,22 +882,24 @@ def scores(
     output: OutputFile = None,
 ) -> None:
     """List scores over folds and seeds, with intervals over speakers; or by seed, fold, class, speaker, session."""
-    from tfser.heads.fit_columns import fitted, terminal_width
+    from tfser.heads.fit_columns import fitted
     from tfser.heads.score_tables import MAY_GO, shown, table
     from tfser.manifests.catalogue import open_catalogue
+    from tfser.manifests.display import terminal_width
+
+    kind = _kind_of(format, output)
 
     with open_catalogue(Cache(cache)) as connection:
         found = table(connection, by=by, prefix=experiment or "", selection=selection, segments=segments, clusters=clusters)
 
-    def show() -> None:
+    def for_people() -> None:
         lines, below = shown(found, by)
         lines, narrow = fitted(lines, terminal_width(), MAY_GO)
         if lines:
             print_rows(lines, Output.table)
-        for line in (*narrow, *below):
-            print(line)
+        show(*narrow, *below)
 
-    _deliver(found, format, output, show)
+    _deliver(found, kind, output, for_people)
 
 
 @app.command()
@@ -895,34 +923,32 @@ def compare(
     from tfser.heads.outcomes import find, read_outcome
     from tfser.manifests.catalogue import open_catalogue
 
+    kind = _kind_of(format, output)
     with open_catalogue(Cache(cache)) as connection:
         sides = [read_outcome(connection, find(connection, name), selection=selection, level=level) for name in (a, b)]
     found = run_compare(sides[0], sides[1], metric=metric, clusters=clusters, common=common)
-    _deliver(found.rows(), format, output, lambda: print_comparison(found), as_json=found.to_dict())
+    _deliver(found.rows(), kind, output, lambda: print_comparison(found), as_json=found.to_dict())
 
 
 def _deliver(
     found: Sequence[dict[str, Any]],
-    format: SqlOutput | None,
+    kind: SqlOutput,
     output: Path | None,
-    show: Callable[[], None],
+    for_people: Callable[[], None],
     *,
     as_json: Any = None,
 ) -> None:
-    """Write rows as asked: `show` prints the table for people; `as_json`, if given, stands for the rows in JSON."""
-    kind = _kind_of(format, output)
+    """Write rows as asked: `for_people` prints the table; `as_json`, if given, stands for the rows in JSON."""
     if kind is SqlOutput.parquet and output is not None:
         import pyarrow as pa
 
-        from tfser.manifests.files import write_table
-
-        write_table(output.absolute(), pa.Table.from_pylist(list(found)))
+        write_parquet(output, pa.Table.from_pylist(list(found)))
     else:
         with output_to(output):
             if kind is SqlOutput.table:
-                show()
+                for_people()
             elif kind is SqlOutput.json and as_json is not None:
-                print(json.dumps(as_json, indent=2, ensure_ascii=False))
+                print_json(as_json)
             else:
                 print_rows(found, Output(kind.value))
     if output is not None:
@@ -930,8 +956,10 @@ def _deliver(
 
 
 def _kind_of(format: SqlOutput | None, output: Path | None) -> SqlOutput:
-    """Return how to write: as asked, else by the output's suffix, else a table."""
-    kind = format or next((f for f in SqlOutput if output and output.suffix == f".{f.value}"), SqlOutput.table)
+    """Return how to write: as asked, else by the output's suffix (.txt: a table), else a table; and look at the output."""
+    check_output(output)
+    suffix = None if format or output is None else format_of(output, ("csv", "json", "parquet", "txt"))
+    kind = format or (SqlOutput.table if suffix in (None, "txt") else SqlOutput(suffix))
     if kind is SqlOutput.parquet and output is None:
         raise UsageError("--format parquet needs --output FILE")
     return kind
@@ -1018,19 +1046,20 @@ def demo(
     here = f"--cache {store.root}"
     say(f"$ tfser extract --corpus synthetic {here}")
     extract("synthetic", cache=store.root)
-    say(f"\n$ tfser audit {here}")
+    say("", f"$ tfser audit {here}")
     audit(cache=store.root)
     for name, more in (("mean_pool", None), ("tf_transformer", epochs)):
-        say(f"\n$ tfser train --head {name} --fold all" + (f" --epochs {more} {here}" if more else f" {here}"))
+        say("", f"$ tfser train --head {name} --fold all" + (f" --epochs {more} {here}" if more else f" {here}"))
         _prepare_torch("auto", None, keep_memory=True)
         _train(store, Request(head=name, epochs=more, corpus="synthetic"), Output.table)
-    say(f"\n$ tfser scores {here}")
+    say("", f"$ tfser scores {here}")
     scores(cache=store.root)
     say(
-        f"\ndone in {time.monotonic() - start:.0f} s; everything lies in {store.root}. These sounds are "
-        "made up: the scores say that the machinery works, nothing about speech. Go on with\n"
-        f"  tfser sql 'SELECT label, predicted, sum(count) AS n FROM confusion GROUP BY ALL ORDER BY ALL' {here}\n"
-        "  tfser extract --corpus emodb --root FOLDER"
+        "",
+        f"done in {time.monotonic() - start:.0f} s; everything lies in {store.root}. These sounds are "
+        "made up: the scores say that the machinery works, nothing about speech. Go on with",
+        f"  tfser sql 'SELECT label, predicted, sum(count) AS n FROM confusion GROUP BY ALL ORDER BY ALL' {here}",
+        "  tfser extract --corpus emodb --root FOLDER",
     )
 
 
@@ -1049,21 +1078,22 @@ def sql(
     cache: CacheDir = None,
 ) -> None:
     """Ask the catalogue; tables and columns are in docs/schema.md (`tfser manifest schema`)."""
-    from tfser.manifests.catalogue import open_catalogue, select, select_arrow
+    from tfser.manifests.catalogue import open_catalogue
+    from tfser.manifests.statements import select, select_arrow
 
     kind = _kind_of(format, output)
     text = _query_text(query)
     with open_catalogue(Cache(cache)) as connection:
         if kind is SqlOutput.parquet and output is not None:
-            from tfser.manifests.files import write_table
-
             table = select_arrow(connection, text)
-            write_table(output.absolute(), table)
+            write_parquet(output, table)
             say(f"{count(table.num_rows, 'row')} written to {output}")
             return
-        result = select(connection, text)
-        names = _distinct([column[0] for column in result.description or ()])
-        rows = [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+        found = select(connection, text)
+    names = _distinct(found.names)
+    rows: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in found.rows]
+    if found.is_plan and kind is SqlOutput.table:  # a drawing, whose lines are lines
+        rows = [{name: Lines(str(value).split("\n")) for name, value in row.items()} for row in rows]
     with output_to(output):
         print_rows(rows, Output(kind.value), names)
     if output is not None:
@@ -1075,13 +1105,14 @@ def _query_text(query: str) -> str:
     if query == "-":
         if sys.stdin.isatty():
             raise UsageError("give a SELECT, a file that holds one, or send one to standard input")
-        return sys.stdin.read()
-    if "\n" not in query and len(query) < 1000:
-        if Path(query).is_file():
-            return Path(query).read_text(encoding="utf-8")
-        if query.endswith(".sql"):
-            raise UsageError(f"{query}: no such file")
-    return query
+        return standard_input()
+    if is_file(query):
+        from tfser.manifests.texts import read_text
+
+        return read_text(Path(query), query)
+    if query.endswith(".sql") and len(query.split()) == 1:
+        raise UsageError(f"{query}: no such file")
+    return readable(query, "SQL")
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
@@ -1203,7 +1234,8 @@ def _print_reports(reports: Sequence[AuditReport], format: AuditOutput) -> None:
     findings = [f for report in reports for f in report.findings]
     if format is AuditOutput.markdown:
         command = " ".join(["tfser", *sys.argv[1:]])
-        print("\n\n".join(audit_report.markdown(report, command, __version__) for report in reports))
+        text = "\n\n".join(audit_report.markdown(report, command, __version__) for report in reports)
+        show(*text.split("\n"))
     elif format is not AuditOutput.table:
         print_rows([f.to_dict() for f in findings], Output(format.value), audit_report.COLUMNS)
     else:
@@ -1213,7 +1245,7 @@ def _print_reports(reports: Sequence[AuditReport], format: AuditOutput) -> None:
         print_rows(lines, Output.table)
         for report in reports:
             if report.matched is not None and (who := audit_report.leaks(report.findings)):
-                print(f"\nspeakers on both sides of {report.protocol}:")
+                show("", f"speakers on both sides of {report.protocol}:")
                 print_rows(who, Output.table)
 
 
@@ -1252,7 +1284,7 @@ def protocol_show(
     with open_catalogue(store) as connection:
         about = describe(connection, name, chosen)
     if format is Output.json:
-        print(json.dumps(about, indent=2, ensure_ascii=False))
+        print_json(about)
         return
     for line in headline(about):
         say(line)
@@ -1263,7 +1295,9 @@ def protocol_show(
 def protocol_export(
     output: Annotated[Path, typer.Option("--output", metavar="FILE", help="Where to; of audformat, a folder.")],
     protocol: Annotated[str | None, typer.Argument(help="Its name; the corpus's default if left out.")] = None,
-    format: Annotated[str, typer.Option("--format", help="csv, json or audformat.")] = "csv",
+    format: Annotated[
+        str | None, typer.Option("--format", help="csv, json or audformat; by the output's suffix if left out.")
+    ] = None,
     corpus: Corpus = None,
     labels: Labels = None,
     validation: Validation = None,
@@ -1285,9 +1319,7 @@ def manifest_rebuild(cache: CacheDir = None) -> None:
     """Build the catalogue anew from the cache's files."""
     from tfser.manifests.catalogue import refresh
 
-    store = Cache(cache)
-    if not store.root.is_dir():
-        raise UsageError(f"no cache at {store.root}; name another with --cache")
+    store = Cache(cache).require()
     refresh(store, rebuild=True)
     say(f"rebuilt {store.catalogue}")
 
@@ -1295,11 +1327,11 @@ def manifest_rebuild(cache: CacheDir = None) -> None:
 @manifest_app.command("path")
 def manifest_path(cache: CacheDir = None) -> None:
     """Print where the catalogue lies, brought up to date."""
-    from tfser.manifests.catalogue import open_catalogue
+    from tfser.manifests.catalogue import refresh
 
-    store = Cache(cache)
-    with open_catalogue(store):
-        print(store.catalogue)
+    store = Cache(cache).require()
+    refresh(store)  # and not a private copy of it, which would have no path
+    show(str(store.catalogue))
 
 
 @manifest_app.command("schema")
@@ -1315,7 +1347,7 @@ def manifest_schema(
             | {"columns": [{"name": n, "type": k, "meaning": m} for n, k, m in t.columns]}
             for t in schema.TABLES
         ]
-        print(json.dumps(tables, indent=2, ensure_ascii=False))
+        print_json(tables)
     elif format == "markdown":
         print(schema.markdown(), end="")
     else:
@@ -1341,7 +1373,7 @@ def cache_du(cache: CacheDir = None, format: Format = Output.table) -> None:
     """Print the room that each part of the cache takes."""
     from tfser.pipeline.storage import usage
 
-    store = Cache(cache)
+    store = Cache(cache).require()
     parts = usage(store)
     rows: list[dict[str, Any]] = [{"part": name, "bytes": size} for name, size in parts.items()]
     rows.append({"part": "all", "bytes": sum(parts.values())})
@@ -1363,8 +1395,7 @@ def cache_verify(
     store = Cache(cache)
     problems = verify(store, repair=repair)
     if format is Output.table:
-        for problem in problems:
-            print(problem)
+        show(*problems)
     else:
         print_rows([{"problem": p} for p in problems], format, ["problem"])
     if problems and repair:
@@ -1443,14 +1474,8 @@ def cache_collapse(
 
 def main() -> None:
     """Run the program."""
-    with contextlib.suppress(BrokenPipeError):
-        try:
-            app()
-        finally:
-            with contextlib.suppress(BrokenPipeError):
-                sys.stdout.flush()
-        return
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    make_ready()
+    app()
 
 
 if __name__ == "__main__":

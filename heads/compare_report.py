@@ -8,7 +8,7 @@ from tfser.heads.compare import Comparison, Row, notes, wins
 from tfser.heads.outcomes import Outcome
 from tfser.heads.score_tables import legend, marks
 from tfser.heads.statistics import Interval
-from tfser.manifests.display import Output, count, print_rows
+from tfser.manifests.display import Output, count, print_rows, show
 
 _MOST_SPEAKERS = 30
 """Of more, the table would hide the rest; they are in --format json."""
@@ -18,25 +18,25 @@ def print_comparison(of: Comparison) -> None:
     """Print a comparison to standard output."""
     for letter, side in (("A", of.a), ("B", of.b)):
         seeds = ", ".join(map(str, side.seeds))
-        print(f"{letter}  {side.subject.name}  (seed{'s' if len(side.seeds) > 1 else ''} {seeds}; audit {side.audit})")
+        show(f"{letter}  {side.subject.name}  (seed{'s' if len(side.seeds) > 1 else ''} {seeds}; audit {side.audit})")
     clusters = count(of.score.difference.clusters, of.clustered_by)
     about = f"{count(len(of.a.keys), of.a.level)} of {clusters}, selection {of.a.selection}"
-    print(f"{about}; percent, with 95 % intervals over {of.clustered_by}s")
-    print()
+    show(f"{about}; percent, with 95 % intervals over {of.clustered_by}s")
+    show("")
     print_rows([_line(of, row, "score", row.name) for row in of.scores], Output.table)
-    print()
+    show("")
     for line in in_words(of):
-        print(line)
-    print()
+        show(line)
+    show("")
     print_rows([_line(of, row, "recall of", row.name) for row in of.classes], Output.table)
     if 1 < len(of.speakers) <= _MOST_SPEAKERS:
-        print()
+        show("")
         print_rows([_line(of, row, of.clustered_by, row.name) for row in of.speakers], Output.table)
     below = [*notes(of), *legend([_as_row(of.a), _as_row(of.b)])]
     if below:
-        print()
+        show("")
     for line in below:
-        print(line)
+        show(line)
 
 
 def in_words(of: Comparison) -> list[str]:

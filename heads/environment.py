@@ -60,12 +60,12 @@ OPTIONAL = (
     Optional(
         package="mamba-ssm",
         purpose="fused scan of tf_mamba on an NVIDIA GPU",
-        action="pip install 'tfser[cuda]'",
+        action="pip install '.[cuda]'",
     ),
     Optional(package="triton", purpose="needed by mamba-ssm", action="comes with torch for CUDA"),
     Optional(package="einops", purpose="needed by mamba-ssm", action="pip install einops"),
-    Optional(package="av", purpose="sound of video files (mp4, m4a)", action="pip install 'tfser[video]'"),
-    Optional(package="audformat", purpose="corpora that are databases in audformat", action="pip install 'tfser[audformat]'"),
+    Optional(package="av", purpose="sound of video files (mp4, m4a)", action="pip install '.[video]'"),
+    Optional(package="audformat", purpose="corpora that are databases in audformat", action="pip install '.[audformat]'"),
 )
 
 _MODULES = {"scikit-learn": "sklearn", "huggingface-hub": "huggingface_hub"}  # where a module has another name

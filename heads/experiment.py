@@ -18,6 +18,7 @@ from tfser.heads.base import HeadSpec, Settings
 from tfser.heads.precision import settle_precision
 from tfser.heads.recipes import Recipe
 from tfser.heads.runs import digest
+from tfser.heads.setting_list import unknown_setting
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import Connection, open_catalogue, rows
 from tfser.manifests.choices import choose_protocol
@@ -219,7 +220,7 @@ def _with_settings(
         recipe_names = {name: value for name, value in recipe_names.items() if name in spec.recipe_settings}
     for key in settings:
         if key not in recipe_names and key not in config_names:
-            raise unknown("setting", key, [*recipe_names, *config_names])
+            raise unknown_setting(spec, key, [*recipe_names, *config_names])
     of_recipe = {k: v for k, v in settings.items() if k in recipe_names}
     if "epochs" in of_recipe and "warmup_epochs" not in of_recipe:  # a short training warms up for half of it at most
         epochs = recipe.with_settings({"epochs": of_recipe["epochs"], "warmup_epochs": "0"}).epochs

@@ -6,19 +6,12 @@ what is not shown: of a column with one value all the way down that value, of an
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfser.manifests.display import cell
 
 _GAP = 2
-
-
-def terminal_width() -> int | None:
-    """Return the columns of the terminal that standard output goes to, None if it goes elsewhere."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def fitted(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tfser.heads.profile import Profile
-from tfser.manifests.display import Output, count, print_rows, say, short
+from tfser.manifests.display import Output, count, print_rows, say, short, show
 
 
 def print_profiles(found: Sequence[Profile]) -> None:
     """Print profiles for people, under lines that say how they were measured."""
     of = found[0]
-    print(
+    show(
         f"{of.processor} ({of.device}), {count(of.threads, 'CPU thread')}, {of.precision}: "
         f"{count(of.batch_size, 'utterance')} of {count(of.frames, 'frame')}, {of.classes} classes"
         + "".join(f"; scan {scan}" for scan in sorted({one.config["scan"] for one in found if one.config.get("branches")}))
@@ -20,7 +20,7 @@ def print_profiles(found: Sequence[Profile]) -> None:
     for one in found:
         fed.setdefault(f"{one.samples} x {one.sample_frames} x {one.width}", []).append(one.head)
     for shape, names in fed.items():
-        print(f"  {', '.join(dict.fromkeys(names))}: {shape}")
+        show(f"  {', '.join(dict.fromkeys(names))}: {shape}")
 
     def megabytes(number: int | None) -> float | str:
         return "n/a" if number is None else _three(number / 1e6)

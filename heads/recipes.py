@@ -40,7 +40,9 @@ class Recipe(Settings):
     """One line for people; changes nothing."""
 
     optimiser: Optimiser = "adam"
+    """What follows the gradient."""
     lr: float = 1e-3
+    """Learning rate after the warm-up, which the schedule then lowers."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's and AdamW's; for SGD and RMSprop the first is the momentum, and RMSprop's second smooths the squares."""
     weight_decay: float = 0.0
@@ -54,12 +56,17 @@ class Recipe(Settings):
     floor: float = later(0.0)
     """As a share of ``lr``."""
     period_epochs: float = later(10.0)
+    """Of restarts, step and cyclic: the length of a period."""
     period_growth: float = later(1.0)
+    """Of restarts: each period is so many times as long as the one before."""
     step_factor: float = later(0.5)
+    """Of step: the learning rate is multiplied by it."""
     peak: float = later(2.0)
+    """Of cyclic: the highest learning rate, as a multiple of ``lr``."""
     warmup_epochs: float = 0.0
     """The learning rate climbs linearly from zero over so many epochs; may be a fraction."""
     epochs: int = 50
+    """Passes over the training utterances."""
     steps: int | None = later(None)
     """Instead of ``epochs``: so many steps of the optimiser, rounded up to whole epochs."""
     batch_size: int = 64
@@ -68,6 +75,7 @@ class Recipe(Settings):
     grad_clip: float = 0.0
     """Largest global norm of the gradient; 0: not clipped."""
     label_smoothing: float = 0.0
+    """The share of a label that is spread evenly over all classes."""
     class_weights: ClassWeights = "none"
     """balanced: each class weighs as if the training utterances were spread evenly over the classes; inverse-sqrt and effective
     lie between that and none, see `tfser.heads.losses.class_weights`."""
@@ -81,6 +89,7 @@ class Recipe(Settings):
     cmdt: float = 0.0
     """Weight (lambda, Eq. 9) of TF-Mamba's CMDT loss, see `tfser.heads.losses`; 0: none."""
     cmdt_temperature: float = 0.1
+    """The similarities of the CMDT loss are divided by it."""
     cmdt_bins: int | None = 8
     """The lowest so many frequencies are compared; None: all."""
     cmdt_similarity: Similarity = "complex"
@@ -116,9 +125,11 @@ class Recipe(Settings):
     """Each epoch moves each training segment's start by up to half a hop either way."""
 
     time_masks: int = 0
+    """How many stretches of time are hidden in each sample."""
     time_mask_frames: int = 0
     """Each of ``time_masks`` masks hides 0 to so many consecutive frames of a sample."""
     band_masks: int = 0
+    """How many ranges of features are hidden in each sample."""
     band_mask_bands: int = 0
     """Each of ``band_masks`` masks hides 0 to so many neighbouring features (Mel bands) of a sample."""
     gain_db: float = 0.0

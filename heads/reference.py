@@ -75,6 +75,7 @@ class SVMConfig(Settings):
     C: float = 1.0
     """Largest weight of a training utterance."""
     kernel: Kernel = "rbf"
+    """The similarity of two utterances: of their distance (rbf), or their inner product (linear)."""
     width: float = 1.0
     """Of the rbf kernel: how fast it falls with the squared distance per input."""
 

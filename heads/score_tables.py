@@ -86,7 +86,8 @@ _AUDITS = "SELECT experiment, if(bool_or(audit = 'overridden'), 'overridden', 'p
 
 
 def _experiments(connection: Connection, which: Sequence[Any], clusters: str | None) -> list[dict[str, Any]]:
-    over = ", ".join(f"avg(f.{m}) AS {m}, stddev_samp(f.{m}) AS {m}_std" for m in METRICS)
+    by = "f.seed, f.fold"
+    over = ", ".join(f"avg(f.{m} ORDER BY {by}) AS {m}, stddev_samp(f.{m} ORDER BY {by}) AS {m}_std" for m in METRICS)
     found = rows(
         connection,
         f"WITH f AS (SELECT * FROM fold_scores WHERE {_WHICH}), s AS (SELECT * FROM scores WHERE {_WHICH}), "
@@ -94,9 +95,11 @@ def _experiments(connection: Connection, which: Sequence[Any], clusters: str | N
         "over_seeds AS (SELECT experiment, selection, level, any_value(head) AS head, any_value(preset) AS preset, "
         "any_value(recipe) AS recipe, any_value(corpus) AS corpus, any_value(protocol) AS protocol, "
         "any_value(feature_set) AS feature_set, any_value(epochs) AS epochs, list(seed ORDER BY seed) AS seeds, "
-        "max(folds) AS folds, any_value(of_folds) AS of_folds, stddev_samp(UA) AS UA_std_seeds, stddev_samp(WA) AS WA_std_seeds, "
-        "avg(pooled_UA) AS pooled_UA, avg(pooled_WA) AS pooled_WA, "
-        "sum(seconds) AS seconds, if(bool_or(audit = 'overridden'), 'overridden', 'passed') AS audit FROM s GROUP BY ALL) "
+        "max(folds) AS folds, any_value(of_folds) AS of_folds, "
+        "stddev_samp(UA ORDER BY seed) AS UA_std_seeds, stddev_samp(WA ORDER BY seed) AS WA_std_seeds, "
+        "avg(pooled_UA ORDER BY seed) AS pooled_UA, avg(pooled_WA ORDER BY seed) AS pooled_WA, "
+        "sum(seconds ORDER BY seed) AS seconds, if(bool_or(audit = 'overridden'), 'overridden', 'passed') AS audit "
+        "FROM s GROUP BY ALL) "
         f"SELECT * FROM over_seeds JOIN over_runs USING (experiment, selection, level) ORDER BY {_ORDER}",
         [*which, *which],
     )
@@ -158,7 +161,7 @@ def _by_part(connection: Connection, by: str, which: Sequence[Any]) -> list[dict
     """Return a row a fold, speaker or session: the means over the seeds, with deviations over them."""
     names = METRICS if by == "fold" else ("UA", "WA")
     key = by if by == "fold" else f"corpus, {by}"
-    over = ", ".join(f"avg({m}) AS {m}, stddev_samp({m}) AS {m}_std" for m in names)
+    over = ", ".join(f"avg({m} ORDER BY seed) AS {m}, stddev_samp({m} ORDER BY seed) AS {m}_std" for m in names)
     extra = "" if by == "fold" else ", any_value(n_by_class) AS n_by_class"
     return rows(
         connection,
@@ -170,7 +173,7 @@ def _by_part(connection: Connection, by: str, which: Sequence[Any]) -> list[dict
 
 def _by_class(connection: Connection, which: Sequence[Any], clusters: str | None) -> list[dict[str, Any]]:
     names = ("recall", "precision", "F1")
-    over = ", ".join(f"avg({m}) AS {m}, stddev_samp({m}) AS {m}_std" for m in names)
+    over = ", ".join(f"avg({m} ORDER BY seed) AS {m}, stddev_samp({m} ORDER BY seed) AS {m}_std" for m in names)
     found = rows(
         connection,
         "SELECT experiment, selection, level, class, list(seed ORDER BY seed) AS seeds, max(n) AS n, avg(hits) AS hits, "

@@ -31,7 +31,7 @@ def missing() -> str | None:
     """Return why the kernel cannot be imported, None if it can; says nothing of the device. Looked up once."""
     for name in _NEEDED:
         if importlib.util.find_spec(name) is None:
-            return f"the package {name.replace('_', '-')} is not installed (pip install 'tfser[cuda]', see docs/methods.md)"
+            return f"the package {name.replace('_', '-')} is not installed (pip install '.[cuda]', see docs/methods.md)"
     try:
         _kernel()
     except Exception as error:  # whatever a half-built package does

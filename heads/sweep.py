@@ -17,6 +17,7 @@ from tfser.heads import HEADS, REFERENCE_HEADS, head
 from tfser.heads.base import HeadSpec
 from tfser.heads.experiment import Experiment, Request, resolve
 from tfser.heads.fold_runs import audit_experiment, check_audit
+from tfser.heads.setting_list import UnknownSettingError
 from tfser.manifests.audit import Finding
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
@@ -306,7 +307,7 @@ def settle(cache: Cache, wanted: Sequence[Wanted], onto: Sequence[Entry] = ()) -
         try:
             settled = resolve(cache, each.request)
         except UsageError as error:
-            several = len({of.request.head for of in wanted}) > 1 and str(error).startswith("unknown setting")
+            several = len({of.request.head for of in wanted}) > 1 and isinstance(error, UnknownSettingError)
             hint = "; --set HEAD.KEY=VALUE changes it for one head alone" if several else ""
             raise UsageError(f"{_called(each.request)}: {error}{hint}") from error
         runs = [

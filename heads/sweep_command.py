@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfser.heads.sweep import HeadBlock, Plan, SweepRequest, estimate, feature_bytes, parse_seeds, plan_sweep
-from tfser.heads.sweep_results import check_output, check_selection, summary, write_runs
+from tfser.heads.sweep_results import check_runs_output, check_selection, summary, write_runs
 from tfser.heads.sweep_runs import Failure, run_here
-from tfser.heads.sweep_table import failure_lines, latex, print_plan, print_summary, print_table
+from tfser.heads.sweep_table import failure_lines, latex, markdown_notes, print_plan, print_summary, print_table
 from tfser.heads.sweep_view import SweepView
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import refresh
-from tfser.manifests.display import Output, TableOutput, count, print_rows, say
+from tfser.manifests.display import Output, TableOutput, count, print_rows, say, show
 from tfser.manifests.errors import unknown
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def sweep(
         TfserError: if an audit forbids a fold.
     """
     if output is not None:
-        check_output(output)
+        check_runs_output(output)
     prepare(how, request.device)
     plan = plan_sweep(cache, request)
     check_selection(plan, how.selection)
@@ -164,20 +164,20 @@ def _print_cells(lines: Sequence[dict[str, str]], columns: Sequence[str], format
     short, reasons = numbered(lines)
     print_table([{name: line[name] for name in columns} for line in short], format)
     if reasons:
-        print()
+        show("")
     for reason in reasons:
         if format is TableOutput.latex:
-            print(rf"\par\smallskip {latex(reason)}")
+            show(rf"\par\smallskip {latex(reason)}")
         else:
-            print(reason + ("  " if format is TableOutput.markdown else ""))
+            show(reason + ("  " if format is TableOutput.markdown else ""))
 
 
 def _print_notes(notes: Sequence[str], format: TableOutput) -> None:
     """Print what a reader has to know: where the table goes if that is for a paper, else to standard error."""
     if format is TableOutput.markdown:
-        print("\n" + "  \n".join(notes))
+        show("", *markdown_notes(notes))
     elif format is TableOutput.latex:
-        print("\n".join(rf"\par\smallskip {latex(note)}" for note in notes))
+        show(*(rf"\par\smallskip {latex(note)}" for note in notes))
     else:
         for note in notes:
             say(note)

@@ -153,8 +153,8 @@ def _pooled(connection: Connection, ids: Sequence[str], selection: str) -> dict[
         "WITH counts AS (SELECT r.seed, c.label, coalesce(sum(c.count) FILTER (c.label = c.predicted), 0) AS hits, "
         "sum(c.count) AS total FROM confusion c JOIN runs r USING (run_id) WHERE list_contains(?, c.run_id) AND c.selection = ? "
         "AND c.level = 'utterance' GROUP BY ALL HAVING sum(c.count) > 0), "
-        "seeds AS (SELECT seed, avg(hits / total) AS UA, sum(hits) / sum(total) AS WA FROM counts GROUP BY seed) "
-        "SELECT avg(UA) AS pooled_UA, avg(WA) AS pooled_WA FROM seeds",
+        "seeds AS (SELECT seed, avg(hits / total ORDER BY label) AS UA, sum(hits) / sum(total) AS WA FROM counts GROUP BY seed) "
+        "SELECT avg(UA ORDER BY seed) AS pooled_UA, avg(WA ORDER BY seed) AS pooled_WA FROM seeds",
         [list(ids), selection],
     )
     return {name: found[0][name] for name in ("pooled_UA", "pooled_WA")}
@@ -177,29 +177,32 @@ def write_runs(path: Path, cache: Cache, plan: Plan, selection: str) -> int:
     """Write one row a run to a Parquet or csv file, by its suffix; return how many.
 
     Raises:
-        UsageError: the file has another suffix.
+        UsageError: the file has another suffix, or is none that is written to.
     """
     import pyarrow as pa
 
-    from tfser.manifests.display import Output, output_to, print_rows
-    from tfser.manifests.files import write_table
+    from tfser.manifests.display import Output, print_rows
+    from tfser.manifests.outputs import output_to, write_parquet
 
-    check_output(path)
+    check_runs_output(path)
     with open_catalogue(cache) as connection:
         found = run_rows(connection, plan.entries, selection)
-    if path.suffix == ".parquet":
-        write_table(path.absolute(), pa.Table.from_pylist(found))
+    if path.suffix.casefold() == ".parquet":
+        write_parquet(path, pa.Table.from_pylist(found))
     else:
         with output_to(path):
             print_rows(found, Output.csv)
     return len(found)
 
 
-def check_output(path: Path) -> None:
-    """Refuse a file for results that is neither Parquet nor csv.
+def check_runs_output(path: Path) -> None:
+    """Refuse a file for results that is neither Parquet nor csv, or cannot be written, before anything is trained.
 
     Raises:
-        UsageError: it has another suffix.
+        UsageError: it is such a file.
     """
-    if path.suffix not in (".parquet", ".csv"):
+    from tfser.manifests.outputs import check_output
+
+    if path.suffix.casefold() not in (".parquet", ".csv"):
         raise UsageError(f"--output {path}: name a file that ends in .parquet or .csv")
+    check_output(path)

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfser.heads import head, lineages
-from tfser.heads.fit_columns import fitted, terminal_width
+from tfser.heads.fit_columns import fitted
 from tfser.heads.selections import LEAK, TEST_SIDE, mark
 from tfser.heads.statistics import FEW
 from tfser.heads.sweep import Estimate, Key, Plan, data_key
 from tfser.heads.sweep_runs import Failure
-from tfser.manifests.display import Output, TableOutput, count, print_rows, say, size
+from tfser.manifests.display import Output, TableOutput, count, print_rows, say, show, size, terminal_width
 
 _IN_LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -52,18 +52,18 @@ def print_summary(table: Sequence[Mapping[str, Any]], format: TableOutput, *, re
         for note in (*narrow, *notes):
             say(note)
     elif format is TableOutput.markdown:
-        print("\n".join(markdown_lines(lines)))
-        print("\n" + "  \n".join(notes))
+        show(*markdown_lines(lines))
+        show("", *markdown_notes(notes))
     else:
-        print("\n".join(latex_lines(lines, notes)))
+        show(*latex_lines(lines, notes))
 
 
 def print_table(lines: Sequence[Mapping[str, Any]], format: TableOutput) -> None:
     """Print lines for people as they are, in any format."""
     if format is TableOutput.markdown:
-        print("\n".join(markdown_lines(lines)))
+        show(*markdown_lines(lines))
     elif format is TableOutput.latex:
-        print("\n".join(latex_lines(lines, ())))
+        show(*latex_lines(lines, ()))
     else:
         print_rows(lines, Output(format.value))
 
@@ -171,6 +171,11 @@ def markdown_lines(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     rule = ["---" if name in _LEFT else "---:" for name in names]
     cells = [[str(line[name]).replace("|", r"\|") for name in names] for line in lines]
     return [f"| {' | '.join(row)} |" for row in (names, rule, *cells)]
+
+
+def markdown_notes(notes: Sequence[str]) -> list[str]:
+    """Return notes as lines of one Markdown paragraph, each on a line of its own."""
+    return [note + "  " for note in notes[:-1]] + list(notes[-1:])
 
 
 def latex_lines(lines: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> list[str]:

@@ -26,6 +26,7 @@ from tfser.heads.sweep_runs import Event
 from tfser.heads.sweep_table import duration
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue
+from tfser.manifests.display import visible
 
 if TYPE_CHECKING:
     from tfser.heads.training import EpochRecord
@@ -143,7 +144,7 @@ class SweepView:
             self._print(f"{self._count()} {self._called(run)}: UA {text}, {how}{self._left_text()}")
 
     def _print(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(visible(text), markup=False)
 
     def _count(self) -> str:
         done = sum(len(line.done) + line.failed for line in self._lines.values())

@@ -61,6 +61,7 @@ class TFMambaConfig(Settings):
     attention: bool = True
     """The self-attention encoder."""
     attention_heads: int = 8
+    """Of the self-attention encoder."""
     attention_mlp: float = 0.1875
     """Inner width of the encoder's feed-forward network, as a share of D (192 of 1024); 0: none. Ours."""
     branches: tuple[str, ...] = ("temporal", "frequency")
@@ -76,6 +77,7 @@ class TFMambaConfig(Settings):
     conv: int = 4
     """Frames that the temporal branch's convolution sees: this one and those before it."""
     filter: Filter = "power"
+    """Which bins the frequency branch keeps: those above a learned power, those below a learned frequency (cutoff), or all."""
     initial_cut: float = 0.5
     """The share of bins that the filter cuts at the beginning: of white noise (power), or from the top (cutoff)."""
     fusion_mlp: float = 0.3125

@@ -55,13 +55,17 @@ class TFTransformerConfig(Settings):
     joint: bool = True
     """The time-frequency encoder and CO-Transformer (TF-Trans)."""
     channels: int = 64
+    """Of the convolutions before the Transformers."""
     heads: int = 2
     """Attention heads of the time and the frequency Transformer."""
     joint_heads: int = 4
+    """Attention heads of the time-frequency encoder."""
     feed_forward: int = 512
     """Inner width of the time and the frequency Transformer's feed-forward network."""
     joint_feed_forward: int = 1024
+    """Inner width of the time-frequency encoder's feed-forward network."""
     dropout: float = 0.0
+    """In the Transformers, while training."""
 
     def __post_init__(self) -> None:
         if self.segment_frames <= 0 or self.segment_frames % 16:

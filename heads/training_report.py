@@ -11,7 +11,7 @@ from tfser.heads.fit_columns import fitted, terminal_width
 from tfser.heads.selections import ORDER_SQL, explain, peeks
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
-from tfser.manifests.display import Output, percent, print_rows, say
+from tfser.manifests.display import Output, percent, print_rows, say, show
 from tfser.manifests.participation import definition, participation
 
 
@@ -27,7 +27,7 @@ def print_scores(store: Cache, experiments: Sequence[Experiment], format: Output
         return
     for experiment, (folds, over) in zip(experiments, found, strict=True):
         if len(experiments) > 1:
-            print(f"features {experiment.feature_set}")
+            show(f"features {experiment.feature_set}")
         _print_experiment(store, experiment, folds, over)
 
 
@@ -80,9 +80,10 @@ def _print_experiment(
     one_fold = len(experiment.folds) == 1 or all(row["level"] == "segment" for row in folds)
     _print_fitted(shown if one_fold else _utterances(shown))
     if over and over[0]["folds"] > 1:
-        print(
-            f"\nover {over[0]['folds']} of {over[0]['of_folds']} folds, in percent: mean ± deviation over folds, "
-            "and pooled over\ntheir utterances"
+        show(
+            "",
+            f"over {over[0]['folds']} of {over[0]['of_folds']} folds, in percent: mean ± deviation over folds, and pooled over",
+            "their utterances",
         )
         _print_fitted(
             [
@@ -133,4 +134,4 @@ def _print_fitted(lines: Sequence[Mapping[str, Any]]) -> None:
     shown, notes = fitted(lines, terminal_width(), _MAY_GO)
     print_rows(shown, Output.table)
     for note in notes:
-        print(note)
+        show(note)

@@ -18,6 +18,7 @@ import duckdb
 
 from tfser.manifests.audited import audited
 from tfser.manifests.catalogue import Connection, rows
+from tfser.manifests.connections import interruptibly
 from tfser.manifests.errors import TfserError, UsageError, first_line
 from tfser.manifests.statements import one_select
 from tfser.manifests.texts import read_text
@@ -152,11 +153,15 @@ def run_audits(
         TfserError: if an audit's query fails, or names a level that there is not.
     """
     findings: list[Finding] = []
-    with audited(
-        connection, protocol=protocol, corpus=corpus, feature_sets=feature_sets, is_foreign=is_foreign, claims=claims
-    ):
-        for audit in packaged_audits() if audits is None else audits:
-            findings += _run(connection, audit, protocol, corpus, examples)
+
+    def run() -> None:
+        with audited(
+            connection, protocol=protocol, corpus=corpus, feature_sets=feature_sets, is_foreign=is_foreign, claims=claims
+        ):
+            for audit in packaged_audits() if audits is None else audits:
+                findings.extend(_run(connection, audit, protocol, corpus, examples))
+
+    interruptibly(connection, run)
     return sorted(findings, key=lambda f: (LEVELS.index(f.level), f.audit, f.fold or 0))
 
 

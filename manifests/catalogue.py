@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -82,13 +83,26 @@ def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
 
 def _replace(cache: Cache, before: dict[str, Stamp] | None, sources: dict[str, Stamp]) -> None:
     """Build the catalogue of `sources` aside, out of the present one where that can be read, and put it in its place."""
-    with aside(cache.catalogue) as temporary:
+    with aside(cache.catalogue) as temporary, _writable(temporary) as file:
         if before is not None:
-            shutil.copyfile(cache.catalogue, temporary)
-        with contextlib.closing(duckdb.connect(duckdb_path(temporary), config=_READABLE)) as connection:
-            build(cache, connection, before or {}, sources, fresh=before is None)
+            shutil.copyfile(cache.catalogue, file)
+        with contextlib.closing(duckdb.connect(duckdb_path(file), config=_READABLE)) as connection:
+            interruptibly(connection, lambda: build(cache, connection, before or {}, sources, fresh=before is None))
         # A log left here belongs to the file that is replaced (somebody wrote to it); beside ours it would be in the way.
         cache.catalogue.with_name(cache.catalogue.name + ".wal").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[Path]:
+    """Yield a path where DuckDB can write what `path` is to hold: another one if it has a `?`, before which DuckDB would put
+    the `.wal` of its log's name."""
+    if "?" not in str(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="tfser-") as folder:
+        file = Path(folder) / "catalogue.duckdb"
+        yield file
+        shutil.copyfile(file, path)
 
 
 def _built_from(path: Path) -> dict[str, Stamp] | None:
@@ -133,7 +147,7 @@ def open_catalogue(cache: Cache) -> Iterator[Connection]:
         connection = _attach(cache.catalogue)
     except (_CannotWriteError, duckdb.Error):
         connection = open_memory()
-        build(cache, connection, {}, cache.sources(), fresh=True)
+        interruptibly(connection, lambda: build(cache, connection, {}, cache.sources(), fresh=True))
     with contextlib.closing(connection):
         lock_down(connection)
         yield connection

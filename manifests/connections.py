@@ -109,6 +109,9 @@ def interruptibly(connection: Connection, work: Callable[[], T]) -> T:
     try:
         return outcome.result()
     except KeyboardInterrupt:
-        connection.interrupt()
-        thread.join(_PATIENCE_S)
+        for _ in range(int(_PATIENCE_S / 0.1)):  # again and again: the work may go on with another query
+            connection.interrupt()
+            thread.join(0.1)
+            if not thread.is_alive():
+                break
         raise

@@ -1,6 +1,11 @@
 """How results are shown: tables, csv and JSON on standard output, notes and progress bars on standard error.
 
 Bars appear on a terminal only. Where standard output is no terminal, a table is as wide as it needs to be.
+
+Names, labels and paths come from other people's files and may hold characters that move the cursor, clear the screen, set
+the terminal's title or turn the text around. Nothing of that reaches a terminal: `visible` writes them as escapes, and all that
+is printed goes through it here. Tables and notes show escapes wherever they go; csv keeps the data as it is but on a terminal,
+and JSON has escapes of its own, which read back as the same data.
 """
 
 from __future__ import annotations
@@ -8,25 +13,30 @@ from __future__ import annotations
 import contextlib
 import csv
 import decimal
-import io
 import json
 import math
+import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tfser.manifests.errors import UsageError
-from tfser.manifests.files import write_bytes
+from tfser.manifests.errors import TfserError
 
 _WIDE = 400  # columns of a table that goes into a file or a pipe
+_NARROWEST = 20  # columns of a terminal; a smaller number in COLUMNS is no terminal's
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # control characters: C0, DEL, C1
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what turns the direction of text
+    "\u200b\u2028\u2029\ufeff\ud800-\udfff\U000e0000-\U000e007f]"  # line ends, what cannot be seen, halves of characters
+)
 
 Begin = Callable[[int, float], Callable[[int, float], None]]
 """`begin(utterances, audio_s)` starts a bar and returns `advance(utterances, audio_s)`."""
@@ -50,13 +60,77 @@ class TableOutput(StrEnum):
     latex = "latex"
 
 
-def say(text: str) -> None:
+class ReaderGoneError(Exception):
+    """Whoever read standard output has enough."""
+
+
+class Lines(tuple[str, ...]):
+    """A cell of several lines; a line end within a text is shown as an escape."""
+
+
+def visible(text: str) -> str:
+    r"""Return a text with whatever a terminal would obey, or nobody could see, as an escape.
+
+    >>> print(visible("anger\x1b[2J\n\u202espeaker"))
+    anger\x1b[2J\n\u202espeaker
+    """
+    return _UNSAFE.sub(lambda found: _escape(found[0]), text)
+
+
+def _escape(character: str) -> str:
+    code, short = ord(character), {"\n": r"\n", "\t": r"\t", "\r": r"\r"}.get(character)
+    return short or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
+
+
+def say(*lines: str) -> None:
     """Tell people something, on standard error."""
-    _notes().print(text, markup=False)
+    for line in lines:
+        _notes().print(visible(line), markup=False)
+
+
+def show(*lines: str) -> None:
+    """Print lines of a result to standard output."""
+    with _to_output():
+        for line in lines:
+            print(visible(line))
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON; what a terminal would obey is escaped, which reads back as the same text."""
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    with _to_output():
+        print(_UNSAFE.sub(lambda found: found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1], text))
+
+
+@contextlib.contextmanager
+def _to_output() -> Iterator[None]:
+    """Name standard output in the system's error over it, which names no file; a reader who has enough is no error."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise ReaderGoneError from error
+    except OSError as error:
+        raise TfserError(f"standard output: cannot be written ({(error.strerror or str(error)).lower()})") from error
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal that standard output goes to, None if it goes elsewhere."""
+    return _columns(sys.stdout)
+
+
+def _columns(stream: Any) -> int | None:
+    """Return the columns of a stream's terminal, whatever nonsense the environment says; None if it is none."""
+    if not stream.isatty():
+        return None
+    width = shutil.get_terminal_size().columns
+    if width < _NARROWEST:
+        with contextlib.suppress(OSError, ValueError):
+            width = os.get_terminal_size(stream.fileno()).columns
+    return width if width >= _NARROWEST else 80
 
 
 def _notes() -> Console:
-    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True, width=_columns(sys.stderr))
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, columns: Sequence[str] | None = None) -> None:
@@ -69,21 +143,27 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, columns: Seque
     """
     names = list(columns or (rows[0] if rows else ()))
     if output is Output.json:
-        values = [{n: _plain(row[n]) for n in names} for row in rows]
-        print(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
+        print_json([{n: row[n] for n in names} for row in rows])
     elif output is Output.csv:
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows([cell(row[n], exact=True) for n in names] for row in rows)
+        shown = visible if sys.stdout.isatty() else str
+        with _to_output():
+            writer.writerow(shown(n) for n in names)
+            writer.writerows([shown(cell(row[n], exact=True)) for n in names] for row in rows)
     else:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in names:
             right = any(_is_number(row[name]) for row in rows)
-            table.add_column(name, justify="right" if right else "left", overflow="fold")
+            table.add_column(visible(name), justify="right" if right else "left", overflow="fold")
         for row in rows:
-            table.add_row(*(cell(row[n]) for n in names))
-        width = None if sys.stdout.isatty() else _WIDE
-        Console(highlight=False, markup=False, emoji=False, width=width).print(table)
+            table.add_row(*(_shown(row[n]) for n in names))
+        with _to_output():
+            Console(highlight=False, markup=False, emoji=False, width=terminal_width() or _WIDE).print(table)
+
+
+def _shown(value: Any) -> str:
+    """Return a value as the text of a table's cell."""
+    return "\n".join(map(visible, value)) if isinstance(value, Lines) else visible(cell(value))
 
 
 def _is_number(value: Any) -> bool:
@@ -128,24 +208,6 @@ def _plain(value: Any) -> Any:
 
 
 @contextlib.contextmanager
-def output_to(path: Path | None) -> Iterator[None]:
-    """Send standard output to a file, written aside and renamed; None leaves it where it is.
-
-    Raises:
-        UsageError: if the path is a folder.
-    """
-    if path is None:
-        yield
-        return
-    if path.is_dir():
-        raise UsageError(f"--output {path}: this is a folder; name a file")
-    text = io.StringIO(newline="")
-    with contextlib.redirect_stdout(text):
-        yield
-    write_bytes(path.absolute(), text.getvalue().encode())
-
-
-@contextlib.contextmanager
 def bar(what: str, total: int | None = None, *, time_left: bool = True) -> Iterator[Callable[..., None]]:
     """Show a progress bar; yield `update(total=, advance=, completed=, state=, description=)`, all optional.
 
@@ -154,6 +216,8 @@ def bar(what: str, total: int | None = None, *, time_left: bool = True) -> Itera
     with _progress(what, MofNCompleteColumn(), total=total, time_left=time_left) as (progress, task):
 
         def update(**changes: Any) -> None:
+            if "state" in changes:
+                changes["state"] = visible(changes["state"])
             progress.update(task, visible=True, **changes)
 
         yield update
@@ -165,16 +229,16 @@ def _progress(
 ) -> Iterator[tuple[Progress, TaskID]]:
     """Show a bar on a terminal: what is done, some columns, the task's state, the time left."""
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         *columns,
-        TextColumn("{task.fields[state]}"),
+        TextColumn("{task.fields[state]}", markup=False),
         *((TimeRemainingColumn(),) if time_left else ()),
         console=_notes(),
         disable=not sys.stderr.isatty(),
         transient=True,
     ) as progress:
-        yield progress, progress.add_task(what, total=total, state="", visible=total is not None)
+        yield progress, progress.add_task(visible(what), total=total, state="", visible=total is not None)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ The order is that of fold, role (train, val, test), corpus and utterance_id, so 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import secrets
@@ -25,7 +26,8 @@ from typing import Any, TextIO
 from tfser.manifests.catalogue import rows
 from tfser.manifests.connections import Connection
 from tfser.manifests.errors import UsageError, unknown
-from tfser.manifests.files import aside, fsync_path
+from tfser.manifests.files import fsync_path
+from tfser.manifests.outputs import format_of, writing
 
 FORMATS = ("csv", "json", "audformat")
 COLUMNS = ("fold", "role", "corpus", "utterance_id", "label", "path", "start_s", "end_s")
@@ -34,7 +36,7 @@ _MARK = "made by tfser protocol export"
 _AT_ONCE = 10_000
 
 
-def export(connection: Connection, protocol: str, corpora: str, path: Path, format: str) -> int:
+def export(connection: Connection, protocol: str, corpora: str, path: Path, format: str | None) -> int:
     """Write a protocol's folds; return the number of rows.
 
     Args:
@@ -42,19 +44,18 @@ def export(connection: Connection, protocol: str, corpora: str, path: Path, form
         protocol: its name.
         corpora: the corpus, or several joined by +.
         path: the file; of audformat, the folder.
-        format: csv, json or audformat.
+        format: csv, json or audformat; None: by the file's suffix.
 
     Raises:
         UsageError: if there is no such format, or the path is taken by something that an export does not replace.
     """
+    if format is None:
+        format = format_of(path, ("csv", "json")) or "csv"
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
-    path = path.expanduser().absolute()
     if format == "audformat":
-        return _audformat(connection, protocol, corpora, path)
-    if path.is_dir():
-        raise UsageError(f"--output {path}: this is a folder; name a file")
-    with aside(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        return _audformat(connection, protocol, corpora, path.expanduser().absolute())
+    with writing(path) as binary, io.TextIOWrapper(binary, encoding="utf-8", newline="") as file:
         if format == "csv":
             return _csv(file, COLUMNS, _rows(connection, protocol, corpora, ""))
         return _json(file, connection, protocol, corpora)
@@ -119,7 +120,8 @@ def _audformat(connection: Connection, protocol: str, corpora: str, path: Path) 
         f"{of} ORDER BY f.fold, list_position(['train', 'val', 'test'], f.role)",
         [protocol, corpora],
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        raise UsageError(f"--output {path}: there is no folder {path.parent}; make it first, or name another")
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
     count = 0

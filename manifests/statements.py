@@ -63,7 +63,7 @@ def select_arrow(connection: Connection, query: str) -> Any:
 
 
 def one_select(text: str) -> str:
-    """Return the one SELECT that a text holds, without the semicolon behind it.
+    """Return the one SELECT that a text holds, without the semicolon and what is behind it.
 
     Raises:
         UsageError: if it holds none, more than one, or any other statement; the message is DuckDB's where it cannot be parsed.
@@ -75,7 +75,9 @@ def one_select(text: str) -> str:
     if len(statements) != 1 or statements[0].type.name != "SELECT":
         found = ", ".join(statement.type.name for statement in statements) or "nothing"
         raise UsageError(f"the file must hold one SELECT and no other statement; it holds {found}")
-    return statements[0].query.strip().rstrip(";")
+    content = text.encode()
+    ends = [start for start, _ in duckdb.tokenize(text) if content[start : start + 1] == b";"]
+    return content[: ends[0] if ends else None].decode().strip()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,9 @@
 """The SQL behind the catalogue's views: folds out of assignments, folds beside what audits compare, scores over folds, and test
-predictions beside who said them, counted by fold, class, speaker and session."""
+predictions beside who said them, counted by fold, class, speaker and session.
+
+Means, deviations and sums of fractions say in which order they go through their rows (`avg(UA ORDER BY fold)`): DuckDB would
+take them as its threads deliver them, and the last digits would differ from run to run.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +46,7 @@ WITH fold_scores AS (
   FROM confusion c JOIN runs r USING (run_id) GROUP BY ALL HAVING sum(c.count) > 0
 ), pooled AS (
   SELECT experiment, seed, selection, level, sum(coalesce(hits, 0)) / sum(total) AS pooled_WA,
-    avg(coalesce(hits, 0) / total) AS pooled_UA
+    avg(coalesce(hits, 0) / total ORDER BY label) AS pooled_UA
   FROM class_counts GROUP BY ALL
 )
 SELECT s.experiment, any_value(head) AS head, any_value(preset) AS preset, any_value(recipe) AS recipe,
@@ -50,8 +54,10 @@ SELECT s.experiment, any_value(head) AS head, any_value(preset) AS preset, any_v
   any_value(epochs) AS epochs, s.selection, s.level, count(*) AS folds,
   (SELECT any_value(p.folds) FROM protocols p WHERE p.protocol = any_value(s.protocol) AND p.corpora = any_value(s.corpus))
     AS of_folds,
-  avg(WA) AS WA, stddev_samp(WA) AS WA_std, avg(UA) AS UA, stddev_samp(UA) AS UA_std, avg(WF1) AS WF1,
-  avg(macro_F1) AS macro_F1, any_value(pooled_WA) AS pooled_WA, any_value(pooled_UA) AS pooled_UA, sum(seconds) AS seconds,
+  avg(WA ORDER BY fold) AS WA, stddev_samp(WA ORDER BY fold) AS WA_std,
+  avg(UA ORDER BY fold) AS UA, stddev_samp(UA ORDER BY fold) AS UA_std,
+  avg(WF1 ORDER BY fold) AS WF1, avg(macro_F1 ORDER BY fold) AS macro_F1,
+  any_value(pooled_WA) AS pooled_WA, any_value(pooled_UA) AS pooled_UA, sum(seconds ORDER BY fold) AS seconds,
   CASE WHEN bool_or(overridden) THEN 'overridden' ELSE 'passed' END AS audit
 FROM fold_scores s JOIN pooled USING (experiment, seed, selection, level)
 GROUP BY s.experiment, s.seed, s.selection, s.level
@@ -101,7 +107,7 @@ WITH by_class AS (
   FROM test_predictions WHERE {column} IS NOT NULL GROUP BY ALL
 )
 SELECT experiment, seed, selection, level, corpus, {column}, sum(n)::BIGINT AS n, sum(hits)::BIGINT AS hits,
-  count(*) AS classes, avg(hits / n) AS UA, sum(hits) / sum(n) AS WA,
+  count(*) AS classes, avg(hits / n ORDER BY label) AS UA, sum(hits) / sum(n) AS WA,
   map_from_entries(list((label, n) ORDER BY label)) AS n_by_class,
   map_from_entries(list((label, hits) ORDER BY label)) AS hits_by_class
 FROM by_class GROUP BY experiment, seed, selection, level, corpus, {column}

@@ -43,7 +43,7 @@ def need(what: str) -> None:
         MissingExtraError: if PyAV is not installed.
     """
     if not is_installed():
-        raise MissingExtraError(f"{what}: the sound of video files is read with PyAV: pip install 'tfser[video]'")
+        raise MissingExtraError(f"{what}: the sound of video files is read with PyAV: pip install '.[video]'")
 
 
 def stream(path: Path, start_s: float | None, end_s: float | None, recording: Recording) -> Iterator[Samples]:

@@ -83,7 +83,7 @@ def header_of(root: Path) -> dict[str, Any]:
         import yaml
     except ModuleNotFoundError as error:
         raise UsageError(
-            f"{root}: databases in audformat are read with its library: pip install 'tfser[audformat]' ({error.name} is missing)"
+            f"{root}: databases in audformat are read with its library: pip install '.[audformat]' ({error.name} is missing)"
         ) from error
     try:
         header = yaml.safe_load(file.read_text(encoding="utf-8"))

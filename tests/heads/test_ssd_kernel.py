@@ -159,7 +159,7 @@ def test_what_is_not_installed_is_named(name: str, fakes: Path, monkeypatch: pyt
     monkeypatch.setattr(importlib.util, "find_spec", lambda wanted: None if wanted == name else find(wanted))
     found = ssd_kernel.missing()
     assert found is not None
-    assert found.startswith(f"the package {name.replace('_', '-')} is not installed (pip install 'tfser[cuda]'")
+    assert found.startswith(f"the package {name.replace('_', '-')} is not installed (pip install '.[cuda]'")
 
 
 def test_double_precision_is_refused(fakes: Path) -> None:

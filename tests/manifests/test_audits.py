@@ -314,7 +314,7 @@ HEADER = "-- title: t\n-- level: error\n-- explanation: e\n-- action: a: b\n"
 
 def test_parse_audit():
     assert parse_audit("x", HEADER + "SELECT 1") == Audit(
-        name="x", title="t", level="error", explanation="e", action="a: b", query="SELECT 1"
+        name="x", title="t", level="error", explanation="e", action="a: b", query=HEADER + "SELECT 1"
     )
     assert parse_audit("x", HEADER.replace("\n", "\r\n") + "SELECT 1").title == "t"
     for key in ("title", "level", "explanation", "action"):
