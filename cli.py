@@ -28,6 +28,7 @@ from tfser.manifests.display import (
     output_to,
     print_rows,
     say,
+    show_notes,
     size,
     utterance_bar,
 )
@@ -49,6 +50,7 @@ class _Group(TyperGroup):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **named: Any) -> Any:
         words = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in words
+        show_notes()
         named["standalone_mode"], standalone = False, named.get("standalone_mode", True)
         try:
             code = super().main([w for w in words if w != "--debug"], *rest, **named)
@@ -69,7 +71,7 @@ def _report(error: Exception) -> int:
     """Print an error as one line and return the exit code."""
     code = getattr(error, "exit_code", 1)
     if isinstance(error, TfserError):
-        message = str(error)
+        message = f"{error}{error.way_out}"
     elif type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
         return int(code)
@@ -232,11 +234,9 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def corpora(cache: CacheDir = None, format: Format = Output.table) -> None:
     """List the corpora that are known, and those in the cache."""
-    from tfser.manifests.files import read_json
-    from tfser.pipeline.corpora import CORPORA
+    from tfser.pipeline.corpora import CORPORA, remembered
 
-    store = Cache(cache)
-    scanned = {name: read_json(store.corpus(name) / "corpus.json") for name in store.corpora()}
+    scanned = remembered(Cache(cache))
     rows = []
     for name, reader in CORPORA.items():
         here = [c for c, about in scanned.items() if about["adapter"] == name]
@@ -1340,13 +1340,16 @@ def cache_ls(cache: CacheDir = None, format: Format = Output.table) -> None:
     """List the feature sets by corpus; `stale` rows fit no utterance any more."""
     import dataclasses
 
-    from tfser.pipeline.storage import list_features
+    from tfser.pipeline.storage import list_features, size_of
 
-    entries = [dataclasses.asdict(e) for e in list_features(Cache(cache))]
+    store = Cache(cache)
+    entries = [dataclasses.asdict(e) for e in list_features(store)]
     if format is Output.table:
         for entry in entries:
             entry["size"] = size(entry.pop("bytes"))
     print_rows(entries, format)
+    if store.removed.is_dir():
+        say(f"{size(size_of(store.removed))} that were damaged lie in removed/; `tfser cache rm --removed` empties it")
 
 
 @cache_app.command("du")
@@ -1366,28 +1369,47 @@ def cache_du(cache: CacheDir = None, format: Format = Output.table) -> None:
 @cache_app.command("verify")
 def cache_verify(
     cache: CacheDir = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Remove what is damaged, so that `extract` makes it again.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Move what is damaged or left over to removed/, so that it can be made again.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --repair: do not ask.")] = False,
     format: Format = Output.table,
 ) -> None:
-    """Compare every shard with its checksums. Exits with 1 if something is damaged."""
-    from tfser.manifests.catalogue import refresh
-    from tfser.pipeline.storage import verify
+    """Read every file and compare it with its digest. Exits with 1 if something is damaged, missing or could not be checked."""
+    from tfser.pipeline.verify import repair as move_away
+    from tfser.pipeline.verify import verify
 
     store = Cache(cache)
-    problems = verify(store, repair=repair)
+    problems = verify(store)
     if format is Output.table:
         for problem in problems:
-            print(problem)
+            print(problem.line)
     else:
-        print_rows([{"problem": p} for p in problems], format, ["problem"])
-    if problems and repair:
-        refresh(store)
-        say(f"{count(len(problems), 'problem')}; what was damaged is removed, `tfser extract` makes it again")
-    elif problems:
-        say(f"{count(len(problems), 'problem')}; `tfser cache verify --repair` removes what is damaged")
-        raise typer.Exit(1)
-    else:
+        print_rows([problem.to_dict() for problem in problems], format, ["path", "problem", "reason", "way_out"])
+    movable = [problem for problem in problems if problem.moves]
+    if not problems:
         say("the cache is whole")
+    elif not repair:
+        advice = "; `tfser cache verify --repair` moves what is damaged or left over away" if movable else ""
+        say(f"{count(len(problems), 'problem')}{advice}")
+        raise typer.Exit(1)
+    elif movable:
+        for path in dict.fromkeys(path for problem in movable for path in problem.moves):
+            say(f"  {store.place(path)}")
+        _confirm(yes, "moving needs a yes: add --yes", f"move these to {store.removed}?")
+        for line in move_away(store, movable, say):
+            say(line)
+    if len(problems) > len(movable):
+        say(f"{count(len(problems) - len(movable), 'problem')} left, which --repair does not touch")
+        raise typer.Exit(1)
+
+
+def _confirm(yes: bool, refusal: str, question: str) -> None:
+    """Ask before something is taken away, unless that was answered; without a terminal there is nobody to ask."""
+    if not yes:
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise UsageError(refusal)
+        typer.confirm(question, abort=True, err=True)
 
 
 @cache_app.command("rm")
@@ -1396,6 +1418,7 @@ def cache_rm(
     corpus: Annotated[str | None, typer.Option("--corpus", metavar="NAME", help="A corpus: its rows and features.")] = None,
     run: Annotated[str | None, typer.Option("--run", metavar="ID", help="A run, or an experiment with all its runs.")] = None,
     stale: Annotated[bool, typer.Option("--stale", help="Shards that no utterance needs, and outdated feature sets.")] = False,
+    removed: Annotated[bool, typer.Option("--removed", help="What `cache verify --repair` moved away.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     cache: CacheDir = None,
 ) -> None:
@@ -1403,16 +1426,13 @@ def cache_rm(
     from tfser.pipeline.storage import delete, doomed, size_of
 
     store = Cache(cache)
-    paths = doomed(store, features=features, corpus=corpus, run=run, stale=stale)
+    paths = doomed(store, features=features, corpus=corpus, run=run, stale=stale, removed=removed)
     if not paths:
         say("nothing to remove")
         return
     for path in paths:
         say(f"  {path.relative_to(store.root)}  {size(size_of(path)) if path.exists() else 'not there'}")
-    if not yes:
-        if not sys.stdin.isatty():
-            raise UsageError("removing needs a yes: add --yes")
-        typer.confirm("remove these?", abort=True, err=True)
+    _confirm(yes, "removing needs a yes: add --yes", "remove these?")
     say(f"{size(delete(store, paths))} are free again")
 
 

@@ -101,11 +101,12 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
             first_frame=r["first_frame"],
             frames=r["frames"],
             dim=r["dim"],
+            checksum=r["checksum"],
         )
         for r in found
     ]
     return Loaded(
-        features=load_packed(where, progress=progress),
+        features=load_packed(where, progress=progress, verify=cache.verify),
         labels=np.array([number[r["label"]] for r in found], dtype=np.int64),
         corpora=tuple(r["corpus"] for r in found),
         speakers=tuple(f"{r['corpus']}/{r['speaker']}" if several and r["speaker"] else r["speaker"] for r in found),

@@ -7,10 +7,10 @@ from pathlib import Path
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import ensure_protocol
 from tfser.manifests.errors import UsageError, unknown
-from tfser.manifests.files import read_json
 from tfser.manifests.own_protocols import check_kept, is_file, own_protocols, read_own
 from tfser.manifests.protocol import JOINED_BY
 from tfser.manifests.protocols import draws_on, specify
+from tfser.manifests.stored import read_about
 
 
 def choose_corpus(cache: Cache, corpus: str | None) -> str:
@@ -39,7 +39,7 @@ def default_protocol(cache: Cache, corpus: str) -> str:
     Raises:
         UsageError: if the corpus has neither speakers nor sessions nor a split.
     """
-    protocol = read_json(cache.corpus(corpus) / "corpus.json")["default_protocol"]
+    protocol = read_about(cache, corpus)["default_protocol"]
     if protocol is None:
         raise UsageError(
             f"{corpus} has no speakers, sessions or split to make folds of; add such a column and scan again, or say "

@@ -10,6 +10,7 @@ import csv
 import decimal
 import io
 import json
+import logging
 import math
 import re
 import sys
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tfser.manifests import notes
 from tfser.manifests.errors import UsageError
 from tfser.manifests.files import write_bytes
 
@@ -53,6 +55,21 @@ class TableOutput(StrEnum):
 def say(text: str) -> None:
     """Tell people something, on standard error."""
     _notes().print(text, markup=False)
+
+
+class _Said(logging.Handler):
+    """Prints what `notes` are told, each as a line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+def show_notes() -> None:
+    """Print the notes of the command that begins now (see `notes`) on standard error."""
+    notes.forget()
+    if not any(isinstance(handler, _Said) for handler in notes.LOGGER.handlers):
+        notes.LOGGER.addHandler(_Said())
+        notes.LOGGER.propagate = False
 
 
 def _notes() -> Console:

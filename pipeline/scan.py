@@ -13,17 +13,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.errors import TfserError
-from tfser.manifests.files import read_json, sweep, write_json, write_table
+from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnknownContentError
+from tfser.manifests.files import sweep
+from tfser.manifests.notes import note
+from tfser.manifests.stored import CORPUS, SKIPPED, UTTERANCES, read_about, read_skipped, skipped_rows
 from tfser.manifests.utterances import MEASURED, Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.pipeline.corpora.base import CorpusReader, Reading
 from tfser.pipeline.measure import Advance, SegmentKey, disk_errors, flag_lengths, measure_all, segment_key
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+T = TypeVar("T")
 
 _WAY_OUT = "make room and run the same command again"
 
@@ -80,7 +84,7 @@ def scan(
         if reader.prepare is not None:
             with disk_errors(root, _WAY_OUT):
                 reader.prepare(root, on_prepare)
-        before = _old_about(folder)
+        before, old, old_skipped = _last_scan(cache, corpus)
         if before is not None and before["adapter"] != reader.name:
             raise TfserError(
                 f"this cache has a corpus {corpus} read as {before['adapter']}; give this one another name with --name, "
@@ -89,7 +93,6 @@ def scan(
         reading = _without_odd_names(reader.read(root, options))
         _check_ids(reading.utterances, root)
         expected = reading.expected or reader.expected
-        old, old_skipped = _old_table(folder), _old_skipped(folder)
         known = _known(old, old_skipped) if before is not None and before["root"] == str(root) else {}
         measured, reasons, decoded = measure_all(root, reading.utterances, known, begin, workers)
         measured = flag_lengths(measured)
@@ -109,9 +112,9 @@ def scan(
         same = same and old is not None and _equal(old, table) and old_skipped == skipped
         if not same:
             with disk_errors(folder, _WAY_OUT):
-                write_table(folder / "skipped.parquet", skipped_table(skipped))
-                write_table(folder / "utterances.parquet", table)
-                write_json(folder / "corpus.json", {**about, "scanned_at": now()})
+                cache.write_table(folder / SKIPPED, skipped_table(skipped))
+                cache.write_table(folder / UTTERANCES, table)
+                cache.write_json(folder / CORPUS, {**about, "scanned_at": now()})
     ids = {u.utterance_id for u in reading.utterances}
     removed = len(set(old["utterance_id"].to_pylist()) - ids) if old is not None else 0
     return ScanReport(
@@ -162,35 +165,30 @@ def _check_ids(utterances: Sequence[Utterance], root: Path) -> None:
         raise TfserError(f"{root}: the utterance id {twice[0]!r} stands for {' and '.join(paths[:2])}; ids must be unique")
 
 
-def _old_about(folder: Path) -> dict[str, Any] | None:
-    """Return what the last scan said about the corpus; None if there is none, or it is damaged."""
+def _last_scan(cache: Cache, corpus: str) -> tuple[dict[str, Any] | None, pa.Table | None, list[Skipped] | None]:
+    """Return what the last scan said of the corpus, its rows, and what it skipped; None for each that there is not.
+
+    What is damaged is moved to the cache's folder `removed`, and made again by this scan.
+
+    Raises:
+        UnreadableError: if a file could not be read just now: to write over it would lose what it says.
+    """
+    folder = cache.corpus(corpus)
+    return (
+        _whole(cache, folder / CORPUS, lambda path: read_about(cache, corpus)),
+        _whole(cache, folder / UTTERANCES, cache.read_table),
+        _whole(cache, folder / SKIPPED, lambda path: skipped_rows(read_skipped(cache, path)) if path.exists() else None),
+    )
+
+
+def _whole(cache: Cache, path: Path, read: Callable[[Path], T]) -> T | None:
+    """Return what a file of the last scan holds; None where it is missing or damaged."""
     try:
-        about = read_json(folder / "corpus.json")
-    except TfserError:
+        return read(path)
+    except MissingFileError:
         return None
-    return about if isinstance(about, dict) and {"adapter", "root"} <= about.keys() else None
-
-
-def _old_table(folder: Path) -> pa.Table | None:
-    """Return the last scan's rows; None if there are none, or they are damaged (the scan makes them again)."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(folder / "utterances.parquet", memory_map=False)
-    except (OSError, pa.ArrowException):
-        return None
-    return table if {"path", "start_s", "end_s", "utterance_id", *MEASURED} <= set(table.column_names) else None
-
-
-def _old_skipped(folder: Path) -> list[Skipped] | None:
-    """Return what the last scan listed as skipped; None if there is no list, or it is damaged."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return [Skipped(**row) for row in pq.read_table(folder / "skipped.parquet", memory_map=False).to_pylist()]
-    except (OSError, TypeError, pa.ArrowException):
+    except (DamagedError, UnknownContentError) as error:
+        note(f"{error}; moved to {cache.place(cache.put_away(path).parent)}, and made again")
         return None
 
 
@@ -204,7 +202,7 @@ def _equal(old: pa.Table, new: pa.Table) -> bool:
 
 def _known(table: pa.Table | None, skipped: Sequence[Skipped] | None) -> dict[SegmentKey, tuple[Measured, str | None]]:
     """Return what an earlier scan of the same root measured, by path and segment, with the reason if it was unreadable."""
-    if table is None:
+    if table is None or not {"path", "start_s", "end_s", "utterance_id", *MEASURED} <= set(table.column_names):
         return {}
     reasons = {row.utterance_id: row.reason for row in skipped or () if row.stage == "scan"}
     columns = [table[name].to_pylist() for name in ("path", "start_s", "end_s", "utterance_id", *MEASURED)]
