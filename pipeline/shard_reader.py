@@ -172,7 +172,7 @@ def _damaged(path: Path, reason: str) -> ShardError:
     return ShardError(f"{path}: {reason}; {_WAY_OUT}")
 
 
-_WAY_OUT = "`tfser cache verify --repair` moves damaged shards away, `tfser extract` makes them again"
+_WAY_OUT = "move damaged shards away with `tfser cache verify --repair`, then extract again"
 
 
 @contextlib.contextmanager

@@ -45,7 +45,9 @@ _MAX_BUFFERS = 1024  # of one pwritev: Linux's IOV_MAX
 
 
 class ShardError(DamagedError):
-    """A shard's bytes were read, and they are not what its rows say, or are no shard at all."""
+    """A shard's bytes were read, and they are not what its rows say, or are no shard at all; the message has the way out."""
+
+    way_out = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ from tfser.manifests.stored import (
     read_utterances,
 )
 from tfser.pipeline.described import fingerprint_of
-from tfser.pipeline.shard_reader import ShardReader, damaged_frames, no_shard
+from tfser.pipeline.shard_reader import ShardReader, no_shard
 from tfser.pipeline.shard_rows import ROWS_SUFFIX, SHA256, load_rows, metadata_of, rows_path
 from tfser.pipeline.shards import SUFFIXES, ShardError
 
@@ -130,7 +130,8 @@ def repair(cache: Cache, problems: list[Problem], on_wait: Callable[[str], None]
                         moved.append(f"{cache.place(each)}: not moved, it lies behind the link {cache.place(behind)}")
                     elif os.path.lexists(each):
                         moved.append(f"{cache.place(each)}: moved to {cache.place(cache.put_away(each, when))}")
-    refresh(cache)
+    if moved:
+        refresh(cache)
     return moved
 
 
@@ -143,7 +144,7 @@ def _look(
     """
 
     def problem(kind: Kind, error: Exception, moves: tuple[Path, ...] = ()) -> Problem:
-        reason = str(error).removeprefix(f"{path}: ").replace(f"{cache.root}/", "").split("; `tfser", 1)[0]
+        reason = str(error).removeprefix(f"{path}: ").replace(f"{cache.root}/", "")
         return Problem(path=cache.place(path), kind=kind, reason=reason, way_out=way_out, moves=moves, again=again)
 
     def again() -> Problem | None:
@@ -313,7 +314,8 @@ def _compare(cache: Cache, shard: Path) -> None:
     with ShardReader(shard) as reader:
         if wrong := reader.damaged(table.to_pylist()):
             _refuse_held(shard)
-            raise damaged_frames(shard, wrong)
+            more = f" and {len(wrong) - 1:,} more" if len(wrong) > 1 else ""
+            raise DamagedError(f"{shard}: the frames of {wrong[0]}{more} are not those that were written")
 
 
 def _refuse_held(shard: Path) -> None:
