@@ -130,6 +130,13 @@ class ShardKind(StrEnum):
     parquet = "parquet"
 
 
+class Frames(StrEnum):
+    """When cached frames are compared with their checksums."""
+
+    once = "once"
+    never = "never"
+
+
 CacheDir = Annotated[
     Path | None, typer.Option("--cache", metavar="DIR", help="Cache folder; else $TFSER_CACHE, else the user's cache folder.")
 ]
@@ -199,6 +206,9 @@ Stack = Annotated[
     bool, typer.Option("--stack/--no-stack", help="On a GPU: train folds and seeds of one experiment together.")
 ]
 AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Train a fold whose audit fails; the run says so.")]
+VerifyFrames = Annotated[
+    Frames, typer.Option("--verify", help="Compare frames with their checksums once, when they are read first, or never.")
+]
 Again = Annotated[bool, typer.Option("--again", help="Train again what is finished.")]
 
 TableFormat = Annotated[
@@ -379,7 +389,7 @@ def extract(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if anything was skipped.")] = False,
 ) -> None:
     """Scan a corpus and extract what its feature set lacks; a second run does nothing."""
-    from tfser.manifests.catalogue import refresh
+    from tfser.manifests.catalogue import refresh_if_possible
     from tfser.pipeline.extract import extract_pass
     from tfser.pipeline.passes import Compute
     from tfser.pipeline.upstreams import FeatureRequest, feature_pass
@@ -413,7 +423,7 @@ def extract(
                 store, scanned.corpus, wanted, compute=compute, format=shards.value, begin=begin, on_wait=say
             )
     finally:
-        refresh(store)
+        refresh_if_possible(store)
     listed: list[tuple[str, str]] = []
     for report in reports:
         listed = _say_extracted(report, listed)
@@ -531,6 +541,7 @@ def train(
     checkpoint_every: CheckpointEvery = 30.0,
     allow_leaks: AllowLeaks = False,
     again: Again = False,
+    verify: VerifyFrames = Frames.once,
     cache: CacheDir = None,
     format: Format = Output.table,
 ) -> None:
@@ -554,7 +565,7 @@ def train(
         again=again,
     )
     _prepare_torch(device, threads, keep_memory)
-    _train(Cache(cache), request, format, _listed(features), checkpoint_every_s=checkpoint_every)
+    _train(Cache(cache, verify=verify.value), request, format, _listed(features), checkpoint_every_s=checkpoint_every)
 
 
 @app.command()
@@ -586,6 +597,7 @@ def ablate(
     checkpoint_every: CheckpointEvery = 30.0,
     allow_leaks: AllowLeaks = False,
     again: Again = False,
+    verify: VerifyFrames = Frames.once,
     cache: CacheDir = None,
     format: Format = Output.table,
 ) -> None:
@@ -615,7 +627,7 @@ def ablate(
     )
     _prepare_torch(device, threads, keep_memory)
     planned = [*plan_rows(find_head(head), request, preset or ()), *(reference_rows(request) if reference else ())]
-    store = Cache(cache)
+    store = Cache(cache, verify=verify.value)
     table = [(row, resolve(store, wanted)) for row, wanted in planned]  # all of them, before the first is trained
     if selection not in (*BASE, *table[0][1].recipe.selections):
         raise UsageError(f"--selection {selection}: this recipe does not keep it; add --set selections={selection}")
@@ -695,6 +707,7 @@ def sweep(
     checkpoint_every: CheckpointEvery = 30.0,
     allow_leaks: AllowLeaks = False,
     again: Again = False,
+    verify: VerifyFrames = Frames.once,
     cache: CacheDir = None,
     format: Annotated[TableOutput, typer.Option("--format", help="How to print the table.")] = TableOutput.table,
 ) -> None:
@@ -729,7 +742,7 @@ def sweep(
         selection=selection,
         stack=stack,
     )
-    if not sweep_it(Cache(cache), request, how, format=format, dry_run=dry_run, output=output):
+    if not sweep_it(Cache(cache, verify=verify.value), request, how, format=format, dry_run=dry_run, output=output):
         raise typer.Exit(1)
 
 
@@ -826,7 +839,7 @@ def _train_folds(
     from tfser.heads.sweep import entry_of, make_plan
     from tfser.heads.sweep_runs import run_here
     from tfser.heads.sweep_view import FoldBars
-    from tfser.manifests.catalogue import refresh
+    from tfser.manifests.catalogue import refresh_if_possible
 
     plan = make_plan(store, [entry_of(experiment) for experiment in experiments])
     for note in plan.overlaps():
@@ -842,7 +855,7 @@ def _train_folds(
                 go_on_after=EmptySideError,
             )
     finally:
-        refresh(store)
+        refresh_if_possible(store)
 
 
 def _exit_if(failed: Sequence[Failure]) -> None:

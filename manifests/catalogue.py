@@ -39,7 +39,7 @@ from tfser.manifests.own_protocols import OwnProtocol, keep_own, own_protocols
 from tfser.manifests.protocols import parse
 from tfser.manifests.stored import asked_protocols, read_corpus
 
-__all__ = ["Connection", "ensure_protocol", "open_catalogue", "refresh", "rows", "select", "select_arrow"]
+__all__ = ["Connection", "ensure_protocol", "open_catalogue", "refresh", "refresh_if_possible", "rows", "select", "select_arrow"]
 
 _TRIES = 5
 """How often a catalogue is begun anew when files go away while it is built."""
@@ -48,6 +48,9 @@ _TRIES = 5
 _READABLE: dict[str, str | bool | int | float | list[str]] = {"storage_compatibility_version": "v1.2.0"}
 """The file can be opened by any `duckdb` shell from this version on, not by the newest alone."""
 
+
+_HEADERS, _BLOCK = 3 * 4096, 1 << 18
+"""How DuckDB lays a file out, in bytes."""
 
 _WHOLE: set[tuple[str, int, int, int]] = set()
 """The catalogues, by path, inode, size and time, whose seal this process has looked at."""
@@ -85,6 +88,15 @@ def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
     return True
 
 
+def refresh_if_possible(cache: Cache) -> None:
+    """Bring the catalogue up to date at the end of a command, whatever became of it.
+
+    That it cannot be written (a full or read-only disk) hides no error of the command: the next one tries again, or does without.
+    """
+    with contextlib.suppress(CannotWriteError):
+        refresh(cache)
+
+
 def _replace(cache: Cache, before: dict[str, Stamp] | None, sources: dict[str, Stamp]) -> None:
     """Build the catalogue of `sources` aside, out of the present one where that can be read, and put it in its place."""
     with aside(cache.catalogue) as temporary:
@@ -115,6 +127,9 @@ def check_catalogue(cache: Cache, *, is_remembered: bool = True) -> bool:
             stamp = (str(cache.catalogue), status.st_ino, status.st_size, status.st_mtime_ns)
             if stamp not in _WHOLE or not is_remembered:
                 if not seals.is_file_sealed(file, cache.place(cache.catalogue), str(cache.catalogue)):
+                    # An older version's has none, but is a row of whole blocks.
+                    if file.read(12)[8:] != b"DUCK" or (status.st_size - _HEADERS) % _BLOCK:
+                        raise DamagedError(f"{cache.catalogue}: is no catalogue, or not all of one")
                     return False
                 _WHOLE.add(stamp)
     except MissingFileError:

@@ -184,6 +184,11 @@ def _compare(path: Path, stamp: Stamp, read: Sequence[tuple[FeatureRow, Array]])
     checked.update(row.first_frame for row, _ in new)
 
 
+def forget_compared() -> None:
+    """Compare all frames anew when they are read next."""
+    _CHECKED.clear()
+
+
 def _workers() -> int:
     """Return how many threads copy: one core alone cannot fill the memory's bandwidth, four can."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -204,7 +204,7 @@ def _feature_sets(cache: Cache) -> Iterator[Problem]:
         if next(folder.glob("*"), None) is not None:
             path, again = folder / FEATURE_SET, "extract again to write it"
             yield from _found(_look(cache, path, lambda folder=folder: _fingerprinted(cache, folder), again))
-        for path in sorted(folder.glob(f"[!.]*/{SKIPPED}")):
+        for path in (p / SKIPPED for p in sorted(folder.glob("[!.]*")) if os.path.lexists(p / SKIPPED)):
             yield from _found(_look(cache, path, lambda path=path: read_skipped(cache, path), "extract again to write it"))
 
 

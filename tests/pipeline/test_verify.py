@@ -319,7 +319,7 @@ def test_old_shards_are_checked_by_their_frames(old: Cache, suffix: str) -> None
         path.write_bytes(data)
         found = verify(old)
         assert len(found) == 1 and found[0].kind in ("damaged", "could not be checked")
-        assert found[0].kind == "damaged" or len(data) == len(whole) and suffix != ".h5"
+        assert found[0].kind == "damaged" or (len(data) == len(whole) and suffix != ".h5")
 
 
 def test_old_files_that_contradict_their_folder_are_damaged(old: Cache) -> None:
