@@ -28,6 +28,7 @@ from tfser.manifests.display import (
     print_rows,
     say,
     show,
+    show_notes,
     size,
     utterance_bar,
 )
@@ -50,6 +51,7 @@ class _Group(TyperGroup):
         words = list(sys.argv[1:] if args is None else args)
         debug = "--debug" in words
         words = [w for w in words if w != "--debug"]
+        show_notes()
         named["standalone_mode"], standalone = False, named.get("standalone_mode", True)
         try:
             refuse_empty(words)
@@ -137,6 +139,13 @@ class ShardKind(StrEnum):
     parquet = "parquet"
 
 
+class Frames(StrEnum):
+    """When cached frames are compared with their checksums."""
+
+    once = "once"
+    never = "never"
+
+
 CacheDir = Annotated[
     Path | None, typer.Option("--cache", metavar="DIR", help="Cache folder; else $TFSER_CACHE, else the user's cache folder.")
 ]
@@ -217,6 +226,9 @@ Stack = Annotated[
     bool, typer.Option("--stack/--no-stack", help="On a GPU: train folds and seeds of one experiment together.")
 ]
 AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Train a fold whose audit fails; the run says so.")]
+VerifyFrames = Annotated[
+    Frames, typer.Option("--verify", help="Compare frames with their checksums once, when they are read first, or never.")
+]
 Again = Annotated[bool, typer.Option("--again", help="Train again what is finished.")]
 
 TableFormat = Annotated[
@@ -252,11 +264,9 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def corpora(cache: CacheDir = None, format: Format = Output.table) -> None:
     """List the corpora that are known, and those in the cache."""
-    from tfser.manifests.files import read_json
-    from tfser.pipeline.corpora import CORPORA
+    from tfser.pipeline.corpora import CORPORA, remembered
 
-    store = Cache(cache)
-    scanned = {name: read_json(store.corpus(name) / "corpus.json") for name in store.corpora()}
+    scanned = remembered(Cache(cache))
     rows = []
     for name, reader in CORPORA.items():
         here = [c for c, about in scanned.items() if about["adapter"] == name]
@@ -389,7 +399,7 @@ def extract(
     ] = Output.table,
 ) -> None:
     """Scan a corpus and extract what its feature set lacks; a second run does nothing."""
-    from tfser.manifests.catalogue import refresh
+    from tfser.manifests.catalogue import refresh_if_possible
     from tfser.pipeline.extract import extract_pass
     from tfser.pipeline.passes import Compute
     from tfser.pipeline.upstreams import FeatureRequest, feature_pass
@@ -418,7 +428,7 @@ def extract(
     compute = Compute(devices=where, max_batch_seconds=max_batch_seconds, workers=workers, tell=say)
     scanned = _scan(store, corpus, root, name, table, column, delimiter, allow_loss, rescan, max_duration)
     if scanned.failure is not None:
-        refresh(store)
+        refresh_if_possible(store)
         raise TfserError(scanned.failure)
     names = ", ".join(of.name for of in wanted.sets)
     try:
@@ -427,7 +437,7 @@ def extract(
                 store, scanned.corpus, wanted, compute=compute, format=shards.value, begin=begin, on_wait=say
             )
     finally:
-        refresh(store)
+        refresh_if_possible(store)
     listed: list[tuple[str, str]] = []
     for report in reports:
         for line in report.lines(listed):
@@ -541,6 +551,7 @@ def train(
     checkpoint_every: CheckpointEvery = 30.0,
     allow_leaks: AllowLeaks = False,
     again: Again = False,
+    verify: VerifyFrames = Frames.once,
     cache: CacheDir = None,
     format: Format = Output.table,
 ) -> None:
@@ -564,7 +575,7 @@ def train(
         again=again,
     )
     _prepare_torch(device, threads, keep_memory)
-    _train(Cache(cache), request, format, _listed(features), checkpoint_every_s=checkpoint_every)
+    _train(Cache(cache, verify=verify.value), request, format, _listed(features), checkpoint_every_s=checkpoint_every)
 
 
 @app.command()
@@ -596,6 +607,7 @@ def ablate(
     checkpoint_every: CheckpointEvery = 30.0,
     allow_leaks: AllowLeaks = False,
     again: Again = False,
+    verify: VerifyFrames = Frames.once,
     cache: CacheDir = None,
     format: Format = Output.table,
 ) -> None:
@@ -625,7 +637,7 @@ def ablate(
     )
     _prepare_torch(device, threads, keep_memory)
     planned = [*plan_rows(find_head(head), request, preset or ()), *(reference_rows(request) if reference else ())]
-    store = Cache(cache)
+    store = Cache(cache, verify=verify.value)
     table = [(row, resolve(store, wanted)) for row, wanted in planned]  # all of them, before the first is trained
     if selection not in (*BASE, *table[0][1].recipe.selections):
         raise UsageError(f"--selection {selection}: this recipe does not keep it; add --set selections={selection}")
@@ -705,6 +717,7 @@ def sweep(
     checkpoint_every: CheckpointEvery = 30.0,
     allow_leaks: AllowLeaks = False,
     again: Again = False,
+    verify: VerifyFrames = Frames.once,
     cache: CacheDir = None,
     format: Annotated[TableOutput, typer.Option("--format", help="How to print the table.")] = TableOutput.table,
 ) -> None:
@@ -739,7 +752,7 @@ def sweep(
         selection=selection,
         stack=stack,
     )
-    if not sweep_it(Cache(cache), request, how, format=format, dry_run=dry_run, output=output):
+    if not sweep_it(Cache(cache, verify=verify.value), request, how, format=format, dry_run=dry_run, output=output):
         raise typer.Exit(1)
 
 
@@ -836,7 +849,7 @@ def _train_folds(
     from tfser.heads.fold_view import FoldBars
     from tfser.heads.sweep import entry_of, make_plan
     from tfser.heads.sweep_runs import run_here
-    from tfser.manifests.catalogue import refresh
+    from tfser.manifests.catalogue import refresh_if_possible
 
     plan = make_plan(store, [entry_of(experiment) for experiment in experiments])
     for note in plan.notes():
@@ -852,7 +865,7 @@ def _train_folds(
                 go_on_after=EmptySideError,
             )
     finally:
-        refresh(store)
+        refresh_if_possible(store)
 
 
 def _exit_if(failed: Sequence[Failure]) -> None:
@@ -1359,13 +1372,16 @@ def cache_ls(cache: CacheDir = None, format: Format = Output.table) -> None:
     """List the feature sets by corpus; `stale` rows fit no utterance any more."""
     import dataclasses
 
-    from tfser.pipeline.storage import list_features
+    from tfser.pipeline.storage import list_features, size_of
 
-    entries = [dataclasses.asdict(e) for e in list_features(Cache(cache))]
+    store = Cache(cache)
+    entries = [dataclasses.asdict(e) for e in list_features(store)]
     if format is Output.table:
         for entry in entries:
             entry["size"] = size(entry.pop("bytes"))
     print_rows(entries, format)
+    if store.removed.is_dir():
+        say(f"{size(size_of(store.removed))} that were damaged lie in removed/; `tfser cache rm --removed` empties it")
 
 
 @cache_app.command("du")
@@ -1385,27 +1401,46 @@ def cache_du(cache: CacheDir = None, format: Format = Output.table) -> None:
 @cache_app.command("verify")
 def cache_verify(
     cache: CacheDir = None,
-    repair: Annotated[bool, typer.Option("--repair", help="Remove what is damaged, so that `extract` makes it again.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Move what is damaged or left over to removed/, so that it can be made again.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="With --repair: do not ask.")] = False,
     format: Format = Output.table,
 ) -> None:
-    """Compare every shard with its checksums. Exits with 1 if something is damaged."""
-    from tfser.manifests.catalogue import refresh
-    from tfser.pipeline.storage import verify
+    """Read every file and compare it with its digest. Exits with 1 if something is damaged, missing or could not be checked."""
+    from tfser.pipeline.verify import repair as move_away
+    from tfser.pipeline.verify import verify
 
     store = Cache(cache)
-    problems = verify(store, repair=repair)
+    problems = verify(store)
     if format is Output.table:
-        show(*problems)
+        show(*(problem.line for problem in problems))
     else:
-        print_rows([{"problem": p} for p in problems], format, ["problem"])
-    if problems and repair:
-        refresh(store)
-        say(f"{count(len(problems), 'problem')}; what was damaged is removed, `tfser extract` makes it again")
-    elif problems:
-        say(f"{count(len(problems), 'problem')}; `tfser cache verify --repair` removes what is damaged")
-        raise typer.Exit(1)
-    else:
+        print_rows([problem.to_dict() for problem in problems], format, ["path", "problem", "reason", "way_out"])
+    movable = [problem for problem in problems if problem.moves]
+    if not problems:
         say("the cache is whole")
+    elif not repair:
+        advice = "; `tfser cache verify --repair` moves what is damaged or left over away" if movable else ""
+        say(f"{count(len(problems), 'problem')}{advice}")
+        raise typer.Exit(1)
+    elif movable:
+        for path in dict.fromkeys(path for problem in movable for path in problem.moves):
+            say(f"  {store.place(path)}")
+        _confirm(yes, "moving needs a yes: add --yes", f"move these to {store.removed}?")
+        for line in move_away(store, movable, say):
+            say(line)
+    if len(problems) > len(movable):
+        say(f"{count(len(problems) - len(movable), 'problem')} left, which --repair does not touch")
+        raise typer.Exit(1)
+
+
+def _confirm(yes: bool, refusal: str, question: str) -> None:
+    """Ask before something is taken away, unless that was answered; without a terminal there is nobody to ask."""
+    if not yes:
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise UsageError(refusal)
+        typer.confirm(question, abort=True, err=True)
 
 
 @cache_app.command("rm")
@@ -1414,6 +1449,7 @@ def cache_rm(
     corpus: Annotated[str | None, typer.Option("--corpus", metavar="NAME", help="A corpus: its rows and features.")] = None,
     run: Annotated[str | None, typer.Option("--run", metavar="ID", help="A run, or an experiment with all its runs.")] = None,
     stale: Annotated[bool, typer.Option("--stale", help="Shards that no utterance needs, and outdated feature sets.")] = False,
+    removed: Annotated[bool, typer.Option("--removed", help="What `cache verify --repair` moved away.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     cache: CacheDir = None,
 ) -> None:
@@ -1421,16 +1457,13 @@ def cache_rm(
     from tfser.pipeline.storage import delete, doomed, size_of
 
     store = Cache(cache)
-    paths = doomed(store, features=features, corpus=corpus, run=run, stale=stale)
+    paths = doomed(store, features=features, corpus=corpus, run=run, stale=stale, removed=removed)
     if not paths:
         say("nothing to remove")
         return
     for path in paths:
         say(f"  {path.relative_to(store.root)}  {size(size_of(path)) if path.exists() else 'not there'}")
-    if not yes:
-        if not sys.stdin.isatty():
-            raise UsageError("removing needs a yes: add --yes")
-        typer.confirm("remove these?", abort=True, err=True)
+    _confirm(yes, "removing needs a yes: add --yes", "remove these?")
     say(f"{size(delete(store, paths))} are free again")
 
 

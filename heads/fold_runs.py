@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.heads.experiment import Experiment, check_unchanged
-from tfser.heads.runs import Selected, begin, finish, finished, save_model, versions
+from tfser.heads.runs import Selected, begin, finish, finished, run_folder, save_model, versions
 from tfser.manifests.audit import Finding, blocking, run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import TfserError
+from tfser.manifests.files import sweep
 from tfser.manifests.participation import definition, finding, participation
 from tfser.manifests.validation import WITHOUT_VAL
 from tfser.pipeline.batches import FeatureRow, PackedFeatures, load_packed
@@ -97,11 +98,12 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
             first_frame=r["first_frame"],
             frames=r["frames"],
             dim=r["dim"],
+            checksum=r["checksum"],
         )
         for r in found
     ]
     return Loaded(
-        features=load_packed(where, progress=progress),
+        features=load_packed(where, progress=progress, verify=cache.verify),
         labels=np.array([number[r["label"]] for r in found], dtype=np.int64),
         corpora=tuple(r["corpus"] for r in found),
         speakers=tuple(f"{r['corpus']}/{r['speaker']}" if several and r["speaker"] else r["speaker"] for r in found),
@@ -177,9 +179,11 @@ def train_fold(
 
     check_audit(experiment, findings, fold)
     run_id = experiment.run_id(fold)
+    # First without the lock: a finished run can be shown where nothing can be written.
+    if not experiment.again and (done := finished(cache, run_id)) is not None:
+        return RunResult(about=done, trained=False)
     with cache.lock(f"runs/{run_id}", on_wait):
-        done = None if experiment.again else finished(cache, run_id)
-        if done is not None:
+        if not experiment.again and (done := finished(cache, run_id)) is not None:
             return RunResult(about=done, trained=False)
         begun = begin_run(cache, experiment, fold, loaded(), findings)
         result = fit(
@@ -220,6 +224,9 @@ def begin_run(cache: Cache, experiment: Experiment, fold: int, loaded: Loaded, f
     from tfser.heads.training import FoldData
 
     sides = _sides(experiment, loaded, fold)
+    folder = run_folder(cache, experiment.run_id(fold))
+    sweep(folder)
+    sweep(folder / "checkpoint")
     about = _about(experiment, fold, findings) | {"utterances_cut": utterances_cut(experiment, loaded)}
     known = tuple(name for name in loaded.speakers if name is not None)
     data = FoldData(

@@ -73,7 +73,10 @@ def train_together(
     if len(set(ids)) < len(ids):
         raise UsageError("a run stands twice among those that are trained together")
     with contextlib.ExitStack() as locks:
-        for run_id in sorted(ids):  # in one order everywhere, so that no two processes wait for each other
+        # What is finished is shown, not written; the others are locked in one order everywhere, so that no two processes wait for
+        # each other.
+        to_lock = {run_id for run_id, (of, _) in zip(ids, runs, strict=True) if of.again or finished(cache, run_id) is None}
+        for run_id in sorted(to_lock):
             locks.enter_context(cache.lock(f"runs/{run_id}", on_wait))
         begun: dict[int, Begun] = {}
         for i, (experiment, fold) in enumerate(runs):

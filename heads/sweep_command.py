@@ -15,7 +15,7 @@ from tfser.heads.sweep_runs import Failure, run_here
 from tfser.heads.sweep_table import failure_lines, latex, markdown_notes, print_plan, print_summary, print_table
 from tfser.heads.sweep_view import SweepView
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import refresh
+from tfser.manifests.catalogue import refresh_if_possible
 from tfser.manifests.display import Output, TableOutput, count, print_rows, say, show
 from tfser.manifests.errors import unknown
 
@@ -224,4 +224,4 @@ def run_plan(cache: Cache, plan: Plan, how: Running) -> list[Failure]:
                 stack=how.stack,
             )
     finally:
-        refresh(cache)
+        refresh_if_possible(cache)

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 from tfser.heads import head
@@ -154,7 +153,7 @@ def _start(cache: Cache, threads: int, keep_memory: bool, checkpoint_every_s: fl
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(
-        target=_work, args=(theirs, cache.root, threads, keep_memory, checkpoint_every_s), name="tfser sweep", daemon=True
+        target=_work, args=(theirs, cache, threads, keep_memory, checkpoint_every_s), name="tfser sweep", daemon=True
     )
     with _environment({name: str(threads) for name in _POOLS}):
         process.start()
@@ -200,7 +199,7 @@ def _unpacked(values: Mapping[str, Any]) -> Experiment:
 # -- in the worker -----------------------------------------------------------------------------------------------------------
 
 
-def _work(pipe: Connection, root: Path, threads: int, keep_memory: bool, checkpoint_every_s: float) -> None:
+def _work(pipe: Connection, cache: Cache, threads: int, keep_memory: bool, checkpoint_every_s: float) -> None:
     """Train what the parent sends, until it sends None or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -211,7 +210,7 @@ def _work(pipe: Connection, root: Path, threads: int, keep_memory: bool, checkpo
     import torch
 
     torch.set_num_threads(threads)
-    trainer = Trainer(Cache(root), tell=lambda event: None, checkpoint_every_s=checkpoint_every_s)
+    trainer = Trainer(cache, tell=lambda event: None, checkpoint_every_s=checkpoint_every_s)
     while (task := _receive(pipe)) is not None:
         group = [Run(experiment=_unpacked(e), fold=fold) for e, fold in zip(task.experiments, task.run_folds, strict=True)]
         numbers = {run.run_id: number for number, run in enumerate(group)}

@@ -2,7 +2,8 @@
 
 Goes in: the cache's Parquet and JSON files, as `Cache.sources` lists them. Comes out: rows in the tables of `schema.TABLES`.
 What changed in `corpora/` or `features/` is read again as a whole, in SQL; finished runs are added and taken out one by one.
-A damaged run costs nobody the rest: it is left out, and listed in `skipped` with the stage `run`.
+A file that is damaged or cannot be read costs nobody the rest: what hangs on it is left out, and listed in `skipped` with the
+stage `corpus`, `protocols`, `near-duplicates`, `features` or `run`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
@@ -19,13 +20,27 @@ from tfser.manifests import schema
 from tfser.manifests.cache import Cache, Stamp
 from tfser.manifests.connections import Connection, exactly, open_memory, quote_name
 from tfser.manifests.duplicates import read_near_duplicates
-from tfser.manifests.errors import TfserError, first_line
+from tfser.manifests.errors import DamagedError, TfserError, UnknownContentError, UnreadableError, first_line
 from tfser.manifests.files import read_json
 from tfser.manifests.folds import applicable, install
-from tfser.manifests.own_protocols import own_protocols
+from tfser.manifests.own_protocols import own_protocols, read_kept
 from tfser.manifests.protocol import JOINED_BY, Protocol
 from tfser.manifests.protocols import parse
+from tfser.manifests.stored import (
+    CORPUS,
+    FEATURE_SET,
+    SKIPPED,
+    UTTERANCES,
+    StoredCorpus,
+    asked_protocols,
+    read_corpus,
+    read_feature_set,
+    read_skipped,
+)
 from tfser.manifests.views import VIEWS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Sources = Mapping[str, Stamp]
 
@@ -57,21 +72,21 @@ def build(cache: Cache, connection: Connection, before: Sources, sources: Source
 
     if fresh:
         create(connection)
+    left_out = _LeftOut(cache, connection)
     connection.execute("BEGIN")
     if changed("corpora/", "protocols/"):
-        _read_corpora(cache, connection)
+        _read_corpora(cache, connection, left_out)
     if changed("corpora/", "features/"):
-        _read_features(cache, connection, sources)
+        _read_features(cache, connection, sources, left_out)
     connection.execute("COMMIT")
     if changed("runs/"):
         _read_runs(cache, connection, before, sources)
     connection.execute("BEGIN")
     connection.execute("DELETE FROM sources")
-    if sources:
-        sizes, times = zip(*sources.values(), strict=True)
-        connection.execute(
-            "INSERT INTO sources SELECT unnest(?), unnest(?), unnest(?)", [list(sources), list(sizes), list(times)]
-        )
+    kept = {place: stamp for place, stamp in sources.items() if place not in left_out.again}
+    if kept:
+        sizes, times = zip(*kept.values(), strict=True)
+        connection.execute("INSERT INTO sources SELECT unnest(?), unnest(?), unnest(?)", [list(kept), list(sizes), list(times)])
     connection.execute("COMMIT")
     connection.execute("CHECKPOINT")
 
@@ -88,93 +103,125 @@ def create(connection: Connection) -> None:
         connection.execute(f"CREATE VIEW {name} AS {body}")
 
 
-def read_corpus(cache: Cache, connection: Connection, corpus: str) -> dict[str, object]:
-    """Insert one corpus and its utterances; return what `corpus.json` says.
-
-    Raises:
-        TfserError: if a file cannot be read.
-    """
-    about: dict[str, object] = read_json(cache.corpus(corpus) / "corpus.json")
-    names = ("adapter", "root", "scanned_at", "default_protocol")
-    expected = about.get("expected")  # none: a scan that is older than the key
-    published = expected.get("utterances") if isinstance(expected, dict) else None
-    connection.execute(
-        "INSERT INTO corpora VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [corpus, *(about.get(name) for name in names), json.dumps(about.get("options", {})), published],
-    )
-    _insert(connection, "utterances", [cache.corpus(corpus) / "utterances.parquet"])
-    return about
-
-
-def asked_for(cache: Cache, corpora: str) -> list[str]:
-    """Return the protocols that somebody asked for beyond the corpus's own; of several corpora, those over any several."""
-    path = asked_file(cache, corpora)
-    return [str(spec) for spec in read_json(path)] if path.exists() else []
-
-
-def asked_file(cache: Cache, corpora: str) -> Path:
-    """Return the file that lists them."""
-    return cache.protocols / "asked.json" if JOINED_BY in corpora else cache.corpus(corpora) / "protocols.json"
-
-
-def make_utterances(connection: Connection, files: Sequence[Path]) -> None:
-    """Make the empty table `utterances` anew, with the columns of the corpora's own behind the contract's.
+def insert_corpora(connection: Connection, corpora: Sequence[StoredCorpus]) -> None:
+    """Fill the empty tables `corpora` and `utterances`, the latter made anew with the columns of the corpora's own.
 
     A column that several corpora have takes their common type; where numbers meet something else, it is text.
-
-    Raises:
-        TfserError: if a file cannot be read.
     """
     table = next(t for t in schema.TABLES if t.name == "utterances")
     known = {name.casefold() for name, _, _ in table.columns}
     own: dict[str, tuple[str, set[str]]] = {}
-    for file in files:
-        with _readable("utterances"):
-            described = connection.execute("DESCRIBE FROM read_parquet(?, hive_partitioning = false)", [exactly(file)]).fetchall()
+    for corpus in corpora:
+        with _registered(connection, corpus.utterances):
+            described = connection.execute("DESCRIBE incoming").fetchall()
         for name, kind, *_ in described:
             if name.casefold() not in known:
-                own.setdefault(name.casefold(), (name, set()))[1].add(kind)
+                own.setdefault(name.casefold(), (name, set()))[1].add("VARCHAR" if kind == '"NULL"' else kind)
     connection.execute("DROP TABLE IF EXISTS utterances")
     connection.execute(table.ddl())
     for name, kinds in own.values():
         kind = "DOUBLE" if len(kinds) > 1 and kinds <= _NUMBERS else "VARCHAR" if len(kinds) > 1 else min(kinds)
         connection.execute(f"ALTER TABLE utterances ADD COLUMN {quote_name(name)} {kind}")
+    for corpus in corpora:
+        about = corpus.about
+        expected = about.get("expected")  # none: a scan that is older than the key
+        published = expected.get("utterances") if isinstance(expected, dict) else None
+        names = ("adapter", "root", "scanned_at", "default_protocol")
+        connection.execute(
+            "INSERT INTO corpora VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [corpus.name, *(about[name] for name in names), json.dumps(about["options"]), published],
+        )
+        _insert(connection, "utterances", corpus.utterances)
+
+
+def asked_file(cache: Cache, corpora: str) -> Path:
+    """Return the file of the protocols that somebody asked for beyond the corpus's own; of several corpora, over any several."""
+    return cache.protocols / "asked.json" if JOINED_BY in corpora else cache.corpus(corpora) / "protocols.json"
 
 
 @contextlib.contextmanager
-def _readable(table: str) -> Iterator[None]:
-    """Turn DuckDB's error over a file of the cache into one that says what to do."""
+def _registered(connection: Connection, table: pa.Table) -> Iterator[None]:
+    """Let SQL read an Arrow table under the name `incoming`.
+
+    DuckDB is never handed a path: it would read the file a second time, after its seal was looked at, and take a cache whose
+    path has `[` or `*` for a pattern.
+    """
+    connection.register("incoming", table)
     try:
         yield
-    except duckdb.Error as error:
-        raise TfserError(
-            f"the cache's files for {table} cannot be read ({first_line(error, 2)}); look with `tfser cache verify`"
-        ) from error
+    finally:
+        connection.unregister("incoming")
 
 
-def _insert(connection: Connection, table: str, files: Sequence[Path]) -> None:
-    """Insert the rows of Parquet files into a table, by column name."""
-    if files:
-        with _readable(table):
-            connection.execute(
-                f"INSERT INTO {table} BY NAME SELECT * FROM read_parquet(?, union_by_name = true, hive_partitioning = false)",
-                [[exactly(f) for f in files]],
-            )
+def _insert(connection: Connection, table: str, rows: pa.Table) -> None:
+    """Insert the rows of an Arrow table into a table, by column name."""
+    with _registered(connection, rows):
+        connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
 
 
-def _read_corpora(cache: Cache, connection: Connection) -> None:
-    names, own = cache.corpora(), own_protocols(cache)
+class _LeftOut:
+    """Notes in `skipped` what of the cache's files the catalogue does without, so that every command can say so.
+
+    `again` are those that could not be read just now: their stamps are not kept, so that the next refresh tries them again.
+    """
+
+    def __init__(self, cache: Cache, connection: Connection) -> None:
+        self._cache, self._connection = cache, connection
+        self.again: set[str] = set()
+
+    def note(self, stage: str, corpus: str | None, path: Path, error: Exception) -> None:
+        """Note one file."""
+        place = self._cache.place(path)
+        if isinstance(error, UnreadableError):
+            self.again |= {place}
+        self._connection.execute(
+            "INSERT INTO skipped BY NAME SELECT ? AS corpus, NULL AS utterance_id, ? AS path, ? AS stage, ? AS reason",
+            [corpus, place, stage, str(error).removeprefix(f"{path}: ").replace(f"{self._cache.root}/", "")],
+        )
+
+
+def _read_corpora(cache: Cache, connection: Connection, left_out: _LeftOut) -> None:
+    own = own_protocols(cache)
     for table in ("corpora", "protocols", "assignments", "held_out"):
         connection.execute(f"DELETE FROM {table}")
-    make_utterances(connection, [cache.corpus(name) / "utterances.parquet" for name in names])
-    for name in names:
-        about = read_corpus(cache, connection, name)
-        wanted = [*applicable(connection, name), *asked_for(cache, name)]
-        if about.get("default_protocol"):
-            wanted.append(str(about["default_protocol"]))
-        _install_all(connection, name, wanted, own)
-    _install_all(connection, JOINED_BY, asked_for(cache, JOINED_BY), own)
-    read_near_duplicates(cache, connection, names)
+    connection.execute("DELETE FROM skipped WHERE stage IN ('corpus', 'protocols', 'near-duplicates')")
+    corpora: list[StoredCorpus] = []
+    for name in sorted({*cache.corpora(), *cache.broken_corpora()}):
+        try:
+            corpora.append(read_corpus(cache, name))
+        except (DamagedError, UnreadableError) as error:  # costs nobody the other corpora
+            left_out.note("corpus", name, cache.corpus(name), error)
+            left_out.again |= _places_of(cache, name) if isinstance(error, UnreadableError) else set()
+    for path in sorted(cache.protocols.glob("[!.]*.toml")):
+        try:
+            read_kept(cache, path)
+        except (DamagedError, UnreadableError) as error:
+            left_out.note("protocols", None, path, error)
+    insert_corpora(connection, corpora)
+    names = [corpus.name for corpus in corpora]
+    for corpus in corpora:
+        wanted = [*applicable(connection, corpus.name), *_asked(cache, corpus.name, left_out)]
+        if corpus.about["default_protocol"]:
+            wanted.append(str(corpus.about["default_protocol"]))
+        _install_all(connection, corpus.name, wanted, own)
+    _install_all(connection, JOINED_BY, _asked(cache, JOINED_BY, left_out), own)
+    read_near_duplicates(
+        cache, connection, names, lambda corpus, path, error: left_out.note("near-duplicates", corpus, path, error)
+    )
+
+
+def _places_of(cache: Cache, corpus: str) -> set[str]:
+    return {f"corpora/{corpus}/{name}" for name in (CORPUS, UTTERANCES, SKIPPED)}
+
+
+def _asked(cache: Cache, corpora: str, left_out: _LeftOut) -> list[str]:
+    """Return the protocols that were asked for; none, and a note, where their list cannot be read."""
+    path = asked_file(cache, corpora)
+    try:
+        return asked_protocols(cache, path)
+    except (DamagedError, UnreadableError) as error:
+        left_out.note("protocols", None if corpora == JOINED_BY else corpora, path, error)
+        return []
 
 
 def _install_all(connection: Connection, corpus: str, wanted: Sequence[str], own: Mapping[str, Protocol]) -> None:
@@ -207,52 +254,85 @@ def known_corpora(connection: Connection, protocol: Protocol, corpus: str) -> bo
     return found == (len(wanted),)
 
 
-def _read_features(cache: Cache, connection: Connection, sources: Sources) -> None:
+def _read_features(cache: Cache, connection: Connection, sources: Sources, left_out: _LeftOut) -> None:
     for table in ("feature_sets", "features"):
         connection.execute(f"DELETE FROM {table}")
-    connection.execute("DELETE FROM skipped WHERE stage <> 'run'")
-    lists = [p for p in sorted(sources) if PurePosixPath(p).name == "skipped.parquet"]
-    _insert(connection, "skipped", [cache.root / p for p in lists if p.startswith("corpora/")])
-    shards: dict[str, list[str]] = {}
-    for path in sorted(sources):
-        if path.endswith(".rows.parquet"):
-            shards.setdefault(PurePosixPath(path).parts[1], []).append(exactly(cache.root / path))
-    found = sorted(p for p in sources if p.startswith("features/") and p.endswith("/feature_set.json"))
-    sets = [(PurePosixPath(path).parent, read_json(cache.root / path)) for path in found]
+    connection.execute("DELETE FROM skipped WHERE stage NOT IN ('run', 'corpus', 'protocols', 'near-duplicates')")
+    for (corpus,) in connection.execute("SELECT corpus FROM corpora ORDER BY corpus").fetchall():
+        # A corpus whose list of what was passed over cannot be read is not in the table `corpora`.
+        _insert(connection, "skipped", read_skipped(cache, cache.corpus(corpus) / SKIPPED))
+    sets: list[tuple[Path, dict[str, Any]]] = []
+    for place in sorted(p for p in sources if p.startswith("features/") and p.endswith(f"/{FEATURE_SET}")):
+        folder = (cache.root / place).parent
+        try:
+            sets.append((folder, read_feature_set(cache, folder)))
+        except (DamagedError, UnreadableError) as error:
+            left_out.note("features", None, folder / FEATURE_SET, error)
     names = _set_names([about for _, about in sets])
+    lists = [cache.root / p for p in sorted(sources) if p.startswith("features/") and p.endswith(f"/{SKIPPED}")]
+    shards = [cache.root / p for p in sorted(sources) if p.endswith(".rows.parquet")]
     for folder, about in sets:
         name = names[about["fingerprint"]]
         keys = ("fingerprint", "kind", "dim", "dtype", "hop_s", "created_at")
         source = json.dumps(about["source"]) if "source" in about else None
         connection.execute(
             "INSERT INTO feature_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [name, *(about[key] for key in keys), json.dumps(about["config"]), source, folder.as_posix()],
+            [name, *(about[key] for key in keys), json.dumps(about["config"]), source, cache.place(folder)],
         )
-        own = [exactly(cache.root / p) for p in lists if p.startswith(f"{folder.as_posix()}/")]
-        if own:
-            with _readable("skipped"):  # an outdated set's stages bear its whole name: they say nothing about the current one
+        for path in (path for path in lists if path.parent.parent == folder):
+            try:
+                table = read_skipped(cache, path)
+            except (DamagedError, UnreadableError) as error:
+                left_out.note("features", path.parent.name, path, error)
+                continue
+            with _registered(connection, table):  # an outdated set's stages bear its whole name, see the table `feature_sets`
                 connection.execute(
-                    "INSERT INTO skipped BY NAME SELECT * REPLACE (split_part(stage, ':', 1) || ':' || ? AS stage) "
-                    "FROM read_parquet(?, union_by_name = true, hive_partitioning = false)",
-                    [name, own],
+                    "INSERT INTO skipped BY NAME "
+                    "SELECT * REPLACE (split_part(stage, ':', 1) || ':' || ? AS stage) FROM incoming",
+                    [name],
                 )
-        if shards.get(folder.name):
-            with _readable("features"):
-                connection.execute(
-                    """
-                    INSERT INTO features
-                    SELECT ? AS feature_set, r.corpus, r.utterance_id, ? || '/' || r.corpus || '/' || r.shard AS shard,
-                      r.first_frame, r.frames, r.dim
-                    FROM (
-                      SELECT *, parse_path(filename)[-2] AS corpus
-                      FROM read_parquet(?, filename = true, hive_partitioning = false)
-                    ) r
-                    JOIN utterances u
-                      ON u.corpus = r.corpus AND u.utterance_id = r.utterance_id AND u.content_hash = r.content_hash
-                    QUALIFY row_number() OVER (PARTITION BY r.corpus, r.utterance_id ORDER BY r.shard) = 1
-                    """,
-                    [name, folder.as_posix(), shards[folder.name]],
-                )
+        own = [path for path in shards if path.parent.parent == folder]
+        _insert_features(cache, connection, folder, name, about["dim"], own, left_out)
+
+
+_SHARD_COLUMNS = ("utterance_id", "content_hash", "shard", "first_frame", "frames", "dim", "checksum")
+
+
+def _insert_features(
+    cache: Cache, connection: Connection, folder: Path, name: str, dim: int, shards: Sequence[Path], left_out: _LeftOut
+) -> None:
+    """Insert where the frames of one feature set lie, of all utterances that still have the content they were made of."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    tables: list[pa.Table] = []
+    for path in shards:
+        corpus = path.parent.name
+        try:
+            table = cache.read_table(path).replace_schema_metadata(None)
+            if missing := set(_SHARD_COLUMNS) - set(table.column_names):
+                raise UnknownContentError(f"{path}: cannot be understood (it has no column {min(missing)})")
+            if pc.any(pc.not_equal(table["dim"], dim)).as_py():
+                raise DamagedError(f"{path}: its frames are not {dim} numbers wide, as those of {name} are")
+        except (DamagedError, UnreadableError) as error:
+            left_out.note("features", corpus, path, error)
+            continue
+        tables.append(table.select(_SHARD_COLUMNS).append_column("corpus", pa.array([corpus] * table.num_rows, pa.string())))
+    if not tables:
+        return
+    with _registered(connection, pa.concat_tables(tables)):
+        connection.execute(
+            """
+            INSERT INTO features
+            SELECT ? AS feature_set, r.corpus, r.utterance_id, ? || '/' || r.corpus || '/' || r.shard AS shard,
+              r.first_frame, r.frames, r.dim, r.checksum
+            FROM incoming r
+            JOIN utterances u
+              ON u.corpus = r.corpus AND u.utterance_id = r.utterance_id AND u.content_hash = r.content_hash
+            QUALIFY row_number() OVER (PARTITION BY r.corpus, r.utterance_id ORDER BY r.shard) = 1
+            """,
+            [name, cache.place(folder)],
+        )
 
 
 def _set_names(sets: Sequence[Mapping[str, Any]]) -> dict[str, str]:

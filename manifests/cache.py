@@ -6,19 +6,22 @@ The layout is drawn in docs/design.md. Nothing here reads audio or features.
 from __future__ import annotations
 
 import contextlib
+import datetime
+import errno
 import os
 import re
 import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tfser.manifests import files
-from tfser.manifests.errors import TfserError, UnreadableError, UsageError
+from tfser.manifests.errors import CannotWriteError, UnknownContentError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+Verify = Literal["once", "never"]
 
 Stamp = tuple[int, int]
 """Size in bytes and modification time in nanoseconds of a file that the catalogue was built from."""
@@ -47,9 +50,13 @@ def default_cache_root() -> Path:
 
 
 class Cache:
-    """Paths and locks of one cache folder. Creating the object touches nothing on disk."""
+    """Paths and locks of one cache folder. Creating the object touches nothing on disk.
 
-    def __init__(self, root: Path | None = None) -> None:
+    `verify` says when frames are compared with their checksums: once, when a process first reads them, or never.
+    """
+
+    def __init__(self, root: Path | None = None, *, verify: Verify = "once") -> None:
+        self.verify: Verify = verify
         self.root = (root if root is not None else default_cache_root()).expanduser().absolute()
         if self.root.exists() and not self.root.is_dir():
             raise UsageError(f"cache {self.root}: this is a file, not a folder; name a folder with --cache or $TFSER_CACHE")
@@ -70,6 +77,11 @@ class Cache:
         """Names of the corpora that have been scanned into this cache, in order."""
         names = (path.parent.name for path in self.root.glob("corpora/*/corpus.json"))
         return sorted(name for name in names if _NAME.fullmatch(name))
+
+    def broken_corpora(self) -> list[str]:
+        """Names of the corpora whose rows are there without the file that says what they are, in order."""
+        names = {path.parent.name for path in self.root.glob("corpora/[!.]*/utterances.parquet")}
+        return sorted(name for name in names - set(self.corpora()) if _NAME.fullmatch(name))
 
     @property
     def protocols(self) -> Path:
@@ -106,7 +118,7 @@ class Cache:
             for path in self.root.glob(pattern):
                 relative = path.relative_to(self.root)
                 if not any(part.startswith(".") for part in relative.parts):
-                    with contextlib.suppress(FileNotFoundError):  # removed by another process just now
+                    with contextlib.suppress(OSError):  # removed by another process just now, or a link in a circle
                         status = path.stat()
                         found[relative.as_posix()] = (status.st_size, status.st_mtime_ns)
         return found
@@ -117,8 +129,7 @@ class Cache:
         Raises:
             UsageError: if there is no such folder, or it is none that tfser filled.
         """
-        parts = ("corpora", "features", "runs", "protocols")
-        if self.catalogue.is_file() or any((self.root / part).is_dir() for part in parts):
+        if self.is_one():
             return self
         what = "the folder holds none of what a cache does" if self.root.is_dir() else "there is no such folder"
         raise UsageError(
@@ -132,6 +143,27 @@ class Cache:
     def read_json(self, path: Path) -> Any:
         """Read a JSON file of this cache; see `files.read_json`."""
         return files.read_json(path, place=self.place(path))
+
+    def read_object(self, path: Path, keys: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
+        """Read a JSON object of this cache that has at least certain keys.
+
+        Args:
+            path: the file.
+            keys: the names that must be there, and of which type their values are.
+
+        Raises:
+            DamagedError: if its content is not what was written there.
+            UnreadableError: if it could not be read, or another version's program wrote something else there.
+        """
+        value = self.read_json(path)
+        if not isinstance(value, dict):
+            raise UnknownContentError(f"{path}: cannot be understood (it holds no JSON object)")
+        for key, kind in keys.items():
+            if key not in value:
+                raise UnknownContentError(f"{path}: cannot be understood (it has no {key!r})")
+            if not isinstance(value[key], kind):
+                raise UnknownContentError(f"{path}: cannot be understood ({key!r} is {str(value[key])[:40]!r})")
+        return value
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
         """Write a JSON object into this cache, sealed; see `files.write_json`."""
@@ -154,38 +186,50 @@ class Cache:
         """
         files.check_parquet(path, files.read_sealed(path, self.place(path)))
 
-    def set_aside(self, path: Path) -> Path:
-        """Move a file or folder of this cache to `removed/<time>/` at the same place; return where it lies now.
+    def is_one(self) -> bool:
+        """Tell whether the folder is a cache: some file lies there as only tfser puts it."""
+        patterns = ("corpora/*/corpus.json", "corpora/*/utterances.parquet", "features/*/feature_set.json", "runs/*/run.json")
+        patterns += ("features/*/*/*.rows.parquet", "catalogue.duckdb", "locks/*.lock", "protocols/asked.json")
+        return any(next(iter(self.root.glob(pattern)), None) is not None for pattern in patterns)
 
-        Nothing is deleted: whoever wants it back moves it back. The caller holds the lock of those who write there.
+    @property
+    def removed(self) -> Path:
+        """Where what was damaged is moved to, by the time of the removal and the place that it had."""
+        return self.root / "removed"
+
+    def put_away(self, path: Path, when: str | None = None) -> Path:
+        """Move a file or folder of this cache to `removed/<time>/<its place>`, a link as the link; return where it is now.
+
+        Args:
+            path: what to move; call this while holding the lock of those who write it.
+            when: the folder below `removed`; the present time by default.
 
         Raises:
-            UnreadableError: if the system does not let it be moved.
+            CannotWriteError: if it cannot be moved; it is then where it was.
         """
-        for number in range(1, 10_000):  # two things of one place within a second
-            time_of = time.strftime("%Y%m%d-%H%M%S") + (f"-{number}" if number > 1 else "")
-            target = self.root / "removed" / time_of / path.relative_to(self.root)
-            if not os.path.lexists(target):
-                break
+        when = when or datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+        target = self.removed / when / self.place(path)
+        number = 1
+        while os.path.lexists(target):  # moved once before, and made anew meanwhile
+            number += 1
+            target = self.removed / f"{when}-{number}" / self.place(path)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(target)
-            files.fsync_path(target.parent)
-            files.fsync_path(path.parent)
+            os.rename(path, target)  # noqa: PTH104 - within one file system, or not at all
         except OSError as error:
-            raise UnreadableError(f"{path}: cannot be moved to {target} ({error.strerror or error})") from error
+            raise CannotWriteError(f"{path}: cannot be moved to {target.parent} ({error.strerror or error})") from error
         return target
 
     def make(self) -> None:
-        """Create the folder, with the one in it by which `require` knows a cache.
+        """Create the folder.
 
         Raises:
-            TfserError: if that is impossible.
+            CannotWriteError: if that is impossible.
         """
         try:
-            (self.root / "corpora").mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise TfserError(
+            raise CannotWriteError(
                 f"cache {self.root}: cannot be created ({error.strerror}); name another folder with --cache or $TFSER_CACHE"
             ) from error
 
@@ -196,25 +240,76 @@ class Cache:
         Args:
             what: what is written, for instance `features/logmel-1a2b/emodb`.
             on_wait: called once with a sentence when somebody else holds the lock, before waiting for it.
+
+        Raises:
+            CannotWriteError: if the disk is read-only or full, or knows no file locks.
         """
         from filelock import FileLock, Timeout
 
         self.make()
         folder = self.root / "locks"
-        folder.mkdir(exist_ok=True)
         path = folder / (what.replace("/", "--") + ".lock")
-        lock = FileLock(path)
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if on_wait is not None:
-                owner = path.with_suffix(".owner")
-                who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
-                on_wait(f"{who} is writing {what}; waiting for it")
-            lock.acquire()
+            folder.mkdir(exist_ok=True)
+            lock = FileLock(path)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                if on_wait is not None:
+                    owner = path.with_suffix(".owner")
+                    who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
+                    on_wait(f"{who} is writing {what}; waiting for it")
+                lock.acquire()
+        except (OSError, NotImplementedError) as error:  # the latter is how filelock says that there are no locks
+            raise CannotWriteError(f"cache {self.root}: {_why_no_lock(error)}") from error
         try:
             with contextlib.suppress(OSError):
                 path.with_suffix(".owner").write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
             yield
         finally:
             lock.release()
+
+    def writers_of(self, path: Path) -> str:
+        """Return the name of the lock of those who write a file or folder of the cache, see docs/design.md."""
+        parts = path.relative_to(self.root).parts
+        if parts[0] == "protocols":
+            return "protocols/asked"
+        if parts[0] == "corpora" and len(parts) == 3:  # files of one folder that different commands write
+            name = parts[2].removeprefix(".")
+            area = "fingerprints" if name.startswith(("fingerprints.", "near_duplicates.")) else "corpora"
+            return f"{'protocols' if name.startswith('protocols.') else area}/{parts[1]}"
+        folders = parts if path.is_dir() and not path.is_symlink() else parts[:-1]
+        depth = {"features": 3, "corpora": 2, "runs": 2}.get(parts[0], 1)
+        return "/".join(folders[:depth]) or "catalogue"
+
+    def is_locked(self, what: str) -> bool:
+        """Tell whether another writer holds a lock just now; nothing is written for it."""
+        from filelock import FileLock, Timeout
+
+        path = self.root / "locks" / (what.replace("/", "--") + ".lock")
+        if not path.exists():
+            return False
+        try:
+            with FileLock(path).acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except (OSError, NotImplementedError):  # read-only, or no locks: nobody writes here from this machine
+            return False
+
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def _why_no_lock(error: OSError | NotImplementedError) -> str:
+    """Say why the cache's locks cannot be had, and the way out."""
+    number = error.errno if isinstance(error, OSError) else errno.ENOSYS
+    if number in _NO_LOCKS:
+        return (
+            "its disk knows no file locks, without which two writers would spoil each other's files; what is there can be read, "
+            "to write choose a folder on another disk with --cache or $TFSER_CACHE"
+        )
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; make room and run the same command again"
+    reason = os.strerror(number).lower() if number else str(error)
+    return f"cannot be written ({reason}); what is there can be read, to write choose another folder with --cache or $TFSER_CACHE"

@@ -2,13 +2,15 @@
 
 The file is never written in place. `refresh` compares the stamps of the cache's files with those that the catalogue was built
 from; if they differ it builds a new file aside (runs are added to a copy, everything else that changed is read again) and
-renames it over the old one. Readers hold the old file open meanwhile and lose nothing. A connection attaches the file to a
-database of its own: DuckDB would otherwise hand out, within one process, the file that it opened first.
+renames it over the old one. Readers hold the old file open meanwhile and lose nothing. Behind its end, where DuckDB does not
+look, stands its seal: a catalogue that does not fit it is built anew, before anything is shown of it. A connection attaches the
+file to a database of its own: DuckDB would otherwise hand out, within one process, the file that it opened first.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 import time
@@ -18,24 +20,28 @@ from typing import Any
 
 import duckdb
 
-from tfser.manifests import schema
-from tfser.manifests.build import (
-    asked_file,
-    asked_for,
-    build,
-    create,
-    make_utterances,
-    read_corpus,
-)
+from tfser.manifests import schema, seals
+from tfser.manifests.build import asked_file, build, create, insert_corpora
 from tfser.manifests.cache import Cache, Stamp
 from tfser.manifests.connections import Connection, duckdb_path, interruptibly, lock_down, open_memory, quote
-from tfser.manifests.errors import TfserError, UsageError, first_line, unknown
-from tfser.manifests.files import aside, sweep, write_json
+from tfser.manifests.errors import (
+    CannotWriteError,
+    DamagedError,
+    MissingFileError,
+    TfserError,
+    UnreadableError,
+    UsageError,
+    first_line,
+    unknown,
+)
+from tfser.manifests.files import aside, opened, sweep
 from tfser.manifests.folds import install
+from tfser.manifests.notes import note
 from tfser.manifests.own_protocols import OwnProtocol, keep_own, own_protocols
 from tfser.manifests.protocols import parse
+from tfser.manifests.stored import asked_protocols, read_corpus
 
-__all__ = ["Connection", "ensure_protocol", "open_catalogue", "refresh", "rows"]
+__all__ = ["Connection", "ensure_protocol", "open_catalogue", "refresh", "refresh_if_possible", "rows"]
 
 _TRIES = 5
 """How often a catalogue is begun anew when files go away while it is built."""
@@ -45,8 +51,11 @@ _READABLE: dict[str, str | bool | int | float | list[str]] = {"storage_compatibi
 """The file can be opened by any `duckdb` shell from this version on, not by the newest alone."""
 
 
-class _CannotWriteError(TfserError):
-    """The catalogue's file cannot be written; its content could still be built elsewhere."""
+_HEADERS, _BLOCK = 3 * 4096, 1 << 18
+"""How DuckDB lays a file out, in bytes."""
+
+_WHOLE: set[tuple[str, int, int, int]] = set()
+"""The catalogues, by path, inode, size and time, whose seal this process has looked at."""
 
 
 def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
@@ -57,13 +66,13 @@ def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
         rebuild: build it from nothing, whatever stands there.
 
     Raises:
-        TfserError: if a file of the cache cannot be read, or the catalogue cannot be written.
+        CannotWriteError: if the catalogue cannot be written.
     """
-    if not rebuild and _built_from(cache.catalogue) == cache.sources():
+    if not rebuild and _built_from(cache) == cache.sources():
         return False
     try:
         with cache.lock("catalogue"):
-            before = None if rebuild else _built_from(cache.catalogue)
+            before = None if rebuild else _built_from(cache)
             if before == cache.sources():
                 return False
             sweep(cache.root)
@@ -77,8 +86,17 @@ def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
                         raise
                     time.sleep(0.05)
     except (OSError, duckdb.Error) as error:
-        raise _CannotWriteError(f"{cache.catalogue} cannot be written ({first_line(error)})") from error
+        raise CannotWriteError(f"{cache.catalogue} cannot be written ({first_line(error)})") from error
     return True
+
+
+def refresh_if_possible(cache: Cache) -> None:
+    """Bring the catalogue up to date at the end of a command, whatever became of it.
+
+    That it cannot be written (a full or read-only disk) hides no error of the command: the next one tries again, or does without.
+    """
+    with contextlib.suppress(CannotWriteError):
+        refresh(cache)
 
 
 def _replace(cache: Cache, before: dict[str, Stamp] | None, sources: dict[str, Stamp]) -> None:
@@ -86,8 +104,10 @@ def _replace(cache: Cache, before: dict[str, Stamp] | None, sources: dict[str, S
     with aside(cache.catalogue) as temporary, _writable(temporary) as file:
         if before is not None:
             shutil.copyfile(cache.catalogue, file)
+            os.truncate(file, file.stat().st_size - len(seals.EMPTY))
         with contextlib.closing(duckdb.connect(duckdb_path(file), config=_READABLE)) as connection:
             interruptibly(connection, lambda: build(cache, connection, before or {}, sources, fresh=before is None))
+        seals.seal_file(file, cache.place(cache.catalogue))
         # A log left here belongs to the file that is replaced (somebody wrote to it); beside ours it would be in the way.
         cache.catalogue.with_name(cache.catalogue.name + ".wal").unlink(missing_ok=True)
 
@@ -105,18 +125,60 @@ def _writable(path: Path) -> Iterator[Path]:
         shutil.copyfile(file, path)
 
 
-def _built_from(path: Path) -> dict[str, Stamp] | None:
-    """Return the stamps that a catalogue was built from; None if there is none that this version can read."""
-    if not path.exists():
-        return None
+def check_catalogue(cache: Cache, *, is_remembered: bool = True) -> bool:
+    """Look at the catalogue's seal; return False if there is no catalogue, or one without a seal: an older version's.
+
+    Args:
+        cache: the cache.
+        is_remembered: do not read the file again that this process has looked at before.
+
+    Raises:
+        DamagedError: if its content is not what was written there.
+        UnreadableError: if it could not be read.
+    """
     try:
-        with contextlib.closing(_attach(path)) as connection:
+        with opened(cache.catalogue) as file:
+            status = os.fstat(file.fileno())
+            stamp = (str(cache.catalogue), status.st_ino, status.st_size, status.st_mtime_ns)
+            if stamp not in _WHOLE or not is_remembered:
+                if not seals.is_file_sealed(file, cache.place(cache.catalogue), str(cache.catalogue)):
+                    # An older version's has none, but is a row of whole blocks.
+                    if file.read(12)[8:] != b"DUCK" or (status.st_size - _HEADERS) % _BLOCK:
+                        raise DamagedError(f"{cache.catalogue}: is no catalogue, or not all of one")
+                    return False
+                _WHOLE.add(stamp)
+    except MissingFileError:
+        return False
+    return True
+
+
+def _built_from(cache: Cache) -> dict[str, Stamp] | None:
+    """Return the stamps that the catalogue was built from; None if there is none that this version can read, and is whole."""
+    try:
+        if not check_catalogue(cache):
+            return None
+        with contextlib.closing(_attach(cache.catalogue)) as connection:
             version = connection.execute("SELECT version FROM meta").fetchone()
             if version != (schema.VERSION,):
                 return None
             return {p: (size, mtime) for p, size, mtime in connection.execute("FROM sources").fetchall()}
-    except duckdb.Error:
-        return None
+    except DamagedError as error:
+        note(f"{error}; it is an index, and is built anew")
+    except (UnreadableError, duckdb.Error):
+        pass
+    return None
+
+
+def _note_left_out(cache: Cache, connection: Connection) -> None:
+    """Say in one line which files of the cache the catalogue does without."""
+    found = connection.execute(
+        "SELECT path, reason FROM skipped WHERE stage IN ('corpus', 'protocols', 'near-duplicates', 'features', 'run') "
+        "ORDER BY path, reason"
+    ).fetchall()
+    if found:
+        named = ", ".join(f"{path} ({reason.removeprefix(f'{path}/').removeprefix(f'{path}: ')})" for path, reason in found[:3])
+        more = f" and {len(found) - 3:,} more" if len(found) > 3 else ""
+        note(f"left out of {cache.root}: {named}{more}; `tfser cache verify` says what to do")
 
 
 def _attach(path: Path) -> Connection:
@@ -145,10 +207,11 @@ def open_catalogue(cache: Cache) -> Iterator[Connection]:
     try:
         refresh(cache)
         connection = _attach(cache.catalogue)
-    except (_CannotWriteError, duckdb.Error):
+    except (CannotWriteError, duckdb.Error):
         connection = open_memory()
         interruptibly(connection, lambda: build(cache, connection, {}, cache.sources(), fresh=True))
     with contextlib.closing(connection):
+        _note_left_out(cache, connection)
         lock_down(connection)
         yield connection
 
@@ -173,22 +236,27 @@ def ensure_protocol(cache: Cache, corpus: str, spec: str, *, own: OwnProtocol | 
     with open_catalogue(cache) as connection:
         for name in corpora:
             if not connection.execute("SELECT 1 FROM corpora WHERE corpus = ?", [name]).fetchone():
+                if name in cache.corpora():
+                    read_corpus(cache, name)  # says what keeps it out of the catalogue
                 raise unknown("corpus", name, cache.corpora())
         known = "SELECT 1 FROM protocols WHERE protocol = ? AND corpora = ?"
         if connection.execute(known, [protocol.name, corpus]).fetchone():
             return protocol.name
     with contextlib.closing(open_memory()) as trial:  # say what is wrong before anything is written
         create(trial)
-        make_utterances(trial, [cache.corpus(name) / "utterances.parquet" for name in corpora])
-        for name in corpora:
-            read_corpus(cache, trial, name)
+        insert_corpora(trial, [read_corpus(cache, name) for name in corpora])
         install(trial, corpus, protocol)
     if own is not None:
         keep_own(cache, own)
     with cache.lock(f"protocols/{corpus if len(corpora) == 1 else 'asked'}"):
-        asked = asked_for(cache, corpus)
+        path = asked_file(cache, corpus)
+        try:
+            asked = asked_protocols(cache, path)
+        except DamagedError as error:
+            note(f"{error}; it is moved to {cache.put_away(path).parent}, and begun anew")
+            asked = []
         if protocol.name not in asked:
-            write_json(asked_file(cache, corpus), [*asked, protocol.name])
+            cache.write_json(path, {"protocols": [*asked, protocol.name]})
     refresh(cache)
     return protocol.name
 

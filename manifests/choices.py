@@ -8,10 +8,10 @@ from pathlib import Path
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import ensure_protocol, open_catalogue
 from tfser.manifests.errors import UsageError, unknown
-from tfser.manifests.files import read_json
 from tfser.manifests.own_protocols import check_kept, is_file, own_protocols, read_own
 from tfser.manifests.protocol import JOINED_BY
 from tfser.manifests.protocols import draws_on, specify
+from tfser.manifests.stored import read_about
 
 
 def choose_corpus(cache: Cache, corpus: str | None) -> str:
@@ -41,7 +41,7 @@ def default_protocol(cache: Cache, corpus: str) -> str:
     Raises:
         UsageError: if the corpus has neither several speakers nor several sessions nor a split.
     """
-    protocol = read_json(cache.corpus(corpus) / "corpus.json")["default_protocol"]
+    protocol = read_about(cache, corpus)["default_protocol"]
     if protocol is None:
         raise UsageError(
             f"{corpus} has {_what_there_is(cache, corpus)}, which makes no folds; add a column speaker, session or split "

@@ -14,6 +14,7 @@ import contextlib
 import csv
 import decimal
 import json
+import logging
 import math
 import os
 import re
@@ -28,6 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tfser.manifests import notes
 from tfser.manifests.errors import TfserError
 
 _WIDE = 400  # columns of a table that goes into a file or a pipe
@@ -127,6 +129,21 @@ def _columns(stream: Any) -> int | None:
         with contextlib.suppress(OSError, ValueError):
             width = os.get_terminal_size(stream.fileno()).columns
     return width if width >= _NARROWEST else 80
+
+
+class _Said(logging.Handler):
+    """Prints what `notes` are told, each as a line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+def show_notes() -> None:
+    """Print the notes of the command that begins now (see `notes`) on standard error."""
+    notes.forget()
+    if not any(isinstance(handler, _Said) for handler in notes.LOGGER.handlers):
+        notes.LOGGER.addHandler(_Said())
+        notes.LOGGER.propagate = False
 
 
 def _notes() -> Console:

@@ -7,57 +7,76 @@ the audio is the same, and goes when it changes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import duckdb
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.connections import exactly
-from tfser.manifests.errors import TfserError, first_line
+from tfser.manifests.errors import DamagedError, MissingFileError, UnreadableError
 
 FINGERPRINTS = "fingerprints.parquet"
 PAIRS = "near_duplicates.parquet"
 
+FINGERPRINT_COLUMNS = ("content_hash", "frames")
+PAIR_COLUMNS = ("content_hash", "other_hash", "similarity", "evidence", "offset_s", "overlap_s")
 
-def read_near_duplicates(cache: Cache, connection: duckdb.DuckDBPyConnection, corpora: Sequence[str]) -> None:
+
+def read_near_duplicates(
+    cache: Cache, connection: duckdb.DuckDBPyConnection, corpora: Sequence[str], leave_out: Callable[[str, Path, Exception], None]
+) -> None:
     """Fill the tables `fingerprints` and `near_duplicates` of an open catalogue that holds the corpora's rows.
 
-    Raises:
-        TfserError: if a file cannot be read.
+    Args:
+        cache: the cache.
+        connection: the catalogue.
+        corpora: whose.
+        leave_out: told the corpus, the file and the error of what cannot be read.
     """
+    import pyarrow as pa
+
     for table in ("fingerprints", "near_duplicates"):
         connection.execute(f"DELETE FROM {table}")
-    found = [path for corpus in corpora if (path := cache.corpus(corpus) / PAIRS).exists()]
-    try:
-        for corpus in corpora:
-            path = cache.corpus(corpus) / FINGERPRINTS
-            if path.exists():
-                connection.execute(
-                    "INSERT INTO fingerprints SELECT u.corpus, u.utterance_id, f.frames FROM utterances u "
-                    "JOIN read_parquet(?, hive_partitioning = false) f ON f.content_hash = u.content_hash WHERE u.corpus = ?",
-                    [exactly(path), corpus],
-                )
-        if found:
+    pairs: list[pa.Table] = []
+    for corpus in corpora:
+        folder = cache.corpus(corpus)
+        # Each pair is looked at from both sides, so what one corpus cannot give may still be known of the other.
+        for path, columns in ((folder / FINGERPRINTS, FINGERPRINT_COLUMNS), (folder / PAIRS, PAIR_COLUMNS)):
+            try:
+                table = cache.read_table(path, columns).select(list(columns)).replace_schema_metadata(None)
+            except MissingFileError:
+                continue
+            except (DamagedError, UnreadableError) as error:
+                leave_out(corpus, path, error)
+                continue
+            except KeyError as error:
+                leave_out(corpus, path, UnreadableError(f"{path}: cannot be understood (it has no column {error})"))
+                continue
+            if path.name == PAIRS:
+                pairs.append(table)
+                continue
+            connection.register("incoming", table)
             connection.execute(
-                """
-                INSERT INTO near_duplicates
-                WITH pairs AS (
-                  SELECT content_hash AS a, other_hash AS b, similarity, evidence, offset_s, overlap_s
-                  FROM read_parquet(?, hive_partitioning = false)
-                ), both_ways AS (
-                  SELECT * FROM pairs UNION ALL SELECT b, a, similarity, evidence, -offset_s, overlap_s FROM pairs
-                )
-                SELECT u.corpus, u.utterance_id, o.corpus, o.utterance_id, any_value(p.similarity), any_value(p.evidence),
-                  any_value(p.offset_s), any_value(p.overlap_s)
-                FROM both_ways p JOIN utterances u ON u.content_hash = p.a JOIN utterances o ON o.content_hash = p.b
-                GROUP BY u.corpus, u.utterance_id, o.corpus, o.utterance_id
-                ORDER BY u.corpus, u.utterance_id, o.corpus, o.utterance_id
-                """,
-                [[exactly(path) for path in found]],
+                "INSERT INTO fingerprints SELECT u.corpus, u.utterance_id, f.frames FROM utterances u "
+                "JOIN incoming f ON f.content_hash = u.content_hash WHERE u.corpus = ?",
+                [corpus],
             )
-    except duckdb.Error as error:
-        reason = first_line(error)
-        raise TfserError(
-            f"the cache's near-duplicates cannot be read ({reason}); remove {FINGERPRINTS} and {PAIRS} of that corpus and run "
-            "`tfser audit --near-duplicates` again"
-        ) from error
+            connection.unregister("incoming")
+    if pairs:
+        connection.register("incoming", pa.concat_tables(pairs))
+        connection.execute(
+            """
+            INSERT INTO near_duplicates
+            WITH pairs AS (
+              SELECT content_hash AS a, other_hash AS b, similarity, evidence, offset_s, overlap_s FROM incoming
+            ), both_ways AS (
+              SELECT * FROM pairs UNION ALL SELECT b, a, similarity, evidence, -offset_s, overlap_s FROM pairs
+            )
+            SELECT u.corpus, u.utterance_id, o.corpus, o.utterance_id, any_value(p.similarity), any_value(p.evidence),
+              any_value(p.offset_s), any_value(p.overlap_s)
+            FROM both_ways p JOIN utterances u ON u.content_hash = p.a JOIN utterances o ON o.content_hash = p.b
+            GROUP BY u.corpus, u.utterance_id, o.corpus, o.utterance_id
+            ORDER BY u.corpus, u.utterance_id, o.corpus, o.utterance_id
+            """
+        )
+        connection.unregister("incoming")

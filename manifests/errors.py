@@ -13,10 +13,14 @@ class TfserError(Exception):
     """
 
     exit_code = 1
+    way_out = ""
+    """What the command line adds to the message of every error of this kind."""
 
 
 class DamagedError(TfserError):
     """Bytes of the cache were read, and they are not those that were written: the only thing that is ever called damage."""
+
+    way_out = "; `tfser cache verify` says what to do"
 
 
 class UnreadableError(TfserError):
@@ -29,6 +33,17 @@ class UnreadableError(TfserError):
 
 class MissingFileError(UnreadableError):
     """A file that something refers to is not there (any more)."""
+
+
+class UnknownContentError(UnreadableError):
+    """A file was read, and is whole as far as can be seen, but does not say what this version looks for.
+
+    A newer version may have written it. Who is asked to make it again (a scan, an extraction) may move it away for that.
+    """
+
+
+class CannotWriteError(TfserError):
+    """The cache cannot be written or locked now: its disk is read-only, full, or knows no file locks; reading may still work."""
 
 
 class UsageError(TfserError):

@@ -43,7 +43,7 @@ def describe(error: Exception, names: Names) -> tuple[str, int]:
     """
     code = int(getattr(error, "exit_code", 1))
     if isinstance(error, TfserError):
-        return str(error), code
+        return f"{error}{error.way_out}", code
     if hasattr(error, "format_message"):  # an error of the option parser
         path = getattr(getattr(error, "ctx", None), "command_path", "tfser")
         return f"{_parser_message(error, names)} (see `{path} --help`)", code

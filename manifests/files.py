@@ -10,21 +10,26 @@ not what was written (`DamagedError`), and whatever kept a file from being read 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tfser.manifests import seals
 from tfser.manifests.errors import DamagedError, MissingFileError, UnreadableError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+_ASIDE = re.compile(r"\..+\.\d+-[0-9a-f]+\.tmp(\.wal)?")
 
 
 def fsync_path(path: Path) -> None:
@@ -57,6 +62,15 @@ def aside(path: Path) -> Iterator[Path]:
         raise
 
 
+def is_left_over(name: str) -> bool:
+    """Tell whether a file has the name of those that `aside` writes: after a kill, it stays.
+
+    >>> is_left_over(".run.json.4711-0a1b2c3d.tmp"), is_left_over(".notes.tmp")
+    (True, False)
+    """
+    return _ASIDE.fullmatch(name) is not None
+
+
 def sweep(folder: Path, *, older_than_s: float = 0.0) -> int:
     """Remove the temporary files that killed writers left in `folder`; return how many.
 
@@ -66,7 +80,7 @@ def sweep(folder: Path, *, older_than_s: float = 0.0) -> int:
     if folder.is_dir():
         limit = time.time() - older_than_s
         for path in folder.iterdir():
-            if path.name.startswith(".") and path.name.endswith((".tmp", ".tmp.wal")):
+            if is_left_over(path.name):
                 with contextlib.suppress(FileNotFoundError):
                     if path.stat().st_mtime <= limit:
                         path.unlink()
@@ -75,7 +89,20 @@ def sweep(folder: Path, *, older_than_s: float = 0.0) -> int:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of a file of the cache, read at once.
+    """Return the content of a file of the cache, read at once; errors as of `opened`."""
+    with opened(path) as file:
+        return file.read()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, read in parts; errors as of `opened`."""
+    with opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file of the cache, open for reading; what goes wrong meanwhile says whether it is the file's fault.
 
     Raises:
         DamagedError: if what lies there is no file at all but, for instance, a folder or a named pipe.
@@ -88,9 +115,9 @@ def read_bytes(path: Path) -> bytes:
         with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise DamagedError(f"{path}: {kind_of(path)} lies where a file was written")
-            return file.read()
+            yield file
     except FileNotFoundError as error:
-        if path.is_symlink():
+        if path.is_symlink():  # the file behind the link may be away for a while: a disk that is not mounted
             raise UnreadableError(f"{path}: could not be read (a link to {path.readlink()}, which is not there)") from error
         raise MissingFileError(f"{path}: is missing") from error
     except IsADirectoryError as error:

@@ -30,10 +30,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tfser.manifests import files, seals
 from tfser.manifests.cache import Cache, check_name
 from tfser.manifests.conditions import check_condition
-from tfser.manifests.errors import TfserError, UsageError
-from tfser.manifests.files import write_bytes
+from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnreadableError, UsageError
 from tfser.manifests.labels import NO_EMOTION, normalise, parse_label_map
 from tfser.manifests.natural import natural_key
 from tfser.manifests.protocol import GROUP_COLUMNS, Protocol
@@ -95,11 +95,31 @@ def own_protocols(cache: Cache) -> dict[str, Protocol]:
     """Return the own protocols that the cache keeps, by their long names; one whose file was changed is none (`check_kept`)."""
     found = {}
     for path in sorted(cache.protocols.glob("[!.]*.toml")):
-        with contextlib.suppress(UsageError):
-            protocol = read_own(path).protocol
-            if protocol.name == path.name.removesuffix(".toml"):
-                found[protocol.name] = protocol
+        with contextlib.suppress(TfserError):
+            protocol = read_kept(cache, path).protocol
+            found[protocol.name] = protocol
     return found
+
+
+def read_kept(cache: Cache, path: Path) -> OwnProtocol:
+    """Return an own protocol that the cache keeps.
+
+    Raises:
+        DamagedError: if its content is not what was written there: the seal in its last line does not fit, or its name.
+        UnreadableError: if it could not be read, or a key of it is of another version.
+    """
+    content = files.read_sealed(path, cache.place(path))
+    try:
+        text = content.decode("utf-8-sig")
+        told = tomllib.loads(text)
+    except ValueError as error:
+        raise DamagedError(f"{path}: its content is not what was written there ({error})") from error
+    if not path.name.endswith(f".{_digits(told)}.toml"):  # files of the version before have no other seal
+        raise DamagedError(f"{path}: its content is not what was written there")
+    try:
+        return parse_own(text, str(path))
+    except UsageError as error:
+        raise UnreadableError(str(error)) from error
 
 
 def check_kept(cache: Cache, name: str) -> None:
@@ -117,8 +137,16 @@ def check_kept(cache: Cache, name: str) -> None:
 def keep_own(cache: Cache, own: OwnProtocol) -> None:
     """Copy an own protocol's file into the cache."""
     path = cache.protocols / f"{own.protocol.name}.toml"
-    if not path.exists():
-        write_bytes(path, own.text.encode())
+    try:
+        read_kept(cache, path)
+    except (DamagedError, MissingFileError):  # damaged: the file that was named now has the same content as what was kept
+        text = f"{own.text.rstrip()}\n# {seals.EMPTY}\n"
+        files.write_bytes(path, seals.sealed(text.encode(), cache.place(path)))
+
+
+def _digits(told: dict[str, Any]) -> str:
+    """Return the digits of a protocol's name: of its content, comments and layout aside."""
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 class _Reader:
@@ -142,7 +170,7 @@ class _Reader:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in PROTOCOLS:
             taken = "is the name of a protocol that tfser knows" if name in PROTOCOLS else "use letters, digits, '_' and '-'"
             raise self.fail("name", f"{name!r}: {taken}")
-        digits = hashlib.sha256(json.dumps(self.told, sort_keys=True, default=str).encode()).hexdigest()[:8]
+        digits = _digits(self.told)
         over = self.over()
         several = over is not None and len(over) > 1
         grouped_by = self.text("grouped_by") or "speaker"

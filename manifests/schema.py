@@ -83,12 +83,14 @@ TABLES = (
     _table(
         "skipped",
         "What a stage could not use, and why. An utterance that could not be scanned or extracted fails no audit; rows and files"
-        " that a corpus reader passed over (stage read) are no utterances, though they may bear the id of one.",
+        " that a corpus reader passed over (stage read) are no utterances, though they may bear the id of one. The stages corpus,"
+        " protocols, near-duplicates, features and run are files of the cache that are damaged or could not be read: what they"
+        " hold is left out of the catalogue.",
         """
         corpus VARCHAR -- corpus name
         utterance_id VARCHAR -- null for a file that is no utterance
         path VARCHAR -- the file
-        stage VARCHAR -- read (layout, table), scan (audio), extract:<feature set>, changed:<feature set> (since the scan), run
+        stage VARCHAR -- read (layout, table), scan (audio), extract:<feature set>, changed:<feature set> (since), or see above
         reason VARCHAR -- one line
         """,
     ),
@@ -119,6 +121,7 @@ TABLES = (
         first_frame BIGINT -- first row in the shard
         frames BIGINT -- number of rows
         dim INTEGER -- width of a row
+        checksum VARCHAR -- CRC-32 of the frames' bytes, 8 hexadecimal digits: compared where they are read
         """,
     ),
     _table(

@@ -3,8 +3,8 @@
 What comes in: the bytes of a file that tfser wrote, and its place (its path below the cache's root). What goes out: nothing, or a
 `DamagedError`. A seal is 64 hexadecimal digits, the SHA-256 of the place and of all bytes of the file with the digits themselves
 taken as zeros. It lies inside the file, so that one rename puts both in place: as the last key of a JSON object, in the footer
-of a Parquet file, in the header of a safetensors file. A file that was exchanged with its like has another place, so it does not
-fit.
+of a Parquet file, in the header of a safetensors file, in a comment at the end of TOML, behind the end of the catalogue. A file
+that was exchanged with its like has another place, so it does not fit.
 
 Files of versions before seals have none; of those only what can be seen at once is called damage: no bytes at all, a Parquet
 file without its first and last marks, JSON that is none. Nothing here opens a file, and no failure to open, read, lock or decode
@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import Path
+from typing import BinaryIO
 
 from tfser.manifests.errors import DamagedError
 
@@ -68,6 +70,44 @@ def is_sealed(content: bytes, place: str, name: str) -> bool:
     if _digits(content, last.start(1), place) != last[1]:
         raise DamagedError(f"{name}: its content is not what was written there")
     return True
+
+
+def seal_file(path: Path, place: str) -> None:
+    """Append a seal to a file whose format lets something stand behind its end, as DuckDB's does; read in parts."""
+    with path.open("r+b") as file:
+        digits = _digits_before_end(file, place)
+        file.seek(0, 2)
+        file.write(_BEFORE + digits + _AFTER)
+
+
+def is_file_sealed(file: BinaryIO, place: str, name: str) -> bool:
+    """Tell whether an open file ends in a seal, which then fits; see `is_sealed`. The file is left at its beginning.
+
+    Raises:
+        DamagedError: if the seal does not fit the content or the place.
+    """
+    size = file.seek(0, 2)
+    if not size:
+        raise DamagedError(f"{name}: is empty")
+    file.seek(max(0, size - len(EMPTY)))
+    found = _SEAL.fullmatch(file.read())
+    digits = _digits_before_end(file, place, size - len(EMPTY)) if found is not None else b""
+    file.seek(0)
+    if found is not None and digits != found[1]:
+        raise DamagedError(f"{name}: its content is not what was written there")
+    return found is not None
+
+
+def _digits_before_end(file: BinaryIO, place: str, size: int | None = None) -> bytes:
+    """Return the digits of a seal behind the first `size` bytes of a file, or behind all of them."""
+    digest = hashlib.sha256(place.encode() + b"\0")
+    left = file.seek(0, 2) if size is None else size
+    file.seek(0)
+    while left and (part := file.read(min(left, 1 << 20))):
+        digest.update(part)
+        left -= len(part)
+    digest.update(EMPTY.encode())
+    return digest.hexdigest().encode()
 
 
 def _digits(content: bytes, at: int, place: str) -> bytes:

@@ -81,6 +81,11 @@ _FLOATS = {"valence", "arousal", "dominance", "start_s", "end_s", "duration_s", 
 _INTEGERS = {"sample_rate", "size", "mtime_ns", "ctime_ns"}
 
 
+def contract_columns() -> tuple[str, ...]:
+    """Return the names of the columns that every corpus has, in their order."""
+    return _ORDER
+
+
 def column_type(name: str) -> pa.DataType:
     """Return the Arrow type of a contract column."""
     import pyarrow as pa

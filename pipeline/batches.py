@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfser.manifests.cache import Verify
 from tfser.manifests.errors import TfserError
 from tfser.pipeline.cores import cores
-from tfser.pipeline.shard_reader import ShardReader
+from tfser.pipeline.shard_reader import ShardReader, Stamp, checksum_of, damaged_frames
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
@@ -107,17 +108,25 @@ class PackedFeatures:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureRow:
-    """Where one utterance lies: ``frames`` frames of ``dim`` numbers from ``first_frame`` on in the shard ``path``."""
+    """Where one utterance lies: ``frames`` frames of ``dim`` numbers from ``first_frame`` on in the shard ``path``.
+
+    ``checksum`` is what the frames' bytes have to add up to; None: nobody can say.
+    """
 
     utterance_id: str
     path: Path
     first_frame: int
     frames: int
     dim: int
+    checksum: str | None = None
+
+
+_CHECKED: dict[Stamp, set[int]] = defaultdict(set)
+"""The first frames of the utterances that this process has compared with their checksums, by the shard's file."""
 
 
 def load_packed(
-    rows: Sequence[FeatureRow], *, progress: Progress | None = None, out: Array | None = None
+    rows: Sequence[FeatureRow], *, progress: Progress | None = None, out: Array | None = None, verify: Verify = "once"
 ) -> PackedFeatures:
     """Read the frames of ``rows`` into one array, in their order.
 
@@ -125,10 +134,12 @@ def load_packed(
         rows: at least one; all of one dim, their shards of one dtype.
         progress: called with (utterances read, utterances in all) after each shard.
         out: a C-order (at least sum of frames, dim) array of the shards' dtype to read into; a fresh one by default.
+        verify: compare each utterance's frames with its checksum when this process reads them first, or never.
 
     Raises:
         TfserError: no rows, or rows of different widths or dtypes.
-        ShardError: a shard is missing or damaged, or ends before a row does.
+        ShardError: a shard is damaged, ends before a row does, or holds frames that are not those that were written.
+        UnreadableError: a shard is missing, or could not be read just now.
     """
     if not rows:
         raise TfserError("no features to load: extract them first (`tfser extract`)")
@@ -151,6 +162,8 @@ def load_packed(
                 raise TfserError(f"{path} holds frames of {found} numbers, {wanted} are wanted as in {rows[0].path}")
             for first, start, stop in _runs(rows, by_shard[path], offsets):
                 reader.read_into(frames[start:stop], first, stop - start)
+            if verify == "once":
+                _compare(path, reader.stamp, [(rows[i], frames[offsets[i] : offsets[i + 1]]) for i in by_shard[path]])
         return len(by_shard[path])
 
     done = 0
@@ -160,6 +173,20 @@ def load_packed(
             if progress is not None:
                 progress(done, len(rows))
     return PackedFeatures(frames=frames, offsets=offsets, utterance_ids=tuple(row.utterance_id for row in rows))
+
+
+def _compare(path: Path, stamp: Stamp, read: Sequence[tuple[FeatureRow, Array]]) -> None:
+    """Compare frames that were read from one shard with their checksums, unless this process did so before."""
+    checked = _CHECKED[stamp]
+    new = [(row, frames) for row, frames in read if row.checksum is not None and row.first_frame not in checked]
+    if wrong := [row.utterance_id for row, frames in new if checksum_of(frames) != row.checksum]:
+        raise damaged_frames(path, wrong)
+    checked.update(row.first_frame for row, _ in new)
+
+
+def forget_compared() -> None:
+    """Compare all frames anew when they are read next."""
+    _CHECKED.clear()
 
 
 def _workers() -> int:

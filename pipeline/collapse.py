@@ -20,12 +20,13 @@ import numpy as np
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.manifests.files import sweep, write_bytes
+from tfser.manifests.files import sweep
+from tfser.manifests.stored import SKIPPED, read_skipped
 from tfser.pipeline.described import write_description
 from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES, take_stock
 from tfser.pipeline.layers import Collapsed
 from tfser.pipeline.measure import Advance, disk_errors
-from tfser.pipeline.shard_reader import ShardReader
+from tfser.pipeline.shard_reader import ShardReader, checksum_of, damaged_frames
 from tfser.pipeline.shard_rows import write_rows
 from tfser.pipeline.shards import SUFFIXES, ShardFormat, ShardMember, write_shard
 
@@ -111,19 +112,19 @@ def _of_corpus(
     folder = cache.features / target.folder / corpus
     with cache.lock(f"features/{target.folder}/{corpus}", on_wait):
         sweep(folder)
-        have, repaired = take_stock(folder)
+        have, repaired = take_stock(cache, folder)
         todo = [row for row in stored if (row["utterance_id"], row["content_hash"]) not in have]
         item = target.dim * np.dtype(target.dtype).itemsize
         _check_disk(cache, target, len(todo), sum(row["frames"] for row in todo) * item)
         written = size = 0
         with disk_errors(folder, "what was finished is safe; make room and run the same command again"):
             write_description(cache, target)
-            _copy_skipped(cache.root / source["folder"] / corpus, folder)
+            _copy_skipped(cache, cache.root / source["folder"] / corpus, folder)
             seconds = sum(row["frames"] for row in todo) * target.hop_s
             advance = begin(len(todo), seconds) if begin is not None and todo else None
             for part in _parts(todo, item, shard_bytes, shard_utterances):
                 members = _members(cache, target, part, advance)
-                size += _write(folder, target, corpus, members, _format(part[0]["shard"]))
+                size += _write(cache, folder, target, corpus, members, _format(part[0]["shard"]))
                 written += len(part)
     return CollapseReport(corpus=corpus, before=len(stored) - len(todo), written=written, bytes=size, repaired=tuple(repaired))
 
@@ -148,21 +149,26 @@ def _members(cache: Cache, target: Collapsed, part: Sequence[Row], advance: Adva
         for row in part:
             if row["shard"] not in readers:
                 readers[row["shard"]] = stack.enter_context(ShardReader(cache.root / row["shard"]))
-            frames = target.combine(readers[row["shard"]].frames_of(row["first_frame"], row["frames"]))
+            stored = readers[row["shard"]].frames_of(row["first_frame"], row["frames"])
+            if cache.verify == "once" and row["checksum"] is not None and checksum_of(stored) != row["checksum"]:
+                raise damaged_frames(cache.root / row["shard"], [row["utterance_id"]])
+            frames = target.combine(stored)
             members.append(ShardMember(utterance_id=row["utterance_id"], content_hash=row["content_hash"], frames=frames))
             if advance is not None:
                 advance(1, row["frames"] * target.hop_s)
     return members
 
 
-def _write(folder: Path, target: Collapsed, corpus: str, members: Sequence[ShardMember], format: ShardFormat) -> int:
+def _write(
+    cache: Cache, folder: Path, target: Collapsed, corpus: str, members: Sequence[ShardMember], format: ShardFormat
+) -> int:
     """Write a shard under the name that an extraction would give it, and return its size in bytes."""
     digest = hashlib.sha256(target.fingerprint.encode())
     for member in members:
         digest.update(f"\n{member.utterance_id}\t{member.content_hash}".encode())
     words = {"feature_set": target.name, "fingerprint": target.fingerprint, "corpus": corpus}
     shard = write_shard(folder, digest.hexdigest()[:16], members, dtype=target.dtype, format=format, attributes=words)
-    write_rows(shard)
+    write_rows(shard, cache)
     return shard.size_bytes
 
 
@@ -179,8 +185,7 @@ def _check_disk(cache: Cache, target: Collapsed, utterances: int, size: int) -> 
         )
 
 
-def _copy_skipped(source: Path, folder: Path) -> None:
+def _copy_skipped(cache: Cache, source: Path, folder: Path) -> None:
     """Excuse what the source's extraction excused: the catalogue calls the feature set of such a list by its folder."""
-    path = source / "skipped.parquet"
-    if path.exists() and not (folder / path.name).exists():
-        write_bytes(folder / path.name, path.read_bytes())
+    if (source / SKIPPED).exists() and not (folder / SKIPPED).exists():
+        cache.write_table(folder / SKIPPED, read_skipped(cache, source / SKIPPED))

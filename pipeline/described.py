@@ -17,8 +17,10 @@ from typing import Any
 
 from tfser import __version__
 from tfser.manifests.cache import Cache
-from tfser.manifests.errors import TfserError
-from tfser.manifests.files import read_json, sweep, write_json
+from tfser.manifests.errors import DamagedError, MissingFileError, UnknownContentError
+from tfser.manifests.files import sweep
+from tfser.manifests.notes import note
+from tfser.manifests.stored import FEATURE_SET, read_feature_set
 from tfser.pipeline.scan import now
 from tfser.pipeline.shards import StorageDtype
 
@@ -48,8 +50,7 @@ class Described:
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits over everything that changes the numbers."""
-        text = json.dumps({**self.config, "dtype": self.dtype}, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return fingerprint_of(self.config, self.dtype)
 
     @property
     def folder(self) -> str:
@@ -77,9 +78,15 @@ def namesakes(name: str, names: Iterable[str]) -> list[str]:
     return [] if name in there else sorted(other for other in there if other.partition("@")[0] == name and other != name)
 
 
+def fingerprint_of(config: Mapping[str, Any], dtype: str) -> str:
+    """Return the fingerprint of a configuration that is stored as `dtype`."""
+    text = json.dumps({**config, "dtype": dtype}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def write_description(cache: Cache, features: Described) -> None:
     """Write down what a feature set is, unless it stands there already."""
-    path = cache.features / features.folder / "feature_set.json"
+    path = cache.features / features.folder / FEATURE_SET
     about = {
         "name": features.name,
         "kind": features.kind,
@@ -91,13 +98,24 @@ def write_description(cache: Cache, features: Described) -> None:
     }
     if features.origin:
         about["source"] = dict(features.origin)
-    with contextlib.suppress(TfserError):
-        stored = read_json(path)
-        if isinstance(stored, dict) and "created_at" in stored and {k: stored.get(k) for k in about} == about:
+
+    def stands() -> bool:
+        stored = read_feature_set(cache, path.parent)
+        return {k: stored.get(k) for k in about} == about
+
+    with contextlib.suppress(DamagedError, UnknownContentError, MissingFileError):
+        if stands():
             return
     with cache.lock(f"features/{features.folder}"):  # extractions of other corpora write it too
         sweep(path.parent)
-        write_json(path, {**about, "made_with": _versions(bool(features.origin)), "created_at": now()})
+        try:
+            if stands():
+                return
+        except MissingFileError:
+            pass
+        except (DamagedError, UnknownContentError) as error:
+            note(f"{error}; moved to {cache.place(cache.put_away(path).parent)}, and made again")
+        cache.write_json(path, {**about, "made_with": _versions(bool(features.origin)), "created_at": now()})
 
 
 def _versions(is_encoder: bool) -> dict[str, str]:

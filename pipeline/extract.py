@@ -4,8 +4,8 @@ An utterance is extracted when a feature set holds no frames for its content has
 layers of an encoder) are made from the same run over the audio, each of them getting what it lacks. Frames are collected as
 the engine yields them and closed into a shard at a fixed size; front-ends yield in the order of the rows, so that where an
 extraction was killed does not show in what the next one writes. A shard counts from the moment that its row file exists;
-whatever a killed writer left before that is swept away, and so is what is left of a shard that was cut off or whose rows are
-gone, so that its utterances are extracted again.
+whatever a killed writer left before that is swept away. What is left of a shard that was cut off or whose rows are damaged is
+moved to the cache's folder `removed`, and its utterances are extracted again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -24,15 +25,16 @@ import numpy.typing as npt
 
 from tfser.manifests.build import other_encoder
 from tfser.manifests.cache import Cache
-from tfser.manifests.errors import TfserError, first_line, unknown
-from tfser.manifests.files import read_json, sweep, write_table
+from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnreadableError, unknown
+from tfser.manifests.files import sweep
+from tfser.manifests.stored import FEATURE_SET, SKIPPED, read_corpus, read_feature_set, read_skipped
 from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.audio import TooLongError, content_hash, decode, resample
 from tfser.pipeline.described import write_description
 from tfser.pipeline.extract_report import ExtractReport
 from tfser.pipeline.measure import Advance, audio_path, disk_errors
 from tfser.pipeline.passes import Compute, Result, Row, Samples, Tell
-from tfser.pipeline.shard_rows import ROWS_SUFFIX, read_rows, write_rows
+from tfser.pipeline.shard_rows import ROWS_SUFFIX, read_stock, write_rows
 from tfser.pipeline.shards import SUFFIXES, ShardFormat, ShardMember, StorageDtype, write_shard
 from tfser.pipeline.upstreams import FeatureSet, Pass, alone
 from tfser.pipeline.video import MissingExtraError
@@ -142,7 +144,7 @@ def extract_pass(
                 _run(writers, root, job, todo, compute, advance)
             for writer in writers:
                 writer.describe()
-                _write_skipped(writer.folder, writer.report.skipped)
+                _write_skipped(cache, writer.folder / SKIPPED, writer.report.skipped)
                 _tell_of_namesakes(cache, writer.features, compute.tell)
     for writer in writers:
         writer.report.seconds = time.monotonic() - start
@@ -167,7 +169,7 @@ class _Writer:
         self.format, self.most_bytes, self.most = format, most_bytes, most
         self.folder = cache.features / features.folder / corpus
         sweep(self.folder)
-        self._have, repaired = take_stock(self.folder)
+        self._have, repaired = take_stock(cache, self.folder)
         self._wanted: set[str] = set()
         self._members: list[ShardMember] = []
         self._size, self._opened = 0, 0.0
@@ -269,7 +271,7 @@ class _Writer:
         words = {"feature_set": features.name, "fingerprint": features.fingerprint, "corpus": self.corpus}
         name = digest.hexdigest()[:16]
         shard = write_shard(self.folder, name, members, dtype=features.dtype, format=self.format, attributes=words)
-        write_rows(shard)
+        write_rows(shard, self.cache)
         self.report.extracted += len(members)
         self.report.bytes += shard.size_bytes
 
@@ -277,9 +279,9 @@ class _Writer:
 def _tell_of_namesakes(cache: Cache, features: FeatureSet, tell: Tell) -> None:
     """Say where the cache holds another encoder under this name, and how each of the two is asked for then."""
     mine = {"source": dict(features.origin), "config": dict(features.config)}
-    for path in sorted(cache.features.glob("*/feature_set.json")) if features.origin else []:
-        with contextlib.suppress(TfserError, AttributeError, KeyError, TypeError):  # a damaged one is named elsewhere
-            about = read_json(path)
+    for path in sorted(cache.features.glob(f"*/{FEATURE_SET}")) if features.origin else []:
+        with contextlib.suppress(DamagedError, UnreadableError):  # those are named by whoever needs them
+            about = read_feature_set(cache, path.parent)
             if about["name"] == features.name and other_encoder(about, mine):
                 tell(
                     f"{features.name}: another encoder of this name is in the cache, from {about['source']['weights']}; ask for "
@@ -288,55 +290,47 @@ def _tell_of_namesakes(cache: Cache, features: FeatureSet, tell: Tell) -> None:
                 )
 
 
-def take_stock(folder: Path) -> tuple[set[tuple[str, str]], list[str]]:
-    """Return which utterances a folder holds, each with its content hash, and the shards that had to go, one line each.
+def take_stock(cache: Cache, folder: Path) -> tuple[set[tuple[str, str]], list[str]]:
+    """Return which utterances a folder holds, each with its content hash, and what had to go, one line each.
 
-    Shards that are gone or cut off, and those that were never finished, are removed, so that their utterances are
-    extracted again. Call it while holding the lock of the folder's writers.
+    Damaged shards, and rows whose shard is gone, are moved to `removed/`, so that their utterances are extracted again; what a
+    killed writer never finished is taken away. Call it while holding the lock of the folder's writers.
 
     Raises:
-        TfserError: if the system does not let rows be read, which is no reason to remove them.
+        UnreadableError: if rows or their shard could not be read just now, which is no reason to make them again.
     """
     if not folder.is_dir():
         return set(), []
-    problems: list[str] = []
-    table = read_rows(folder, report=problems.append)
-    broken = {problem.split(f"{ROWS_SUFFIX}: ", 1)[0] for problem in problems}
-    for path in folder.glob(f"[!.]*{ROWS_SUFFIX}"):
-        if str(path).removesuffix(ROWS_SUFFIX) in broken:
-            try:
-                path.read_bytes()
-            except OSError as error:
-                raise TfserError(f"{path}: cannot be read ({error.strerror or error})") from error
-            path.unlink()
-    named = set(table["shard"].to_pylist())
+    stock = read_stock(folder, cache)
+    for path, error in stock.broken.items():
+        if isinstance(error, UnreadableError) and not (isinstance(error, MissingFileError) and path.exists()):
+            raise error
+    told: list[str] = []
+    named = set(stock.rows["shard"].to_pylist())
+    for path, error in stock.broken.items():
+        stem = path.name.removesuffix(ROWS_SUFFIX)
+        beside = [path.with_name(stem + suffix) for suffix in SUFFIXES.values()]
+        shards = [p for p in beside if os.path.lexists(p) and p.name not in named]
+        gone = [cache.place(cache.put_away(p)) for p in (path, *shards)]  # rows first: without them the shard does not count
+        told.append(f"{error}; moved to {Path(gone[0]).parent}, and made again")
     for suffix in SUFFIXES.values():
         for path in folder.glob(f"[!.]*{suffix}"):
             if path.name not in named:
                 path.unlink()
-    return set(zip(table["utterance_id"].to_pylist(), table["content_hash"].to_pylist(), strict=True)), problems
+    return set(zip(stock.rows["utterance_id"].to_pylist(), stock.rows["content_hash"].to_pylist(), strict=True)), told
 
 
 def _rows(cache: Cache, corpus: str) -> tuple[Path, list[Row], int]:
     """Return the root of a corpus, its readable utterances, and the number of unreadable ones."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     columns = ["utterance_id", "path", "start_s", "end_s", "content_hash", "duration_s"]
-    folder = cache.corpus(corpus)
-    try:
-        root = Path(read_json(folder / "corpus.json")["root"])
-        table = pq.read_table(folder / "utterances.parquet", columns=columns, memory_map=False)
-    except (TfserError, OSError, KeyError, TypeError, pa.ArrowException) as error:
-        reason = first_line(error)
-        raise TfserError(f"{folder}: the rows of {corpus} cannot be read ({reason}); scan it again") from error
-    values = [table[name].to_pylist() for name in columns]
+    stored = read_corpus(cache, corpus)
+    values = [stored.utterances[name].to_pylist() for name in columns]
     rows = [
         Row(utterance_id=u, path=p, start_s=s, end_s=e, content_hash=h, duration_s=d)
         for u, p, s, e, h, d in zip(*values, strict=True)
         if h is not None
     ]
-    return root, rows, table.num_rows - len(rows)
+    return Path(stored.about["root"]), rows, stored.utterances.num_rows - len(rows)
 
 
 def _check_disk(cache: Cache, writers: Sequence[_Writer], todo: Sequence[Row], tell: Tell | None) -> None:
@@ -374,21 +368,14 @@ def _skip(corpus: str, features: FeatureSet, row: Row, reason: str) -> Skipped:
     )
 
 
-def _write_skipped(folder: Path, skipped: list[Skipped]) -> None:
+def _write_skipped(cache: Cache, path: Path, skipped: list[Skipped]) -> None:
     """Write the list where it changed; an empty list where there was none is no file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = folder / "skipped.parquet"
-    table = skipped_table(skipped)
     try:
-        same = pq.read_table(path, memory_map=False).equals(table)
-    except FileNotFoundError:
-        same = not skipped
-    except (OSError, pa.ArrowException):  # damaged
-        same = False
-    if not same:
-        write_table(path, table)
+        if read_skipped(cache, path).equals(skipped_table(skipped)):
+            return
+    except DamagedError:
+        cache.put_away(path)
+    cache.write_table(path, skipped_table(skipped))
 
 
 def _run(

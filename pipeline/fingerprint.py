@@ -22,8 +22,10 @@ import numpy.typing as npt
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.duplicates import FINGERPRINTS
-from tfser.manifests.errors import TfserError, first_line
-from tfser.manifests.files import read_json, sweep, write_table
+from tfser.manifests.errors import DamagedError, MissingFileError
+from tfser.manifests.files import sweep
+from tfser.manifests.notes import note
+from tfser.manifests.stored import read_corpus
 from tfser.pipeline.audio import AudioError, content_hash, decode, resample
 from tfser.pipeline.logmel import LogMel, LogMelConfig
 from tfser.pipeline.measure import Advance, audio_path, disk_errors, in_order
@@ -115,9 +117,9 @@ def update_fingerprints(
     folder = cache.corpus(corpus)
     with cache.lock(f"fingerprints/{corpus}", on_wait):
         sweep(folder, older_than_s=3600.0)  # a scan may be writing
-        root, rows = _rows(folder, corpus)
+        root, rows = _rows(cache, corpus)
         wanted = {row["content_hash"] for row in rows}
-        before = stored(folder)
+        before = stored(cache, corpus)
         # What is no longer wanted stays: a changed file may change back, and the rows are small.
         have = set(before["content_hash"].to_pylist()) if before is not None else set()
         todo = list({row["content_hash"]: row for row in rows if row["content_hash"] not in have}.values())
@@ -133,40 +135,38 @@ def update_fingerprints(
             if advance is not None:
                 advance(1, row["duration_s"] or 0.0)
             if len(fresh) >= _STORE:
-                table = _write(folder, table, fresh)
+                table = _write(cache, folder, table, fresh)
                 fresh = []
         if fresh or (table is None and not todo):
-            table = _write(folder, table, fresh)
+            table = _write(cache, folder, table, fresh)
     return Fingerprinted(corpus=corpus, utterances=len(wanted), computed=len(todo) - len(failed), failed=tuple(failed))
 
 
-def stored(folder: Path) -> pa.Table | None:
-    """Return the fingerprints beside a corpus's rows (content_hash, frames, words as bytes); None if none are usable."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def stored(cache: Cache, corpus: str) -> pa.Table | None:
+    """Return the fingerprints beside a corpus's rows (content_hash, frames, words as bytes); None if none are usable.
 
+    Raises:
+        UnreadableError: if they could not be read just now.
+    """
+    path = cache.corpus(corpus) / FINGERPRINTS
     try:
-        table = pq.read_table(folder / FINGERPRINTS, memory_map=False)
-    except (OSError, pa.ArrowException):
+        table = cache.read_table(path)
+    except MissingFileError:
+        return None
+    except DamagedError as error:
+        note(f"{error}; it is made again")
         return None
     if (table.schema.metadata or {}).get(b"algorithm") != str(ALGORITHM).encode():
         return None
     return table if {"content_hash", "frames", "words"} <= set(table.column_names) else None
 
 
-def _rows(folder: Path, corpus: str) -> tuple[Path, list[dict[str, Any]]]:
+def _rows(cache: Cache, corpus: str) -> tuple[Path, list[dict[str, Any]]]:
     """Return the root of a corpus and its readable utterances."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     columns = ["utterance_id", "path", "start_s", "end_s", "content_hash", "duration_s"]
-    try:
-        root = Path(read_json(folder / "corpus.json")["root"])
-        rows = pq.read_table(folder / "utterances.parquet", columns=columns, memory_map=False).to_pylist()
-    except (TfserError, OSError, KeyError, TypeError, pa.ArrowException) as error:
-        reason = first_line(error)
-        raise TfserError(f"{folder}: the rows of {corpus} cannot be read ({reason}); scan it again") from error
-    return root, [row for row in rows if row["content_hash"] is not None]
+    scanned = read_corpus(cache, corpus)
+    rows = scanned.utterances.select(columns).to_pylist()
+    return Path(scanned.about["root"]), [row for row in rows if row["content_hash"] is not None]
 
 
 def _seconds(row: dict[str, Any]) -> float:
@@ -188,7 +188,7 @@ def _compute(root: Path) -> Callable[[dict[str, Any]], Words | str]:
     return compute
 
 
-def _write(folder: Path, before: pa.Table | None, fresh: list[tuple[str, Words]]) -> pa.Table:
+def _write(cache: Cache, folder: Path, before: pa.Table | None, fresh: list[tuple[str, Words]]) -> pa.Table:
     """Write the fingerprints that were there and the new ones; return the table."""
     import pyarrow as pa
 
@@ -201,5 +201,5 @@ def _write(folder: Path, before: pa.Table | None, fresh: list[tuple[str, Words]]
     ).replace_schema_metadata({"algorithm": str(ALGORITHM)})
     table = pa.concat_tables([before, new]) if before is not None else new
     with disk_errors(folder, "make room and run the same command again"):
-        write_table(folder / FINGERPRINTS, table)
+        cache.write_table(folder / FINGERPRINTS, table)
     return table

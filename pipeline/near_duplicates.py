@@ -14,13 +14,15 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.duplicates import PAIRS
-from tfser.manifests.files import write_table
+from tfser.manifests.errors import DamagedError, MissingFileError
+from tfser.manifests.stored import UTTERANCES
 from tfser.pipeline.fingerprint import ALGORITHM, HOP_S, Words, stored
 from tfser.pipeline.measure import disk_errors
 
@@ -110,7 +112,7 @@ def _proposed(
     bits = int(np.clip(np.ceil(np.log2(max(total, 1))) + 7, 24, 32))
     mask = np.uint32((1 << bits) - 1)
     parts = max(1, -(-total // partition))
-    for part in range(parts):
+    for part in range(parts if len(words) else 0):
         chosen = []
         for first in range(0, len(words), 1 << 22):
             block = words[first : first + (1 << 22)]
@@ -194,14 +196,13 @@ def search(cache: Cache, corpus: str, *, on_start: Callable[[int], None] | None 
         TfserError: if the cache cannot be written.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     folder = cache.corpus(corpus)
     with cache.lock(f"fingerprints/{corpus}"):
         prints: dict[str, bytes] = {}
         own: set[str] = set()
         for name in [corpus, *(c for c in cache.corpora() if c != corpus)]:
-            table = stored(cache.corpus(name))
+            table = stored(cache, name)
             if table is not None:
                 current = _current(cache, name)
                 rows = zip(table["content_hash"].to_pylist(), table["words"].to_pylist(), strict=True)
@@ -213,9 +214,8 @@ def search(cache: Cache, corpus: str, *, on_start: Callable[[int], None] | None 
         arrays = [np.frombuffer(prints[name], "<u4").astype(np.uint32) for name in names]
         short = sum(int(np.count_nonzero(words)) < MIN_WORDS for words in arrays)
         path = folder / PAIRS
-        before = pq.read_schema(path).metadata or {} if path.exists() else {}
-        if before.get(b"state") == state.encode():
-            count = pq.read_metadata(path).num_rows
+        before, count = _last_search(cache, path)
+        if before == state.encode():
             return Searched(compared=len(names), too_short=short, pairs=count, was_current=True)
         if on_start is not None:
             on_start(len(names))
@@ -229,13 +229,20 @@ def search(cache: Cache, corpus: str, *, on_start: Callable[[int], None] | None 
             "overlap_s": pa.array([round(p.words * HOP_S, 3) for p in pairs], pa.float64()),
         }
         with disk_errors(folder, "make room and run the same command again"):
-            write_table(path, pa.table(columns).replace_schema_metadata({"state": state}))
+            cache.write_table(path, pa.table(columns).replace_schema_metadata({"state": state}))
     return Searched(compared=len(names), too_short=short, pairs=len(pairs), was_current=False)
+
+
+def _last_search(cache: Cache, path: Path) -> tuple[bytes | None, int]:
+    """Return of what the last search was, and how many pairs it found; None where its result is missing or damaged."""
+    try:
+        table = cache.read_table(path)
+    except (MissingFileError, DamagedError):
+        return None, 0
+    return (table.schema.metadata or {}).get(b"state"), table.num_rows
 
 
 def _current(cache: Cache, corpus: str) -> set[str]:
     """Return the content hashes of a corpus's rows."""
-    import pyarrow.parquet as pq
-
-    path = cache.corpus(corpus) / "utterances.parquet"
-    return {name for name in pq.read_table(path, columns=["content_hash"], memory_map=False)["content_hash"].to_pylist() if name}
+    table = cache.read_table(cache.corpus(corpus) / UTTERANCES, ["content_hash"])
+    return {name for name in table["content_hash"].to_pylist() if name}

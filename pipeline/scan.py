@@ -15,11 +15,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.errors import TfserError
-from tfser.manifests.files import read_json, sweep, write_json, write_table
+from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnknownContentError, UnreadableError
+from tfser.manifests.files import sweep
+from tfser.manifests.notes import note
+from tfser.manifests.stored import CORPUS, SKIPPED, UTTERANCES, read_about, read_skipped, skipped_rows
 from tfser.manifests.utterances import MEASURED, Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.pipeline.audio import MAX_DURATION_S
 from tfser.pipeline.corpora.base import CorpusReader, Reading
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["ScanReport", "now", "scan"]
+
+T = TypeVar("T")
 
 _WAY_OUT = "make room and run the same command again"
 
@@ -79,7 +83,7 @@ def scan(
         if reader.prepare is not None:
             with disk_errors(root, _WAY_OUT):
                 reader.prepare(root, on_prepare)
-        before = _old_about(folder)
+        before, old, old_skipped = _last_scan(cache, corpus)
         if before is not None and before["adapter"] != reader.name:
             raise TfserError(
                 f"this cache has a corpus {corpus} read as {before['adapter']}; give this one another name with --name, "
@@ -88,7 +92,6 @@ def scan(
         reading = _without_odd_names(reader.read(root, options))
         _check_ids(reading.utterances, root)
         expected = reading.expected or reader.expected
-        old, old_skipped = _old_table(folder), _old_skipped(folder)
         known = _known(old, old_skipped) if before is not None and before["root"] == str(root) else {}
         kept = _kept_limit(before)
         limit = max_duration_s or kept or MAX_DURATION_S
@@ -126,9 +129,9 @@ def scan(
         same = same and old is not None and _equal(old, table) and old_skipped == skipped
         if not same:
             with disk_errors(folder, _WAY_OUT):
-                write_table(folder / "skipped.parquet", skipped_table(skipped))
-                write_table(folder / "utterances.parquet", table)
-                write_json(folder / "corpus.json", {**about, "scanned_at": now()})
+                cache.write_table(folder / SKIPPED, skipped_table(skipped))
+                cache.write_table(folder / UTTERANCES, table)
+                cache.write_json(folder / CORPUS, {**about, "scanned_at": now()})
     ids = {u.utterance_id for u in reading.utterances}
     removed = len(set(old["utterance_id"].to_pylist()) - ids) if old is not None else 0
     return ScanReport(
@@ -227,28 +230,41 @@ def _check_ids(utterances: Sequence[Utterance], root: Path) -> None:
         raise TfserError(f"{root}: the utterance id {twice[0]!r} stands for {' and '.join(paths[:2])}; ids must be unique")
 
 
-def _old_about(folder: Path) -> dict[str, Any] | None:
-    """Return what the last scan said about the corpus; None if there is none, or it is damaged."""
+def _last_scan(cache: Cache, corpus: str) -> tuple[dict[str, Any] | None, pa.Table | None, list[Skipped] | None]:
+    """Return what the last scan said of the corpus, its rows, and what it skipped; None for each that there is not.
+
+    What is damaged is moved to the cache's folder `removed`, and made again by this scan.
+
+    Raises:
+        UnreadableError: if a file could not be read just now: to write over it would lose what it says.
+    """
+    folder = cache.corpus(corpus)
+    return (
+        _whole(cache, folder / CORPUS, lambda path: read_about(cache, corpus)),
+        _whole(cache, folder / UTTERANCES, lambda path: _with_ctime(cache.read_table(path))),
+        _whole(cache, folder / SKIPPED, lambda path: skipped_rows(read_skipped(cache, path)) if path.exists() else None),
+    )
+
+
+def _whole(cache: Cache, path: Path, read: Callable[[Path], T]) -> T | None:
+    """Return what a file of the last scan holds; None where it is missing or damaged."""
     try:
-        about = read_json(folder / "corpus.json")
-    except TfserError:
+        return read(path)
+    except MissingFileError:
         return None
-    return about if isinstance(about, dict) and {"adapter", "root"} <= about.keys() else None
+    except (DamagedError, UnknownContentError) as error:
+        note(f"{error}; moved to {cache.place(cache.put_away(path).parent)}, and made again")
+        return None
 
 
-def _old_table(folder: Path) -> pa.Table | None:
-    """Return the last scan's rows; None if there are none, or they are damaged (the scan makes them again)."""
+def _with_ctime(table: pa.Table) -> pa.Table:
+    """Return the rows of a scan with the column that those of the version before lack; nothing is known of it there."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        table = pq.read_table(folder / "utterances.parquet", memory_map=False)
-    except (OSError, pa.ArrowException):
-        return None
-    if "ctime_ns" not in table.column_names and "mtime_ns" in table.column_names:  # a scan of the version before
-        place = table.column_names.index("mtime_ns") + 1
-        table = table.add_column(place, "ctime_ns", pa.nulls(table.num_rows, pa.int64()))
-    return table if {"path", "start_s", "end_s", "utterance_id", *MEASURED} <= set(table.column_names) else None
+    if "ctime_ns" in table.column_names or "mtime_ns" not in table.column_names:
+        return table
+    place = table.column_names.index("mtime_ns") + 1
+    return table.add_column(place, "ctime_ns", pa.nulls(table.num_rows, pa.int64()))
 
 
 def _kept_limit(about: Mapping[str, Any] | None) -> float | None:
@@ -262,23 +278,16 @@ def _found_other(cache: Cache, corpus: str) -> set[str]:
 
     Their files' stamps may well be the same: the row itself may be damaged, and no stamp would ever tell.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
-        scanned = (cache.corpus(corpus) / "utterances.parquet").stat().st_mtime_ns
+        scanned = (cache.corpus(corpus) / UTTERANCES).stat().st_mtime_ns
     except OSError:
         return set()
     names: set[str] = set()
-    for path in cache.features.glob(f"*/{corpus}/skipped.parquet"):
-        with contextlib.suppress(OSError, KeyError, pa.ArrowException):  # a list that cannot be read asks for nothing
+    for path in cache.features.glob(f"*/{corpus}/{SKIPPED}"):
+        with contextlib.suppress(OSError, DamagedError, UnreadableError):  # a list that cannot be read asks for nothing
             if path.stat().st_mtime_ns >= scanned:
-                table = pq.read_table(path, columns=["utterance_id", "stage"], memory_map=False)
-                names |= {
-                    name
-                    for name, stage in zip(table["utterance_id"].to_pylist(), table["stage"].to_pylist(), strict=True)
-                    if name and stage and stage.startswith("changed:")
-                }
+                rows = skipped_rows(read_skipped(cache, path))
+                names |= {row.utterance_id for row in rows if row.utterance_id and row.stage.startswith("changed:")}
     return names
 
 
@@ -303,17 +312,6 @@ def _notes(surveyed: Surveyed, measured: Sequence[Measured], rescan: bool) -> li
     return notes
 
 
-def _old_skipped(folder: Path) -> list[Skipped] | None:
-    """Return what the last scan listed as skipped; None if there is no list, or it is damaged."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return [Skipped(**row) for row in pq.read_table(folder / "skipped.parquet", memory_map=False).to_pylist()]
-    except (OSError, TypeError, pa.ArrowException):
-        return None
-
-
 def _equal(old: pa.Table, new: pa.Table) -> bool:
     """Tell whether two tables hold the same, where not-a-number equals itself."""
     if old.schema != new.schema or old.num_rows != new.num_rows:
@@ -324,7 +322,7 @@ def _equal(old: pa.Table, new: pa.Table) -> bool:
 
 def _known(table: pa.Table | None, skipped: Sequence[Skipped] | None) -> dict[SegmentKey, tuple[Measured, str | None]]:
     """Return what an earlier scan of the same root measured, by path and segment, with the reason if it was unreadable."""
-    if table is None:
+    if table is None or not {"path", "start_s", "end_s", "utterance_id", *MEASURED} <= set(table.column_names):
         return {}
     reasons = {row.utterance_id: row.reason for row in skipped or () if row.stage == "scan"}
     columns = [table[name].to_pylist() for name in ("path", "start_s", "end_s", "utterance_id", *MEASURED)]

@@ -1,7 +1,7 @@
 """Reading shards: both formats through one memory map.
 
-What comes in: the file of a shard. What goes out: views or copies of frames by frame number, and `verify`, which compares every
-utterance with the checksum in the shard's rows.
+What comes in: the file of a shard. What goes out: views or copies of frames by frame number; who reads frames compares them with
+the checksums that the shard's rows have (`checksum_of`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import mmap
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfser.manifests.errors import TfserError
-from tfser.pipeline.shard_rows import one_line, rows_path, rows_problem, stem_of
+from tfser.manifests.errors import DamagedError, TfserError, UnreadableError
+from tfser.manifests.files import could_not_read, opened
+from tfser.pipeline.shard_rows import stem_of
 from tfser.pipeline.shards import SUFFIXES, Array, ShardError
+
+Stamp = tuple[str, int, int, int]
 
 
 class ShardReader:
@@ -36,24 +39,28 @@ class ShardReader:
         dim: numbers in a frame.
         dtype: of the frames, little-endian float16 or float32.
         offsets: (n + 1,) int64, the first frame of each utterance, and their sum.
+        stamp: path, inode, size and time of the file that was opened.
 
     Raises:
-        ShardError: the file is missing, truncated or not a shard.
+        ShardError: the file is truncated or not a shard.
+        UnreadableError: it is missing, or could not be opened or understood just now.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._is_hdf5 = path.name.endswith(SUFFIXES["hdf5"])
+        stem_of(path)
         with _as_shard_errors(path):
-            stem_of(path)
-            layout = _hdf5_layout(path) if self._is_hdf5 else _parquet_layout(path)
-            with path.open("rb") as file:
+            with opened(path) as file:  # says what lies there before a library does
+                status = os.fstat(file.fileno())
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            layout = _hdf5_layout(path) if self._is_hdf5 else _parquet_layout(path)
             self.dim, self.dtype, self.offsets = layout.dim, layout.dtype, layout.offsets
             self._starts, self._frame_bytes = layout.starts, self.dim * self.dtype.itemsize
             end = int((self._starts + np.diff(self.offsets) * self._frame_bytes).max(initial=0))
-            if end > len(mapped):
-                raise ValueError(f"its frames end at byte {end}, the file at {len(mapped)}")
+            if end > len(mapped) or int(self._starts.min(initial=0)) < 0:
+                raise _damaged(path, f"its frames end at byte {end}, the file at {len(mapped)}")
+        self.stamp = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
         self._bytes: npt.NDArray[np.uint8] | None = np.frombuffer(mapped, np.uint8)
 
     def __enter__(self) -> ShardReader:
@@ -136,53 +143,82 @@ class ShardReader:
             first_frame, i = stop, i + 1
         return segments
 
-    def verify(self) -> list[str]:
-        """Return what is wrong with the shard, one line each; nothing if every utterance has its checksum."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        rows = rows_path(self.path)
-        try:
-            table = pq.read_table(rows, memory_map=False)
-            problem = rows_problem(self.path.parent, table)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            return [f"{rows}: cannot be read ({one_line(error)})"]
-        if problem is not None:
-            return [f"{rows}: {problem}"]
-        problems = []
-        listed = table.select(["utterance_id", "first_frame", "frames", "dim", "checksum"]).to_pylist()
-        try:
-            if tuple(row["utterance_id"] for row in listed) != self.utterance_ids:
-                problems.append(f"{self.path}: its utterances are not those of {rows.name}")
-        except ShardError as error:
-            problems.append(str(error))
-        for row in listed:
+    def damaged(self, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+        """Return the utterances whose frames are not those that were written, by rows with utterance_id, first_frame, frames, dim
+        and checksum; nothing if each has its checksum."""
+        found = []
+        for row in rows:
             try:
-                found = f"{zlib.crc32(self.frames_of(row['first_frame'], row['frames']).data):08x}"
-            except ShardError as error:
-                problems.append(str(error))
-                continue
-            if found != row["checksum"] or row["dim"] != self.dim:
-                problems.append(f"{self.path}: the frames of {row['utterance_id']} are not those that were written")
-        return problems
+                checksum = checksum_of(self.frames_of(row["first_frame"], row["frames"]))
+            except ShardError:
+                checksum = ""
+            if checksum != row["checksum"] or row["dim"] != self.dim:
+                found.append(str(row["utterance_id"]))
+        return found
+
+
+def checksum_of(frames: Array) -> str:
+    """Return the CRC-32 of frames, C order, as the rows of a shard have it."""
+    return f"{zlib.crc32(frames.reshape(-1).view(np.uint8).data):08x}"
+
+
+def damaged_frames(path: Path, utterances: Sequence[str]) -> ShardError:
+    """Return the error for frames that are not those that were written."""
+    more = f" and {len(utterances) - 1:,} more" if len(utterances) > 1 else ""
+    return _damaged(path, f"the frames of {utterances[0]}{more} are not those that were written")
 
 
 def _damaged(path: Path, reason: str) -> ShardError:
-    way_out = "`tfser cache verify` lists damaged shards, delete this one and extract again"
-    return ShardError(f"{path}: {reason}; {way_out}")
+    return ShardError(f"{path}: {reason}; {_WAY_OUT}")
+
+
+_WAY_OUT = "move damaged shards away with `tfser cache verify --repair`, then extract again"
 
 
 @contextlib.contextmanager
 def _as_shard_errors(path: Path) -> Iterator[None]:
-    """Turn the many ways in which HDF5 and Arrow say that a file is damaged into one."""
+    """Turn the many ways in which HDF5 and Arrow fail into two: the file is damaged, or it could not be read just now.
+
+    A library's refusal says nothing about the file (memory, a lock, a module that is not there); its first and last bytes do.
+    """
     try:
         yield
-    except ShardError:
+    except (DamagedError, UnreadableError):
         raise
-    except OSError as error:
-        raise _damaged(path, error.strerror or one_line(error)) from error
     except Exception as error:
-        raise _damaged(path, one_line(error)) from error
+        try:
+            problem = no_shard(path)
+        except DamagedError as damage:
+            raise _damaged(path, str(damage).removeprefix(f"{path}: ")) from error
+        if problem is not None:
+            raise _damaged(path, problem) from error
+        raise UnreadableError(f"{could_not_read(path, error)}; `tfser cache verify` says whether it is damaged") from error
+
+
+def no_shard(path: Path) -> str | None:
+    """Return what the first and last bytes of a shard show of damage; None if they show none.
+
+    Raises:
+        DamagedError: if what lies there is no file.
+        UnreadableError: if it could not be read.
+    """
+    with opened(path) as file:
+        head = file.read(64)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 4))
+        tail = file.read(4)
+    if not size:
+        return "it is empty"
+    if not path.name.endswith(SUFFIXES["hdf5"]):
+        return None if head[:4] == tail == b"PAR1" else "it is no Parquet file, or not all of one"
+    if head[:8] != _HDF5:
+        return "it is no HDF5 file"
+    # Superblocks of version 2 and 3 say at byte 28, behind two addresses of eight bytes, where the file ends.
+    end = int.from_bytes(head[28:36], "little") if head[8] in (2, 3) and head[9] == 8 else 0
+    return f"it has {size} bytes, and {end} by its own account" if size < end or size < 48 else None
+
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +235,10 @@ def _hdf5_layout(path: Path) -> _Layout:
     """Ask HDF5's low-level interface, which takes a quarter of the time: a shard is opened at each pass."""
     import h5py
 
-    file = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY)
+    # A finished shard is never changed in place, so readers need no lock, and disks that know none can be read.
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_file_locking(False, True)
+    file = h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, fapl=access)
     try:
         frames, counts = h5py.h5d.open(file, b"frames"), h5py.h5d.open(file, b"offsets")
         dtype, (total, dim) = _stored_dtype(frames.dtype.str), frames.shape

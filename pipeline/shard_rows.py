@@ -1,28 +1,41 @@
 """The rows of a shard: which utterances its file holds, where, and their checksums.
 
+What comes in: a written shard, or a folder of shards. What goes out: the file of rows, or a table of those that count.
 `<name>.rows.parquet` stands beside `<name>.h5` or `<name>.frames.parquet` and is written last: a shard exists when its rows do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tfser.manifests.files import aside
+from tfser.manifests.cache import Cache
+from tfser.manifests.errors import DamagedError, TfserError, UnreadableError
+from tfser.manifests.files import opened, read_table, write_table
 from tfser.pipeline.shards import SUFFIXES, VERSION, ShardError, ShardFile
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 ROWS_SUFFIX = ".rows.parquet"
+SIZE, SHA256 = "shard_size_bytes", "shard_sha256"
+"""What the footer of rows says of the shard's file; those of the version before have no SHA-256."""
 
 
-def write_rows(shard: ShardFile) -> Path:
+def write_rows(shard: ShardFile, cache: Cache | None = None) -> Path:
     """Write ``<name>.rows.parquet`` beside a shard's file, after which the shard counts; return its path.
+
+    Args:
+        shard: what was written.
+        cache: the cache that it lies in: the rows are then sealed.
 
     Raises:
         OSError: the disk is full or cannot be written; nothing is left behind.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     n = len(shard.utterance_ids)
     table = pa.table(
@@ -39,14 +52,14 @@ def write_rows(shard: ShardFile) -> Path:
     ).replace_schema_metadata(
         {
             "tfser_rows": VERSION,
-            "shard_size_bytes": str(shard.size_bytes),
+            SIZE: str(shard.size_bytes),
+            SHA256: shard.sha256,
             "shard_checksum": shard.checksum,
             "dtype": shard.dtype,
         }
     )
     path = rows_path(shard.path)
-    with aside(path) as temporary:
-        pq.write_table(table, temporary)
+    write_table(path, table, place=cache.place(path) if cache is not None else None)
     return path
 
 
@@ -88,49 +101,60 @@ def stem_of(shard: Path) -> str:
     raise ShardError(f"{shard}: not the name of a shard; it would end in {' or '.join(SUFFIXES.values())}")
 
 
-def read_rows(folder: Path, *, report: Callable[[str], None] | None = None) -> Any:
-    """Return the rows of all shards of a folder as one pyarrow table, in the order of the shards' names.
+def load_rows(path: Path, cache: Cache | None = None) -> pa.Table:
+    """Return the rows of one shard, whose file has the size that was written.
 
-    Row files that cannot be read, and those whose shard is missing or of another size than when it was written, are
-    left out; each is one line to ``report``.
+    Args:
+        path: of the rows.
+        cache: the cache that they lie in: their seal is looked at.
+
+    Raises:
+        DamagedError: if the rows are not what was written there, or the shard has another size.
+        MissingFileError: if the rows or their shard are missing.
+        UnreadableError: if the rows could not be read, or have the columns of another version.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    table = read_table(path, place=cache.place(path) if cache is not None else None)
+    said = metadata_of(table)
+    if not table.schema.remove_metadata().equals(rows_schema()):
+        raise UnreadableError(f"{path}: cannot be understood (its columns are not those of feature rows)")
+    shards = set(table.column("shard").to_pylist())
+    if not said.get(SIZE, "").isdigit() or len(shards) != 1 or Path(str(min(shards))).name != min(shards):
+        raise UnreadableError(f"{path}: cannot be understood (it does not say whose rows it holds)")
+    shard = path.with_name(str(shards.pop()))
+    with opened(shard) as file:
+        size = os.fstat(file.fileno()).st_size
+    if size != int(said[SIZE]):
+        raise ShardError(f"{shard}: has {size} bytes, {said[SIZE]} were written")
+    return table
 
-    tables = []
+
+def metadata_of(table: pa.Table) -> dict[str, str]:
+    """Return what stands in the footer of rows: the size, SHA-256 and dtype of the shard."""
+    return {key.decode(): value.decode("utf-8", "replace") for key, value in (table.schema.metadata or {}).items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stock:
+    """The rows of a folder's shards, and the files of rows that do not count, each with the reason."""
+
+    rows: pa.Table
+    broken: Mapping[Path, TfserError]
+
+
+def read_stock(folder: Path, cache: Cache | None = None) -> Stock:
+    """Return the rows of all shards of a folder, in the order of the shards' names, and what does not count."""
+    import pyarrow as pa
+
+    tables: list[pa.Table] = []
+    broken: dict[Path, TfserError] = {}
     for path in sorted(folder.glob(f"[!.]*{ROWS_SUFFIX}")):
         try:
-            table = pq.read_table(path, memory_map=False)
-            problem = rows_problem(folder, table)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            table, problem = None, f"cannot be read ({one_line(error)})"
-        if problem is None:
-            tables.append(table.select(rows_schema().names).replace_schema_metadata(None))
-        elif report is not None:
-            report(f"{path}: left out: {problem}; extract again")
-    return pa.concat_tables(tables) if tables else rows_schema().empty_table()
+            tables.append(load_rows(path, cache).replace_schema_metadata(None))
+        except (DamagedError, UnreadableError) as error:
+            broken[path] = error
+    return Stock(rows=pa.concat_tables(tables) if tables else rows_schema().empty_table(), broken=broken)
 
 
-def rows_problem(folder: Path, table: Any) -> str | None:
-    """Return why the rows of one shard cannot count, None if they do."""
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    if not table.schema.remove_metadata().equals(rows_schema()):
-        return "its columns are not those of feature rows"
-    if not metadata.get("shard_size_bytes", "").isdigit() or table.num_rows == 0:
-        return "it does not say how large its shard is"
-    shards = set(table.column("shard").to_pylist())
-    if len(shards) != 1:
-        return f"it names {len(shards)} shards"
-    shard = folder / str(shards.pop())
-    try:
-        size = shard.stat().st_size
-    except OSError:
-        return f"{shard.name} is missing"
-    if size != int(metadata["shard_size_bytes"]):
-        return f"{shard.name} has {size} bytes, {metadata['shard_size_bytes']} were written"
-    return None
-
-
-def one_line(error: BaseException) -> str:
-    """Return what an error says, without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+def read_rows(folder: Path, cache: Cache | None = None) -> pa.Table:
+    """Return the rows of all shards of a folder that count; see `read_stock`."""
+    return read_stock(folder, cache).rows

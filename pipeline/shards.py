@@ -4,7 +4,7 @@ A shard `<name>` is two files of one folder:
 
     <name>.h5               HDF5: `frames` (sum of frames, dim) contiguous, `offsets` (n + 1,), `utterance_id` (n,)
     <name>.frames.parquet   or Parquet: one row an utterance, its frames one uncompressed binary value
-    <name>.rows.parquet     one row an utterance: where its frames lie, and their CRC-32
+    <name>.rows.parquet     one row an utterance: where its frames lie, and their CRC-32; its footer has the SHA-256 of the file
 
 Files are written aside (`.<name>.<pid>-<random>.tmp`), synchronised and renamed, and the rows come last: a shard exists
 when its rows do, so a killed or full-disk writer leaves nothing that counts. No file holds a time or a random name, so
@@ -25,8 +25,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.manifests.files import aside
+from tfser.manifests.errors import DamagedError, TfserError, UsageError, unknown
+from tfser.manifests.files import aside, sha256_of
 
 Array = npt.NDArray[Any]
 StorageDtype = Literal["float32", "float16"]
@@ -44,8 +44,10 @@ _PAGE = 4096
 _MAX_BUFFERS = 1024  # of one pwritev: Linux's IOV_MAX
 
 
-class ShardError(TfserError):
-    """A shard's file is missing, damaged or not what its rows say."""
+class ShardError(DamagedError):
+    """A shard's bytes were read, and they are not what its rows say, or are no shard at all; the message has the way out."""
+
+    way_out = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,7 @@ class ShardFile:
         dtype: of the frames, 'float32' or 'float16'.
         dim: numbers in a frame.
         size_bytes: of the file.
+        sha256: of the file's bytes, 64 hex digits.
         checksum: 8 hex digits, the CRC-32 of all frame bytes in order.
         utterance_ids, content_hashes, first_frames, frames, checksums: one for each member, in order.
     """
@@ -74,6 +77,7 @@ class ShardFile:
     dtype: StorageDtype
     dim: int
     size_bytes: int
+    sha256: str
     checksum: str
     utterance_ids: tuple[str, ...]
     content_hashes: tuple[str, ...]
@@ -136,11 +140,13 @@ def write_shard(
     write = _write_hdf5 if format == "hdf5" else _write_parquet
     with aside(path) as temporary:
         write(temporary, ids, stored, words)
+        digest = sha256_of(temporary)  # of what lies on the disk; what is in memory is compared by the checksums
     return ShardFile(
         path=path,
         dtype=dtype,
         dim=int(stored[0].shape[1]),
         size_bytes=path.stat().st_size,
+        sha256=digest,
         checksum=f"{total:08x}",
         utterance_ids=tuple(ids),
         content_hashes=tuple(member.content_hash for member in members),

@@ -221,6 +221,7 @@ def put_features() -> PutFeatures:
             "first_frame": pa.array(range(0, 100 * n, 100), pa.int64()),
             "frames": pa.array([100] * n, pa.int64()),
             "dim": pa.array([80] * n, pa.int32()),
+            "checksum": pa.array(["00000000"] * n, pa.string()),
         }
         write_table(folder / corpus / f"{shard}.rows.parquet", pa.table(rows))
 

@@ -320,8 +320,13 @@ def test_cache_commands(own: Path) -> None:
     content[-100] ^= 0xFF
     shard.write_bytes(content)
     damaged = run("cache", "verify", *here)
-    assert damaged.exit_code == 1 and "not those that were written" in damaged.stdout
-    assert run("cache", "verify", "--repair", *here).exit_code == 0
+    assert damaged.exit_code == 1 and ".h5: damaged: its content is not what was written there" in damaged.stdout
+    assert run("cache", "verify", "--repair", *here).exit_code == 2 and shard.exists()  # nobody is there to ask
+    repaired = run("cache", "verify", "--repair", "--yes", *here)
+    assert repaired.exit_code == 0 and not shard.exists() and "moved to removed/" in repaired.stderr
+    assert "removed" in {row["part"] for row in json.loads(run("cache", "du", "--format", "json", *here).stdout)}
+    assert "tfser cache rm --removed" in run("cache", "ls", *here).stderr
+    assert run("cache", "rm", "--removed", "--yes", *here).exit_code == 0 and not (own / "removed").exists()
     assert run("extract", "--corpus", "toy", *here).exit_code == 0
     assert run("cache", "verify", *here).exit_code == 0
     assert run("cache", "rm", "--features", "logmel", "--yes", *here).exit_code == 0

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tfser.manifests.cache import Cache, check_name
-from tfser.manifests.errors import UsageError, unknown
-from tfser.manifests.files import read_json
+from tfser.manifests.errors import DamagedError, UnreadableError, UsageError, unknown
+from tfser.manifests.notes import note
+from tfser.manifests.stored import read_about
 from tfser.pipeline.corpora import audformat_db, casia, crema_d, emodb, iemocap, meld, ravdess, synthetic
 from tfser.pipeline.corpora import table as user_table
 from tfser.pipeline.corpora.audformat_files import header_of
@@ -41,6 +42,21 @@ class Located:
     options: Mapping[str, Any]
 
 
+def remembered(cache: Cache) -> dict[str, dict[str, Any]]:
+    """Return what `corpus.json` says of each corpus in the cache; one whose file is damaged or cannot be read costs none of the
+    others, and a note names it."""
+    found = {}
+    for name in cache.corpora():
+        try:
+            found[name] = read_about(cache, name)
+            if found[name]["adapter"] not in CORPORA:
+                adapter = found.pop(name)["adapter"]
+                note(f"{name} is left out: it was scanned as {adapter!r}, which this version does not know")
+        except (DamagedError, UnreadableError) as error:
+            note(f"{error}; {name} is left out")
+    return found
+
+
 def locate(
     cache: Cache,
     corpus: str,
@@ -65,24 +81,26 @@ def locate(
     Raises:
         UsageError: if the corpus is unknown, or its folder or table is nowhere to be found.
     """
-    remembered = {known: read_json(cache.corpus(known) / "corpus.json") for known in cache.corpora()}
+    scanned = remembered(cache)
     if corpus in CORPORA:
         reader = CORPORA[corpus]
         corpus = name or _own_name(corpus, root, table)
-    elif corpus in remembered:
-        reader = CORPORA[remembered[corpus]["adapter"]]
+    elif corpus in scanned:
+        reader = CORPORA[scanned[corpus]["adapter"]]
         if name not in (None, corpus):
             raise UsageError(f"--name {name}: {corpus} has its name; leave --name out")
     else:
-        raise unknown("corpus", corpus, list(dict.fromkeys([*CORPORA, *remembered])))
+        if corpus in cache.corpora():
+            read_about(cache, corpus)  # says why nothing of it is remembered
+        raise unknown("corpus", corpus, list(dict.fromkeys([*CORPORA, *scanned])))
     if corpus in CORPORA and CORPORA[corpus] is not reader:
         raise UsageError(f"{corpus} is the name of a corpus that tfser knows; give this one another with --name")
-    before = remembered.get(corpus, {})
+    before = scanned.get(corpus, {})
     if reader is not user_table.READER and (table or delimiter or (columns and "columns" not in reader.options)):
         raise UsageError(f"--table, --column and --delimiter go with --corpus table, not with {reader.name}")
     options: dict[str, Any] = {}
     old = before.get("options", {})
-    known = [c for c, about in remembered.items() if about["adapter"] == reader.name]
+    known = [c for c, about in scanned.items() if about["adapter"] == reader.name]
     also = f", or one that was scanned: --corpus {' or '.join(known)}" if known else ""
     if reader is audformat_db.READER:
         if root is None and not before:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tfser.manifests.errors import TfserError, UsageError, first_line
+from tfser.manifests.errors import DamagedError, TfserError, UnreadableError, UsageError, first_line
 from tfser.manifests.files import read_json, write_json
 
 CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
@@ -73,9 +73,9 @@ def content_hash(found: Found, memo: Path | None = None, *, again: bool = False)
     what was put in a file's place with its size and time is another file. `again` believes nothing that is remembered.
     """
     known: dict[str, Any] = {}
-    if memo is not None and memo.is_file() and not again:
-        with contextlib.suppress(TfserError):  # a damaged memo is written anew
-            stored = read_json(memo)
+    if memo is not None and not again:
+        with contextlib.suppress(DamagedError, UnreadableError):  # a memo only saves time: a damaged one is written anew
+            stored = read_json(memo, place=memo.name)
             known = stored if isinstance(stored, dict) else {}
     digests, changed = [], False
     for path in sorted(found.files):
@@ -89,7 +89,7 @@ def content_hash(found: Found, memo: Path | None = None, *, again: bool = False)
             known[str(real)], changed = entry, True
         digests.append(f"{path.name} {entry['sha256']}")
     if memo is not None and changed:
-        write_json(memo, {path: entry for path, entry in sorted(known.items()) if Path(path).exists()})
+        write_json(memo, {path: entry for path, entry in sorted(known.items()) if Path(path).exists()}, place=memo.name)
     if len(digests) == 1:  # one file: whatever its name
         return digests[0].split(" ")[1][:32]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:32]

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 import duckdb
 import pytest
 
-from tfser.manifests.build import create, make_utterances, read_corpus
+from tfser.manifests.build import create, insert_corpora
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import Connection
 from tfser.manifests.folds import install
 from tfser.manifests.protocol import Protocol
 from tfser.manifests.protocols import parse
+from tfser.manifests.stored import read_corpus
 
 
 @pytest.fixture
@@ -25,9 +26,7 @@ def installed(cache: Cache) -> Iterator[Callable[..., Connection]]:
         opened.append(connection)
         create(connection)
         names = cache.corpora()
-        make_utterances(connection, [cache.corpus(name) / "utterances.parquet" for name in names])
-        for name in names:
-            read_corpus(cache, connection, name)
+        insert_corpora(connection, [read_corpus(cache, name) for name in names])
         for spec in specs:
             install(connection, corpus, parse(spec, own))
         return connection

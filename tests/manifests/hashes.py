@@ -9,12 +9,13 @@ from pathlib import Path
 
 import duckdb
 
-from tfser.manifests.build import create, make_utterances, read_corpus
+from tfser.manifests.build import create, insert_corpora
 from tfser.manifests.cache import Cache
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.folds import install
 from tfser.manifests.own_protocols import parse_own
 from tfser.manifests.protocols import parse
+from tfser.manifests.stored import read_corpus
 from tfser.manifests.utterances import Measured, Utterance, to_table
 
 LABELS = ("anger", "neutral", "happiness", "Überdruss", "excitement", "情")
@@ -60,9 +61,7 @@ def main(folder: str) -> None:
     own = parse_own(OWN, "mine.toml").protocol
     with contextlib.closing(duckdb.connect()) as connection:
         create(connection)
-        make_utterances(connection, [cache.corpus(name) / "utterances.parquet" for name in ("one", "two")])
-        for name in ("one", "two"):
-            read_corpus(cache, connection, name)
+        insert_corpora(connection, [read_corpus(cache, name) for name in ("one", "two")])
         for spec in SINGLE:
             install(connection, "one", parse(spec))
         for spec in (*SEVERAL, own.name):

@@ -26,8 +26,8 @@ from tfser.pipeline import collapse as module
 from tfser.pipeline.batches import FeatureRow, load_packed
 from tfser.pipeline.collapse import collapse
 from tfser.pipeline.layers import Collapsed, layer_cut, layered, weighted_sum
-from tfser.pipeline.storage import verify
 from tfser.pipeline.upstreams import FeatureRequest, feature_pass
+from tfser.pipeline.verify import verify
 
 M, D, N = 4, 3, 11
 IDS = [f"u{i:02d}" for i in range(N)]

@@ -30,8 +30,8 @@ from tfser.pipeline.passes import one_by_one
 from tfser.pipeline.scan import scan
 from tfser.pipeline.shard_reader import ShardReader
 from tfser.pipeline.shard_rows import read_rows
-from tfser.pipeline.storage import verify
 from tfser.pipeline.upstreams import FeatureSet, feature_set
+from tfser.pipeline.verify import verify
 
 RATE = 16000
 LOGMEL = feature_set("logmel")

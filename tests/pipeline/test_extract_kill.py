@@ -24,8 +24,8 @@ from tfser.pipeline.extract import extract
 from tfser.pipeline.scan import scan
 from tfser.pipeline.shard_reader import ShardReader
 from tfser.pipeline.shard_rows import read_rows
-from tfser.pipeline.storage import verify
 from tfser.pipeline.upstreams import feature_set
+from tfser.pipeline.verify import verify
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="takes fork and signals")
 

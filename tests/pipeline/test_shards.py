@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnreadableError, UsageError
 from tfser.pipeline import shards
 from tfser.pipeline.shard_reader import ShardReader
-from tfser.pipeline.shard_rows import read_rows, rows_path, rows_schema, write_rows
+from tfser.pipeline.shard_rows import read_rows, read_stock, rows_path, rows_schema, write_rows
 from tfser.pipeline.shards import ShardError, ShardFile, ShardMember, write_shard
 
 Format = Literal["hdf5", "parquet"]
@@ -82,7 +82,7 @@ def test_both_formats_give_back_what_was_stored(
             dest = np.empty_like(together[half:])
             reader.read_into(dest, half, len(dest))
             np.testing.assert_array_equal(dest, together[half:])
-            assert reader.verify() == []
+            assert reader.damaged(pq.read_table(rows_path(shard.path)).to_pylist()) == []
     assert len(checksums) == 1
     assert read_rows(folder).num_rows == 2 * len(arrays)
 
@@ -96,7 +96,7 @@ def test_many_row_groups(tmp_path: Path, format: Format, monkeypatch: pytest.Mon
     with ShardReader(shard.path) as reader:
         np.testing.assert_array_equal(reader.frames_of(0, len(wanted)), wanted)
         np.testing.assert_array_equal(reader.frames_of(500, 1000), wanted[500:1500])
-        assert reader.verify() == []
+        assert reader.damaged(pq.read_table(rows_path(shard.path)).to_pylist()) == []
     if format == "parquet":
         with pq.ParquetFile(shard.path) as file:
             assert file.num_row_groups > 10
@@ -208,19 +208,22 @@ def test_damage_is_found(tmp_path: Path, format: Format) -> None:
     good = path.read_bytes()
     at = good.index(members([30, 40, 50])[1].frames.astype("f2").tobytes()[:40])
     path.write_bytes(good[: at + 7] + bytes([good[at + 7] ^ 1]) + good[at + 8 :])
+    rows = read_rows(tmp_path).to_pylist()
     with ShardReader(path) as reader:
-        (problem,) = reader.verify()
-        assert "ü001" in problem
+        assert reader.damaged(rows) == ["Ses01_ü001"]
     path.write_bytes(good)
     with ShardReader(path) as reader:
-        assert reader.verify() == []
+        assert reader.damaged(rows) == []
+        assert reader.damaged([{**rows[0], "dim": 6}, {**rows[1], "first_frame": 0}, {**rows[2], "frames": 51}]) == [
+            row["utterance_id"] for row in rows
+        ]
     for damaged in (good[:-1], good[: len(good) // 2], good[:10], b"", b"x" * len(good)):
         path.write_bytes(damaged)
-        with pytest.raises(ShardError, match="extract again") as caught:
+        with pytest.raises(ShardError, match="tfser cache verify --repair") as caught:
             ShardReader(path)
         assert "\n" not in str(caught.value) and path.name in str(caught.value)
     path.unlink()
-    with pytest.raises(ShardError, match="No such file"):
+    with pytest.raises(MissingFileError, match="is missing"):
         ShardReader(path)
     with pytest.raises(ShardError, match="not the name of a shard"):
         ShardReader(tmp_path / "x.bin")
@@ -234,19 +237,19 @@ def test_flipped_bits_are_found_or_change_nothing(
 ) -> None:
     path = store(tmp_path_factory.mktemp("flip"), [3, 4, 5], format).path
     with ShardReader(path) as reader:
-        whole, offsets = reader.frames_of(0, 12).copy(), reader.offsets.tolist()
-        assert reader.verify() == []
+        whole, rows = reader.frames_of(0, 12).copy(), read_rows(path.parent).to_pylist()
+        assert reader.damaged(rows) == []
     data = bytearray(path.read_bytes())
     for where, mask in flips:
         data[int(where * len(data))] ^= mask
     path.write_bytes(data)
     try:
         with ShardReader(path) as reader:
-            frames = reader.frames_of(0, int(reader.offsets[-1]))
-            if not reader.verify():  # what counts as whole is what was written
-                np.testing.assert_array_equal(frames, whole)
-                assert reader.offsets.tolist() == offsets
-    except ShardError as error:
+            if not reader.damaged(rows):  # what counts as whole is what was written
+                for row in rows:
+                    first, frames = row["first_frame"], row["frames"]
+                    np.testing.assert_array_equal(reader.frames_of(first, frames), whole[first : first + frames])
+    except (ShardError, UnreadableError) as error:
         assert "\n" not in str(error)
 
 
@@ -263,14 +266,15 @@ def test_other_files_of_the_same_suffix_are_refused(tmp_path: Path) -> None:
     table = pq.read_table(store(tmp_path / "p", [3, 4], "parquet").path)
     pq.write_table(table, tmp_path / "d.frames.parquet", compression="zstd")
     for name in ("a.h5", "b.h5", "c.h5", "d.frames.parquet"):
-        with pytest.raises(ShardError, match=r"its (frames|offsets)"):
+        with pytest.raises(UnreadableError, match=r"its (frames|offsets)"):
             ShardReader(tmp_path / name)
 
 
 @both_formats
 def test_rows_count_only_with_their_shard(tmp_path: Path, format: Format) -> None:
     shard = store(tmp_path, [3, 4], format)
-    table = read_rows(tmp_path, report=pytest.fail)
+    assert read_stock(tmp_path).broken == {}
+    table = read_rows(tmp_path)
     assert table.schema.equals(rows_schema())
     assert table.to_pylist()[1] == {
         "utterance_id": "Ses01_ü001",
@@ -281,11 +285,14 @@ def test_rows_count_only_with_their_shard(tmp_path: Path, format: Format) -> Non
         "dim": 5,
         "checksum": shard.checksums[1],
     }
-    told: list[str] = []
     (tmp_path / "junk.rows.parquet").write_bytes(b"PAR1 but not really")
     pq.write_table(table.select(["shard"]), tmp_path / "odd.rows.parquet")
-    assert read_rows(tmp_path, report=told.append).num_rows == 2
-    assert len(told) == 2 and all("left out" in line for line in told)
+    stock = read_stock(tmp_path)
+    assert stock.rows.num_rows == 2
+    assert {path.name: type(error) for path, error in stock.broken.items()} == {
+        "junk.rows.parquet": DamagedError,
+        "odd.rows.parquet": UnreadableError,
+    }
 
     good = shard.path.read_bytes()
     shard.path.write_bytes(good + b"\0")
@@ -294,7 +301,8 @@ def test_rows_count_only_with_their_shard(tmp_path: Path, format: Format) -> Non
         if format == "parquet":
             ShardReader(shard.path)
     shard.path.unlink()
-    assert read_rows(tmp_path, report=told.append).num_rows == 0 and any("is missing" in line for line in told)
+    stock = read_stock(tmp_path)
+    assert stock.rows.num_rows == 0 and any(isinstance(error, MissingFileError) for error in stock.broken.values())
     assert read_rows(tmp_path / "nowhere").num_rows == 0
 
 
@@ -302,8 +310,7 @@ def test_rows_count_only_with_their_shard(tmp_path: Path, format: Format) -> Non
 def test_a_shard_without_rows_does_not_count(tmp_path: Path, format: Format) -> None:
     shard = write_shard(tmp_path, "x", members([3]), dtype="float32", format=format)
     assert read_rows(tmp_path).num_rows == 0
-    with ShardReader(shard.path) as reader:
-        assert "cannot be read" in reader.verify()[0]
+    assert ShardReader(shard.path).utterance_ids == ("Ses01_ü000",)
 
 
 @pytest.mark.parametrize(("format", "call"), [("hdf5", "fsync"), ("hdf5", "pwritev"), ("parquet", "fsync")])
