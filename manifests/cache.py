@@ -49,6 +49,10 @@ def default_cache_root() -> Path:
     return Path(platformdirs.user_cache_dir("tfser", appauthor=False))
 
 
+_PARTS = ("corpora", "locks")
+"""The folders that every cache has from the beginning."""
+
+
 class Cache:
     """Paths and locks of one cache folder. Creating the object touches nothing on disk.
 
@@ -187,7 +191,9 @@ class Cache:
         files.check_parquet(path, files.read_sealed(path, self.place(path)))
 
     def is_one(self) -> bool:
-        """Tell whether the folder is a cache: some file lies there as only tfser puts it."""
+        """Tell whether the folder is a cache: as `make` leaves one, or with some file in it as only tfser puts it."""
+        if all((self.root / part).is_dir() for part in _PARTS):
+            return True
         patterns = ("corpora/*/corpus.json", "corpora/*/utterances.parquet", "features/*/feature_set.json", "runs/*/run.json")
         patterns += ("features/*/*/*.rows.parquet", "catalogue.duckdb", "locks/*.lock", "protocols/asked.json")
         return any(next(iter(self.root.glob(pattern)), None) is not None for pattern in patterns)
@@ -221,13 +227,14 @@ class Cache:
         return target
 
     def make(self) -> None:
-        """Create the folder.
+        """Create the folder, with those in it by which `is_one` knows a cache.
 
         Raises:
             CannotWriteError: if that is impossible.
         """
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            for part in _PARTS:
+                (self.root / part).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CannotWriteError(
                 f"cache {self.root}: cannot be created ({error.strerror}); name another folder with --cache or $TFSER_CACHE"
