@@ -44,7 +44,7 @@ def test_a_misspelt_name_is_still_one(toy: Cache) -> None:
 
 
 def test_corpus(toy: Cache) -> None:
-    with pytest.raises(UsageError, match=r"corpus iemocap is not in .*, which holds toy; run `tfser extract --corpus iemocap` first"):
+    with pytest.raises(UsageError, match=r"iemocap is not in .*, which holds toy; run `tfser extract --corpus iemocap` first"):
         resolve(toy, Request(head="logreg", corpus="iemocap"))
 
 
