@@ -41,6 +41,8 @@ class FoldBars:
         """The last epoch of each run at work; 0 before its first."""
         self._trained = 0
         self._began: float | None = None
+        """When the first epoch was through: before it, libraries are loaded and memory is touched for the first time."""
+        self._first_s = 0.0
         self._said_at = time.monotonic()
         self._open = contextlib.ExitStack()
         self._update: Callable[..., None] | None = None
@@ -71,15 +73,17 @@ class FoldBars:
 
     def left_s(self) -> float | None:
         """Return the seconds that all unfinished folds will take, by the pace so far; None before the first epoch."""
-        if not self._trained or self._began is None:
+        if self._began is None:
             return None
-        return (time.monotonic() - self._began) / self._trained * sum(self._epochs.values())
+        since = self._trained - 1
+        pace = (time.monotonic() - self._began) / since if since else self._first_s
+        return pace * sum(self._epochs.values())
 
     def _epoch(self, run: Run, record: EpochRecord) -> None:
         if not self._running.get(run.run_id) and record.epoch > 1:
             self._say(f"{self._called(run)}: resumed after epoch {record.epoch - 1}")
         if self._began is None:
-            self._began = time.monotonic() - record.train_s - record.eval_s
+            self._began, self._first_s = time.monotonic(), record.train_s + record.eval_s
         self._running[run.run_id] = record.epoch
         self._trained += 1
         self._epochs[run.run_id] = max(0, _epochs(run) - record.epoch)

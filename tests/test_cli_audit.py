@@ -84,7 +84,7 @@ def test_all_protocols(here):
     result = run("audit", "--all", *here)
     assert result.exit_code == 0
     for name in ("loso-speaker", "loso-session", "random-kfold:2"):
-        assert f"toy / {name}: no errors" in result.stderr
+        assert f"toy / {name}: all 12 utterances take part; no errors" in result.stderr
     assert result.stdout.startswith("protocol ")
     found = json.loads(run("audit", "--all", "--format", "json", *here).stdout)
     warned = {f["protocol"] for f in found if (f["audit"], f["level"]) == ("speaker_overlap", "warning")}

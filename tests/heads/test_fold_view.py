@@ -1,4 +1,4 @@
-"""What training shows: a line a minute where there is no terminal, what was resumed, each score as it comes, all the time left."""
+"""What training shows: a line a minute without a terminal, what was resumed, each score as it comes, all the time left."""
 
 from __future__ import annotations
 
