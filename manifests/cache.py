@@ -155,6 +155,8 @@ class Cache:
                 who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
                 on_wait(f"{who} is writing {what}; waiting for it")
             lock.acquire()
+        except OSError as error:  # of a disk without locks, which names no file
+            raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
         try:
             with contextlib.suppress(OSError):
                 path.with_suffix(".owner").write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
