@@ -33,9 +33,9 @@ from tfser.manifests.display import (
     utterance_bar,
 )
 from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.manifests.failures import INTERRUPTED, describe, interrupted, refuse_empty
+from tfser.manifests.failures import INTERRUPTED, check_words, describe, interrupted
 from tfser.manifests.outputs import check_output, format_of, output_to, write_parquet
-from tfser.manifests.streams import finish, is_file, make_ready, readable, standard_input
+from tfser.manifests.streams import finish, is_file, make_ready, standard_input
 
 if TYPE_CHECKING:
     from tfser.heads.experiment import Experiment, Request
@@ -54,7 +54,7 @@ class _Group(TyperGroup):
         show_notes()
         named["standalone_mode"], standalone = False, named.get("standalone_mode", True)
         try:
-            refuse_empty(words)
+            check_words(words)
             code = super().main(words, *rest, **named)
         except ReaderGoneError:
             code = 0
@@ -1125,7 +1125,7 @@ def _query_text(query: str) -> str:
         return read_text(Path(query), query)
     if query.endswith(".sql") and len(query.split()) == 1:
         raise UsageError(f"{query}: no such file")
-    return readable(query, "SQL")
+    return query
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -20,6 +20,9 @@ from tfser.heads.base import HeadSpec, Settings
 from tfser.manifests.display import cell
 from tfser.manifests.errors import UsageError, unknown
 
+_FEW = 8
+"""So many names are listed in an error; of more, the command that explains them is named."""
+
 
 def settings_of(spec: HeadSpec, preset: str | None = None, recipe: str | None = None) -> list[dict[str, Any]]:
     """Return one row a setting: those of the architecture, then those of training; `default` is the preset's or recipe's.
@@ -75,7 +78,8 @@ def unknown_setting(spec: HeadSpec, name: str, known: list[str]) -> UnknownSetti
     meant = sorted((meaning.find(words), setting) for setting, meaning in told.items() if words in meaning)
     if len(words) > 3 and meant:  # the one whose meaning begins with it
         return UnknownSettingError(f"unknown setting {name!r}; did you mean {meant[0][1]!r}? `tfser heads {spec.name}` lists all")
-    return UnknownSettingError(str(unknown("setting", name, known, listed_by=f"tfser heads {spec.name}")))
+    listed_by = f"tfser heads {spec.name}" if len(known) > _FEW else None
+    return UnknownSettingError(str(unknown("setting", name, known, listed_by=listed_by)))
 
 
 def meanings(kind: type[Settings]) -> dict[str, str]:

@@ -60,13 +60,11 @@ def unknown(kind: str, name: str, known: Collection[str], *, listed_by: str | No
     >>> str(unknown("setting", "lrr", ["lr", "epochs"], listed_by="tfser heads svm"))
     "unknown setting 'lrr'; did you mean 'lr'? `tfser heads svm` lists all"
     >>> str(unknown("corpus", "iemocap", []))
-    "unknown corpus 'iemocap'; known: none yet"
+    "unknown corpus 'iemocap'; Known: none yet"
     """
     close = difflib.get_close_matches(name, known, n=1)
-    rest = f"`{listed_by}` lists all" if listed_by else f"known: {', '.join(sorted(known)) or 'none yet'}"
-    if close:
-        return UsageError(f"unknown {kind} {name!r}; did you mean {close[0]!r}? {rest[0].upper()}{rest[1:]}")
-    return UsageError(f"unknown {kind} {name!r}; {rest}")
+    rest = f"`{listed_by}` lists all" if listed_by else f"Known: {', '.join(sorted(known)) or 'none yet'}"
+    return UsageError(f"unknown {kind} {name!r}; " + (f"did you mean {close[0]!r}? {rest}" if close else rest))
 
 
 def first_line(error: BaseException, lines: int = 1) -> str:

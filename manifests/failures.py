@@ -80,13 +80,18 @@ def _parser_message(error: Any, names: Names) -> str:
     return message
 
 
-def refuse_empty(words: Sequence[str]) -> None:
-    """Refuse empty words: `--name "$NAME"` with a variable that is not set is no request for the default.
+def check_words(words: Sequence[str]) -> None:
+    """Refuse words that can mean nothing here: empty ones, since `--name "$NAME"` with a variable that is not set is no request
+    for the default, and those that are not UTF-8, which neither DuckDB nor Arrow takes, as text or as a path.
 
     Raises:
         UsageError: if there is one.
     """
     for place, word in enumerate(words):
+        try:
+            os.fsencode(word).decode()
+        except UnicodeError as error:
+            raise UsageError(f"the argument {word} is not UTF-8; write it, or rename the file that it names, in UTF-8") from error
         option = word.removesuffix("=") if word.startswith("--") and word.endswith("=") and word.count("=") == 1 else None
         if not word:
             option = words[place - 1] if place and words[place - 1].startswith("--") else "an argument"

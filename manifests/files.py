@@ -56,9 +56,11 @@ def aside(path: Path) -> Iterator[Path]:
         fsync_path(temporary)
         temporary.replace(path)
         fsync_path(path.parent)
-    except BaseException:
+    except BaseException as error:
         for leftover in (temporary, temporary.with_name(f"{temporary.name}.wal")):  # DuckDB writes a log beside its file
             leftover.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # a write that fails names no file
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 

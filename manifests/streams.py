@@ -67,15 +67,6 @@ def standard_input() -> str:
     return as_text(sys.stdin.buffer.read(), "standard input") if hasattr(sys.stdin, "buffer") else sys.stdin.read()
 
 
-def readable(text: str, what: str) -> str:
-    """Return an argument as text.
-
-    Raises:
-        UsageError: if its bytes are not UTF-8.
-    """
-    return as_text(os.fsencode(text), what)
-
-
 def is_file(text: str) -> bool:
     """Tell whether a text is the name of a file; one that no file could have, too long or with odd characters, is none."""
     try:

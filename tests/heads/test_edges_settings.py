@@ -8,6 +8,8 @@ import pytest
 
 from tfser.heads import HEADS, head
 from tfser.heads.setting_list import UnknownSettingError, setting_names, settings_of, unknown_setting
+from tfser.heads.sweep_file import read_sweep
+from tfser.manifests.errors import UsageError
 
 
 @pytest.mark.parametrize("name", sorted(HEADS))
@@ -39,3 +41,12 @@ def test_a_wrong_name_finds_the_setting_that_means_it():
     error = unknown_setting(spec, "nonsense", known)
     assert isinstance(error, UnknownSettingError) and error.exit_code == 2
     assert str(error) == "unknown setting 'nonsense'; `tfser heads mean_pool` lists all"
+
+
+def test_a_sweep_file_may_have_a_mark_and_is_utf8(tmp_path):
+    text = b'corpus = "emodb"\n[[head]]\nname = "logreg"\n'
+    (tmp_path / "s.toml").write_bytes(b"\xef\xbb\xbf" + text)
+    assert read_sweep(tmp_path / "s.toml").corpus == "emodb"
+    (tmp_path / "s.toml").write_bytes(text + b"# caf\xe9\n")
+    with pytest.raises(UsageError, match=r"s\.toml: line 4 is not UTF-8 text"):
+        read_sweep(tmp_path / "s.toml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -11,7 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.files import write_json
 from tfser.manifests.outputs import check_output, format_of, output_to, write_parquet, writing
 
 
@@ -91,3 +94,19 @@ def test_the_suffix_says_the_format(tmp_path):
     assert format_of(Path("/dev/null"), known) is None
     os.mkfifo(tmp_path / "pipe")
     assert format_of(tmp_path / "pipe", known) is None
+
+
+def test_a_full_disk_and_one_without_locks_are_named(tmp_path, monkeypatch):
+    """The system names no file where a write or a lock fails."""
+
+    def fail(code: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "write_text", lambda *_, **__: fail(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_json(tmp_path / "x.json", {})
+    assert caught.value.filename == str(tmp_path / "x.json") and caught.value.errno == errno.ENOSPC
+    monkeypatch.setattr("filelock.FileLock.acquire", lambda *_, **__: fail(errno.ENOLCK))
+    with pytest.raises(OSError, match="No locks") as caught, Cache(tmp_path / "cache").lock("catalogue"):
+        pass
+    assert caught.value.filename == str(tmp_path / "cache" / "locks" / "catalogue.lock")
