@@ -185,7 +185,7 @@ def measure_all(
     jobs = ((root, utterances[i], stamps[utterances[i].path], max_duration_s) for i in todo)
     for i, (result, reason) in zip(todo, in_order(lambda job: _measure(*job), jobs, workers), strict=True):
         measured[i] = result
-        decoded += result.size is not None
+        decoded += result.content_hash is not None
         u = utterances[i]
         before, _ = known.get(segment_key(u.path, u.start_s, u.end_s), (None, None))
         if before is not None and before.content_hash is not None:

@@ -156,9 +156,8 @@ def relative(path: Path, root: Path) -> str:
 
 
 def read_text(path: Path, encoding: str = "cp1252") -> str:
-    """Read a side file of a corpus: UTF-8 or UTF-16 as its mark says, or as its zero bytes do; else `encoding` or Latin-1.
-
-    A file of UTF-16 without a mark is valid UTF-8 as a rule, with a zero byte beside each letter of ASCII; no text has those.
+    """Read a side file of a corpus: as its mark says, UTF-16 by its zero bytes where it has none, UTF-8 where that works, else
+    `encoding` or Latin-1.
 
     Raises:
         TfserError: if it cannot be read.
@@ -167,13 +166,23 @@ def read_text(path: Path, encoding: str = "cp1252") -> str:
         data = path.read_bytes()
     except OSError as error:
         raise TfserError(f"{path}: cannot be read ({error.strerror})") from error
-    utf16 = ["utf-16"] if data.startswith((b"\xff\xfe", b"\xfe\xff")) else []
-    if not utf16 and len(data) % 2 == 0 and b"\0" in data:
-        utf16 = ["utf-16-le" if data[1::2].count(0) > data[::2].count(0) else "utf-16-be"]
-    for name in (*utf16, "utf-8-sig", encoding):
+    for name in (*_wide(data), "utf-8-sig", encoding):
         with contextlib.suppress(UnicodeDecodeError):
             return data.decode(name)
     return data.decode("latin-1")
+
+
+def _wide(data: bytes) -> list[str]:
+    """Return the encodings of more than one byte a letter that a text's mark, or the places of its zero bytes, speak for."""
+    if data.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return ["utf-32"]
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return ["utf-16"]
+    # Side files hold names, digits and line ends, whose upper bytes are zero in UTF-16; a stray zero byte does not make one.
+    zeros = [data[start : 1 << 16 : 2].count(0) for start in (0, 1)]
+    if len(data) % 2 or max(zeros) * 10 < min(len(data), 1 << 16) or min(zeros) * 4 > max(zeros):
+        return []
+    return ["utf-16-be"] if zeros[0] > zeros[1] else ["utf-16-le"]
 
 
 def read_lines(path: Path, encoding: str = "cp1252") -> list[str]:
