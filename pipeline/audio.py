@@ -21,7 +21,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,7 @@ def survey(
         _update(digest, block)
         facts.add(block)
     assert digest is not None  # a recording without samples is an error
-    return facts.settled(recording.sample_rate, recording.damaged), digest.hexdigest()
+    return facts.settled(recording.sample_rate, recording.damaged), str(digest.hexdigest())
 
 
 def stream(
@@ -288,7 +288,9 @@ def _read(
         recording.damaged = True
 
 
-def _read_blocks(path: Path, file: Any, wanted: int, is_known: bool, recording: Recording) -> Iterator[Samples]:
+def _read_blocks(
+    path: Path, file: Any, wanted: int, is_known: bool, recording: Recording
+) -> Generator[Samples, None, int]:
     """Yield mono blocks of up to ``wanted`` samples, whatever length a header claims; return how many samples came."""
     import soundfile
 
@@ -428,7 +430,7 @@ def content_hash(audio: Audio) -> str:
     """
     digest = _digest(audio.sample_rate)
     _update(digest, audio.samples)
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 def _digest(rate: int) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.audio import KNOWN_SUFFIXES
+from tfser.pipeline.audio import KNOWN_SUFFIXES, VIDEO_SUFFIXES
 
 Passed = tuple[str | None, str | None, str]
 """What a reader passed over: the utterance's id and the path, where there is one, and the reason."""
@@ -101,8 +101,9 @@ def audio_files(
 ) -> Iterator[Path]:
     """Yield the audio files below a folder in a fixed order, junk left out; a link back to a folder above is not followed.
 
-    What is no file (a pipe, a socket, a device), a link that leads nowhere round in circles and a folder below that cannot be
-    read stop nobody: they are listed. A link to a file that is not there is yielded, since the file is meant to be.
+    A link that leads round in circles and a folder below that cannot be read stop nobody: they are listed. What has the name of
+    a recording and is none (a pipe, a device, a link to nothing) is yielded, since a recording is meant, and the scan says what
+    it is; a side file has to be a file, since whoever opened a pipe would wait for ever.
 
     Args:
         folder: to look through.
@@ -130,8 +131,9 @@ def audio_files(
                 continue
             path = Path(entry.path)
             is_wanted = path.suffix.lower() in suffixes
+            is_side = is_wanted and path.suffix.lower() not in KNOWN_SUFFIXES | VIDEO_SUFFIXES
             try:
-                is_folder, is_other = entry.is_dir(), is_wanted and not entry.is_file() and path.exists()
+                is_folder, is_other = entry.is_dir(), is_side and not entry.is_file() and path.exists()
             except OSError as error:  # a link that leads to itself
                 if is_wanted:
                     yield path

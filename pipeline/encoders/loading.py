@@ -111,7 +111,7 @@ def _one_line(spec: EncoderSpec, path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep progress bars, reports and warnings of transformers and torch off the terminal: what matters of them is checked here."""
+    """Keep bars, reports and warnings of transformers and torch off the terminal: what matters of them is checked here."""
     import transformers.utils.logging
 
     words: Any = transformers.utils.logging

@@ -197,7 +197,7 @@ def test_too_long_is_refused_before_it_is_decoded(tmp_path: Path, kind: str, mon
     assert decode(path, max_duration_s=3.1).duration_s == pytest.approx(3.0, abs=0.1)
     assert decode(path, 1.0, 2.0, max_duration_s=1.0).duration_s == 1.0
     monkeypatch.setattr(soundfile.SoundFile, "read", None)  # nothing is decoded
-    with pytest.raises(TooLongError, match="3 s of sound for one utterance, and 2 s is the most.*--max-duration"):
+    with pytest.raises(TooLongError, match=r"3 s of sound for one utterance, and 2 s is the most.*--max-duration"):
         decode(path, max_duration_s=2.0)
 
 

@@ -129,7 +129,7 @@ def test_whisper_reads_it_as_well(tmp_path: Path) -> None:
     spec = encoder_spec(str(tmp_path / "w"))
     assert spec.mel == {"n_fft": 200, "hop_length": 80, "bands": 80}
     change(tmp_path / "w" / "processor_config.json", feature_extractor={"feature_size": 128})
-    with pytest.raises(TfserError, match="processor_config.json: feature_size is 128, and config.json needs 80"):
+    with pytest.raises(TfserError, match=r"processor_config\.json: feature_size is 128, and config.json needs 80"):
         encoder_spec(str(tmp_path / "w"))
 
 

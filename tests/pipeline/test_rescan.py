@@ -102,8 +102,10 @@ def test_what_an_older_version_could_not_read_is_tried_once(cache: Cache, root: 
     (root / "u2.wav").write_text("no audio")
     run(cache, root)
     without_ctime(cache)
-    assert run(cache, root).decoded == 1
-    assert run(cache, root).decoded == 0
+    tried: list[int] = []
+    for _ in range(2):
+        run(cache, root, begin=lambda count: tried.append(count) or (lambda done, seconds: None))
+    assert tried == [1]
     (root / "u2.wav").write_bytes(whole)
     assert run(cache, root).skipped == ()
 
