@@ -1122,7 +1122,7 @@ def audit(
         list[str] | None,
         typer.Option("--features", metavar="NAME", help="Feature sets that must be complete; else those that hold any."),
     ] = None,
-    fold: Annotated[int | None, typer.Option("--fold", min=1, help="Only findings of this fold (and of all folds).")] = None,
+    fold: Annotated[int | None, typer.Option("--fold", min=0, help="Only findings of this fold (and of all folds).")] = None,
     all_protocols: Annotated[bool, typer.Option("--all", help="All protocols that the cache knows for the corpus.")] = False,
     split: Annotated[
         list[Path] | None,
@@ -1184,7 +1184,7 @@ def audit(
             ]
     for note in foreign.notes if foreign else ():
         say(note)
-    found = [report.in_fold(fold) for report in found]
+    found = audit_report.in_fold(found, fold)
     _print_reports(found, format)
     for report in found:
         forbid = "; what to do stands beside them" if report.errors else ""

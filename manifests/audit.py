@@ -85,7 +85,7 @@ def parse_audit(name: str, text: str) -> Audit:
         TfserError: if the header lacks one of its lines.
     """
     header: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if not line.startswith("--"):
             break
         key, _, value = line.removeprefix("--").strip().partition(":")
@@ -151,7 +151,7 @@ def run_audits(
     ):
         for audit in packaged_audits() if audits is None else audits:
             findings += _run(connection, audit, protocol, corpus, examples)
-    return sorted(findings, key=lambda f: (LEVELS.index(f.level), f.audit, f.fold or 0))
+    return sorted(findings, key=lambda f: (LEVELS.index(f.level), f.audit, -1 if f.fold is None else f.fold))
 
 
 def _run(connection: Connection, audit: Audit, protocol: str, corpus: str, examples: int) -> list[Finding]:

@@ -121,7 +121,8 @@ def test_length_and_level_leaks(ask, name, column):
     assert shown["UA_from_length" if column == "duration_s" else "UA_from_level"] == pytest.approx(ua, abs=1e-3)
     assert ask(name, rows, columns={column: [None] * len(rows)}) == []
     assert ask(name, rows, columns={column: [2.0] * len(rows)}) == []
-    assert ask(name, rows, columns={column: [float("-inf")] * len(rows)}) == [] if column == "rms_db" else True
+    nothing = float("-inf") if column == "rms_db" else 0.0  # silence, and no sound at all
+    assert ask(name, rows, columns={column: [nothing] * len(rows)}) == []
 
 
 def test_leaks_are_judged_on_the_test_side_of_an_official_split(ask):
@@ -183,12 +184,23 @@ def test_neighbours(ask):
 def test_published_counts(cache, put_corpus, installed):
     put_corpus(cache, corpus(5))
     about = cache.corpus("toy") / "corpus.json"
-    for published, expected in ((20, []), (21, [{"utterances": 20, "published": 21}]), (None, [])):
+    for published, expected in ((20, []), (21, [{"utterances": 20, "readable": 20, "published": 21}]), (None, [])):
         write_json(about, {**read_json(about), "expected": {"utterances": published}})
         found = run_audits(
             installed("toy", "loso-speaker"), protocol="loso-speaker", corpus="toy", audits=[AUDITS["published_counts"]]
         )
         assert [dict(e) for f in found for e in f.examples] == expected
+
+
+def test_published_counts_are_of_what_can_be_read(cache, put_corpus, installed):
+    rows = corpus(5)
+    put_corpus(cache, rows, hashes={rows[0].utterance_id: None}, skipped=[(rows[1].utterance_id, "scan")])
+    about = cache.corpus("toy") / "corpus.json"
+    write_json(about, {**read_json(about), "expected": {"utterances": 20}})
+    connection = installed("toy", "loso-speaker")
+    connection.execute("INSERT INTO skipped VALUES ('toy', ?, NULL, 'scan', 'planted')", [rows[1].utterance_id])
+    found = run_audits(connection, protocol="loso-speaker", corpus="toy", audits=[AUDITS["published_counts"]])
+    assert [dict(e) for f in found for e in f.examples] == [{"utterances": 20, "readable": 18, "published": 20}]
 
 
 def put_pairs(folder, hashes: list[str], pairs: list[tuple[str, str]]) -> None:
