@@ -305,14 +305,16 @@ def _scan(
         say(f"{report.corpus}: {note}")
     if report.removed:
         say(f"{report.corpus}: {count(report.removed, 'utterance')} of the last scan are gone from the corpus")
-    _say_skipped(report.corpus, [(s.utterance_id or s.path or "?", s.reason) for s in report.skipped], "scanned")
+    for verb, of_reader in (("could not be scanned", False), ("were passed over as no utterances of their own", True)):
+        listed = [(s.utterance_id or s.path or "?", s.reason) for s in report.skipped if (s.stage == "read") == of_reader]
+        _say_skipped(report.corpus, listed, verb)
     return report
 
 
 def _say_skipped(corpus: str, skipped: Sequence[tuple[str, str]], verb: str) -> None:
     """Say how many were left out and show the first few; the whole list is a query away."""
     if skipped:
-        say(f"{corpus}: {len(skipped):,} could not be {verb}:")
+        say(f"{corpus}: {len(skipped):,} {verb}:")
         for name, reason in skipped[:5]:
             say(f"  {name}: {reason}")
         if len(skipped) > 5:
@@ -456,7 +458,7 @@ def _say_extracted(report: ExtractReport, listed: list[tuple[str, str]]) -> list
         say(f"{head} nothing to do: {report.before:,} of {count(report.utterances, 'utterance')} are there, {out:,} skipped")
     skipped = [(s.utterance_id or "?", s.reason) for s in report.skipped]
     if skipped != listed:
-        _say_skipped(report.corpus, skipped, "extracted")
+        _say_skipped(report.corpus, skipped, "could not be extracted")
     return skipped
 
 
@@ -1202,11 +1204,13 @@ def _find_near_duplicates(store: Cache, corpora: str) -> None:
     for corpus in corpora.split(JOINED_BY):
         with utterance_bar(f"fingerprints of {corpus}") as begin:
             report = update_fingerprints(store, corpus, begin=lambda files: begin(files, 0.0), on_wait=say)
-        _say_skipped(corpus, report.failed, "compared")
+        _say_skipped(corpus, report.failed, "could not be compared")
     for corpus in corpora.split(JOINED_BY):
         found = search(store, corpus)
         short = f", {found.too_short:,} too short" if found.too_short else ""
-        say(f"{corpus}: {count(found.compared, 'fingerprint')} compared{short}; {count(found.pairs, 'pair')} of near-duplicates")
+        others = f" with one another and {found.others:,} of other corpora" if found.others else ""
+        pairs = count(found.pairs, "pair")
+        say(f"{corpus}: {count(found.compared, 'fingerprint')} compared{others}{short}; {pairs} of near-duplicates")
 
 
 def _print_reports(reports: Sequence[AuditReport], format: AuditOutput) -> None:
@@ -1241,9 +1245,12 @@ def _corpus_and_protocol(
 @protocol_app.command("ls")
 def protocol_ls(cache: CacheDir = None, format: Format = Output.table) -> None:
     """List the named and generic protocols."""
+    from tfser.manifests.own_protocols import damaged_own
     from tfser.manifests.protocol_report import listed
 
     rows = listed()
+    for reason in damaged_own(Cache(cache)).values():
+        say(reason)
     print_rows(rows, format, ["protocol", "corpora", "about"] if format is Output.table else None)
 
 

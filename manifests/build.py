@@ -20,7 +20,7 @@ from tfser.manifests.duplicates import read_near_duplicates
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import read_json
 from tfser.manifests.folds import applicable, install
-from tfser.manifests.own_protocols import own_protocols
+from tfser.manifests.own_protocols import damaged_own, own_protocols
 from tfser.manifests.protocol import JOINED_BY, Protocol
 from tfser.manifests.protocols import parse
 from tfser.manifests.views import VIEWS
@@ -178,6 +178,11 @@ def _read_corpora(cache: Cache, connection: Connection) -> None:
             wanted.append(str(about["default_protocol"]))
         _install_all(connection, name, wanted, own)
     _install_all(connection, JOINED_BY, asked_for(cache, JOINED_BY), own)
+    connection.execute("DELETE FROM skipped WHERE stage = 'protocol'")
+    for name, reason in damaged_own(cache).items():
+        connection.execute(
+            "INSERT INTO skipped BY NAME SELECT ? AS path, 'protocol' AS stage, ? AS reason", [f"protocols/{name}.toml", reason]
+        )
     read_near_duplicates(cache, connection, names)
 
 
@@ -214,7 +219,7 @@ def known_corpora(connection: Connection, protocol: Protocol, corpus: str) -> bo
 def _read_features(cache: Cache, connection: Connection, sources: Sources) -> None:
     for table in ("feature_sets", "features"):
         connection.execute(f"DELETE FROM {table}")
-    connection.execute("DELETE FROM skipped WHERE stage <> 'run'")
+    connection.execute("DELETE FROM skipped WHERE stage NOT IN ('run', 'protocol')")
     lists = [p for p in sorted(sources) if PurePosixPath(p).name == "skipped.parquet"]
     _insert(connection, "skipped", [cache.root / p for p in lists if p.startswith("corpora/")])
     shards: dict[str, list[str]] = {}

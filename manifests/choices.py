@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import ensure_protocol
+from tfser.manifests.catalogue import ensure_protocol, open_catalogue, rows
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.files import read_json
 from tfser.manifests.own_protocols import check_kept, is_file, own_protocols, read_own
@@ -40,12 +40,31 @@ def default_protocol(cache: Cache, corpus: str) -> str:
         UsageError: if the corpus has neither speakers nor sessions nor a split.
     """
     protocol = read_json(cache.corpus(corpus) / "corpus.json")["default_protocol"]
+    if protocol != "official-split":
+        _check_no_split(cache, corpus, protocol)
     if protocol is None:
         raise UsageError(
             f"{corpus} has no speakers, sessions or split to make folds of; add such a column and scan again, or say "
             "--protocol random-kfold:5, which may leak speakers"
         )
     return str(protocol)
+
+
+def _check_no_split(cache: Cache, corpus: str, protocol: str | None) -> None:
+    """Refuse to pass over a split that the corpus has of its own, but in words of which no protocol can be made.
+
+    Raises:
+        UsageError: if its column split has train and other sides, and no test.
+    """
+    query = "SELECT DISTINCT split FROM utterances WHERE corpus = ? AND split IS NOT NULL ORDER BY split"
+    with open_catalogue(cache) as connection:
+        said = [row["split"] for row in rows(connection, query, [corpus])]
+    if "train" in said and "test" not in said and len(said) > 1:
+        other = f", or say --protocol {protocol}" if protocol else ""
+        raise UsageError(
+            f"{corpus} has a split of its own ({', '.join(said[:6])}), but nothing there is called test; write a protocol that says "
+            f'which value is which side (grouped_by = "split" and [sides], docs/protocols.md){other}'
+        )
 
 
 def choose_protocol(

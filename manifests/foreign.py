@@ -44,7 +44,7 @@ _NAME_COLUMNS = (
 )
 _KNOWN_COLUMNS = frozenset((*_NAME_COLUMNS, *_ROLE_COLUMNS, *_FOLD_COLUMNS, *_LABEL_COLUMNS, *_SPEAKER_COLUMNS))
 _SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".lst", ".list", ".scp")
-_WIDE = re.compile(r"(?:fold|split|cv)[\s_-]*\d+", re.I)
+_WIDE = re.compile(r"(?:.*[\s_-])?(?:fold|split|cv)[\s_-]*(\d+)", re.I)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -281,7 +281,7 @@ def _entries(context: _Context) -> list[Entry]:
     entries: list[Entry] = []
     for record in context.records:
         plain = record.plain
-        wide = {name: role_of(value) for name, value in plain.items() if _WIDE.fullmatch(name) and role_of(value)}
+        wide = [(match[1], role_of(v)) for name, v in plain.items() if (match := _WIDE.fullmatch(name)) and role_of(v)]
         said = _said(plain, columns)
         of_fold = _OWN_FOLD_COLUMNS if sides_by_file else _FOLD_COLUMNS
         own_fold = next((plain[name] for name in of_fold if name in plain and not role_of(plain[name])), None)
@@ -294,7 +294,7 @@ def _entries(context: _Context) -> list[Entry]:
         if len(context.place.folds) > 1:  # a side that all folds share
             pairs: list[tuple[str | None, str | None]] = [(k, said[0] if said else record.role) for k in context.place.folds]
         elif wide:
-            pairs = [(re.sub(r"\D+", "", name), found) for name, found in wide.items()]
+            pairs = list(wide)
         else:
             pairs = [(own_fold or record.fold, said[0] if said else record.role)]
         label = next((plain[name] for name in _LABEL_COLUMNS if name in plain), None)

@@ -84,10 +84,10 @@ TABLES = (
         "What a stage could not use, and why. An utterance that could not be scanned or extracted fails no audit; rows and files"
         " that a corpus reader passed over (stage read) are no utterances, though they may bear the id of one.",
         """
-        corpus VARCHAR -- corpus name
+        corpus VARCHAR -- corpus name; null for a damaged file of no corpus
         utterance_id VARCHAR -- null for a file that is no utterance
         path VARCHAR -- the file
-        stage VARCHAR -- read (layout, table), scan (audio), extract:<feature set>, changed:<feature set> (since the scan), run
+        stage VARCHAR -- read (layout, table), scan (audio), extract:<feature set>, changed:<feature set> (since the scan), run, protocol
         reason VARCHAR -- one line
         """,
     ),

@@ -54,7 +54,7 @@ def test_a_leaking_split_exits_with_1_and_names_the_speakers(here, leaky):
     assert "speakers on both sides of split:theirs.csv:" in result.stdout
     for speaker in ("anna", "bert", "carl"):
         assert f"{speaker}     1                    2                 2               0" in result.stdout
-    assert "judged as keeping speakers apart: 1 finding that forbid training" in result.stderr
+    assert "judged as keeping speakers apart: 1 finding that forbids training" in result.stderr
     assert run("audit", "--split", leaky, "--claims", "none", *here).exit_code == 0
 
 
