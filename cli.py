@@ -196,7 +196,10 @@ CheckpointEvery = Annotated[
 Stack = Annotated[
     bool, typer.Option("--stack/--no-stack", help="On a GPU: train folds and seeds of one experiment together.")
 ]
-AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Train a fold whose audit fails; the run says so.")]
+AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Train a fold in which the audit finds leaks; the run says so.")]
+AllowGaps = Annotated[
+    bool, typer.Option("--allow-gaps", help="Train a fold that lacks something (a class, features); the run says so.")
+]
 Again = Annotated[bool, typer.Option("--again", help="Train again what is finished.")]
 
 TableFormat = Annotated[
@@ -532,6 +535,7 @@ def train(
     keep_memory: KeepMemory = True,
     checkpoint_every: CheckpointEvery = 30.0,
     allow_leaks: AllowLeaks = False,
+    allow_gaps: AllowGaps = False,
     again: Again = False,
     cache: CacheDir = None,
     format: Format = Output.table,
@@ -553,6 +557,7 @@ def train(
         seed=seed,
         device=device,
         allow_leaks=allow_leaks,
+        allow_gaps=allow_gaps,
         again=again,
     )
     _prepare_torch(device, threads, keep_memory)
@@ -587,6 +592,7 @@ def ablate(
     keep_memory: KeepMemory = True,
     checkpoint_every: CheckpointEvery = 30.0,
     allow_leaks: AllowLeaks = False,
+    allow_gaps: AllowGaps = False,
     again: Again = False,
     cache: CacheDir = None,
     format: Format = Output.table,
@@ -613,6 +619,7 @@ def ablate(
         seed=seed,
         device=device,
         allow_leaks=allow_leaks,
+        allow_gaps=allow_gaps,
         again=again,
     )
     _prepare_torch(device, threads, keep_memory)
@@ -696,6 +703,7 @@ def sweep(
     keep_memory: KeepMemory = True,
     checkpoint_every: CheckpointEvery = 30.0,
     allow_leaks: AllowLeaks = False,
+    allow_gaps: AllowGaps = False,
     again: Again = False,
     cache: CacheDir = None,
     format: Annotated[TableOutput, typer.Option("--format", help="How to print the table.")] = TableOutput.table,
@@ -720,6 +728,7 @@ def sweep(
         epochs=epochs,
         device=device,
         allow_leaks=allow_leaks or None,
+        allow_gaps=allow_gaps or None,
         again=again or None,
         reference=reference,
     )
@@ -755,6 +764,7 @@ def reproduce(
     keep_memory: KeepMemory = True,
     checkpoint_every: CheckpointEvery = 30.0,
     allow_leaks: AllowLeaks = False,
+    allow_gaps: AllowGaps = False,
     cache: CacheDir = None,
     format: Annotated[TableOutput, typer.Option("--format", help="How to print the tables.")] = TableOutput.table,
 ) -> None:
@@ -781,7 +791,7 @@ def reproduce(
         selection=selection,
         stack=stack,
     )
-    wanted |= {"allow_leaks": allow_leaks, "on_synthetic": on_synthetic}
+    wanted |= {"allow_leaks": allow_leaks, "allow_gaps": allow_gaps, "on_synthetic": on_synthetic}
     if not reproduce_it(store, of, how, format=format, dry_run=dry_run, **wanted):
         raise typer.Exit(1)
 

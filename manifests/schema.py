@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-VERSION = 8
+VERSION = 9
 """Raised when a table changes: an older catalogue is then rebuilt from the files, never read."""
 
 
@@ -253,7 +253,7 @@ TABLES = (
         parameters BIGINT -- of the head
         layer_weights VARCHAR -- of a learned layer mix, JSON: by selection, from layer 0 on, sum 1; null: one layer
         utterances_cut BIGINT -- longer than what the head sees (max_frames in config), and cut there
-        audit VARCHAR -- passed, or overridden
+        audit VARCHAR -- passed, overridden (leaks were allowed) or gaps (something lacking was)
         findings VARCHAR -- what the audit found, JSON
         started_at VARCHAR -- UTC
         finished_at VARCHAR -- UTC
@@ -346,7 +346,7 @@ TABLES = (
         pooled_WA DOUBLE -- share of all test utterances that are right
         pooled_UA DOUBLE -- mean over classes of the recall over all test utterances
         seconds DOUBLE -- of all folds together
-        audit VARCHAR -- passed, or overridden: a fold was trained with --allow-leaks although its audit failed
+        audit VARCHAR -- passed; overridden: a fold was trained with --allow-leaks although its audit failed; gaps: with --allow-gaps
         """,
         view=True,
     ),

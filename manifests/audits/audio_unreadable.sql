@@ -2,6 +2,7 @@
 -- level: error where a protocol has none that can be read, warning from 1 %, else info
 -- explanation: nobody can train or test on these utterances; who speaks on which side is judged with them all the same, and where no audio can be read at all, so are the classes
 -- action: look at the reasons (tfser sql "SELECT reason, count(*) AS n FROM skipped WHERE stage = 'scan' GROUP BY ALL"), bring the files, and scan again
+-- kind: gap
 WITH counted AS (
   SELECT m.protocol, m.corpus, count(*) AS utterances, count(*) FILTER (m.content_hash IS NULL OR s.utterance_id IS NOT NULL) AS unreadable,
     min(m.utterance_id) FILTER (m.content_hash IS NULL OR s.utterance_id IS NOT NULL) AS example

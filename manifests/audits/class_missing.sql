@@ -2,6 +2,7 @@
 -- level: error in train, warning in val and test
 -- explanation: a class that training never hears cannot be learnt; one that the test side lacks is left out of that fold's UA
 -- action: choose folds or a label map that keep each class on each side; report the score pooled over folds, too
+-- kind: gap
 WITH counted AS (
   SELECT protocol, corpus, fold AS tested_in, role AS fixed, part, label, count(*) AS n FROM assignments GROUP BY ALL
 ), sides AS (  -- of all corpora of the protocol together
