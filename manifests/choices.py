@@ -10,7 +10,7 @@ from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.files import read_json
 from tfser.manifests.own_protocols import check_kept, is_file, own_protocols, read_own
 from tfser.manifests.protocol import JOINED_BY
-from tfser.manifests.protocols import draws_on, specify
+from tfser.manifests.protocols import Own, draws_on, parse, specify
 
 
 def choose_corpus(cache: Cache, corpus: str | None) -> str:
@@ -67,6 +67,15 @@ def _check_no_split(cache: Cache, corpus: str, protocol: str | None) -> None:
         )
 
 
+def _only_fitting(cache: Cache, protocol: str | None, own: Own) -> str | None:
+    """Return the one corpus of the cache that a protocol is for, by its reader; None if there are none or several."""
+    readers = parse(protocol, own).corpora if protocol is not None else None
+    if readers is None:
+        return None
+    fitting = [name for name in cache.corpora() if read_json(cache.corpus(name) / "corpus.json").get("adapter") in readers]
+    return fitting[0] if len(fitting) == 1 else None
+
+
 def choose_protocol(
     cache: Cache,
     corpus: str | None = None,
@@ -94,7 +103,7 @@ def choose_protocol(
         protocol, kept = own.protocol.name, kept | {own.protocol.name: own.protocol}
     named = draws_on(protocol, kept) if protocol is not None else None
     if named is None:
-        chosen = choose_corpus(cache, corpus)
+        chosen = choose_corpus(cache, corpus or _only_fitting(cache, protocol, kept))
     else:
         if corpus is not None and corpus != named:
             raise UsageError(f"--corpus {corpus}: protocol {protocol} is for {named}; leave --corpus out")
