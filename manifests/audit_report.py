@@ -228,7 +228,8 @@ def summary(report: AuditReport) -> str:
         line += f", {m.ambiguous:,} ambiguous" if m.ambiguous else ""
         line += f", {m.left_out:,} of the corpus not in it" if m.left_out else ""
         line += f"; judged as keeping {apart}: "
-    line += f"{count(report.errors, 'finding')} that forbid{'s' * (report.errors == 1)} training" if report.errors else "no errors"
+    forbid = "forbids" if report.errors == 1 else "forbid"
+    line += f"{count(report.errors, 'finding')} that {forbid} training" if report.errors else "no errors"
     if report.unreadable:
         line += f"; {report.unreadable:,} of {report.utterances:,} utterances have no readable audio"
     verdict = worst(report.independence.values())

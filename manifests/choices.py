@@ -62,8 +62,8 @@ def _check_no_split(cache: Cache, corpus: str, protocol: str | None) -> None:
     if "train" in said and "test" not in said and len(said) > 1:
         other = f", or say --protocol {protocol}" if protocol else ""
         raise UsageError(
-            f"{corpus} has a split of its own ({', '.join(said[:6])}), but nothing there is called test; write a protocol that says "
-            f'which value is which side (grouped_by = "split" and [sides], docs/protocols.md){other}'
+            f"{corpus} has a split of its own ({', '.join(said[:6])}), but nothing there is called test; write a protocol that "
+            f'says which value is which side (grouped_by = "split" and [sides], docs/protocols.md){other}'
         )
 
 

@@ -410,8 +410,8 @@ def _check(entries: Sequence[Entry]) -> None:
         folds = {entry.fold for entry in entries}
         if None in folds or len(folds) < 2:
             raise UsageError(
-                f"--split {entries[0].file}: neither a column (split, set, partition, fold, ...) nor the file's name says who trains "
-                "and who tests; name the files train.csv and test.csv, or add a column split"
+                f"--split {entries[0].file}: neither a column (split, set, partition, fold, ...) nor the file's name says who "
+                "trains and who tests; name the files train.csv and test.csv, or add a column split"
             )
     elif None in roles:
         odd = next(entry for entry in entries if entry.role is None)

@@ -80,8 +80,8 @@ def fold_independence(connection: duckdb.DuckDBPyConnection, protocol: str, corp
     Args:
         connection: an open catalogue.
         protocol: the protocol's canonical name.
-        corpus: the corpus; of a protocol over several, all of them as `protocols.corpora` joins them. Within `audited.audited`, the
-            rows are those that are being audited, a foreign split's too.
+        corpus: the corpus; of a protocol over several, all of them as `protocols.corpora` joins them. Within
+            `audited.audited`, the rows are those that are being audited, a foreign split's too.
     """
     found = connection.execute(_QUERY, {"protocol": protocol, "corpora": corpus}).fetchall()
     return {fold: _WORDS[verdict] for fold, verdict in found}

@@ -87,7 +87,7 @@ TABLES = (
         corpus VARCHAR -- corpus name; null for a damaged file of no corpus
         utterance_id VARCHAR -- null for a file that is no utterance
         path VARCHAR -- the file
-        stage VARCHAR -- read (layout, table), scan (audio), extract:<feature set>, changed:<feature set> (since the scan), run, protocol
+        stage VARCHAR -- read (layout, table), scan (audio), extract:<feature set>, changed:<feature set>, run, protocol
         reason VARCHAR -- one line
         """,
     ),
@@ -346,7 +346,7 @@ TABLES = (
         pooled_WA DOUBLE -- share of all test utterances that are right
         pooled_UA DOUBLE -- mean over classes of the recall over all test utterances
         seconds DOUBLE -- of all folds together
-        audit VARCHAR -- passed; overridden: a fold was trained with --allow-leaks although its audit failed; gaps: with --allow-gaps
+        audit VARCHAR -- passed; overridden: a fold was trained with --allow-leaks though its audit failed; gaps: --allow-gaps
         """,
         view=True,
     ),

@@ -1,8 +1,8 @@
 """Which side of which fold each file of a foreign split is, told from the files' names alone.
 
 Comes in: the files. Goes out: a `Place` for each. A name holds its role as a word (train.csv, emodb_test_fold_1.jsonl); what is
-left of the names of one role, where it differs, tells the folds apart: numbers (train1, train2; 1.train, 2.train; without_s0_train)
-or words (anna/train, bert/train). Files are folds where train and test differ in the same way. A side that has one file belongs
+left of the names of one role, where it differs, tells the folds apart: numbers (train1, train2; 1.train, 2.train) or
+words (anna/train, bert/train). Files are folds where train and test differ in the same way. A side that has one file belongs
 to all folds; several test files beside one file to train on are one test side. Whatever else would have to be guessed.
 """
 

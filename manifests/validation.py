@@ -104,7 +104,8 @@ def _check_no_val(connection: duckdb.DuckDBPyConnection, where: str) -> None:
 def _speakers(connection: duckdb.DuckDBPyConnection, number: int, folds: int, where: str) -> None:
     _check_no_val(connection, where)
     nameless = connection.execute(
-        f"SELECT count(*), min(key) FROM placed WHERE {named('speaker')} IS NULL AND fold IS NOT NULL AND role IS DISTINCT FROM 'test'"
+        f"SELECT count(*), min(key) FROM placed WHERE {named('speaker')} IS NULL AND fold IS NOT NULL "
+        "AND role IS DISTINCT FROM 'test'"
     ).fetchone() or (0, None)
     if nameless[0]:
         raise TfserError(

@@ -64,7 +64,8 @@ def test_a_split_over_utterances_names_every_speaker(cache, put_corpus, check, t
     ]
     assert summary(report) == (
         "toy / split:random.csv: 24 rows, 24 utterances in 1 fold; judged as keeping speakers apart: "
-        "1 finding that forbids training; a score on it is not speaker-independent: test speakers are heard in training or validation"
+        "1 finding that forbids training; a score on it is not speaker-independent: test speakers are heard in training or "
+        "validation"
     )
     assert found(check(leaky, claims="none")) == {"speaker_overlap": "warning", "session_overlap": "warning"}
     assert found(check(leaky, claims="speaker,session")) == {"speaker_overlap": "error", "session_overlap": "error"}

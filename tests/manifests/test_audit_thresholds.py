@@ -64,7 +64,9 @@ def two(share: int, of: int = 100) -> list[Row]:
     loud = {"duration_s": 4.0, "rms_db": -10.0}
     return [
         row | (loud if row["label"] == "neutral" and i % of < share else {})
-        for i, row in enumerate(rows(*((s, c, of) for s in ("s1", "s2") for c in ("anger", "neutral")), duration_s=1.0, rms_db=-30.0))
+        for i, row in enumerate(
+            rows(*((s, c, of) for s in ("s1", "s2") for c in ("anger", "neutral")), duration_s=1.0, rms_db=-30.0)
+        )
     ]
 
 
@@ -246,7 +248,11 @@ CASES = {
         prepare=lambda connection, above: unread(31 + above)(connection, above),
     ),
     "one utterance of a speaker": Case(
-        audit="speaker_overlap", below=clean(), above=changed(clean(), 0, speaker="s3"), levels=(NOTHING, ERROR), spec="loso-session"
+        audit="speaker_overlap",
+        below=clean(),
+        above=changed(clean(), 0, speaker="s3"),
+        levels=(NOTHING, ERROR),
+        spec="loso-session",
     ),
     "one utterance of nobody": Case(
         audit="speaker_unknown", below=clean(), above=changed(clean(), 0, speaker="Unknown"), levels=(NOTHING, ERROR)
@@ -269,7 +275,9 @@ CASES = {
     "one neighbour": Case(
         audit="neighbours_split", below=clean(), above=changed(clean(), 0, dialogue="ds3"), levels=(NOTHING, WARNING)
     ),
-    "one sentence": Case(audit="sentence_overlap", below=clean(), above=changed(clean(), 0, sentence="s324"), levels=(NOTHING, INFO)),
+    "one sentence": Case(
+        audit="sentence_overlap", below=clean(), above=changed(clean(), 0, sentence="s324"), levels=(NOTHING, INFO)
+    ),
     "validation by chance": Case(
         audit="validation_speakers",
         below=clean(),

@@ -1,4 +1,4 @@
-"""A corpus whose own split is in other words (Train, Development, Test1, Test2), and own protocols that are not what they were."""
+"""A corpus whose own split is in other words (Train, Test1, Test2), and own protocols that are not what they were."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_an_own_protocol_says_which_value_is_which_side(cache, podcast, tmp_path
 
 
 def test_the_split_is_not_passed_over(cache, podcast):
-    with pytest.raises(UsageError, match=r"split of its own \(Test1, Test2, train, val\).*\[sides\].*or say --protocol loso-speaker"):
+    with pytest.raises(UsageError, match=r"own \(Test1, Test2, train, val\).*\[sides\].*or say --protocol loso-speaker"):
         choose_protocol(cache, "toy")
     assert choose_protocol(cache, "toy", "loso-speaker") == ("toy", "loso-speaker")
     with pytest.raises(TfserError, match=r"must say train and test; it says Test1, Test2, train, val\. A protocol of your own"):
