@@ -115,7 +115,8 @@ def unread(places: int) -> Callable[[Connection, bool], None]:
 def features(connection: Connection, above: bool) -> None:
     connection.execute("INSERT INTO feature_sets BY NAME SELECT 'logmel' AS feature_set, '{}' AS config")
     fewer = "WHERE utterance_id > 'u00000'" if above else ""
-    connection.execute(f"INSERT INTO features BY NAME SELECT 'logmel' AS feature_set, corpus, utterance_id FROM utterances {fewer}")
+    held = f"SELECT 'logmel' AS feature_set, corpus, utterance_id FROM utterances {fewer}"
+    connection.execute(f"INSERT INTO features BY NAME {held}")
 
 
 def searched(connection: Connection, above: bool) -> None:
@@ -129,7 +130,8 @@ def published(connection: Connection, above: bool) -> None:
 
 def twice(connection: Connection, above: bool) -> None:
     if above:
-        connection.execute("INSERT INTO assignments SELECT * REPLACE (2 AS fold) FROM assignments WHERE utterance_id = 'u00000'")
+        first = "FROM assignments WHERE utterance_id = 'u00000'"
+        connection.execute(f"INSERT INTO assignments SELECT * REPLACE (2 AS fold) {first}")
 
 
 NOTHING, INFO, WARNING, ERROR = None, "info", "warning", "error"
