@@ -229,8 +229,8 @@ def _walk_map(value: dict[str, Any], context: _Context, fold: str | None, role: 
     elif all(role_of(name) for name in value):
         numbered = _numbers_are_folds(value)
         for name, inner in value.items():
-            said, number = numbered_role(name)
-            _walk(inner, context, number if numbered else fold, said)
+            said, behind = numbered_role(name)
+            _walk(inner, context, behind if numbered else fold, said)
     elif all(isinstance(inner, str) and role_of(inner) for inner in value.values()):  # utterance: role
         for name, inner in value.items():
             _add(context, [name], {"split": inner}, fold, role)

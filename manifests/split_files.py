@@ -104,10 +104,10 @@ def place(files: Sequence[Path], roles: Mapping[Path, str | None], notes: list[s
 
     # One fold: one file a side, or one to train on and several to validate or test on.
     if "train" not in several:
-        told = {fold for of_keys in by_role.values() for file in of_keys.values() if (fold := fold_of_path(file))}
-        fold = _one(told.pop() if len(told) == 1 else None)  # numbers that differ by side are no folds
+        told = {number for of_keys in by_role.values() for file in of_keys.values() if (number := fold_of_path(file))}
+        folds = tuple(told) if len(told) == 1 else ()  # numbers that differ by side are no folds
         for role, of_keys in by_role.items():
-            places |= {file: Place(role=role, folds=fold) for file in of_keys.values()}
+            places |= {file: Place(role=role, folds=folds) for file in of_keys.values()}
             if len(of_keys) > 1 and "train" in by_role:
                 notes.append(f"{_named(of_keys.values())}: taken together as the {role} side of one fold")
         if several and "train" not in by_role:
@@ -121,9 +121,9 @@ def place(files: Sequence[Path], roles: Mapping[Path, str | None], notes: list[s
         raise _cannot_tell("train", list(several["train"].values()))
     if not set(several["train"]) & set(several[side]):
         raise _cannot_tell("train", list(several["train"].values()))
-    for one, other in (("train", side), (side, "train")):
-        if alone := [file for key, file in several[one].items() if key not in several[other]]:
-            raise UsageError(f"--split {alone[0]}: its fold has no {other} side; name the {other} file of that fold, too")
+    for one, opposite in (("train", side), (side, "train")):
+        if alone := [file for key, file in several[one].items() if key not in several[opposite]]:
+            raise UsageError(f"--split {alone[0]}: its fold has no {opposite} side; name the {opposite} file of that fold, too")
     names = {key: "-".join(key) for key in several["train"]}
     for role, of_keys in by_role.items():
         if role in several and not set(of_keys) <= set(names):
