@@ -225,7 +225,10 @@ CheckpointEvery = Annotated[
 Stack = Annotated[
     bool, typer.Option("--stack/--no-stack", help="On a GPU: train folds and seeds of one experiment together.")
 ]
-AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Train a fold whose audit fails; the run says so.")]
+AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Train a fold in which the audit finds leaks; the run says so.")]
+AllowGaps = Annotated[
+    bool, typer.Option("--allow-gaps", help="Train a fold that lacks something (a class, features); the run says so.")
+]
 VerifyFrames = Annotated[
     Frames, typer.Option("--verify", help="Compare frames with their checksums once, when they are read first, or never.")
 ]
@@ -550,6 +553,7 @@ def train(
     keep_memory: KeepMemory = True,
     checkpoint_every: CheckpointEvery = 30.0,
     allow_leaks: AllowLeaks = False,
+    allow_gaps: AllowGaps = False,
     again: Again = False,
     verify: VerifyFrames = Frames.once,
     cache: CacheDir = None,
@@ -572,6 +576,7 @@ def train(
         seed=seed,
         device=device,
         allow_leaks=allow_leaks,
+        allow_gaps=allow_gaps,
         again=again,
     )
     _prepare_torch(device, threads, keep_memory)
@@ -606,6 +611,7 @@ def ablate(
     keep_memory: KeepMemory = True,
     checkpoint_every: CheckpointEvery = 30.0,
     allow_leaks: AllowLeaks = False,
+    allow_gaps: AllowGaps = False,
     again: Again = False,
     verify: VerifyFrames = Frames.once,
     cache: CacheDir = None,
@@ -633,6 +639,7 @@ def ablate(
         seed=seed,
         device=device,
         allow_leaks=allow_leaks,
+        allow_gaps=allow_gaps,
         again=again,
     )
     _prepare_torch(device, threads, keep_memory)
@@ -716,6 +723,7 @@ def sweep(
     keep_memory: KeepMemory = True,
     checkpoint_every: CheckpointEvery = 30.0,
     allow_leaks: AllowLeaks = False,
+    allow_gaps: AllowGaps = False,
     again: Again = False,
     verify: VerifyFrames = Frames.once,
     cache: CacheDir = None,
@@ -741,6 +749,7 @@ def sweep(
         epochs=epochs,
         device=device,
         allow_leaks=allow_leaks or None,
+        allow_gaps=allow_gaps or None,
         again=again or None,
         reference=reference,
     )
@@ -776,6 +785,7 @@ def reproduce(
     keep_memory: KeepMemory = True,
     checkpoint_every: CheckpointEvery = 30.0,
     allow_leaks: AllowLeaks = False,
+    allow_gaps: AllowGaps = False,
     cache: CacheDir = None,
     format: Annotated[TableOutput, typer.Option("--format", help="How to print the tables.")] = TableOutput.table,
 ) -> None:
@@ -802,7 +812,7 @@ def reproduce(
         selection=selection,
         stack=stack,
     )
-    wanted |= {"allow_leaks": allow_leaks, "on_synthetic": on_synthetic}
+    wanted |= {"allow_leaks": allow_leaks, "allow_gaps": allow_gaps, "on_synthetic": on_synthetic}
     if not reproduce_it(store, of, how, format=format, dry_run=dry_run, **wanted):
         raise typer.Exit(1)
 
@@ -1150,7 +1160,7 @@ def audit(
         list[str] | None,
         typer.Option("--features", metavar="NAME", help="Feature sets that must be complete; else those that hold any."),
     ] = None,
-    fold: Annotated[int | None, typer.Option("--fold", min=1, help="Only findings of this fold (and of all folds).")] = None,
+    fold: Annotated[int | None, typer.Option("--fold", min=0, help="Only findings of this fold (and of all folds).")] = None,
     all_protocols: Annotated[bool, typer.Option("--all", help="All protocols that the cache knows for the corpus.")] = False,
     split: Annotated[
         list[Path] | None,
@@ -1213,7 +1223,7 @@ def audit(
             ]
     for note in foreign.notes if foreign else ():
         say(note)
-    found = [report.in_fold(fold) for report in found]
+    found = audit_report.in_fold(found, fold)
     _print_reports(found, format)
     for report in found:
         forbid = "; what to do stands beside them" if report.errors else ""
@@ -1232,12 +1242,14 @@ def _find_near_duplicates(store: Cache, corpora: str) -> None:
     for corpus in corpora.split(JOINED_BY):
         with utterance_bar(f"fingerprints of {corpus}") as begin:
             report = update_fingerprints(store, corpus, begin=lambda files: begin(files, 0.0), on_wait=say)
-        for line in skipped_lines(corpus, report.failed, "compared"):
+        for line in skipped_lines(corpus, report.failed, "could not be compared"):
             say(line)
     for corpus in corpora.split(JOINED_BY):
         found = search(store, corpus)
         short = f", {found.too_short:,} too short" if found.too_short else ""
-        say(f"{corpus}: {count(found.compared, 'fingerprint')} compared{short}; {count(found.pairs, 'pair')} of near-duplicates")
+        others = f" with one another and {found.others:,} of other corpora" if found.others else ""
+        pairs = count(found.pairs, "pair")
+        say(f"{corpus}: {count(found.compared, 'fingerprint')} compared{others}{short}; {pairs} of near-duplicates")
 
 
 def _print_reports(reports: Sequence[AuditReport], format: AuditOutput) -> None:
@@ -1273,9 +1285,12 @@ def _corpus_and_protocol(
 @protocol_app.command("ls")
 def protocol_ls(cache: CacheDir = None, format: Format = Output.table) -> None:
     """List the named and generic protocols."""
+    from tfser.manifests.own_protocols import damaged_own
     from tfser.manifests.protocol_report import listed
 
     rows = listed()
+    for reason in damaged_own(Cache(cache)).values():
+        say(reason)
     print_rows(rows, format, ["protocol", "corpora", "about"] if format is Output.table else None)
 
 

@@ -54,6 +54,7 @@ class Request:
     seed: int = 0
     device: str = "auto"
     allow_leaks: bool = False
+    allow_gaps: bool = False
     again: bool = False
 
 
@@ -85,6 +86,7 @@ class Experiment:
     allow_leaks: bool
     again: bool
     chosen: tuple[str, ...]
+    allow_gaps: bool = False
     layers: int = 1
     """Layers that the features hold side by side; `dim` is of all of them."""
 
@@ -190,6 +192,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         device=device,
         data_hash=data_hash,
         allow_leaks=request.allow_leaks,
+        allow_gaps=request.allow_gaps,
         again=request.again,
         chosen=tuple(said),
         layers=layers,

@@ -137,14 +137,15 @@ def check_audit(experiment: Experiment, findings: Sequence[Finding], fold: int) 
     """Refuse a fold whose audit found an error.
 
     Raises:
-        TfserError: unless leaks are allowed.
+        TfserError: unless errors of that kind, leaks or gaps, are allowed.
     """
-    errors = blocking(findings, fold)
-    if errors and not experiment.allow_leaks:
+    allowed = {"leak": experiment.allow_leaks, "gap": experiment.allow_gaps}
+    errors = [finding for finding in blocking(findings, fold) if not allowed[finding.kind]]
+    if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise TfserError(
             f"{experiment.protocol} fold {fold} fails its audit: {errors[0].sentence()}{more}. What to do: {errors[0].action}. "
-            "See `tfser audit`; --allow-leaks trains all the same, and the run says so"
+            f"See `tfser audit`; --allow-{errors[0].kind}s trains all the same, and the run says so"
         )
 
 
@@ -332,7 +333,7 @@ def _about(experiment: Experiment, fold: int, findings: Sequence[Finding]) -> di
         "fingerprint": experiment.fingerprint,
         "epochs": experiment.recipe.epochs,
         "device": experiment.device,
-        "audit": "overridden" if errors else "passed",
+        "audit": "overridden" if any(e.kind == "leak" for e in errors) else "gaps" if errors else "passed",
         "findings": [f.to_dict() for f in findings if f.level in ("error", "warning") and f.fold in (None, fold)],
         "started_at": now(),
         "versions": versions(),

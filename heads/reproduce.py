@@ -88,6 +88,7 @@ def prepare(
     seeds: tuple[int, ...] = (0,),
     device: str = "auto",
     allow_leaks: bool = False,
+    allow_gaps: bool = False,
     on_synthetic: bool = False,
 ) -> Reproduction:
     """See what can be run, and plan it.
@@ -103,7 +104,8 @@ def prepare(
         folds: as `tfser train --fold`.
         seeds: each is run.
         device: as `tfser train --device`.
-        allow_leaks: train folds whose audit fails, and mark it.
+        allow_leaks: train folds in which the audit finds leaks, and mark it.
+        allow_gaps: train folds that lack something, as a class to train on.
         on_synthetic: run on the built-in corpus, which is in the cache, instead of the paper's.
 
     Raises:
@@ -116,6 +118,7 @@ def prepare(
         epochs=epochs if epochs or not on_synthetic else SYNTHETIC_EPOCHS,
         device=device,
         allow_leaks=allow_leaks,
+        allow_gaps=allow_gaps,
     )
     cells: list[Cell] = []
     entries: list[Entry] = []

@@ -64,6 +64,7 @@ class SweepRequest:
     settings: Mapping[str, str] = field(default_factory=dict)
     device: str = "auto"
     allow_leaks: bool = False
+    allow_gaps: bool = False
     again: bool = False
     reference: bool = True
 
@@ -262,6 +263,7 @@ def _shared_request(request: SweepRequest, name: str) -> Request:
         validation=request.validation,
         device=request.device,
         allow_leaks=request.allow_leaks,
+        allow_gaps=request.allow_gaps,
         again=request.again,
     )
 

@@ -99,6 +99,8 @@ def _print_experiment(
             f"LEAKS ALLOWED: the audit of fold {', '.join(map(str, overridden))} fails; "
             "these scores are not speaker-independent results"
         )
+    if gaps := sorted({row["fold"] for row in folds if row["audit"] == "gaps"}):
+        say(f"GAPS ALLOWED: fold {', '.join(map(str, gaps))} lacks something that the protocol has; see `tfser audit`")
     say(explain(row["selection"] for row in folds))
     if lineage := lineages.explain(
         experiment.recipe_name, experiment.spec.recipes, [row["selection"] for row in folds]

@@ -1,6 +1,7 @@
 """Audits of a split: every .sql file in `audits/` is one, and this module runs them.
 
-A file opens with a header of `-- key: text` lines: title, level, explanation, action. Its query reads the catalogue's tables and
+A file opens with a header of `-- key: text` lines: title, level, explanation, action, and, where its errors are not leaks but
+something that is lacking (a class, features), `-- kind: gap`. Its query reads the catalogue's tables and
 returns one row a violation, with at least protocol, corpus, fold (null: the whole protocol) and level (error, warning, info);
 the other columns say what was found. It needs no Python: put a file there and it runs; users' own folders of such files run
 beside the packaged ones. What the tables hold while audits run is said in `audited`.
@@ -25,6 +26,8 @@ from tfser.manifests.texts import read_text
 
 LEVELS = ("error", "warning", "info", "ok")
 _KEYS = ("title", "level", "explanation", "action")
+_KINDS = ("leak", "gap")
+"""What an audit's errors are: something that stands on two sides, or something that is lacking. Each has its own override."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ class Audit:
     explanation: str
     action: str
     query: str
+    kind: str = "leak"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,7 @@ class Finding:
     action: str
     examples: tuple[dict[str, Any], ...] = ()
     explanation: str = ""
+    kind: str = "leak"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the finding as `tfser audit --format json` prints it."""
@@ -85,21 +90,24 @@ def parse_audit(name: str, text: str) -> Audit:
     """Return the audit of a file's text.
 
     Raises:
-        TfserError: if the header lacks one of its lines, or the text is anything but one SELECT.
+        TfserError: if the header lacks one of its lines or names a kind that there is none of, or the text is anything but one
+            SELECT.
     """
     header: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if not line.startswith("--"):
             break
         key, _, value = line.removeprefix("--").strip().partition(":")
         header[key.strip()] = value.strip()
     if missing := [key for key in _KEYS if not header.get(key)]:
         raise TfserError(f"audit {name}.sql: the header lacks `-- {missing[0]}: ...`")
+    if (kind := header.get("kind", "leak")) not in _KINDS:
+        raise TfserError(f"audit {name}.sql: kind {kind!r} is none of {', '.join(_KINDS)}")
     try:
         query = one_select(text)
     except UsageError as error:
         raise TfserError(f"audit {name}.sql: {error}") from error
-    return Audit(name=name, query=query, **{key: header[key] for key in _KEYS})
+    return Audit(name=name, query=query, kind=kind, **{key: header[key] for key in _KEYS})
 
 
 def packaged_audits() -> list[Audit]:
@@ -162,7 +170,7 @@ def run_audits(
                 findings.extend(_run(connection, audit, protocol, corpus, examples))
 
     interruptibly(connection, run)
-    return sorted(findings, key=lambda f: (LEVELS.index(f.level), f.audit, f.fold or 0))
+    return sorted(findings, key=lambda f: (LEVELS.index(f.level), f.audit, -1 if f.fold is None else f.fold))
 
 
 def _run(connection: Connection, audit: Audit, protocol: str, corpus: str, examples: int) -> list[Finding]:
@@ -195,6 +203,7 @@ def _run(connection: Connection, audit: Audit, protocol: str, corpus: str, examp
             action=audit.action,
             examples=tuple({k: v for k, v in row.items() if k not in plain} for row in members[:examples]),
             explanation=audit.explanation,
+            kind=audit.kind,
         )
         for (fold, level), members in grouped.items()
     ]

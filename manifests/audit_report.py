@@ -6,14 +6,16 @@ What comes in: the findings of one protocol or foreign split. What goes out: row
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tfser.manifests.audit import Audit, Finding, run_audits
+from tfser.manifests.audited import audited
 from tfser.manifests.catalogue import Connection, rows
 from tfser.manifests.display import cell, count
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.foreign import Split
+from tfser.manifests.independence import NOT_INDEPENDENT, Independence, fold_independence, worst
 from tfser.manifests.matching import Matched, install
 from tfser.manifests.participation import Tally
 from tfser.manifests.participation import finding as absence
@@ -28,13 +30,20 @@ _EVERY = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class AuditReport:
-    """The findings of one protocol, or of one foreign split (`matched` is then what was found of its rows)."""
+    """The findings of one protocol, or of one foreign split (`matched` is then what was found of its rows).
+
+    `independence` says for each fold whether its test speakers are new to the head. Of `utterances`, `unreadable` have no audio
+    that can be read.
+    """
 
     corpus: str
     protocol: str
     keeps_apart: tuple[str, ...]
     findings: tuple[Finding, ...]
     matched: Matched | None = None
+    independence: Mapping[int, Independence] = field(default_factory=dict)
+    utterances: int = 0
+    unreadable: int = 0
     tally: Tally | None = None
     """Who takes part in the protocol, and why the others do not."""
 
@@ -43,15 +52,33 @@ class AuditReport:
         """Findings that are errors."""
         return sum(finding.level == "error" for finding in self.findings)
 
-    def in_fold(self, fold: int | None) -> AuditReport:
-        """Return the report with the findings of one fold, and of all folds, alone; None: as it is."""
-        found = tuple(f for f in self.findings if fold is None or f.fold in (None, fold))
-        return replace(self, findings=found)
-
     def counted(self, tally: Tally) -> AuditReport:
         """Return the report with who takes part in the protocol, which is a finding of its own."""
         found = absence(tally, protocol=self.protocol, corpus=self.corpus)
         return replace(self, findings=(*self.findings, found), tally=tally)
+
+
+def in_fold(reports: Sequence[AuditReport], fold: int | None) -> list[AuditReport]:
+    """Return the reports that have a fold, with the findings of that fold, and of all folds, alone; None: all as they are.
+
+    Raises:
+        UsageError: if none of them has it.
+    """
+    if fold is None:
+        return list(reports)
+    if not any(fold in report.independence for report in reports):
+        known = sorted({k for report in reports for k in report.independence})
+        name = reports[0].protocol if len(reports) == 1 else "every protocol here"
+        raise UsageError(f"--fold {fold}: there is no such fold; {name} has {_numbers(known) if known else 'none'}")
+    return [
+        replace(
+            report,
+            findings=tuple(f for f in report.findings if f.fold in (None, fold)),
+            independence={fold: report.independence[fold]},
+        )
+        for report in reports
+        if fold in report.independence
+    ]
 
 
 def parse_claims(text: str | None) -> tuple[str, ...]:
@@ -94,7 +121,18 @@ def protocol_report(
         connection, "SELECT keeps_apart FROM protocols WHERE protocol = ? AND corpora = ? LIMIT 1", [protocol, corpus]
     )
     apart = tuple(about[0]["keeps_apart"]) if about else ()
-    return AuditReport(corpus=corpus, protocol=protocol, keeps_apart=apart, findings=tuple(found))
+    with audited(connection, protocol=protocol, corpus=corpus, feature_sets=[]):
+        utterances, unreadable = _counts(connection)
+        independence = fold_independence(connection, protocol, corpus)
+    return AuditReport(
+        corpus=corpus,
+        protocol=protocol,
+        keeps_apart=apart,
+        findings=tuple(found),
+        independence=independence,
+        utterances=utterances,
+        unreadable=unreadable,
+    )
 
 
 def split_report(
@@ -119,9 +157,29 @@ def split_report(
         is_foreign=True,
         claims=claims,
     )
+    with audited(connection, protocol=split.name, corpus=corpus, feature_sets=[], is_foreign=True, claims=claims):
+        utterances, unreadable = _counts(connection)
+        independence = fold_independence(connection, split.name, corpus)
     return AuditReport(
-        corpus=corpus, protocol=split.name, keeps_apart=tuple(claims), findings=tuple(found), matched=matched
+        corpus=corpus,
+        protocol=split.name,
+        keeps_apart=tuple(claims),
+        findings=tuple(found),
+        matched=matched,
+        independence=independence,
+        utterances=utterances,
+        unreadable=unreadable,
     )
+
+
+def _counts(connection: Connection) -> tuple[int, int]:
+    """Return how many utterances are audited, and how many of them have no audio that can be read."""
+    counted = rows(
+        connection,
+        "SELECT count(*) AS n, count(*) FILTER (m.content_hash IS NULL OR EXISTS (SELECT 1 FROM skipped s WHERE s.stage = 'scan' "
+        "AND s.corpus = m.corpus AND s.utterance_id = m.utterance_id)) AS unreadable FROM all_members m",
+    )[0]
+    return counted["n"], counted["unreadable"]
 
 
 def leaks(findings: Sequence[Finding], column: str = "speaker") -> list[dict[str, Any]]:
@@ -152,7 +210,7 @@ def table(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     """Return findings for a table: those of one audit and level share a line, and so do all audits that found nothing."""
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     line: dict[str, Any]
-    folds: dict[tuple[str, str], list[int]] = {}
+    folds: dict[tuple[str, str], list[int | None]] = {}
     for f in findings:
         if f.level == "ok":
             continue
@@ -160,7 +218,7 @@ def table(findings: Sequence[Finding]) -> list[dict[str, Any]]:
         line = {"level": f.level, "audit": f.audit, "folds": "", "rows": 0, "example": example, "action": f.action}
         line = lines.setdefault((f.level, f.audit), line)
         line["rows"] += f.rows
-        folds.setdefault((f.level, f.audit), []).append(f.fold or 0)
+        folds.setdefault((f.level, f.audit), []).append(f.fold)
     for key, line in lines.items():
         line["folds"] = _numbers(folds[key])
     passed = count(sum(f.level == "ok" for f in findings), "other audit" if lines else "audit")
@@ -169,7 +227,7 @@ def table(findings: Sequence[Finding]) -> list[dict[str, Any]]:
 
 
 def summary(report: AuditReport) -> str:
-    """Return in one line what was audited and how it ended."""
+    """Return in one line what was audited, how it ended, and what a score on it is not."""
     apart = f"{' and '.join(name + 's' for name in report.keeps_apart)} apart" if report.keeps_apart else "nothing apart"
     line = f"{report.corpus} / {report.protocol}: " + (f"{report.tally.sentence()}; " if report.tally is not None else "")
     if report.matched is not None:
@@ -179,7 +237,16 @@ def summary(report: AuditReport) -> str:
         line += f", {m.ambiguous:,} ambiguous" if m.ambiguous else ""
         line += f", {m.left_out:,} of the corpus not in it" if m.left_out else ""
         line += f"; judged as keeping {apart}: "
-    return line + (f"{count(report.errors, 'finding')} that forbid training" if report.errors else "no errors")
+    forbid = "forbids" if report.errors == 1 else "forbid"
+    line += f"{count(report.errors, 'finding')} that {forbid} training" if report.errors else "no errors"
+    if report.unreadable:
+        line += f"; {report.unreadable:,} of {report.utterances:,} utterances have no readable audio"
+    verdict = worst(report.independence.values())
+    if verdict != "kept" and report.utterances:
+        folds = [fold for fold, of in report.independence.items() if of == verdict]
+        where = f" (folds {_numbers(folds)})" if len(report.independence) > 1 else ""
+        line += f"; {NOT_INDEPENDENT[verdict]}{where}"
+    return line
 
 
 def markdown(report: AuditReport, command: str, version: str) -> str:
@@ -215,19 +282,18 @@ def _code(text: str) -> str:
 
 
 def _numbers(folds: Sequence[int | None]) -> str:
-    """Write fold numbers with ranges; no number is all folds.
+    """Write fold numbers with ranges; none is all folds.
 
-    >>> _numbers([1, 2, 3, 5]), _numbers([0])
-    ('1-3, 5', 'all')
+    >>> _numbers([1, 2, 3, 5]), _numbers([0, None]), _numbers([None])
+    ('1-3, 5', 'all, 0', 'all')
     """
-    numbers = sorted({fold or 0 for fold in folds})
     runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1 and runs[-1][0]:
+    for number in sorted({fold for fold in folds if fold is not None}):
+        if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    return ", ".join("all" if not a else str(a) if a == b else f"{a}-{b}" for a, b in runs)
+    return ", ".join([*["all"] * (None in folds), *(str(a) if a == b else f"{a}-{b}" for a, b in runs)])
 
 
 def _spread(values: Sequence[int]) -> int | str:

@@ -6,11 +6,11 @@ import difflib
 from pathlib import Path
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue
+from tfser.manifests.catalogue import ensure_protocol, open_catalogue, rows
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.own_protocols import check_kept, is_file, own_protocols, read_own
 from tfser.manifests.protocol import JOINED_BY
-from tfser.manifests.protocols import draws_on, specify
+from tfser.manifests.protocols import Own, draws_on, parse, specify
 from tfser.manifests.stored import read_about
 
 
@@ -42,6 +42,8 @@ def default_protocol(cache: Cache, corpus: str) -> str:
         UsageError: if the corpus has neither several speakers nor several sessions nor a split.
     """
     protocol = read_about(cache, corpus)["default_protocol"]
+    if protocol != "official-split":
+        _check_no_split(cache, corpus, protocol)
     if protocol is None:
         raise UsageError(
             f"{corpus} has {_what_there_is(cache, corpus)}, which makes no folds; add a column speaker, session or split "
@@ -62,6 +64,32 @@ def _what_there_is(cache: Cache, corpus: str) -> str:
     when = "no sessions" if session is None else f"one session ({session})"
     sides = f"a split that says {', '.join(splits[:5])}" if splits else "no split"
     return f"{who}, {when} and {sides}"
+
+
+def _check_no_split(cache: Cache, corpus: str, protocol: str | None) -> None:
+    """Refuse to pass over a split that the corpus has of its own, but in words of which no protocol can be made.
+
+    Raises:
+        UsageError: if its column split has train and other sides, and no test.
+    """
+    query = "SELECT DISTINCT split FROM utterances WHERE corpus = ? AND split IS NOT NULL ORDER BY split"
+    with open_catalogue(cache) as connection:
+        said = [row["split"] for row in rows(connection, query, [corpus])]
+    if "train" in said and "test" not in said and len(said) > 1:
+        other = f", or say --protocol {protocol}" if protocol else ""
+        raise UsageError(
+            f"{corpus} has a split of its own ({', '.join(said[:6])}), but nothing there is called test; write a protocol that "
+            f'says which value is which side (grouped_by = "split" and [sides], docs/protocols.md){other}'
+        )
+
+
+def _only_fitting(cache: Cache, protocol: str | None, own: Own) -> str | None:
+    """Return the one corpus of the cache that a protocol is for, by its reader; None if there are none or several."""
+    readers = parse(protocol, own).corpora if protocol is not None else None
+    if readers is None:
+        return None
+    fitting = [name for name in cache.corpora() if read_about(cache, name)["adapter"] in readers]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def choose_protocol(
@@ -91,7 +119,7 @@ def choose_protocol(
         protocol, kept = own.protocol.name, kept | {own.protocol.name: own.protocol}
     named = draws_on(protocol, kept) if protocol is not None else None
     if named is None:
-        chosen = choose_corpus(cache, corpus)
+        chosen = choose_corpus(cache, corpus or _only_fitting(cache, protocol, kept))
     else:
         if corpus is not None and corpus != named:
             raise UsageError(f"--corpus {corpus}: protocol {protocol} is for {named}; leave --corpus out")

@@ -250,9 +250,12 @@ def _sides(connection: Connection, protocol: Protocol, where: str) -> tuple[str,
     """Return the SQL of fold and role where roles are fixed: one fold."""
     sides = dict(protocol.sides or {})
     found = {row[0] for row in connection.execute('SELECT DISTINCT "group" FROM members').fetchall()}
-    if protocol.grouped_by == "split":
+    if protocol.grouped_by == "split" and all(name == role for name, role in sides.items()):
         if not {"train", "test"} <= found:
-            raise TfserError(f"{where}: the column split must say train and test; it says {_words(found)}")
+            raise TfserError(
+                f"{where}: the column split must say train and test; it says {_words(found)}. A protocol of your own says which "
+                'value is which side: grouped_by = "split" and a table [sides] (docs/protocols.md)'
+            )
     else:
         _check_listed(sides, found, protocol, where)
     connection.execute(

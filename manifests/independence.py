@@ -23,8 +23,8 @@ from tfser.manifests.speakers import named, voice
 Independence = Literal["kept", "broken", "unknown"]
 
 NOT_INDEPENDENT: dict[Independence, str] = {
-    "broken": "test speakers are heard in training or validation: a score is not one of new speakers",
-    "unknown": "who speaks cannot be told for every utterance: a score cannot be taken for one of new speakers",
+    "broken": "a score on it is not speaker-independent: test speakers are heard in training or validation",
+    "unknown": "a score on it cannot be called speaker-independent: who speaks cannot be told for every utterance",
 }
 """What a score is not, in words, where speakers are not known to be kept apart."""
 
@@ -34,7 +34,7 @@ _ROLES = """JOIN fold_roles r ON r.protocol = $protocol AND r.corpus = c.corpus 
 
 _QUERY = f"""
 WITH chosen AS (
-  SELECT corpus, folds FROM protocols WHERE protocol = $protocol AND corpora = $corpora
+  SELECT corpus FROM protocols WHERE protocol = $protocol AND corpora = $corpora
 ), cells AS MATERIALIZED (  -- who stands together in every fold, before the folds are rolled out
   SELECT *, {named("speaker")} AS name, {voice("speaker")} AS voice FROM (
     SELECT DISTINCT a.corpus, a.fold AS tested_in, a.role AS fixed, a.part, u.speaker
@@ -64,7 +64,9 @@ WITH chosen AS (
   UNION ALL SELECT fold, 1 FROM nameless WHERE (nobody_tests AND others) OR (nobody_else AND tests)
 )
 SELECT k.fold, coalesce(max(v.verdict), 0) AS verdict
-FROM (SELECT unnest(range(1, (SELECT max(folds) FROM chosen) + 1))::INTEGER AS fold WHERE EXISTS (SELECT 1 FROM cells)) k
+FROM (
+  SELECT DISTINCT fold FROM fold_roles WHERE protocol = $protocol AND tested_in = fold AND corpus IN (SELECT corpus FROM cells)
+) k
 LEFT JOIN verdicts v ON v.fold = k.fold
 GROUP BY k.fold ORDER BY k.fold
 """
@@ -78,7 +80,8 @@ def fold_independence(connection: duckdb.DuckDBPyConnection, protocol: str, corp
     Args:
         connection: an open catalogue.
         protocol: the protocol's canonical name.
-        corpus: the corpus; of a protocol over several, all of them as `protocols.corpora` joins them.
+        corpus: the corpus; of a protocol over several, all of them as `protocols.corpora` joins them. Within
+            `audited.audited`, the rows are those that are being audited, a foreign split's too.
     """
     found = connection.execute(_QUERY, {"protocol": protocol, "corpora": corpus}).fetchall()
     return {fold: _WORDS[verdict] for fold, verdict in found}

@@ -127,7 +127,7 @@ def install(connection: Connection, corpus: str, split: Split) -> Matched:
         "SELECT utterance_id, path, split FROM utterances WHERE corpus = ? ORDER BY utterance_id", [corpus]
     ).fetchall()
     finder = Finder(corpus, rows)
-    number = {name: i for i, name in enumerate(split.folds, 1)}
+    number = split.numbers
     columns: dict[str, list[object]] = {part.split()[0]: [] for part in SPLIT_COLUMNS.split(", ")}
     seen: set[str] = set()
     counts = [0, 0, 0]

@@ -19,7 +19,6 @@ the long name can be used in its place.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
 import json
@@ -92,12 +91,24 @@ def parse_own(text: str, file: str) -> OwnProtocol:
 
 
 def own_protocols(cache: Cache) -> dict[str, Protocol]:
-    """Return the own protocols that the cache keeps, by their long names; one whose file was changed is none (`check_kept`)."""
-    found = {}
+    """Return the own protocols that the cache keeps, by their long names; one whose file was changed is none (`damaged_own`)."""
+    return {name: protocol for name, protocol in _kept(cache).items() if isinstance(protocol, Protocol)}
+
+
+def damaged_own(cache: Cache) -> dict[str, str]:
+    """Return the own protocols whose files are not what they were, by long name, and why: a name holds its content's hash."""
+    return {name: reason for name, reason in _kept(cache).items() if isinstance(reason, str)}
+
+
+def _kept(cache: Cache) -> dict[str, Protocol | str]:
+    """Return each own protocol that the cache keeps, or what is wrong with its file."""
+    found: dict[str, Protocol | str] = {}
     for path in sorted(cache.protocols.glob("[!.]*.toml")):
-        with contextlib.suppress(TfserError):
-            protocol = read_kept(cache, path).protocol
-            found[protocol.name] = protocol
+        name = path.name.removesuffix(".toml")
+        try:
+            found[name] = read_kept(cache, path).protocol
+        except (DamagedError, UnreadableError) as error:
+            found[name] = f"{error}; name your own file again"
     return found
 
 
@@ -130,8 +141,8 @@ def check_kept(cache: Cache, name: str) -> None:
     """
     base = re.split("[:@/]", name, maxsplit=1)[0]
     path = cache.protocols / f"{base}.toml"
-    if path.is_file() and base not in own_protocols(cache):
-        raise TfserError(f"{path}: its content is not that of {base} any more; remove it, and name your own file again")
+    if path.is_file() and (reason := damaged_own(cache).get(base)) is not None:
+        raise TfserError(reason)
 
 
 def keep_own(cache: Cache, own: OwnProtocol) -> None:

@@ -60,8 +60,11 @@ def parse(text: str, own: Own | None = None) -> Protocol:
         raise unknown("protocol", base, sorted(known))
     protocol = _with_arguments(text, known[base], arguments)
     if labels is not None:
-        protocol = replace(protocol, labels=parse_label_map(labels))
-        protocol = replace(protocol, name=f"{protocol.name}@{format_label_map(protocol.labels or {})}")
+        chosen = parse_label_map(labels)
+        if chosen != protocol.labels:  # other classes: neither its counts nor who uses it are this protocol's
+            classes = ", ".join(dict.fromkeys(chosen.values()))
+            protocol = replace(protocol, summary=f"the folds of {protocol.name}, with the classes {classes}", used_by=())
+        protocol = replace(protocol, labels=chosen, name=f"{protocol.name}@{format_label_map(chosen)}")
     return with_validation(protocol, validation) if validation is not None else protocol
 
 

@@ -87,7 +87,7 @@ TABLES = (
         " protocols, near-duplicates, features and run are files of the cache that are damaged or could not be read: what they"
         " hold is left out of the catalogue.",
         """
-        corpus VARCHAR -- corpus name
+        corpus VARCHAR -- corpus name; null for a damaged file of no corpus
         utterance_id VARCHAR -- null for a file that is no utterance
         path VARCHAR -- the file
         stage VARCHAR -- read (layout, table), scan (audio), extract:<feature set>, changed:<feature set> (since), or see above
@@ -257,7 +257,7 @@ TABLES = (
         parameters BIGINT -- of the head
         layer_weights VARCHAR -- of a learned layer mix, JSON: by selection, from layer 0 on, sum 1; null: one layer
         utterances_cut BIGINT -- longer than what the head sees (max_frames in config), and cut there
-        audit VARCHAR -- passed, or overridden
+        audit VARCHAR -- passed, overridden (leaks were allowed) or gaps (something lacking was)
         findings VARCHAR -- what the audit found, JSON
         started_at VARCHAR -- UTC
         finished_at VARCHAR -- UTC
@@ -350,7 +350,7 @@ TABLES = (
         pooled_WA DOUBLE -- share of all test utterances that are right
         pooled_UA DOUBLE -- mean over classes of the recall over all test utterances
         seconds DOUBLE -- of all folds together
-        audit VARCHAR -- passed, or overridden: a fold was trained with --allow-leaks although its audit failed
+        audit VARCHAR -- passed; overridden: a fold was trained with --allow-leaks though its audit failed; gaps: --allow-gaps
         """,
         view=True,
     ),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.protocol import Protocol
+from tfser.manifests.speakers import named
 
 if TYPE_CHECKING:
     import duckdb
@@ -103,7 +104,8 @@ def _check_no_val(connection: duckdb.DuckDBPyConnection, where: str) -> None:
 def _speakers(connection: duckdb.DuckDBPyConnection, number: int, folds: int, where: str) -> None:
     _check_no_val(connection, where)
     nameless = connection.execute(
-        "SELECT count(*), min(key) FROM placed WHERE speaker IS NULL AND fold IS NOT NULL AND role IS DISTINCT FROM 'test'"
+        f"SELECT count(*), min(key) FROM placed WHERE {named('speaker')} IS NULL AND fold IS NOT NULL "
+        "AND role IS DISTINCT FROM 'test'"
     ).fetchone() or (0, None)
     if nameless[0]:
         raise TfserError(

@@ -36,7 +36,7 @@ WITH fold_scores AS (
   SELECT r.experiment, r.seed, m.selection, m.level, m.fold,
     any_value(r.head) AS head, any_value(r.preset) AS preset, any_value(r.recipe) AS recipe, any_value(r.corpus) AS corpus,
     any_value(r.protocol) AS protocol, any_value(r.feature_set) AS feature_set, any_value(r.epochs) AS epochs,
-    any_value(r.seconds) AS seconds, bool_or(r.audit = 'overridden') AS overridden,
+    any_value(r.seconds) AS seconds, bool_or(r.audit = 'overridden') AS overridden, bool_or(r.audit = 'gaps') AS gaps,
     max(m.value) FILTER (m.metric = 'WA') AS WA, max(m.value) FILTER (m.metric = 'UA') AS UA,
     max(m.value) FILTER (m.metric = 'WF1') AS WF1, max(m.value) FILTER (m.metric = 'macro_F1') AS macro_F1
   FROM metrics m JOIN runs r USING (run_id) WHERE m.class IS NULL GROUP BY ALL
@@ -58,7 +58,7 @@ SELECT s.experiment, any_value(head) AS head, any_value(preset) AS preset, any_v
   avg(UA ORDER BY fold) AS UA, stddev_samp(UA ORDER BY fold) AS UA_std,
   avg(WF1 ORDER BY fold) AS WF1, avg(macro_F1 ORDER BY fold) AS macro_F1,
   any_value(pooled_WA) AS pooled_WA, any_value(pooled_UA) AS pooled_UA, sum(seconds ORDER BY fold) AS seconds,
-  CASE WHEN bool_or(overridden) THEN 'overridden' ELSE 'passed' END AS audit
+  CASE WHEN bool_or(overridden) THEN 'overridden' WHEN bool_or(gaps) THEN 'gaps' ELSE 'passed' END AS audit
 FROM fold_scores s JOIN pooled USING (experiment, seed, selection, level)
 GROUP BY s.experiment, s.seed, s.selection, s.level
 """

@@ -62,7 +62,7 @@ class ExtractReport:
         else:
             lines.append(f"{head} nothing to do: {self.before:,} of {utterances} are there, {out}")
         if self.named() != list(listed):
-            lines += skipped_lines(self.corpus, self.named(), "extracted")
+            lines += skipped_lines(self.corpus, self.named(), "could not be extracted")
         return lines
 
     def named(self) -> list[tuple[str, str]]:

@@ -61,9 +61,11 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
-    """What a search found: fingerprints compared, of them too short, and pairs of different audio that are alike."""
+    """What a search found: the corpus's fingerprints, those of the cache's other corpora, the too short among all of them, and
+    pairs of different audio that are alike."""
 
     compared: int
+    others: int
     too_short: int
     pairs: int
     was_current: bool
@@ -216,7 +218,7 @@ def search(cache: Cache, corpus: str, *, on_start: Callable[[int], None] | None 
         path = folder / PAIRS
         before, count = _last_search(cache, path)
         if before == state.encode():
-            return Searched(compared=len(names), too_short=short, pairs=count, was_current=True)
+            return Searched(compared=len(own), others=len(names) - len(own), too_short=short, pairs=count, was_current=True)
         if on_start is not None:
             on_start(len(names))
         pairs = find_pairs(arrays, only=np.array([name in own for name in names], dtype=bool))
@@ -230,7 +232,7 @@ def search(cache: Cache, corpus: str, *, on_start: Callable[[int], None] | None 
         }
         with disk_errors(folder, "make room and run the same command again"):
             cache.write_table(path, pa.table(columns).replace_schema_metadata({"state": state}))
-    return Searched(compared=len(names), too_short=short, pairs=len(pairs), was_current=False)
+    return Searched(compared=len(own), others=len(names) - len(own), too_short=short, pairs=len(pairs), was_current=False)
 
 
 def _last_search(cache: Cache, path: Path) -> tuple[bytes | None, int]:

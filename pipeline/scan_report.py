@@ -84,9 +84,11 @@ class ScanReport:
             said.append(f"{self.unlabelled:,} of {self.utterances:,} {have} no part: {unlabelled_query(self.corpus)}")
         if self.tally.lost > self.tally.left_out[NO_LABEL]:
             said.append(self.tally.sentence("rows and files" if self.tally.left_out[NO_UTTERANCE] else "utterances"))
-        return [f"{self.corpus}: {line}" for line in said] + skipped_lines(
-            self.corpus, [(s.utterance_id or s.path or "?", s.reason) for s in self.skipped], "scanned"
-        )
+        lines = [f"{self.corpus}: {line}" for line in said]
+        for words, by_reader in (("could not be scanned", False), ("were passed over as no utterances of their own", True)):
+            listed = [(s.utterance_id or s.path or "?", s.reason) for s in self.skipped if (s.stage == "read") == by_reader]
+            lines += skipped_lines(self.corpus, listed, words)
+        return lines
 
     def to_row(self) -> dict[str, Any]:
         """Return the counts as `--format json` prints them."""
@@ -119,11 +121,11 @@ class ScanReport:
         return f"{who}, {self.audio_s / 60:,.1f} min of audio, " + (f"{several}: {named}{more}" if largest else "no labels")
 
 
-def skipped_lines(corpus: str, skipped: Sequence[tuple[str, str]], verb: str) -> list[str]:
+def skipped_lines(corpus: str, skipped: Sequence[tuple[str, str]], what: str) -> list[str]:
     """Say how many were left out, and the first few; the whole list is a query away."""
     if not skipped:
         return []
-    lines = [f"{corpus}: {len(skipped):,} could not be {verb}:"]
+    lines = [f"{corpus}: {len(skipped):,} {what}:"]
     lines += [f"  {name}: {reason}" for name, reason in skipped[:_MOST_LISTED]]
     if len(skipped) > _MOST_LISTED:
         lines.append(f"  ... all of them: {_skipped_query(corpus)}")

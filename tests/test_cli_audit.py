@@ -49,7 +49,7 @@ def test_a_leaking_split_exits_with_1_and_names_the_speakers(here, leaky):
     assert "speakers on both sides of split:theirs.csv:" in result.stdout
     for speaker in ("anna", "bert", "carl"):
         assert f"{speaker}     1                    2                 2               0" in result.stdout
-    assert "judged as keeping speakers apart: 1 finding that forbid training" in result.stderr
+    assert "judged as keeping speakers apart: 1 finding that forbids training" in result.stderr
     assert run("audit", "--split", leaky, "--claims", "none", *here).exit_code == 0
 
 
@@ -141,3 +141,27 @@ def test_near_duplicates_are_looked_for_on_demand(tmp_path):
     assert result.exit_code == 1 and "toy: 5 fingerprints compared; 1 pair of near-duplicates" in result.stderr
     again = run("audit", *cache)  # what was found is remembered
     assert again.exit_code == 1 and "near_duplicates" in again.stdout
+
+
+def test_the_last_line_says_what_a_score_is_not(here):
+    result = run("audit", "--protocol", "random-kfold:2", *here)
+    assert result.exit_code == 0  # it claims nothing
+    last = result.stderr.splitlines()[-1]
+    assert "a score on it is not speaker-independent: test speakers are heard in training" in last and "(folds 1-2)" in last
+    assert run("audit", *here).stderr.splitlines()[-1] == "toy / loso-speaker: no errors"
+
+
+def test_a_fold_that_is_not_there(here):
+    result = run("audit", "--fold", "99", *here)
+    assert result.exit_code == 2
+    assert "--fold 99: there is no such fold; loso-speaker has 1-3" in result.stderr
+    assert run("audit", "--fold", "2", *here).exit_code == 0
+
+
+def test_a_split_whose_folds_cannot_be_told_is_a_usage_error(here, tmp_path):
+    for name in ("train_1", "train_2", "test"):
+        (tmp_path / "theirs" / f"{name}.txt").parent.mkdir(exist_ok=True)
+        (tmp_path / "theirs" / f"{name}.txt").write_text("anna_0\n")
+    result = run("audit", "--split", tmp_path / "theirs", *here)
+    assert result.exit_code == 2
+    assert "theirs/train_1.txt, theirs/train_2.txt all say train" in result.stderr

@@ -4,7 +4,7 @@
 -- action: let whole corpora train or test (cross:A:B, loco:A,B), or leave corpus out of keeps_apart
 WITH sides AS (
   SELECT DISTINCT a.protocol, a.corpus, r.fold, coalesce(a.role, r.role) AS role
-  FROM (SELECT DISTINCT protocol, corpus, fold, role FROM assignments) a
+  FROM (SELECT DISTINCT protocol, corpus, fold, role FROM all_assignments) a
   JOIN fold_roles r ON r.protocol = a.protocol AND r.corpus = a.corpus AND r.tested_in = a.fold
 )
 SELECT DISTINCT t.protocol, t.corpus, t.fold, 'error' AS level

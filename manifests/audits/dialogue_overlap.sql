@@ -4,7 +4,7 @@
 -- action: group the folds by dialogue (group-kfold:K:dialogue), or say that dialogues are shared
 WITH counted AS (  -- before the folds are rolled out: a million rows stay a million
   SELECT a.protocol, a.corpus, a.fold AS tested_in, a.role AS fixed, a.part, u.dialogue, count(*) AS n
-  FROM assignments a JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id
+  FROM all_assignments a JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id
   WHERE u.dialogue IS NOT NULL GROUP BY ALL
 ), sides AS (
   SELECT c.protocol, c.corpus, r.fold, c.dialogue,

@@ -2,6 +2,7 @@
 -- level: error
 -- explanation: utterances of the protocol that a feature set lacks, or whose audio changed since they were extracted, and that neither the scan nor that feature set's extraction listed as skipped
 -- action: run `tfser extract` for that feature set again; it finishes exactly what is missing
+-- kind: gap
 SELECT m.protocol, m.corpus, NULL::INTEGER AS fold, 'error' AS level, c.feature_set, m.utterance_id
 FROM members m
 JOIN checked_feature_sets c ON c.corpus = m.corpus

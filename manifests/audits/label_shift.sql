@@ -16,6 +16,7 @@ WITH counted AS (
   FROM sides GROUP BY ALL
 ), totals AS (
   SELECT *, sum(train) OVER w AS trains, sum(test) OVER w AS tests, count(*) OVER w AS classes FROM shares
+  WHERE train + test > 0  -- a class of the validation side alone is in neither
   WINDOW w AS (PARTITION BY protocol, fold)
 ), effects AS (
   SELECT protocol, fold, any_value(classes) AS classes, any_value(tests) AS tests,

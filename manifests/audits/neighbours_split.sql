@@ -3,14 +3,14 @@
 -- explanation: the turn just before or after a test utterance is heard in training or validation: a mood that lasts over turns is learnt by heart (turns in the order of their time where the corpus says it, else of the numbers in their ids)
 -- action: group the folds by dialogue or session, or say for how many test utterances it is so
 WITH talking AS (
-  SELECT corpus, dialogue FROM members WHERE dialogue IS NOT NULL GROUP BY ALL HAVING count(*) > 1
+  SELECT corpus, dialogue FROM all_members WHERE dialogue IS NOT NULL GROUP BY ALL HAVING count(*) > 1
 ), turns AS (
   SELECT m.protocol, m.corpus, m.dialogue, m.utterance_id,
     lead(m.utterance_id) OVER (PARTITION BY m.corpus, m.dialogue
       ORDER BY m.turn_s, try_cast(regexp_extract(m.utterance_id, '(\d+)\D*$', 1) AS HUGEINT), m.utterance_id) AS after
-  FROM members m SEMI JOIN talking t ON t.corpus = m.corpus AND t.dialogue = m.dialogue
+  FROM all_members m SEMI JOIN talking t ON t.corpus = m.corpus AND t.dialogue = m.dialogue
 ), places AS (
-  SELECT DISTINCT a.corpus, a.utterance_id, a.fold AS tested_in, a.role AS fixed, a.part FROM assignments a
+  SELECT DISTINCT a.corpus, a.utterance_id, a.fold AS tested_in, a.role AS fixed, a.part FROM all_assignments a
 ), pairs AS (  -- by where the two are, before the folds are rolled out
   SELECT t.protocol, t.corpus, x.tested_in, x.fixed, x.part, y.tested_in AS tested_in2, y.fixed AS fixed2, y.part AS part2,
     t.utterance_id, t.after
@@ -29,7 +29,7 @@ WITH talking AS (
   JOIN fold_roles o ON o.corpus = w.corpus AND o.tested_in = w.tested_in2 AND o.fold = r.fold
     AND coalesce(w.fixed2, o.role) IN ('train', 'val')
 ), tested AS (
-  SELECT a.corpus, r.fold, count(*) AS n FROM assignments a
+  SELECT a.corpus, r.fold, count(*) AS n FROM all_assignments a
   JOIN fold_roles r ON r.corpus = a.corpus AND r.tested_in = a.fold AND coalesce(a.role, r.role) = 'test' GROUP BY ALL
 )
 SELECT h.protocol, h.corpus, h.fold, CASE WHEN list_contains(any_value(p.keeps_apart), 'dialogue') THEN 'error' ELSE 'warning' END AS level,

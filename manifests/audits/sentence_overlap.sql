@@ -4,7 +4,7 @@
 -- action: nothing is wrong; say in a report that sentences recur, and for how many of the test utterances
 WITH counted AS (
   SELECT a.protocol, a.corpus, a.fold AS tested_in, a.role AS fixed, a.part, u.sentence, count(*) AS n
-  FROM assignments a JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id
+  FROM all_assignments a JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id
   GROUP BY ALL
 ), sides AS (
   SELECT c.protocol, c.corpus, r.fold, c.sentence,

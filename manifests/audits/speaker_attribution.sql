@@ -17,16 +17,16 @@ WITH known AS (SELECT DISTINCT corpus, speaker FROM utterances WHERE speaker IS 
   FROM rows_ r JOIN named n ON n.corpus = r.corpus JOIN usual u ON u.corpus = r.corpus AND u.said = r.said
 ), by_id AS (  -- where the first part of every id is the name of some speaker
   SELECT m.corpus, m.utterance_id, split_part(m.utterance_id, '_', 1) AS said, split_part(m.utterance_id, '_', 1) AS written
-  FROM members m
+  FROM all_members m
   WHERE EXISTS (SELECT 1 FROM split_rows) AND NOT EXISTS (SELECT 1 FROM rows_) AND NOT EXISTS (
-    SELECT 1 FROM members x WHERE split_part(x.utterance_id, '_', 1) NOT IN (SELECT speaker FROM known k WHERE k.corpus = x.corpus))
+    SELECT 1 FROM all_members x WHERE split_part(x.utterance_id, '_', 1) NOT IN (SELECT speaker FROM known k WHERE k.corpus = x.corpus))
 ), claimed AS (FROM by_column UNION ALL FROM by_id
 ), tested AS (
-  SELECT a.corpus, a.utterance_id, r.fold FROM assignments a
+  SELECT a.corpus, a.utterance_id, r.fold FROM all_assignments a
   JOIN fold_roles r ON r.corpus = a.corpus AND r.tested_in = a.fold AND coalesce(a.role, r.role) = 'test'
 ), judged AS (
   SELECT c.corpus, c.utterance_id, c.written, c.said, m.speaker, t.fold
-  FROM claimed c JOIN members m ON m.corpus = c.corpus AND m.utterance_id = c.utterance_id
+  FROM claimed c JOIN all_members m ON m.corpus = c.corpus AND m.utterance_id = c.utterance_id
   LEFT JOIN tested t ON t.corpus = c.corpus AND t.utterance_id = c.utterance_id
   WHERE m.speaker IS NOT NULL
 ), follow AS (  -- each name is tested in one fold, but some true speaker in several

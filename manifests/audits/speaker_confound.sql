@@ -3,7 +3,7 @@
 -- explanation: speakers have classes of their own, so a head that recognises voices scores on any side that shares them, and learns voices where it should learn emotions
 -- action: keep speakers apart, and report UA by speaker; drop speakers of one class with a table of your own, or say that they are there
 WITH cells AS (
-  SELECT protocol, corpus, speaker, label, count(*) AS n FROM members WHERE speaker IS NOT NULL GROUP BY ALL
+  SELECT protocol, corpus, speaker, label, count(*) AS n FROM all_members WHERE speaker IS NOT NULL GROUP BY ALL
 ), margins AS (
   SELECT *, sum(n) OVER (PARTITION BY corpus, speaker) AS of_speaker, sum(n) OVER (PARTITION BY corpus, label) AS of_label,
     sum(n) OVER (PARTITION BY corpus) AS total, count(*) OVER (PARTITION BY corpus, speaker) AS own_classes

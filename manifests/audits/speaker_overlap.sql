@@ -4,7 +4,7 @@
 -- action: group the folds by speaker (loso-speaker, group-kfold:K), or correct the column speaker and scan again
 WITH counted AS (  -- before the folds are rolled out: a million rows stay a million
   SELECT a.protocol, a.corpus, a.fold AS tested_in, a.role AS fixed, a.part, u.speaker, count(*) AS n
-  FROM assignments a JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id
+  FROM all_assignments a JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id
   WHERE u.speaker IS NOT NULL GROUP BY ALL
 ), sides AS (
   SELECT c.protocol, c.corpus, r.fold, c.speaker,

@@ -1,10 +1,10 @@
 -- title: speakers that cannot be checked
 -- level: error
--- explanation: the protocol keeps speakers apart, but these utterances name no speaker, so nobody can tell whether they leak
+-- explanation: the protocol keeps speakers apart, but these utterances name no speaker ("Unknown" and the like name nobody), so nobody can tell whether they leak
 -- action: fill the column speaker, or choose a protocol that does not claim to keep speakers apart
 WITH nameless AS (
   SELECT a.protocol, a.corpus, a.utterance_id
-  FROM assignments a
+  FROM all_assignments a
   JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id
   JOIN protocols p ON p.protocol = a.protocol AND p.corpus = a.corpus
   WHERE u.speaker IS NULL AND a.fold IS NOT NULL AND list_contains(p.keeps_apart, 'speaker')

@@ -4,7 +4,7 @@
 -- action: hold whole speakers out (validation speakers:1 or next-group), or say that validation shares speakers with training
 WITH counted AS (
   SELECT a.protocol, a.corpus, a.fold AS tested_in, a.role AS fixed, a.part, u.speaker, count(*) AS n
-  FROM assignments a JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id
+  FROM all_assignments a JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id
   WHERE u.speaker IS NOT NULL AND EXISTS (SELECT 1 FROM protocols p WHERE p.validation <> 'none') GROUP BY ALL
 ), sides AS (
   SELECT c.protocol, c.corpus, r.fold, c.speaker,

@@ -8,6 +8,7 @@ one of ours stay text (speaker 03 stays 03); of the others, those whose values a
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ def _read_text_table(file: Path, delimiter: str | None) -> pa.Table:
         text = text[said.end() :]
         delimiter = delimiter or said[1]
     mark = delimiter or _guess(text)
-    header = next(csv.reader(text.splitlines(keepends=True), delimiter=mark))
+    header = next(csv.reader(io.StringIO(text, newline=""), delimiter=mark))  # lines end at \n alone, as Arrow sees them
     names = [str(i) for i in range(len(header))]
     table = arrow_csv.read_csv(
         pa.BufferReader(text.encode("utf-8", "replace")),

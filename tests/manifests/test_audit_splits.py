@@ -64,7 +64,8 @@ def test_a_split_over_utterances_names_every_speaker(cache, put_corpus, check, t
     ]
     assert summary(report) == (
         "toy / split:random.csv: 24 rows, 24 utterances in 1 fold; judged as keeping speakers apart: "
-        "1 finding that forbid training"
+        "1 finding that forbids training; a score on it is not speaker-independent: test speakers are heard in training or "
+        "validation"
     )
     assert found(check(leaky, claims="none")) == {"speaker_overlap": "warning", "session_overlap": "warning"}
     assert found(check(leaky, claims="speaker,session")) == {"speaker_overlap": "error", "session_overlap": "error"}
@@ -92,7 +93,7 @@ def test_a_clean_split_passes_without_noise(cache, put_corpus, check, tmp_path):
     by_number = write(tmp_path / "bad.csv", [f"{u.utterance_id},{i % 3}" for i, u in enumerate(toy())], "id,fold")
     report = check(by_number)
     assert report.matched is not None and report.matched.folds == 3
-    assert [(row["speaker"], row["folds"]) for row in leaks(report.findings)] == [(s, "1-3") for s in ("anna", "bert", "carl")]
+    assert [(row["speaker"], row["folds"]) for row in leaks(report.findings)] == [(s, "0-2") for s in ("anna", "bert", "carl")]
 
 
 def test_rows_that_are_nobody_or_several_or_twice(cache, put_corpus, check, tmp_path):
@@ -110,7 +111,7 @@ def test_rows_that_are_nobody_or_several_or_twice(cache, put_corpus, check, tmp_
         ("several", "x/00.flac", 28),
     ]
     assert by_name["split_twice"].examples == (
-        {"utterance_id": "anna-00", "role": "train", "rows_of_split": 2, "written": "anna/00.wav"},
+        {"utterance_id": "anna-00", "role": "train", "rows_of_split": 2, "written": "anna/00.wav", "files": f"{odd}:2, {odd}:29"},
     )
     assert by_name["utterance_in_two"].examples == ({"utterance_id": "carl-00", "found": "test, train"},)
     with pytest.raises(TfserError, match="none of its 2 rows is an utterance of toy"):

@@ -119,7 +119,7 @@ def test_names_that_are_two():
 
 
 def test_who_is_nobody():
-    nobody = ["Unknown", "unknown speaker", "UNKNOWN_SPEAKER", "speaker unknown", "unk", "n/a", "N/A", "nan", "None", "?", "--", ""]
+    nobody = ["", "Unknown", "unknown speaker", "speaker unknown", "unk", "n/a", "N/A", "nan", "None", "?", "--"]
     assert ask(named("s"), *nobody, None) == [None] * (len(nobody) + 1)
     assert ask(voice("s"), *nobody, None) == [None] * (len(nobody) + 1)
     people = ["Nana", "Noneman", "unknown soldier", "s1", "Man", "NA", "no", "All", " x "]

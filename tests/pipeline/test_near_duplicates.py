@@ -126,9 +126,9 @@ def test_from_audio_to_audit(cache, corpus):
     first = update_fingerprints(cache, "toy", workers=2)
     assert (first.utterances, first.computed, first.failed) == (7, 7, ())  # one audio twice
     found = search(cache, "toy")
-    assert (found.compared, found.pairs, found.was_current) == (7, 1, False)
+    assert (found.compared, found.others, found.pairs, found.was_current) == (7, 0, 1, False)
     assert update_fingerprints(cache, "toy").computed == 0
-    assert search(cache, "toy") == type(found)(compared=7, too_short=0, pairs=1, was_current=True)
+    assert search(cache, "toy") == type(found)(compared=7, others=0, too_short=0, pairs=1, was_current=True)
     name = ensure_protocol(cache, "toy", "loso-speaker")
     with open_catalogue(cache) as connection:
         findings = {f.audit: f for f in run_audits(connection, protocol=name, corpus="toy") if f.level != "ok"}
