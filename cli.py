@@ -194,7 +194,8 @@ CheckpointEvery = Annotated[
     float, typer.Option("--checkpoint-every", min=0, metavar="SECONDS", help="Keep the state so often, after an epoch.")
 ]
 Stack = Annotated[
-    bool, typer.Option("--stack/--no-stack", help="On a GPU: train folds and seeds of one experiment together.")
+    bool,
+    typer.Option("--stack/--no-stack", help="On a GPU: train folds and seeds of one experiment together; runs of their own."),
 ]
 AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Train a fold whose audit fails; the run says so.")]
 Again = Annotated[bool, typer.Option("--again", help="Train again what is finished.")]
@@ -529,6 +530,7 @@ def train(
     threads: Threads = None,
     keep_memory: KeepMemory = True,
     checkpoint_every: CheckpointEvery = 30.0,
+    stack: Stack = False,
     allow_leaks: AllowLeaks = False,
     again: Again = False,
     cache: CacheDir = None,
@@ -552,6 +554,7 @@ def train(
         device=device,
         allow_leaks=allow_leaks,
         again=again,
+        stack=stack,
     )
     _prepare_torch(device, threads, keep_memory)
     _train(Cache(cache), request, format, _listed(features), checkpoint_every_s=checkpoint_every)
@@ -584,6 +587,7 @@ def ablate(
     threads: Threads = None,
     keep_memory: KeepMemory = True,
     checkpoint_every: CheckpointEvery = 30.0,
+    stack: Stack = False,
     allow_leaks: AllowLeaks = False,
     again: Again = False,
     cache: CacheDir = None,
@@ -612,6 +616,7 @@ def ablate(
         device=device,
         allow_leaks=allow_leaks,
         again=again,
+        stack=stack,
     )
     _prepare_torch(device, threads, keep_memory)
     planned = [*plan_rows(find_head(head), request, preset or ()), *(reference_rows(request) if reference else ())]
@@ -682,7 +687,7 @@ def sweep(
         str, typer.Option("--selection", help="Whose scores: last, val, test-oracle or one of a recipe's.")
     ] = "last",
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=256, metavar="N", help="Processes at once.")] = 1,
-    stack: Stack = True,
+    stack: Stack = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and what it may cost; train nothing.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Write one row a run to a .parquet or .csv file.")
@@ -720,6 +725,7 @@ def sweep(
         allow_leaks=allow_leaks or None,
         again=again or None,
         reference=reference,
+        stack=stack or None,
     )
     how = Running(
         jobs=jobs,
@@ -727,7 +733,6 @@ def sweep(
         keep_memory=keep_memory,
         checkpoint_every_s=checkpoint_every,
         selection=selection,
-        stack=stack,
     )
     if not sweep_it(Cache(cache), request, how, format=format, dry_run=dry_run, output=output):
         raise typer.Exit(1)
@@ -746,7 +751,7 @@ def reproduce(
         str, typer.Option("--selection", help="Whose scores: last, val, test-oracle or one of a recipe's.")
     ] = "last",
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=256, metavar="N", help="Processes at once.")] = 1,
-    stack: Stack = True,
+    stack: Stack = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what could run, and why something could not.")] = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -777,9 +782,8 @@ def reproduce(
         keep_memory=keep_memory,
         checkpoint_every_s=checkpoint_every,
         selection=selection,
-        stack=stack,
     )
-    wanted |= {"allow_leaks": allow_leaks, "on_synthetic": on_synthetic}
+    wanted |= {"allow_leaks": allow_leaks, "stack": stack, "on_synthetic": on_synthetic}
     if not reproduce_it(store, of, how, format=format, dry_run=dry_run, **wanted):
         raise typer.Exit(1)
 

@@ -88,6 +88,7 @@ def prepare(
     seeds: tuple[int, ...] = (0,),
     device: str = "auto",
     allow_leaks: bool = False,
+    stack: bool = False,
     on_synthetic: bool = False,
 ) -> Reproduction:
     """See what can be run, and plan it.
@@ -104,6 +105,7 @@ def prepare(
         seeds: each is run.
         device: as `tfser train --device`.
         allow_leaks: train folds whose audit fails, and mark it.
+        stack: as `tfser train --stack`.
         on_synthetic: run on the built-in corpus, which is in the cache, instead of the paper's.
 
     Raises:
@@ -116,6 +118,7 @@ def prepare(
         epochs=epochs if epochs or not on_synthetic else SYNTHETIC_EPOCHS,
         device=device,
         allow_leaks=allow_leaks,
+        stack=stack,
     )
     cells: list[Cell] = []
     entries: list[Entry] = []

@@ -64,6 +64,7 @@ class SweepRequest:
     allow_leaks: bool = False
     again: bool = False
     reference: bool = True
+    stack: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +256,7 @@ def _shared_request(request: SweepRequest, name: str) -> Request:
         device=request.device,
         allow_leaks=request.allow_leaks,
         again=request.again,
+        stack=request.stack,
     )
 
 
