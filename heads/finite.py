@@ -1,8 +1,8 @@
 """What leaves a head is numbers: probabilities, weights and features that are none are an error, never a result.
 
 What comes in: a fold's data, and what an epoch or a fit gave. What goes out: nothing, or a `NotFiniteError` that names the
-epoch, the utterance where it is the features' fault, and the way out. An argmax over values that are no numbers would take the first class
-for everybody, silently.
+epoch, the utterance where it is the features' fault, and the way out. An argmax over values that are no numbers would take the
+first class for everybody, silently.
 """
 
 from __future__ import annotations

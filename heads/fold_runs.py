@@ -247,7 +247,7 @@ def begin_run(
     try:
         checkpoints.load(begun.checkpoint_dir)
     except DamagedError as error:
-        moved = cache.set_aside(begun.checkpoint_dir / checkpoints.FILE)
+        moved = cache.put_away(begun.checkpoint_dir / checkpoints.FILE)
         note(f"{error}; it is moved to {moved}, and the run is trained from the beginning")
     return begun
 

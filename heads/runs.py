@@ -112,7 +112,7 @@ def finished(cache: Cache, run_id: str) -> dict[str, Any] | None:
 
 
 def peek(cache: Cache, run_id: str) -> dict[str, Any] | None:
-    """Return what a finished run says of itself if it is whole and nothing is left to do there; needs no lock, changes nothing."""
+    """Return what a finished run says of itself if it is whole and nothing is left to do there; needs no lock."""
     with contextlib.suppress(TfserError):
         if not any(os.path.lexists(of) for of in (*_beside(cache, run_id), run_folder(cache, run_id) / "checkpoint")):
             return finished(cache, run_id)
@@ -141,7 +141,7 @@ def pick_up(cache: Cache, run_id: str, *, again: bool, note: Callable[[str], Non
     try:
         about = finished(cache, run_id)
     except DamagedError as error:
-        note(f"{error}; the run is moved to {cache.set_aside(folder)} and trained again")
+        note(f"{error}; the run is moved to {cache.put_away(folder)} and trained again")
         return None
     except UnreadableError as error:
         raise UnreadableError(
@@ -166,7 +166,7 @@ def begin(cache: Cache, about: Mapping[str, Any], *, again: bool = False, note: 
     sweep(folder)
     sweep(folder / "checkpoint")
     if again and not _goes_on(folder, about):
-        moved = cache.set_aside(folder)
+        moved = cache.put_away(folder)
         if note is not None:
             note(f"a training with --again was begun by another version or is damaged; it is moved to {moved}")
     write_json(folder / "run.json", {**about, "status": "running"}, place=place(folder, "run.json"))
@@ -289,7 +289,7 @@ def _go_on_with_exchange(cache: Cache, run_id: str, note: Callable[[str], None])
             try:
                 finished(cache, run_id)
             except TfserError as error:  # nobody knows what it is worth: it is kept
-                note(f"{error}; it is moved to {cache.set_aside(live)}, and the run that was trained again takes its place")
+                note(f"{error}; it is moved to {cache.put_away(live)}, and the run that was trained again takes its place")
             else:
                 shutil.rmtree(old, ignore_errors=True)
                 live.rename(old)
@@ -297,7 +297,7 @@ def _go_on_with_exchange(cache: Cache, run_id: str, note: Callable[[str], None])
         fsync_path(cache.runs)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        raise TfserError(f"{live}: cannot be exchanged for {new} ({error.strerror or error}); the same command goes on") from error
+        raise TfserError(f"{live}: cannot be exchanged for {new} ({error.strerror}); the same command goes on") from error
     return True
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfser.manifests import files
-from tfser.manifests.errors import TfserError, UnreadableError, UsageError
+from tfser.manifests.errors import TfserError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -140,26 +140,26 @@ class Cache:
         """
         files.check_parquet(path, files.read_sealed(path, self.place(path)))
 
-    def set_aside(self, path: Path) -> Path:
+    def put_away(self, path: Path, when: str | None = None) -> Path:
         """Move a file or folder of this cache to `removed/<time>/` at the same place; return where it lies now.
 
         Nothing is deleted: whoever wants it back moves it back. The caller holds the lock of those who write there.
 
         Raises:
-            UnreadableError: if the system does not let it be moved.
+            TfserError: if the system does not let it be moved; it is then where it was.
         """
-        for number in range(1, 10_000):  # two things of one place within a second
-            time_of = time.strftime("%Y%m%d-%H%M%S") + (f"-{number}" if number > 1 else "")
-            target = self.root / "removed" / time_of / path.relative_to(self.root)
-            if not os.path.lexists(target):
-                break
+        when, number = when or time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), 1
+        target = self.root / "removed" / when / path.relative_to(self.root)
+        while os.path.lexists(target):  # moved once before, and made anew meanwhile
+            number += 1
+            target = self.root / "removed" / f"{when}-{number}" / path.relative_to(self.root)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
             files.fsync_path(target.parent)
             files.fsync_path(path.parent)
         except OSError as error:
-            raise UnreadableError(f"{path}: cannot be moved to {target} ({error.strerror or error})") from error
+            raise TfserError(f"{path}: cannot be moved to {target} ({error.strerror or error})") from error
         return target
 
     def make(self) -> None:

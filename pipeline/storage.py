@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfser.manifests.build import damage
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, refresh, rows
-from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.errors import DamagedError, TfserError, UsageError, unknown
 from tfser.manifests.files import read_json
+from tfser.manifests.run_files import check_run, run_folders, run_of, shown
 from tfser.pipeline.shard_reader import ShardReader
 from tfser.pipeline.shard_rows import ROWS_SUFFIX, read_rows, rows_path
 from tfser.pipeline.shards import SUFFIXES
@@ -148,12 +148,15 @@ def verify(
         if repair and path.suffix == ".json":  # damaged rows of a corpus are replaced by its next scan
             with _writers(cache, path.parent, on_wait):
                 path.unlink(missing_ok=True)
-    for folder, problem in _runs_problems(cache):
-        problems.append(problem)
-        if repair:
-            with _writers(cache, folder, on_wait), contextlib.suppress(FileNotFoundError):
-                if damage(folder) is not None:  # still: whoever was waited for may have made it anew
-                    _remove(folder)
+    for folder in run_folders(cache):
+        if (error := _problem_of(folder)) is None:
+            continue
+        kind = "cannot be read" if isinstance(error, DamagedError) else "could not be checked"
+        problems.append(f"{_name(cache, folder)}: {kind} ({shown(folder, error)}); train again to make it")
+        if repair and isinstance(error, DamagedError):
+            with cache.lock(f"runs/{run_of(folder)}", on_wait):
+                if isinstance(_problem_of(folder), DamagedError):  # still: whoever was waited for may have made it anew
+                    cache.put_away(folder)
     return problems
 
 
@@ -226,13 +229,13 @@ def _corpora_problems(cache: Cache) -> Iterator[tuple[Path, str]]:
             yield path, f"{_name(cache, path)}: cannot be read ({reason}); scan {name} again"
 
 
-def _runs_problems(cache: Cache) -> Iterator[tuple[Path, str]]:
-    """Yield the folder of each run that cannot be read, with a line about it."""
-    for path in sorted(cache.runs.glob("[!.]*/run.json")):
-        with contextlib.suppress(FileNotFoundError):  # removed just now
-            if (reason := damage(path.parent)) is not None:
-                reason = reason.replace(f"{cache.root}/", "")
-                yield path.parent, f"{_name(cache, path.parent)}: cannot be read ({reason}); train again to make it"
+def _problem_of(folder: Path) -> TfserError | None:
+    """Return what is wrong with a folder of a run, or why that could not be told."""
+    try:
+        check_run(folder)
+    except TfserError as error:
+        return error
+    return None
 
 
 @contextlib.contextmanager

@@ -464,21 +464,23 @@ def test_the_live_table_tells_how_far_it_is(cache: Cache, view: Any) -> None:
     assert "0/3" in drawn[0] and "6/6 runs" in drawn[-1] and "failed: the loss" in out.getvalue()
 
 
-def test_on_a_gpu_runs_of_an_experiment_are_trained_together(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here with a pretended choice of the device: what is grouped is told, stored and failed run by run."""
-    monkeypatch.setattr(sweep_runs, "can_stack", lambda experiment: experiment.spec.name == "mean_pool")
+def test_stacked_runs_of_an_experiment_are_trained_together(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is grouped is told, stored and failed run by run."""
     plan = plan_sweep(cache, asked(LINEAR, HeadBlock(name="tf_transformer"), seeds=(0, 1), folds="1-2", epochs=1))
-    on_gpu = [replace(run, experiment=replace(run.experiment, device="cuda")) for run in plan.runs]
+    on_gpu = [
+        replace(run, experiment=replace(run.experiment, stacked="vmap")) if run.experiment.spec.name == "mean_pool" else run
+        for run in plan.runs
+    ]
     assert [len(group) for group in sweep_runs.groups(on_gpu)] == [4, 1, 1, 1, 1]
-    assert [len(group) for group in sweep_runs.groups(on_gpu, stack=False)] == [1] * 8
     assert [len(group) for group in sweep_runs.groups(plan.runs)] == [1] * 8
     monkeypatch.setattr(sweep_runs, "TOGETHER", 3)
     assert [len(group) for group in sweep_runs.groups(on_gpu)] == [3, 1, 1, 1, 1, 1]
 
-    group = [run for run in plan.runs if run.experiment.spec.name == "mean_pool"]
+    group = on_gpu[:4]
     events: list[Event] = []
     trainer = sweep_runs.Trainer(cache, tell=events.append)
     findings = plan.findings[data_key(group[0].experiment)]
+    assert all(run.experiment.spec.name == "mean_pool" for run in group)
     assert trainer.train(group, [1, 2], findings, wait=True) == []
     assert {event.run.run_id for event in events if event.kind == "done" and event.run} == {run.run_id for run in group}
     assert sum(event.kind == "epoch" for event in events) == 4

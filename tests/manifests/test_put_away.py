@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.errors import UnreadableError
+from tfser.manifests.errors import TfserError
 
 
-def test_what_is_set_aside_lies_at_the_same_place(cache: Cache) -> None:
+def test_what_is_put_away_lies_at_the_same_place(cache: Cache) -> None:
     kept = []
     for content in ("one", "two"):  # of one place, in one second
         (cache.runs / "a").mkdir(parents=True)
         (cache.runs / "a" / "run.json").write_text(content)
-        kept.append(cache.set_aside(cache.runs / "a"))
+        kept.append(cache.put_away(cache.runs / "a"))
         assert not (cache.runs / "a").exists()
     assert [(path / "run.json").read_text() for path in kept] == ["one", "two"]
     assert all(path.relative_to(cache.root / "removed").parts[1:] == ("runs", "a") for path in kept)
@@ -28,8 +28,8 @@ def test_links_and_pipes_are_moved_not_followed(cache: Cache, tmp_path: Path) ->
     link, pipe = cache.root / "corpora" / "link", cache.root / "corpora" / "pipe"
     link.symlink_to(tmp_path / "precious")
     os.mkfifo(pipe)
-    assert cache.set_aside(link).is_symlink()
-    assert cache.set_aside(pipe).is_fifo()
+    assert cache.put_away(link).is_symlink()
+    assert cache.put_away(pipe).is_fifo()
     assert (tmp_path / "precious").read_text() == "kept"
 
 
@@ -40,6 +40,6 @@ def test_what_cannot_be_moved_stays(cache: Cache, monkeypatch: pytest.MonkeyPatc
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(UnreadableError, match="Permission denied"):
-        cache.set_aside(cache.runs / "a")
+    with pytest.raises(TfserError, match="Permission denied"):
+        cache.put_away(cache.runs / "a")
     assert (cache.runs / "a").is_dir()
