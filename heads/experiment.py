@@ -117,7 +117,8 @@ class Experiment:
 
         A recipe's summary changes nothing, so names hold the words that it had in the first releases, whatever they are now.
         """
-        recipe = self.recipe.identity() | {"summary": named_by(self.spec.name, self.recipe_name.partition("+")[0])}
+        words = named_by(self.spec.name, self.recipe_name.partition("+")[0]) if self.recipe.summary else ""
+        recipe = self.recipe.identity() | {"summary": words}
         return self.configuration() | {"head_config": self.config.identity(), "recipe_config": recipe}
 
     @property

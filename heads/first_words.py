@@ -2,7 +2,7 @@
 
 A run's id is a hash of its whole configuration, which held the recipe's summary by mistake: to mend a word of one would have
 renamed experiments, and trained every finished run again. So ids are made of the words below, whatever a recipe says of itself
-now. Nothing is ever added here or changed: a recipe that is younger is named without words.
+now. Nothing is ever added here or changed: a recipe that is younger, or says nothing of itself, is named without words.
 """
 
 from __future__ import annotations
