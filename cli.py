@@ -198,7 +198,7 @@ Stack = Annotated[
     typer.Option("--stack/--no-stack", help="On a GPU: train folds and seeds of one experiment together; runs of their own."),
 ]
 AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Train a fold whose audit fails; the run says so.")]
-Again = Annotated[bool, typer.Option("--again", help="Train again what is finished.")]
+Again = Annotated[bool, typer.Option("--again", help="Train again what is finished; the old run stays until then.")]
 
 TableFormat = Annotated[
     SqlOutput | None, typer.Option("--format", help="How to write the result; by the output's suffix if left out.")

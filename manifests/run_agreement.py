@@ -24,8 +24,9 @@ Numbers = npt.NDArray[np.int64]
 Counted = Mapping[tuple[str, str], Numbers]
 """Counts (K, K) of true and predicted classes, by selection and level."""
 
-_CLOSE = 1e-6
-"""Scores that are computed again differ from those of the files by less; probabilities are float32."""
+_CLOSE, _BARELY = 1e-9, 1e-6
+"""Scores that are computed again differ from those of the files by less than the first, shares that are stored by the second:
+probabilities are float32."""
 
 
 def check_agreement(folder: Path, about: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
@@ -128,7 +129,7 @@ def _probabilities(path: Path, about: Mapping[str, Any], table: pa.Table) -> tup
     values = maps.items[start : start + K * len(maps)].to_numpy(zero_copy_only=False).reshape(-1, K)
     if not np.isfinite(values).all():
         raise DamagedError(f"{path}: {int((~np.isfinite(values)).any(axis=1).sum())} of its predictions are no numbers")
-    if (values < -_CLOSE).any() or (values > 1 + _CLOSE).any() or (np.abs(values.sum(axis=1) - 1) > 1e-3).any():
+    if (values < -_BARELY).any() or (values > 1 + _BARELY).any() or (np.abs(values.sum(axis=1) - 1) > 1e-3).any():
         raise DamagedError(f"{path}: the probabilities of a row do not add up to 1")
     return values, classes
 
@@ -181,7 +182,7 @@ def _check_metrics(
             raise DamagedError(f"{path}: {selection} is of epoch {epoch}, and {len(history)} were trained")
         for name in ("WA", "UA"):
             then, now = history[epoch - 1][f"test_{name}"], wanted[selection, "utterance", name, None]
-            if then is not None and abs(then - now) > _CLOSE:
+            if then is not None and abs(then - now) > _BARELY:
                 raise DamagedError(f"{path}: {name} of {selection} is {now:.4f}, and {then:.4f} in history.parquet")
 
 

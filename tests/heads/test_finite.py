@@ -26,7 +26,7 @@ SMALL = TFTransformerConfig(segment_frames=16, channels=4, feed_forward=8, joint
 
 def train(fold: FoldData, name: str, recipe: Recipe | None = None, **options: Any) -> FitResult:
     spec = head(name)
-    recipe = recipe or replace(spec.recipe(), epochs=2, warmup_epochs=0, steps=None)
+    recipe = recipe or replace(spec.recipe(), epochs=2, warmup_epochs=0, steps=None, train_hop=None, eval_hop=None)
     return fit(fold, spec=spec, config=SMALL if name == "tf_transformer" else spec.preset(), recipe=recipe, seed=0, **options)
 
 

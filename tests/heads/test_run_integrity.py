@@ -187,7 +187,7 @@ def test_a_run_that_could_not_be_read_once_is_shown_when_it_can(
     assert shown(cache) == (["a-1"], []) and pick_up(cache, "a-1", again=False, note=pytest.fail) is not None
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=FUNCTION_SCOPED)
+@settings(max_examples=100, deadline=None, suppress_health_check=FUNCTION_SCOPED)
 @given(data=st.data())
 def test_each_bit_of_a_run_counts(cache: Cache, data: st.DataObject) -> None:
     folder = run_folder(cache, "a-1")
@@ -223,7 +223,10 @@ def test_runs_of_the_version_before_never_show_other_scores(cache: Cache, data: 
     finally:
         path.write_bytes(whole)
     if after is not None:
-        assert all(after.tables[name].equals(before.tables[name]) for name in ("metrics", "confusion"))
+        assert after.tables["confusion"].equals(before.tables["confusion"])
+        for name in before.tables["metrics"].column_names:
+            stored, now = (run.tables["metrics"][name].to_pylist() for run in (before, after))
+            assert now == (pytest.approx(stored, abs=1e-9) if name == "value" else stored)
 
 
 def _rewrite(name: str, change: Callable[[pa.Table], pa.Table]) -> Callable[[Path], None]:
@@ -527,6 +530,7 @@ def test_a_mix_is_not_made_of_damaged_weights(filled: Cache) -> None:
 
 def test_a_finished_run_is_found_where_nothing_can_be_written(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     train(filled)
+    refresh(filled)
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise TfserError("read-only")
