@@ -91,6 +91,7 @@ def _require_positive(**values: float) -> None:
             raise UsageError(f"{name}={value}: must be above 0, from {SMALLEST:g} to {LARGEST:g}")
 
 
+@np.errstate(invalid="ignore", over="ignore")  # of features that are no numbers: `_finite_statistics` says so
 def statistics(features: PackedFeatures) -> Floats:
     """Return the mean and the standard deviation over time of each utterance's features: (n, 2 D)."""
     sums, squares = utterance_sums(features.frames, features.offsets)

@@ -36,6 +36,7 @@ def spoil(fold: FoldData, utterance: int, value: float) -> FoldData:
     return replace(fold, features=replace(fold.features, frames=frames))
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")  # they would stand beside the one line
 @pytest.mark.parametrize("name", [name for name in HEADS if name != "tf_mamba"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("utterance", [2, 13, 19])  # of training, validation, test
