@@ -147,7 +147,11 @@ def _read(folder: Path, weights: bool) -> StoredRun | None:
     if weights:
         for name in digests.keys() - {f"{table}.parquet" for table in TABLES}:
             read_file(folder, name, digests)
-    check_agreement(folder, about, tables)
+    try:
+        check_agreement(folder, about, tables)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # what nobody thought of is not shown either
+        kind = UnreadableError if digests else DamagedError
+        raise kind(f"{folder}: its tables cannot be compared ({first_line(error) or type(error).__name__})") from error
     return StoredRun(about=about, tables=tables)
 
 
@@ -181,6 +185,13 @@ def _read_table(folder: Path, name: str, digests: Mapping[str, str]) -> pa.Table
         table = pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
         raise files.could_not_read(path, error) from error
+    # What is sealed was written so, perhaps by another version; what is not may be anything.
+    kind = UnreadableError if is_sealed else DamagedError
+    if not is_sealed:
+        try:
+            table.validate(full=True)  # texts that are none, and places beyond the end, which the reader takes as they are
+        except (pa.ArrowException, ValueError) as error:
+            raise kind(f"{path}: holds what cannot be ({first_line(error)})") from error
     wanted = columns_of(name)
     if unknown := sorted(set(table.column_names) - set(wanted.names)):
         raise UnreadableError(f"{path}: has a column {unknown[0]!r} that this version of tfser does not know")
@@ -192,8 +203,6 @@ def _read_table(folder: Path, name: str, digests: Mapping[str, str]) -> pa.Table
         try:
             arrays.append(table[field.name].cast(field.type))
         except (pa.ArrowException, ValueError) as error:
-            # What is sealed was written so, by another version; what is not may be anything.
-            kind = UnreadableError if is_sealed else DamagedError
             raise kind(f"{path}: its column {field.name} does not hold {field.type} ({first_line(error)})") from error
     return pa.table(arrays, schema=wanted)
 
