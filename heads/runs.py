@@ -280,8 +280,10 @@ def _go_on_with_exchange(cache: Cache, run_id: str, note: Callable[[str], None])
     with contextlib.suppress(TfserError):  # none, or damaged: `begin` sees to it
         done = read_run(new, weights=True) is not None
     if not done:
-        if old.is_dir():  # the exchange was through but for this, or not yet in its second half
-            shutil.rmtree(old, ignore_errors=True) if os.path.lexists(live) else old.rename(live)
+        if old.is_dir() and os.path.lexists(live):  # the exchange was through but for this
+            shutil.rmtree(old, ignore_errors=True)
+        elif old.is_dir():
+            old.rename(live)
         return False
     try:
         shutil.rmtree(new / "checkpoint", ignore_errors=True)
