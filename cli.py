@@ -223,7 +223,8 @@ CheckpointEvery = Annotated[
     float, typer.Option("--checkpoint-every", min=0, metavar="SECONDS", help="Keep the state so often, after an epoch.")
 ]
 Stack = Annotated[
-    bool, typer.Option("--stack/--no-stack", help="On a GPU: train folds and seeds of one experiment together.")
+    bool,
+    typer.Option("--stack/--no-stack", help="On a GPU: train folds and seeds of one experiment together; runs of their own."),
 ]
 AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Train a fold in which the audit finds leaks; the run says so.")]
 AllowGaps = Annotated[
@@ -232,7 +233,7 @@ AllowGaps = Annotated[
 VerifyFrames = Annotated[
     Frames, typer.Option("--verify", help="Compare frames with their checksums once, when they are read first, or never.")
 ]
-Again = Annotated[bool, typer.Option("--again", help="Train again what is finished.")]
+Again = Annotated[bool, typer.Option("--again", help="Train again what is finished; the old run stays until then.")]
 
 TableFormat = Annotated[
     SqlOutput | None, typer.Option("--format", help="How to write the result; by the output's suffix if left out.")
@@ -552,6 +553,7 @@ def train(
     threads: Threads = None,
     keep_memory: KeepMemory = True,
     checkpoint_every: CheckpointEvery = 30.0,
+    stack: Stack = False,
     allow_leaks: AllowLeaks = False,
     allow_gaps: AllowGaps = False,
     again: Again = False,
@@ -578,6 +580,7 @@ def train(
         allow_leaks=allow_leaks,
         allow_gaps=allow_gaps,
         again=again,
+        stack=stack,
     )
     _prepare_torch(device, threads, keep_memory)
     _train(Cache(cache, verify=verify.value), request, format, _listed(features), checkpoint_every_s=checkpoint_every)
@@ -610,6 +613,7 @@ def ablate(
     threads: Threads = None,
     keep_memory: KeepMemory = True,
     checkpoint_every: CheckpointEvery = 30.0,
+    stack: Stack = False,
     allow_leaks: AllowLeaks = False,
     allow_gaps: AllowGaps = False,
     again: Again = False,
@@ -641,6 +645,7 @@ def ablate(
         allow_leaks=allow_leaks,
         allow_gaps=allow_gaps,
         again=again,
+        stack=stack,
     )
     _prepare_torch(device, threads, keep_memory)
     planned = [*plan_rows(find_head(head), request, preset or ()), *(reference_rows(request) if reference else ())]
@@ -711,7 +716,7 @@ def sweep(
         str, typer.Option("--selection", help="Whose scores: last, val, test-oracle or one of a recipe's.")
     ] = "last",
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=256, metavar="N", help="Processes at once.")] = 1,
-    stack: Stack = True,
+    stack: Stack = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and what it may cost; train nothing.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Write one row a run to a .parquet or .csv file.")
@@ -752,6 +757,7 @@ def sweep(
         allow_gaps=allow_gaps or None,
         again=again or None,
         reference=reference,
+        stack=stack or None,
     )
     how = Running(
         jobs=jobs,
@@ -759,7 +765,6 @@ def sweep(
         keep_memory=keep_memory,
         checkpoint_every_s=checkpoint_every,
         selection=selection,
-        stack=stack,
     )
     if not sweep_it(Cache(cache, verify=verify.value), request, how, format=format, dry_run=dry_run, output=output):
         raise typer.Exit(1)
@@ -778,7 +783,7 @@ def reproduce(
         str, typer.Option("--selection", help="Whose scores: last, val, test-oracle or one of a recipe's.")
     ] = "last",
     jobs: Annotated[int, typer.Option("--jobs", min=1, max=256, metavar="N", help="Processes at once.")] = 1,
-    stack: Stack = True,
+    stack: Stack = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what could run, and why something could not.")] = False,
     device: Device = "auto",
     threads: Threads = None,
@@ -810,9 +815,8 @@ def reproduce(
         keep_memory=keep_memory,
         checkpoint_every_s=checkpoint_every,
         selection=selection,
-        stack=stack,
     )
-    wanted |= {"allow_leaks": allow_leaks, "allow_gaps": allow_gaps, "on_synthetic": on_synthetic}
+    wanted |= {"allow_leaks": allow_leaks, "allow_gaps": allow_gaps, "stack": stack, "on_synthetic": on_synthetic}
     if not reproduce_it(store, of, how, format=format, dry_run=dry_run, **wanted):
         raise typer.Exit(1)
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from tfser.pipeline.batches import PackedFeatures
 
 T = TypeVar("T")
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Between which a setting that is not 0 lies: float32 goes to 1e38 either way, and there is room for a product."""
 _LATER = "added later"
 
 
@@ -113,12 +115,31 @@ def _parse(name: str, text: str, hint: Any) -> Any:
             return tuple(_parse(name, item.strip(), arguments[0]) for item in items)
         if hint is bool:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
-        if hint in (int, float):
-            return hint(text)
+        if hint is int:
+            return checked_number(name, int(text))
+        if hint is float:
+            return checked_number(name, float(text))
     except (KeyError, ValueError) as error:
         expected = getattr(hint, "__name__", str(hint))
         raise UsageError(f"{name}={text}: not a value of type {expected}") from error
     return text  # strings and literals, which the dataclass itself checks
+
+
+Number = TypeVar("Number", int, float)
+
+
+def checked_number(name: str, value: Number) -> Number:
+    """Return a setting's number if float32 (or, a whole one, the catalogue's INTEGER) can hold it and compute with it.
+
+    Raises:
+        UsageError: It is infinite, no number, too large, or so small that it would be zero.
+    """
+    if isinstance(value, int):
+        if not -(2**31) <= value < 2**31:
+            raise UsageError(f"{name}={value}: must be below {2**31:,}")
+    elif not (value == 0 or SMALLEST <= abs(value) <= LARGEST):
+        raise UsageError(f"{name}={value}: must be 0, or from {SMALLEST:g} to {LARGEST:g}: float32 has no room for others")
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Checkpoints of a training: one safetensors file, tensors and a JSON header, replaced atomically.
 
 Nothing is pickled. The file is written aside, fsynced and renamed over the old one, so whoever opens it after a crash
-finds the whole old state or the whole new one.
+finds the whole old state or the whole new one. It is sealed (`tfser.manifests.seals`): a training never goes on from other
+numbers than it stopped at. Its header says which training it is of, so the seal is bound to the file's name alone.
 """
 
 from __future__ import annotations
@@ -14,10 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tfser.manifests.errors import TfserError
-from tfser.manifests.files import write_bytes
+from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnreadableError
+from tfser.manifests.files import read_bytes, write_bytes
+from tfser.manifests.seals import EMPTY, KEY, is_sealed, sealed
 
 FILE = "checkpoint.safetensors"
+
+
+class ForeignCheckpointError(TfserError):
+    """A checkpoint is of another training."""
 
 
 def save(folder: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -26,27 +32,34 @@ def save(folder: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any])
 
     # Copies, since selections of the same epoch share their arrays, which safetensors refuses.
     plain = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    write_bytes(folder / FILE, to_bytes(plain, metadata={"tfser": json.dumps(header)}))
+    write_bytes(folder / FILE, sealed(to_bytes(plain, metadata={"tfser": json.dumps(header), KEY: EMPTY}), FILE))
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Return the tensors and the header of the folder's checkpoint, None if there is none.
 
     Raises:
-        TfserError: The file cannot be read.
+        DamagedError: Its content is not what was written.
+        UnreadableError: It cannot be read now, or is of another version.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load as from_bytes
 
     path = folder / FILE
-    if not path.is_file():
-        return None
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
-            header = json.loads((file.metadata() or {})["tfser"])
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise TfserError(f"{path}: not a readable checkpoint ({error}); delete it to train from the start") from error
-    return tensors, header
+        content = read_bytes(path)
+    except MissingFileError:
+        return None
+    with_seal = is_sealed(content, FILE, str(path))
+    try:
+        size = int.from_bytes(content[:8], "little")
+        header = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["tfser"])
+        if not isinstance(header, dict):
+            raise TypeError("its header is none")
+        return from_bytes(content), header
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
+        kind = UnreadableError if with_seal else DamagedError  # what is sealed was written so, by another version
+        raise kind(f"{path}: not a readable checkpoint ({error})") from error
 
 
 def flatten_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -11,10 +11,11 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tfser.heads import head
 from tfser.heads.base import HeadSpec, Settings
+from tfser.heads.first_words import named_by
 from tfser.heads.precision import settle_precision
 from tfser.heads.recipes import Recipe
 from tfser.heads.runs import digest
@@ -31,6 +32,8 @@ from tfser.pipeline.devices import choose_device
 from tfser.pipeline.encoders.spec import ENCODERS
 from tfser.pipeline.layers import layers_of
 from tfser.pipeline.upstreams import UPSTREAMS
+
+How = Literal["none", "vmap", "streams"]
 
 METHOD_VERSION = 2
 """Raised when the same configuration would train to other numbers, so that old runs are not taken for new ones."""
@@ -56,6 +59,7 @@ class Request:
     allow_leaks: bool = False
     allow_gaps: bool = False
     again: bool = False
+    stack: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +93,8 @@ class Experiment:
     allow_gaps: bool = False
     layers: int = 1
     """Layers that the features hold side by side; `dim` is of all of them."""
+    stacked: How = "none"
+    """How runs of it are trained together (`tfser.heads.stacked`): other numbers within rounding, so a name of its own."""
 
     def configuration(self) -> dict[str, Any]:
         """Return the whole configuration but fold and seed, as a run stores it."""
@@ -109,11 +115,17 @@ class Experiment:
             "data_hash": self.data_hash,
             "device": self.device.partition(":")[0],
             **({"layers": self.layers} if self.layers > 1 else {}),
+            **({"stacked": self.stacked} if self.stacked != "none" else {}),
         }
 
     def identity(self) -> dict[str, Any]:
-        """Return what names the experiment: `configuration` without what was added later and is at its default."""
-        return self.configuration() | {"head_config": self.config.identity(), "recipe_config": self.recipe.identity()}
+        """Return what names the experiment: `configuration` without what was added later and is at its default.
+
+        A recipe's summary changes nothing, so names hold the words that it had in the first releases, whatever they are now.
+        """
+        words = named_by(self.spec.name, self.recipe_name.partition("+")[0]) if self.recipe.summary else ""
+        recipe = self.recipe.identity() | {"summary": words}
+        return self.configuration() | {"head_config": self.config.identity(), "recipe_config": recipe}
 
     @property
     def corpora(self) -> list[str]:
@@ -172,12 +184,21 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     recipe = recipe.settled(of["hop_s"])
     longest = spec.sample_frames(config, recipe) or min(longest, recipe.cut_frames or longest)
     config = spec.settled(config, hop_s=of["hop_s"], longest=longest, device=device)
+    recipe = settle_precision(recipe, device)
+    stacked: How = "none"
+    if request.stack:
+        from tfser.heads.stacked import choose_stacking
+
+        chosen = choose_stacking(spec, config, recipe, device, layers=layers)
+        stacked = chosen.how
+        if stacked == "none":
+            said.append(f"trained one by one ({chosen.reason})")
     return Experiment(
         spec=spec,
         preset=preset,
         config=config,
         recipe_name="+".join([recipe_name, *changes]),
-        recipe=settle_precision(recipe, device),
+        recipe=recipe,
         corpus=corpus,
         feature_set=feature_set,
         fingerprint=of["fingerprint"],
@@ -196,6 +217,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         again=request.again,
         chosen=tuple(said),
         layers=layers,
+        stacked=stacked,
     )
 
 
@@ -219,6 +241,7 @@ def _with_settings(
     """Apply `--set` to the recipe or, for names that it does not know, to the architecture; return what differs
     now."""
     recipe_names, config_names = recipe.to_dict(), config.to_dict()
+    del recipe_names["summary"]  # words for people
     if spec.recipe_settings is not None:
         recipe_names = {name: value for name, value in recipe_names.items() if name in spec.recipe_settings}
     for key in settings:

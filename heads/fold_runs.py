@@ -15,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.heads.experiment import Experiment, check_unchanged
-from tfser.heads.runs import Selected, begin, finish, finished, run_folder, save_model, versions
+from tfser.heads.runs import Selected, begin, finish, peek, pick_up, save_model, versions
 from tfser.manifests.audit import Finding, blocking, run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
-from tfser.manifests.errors import TfserError
-from tfser.manifests.files import sweep
+from tfser.manifests.errors import DamagedError, TfserError
 from tfser.manifests.participation import definition, finding, participation
 from tfser.manifests.validation import WITHOUT_VAL
 from tfser.pipeline.batches import FeatureRow, PackedFeatures, load_packed
@@ -159,6 +158,7 @@ def train_fold(
     checkpoint_every_s: float = 30.0,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> RunResult:
     """Train one fold, or find its finished run.
 
@@ -171,22 +171,24 @@ def train_fold(
         checkpoint_every_s: at the end of an epoch the state is kept if so many seconds have gone by since the last time.
         on_epoch: told about each epoch that is trained now.
         on_wait: told when another process is training the same run.
+        on_note: told when something damaged is moved to `removed/`.
 
     Raises:
-        TfserError: if the audit forbids the fold.
+        TfserError: if the audit forbids the fold, or predictions are no numbers.
+        UnreadableError: if its run cannot be read now: it may be whole, and is not trained over.
         EmptySideError: if a side of it is empty.
     """
     from tfser.heads.training import fit
 
     check_audit(experiment, findings, fold)
-    run_id = experiment.run_id(fold)
-    # First without the lock: a finished run can be shown where nothing can be written.
-    if not experiment.again and (done := finished(cache, run_id)) is not None:
+    run_id, note = experiment.run_id(fold), on_note or (lambda _: None)
+    # Before the lock: a finished run is found in a cache that cannot be written to as well.
+    if not experiment.again and (done := peek(cache, run_id)) is not None:
         return RunResult(about=done, trained=False)
     with cache.lock(f"runs/{run_id}", on_wait):
-        if not experiment.again and (done := finished(cache, run_id)) is not None:
+        if (done := pick_up(cache, run_id, again=experiment.again, note=note)) is not None:
             return RunResult(about=done, trained=False)
-        begun = begin_run(cache, experiment, fold, loaded(), findings)
+        begun = begin_run(cache, experiment, fold, loaded(), findings, note)
         result = fit(
             begun.data,
             spec=experiment.spec,
@@ -198,7 +200,7 @@ def train_fold(
             checkpoint_every_s=checkpoint_every_s,
             on_epoch=on_epoch,
         )
-        return store_run(cache, begun, result)
+        return store_run(cache, begun, result, note)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,18 +218,23 @@ class Begun:
         return self.folder / "checkpoint"
 
 
-def begin_run(cache: Cache, experiment: Experiment, fold: int, loaded: Loaded, findings: Sequence[Finding]) -> Begun:
+def begin_run(
+    cache: Cache,
+    experiment: Experiment,
+    fold: int,
+    loaded: Loaded,
+    findings: Sequence[Finding],
+    note: Callable[[str], None],
+) -> Begun:
     """Put together what a run is trained on, and make its folder. The caller holds its lock.
 
     Raises:
         EmptySideError: if a side of the fold is empty.
     """
+    from tfser.heads import checkpoints
     from tfser.heads.training import FoldData
 
     sides = _sides(experiment, loaded, fold)
-    folder = run_folder(cache, experiment.run_id(fold))
-    sweep(folder)
-    sweep(folder / "checkpoint")
     about = _about(experiment, fold, findings) | {"utterances_cut": utterances_cut(experiment, loaded)}
     known = tuple(name for name in loaded.speakers if name is not None)
     data = FoldData(
@@ -238,10 +245,16 @@ def begin_run(cache: Cache, experiment: Experiment, fold: int, loaded: Loaded, f
         layers=experiment.layers,
         **sides,
     )
-    return Begun(about=about, folder=begin(cache, about, again=experiment.again), loaded=loaded, data=data)
+    begun = Begun(about=about, folder=begin(cache, about, again=experiment.again, note=note), loaded=loaded, data=data)
+    try:
+        checkpoints.load(begun.checkpoint_dir)
+    except DamagedError as error:
+        moved = cache.put_away(begun.checkpoint_dir / checkpoints.FILE)
+        note(f"{error}; it is moved to {moved}, and the run is trained from the beginning")
+    return begun
 
 
-def store_run(cache: Cache, begun: Begun, result: FitResult) -> RunResult:
+def store_run(cache: Cache, begun: Begun, result: FitResult, note: Callable[[str], None]) -> RunResult:
     """Store what a run's training gave, and that it is finished."""
     for selection, state in result.states.items():
         save_model(begun.folder / ("model.safetensors" if selection == "last" else f"model-{selection}.safetensors"), state)
@@ -261,6 +274,8 @@ def store_run(cache: Cache, begun: Begun, result: FitResult) -> RunResult:
         labels=loaded.labels[test],
         selections=[_selected(name, of, test) for name, of in result.selections.items()],
         history=[_history_row(record) for record in result.history],
+        folder=begun.folder,
+        note=note,
     )
     return RunResult(about=about, trained=True)
 

@@ -11,6 +11,7 @@ configuration says so in `belongs_to`, and the audit `mix_of_other_fold` refuses
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,10 +20,10 @@ import numpy.typing as npt
 
 from tfser.heads.layer_mix import layer_weights
 from tfser.heads.normalise import Normaliser
-from tfser.heads.runs import finished, run_folder
+from tfser.heads.runs import finished, read_model, run_folder
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
-from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.errors import DamagedError, TfserError, UsageError, unknown
 from tfser.manifests.feature_name import FeatureName, checked_name
 from tfser.manifests.protocol import JOINED_BY
 from tfser.pipeline.layers import Collapsed, layers_of, weighted_sum
@@ -46,7 +47,9 @@ def mix_of_run(
 
     Raises:
         UsageError: if there is no such run, it has no such selection, learned no mix, or normalised by speaker.
-        TfserError: if the features that it was trained on are gone, or its weights cannot be read.
+        TfserError: if the features that it was trained on are gone.
+        DamagedError: if a file of the run is not what was written.
+        UnreadableError: if one cannot be read now.
     """
     about = _run(cache, run_id)
     if selection not in FILES:
@@ -102,7 +105,10 @@ def mix_of_run(
 
 
 def _run(cache: Cache, run_id: str) -> Mapping[str, Any]:
-    about = finished(cache, run_id) if (cache.runs / run_id).is_dir() else None
+    try:
+        about = finished(cache, run_id) if (cache.runs / run_id).is_dir() else None
+    except DamagedError as error:
+        raise DamagedError(f"{error}; the command that trained it moves it to `removed/` and trains it again") from error
     if about is None:
         with open_catalogue(cache) as connection:
             known = [row["run_id"] for row in rows(connection, "SELECT run_id FROM runs WHERE layer_weights IS NOT NULL")]
@@ -114,21 +120,21 @@ def _run(cache: Cache, run_id: str) -> Mapping[str, Any]:
 
 def _state(cache: Cache, about: Mapping[str, Any], selection: str) -> tuple[list[float], Normaliser]:
     """Return a run's layer weights and its normalisation."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     run_id, mode = about["run_id"], about["config"]["recipe_config"]["normalise"]
     path = run_folder(cache, run_id) / FILES[selection]
-    if not path.exists() and selection == "val":
+    if not os.path.lexists(path) and selection == "val":
         raise UsageError(f"{run_id}: no epoch was selected by validation ({about['validation']}); take --selection last")
+    state = read_model(cache, about, FILES[selection])
+    weights = layer_weights(state)
+    if weights is None:
+        raise UsageError(f"{run_id}: {about['head']} on {about['feature_set']} mixed no layers; there is nothing to write")
+    stated = (about.get("layer_weights") or {}).get(selection)
+    if stated is not None and not np.allclose(stated, weights, rtol=0, atol=1e-6):
+        raise DamagedError(f"{path}: its mix of layers is not the one of run.json; `tfser train` makes the run anew")
     try:
-        state = load_file(path)
-        weights = layer_weights(state)
-        if weights is None:
-            raise UsageError(f"{run_id}: {about['head']} on {about['feature_set']} mixed no layers; there is nothing to write")
         mean, deviation = state["normaliser.mean"].numpy(), state["normaliser.deviation"].numpy()
-    except (SafetensorError, OSError, KeyError) as error:
-        raise TfserError(f"{path}: its weights cannot be read ({error}); train it again with --again") from error
+    except KeyError as error:
+        raise DamagedError(f"{path}: has no normalisation; `tfser train` makes the run anew") from error
     if mode == "speaker":
         raise UsageError(
             f"{run_id}: its normalise=speaker takes statistics over all utterances of a speaker, which no feature set of single "

@@ -56,6 +56,7 @@ class Normaliser:
     deviation: npt.NDArray[np.float32]
 
     @classmethod
+    @np.errstate(invalid="ignore", over="ignore")  # of features that are no numbers: `tfser.heads.finite` says so
     def fit(
         cls,
         mode: Normalise,
@@ -79,6 +80,7 @@ class Normaliser:
             deviation = _deviation(variance)
         return cls(mode=mode, mean=mean.astype(np.float32), deviation=deviation.astype(np.float32))
 
+    @np.errstate(invalid="ignore", over="ignore")
     def tables(
         self,
         frames: npt.NDArray[np.floating],

@@ -14,7 +14,7 @@ import typing
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
-from tfser.heads.base import Settings, later
+from tfser.heads.base import Settings, checked_number, later
 from tfser.heads.selections import Rule
 from tfser.manifests.errors import UsageError
 from tfser.manifests.validation import canonical_policy
@@ -153,6 +153,9 @@ class Recipe(Settings):
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
+        for name, value in self.to_dict().items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                checked_number(f"recipe setting {name}", value)
         for name in ("optimiser", "schedule", "normalise", "precision", "class_weights", "cmdt_similarity", "cmdt_axis"):
             choices = typing.get_args(hints[name])
             self._require(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")

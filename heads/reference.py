@@ -33,7 +33,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tfser.heads.base import HeadSpec, Settings
+from tfser.heads.base import LARGEST, SMALLEST, HeadSpec, Settings
+from tfser.heads.finite import refuse_features
 from tfser.heads.losses import class_weights
 from tfser.heads.normalise import utterance_sums
 from tfser.heads.prediction import Indices, Prediction
@@ -87,16 +88,25 @@ class SVMConfig(Settings):
 
 def _require_positive(**values: float) -> None:
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise UsageError(f"{name}={value}: must be above 0")
+        if not SMALLEST <= value <= LARGEST:
+            raise UsageError(f"{name}={value}: must be above 0, from {SMALLEST:g} to {LARGEST:g}")
 
 
+@np.errstate(invalid="ignore", over="ignore")  # of features that are no numbers: `_finite_statistics` says so
 def statistics(features: PackedFeatures) -> Floats:
     """Return the mean and the standard deviation over time of each utterance's features: (n, 2 D)."""
     sums, squares = utterance_sums(features.frames, features.offsets)
     counts = np.diff(features.offsets)[:, None]
     mean = sums / counts
     return np.concatenate([mean, np.sqrt(np.maximum(squares / counts - mean**2, 0.0))], axis=1)
+
+
+def _finite_statistics(features: PackedFeatures, rows: Indices) -> Floats:
+    """Return `statistics`, refusing utterances among ``rows`` whose features are no numbers; they are sums, which say so."""
+    inputs = statistics(features)
+    odd = ~np.isfinite(inputs[rows]).all(axis=1)
+    refuse_features(features, sorted(int(row) for row in rows[odd]))
+    return inputs
 
 
 def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> FitResult:
@@ -108,9 +118,10 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
     Raises:
         UsageError: The training side has one class only, or more utterances than a kernel matrix has room for.
         TfserError: The fit did not converge.
+        NotFiniteError: Features of an utterance are no numbers.
     """
     began = time.perf_counter()
-    inputs = statistics(data.features)
+    inputs = _finite_statistics(data.features, np.concatenate([data.train, data.val, data.test]))
     labels = data.labels[data.train]
     present = np.unique(labels)
     if len(present) < 2:
@@ -148,6 +159,7 @@ def predict(state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices
 
     Raises:
         UsageError: The state is not one of a reference head, or the features are of another width.
+        NotFiniteError: Features of an utterance are no numbers.
     """
     if "inputs.mean" not in state or "model.intercept" not in state:
         raise UsageError("this is not a state of a reference head")
@@ -155,7 +167,7 @@ def predict(state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices
         raise UsageError(
             f"this state is of features {len(state['inputs.mean']) // 2} wide, and these are {features.frames.shape[1]} wide"
         )
-    return _predict(state, statistics(features), np.sort(rows))
+    return _predict(state, _finite_statistics(features, rows), np.sort(rows))
 
 
 def _scale(inputs: Floats) -> tuple[Floats, dict[str, Tensor]]:

@@ -89,6 +89,7 @@ def prepare(
     device: str = "auto",
     allow_leaks: bool = False,
     allow_gaps: bool = False,
+    stack: bool = False,
     on_synthetic: bool = False,
 ) -> Reproduction:
     """See what can be run, and plan it.
@@ -106,6 +107,7 @@ def prepare(
         device: as `tfser train --device`.
         allow_leaks: train folds in which the audit finds leaks, and mark it.
         allow_gaps: train folds that lack something, as a class to train on.
+        stack: as `tfser train --stack`.
         on_synthetic: run on the built-in corpus, which is in the cache, instead of the paper's.
 
     Raises:
@@ -119,6 +121,7 @@ def prepare(
         device=device,
         allow_leaks=allow_leaks,
         allow_gaps=allow_gaps,
+        stack=stack,
     )
     cells: list[Cell] = []
     entries: list[Entry] = []

@@ -13,9 +13,8 @@ what `tfser.heads.training.fit` gives for each alone. The arithmetic is in `tfse
   on a CUDA stream of its own, side by side; convolutions keep their fastest kernels. Either way, a head that eats segments
   has the whole step (forward, backward, clipping, optimiser) in one CUDA graph.
 * **Agreement.** The gradients of a step agree with those of separate training to `TOLERANCE` of the head's largest;
-  over many steps rounding grows, and scores agree within the noise of a fold. A run's identity does not hold how it was
-  stacked, since its result does not depend on it beyond that; what is stored beside it is (`provenance`). Runs that repeat
-  themselves to the bit are promised for CPUs, unstacked.
+  over many steps rounding grows, and scores agree within the noise of a fold. So stacking is asked for (`--stack`), and a
+  run's name holds it. Runs that repeat themselves to the bit are promised for CPUs, unstacked.
 * **Dropout** does not stack: the masks of a job would depend on its neighbours.
 * **Kills.** Checkpoints are those of `fit`, one a job: a group goes on from them, and so does a job alone or in another group.
 
@@ -118,8 +117,8 @@ def _why_not(spec: HeadSpec, config: Settings, layers: int) -> str | None:
 
 
 def provenance(stacking: Stacking, jobs: int) -> dict[str, Any]:
-    """Return what a run stores of how it was trained, not in its identity; nothing if it was alone."""
-    if stacking.how == "none" or jobs < 2:
+    """Return what a run stores of how it was trained beside `Experiment.stacked`; nothing if it was not stacked."""
+    if stacking.how == "none":
         return {}
     return {"stacked": jobs, "stacked_by": stacking.how, "gradient_tolerance": TOLERANCE}
 

@@ -1,8 +1,7 @@
 """Runs of one experiment trained together: audit, load, train, store, as `tfser.heads.fold_runs` does for one.
 
 What comes in: folds and seeds of one experiment. What goes out: their finished runs, those that were there and those that are
-trained now, stacked (`tfser.heads.stacked`) where that is faster. A run's id does not say beside which others it was trained; its
-run.json does.
+trained now, stacked (`tfser.heads.stacked`). A run's id says that it was stacked and how, its run.json with how many others.
 """
 
 from __future__ import annotations
@@ -14,22 +13,13 @@ from typing import TYPE_CHECKING
 
 from tfser.heads.experiment import Experiment
 from tfser.heads.fold_runs import Begun, EmptySideError, Loaded, RunResult, begin_run, check_audit, store_run
-from tfser.heads.runs import finished
+from tfser.heads.runs import peek, pick_up
 from tfser.manifests.audit import Finding
 from tfser.manifests.cache import Cache
-from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.errors import TfserError, UnreadableError, UsageError
 
 if TYPE_CHECKING:
-    from tfser.heads.stacked import How
     from tfser.heads.training import EpochRecord
-
-
-def can_stack(experiment: Experiment) -> bool:
-    """Tell whether runs of an experiment are trained together on its device."""
-    from tfser.heads.stacked import choose_stacking
-
-    of = experiment
-    return choose_stacking(of.spec, of.config, of.recipe, of.device, layers=of.layers).how != "none"
 
 
 def train_together(
@@ -38,24 +28,22 @@ def train_together(
     loaded: Callable[[], Loaded],
     findings: Sequence[Finding],
     *,
-    how: How = "auto",
     checkpoint_every_s: float = 30.0,
     on_epoch: Callable[[int, EpochRecord], None] | None = None,
     on_wait: Callable[[str], None] | None = None,
     on_note: Callable[[str], None] | None = None,
 ) -> list[RunResult | TfserError]:
-    """Train runs of one experiment together, or find those that are finished.
+    """Train runs of one experiment together, as its `stacked` says, or find those that are finished.
 
     Args:
         cache: the cache.
         runs: the experiment, which may differ in its seed only, and the fold of each.
         loaded: gives the features and the sides of all those folds; called only if there is something to train.
         findings: of `audit_experiment`.
-        how: see `tfser.heads.stacked`.
         checkpoint_every_s: at the end of an epoch the states are kept if so many seconds have gone by since the last time.
         on_epoch: told about each epoch that is trained now, with the run's number in ``runs``.
         on_wait: told when another process is training one of the runs; it may raise to give up.
-        on_note: told why runs are not stacked, or without a CUDA graph.
+        on_note: told why there is no CUDA graph, or what is moved to `removed/`.
 
     Returns:
         For each run its result, or the error that kept it from one: its audit, an empty side, a loss that is no longer finite.
@@ -69,13 +57,14 @@ def train_together(
     if len({experiment.name for experiment, _ in runs}) > 1:
         raise UsageError("runs that are trained together must be of one experiment, in several folds or with several seeds")
     found: dict[int, RunResult | TfserError] = {}
+    note = on_note or (lambda _: None)
     ids = [experiment.run_id(fold) for experiment, fold in runs]
     if len(set(ids)) < len(ids):
         raise UsageError("a run stands twice among those that are trained together")
     with contextlib.ExitStack() as locks:
         # What is finished is shown, not written; the others are locked in one order everywhere, so that no two processes wait for
         # each other.
-        to_lock = {run_id for run_id, (of, _) in zip(ids, runs, strict=True) if of.again or finished(cache, run_id) is None}
+        to_lock = {run_id for run_id, (of, _) in zip(ids, runs, strict=True) if of.again or peek(cache, run_id) is None}
         for run_id in sorted(to_lock):
             locks.enter_context(cache.lock(f"runs/{run_id}", on_wait))
         begun: dict[int, Begun] = {}
@@ -86,17 +75,16 @@ def train_together(
                 found[i] = error
                 continue
             try:
-                done = None if experiment.again else finished(cache, ids[i])
-                if done is not None:
+                if (done := pick_up(cache, ids[i], again=experiment.again, note=note)) is not None:
                     found[i] = RunResult(about=done, trained=False)
                 else:
-                    begun[i] = begin_run(cache, experiment, fold, loaded(), findings)
-            except EmptySideError as error:
+                    begun[i] = begin_run(cache, experiment, fold, loaded(), findings, note)
+            except (EmptySideError, UnreadableError) as error:
                 found[i] = error
         if not begun:
             return [found[i] for i in range(len(runs))]
         of = runs[0][0]
-        stacking = choose_stacking(of.spec, of.config, of.recipe, of.device, how, layers=of.layers)
+        stacking = choose_stacking(of.spec, of.config, of.recipe, of.device, of.stacked, layers=of.layers)
         jobs = [
             FitJob(
                 data=run.data,
@@ -113,7 +101,7 @@ def train_together(
             recipe=of.recipe,
             device=of.device,
             checkpoint_every_s=checkpoint_every_s,
-            how=how,
+            how=of.stacked,
             on_note=on_note,
         )
         stacked = provenance(stacking, len(jobs))
@@ -121,7 +109,7 @@ def train_together(
             if isinstance(result, TfserError):
                 found[i] = result
             else:
-                found[i] = store_run(cache, replace(run, about={**run.about, **stacked}), result)
+                found[i] = store_run(cache, replace(run, about={**run.about, **stacked}), result, note)
     return [found[i] for i in range(len(runs))]
 
 

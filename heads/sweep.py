@@ -67,6 +67,7 @@ class SweepRequest:
     allow_gaps: bool = False
     again: bool = False
     reference: bool = True
+    stack: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +266,7 @@ def _shared_request(request: SweepRequest, name: str) -> Request:
         allow_leaks=request.allow_leaks,
         allow_gaps=request.allow_gaps,
         again=request.again,
+        stack=request.stack,
     )
 
 

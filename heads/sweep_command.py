@@ -32,7 +32,6 @@ class Running:
     keep_memory: bool = True
     checkpoint_every_s: float = 30.0
     selection: str = "last"
-    stack: bool = True
 
 
 def asked(file: Path | None, *, heads: Sequence[str], **options: Any) -> SweepRequest:
@@ -209,7 +208,7 @@ def run_plan(cache: Cache, plan: Plan, how: Running) -> list[Failure]:
         with view:
             if how.jobs == 1 or len(runs) < 2:
                 every = how.checkpoint_every_s
-                return run_here(cache, runs, plan.findings, tell=view.tell, checkpoint_every_s=every, stack=how.stack)
+                return run_here(cache, runs, plan.findings, tell=view.tell, checkpoint_every_s=every)
             from tfser.heads.sweep_workers import run_in_processes
 
             return run_in_processes(
@@ -221,7 +220,6 @@ def run_plan(cache: Cache, plan: Plan, how: Running) -> list[Failure]:
                 threads=how.threads,
                 keep_memory=how.keep_memory,
                 checkpoint_every_s=how.checkpoint_every_s,
-                stack=how.stack,
             )
     finally:
         refresh_if_possible(cache)

@@ -38,7 +38,7 @@ _BOTH = {
 }  # fmt: skip
 _DEFAULTS = {
     "corpus": "text", "protocol": "text", "labels": "text", "validation": "text", "fold": "folds", "folds": "folds",
-    "device": "text", "allow_leaks": "switch", "allow_gaps": "switch", "reference": "switch", **_BOTH,
+    "device": "text", "allow_leaks": "switch", "allow_gaps": "switch", "reference": "switch", "stack": "switch", **_BOTH,
 }  # fmt: skip
 _HEAD = {"name": "text", **_BOTH}
 _SAME = {"preset": "presets", "recipe": "recipes", "seed": "seeds", "fold": "folds", "set": "settings"}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from tfser.heads.fold_runs import Loaded, load, train_fold, utterances_cut
-from tfser.heads.stacked_runs import can_stack, train_together
+from tfser.heads.stacked_runs import train_together
 from tfser.heads.sweep import Key, Run, data_key
 from tfser.manifests.cache import Cache
 from tfser.manifests.display import count
@@ -97,18 +97,15 @@ def folds_by_key(runs: Iterable[Run]) -> dict[Key, tuple[int, ...]]:
     return {key: tuple(sorted(folds)) for key, folds in found.items()}
 
 
-def groups(runs: Sequence[Run], *, stack: bool = True) -> list[tuple[Run, ...]]:
-    """Return the runs in the groups that are trained together (`tfser.heads.stacked`): each on its own on a CPU.
+def groups(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
+    """Return the runs in the groups that are trained together (`tfser.heads.stacked`), each on its own unless it is stacked.
 
-    A group holds runs of one experiment, folds and seeds, at most `TOGETHER`; without `stack`, one.
+    A group holds runs of one experiment, folds and seeds, at most `TOGETHER`.
     """
     found: list[tuple[Run, ...]] = []
-    stacks: dict[str, bool] = {}
     for run in runs:
-        name = run.experiment.name
-        if name not in stacks:
-            stacks[name] = stack and run.experiment.device.startswith("cuda") and can_stack(run.experiment)
-        if found and stacks[name] and found[-1][0].experiment.name == name and len(found[-1]) < TOGETHER:
+        of, before = run.experiment, found[-1] if found else ()
+        if of.stacked != "none" and before and before[0].experiment.name == of.name and len(before) < TOGETHER:
             found[-1] += (run,)
         else:
             found.append((run,))
@@ -145,8 +142,8 @@ class Trainer:
         def loaded() -> Loaded:
             return self._shelf.get(group[0].experiment, folds)
 
-        on_wait = self._on_wait if wait else _on_busy
-        if len(group) == 1:
+        on_wait = self._note if wait else _on_busy
+        if group[0].experiment.stacked == "none":
             result = train_fold(
                 self._cache,
                 group[0].experiment,
@@ -156,6 +153,7 @@ class Trainer:
                 checkpoint_every_s=self._every_s,
                 on_epoch=lambda record: on_epoch(0, record),
                 on_wait=on_wait,
+                on_note=self._note,
             )
             self.tell(Event(kind="done", run=group[0], about=result.about, trained=result.trained))
             return []
@@ -167,7 +165,7 @@ class Trainer:
             checkpoint_every_s=self._every_s,
             on_epoch=on_epoch,
             on_wait=on_wait,
-            on_note=self._on_wait,
+            on_note=self._note,
         )
         failures = []
         for run, of in zip(group, results, strict=True):
@@ -178,7 +176,7 @@ class Trainer:
                 self.tell(Event(kind="done", run=run, about=of.about, trained=of.trained))
         return failures
 
-    def _on_wait(self, text: str) -> None:
+    def _note(self, text: str) -> None:
         self.tell(Event(kind="note", text=text))
 
 
@@ -193,7 +191,6 @@ def run_here(
     *,
     tell: Tell,
     checkpoint_every_s: float = 30.0,
-    stack: bool = True,
     go_on_after: type[Exception] = Exception,
 ) -> list[Failure]:
     """Train runs in this process; return those that failed.
@@ -206,12 +203,11 @@ def run_here(
         findings: of the audits, by key.
         tell: told what happens.
         checkpoint_every_s: as `train_fold` has it.
-        stack: on a GPU, folds and seeds of an experiment are trained together, see `tfser.heads.stacked`.
         go_on_after: errors of this kind fail their runs alone; any other stops everything.
     """
     trainer, folds = Trainer(cache, tell=tell, checkpoint_every_s=checkpoint_every_s), folds_by_key(runs)
     failures: list[Failure] = []
-    queue = [(group, False) for group in groups(runs, stack=stack)]
+    queue = [(group, False) for group in groups(runs)]
     while queue:
         group, wait = queue.pop(0)
         key = data_key(group[0].experiment)

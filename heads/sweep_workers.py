@@ -61,7 +61,6 @@ def run_in_processes(
     threads: int | None = None,
     keep_memory: bool = True,
     checkpoint_every_s: float = 30.0,
-    stack: bool = True,
 ) -> list[Failure]:
     """Train runs in up to `jobs` processes; return those that failed.
 
@@ -74,10 +73,9 @@ def run_in_processes(
         threads: CPU threads of each; None shares the cores out evenly.
         keep_memory: see `tfser.heads.memory`.
         checkpoint_every_s: as `train_fold` has it.
-        stack: see `run_here`.
     """
     folds, failures = folds_by_key(runs), list[Failure]()
-    queue = [(group, False) for group in groups(runs, stack=stack)]
+    queue = [(group, False) for group in groups(runs)]
     jobs = min(jobs, len(queue))
     share = threads or max(1, cores() // max(jobs, 1))
     workers: list[_Worker] = []

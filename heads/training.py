@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from tfser.heads import checkpoints
 from tfser.heads.augment import augment, mix
 from tfser.heads.base import HeadSpec, Settings, count_parameters
+from tfser.heads.finite import check_loss, check_prediction, check_weights
 from tfser.heads.layer_mix import LayerMix
 from tfser.heads.losses import class_weights, cmdt, cross_entropy
 from tfser.heads.metrics import scores as score
@@ -44,7 +45,7 @@ from tfser.heads.prediction import Indices, Prediction, evaluate, own_randomness
 from tfser.heads.recipes import Recipe
 from tfser.heads.segments import FrameStore, plan
 from tfser.heads.selections import Keeper
-from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.errors import TfserError, UnreadableError, UsageError
 from tfser.pipeline.batches import PackedFeatures
 
 __all__ = ["EpochRecord", "FitResult", "FitStoppedError", "FoldData", "Prediction", "Selection", "fit", "predict"]
@@ -169,11 +170,16 @@ def fit(
 
     Raises:
         UsageError: The features' width does not fit the head, or the recipe does not fit the data.
-        TfserError: The checkpoint belongs to another training or cannot be read, or the loss is no longer finite.
+        ForeignCheckpointError: The checkpoint belongs to another training.
+        DamagedError: The checkpoint is not what was written.
+        UnreadableError: The checkpoint cannot be read now, or is of another version.
+        NotFiniteError: Features, the loss, weights or predictions are no numbers.
         FitStoppedError: ``should_stop`` said so.
     """
     if spec.fit is not None:
         found = spec.fit(data, config, recipe)
+        for name, selection in found.selections.items():
+            check_prediction(selection.test, f"test ({name})", selection.epoch, data.features, data.train)
         if on_epoch is not None:
             on_epoch(found.history[-1])
         return found
@@ -246,6 +252,7 @@ class Trainer:
         self.history: list[EpochRecord] = []
         self.keeper: Keeper[Prediction | None] = Keeper(recipe.selections)
         self.val_state: dict[str, Tensor] = {}
+<<<<<<< HEAD
         described = [spec.name, config.to_dict(), recipe.to_dict(), seed, self.epochs, list(data.classes), _FORMAT]
         described += [data.layers] if data.layers > 1 else []
         # Whole utterances were masked over the batch's longest once: their checkpoints are of another training.
@@ -254,6 +261,22 @@ class Trainer:
         for array in (data.labels, data.train, data.val, data.test, packed.offsets):
             digest.update(np.ascontiguousarray(array).tobytes() + b"|")
         self.fingerprint = digest.hexdigest()
+||||||| 8bf2eda
+        described = [spec.name, config.to_dict(), recipe.to_dict(), seed, self.epochs, list(data.classes), _FORMAT]
+        described += [data.layers] if data.layers > 1 else []
+        digest = hashlib.sha256(json.dumps(described).encode())
+        for array in (data.labels, data.train, data.val, data.test, packed.offsets):
+            digest.update(np.ascontiguousarray(array).tobytes() + b"|")
+        self.fingerprint = digest.hexdigest()
+=======
+        # Whole utterances were masked over the batch's longest once: their checkpoints are of another training.
+        more = ["masks within lengths"] if self.frames is None and recipe.time_masks else []
+        # A recipe's summary is words: it is left out, but checkpoints of the version before hold it.
+        self.fingerprint, self.former = (
+            _fingerprint([spec.name, config.to_dict(), settings, seed, self.epochs, list(data.classes), _FORMAT], data, more)
+            for settings in (recipe.to_dict() | {"summary": ""}, recipe.to_dict())
+        )
+>>>>>>> h-runs
 
     # One epoch.
 
@@ -268,8 +291,11 @@ class Trainer:
         """Evaluate what an epoch has trained, select, and note it."""
         trained = time.perf_counter()
         model = self.model if self.average is None else self.average
+        check_weights(model.state_dict(), epoch, self.data.features, self.data.train)
         test = evaluate(model, self.store, self.test_layout, self.frames) if len(self.test_layout) else None
         val = evaluate(model, self.store, self.val_layout, self.frames) if len(self.val_layout) else None
+        for side, found in (("test", test), ("val", val)):
+            check_prediction(found, side, epoch, self.data.features, self.data.train)
         scores = side_scores("val", self.data, val) | side_scores("test", self.data, test)
         record = EpochRecord(
             epoch=epoch,
@@ -323,11 +349,10 @@ class Trainer:
         """Return an epoch's loss per training sample.
 
         Raises:
-            TfserError: It is not finite.
+            NotFiniteError: It is not finite.
         """
         mean = float(total) / len(self.layout)
-        if not np.isfinite(mean):
-            raise TfserError(f"the loss of epoch {epoch} is {mean}: lower lr, set grad_clip, or check the features")
+        check_loss(mean, epoch, self.data.features, self.data.train)
         return mean
 
     def _batch(self, rows: Tensor, starts: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -434,8 +459,19 @@ class Trainer:
         if found is None:
             return
         tensors, header = found
-        if header.get("fingerprint") != self.fingerprint:
-            raise TfserError(f"{folder}: its checkpoint belongs to another training; delete it, or take another folder")
+        if header.get("fingerprint") not in (self.fingerprint, self.former):
+            raise checkpoints.ForeignCheckpointError(
+                f"{folder}: its checkpoint belongs to another training; --again trains from the beginning, or take another folder"
+            )
+        try:
+            self._take_over(tensors, header)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UnreadableError(
+                f"{folder}: its checkpoint is of another version of tfser ({reason}); --again trains from the beginning"
+            ) from error
+
+    def _take_over(self, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
         self.model.load_state_dict(checkpoints.part(tensors, "model"))
         checkpoints.restore_optimiser(self.optimiser, checkpoints.part(tensors, "optimiser"))
         if self.average is not None:
@@ -446,6 +482,15 @@ class Trainer:
             arrays = {key: tensor.numpy() for key, tensor in checkpoints.part(tensors, f"epoch.{epoch}").items()}
             self.keeper.kept[epoch] = Prediction(**arrays) if arrays else None
 
+
+def _fingerprint(described: list[Any], data: FoldData, more: list[str]) -> str:
+    """Return what a checkpoint is known by: everything that the numbers of a training follow from but the frames."""
+    described += [data.layers] if data.layers > 1 else []
+    described += more
+    digest = hashlib.sha256(json.dumps(described).encode())
+    for array in (data.labels, data.train, data.val, data.test, data.features.offsets):
+        digest.update(np.ascontiguousarray(array).tobytes() + b"|")
+    return digest.hexdigest()
 
 
 def side_scores(side: str, data: FoldData, prediction: Prediction | None) -> dict[str, Any]:

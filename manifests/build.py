@@ -18,14 +18,14 @@ import duckdb
 
 from tfser.manifests import schema
 from tfser.manifests.cache import Cache, Stamp
-from tfser.manifests.connections import Connection, exactly, open_memory, quote_name
+from tfser.manifests.connections import Connection, quote_name
 from tfser.manifests.duplicates import read_near_duplicates
-from tfser.manifests.errors import DamagedError, TfserError, UnknownContentError, UnreadableError, first_line
-from tfser.manifests.files import read_json
+from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnknownContentError, UnreadableError
 from tfser.manifests.folds import applicable, install
 from tfser.manifests.own_protocols import own_protocols, read_kept
 from tfser.manifests.protocol import JOINED_BY, Protocol
 from tfser.manifests.protocols import parse
+from tfser.manifests.run_files import TABLES, StoredRun, read_about, read_run, row_of, shown
 from tfser.manifests.stored import (
     CORPUS,
     FEATURE_SET,
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 Sources = Mapping[str, Stamp]
 
-RUN_TABLES = ("history", "predictions", "metrics", "confusion")
-"""Tables of a run, each one Parquet file of that name in the run's folder."""
+_AT_ONCE = 64
+"""Runs whose rows are inserted at once."""
 
 _NUMBERS = frozenset(
     ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT", "FLOAT", "DOUBLE")
@@ -80,7 +80,8 @@ def build(cache: Cache, connection: Connection, before: Sources, sources: Source
         _read_features(cache, connection, sources, left_out)
     connection.execute("COMMIT")
     if changed("runs/"):
-        _read_runs(cache, connection, before, sources)
+        unread = _read_runs(cache, connection, before, sources)
+        sources = {path: stamp for path, stamp in sources.items() if path not in unread}
     connection.execute("BEGIN")
     connection.execute("DELETE FROM sources")
     kept = {place: stamp for place, stamp in sources.items() if place not in left_out.again}
@@ -363,101 +364,74 @@ def other_encoder(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return None not in (*places, *weights) and places[0] != places[1] and weights[0] != weights[1]
 
 
-def _read_runs(cache: Cache, connection: Connection, before: Sources, sources: Sources) -> None:
-    """Take out runs that changed or went, add those that changed or came; a run counts when it is finished."""
+def _read_runs(cache: Cache, connection: Connection, before: Sources, sources: Sources) -> set[str]:
+    """Take out runs that changed or went, add those that changed or came; a run counts when it is finished and whole.
+
+    Returns:
+        Those of the sources that could not be read now: they are looked at again next time.
+
+    Raises:
+        MissingFileError: if a run went away meanwhile.
+    """
     old, new = ({p: s for p, s in of.items() if p.startswith("runs/")} for of in (before, sources))
     gone = [PurePosixPath(p).parent for p in old if new.get(p) != old[p]]
-    if gone:
-        for table in ("runs", *RUN_TABLES):
-            connection.execute(f"DELETE FROM {table} WHERE run_id IN (SELECT unnest(?))", [[p.name for p in gone]])
-        connection.execute(
-            "DELETE FROM skipped WHERE stage = 'run' AND path IN (SELECT unnest(?))", [[p.as_posix() for p in gone]]
-        )
-    folders = [(cache.root / path).parent for path in sorted(p for p in new if old.get(p) != new[p])]
-    try:
-        _insert_runs(connection, folders)
-    except Exception:  # whatever a damaged file makes a library raise: look at each run by itself
-        damaged = {folder: reason for folder in folders if (reason := damage(folder)) is not None}
-        for folder in folders:
-            if folder not in damaged:
-                _insert_runs(connection, [folder])
-        connection.executemany(
-            "INSERT INTO skipped BY NAME SELECT ? AS corpus, NULL AS utterance_id, ? AS path, 'run' AS stage, ? AS reason",
-            [(_corpus_of(folder), folder.relative_to(cache.root).as_posix(), damaged[folder]) for folder in damaged],
-        )
-
-
-def damage(folder: Path) -> str | None:
-    """Return why the files of a run cannot be read, in one line; None for a run that is whole or still at work.
-
-    Raises:
-        FileNotFoundError: if there is no such run, or it went away meanwhile.
-    """
-    try:
-        with contextlib.closing(open_memory()) as trial:
-            for table in schema.TABLES:
-                if table.name in ("runs", *RUN_TABLES):
-                    trial.execute(table.ddl())
-            _insert_runs(trial, [folder])
-    except Exception as error:
-        (folder / "run.json").stat()
-        return first_line(error, 2).replace(f"{folder}/", "")
-    return None
-
-
-def _insert_runs(connection: Connection, folders: Sequence[Path]) -> None:
-    """Insert the finished ones among runs, all of them or, on an error, none.
-
-    Raises:
-        TfserError: if a file cannot be read, or holds what is no run or does not fit the tables.
-    """
-    columns = next(t for t in schema.TABLES if t.name == "runs").columns
-    finished: list[Path] = []
+    come = [PurePosixPath(p).parent for p in sorted(new) if old.get(p) != new[p]]
+    unread: set[str] = set()
+    left_out: list[tuple[str | None, str, str]] = []
     connection.execute("BEGIN")
     try:
-        for folder in folders:
-            about = read_json(folder / "run.json")
-            if not isinstance(about, dict):
-                raise TfserError(f"{folder / 'run.json'}: cannot be read (it describes no run)")
-            if about.get("status") != "finished":
-                continue
-            if about.get("run_id") != folder.name:
-                raise TfserError(f"{folder / 'run.json'}: cannot be read (it describes the run {about.get('run_id')!r})")
-            finished.append(folder)
-            values = [about.get(name) for name, _, _ in columns]  # null: a column that is younger than the run
-            with _part("run.json"):
-                connection.execute(
-                    f"INSERT INTO runs VALUES ({', '.join('?' * len(values))})",
-                    [json.dumps(v) if isinstance(v, (dict, list)) else v for v in values],
-                )
-        for table in RUN_TABLES if finished else ():
-            with _part(f"{table}.parquet"):
-                connection.execute(
-                    f"INSERT INTO {table} BY NAME SELECT * EXCLUDE (filename) REPLACE (CASE WHEN contains(filename, run_id) "
-                    "THEN run_id ELSE error('rows of another run') END AS run_id) "
-                    "FROM read_parquet(?, union_by_name = true, filename = true, hive_partitioning = false)",
-                    [[exactly(folder / f"{table}.parquet") for folder in finished]],
-                )
+        if gone:
+            for table in ("runs", *TABLES):
+                connection.execute(f"DELETE FROM {table} WHERE run_id IN (SELECT unnest(?))", [[p.name for p in gone]])
+        if gone or come:
+            paths = [p.as_posix() for p in {*gone, *come}]
+            connection.execute("DELETE FROM skipped WHERE stage = 'run' AND path IN (SELECT unnest(?))", [paths])
+        # In parts, so that never more than the rows of so many runs are in memory.
+        for first in range(0, len(come), _AT_ONCE):
+            whole: list[StoredRun] = []
+            for path in come[first : first + _AT_ONCE]:
+                folder = cache.root / path
+                try:
+                    run = read_run(folder)
+                except MissingFileError:
+                    raise
+                except (DamagedError, UnreadableError) as error:
+                    left_out.append((_corpus_of(folder), path.as_posix(), shown(folder, error)))
+                    if isinstance(error, UnreadableError):
+                        unread.add((path / "run.json").as_posix())
+                else:
+                    whole += [] if run is None else [run]
+            _insert_runs(connection, whole)
+        if left_out:
+            connection.executemany(
+                "INSERT INTO skipped BY NAME SELECT ? AS corpus, NULL AS utterance_id, ? AS path, 'run' AS stage, ? AS reason",
+                left_out,
+            )
     except BaseException:
         with contextlib.suppress(duckdb.Error):
             connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+    return unread
 
 
-@contextlib.contextmanager
-def _part(file: str) -> Iterator[None]:
-    """Name the file of a run in whatever its content makes DuckDB raise, which is not always an error of its own."""
-    try:
-        yield
-    except Exception as error:
-        raise TfserError(f"{file}: {first_line(error, 2)}") from error
+def _insert_runs(connection: Connection, runs: Sequence[StoredRun]) -> None:
+    """Insert finished runs that were read whole."""
+    import pyarrow as pa
+
+    if not runs:
+        return
+    rows = [row_of(run.about) for run in runs]
+    connection.executemany(f"INSERT INTO runs VALUES ({', '.join('?' * len(rows[0]))})", rows)
+    for table in TABLES:
+        connection.register("rows_of_runs", pa.concat_tables([run.tables[table] for run in runs]))
+        connection.execute(f"INSERT INTO {table} BY NAME FROM rows_of_runs")
+        connection.unregister("rows_of_runs")
 
 
 def _corpus_of(folder: Path) -> str | None:
-    """Return the corpus of a damaged run, where the run still says it."""
-    with contextlib.suppress(TfserError, RecursionError):
-        about = read_json(folder / "run.json")
-        corpus = about.get("corpus") if isinstance(about, dict) else None
+    """Return the corpus of a run that is left out, where the run still says it."""
+    with contextlib.suppress(TfserError):
+        corpus = read_about(folder).get("corpus")
         return corpus if isinstance(corpus, str) else None
     return None

@@ -49,6 +49,19 @@ def default_cache_root() -> Path:
     return Path(platformdirs.user_cache_dir("tfser", appauthor=False))
 
 
+AGAIN, BEFORE = ".again", ".before"
+"""How the folders are called, after the run's id and hidden, in which a run is trained again, and the old one goes meanwhile."""
+
+
+def run_of(name: str) -> str:
+    """Return the id of the run that a folder below runs/ is of, also where it is trained again beside the old one.
+
+    >>> run_of("logreg-f1-s0"), run_of(".logreg-f1-s0.again")
+    ('logreg-f1-s0', 'logreg-f1-s0')
+    """
+    return name[1:].removesuffix(AGAIN).removesuffix(BEFORE) if name.startswith(".") else name
+
+
 _PARTS = ("corpora", "locks")
 """The folders that every cache has from the beginning."""
 
@@ -286,7 +299,9 @@ class Cache:
             area = "fingerprints" if name.startswith(("fingerprints.", "near_duplicates.")) else "corpora"
             return f"{'protocols' if name.startswith('protocols.') else area}/{parts[1]}"
         folders = parts if path.is_dir() and not path.is_symlink() else parts[:-1]
-        depth = {"features": 3, "corpora": 2, "runs": 2}.get(parts[0], 1)
+        if parts[0] == "runs" and len(folders) > 1:  # a run that is trained again beside the old one has the run's lock
+            return f"runs/{run_of(folders[1])}"
+        depth = {"features": 3, "corpora": 2}.get(parts[0], 1)
         return "/".join(folders[:depth]) or "catalogue"
 
     def is_locked(self, what: str) -> bool:

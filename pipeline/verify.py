@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tfser.manifests.build import RUN_TABLES, asked_file, damage
+from tfser.manifests.build import asked_file
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import check_catalogue, refresh
 from tfser.manifests.duplicates import FINGERPRINTS, PAIRS
@@ -27,6 +27,7 @@ from tfser.manifests.errors import DamagedError, MissingFileError, UnreadableErr
 from tfser.manifests.files import could_not_read, is_left_over, opened, sha256_of
 from tfser.manifests.own_protocols import read_kept
 from tfser.manifests.protocol import JOINED_BY
+from tfser.manifests.run_files import check_run, run_folders
 from tfser.manifests.stored import (
     CORPUS,
     FEATURE_SET,
@@ -224,19 +225,14 @@ def _index(cache: Cache) -> Iterator[Problem]:
 
 
 def _runs(cache: Cache) -> Iterator[Problem]:
-    for folder in sorted(p.parent for p in cache.runs.glob("[!.]*/run.json")):
-        yield from _found(
-            _look(cache, folder, lambda folder=folder: _read_run(cache, folder), "train again to make it", moves=(folder,))
-        )
-
-
-def _read_run(cache: Cache, folder: Path) -> None:
-    """Read what a run stores."""
-    about = cache.read_object(folder / "run.json", {})
-    for table in RUN_TABLES if about.get("status") == "finished" else ():
-        cache.check(folder / f"{table}.parquet")
-    if (reason := damage(folder)) is not None:
-        raise UnreadableError(f"{folder}: cannot be understood ({reason})")
+    for folder in run_folders(cache):
+        if not folder.name.startswith("."):
+            look = _look(cache, folder, lambda folder=folder: check_run(folder), "train again to make it", moves=(folder,))
+            yield from _found(look)
+        elif not cache.is_locked(cache.writers_of(folder)):
+            # What is trained of it is worth keeping, and nothing is wrong with it: it is named, and not moved.
+            reason = "left by a training with --again that was killed"
+            yield Problem(path=cache.place(folder), kind="left over", reason=reason, way_out="the same command goes on with it")
 
 
 CHECKS: tuple[Check, ...] = (_index, _corpora, _protocols, _feature_sets, _runs)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from tfser.heads.runs import Selected, begin, finish
 from tfser.manifests.cache import Cache
@@ -114,5 +115,41 @@ def put_experiment(
                 utterances=[(corpus, u.utterance_id) for u in tested],
                 labels=labels,
                 selections=kept,
-                history=[],
+                history=[{"epoch": n + 1, "loss": 1.0 / (n + 1)} for n in range(5)],
             )
+
+
+def put_old_run(
+    cache: Cache, run_id: str, *, status: str = "finished", wa: float = 0.5, fold: int = 1, corpus: str = "toy"
+) -> None:
+    """Write a run as the versions before seals did, in the plainest way: 20 utterances of anger, a share of them right."""
+    n = 20
+    hits = round(wa * n)
+    said = ["anger"] * hits + ["neutral"] * (n - hits)
+    f1 = 2 * hits / (n + hits)
+    key = {"run_id": run_id, "fold": fold, "selection": "last", "level": "utterance"}
+    scores = {"WA": wa, "UA": wa, "WF1": f1, "macro_F1": f1 / 2 if 0 < hits < n else f1}
+    metrics = [key | {"metric": name, "class": None, "value": value, "epoch": 1} for name, value in scores.items()]
+    metrics.append(key | {"metric": "recall", "class": "anger", "value": wa, "epoch": 1})
+    counts = {("anger", "anger"): hits, ("anger", "neutral"): n - hits, ("neutral", "anger"): 0, ("neutral", "neutral"): 0}
+    predictions = [
+        key
+        | {"corpus": corpus, "utterance_id": f"u{i}", "label": "anger", "predicted": of, "segment": None}
+        | {"probabilities": {"anger": 0.75, "neutral": 0.25} if of == "anger" else {"anger": 0.25, "neutral": 0.75}}
+        for i, of in enumerate(said)
+    ]
+    tables = {
+        "history": [{"run_id": run_id, "epoch": 1, "loss": 1.0}],
+        "metrics": metrics,
+        "confusion": [key | {"label": a, "predicted": b, "count": count} for (a, b), count in counts.items()],
+        "predictions": predictions,
+    }
+    for name, found in tables.items():
+        of = pa.Table.from_pylist(found)
+        if name == "predictions":
+            kind = pa.map_(pa.string(), pa.float64())
+            maps = pa.array([list(row["probabilities"].items()) for row in predictions], kind)
+            of = of.set_column(of.column_names.index("probabilities"), "probabilities", maps)
+        write_table(cache.runs / run_id / f"{name}.parquet", of)
+    about = {"run_id": run_id, "experiment": "e", "seed": 0, "fold": fold, "corpus": corpus, "config": {"a": 1}, "status": status}
+    write_json(cache.runs / run_id / "run.json", about)

@@ -105,7 +105,7 @@ def test_a_run_that_fails_is_listed_and_the_others_go_on(cache: Path) -> None:
     words = ("sweep", "--head", "mean_pool", "--features", "logmel", "--fold", "1", "--epochs", "2", "--no-reference", *FAST)
     result = run(*words, "--preset", "all", "--set", "lr=1e30")
     assert result.exit_code == 1, result.stderr
-    assert "failed: mean_pool mlp fold 1 seed 0: the loss of epoch" in result.stderr
+    assert "failed: mean_pool mlp fold 1 seed 0: after epoch 1" in result.stderr
     assert "linear" in result.stdout and "Without the reference heads" in result.stderr
 
 

@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+import torch
 
 from tfser.heads import HEADS, head
 from tfser.heads.base import Settings, later
 from tfser.heads.experiment import Experiment
+from tfser.heads.first_words import named_by
 from tfser.heads.recipes import Recipe
+from tfser.heads.training import FoldData, Trainer
 
 
 def experiment(name: str, preset: str, recipe: str, **changes: Any) -> Experiment:
@@ -94,3 +97,29 @@ def test_a_stored_identity_gives_the_configuration_back(name: str) -> None:
     spec = head(name)
     for config in (*spec.presets.values(), *spec.recipes.values()):
         assert type(config).from_dict(config.identity()) == config
+
+
+def test_what_a_recipe_says_of_itself_names_no_experiment() -> None:
+    plain = experiment("mean_pool", "mlp", "default")
+    assert replace(plain, recipe=replace(plain.recipe, summary="a mended word")).name == plain.name
+    assert named_by("mean_pool", "a younger recipe") == ""
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_names_hold_the_words_of_the_first_releases(name: str) -> None:
+    """As long as nobody mends one, they are those of today: then strike it out here, not in `first_words`."""
+    spec = head(name)
+    for recipe in spec.recipe_names:
+        assert named_by(name, recipe) == spec.recipe(recipe).summary
+
+
+@pytest.mark.parametrize("name", ["mean_pool", "tf_transformer"])
+def test_what_a_recipe_says_of_itself_is_not_in_a_checkpoint_s_fingerprint(fold: FoldData, name: str) -> None:
+    spec = head(name)
+
+    def fingerprint(recipe: Recipe) -> str:
+        return Trainer(fold, spec, spec.preset(), recipe, 0, torch.device("cpu"), None).fingerprint
+
+    recipe = spec.recipe()
+    assert fingerprint(recipe) == fingerprint(replace(recipe, summary="a mended word"))
+    assert fingerprint(recipe) != fingerprint(replace(recipe, lr=0.5))

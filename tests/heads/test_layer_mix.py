@@ -26,7 +26,7 @@ from tfser.heads.training import FitResult, FitStoppedError, FoldData, fit, pred
 from tfser.manifests.audit import run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import ensure_protocol, open_catalogue, refresh, rows
-from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.errors import DamagedError, TfserError, UsageError
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.batches import PackedFeatures
 from tfser.pipeline.collapse import collapse
@@ -466,7 +466,7 @@ def test_a_run_whose_features_are_gone_or_whose_weights_are_damaged(cache: Cache
     filled = fill(cache, put_corpus, put_stack)
     run_id = run(filled, epochs=1)[1].about["run_id"]
     (run_folder(filled, run_id) / "model.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(TfserError, match="cannot be read"):
+    with pytest.raises(DamagedError, match="is not what was written"):
         mix_of_run(filled, run_id)
     run(filled, epochs=1, again=True)
     for path in filled.features.glob("*/feature_set.json"):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tfser.heads.experiment import Experiment, Request, resolve
+from tfser.heads import experiment
+from tfser.heads.experiment import Experiment, How, Request, resolve
 from tfser.heads.fold_runs import RunResult, audit_experiment, load, train_fold
 from tfser.heads.runs import run_folder
-from tfser.heads.stacked_runs import can_stack, train_together
+from tfser.heads.stacked_runs import train_together
 from tfser.heads.training import EpochRecord
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, refresh, rows
@@ -26,13 +28,25 @@ def filled(cache: Cache, tmp_path: Path) -> Cache:
     return cache
 
 
-def experiment_of(cache: Cache, seed: int = 0, **request: Any) -> Experiment:
-    return resolve(cache, Request(head="mean_pool", device="cpu", seed=seed, **{"epochs": 2, **request}))
+def experiment_of(cache: Cache, seed: int = 0, stacked: How = "vmap", **request: Any) -> Experiment:
+    """A CPU stacks nothing by itself, so what is settled is replaced."""
+    found = resolve(cache, Request(head="mean_pool", device="cpu", seed=seed, **{"epochs": 2, **request}))
+    return replace(found, stacked=stacked)
 
 
 def together(cache: Cache, runs: list[tuple[Experiment, int]], **options: Any) -> list[RunResult | TfserError]:
     of = runs[0][0]
-    return train_together(cache, runs, lambda: load(cache, of), audit_experiment(cache, of), how="vmap", **options)
+    return train_together(cache, runs, lambda: load(cache, of), audit_experiment(cache, of), **options)
+
+
+SCORES = (
+    "SELECT r.fold, r.seed, metric, class, value FROM metrics m JOIN runs r USING (run_id) "
+    "WHERE selection = 'last' AND {} ORDER BY r.seed, r.fold, level, metric, class"
+)
+PREDICTIONS = (
+    "SELECT r.seed, p.* FROM predictions p JOIN runs r USING (run_id) "
+    "WHERE level = 'utterance' AND selection = 'last' AND {} ORDER BY r.seed, r.fold, utterance_id"
+)
 
 
 def ask(cache: Cache, query: str) -> list[dict[str, Any]]:
@@ -41,7 +55,7 @@ def ask(cache: Cache, query: str) -> list[dict[str, Any]]:
         return rows(connection, query)
 
 
-def test_runs_trained_together_are_found_by_those_trained_alone(filled: Cache) -> None:
+def test_runs_trained_together_are_found_again_and_agree_with_those_trained_alone(filled: Cache) -> None:
     seeds = [experiment_of(filled, seed) for seed in (0, 1)]
     runs = [(of, fold) for of in seeds for fold in of.folds]
     told: list[tuple[int, int]] = []
@@ -51,8 +65,7 @@ def test_runs_trained_together_are_found_by_those_trained_alone(filled: Cache) -
 
     found = together(filled, runs, on_epoch=on_epoch)
     assert sorted(told) == [(i, epoch) for i in range(6) for epoch in (1, 2)]
-    scores = ask(filled, "SELECT run_id, metric, value FROM metrics WHERE selection = 'last' ORDER BY ALL")
-    predictions = ask(filled, "SELECT * FROM predictions WHERE level = 'utterance' AND selection = 'last' ORDER BY ALL")
+    scores, predictions = ask(filled, SCORES.format("TRUE")), ask(filled, PREDICTIONS.format("TRUE"))
     for (of, fold), result in zip(runs, found, strict=True):
         assert isinstance(result, RunResult)
         assert result.trained
@@ -64,17 +77,18 @@ def test_runs_trained_together_are_found_by_those_trained_alone(filled: Cache) -
         assert not again.trained
     assert all(not result.trained for result in together(filled, runs) if isinstance(result, RunResult))
 
-    alone = [experiment_of(filled, seed, again=True) for seed in (0, 1)]
-    for of in alone:
+    alone = [experiment_of(filled, seed, stacked="none") for seed in (0, 1)]
+    for of, other in zip(alone, seeds, strict=True):
+        assert of.name != other.name and "stacked" not in of.configuration()
+        assert other.configuration()["stacked"] == "vmap"
         for fold in of.folds:
+            assert of.run_id(fold) != other.run_id(fold)
             about = train_fold(filled, of, fold, lambda of=of: load(filled, of), audit_experiment(filled, of)).about  # type: ignore[misc]
             assert "stacked" not in about
-    assert ask(filled, "SELECT run_id, metric, value FROM metrics WHERE selection = 'last' ORDER BY ALL") == scores
-    for one, other in zip(
-        ask(filled, "SELECT * FROM predictions WHERE level = 'utterance' AND selection = 'last' ORDER BY ALL"),
-        predictions,
-        strict=True,
-    ):
+    scored = ask(filled, SCORES.format("NOT contains(config, 'stacked')"))
+    assert [list(row.values())[2:] for row in scored] == [list(row.values())[2:] for row in scores]
+    said = ask(filled, PREDICTIONS.format("NOT contains(config, 'stacked')"))
+    for one, other in zip(said, predictions, strict=True):
         assert one["utterance_id"] == other["utterance_id"]
         assert dict(one["probabilities"]) == pytest.approx(dict(other["probabilities"]), abs=1e-4)
 
@@ -83,7 +97,7 @@ def test_a_group_trains_what_is_missing_only(filled: Cache) -> None:
     of = experiment_of(filled)
     first = together(filled, [(of, 2)])[0]
     assert isinstance(first, RunResult)
-    assert "stacked" not in first.about
+    assert (first.about["stacked"], first.about["stacked_by"]) == (1, "vmap")
     found = together(filled, [(of, fold) for fold in of.folds])
     assert [result.trained for result in found if isinstance(result, RunResult)] == [True, False, True]
     assert not (run_folder(filled, of.run_id(1)) / "checkpoint").exists()
@@ -97,14 +111,16 @@ def test_runs_of_several_experiments_are_refused(filled: Cache) -> None:
         together(filled, [(one, 1), (one, 1)])
 
 
-def test_on_a_cpu_runs_are_not_stacked_unless_asked(filled: Cache) -> None:
-    of = experiment_of(filled)
-    assert not can_stack(of)
-    said: list[str] = []
-    found = train_together(
-        filled, [(of, 1), (of, 2)], lambda: load(filled, of), audit_experiment(filled, of), on_note=said.append
-    )
-    assert ["CPU" in text for text in said] == [True]
-    for result in found:
-        assert isinstance(result, RunResult)
-        assert "stacked" not in result.about
+def test_on_a_cpu_nothing_is_stacked_and_that_is_said(filled: Cache) -> None:
+    plain = resolve(filled, Request(head="mean_pool", device="cpu"))
+    asked = resolve(filled, Request(head="mean_pool", device="cpu", stack=True))
+    assert asked.stacked == plain.stacked == "none" and asked.name == plain.name
+    assert [text for text in asked.chosen if "one by one" in text and "CPU" in text]
+    assert not [text for text in plain.chosen if "one by one" in text]
+
+
+@pytest.mark.parametrize("stack", [False, True])
+def test_on_a_gpu_only_what_is_asked_for_is_stacked(filled: Cache, stack: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "choose_device", lambda asked: "cuda")
+    of = resolve(filled, Request(head="mean_pool", stack=stack))
+    assert (of.stacked != "none") == stack == ("stacked" in of.identity())

@@ -256,7 +256,7 @@ def test_a_run_that_fails_fails_alone(cache: Cache) -> None:
     assert {failure.run.experiment.preset for failure in failures} == {"mlp"} and len(failures) == 3
     assert sum(event.kind == "done" for event in events) == 3
     lines = failure_lines(failures)
-    assert all(line.startswith("failed: mean_pool mlp fold") and "the loss of epoch" in line for line in lines)
+    assert all(line.startswith("failed: mean_pool mlp fold") and "after epoch 1" in line for line in lines)
     refresh(cache)
     table = summary(cache, plan, "last", failures)
     assert [(row["preset"], row["runs"], row["failed"]) for row in table] == [("mlp", 0, 3), ("linear", 3, 0)]
@@ -265,7 +265,7 @@ def test_a_run_that_fails_fails_alone(cache: Cache) -> None:
 
 def test_other_errors_stop_where_that_is_wanted(cache: Cache) -> None:
     plan = plan_sweep(cache, asked(HeadBlock(name="mean_pool", presets=("mlp",), settings={"lr": "1e30"})))
-    with pytest.raises(TfserError, match="the loss of epoch"):
+    with pytest.raises(TfserError, match="after epoch 1"):
         swept(cache, plan, go_on_after=ZeroDivisionError)
 
 
@@ -404,7 +404,7 @@ def test_without_a_terminal_there_is_a_line_a_run(cache: Cache, view: Any) -> No
         run_here(cache, plan.runs, plan.findings, tell=shown.tell)
     lines = out.getvalue().splitlines()
     assert len(lines) == 6 and lines[0].startswith("1/6 mean_pool linear on logmel, fold 1, seed 0: UA ")
-    assert all(f"{n}/6 mean_pool mlp" in line and "failed: the loss" in line for n, line in enumerate(lines[3:], start=4))
+    assert all(f"{n}/6 mean_pool mlp" in line and "failed: after epoch 1" in line for n, line in enumerate(lines[3:], start=4))
     assert "\x1b" not in out.getvalue()
 
 
@@ -444,24 +444,26 @@ def test_the_live_table_tells_how_far_it_is(cache: Cache, view: Any) -> None:
     with open_catalogue(cache) as connection:
         UA = [row["UA"] for row in run_rows(connection, plan.entries, "last")]
     assert f"{100 * mean(UA):.1f} ± {100 * stdev(UA):.1f}" in drawn[-1] and "(3 failed)" in drawn[-1]
-    assert "0/3" in drawn[0] and "6/6 runs" in drawn[-1] and "failed: the loss" in out.getvalue()
+    assert "0/3" in drawn[0] and "6/6 runs" in drawn[-1] and "failed: after epoch 1" in out.getvalue()
 
 
-def test_on_a_gpu_runs_of_an_experiment_are_trained_together(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here with a pretended choice of the device: what is grouped is told, stored and failed run by run."""
-    monkeypatch.setattr(sweep_runs, "can_stack", lambda experiment: experiment.spec.name == "mean_pool")
+def test_stacked_runs_of_an_experiment_are_trained_together(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is grouped is told, stored and failed run by run."""
     plan = plan_sweep(cache, asked(LINEAR, HeadBlock(name="tf_transformer"), seeds=(0, 1), folds="1-2", epochs=1))
-    on_gpu = [replace(run, experiment=replace(run.experiment, device="cuda")) for run in plan.runs]
+    on_gpu = [
+        replace(run, experiment=replace(run.experiment, stacked="vmap")) if run.experiment.spec.name == "mean_pool" else run
+        for run in plan.runs
+    ]
     assert [len(group) for group in sweep_runs.groups(on_gpu)] == [4, 1, 1, 1, 1]
-    assert [len(group) for group in sweep_runs.groups(on_gpu, stack=False)] == [1] * 8
     assert [len(group) for group in sweep_runs.groups(plan.runs)] == [1] * 8
     monkeypatch.setattr(sweep_runs, "TOGETHER", 3)
     assert [len(group) for group in sweep_runs.groups(on_gpu)] == [3, 1, 1, 1, 1, 1]
 
-    group = [run for run in plan.runs if run.experiment.spec.name == "mean_pool"]
+    group = on_gpu[:4]
     events: list[Event] = []
     trainer = sweep_runs.Trainer(cache, tell=events.append)
     findings = plan.findings[data_key(group[0].experiment)]
+    assert all(run.experiment.spec.name == "mean_pool" for run in group)
     assert trainer.train(group, [1, 2], findings, wait=True) == []
     assert {event.run.run_id for event in events if event.kind == "done" and event.run} == {run.run_id for run in group}
     assert sum(event.kind == "epoch" for event in events) == 4

@@ -184,7 +184,7 @@ def test_checkpoints_of_other_trainings_are_refused(fold: FoldData, tmp_path: Pa
     with pytest.raises(TfserError, match="another training"):
         train(fold, checkpoint_dir=tmp_path, epochs=1, seed=9)
     (tmp_path / "checkpoint.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(TfserError, match="delete it"):
+    with pytest.raises(TfserError, match="not a readable checkpoint"):
         train(fold, checkpoint_dir=tmp_path, epochs=1)
 
 
@@ -194,7 +194,7 @@ def test_bfloat16_and_sgd_train(fold: FoldData) -> None:
 
 
 def test_a_diverged_training_says_so(fold: FoldData) -> None:
-    with pytest.raises(TfserError, match="loss of epoch"):
+    with pytest.raises(TfserError, match="epoch 1"):
         train(fold, Recipe(optimiser="sgd", lr=1e30, betas=(0.0, 0.0), normalise="none"), "mean_pool", epochs=3)
 
 

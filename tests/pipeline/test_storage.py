@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import runpy
 import threading
 import time
 from collections.abc import Callable
@@ -11,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import soundfile
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.manifests.files import write_json, write_table
+from tfser.manifests.files import write_json
 from tfser.pipeline import storage
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import extract
@@ -210,12 +210,7 @@ def test_removing_a_run(full: Cache) -> None:
         doomed(full, run="r1")
 
 
-def put_run(cache: Cache, name: str) -> Path:
-    key = {"run_id": [name], "fold": [1], "level": ["utterance"]}
-    for table in ("history", "metrics", "confusion", "predictions"):
-        write_table(cache.runs / name / f"{table}.parquet", pa.table(key if table != "history" else {"run_id": [name]}))
-    write_json(cache.runs / name / "run.json", {"run_id": name, "corpus": "c", "status": "finished"})
-    return cache.runs / name
+put_run = runpy.run_path(str(Path(__file__).parents[1] / "stored_runs.py"))["put_old_run"]
 
 
 def test_damaged_runs_are_found_and_removed(full: Cache) -> None:
