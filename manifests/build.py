@@ -200,7 +200,7 @@ def _read_corpora(cache: Cache, connection: Connection, left_out: _LeftOut) -> N
             left_out.again |= _places_of(cache, name) if isinstance(error, UnreadableError) else set()
     for path in sorted(cache.protocols.glob("[!.]*.toml")):
         try:
-            read_kept(cache, path)
+            read_kept(path)
         except (DamagedError, UnreadableError) as error:
             left_out.note("protocols", None, path, error)
     insert_corpora(connection, corpora)

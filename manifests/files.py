@@ -19,8 +19,9 @@ import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from tfser.manifests import seals
 from tfser.manifests.errors import DamagedError, MissingFileError, UnreadableError
@@ -101,7 +102,7 @@ def sha256_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BufferedReader]:
     """Yield a file of the cache, open for reading; what goes wrong meanwhile says whether it is the file's fault.
 
     Raises:

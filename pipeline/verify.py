@@ -196,7 +196,7 @@ def _protocols(cache: Cache) -> Iterator[Problem]:
     ask = "ask for the protocols again"
     yield from _found(_look(cache, path, lambda: asked_protocols(cache, path), ask, is_needed=False))
     for own in sorted(cache.protocols.glob("[!.]*.toml*")):
-        yield from _found(_look(cache, own, lambda own=own: read_kept(cache, own), "name your own file again"))
+        yield from _found(_look(cache, own, lambda own=own: read_kept(own), "name your own file again"))
 
 
 def _feature_sets(cache: Cache) -> Iterator[Problem]:

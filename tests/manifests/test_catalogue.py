@@ -65,7 +65,7 @@ def utterance_count(cache: Cache) -> int:
 
 
 def test_schema_is_what_the_tables_are(cache):
-    cache.make()
+    refresh(cache)
     with open_catalogue(cache) as connection:
         for table in schema.TABLES:
             found = connection.execute(f"DESCRIBE {table.name}").fetchall()
@@ -238,7 +238,7 @@ def _column(cache: Cache, **columns: Any) -> None:
         (_cut, "toy", "predictions.parquet"),
         (_break, "toy", "predictions.parquet: "),
         (lambda cache: (cache.runs / "bad" / "history.parquet").unlink(), "toy", "history.parquet"),
-        (lambda cache: (cache.runs / "bad" / "run.json").write_text('{"run_id": "bad", "stat'), None, "run.json: cannot be read"),
+        (lambda cache: (cache.runs / "bad" / "run.json").write_text('{"run_id": "bad", "stat'), None, "run.json: is no JSON"),
         (lambda cache: (cache.runs / "bad" / "run.json").write_text("[]"), None, "it describes no run"),
         (lambda cache: _change(cache, seed=99999999999999999999), "toy", "out of range"),
         (lambda cache: _change(cache, seed=10**400), "toy", ""),
