@@ -177,12 +177,12 @@ class _LeftOut:
 
     def note(self, stage: str, corpus: str | None, path: Path, error: Exception) -> None:
         """Note one file."""
-        place = self._cache.place(path)
+        place, reason = self._cache.place(path), str(error).replace(f"{self._cache.root}/", "")
         if isinstance(error, UnreadableError):
             self.again |= {place}
         self._connection.execute(
             "INSERT INTO skipped BY NAME SELECT ? AS corpus, NULL AS utterance_id, ? AS path, ? AS stage, ? AS reason",
-            [corpus, place, stage, str(error).removeprefix(f"{path}: ").replace(f"{self._cache.root}/", "")],
+            [corpus, place, stage, reason.removeprefix(f"{place}: ").removeprefix(f"{place}/")],
         )
 
 

@@ -175,8 +175,10 @@ class Cache:
 
     def is_one(self) -> bool:
         """Tell whether the folder is a cache: some file lies there as only tfser puts it."""
-        patterns = ("corpora/*/corpus.json", "corpora/*/utterances.parquet", "features/*/feature_set.json", "runs/*/run.json")
-        patterns += ("features/*/*/*.rows.parquet", "catalogue.duckdb", "locks/*.lock", "protocols/asked.json")
+        patterns = (
+            *("corpora/*/corpus.json", "corpora/*/utterances.parquet", "features/*/feature_set.json", "runs/*/run.json"),
+            *("features/*/*/*.rows.parquet", "catalogue.duckdb", "locks/*.lock", "protocols/asked.json"),
+        )
         return any(next(iter(self.root.glob(pattern)), None) is not None for pattern in patterns)
 
     @property

@@ -119,7 +119,7 @@ def read_kept(path: Path) -> OwnProtocol:
         told = tomllib.loads(text)
     except ValueError as error:
         raise DamagedError(f"{path}: its content is not what was written there ({error})") from error
-    if not path.name.endswith(f".{_digits(told)}.toml"):
+    if path.name != f"{told.get('name')}.{_digits(told)}.toml":
         raise DamagedError(f"{path}: its content is not what was written there")
     try:
         return parse_own(text, str(path))

@@ -57,6 +57,7 @@ def test_the_first_error_is_the_one_that_is_told(cache: Cache, monkeypatch: pyte
 
     monkeypatch.setattr(fold_runs, "begin_run", full)
     monkeypatch.setattr(catalogue, "refresh", late)
-    failed = run("train", "--head", "logreg", "--seed", "1", "--corpus", "tones", "--features", "logmel", "--cache", str(cache.root))
+    here = ("--corpus", "tones", "--features", "logmel", "--cache", str(cache.root))
+    failed = run("train", "--head", "logreg", "--seed", "1", *here)
     assert failed.exit_code == 1 and "the disk is full at runs/x" in failed.stderr, failed.output
     assert "the catalogue cannot be written" not in failed.stderr
