@@ -233,7 +233,8 @@ def check_parquet(path: Path, content: bytes) -> None:
     """Refuse bytes that cannot be a Parquet file; what a file without a seal shows of damage at once.
 
     Raises:
-        DamagedError: if the marks at both ends are not there.
+        DamagedError: if the marks at both ends are not there, or the footer between them has no room.
     """
-    if len(content) < 12 or content[:4] != b"PAR1" or content[-4:] != b"PAR1":
+    footer = int.from_bytes(content[-8:-4], "little")
+    if content[:4] != b"PAR1" or content[-4:] != b"PAR1" or not 0 < footer <= len(content) - 12:
         raise DamagedError(f"{path}: is no Parquet file, or not all of one")
