@@ -363,8 +363,7 @@ def test_what_fails_midway_stays(cache: Cache, kind: str, monkeypatch: pytest.Mo
     assert path.exists() and not cache.removed.exists()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "catalogue"])
-def test_no_library_is_no_damage(cache: Cache, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_library_is_no_damage(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """h5py or pyarrow that cannot be imported, or finds no memory, says nothing about files."""
 
     def refuse(*_: Any, **__: Any) -> None:
