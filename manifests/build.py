@@ -172,12 +172,12 @@ class _LeftOut:
 
     def note(self, stage: str, corpus: str | None, path: Path, error: Exception) -> None:
         """Note one file."""
-        place = self._cache.place(path)
+        place, reason = self._cache.place(path), str(error).replace(f"{self._cache.root}/", "")
         if isinstance(error, UnreadableError):
             self.again |= {place}
         self._connection.execute(
             "INSERT INTO skipped BY NAME SELECT ? AS corpus, NULL AS utterance_id, ? AS path, ? AS stage, ? AS reason",
-            [corpus, place, stage, str(error).removeprefix(f"{path}: ").replace(f"{self._cache.root}/", "")],
+            [corpus, place, stage, reason.removeprefix(f"{place}: ").removeprefix(f"{place}/")],
         )
 
 
@@ -195,7 +195,7 @@ def _read_corpora(cache: Cache, connection: Connection, left_out: _LeftOut) -> N
             left_out.again |= _places_of(cache, name) if isinstance(error, UnreadableError) else set()
     for path in sorted(cache.protocols.glob("[!.]*.toml")):
         try:
-            read_kept(cache, path)
+            read_kept(path)
         except (DamagedError, UnreadableError) as error:
             left_out.note("protocols", None, path, error)
     insert_corpora(connection, corpora)

@@ -207,8 +207,10 @@ class Cache:
         """Tell whether the folder is a cache: as `make` leaves one, or with some file in it as only tfser puts it."""
         if all((self.root / part).is_dir() for part in _PARTS):
             return True
-        patterns = ("corpora/*/corpus.json", "corpora/*/utterances.parquet", "features/*/feature_set.json", "runs/*/run.json")
-        patterns += ("features/*/*/*.rows.parquet", "catalogue.duckdb", "locks/*.lock", "protocols/asked.json")
+        patterns = (
+            *("corpora/*/corpus.json", "corpora/*/utterances.parquet", "features/*/feature_set.json", "runs/*/run.json"),
+            *("features/*/*/*.rows.parquet", "catalogue.duckdb", "locks/*.lock", "protocols/asked.json"),
+        )
         return any(next(iter(self.root.glob(pattern)), None) is not None for pattern in patterns)
 
     @property

@@ -19,8 +19,9 @@ import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from tfser.manifests import seals
 from tfser.manifests.errors import DamagedError, MissingFileError, UnreadableError
@@ -103,7 +104,7 @@ def sha256_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Iterator[BufferedReader]:
     """Yield a file of the cache, open for reading; what goes wrong meanwhile says whether it is the file's fault.
 
     Raises:
@@ -219,14 +220,14 @@ def read_table(path: Path, *, place: str | None = None, columns: Sequence[str] |
         DamagedError: if its content is not what was written there, or is no Parquet at all.
         UnreadableError: if it could not be read, is missing (`MissingFileError`), or cannot be understood.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     content = read_sealed(path, place)
     check_parquet(path, content)
     try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         return pq.read_table(pa.BufferReader(content), columns=list(columns) if columns is not None else None)
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+    except Exception as error:  # whatever the library raises, or its import for want of memory, says nothing about the file
         raise could_not_read(path, error) from error
 
 
@@ -234,7 +235,8 @@ def check_parquet(path: Path, content: bytes) -> None:
     """Refuse bytes that cannot be a Parquet file; what a file without a seal shows of damage at once.
 
     Raises:
-        DamagedError: if the marks at both ends are not there.
+        DamagedError: if the marks at both ends are not there, or the footer between them has no room.
     """
-    if len(content) < 12 or content[:4] != b"PAR1" or content[-4:] != b"PAR1":
+    footer = int.from_bytes(content[-8:-4], "little")
+    if content[:4] != b"PAR1" or content[-4:] != b"PAR1" or not 0 < footer <= len(content) - 12:
         raise DamagedError(f"{path}: is no Parquet file, or not all of one")

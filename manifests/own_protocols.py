@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tfser.manifests import files, seals
+from tfser.manifests import files
 from tfser.manifests.cache import Cache, check_name
 from tfser.manifests.conditions import check_condition
 from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnreadableError, UsageError
@@ -106,26 +106,26 @@ def _kept(cache: Cache) -> dict[str, Protocol | str]:
     for path in sorted(cache.protocols.glob("[!.]*.toml")):
         name = path.name.removesuffix(".toml")
         try:
-            found[name] = read_kept(cache, path).protocol
+            found[name] = read_kept(path).protocol
         except (DamagedError, UnreadableError) as error:
             found[name] = f"{error}; name your own file again"
     return found
 
 
-def read_kept(cache: Cache, path: Path) -> OwnProtocol:
+def read_kept(path: Path) -> OwnProtocol:
     """Return an own protocol that the cache keeps.
 
     Raises:
-        DamagedError: if its content is not what was written there: the seal in its last line does not fit, or its name.
+        DamagedError: if its content is not what was written there: the digits in its name are of another.
         UnreadableError: if it could not be read, or a key of it is of another version.
     """
-    content = files.read_sealed(path, cache.place(path))
+    content = files.read_bytes(path)
     try:
         text = content.decode("utf-8-sig")
         told = tomllib.loads(text)
     except ValueError as error:
         raise DamagedError(f"{path}: its content is not what was written there ({error})") from error
-    if not path.name.endswith(f".{_digits(told)}.toml"):  # files of the version before have no other seal
+    if path.name != f"{told.get('name')}.{_digits(told)}.toml":
         raise DamagedError(f"{path}: its content is not what was written there")
     try:
         return parse_own(text, str(path))
@@ -149,10 +149,9 @@ def keep_own(cache: Cache, own: OwnProtocol) -> None:
     """Copy an own protocol's file into the cache."""
     path = cache.protocols / f"{own.protocol.name}.toml"
     try:
-        read_kept(cache, path)
+        read_kept(path)
     except (DamagedError, MissingFileError):  # damaged: the file that was named now has the same content as what was kept
-        text = f"{own.text.rstrip()}\n# {seals.EMPTY}\n"
-        files.write_bytes(path, seals.sealed(text.encode(), cache.place(path)))
+        files.write_bytes(path, own.text.encode())
 
 
 def _digits(told: dict[str, Any]) -> str:

@@ -3,8 +3,8 @@
 What comes in: the bytes of a file that tfser wrote, and its place (its path below the cache's root). What goes out: nothing, or a
 `DamagedError`. A seal is 64 hexadecimal digits, the SHA-256 of the place and of all bytes of the file with the digits themselves
 taken as zeros. It lies inside the file, so that one rename puts both in place: as the last key of a JSON object, in the footer
-of a Parquet file, in the header of a safetensors file, in a comment at the end of TOML, behind the end of the catalogue. A file
-that was exchanged with its like has another place, so it does not fit.
+of a Parquet file, in the header of a safetensors file, behind the end of the catalogue. A file that was exchanged with its like
+has another place, so it does not fit.
 
 Files of versions before seals have none; of those only what can be seen at once is called damage: no bytes at all, a Parquet
 file without its first and last marks, JSON that is none. Nothing here opens a file, and no failure to open, read, lock or decode

@@ -16,6 +16,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -175,15 +176,15 @@ def _corpora(cache: Cache) -> Iterator[Problem]:
     for name in sorted({*cache.corpora(), *cache.broken_corpora()}):
         folder, scan = cache.corpus(name), f"scan {name} again"
         yield from _found(
-            _look(cache, folder / CORPUS, lambda name=name: read_about(cache, name), scan),
-            _look(cache, folder / UTTERANCES, lambda name=name: read_utterances(cache, name), scan),
-            _look(cache, folder / SKIPPED, lambda path=folder / SKIPPED: _listed(cache, path), scan),
+            _look(cache, folder / CORPUS, partial(read_about, cache, name), scan),
+            _look(cache, folder / UTTERANCES, partial(read_utterances, cache, name), scan),
+            _look(cache, folder / SKIPPED, partial(_listed, cache, folder / SKIPPED), scan),
         )
         again = f"`tfser audit --near-duplicates --corpus {name}` makes it again"
         for path in (folder / FINGERPRINTS, folder / PAIRS):
-            yield from _found(_look(cache, path, lambda path=path: cache.read_table(path), again, is_needed=False))
+            yield from _found(_look(cache, path, partial(cache.read_table, path), again, is_needed=False))
         path, ask = asked_file(cache, name), "ask for the protocols again"
-        yield from _found(_look(cache, path, lambda path=path: asked_protocols(cache, path), ask, is_needed=False))
+        yield from _found(_look(cache, path, partial(asked_protocols, cache, path), ask, is_needed=False))
 
 
 def _listed(cache: Cache, path: Path) -> pa.Table:
@@ -197,16 +198,16 @@ def _protocols(cache: Cache) -> Iterator[Problem]:
     ask = "ask for the protocols again"
     yield from _found(_look(cache, path, lambda: asked_protocols(cache, path), ask, is_needed=False))
     for own in sorted(cache.protocols.glob("[!.]*.toml*")):
-        yield from _found(_look(cache, own, lambda own=own: read_kept(cache, own), "name your own file again"))
+        yield from _found(_look(cache, own, partial(read_kept, own), "name your own file again"))
 
 
 def _feature_sets(cache: Cache) -> Iterator[Problem]:
     for folder in sorted(p for p in cache.features.glob("[!.]*") if p.is_dir()):
         if next(folder.glob("*"), None) is not None:
             path, again = folder / FEATURE_SET, "extract again to write it"
-            yield from _found(_look(cache, path, lambda folder=folder: _fingerprinted(cache, folder), again))
+            yield from _found(_look(cache, path, partial(_fingerprinted, cache, folder), again))
         for path in (p / SKIPPED for p in sorted(folder.glob("[!.]*")) if os.path.lexists(p / SKIPPED)):
-            yield from _found(_look(cache, path, lambda path=path: read_skipped(cache, path), "extract again to write it"))
+            yield from _found(_look(cache, path, partial(read_skipped, cache, path), "extract again to write it"))
 
 
 def _fingerprinted(cache: Cache, folder: Path) -> dict[str, Any]:
@@ -227,8 +228,7 @@ def _index(cache: Cache) -> Iterator[Problem]:
 def _runs(cache: Cache) -> Iterator[Problem]:
     for folder in run_folders(cache):
         if not folder.name.startswith("."):
-            look = _look(cache, folder, lambda folder=folder: check_run(folder), "train again to make it", moves=(folder,))
-            yield from _found(look)
+            yield from _found(_look(cache, folder, partial(check_run, folder), "train again to make it", moves=(folder,)))
         elif not cache.is_locked(cache.writers_of(folder)):
             # What is trained of it is worth keeping, and nothing is wrong with it: it is named, and not moved.
             reason = "left by a training with --again that was killed"

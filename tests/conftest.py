@@ -23,6 +23,7 @@ from tfser.manifests.catalogue import refresh
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.pipeline.corpora import locate
+from tfser.pipeline.described import fingerprint_of
 from tfser.pipeline.extract import extract
 from tfser.pipeline.scan import scan
 from tfser.pipeline.shard_rows import write_rows
@@ -260,9 +261,9 @@ def put_stack() -> PutStack:
         format: Literal["hdf5", "parquet"] = "hdf5",
         per_shard: int = 5,
     ) -> None:
-        fingerprint = f"a11{layers:05d}{'32' if dtype == 'float32' else '16'}"
-        folder = cache.features / f"{name.replace('/', '-')}-{fingerprint}"
         config: dict[str, Any] = {"family": "wavlm", "layer": "all"} | ({"layers": layers} if layers > 1 else {})
+        fingerprint = fingerprint_of(config, dtype)
+        folder = cache.features / f"{name.replace('/', '-')}-{fingerprint}"
         about = {
             "name": name,
             "fingerprint": fingerprint,

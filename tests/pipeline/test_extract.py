@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
-from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.errors import DamagedError, TfserError, UnreadableError, UsageError
 from tfser.pipeline import extract as extraction
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import ExtractReport, extract
@@ -31,7 +31,7 @@ from tfser.pipeline.scan import scan
 from tfser.pipeline.shard_reader import ShardReader
 from tfser.pipeline.shard_rows import read_rows
 from tfser.pipeline.upstreams import FeatureSet, feature_set
-from tfser.pipeline.verify import verify
+from tfser.pipeline.verify import repair, verify
 
 RATE = 16000
 LOGMEL = feature_set("logmel")
@@ -237,7 +237,7 @@ def test_an_unknown_corpus_and_damaged_rows(cache: Cache, root: Path) -> None:
         extract(cache, "c", LOGMEL)
     index(cache, root)
     (cache.corpus("c") / "utterances.parquet").write_bytes(b"PAR1")
-    with pytest.raises(TfserError, match="scan it again"):
+    with pytest.raises(DamagedError, match=r"utterances\.parquet: is no Parquet file"):
         extract(cache, "c", LOGMEL)
 
 
@@ -373,9 +373,8 @@ def test_flipped_bits_are_found_and_repaired(scanned: Cache, whole: dict[str, by
     shard.write_bytes(data)
     assert extract(scanned, "c", LOGMEL).before == 10  # its size is right: only reading it all tells
     (problem,) = verify(scanned)
-    assert problem.startswith(f"features/{LOGMEL.folder}/c/{shard.name}: ") and "not those that were written" in problem
-    assert verify(scanned, repair=True) == [problem]
-    assert verify(scanned) == []
+    assert (problem.path, problem.kind) == (f"features/{LOGMEL.folder}/c/{shard.name}", "damaged")
+    assert len(repair(scanned, [problem])) == 2 and verify(scanned) == []
     assert complete(extract(scanned, "c", LOGMEL, format=format))
     assert frames(scanned) == whole and verify(scanned) == []
 
@@ -384,14 +383,17 @@ def test_rows_that_may_not_be_read_are_not_removed(scanned: Cache, monkeypatch: 
     extract(scanned, "c", LOGMEL)
     before = shards(scanned)
 
-    def refuse(*args: Any, **named: Any) -> Any:
-        raise PermissionError(13, "Permission denied")
+    real = os.open
+
+    def refuse(path: Any, *rest: Any, **named: Any) -> int:
+        if str(path).endswith(".rows.parquet"):
+            raise PermissionError(13, "Permission denied")
+        return real(path, *rest, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pq, "read_table", refuse)
-        patch.setattr(Path, "read_bytes", refuse)
-        with pytest.raises(TfserError, match="Permission denied"):
-            extraction.take_stock(scanned.features / LOGMEL.folder / "c")
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(UnreadableError, match="Permission denied"):
+            extraction.take_stock(scanned, scanned.features / LOGMEL.folder / "c")
     assert shards(scanned) == before
 
 

@@ -159,11 +159,11 @@ def test_files_that_changed_or_went_are_said_and_nothing_is_lost(cache, corpus):
         "No such file or directory",
         "the file changed since the scan",
     ]
-    table = stored(cache.corpus("toy"))
+    table = stored(cache, "toy")
     assert table is not None and table.num_rows == report.computed == 5
     path = cache.corpus("toy") / "fingerprints.parquet"
     pq.write_table(table.replace_schema_metadata({"algorithm": "0"}), path)  # of another version
-    assert stored(cache.corpus("toy")) is None
+    assert stored(cache, "toy") is None
     path.write_bytes(b"PAR1 cut off")
     assert update_fingerprints(cache, "toy").computed == 5
 

@@ -108,6 +108,7 @@ def test_not_a_number_equals_itself(cache: Cache, root: Path) -> None:
     assert table.exists() and skipped.exists()
     about = json.loads((cache.corpus("c") / "corpus.json").read_text())
     about["options"] = {}  # JSON has no not-a-number that equals itself either
+    del about["seal"]
     (cache.corpus("c") / "corpus.json").write_text(json.dumps(about))
     reader = CorpusReader(
         name="folder",

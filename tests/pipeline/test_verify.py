@@ -1,4 +1,4 @@
-"""What `verify` and `repair` do and leave: the cases in which whole files were removed once, links, and folders that are no cache."""
+"""What `verify` and `repair` do and leave: whole files that were removed once, links, folders that are no cache, older caches."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def test_files_without_read_permission_stay(full: Cache) -> None:
     """As a user whom permissions stop, which those of root do not."""
     before = content(full)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom tfser.manifests.cache import Cache\nfrom tfser.pipeline.verify import repair, verify\n"
+        "import sys\nfrom pathlib import Path\nfrom tfser.manifests.cache import Cache\n"
+        "from tfser.pipeline.verify import repair, verify\n"
         "cache = Cache(Path(sys.argv[1])); found = verify(cache); print(sorted({p.kind for p in found}), repair(cache, found))"
     )
     if shutil.which("setpriv") is None:
@@ -122,7 +123,8 @@ def test_little_memory_is_no_damage(full: Cache) -> None:
         "from tfser.manifests.cache import Cache\ncache = Cache(Path(sys.argv[1]))\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), -1))\n"
-        "found = v.verify(cache)\nassert not [p for p in found if p.kind == 'damaged'], found\nassert v.repair(cache, found) == []"
+        "found = v.verify(cache)\nassert not [p for p in found if p.kind == 'damaged'], found\n"
+        "assert v.repair(cache, found) == []"
     )
     assert resource.RLIMIT_AS is not None
     subprocess.run([sys.executable, "-c", code, str(full.root)], capture_output=True, timeout=120)  # it may well run out of it

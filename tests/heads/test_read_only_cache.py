@@ -1,0 +1,63 @@
+"""What is finished can be shown from a cache that cannot be written, and a first error is not hidden by a later one."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tfser.cli import app
+from tfser.manifests.cache import Cache
+from tfser.manifests.errors import CannotWriteError, TfserError
+
+OLD = Path(__file__).parent.parent / "data" / "cache-0.1"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(Path(shutil.copytree(OLD, tmp_path / "cache")))
+
+
+def run(*words: str) -> Any:
+    return CliRunner().invoke(app, list(words))
+
+
+@contextlib.contextmanager
+def _refuse(self: Cache, *_: object) -> Iterator[None]:
+    raise CannotWriteError(f"cache {self.root}: cannot be written (read-only file system)")
+    yield
+
+
+def test_a_finished_run_is_shown_from_a_read_only_cache(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """U6."""
+    monkeypatch.setattr(Cache, "lock", _refuse)
+    here = ("--corpus", "tones", "--features", "logmel", "--cache", str(cache.root))
+    done = run("train", "--head", "logreg", *here)
+    assert done.exit_code == 0 and "91.7" in done.stdout, done.output
+    assert not cache.catalogue.exists() and not (cache.root / "locks").exists()
+    other = run("train", "--head", "logreg", "--seed", "1", *here)
+    assert other.exit_code == 1 and "cannot be written (read-only file system)" in other.stderr, other.output
+
+
+def test_the_first_error_is_the_one_that_is_told(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """U5: a full disk stops the training, and then the catalogue cannot be written either."""
+    from tfser.heads import fold_runs
+    from tfser.manifests import catalogue
+
+    def full(*_: object, **__: object) -> None:
+        raise TfserError("the disk is full at runs/x; make room")
+
+    def late(*_: object, **__: object) -> None:
+        raise CannotWriteError("the catalogue cannot be written")
+
+    monkeypatch.setattr(fold_runs, "begin_run", full)
+    monkeypatch.setattr(catalogue, "refresh", late)
+    here = ("--corpus", "tones", "--features", "logmel", "--cache", str(cache.root))
+    failed = run("train", "--head", "logreg", "--seed", "1", *here)
+    assert failed.exit_code == 1 and "the disk is full at runs/x" in failed.stderr, failed.output
+    assert "the catalogue cannot be written" not in failed.stderr
