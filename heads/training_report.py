@@ -7,6 +7,7 @@ from typing import Any
 
 from tfser.heads import lineages
 from tfser.heads.experiment import Experiment
+from tfser.heads.marks import explain_marks, mark
 from tfser.heads.selections import ORDER_SQL, explain, peeks
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
@@ -37,7 +38,8 @@ def _scores_of(store: Cache, experiment: Experiment) -> tuple[list[dict[str, Any
             "SELECT * FROM (SELECT r.run_id, r.fold, m.selection, m.level, any_value(m.epoch) AS epoch, "
             "max(value) FILTER (metric = 'WA') AS WA, max(value) FILTER (metric = 'UA') AS UA, "
             "max(value) FILTER (metric = 'WF1') AS WF1, max(value) FILTER (metric = 'macro_F1') AS macro_F1, "
-            "any_value(r.seconds) AS seconds, any_value(r.audit) AS audit "
+            "any_value(r.seconds) AS seconds, any_value(r.audit) AS audit, "
+            "any_value(r.speakers_kept) AS speakers_kept, any_value(r.protocol) AS protocol "
             "FROM runs r JOIN metrics m USING (run_id) WHERE r.experiment = ? AND r.seed = ? AND list_contains(?, r.fold) "
             "AND m.class IS NULL GROUP BY ALL) "
             f"ORDER BY fold, level DESC, {ORDER_SQL}",
@@ -45,8 +47,8 @@ def _scores_of(store: Cache, experiment: Experiment) -> tuple[list[dict[str, Any
         )
         over = rows(
             connection,
-            "SELECT selection, level, folds, of_folds, UA, UA_std, WA, WA_std, WF1, macro_F1, pooled_UA, pooled_WA, seconds "
-            "FROM scores WHERE experiment = ? AND seed = ? "
+            "SELECT selection, level, folds, of_folds, UA, UA_std, WA, WA_std, WF1, macro_F1, pooled_UA, pooled_WA, seconds, "
+            "audit, speakers_kept FROM scores WHERE experiment = ? AND seed = ? "
             f"ORDER BY level DESC, {ORDER_SQL}",
             [experiment.name, experiment.seed],
         )
@@ -56,7 +58,11 @@ def _scores_of(store: Cache, experiment: Experiment) -> tuple[list[dict[str, Any
 def _print_experiment(
     store: Cache, experiment: Experiment, folds: Sequence[dict[str, Any]], over: Sequence[dict[str, Any]]
 ) -> None:
-    shown = [{**row, **percent(row, "UA", "WA", "WF1", "macro_F1"), "seconds": round(row["seconds"], 1)} for row in folds]
+    # A head that sees utterances whole has one level, whatever is stored: the same scores twice would look like two results.
+    if experiment.spec.sample_frames(experiment.config, experiment.recipe) is None:
+        folds = [row for row in folds if row["level"] == "utterance"] or folds
+        over = [row for row in over if row["level"] == "utterance"] or over
+    shown = [_in_percent(row, "UA", "WA", "WF1", "macro_F1") for row in folds]
     columns = ["fold", "level", "selection", "epoch", "UA", "WA", "WF1", "macro_F1", "seconds"]
     if len(experiment.folds) == 1 or all(row["level"] == "segment" for row in folds):
         print_rows(shown, Output.table, columns)
@@ -69,13 +75,10 @@ def _print_experiment(
             "and pooled over their utterances"
         )
         names = ("UA", "UA_std", "WA", "WA_std", "WF1", "macro_F1", "pooled_UA", "pooled_WA")
-        print_rows([{**row, **percent(row, *names), "seconds": round(row["seconds"], 1)} for row in over], Output.table)
-    overridden = sorted({row["fold"] for row in folds if row["audit"] == "overridden"})
-    if overridden:
-        say(
-            f"LEAKS ALLOWED: the audit of fold {', '.join(map(str, overridden))} fails; "
-            "these scores are not speaker-independent results"
-        )
+        kept = ("selection", "level", "folds", "of_folds", *names, "seconds")
+        print_rows([_in_percent(row, *names) for row in over], Output.table, kept)
+    for line in explain_marks(folds):
+        say(line)
     say(explain(row["selection"] for row in folds))
     if lineage := lineages.explain(
         experiment.recipe_name, experiment.spec.recipes, [row["selection"] for row in folds]
@@ -83,3 +86,10 @@ def _print_experiment(
         say(lineage)
     say(f"experiment {experiment.name}, in {store.runs}")
     say(f"predictions: tfser sql \"SELECT * FROM predictions WHERE run_id = '{folds[0]['run_id']}'\"")
+
+
+def _in_percent(row: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return a row with its scores as people read them, marks behind each but the deviations."""
+    shown = percent(row, *names)
+    marked = {name: text + ("" if name.endswith("_std") or not text else mark(row)) for name, text in shown.items()}
+    return {**row, **marked, "seconds": round(row["seconds"], 1)}

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import duckdb
 
@@ -20,6 +21,7 @@ from tfser.manifests.duplicates import read_near_duplicates
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import read_json
 from tfser.manifests.folds import applicable, install
+from tfser.manifests.independence import fold_independence
 from tfser.manifests.own_protocols import own_protocols
 from tfser.manifests.protocol import JOINED_BY, Protocol
 from tfser.manifests.protocols import parse
@@ -64,6 +66,11 @@ def build(cache: Cache, connection: Connection, before: Sources, sources: Source
     connection.execute("COMMIT")
     if changed("runs/"):
         _read_runs(cache, connection, before, sources)
+    if changed("corpora/", "protocols/"):
+        _judge_speakers(cache, connection)
+    elif changed("runs/"):
+        came = {PurePosixPath(path).parts[1] for path in sources if path.startswith("runs/") and sources[path] != before.get(path)}
+        _judge_speakers(cache, connection, came)
     connection.execute("BEGIN")
     connection.execute("DELETE FROM sources")
     if sources:
@@ -320,12 +327,9 @@ def _insert_runs(connection: Connection, folders: Sequence[Path]) -> None:
             if about.get("run_id") != folder.name:
                 raise TfserError(f"{folder / 'run.json'}: cannot be read (it describes the run {about.get('run_id')!r})")
             finished.append(folder)
-            values = [about.get(name) for name, _, _ in columns]  # null: a column that is younger than the run
+            values = [_column(about.get(name), kind) for name, kind, _ in columns]  # null: the run is older than the column
             with _part("run.json"):
-                connection.execute(
-                    f"INSERT INTO runs VALUES ({', '.join('?' * len(values))})",
-                    [json.dumps(v) if isinstance(v, (dict, list)) else v for v in values],
-                )
+                connection.execute(f"INSERT INTO runs VALUES ({', '.join('?' * len(values))})", values)
         for table in RUN_TABLES if finished else ():
             with _part(f"{table}.parquet"):
                 connection.execute(
@@ -339,6 +343,46 @@ def _insert_runs(connection: Connection, folders: Sequence[Path]) -> None:
             connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def _column(value: Any, kind: str) -> Any:
+    """Return what run.json says as a column of `runs` takes it: mappings and lists are JSON, but for columns of a list's type."""
+    return json.dumps(value) if isinstance(value, (dict, list)) and not kind.endswith("[]") else value
+
+
+def _judge_speakers(cache: Cache, connection: Connection, only: Collection[str] | None = None) -> None:
+    """Say of each run, or of `only` those, whether its test speakers are new to it (`runs.speakers_kept`), of those that never stored it, too.
+
+    While the catalogue holds the very rows that a run was made of (the protocol's hash), their speakers decide, as they are known
+    now. Of any other run stands what it stored itself, and else that nobody can tell.
+    """
+    found = connection.execute(
+        "SELECT r.run_id, r.protocol, r.corpus, r.fold, bool_or(p.hash IS NOT NULL) FROM runs r LEFT JOIN protocols p "
+        "ON p.protocol = r.protocol AND p.corpora = r.corpus AND p.hash = r.protocol_hash "
+        "WHERE ?::VARCHAR[] IS NULL OR list_contains(?, r.run_id) GROUP BY ALL",
+        [None if only is None else list(only)] * 2,
+    ).fetchall()
+    pairs = {(protocol, corpus) for _, protocol, corpus, _, here in found if here}
+    judged = {pair: fold_independence(connection, *pair) for pair in pairs}
+    verdicts: dict[str, str] = {}
+    for run_id, protocol, corpus, fold, here in found:
+        verdict = judged[protocol, corpus].get(fold) if here else _stored_verdict(cache, run_id)
+        verdicts[run_id] = verdict or "unknown"
+    if verdicts:
+        connection.execute("BEGIN")
+        connection.execute(
+            "UPDATE runs SET speakers_kept = v.verdict FROM (SELECT unnest(?) AS run_id, unnest(?) AS verdict) v "
+            "WHERE v.run_id = runs.run_id AND runs.speakers_kept IS DISTINCT FROM v.verdict",
+            [list(verdicts), list(verdicts.values())],
+        )
+        connection.execute("COMMIT")
+
+
+def _stored_verdict(cache: Cache, run_id: str) -> str | None:
+    """Return what a run says of its test speakers; None where it says nothing that is known here."""
+    about = read_json(cache.runs / run_id / "run.json")
+    stored = about.get("speakers_kept")
+    return stored if stored in ("kept", "broken", "unknown") else None
 
 
 @contextlib.contextmanager

@@ -90,7 +90,7 @@ def _is_number(value: Any) -> bool:
     """Tell whether a cell is set to the right: numbers, and those that `percent`, `size`, `short` or a comma wrote as text, with
     a deviation, an interval or marks behind them."""
     if isinstance(value, str):
-        score = r"[-+]?\d+\.\d( ± \d+\.\d| to \d+\.\d)?[†‡]*( \[[^]]*\])?"
+        score = r"[-+]?\d+\.\d( ± \d+\.\d| to \d+\.\d)?[†‡§]*( \[[^]]*\])?"
         return re.fullmatch(score + r"|\d{1,3}(,\d{3})+|\d+(\.\d+)? ([kMGT]|[kMGT]?B)", value) is not None
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
