@@ -50,9 +50,10 @@ def standing(row: Row) -> str:
     """Return what the audit said, and never that it passed alone where the scores are not of new speakers.
 
     >>> standing({"audit": "passed", "speakers_kept": "unknown"})
-    'passed, speakers unknown'
+    'passed (speakers unknown)'
     """
-    return ", ".join(part for part in (row["audit"], _SHORT.get(row["speakers_kept"], "")) if part)
+    worth = _SHORT.get(row["speakers_kept"])
+    return row["audit"] + (f" ({worth})" if worth else "")
 
 
 def of_runs(rows: Iterable[Row]) -> dict[str, str]:

@@ -15,14 +15,17 @@ from typing import Any
 
 from tfser.heads.fit_columns import fitted
 from tfser.heads.marks import explain_marks, mark, standing
-from tfser.manifests.display import Output, count, print_rows
+from tfser.manifests.display import Output, cell, count, print_rows
 
 Row = Mapping[str, Any]
 
 _APART = ("head", "preset", "recipe", "features", "validation", "differs", "level", "selection")
 """Columns that say what a row is: they go only where all rows share them."""
 
-_MAY_GO = ("seconds", "clusters", "audit", "seeds", "folds", "pooled WA [95 %]", "pooled WA", "WA")
+_HOW_MANY = ("seeds", "folds")
+"""Rows that differ in these are not alike either."""
+
+_MAY_GO = ("seconds", "clusters", "audit", "pooled WA [95 %]", "pooled WA", "WA")
 """Columns that a narrow terminal can do without, the first one first."""
 
 _DIGEST = re.compile(r".*-([0-9a-f]{10})")
@@ -55,6 +58,9 @@ def below(found: Sequence[Row], by: str | None = None) -> list[str]:
         return [f"no scores{why}"]
     lines = explain_marks(found)
     names = short_names(found)
+    called = {
+        row["experiment"]: f"{row['head']} {row['preset']} {row['recipe']} ({names[row['experiment']]})" for row in found
+    }
     experiments = dict.fromkeys(row["experiment"] for row in found)
     of_note: dict[str, dict[str, None]] = {}
     for row in found:
@@ -63,7 +69,7 @@ def below(found: Sequence[Row], by: str | None = None) -> list[str]:
     for note, of in of_note.items():  # what holds of several is said once
         if note.startswith("no interval over speakers") and lines:
             continue  # its mark says the same
-        who = "all of them" if 1 < len(of) == len(experiments) else ", ".join(names[name] for name in of)
+        who = "all of them" if 1 < len(of) == len(experiments) else ", ".join(called[name] for name in of)
         lines.append(f"{who}: {note}")
     return lines
 
@@ -81,7 +87,7 @@ def print_table(found: Sequence[Row], by: str | None, width: int | None, once: S
     for group in grouped(shown, by):
         lines, narrow = fitted(group.lines, width, expendable(group.lines, by))
         print("\n".join(textwrap.wrap(group.heading, width or 1000, subsequent_indent="  ")))
-        print_rows(lines, Output.table)
+        print_rows(lines if width is None or _wide(lines) <= width else _merged(lines), Output.table)
         for note in narrow:
             print(note)
         print()
@@ -91,11 +97,26 @@ def print_table(found: Sequence[Row], by: str | None, width: int | None, once: S
         print("heads without segments: both levels are the same, and shown once")
 
 
+def _wide(lines: Sequence[Row]) -> int:
+    """Return how many columns of a terminal a table takes."""
+    return sum(max(len(cell(value)) for value in (name, *(line[name] for line in lines))) + 2 for name in lines[0]) - 2
+
+
+def _merged(lines: Sequence[Row]) -> list[dict[str, Any]]:
+    """Put what says which row this is into one column, whose cells take several lines: numbers are not broken for want of width."""
+    names = [name for name in _APART[:6] if name in lines[0]]
+    return [
+        {", ".join(names): " ".join(cell(line[name]) for name in names if line[name])}
+        | {name: value for name, value in line.items() if name not in names}
+        for line in lines
+    ]
+
+
 def expendable(lines: Sequence[Row], by: str | None = None) -> list[str]:
     """Return the columns that may go from a table, first those of one value all the way down; what tells rows apart stays."""
     columns = list(lines[0]) if lines else []
     alike = [name for name in columns if len({str(line[name]) for line in lines}) == 1]
-    commons = [name for name in (*_MAY_GO[:5], *_APART[::-1]) if name in alike and name != "head"]
+    commons = [name for name in (*_MAY_GO[:3], *_HOW_MANY, *_APART[::-1]) if name in alike and name != "head"]
     apart = {tuple(str(line[name]) for name in (*_APART, by) if name in line) for line in lines}
     # Where the names tell all rows apart, the hash is for `tfser compare` alone.
     return [*commons, *_MAY_GO, *(["experiment"] if len(apart) == len(lines) else [])]
@@ -130,7 +151,7 @@ def _without_empty(lines: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...
 
 
 def _line(row: Row, by: str | None, names: Mapping[str, str]) -> dict[str, Any]:
-    line: dict[str, Any] = {name: row[name] for name in ("head", "preset", "recipe")}
+    line: dict[str, Any] = {"head": row["head"], "preset": row["preset"], "recipe": row["recipe"].replace("+", " +")}
     line |= {"features": row["feature_set"], "validation": row["validation"], "differs": row["differs"]}
     line |= {"level": row["level"], "selection": row["selection"]}
     if by == "seed":
@@ -153,7 +174,7 @@ def _line(row: Row, by: str | None, names: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _folds(row: Row) -> str:
-    return f"{row['folds']} of {row['of_folds'] or '?'}"
+    return f"{row['folds']}/{row['of_folds'] or '?'}"
 
 
 def _one(row: Row, name: str) -> str:

@@ -79,7 +79,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, columns: Seque
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in names:
             right = any(_is_number(row[name]) for row in rows)
-            table.add_column(name, justify="right" if right else "left", overflow="fold")
+            table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right)
         for row in rows:
             table.add_row(*(cell(row[n]) for n in names))
         width = None if sys.stdout.isatty() else _WIDE
