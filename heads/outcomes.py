@@ -181,7 +181,7 @@ def choose_clusters(sides: Sequence[Outcome], asked: str | None = None) -> str |
 
 @dataclass(frozen=True, kw_only=True)
 class Pooled:
-    """The counts of one experiment under one selection and level, by cluster; where nothing makes clusters (`by` None), all in one.
+    """The counts of one experiment, selection and level by cluster; where nothing makes clusters (`by` None), all in one.
 
     `folds` counts the folds whose predictions are there, in the seed with the most.
     """
@@ -228,11 +228,13 @@ def pooled(
     name = clusters or "speaker"
     allowed = "bool_and(speakers_kept = 'kept' AND audit <> 'overridden')" if name == "speaker" else "true"
     counted = connection.execute(
-        f"WITH allowed AS (SELECT experiment, {allowed} AS units FROM runs WHERE ?::VARCHAR[] IS NULL OR list_contains(?, run_id) "
-        "GROUP BY experiment), known AS (SELECT experiment, selection, level, "
+        f"WITH allowed AS (SELECT experiment, {allowed} AS units FROM runs "
+        "WHERE ?::VARCHAR[] IS NULL OR list_contains(?, run_id) GROUP BY experiment), "
+        "known AS (SELECT experiment, selection, level, "
         f"if(any_value(a.units) AND count({name}) = count(*), '{name}', NULL) AS by_what FROM test_predictions "
         f"JOIN allowed a USING (experiment) WHERE {which} GROUP BY ALL) "
-        f"SELECT t.experiment, t.selection, t.level, k.by_what, t.seed, if(k.by_what IS NULL, 'all', t.corpus || '/' || t.{name}), "
+        "SELECT t.experiment, t.selection, t.level, k.by_what, t.seed, "
+        f"if(k.by_what IS NULL, 'all', t.corpus || '/' || t.{name}), "
         "t.label, t.predicted, count(*) FROM test_predictions t JOIN known k USING (experiment, selection, level) "
         "WHERE (?::VARCHAR[] IS NULL OR list_contains(?, t.run_id)) GROUP BY ALL ORDER BY ALL",
         [runs, runs, *asked, runs, runs],

@@ -17,8 +17,8 @@ from typing import Any
 
 from tfser.heads import REFERENCE_HEADS
 from tfser.heads.experiment import Request
-from tfser.heads.published import Paper, PublishedRow, PublishedTable
 from tfser.heads.marks import explain_marks, mark
+from tfser.heads.published import Paper, PublishedRow, PublishedTable
 from tfser.heads.selections import check_name
 from tfser.heads.sweep import Entry, Key, Plan, Wanted, data_key, make_plan, settle
 from tfser.heads.sweep_results import summary

@@ -1,8 +1,8 @@
 """Tables of scores as people read them: in percent, with marks, a table for each protocol and set of classes.
 
-In go the rows of `tfser.heads.score_tables`. Numbers of other protocols, or over other classes, do not compare, so each kind has a
-table of its own under a heading that names both. In a table stand the columns that tell its rows apart; on a terminal that is too
-narrow, what all rows share goes below it first.
+In go the rows of `tfser.heads.score_tables`. Numbers of other protocols, or over other classes, do not compare, so each kind has
+a table of its own under a heading that names both. In a table stand the columns that tell its rows apart; on a terminal that is
+too narrow, what all rows share goes below it first.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _wide(lines: Sequence[Row]) -> int:
 
 
 def _merged(lines: Sequence[Row]) -> list[dict[str, Any]]:
-    """Put what says which row this is into one column, whose cells take several lines: numbers are not broken for want of width."""
+    """Put what says which row this is into one column, whose cells may take several lines, so that numbers take one."""
     names = [name for name in _APART[:6] if name in lines[0]]
     return [
         {", ".join(names): " ".join(cell(line[name]) for name in names if line[name])}

@@ -79,7 +79,7 @@ def table(
 
 
 def _about(connection: Connection) -> dict[str, dict[str, Any]]:
-    """Return what each experiment is, and what its numbers are worth; experiments that share all names say in what they differ."""
+    """Return what each experiment is and what its numbers are worth; namesakes say in what else they differ."""
     found = rows(
         connection,
         "SELECT experiment, any_value(head) AS head, any_value(preset) AS preset, any_value(recipe) AS recipe, "

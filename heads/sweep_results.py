@@ -79,7 +79,8 @@ def run_rows(connection: Connection, entries: Sequence[Entry], selection: str) -
         "SELECT r.run_id, r.experiment, r.head, r.preset, r.recipe, r.feature_set, r.corpus, r.protocol, r.validation, r.seed, "
         "r.fold, m.selection, any_value(m.epoch) AS epoch, r.epochs, "
         + ", ".join(f"max(m.value) FILTER (m.metric = '{metric}') AS {metric}" for metric in METRICS)
-        + ", r.parameters, r.seconds, r.device, r.device_name, r.audit, r.speakers_kept, r.finished_at FROM runs r JOIN metrics m USING (run_id) "
+        + ", r.parameters, r.seconds, r.device, r.device_name, r.audit, r.speakers_kept, r.finished_at "
+        "FROM runs r JOIN metrics m USING (run_id) "
         "WHERE list_contains(?, r.run_id) AND m.level = 'utterance' AND m.class IS NULL GROUP BY ALL",
         [list(place)],
     )
@@ -105,7 +106,7 @@ def summary(cache: Cache, plan: Plan, selection: str, failures: Sequence[Failure
     """Return one row an experiment.
 
     `UA`, `WA` and `WF1` are means over folds and seeds with their sample standard deviations (`UA_std` ...); the pooled scores
-    are over all test utterances of a seed's folds, averaged over seeds. `runs` of `of_runs` have scores, `UA_runs` ... of them UA.
+    are over all test utterances of a seed's folds, averaged over seeds. `runs` of `of_runs` have scores, `UA_runs` of these UA.
     """
     table = []
     with open_catalogue(cache) as connection:

@@ -69,7 +69,7 @@ def build(cache: Cache, connection: Connection, before: Sources, sources: Source
     if changed("corpora/", "protocols/"):
         _judge_speakers(cache, connection)
     elif changed("runs/"):
-        came = {PurePosixPath(path).parts[1] for path in sources if path.startswith("runs/") and sources[path] != before.get(path)}
+        came = {PurePosixPath(p).parts[1] for p in sources if p.startswith("runs/") and sources[p] != before.get(p)}
         _judge_speakers(cache, connection, came)
     connection.execute("BEGIN")
     connection.execute("DELETE FROM sources")
@@ -351,7 +351,7 @@ def _column(value: Any, kind: str) -> Any:
 
 
 def _judge_speakers(cache: Cache, connection: Connection, only: Collection[str] | None = None) -> None:
-    """Say of each run, or of `only` those, whether its test speakers are new to it (`runs.speakers_kept`), of those that never stored it, too.
+    """Say of each run, or of `only` those, whether its test speakers are new to it (`runs.speakers_kept`), of old runs, too.
 
     While the catalogue holds the very rows that a run was made of (the protocol's hash), their speakers decide, as they are known
     now. Of any other run stands what it stored itself, and else that nobody can tell.

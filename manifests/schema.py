@@ -255,7 +255,7 @@ TABLES = (
         layer_weights VARCHAR -- of a learned layer mix, JSON: by selection, from layer 0 on, sum 1; null: one layer
         utterances_cut BIGINT -- longer than what the head sees (max_frames in config), and cut there
         audit VARCHAR -- passed, or overridden
-        speakers_kept VARCHAR -- kept: no test speaker is heard in training or validation; broken: some are; unknown: nobody can tell
+        speakers_kept VARCHAR -- kept: no test speaker is heard in training or validation; broken: some are; or unknown
         classes VARCHAR[] -- in the order of the head's outputs
         findings VARCHAR -- what the audit found, JSON
         started_at VARCHAR -- UTC

@@ -64,7 +64,8 @@ def test_a_confusion_counts_each_utterance_of_a_seed_once(connection: Connection
     counted: dict[str, int] = {}
     for row in rows(connection, TAKEN_FOR):
         counted[row["experiment"]] = counted.get(row["experiment"], 0) + row["n"]
-    shown = {row["experiment"]: row["utterances"] * len(row["pooled_seeds"]) for row in table(connection, Wanted(selection="last"))}
+    found = table(connection, Wanted(selection="last"))
+    shown = {row["experiment"]: row["utterances"] * len(row["pooled_seeds"]) for row in found}
     assert counted == shown and len(set(shown.values())) == 2
 
 

@@ -120,7 +120,6 @@ def test_the_interval_can_be_computed_again_by_sql(filled: Cache) -> None:
     query = query.replace("EXPERIMENT", "mean_pool-good-1a")
     with open_catalogue(filled) as connection:
         (by_sql,) = rows(connection, query)
-        of = pooled(connection)["mean_pool-good-1a", "last", "utterance"]
         (row,) = table(connection, Wanted(experiment="mean_pool-good", selection="last"))
     assert by_sql["UA"] == pytest.approx(row["pooled_UA"]) and by_sql["speakers"] == 8
     reach = stats.t.ppf(0.975, row["pooled_UA_df"]) * by_sql["std_error"] / (by_sql["UA"] * (1 - by_sql["UA"]))

@@ -117,7 +117,8 @@ def test_the_marks_of_a_row() -> None:
         assert standing(row) == "passed" or kept == "kept" or "(" in standing(row)
         assert len(explain_marks([row])) == len(expected)
     assert of_runs([]) == {"audit": "passed", "speakers_kept": "kept"}
-    both = [{"selection": "last", "audit": "passed", "speakers_kept": kept, "protocol": kept[0]} for kept in ("broken", "unknown")]
+    plain = {"selection": "last", "audit": "passed"}
+    both = [{**plain, "speakers_kept": kept, "protocol": kept[0]} for kept in ("broken", "unknown")]
     assert [line[:5] for line in explain_marks(both)] == [f"{HEARD} b: ", f"{HEARD} u: "]
     assert of_runs(both) == {"audit": "passed", "speakers_kept": "broken"}
 
@@ -161,7 +162,8 @@ def test_a_comparison_of_heard_speakers_has_no_p_value_over_them(filled: Cache, 
     assert "no permutation test" in notes(found)[0]
     print_comparison(found)
     text = capsys.readouterr().out
-    assert "audit passed)" not in text and "audit passed (test speakers in training)" in text and "permutation test of" not in text
+    assert "audit passed)" not in text and "audit passed (test speakers in training)" in text
+    assert "permutation test of" not in text
     assert all(HEARD in line for line in text.splitlines() if line.startswith(("UA", "WA", "anger", "neutral")))
     with pytest.raises(UsageError, match=r"speakers are no units; --clusters session or --clusters dialogue takes others"):
         compare(a, b, clusters="speaker")
@@ -200,8 +202,8 @@ def test_tables_of_papers_are_marked(capsys: pytest.CaptureFixture[str]) -> None
     assert HEARD not in str(reproduced([nothing]))
 
     row = {
-        "row": "Baseline", "parameters": 10, "parameters_typical": 10, "paper_parameters": None, "UA": 0.5, "UA_std": 0.1, "WA": 0.5,
-        "WA_std": 0.1, "WF1": 0.5, "UA_gain": 0.01, "UA_gain_std": None, "folds_won": None, "folds": 3, "paper": {},
+        "row": "Baseline", "parameters": 10, "parameters_typical": 10, "paper_parameters": None, "UA": 0.5, "UA_std": 0.1,
+        "WA": 0.5, "WA_std": 0.1, "WF1": 0.5, "UA_gain": 0.01, "UA_gain_std": None, "folds_won": None, "folds": 3, "paper": {},
         "selection": "last", "audit": "passed", "speakers_kept": "broken", "protocol": "random-kfold:3",
     }  # fmt: skip
 
@@ -276,7 +278,8 @@ def test_a_run_that_cannot_be_read_is_named(cache: Cache) -> None:
         (cache.runs / f"svm-a-f{fold}-s0" / "metrics.parquet").write_bytes(b"broken")
     with open_catalogue(cache) as connection:
         line = left_out(connection)
-        assert line is not None and line.startswith("2 runs cannot be read and are left out: svm-a-f2-s0, svm-a-f5-s0; `tfser sql")
+        assert line is not None
+        assert line.startswith("2 runs cannot be read and are left out: svm-a-f2-s0, svm-a-f5-s0; `tfser sql")
         assert left_out(connection, lambda run_id: run_id.endswith("f5-s0")).startswith("1 run cannot be read and is")  # type: ignore[union-attr]
         assert left_out(connection, lambda run_id: False) is None
         assert table(connection)[0]["folds"] == 4

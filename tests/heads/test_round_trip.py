@@ -1,6 +1,6 @@
 """What a run stores comes back under the name that it has: each column of each table against the value that it is named after.
 
-The values are planted, all different, so that two columns that change places are found. A column that is added has to be added here.
+The values are planted, all different, so that two columns that change places are found. A new column has to be added here, too.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def run(cache: Cache, put_corpus: Any, put_stack: Any) -> tuple[Cache, Experimen
     ]
     put_corpus(cache, utterances)
     put_stack(cache, {u.utterance_id: np.ones((4, 6), np.float32) for u in utterances}, 1, name="enc/1")
-    request = Request(head="mean_pool", preset="linear", protocol="loso-speaker", validation="next-group", device="cpu", seed=SEED)
+    asked = {"protocol": "loso-speaker", "validation": "next-group", "device": "cpu", "seed": SEED}
+    request = Request(head="mean_pool", preset="linear", **asked)
     experiment = resolve(cache, request)
     loaded = load(cache, experiment)
     begun = begin_run(cache, experiment, FOLD, loaded, audit_experiment(cache, experiment))
@@ -131,7 +132,7 @@ def test_history(run: Any) -> None:
 
 
 def test_predictions(run: Any) -> None:
-    cache, experiment, loaded, test, predictions = run
+    cache, experiment, loaded, _, predictions = run
     expected = []
     for selection, of in predictions.items():
         for level, places, numbers, probabilities in (
