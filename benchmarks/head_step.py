@@ -71,7 +71,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     from torch import nn
 
     from tfser.heads import head
-    from tfser.heads.environment import processor
+    from tfser.pipeline.devices import processor
     from tfser.heads.losses import cmdt
     from tfser.heads.peak import peak_bytes
     from tfser.heads.profile import count_macs

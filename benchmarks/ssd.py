@@ -38,7 +38,7 @@ import transformers
 from head_step import matrix_rate
 from torch import Tensor
 
-from tfser.heads.environment import processor
+from tfser.pipeline.devices import processor
 from tfser.heads.ssd import CHUNK, ssd, unavailable
 
 Scan = Callable[..., Tensor]

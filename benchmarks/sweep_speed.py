@@ -146,7 +146,7 @@ def work(chosen: argparse.Namespace) -> None:
     import torch
 
     from tfser.heads import head
-    from tfser.heads.environment import processor
+    from tfser.pipeline.devices import processor
     from tfser.heads.segments import plan
     from tfser.heads.training import EpochRecord, fit
 
