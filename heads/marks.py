@@ -53,7 +53,7 @@ def standing(row: Row) -> str:
     'passed (speakers unknown)'
     """
     worth = _SHORT.get(row["speakers_kept"])
-    return row["audit"] + (f" ({worth})" if worth else "")
+    return f"{row['audit']} ({worth})" if worth else str(row["audit"])
 
 
 def of_runs(rows: Iterable[Row]) -> dict[str, str]:

@@ -117,7 +117,8 @@ def expendable(lines: Sequence[Row], by: str | None = None) -> list[str]:
     columns = list(lines[0]) if lines else []
     alike = [name for name in columns if len({str(line[name]) for line in lines}) == 1]
     commons = [name for name in (*_MAY_GO[:3], *_HOW_MANY, *_APART[::-1]) if name in alike and name != "head"]
-    apart = {tuple(str(line[name]) for name in (*_APART, by) if name in line) for line in lines}
+    telling = (*_APART, *([by] if by else []))
+    apart = {tuple(str(line[name]) for name in telling if name in line) for line in lines}
     # Where the names tell all rows apart, the hash is for `tfser compare` alone.
     return [*commons, *_MAY_GO, *(["experiment"] if len(apart) == len(lines) else [])]
 
