@@ -6,6 +6,7 @@ The values are planted, all different, so that two columns that change places ar
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from tfser.heads.experiment import Experiment, Request, resolve
 from tfser.heads.fold_runs import Loaded, audit_experiment, begin_run, load, store_run
 from tfser.heads.prediction import Prediction
 from tfser.heads.runs import versions
+from tfser.heads.selections import Rule
 from tfser.heads.training import EpochRecord, FitResult, Selection
 from tfser.manifests import schema
 from tfser.manifests.cache import Cache
@@ -124,6 +126,8 @@ def test_history(run: Any) -> None:
     cache, experiment, *_ = run
     found = stored(cache, "history")
     assert columns("history") == set(found[0])
+    for name in ("val", "test-oracle", "val-WF1", "test-loss", "val-loss-patience1", "test-WA+WF1"):  # can be chosen again
+        assert Rule.parse(name).choose([SimpleNamespace(**row) for row in found]) == Rule.parse(name).choose(HISTORY)
     for row, record in zip(found, HISTORY, strict=True):
         assert row.pop("run_id") == f"{experiment.name}-f2-s5"
         assert row.pop("lr") == record.learning_rate and row.pop("seconds") == record.train_s + record.eval_s
