@@ -241,7 +241,7 @@ TableFormat = Annotated[
 OutputFile = Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Write there instead of standard output.")]
 Clusters = Annotated[
     str | None,
-    typer.Option("--clusters", metavar="WHAT", help="Intervals over speaker, session or dialogue; the first that is known."),
+    typer.Option("--clusters", metavar="WHAT", help="Intervals over speaker (the default), session or dialogue."),
 ]
 
 # -- corpora, scan, extract --------------------------------------------------------------------------------------------------
@@ -895,10 +895,17 @@ def _exit_if(failed: Sequence[Failure]) -> None:
 
 @app.command()
 def scores(
-    experiment: Annotated[str | None, typer.Argument(help="Only experiments whose id or head begins so.")] = None,
+    experiment: Annotated[
+        str | None, typer.Argument(help="Only experiments whose id begins so, or holds this piece (the hash is enough).")
+    ] = None,
     by: Annotated[
         str | None, typer.Option("--by", metavar="WHAT", help="A row a seed, fold, class, speaker or session, not an experiment.")
     ] = None,
+    only: Annotated[str | None, typer.Option("--experiment", metavar="ID", help="As the argument.")] = None,
+    corpus: Annotated[str | None, typer.Option("--corpus", metavar="NAME", help="Only runs on this corpus.")] = None,
+    protocol: Annotated[str | None, typer.Option("--protocol", metavar="NAME", help="Only runs under this protocol.")] = None,
+    head: Annotated[str | None, typer.Option("--head", metavar="NAME", help="Only this head.")] = None,
+    features: Annotated[str | None, typer.Option("--features", metavar="NAME", help="Only runs on these features.")] = None,
     selection: Annotated[
         str | None, typer.Option("--selection", metavar="NAME", help="last, val, test-oracle ...; all if left out.")
     ] = None,
@@ -909,24 +916,33 @@ def scores(
     output: OutputFile = None,
 ) -> None:
     """List scores over folds and seeds, with intervals over speakers; or by seed, fold, class, speaker, session."""
-    from tfser.heads.fit_columns import fitted
-    from tfser.heads.score_tables import MAY_GO, shown, table
+    from tfser.heads.score_report import print_table
+    from tfser.heads.score_tables import Wanted, table, whole_utterances
+    from tfser.heads.unreadable import left_out
     from tfser.manifests.catalogue import open_catalogue
     from tfser.manifests.display import terminal_width
 
     kind = _kind_of(format, output)
 
+    if experiment and only:
+        raise UsageError("--experiment goes without the argument: both name experiments")
+    name = experiment or only
+    wanted = Wanted(
+        experiment=name,
+        corpus=corpus,
+        protocol=protocol,
+        head=head,
+        features=features,
+        selection=selection,
+        segments=segments,
+    )
     with open_catalogue(Cache(cache)) as connection:
-        found = table(connection, by=by, prefix=experiment or "", selection=selection, segments=segments, clusters=clusters)
-
-    def for_people() -> None:
-        lines, below = shown(found, by)
-        lines, narrow = fitted(lines, terminal_width(), MAY_GO)
-        if lines:
-            print_rows(lines, Output.table)
-        show(*narrow, *below)
-
-    _deliver(found, kind, output, for_people)
+        found = table(connection, wanted, by=by, clusters=clusters)
+        once = sorted(whole_utterances(connection, [row["experiment"] for row in found])) if segments else []
+        lost = left_out(connection, lambda run_id: name is None or name in run_id)
+    _deliver(found, kind, output, lambda: print_table(found, by, terminal_width(), once))
+    if lost:
+        say(lost)
 
 
 @app.command()
@@ -948,13 +964,17 @@ def compare(
     from tfser.heads.compare import compare as run_compare
     from tfser.heads.compare_report import print_comparison
     from tfser.heads.outcomes import find, read_outcome
+    from tfser.heads.unreadable import left_out
     from tfser.manifests.catalogue import open_catalogue
 
     kind = _kind_of(format, output)
     with open_catalogue(Cache(cache)) as connection:
         sides = [read_outcome(connection, find(connection, name), selection=selection, level=level) for name in (a, b)]
+        lost = left_out(connection, lambda run_id: any(run_id.startswith(f"{side.subject.experiment}-f") for side in sides))
     found = run_compare(sides[0], sides[1], metric=metric, clusters=clusters, common=common)
     _deliver(found.rows(), kind, output, lambda: print_comparison(found), as_json=found.to_dict())
+    if lost:
+        say(lost)
 
 
 def _deliver(
@@ -1067,6 +1087,7 @@ def demo(
 
     from tfser.heads.experiment import Request
     from tfser.manifests.cache import default_cache_root
+    from tfser.manifests.views import TAKEN_FOR
 
     start = time.monotonic()
     store = Cache(cache or default_cache_root() / "demo")
@@ -1085,7 +1106,7 @@ def demo(
         "",
         f"done in {time.monotonic() - start:.0f} s; everything lies in {store.root}. These sounds are "
         "made up: the scores say that the machinery works, nothing about speech. Go on with",
-        f"  tfser sql 'SELECT label, predicted, sum(count) AS n FROM confusion GROUP BY ALL ORDER BY ALL' {here}",
+        f"  tfser sql '{TAKEN_FOR}' {here}",
         "  tfser extract --corpus emodb --root FOLDER",
     )
 

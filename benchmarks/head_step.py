@@ -71,11 +71,11 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     from torch import nn
 
     from tfser.heads import head
-    from tfser.heads.environment import processor
     from tfser.heads.losses import cmdt
     from tfser.heads.peak import peak_bytes
     from tfser.heads.profile import count_macs
     from tfser.heads.ssd import unavailable
+    from tfser.pipeline.devices import processor
 
     if chosen.threads:
         torch.set_num_threads(chosen.threads)

@@ -38,8 +38,8 @@ import transformers
 from head_step import matrix_rate
 from torch import Tensor
 
-from tfser.heads.environment import processor
 from tfser.heads.ssd import CHUNK, ssd, unavailable
+from tfser.pipeline.devices import processor
 
 Scan = Callable[..., Tensor]
 Run = Callable[[], list[Tensor]]

@@ -146,9 +146,9 @@ def work(chosen: argparse.Namespace) -> None:
     import torch
 
     from tfser.heads import head
-    from tfser.heads.environment import processor
     from tfser.heads.segments import plan
     from tfser.heads.training import EpochRecord, fit
+    from tfser.pipeline.devices import processor
 
     if chosen.threads:
         torch.set_num_threads(chosen.threads)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from tfser.heads import REFERENCE_HEADS, head
 from tfser.heads.base import AblationRow, HeadSpec, count_parameters
 from tfser.heads.experiment import Experiment, Request
+from tfser.heads.marks import of_runs
+from tfser.heads.selections import peeks
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import unknown
@@ -91,7 +93,9 @@ def compare(cache: Cache, table: Sequence[tuple[AblationRow, Experiment]], selec
                 "UA_by_fold": {str(fold): UA[fold] for fold in sorted(UA)},
                 "paper": {name: round(value / 100, 6) for name, value in row.printed.items()},
                 "seconds": sum(scores["seconds"] for scores in by_fold.values()),
-                "audit": "overridden" if any(scores["audit"] == "overridden" for scores in by_fold.values()) else "passed",
+                "looked_at_test": peeks(shown),
+                **of_runs(by_fold.values()),
+                "protocol": experiment.protocol,
             }
         )
     return found
@@ -118,6 +122,7 @@ def _fold_scores(cache: Cache, experiment: Experiment, selection: str) -> dict[i
         found = rows(
             connection,
             "SELECT r.fold, any_value(r.seconds) AS seconds, any_value(r.audit) AS audit, "
+            "any_value(r.speakers_kept) AS speakers_kept, "
             + ", ".join(f"max(m.value) FILTER (m.metric = '{metric}') AS {metric}" for metric in METRICS)
             + " FROM runs r JOIN metrics m USING (run_id) WHERE r.experiment = ? AND r.seed = ? AND m.selection = ? "
             "AND m.level = 'utterance' AND m.class IS NULL AND list_contains(?, r.fold) GROUP BY r.fold",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfser.heads.experiment import Experiment
-from tfser.heads.selections import explain, peeks
+from tfser.heads.marks import explain_marks, mark
 from tfser.manifests.display import Output, count, percent, print_rows, say
 
 
@@ -26,10 +26,10 @@ def print_ablation(experiment: Experiment, table: Sequence[dict[str, Any]], form
                 "parameters": "" if row["parameters"] is None else f"{row['parameters']:,}",
                 "paper's size": _millions(row["parameters_typical"]),
                 "paper": _millions(row["paper_parameters"]),
-                "UA": _spread(scores["UA"], scores["UA_std"]),
-                "WA": _spread(scores["WA"], scores["WA_std"]),
-                "WF1": scores["WF1"],
-                "UA gain": _spread(scores["UA_gain"], scores["UA_gain_std"]),
+                "UA": _spread(scores["UA"], scores["UA_std"], mark(row)),
+                "WA": _spread(scores["WA"], scores["WA_std"], mark(row)),
+                "WF1": _spread(scores["WF1"], "", mark(row)),
+                "UA gain": _spread(scores["UA_gain"], scores["UA_gain_std"], mark(row)),
                 "won": "" if row["folds_won"] is None else f"{row['folds_won']}/{row['folds']}",
                 **{f"paper {name}": "" if name not in row["paper"] else f"{100 * row['paper'][name]:.1f}" for name in shown},
             }
@@ -42,15 +42,13 @@ def print_ablation(experiment: Experiment, table: Sequence[dict[str, Any]], form
         "gain: over the first row, fold by fold"
     )
     say(f"paper's size: ours at a width of {spec.typical_dim} and 4 classes, beside those of the paper ({spec.source})")
-    if peeks(table[0]["selection"]):
-        say(explain([table[0]["selection"]]))
-    if any(row["audit"] == "overridden" for row in table):
-        say("LEAKS ALLOWED: an audit fails; these scores are not speaker-independent results")
+    for line in explain_marks([row for row in table if row["folds"]]):
+        say(line)
 
 
 def _millions(number: int | None) -> str:
     return "" if number is None else f"{number / 1e6:.2f} M"
 
 
-def _spread(mean: str, deviation: str) -> str:
-    return f"{mean} ± {deviation}" if deviation else mean
+def _spread(mean: str, deviation: str, signs: str) -> str:
+    return (f"{mean} ± {deviation}" if deviation else mean) + (signs if mean else "")

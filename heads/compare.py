@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from tfser.heads.marks import is_independent
 from tfser.heads.outcomes import Outcome, choose_clusters
 from tfser.heads.selections import peeks
 from tfser.heads.statistics import (
@@ -56,6 +57,7 @@ class Row:
 class Comparison:
     """The outcome; scores are shares of 1, and the difference is A's minus B's.
 
+    Where nothing makes clusters, `clustered_by` and `permutation` are None, no score has an interval, and `speakers` is empty.
     `mcnemar` has one (right in A alone, right in B alone, p) a pair of seeds. `folds` are empty where the two were not folded
     alike. `left_out` counts utterances that one side alone tested, or that have another true label there.
     """
@@ -63,13 +65,13 @@ class Comparison:
     a: Outcome
     b: Outcome
     metric: str
-    clustered_by: str
+    clustered_by: str | None
     scores: tuple[Row, ...]
     classes: tuple[Row, ...]
     speakers: tuple[Row, ...]
     folds: tuple[Row, ...]
     by_seed: tuple[tuple[float, ...], tuple[float, ...]]
-    permutation: Permutation
+    permutation: Permutation | None
     mcnemar: tuple[tuple[int, int, float], ...]
     left_out: int
     new_speaker: tuple[NewSpeaker, NewSpeaker] | None
@@ -79,6 +81,11 @@ class Comparison:
     def score(self) -> Row:
         """The row of the metric that was asked for."""
         return self.scores[0]
+
+    @property
+    def clusters(self) -> int | None:
+        """How many there are; None where nothing makes clusters."""
+        return None if self.clustered_by is None else self.score.difference.clusters
 
     @property
     def mcnemar_p(self) -> float:
@@ -107,11 +114,13 @@ class Comparison:
                     },
                     "df": row.difference.df,
                     "clustered_by": self.clustered_by,
-                    "clusters": row.difference.clusters,
-                    "p_permutation": self.permutation.p if tests else None,
+                    "clusters": None if self.clustered_by is None else row.difference.clusters,
+                    "p_permutation": self.permutation.p if tests and self.permutation else None,
                     "p_mcnemar": self.mcnemar_p if tests else None,
                     "audit_a": self.a.audit,
                     "audit_b": self.b.audit,
+                    "speakers_kept_a": self.a.speakers_kept,
+                    "speakers_kept_b": self.b.speakers_kept,
                 }
             )
         return result
@@ -123,6 +132,7 @@ class Comparison:
             return {
                 "name": of.subject.name,
                 "audit": of.audit,
+                "speakers_kept": of.speakers_kept,
                 "seeds": list(of.seeds),
                 "seeds_left_out": list(of.dropped),
                 f"{self.metric}_by_seed": list(by_seed),
@@ -132,6 +142,7 @@ class Comparison:
             of = {"a": row.a, "b": row.b, "difference": row.difference}
             return {"name": row.name, "n": row.n, **{name: found.to_dict() for name, found in of.items()}}
 
+        parts = f"{self.clustered_by}s" if self.clustered_by else None
         return {
             "a": side(self.a, self.by_seed[0]),
             "b": side(self.b, self.by_seed[1]),
@@ -142,16 +153,16 @@ class Comparison:
             "utterances": len(self.a.keys),
             "utterances_left_out": self.left_out,
             "clustered_by": self.clustered_by,
-            "clusters": self.score.difference.clusters,
+            "clusters": self.clusters,
             "scores": [line(row) for row in self.scores],
-            "permutation": dict(vars(self.permutation)),
+            "permutation": None if self.permutation is None else dict(vars(self.permutation)),
             "mcnemar": [{"only_a": a, "only_b": b, "p": p} for a, b, p in self.mcnemar],
             "mcnemar_p": self.mcnemar_p,
             "new_speaker": dict(zip("ab", map(vars, self.new_speaker), strict=True)) if self.new_speaker else None,
-            "wins": {"folds": wins(self.folds), f"{self.clustered_by}s": wins(self.speakers)},
+            "wins": {"folds": wins(self.folds), **({parts: wins(self.speakers)} if parts else {})},
             "classes": [line(row) for row in self.classes],
             "folds": [line(row) for row in self.folds],
-            f"{self.clustered_by}s": [line(row) for row in self.speakers],
+            **({parts: [line(row) for row in self.speakers]} if parts else {}),
         }
 
 
@@ -174,12 +185,12 @@ def compare(
         a: what was tested of the one.
         b: and of the other.
         metric: the score that is tested: UA, WA, WF1 or macro_F1.
-        clusters: speaker, session or dialogue; the first that is known if left out.
+        clusters: speaker, session or dialogue; if left out, the speakers, where they are known and new to both.
         common: leave out what one side alone tested, or under another true label, instead of refusing.
         seed: of the permutations that are drawn where there are too many clusters to count all.
 
     Raises:
-        UsageError: They are one and the same, were not tested alike, or nothing is known to make clusters of.
+        UsageError: They are one and the same, were not tested alike, or cannot be clustered as asked for.
         TfserError: They have no utterance in common.
     """
     if metric not in METRICS:
@@ -187,8 +198,8 @@ def compare(
     if a.subject == b.subject:
         raise UsageError(f"both are {a.subject.name}: name two experiments")
     a, b, left_out = _match(a, b, common)
-    by = choose_clusters(a, clusters)
-    who = a.clusters(by)
+    by = choose_clusters((a, b), clusters)
+    who = ("all",) * len(a.keys) if by is None else a.clusters(by)
     classes = tuple(sorted({*a.labels, *(name for of in (a, b) for row in of.predicted for name in row)}))
     A, B = a.counts(who, classes), b.counts(who, classes)
     folded = a.folds == b.folds
@@ -201,10 +212,10 @@ def compare(
         clustered_by=by,
         scores=tuple(_row("score", m, A, B, m) for m in sorted(METRICS, key=lambda m: m != metric)),
         classes=tuple(_row("class", k, A.only(k), B.only(k), "UA") for k in classes if A.true[0, :, classes.index(k)].any()),
-        speakers=_parts(by, A, B, metric),
+        speakers=() if by is None else _parts(by, A, B, metric),
         folds=_parts("fold", a.counts(folds, classes), b.counts(folds, classes), metric) if folded else (),
         by_seed=(seed_scores(A, metric), seed_scores(B, metric)),
-        permutation=permutation_test(A, B, metric, seed=seed),
+        permutation=None if by is None else permutation_test(A, B, metric, seed=seed),
         mcnemar=tuple(mcnemar(x, y) for x, y in zip(*right, strict=False)),
         left_out=left_out,
         new_speaker=(new_speaker(A, metric), new_speaker(B, metric)) if by == "speaker" else None,
@@ -261,10 +272,16 @@ def notes(of: Comparison) -> list[str]:
             lines.append(f"{side.subject.name}: seeds {dropped} are left out: they did not test the same utterances")
     if of.left_out:
         lines.append(f"{of.left_out:,} utterances are left out, which only one of them tested, or under another label")
-    n, by = of.score.difference.clusters, of.clustered_by
+    n, by = of.clusters, of.clustered_by
+    if by is None or n is None:
+        lines.append(
+            "no interval and no permutation test: the speakers of some utterances are unknown"
+            if is_independent(of.a.row()) and is_independent(of.b.row())
+            else "no interval and no permutation test over speakers, who are not known to be new to both; --clusters names others"
+        )
+        return lines + (["the two were not folded alike: no wins by fold"] if not of.folds else [])
     if by != "speaker":
-        lines.append(f"some speakers are unknown: {by}s are taken as independent instead" if None in of.a.who["speaker"]
-                     else f"{by}s are taken as independent")  # fmt: skip
+        lines.append(f"{by}s are taken as independent: an interval is one of other {by}s")
     if n < FEW:
         lines.append(
             f"only {count(n, by)}: exchanging {'it' if n == 1 else 'them'} cannot give p below {min(1.0, 2 / 2**n):.3g}, "

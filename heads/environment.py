@@ -25,6 +25,7 @@ from tfser.manifests.cache import Cache, default_cache_root
 from tfser.manifests.display import count, size
 from tfser.manifests.errors import TfserError, first_line
 from tfser.pipeline.cores import cores
+from tfser.pipeline.devices import processor
 
 State = Literal["ok", "off", "problem"]
 
@@ -78,19 +79,6 @@ def examine(cache: Path | None = None) -> list[Check]:
         cache: the cache folder; None: the one that commands take.
     """
     return [*_versions(), *_hardware(), *_scans(), *_optional(), *_folders(cache)]
-
-
-def processor(device: str) -> str:
-    """Return what people call the processor or GPU of a device (`cpu`, `cuda`, `cuda:1` ...)."""
-    if device.startswith("cuda"):
-        import torch
-
-        return str(torch.cuda.get_device_name(torch.device(device)))
-    with contextlib.suppress(OSError):
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
-        if found:
-            return found[1].strip()
-    return platform.processor() or platform.machine() or "unknown"
 
 
 # -- versions ----------------------------------------------------------------------------------------------------------------

@@ -95,6 +95,16 @@ class Experiment:
     """Layers that the features hold side by side; `dim` is of all of them."""
     stacked: How = "none"
     """How runs of it are trained together (`tfser.heads.stacked`): other numbers within rounding, so a name of its own."""
+    counted_epochs: tuple[int, ...] = ()
+    """Of a recipe that counts steps: the epochs that they come to in each fold of the protocol, from fold 1 on."""
+
+    def epochs(self, fold: int | None = None) -> int:
+        """Return how many epochs a fold is trained, or the fold that is trained longest: 1 for heads that are fitted at once."""
+        if self.spec.fit is not None:
+            return 1
+        if not self.counted_epochs:
+            return self.recipe.epochs
+        return max(self.counted_epochs) if fold is None else self.counted_epochs[fold - 1]
 
     def configuration(self) -> dict[str, Any]:
         """Return the whole configuration but fold and seed, as a run stores it."""
@@ -169,6 +179,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         of = rows(connection, "SELECT * FROM feature_sets WHERE feature_set = ?", [feature_set])[0]
         data_hash = _data_hash(connection, protocol, corpus, feature_set)
         longest = _longest(connection, protocol, corpus, feature_set)
+        trained = _training_frames(connection, protocol, corpus, feature_set) if recipe.steps is not None else {}
     for asked, what, value in (
         (request.corpus, "corpus", corpus),
         (request.protocol, "protocol", protocol),
@@ -185,6 +196,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     longest = spec.sample_frames(config, recipe) or min(longest, recipe.cut_frames or longest)
     config = spec.settled(config, hop_s=of["hop_s"], longest=longest, device=device)
     recipe = settle_precision(recipe, device)
+    samples = [_samples(spec, config, recipe, trained.get(fold, ())) for fold in range(1, about["folds"] + 1)]
     stacked: How = "none"
     if request.stack:
         from tfser.heads.stacked import choose_stacking
@@ -218,6 +230,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         chosen=tuple(said),
         layers=layers,
         stacked=stacked,
+        counted_epochs=() if recipe.steps is None else tuple(recipe.length(-(-n // recipe.batch_size)) for n in samples),
     )
 
 
@@ -351,6 +364,27 @@ def _longest(connection: Connection, protocol: str, corpus: str, feature_set: st
         [feature_set, protocol, corpus.split(JOINED_BY)],
     ).fetchone()
     return int(found[0]) if found and found[0] else 1
+
+
+def _training_frames(connection: Connection, protocol: str, corpus: str, feature_set: str) -> dict[int, list[int]]:
+    """Return the frames of each training utterance by fold."""
+    found = connection.execute(
+        "SELECT s.fold, list(f.frames) FROM folds s "
+        "JOIN features f ON f.corpus = s.corpus AND f.utterance_id = s.utterance_id AND f.feature_set = ? "
+        "WHERE s.protocol = ? AND list_contains(?, s.corpus) AND s.role = 'train' GROUP BY s.fold",
+        [feature_set, protocol, corpus.split(JOINED_BY)],
+    ).fetchall()
+    return dict(found)
+
+
+def _samples(spec: HeadSpec, config: Settings, recipe: Recipe, frames: Sequence[int]) -> int:
+    """Count the training samples of utterances of so many frames, as `tfser.heads.segments.plan` lays them; at least one."""
+    length, most = spec.sample_frames(config, recipe), spec.seen_frames(config, recipe)
+    if length is None:
+        return max(1, len(frames))
+    hop = recipe.train_hop or length
+    seen = (n if most is None else min(n, most) for n in frames)
+    return max(1, sum(1 + -(-max(n - length, 0) // hop) for n in seen))
 
 
 def check_unchanged(connection: Connection, experiment: Experiment) -> None:

@@ -20,9 +20,11 @@ from tfser.manifests.audit import Finding, blocking, run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import DamagedError, TfserError
+from tfser.manifests.independence import Independence, fold_independence
 from tfser.manifests.participation import definition, finding, participation
 from tfser.manifests.validation import WITHOUT_VAL
 from tfser.pipeline.batches import FeatureRow, PackedFeatures, load_packed
+from tfser.pipeline.devices import processor
 from tfser.pipeline.scan import now
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Loaded:
 
     `corpora` names the corpus of each: an utterance's id tells it from others of its corpus only. Speakers of a protocol over
     several corpora are called `corpus/speaker`. `sides` gives, for each fold and role, the rows of the features that are in it.
+    `speakers_kept` says of each fold whether its test speakers are new.
     """
 
     features: PackedFeatures
@@ -44,6 +47,8 @@ class Loaded:
     labels: npt.NDArray[np.int64]
     speakers: tuple[str | None, ...]
     sides: Mapping[int, Mapping[str, npt.NDArray[np.int64]]]
+    speakers_kept: Mapping[int, Independence]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
@@ -85,6 +90,7 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
             "AND list_contains(?, fold)",
             [*key, list(experiment.folds)],
         ).fetchall()
+        kept = fold_independence(connection, experiment.protocol, experiment.corpus)
     place = {(row["corpus"], row["utterance_id"]): i for i, row in enumerate(found)}
     sides: dict[int, dict[str, list[int]]] = {fold: {"train": [], "val": [], "test": []} for fold in experiment.folds}
     for fold, role, *utterance in placed:
@@ -110,6 +116,7 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
             fold: {role: np.array(sorted(members), dtype=np.int64) for role, members in of.items()}
             for fold, of in sides.items()
         },
+        speakers_kept=kept,
     )
 
 
@@ -235,7 +242,10 @@ def begin_run(
     from tfser.heads.training import FoldData
 
     sides = _sides(experiment, loaded, fold)
-    about = _about(experiment, fold, findings) | {"utterances_cut": utterances_cut(experiment, loaded)}
+    about = _about(experiment, fold, findings) | {
+        "utterances_cut": utterances_cut(experiment, loaded),
+        "speakers_kept": loaded.speakers_kept.get(fold, "unknown"),
+    }
     known = tuple(name for name in loaded.speakers if name is not None)
     data = FoldData(
         features=loaded.features,
@@ -314,8 +324,12 @@ def _history_row(record: EpochRecord) -> dict[str, Any]:
         "seconds": record.train_s + record.eval_s,
         "val_WA": record.val_WA,
         "val_UA": record.val_UA,
+        "val_WF1": record.val_WF1,
+        "val_loss": record.val_loss,
         "test_WA": record.test_WA,
         "test_UA": record.test_UA,
+        "test_WF1": record.test_WF1,
+        "test_loss": record.test_loss,
     }
 
 
@@ -346,8 +360,9 @@ def _about(experiment: Experiment, fold: int, findings: Sequence[Finding]) -> di
         "seed": experiment.seed,
         "feature_set": experiment.feature_set,
         "fingerprint": experiment.fingerprint,
-        "epochs": experiment.recipe.epochs,
+        "epochs": experiment.epochs(fold),
         "device": experiment.device,
+        "device_name": processor(experiment.device),
         "audit": "overridden" if any(e.kind == "leak" for e in errors) else "gaps" if errors else "passed",
         "findings": [f.to_dict() for f in findings if f.level in ("error", "warning") and f.fold in (None, fold)],
         "started_at": now(),

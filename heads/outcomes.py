@@ -4,10 +4,10 @@ In goes the catalogue's view `test_predictions`; out come, for one selection and
 classes seed by seed, and who said them. Seeds count only as a whole: those that were tested on the largest set of utterances
 that a seed has. What was dropped is said.
 
-Clusters, which intervals take as the independent units, are the speakers. Where the speaker of an utterance is unknown they are
-sessions, else dialogues, else there are none and no interval. MELD's test split names its speakers: six say most of it, which the
-degrees of freedom account for. Its dialogues cut across speakers; an interval over the one leaves out what utterances of the
-other share, so ask for both and believe the wider one.
+Clusters, which intervals take as the independent units, are the speakers, where those of the test side are known and new to the
+head (`tfser.heads.marks`). Else there are none, and so no interval and no test, unless sessions or dialogues are asked for: an
+interval over these is one of other sessions of the same voices. MELD's official split is such a case, six of its speakers being
+heard on both sides.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tfser.heads.marks import is_independent, of_runs
 from tfser.heads.statistics import Counts, count
 from tfser.manifests.catalogue import Connection, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
 
 CLUSTERS = ("speaker", "session", "dialogue")
-"""Columns of `utterances` that can be the clusters, in the order in which they are tried."""
+"""Columns of `utterances` that can be the clusters; the first one unless another is asked for."""
 
 Key = tuple[Any, ...]
 
@@ -51,6 +52,7 @@ class Outcome:
     selection: str
     level: str
     audit: str
+    speakers_kept: str
     seeds: tuple[int, ...]
     dropped: tuple[int, ...]
     keys: tuple[Key, ...]
@@ -58,6 +60,11 @@ class Outcome:
     labels: tuple[str, ...]
     predicted: tuple[tuple[str, ...], ...]
     who: Mapping[str, tuple[str | None, ...]]
+
+    def row(self) -> dict[str, str]:
+        """Return what marks are made of (`tfser.heads.marks`)."""
+        about = {"selection": self.selection, "audit": self.audit, "speakers_kept": self.speakers_kept}
+        return about | {"experiment": self.subject.name}
 
     def take(self, places: Sequence[int]) -> Outcome:
         """Return the same of some of the utterances, in the order given."""
@@ -127,13 +134,13 @@ def read_outcome(connection: Connection, subject: Subject, *, selection: str = "
     for seed in seeds:
         if any(of_seed[seed][key][1] != label for key, label in zip(keys, labels, strict=True)):
             raise TfserError(f"{subject.name}: its seeds {seeds[0]} and {seed} have other true labels; train one of them --again")
-    audits = "SELECT DISTINCT audit FROM runs WHERE experiment = ? AND (?::VARCHAR IS NULL OR run_id = ?)"
-    overridden = ("overridden",) in connection.execute(audits, [subject.experiment, subject.run_id, subject.run_id]).fetchall()
+    runs = "SELECT DISTINCT audit, speakers_kept FROM runs WHERE experiment = ? AND (?::VARCHAR IS NULL OR run_id = ?)"
+    standing = of_runs(rows(connection, runs, [subject.experiment, subject.run_id, subject.run_id]))
     return Outcome(
         subject=subject,
         selection=selection,
         level=level,
-        audit="overridden" if overridden else "passed",
+        **standing,
         seeds=seeds,
         dropped=tuple(sorted(of_seed.keys() - set(seeds))),
         keys=keys,
@@ -144,91 +151,108 @@ def read_outcome(connection: Connection, subject: Subject, *, selection: str = "
     )
 
 
-def choose_clusters(of: Outcome, asked: str | None = None) -> str:
-    """Return the column that makes the clusters: the one that is asked for, or the first that is known for all.
+def choose_clusters(sides: Sequence[Outcome], asked: str | None = None) -> str | None:
+    """Return the column that makes the clusters of outcomes over the same utterances: the one that is asked for, or the speakers.
+
+    None where nothing is asked for and speakers are no units: some are unknown, or heard in training on either side.
 
     Raises:
-        UsageError: It is unknown for some utterance, or all are.
+        UsageError: What is asked for is unknown for some utterance, or it is speakers that are not new to the heads.
     """
     if asked is not None and asked not in CLUSTERS:
         raise unknown("kind of clusters", asked, CLUSTERS)
+    of = sides[0]
     known = [name for name in CLUSTERS if None not in of.who[name]]
-    if asked in known:
-        return str(asked)
-    missing = {name: sum(value is None for value in of.who[name]) for name in CLUSTERS}
-    if asked is not None:
-        raise UsageError(f"the {asked} of {missing[asked]:,} of the {len(of.keys):,} tested is unknown; clusters can be: "
+    heard = [side for side in sides if not is_independent(side.row())]
+    if asked is None:
+        return "speaker" if "speaker" in known and not heard else None
+    if asked not in known:
+        missing = sum(value is None for value in of.who[asked])
+        raise UsageError(f"the {asked} of {missing:,} of the {len(of.keys):,} tested is unknown; clusters can be: "
                          f"{', '.join(known) or 'none'}")  # fmt: skip
-    if not known:
-        said = ", ".join(f"the {name} of {n:,}" for name, n in missing.items())
+    if asked == "speaker" and heard:
+        others = [f"--clusters {name}" for name in known if name != "speaker"]
+        instead = f"; {' or '.join(others)} takes others as the units" if others else ""
         raise UsageError(
-            f"nothing to make clusters of, so no interval and no test: unknown are {said} of {len(of.keys):,} tested"
+            f"{heard[0].subject.name}: its test speakers are not known to be new to it, so speakers are no units{instead}"
         )
-    return known[0]
+    return asked
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pooled:
-    """The counts of one experiment under one selection and level, by cluster; without counts where nothing makes clusters."""
+    """The counts of one experiment, selection and level by cluster; where nothing makes clusters (`by` None), all in one.
+
+    `folds` counts the folds whose predictions are there, in the seed with the most.
+    """
 
     by: str | None
-    counts: Counts | None
+    counts: Counts
     seeds: tuple[int, ...]
     dropped: tuple[int, ...]
+    folds: int
 
 
 def pooled(
     connection: Connection,
     *,
-    prefix: str = "",
+    experiments: Sequence[str] | None = None,
     segments: bool = False,
     clusters: str | None = None,
     runs: Sequence[str] | None = None,
 ) -> dict[tuple[str, str, str], Pooled]:
-    """Count the predictions of many experiments in SQL, by (experiment, selection, level); with `runs`, of these alone.
+    """Count the predictions of experiments (none named: all) in SQL, by (experiment, selection, level); with `runs`, of these.
 
-    Seeds that did not test the largest set are left out, and clusters chosen, as `read_outcome` and `choose_clusters` do.
+    Seeds that did not test the largest set are left out, and clusters chosen, as `read_outcome` and `choose_clusters` do; what is
+    asked for and not known, or speakers that are not new, gives no clusters.
 
     Raises:
         UsageError: There is no such kind of clusters.
     """
     if clusters is not None and clusters not in CLUSTERS:
         raise unknown("kind of clusters", clusters, CLUSTERS)
-    which = "starts_with(experiment, ?) AND (level = 'utterance' OR ?) AND (?::VARCHAR[] IS NULL OR list_contains(?, run_id))"
-    asked = [prefix, segments, runs, runs]
+    which = (
+        "(?::VARCHAR[] IS NULL OR list_contains(?, experiment)) AND (level = 'utterance' OR ?) "
+        "AND (?::VARCHAR[] IS NULL OR list_contains(?, run_id))"
+    )
+    asked = [experiments, experiments, segments, runs, runs]
     sides: dict[tuple[str, str, str], dict[int, tuple[int, int]]] = {}
-    for *key, seed, n, side in connection.execute(
-        "SELECT experiment, selection, level, seed, count(*), bit_xor(hash(corpus, utterance_id, segment, fold, label)) "
-        f"FROM test_predictions WHERE {which} GROUP BY ALL ORDER BY ALL",
+    folds: dict[tuple[str, str, str], int] = {}
+    for *key, seed, n, side, n_folds in connection.execute(
+        "SELECT experiment, selection, level, seed, count(*), bit_xor(hash(corpus, utterance_id, segment, fold, label)), "
+        f"count(DISTINCT fold) FROM test_predictions WHERE {which} GROUP BY ALL ORDER BY ALL",
         asked,
     ).fetchall():
         sides.setdefault((key[0], key[1], key[2]), {})[seed] = (n, side)
-    choices = "".join(f"WHEN count({name}) = count(*) THEN '{name}' " for name in ([clusters] if clusters else CLUSTERS))
+        folds[key[0], key[1], key[2]] = max(n_folds, folds.get((key[0], key[1], key[2]), 0))
+    name = clusters or "speaker"
+    allowed = "bool_and(speakers_kept = 'kept' AND audit <> 'overridden')" if name == "speaker" else "true"
     counted = connection.execute(
-        f"WITH known AS (SELECT experiment, selection, level, CASE {choices}END AS by_what FROM test_predictions "
-        f"WHERE {which} GROUP BY ALL) "
+        f"WITH allowed AS (SELECT experiment, {allowed} AS units FROM runs "
+        "WHERE ?::VARCHAR[] IS NULL OR list_contains(?, run_id) GROUP BY experiment), "
+        "known AS (SELECT experiment, selection, level, "
+        f"if(any_value(a.units) AND count({name}) = count(*), '{name}', NULL) AS by_what FROM test_predictions "
+        f"JOIN allowed a USING (experiment) WHERE {which} GROUP BY ALL) "
         "SELECT t.experiment, t.selection, t.level, k.by_what, t.seed, "
-        "t.corpus || '/' || CASE k.by_what WHEN 'speaker' THEN t.speaker WHEN 'session' THEN t.session ELSE t.dialogue END, "
+        f"if(k.by_what IS NULL, 'all', t.corpus || '/' || t.{name}), "
         "t.label, t.predicted, count(*) FROM test_predictions t JOIN known k USING (experiment, selection, level) "
         "WHERE (?::VARCHAR[] IS NULL OR list_contains(?, t.run_id)) GROUP BY ALL ORDER BY ALL",
-        [*asked, runs, runs],
+        [runs, runs, *asked, runs, runs],
     ).fetchall()
     cells: dict[tuple[str, str, str], list[Any]] = {}
     by: dict[tuple[str, str, str], str | None] = {}
     for *key, by_what, seed, cluster, label, predicted, n in counted:
         cells.setdefault((key[0], key[1], key[2]), []).append((seed, cluster, label, predicted, n))
         by[key[0], key[1], key[2]] = by_what
-    return {key: _pool(cells[key], by[key], of) for key, of in sides.items()}
+    return {key: _pool(cells[key], by[key], of, folds[key]) for key, of in sides.items()}
 
 
-def _pool(cells: Sequence[Any], by: str | None, sides: Mapping[int, tuple[int, int]]) -> Pooled:
+def _pool(cells: Sequence[Any], by: str | None, sides: Mapping[int, tuple[int, int]], folds: int) -> Pooled:
     import numpy as np
 
     largest = max(sides.values(), key=lambda side: side[0])
     seeds = tuple(sorted(seed for seed, side in sides.items() if side == largest))
     dropped = tuple(sorted(sides.keys() - set(seeds)))
-    if by is None:
-        return Pooled(by=None, counts=None, seeds=seeds, dropped=dropped)
     kept = [cell for cell in cells if cell[0] in seeds]
     who = tuple(sorted({cell[1] for cell in kept}))
     classes = tuple(sorted({name for cell in kept for name in cell[2:4]}))
@@ -241,4 +265,4 @@ def _pool(cells: Sequence[Any], by: str | None, sides: Mapping[int, tuple[int, i
         taken[s, g, number[predicted]] += n
         hits[s, g, number[label]] += n * (label == predicted)
     found = Counts(clusters=who, classes=classes, hits=hits, true=true, predicted=taken)
-    return Pooled(by=by, counts=found, seeds=seeds, dropped=dropped)
+    return Pooled(by=by, counts=found, seeds=seeds, dropped=dropped, folds=folds)

@@ -33,11 +33,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tfser.heads import HEADS, head
 from tfser.heads.base import HeadSpec, Settings, count_parameters
-from tfser.heads.environment import processor
 from tfser.heads.peak import peak_bytes
 from tfser.heads.prediction import own_randomness
 from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.pipeline.devices import choose_device
+from tfser.pipeline.devices import choose_device, processor
 
 PRECISIONS = ("float32", "bfloat16")
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from tfser.heads import REFERENCE_HEADS
 from tfser.heads.experiment import Request
+from tfser.heads.marks import explain_marks, mark
 from tfser.heads.published import Paper, PublishedRow, PublishedTable
-from tfser.heads.selections import LEAK, TEST_SIDE, check_name
+from tfser.heads.selections import check_name
 from tfser.heads.sweep import Entry, Key, Plan, Wanted, data_key, make_plan, settle
 from tfser.heads.sweep_results import summary
 from tfser.heads.sweep_runs import Failure
@@ -270,6 +271,7 @@ def _compared(
         "selection": of.get("selection"),
         "looked_at_test": of.get("looked_at_test"),
         "audit": of.get("audit"),
+        "speakers_kept": of.get("speakers_kept"),
         "reason": reason,
         "experiment": cell.experiment,
     }
@@ -283,7 +285,7 @@ def readable(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Return the cells for people, one line each."""
     lines = []
     for row in table:
-        mark = (TEST_SIDE if row["looked_at_test"] else "") + (LEAK if row["audit"] == "overridden" else "")
+        signs = "" if row["ours"] is None else mark(row)
         deviation = "" if row["ours_std"] is None else f" ± {row['ours_std']:.1f}"
         lines.append(
             {
@@ -292,9 +294,9 @@ def readable(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
                 "corpus": row["corpus"],
                 "metric": row["metric"],
                 "paper": "" if row["paper"] is None else f"{row['paper']:.1f}",
-                "ours": "" if row["ours"] is None else f"{row['ours']:.1f}{deviation}{mark}",
-                "pooled": "" if row["pooled"] is None else f"{row['pooled']:.1f}{mark}",
-                "difference": "" if row["difference"] is None else f"{row['difference']:+.1f}{mark}",
+                "ours": "" if row["ours"] is None else f"{row['ours']:.1f}{deviation}{signs}",
+                "pooled": "" if row["pooled"] is None else f"{row['pooled']:.1f}{signs}",
+                "difference": "" if row["difference"] is None else f"{row['difference']:+.1f}{signs}",
                 "note": row["reason"] or "",
             }
         )
@@ -322,12 +324,9 @@ def notes(of: Reproduction, table: Sequence[Mapping[str, Any]]) -> list[str]:
         said.append(f"Trained by {', '.join(short)}, not as long as the paper: no reproduction of its numbers.")
     if any(len(row["folds"]) < row["of_folds"] for row in ran):
         said.append("Not all folds were run.")
-    if any(row["looked_at_test"] for row in ran):
-        said.append(f"{TEST_SIDE} the epoch was chosen on the test side: an upper bound, and no result.")
-    elif ran:
+    said += [f"{line}." for line in explain_marks(ran)]
+    if ran and not any(row["looked_at_test"] for row in ran):
         said.append("The papers do not say how their epochs were chosen; ours is the last one (see --selection).")
-    if any(row["audit"] == "overridden" for row in ran):
-        said.append(f"{LEAK} LEAKS ALLOWED: the audit fails and was overridden; not a speaker-independent result.")
     return said
 
 

@@ -156,15 +156,6 @@ ORDER_SQL = (
 """The order in which selections are shown: no choice, chosen on validation utterances, chosen on the test fold."""
 
 
-TEST_SIDE, LEAK = "†", "‡"
-"""What numbers bear whose epoch was chosen on the test side, and those of a fold whose audit was overridden."""
-
-
-def mark(selection: str, audit: str) -> str:
-    """Return the marks of a number: how its epoch was chosen, and what its fold's audit said."""
-    return (TEST_SIDE if peeks(selection) else "") + (LEAK if audit == "overridden" else "")
-
-
 def check_name(selection: str) -> None:
     """Refuse what is no selection's name.
 

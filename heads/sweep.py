@@ -384,7 +384,7 @@ def estimate(cache: Cache, plan: Plan) -> dict[str, Estimate]:
         known = rows(connection, "SELECT experiment, head, preset, feature_set, protocol, epochs, seconds, device FROM runs")
     for entry in plan.entries:
         of = entry.experiment
-        missing = sum(run.experiment.again or run.run_id not in plan.finished for run in entry.runs)
+        todo = [run for run in entry.runs if run.experiment.again or run.run_id not in plan.finished]
         near = [row for row in known if row["device"].partition(":")[0] == of.device.partition(":")[0]]
         same = [row["seconds"] for row in near if row["experiment"] == of.name]
         key = (of.spec.name, of.preset, of.feature_set, of.protocol)
@@ -393,12 +393,12 @@ def estimate(cache: Cache, plan: Plan) -> dict[str, Estimate]:
             for row in near
             if (row["head"], row["preset"], row["feature_set"], row["protocol"]) == key and row["epochs"]
         ]
-        if not missing:
+        if not todo:
             found[of.name] = Estimate(seconds=0.0, known_by="finished")
         elif same:
-            found[of.name] = Estimate(seconds=missing * mean(same), known_by="runs of this experiment")
+            found[of.name] = Estimate(seconds=len(todo) * mean(same), known_by="runs of this experiment")
         elif epochs:
-            seconds = missing * mean(epochs) * of.recipe.epochs
+            seconds = mean(epochs) * sum(run.experiment.epochs(run.fold) for run in todo)
             found[of.name] = Estimate(seconds=seconds, known_by="an epoch of this head and preset")
         else:
             found[of.name] = Estimate(seconds=None, known_by="no estimate yet")

@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from tfser.heads.ablation import parameters
+from tfser.heads.marks import mark, of_runs
 from tfser.heads.outcomes import pooled
 from tfser.heads.runs import run_folder
 from tfser.heads.selections import BASE, check_name, peeks
@@ -21,6 +23,7 @@ from tfser.heads.sweep_runs import Failure
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import Connection, open_catalogue, rows
 from tfser.manifests.errors import UsageError
+from tfser.manifests.files import read_json
 
 
 def check_selection(plan: Plan, selection: str) -> None:
@@ -39,8 +42,8 @@ def check_selection(plan: Plan, selection: str) -> None:
 def pooled_interval(connection: Connection, runs: Sequence[str], selection: str) -> dict[str, Any]:
     """Return the 95 % intervals of the pooled scores over speakers (`tfser.heads.statistics`), as columns.
 
-    `pooled_UA` and `pooled_WA` with their bounds, what the clusters are, and how many; without clusters there are no bounds, and
-    the pooled scores are left to others. Seeds that did not test the most utterances (`pooled_seeds` did) are left out of both.
+    `pooled_UA` and `pooled_WA` with their bounds, what the clusters are, and how many; without clusters there are no bounds.
+    Seeds that did not test the most utterances (`pooled_seeds` did) are left out of both. `pooled_folds` have predictions.
 
     Args:
         connection: the catalogue.
@@ -48,23 +51,27 @@ def pooled_interval(connection: Connection, runs: Sequence[str], selection: str)
         selection: whose predictions.
     """
     found = [of for key, of in pooled(connection, runs=runs).items() if key[1:] == (selection, "utterance")] if runs else []
-    counts = found[0].counts if found else None
+    of = found[0] if found else None
     columns: dict[str, Any] = {}
     for metric in ("UA", "WA"):
-        of = None if counts is None else interval(counts, metric)
-        columns |= {} if of is None else {f"pooled_{metric}": of.value}
-        columns |= {f"pooled_{metric}_low": of and of.low, f"pooled_{metric}_high": of and of.high}
+        score = interval(of.counts, metric) if of else None
+        columns |= {
+            f"pooled_{metric}": score.value if score else None,
+            f"pooled_{metric}_low": score.low if score else None,
+            f"pooled_{metric}_high": score.high if score else None,
+        }
     return columns | {
-        "clustered_by": found[0].by if found else None,
-        "clusters": None if counts is None else len(counts.clusters),
-        "pooled_seeds": list(found[0].seeds) if found and counts is not None else None,
+        "clustered_by": of.by if of else None,
+        "clusters": len(of.counts.clusters) if of and of.by else None,
+        "pooled_seeds": list(of.seeds) if of else None,
+        "pooled_folds": of.folds if of else 0,
     }
 
 
 def run_rows(connection: Connection, entries: Sequence[Entry], selection: str) -> list[dict[str, Any]]:
     """Return one row for each finished run of the entries, in their order.
 
-    `looked_at_test` and `audit` say what a number is worth; a run without the selection is left out.
+    `looked_at_test`, `audit` and `speakers_kept` say what a number is worth; a run without the selection is left out.
     """
     place = {run.run_id: (i, entry) for i, (entry, run) in enumerate((e, run) for e in entries for run in e.runs)}
     found = rows(
@@ -72,7 +79,8 @@ def run_rows(connection: Connection, entries: Sequence[Entry], selection: str) -
         "SELECT r.run_id, r.experiment, r.head, r.preset, r.recipe, r.feature_set, r.corpus, r.protocol, r.validation, r.seed, "
         "r.fold, m.selection, any_value(m.epoch) AS epoch, r.epochs, "
         + ", ".join(f"max(m.value) FILTER (m.metric = '{metric}') AS {metric}" for metric in METRICS)
-        + ", r.parameters, r.seconds, r.device, r.audit, r.finished_at FROM runs r JOIN metrics m USING (run_id) "
+        + ", r.parameters, r.seconds, r.device, r.device_name, r.audit, r.speakers_kept, r.finished_at "
+        "FROM runs r JOIN metrics m USING (run_id) "
         "WHERE list_contains(?, r.run_id) AND m.level = 'utterance' AND m.class IS NULL GROUP BY ALL",
         [list(place)],
     )
@@ -98,17 +106,15 @@ def summary(cache: Cache, plan: Plan, selection: str, failures: Sequence[Failure
     """Return one row an experiment.
 
     `UA`, `WA` and `WF1` are means over folds and seeds with their sample standard deviations (`UA_std` ...); the pooled scores
-    are over all test utterances of a seed's folds, averaged over seeds. `runs` of `of_runs` are finished.
+    are over all test utterances of a seed's folds, averaged over seeds. `runs` of `of_runs` have scores, `UA_runs` of these UA.
     """
-    from tfser.heads.ablation import parameters
-
     table = []
     with open_catalogue(cache) as connection:
         for entry in plan.entries:
             of, found = entry.experiment, run_rows(connection, [entry], selection)
             ids = [row["run_id"] for row in found]
             shown = found[0]["selection"] if found else selection
-            values = {metric: [row[metric] for row in found] for metric in METRICS}
+            values = {metric: [row[metric] for row in found if row[metric] is not None] for metric in METRICS}
             known = [row["parameters"] for row in found if row["parameters"] is not None]
             table.append(
                 {
@@ -116,7 +122,7 @@ def summary(cache: Cache, plan: Plan, selection: str, failures: Sequence[Failure
                     "preset": of.preset,
                     "recipe": of.recipe_name,
                     "features": of.feature_set,
-                    "parameters": known[0] if known else parameters(of.spec, of.config, of.dim, len(of.classes)),
+                    "parameters": known[0] if known else parameters(of.spec, of.config, of.dim, len(of.classes), of.layers),
                     "seeds": entry.seeds,
                     "folds": entry.folds,
                     "of_folds": of.of_folds,
@@ -129,13 +135,13 @@ def summary(cache: Cache, plan: Plan, selection: str, failures: Sequence[Failure
                         for name, value in (
                             (metric, mean(of_metric) if of_metric else None),
                             (f"{metric}_std", stdev(of_metric) if len(of_metric) > 1 else None),
+                            (f"{metric}_runs", len(of_metric)),
                         )
                     },
-                    **_pooled(connection, ids, shown),
                     **pooled_interval(connection, ids, shown),
                     "selection": shown,
                     "looked_at_test": peeks(shown),
-                    "audit": "overridden" if any(row["audit"] == "overridden" for row in found) else "passed",
+                    **of_runs(found),
                     "reference": entry.reference,
                     "corpus": of.corpus,
                     "protocol": of.protocol,
@@ -147,30 +153,22 @@ def summary(cache: Cache, plan: Plan, selection: str, failures: Sequence[Failure
     return table
 
 
-def _pooled(connection: Connection, ids: Sequence[str], selection: str) -> dict[str, float | None]:
-    found = rows(
-        connection,
-        "WITH counts AS (SELECT r.seed, c.label, coalesce(sum(c.count) FILTER (c.label = c.predicted), 0) AS hits, "
-        "sum(c.count) AS total FROM confusion c JOIN runs r USING (run_id) WHERE list_contains(?, c.run_id) AND c.selection = ? "
-        "AND c.level = 'utterance' GROUP BY ALL HAVING sum(c.count) > 0), "
-        "seeds AS (SELECT seed, avg(hits / total ORDER BY label) AS UA, sum(hits) / sum(total) AS WA FROM counts GROUP BY seed) "
-        "SELECT avg(UA ORDER BY seed) AS pooled_UA, avg(WA ORDER BY seed) AS pooled_WA FROM seeds",
-        [list(ids), selection],
-    )
-    return {name: found[0][name] for name in ("pooled_UA", "pooled_WA")}
-
-
 def run_score(cache: Cache, entry: Entry, run_id: str, selection: str) -> tuple[float, str] | None:
-    """Return a finished run's UA from its own files, before any catalogue knows of it, and whose it is; None without any."""
+    """Return a finished run's UA from its own files, before any catalogue knows of it, and its marks; None without any."""
     import pyarrow.parquet as pq
 
+    folder = run_folder(cache, run_id)
     found = {
         row["selection"]: float(row["value"])
-        for row in pq.read_table(run_folder(cache, run_id) / "metrics.parquet").to_pylist()
+        for row in pq.read_table(folder / "metrics.parquet").to_pylist()
         if row["metric"] == "UA" and row["level"] == "utterance" and row["class"] is None
     }
     shown = _stands_for(entry, selection, found)
-    return None if shown is None else (found[shown], shown)
+    if shown is None:
+        return None
+    about = read_json(folder / "run.json")
+    standing = {"audit": about["audit"], "speakers_kept": about.get("speakers_kept", "unknown")}
+    return found[shown], mark({"selection": shown, **standing})
 
 
 def write_runs(path: Path, cache: Cache, plan: Plan, selection: str) -> int:

@@ -1,7 +1,6 @@
 """How a sweep's plan and results are shown: for people, for other programs, and for a paper.
 
-A number of a selection that looked at the test side bears a dagger, one of a fold whose audit was overridden a double dagger, in
-every format that people read; csv and JSON say the same in columns of their own.
+Numbers bear the marks of `tfser.heads.marks` in every format that people read; csv and JSON say the same in columns of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from typing import Any
 
 from tfser.heads import head, lineages
 from tfser.heads.fit_columns import fitted
-from tfser.heads.selections import LEAK, TEST_SIDE, mark
+from tfser.heads.marks import IN_LATEX, explain_marks, is_independent, mark
 from tfser.heads.statistics import FEW
 from tfser.heads.sweep import Estimate, Key, Plan, data_key
 from tfser.heads.sweep_runs import Failure
@@ -19,7 +18,7 @@ from tfser.manifests.display import Output, TableOutput, count, print_rows, say,
 
 _IN_LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", TEST_SIDE: r"$^{\dagger}$", LEAK: r"$^{\ddagger}$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", **IN_LATEX,
 }  # fmt: skip
 
 
@@ -72,7 +71,7 @@ def readable(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """Return the table's cells for people: percent with one decimal, deviations, marks."""
     lines = []
     for row in table:
-        signs = mark(row["selection"], row["audit"])
+        signs = mark(row)
         low, high = row["pooled_UA_low"], row["pooled_UA_high"]
         lines.append(
             {
@@ -115,8 +114,8 @@ def legend(table: Sequence[Mapping[str, Any]], references: bool) -> list[str]:
         )
     if any(row["clusters"] == 1 for row in table):
         notes.append("No interval over one speaker alone: it says nothing about others.")
-    if any(row["runs"] and row["clustered_by"] is None for row in table):
-        notes.append("No interval where speakers, sessions and dialogues are unknown.")
+    if any(row["runs"] and row["clustered_by"] is None and is_independent(row) for row in table):
+        notes.append("No interval where the speakers of some utterances are unknown.")
     few = [row["clusters"] for row in table if row["pooled_UA_low"] is not None and row["clusters"] < FEW]
     if few:
         notes.append(f"Only {min(few)} of them: the intervals are wide, and right only if they vary about normally.")
@@ -125,26 +124,29 @@ def legend(table: Sequence[Mapping[str, Any]], references: bool) -> list[str]:
         notes.append("last: the last epoch, none chosen.")
     if vals := sorted(name for name in chosen if name.startswith("val")):
         notes.append(f"{', '.join(vals)}: the epoch was chosen on validation utterances.")
-    if tests := sorted(name for name in chosen if name.startswith("test-")):
-        notes.append(f"{TEST_SIDE} {', '.join(tests)}: the epoch was chosen on the test side: an upper bound, and no result.")
     notes += dict.fromkeys(
         f"{said}." for row in table if (said := lineages.explain(row["recipe"], head(row["head"]).recipes)) is not None
     )
-    if any(row["audit"] == "overridden" for row in table):
-        notes.append(f"{LEAK} LEAKS ALLOWED: the audit fails and was overridden; not a speaker-independent result.")
+    notes += [f"{line}." for line in explain_marks([row for row in table if row["runs"]])]
     if any(row["runs"] < row["of_runs"] for row in table):
         notes.append(
             "Incomplete: not all runs are finished; their number says of how many a mean is. Pooled are the seeds with the most."
         )
+    for row in table:
+        short = [f"{m} of {row[f'{m}_runs']} runs" for m in ("UA", "WA", "WF1") if row[f"{m}_runs"] != row["runs"]]
+        folds = len(row["folds"]) if row["runs"] == row["of_runs"] else row["pooled_folds"]
+        short += [f"pooled over {row['pooled_folds']} of {folds} folds"] if row["pooled_folds"] != folds else []
+        if short:
+            notes.append(f"{row['head']} {row['preset']} {row['recipe']}: {', '.join(short)}: the files of the others lack them.")
     if not references:
         notes.append("Without the reference heads (logreg, svm).")
     return notes
 
 
-def _score(value: float | None, deviation: float | None, mark: str) -> str:
+def _score(value: float | None, deviation: float | None, signs: str) -> str:
     if value is None:
         return "-"
-    return f"{100 * value:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}") + mark
+    return f"{100 * value:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}") + signs
 
 
 def numbers(values: Sequence[int]) -> str:
@@ -214,7 +216,7 @@ def plan_rows(
             "preset": entry.experiment.preset,
             "recipe": entry.experiment.recipe_name,
             "features": entry.experiment.feature_set,
-            "epochs": entry.experiment.recipe.epochs,
+            "epochs": max(run.experiment.epochs(run.fold) for run in entry.runs),
             "seeds": entry.seeds,
             "folds": entry.folds,
             "runs": len(entry.runs),

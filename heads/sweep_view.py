@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tfser.heads.selections import TEST_SIDE, peeks
+from tfser.heads.marks import mark
 from tfser.heads.sweep import Entry, Estimate, Plan, Run
 from tfser.heads.sweep_results import run_rows, run_score
 from tfser.heads.sweep_runs import Event
@@ -49,13 +49,8 @@ class _Line:
     running: dict[str, tuple[Run, EpochRecord | None]] = field(default_factory=dict)
     spent: list[float] = field(default_factory=list)
     """Wall time of runs that were trained now, seconds."""
-    selection: str = ""
-    """Whose the scores are."""
-
-    @property
-    def mark(self) -> str:
-        """The mark of its numbers."""
-        return TEST_SIDE if peeks(self.selection) else ""
+    mark: str = ""
+    """Of its numbers (`tfser.heads.marks`)."""
 
 
 class SweepView:
@@ -96,7 +91,7 @@ class SweepView:
             for row in run_rows(connection, self._plan.entries, self._selection):
                 line = self._lines[row["experiment"]]
                 if row["run_id"] in line.done and row["UA"] is not None:
-                    line.UA[row["run_id"]], line.selection = row["UA"], row["selection"]
+                    line.UA[row["run_id"]], line.mark = row["UA"], mark(row)
         if self._console.is_terminal:
             self._live = Live(
                 get_renderable=self.render, console=self._console, refresh_per_second=2, transient=True, redirect_stdout=False
@@ -134,7 +129,7 @@ class SweepView:
         line.done.add(run.run_id)
         score = run_score(self._cache, line.entry, run.run_id, self._selection)
         if score is not None:
-            line.UA[run.run_id], line.selection = score
+            line.UA[run.run_id], line.mark = score
         if event.trained:
             self.trained += 1
             line.spent.append(time.monotonic() - self._started[run.run_id])
@@ -174,7 +169,7 @@ class SweepView:
 
     def _by_epochs(self, line: _Line) -> float | None:
         seconds = [record.train_s + record.eval_s for _, record in line.running.values() if record is not None]
-        return mean(seconds) * line.entry.experiment.recipe.epochs if seconds else None
+        return mean(seconds) * line.entry.experiment.epochs() if seconds else None
 
     def _left_text(self) -> str:
         seconds, known = self.left_s()
@@ -222,7 +217,7 @@ class SweepView:
         of = run.experiment
         text = f"fold {run.fold}, seed {of.seed}"
         if record is not None:
-            text += f", epoch {record.epoch}/{of.recipe.epochs}"
+            text += f", epoch {record.epoch}/{of.epochs(run.fold)}"
         return text + (f" (+{len(line.running) - 1})" if len(line.running) > 1 else "")
 
 

@@ -252,23 +252,6 @@ class Trainer:
         self.history: list[EpochRecord] = []
         self.keeper: Keeper[Prediction | None] = Keeper(recipe.selections)
         self.val_state: dict[str, Tensor] = {}
-<<<<<<< HEAD
-        described = [spec.name, config.to_dict(), recipe.to_dict(), seed, self.epochs, list(data.classes), _FORMAT]
-        described += [data.layers] if data.layers > 1 else []
-        # Whole utterances were masked over the batch's longest once: their checkpoints are of another training.
-        described += ["masks within lengths"] if self.frames is None and recipe.time_masks else []
-        digest = hashlib.sha256(json.dumps(described).encode())
-        for array in (data.labels, data.train, data.val, data.test, packed.offsets):
-            digest.update(np.ascontiguousarray(array).tobytes() + b"|")
-        self.fingerprint = digest.hexdigest()
-||||||| 8bf2eda
-        described = [spec.name, config.to_dict(), recipe.to_dict(), seed, self.epochs, list(data.classes), _FORMAT]
-        described += [data.layers] if data.layers > 1 else []
-        digest = hashlib.sha256(json.dumps(described).encode())
-        for array in (data.labels, data.train, data.val, data.test, packed.offsets):
-            digest.update(np.ascontiguousarray(array).tobytes() + b"|")
-        self.fingerprint = digest.hexdigest()
-=======
         # Whole utterances were masked over the batch's longest once: their checkpoints are of another training.
         more = ["masks within lengths"] if self.frames is None and recipe.time_masks else []
         # A recipe's summary is words: it is left out, but checkpoints of the version before hold it.
@@ -276,7 +259,6 @@ class Trainer:
             _fingerprint([spec.name, config.to_dict(), settings, seed, self.epochs, list(data.classes), _FORMAT], data, more)
             for settings in (recipe.to_dict() | {"summary": ""}, recipe.to_dict())
         )
->>>>>>> h-runs
 
     # One epoch.
 

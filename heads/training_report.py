@@ -7,11 +7,12 @@ from typing import Any
 
 from tfser.heads import lineages
 from tfser.heads.experiment import Experiment
-from tfser.heads.fit_columns import fitted, terminal_width
+from tfser.heads.fit_columns import fitted
+from tfser.heads.marks import explain_marks, mark
 from tfser.heads.selections import ORDER_SQL, explain, peeks
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
-from tfser.manifests.display import Output, percent, print_rows, say, show
+from tfser.manifests.display import Output, percent, print_rows, say, show, terminal_width
 from tfser.manifests.participation import definition, participation
 
 
@@ -39,7 +40,8 @@ def _scores_of(store: Cache, experiment: Experiment) -> tuple[list[dict[str, Any
             "SELECT * FROM (SELECT r.run_id, r.fold, m.selection, m.level, any_value(m.epoch) AS epoch, "
             "max(value) FILTER (metric = 'WA') AS WA, max(value) FILTER (metric = 'UA') AS UA, "
             "max(value) FILTER (metric = 'WF1') AS WF1, max(value) FILTER (metric = 'macro_F1') AS macro_F1, "
-            "any_value(r.seconds) AS seconds, any_value(r.audit) AS audit "
+            "any_value(r.seconds) AS seconds, any_value(r.audit) AS audit, "
+            "any_value(r.speakers_kept) AS speakers_kept, any_value(r.protocol) AS protocol "
             "FROM runs r JOIN metrics m USING (run_id) WHERE r.experiment = ? AND r.seed = ? AND list_contains(?, r.fold) "
             "AND m.class IS NULL GROUP BY ALL) "
             f"ORDER BY fold, level DESC, {ORDER_SQL}",
@@ -47,8 +49,8 @@ def _scores_of(store: Cache, experiment: Experiment) -> tuple[list[dict[str, Any
         )
         over = rows(
             connection,
-            "SELECT selection, level, folds, of_folds, UA, UA_std, WA, WA_std, WF1, macro_F1, pooled_UA, pooled_WA, seconds "
-            "FROM scores WHERE experiment = ? AND seed = ? "
+            "SELECT selection, level, folds, of_folds, UA, UA_std, WA, WA_std, WF1, macro_F1, pooled_UA, pooled_WA, seconds, "
+            "audit, speakers_kept FROM scores WHERE experiment = ? AND seed = ? "
             f"ORDER BY level DESC, {ORDER_SQL}",
             [experiment.name, experiment.seed],
         )
@@ -74,7 +76,7 @@ def _print_experiment(
         folds, over = _utterances(folds), _utterances(over)
     shown = [
         {name: row[name] for name in ("fold", "level", "selection", "epoch")}
-        | {**percent(row, "UA", "WA", "WF1"), **_renamed(percent(row, "macro_F1")), "seconds": round(row["seconds"], 1)}
+        | {**_in_percent(row, "UA", "WA", "WF1"), **_renamed(_in_percent(row, "macro_F1")), "seconds": round(row["seconds"], 1)}
         for row in folds
     ]
     one_fold = len(experiment.folds) == 1 or all(row["level"] == "segment" for row in folds)
@@ -88,19 +90,13 @@ def _print_experiment(
         _print_fitted(
             [
                 {"level": row["level"], "selection": row["selection"], "UA": _spread(row, "UA"), "WA": _spread(row, "WA")}
-                | _renamed(percent(row, "WF1", "macro_F1", "pooled_UA", "pooled_WA"))
+                | _renamed(_in_percent(row, "WF1", "macro_F1", "pooled_UA", "pooled_WA"))
                 | {"seconds": round(row["seconds"], 1)}
                 for row in over
             ]
         )
-    overridden = sorted({row["fold"] for row in folds if row["audit"] == "overridden"})
-    if overridden:
-        say(
-            f"LEAKS ALLOWED: the audit of fold {', '.join(map(str, overridden))} fails; "
-            "these scores are not speaker-independent results"
-        )
-    if gaps := sorted({row["fold"] for row in folds if row["audit"] == "gaps"}):
-        say(f"GAPS ALLOWED: fold {', '.join(map(str, gaps))} lacks something that the protocol has; see `tfser audit`")
+    for line in explain_marks(folds):
+        say(line)
     say(explain(row["selection"] for row in folds))
     if lineage := lineages.explain(
         experiment.recipe_name, experiment.spec.recipes, [row["selection"] for row in folds]
@@ -120,10 +116,15 @@ def _utterances(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in lines if row["level"] == "utterance"]
 
 
+def _in_percent(row: Mapping[str, Any], *names: str) -> dict[str, str]:
+    """Return a row's scores as people read them, with its marks behind each."""
+    return {name: text and text + mark(row) for name, text in percent(row, *names).items()}
+
+
 def _spread(row: Mapping[str, Any], metric: str) -> str:
-    """Return mean and deviation of a score in percent; the mean alone where there is no deviation."""
+    """Return mean and deviation of a score in percent with its marks; the mean alone where there is no deviation."""
     of = percent(row, metric, f"{metric}_std")
-    return of[metric] + (f" ± {of[f'{metric}_std']}" if of[f"{metric}_std"] else "")
+    return of[metric] + (f" ± {of[f'{metric}_std']}" if of[f"{metric}_std"] else "") + mark(row)
 
 
 def _renamed(values: Mapping[str, str]) -> dict[str, str]:
@@ -135,5 +136,4 @@ def _print_fitted(lines: Sequence[Mapping[str, Any]]) -> None:
     """Print a table that fits the terminal, with what had to go said below."""
     shown, notes = fitted(lines, terminal_width(), _MAY_GO)
     print_rows(shown, Output.table)
-    for note in notes:
-        show(note)
+    show(*notes)

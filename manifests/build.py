@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from tfser.manifests.connections import Connection, quote_name
 from tfser.manifests.duplicates import read_near_duplicates
 from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnknownContentError, UnreadableError
 from tfser.manifests.folds import applicable, install
+from tfser.manifests.independence import fold_independence
 from tfser.manifests.own_protocols import own_protocols, read_kept
 from tfser.manifests.protocol import JOINED_BY, Protocol
 from tfser.manifests.protocols import parse
@@ -82,6 +83,11 @@ def build(cache: Cache, connection: Connection, before: Sources, sources: Source
     if changed("runs/"):
         unread = _read_runs(cache, connection, before, sources)
         sources = {path: stamp for path, stamp in sources.items() if path not in unread}
+    if changed("corpora/", "protocols/"):
+        _judge_speakers(cache, connection)
+    elif changed("runs/"):
+        came = {PurePosixPath(p).parts[1] for p in sources if p.startswith("runs/") and sources[p] != before.get(p)}
+        _judge_speakers(cache, connection, came)
     connection.execute("BEGIN")
     connection.execute("DELETE FROM sources")
     kept = {place: stamp for place, stamp in sources.items() if place not in left_out.again}
@@ -427,6 +433,43 @@ def _insert_runs(connection: Connection, runs: Sequence[StoredRun]) -> None:
         connection.register("rows_of_runs", pa.concat_tables([run.tables[table] for run in runs]))
         connection.execute(f"INSERT INTO {table} BY NAME FROM rows_of_runs")
         connection.unregister("rows_of_runs")
+
+
+def _judge_speakers(cache: Cache, connection: Connection, only: Collection[str] | None = None) -> None:
+    """Say of each run, or of `only` those, whether its test speakers are new to it (`runs.speakers_kept`), of old runs, too.
+
+    While the catalogue holds the very rows that a run was made of (the protocol's hash), their speakers decide, as they are known
+    now. Of any other run stands what it stored itself, and else that nobody can tell.
+    """
+    found = connection.execute(
+        "SELECT r.run_id, r.protocol, r.corpus, r.fold, bool_or(p.hash IS NOT NULL) FROM runs r LEFT JOIN protocols p "
+        "ON p.protocol = r.protocol AND p.corpora = r.corpus AND p.hash = r.protocol_hash "
+        "WHERE ?::VARCHAR[] IS NULL OR list_contains(?, r.run_id) GROUP BY ALL",
+        [None if only is None else list(only)] * 2,
+    ).fetchall()
+    pairs = {(protocol, corpus) for _, protocol, corpus, _, here in found if here}
+    judged = {pair: fold_independence(connection, *pair) for pair in pairs}
+    verdicts: dict[str, str] = {}
+    for run_id, protocol, corpus, fold, here in found:
+        verdict = judged[protocol, corpus].get(fold) if here else _stored_verdict(cache, run_id)
+        verdicts[run_id] = verdict or "unknown"
+    if verdicts:
+        connection.execute("BEGIN")
+        connection.execute(
+            "UPDATE runs SET speakers_kept = v.verdict FROM (SELECT unnest(?) AS run_id, unnest(?) AS verdict) v "
+            "WHERE v.run_id = runs.run_id AND runs.speakers_kept IS DISTINCT FROM v.verdict",
+            [list(verdicts), list(verdicts.values())],
+        )
+        connection.execute("COMMIT")
+
+
+def _stored_verdict(cache: Cache, run_id: str) -> str | None:
+    """Return what a run says of its test speakers; None where it says nothing that is known here, or cannot be read."""
+    try:
+        stored = read_about(cache.runs / run_id).get("speakers_kept")
+    except (DamagedError, UnreadableError):
+        return None
+    return stored if stored in ("kept", "broken", "unknown") else None
 
 
 def _corpus_of(folder: Path) -> str | None:

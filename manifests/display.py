@@ -171,7 +171,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, columns: Seque
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in names:
             right = any(_is_number(row[name]) for row in rows)
-            table.add_column(visible(name), justify="right" if right else "left", overflow="fold")
+            table.add_column(visible(name), justify="right" if right else "left", overflow="fold", no_wrap=right)
         for row in rows:
             table.add_row(*(_shown(row[n]) for n in names))
         with _to_output():
@@ -187,7 +187,7 @@ def _is_number(value: Any) -> bool:
     """Tell whether a cell is set to the right: numbers, and those that `percent`, `size`, `short` or a comma wrote as text, with
     a deviation, an interval or marks behind them."""
     if isinstance(value, str):
-        score = r"[-+]?\d+\.\d( ± \d+\.\d| to \d+\.\d)?[†‡]*( \[[^]]*\])?"
+        score = r"[-+]?\d+\.\d( ± \d+\.\d| to \d+\.\d)?[†‡§]*( \[[^]]*\])?"
         return re.fullmatch(score + r"|\d{1,3}(,\d{3})+|\d+(\.\d+)? ([kMGT]|[kMGT]?B)", value) is not None
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 

@@ -253,11 +253,14 @@ TABLES = (
         feature_set VARCHAR -- name
         fingerprint VARCHAR -- of the feature set
         epochs INTEGER -- trained
-        device VARCHAR -- cpu or the GPU's name
+        device VARCHAR -- cpu, cuda, cuda:1 ...
+        device_name VARCHAR -- of the processor or GPU; null: a run that is older than the column
         parameters BIGINT -- of the head
         layer_weights VARCHAR -- of a learned layer mix, JSON: by selection, from layer 0 on, sum 1; null: one layer
         utterances_cut BIGINT -- longer than what the head sees (max_frames in config), and cut there
         audit VARCHAR -- passed, overridden (leaks were allowed) or gaps (something lacking was)
+        speakers_kept VARCHAR -- kept: no test speaker is heard in training or validation; broken: some are; or unknown
+        classes VARCHAR[] -- in the order of the head's outputs
         findings VARCHAR -- what the audit found, JSON
         started_at VARCHAR -- UTC
         finished_at VARCHAR -- UTC
@@ -275,10 +278,14 @@ TABLES = (
         loss DOUBLE -- mean training loss
         lr DOUBLE -- learning rate at its end
         seconds DOUBLE -- of training and evaluation
-        val_WA DOUBLE -- null without validation
-        val_UA DOUBLE -- null without validation
+        val_WA DOUBLE -- utterance level; null without validation, as the other columns of val
+        val_UA DOUBLE -- utterance level
+        val_WF1 DOUBLE -- utterance level; null in runs that are older than the column, as the three below that bear WF1 or loss
+        val_loss DOUBLE -- mean of -log(probability of the true class) over the utterances
         test_WA DOUBLE -- utterance level
         test_UA DOUBLE -- utterance level
+        test_WF1 DOUBLE -- utterance level
+        test_loss DOUBLE -- as val_loss
         """,
     ),
     _table(
@@ -313,7 +320,7 @@ TABLES = (
     ),
     _table(
         "confusion",
-        "Confusion counts of every run.",
+        "Confusion counts of every run, selection and level: choose one of each, or ask `result_confusion`.",
         """
         run_id VARCHAR -- run
         fold INTEGER -- from 1
@@ -326,7 +333,8 @@ TABLES = (
     ),
     _table(
         "scores",
-        "Scores of each experiment and seed over its folds: the mean over folds, and pooled over all of their test utterances.",
+        "Scores of each experiment and seed over its folds: the mean over folds, and pooled over all of their test utterances."
+        " Each selection and level has a row: choose one, or ask `results`.",
         """
         experiment VARCHAR -- the same for all folds and seeds of one configuration
         head VARCHAR -- architecture
@@ -339,7 +347,7 @@ TABLES = (
         epochs INTEGER -- trained
         selection VARCHAR -- last, val, test-oracle or one of the recipe's
         level VARCHAR -- utterance or segment
-        folds BIGINT -- folds that are finished
+        folds BIGINT -- folds that have scores
         of_folds INTEGER -- folds of the protocol
         WA DOUBLE -- mean over folds
         WA_std DOUBLE -- sample standard deviation over folds
@@ -349,8 +357,69 @@ TABLES = (
         macro_F1 DOUBLE -- mean over folds
         pooled_WA DOUBLE -- share of all test utterances that are right
         pooled_UA DOUBLE -- mean over classes of the recall over all test utterances
+        pooled_folds BIGINT -- folds whose test utterances are pooled
         seconds DOUBLE -- of all folds together
         audit VARCHAR -- passed; overridden: a fold was trained with --allow-leaks though its audit failed; gaps: --allow-gaps
+        speakers_kept VARCHAR -- the worst of its folds, see `runs`: broken and unknown are no scores for new speakers
+        """,
+        view=True,
+    ),
+    _table(
+        "results",
+        "One row an experiment, as `tfser scores` shows it: the last epoch, utterance level, means over folds and seeds.",
+        """
+        experiment VARCHAR -- the same for all folds and seeds of one configuration
+        head VARCHAR -- architecture
+        preset VARCHAR -- variant
+        recipe VARCHAR -- way of training
+        feature_set VARCHAR -- name
+        corpus VARCHAR -- corpus name; several joined by +
+        protocol VARCHAR -- protocol name
+        validation VARCHAR -- validation policy
+        classes VARCHAR[] -- in the order of the head's outputs
+        seeds BIGINT[] -- random seeds
+        folds BIGINT -- folds that have scores, of the seed with the most
+        of_folds INTEGER -- folds of the protocol
+        UA DOUBLE -- mean over folds and seeds
+        UA_std DOUBLE -- sample standard deviation over folds and seeds
+        WA DOUBLE -- mean over folds and seeds
+        WA_std DOUBLE -- sample standard deviation over folds and seeds
+        pooled_UA DOUBLE -- over all test utterances of a seed, mean over the seeds that tested the most
+        pooled_WA DOUBLE -- likewise
+        audit VARCHAR -- passed, or overridden
+        speakers_kept VARCHAR -- the worst of its folds, see `runs`: broken and unknown are no scores for new speakers
+        """,
+        view=True,
+    ),
+    _table(
+        "result_predictions",
+        "The predictions that `results` pools: of the last epoch, utterance level, of the seeds that tested the most. Name one"
+        " experiment, or group by it.",
+        """
+        experiment VARCHAR -- the same for all folds and seeds of one configuration
+        seed BIGINT -- random seed
+        fold INTEGER -- from 1
+        corpus VARCHAR -- corpus name
+        utterance_id VARCHAR -- utterance
+        speaker VARCHAR -- who speaks
+        session VARCHAR -- recording session
+        dialogue VARCHAR -- conversation
+        label VARCHAR -- true class
+        predicted VARCHAR -- predicted class
+        hit BOOLEAN -- whether they are the same
+        run_id VARCHAR -- run
+        """,
+        view=True,
+    ),
+    _table(
+        "result_confusion",
+        "`result_predictions`, counted: one row an experiment, seed, true and predicted class.",
+        """
+        experiment VARCHAR -- the same for all folds and seeds of one configuration
+        seed BIGINT -- random seed
+        label VARCHAR -- true class
+        predicted VARCHAR -- predicted class
+        n BIGINT -- utterances, over all folds of the seed
         """,
         view=True,
     ),

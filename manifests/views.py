@@ -31,12 +31,18 @@ SELECT f.protocol, f.corpus, f.fold, f.role, f.utterance_id, f.label,
 FROM folds f JOIN utterances u ON u.corpus = f.corpus AND u.utterance_id = f.utterance_id
 """
 
-SCORES = """
+WORST = "CASE WHEN bool_or({0} = 'broken') THEN 'broken' WHEN bool_and({0} = 'kept') THEN 'kept' ELSE 'unknown' END"
+"""SQL over runs: the worst of their `speakers_kept`; one that is not known leaves all unknown, but for broken ones."""
+
+_WORST_OF_RUNS = WORST.format("speakers_kept")
+
+SCORES = f"""
 WITH fold_scores AS (
   SELECT r.experiment, r.seed, m.selection, m.level, m.fold,
     any_value(r.head) AS head, any_value(r.preset) AS preset, any_value(r.recipe) AS recipe, any_value(r.corpus) AS corpus,
     any_value(r.protocol) AS protocol, any_value(r.feature_set) AS feature_set, any_value(r.epochs) AS epochs,
     any_value(r.seconds) AS seconds, bool_or(r.audit = 'overridden') AS overridden, bool_or(r.audit = 'gaps') AS gaps,
+    any_value(r.speakers_kept) AS speakers_kept,
     max(m.value) FILTER (m.metric = 'WA') AS WA, max(m.value) FILTER (m.metric = 'UA') AS UA,
     max(m.value) FILTER (m.metric = 'WF1') AS WF1, max(m.value) FILTER (m.metric = 'macro_F1') AS macro_F1
   FROM metrics m JOIN runs r USING (run_id) WHERE m.class IS NULL GROUP BY ALL
@@ -48,20 +54,72 @@ WITH fold_scores AS (
   SELECT experiment, seed, selection, level, sum(coalesce(hits, 0)) / sum(total) AS pooled_WA,
     avg(coalesce(hits, 0) / total ORDER BY label) AS pooled_UA
   FROM class_counts GROUP BY ALL
+), counted AS (
+  SELECT r.experiment, r.seed, c.selection, c.level, count(DISTINCT c.fold) AS pooled_folds
+  FROM confusion c JOIN runs r USING (run_id) WHERE c.count > 0 GROUP BY ALL
 )
 SELECT s.experiment, any_value(head) AS head, any_value(preset) AS preset, any_value(recipe) AS recipe,
   any_value(s.corpus) AS corpus, any_value(s.protocol) AS protocol, any_value(feature_set) AS feature_set, s.seed,
-  any_value(epochs) AS epochs, s.selection, s.level, count(*) AS folds,
+  any_value(epochs) AS epochs, s.selection, s.level, count(UA) AS folds,
   (SELECT any_value(p.folds) FROM protocols p WHERE p.protocol = any_value(s.protocol) AND p.corpora = any_value(s.corpus))
     AS of_folds,
   avg(WA ORDER BY fold) AS WA, stddev_samp(WA ORDER BY fold) AS WA_std,
   avg(UA ORDER BY fold) AS UA, stddev_samp(UA ORDER BY fold) AS UA_std,
   avg(WF1 ORDER BY fold) AS WF1, avg(macro_F1 ORDER BY fold) AS macro_F1,
-  any_value(pooled_WA) AS pooled_WA, any_value(pooled_UA) AS pooled_UA, sum(seconds ORDER BY fold) AS seconds,
-  CASE WHEN bool_or(overridden) THEN 'overridden' WHEN bool_or(gaps) THEN 'gaps' ELSE 'passed' END AS audit
-FROM fold_scores s JOIN pooled USING (experiment, seed, selection, level)
+  any_value(pooled_WA) AS pooled_WA, any_value(pooled_UA) AS pooled_UA,
+  coalesce(any_value(pooled_folds), 0) AS pooled_folds, sum(seconds ORDER BY fold) AS seconds,
+  CASE WHEN bool_or(overridden) THEN 'overridden' WHEN bool_or(gaps) THEN 'gaps' ELSE 'passed' END AS audit,
+  {_WORST_OF_RUNS} AS speakers_kept
+FROM fold_scores s LEFT JOIN pooled USING (experiment, seed, selection, level)
+LEFT JOIN counted USING (experiment, seed, selection, level)
 GROUP BY s.experiment, s.seed, s.selection, s.level
 """
+
+RESULTS = f"""
+WITH about AS (
+  SELECT experiment, any_value(head) AS head, any_value(preset) AS preset, any_value(recipe) AS recipe,
+    any_value(feature_set) AS feature_set, any_value(corpus) AS corpus, any_value(protocol) AS protocol,
+    any_value(validation) AS validation, any_value(classes) AS classes,
+    CASE WHEN bool_or(audit = 'overridden') THEN 'overridden' WHEN bool_or(audit = 'gaps') THEN 'gaps' ELSE 'passed' END AS audit,
+    {_WORST_OF_RUNS} AS speakers_kept
+  FROM runs GROUP BY experiment
+), over_folds AS (
+  SELECT experiment, avg(UA ORDER BY seed, fold) AS UA, stddev_samp(UA ORDER BY seed, fold) AS UA_std,
+    avg(WA ORDER BY seed, fold) AS WA, stddev_samp(WA ORDER BY seed, fold) AS WA_std
+  FROM fold_scores WHERE selection = 'last' AND level = 'utterance' GROUP BY experiment
+), over_seeds AS (
+  SELECT experiment, list(seed ORDER BY seed) AS seeds, max(folds) AS folds, any_value(of_folds) AS of_folds
+  FROM scores WHERE selection = 'last' AND level = 'utterance' GROUP BY experiment
+), recalls AS (
+  SELECT experiment, seed, label, avg(hit::INTEGER) AS recall, count(*) AS n, count_if(hit) AS hits
+  FROM result_predictions GROUP BY ALL
+), of_seed AS (
+  SELECT experiment, seed, avg(recall ORDER BY label) AS UA, sum(hits) / sum(n) AS WA FROM recalls GROUP BY ALL
+), pooled AS (
+  SELECT experiment, avg(UA ORDER BY seed) AS pooled_UA, avg(WA ORDER BY seed) AS pooled_WA FROM of_seed GROUP BY experiment
+)
+SELECT experiment, head, preset, recipe, feature_set, corpus, protocol, validation, classes, seeds, folds, of_folds,
+  UA, UA_std, WA, WA_std, pooled_UA, pooled_WA, audit, speakers_kept
+FROM about JOIN over_folds USING (experiment) JOIN over_seeds USING (experiment) LEFT JOIN pooled USING (experiment)
+"""
+
+RESULT_PREDICTIONS = """
+WITH shown AS (SELECT * FROM test_predictions WHERE selection = 'last' AND level = 'utterance'),
+sides AS (
+  SELECT experiment, seed, count(*) AS n, bit_xor(hash(corpus, utterance_id, fold, label)) AS side FROM shown GROUP BY ALL
+), largest AS (
+  SELECT experiment, max(n) AS n, arg_max(side, (n, -seed)) AS side FROM sides GROUP BY experiment
+)
+SELECT experiment, seed, fold, corpus, utterance_id, speaker, session, dialogue, label, predicted, hit, run_id
+FROM shown JOIN sides USING (experiment, seed) JOIN largest USING (experiment, n, side)
+"""
+
+RESULT_CONFUSION = """
+SELECT experiment, seed, label, predicted, count(*) AS n FROM result_predictions GROUP BY ALL
+"""
+
+TAKEN_FOR = "SELECT experiment, label, predicted, sum(n) AS n FROM result_confusion GROUP BY ALL ORDER BY ALL"
+"""The question that `tfser demo` suggests: whom each experiment takes for whom."""
 
 TEST_PREDICTIONS = """
 SELECT r.experiment, r.seed, p.run_id, p.fold, p.selection, p.level, p.corpus, p.utterance_id, p.segment,
@@ -80,8 +138,9 @@ WITH scored AS (
   SELECT run_id, selection, level, sum(count)::BIGINT AS n, sum(count) FILTER (label = predicted)::BIGINT AS hits
   FROM confusion GROUP BY ALL
 )
-SELECT experiment, seed, selection, level, fold, run_id, epoch, n, coalesce(hits, 0) AS hits, UA, WA, WF1, macro_F1
-FROM scored JOIN counted USING (run_id, selection, level)
+SELECT experiment, seed, selection, level, fold, run_id, epoch, coalesce(n, 0) AS n, coalesce(hits, 0) AS hits, UA, WA, WF1,
+  macro_F1
+FROM scored LEFT JOIN counted USING (run_id, selection, level)
 """
 
 CLASS_SCORES = """
@@ -127,5 +186,8 @@ VIEWS = {
     "class_scores": CLASS_SCORES,
     "speaker_scores": _scores_by("speaker"),
     "session_scores": _scores_by("session"),
+    "result_predictions": RESULT_PREDICTIONS,
+    "result_confusion": RESULT_CONFUSION,
+    "results": RESULTS,
 }
 """By name, in an order in which they can be created."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
 import re
+from pathlib import Path
 
 from tfser.manifests.errors import UsageError, first_line
 
@@ -44,3 +47,16 @@ def choose_devices(asked: str) -> tuple[str, ...]:
     if not names:
         raise UsageError(f"--devices {asked!r}: names no device; cuda:0,cuda:1, or how many, or all")
     return tuple(choose_device(name, "--devices") for name in names)
+
+
+def processor(device: str) -> str:
+    """Return what people call the processor or GPU of a device (`cpu`, `cuda`, `cuda:1` ...)."""
+    if device.startswith("cuda"):
+        import torch
+
+        return str(torch.cuda.get_device_name(torch.device(device)))
+    with contextlib.suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
+        if found:
+            return found[1].strip()
+    return platform.processor() or platform.machine() or "unknown"

@@ -60,7 +60,9 @@ def put_experiment(
     only_folds: Sequence[int] | None = None,
     selections: Sequence[str] = ("last",),
     audit: str = "passed",
+    speakers_kept: str | None = "kept",
     corpus: str = "toy",
+    **more: Any,
 ) -> None:
     """Write an experiment's runs: each utterance is taken for its own class with probability `right`, less for odd speakers.
 
@@ -74,7 +76,9 @@ def put_experiment(
         only_folds: those that are finished.
         selections: all of the same predictions, but test-oracle, which is right more often.
         audit: passed or overridden.
+        speakers_kept: as the run stores it; None: a run that is older than the column.
         corpus: name.
+        more: other columns of its runs (protocol, protocol_hash, config ...).
     """
     of = folds or {u.utterance_id: int(u.utterance_id[1 : u.utterance_id.index("u")]) + 1 for u in utterances}
     for seed in seeds:
@@ -107,6 +111,8 @@ def put_experiment(
                 "parameters": 10, "utterances_cut": 0, "audit": audit, "findings": [], "started_at": "2025-01-01T00:00:00+00:00",
                 "finished_at": "2025-01-01T00:00:01+00:00", "seconds": 1.0, "versions": {}, "config": {},
             }  # fmt: skip
+            about |= more
+            about |= {} if speakers_kept is None else {"speakers_kept": speakers_kept}
             begin(cache, about)
             finish(
                 cache,

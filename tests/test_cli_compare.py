@@ -49,7 +49,7 @@ def test_scores_have_intervals_in_every_format(tmp_path: Path) -> None:
     assert printed.exit_code == 0, printed.stderr
     assert "pooled UA [95 %]" in printed.stdout and "4 speakers" in printed.stdout
     assert "† the epoch was chosen by looking at the test side" in printed.stdout
-    assert "mean_pool-a: only 4 speakers" in printed.stdout
+    assert "(mean_pool-a): only 4 speakers" in printed.stdout
 
     rows = json.loads(run("scores", "--format", "json").stdout)
     assert [(row["experiment"], row["selection"], row["seeds"]) for row in rows] == [

@@ -20,7 +20,8 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 from tfser.heads.compare import compare, notes, wins
 from tfser.heads.compare_report import in_words, print_comparison
 from tfser.heads.outcomes import Outcome, Subject, choose_clusters, find, pooled, read_outcome
-from tfser.heads.score_tables import BY, shown, table
+from tfser.heads.score_report import below, grouped
+from tfser.heads.score_tables import BY, Wanted, table
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
@@ -46,7 +47,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     stored.put_utterances(cache, UTTERANCES)
     both = ("last", "test-oracle")
     stored.put_experiment(cache, "mean_pool-good-1a", UTTERANCES, right=0.85, seeds=(0, 1, 2), selections=both)
-    stored.put_experiment(cache, "mean_pool-bad-2b", UTTERANCES, right=0.6, seeds=(0, 1), selections=both, audit="overridden")
+    stored.put_experiment(cache, "mean_pool-bad-2b", UTTERANCES, right=0.6, seeds=(0, 1), selections=both)
+    stored.put_experiment(cache, "svm-leaky-4d", UTTERANCES, right=0.6, seeds=(0, 1), selections=both, audit="overridden")
     stored.put_experiment(cache, "tf_mamba-part-3c", UTTERANCES, right=0.7, only_folds=(1, 2, 3))
     stored.put_experiment(cache, "tf_mamba-part-3c", UTTERANCES, right=0.7, seeds=(1,), only_folds=(2, 3))
     return cache
@@ -79,7 +81,7 @@ def UA(found: list[dict[str, Any]]) -> float:  # noqa: N802
 
 def test_a_row_an_experiment_is_scikit_learn_s_over_folds_and_seeds(filled: Cache) -> None:
     with open_catalogue(filled) as connection:
-        found = table(connection, segments=True)
+        found = table(connection, Wanted(segments=True))
     assert [(row["experiment"], row["level"], row["selection"]) for row in found[:5]] == [
         ("mean_pool-bad-2b", "utterance", "last"),
         ("mean_pool-bad-2b", "utterance", "test-oracle"),
@@ -101,9 +103,12 @@ def test_a_row_an_experiment_is_scikit_learn_s_over_folds_and_seeds(filled: Cach
         assert row["pooled_WA"] == pytest.approx(np.mean([accuracy_score(*pair) for pair in pairs]))
         assert row["pooled_WF1"] == pytest.approx(np.mean([f1_score(*pair, average="weighted") for pair in pairs]))
         assert row["pooled_macro_F1"] == pytest.approx(np.mean([f1_score(*pair, average="macro") for pair in pairs]))
+        assert row["utterances"] == len(of_seed[0])
+        if "leaky" in row["experiment"]:
+            assert (row["clustered_by"], row["clusters"], row["pooled_UA_low"]) == (None, None, None)
+            continue
         assert row["pooled_UA_low"] < row["pooled_UA"] < row["pooled_UA_high"]
         assert (row["clustered_by"], row["clusters"], row["notes"]) == ("speaker", 8, [])
-        assert row["utterances"] == len(of_seed[0])
 
 
 def test_the_interval_can_be_computed_again_by_sql(filled: Cache) -> None:
@@ -115,9 +120,7 @@ def test_the_interval_can_be_computed_again_by_sql(filled: Cache) -> None:
     query = query.replace("EXPERIMENT", "mean_pool-good-1a")
     with open_catalogue(filled) as connection:
         (by_sql,) = rows(connection, query)
-        of = pooled(connection)["mean_pool-good-1a", "last", "utterance"]
-        (row,) = table(connection, prefix="mean_pool-good", selection="last")
-    assert of.counts is not None
+        (row,) = table(connection, Wanted(experiment="mean_pool-good", selection="last"))
     assert by_sql["UA"] == pytest.approx(row["pooled_UA"]) and by_sql["speakers"] == 8
     reach = stats.t.ppf(0.975, row["pooled_UA_df"]) * by_sql["std_error"] / (by_sql["UA"] * (1 - by_sql["UA"]))
     logit = np.log(by_sql["UA"] / (1 - by_sql["UA"]))
@@ -128,7 +131,7 @@ def test_the_interval_can_be_computed_again_by_sql(filled: Cache) -> None:
 @pytest.mark.parametrize("by", ["speaker", "session", "fold"])
 def test_rows_of_parts_are_scikit_learn_s(filled: Cache, by: str) -> None:
     with open_catalogue(filled) as connection:
-        found = table(connection, by=by, prefix="mean_pool-good", selection="last")
+        found = table(connection, Wanted(experiment="mean_pool-good", selection="last"), by=by)
     all_of = predictions(filled, "mean_pool-good-1a")
     assert [row[by] for row in found] == sorted({p[by] for p in all_of})
     for row in found:
@@ -143,7 +146,7 @@ def test_rows_of_parts_are_scikit_learn_s(filled: Cache, by: str) -> None:
 
 def test_rows_of_classes_are_scikit_learn_s(filled: Cache) -> None:
     with open_catalogue(filled) as connection:
-        found = table(connection, by="class", prefix="mean_pool-good", selection="last")
+        found = table(connection, Wanted(experiment="mean_pool-good", selection="last"), by="class")
     all_of = predictions(filled, "mean_pool-good-1a")
     each = []
     for seed in (0, 1, 2):
@@ -160,23 +163,24 @@ def test_marks_stand_at_every_number(filled: Cache) -> None:
     with open_catalogue(filled) as connection:
         for by in (None, *BY):
             found = table(connection, by=by)
-            lines, below = shown(found, by)
-            assert any(line.startswith("†") for line in below) and any(line.startswith("‡") for line in below)
+            lines = [line for group in grouped(found, by) for line in group.lines]
+            said = below(found, by)
+            assert any(line.startswith("†") for line in said) and any(line.startswith("‡") for line in said)
             for row, line in zip(found, lines, strict=True):
                 scores = ("UA", "WA", "F1", "precision")
                 numbers = [text for name, text in line.items() if name in scores or "[" in name or name.startswith("pooled")]
-                marked = ("†" if row["selection"] == "test-oracle" else "") + ("‡" if "bad" in row["experiment"] else "")
+                marked = ("†" if row["selection"] == "test-oracle" else "") + ("‡" if "leaky" in row["experiment"] else "")
                 assert numbers
                 for text in numbers:
                     assert text == "" or "".join(c for c in text if c in "†‡") == marked, (line, text)
             assert [row["looked_at_test"] for row in found] == [row["selection"] == "test-oracle" for row in found]
-            clean, below = shown(table(connection, by=by, prefix="mean_pool-good", selection="last"), by)
-            assert clean and not below
+            clean = table(connection, Wanted(experiment="mean_pool-good", selection="last"), by=by)
+            assert clean and not below(clean, by)
 
 
 def test_seeds_that_tested_less_are_left_out_and_said(filled: Cache) -> None:
     with open_catalogue(filled) as connection:
-        (row,) = table(connection, prefix="tf_mamba")
+        (row,) = table(connection, Wanted(experiment="tf_mamba"))
     assert (row["seeds"], row["pooled_seeds"], row["clusters"]) == ([0, 1], [0], 3)
     assert "seeds 1 are not pooled" in row["notes"][0] and "only 3 speakers" in row["notes"][1]
     of = read(filled, "tf_mamba")
@@ -189,8 +193,8 @@ def test_sql_and_utterances_give_the_same_counts(filled: Cache) -> None:
         assert {key[0] for key in every} == {"mean_pool-good-1a", "mean_pool-bad-2b", "tf_mamba-part-3c"}
         for key, of in every.items():
             one = read_outcome(connection, Subject(experiment=key[0]), selection=key[1], level=key[2])
-            assert of.counts is not None
-            other = one.counts(one.clusters("speaker"), of.counts.classes)
+            other = one.counts(one.clusters("speaker") if of.by else ["all"] * len(one.keys), of.counts.classes)
+            assert of.by == choose_clusters([one])
             assert (of.seeds, of.dropped) == (one.seeds, one.dropped)
             for name in ("hits", "true", "predicted"):
                 assert (getattr(of.counts, name) == getattr(other, name)).all()
@@ -199,36 +203,39 @@ def test_sql_and_utterances_give_the_same_counts(filled: Cache) -> None:
 # -- clusters ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("known", "expected"), [({"speaker": False}, "session"), ({"speaker": False, "session": False}, "dialogue")]
-)
-def test_without_speakers_sessions_or_dialogues_are_the_clusters(cache: Cache, known: dict[str, bool], expected: str) -> None:
-    utterances = stored.make_utterances(**known)
+@pytest.mark.parametrize(("known", "expected"), [({}, "session"), ({"session": False}, "dialogue")])
+def test_without_speakers_there_are_clusters_only_where_they_are_asked_for(
+    cache: Cache, known: dict[str, bool], expected: str
+) -> None:
+    utterances = stored.make_utterances(speaker=False, **known)
     stored.put_utterances(cache, utterances)
     for name in ("a", "b"):
-        stored.put_experiment(cache, name, utterances)
+        stored.put_experiment(cache, name, utterances, speakers_kept="unknown")
     with open_catalogue(cache) as connection:
-        (row, _) = table(connection)
-    found = compare(read(cache, "a"), read(cache, "b"))
+        (plain, _), (row, _) = table(connection), table(connection, clusters=expected)
+    assert (plain["clustered_by"], plain["clusters"], plain["pooled_UA_low"]) == (None, None, None)
+    found = compare(read(cache, "a"), read(cache, "b"), clusters=expected)
     n = {"session": 4, "dialogue": 8}[expected]
-    assert (row["clustered_by"], row["clusters"]) == (found.clustered_by, found.score.difference.clusters) == (expected, n)
-    assert any("some speakers are unknown" in line for line in notes(found))
+    assert (row["clustered_by"], row["clusters"]) == (found.clustered_by, found.clusters) == (expected, n)
+    assert any(f"{expected}s are taken as independent" in line for line in notes(found))
     with pytest.raises(UsageError, match="the speaker of 110 of the 110 tested is unknown; clusters can be: "):
-        choose_clusters(read(cache, "a"), "speaker")
+        choose_clusters([read(cache, "a")], "speaker")
 
 
 def test_with_nothing_to_make_clusters_of_there_is_no_interval(cache: Cache) -> None:
     utterances = stored.make_utterances(speaker=False, session=False, dialogue=False)
     stored.put_utterances(cache, utterances)
     for name in ("a", "b"):
-        stored.put_experiment(cache, name, utterances)
+        stored.put_experiment(cache, name, utterances, speakers_kept="unknown")
     with open_catalogue(cache) as connection:
         (row, _) = table(connection)
-    assert row["UA"] > 0 and row["pooled_UA_low"] is None and "no intervals" in row["notes"][0]
+    assert row["UA"] > 0 and row["pooled_UA_low"] is None and "no interval" in row["notes"][0]
     right = [of["label"] == of["predicted"] for of in predictions(cache, "a")]
     assert row["pooled_WA"] == pytest.approx(mean(right)) and row["pooled_UA"] is not None  # the score needs no clusters
-    with pytest.raises(UsageError, match="nothing to make clusters of"):
-        compare(read(cache, "a"), read(cache, "b"))
+    found = compare(read(cache, "a"), read(cache, "b"))
+    assert (found.permutation, found.clustered_by, found.score.difference.low, found.speakers) == (None, None, None, ())
+    with pytest.raises(UsageError, match="the session of 110 of the 110 tested is unknown; clusters can be: none"):
+        compare(read(cache, "a"), read(cache, "b"), clusters="session")
 
 
 def test_speakers_of_two_corpora_that_are_called_the_same_are_two(cache: Cache) -> None:
@@ -336,9 +343,9 @@ def test_names_that_are_found_and_names_that_are_not(filled: Cache) -> None:
         with pytest.raises(UsageError, match=r"no predictions of val \(utterance\); it has: last \(utterance\), last \(segm"):
             read_outcome(connection, find(connection, "good"), selection="val")
         with pytest.raises(UsageError, match="unknown experiment that begins with 'mean_pol'"):
-            table(connection, prefix="mean_pol")
+            table(connection, Wanted(experiment="mean_pol"))
         with pytest.raises(UsageError, match="unknown selection of these runs 'test-oracel'; did you mean 'test-oracle'"):
-            table(connection, by="fold", selection="test-oracel")
+            table(connection, Wanted(selection="test-oracel"), by="fold")
         with pytest.raises(UsageError, match="unknown table of scores by 'speker'; did you mean 'speaker'"):
             table(connection, by="speker")
     with pytest.raises(UsageError, match="name two experiments"):
@@ -353,17 +360,17 @@ def test_an_empty_table_says_why_and_what_holds_of_all_is_said_once(cache: Cache
     few = [of for of in UTTERANCES if of.speaker == UTTERANCES[0].speaker]
     stored.put_utterances(cache, few)
     with open_catalogue(cache) as connection:
-        assert shown(table(connection)) == ([], ["no scores: no finished run in this cache"])
-        assert shown(table(connection, by="session"), "session")[1][0].endswith("nothing that was tested has a known session")
+        assert grouped(table(connection)) == [] and below([]) == ["no scores: no finished run in this cache"]
+        assert below(table(connection, by="session"), "session")[0].endswith("nothing that was tested has a known session")
     for name in ("mean_pool-a", "mean_pool-b"):
         stored.put_experiment(cache, name, few, right=0.7)
     with open_catalogue(cache) as connection:
-        below = shown(table(connection))[1]
-    assert below == ["all of them: no intervals: one speaker alone says nothing about others"]
+        said = below(table(connection))
+    assert said == ["all of them: no intervals: one speaker alone says nothing about others"]
 
 
 def test_a_printed_comparison_says_what_to_beware_of(filled: Cache) -> None:
-    a, b = (read(filled, name, selection="test-oracle") for name in ("good", "bad"))
+    a, b = (read(filled, name, selection="test-oracle") for name in ("good", "leaky"))
     assert compare(a, b).to_dict()["looked_at_test"] and all(row["looked_at_test"] for row in compare(a, b).rows())
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
@@ -375,6 +382,7 @@ def test_a_printed_comparison_says_what_to_beware_of(filled: Cache) -> None:
         "cannot give p below 0.125",
         "looking at the test side",
         "although its audit failed",
+        "‡ LEAKS ALLOWED",
         "seed by seed: median p = ",
     ):
         assert words in said, words

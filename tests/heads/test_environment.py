@@ -14,6 +14,7 @@ import pytest
 from tfser.heads import environment, memory
 from tfser.heads.environment import Check, examine, fits, problems
 from tfser.heads.ssd import BACKENDS
+from tfser.pipeline import devices
 
 
 def named(checks: list[Check], name: str) -> Check:
@@ -158,4 +159,4 @@ def test_the_folder_of_corpora(tmp_path: Path) -> None:
 
 
 def test_processors_have_names() -> None:
-    assert environment.processor("cpu")
+    assert devices.processor("cpu")

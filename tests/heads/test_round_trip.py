@@ -1,0 +1,204 @@
+"""What a run stores comes back under the name that it has: each column of each table against the value that it is named after.
+
+The values are planted, all different, so that two columns that change places are found. A new column has to be added here, too.
+"""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
+
+from tfser.heads.experiment import Experiment, Request, resolve
+from tfser.heads.fold_runs import Loaded, audit_experiment, begin_run, load, store_run
+from tfser.heads.prediction import Prediction
+from tfser.heads.runs import versions
+from tfser.heads.selections import Rule
+from tfser.heads.training import EpochRecord, FitResult, Selection
+from tfser.manifests import schema
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue import open_catalogue, rows
+from tfser.manifests.utterances import Utterance
+from tfser.pipeline.devices import processor
+
+CLASSES = ("anger", "neutral", "sadness")
+FOLD, SEED = 2, 5
+
+HISTORY = [
+    EpochRecord(
+        epoch=epoch, loss=0.1 + epoch, learning_rate=0.2 + epoch, train_s=0.3 + epoch, eval_s=0.4 + epoch,
+        val_WA=0.11 * epoch, val_UA=0.12 * epoch, val_WF1=0.13 * epoch, val_loss=0.14 * epoch,
+        test_WA=0.21 * epoch, test_UA=0.22 * epoch, test_WF1=0.23 * epoch, test_loss=0.24 * epoch,
+    )
+    for epoch in (1, 2)
+]  # fmt: skip
+
+
+def drawn(loaded: Loaded, test: np.ndarray, seed: int) -> Prediction:
+    """Random probabilities, in an order of their own; two segments an utterance."""
+    rng = np.random.default_rng(seed)
+    utterance, segments = rng.permutation(test), rng.permutation(np.repeat(test, 2))
+    numbers = np.array([int((segments[:i] == of).sum()) for i, of in enumerate(segments)])
+    return Prediction(
+        segment_utterance=segments,
+        segment_number=numbers,
+        segment_probabilities=rng.dirichlet(np.ones(3), len(segments)).astype(np.float32),
+        utterance=utterance,
+        utterance_probabilities=rng.dirichlet(np.ones(3), len(utterance)).astype(np.float32),
+    )
+
+
+@pytest.fixture
+def run(cache: Cache, put_corpus: Any, put_stack: Any) -> tuple[Cache, Experiment, Loaded, np.ndarray, dict[str, Prediction]]:
+    """A run of planted results, stored as a training stores its own."""
+    utterances = [
+        Utterance(utterance_id=f"u{i:02d}", path="x", speaker="abc"[i // 8], label=CLASSES[i * i % 3 if i % 8 > 2 else i % 3])
+        for i in range(24)
+    ]
+    put_corpus(cache, utterances)
+    put_stack(cache, {u.utterance_id: np.ones((4, 6), np.float32) for u in utterances}, 1, name="enc/1")
+    asked = {"protocol": "loso-speaker", "validation": "next-group", "device": "cpu", "seed": SEED}
+    request = Request(head="mean_pool", preset="linear", **asked)
+    experiment = resolve(cache, request)
+    loaded = load(cache, experiment)
+    begun = begin_run(cache, experiment, FOLD, loaded, audit_experiment(cache, experiment))
+    test = begun.data.test
+    predictions = {"last": drawn(loaded, test, 1), "val": drawn(loaded, test, 2)}
+    result = FitResult(
+        history=tuple(HISTORY),
+        selections={"last": Selection(epoch=2, test=predictions["last"]), "val": Selection(epoch=1, test=predictions["val"])},
+        states={},
+        parameters=4321,
+    )
+    store_run(cache, begun, result)
+    return cache, experiment, loaded, test, predictions
+
+
+def stored(cache: Cache, table: str) -> list[dict[str, Any]]:
+    with open_catalogue(cache) as connection:
+        return rows(connection, f"SELECT * FROM {table} ORDER BY ALL")
+
+
+def columns(table: str) -> set[str]:
+    return {name for of in schema.TABLES if of.name == table for name, _, _ in of.columns}
+
+
+def test_runs(run: Any) -> None:
+    cache, experiment, *_ = run
+    (row,) = stored(cache, "runs")
+    assert row.pop("started_at") <= row["finished_at"] and row.pop("finished_at")[:2] == "20"
+    findings = json.loads(row.pop("findings"))
+    assert all(finding["level"] in ("error", "warning") for finding in findings)
+    assert json.loads(row.pop("config"))["recipe_config"] == json.loads(json.dumps(experiment.recipe.to_dict()))
+    assert json.loads(row.pop("versions")) == versions()
+    assert row == {
+        "run_id": f"{experiment.name}-f2-s5",
+        "experiment": experiment.name,
+        "head": "mean_pool",
+        "preset": "linear",
+        "recipe": "default",
+        "corpus": "toy",
+        "protocol": "loso-speaker/next-group",
+        "protocol_hash": experiment.protocol_hash,
+        "validation": "next-group",
+        "fold": FOLD,
+        "seed": SEED,
+        "feature_set": "enc/1",
+        "fingerprint": experiment.fingerprint,
+        "epochs": 2,
+        "device": "cpu",
+        "device_name": processor("cpu"),
+        "parameters": 4321,
+        "layer_weights": None,
+        "utterances_cut": 0,
+        "audit": "passed",
+        "speakers_kept": "kept",
+        "classes": list(CLASSES),
+        "seconds": pytest.approx(sum(of.train_s + of.eval_s for of in HISTORY)),
+    }
+
+
+def test_history(run: Any) -> None:
+    cache, experiment, *_ = run
+    found = stored(cache, "history")
+    assert columns("history") == set(found[0])
+    for name in ("val", "test-oracle", "val-WF1", "test-loss", "val-loss-patience1", "test-WA+WF1"):  # can be chosen again
+        assert Rule.parse(name).choose([SimpleNamespace(**row) for row in found]) == Rule.parse(name).choose(HISTORY)
+    for row, record in zip(found, HISTORY, strict=True):
+        assert row.pop("run_id") == f"{experiment.name}-f2-s5"
+        assert row.pop("lr") == record.learning_rate and row.pop("seconds") == record.train_s + record.eval_s
+        assert row == {name: getattr(record, name) for name in row}
+        assert len(set(row.values())) == len(row)  # all planted differ
+
+
+def test_predictions(run: Any) -> None:
+    cache, experiment, loaded, _, predictions = run
+    expected = []
+    for selection, of in predictions.items():
+        for level, places, numbers, probabilities in (
+            ("utterance", of.utterance, [None] * len(of.utterance), of.utterance_probabilities),
+            ("segment", of.segment_utterance, of.segment_number.tolist(), of.segment_probabilities),
+        ):
+            for place, number, row in zip(places, numbers, probabilities, strict=True):
+                expected.append(
+                    {
+                        "run_id": f"{experiment.name}-f2-s5",
+                        "corpus": "toy",
+                        "fold": FOLD,
+                        "utterance_id": loaded.features.utterance_ids[place],
+                        "label": CLASSES[loaded.labels[place]],
+                        "predicted": CLASSES[row.argmax()],
+                        "probabilities": {name: float(value) for name, value in zip(CLASSES, row, strict=True)},
+                        "selection": selection,
+                        "level": level,
+                        "segment": number,
+                    }
+                )
+    found = stored(cache, "predictions")
+
+    def key(row: dict[str, Any]) -> tuple[Any, ...]:
+        return (row["selection"], row["level"], row["utterance_id"], -1 if row["segment"] is None else row["segment"])
+
+    assert columns("predictions") == set(found[0])
+    assert sorted(found, key=key) == sorted(expected, key=key)
+
+
+def _truth(run: Any, selection: str, level: str) -> tuple[list[str], list[str]]:
+    _, _, loaded, _, predictions = run
+    of = predictions[selection]
+    places, probabilities = (
+        (of.utterance, of.utterance_probabilities) if level == "utterance" else (of.segment_utterance, of.segment_probabilities)
+    )
+    return [CLASSES[loaded.labels[i]] for i in places], [CLASSES[row.argmax()] for row in probabilities]
+
+
+@pytest.mark.parametrize("selection", ["last", "val"])
+@pytest.mark.parametrize("level", ["utterance", "segment"])
+def test_metrics_and_confusion(run: Any, selection: str, level: str) -> None:
+    cache, experiment, *_ = run
+    labels, predicted = _truth(run, selection, level)
+    recall = recall_score(labels, predicted, labels=CLASSES, average=None, zero_division=0)
+    expected = {
+        ("WA", None): accuracy_score(labels, predicted),
+        ("UA", None): recall_score(labels, predicted, average="macro", labels=sorted(set(labels)), zero_division=0),
+        ("WF1", None): f1_score(labels, predicted, average="weighted", zero_division=0),
+        ("macro_F1", None): f1_score(labels, predicted, average="macro", zero_division=0),
+        **{("recall", name): value for name, value in zip(CLASSES, recall, strict=True) if name in labels},
+    }
+    found = [row for row in stored(cache, "metrics") if (row["selection"], row["level"]) == (selection, level)]
+    assert columns("metrics") == set(found[0])
+    assert {(row["metric"], row["class"]): row["value"] for row in found} == pytest.approx(expected)
+    about = {(row["run_id"], row["fold"], row["epoch"]) for row in found}
+    assert about == {(f"{experiment.name}-f2-s5", FOLD, 2 if selection == "last" else 1)}
+
+    counts = confusion_matrix(labels, predicted, labels=CLASSES)
+    found = [row for row in stored(cache, "confusion") if (row["selection"], row["level"]) == (selection, level)]
+    assert columns("confusion") == set(found[0])
+    assert {(row["label"], row["predicted"]): row["count"] for row in found} == {
+        (a, b): counts[i][j] for i, a in enumerate(CLASSES) for j, b in enumerate(CLASSES)
+    }
+    assert {(row["run_id"], row["fold"]) for row in found} == {(f"{experiment.name}-f2-s5", FOLD)}

@@ -1,0 +1,116 @@
+"""`tfser scores` and `tfser compare` where something is missing, and how their tables look on a narrow terminal."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from tfser.cli import app
+from tfser.heads.score_report import print_table
+from tfser.heads.score_tables import table
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue import open_catalogue
+
+
+def _load() -> ModuleType:
+    path = Path(__file__).parent / "stored_runs.py"
+    spec = importlib.util.spec_from_file_location("tfser_tests_stored_runs", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    stored = _load()
+    cache = Cache(tmp_path_factory.mktemp("scores") / "cache")
+    utterances = stored.make_utterances(speakers=4)
+    stored.put_utterances(cache, utterances)
+    long = {"recipe": "default+epochs=20+lr=0.0003", "feature_set": "wavlm-large/12"}
+    for n, more in enumerate(({}, {"recipe": "default"}, {"only_folds": (1, 2)}, {"selections": ("last", "test-oracle")})):
+        stored.put_experiment(cache, f"mean_pool-small-default-toy-{n}123456789", utterances, **(long | more))
+    stored.put_experiment(cache, "svm-b", utterances, protocol="random-kfold:4", speakers_kept="broken")
+    return cache.root
+
+
+@pytest.fixture(autouse=True)
+def _in_the_cache(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TFSER_CACHE", str(filled))
+
+
+def test_options_restrict_what_is_listed() -> None:
+    assert [row["experiment"] for row in json.loads(run("scores", "--head", "svm", "--format", "json").stdout)] == ["svm-b"]
+    words = ("--corpus", "toy", "--protocol", "loso-speaker", "--features", "wavlm-large", "--experiment", "0123456789")
+    found = json.loads(run("scores", *words, "--format", "json").stdout)
+    assert [row["experiment"][-10:] for row in found] == ["0123456789"]
+    for words, said in (
+        (("scores", "--protocol", "loso-speker"), "did you mean 'loso-speaker'"),
+        (("scores", "svm", "--experiment", "svm"), "goes without the argument"),
+    ):
+        result = run(*words)
+        assert result.exit_code == 2 and said in result.stderr and result.stdout == ""
+
+
+@pytest.mark.parametrize("format", ["json", "csv"])
+def test_what_others_read_says_what_a_score_is_worth(format: str) -> None:
+    for by in ((), ("--by", "fold"), ("--by", "speaker"), ("--by", "seed"), ("--by", "class"), ("--by", "session")):
+        text = run("scores", "--head", "svm", *by, "--format", format).stdout
+        assert "speakers_kept" in text and "broken" in text and "classes" in text, by
+
+
+def test_a_run_that_cannot_be_read_is_said_in_one_line(filled: Path, tmp_path: Path) -> None:
+    cache = shutil.copytree(filled, tmp_path / "cache")
+    (cache / "catalogue.duckdb").unlink(missing_ok=True)
+    (cache / "runs" / "svm-b-f2-s0" / "predictions.parquet").write_bytes(b"broken")
+    here = ("--cache", str(cache))
+    line = "1 run cannot be read and is left out: svm-b-f2-s0; `tfser sql"
+    for words in (("scores",), ("scores", "svm-b", "--format", "json"), ("compare", "svm-b", "0123456789", "--common")):
+        result = run(*words, *here)
+        assert result.exit_code == 0 and result.stderr.count(line) == 1, (words, result.stderr)
+    for words in (("scores", "mean_pool"), ("compare", "0123456789", "3123456789")):
+        assert "cannot be read" not in run(*words, *here).stderr
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_what_tells_rows_apart_stays_on_a_narrow_terminal(
+    filled: Path, width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    with open_catalogue(Cache(filled)) as connection:
+        found = table(connection)
+    print_table(found, None, width)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    first, second = text.split("toy, random-kfold:4")
+    tables = [line for line in first.splitlines() if not line.startswith(("In all rows", "Not shown"))]
+    assert [line for line in tables if len(line) > width] == []
+    assert "selection" in first and "2/4" in first and "4/4" in first and "+epochs=20" in first and "† " in second
+    assert "In all rows:" in first and "features wavlm-large/12" in first
+    assert first.count(" ± ") >= 5 and second.count("§") >= 2 and "(test speakers in training)" in second
+
+
+def test_levels_that_are_the_same_are_shown_once(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tfser.heads.score_tables import Wanted, whole_utterances
+
+    with open_catalogue(Cache(filled)) as connection:
+        found = table(connection, Wanted(segments=True, experiment="svm"))
+        assert whole_utterances(connection, ["svm-b"]) == set()  # two segments an utterance
+    print_table(found, None, None)
+    assert "segment" in capsys.readouterr().out
+    print_table(found, None, None, once=["svm-b"])
+    out = capsys.readouterr().out
+    assert out.count("svm-b") == 1 and "both levels are the same" in out
