@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfser.manifests.errors import TfserError
+from tfser.manifests.errors import MissingFileError, TfserError
 from tfser.pipeline import batches
 from tfser.pipeline.batches import FeatureRow, PackedFeatures, load_packed
 from tfser.pipeline.shards import ShardError, ShardMember, write_shard
@@ -87,7 +87,7 @@ def test_what_cannot_be_packed(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="extract again"):
         load_packed([*rows, beyond])
     rows[2].path.unlink()
-    with pytest.raises(ShardError, match="No such file"):
+    with pytest.raises(MissingFileError, match="is missing"):
         load_packed(rows)
 
 
