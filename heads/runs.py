@@ -247,10 +247,10 @@ def finish(
         "metrics": pa.Table.from_pylist(metrics, schema=columns_of("metrics")),
         "confusion": pa.Table.from_pylist(confusion, schema=columns_of("confusion")),
     }
-    for name in TABLES:
-        write_table(folder / f"{name}.parquet", tables[name], place=place(folder, f"{name}.parquet"))
-    names = [*(f"{name}.parquet" for name in TABLES), *sorted(path.name for path in folder.glob("model*.safetensors"))]
-    digests = {name: hashlib.sha256(read_bytes(folder / name)).hexdigest() for name in names}
+    for table in TABLES:
+        write_table(folder / f"{table}.parquet", tables[table], place=place(folder, f"{table}.parquet"))
+    files = [*(f"{table}.parquet" for table in TABLES), *sorted(path.name for path in folder.glob("model*.safetensors"))]
+    digests = {file: hashlib.sha256(read_bytes(folder / file)).hexdigest() for file in files}
     done = {**about, "classes": list(classes), "files": digests, "status": "finished"}
     write_json(folder / "run.json", done, place=place(folder, "run.json"))
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)

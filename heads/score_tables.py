@@ -134,19 +134,21 @@ def _chosen(wanted: Wanted, about: Mapping[str, Mapping[str, Any]]) -> list[str]
         names = begin or [name for name in names if wanted.experiment in name]
         if not names:
             raise unknown("experiment that begins with", wanted.experiment, list(about))
-    for what, asked, column, fits in (
-        ("corpus of these runs", wanted.corpus, "corpus", lambda have, ask: ask == have or ask in have.split(JOINED_BY)),
-        ("protocol of these runs", wanted.protocol, "protocol", lambda have, ask: _is_or_begins(have, ask, "@/")),
-        ("head of these runs", wanted.head, "head", lambda have, ask: ask == have),
-        ("features of these runs", wanted.features, "feature_set", lambda have, ask: _is_or_begins(have, ask, "/+@")),
+    for what, asked, column, ends in (
+        ("corpus of these runs", wanted.corpus, "corpus", ""),
+        ("protocol of these runs", wanted.protocol, "protocol", "@/"),
+        ("head of these runs", wanted.head, "head", ""),
+        ("features of these runs", wanted.features, "feature_set", "/+@"),
     ):
         if asked is None:
             continue
-        every = dict.fromkeys(row[column] for row in about.values())
-        if not any(fits(have, asked) for have in every):
+        every = dict.fromkeys(str(row[column]) for row in about.values())
+        parts = {have: have.split(JOINED_BY) if column == "corpus" else () for have in every}
+        fitting = [have for have in every if _is_or_begins(have, asked, ends) or asked in parts[have]]
+        if not fitting:
             raise unknown(what, asked, list(every))
         exact = [name for name in names if about[name][column] == asked]
-        names = exact or [name for name in names if fits(about[name][column], asked)]
+        names = exact or [name for name in names if about[name][column] in fitting]
     if about and not names:
         raise UsageError("no run is all of what is asked for: leave out one of the options")
     return names

@@ -85,8 +85,9 @@ class Counts:
 
     def repeated(self, seeds: int) -> Counts:
         """Return the seeds one after the other and again from the first, so many in all: a multiple of how many there are."""
-        parts = {n: getattr(self, n) for n in ("hits", "true", "predicted")}
-        return replace(self, **{n: np.tile(of, (seeds // len(of), 1, 1)) for n, of in parts.items()})
+        times = (seeds // len(self.hits), 1, 1)
+        hits, true, predicted = (np.tile(of, times) for of in (self.hits, self.true, self.predicted))
+        return replace(self, hits=hits, true=true, predicted=predicted)
 
 
 def count(

@@ -150,7 +150,7 @@ def _options_of(kind: type) -> dict[str, inspect.Parameter]:
             flag = flag if default is False else f"{flag}/--no-{flag.removeprefix('--')}"
         if _is_many(hint):
             hint, default = list[str] | None, None
-        bounds = {name: of for name, of in (("min", option.minimum), ("max", option.maximum)) if of is not None}
+        bounds: dict[str, Any] = {name: of for name, of in (("min", option.minimum), ("max", option.maximum)) if of is not None}
         described = typer.Option(flag, help=option.help, metavar=option.metavar, **bounds)
         found[name] = inspect.Parameter(
             name,

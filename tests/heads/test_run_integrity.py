@@ -528,7 +528,7 @@ def test_a_mix_is_not_made_of_damaged_weights(filled: Cache) -> None:
     write_json(path.parent / "run.json", about | {"layer_weights": {"last": weights}})
     mix_of_run(filled, run_id)
     write_json(path.parent / "run.json", about | {"layer_weights": {"last": [weights[0] + 0.01, weights[1] - 0.01]}})
-    with pytest.raises(DamagedError, match="not the one of run.json"):
+    with pytest.raises(DamagedError, match=r"not the one of run\.json"):
         mix_of_run(filled, run_id)
 
 
