@@ -212,8 +212,12 @@ def columns_of(table: str) -> pa.Schema:
 def row_of(about: Mapping[str, Any]) -> list[Any]:
     """Return a run's row of the catalogue's table; null where a column is younger than the run."""
     columns = next(t.columns for t in schema.TABLES if t.name == "runs")
-    values = [about.get(name) for name, _, _ in columns]
-    return [json.dumps(value) if isinstance(value, (dict, list)) else value for value in values]
+    return [_column(about.get(name), kind) for name, kind, _ in columns]
+
+
+def _column(value: Any, kind: str) -> Any:
+    """Return a value of run.json as a column takes it: mappings and lists are JSON, but for columns of a list's type."""
+    return json.dumps(value) if isinstance(value, (dict, list)) and not kind.endswith("[]") else value
 
 
 def _check_values(folder: Path, about: Mapping[str, Any]) -> None:
@@ -224,7 +228,9 @@ def _check_values(folder: Path, about: Mapping[str, Any]) -> None:
         if value is None:
             continue
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if kind == "VARCHAR":
+        if kind == "VARCHAR[]":
+            fits = isinstance(value, list) and all(isinstance(each, str) for each in value)
+        elif kind == "VARCHAR":
             fits = isinstance(value, (str, dict, list))
         elif kind == "DOUBLE":
             fits = number and math.isfinite(value)

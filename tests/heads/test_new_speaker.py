@@ -18,7 +18,8 @@ from scipy import stats
 from tfser.heads.compare import compare
 from tfser.heads.compare_report import print_comparison
 from tfser.heads.outcomes import find, read_outcome
-from tfser.heads.score_tables import shown, table
+from tfser.heads.score_report import grouped
+from tfser.heads.score_tables import Wanted, table
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 
@@ -58,7 +59,7 @@ def by_hand(scores: dict[Any, list[float]]) -> tuple[float, float]:
 @pytest.mark.parametrize("metric", ["UA", "WA"])
 def test_it_follows_from_the_speakers_scores(filled: Cache, metric: str) -> None:
     with open_catalogue(filled) as connection:
-        (row,) = table(connection, prefix="mean_pool-a", selection="last")
+        (row,) = table(connection, Wanted(experiment="mean_pool-a", selection="last"))
         of_speaker: dict[Any, list[float]] = {}
         asked = "SELECT speaker, UA, WA, n FROM speaker_scores WHERE experiment = 'mean_pool-a' AND selection = 'last' " \
             "AND level = 'utterance'"
@@ -80,14 +81,18 @@ def test_the_query_of_the_documents_gives_the_same(filled: Cache) -> None:
     query = query.replace("EXPERIMENT", "mean_pool-a").replace("T * ", f"{stats.t.ppf(0.975, 7)} * ")
     with open_catalogue(filled) as connection:
         (by_sql,) = rows(connection, query)
-        (row,) = table(connection, prefix="mean_pool-a", selection="last")
+        (row,) = table(connection, Wanted(experiment="mean_pool-a", selection="last"))
     assert (row["new_speaker_UA_low"], row["new_speaker_UA_high"]) == pytest.approx((by_sql["low"], by_sql["high"]))
+
+
+def lines_of(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for group in grouped(found) for line in group.lines]
 
 
 def test_the_table_shows_it_with_the_marks_of_its_row(filled: Cache) -> None:
     with open_catalogue(filled) as connection:
-        found = table(connection, prefix="mean_pool-a")
-    lines, _ = shown(found)
+        found = table(connection, Wanted(experiment="mean_pool-a"))
+    lines = lines_of(found)
     assert [row["selection"] for row in found] == ["last", "test-oracle"]
     for row, line, mark in zip(found, lines, ("", "†"), strict=True):
         low, high = (100 * row[f"new_speaker_UA_{end}"] for end in ("low", "high"))
@@ -98,7 +103,7 @@ def test_a_comparison_says_it_of_both(filled: Cache) -> None:
     with open_catalogue(filled) as connection:
         subjects = [find(connection, name) for name in ("mean_pool-a", "mean_pool-b")]
         sides = [read_outcome(connection, subject, selection="test-oracle") for subject in subjects]
-        of_table = {row["experiment"]: row for row in table(connection, selection="test-oracle")}
+        of_table = {row["experiment"]: row for row in table(connection, Wanted(selection="test-oracle"))}
     found = compare(*sides, metric="WA")
     stored_form = json.loads(json.dumps(found.to_dict()))["new_speaker"]
     for letter, name in (("a", "mean_pool-a"), ("b", "mean_pool-b")):
@@ -114,7 +119,7 @@ def test_a_comparison_says_it_of_both(filled: Cache) -> None:
     assert line.endswith(f"†, B {low:.0f} to {high:.0f}†")
 
 
-@pytest.mark.parametrize(("clusters", "known"), [("session", {}), (None, {"speaker": False})])
+@pytest.mark.parametrize(("clusters", "known"), [("session", {}), ("session", {"speaker": False})])
 def test_of_clusters_that_are_no_speakers_nothing_is_said(cache: Cache, clusters: str | None, known: dict[str, bool]) -> None:
     utterances = stored.make_utterances(**known)
     stored.put_utterances(cache, utterances)
@@ -124,9 +129,9 @@ def test_of_clusters_that_are_no_speakers_nothing_is_said(cache: Cache, clusters
         found = table(connection, clusters=clusters)
         sides = [read_outcome(connection, find(connection, name)) for name in ("a", "b")]
     assert [row["clustered_by"] for row in found] == ["session", "session"]
-    for row, line in zip(found, shown(found)[0], strict=True):
+    for row, line in zip(found, lines_of(found), strict=True):
         assert row["pooled_UA_low"] is not None and row["new_speaker_UA_low"] is None and row["new_speaker_utterances"] is None
-        assert line[COLUMN] == ""
+        assert COLUMN not in line
     compared = compare(*sides, clusters=clusters)
     assert compared.new_speaker is None and compared.to_dict()["new_speaker"] is None
     text = io.StringIO()

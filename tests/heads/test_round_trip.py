@@ -65,7 +65,7 @@ def run(cache: Cache, put_corpus: Any, put_stack: Any) -> tuple[Cache, Experimen
     request = Request(head="mean_pool", preset="linear", **asked)
     experiment = resolve(cache, request)
     loaded = load(cache, experiment)
-    begun = begin_run(cache, experiment, FOLD, loaded, audit_experiment(cache, experiment))
+    begun = begin_run(cache, experiment, FOLD, loaded, audit_experiment(cache, experiment), pytest.fail)
     test = begun.data.test
     predictions = {"last": drawn(loaded, test, 1), "val": drawn(loaded, test, 2)}
     result = FitResult(
@@ -74,7 +74,7 @@ def run(cache: Cache, put_corpus: Any, put_stack: Any) -> tuple[Cache, Experimen
         states={},
         parameters=4321,
     )
-    store_run(cache, begun, result)
+    store_run(cache, begun, result, pytest.fail)
     return cache, experiment, loaded, test, predictions
 
 

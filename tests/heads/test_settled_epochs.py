@@ -66,7 +66,7 @@ def test_the_settled_number_is_what_is_trained(filled: Cache, settings: dict[str
     loaded, findings = load(filled, experiment), audit_experiment(filled, experiment)
     lengths = []
     for fold in (1, 2, 3):
-        begun = begin_run(filled, experiment, fold, loaded, findings)
+        begun = begin_run(filled, experiment, fold, loaded, findings, pytest.fail)
         args = (experiment.spec, experiment.config, experiment.recipe, 0, torch.device("cpu"), None)
         lengths.append(Trainer(begun.data, *args).epochs)
         assert begun.about["epochs"] == lengths[-1]

@@ -224,7 +224,7 @@ def test_near_duplicates(cache, put_corpus, installed):
     pairs = [(hashes[0], hashes[1]), (hashes[0], hashes[5]), (hashes[2], "gone"), ("other s1_000", hashes[3])]
     put_pairs(cache.corpus("toy"), hashes[:-1], pairs)
     connection = installed("toy", "loso-speaker")
-    read_near_duplicates(cache, connection, cache.corpora())
+    read_near_duplicates(cache, connection, cache.corpora(), lambda corpus, path, error: pytest.fail(str(error)))
     assert connection.execute("SELECT count(*) FROM near_duplicates").fetchone() == (6,)  # both ways; what is gone is gone
     found = run_audits(
         connection,

@@ -39,7 +39,7 @@ def test_what_cannot_be_moved_stays(cache: Cache, monkeypatch: pytest.MonkeyPatc
     def refuse(*_: object) -> Path:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "rename", refuse)
+    monkeypatch.setattr(os, "rename", refuse)
     with pytest.raises(TfserError, match="Permission denied"):
         cache.put_away(cache.runs / "a")
     assert (cache.runs / "a").is_dir()
