@@ -96,7 +96,7 @@ def test_version_and_help() -> None:
         (("train", "--head", "mean_pool"), "no corpus in"),
         (("train", "--head", "mean_pool", "--corpus", "emodb"), "run `tfser extract --corpus emodb` first"),
         (("audit",), "no corpus in"),
-        (("protocol", "show", "loso-speker"), "no corpus in"),
+        (("protocol", "show", "loso-speker"), "did you mean 'loso-speaker'?"),
         (("cache", "rm", "--stale", "--yes"), "no cache at"),
         (("sql", "SELECT 1"), "no cache at"),
         (("sql", "SELECT 1", "--format", "xml"), "xml"),

@@ -100,7 +100,7 @@ def test_own_protocols_everywhere(tmp_path: Path) -> None:
         (("protocol", "show", "nowhere.toml"), "protocol file nowhere.toml: cannot be read"),
         (("protocol", "show", "wrong.toml"), "wrong.toml: group_by: there is no such key; did you mean 'grouped_by'"),
         (("protocol", "show", "cross:studio:phone", "--corpus", "phone"), "leave --corpus out"),
-        (("audit", "--protocol", "loco:studio,radio"), "unknown corpus in the cache 'radio'"),
+        (("audit", "--protocol", "loco:studio,radio"), "corpus radio is not in"),
         (("train", "--head", "mean_pool", "--protocol", "cross:studio:phone"), "no features of phone in the cache"),
     ],
 )

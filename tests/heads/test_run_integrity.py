@@ -188,7 +188,7 @@ def test_a_run_that_could_not_be_read_once_is_shown_when_it_can(
     assert shown(cache) == (["a-1"], []) and pick_up(cache, "a-1", again=False, note=pytest.fail) is not None
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=FUNCTION_SCOPED)
+@settings(max_examples=100, suppress_health_check=FUNCTION_SCOPED)
 @given(data=st.data())
 def test_each_bit_of_a_run_counts(cache: Cache, data: st.DataObject) -> None:
     folder = run_folder(cache, "a-1")
@@ -205,7 +205,7 @@ def test_each_bit_of_a_run_counts(cache: Cache, data: st.DataObject) -> None:
     assert read_run(folder, weights=True) is not None
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=FUNCTION_SCOPED)
+@settings(max_examples=200, suppress_health_check=FUNCTION_SCOPED)
 @given(data=st.data())
 def test_runs_of_the_version_before_never_show_other_scores(cache: Cache, data: st.DataObject) -> None:
     """They have no seals: what a changed bit makes of them is refused, or shows the scores that were there."""
@@ -465,7 +465,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_training_begins_anew(filled: 
     assert predictions(filled, result.about["run_id"]).equals(whole)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_each_bit_of_a_checkpoint_counts(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("checkpoint")

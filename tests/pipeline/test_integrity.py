@@ -241,7 +241,7 @@ def test_every_damage_is_found_and_no_number_is_shown_from_it(cache: Cache, orig
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 0.999999), bit=st.integers(0, 7), number=st.integers(0, 3))
 def test_every_bit_counts(cache: Cache, original: Cache, kind: str, share: float, bit: int, number: int) -> None:
     found = _files(cache, kind)
