@@ -102,7 +102,7 @@ def check_readable(cache: Cache, whole: dict[str, bytes]) -> int:
         (live,) = connection.execute("SELECT count(*) FROM features").fetchone() or (0,)
         assert live == len(there)
     for problem in verify(cache):
-        assert "left by a writer that was killed" in problem
+        assert problem.kind == "left over" and "a writer was killed" in problem.reason
     return len(there)
 
 
