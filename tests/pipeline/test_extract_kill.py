@@ -245,7 +245,7 @@ def test_ctrl_c_keeps_what_was_finished(cache: Cache, whole: dict[str, bytes]) -
             break
         for file in folder_of(cache).iterdir():  # it was done before the signal came: again, and slower
             file.unlink()
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert "interrupted; what was finished is safe" in said
     assert "Traceback" not in said
     assert 2 <= check_readable(cache, whole) < COUNT
