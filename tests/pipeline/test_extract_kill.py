@@ -36,9 +36,9 @@ import sys, time
 from tfser.pipeline import extract
 extract.extract_pass.__kwdefaults__["shard_utterances"] = 2
 real, pause = extract.decode, float(sys.argv.pop(1))
-def slowly(*args):
+def slowly(*args, **named):
     time.sleep(pause)
-    return real(*args)
+    return real(*args, **named)
 extract.decode = slowly
 from tfser import cli
 cli.main()
@@ -220,6 +220,7 @@ def wait_for_shard(cache: Cache, process: subprocess.Popen[str]) -> None:
     while process.poll() is None and not finished(cache):
         assert time.monotonic() < until
         time.sleep(0.005)
+    assert finished(cache), "it ended by itself, with nothing done"
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(30, marks=pytest.mark.slow)])
