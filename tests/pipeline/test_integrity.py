@@ -180,7 +180,7 @@ def _whole_numbers(root: Path) -> dict[str, Any]:
 def _shows_nothing_wrong(cache: Cache, original: Cache, kind: str) -> None:
     """Whatever is shown was written: a part of what the whole cache shows, or one line that refuses."""
     if kind in NO_SOURCES:  # the index is built of none of these
-        assert not {cache.place(path) for path in _files(original, kind)} & set(cache.sources())
+        assert not {original.place(path) for path in _files(original, kind)} & set(cache.sources())
         return
     whole = _whole_numbers(original.root)
     for name, values in _numbers(cache).items():
