@@ -23,6 +23,10 @@ def choose_corpus(cache: Cache, corpus: str | None) -> str:
     known = cache.corpora()
     if corpus is not None:
         if corpus not in known:
+            if JOINED_BY in corpus:
+                raise UsageError(
+                    f"--corpus {corpus}: name one corpus; a protocol over several names them itself, as cross:a:b and loco:a,b do"
+                )
             if known and difflib.get_close_matches(corpus, known):
                 raise unknown("corpus in the cache", corpus, known)
             holds = f", which holds {', '.join(known)}" if known else ""

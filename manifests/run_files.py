@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfser.manifests import files, schema, seals
 from tfser.manifests.cache import AGAIN, BEFORE, Cache, run_of
-from tfser.manifests.errors import DamagedError, MissingFileError, UnreadableError, first_line
+from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnreadableError, first_line
 from tfser.manifests.run_agreement import check_agreement
 
 if TYPE_CHECKING:
@@ -127,9 +127,10 @@ def _read(folder: Path, weights: bool) -> StoredRun | None:
     about = read_about(folder)
     if about["status"] != "finished":
         return None
-    _check_values(folder, about)
     listed = about.get("files")
     digests: dict[str, str] = listed if isinstance(listed, dict) else {}
+    # A run that lists its files is sealed: what is in it was written so, perhaps by another version.
+    _check_values(folder, about, UnreadableError if digests else DamagedError)
     tables = {name: _read_table(folder, name, digests) for name in TABLES}
     if weights:
         for name in digests.keys() - {f"{table}.parquet" for table in TABLES}:
@@ -220,7 +221,7 @@ def _column(value: Any, kind: str) -> Any:
     return json.dumps(value) if isinstance(value, (dict, list)) and not kind.endswith("[]") else value
 
 
-def _check_values(folder: Path, about: Mapping[str, Any]) -> None:
+def _check_values(folder: Path, about: Mapping[str, Any], kind_of_error: type[TfserError]) -> None:
     """Refuse a run.json whose values do not fit the catalogue's columns."""
     most = {"INTEGER": 2**31, "BIGINT": 2**63}
     for name, kind, _ in next(t.columns for t in schema.TABLES if t.name == "runs"):
@@ -237,4 +238,4 @@ def _check_values(folder: Path, about: Mapping[str, Any]) -> None:
         else:
             fits = number and isinstance(value, int) and -most[kind] <= value < most[kind]
         if not fits:
-            raise DamagedError(f"{folder / 'run.json'}: {name} is {str(value)[:40]}, which is out of range or no {kind}")
+            raise kind_of_error(f"{folder / 'run.json'}: {name} is {str(value)[:40]}, which is out of range or no {kind}")

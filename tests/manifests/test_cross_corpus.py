@@ -192,10 +192,10 @@ def test_they_are_kept_and_come_back(three):
     ("corpus_name", "spec", "error"),
     [
         ("a", "cross:a:b", "--corpus a: protocol cross:a:b is for a\\+b; leave --corpus out"),
-        (None, "cross:a:d", "unknown corpus in the cache 'd'"),
+        (None, "cross:a:d", "corpus d is not in .*, which holds a, b, c; run `tfser extract --corpus d` first"),
         (None, "cross:a:b@excitement,fear", "corpus a has none of its labels"),
         (None, "loso-speaker", "which corpus\\?"),
-        ("a+b", "loso-speaker", "unknown corpus in the cache 'a\\+b'"),
+        ("a+b", "loso-speaker", "--corpus a\\+b: name one corpus; a protocol over several names them itself"),
     ],
 )
 def test_bad_requests(three, corpus_name, spec, error):

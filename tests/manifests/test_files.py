@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tfser.manifests.errors import TfserError
+from tfser.manifests.errors import DamagedError, MissingFileError
 from tfser.manifests.files import aside, read_json, sweep, write_json
 
 
@@ -48,9 +48,17 @@ def test_sweep_takes_what_killed_writers_left(tmp_path):
     assert sweep(tmp_path / "none") == 0
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff"])
-def test_damaged_json_names_the_file(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "error", "reason"),
+    [
+        (None, MissingFileError, "is missing"),
+        (b"", DamagedError, "is no JSON"),
+        (b"{", DamagedError, "is no JSON"),
+        (b"\xff", DamagedError, "is no JSON"),
+    ],
+)
+def test_json_that_is_none_names_the_file(tmp_path, content, error, reason):
     if content is not None:
         (tmp_path / "x.json").write_bytes(content)
-    with pytest.raises(TfserError, match=r"x\.json: cannot be read"):
+    with pytest.raises(error, match=rf"x\.json: {reason}"):
         read_json(tmp_path / "x.json")

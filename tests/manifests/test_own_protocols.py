@@ -102,7 +102,7 @@ def test_the_cache_needs_the_file_no_more(cache, put_corpus, tmp_path):
     with open_catalogue(cache) as connection:  # a damaged one costs nobody the rest
         assert rows(connection, "SELECT count(*) AS n FROM utterances") == [{"n": 24}]
         assert rows(connection, "SELECT * FROM protocols WHERE protocol = ?", [name]) == []
-    with pytest.raises(TfserError, match="its content is not that of mine"):
+    with pytest.raises(TfserError, match=rf"{name}\.toml: its content is not what was written there; name your own file again"):
         choose_protocol(cache, None, f"{name}@common4")
 
 

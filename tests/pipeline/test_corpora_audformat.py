@@ -264,7 +264,7 @@ def test_where_the_database_is_not(tmp_path, cache, monkeypatch):
     named = locate(cache, "audformat", root=tmp_path / "emodb" / "1.4.1" / "abc", name="mine", columns={"label": "emotion"})
     assert (named.corpus, named.options) == ("mine", {"columns": {"label": "emotion"}})
     monkeypatch.setitem(sys.modules, "audformat", None)
-    with pytest.raises(UsageError, match=r"read with its library: pip install 'tfser\[audformat\]'"):
+    with pytest.raises(UsageError, match=r"read with its library: pip install '\.\[audformat\]'"):
         read(tmp_path / "emodb" / "1.4.1" / "abc", {})
 
 

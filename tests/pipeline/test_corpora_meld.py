@@ -389,7 +389,7 @@ def test_without_the_video_library(tmp_path, cache, write_wav, monkeypatch):
             path = tmp_path / FOLDERS[split] / f"dia{i // 4}_utt{i % 4}.mp4"
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(b"never opened")
-    with pytest.raises(MissingExtraError, match=r"28 video files to read.*pip install 'tfser\[video\]'"):
+    with pytest.raises(MissingExtraError, match=r"28 video files to read.*pip install '\.\[video\]'"):
         scan(cache, READER, corpus="meld", root=tmp_path, workers=1)
     for seed, path in enumerate(sorted(tmp_path.rglob("*.mp4"))):
         write_wav(path.with_suffix(".wav"), 0.1, seed)

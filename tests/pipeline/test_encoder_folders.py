@@ -18,6 +18,7 @@ from tfser.heads.experiment import Request, resolve
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.files import read_json, write_json
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.encoders.spec import EncoderSpec, encoder_spec
 from tfser.pipeline.encoders.weights import content_hash, find
@@ -225,10 +226,10 @@ def test_weights_that_were_replaced_with_size_and_time_are_hashed_again(folder: 
 def test_a_rescan_believes_no_memo(folder: Path, tmp_path: Path) -> None:
     memo = tmp_path / "weights.json"
     right = content_hash(find(str(folder)), memo)
-    stored = json.loads(memo.read_text())
+    stored = read_json(memo, place=memo.name)
     for entry in stored.values():
         entry["sha256"] = "0" * 64
-    memo.write_text(json.dumps(stored))
+    write_json(memo, stored, place=memo.name)
     assert encoder_spec(str(folder), memo=memo).weights == "0" * 32
     assert encoder_spec(str(folder), memo=memo, rehash=True).weights == right
     assert encoder_spec(str(folder), memo=memo).weights == right
@@ -291,8 +292,9 @@ def test_a_newer_version_of_one_encoder_takes_its_name(two: tuple[Cache, Path, P
     data[-1] ^= 1
     try:
         weights.write_bytes(data)
-        about = next(cache.features.glob("*/feature_set.json"))
-        about.write_text(about.read_text().replace('"created_at": "2', '"created_at": "1'))  # seconds are too coarse here
+        path = next(cache.features.glob("*/feature_set.json"))
+        about = cache.read_json(path)
+        cache.write_json(path, about | {"created_at": "1" + about["created_at"][1:]})  # seconds are too coarse here
         take(cache, one, [])
         names = held(cache)
         assert len(names) == 2 and "enc/2" in names

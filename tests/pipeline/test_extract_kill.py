@@ -36,9 +36,9 @@ import sys, time
 from tfser.pipeline import extract
 extract.extract_pass.__kwdefaults__["shard_utterances"] = 2
 real, pause = extract.decode, float(sys.argv.pop(1))
-def slowly(*args):
+def slowly(*args, **named):
     time.sleep(pause)
-    return real(*args)
+    return real(*args, **named)
 extract.decode = slowly
 from tfser import cli
 cli.main()
@@ -102,7 +102,7 @@ def check_readable(cache: Cache, whole: dict[str, bytes]) -> int:
         (live,) = connection.execute("SELECT count(*) FROM features").fetchone() or (0,)
         assert live == len(there)
     for problem in verify(cache):
-        assert "left by a writer that was killed" in problem
+        assert problem.kind == "left over" and "a writer was killed" in problem.reason
     return len(there)
 
 
@@ -220,6 +220,7 @@ def wait_for_shard(cache: Cache, process: subprocess.Popen[str]) -> None:
     while process.poll() is None and not finished(cache):
         assert time.monotonic() < until
         time.sleep(0.005)
+    assert finished(cache), "it ended by itself, with nothing done"
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(30, marks=pytest.mark.slow)])
@@ -245,7 +246,7 @@ def test_ctrl_c_keeps_what_was_finished(cache: Cache, whole: dict[str, bytes]) -
             break
         for file in folder_of(cache).iterdir():  # it was done before the signal came: again, and slower
             file.unlink()
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert "interrupted; what was finished is safe" in said
     assert "Traceback" not in said
     assert 2 <= check_readable(cache, whole) < COUNT

@@ -157,7 +157,7 @@ def test_files_that_changed_or_went_are_said_and_nothing_is_lost(cache, corpus):
     report = update_fingerprints(cache, "toy")
     assert sorted(reason.split(";")[0].rpartition(": ")[2] for _, reason in report.failed) == [
         "No such file or directory",
-        "the file changed since the scan",
+        "the file holds other sound than at the scan",
     ]
     table = stored(cache, "toy")
     assert table is not None and table.num_rows == report.computed == 5

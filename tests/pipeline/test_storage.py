@@ -221,11 +221,15 @@ def test_damaged_runs_are_found_and_removed(full: Cache) -> None:
     os.truncate(full.runs / "cut" / "predictions.parquet", 50)
     os.truncate(full.runs / "torn" / "run.json", 10)
     write_json(full.runs / "wide" / "run.json", {"run_id": "wide", "status": "finished", "seed": 99999999999999999999})
+    # The same with a seal was written so: a newer version's might be.
+    newer = {"run_id": "newer", "status": "finished", "seed": 99999999999999999999, "files": {"model.safetensors": "0" * 64}}
+    full.write_json(full.runs / "newer" / "run.json", newer)
     found = verify(full)
-    unreadable = ("runs/wide", "could not be checked")  # as a newer version's might be
-    assert [(p.path, p.kind) for p in found] == [("runs/cut", "damaged"), ("runs/torn", "damaged"), unreadable]
+    unreadable = ("runs/newer", "could not be checked")
+    damaged = [(f"runs/{name}", "damaged") for name in ("torn", "wide")]
+    assert [(p.path, p.kind) for p in found] == [("runs/cut", "damaged"), unreadable, *damaged]
     assert all("\n" not in p.line and str(full.root) not in p.line for p in found)
-    for name in ("cut", "torn", "wide"):
+    for name in ("cut", "newer", "torn", "wide"):
         assert doomed(full, run=name) == [full.runs / name]
     waited: list[str] = []
     with full.lock("runs/cut"):
@@ -238,8 +242,8 @@ def test_damaged_runs_are_found_and_removed(full: Cache) -> None:
         put_run(full, "cut")  # trained anew meanwhile
     thread.join(60)
     assert not thread.is_alive() and [(p.path, p.kind) for p in verify(full)] == [unreadable]
-    assert sorted(p.name for p in full.runs.iterdir()) == ["atwork", "cut", "good", "wide"]
-    assert [p.name for p in full.removed.glob("*/runs/*")] == ["torn"]
+    assert sorted(p.name for p in full.runs.iterdir()) == ["atwork", "cut", "good", "newer"]
+    assert sorted(p.name for p in full.removed.glob("*/runs/*")) == ["torn", "wide"]
 
 
 def test_a_run_is_named_by_its_folder_alone(full: Cache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,7 @@ def test_a_folder_that_is_no_cache_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no cache at"):
         verify(Cache(tmp_path))
     assert run("cache", "verify", "--repair", "--yes", "--cache", str(tmp_path)).exit_code == 2
-    assert run("scores", "--cache", str(tmp_path)).exit_code == 1
+    assert run("scores", "--cache", str(tmp_path)).exit_code == 2
     assert len(list(tmp_path.rglob("*.tmp"))) == 3 and not (tmp_path / "locks").exists()
 
 

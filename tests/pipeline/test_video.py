@@ -164,7 +164,7 @@ def test_without_the_extra_a_scan_says_so_once_and_keeps_nothing(tmp_path, cache
     for i in range(3):
         (root / f"{i}.mp4").write_bytes(clip.read_bytes())
     options = table(root, "w.wav", "0.mp4", "1.mp4", "2.mp4")
-    with pytest.raises(MissingExtraError, match=r"holds 3 video files to read: .*pip install 'tfser\[video\]'") as caught:
+    with pytest.raises(MissingExtraError, match=r"holds 3 video files to read: .*pip install '\.\[video\]'") as caught:
         scan(cache, TABLE, corpus="c", root=root, options=options, workers=1)
     assert "\n" not in str(caught.value)
     assert cache.corpora() == []
