@@ -144,7 +144,7 @@ def test_features_are_chosen_as_the_head_prefers(filled: Cache) -> None:
     extract(filled, "toy", feature_set("logmel", {"n_mels": "40"}))
     refresh(filled)
     assert resolve(filled, Request(head="tf_transformer", device="cpu")).feature_set == "logmel"
-    with pytest.raises(UsageError, match=r"wavlm-large/12 of toy are not in the cache, which holds logmel, logmel\+n_mels=40; run"):
+    with pytest.raises(UsageError, match=r"wavlm-large/12 of toy are not in the cache, which holds logmel, logmel\+n_mels=40"):
         resolve(filled, Request(head="tf_transformer", features="wavlm-large/12", device="cpu"))
 
 

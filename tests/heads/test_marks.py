@@ -29,7 +29,6 @@ from tfser.manifests.display import Output
 from tfser.manifests.errors import UsageError
 from tfser.manifests.independence import NOT_INDEPENDENT
 from tfser.manifests.notes import forget
-from tfser.manifests.schema import TABLES
 
 
 def _load() -> ModuleType:
@@ -293,14 +292,14 @@ def test_folds_are_counted_from_what_is_there(cache: Cache) -> None:
     """Whatever became of the rows of one run: what is missing of which score is said. From files, none of this gets in."""
     stored.put_utterances(cache, UTTERANCES)
     stored.put_experiment(cache, "svm-a", UTTERANCES)
-    with open_catalogue(cache) as connection:
-        held = {of.name: connection.execute(f"FROM {of.name}").to_arrow_table() for of in TABLES}
     with contextlib.closing(open_memory()) as connection:
         create(connection)
-        for name, incoming in held.items():
-            connection.register("incoming", incoming)
-            connection.execute(f"INSERT INTO {name} BY NAME FROM incoming")
-            connection.unregister("incoming")
+        with open_catalogue(cache) as held:
+            for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall():
+                incoming = held.sql(f"FROM {name}").to_arrow_table()
+                connection.register("incoming", incoming)
+                connection.execute(f"INSERT INTO {name} BY NAME FROM incoming")
+                connection.unregister("incoming")
         (whole,) = table(connection)
         connection.execute("DELETE FROM metrics WHERE run_id = 'svm-a-f2-s0' AND metric = 'WF1'")
         for name in ("predictions", "confusion"):
