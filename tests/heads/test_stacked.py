@@ -230,7 +230,8 @@ def test_a_stopped_group_goes_on_together_or_alone(folds: list[FoldData], tmp_pa
 def test_a_job_that_diverges_does_not_take_others_with_it(folds: list[FoldData], value: float, reason: str) -> None:
     features = folds[1].features
     frames = features.frames.copy()
-    frames[features.offsets[int(folds[1].train[0])]] = value
+    first = int(folds[1].train[0])
+    frames[features.offsets[first] : features.offsets[first + 1]] = value
     broken = PackedFeatures(frames=frames, offsets=features.offsets, utterance_ids=features.utterance_ids)
     recipe = recipe_of("mean_pool", normalise="none")
     jobs = [FitJob(data=data, seed=7 + i) for i, data in enumerate([folds[0], replace(folds[1], features=broken), folds[2]])]
