@@ -918,7 +918,6 @@ def scores(
     """List scores over folds and seeds, with intervals over speakers; or by seed, fold, class, speaker, session."""
     from tfser.heads.score_report import print_table
     from tfser.heads.score_tables import Wanted, table, whole_utterances
-    from tfser.heads.unreadable import left_out
     from tfser.manifests.catalogue import open_catalogue
     from tfser.manifests.display import terminal_width
 
@@ -926,9 +925,8 @@ def scores(
 
     if experiment and only:
         raise UsageError("--experiment goes without the argument: both name experiments")
-    name = experiment or only
     wanted = Wanted(
-        experiment=name,
+        experiment=experiment or only,
         corpus=corpus,
         protocol=protocol,
         head=head,
@@ -939,10 +937,7 @@ def scores(
     with open_catalogue(Cache(cache)) as connection:
         found = table(connection, wanted, by=by, clusters=clusters)
         once = sorted(whole_utterances(connection, [row["experiment"] for row in found])) if segments else []
-        lost = left_out(connection, lambda run_id: name is None or name in run_id)
     _deliver(found, kind, output, lambda: print_table(found, by, terminal_width(), once))
-    if lost:
-        say(lost)
 
 
 @app.command()
@@ -964,17 +959,13 @@ def compare(
     from tfser.heads.compare import compare as run_compare
     from tfser.heads.compare_report import print_comparison
     from tfser.heads.outcomes import find, read_outcome
-    from tfser.heads.unreadable import left_out
     from tfser.manifests.catalogue import open_catalogue
 
     kind = _kind_of(format, output)
     with open_catalogue(Cache(cache)) as connection:
         sides = [read_outcome(connection, find(connection, name), selection=selection, level=level) for name in (a, b)]
-        lost = left_out(connection, lambda run_id: any(run_id.startswith(f"{side.subject.experiment}-f") for side in sides))
     found = run_compare(sides[0], sides[1], metric=metric, clusters=clusters, common=common)
     _deliver(found.rows(), kind, output, lambda: print_comparison(found), as_json=found.to_dict())
-    if lost:
-        say(lost)
 
 
 def _deliver(

@@ -301,7 +301,9 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
             places = (json.loads(sources[name] or "{}").get("weights", "?") for name in alike)
             each = ", ".join(f"{name} ({place})" for name, place in zip(alike, places, strict=True))
             raise UsageError(f"--features {asked}: which encoder? The cache has several of this name: {each}; name one in full")
-        found = found or _meant(asked, current)
+        # A set of exactly this name that has nothing of this corpus is to be extracted: another one never stands in for it.
+        if not found and not rows(connection, "SELECT 1 FROM feature_sets WHERE feature_set = ?", [asked]):
+            found = _meant(asked, current)
         if len(found) == 1:
             return found[0]
         if found:

@@ -14,9 +14,8 @@ from tfser.heads.sweep_results import check_runs_output, check_selection, summar
 from tfser.heads.sweep_runs import Failure, run_here
 from tfser.heads.sweep_table import failure_lines, latex, markdown_notes, print_plan, print_summary, print_table
 from tfser.heads.sweep_view import SweepView
-from tfser.heads.unreadable import left_out
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import open_catalogue, refresh_if_possible
+from tfser.manifests.catalogue import refresh_if_possible
 from tfser.manifests.display import Output, TableOutput, count, print_rows, say, show
 from tfser.manifests.errors import unknown
 
@@ -94,7 +93,6 @@ def sweep(
         return True
     failures = run_plan(cache, plan, how)
     print_summary(summary(cache, plan, how.selection, failures), format, references=plan.references)
-    say_left_out(cache, plan)
     if output is not None:
         say(f"{count(write_runs(output, cache, plan, how.selection), 'row')} written to {output}")
     for line in failure_lines(failures):
@@ -150,8 +148,6 @@ def reproduce(
         lines = reproducing.readable(table)
         _print_cells(lines, list(lines[0]), format)
     _print_notes(reproducing.notes(of, table), format)
-    if of.plan is not None:
-        say_left_out(cache, of.plan)
     for line in failure_lines(failures):
         say(line)
     return not failures
@@ -184,14 +180,6 @@ def _print_notes(notes: Sequence[str], format: TableOutput) -> None:
     else:
         for note in notes:
             say(note)
-
-
-def say_left_out(cache: Cache, plan: Plan) -> None:
-    """Say which runs of a plan cannot be read, so that no table goes without them in silence."""
-    planned = {run.run_id for run in plan.runs}
-    with open_catalogue(cache) as connection:
-        if line := left_out(connection, planned.__contains__):
-            say(line)
 
 
 def prepare(how: Running, device: str) -> None:

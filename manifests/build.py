@@ -278,7 +278,8 @@ def _read_features(cache: Cache, connection: Connection, sources: Sources, left_
     names = _set_names([about for _, about in sets])
     lists = [cache.root / p for p in sorted(sources) if p.startswith("features/") and p.endswith(f"/{SKIPPED}")]
     shards = [cache.root / p for p in sorted(sources) if p.endswith(".rows.parquet")]
-    for (folder, about), name in zip(sets, names, strict=True):
+    for folder, about in sets:
+        name = names[about["name"], about["fingerprint"]]
         keys = ("fingerprint", "kind", "dim", "dtype", "hop_s", "created_at")
         source = json.dumps(about["source"]) if "source" in about else None
         connection.execute(
@@ -341,22 +342,23 @@ def _insert_features(
         )
 
 
-def _set_names(sets: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the name of each feature set, in their order: its own, or with the fingerprint behind an @.
+def _set_names(sets: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
+    """Return the name of each feature set, by what its folder is called after: its own, or with the fingerprint behind an @.
 
     The newest configuration of a front-end or encoder has the name, older ones are outdated. Two encoders of one name (two
     folders called alike) are no versions of each other: then nobody has the name alone, and whoever asks for it has to choose.
+    What was extracted twice in one way, under names of the user's own, has one fingerprint and two names.
     """
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for about in sorted(sets, key=lambda about: str(about["created_at"])):
         by_name.setdefault(about["name"], []).append(about)
-    alone = [
-        versions[-1] for versions in by_name.values() if not any(other_encoder(about, versions[-1]) for about in versions)
-    ]
-    # Not by fingerprint: copies of one encoder under two names have one configuration.
-    return [
-        about["name"] if any(about is one for one in alone) else f"{about['name']}@{about['fingerprint'][:8]}" for about in sets
-    ]
+    names = {}
+    for name, versions in by_name.items():
+        newest = versions[-1]
+        is_one = not any(other_encoder(about, newest) for about in versions)
+        for about in versions:
+            names[name, about["fingerprint"]] = name if is_one and about is newest else f"{name}@{about['fingerprint'][:8]}"
+    return names
 
 
 def other_encoder(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

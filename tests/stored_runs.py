@@ -62,6 +62,7 @@ def put_experiment(
     audit: str = "passed",
     speakers_kept: str | None = "kept",
     corpus: str = "toy",
+    classes: Sequence[str] = CLASSES,
     **more: Any,
 ) -> None:
     """Write an experiment's runs: each utterance is taken for its own class with probability `right`, less for odd speakers.
@@ -78,20 +79,22 @@ def put_experiment(
         audit: passed or overridden.
         speakers_kept: as the run stores it; None: a run that is older than the column.
         corpus: name.
+        classes: what the head tells apart; utterances of other labels are not tested.
         more: other columns of its runs (protocol, protocol_hash, config ...).
     """
+    K = len(classes)
     of = folds or {u.utterance_id: int(u.utterance_id[1 : u.utterance_id.index("u")]) + 1 for u in utterances}
     for seed in seeds:
         rng = np.random.default_rng([seed, *name.encode()])
         for fold in sorted(set(of.values())):
-            tested = [u for u in utterances if of[u.utterance_id] == fold]
-            labels = np.array([CLASSES.index(str(u.label)) for u in tested])
+            tested = [u for u in utterances if of[u.utterance_id] == fold and u.label in classes]
+            labels = np.array([classes.index(str(u.label)) for u in tested])
             kept: list[Selected] = []
             for selection in selections:
                 rate = right + (0.1 if selection == "test-oracle" else 0.0) - 0.2 * (fold % 2)
-                wrong = (labels + rng.integers(1, 3, len(labels))) % 3
+                wrong = (labels + rng.integers(1, K, len(labels))) % K
                 chosen = np.where(rng.random(len(labels)) < rate, labels, wrong)
-                probabilities = (0.1 + 0.7 * np.eye(3)[chosen]).astype(np.float32)
+                probabilities = (0.1 + (1 - 0.1 * K) * np.eye(K)[chosen]).astype(np.float32)
                 kept.append(
                     Selected(
                         selection=selection,
@@ -117,7 +120,7 @@ def put_experiment(
             finish(
                 cache,
                 about,
-                classes=CLASSES,
+                classes=classes,
                 utterances=[(corpus, u.utterance_id) for u in tested],
                 labels=labels,
                 selections=kept,

@@ -190,7 +190,9 @@ def test_seeds_that_tested_less_are_left_out_and_said(filled: Cache) -> None:
 def test_sql_and_utterances_give_the_same_counts(filled: Cache) -> None:
     with open_catalogue(filled) as connection:
         every = pooled(connection, segments=True)
-        assert {key[0] for key in every} == {"mean_pool-good-1a", "mean_pool-bad-2b", "tf_mamba-part-3c"}
+        assert {key[0] for key in every} == {"mean_pool-good-1a", "mean_pool-bad-2b", "svm-leaky-4d", "tf_mamba-part-3c"}
+        # No interval over speakers of whom it cannot be said that they are new.
+        assert {key[0] for key, of in every.items() if of.by is None} == {"svm-leaky-4d"}
         for key, of in every.items():
             one = read_outcome(connection, Subject(experiment=key[0]), selection=key[1], level=key[2])
             other = one.counts(one.clusters("speaker") if of.by else ["all"] * len(one.keys), of.counts.classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import shutil
 from dataclasses import replace
@@ -20,12 +21,14 @@ from tfser.heads.reproduce import readable as reproduced
 from tfser.heads.score_report import below, grouped
 from tfser.heads.score_tables import BY, Wanted, table
 from tfser.heads.sweep_table import latex_lines, legend, markdown_lines, readable
-from tfser.heads.unreadable import left_out
+from tfser.manifests.build import create
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import ensure_protocol, open_catalogue, rows
+from tfser.manifests.connections import open_memory
 from tfser.manifests.display import Output
 from tfser.manifests.errors import UsageError
-from tfser.manifests.files import read_json, write_json
+from tfser.manifests.independence import NOT_INDEPENDENT
+from tfser.manifests.notes import forget
 
 
 def _load() -> ModuleType:
@@ -78,7 +81,7 @@ def verdicts(cache: Cache, view: str = "runs") -> dict[str, str]:
 def test_old_runs_are_judged_by_the_rows_that_they_were_made_of(filled: Cache, view: str) -> None:
     expected = {"svm-clean-1": "kept", "svm-heard-2": "broken", "svm-heard-3": "broken", "svm-leak-4": "kept"}
     assert verdicts(filled, view) == expected
-    assert "speakers_kept" not in read_json(filled.runs / "svm-clean-1-f1-s0" / "run.json")
+    assert "speakers_kept" not in filled.read_json(filled.runs / "svm-clean-1-f1-s0" / "run.json")
 
 
 def test_what_a_scan_learns_of_speakers_counts_at_once(filled: Cache, tmp_path: Path) -> None:
@@ -96,7 +99,7 @@ def test_of_rows_that_are_no_longer_there_the_run_s_own_word_stands(cache: Cache
     put(cache, "a", "loso-speaker", speakers_kept=said, protocol_hash="of other rows")
     assert verdicts(cache) == {"a": expected}
     path = cache.runs / "a-f1-s0" / "run.json"
-    write_json(path, {**read_json(path), "speakers_kept": "broken"})
+    cache.write_json(path, {**cache.read_json(path), "speakers_kept": "broken"})
     assert verdicts(cache, "scores") == {"a": "broken"}  # the worst of the folds
 
 
@@ -215,7 +218,8 @@ def test_tables_of_papers_are_marked(capsys: pytest.CaptureFixture[str]) -> None
 
     print_ablation(Experiment, [row], Output.table)  # type: ignore[arg-type]
     out = capsys.readouterr()
-    assert out.out.count(HEARD) == 4 and f"{HEARD} test speakers" in out.err
+    assert out.out.count(HEARD) == 4 and f"{HEARD} {NOT_INDEPENDENT['broken']}; no interval" in out.err
+    assert "test speakers are heard in training" in NOT_INDEPENDENT["broken"]
 
 
 # -- what a table is of ------------------------------------------------------------------------------------------------------
@@ -223,7 +227,7 @@ def test_tables_of_papers_are_marked(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_scores_can_be_restricted(cache: Cache) -> None:
     stored.put_utterances(cache, UTTERANCES)
-    of = {"head": "svm", "feature_set": "whisper-base/all+float16", "classes": ["a", "b"]}
+    of = {"head": "svm", "feature_set": "whisper-base/all+float16", "classes": ("anger", "neutral")}
     stored.put_experiment(cache, "svm-plain-default-toy-0123456789", UTTERANCES, **of, protocol="loso-speaker@two")
     stored.put_experiment(cache, "mean_pool-mlp-default-toy-abcdef0123", UTTERANCES, protocol="loso-speaker@two/next-group")
     stored.put_experiment(cache, "mean_pool-mlp-default-toy-bbcdef0123", UTTERANCES)
@@ -249,16 +253,12 @@ def test_scores_can_be_restricted(cache: Cache) -> None:
 def test_two_classes_never_stand_among_three(cache: Cache) -> None:
     stored.put_utterances(cache, UTTERANCES)
     stored.put_experiment(cache, "svm-a", UTTERANCES)
-    path_of = cache.runs / "svm-b-f{}-s0"
-    stored.put_experiment(cache, "svm-b", UTTERANCES)
-    for fold in range(1, 7):
-        path = Path(str(path_of).format(fold)) / "run.json"
-        write_json(path, {**read_json(path), "classes": ["anger", "other"]})
+    stored.put_experiment(cache, "svm-b", UTTERANCES, classes=("anger", "neutral"))
     with open_catalogue(cache) as connection:
         groups = grouped(table(connection))
     assert [(group.heading, [line["experiment"] for line in group.lines]) for group in groups] == [
         ("toy, loso-speaker: 3 classes (anger, happiness, neutral)", ["svm-a"]),
-        ("toy, loso-speaker: 2 classes (anger, other)", ["svm-b"]),
+        ("toy, loso-speaker: 2 classes (anger, neutral)", ["svm-b"]),
     ]
 
 
@@ -271,38 +271,44 @@ def test_namesakes_say_in_what_they_differ(cache: Cache) -> None:
     assert [line["differs"] for line in group.lines] == ["device=cpu, data_hash=000000", "device=cuda, data_hash=111111"]
 
 
-def test_a_run_that_cannot_be_read_is_named(cache: Cache) -> None:
+def test_a_run_that_cannot_be_read_is_named(cache: Cache, caplog: pytest.LogCaptureFixture) -> None:
     stored.put_utterances(cache, UTTERANCES)
     stored.put_experiment(cache, "svm-a", UTTERANCES)
     for fold in (2, 5):
         (cache.runs / f"svm-a-f{fold}-s0" / "metrics.parquet").write_bytes(b"broken")
-    with open_catalogue(cache) as connection:
-        line = left_out(connection)
-        assert line is not None
-        assert line.startswith("2 runs cannot be read and are left out: svm-a-f2-s0, svm-a-f5-s0; `tfser sql")
-        assert left_out(connection, lambda run_id: run_id.endswith("f5-s0")).startswith("1 run cannot be read and is")  # type: ignore[union-attr]
-        assert left_out(connection, lambda run_id: False) is None
-        assert table(connection)[0]["folds"] == 4
-
-
-def test_folds_are_counted_from_what_is_there(cache: Cache) -> None:
-    """Also where the files of one run do not fit together: what is missing of which score is said."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    stored.put_utterances(cache, UTTERANCES)
-    stored.put_experiment(cache, "svm-a", UTTERANCES)
-    folder = cache.runs / "svm-a-f2-s0"
-    for name, keep in (
-        ("metrics", pc.field("metric") != "WF1"),
-        ("predictions", pc.field("level") == "no such"),
-        ("confusion", pc.field("level") == "no such"),
-    ):
-        pq.write_table(pq.read_table(folder / f"{name}.parquet").filter(keep), folder / f"{name}.parquet")
+    forget()
     with open_catalogue(cache) as connection:
         (row,) = table(connection)
         (score,) = rows(connection, "SELECT folds, pooled_folds FROM scores WHERE level = 'utterance'")
-    assert (row["folds"], row["UA_runs"], row["WF1_runs"], row["pooled_folds"]) == (6, 6, 5, 5)
+    assert (row["folds"], row["UA_runs"], row["pooled_folds"], *score.values()) == (4, 4, 4, 4, 4)
+    (line,) = caplog.messages
+    assert line == (
+        f"left out of {cache.root}: runs/svm-a-f2-s0 (metrics.parquet: its content is not what was written there), "
+        "runs/svm-a-f5-s0 (metrics.parquet: its content is not what was written there); `tfser cache verify` says what to do"
+    )
+
+
+def test_folds_are_counted_from_what_is_there(cache: Cache) -> None:
+    """Whatever became of the rows of one run: what is missing of which score is said. From files, none of this gets in."""
+    stored.put_utterances(cache, UTTERANCES)
+    stored.put_experiment(cache, "svm-a", UTTERANCES)
+    with contextlib.closing(open_memory()) as connection:
+        create(connection)
+        with open_catalogue(cache) as held:
+            for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall():
+                incoming = held.sql(f"FROM {name}").to_arrow_table()
+                connection.register("incoming", incoming)
+                connection.execute(f"INSERT INTO {name} BY NAME FROM incoming")
+                connection.unregister("incoming")
+        (whole,) = table(connection)
+        connection.execute("DELETE FROM metrics WHERE run_id = 'svm-a-f2-s0' AND metric = 'WF1'")
+        for name in ("predictions", "confusion"):
+            connection.execute(f"DELETE FROM {name} WHERE run_id = 'svm-a-f2-s0'")
+        (row,) = table(connection)
+        (score,) = rows(connection, "SELECT folds, pooled_folds FROM scores WHERE level = 'utterance'")
+    counts = ("folds", "UA_runs", "WF1_runs", "pooled_folds")
+    assert [whole[name] for name in counts] == [6, 6, 6, 6]
+    assert [row[name] for name in counts] == [6, 6, 5, 5]
     assert row["notes"][:2] == [
         "WF1 is of 5 of its 6 runs: the others have none",
         "pooled scores are of 5 of its 6 folds: the others have no predictions",

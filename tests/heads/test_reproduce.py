@@ -18,7 +18,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import refresh
 from tfser.manifests.display import TableOutput
 from tfser.manifests.errors import UsageError
-from tfser.manifests.files import read_json, write_json
+from tfser.manifests.files import read_table
 from tfser.manifests.named import PROTOCOLS
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.corpora import locate
@@ -46,10 +46,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory, iemocap_tree: ModuleType, wr
     scan(cache, found.reader, corpus="iemocap", root=found.root, options=found.options)
     extract(cache, "iemocap", feature_set("logmel", {"n_mels": "16"}))
     (folder,) = cache.features.glob("logmel*")
-    about = read_json(folder / "feature_set.json")
+    about = cache.read_json(folder / "feature_set.json")
     twin = cache.features / f"wavlm-large-12-{about['fingerprint'][::-1]}"
     shutil.copytree(folder, twin)
-    write_json(twin / "feature_set.json", about | {"name": "wavlm-large", "fingerprint": about["fingerprint"][::-1]})
+    cache.write_json(twin / "feature_set.json", about | {"name": "wavlm-large", "fingerprint": about["fingerprint"][::-1]})
+    for path in twin.rglob("*.parquet"):  # sealed for the place where they lie now
+        cache.write_table(path, read_table(path).replace_schema_metadata(None))
     refresh(cache)
     return cache
 

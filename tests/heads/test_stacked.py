@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tfser.heads import head
 from tfser.heads.base import HeadSpec, Settings
+from tfser.heads.finite import NotFiniteError
 from tfser.heads.mean_pool import MeanPoolConfig
 from tfser.heads.recipes import Recipe
 from tfser.heads.stacked import (
@@ -31,7 +32,7 @@ from tfser.heads.stacked_step import Graph, Group, make_capturable, set_rate
 from tfser.heads.tf_mamba import TFMambaConfig
 from tfser.heads.tf_transformer import ConvEncoder, TFTransformerConfig
 from tfser.heads.training import EpochRecord, FitResult, FitStoppedError, FoldData, Trainer, fit, training_loss
-from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.errors import UsageError
 from tfser.pipeline.batches import PackedFeatures
 
 MAMBA = TFMambaConfig(width=16, attention_heads=2, state=4, hidden=(8,), max_frames=37, scan="chunked", scan_heads=2)
@@ -225,16 +226,18 @@ def test_a_stopped_group_goes_on_together_or_alone(folds: list[FoldData], tmp_pa
     assert all(isinstance(result, FitResult) for result in again)
 
 
-def test_a_job_that_diverges_does_not_take_others_with_it(folds: list[FoldData]) -> None:
+@pytest.mark.parametrize(("value", "reason"), [(np.inf, "'u5': its features are no numbers"), (3e38, "the loss of epoch 1 is")])
+def test_a_job_that_diverges_does_not_take_others_with_it(folds: list[FoldData], value: float, reason: str) -> None:
     features = folds[1].features
     frames = features.frames.copy()
-    frames[features.offsets[int(folds[1].train[0])]] = np.inf
+    first = int(folds[1].train[0])
+    frames[features.offsets[first] : features.offsets[first + 1]] = value
     broken = PackedFeatures(frames=frames, offsets=features.offsets, utterance_ids=features.utterance_ids)
     recipe = recipe_of("mean_pool", normalise="none")
     jobs = [FitJob(data=data, seed=7 + i) for i, data in enumerate([folds[0], replace(folds[1], features=broken), folds[2]])]
     found = fit_together(jobs, spec=spec_of("mean_pool"), config=SMALL["mean_pool"], recipe=recipe, how="vmap")
-    assert isinstance(found[1], TfserError)
-    assert "loss of epoch 1" in str(found[1])
+    assert isinstance(found[1], NotFiniteError)
+    assert reason in str(found[1])
     expected = alone("mean_pool", folds, recipe)
     for i in (0, 2):
         one = found[i]
@@ -287,7 +290,8 @@ def test_the_fused_scan_and_unknown_ways_are_named() -> None:
 def test_provenance_holds_the_number_of_jobs_and_the_tolerance() -> None:
     stacking = Stacking(how="vmap", graph=False, reason="")
     assert provenance(stacking, 10) == {"stacked": 10, "stacked_by": "vmap", "gradient_tolerance": TOLERANCE}
-    assert provenance(stacking, 1) == provenance(replace(stacking, how="none"), 10) == {}
+    assert provenance(stacking, 1)["stacked"] == 1  # alone in its group, and still in the numbers of a stack
+    assert provenance(replace(stacking, how="none"), 10) == {}
 
 
 def test_no_jobs_are_no_results() -> None:

@@ -318,6 +318,19 @@ def test_outdated_feature_sets_bear_their_fingerprint(cache, put_corpus, put_fea
     assert [(r["utterance_id"], r["shard"]) for r in found] == [("u0", f"{prefix}/0.h5"), ("u1", f"{prefix}/1.h5")]
 
 
+def test_one_extraction_under_two_names_is_two_feature_sets(cache, put_corpus, put_features):
+    """As `tfser cache collapse --name` makes them: one fingerprint, and each set has its own name and rows."""
+    put_corpus(cache, corpus())
+    put_features(cache, ["u0", "u1"], name="enc/3")
+    put_features(cache, ["u2"], name="mine")
+    with open_catalogue(cache) as connection:
+        sets = rows(connection, "SELECT feature_set, fingerprint FROM feature_sets ORDER BY 1")
+        ids = "list(utterance_id ORDER BY utterance_id) AS ids"
+        found = rows(connection, f"SELECT feature_set, {ids} FROM features GROUP BY 1 ORDER BY 1")
+    assert sets == [{"feature_set": name, "fingerprint": "abcdef012345"} for name in ("enc/3", "mine")]
+    assert [(row["feature_set"], row["ids"]) for row in found] == [("enc/3", ["u0", "u1"]), ("mine", ["u2"])]
+
+
 def test_hidden_folders_are_no_corpora(cache, put_corpus):
     put_corpus(cache, corpus())
     shutil.copytree(cache.root / "corpora" / "toy", cache.root / "corpora" / ".toy-being-removed")
