@@ -60,8 +60,8 @@ def _what_there_is(cache: Cache, corpus: str) -> str:
     """Say what a corpus has of what folds are made of: one speaker is not none."""
     with open_catalogue(cache) as connection:
         speakers, session, splits = connection.execute(
-            "SELECT list_sort(list(DISTINCT speaker)), min(session), list_sort(list(DISTINCT split)) FROM utterances "
-            "WHERE corpus = ?",
+            "SELECT list_sort(list(DISTINCT speaker) FILTER (speaker IS NOT NULL)), min(session), "
+            "list_sort(list(DISTINCT split) FILTER (split IS NOT NULL)) FROM utterances WHERE corpus = ?",
             [corpus],
         ).fetchone() or ([], None, [])
     who = "no speakers" if not speakers else f"one speaker ({speakers[0]})"

@@ -147,7 +147,8 @@ def _look(
 
     def problem(kind: Kind, error: Exception, moves: tuple[Path, ...] = ()) -> Problem:
         reason = str(error).removeprefix(f"{path}: ").replace(f"{cache.root}/", "")
-        return Problem(path=cache.place(path), kind=kind, reason=reason, way_out=way_out, moves=moves, again=again)
+        advice = f"let it be read and verify again; else: {way_out}" if kind == "could not be checked" else way_out
+        return Problem(path=cache.place(path), kind=kind, reason=reason, way_out=advice, moves=moves, again=again)
 
     def again() -> Problem | None:
         return _look(cache, path, read, way_out, is_needed=is_needed, moves=moves)

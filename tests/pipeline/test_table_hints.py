@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,15 @@ def test_one_speaker_is_not_no_speakers(root: Path, cache) -> None:
     ):
         choose_protocol(cache, "t")
     assert ensure_protocol(cache, "t", "random-kfold:2")
+
+
+@pytest.mark.parametrize("speaker", ["ann", ""])
+def test_neither_several_speakers_nor_a_split(root: Path, cache, speaker: str) -> None:
+    (root / "t.csv").write_text(f"path,label,speaker\n0.wav,joy,{speaker}\n1.wav,rage,{speaker}\n")
+    scan(cache, READER, corpus="t", root=root, options={"table": str(root / "t.csv")}, workers=1)
+    who = "one speaker (ann)" if speaker else "no speakers"
+    with pytest.raises(UsageError, match=rf"t has {re.escape(who)}, no sessions and no split, which makes no folds"):
+        choose_protocol(cache, "t")
 
 
 def test_a_table_without_paths_whose_ids_recur_says_what_is_missing(root: Path) -> None:
