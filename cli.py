@@ -38,9 +38,9 @@ from tfser.manifests.outputs import check_output, format_of, output_to, write_pa
 from tfser.manifests.streams import finish, is_file, make_ready, standard_input
 
 if TYPE_CHECKING:
-    from tfser.heads.experiment import Experiment, Request
-    from tfser.heads.sweep_runs import Failure
-    from tfser.manifests.audit_report import AuditReport
+    from tfser.heads.runs.experiment import Experiment, Request
+    from tfser.heads.runs.in_turn import Failure
+    from tfser.manifests.audits.report import AuditReport
     from tfser.pipeline.scan import ScanReport
 
 
@@ -89,8 +89,8 @@ def _known_corpora() -> list[str]:
 
 
 def _known_settings() -> list[str]:
-    from tfser.heads.setting_list import setting_names
-    from tfser.pipeline.upstreams import UPSTREAMS
+    from tfser.heads.runs.setting_list import setting_names
+    from tfser.pipeline.features.registry import UPSTREAMS
 
     return [*setting_names(), *(name for upstream in UPSTREAMS.values() for name in upstream.options)]
 
@@ -301,7 +301,7 @@ def scan(
     format: Format = Output.table,
 ) -> None:
     """Index a corpus without extracting: who speaks what, where, how long, how loud."""
-    from tfser.manifests.catalogue import refresh
+    from tfser.manifests.catalogue.reading import refresh
 
     store = Cache(cache)
     report = _scan(store, corpus, root, name, table, column, delimiter, allow_loss, rescan, max_duration)
@@ -403,10 +403,10 @@ def extract(
     ] = Output.table,
 ) -> None:
     """Scan a corpus and extract what its feature set lacks; a second run does nothing."""
-    from tfser.manifests.catalogue import refresh_if_possible
+    from tfser.manifests.catalogue.reading import refresh_if_possible
     from tfser.pipeline.extract import extract_pass
-    from tfser.pipeline.passes import Compute
-    from tfser.pipeline.upstreams import FeatureRequest, feature_pass
+    from tfser.pipeline.features.engine import Compute
+    from tfser.pipeline.features.registry import FeatureRequest, feature_pass
 
     store = Cache(cache)
     wanted = feature_pass(
@@ -461,7 +461,7 @@ def _encoder_devices(device: str, devices: str | None, threads: int | None, keep
     if devices is not None and device != "auto":
         raise UsageError("--devices goes without --device")
     _prepare_torch(devices or device, threads, keep_memory)
-    from tfser.pipeline.devices import choose_device, choose_devices
+    from tfser.pipeline.features.devices import choose_device, choose_devices
 
     if devices is not None:
         return choose_devices(devices)
@@ -472,7 +472,7 @@ def _encoder_devices(device: str, devices: str | None, threads: int | None, keep
 @app.command()
 def features(format: Format = Output.table) -> None:
     """List the feature sets that `extract` can make."""
-    from tfser.pipeline.upstreams import UPSTREAMS
+    from tfser.pipeline.features.registry import UPSTREAMS
 
     rows: list[dict[str, Any]] = []
     for name, upstream in UPSTREAMS.items():
@@ -495,10 +495,11 @@ def heads(
     format: Format = Output.table,
 ) -> None:
     """List the heads with their presets (architectures) and recipes (ways of training), or what `--set` takes for one head."""
-    from tfser.heads import HEADS, head, lineages
+    from tfser.heads import HEADS, head
+    from tfser.heads.spec import lineages
 
     if name is not None:
-        from tfser.heads.setting_list import settings_of
+        from tfser.heads.runs.setting_list import settings_of
 
         spec = head(name)
         print_rows(settings_of(spec, preset, recipe), format)
@@ -562,7 +563,7 @@ def train(
     format: Format = Output.table,
 ) -> None:
     """Train a head on cached features, fold by fold; what is finished is found, what was interrupted is resumed."""
-    from tfser.heads.experiment import Request
+    from tfser.heads.runs.experiment import Request
 
     request = Request(
         head=head,
@@ -623,10 +624,10 @@ def ablate(
 ) -> None:
     """Train every row of a head's ablation table over the same folds, and print the paper's beside ours."""
     from tfser.heads import head as find_head
-    from tfser.heads.ablation import compare, plan_rows, reference_rows
-    from tfser.heads.ablation_report import print_ablation
-    from tfser.heads.experiment import Request, resolve
-    from tfser.heads.selections import BASE, check_name
+    from tfser.heads.commands.ablation_table import print_ablation
+    from tfser.heads.results.ablation import compare, plan_rows, reference_rows
+    from tfser.heads.runs.experiment import Request, resolve
+    from tfser.heads.spec.selections import BASE, check_name
 
     check_name(selection)
     request = Request(
@@ -735,8 +736,8 @@ def sweep(
     format: Annotated[TableOutput, typer.Option("--format", help="How to print the table.")] = TableOutput.table,
 ) -> None:
     """Train heads x presets x recipes x features x seeds x folds; what is finished is found. Exits with 1 if a run failed."""
-    from tfser.heads.sweep_command import Running, asked
-    from tfser.heads.sweep_command import sweep as sweep_it
+    from tfser.heads.commands.sweeps import Running, asked
+    from tfser.heads.commands.sweeps import sweep as sweep_it
 
     request = asked(
         file,
@@ -795,11 +796,11 @@ def reproduce(
     format: Annotated[TableOutput, typer.Option("--format", help="How to print the tables.")] = TableOutput.table,
 ) -> None:
     """Run what a paper's tables hold, and print its numbers, ours and the difference, or why a cell could not run."""
-    from tfser.heads.published import paper as find_paper
-    from tfser.heads.reproduce import choose_tables, has_a_corpus
-    from tfser.heads.sweep import parse_seeds
-    from tfser.heads.sweep_command import Running
-    from tfser.heads.sweep_command import reproduce as reproduce_it
+    from tfser.heads.commands.sweeps import Running
+    from tfser.heads.commands.sweeps import reproduce as reproduce_it
+    from tfser.heads.results.papers import choose_tables, has_a_corpus
+    from tfser.heads.results.published import paper as find_paper
+    from tfser.heads.runs.plan import parse_seeds
 
     of, store, numbers = find_paper(paper), Cache(cache), _listed(table)
     choose_tables(of, numbers)
@@ -827,8 +828,8 @@ def _train(
     """Train what a request asks for on each of the feature sets (none: its own), and print the scores."""
     from dataclasses import replace
 
-    from tfser.heads.experiment import resolve
-    from tfser.heads.training_report import print_scores
+    from tfser.heads.commands.training_table import print_scores
+    from tfser.heads.runs.experiment import resolve
 
     requests = [replace(request, features=name) for name in features] or [request]
     experiments = list({of.name: of for of in (resolve(store, each) for each in requests)}.values())
@@ -845,7 +846,7 @@ def _train(
 
 def _prepare_torch(device: str, threads: int | None, keep_memory: bool) -> None:
     """Set up what has to be before torch allocates anything."""
-    from tfser.heads.memory import keep_freed_memory
+    from tfser.heads.machine.memory import keep_freed_memory
 
     if keep_memory and not device.startswith("cuda"):
         keep_freed_memory()
@@ -859,11 +860,11 @@ def _train_folds(
     store: Cache, experiments: Sequence[Experiment], checkpoint_every_s: float, headings: Mapping[str, str]
 ) -> list[Failure]:
     """Train the folds of experiments after the audits of all of them; return those of which a side is empty."""
-    from tfser.heads.fold_runs import EmptySideError
-    from tfser.heads.fold_view import FoldBars
-    from tfser.heads.sweep import entry_of, make_plan
-    from tfser.heads.sweep_runs import run_here
-    from tfser.manifests.catalogue import refresh_if_possible
+    from tfser.heads.commands.fold_progress import FoldBars
+    from tfser.heads.runs.in_turn import run_here
+    from tfser.heads.runs.one_fold import EmptySideError
+    from tfser.heads.runs.plan import entry_of, make_plan
+    from tfser.manifests.catalogue.reading import refresh_if_possible
 
     plan = make_plan(store, [entry_of(experiment) for experiment in experiments])
     for note in plan.notes():
@@ -916,9 +917,9 @@ def scores(
     output: OutputFile = None,
 ) -> None:
     """List scores over folds and seeds, with intervals over speakers; or by seed, fold, class, speaker, session."""
-    from tfser.heads.score_report import print_table
-    from tfser.heads.score_tables import Wanted, table, whole_utterances
-    from tfser.manifests.catalogue import open_catalogue
+    from tfser.heads.commands.score_report import print_table
+    from tfser.heads.results.score_tables import Wanted, table, whole_utterances
+    from tfser.manifests.catalogue.reading import open_catalogue
     from tfser.manifests.display import terminal_width
 
     kind = _kind_of(format, output)
@@ -956,10 +957,10 @@ def compare(
     output: OutputFile = None,
 ) -> None:
     """Compare two experiments on the same test utterances: difference with interval, tests, wins by fold and speaker."""
-    from tfser.heads.compare import compare as run_compare
-    from tfser.heads.compare_report import print_comparison
-    from tfser.heads.outcomes import find, read_outcome
-    from tfser.manifests.catalogue import open_catalogue
+    from tfser.heads.commands.compare_table import print_comparison
+    from tfser.heads.results.compare import compare as run_compare
+    from tfser.heads.results.outcomes import find, read_outcome
+    from tfser.manifests.catalogue.reading import open_catalogue
 
     kind = _kind_of(format, output)
     with open_catalogue(Cache(cache)) as connection:
@@ -1027,14 +1028,14 @@ def profile(
     format: Format = Output.table,
 ) -> None:
     """Measure what heads cost, all under the same conditions: parameters, multiply-accumulates, time, memory."""
-    from tfser.heads.memory import keep_freed_memory
+    from tfser.heads.machine.memory import keep_freed_memory
 
     kept = keep_memory and not device.startswith("cuda") and keep_freed_memory()  # before torch allocates anything
     import torch
 
-    from tfser.heads.profile import Conditions, select
-    from tfser.heads.profile import profile as run_profile
-    from tfser.heads.profile_report import print_profiles
+    from tfser.heads.commands.cost_table import print_profiles
+    from tfser.heads.machine.cost import Conditions, select
+    from tfser.heads.machine.cost import profile as run_profile
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -1059,7 +1060,7 @@ def profile(
 @app.command()
 def doctor(cache: CacheDir = None, format: Format = Output.table) -> None:
     """Say what works on this machine, and why something does not. Exits with 1 if there is a problem."""
-    from tfser.heads.environment import examine, problems
+    from tfser.heads.machine.doctor import examine, problems
 
     checks = examine(cache)
     print_rows([check.to_dict() for check in checks], format)
@@ -1076,9 +1077,9 @@ def demo(
     """Go the whole way on the built-in synthetic corpus: generate, extract, audit, train two heads, print the scores."""
     import time
 
-    from tfser.heads.experiment import Request
+    from tfser.heads.runs.experiment import Request
     from tfser.manifests.cache import default_cache_root
-    from tfser.manifests.views import TAKEN_FOR
+    from tfser.manifests.catalogue.views import TAKEN_FOR
 
     start = time.monotonic()
     store = Cache(cache or default_cache_root() / "demo")
@@ -1117,8 +1118,8 @@ def sql(
     cache: CacheDir = None,
 ) -> None:
     """Ask the catalogue; tables and columns are in docs/schema.md (`tfser manifest schema`)."""
-    from tfser.manifests.catalogue import open_catalogue
-    from tfser.manifests.statements import select, select_arrow
+    from tfser.manifests.catalogue.reading import open_catalogue
+    from tfser.manifests.catalogue.statements import select, select_arrow
 
     kind = _kind_of(format, output)
     text = _query_text(query)
@@ -1195,12 +1196,12 @@ def audit(
     cache: CacheDir = None,
 ) -> None:
     """Check a protocol, or a split of others, for leaks: who and what stands on both sides. Exits with 1 on an error."""
-    from tfser.manifests import audit_report
-    from tfser.manifests.audit import audits_in, packaged_audits
-    from tfser.manifests.catalogue import open_catalogue, rows
-    from tfser.manifests.choices import choose_corpus
-    from tfser.manifests.foreign import read_split
-    from tfser.manifests.participation import definition, participation
+    from tfser.manifests.audits import report as audit_report
+    from tfser.manifests.audits.foreign import read_split
+    from tfser.manifests.audits.participation import definition, participation
+    from tfser.manifests.audits.run import audits_in, packaged_audits
+    from tfser.manifests.catalogue.reading import open_catalogue, rows
+    from tfser.manifests.splits.choose import choose_corpus
 
     store = Cache(cache)
     if split and (protocol or labels or validation or all_protocols or features):
@@ -1250,9 +1251,9 @@ def audit(
 
 def _find_near_duplicates(store: Cache, corpora: str) -> None:
     """Bring fingerprints and pairs of each corpus up to date, and say what was found."""
-    from tfser.manifests.protocol import JOINED_BY
-    from tfser.pipeline.fingerprint import update_fingerprints
-    from tfser.pipeline.near_duplicates import search
+    from tfser.manifests.protocols.protocol import JOINED_BY
+    from tfser.pipeline.copies.fingerprints import update_fingerprints
+    from tfser.pipeline.copies.search import search
     from tfser.pipeline.scan_report import skipped_lines
 
     for corpus in corpora.split(JOINED_BY):
@@ -1270,7 +1271,7 @@ def _find_near_duplicates(store: Cache, corpora: str) -> None:
 
 def _print_reports(reports: Sequence[AuditReport], format: AuditOutput) -> None:
     """Print findings; in a table, those of one audit and level share a line, and speakers on both sides follow."""
-    from tfser.manifests import audit_report
+    from tfser.manifests.audits import report as audit_report
 
     findings = [f for report in reports for f in report.findings]
     if format is AuditOutput.markdown:
@@ -1293,7 +1294,7 @@ def _print_reports(reports: Sequence[AuditReport], format: AuditOutput) -> None:
 def _corpus_and_protocol(
     store: Cache, corpus: str | None, protocol: str | None, labels: str | None, validation: str | None
 ) -> tuple[str, str]:
-    from tfser.manifests.choices import choose_protocol
+    from tfser.manifests.splits.choose import choose_protocol
 
     return choose_protocol(store, corpus, protocol, labels=labels, validation=validation)
 
@@ -1301,8 +1302,8 @@ def _corpus_and_protocol(
 @protocol_app.command("ls")
 def protocol_ls(cache: CacheDir = None, format: Format = Output.table) -> None:
     """List the named and generic protocols."""
-    from tfser.manifests.own_protocols import damaged_own
-    from tfser.manifests.protocol_report import listed
+    from tfser.manifests.protocols.own import damaged_own
+    from tfser.manifests.splits.show import listed
 
     rows = listed()
     for reason in damaged_own(Cache(cache)).values():
@@ -1320,8 +1321,8 @@ def protocol_show(
     format: Format = Output.table,
 ) -> None:
     """Print what a protocol is, who uses it, and its counts by fold, role and class."""
-    from tfser.manifests.catalogue import open_catalogue
-    from tfser.manifests.protocol_report import describe, headline
+    from tfser.manifests.catalogue.reading import open_catalogue
+    from tfser.manifests.splits.show import describe, headline
 
     store = Cache(cache)
     chosen, name = _corpus_and_protocol(store, corpus, protocol, labels, validation)
@@ -1348,8 +1349,8 @@ def protocol_export(
     cache: CacheDir = None,
 ) -> None:
     """Write who is in which fold and role, for other tools."""
-    from tfser.manifests.catalogue import open_catalogue
-    from tfser.manifests.export import export
+    from tfser.manifests.catalogue.reading import open_catalogue
+    from tfser.manifests.splits.export import export
 
     store = Cache(cache)
     chosen, name = _corpus_and_protocol(store, corpus, protocol, labels, validation)
@@ -1361,7 +1362,7 @@ def protocol_export(
 @manifest_app.command("rebuild")
 def manifest_rebuild(cache: CacheDir = None) -> None:
     """Build the catalogue anew from the cache's files."""
-    from tfser.manifests.catalogue import refresh
+    from tfser.manifests.catalogue.reading import refresh
 
     store = Cache(cache).require()
     refresh(store, rebuild=True)
@@ -1371,7 +1372,7 @@ def manifest_rebuild(cache: CacheDir = None) -> None:
 @manifest_app.command("path")
 def manifest_path(cache: CacheDir = None) -> None:
     """Print where the catalogue lies, brought up to date."""
-    from tfser.manifests.catalogue import refresh
+    from tfser.manifests.catalogue.reading import refresh
 
     store = Cache(cache).require()
     refresh(store)  # and not a private copy of it, which would have no path
@@ -1383,7 +1384,7 @@ def manifest_schema(
     format: Annotated[str, typer.Option("--format", help="markdown or json.")] = "markdown",
 ) -> None:
     """Print the catalogue's tables and columns."""
-    from tfser.manifests import schema
+    from tfser.manifests.catalogue import schema
 
     if format == "json":
         tables = [
@@ -1403,7 +1404,7 @@ def cache_ls(cache: CacheDir = None, format: Format = Output.table) -> None:
     """List the feature sets by corpus; `stale` rows fit no utterance any more."""
     import dataclasses
 
-    from tfser.pipeline.storage import list_features, size_of
+    from tfser.pipeline.inventory import list_features, size_of
 
     store = Cache(cache)
     entries = [dataclasses.asdict(e) for e in list_features(store)]
@@ -1418,7 +1419,7 @@ def cache_ls(cache: CacheDir = None, format: Format = Output.table) -> None:
 @cache_app.command("du")
 def cache_du(cache: CacheDir = None, format: Format = Output.table) -> None:
     """Print the room that each part of the cache takes."""
-    from tfser.pipeline.storage import usage
+    from tfser.pipeline.inventory import usage
 
     store = Cache(cache).require()
     parts = usage(store)
@@ -1485,7 +1486,7 @@ def cache_rm(
     cache: CacheDir = None,
 ) -> None:
     """Remove a part of the cache."""
-    from tfser.pipeline.storage import delete, doomed, size_of
+    from tfser.pipeline.inventory import delete, doomed, size_of
 
     store = Cache(cache)
     paths = doomed(store, features=features, corpus=corpus, run=run, stale=stale, removed=removed)
@@ -1510,14 +1511,14 @@ def cache_collapse(
     cache: CacheDir = None,
 ) -> None:
     """Make an ordinary feature set of stored layers: the mix that a run learned (it belongs to that run's fold), or one layer."""
-    from tfser.manifests.catalogue import refresh
+    from tfser.manifests.catalogue.reading import refresh
     from tfser.pipeline.collapse import collapse
-    from tfser.pipeline.layers import layer_cut, layered
+    from tfser.pipeline.features.stacks import layer_cut, layered
 
     store = Cache(cache)
     corpora: list[str] | None
     if run is not None and features is None and layer is None and corpus is None:
-        from tfser.heads.learned_mix import mix_of_run
+        from tfser.heads.runs.learned_mix import mix_of_run
 
         source, target, corpora = mix_of_run(store, run, selection=selection, dtype=dtype, name=name)
     elif run is None and features is not None and layer is not None and selection == "last":

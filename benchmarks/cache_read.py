@@ -30,11 +30,11 @@ from typing import Any
 
 import numpy as np
 
-from tfser.pipeline.batches import FeatureRow, forget_compared, load_packed
 from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES
-from tfser.pipeline.shard_reader import ShardReader
-from tfser.pipeline.shard_rows import read_rows, write_rows
-from tfser.pipeline.shards import ShardMember, write_shard
+from tfser.pipeline.shards.packed import FeatureRow, forget_compared, load_packed
+from tfser.pipeline.shards.reader import ShardReader
+from tfser.pipeline.shards.rows import read_rows, write_rows
+from tfser.pipeline.shards.writer import ShardMember, write_shard
 
 
 @dataclass(frozen=True, kw_only=True)

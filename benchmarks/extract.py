@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from tfser.heads.memory import keep_freed_memory
+from tfser.heads.machine.memory import keep_freed_memory
 
 LAYER = 12
 RATE = 16000
@@ -283,12 +283,12 @@ def ours(
     """Return what extracts through tfser, from files to shards; time inside the encoder is taken apart."""
     from tfser.manifests.cache import Cache
     from tfser.pipeline.corpora.table import READER
-    from tfser.pipeline.encode import encoder_engine
-    from tfser.pipeline.encoders.spec import encoder_spec
     from tfser.pipeline.extract import extract_pass
-    from tfser.pipeline.passes import Compute
+    from tfser.pipeline.features.encoder_engine import encoder_engine
+    from tfser.pipeline.features.encoders.spec import encoder_spec
+    from tfser.pipeline.features.engine import Compute
+    from tfser.pipeline.features.registry import FeatureRequest, feature_pass
     from tfser.pipeline.scan import scan
-    from tfser.pipeline.upstreams import FeatureRequest, feature_pass
 
     layer = str(min(LAYER, chosen.layers))
     cache = Cache(folder / f"cache-{precision}")
@@ -331,7 +331,7 @@ def epoch(clips: Sequence[Clip], weights: Path, device: str, chosen: argparse.Na
     from torch import nn
 
     from tfser.heads import head
-    from tfser.pipeline.encoders.spec import encoder_spec
+    from tfser.pipeline.features.encoders.spec import encoder_spec
 
     spec = encoder_spec("wavlm-large", weights=str(weights), layer=str(min(LAYER, chosen.layers)))
     encoder = spec.load(device)

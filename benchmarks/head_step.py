@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tfser.heads.memory import keep_freed_memory
+from tfser.heads.machine.memory import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +71,11 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     from torch import nn
 
     from tfser.heads import head
-    from tfser.heads.losses import cmdt
-    from tfser.heads.peak import peak_bytes
-    from tfser.heads.profile import count_macs
-    from tfser.heads.ssd import unavailable
-    from tfser.pipeline.devices import processor
+    from tfser.heads.machine.cost import count_macs
+    from tfser.heads.machine.peak import peak_bytes
+    from tfser.heads.models.ssd import unavailable
+    from tfser.heads.training.losses import cmdt
+    from tfser.pipeline.features.devices import processor
 
     if chosen.threads:
         torch.set_num_threads(chosen.threads)

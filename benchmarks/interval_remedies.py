@@ -3,7 +3,7 @@
 Corpora of 4, 6, 10 and 24 speakers (`intervals.hard`): even, uneven, with classes missing, at 90 % accuracy, with heavy tails
 (Student's t with 2.5 degrees of freedom), and with one speaker in eight whom the head fails. Candidates for the pooled UA:
 
-* ours: jackknife (CV3), Satterthwaite's t, logit scale (heads/statistics.py); the same on the scale of the score and of its
+* ours: jackknife (CV3), Satterthwaite's t, logit scale (heads/results/intervals.py); the same on the scale of the score and of its
   arcsine, with one and two degrees of freedom less, and at 99 %;
 * BCa (Efron, "Better bootstrap confidence intervals", JASA 82, 1987) and the bootstrap-t on the logit scale (Hall, "Theoretical
   comparison of bootstrap confidence intervals", Annals of Statistics 16, 1988), over speakers;
@@ -32,7 +32,7 @@ import numpy.typing as npt
 from intervals import Population, Scenario, few_say_most, hard
 from scipy import special
 
-from tfser.heads.statistics import Counts, Interval, _score, _without_one, cluster_scores, interval, new_speaker
+from tfser.heads.results.intervals import Counts, Interval, _score, _without_one, cluster_scores, interval, new_speaker
 from tfser.manifests.display import Output, print_rows
 
 Floats = npt.NDArray[np.float64]
@@ -45,7 +45,7 @@ def _t(df: float) -> float:
 
 
 def ours(found: Interval, counts: Counts, rng: np.random.Generator) -> Ends:
-    """Return the interval of heads/statistics.py."""
+    """Return the interval of heads/results/intervals.py."""
     return (found.value, found.value) if found.low is None or found.high is None else (found.low, found.high)
 
 

@@ -4,7 +4,7 @@ Speakers are drawn with random effects on the logit of being right, one common t
 unequally many utterances of each class, some classes not at all. The truth is the score over the population of speakers. Sizes:
 EmoDB's own counts; 4, 10 and 24 speakers with 4 or 7 classes; and six speakers who say 85 % beside 94 others, as in MELD's test
 split. Columns: Wilson's interval over utterances, the percentile bootstrap over speakers, the plain jackknife with t of G - 1
-degrees of freedom, and ours (heads/statistics.py). Then two systems on the same utterances: intervals of their difference, and
+degrees of freedom, and ours (heads/results/intervals.py). Then two systems on the same utterances: intervals of their difference, and
 how often tests at 0.05 reject when there is none.
 
     python benchmarks/intervals.py                   # about two minutes
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from tfser.heads.statistics import Counts, Interval, difference, interval, mcnemar, permutation_test, score
+from tfser.heads.results.intervals import Counts, Interval, difference, interval, mcnemar, permutation_test, score
 from tfser.manifests.display import Output, print_rows
 
 Floats = npt.NDArray[np.float64]
@@ -188,7 +188,7 @@ def wilson(counts: Counts, metric: str) -> tuple[float, float]:
 
 def bootstrap(counts: Counts, metric: str, rng: np.random.Generator, draws: int = 299) -> tuple[float, float]:
     """Return the percentile interval over speakers that are drawn with replacement."""
-    from tfser.heads.statistics import _score
+    from tfser.heads.results.intervals import _score
 
     G = len(counts.clusters)
     times = rng.multinomial(G, np.full(G, 1 / G), draws).astype(np.float64)  # (draws, G)

@@ -23,11 +23,11 @@ from typing import Any
 
 import duckdb
 
-from tfser.manifests.audit import packaged_audits, run_audits
+from tfser.manifests.audits.run import packaged_audits, run_audits
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, refresh
+from tfser.manifests.catalogue.near_duplicates import FINGERPRINTS, PAIRS
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, refresh
 from tfser.manifests.display import Output, print_rows
-from tfser.manifests.duplicates import FINGERPRINTS, PAIRS
 from tfser.manifests.files import write_json
 
 FOLDS = 10

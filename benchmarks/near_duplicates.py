@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from tfser.pipeline.audio import KNOWN_SUFFIXES, decode, resample
-from tfser.pipeline.fingerprint import Fingerprinter
-from tfser.pipeline.near_duplicates import find_pairs
+from tfser.pipeline.copies.fingerprints import Fingerprinter
+from tfser.pipeline.copies.search import find_pairs
+from tfser.pipeline.sound.audio import KNOWN_SUFFIXES, decode, resample
 
 Sound = tuple[npt.NDArray[np.float32], int]
 

@@ -6,7 +6,7 @@ turns epoch by epoch, so that a busy neighbour hurts all alike. The first epoch 
 * ``plain``: torch's own Conv2d, BatchNorm2d, TransformerEncoderLayer and MultiheadAttention, float32, one fold at a time, and the
   C library's memory as it comes.
 * ``ours``: what `tfser train` runs: the recipe's precision, kept memory.
-* ``stacked vmap``, ``stacked streams``: `tfser.heads.stacked`, all folds at once.
+* ``stacked vmap``, ``stacked streams``: `tfser.heads.training.together`, all folds at once.
 
 Prints epochs x folds per second and each one's ratio to ``plain`` (on a CPU also that of the processor time taken, which a busy
 machine disturbs less), and on a GPU how long the paper's protocol (10 folds, 1000
@@ -29,11 +29,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfser.heads.memory import keep_freed_memory
+from tfser.heads.machine.memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from tfser.heads.base import HeadSpec
-    from tfser.heads.training import FoldData
+    from tfser.heads.spec.head import HeadSpec
+    from tfser.heads.training.loop import FoldData
 
 VARIANTS = ("plain", "ours", "stacked vmap", "stacked streams")
 _PROTOCOL = 10 * 1000  # epochs x folds of the paper
@@ -146,9 +146,9 @@ def work(chosen: argparse.Namespace) -> None:
     import torch
 
     from tfser.heads import head
-    from tfser.heads.segments import plan
-    from tfser.heads.training import EpochRecord, fit
-    from tfser.pipeline.devices import processor
+    from tfser.heads.training.loop import EpochRecord, fit
+    from tfser.heads.training.samples import plan
+    from tfser.pipeline.features.devices import processor
 
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
@@ -196,7 +196,7 @@ def work(chosen: argparse.Namespace) -> None:
     wait()
     began, busy = time.perf_counter(), time.process_time()
     if together:
-        from tfser.heads.stacked import FitJob, fit_together
+        from tfser.heads.training.together import FitJob, fit_together
 
         jobs = [FitJob(data=data, seed=0, on_epoch=on_epoch) for data in folds]
         fit_together(jobs, spec=spec, config=config, recipe=recipe, device=device, how=how, on_note=said.append)
@@ -208,8 +208,8 @@ def made_up(utterances: int | None, folds: int, device: str) -> list[FoldData]:
     """Return folds of random frames: lengths spread as IEMOCAP's improvised turns, 80 bands, 4 classes, ten groups."""
     import numpy as np
 
-    from tfser.heads.training import FoldData
-    from tfser.pipeline.batches import PackedFeatures
+    from tfser.heads.training.loop import FoldData
+    from tfser.pipeline.shards.packed import PackedFeatures
 
     n = utterances or (120 if device == "cpu" else 2280)
     generator = np.random.default_rng(0)
@@ -235,9 +235,9 @@ def made_up(utterances: int | None, folds: int, device: str) -> list[FoldData]:
 
 def of_cache(root: Path, corpus: str, folds: int) -> list[FoldData]:
     """Return the first folds of a corpus's default protocol."""
-    from tfser.heads.experiment import Request, resolve
-    from tfser.heads.fold_runs import load
-    from tfser.heads.training import FoldData
+    from tfser.heads.runs.experiment import Request, resolve
+    from tfser.heads.runs.one_fold import load
+    from tfser.heads.training.loop import FoldData
     from tfser.manifests.cache import Cache
 
     cache = Cache(root)
@@ -254,8 +254,8 @@ def plain_head(spec: HeadSpec) -> HeadSpec:
     import torch
     from torch import Tensor, nn
 
-    from tfser.heads.layers import TransformerLayer
-    from tfser.heads.tf_transformer import ConvEncoder, TFTransformer, TFTransformerConfig, pool
+    from tfser.heads.models.blocks import TransformerLayer
+    from tfser.heads.models.tf_transformer import ConvEncoder, TFTransformer, TFTransformerConfig, pool
 
     def encoder(of: ConvEncoder) -> nn.Sequential:
         channels, geometry = of.first.out_channels, (of.kernel, of.first.stride, of.first.padding)

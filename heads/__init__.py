@@ -11,14 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tfser.heads.base import HeadSpec
+    from tfser.heads.spec.head import HeadSpec
 
 HEADS: dict[str, str] = {
-    "logreg": "tfser.heads.reference:LOGREG",
-    "svm": "tfser.heads.reference:SVM",
-    "mean_pool": "tfser.heads.mean_pool",
-    "tf_mamba": "tfser.heads.tf_mamba",
-    "tf_transformer": "tfser.heads.tf_transformer",
+    "logreg": "tfser.heads.models.baselines:LOGREG",
+    "svm": "tfser.heads.models.baselines:SVM",
+    "mean_pool": "tfser.heads.models.mean_pool",
+    "tf_mamba": "tfser.heads.models.tf_mamba",
+    "tf_transformer": "tfser.heads.models.tf_transformer",
 }
 
 REFERENCE_HEADS = ("logreg", "svm")
@@ -31,7 +31,7 @@ def head(name: str) -> HeadSpec:
     Raises:
         UsageError: There is no such head; the message lists those there are.
     """
-    from tfser.heads.base import HeadSpec
+    from tfser.heads.spec.head import HeadSpec
     from tfser.manifests.errors import unknown
 
     if name not in HEADS:

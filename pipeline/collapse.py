@@ -1,6 +1,6 @@
 """Collapsing the layers of an encoder: a feature set that holds all of them becomes an ordinary one of the width of one.
 
-What comes in: a feature set of several layers, and what to make of it (`tfser.pipeline.layers`). What goes out: shards of the
+What comes in: a feature set of several layers, and what to make of it (`tfser.pipeline.features.stacks`). What goes out: shards of the
 other feature set, written as an extraction writes its own: utterance by utterance in the order of the stored shards, closed at a
 fixed size, rows last, so that a collapse that was killed goes on where it was. No audio is read.
 """
@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import open_catalogue, rows
+from tfser.manifests.catalogue.reading import open_catalogue, rows
+from tfser.manifests.catalogue.stored import SKIPPED, read_skipped
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.files import sweep
-from tfser.manifests.stored import SKIPPED, read_skipped
-from tfser.pipeline.described import write_description
 from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES, take_stock
-from tfser.pipeline.layers import Collapsed
+from tfser.pipeline.features.feature_set import write_description
+from tfser.pipeline.features.stacks import Collapsed
 from tfser.pipeline.measure import Advance, disk_errors
-from tfser.pipeline.shard_reader import ShardReader, checksum_of, damaged_frames
-from tfser.pipeline.shard_rows import write_rows
-from tfser.pipeline.shards import SUFFIXES, ShardFormat, ShardMember, write_shard
+from tfser.pipeline.shards.reader import ShardReader, checksum_of, damaged_frames
+from tfser.pipeline.shards.rows import write_rows
+from tfser.pipeline.shards.writer import SUFFIXES, ShardFormat, ShardMember, write_shard
 
 Row = Mapping[str, Any]
 

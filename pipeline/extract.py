@@ -23,21 +23,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfser.manifests.build import other_encoder
 from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.build import other_encoder
+from tfser.manifests.catalogue.stored import FEATURE_SET, SKIPPED, read_corpus, read_feature_set, read_skipped
 from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnreadableError, unknown
 from tfser.manifests.files import sweep
-from tfser.manifests.stored import FEATURE_SET, SKIPPED, read_corpus, read_feature_set, read_skipped
 from tfser.manifests.utterances import Skipped, skipped_table
-from tfser.pipeline.audio import TooLongError, content_hash, decode, resample
-from tfser.pipeline.described import write_description
 from tfser.pipeline.extract_report import ExtractReport
+from tfser.pipeline.features.engine import Compute, Result, Row, Samples, Tell
+from tfser.pipeline.features.feature_set import write_description
+from tfser.pipeline.features.registry import FeatureSet, Pass, alone
 from tfser.pipeline.measure import Advance, audio_path, disk_errors
-from tfser.pipeline.passes import Compute, Result, Row, Samples, Tell
-from tfser.pipeline.shard_rows import ROWS_SUFFIX, read_stock, write_rows
-from tfser.pipeline.shards import SUFFIXES, ShardFormat, ShardMember, StorageDtype, write_shard
-from tfser.pipeline.upstreams import FeatureSet, Pass, alone
-from tfser.pipeline.video import MissingExtraError
+from tfser.pipeline.shards.rows import ROWS_SUFFIX, read_stock, write_rows
+from tfser.pipeline.shards.writer import SUFFIXES, ShardFormat, ShardMember, StorageDtype, write_shard
+from tfser.pipeline.sound.audio import TooLongError, content_hash, decode, resample
+from tfser.pipeline.sound.video import MissingExtraError
 
 SHARD_BYTES = 128 * 2**20
 """A shard is closed once it holds this many bytes of frames ..."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfser.manifests.participation import NO_AUDIO, Tally
+from tfser.manifests.audits.participation import NO_AUDIO, Tally
 from tfser.manifests.utterances import Skipped
 from tfser.pipeline.scan_report import skipped_lines
 

@@ -21,9 +21,9 @@ from typing import TypeVar
 
 from tfser.manifests.errors import TfserError
 from tfser.manifests.utterances import Measured, Utterance
-from tfser.pipeline import video
-from tfser.pipeline.audio import MAX_DURATION_S, VIDEO_SUFFIXES, AudioError, survey
 from tfser.pipeline.cores import cores
+from tfser.pipeline.sound import video
+from tfser.pipeline.sound.audio import MAX_DURATION_S, VIDEO_SUFFIXES, AudioError, survey
 
 Advance = Callable[[int, float], None]
 """Called with the number of utterances and the seconds of audio that were finished since the last call."""

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.stored import CORPUS, SKIPPED, UTTERANCES, read_about, read_skipped, skipped_rows
 from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnknownContentError, UnreadableError
 from tfser.manifests.files import sweep
 from tfser.manifests.notes import note
-from tfser.manifests.stored import CORPUS, SKIPPED, UTTERANCES, read_about, read_skipped, skipped_rows
 from tfser.manifests.utterances import MEASURED, Measured, Skipped, Utterance, skipped_table, to_table
-from tfser.pipeline.audio import MAX_DURATION_S
 from tfser.pipeline.corpora.base import CorpusReader, Reading
 from tfser.pipeline.measure import Advance, SegmentKey, Surveyed, disk_errors, flag_lengths, measure_all, segment_key
 from tfser.pipeline.scan_report import ScanReport
+from tfser.pipeline.sound.audio import MAX_DURATION_S
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tfser.manifests.participation import NO_AUDIO, NO_LABEL, NO_UTTERANCE, Tally, unlabelled_query
+from tfser.manifests.audits.participation import NO_AUDIO, NO_LABEL, NO_UTTERANCE, Tally, unlabelled_query
 from tfser.manifests.utterances import Skipped
 
 _MOST_CLASSES = 12

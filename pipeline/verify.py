@@ -20,16 +20,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tfser.manifests.build import asked_file
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import check_catalogue, refresh
-from tfser.manifests.duplicates import FINGERPRINTS, PAIRS
-from tfser.manifests.errors import DamagedError, MissingFileError, UnreadableError, UsageError
-from tfser.manifests.files import could_not_read, is_left_over, opened, sha256_of
-from tfser.manifests.own_protocols import read_kept
-from tfser.manifests.protocol import JOINED_BY
-from tfser.manifests.run_files import check_run, run_folders
-from tfser.manifests.stored import (
+from tfser.manifests.catalogue.build import asked_file
+from tfser.manifests.catalogue.near_duplicates import FINGERPRINTS, PAIRS
+from tfser.manifests.catalogue.reading import check_catalogue, refresh
+from tfser.manifests.catalogue.run_files import check_run, run_folders
+from tfser.manifests.catalogue.stored import (
     CORPUS,
     FEATURE_SET,
     SKIPPED,
@@ -40,10 +36,14 @@ from tfser.manifests.stored import (
     read_skipped,
     read_utterances,
 )
-from tfser.pipeline.described import fingerprint_of
-from tfser.pipeline.shard_reader import ShardReader, no_shard
-from tfser.pipeline.shard_rows import ROWS_SUFFIX, SHA256, load_rows, metadata_of, rows_path
-from tfser.pipeline.shards import SUFFIXES, ShardError
+from tfser.manifests.errors import DamagedError, MissingFileError, UnreadableError, UsageError
+from tfser.manifests.files import could_not_read, is_left_over, opened, sha256_of
+from tfser.manifests.protocols.own import read_kept
+from tfser.manifests.protocols.protocol import JOINED_BY
+from tfser.pipeline.features.feature_set import fingerprint_of
+from tfser.pipeline.shards.reader import ShardReader, no_shard
+from tfser.pipeline.shards.rows import ROWS_SUFFIX, SHA256, load_rows, metadata_of, rows_path
+from tfser.pipeline.shards.writer import SUFFIXES, ShardError
 
 if TYPE_CHECKING:
     import pyarrow as pa

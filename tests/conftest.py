@@ -19,16 +19,16 @@ from typer.testing import CliRunner
 
 from tfser.cli import app
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import refresh
+from tfser.manifests.catalogue.reading import refresh
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.pipeline.corpora import locate
-from tfser.pipeline.described import fingerprint_of
 from tfser.pipeline.extract import extract
+from tfser.pipeline.features.feature_set import fingerprint_of
+from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.scan import scan
-from tfser.pipeline.shard_rows import write_rows
-from tfser.pipeline.shards import ShardMember, write_shard
-from tfser.pipeline.upstreams import feature_set
+from tfser.pipeline.shards.rows import write_rows
+from tfser.pipeline.shards.writer import ShardMember, write_shard
 
 # How long one example takes says how busy the machine is, and nothing about the program.
 settings.register_profile("tfser", deadline=None)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tfser.heads.runs import Selected, begin, finish
+from tfser.heads.runs.store import Selected, begin, finish
 from tfser.manifests.cache import Cache
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Measured, Utterance, skipped_table, to_table

@@ -14,10 +14,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from tfser.cli import app
-from tfser.heads.score_report import print_table
-from tfser.heads.score_tables import table
+from tfser.heads.commands.score_report import print_table
+from tfser.heads.results.score_tables import table
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import open_catalogue
+from tfser.manifests.catalogue.reading import open_catalogue
 
 
 def _load() -> ModuleType:
@@ -105,7 +105,7 @@ def test_what_tells_rows_apart_stays_on_a_narrow_terminal(
 
 
 def test_levels_that_are_the_same_are_shown_once(filled: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tfser.heads.score_tables import Wanted, whole_utterances
+    from tfser.heads.results.score_tables import Wanted, whole_utterances
 
     with open_catalogue(Cache(filled)) as connection:
         found = table(connection, Wanted(segments=True, experiment="svm"))

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import Connection, ensure_protocol, open_catalogue
+from tfser.manifests.catalogue.reading import Connection, ensure_protocol, open_catalogue
+from tfser.manifests.catalogue.statements import select
 from tfser.manifests.display import Output, print_rows
-from tfser.manifests.statements import select
+from tfser.pipeline.copies.fingerprints import update_fingerprints
+from tfser.pipeline.copies.search import search
 from tfser.pipeline.corpora import CORPORA
 from tfser.pipeline.extract import extract
-from tfser.pipeline.fingerprint import update_fingerprints
-from tfser.pipeline.near_duplicates import search
+from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.scan import scan
-from tfser.pipeline.upstreams import feature_set
 
 PAGE = Path(__file__).parents[1] / "docs" / "cookbook.md"
 ENTRY = re.compile(

@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from tfser.cli import app
-from tfser.heads.experiment import Request, resolve
-from tfser.heads.fold_runs import audit_experiment, load
-from tfser.manifests.audit import Finding
+from tfser.heads.runs.experiment import Request, resolve
+from tfser.heads.runs.one_fold import audit_experiment, load
+from tfser.manifests.audits.participation import NO_AUDIO, NO_LABEL, OTHER_LABEL, Tally, definition, participation
+from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, refresh
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, refresh
 from tfser.manifests.errors import TfserError
 from tfser.manifests.labels import NO_EMOTION
-from tfser.manifests.participation import NO_AUDIO, NO_LABEL, OTHER_LABEL, Tally, definition, participation
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import extract
+from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.scan import scan
-from tfser.pipeline.upstreams import feature_set
 
 GOOD = [f"g{i}.wav" for i in range(6)]
 LABELS = ["", " ", "none", "N/A", "nan", "null", "NA", "anger", "joy", "Joy", "undecided", "xxx"]

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from tfser.cli import app
-from tfser.manifests import schema
+from tfser.manifests.catalogue import schema
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

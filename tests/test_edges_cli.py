@@ -146,7 +146,7 @@ def test_reading_commands_make_nothing_in_a_folder_that_is_no_cache(tmp_path):
 def test_manifest_path_is_one_that_is_there(cache, monkeypatch):
     result = run("manifest", "path", "--cache", str(cache.root))
     assert Path(result.stdout.rstrip("\n")).is_file()
-    from tfser.manifests import catalogue
+    from tfser.manifests.catalogue import reading as catalogue
 
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -10,10 +10,10 @@ from types import ModuleType
 
 import pytest
 
-from tfser.heads.score_tables import Wanted, table
+from tfser.heads.results.score_tables import Wanted, table
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import Connection, open_catalogue, rows
-from tfser.manifests.views import TAKEN_FOR
+from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
+from tfser.manifests.catalogue.views import TAKEN_FOR
 
 README = Path(__file__).parents[1] / "README.md"
 

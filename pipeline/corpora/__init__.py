@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tfser.manifests.cache import Cache, check_name
+from tfser.manifests.catalogue.stored import read_about
 from tfser.manifests.errors import DamagedError, UnreadableError, UsageError, unknown
 from tfser.manifests.notes import note
-from tfser.manifests.stored import read_about
 from tfser.pipeline.corpora import audformat_db, casia, crema_d, emodb, iemocap, meld, ravdess, synthetic
 from tfser.pipeline.corpora import table as user_table
 from tfser.pipeline.corpora.audformat_files import header_of

@@ -17,7 +17,7 @@ from typing import Any
 
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.audio import KNOWN_SUFFIXES, VIDEO_SUFFIXES
+from tfser.pipeline.sound.audio import KNOWN_SUFFIXES, VIDEO_SUFFIXES
 
 Passed = tuple[str | None, str | None, str]
 """What a reader passed over: the utterance's id and the path, where there is one, and the reason."""

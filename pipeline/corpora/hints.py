@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from tfser.manifests.errors import TfserError
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.audio import KNOWN_SUFFIXES
 from tfser.pipeline.corpora.base import audio_files, is_junk, relative
+from tfser.pipeline.sound.audio import KNOWN_SUFFIXES
 
 if TYPE_CHECKING:
     import pyarrow as pa

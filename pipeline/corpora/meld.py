@@ -36,10 +36,10 @@ from typing import Any
 
 from tfser.manifests.labels import normalise
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.audio import KNOWN_SUFFIXES, VIDEO_SUFFIXES
 from tfser.pipeline.corpora.base import CorpusReader, Expected, Reading, audio_files, relative
 from tfser.pipeline.corpora.delimited import load
 from tfser.pipeline.corpora.repair import repair
+from tfser.pipeline.sound.audio import KNOWN_SUFFIXES, VIDEO_SUFFIXES
 
 SPLITS = {"train": "train", "dev": "val", "test": "test"}
 """MELD's word for a split, which ids carry, and the column `split`'s."""

@@ -24,8 +24,8 @@ from typing import Any
 
 from tfser.manifests.labels import normalise
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.audio import KNOWN_SUFFIXES, VIDEO_SUFFIXES
 from tfser.pipeline.corpora.base import CorpusReader, Expected, Reading, audio_files, relative
+from tfser.pipeline.sound.audio import KNOWN_SUFFIXES, VIDEO_SUFFIXES
 
 MODALITIES = {"01": "audio-video", "02": "video-only", "03": "audio-only"}
 CHANNELS = {"01": "speech", "02": "song"}

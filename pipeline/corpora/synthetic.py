@@ -1,6 +1,6 @@
 """The built-in corpus: speech-like sounds of eight made-up speakers in four emotions, for demonstrations and tests.
 
-It is generated on first use (see `tfser.pipeline.synthesis`), into the folder given with --root, else into the cache. Scores
+It is generated on first use (see `tfser.pipeline.corpora.synthesis`), into the folder given with --root, else into the cache. Scores
 on it say that the machinery works, nothing about speech.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 from tfser.manifests.labels import normalise
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.corpora.base import CorpusReader, Expected, Reading
-from tfser.pipeline.synthesis import SynthesisConfig, generate, utterances
+from tfser.pipeline.corpora.synthesis import SynthesisConfig, generate, utterances
 
 
 def prepare(root: Path, progress: Callable[[int, int], None] | None) -> None:
@@ -43,7 +43,7 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
 READER = CorpusReader(
     name="synthetic",
     summary="built in: speech-like sounds by a source-filter model, 8 speakers in 2 sessions, 4 emotions",
-    source="tfser.pipeline.synthesis",
+    source="tfser.pipeline.corpora.synthesis",
     layout="  ROOT/   (any folder: the corpus is generated there)",
     read=read,
     default_protocol="loso-session",

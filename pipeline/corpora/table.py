@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.labels import normalise
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.audio import KNOWN_SUFFIXES
 from tfser.pipeline.corpora.base import CorpusReader, Passed, Reading, audio_files, relative
 from tfser.pipeline.corpora.delimited import load
 from tfser.pipeline.corpora.hints import NOTHING, column_notes, level_that_fits, unnamed_note, word_notes
+from tfser.pipeline.sound.audio import KNOWN_SUFFIXES
 
 if TYPE_CHECKING:
     import pyarrow as pa

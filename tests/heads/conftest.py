@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tfser.heads.training import FoldData
-from tfser.pipeline.batches import PackedFeatures
+from tfser.heads.training.loop import FoldData
+from tfser.pipeline.shards.packed import PackedFeatures
 
 
 @pytest.fixture(autouse=True)

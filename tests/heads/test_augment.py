@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tfser.heads.augment import augment, mix, spans, warp_bands
-from tfser.heads.recipes import Recipe
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.training.augment import augment, mix, spans, warp_bands
 
 EVERYTHING = Recipe(time_masks=1, time_mask_frames=4, band_masks=1, band_mask_bands=3, gain_db=6, tilt_db=3, warp=0.1)
 

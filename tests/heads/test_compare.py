@@ -17,13 +17,13 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support, recall_score
 
-from tfser.heads.compare import compare, notes, wins
-from tfser.heads.compare_report import in_words, print_comparison
-from tfser.heads.outcomes import Outcome, Subject, choose_clusters, find, pooled, read_outcome
-from tfser.heads.score_report import below, grouped
-from tfser.heads.score_tables import BY, Wanted, table
+from tfser.heads.commands.compare_table import in_words, print_comparison
+from tfser.heads.commands.score_report import below, grouped
+from tfser.heads.results.compare import compare, notes, wins
+from tfser.heads.results.outcomes import Outcome, Subject, choose_clusters, find, pooled, read_outcome
+from tfser.heads.results.score_tables import BY, Wanted, table
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import open_catalogue, rows
+from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
 
 

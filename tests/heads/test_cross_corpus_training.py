@@ -11,15 +11,15 @@ import pytest
 import soundfile
 from safetensors.torch import load_file
 
-from tfser.heads.experiment import Request, resolve
-from tfser.heads.fold_runs import audit_experiment, load, train_fold
+from tfser.heads.runs.experiment import Request, resolve
+from tfser.heads.runs.one_fold import audit_experiment, load, train_fold
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import open_catalogue, refresh, rows
+from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError
 from tfser.pipeline.corpora import locate
 from tfser.pipeline.extract import extract
+from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.scan import scan
-from tfser.pipeline.upstreams import feature_set
 
 TONES = (("anger", 1500), ("sadness", 300))
 

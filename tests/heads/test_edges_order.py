@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from tfser.heads.score_tables import table
-from tfser.manifests.build import create
+from tfser.heads.results.score_tables import table
+from tfser.manifests.catalogue.build import create
 from tfser.manifests.connections import open_memory
 
 RUNS = [(seed, fold) for seed in (0, 1, 2) for fold in (1, 2, 3)]

@@ -7,8 +7,8 @@ from dataclasses import fields
 import pytest
 
 from tfser.heads import HEADS, head
-from tfser.heads.setting_list import UnknownSettingError, setting_names, settings_of, unknown_setting
-from tfser.heads.sweep_file import read_sweep
+from tfser.heads.runs.setting_list import UnknownSettingError, setting_names, settings_of, unknown_setting
+from tfser.heads.runs.sweep_file import read_sweep
 from tfser.manifests.errors import UsageError
 
 

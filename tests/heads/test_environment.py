@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from tfser.heads import environment, memory
-from tfser.heads.environment import Check, examine, fits, problems
-from tfser.heads.ssd import BACKENDS
-from tfser.pipeline import devices
+from tfser.heads.machine import doctor as environment
+from tfser.heads.machine import memory
+from tfser.heads.machine.doctor import Check, examine, fits, problems
+from tfser.heads.models.ssd import BACKENDS
+from tfser.pipeline.features import devices
 
 
 def named(checks: list[Check], name: str) -> Check:

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tfser.heads import HEADS, head
-from tfser.heads.base import HeadSpec, Settings
-from tfser.heads.recipes import Recipe
-from tfser.heads.training import FoldData, fit, predict
+from tfser.heads.spec.head import HeadSpec, Settings
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.training.loop import FoldData, fit, predict
 from tfser.manifests.errors import UsageError
 
 CASES = [(name, preset) for name in HEADS if head(name).fit is None for preset in head(name).presets]
@@ -189,5 +189,5 @@ def test_unknown_names_list_the_known_ones() -> None:
 
 
 def test_importing_the_package_imports_no_torch() -> None:
-    code = "import tfser.heads, tfser.heads.recipes, sys; sys.exit('torch' in sys.modules)"
+    code = "import tfser.heads, tfser.heads.spec.recipes, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

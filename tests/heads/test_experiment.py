@@ -16,18 +16,19 @@ import pytest
 import soundfile
 from safetensors.torch import load_file
 
-from tfser.heads import experiment, head
-from tfser.heads.experiment import Request, resolve
-from tfser.heads.fold_runs import audit_experiment, load, train_fold
-from tfser.heads.training import predict
+from tfser.heads import head
+from tfser.heads.runs import experiment
+from tfser.heads.runs.experiment import Request, resolve
+from tfser.heads.runs.one_fold import audit_experiment, load, train_fold
+from tfser.heads.training.loop import predict
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import open_catalogue, refresh, rows
+from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.corpora import locate
 from tfser.pipeline.extract import extract
+from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.scan import scan
-from tfser.pipeline.upstreams import feature_set
 
 from ..conftest import fill_with_tones
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from tfser.heads import HEADS, head
-from tfser.heads.base import LARGEST, SMALLEST, Settings
-from tfser.heads.finite import NotFiniteError
-from tfser.heads.recipes import Recipe
-from tfser.heads.runs import Selected, begin, finish
-from tfser.heads.stacked import FitJob, fit_together
-from tfser.heads.tf_transformer import TFTransformerConfig
-from tfser.heads.training import FitResult, FoldData, fit
+from tfser.heads.models.tf_transformer import TFTransformerConfig
+from tfser.heads.runs.store import Selected, begin, finish
+from tfser.heads.spec.head import LARGEST, SMALLEST, Settings
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.training.finite import NotFiniteError
+from tfser.heads.training.loop import FitResult, FoldData, fit
+from tfser.heads.training.together import FitJob, fit_together
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
 
@@ -71,7 +71,7 @@ def test_weights_that_are_no_numbers_end_the_training_in_the_epoch_that_made_the
 
 
 def test_predictions_of_finite_weights_are_looked_at_too(fold: FoldData, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tfser.heads import training
+    from tfser.heads.training import loop as training
 
     real = training.evaluate
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tfser.heads.fit_columns import fitted
+from tfser.heads.commands.columns import fitted
 from tfser.manifests.display import Output, print_rows
 
 LINES = [

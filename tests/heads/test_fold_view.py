@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from tfser.heads import fold_view
-from tfser.heads.fold_view import FoldBars
-from tfser.heads.sweep_runs import Event
-from tfser.heads.training import EpochRecord
+from tfser.heads.commands import fold_progress as fold_view
+from tfser.heads.commands.fold_progress import FoldBars
+from tfser.heads.runs.in_turn import Event
+from tfser.heads.training.loop import EpochRecord
 from tfser.manifests.cache import Cache
 
 

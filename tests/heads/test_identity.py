@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from tfser.heads import HEADS, head
-from tfser.heads.base import Settings, later
-from tfser.heads.experiment import Experiment
-from tfser.heads.first_words import named_by
-from tfser.heads.recipes import Recipe
-from tfser.heads.training import FoldData, Trainer
+from tfser.heads.runs.experiment import Experiment
+from tfser.heads.spec.first_words import named_by
+from tfser.heads.spec.head import Settings, later
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.training.loop import FoldData, Trainer
 
 
 def experiment(name: str, preset: str, recipe: str, **changes: Any) -> Experiment:

@@ -13,23 +13,23 @@ import torch
 from torch import nn
 
 from tfser.heads import HEADS, head
-from tfser.heads.base import HeadSpec, Settings, count_parameters
-from tfser.heads.experiment import Experiment, Request, resolve
-from tfser.heads.fold_runs import RunResult, audit_experiment, load, train_fold
-from tfser.heads.layer_mix import STATE_KEY, LayerMix, layer_weights
-from tfser.heads.learned_mix import mix_of_run
-from tfser.heads.normalise import Normaliser
-from tfser.heads.recipes import Recipe
-from tfser.heads.runs import run_folder
-from tfser.heads.segments import FrameStore
-from tfser.heads.training import FitResult, FitStoppedError, FoldData, fit, predict
-from tfser.manifests.audit import run_audits
+from tfser.heads.models.layer_mix import STATE_KEY, LayerMix, layer_weights
+from tfser.heads.runs.experiment import Experiment, Request, resolve
+from tfser.heads.runs.learned_mix import mix_of_run
+from tfser.heads.runs.one_fold import RunResult, audit_experiment, load, train_fold
+from tfser.heads.runs.store import run_folder
+from tfser.heads.spec.head import HeadSpec, Settings, count_parameters
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.training.loop import FitResult, FitStoppedError, FoldData, fit, predict
+from tfser.heads.training.normalise import Normaliser
+from tfser.heads.training.samples import FrameStore
+from tfser.manifests.audits.run import run_audits
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, refresh, rows
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, refresh, rows
 from tfser.manifests.errors import DamagedError, TfserError, UsageError
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.batches import PackedFeatures
 from tfser.pipeline.collapse import collapse
+from tfser.pipeline.shards.packed import PackedFeatures
 
 M, D, K = 3, 80, 4
 CASES = [(name, preset) for name in HEADS if head(name).fit is None for preset in head(name).presets]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tfser.heads.losses import class_weights, cmdt, cross_entropy, spectra, unit
-from tfser.heads.recipes import Recipe
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.training.losses import class_weights, cmdt, cross_entropy, spectra, unit
 
 SIZE = 24
 PLAIN = Recipe(cmdt=0.1)

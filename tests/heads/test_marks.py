@@ -12,23 +12,23 @@ from typing import Any
 
 import pytest
 
-from tfser.heads.ablation_report import print_ablation
-from tfser.heads.compare import compare, notes
-from tfser.heads.compare_report import print_comparison
-from tfser.heads.marks import HEARD, LEAK, TEST_SIDE, explain_marks, is_independent, mark, of_runs, standing
-from tfser.heads.outcomes import find, read_outcome
-from tfser.heads.reproduce import readable as reproduced
-from tfser.heads.score_report import below, grouped
-from tfser.heads.score_tables import BY, Wanted, table
-from tfser.heads.sweep_table import latex_lines, legend, markdown_lines, readable
-from tfser.manifests.build import create
+from tfser.heads.commands.ablation_table import print_ablation
+from tfser.heads.commands.compare_table import print_comparison
+from tfser.heads.commands.score_report import below, grouped
+from tfser.heads.commands.sweep_table import latex_lines, legend, markdown_lines, readable
+from tfser.heads.results.compare import compare, notes
+from tfser.heads.results.marks import HEARD, LEAK, TEST_SIDE, explain_marks, is_independent, mark, of_runs, standing
+from tfser.heads.results.outcomes import find, read_outcome
+from tfser.heads.results.papers import readable as reproduced
+from tfser.heads.results.score_tables import BY, Wanted, table
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, rows
+from tfser.manifests.catalogue.build import create
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
 from tfser.manifests.connections import open_memory
 from tfser.manifests.display import Output
 from tfser.manifests.errors import UsageError
-from tfser.manifests.independence import NOT_INDEPENDENT
 from tfser.manifests.notes import forget
+from tfser.manifests.protocols.independence import NOT_INDEPENDENT
 
 
 def _load() -> ModuleType:

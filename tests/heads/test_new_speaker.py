@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tfser.heads.compare import compare
-from tfser.heads.compare_report import print_comparison
-from tfser.heads.outcomes import find, read_outcome
-from tfser.heads.score_report import grouped
-from tfser.heads.score_tables import Wanted, table
+from tfser.heads.commands.compare_table import print_comparison
+from tfser.heads.commands.score_report import grouped
+from tfser.heads.results.compare import compare
+from tfser.heads.results.outcomes import find, read_outcome
+from tfser.heads.results.score_tables import Wanted, table
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import open_catalogue, rows
+from tfser.manifests.catalogue.reading import open_catalogue, rows
 
 COLUMN = "new speaker's UA [95 %]"
 

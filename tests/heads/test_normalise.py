@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tfser.heads import normalise
-from tfser.heads.normalise import Normaliser, utterance_sums
-from tfser.heads.recipes import Normalise
+from tfser.heads.spec.recipes import Normalise
+from tfser.heads.training import normalise
+from tfser.heads.training.normalise import Normaliser, utterance_sums
 from tfser.manifests.errors import UsageError
 
 from .conftest import make_features

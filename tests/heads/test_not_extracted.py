@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tfser.heads.experiment import Request, resolve
+from tfser.heads.runs.experiment import Request, resolve
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import UsageError
 from tfser.manifests.utterances import Utterance

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tfser.heads.fold_runs import check_audit
-from tfser.manifests.audit import Finding, packaged_audits
+from tfser.heads.runs.one_fold import check_audit
+from tfser.manifests.audits.run import Finding, packaged_audits
 from tfser.manifests.errors import TfserError
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tfser.heads import precision
-from tfser.heads.precision import settle_precision
-from tfser.heads.recipes import Recipe
+from tfser.heads.spec import precision
+from tfser.heads.spec.precision import settle_precision
+from tfser.heads.spec.recipes import Recipe
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tfser.heads import HEADS, head, peak
-from tfser.heads import profile as profiling
-from tfser.heads.peak import peak_bytes
-from tfser.heads.profile import Conditions, Profile, count_macs, profile, select
+from tfser.heads import HEADS, head
+from tfser.heads.machine import cost as profiling
+from tfser.heads.machine import peak
+from tfser.heads.machine.cost import Conditions, Profile, count_macs, profile, select
+from tfser.heads.machine.peak import peak_bytes
 from tfser.manifests.errors import TfserError, UsageError
 
 CPU = torch.device("cpu")

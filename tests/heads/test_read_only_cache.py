@@ -46,8 +46,8 @@ def test_a_finished_run_is_shown_from_a_read_only_cache(cache: Cache, monkeypatc
 
 def test_the_first_error_is_the_one_that_is_told(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """U5: a full disk stops the training, and then the catalogue cannot be written either."""
-    from tfser.heads import fold_runs
-    from tfser.manifests import catalogue
+    from tfser.heads.runs import one_fold as fold_runs
+    from tfser.manifests.catalogue import reading as catalogue
 
     def full(*_: object, **__: object) -> None:
         raise TfserError("the disk is full at runs/x; make room")

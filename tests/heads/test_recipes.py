@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tfser.heads.mean_pool import MeanPoolConfig
-from tfser.heads.recipes import Recipe
-from tfser.heads.tf_transformer import TFTransformerConfig
+from tfser.heads.models.mean_pool import MeanPoolConfig
+from tfser.heads.models.tf_transformer import TFTransformerConfig
+from tfser.heads.spec.recipes import Recipe
 from tfser.manifests.errors import UsageError
 
 

@@ -12,12 +12,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from tfser.heads import head, reference
-from tfser.heads.base import Settings
-from tfser.heads.profile import select
-from tfser.heads.recipes import Recipe
-from tfser.heads.reference import LogRegConfig, SVMConfig, statistics
-from tfser.heads.training import FitResult, FoldData, fit, predict
+from tfser.heads import head
+from tfser.heads.machine.cost import select
+from tfser.heads.models import baselines as reference
+from tfser.heads.models.baselines import LogRegConfig, SVMConfig, statistics
+from tfser.heads.spec.head import Settings
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.training.loop import FitResult, FoldData, fit, predict
 from tfser.manifests.errors import UsageError
 
 BALANCED = Recipe(class_weights="balanced")

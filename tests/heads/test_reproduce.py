@@ -10,21 +10,21 @@ from typing import Any
 import pytest
 
 from tfser.heads import HEADS, head
-from tfser.heads import reproduce as reproducing
-from tfser.heads.published import PAPERS, Paper, paper
-from tfser.heads.sweep_command import _print_cells, _print_notes
-from tfser.heads.sweep_runs import run_here
+from tfser.heads.commands.sweeps import _print_cells, _print_notes
+from tfser.heads.results import papers as reproducing
+from tfser.heads.results.published import PAPERS, Paper, paper
+from tfser.heads.runs.in_turn import run_here
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import refresh
+from tfser.manifests.catalogue.reading import refresh
 from tfser.manifests.display import TableOutput
 from tfser.manifests.errors import UsageError
 from tfser.manifests.files import read_table
-from tfser.manifests.named import PROTOCOLS
+from tfser.manifests.protocols.known import PROTOCOLS
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.corpora import locate
 from tfser.pipeline.extract import extract
+from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.scan import scan
-from tfser.pipeline.upstreams import feature_set
 
 
 @pytest.fixture(scope="module")

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
 
-from tfser.heads.experiment import Experiment, Request, resolve
-from tfser.heads.fold_runs import Loaded, audit_experiment, begin_run, load, store_run
-from tfser.heads.prediction import Prediction
-from tfser.heads.runs import versions
-from tfser.heads.selections import Rule
-from tfser.heads.training import EpochRecord, FitResult, Selection
-from tfser.manifests import schema
+from tfser.heads.runs.experiment import Experiment, Request, resolve
+from tfser.heads.runs.one_fold import Loaded, audit_experiment, begin_run, load, store_run
+from tfser.heads.runs.store import versions
+from tfser.heads.spec.selections import Rule
+from tfser.heads.training.loop import EpochRecord, FitResult, Selection
+from tfser.heads.training.predict import Prediction
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import open_catalogue, rows
+from tfser.manifests.catalogue import schema
+from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.devices import processor
+from tfser.pipeline.features.devices import processor
 
 CLASSES = ("anger", "neutral", "sadness")
 FOLD, SEED = 2, 5

@@ -19,16 +19,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfser.heads import checkpoints, fold_runs
-from tfser.heads.experiment import Request, resolve
-from tfser.heads.fold_runs import RunResult, audit_experiment, load, train_fold
-from tfser.heads.learned_mix import mix_of_run
-from tfser.heads.runs import Selected, begin, finish, finished, peek, pick_up, run_folder, save_model
+from tfser.heads.runs import one_fold as fold_runs
+from tfser.heads.runs.experiment import Request, resolve
+from tfser.heads.runs.learned_mix import mix_of_run
+from tfser.heads.runs.one_fold import RunResult, audit_experiment, load, train_fold
+from tfser.heads.runs.store import Selected, begin, finish, finished, peek, pick_up, run_folder, save_model
+from tfser.heads.training import checkpoints
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import open_catalogue, refresh, rows
+from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
+from tfser.manifests.catalogue.run_files import check_run, read_run, run_folders
 from tfser.manifests.errors import DamagedError, TfserError, UnreadableError
 from tfser.manifests.files import write_json, write_table
-from tfser.manifests.run_files import check_run, read_run, run_folders
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.verify import verify
 
@@ -490,7 +491,7 @@ def test_checkpoints_of_the_version_before_go_on(filled: Cache, monkeypatch: pyt
     """They have no seal, and their fingerprint holds the recipe's summary."""
     from safetensors.torch import save_file
 
-    from tfser.heads.training import Trainer
+    from tfser.heads.training.loop import Trainer
 
     path = interrupted(filled)
     found = checkpoints.load(path.parent)

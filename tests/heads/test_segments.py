@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfser.heads.segments import FrameStore, plan
+from tfser.heads.training.samples import FrameStore, plan
 from tfser.manifests.errors import UsageError
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=8)

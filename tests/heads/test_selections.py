@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfser.heads.selections import BASE, ORDER_SQL, Keeper, Rule, explain, peeks
+from tfser.heads.spec.selections import BASE, ORDER_SQL, Keeper, Rule, explain, peeks
 from tfser.manifests.errors import UsageError
 
 

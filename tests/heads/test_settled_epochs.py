@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from tfser.heads.experiment import Request, resolve
-from tfser.heads.fold_runs import audit_experiment, begin_run, load
-from tfser.heads.sweep import HeadBlock, Plan, SweepRequest, estimate, plan_sweep
-from tfser.heads.sweep_table import plan_rows
-from tfser.heads.training import Trainer
+from tfser.heads.commands.sweep_table import plan_rows
+from tfser.heads.runs.experiment import Request, resolve
+from tfser.heads.runs.one_fold import audit_experiment, begin_run, load
+from tfser.heads.runs.plan import HeadBlock, Plan, SweepRequest, estimate, plan_sweep
+from tfser.heads.training.loop import Trainer
 from tfser.manifests.cache import Cache
 from tfser.manifests.utterances import Utterance
 
@@ -80,7 +80,7 @@ def planned(cache: Cache, *heads: HeadBlock, **more: Any) -> Plan:
 
 
 def test_a_plan_shows_it_and_the_parameters_of_all_layers(filled: Cache) -> None:
-    from tfser.heads.sweep_results import summary
+    from tfser.heads.results.scores import summary
 
     steps = HeadBlock(name="mean_pool", presets=("linear",), settings={"steps": "7", "batch_size": "4"})
     plan = planned(filled, steps, HeadBlock(name="logreg"), features=("enc/1", "enc/all"))

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tfser.heads.ssd import BACKENDS, Backend, _Decay, choose_backend, ssd, unavailable
+from tfser.heads.models.ssd import BACKENDS, Backend, _Decay, choose_backend, ssd, unavailable
 from tfser.manifests.errors import UsageError
 
 NAMES = ("x", "dt", "A", "B", "C", "D")

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tfser.heads import ssd_kernel
-from tfser.heads.ssd import ssd, unavailable
+from tfser.heads.models import ssd_kernel
+from tfser.heads.models.ssd import ssd, unavailable
 from tfser.manifests.errors import UsageError
 
 CASES = {  # b, L, g groups of r heads, p, n

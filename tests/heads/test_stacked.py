@@ -15,11 +15,15 @@ import torch
 from torch import Tensor
 
 from tfser.heads import head
-from tfser.heads.base import HeadSpec, Settings
-from tfser.heads.finite import NotFiniteError
-from tfser.heads.mean_pool import MeanPoolConfig
-from tfser.heads.recipes import Recipe
-from tfser.heads.stacked import (
+from tfser.heads.models.mean_pool import MeanPoolConfig
+from tfser.heads.models.tf_mamba import TFMambaConfig
+from tfser.heads.models.tf_transformer import ConvEncoder, TFTransformerConfig
+from tfser.heads.spec.head import HeadSpec, Settings
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.training.finite import NotFiniteError
+from tfser.heads.training.joint_step import Graph, Group, make_capturable, set_rate
+from tfser.heads.training.loop import EpochRecord, FitResult, FitStoppedError, FoldData, Trainer, fit, training_loss
+from tfser.heads.training.together import (
     HOWS,
     TOLERANCE,
     FitJob,
@@ -28,12 +32,8 @@ from tfser.heads.stacked import (
     fit_together,
     provenance,
 )
-from tfser.heads.stacked_step import Graph, Group, make_capturable, set_rate
-from tfser.heads.tf_mamba import TFMambaConfig
-from tfser.heads.tf_transformer import ConvEncoder, TFTransformerConfig
-from tfser.heads.training import EpochRecord, FitResult, FitStoppedError, FoldData, Trainer, fit, training_loss
 from tfser.manifests.errors import UsageError
-from tfser.pipeline.batches import PackedFeatures
+from tfser.pipeline.shards.packed import PackedFeatures
 
 MAMBA = TFMambaConfig(width=16, attention_heads=2, state=4, hidden=(8,), max_frames=37, scan="chunked", scan_heads=2)
 SMALL: dict[str, Settings] = {

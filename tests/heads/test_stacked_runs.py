@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tfser.heads import experiment
-from tfser.heads.experiment import Experiment, How, Request, resolve
-from tfser.heads.fold_runs import RunResult, audit_experiment, load, train_fold
-from tfser.heads.runs import run_folder
-from tfser.heads.stacked_runs import train_together
-from tfser.heads.training import EpochRecord
+from tfser.heads.runs import experiment
+from tfser.heads.runs.experiment import Experiment, How, Request, resolve
+from tfser.heads.runs.one_fold import RunResult, audit_experiment, load, train_fold
+from tfser.heads.runs.several_folds import train_together
+from tfser.heads.runs.store import run_folder
+from tfser.heads.training.loop import EpochRecord
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import open_catalogue, refresh, rows
+from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
 
 from ..conftest import fill_with_tones

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
 
-from tfser.heads.statistics import (
+from tfser.heads.results.intervals import (
     METRICS,
     Counts,
     cluster_scores,

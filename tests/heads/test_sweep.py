@@ -18,14 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tfser.heads import head, sweep_runs
-from tfser.heads import sweep as planning
-from tfser.heads.experiment import Request, resolve
-from tfser.heads.fold_runs import audit_experiment, load, train_fold
-from tfser.heads.sweep import HeadBlock, Plan, SweepRequest, data_key, estimate, feature_bytes, parse_seeds, plan_sweep
-from tfser.heads.sweep_results import check_selection, run_rows, summary
-from tfser.heads.sweep_runs import Event, Failure, run_here
-from tfser.heads.sweep_table import (
+from tfser.heads import head
+from tfser.heads.commands.progress import SweepView
+from tfser.heads.commands.sweep_table import (
     _MAY_GO,
     _expendable,
     failure_lines,
@@ -36,10 +31,16 @@ from tfser.heads.sweep_table import (
     numbers,
     readable,
 )
-from tfser.heads.sweep_view import SweepView
-from tfser.heads.sweep_workers import run_in_processes
+from tfser.heads.results.scores import check_selection, run_rows, summary
+from tfser.heads.runs import in_turn as sweep_runs
+from tfser.heads.runs import plan as planning
+from tfser.heads.runs.experiment import Request, resolve
+from tfser.heads.runs.in_turn import Event, Failure, run_here
+from tfser.heads.runs.one_fold import audit_experiment, load, train_fold
+from tfser.heads.runs.plan import HeadBlock, Plan, SweepRequest, data_key, estimate, feature_bytes, parse_seeds, plan_sweep
+from tfser.heads.runs.processes import run_in_processes
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import open_catalogue, refresh, rows
+from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
 
 from ..conftest import fill_with_tones

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tfser.heads.sweep import HeadBlock, SweepRequest
-from tfser.heads.sweep_command import asked
-from tfser.heads.sweep_file import read_sweep
+from tfser.heads.commands.sweeps import asked
+from tfser.heads.runs.plan import HeadBlock, SweepRequest
+from tfser.heads.runs.sweep_file import read_sweep
 from tfser.manifests.errors import UsageError
 
 

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tfser.heads.base import count_parameters
-from tfser.heads.recipes import Recipe
-from tfser.heads.tf_mamba import HEAD, FrequencyFilter, MambaBranch, TFMamba, TFMambaConfig
-from tfser.heads.training import FitStoppedError, FoldData, fit, predict
+from tfser.heads.models.tf_mamba import HEAD, FrequencyFilter, MambaBranch, TFMamba, TFMambaConfig
+from tfser.heads.spec.head import count_parameters
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.training.loop import FitStoppedError, FoldData, fit, predict
 from tfser.manifests.errors import UsageError
 
 SMALL = {"width": 16, "attention_heads": 2, "state": 8, "hidden": (8, 4), "max_frames": 48, "scan": "chunked"}
@@ -406,7 +406,7 @@ def test_a_step_at_the_paper_s_size_fits_a_cpu_with_24_gib() -> None:
     code = """
 import resource, torch
 from tfser.heads import head
-from tfser.heads.losses import cmdt
+from tfser.heads.training.losses import cmdt
 spec = head("tf_mamba")
 config = spec.settled(spec.preset(), hop_s=0.02, longest=326, device="cpu")
 model = spec.module(config, 1024, 4)

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tfser.heads.base import count_parameters
-from tfser.heads.layers import TransformerLayer, dropout
-from tfser.heads.tf_transformer import (
+from tfser.heads.models.blocks import TransformerLayer, dropout
+from tfser.heads.models.tf_transformer import (
     HEAD,
     ConvEncoder,
     TFTransformer,
     TFTransformerConfig,
     pool,
 )
+from tfser.heads.spec.head import count_parameters
 from tfser.manifests.errors import UsageError
 
 

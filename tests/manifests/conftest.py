@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 import duckdb
 import pytest
 
-from tfser.manifests.build import create, insert_corpora
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import Connection
-from tfser.manifests.folds import install
-from tfser.manifests.protocol import Protocol
-from tfser.manifests.protocols import parse
-from tfser.manifests.stored import read_corpus
+from tfser.manifests.catalogue.build import create, insert_corpora
+from tfser.manifests.catalogue.reading import Connection
+from tfser.manifests.catalogue.stored import read_corpus
+from tfser.manifests.protocols.folds import install
+from tfser.manifests.protocols.names import parse
+from tfser.manifests.protocols.protocol import Protocol
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import duckdb
 
-from tfser.manifests.build import create, insert_corpora
 from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.build import create, insert_corpora
+from tfser.manifests.catalogue.stored import read_corpus
 from tfser.manifests.files import write_json, write_table
-from tfser.manifests.folds import install
-from tfser.manifests.own_protocols import parse_own
-from tfser.manifests.protocols import parse
-from tfser.manifests.stored import read_corpus
+from tfser.manifests.protocols.folds import install
+from tfser.manifests.protocols.names import parse
+from tfser.manifests.protocols.own import parse_own
 from tfser.manifests.utterances import Measured, Utterance, to_table
 
 LABELS = ("anger", "neutral", "happiness", "Überdruss", "excitement", "情")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import duckdb
 import pytest
 
-from tfser.manifests.audit import parse_audit, run_audits
-from tfser.manifests.audit_report import in_fold, protocol_report, split_report, summary, table
-from tfser.manifests.build import Connection
-from tfser.manifests.catalogue import open_catalogue
+from tfser.manifests.audits.foreign import read_split
+from tfser.manifests.audits.report import in_fold, protocol_report, split_report, summary, table
+from tfser.manifests.audits.run import parse_audit, run_audits
+from tfser.manifests.catalogue.build import Connection
+from tfser.manifests.catalogue.reading import open_catalogue
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.manifests.foreign import read_split
 from tfser.manifests.utterances import Utterance
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tfser.manifests.audit import audits_in, packaged_audits
-from tfser.manifests.audit_report import AuditReport, leaks, markdown, parse_claims, split_report, summary, table
-from tfser.manifests.catalogue import open_catalogue
+from tfser.manifests.audits.foreign import read_split
+from tfser.manifests.audits.report import AuditReport, leaks, markdown, parse_claims, split_report, summary, table
+from tfser.manifests.audits.run import audits_in, packaged_audits
+from tfser.manifests.catalogue.reading import open_catalogue
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.manifests.foreign import read_split
 from tfser.manifests.utterances import Utterance
 
 WORDS = {"ang": "anger", "hap": "happiness", "exc": "excitement", "sad": "sadness", "neu": "neutral"}

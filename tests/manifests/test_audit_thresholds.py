@@ -9,11 +9,11 @@ from typing import Any
 import duckdb
 import pytest
 
-from tfser.manifests.audit import packaged_audits, run_audits
-from tfser.manifests.build import create
-from tfser.manifests.catalogue import Connection
-from tfser.manifests.folds import install
-from tfser.manifests.protocols import parse
+from tfser.manifests.audits.run import packaged_audits, run_audits
+from tfser.manifests.catalogue.build import create
+from tfser.manifests.catalogue.reading import Connection
+from tfser.manifests.protocols.folds import install
+from tfser.manifests.protocols.names import parse
 
 AUDITS = {audit.name: audit for audit in packaged_audits()}
 Row = dict[str, Any]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tfser.manifests.audit import Audit, Finding, blocking, packaged_audits, parse_audit, run_audits
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, refresh, rows
+from tfser.manifests.audits.run import Audit, Finding, blocking, packaged_audits, parse_audit, run_audits
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import read_json, write_json, write_table
 from tfser.manifests.utterances import Skipped, Utterance, skipped_table

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfser.manifests.audit import Finding, packaged_audits, run_audits
-from tfser.manifests.duplicates import FINGERPRINTS, PAIRS, read_near_duplicates
+from tfser.manifests.audits.run import Finding, packaged_audits, run_audits
+from tfser.manifests.catalogue.near_duplicates import FINGERPRINTS, PAIRS, read_near_duplicates
 from tfser.manifests.files import read_json, write_json, write_table
 from tfser.manifests.utterances import Utterance
 
@@ -246,7 +246,7 @@ def test_the_trivial_classifier_agrees_with_plain_words(hundredths, classes):
     """Whatever the lengths are, its UA is that of the same thing in plain words; every speaker has every class."""
     import duckdb
 
-    from tfser.manifests.build import create
+    from tfser.manifests.catalogue.build import create
 
     rows = [
         Utterance(utterance_id=f"u{i}", path="x", speaker=f"s{i % 3}", label=classes[i // 3 % 3]) for i in range(len(hundredths))

@@ -19,12 +19,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfser.manifests import catalogue, schema
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, refresh, rows
+from tfser.manifests.catalogue import reading as catalogue
+from tfser.manifests.catalogue import schema
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, refresh, rows
+from tfser.manifests.catalogue.statements import select
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.files import write_json, write_table
-from tfser.manifests.statements import select
 from tfser.manifests.utterances import Utterance
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tfser.manifests.conditions import check_condition
 from tfser.manifests.errors import UsageError
+from tfser.manifests.protocols.conditions import check_condition
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from tfser.manifests.audit import packaged_audits, run_audits
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, refresh, rows
-from tfser.manifests.choices import choose_protocol
+from tfser.manifests.audits.run import packaged_audits, run_audits
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.manifests.protocols import parse
+from tfser.manifests.protocols.names import parse
+from tfser.manifests.splits.choose import choose_protocol
 from tfser.manifests.utterances import Utterance
 
 

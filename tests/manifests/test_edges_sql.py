@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tfser.manifests.audit import audits_in, parse_audit, run_audits
+from tfser.manifests.audits.run import audits_in, parse_audit, run_audits
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import open_catalogue, refresh
-from tfser.manifests.conditions import check_condition
+from tfser.manifests.catalogue.reading import open_catalogue, refresh
+from tfser.manifests.catalogue.statements import select, select_arrow
 from tfser.manifests.connections import exactly, interruptibly, lock_down, open_memory, quote, quote_name
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.manifests.statements import select, select_arrow
+from tfser.manifests.protocols.conditions import check_condition
 from tfser.manifests.utterances import Utterance
 
 HEADER = "-- title: t\n-- level: error\n-- explanation: e\n-- action: a\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.manifests.export import COLUMNS, export
+from tfser.manifests.splits.export import COLUMNS, export
 from tfser.manifests.utterances import Utterance
 
 
@@ -113,7 +113,7 @@ def test_a_failed_export_leaves_the_old_one(cache, put_corpus, installed, tmp_pa
         export(catalogue, "loso-speaker", "toy", path, format)
         before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and "cache" not in p.parts}
         with monkeypatch.context() as patch:
-            patch.setattr("tfser.manifests.export.fsync_path", fail)
+            patch.setattr("tfser.manifests.splits.export.fsync_path", fail)
             patch.setattr("tfser.manifests.files.fsync_path", fail)
             with pytest.raises((OSError, TfserError), match="full"):
                 export(catalogue, "loso-speaker", "toy", path, format)

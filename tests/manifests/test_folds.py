@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, rows
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.manifests.folds import deal, natural_key
+from tfser.manifests.protocols.folds import deal, natural_key
 from tfser.manifests.utterances import Utterance
 
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tfser.manifests.audits.foreign import Split, read_split, role_of_name
+from tfser.manifests.audits.matching import Finder
 from tfser.manifests.errors import UsageError
-from tfser.manifests.foreign import Split, read_split, role_of_name
-from tfser.manifests.matching import Finder
 
 TWO = {"train": ["a1", "a2"], "test": ["b1"]}
 

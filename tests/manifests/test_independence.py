@@ -7,8 +7,8 @@ from dataclasses import replace
 import duckdb
 import pytest
 
-from tfser.manifests.independence import fold_independence, speaker_independence, worst
-from tfser.manifests.speakers import named, voice
+from tfser.manifests.protocols.independence import fold_independence, speaker_independence, worst
+from tfser.manifests.protocols.speakers import named, voice
 from tfser.manifests.utterances import Utterance
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, rows
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
 from tfser.manifests.errors import UsageError
 from tfser.manifests.labels import LABEL_MAPS, LABELS, NO_EMOTION, normalise
-from tfser.manifests.named import PROTOCOLS
+from tfser.manifests.protocols.known import PROTOCOLS
 from tfser.manifests.utterances import Utterance
 
 IEMOCAP_LABELS = {"ang": "anger", "hap": "happiness", "exc": "excitement", "neu": "neutral", "sad": "sadness"}

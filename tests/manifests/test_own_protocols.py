@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tfser.manifests.audit import packaged_audits, run_audits
-from tfser.manifests.catalogue import open_catalogue, refresh, rows
-from tfser.manifests.choices import choose_protocol
+from tfser.manifests.audits.run import packaged_audits, run_audits
+from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.manifests.own_protocols import own_protocols, parse_own
+from tfser.manifests.protocols.own import own_protocols, parse_own
+from tfser.manifests.splits.choose import choose_protocol
 from tfser.manifests.utterances import Utterance
 
 

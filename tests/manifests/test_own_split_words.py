@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tfser.manifests.catalogue import open_catalogue, rows
-from tfser.manifests.choices import choose_protocol
+from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.manifests.own_protocols import damaged_own, own_protocols
+from tfser.manifests.protocols.own import damaged_own, own_protocols
+from tfser.manifests.splits.choose import choose_protocol
 from tfser.manifests.utterances import Utterance
 
 OWN = """

@@ -7,11 +7,11 @@ import time
 import duckdb
 import pytest
 
-from tfser.manifests import protocol_report
-from tfser.manifests.build import create
-from tfser.manifests.folds import install
-from tfser.manifests.protocol_report import describe, headline
-from tfser.manifests.protocols import parse
+from tfser.manifests.catalogue.build import create
+from tfser.manifests.protocols.folds import install
+from tfser.manifests.protocols.names import parse
+from tfser.manifests.splits import show as protocol_report
+from tfser.manifests.splits.show import describe, headline
 from tfser.manifests.utterances import Utterance
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfser.manifests.errors import UsageError
-from tfser.manifests.protocols import PROTOCOLS, parse, specify
+from tfser.manifests.protocols.names import PROTOCOLS, parse, specify
 
 HEADS = st.one_of(
     st.sampled_from([n for n, p in PROTOCOLS.items() if not p.needs]),

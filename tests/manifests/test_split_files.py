@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tfser.manifests.audits.foreign import Split, read_split
 from tfser.manifests.errors import UsageError
-from tfser.manifests.foreign import Split, read_split
 
 FOLDS = {str(k): {"train": [f"u{i}" for i in range(3) if i != k], "test": [f"u{k}"]} for k in range(3)}
 """Three folds of three utterances, each tested once."""

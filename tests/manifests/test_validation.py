@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfser.manifests.audit import packaged_audits, run_audits
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, rows
+from tfser.manifests.audits.run import packaged_audits, run_audits
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.protocols.validation import canonical_policy
 from tfser.manifests.utterances import Utterance
-from tfser.manifests.validation import canonical_policy
 
 
 def corpus(speakers: int = 6, each: int = 7) -> list[Utterance]:

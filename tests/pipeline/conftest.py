@@ -9,13 +9,13 @@ from typing import Protocol
 import numpy as np
 import pytest
 
-from tfser.manifests.audit import Finding, run_audits
+from tfser.manifests.audits.run import Finding, run_audits
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, rows
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
 from tfser.pipeline.corpora.base import CorpusReader
 from tfser.pipeline.extract import extract
+from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.scan import scan
-from tfser.pipeline.upstreams import feature_set
 
 
 class WriteVideo(Protocol):

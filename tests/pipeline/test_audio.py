@@ -13,8 +13,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfser.pipeline import audio
-from tfser.pipeline.audio import Audio, AudioError, content_hash, decode, describe, resample
+from tfser.pipeline.sound import audio
+from tfser.pipeline.sound.audio import Audio, AudioError, content_hash, decode, describe, resample
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "corpora"
 RATE = 16000
@@ -197,7 +197,7 @@ def test_facts_and_flags() -> None:
 
 
 def test_importing_brings_no_codec() -> None:
-    code = "import sys, tfser.pipeline.audio; print([m for m in ('soundfile', 'soxr', 'torch') if m in sys.modules])"
+    code = "import sys, tfser.pipeline.sound.audio; print([m for m in ('soundfile', 'soxr', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfser.manifests.errors import MissingFileError, TfserError
-from tfser.pipeline import batches
-from tfser.pipeline.batches import FeatureRow, PackedFeatures, load_packed
-from tfser.pipeline.shards import ShardError, ShardMember, write_shard
+from tfser.pipeline.shards import packed as batches
+from tfser.pipeline.shards.packed import FeatureRow, PackedFeatures, load_packed
+from tfser.pipeline.shards.writer import ShardError, ShardMember, write_shard
 
 
 def store(

@@ -16,17 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfser.manifests.audit import run_audits
+from tfser.manifests.audits.run import run_audits
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, rows
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.files import write_table
 from tfser.manifests.utterances import Skipped, Utterance, skipped_table
 from tfser.pipeline import collapse as module
-from tfser.pipeline.batches import FeatureRow, load_packed
 from tfser.pipeline.collapse import collapse
-from tfser.pipeline.layers import Collapsed, layer_cut, layered, weighted_sum
-from tfser.pipeline.upstreams import FeatureRequest, feature_pass
+from tfser.pipeline.features.registry import FeatureRequest, feature_pass
+from tfser.pipeline.features.stacks import Collapsed, layer_cut, layered, weighted_sum
+from tfser.pipeline.shards.packed import FeatureRow, load_packed
 from tfser.pipeline.verify import verify
 
 M, D, N = 4, 3, 11

@@ -13,8 +13,8 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfser.pipeline.audio import AudioError, TooLongError, content_hash, decode, describe, survey
-from tfser.pipeline.containers import promise
+from tfser.pipeline.sound.audio import AudioError, TooLongError, content_hash, decode, describe, survey
+from tfser.pipeline.sound.containers import promise
 
 RATE = 16000
 KINDS = ("wav", "flac", "mp3", "ogg", "aiff", "au", "w64", "caf")
@@ -124,7 +124,7 @@ def test_half_a_video_that_begins_with_its_index(tmp_path: Path) -> None:
 def test_nothing_of_a_decoder_reaches_the_terminal_but_python_s_own(tmp_path: Path) -> None:
     path = half(write(tmp_path / "a.mp3", noise()))
     code = (
-        "import sys, soundfile\nfrom pathlib import Path\nfrom tfser.pipeline.audio import decode\n"
+        "import sys, soundfile\nfrom pathlib import Path\nfrom tfser.pipeline.sound.audio import decode\n"
         "print(decode(Path(sys.argv[1])).damaged)\nprint('mine', file=sys.stderr)\n"
         "if len(sys.argv) > 2: soundfile.SoundFile(sys.argv[1]).read()\n"
     )
@@ -205,7 +205,7 @@ def test_blocks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     stereo = np.stack([noise(), noise(seed=1)], axis=1)
     path = write(tmp_path / "a.flac", stereo)
     whole, facts = decode(path), survey(path)
-    monkeypatch.setattr("tfser.pipeline.audio._BLOCK", 5000)
+    monkeypatch.setattr("tfser.pipeline.sound.audio._BLOCK", 5000)
     blocks = decode(path)
     np.testing.assert_array_equal(blocks.samples, whole.samples)
     assert survey(path)[1] == facts[1] == content_hash(blocks) == content_hash(whole)
@@ -220,7 +220,7 @@ def test_nothing_of_a_long_file_is_held_by_a_survey(tmp_path: Path) -> None:
         for _ in range(60):
             file.write(np.zeros((96_000, 8), np.int16))
     code = (
-        "import resource, sys\nfrom pathlib import Path\nfrom tfser.pipeline.audio import survey\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom tfser.pipeline.sound.audio import survey\n"
         "survey(Path(sys.argv[1]), None, 0.1)\nbefore = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "survey(Path(sys.argv[1]))\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )

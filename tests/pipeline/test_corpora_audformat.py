@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tfser.manifests.catalogue import open_catalogue, refresh, rows
+from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.corpora import locate
 from tfser.pipeline.corpora.audformat_db import read

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tfser.manifests.catalogue import open_catalogue, rows
+from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError
 from tfser.pipeline.corpora.crema_d import READER, SENTENCES, read
 from tfser.pipeline.scan import scan

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from tfser.manifests.audit import run_audits
-from tfser.manifests.catalogue import open_catalogue, rows
+from tfser.manifests.audits.run import run_audits
+from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError
 from tfser.pipeline.corpora.base import audio_files, read_lines, read_text
 from tfser.pipeline.corpora.emodb import READER, read

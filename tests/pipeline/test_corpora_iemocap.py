@@ -9,8 +9,8 @@ from types import ModuleType
 
 import pytest
 
-from tfser.manifests.audit import run_audits
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, rows
+from tfser.manifests.audits.run import run_audits
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
 from tfser.manifests.errors import TfserError
 from tfser.manifests.labels import LABELS
 from tfser.pipeline.corpora.base import Reading

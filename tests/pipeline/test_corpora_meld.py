@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfser.manifests.audit import run_audits
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, rows
+from tfser.manifests.audits.run import run_audits
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
 from tfser.manifests.errors import TfserError
 from tfser.manifests.labels import LABELS
-from tfser.pipeline import video
 from tfser.pipeline.corpora.base import Reading
 from tfser.pipeline.corpora.meld import FOLDERS, READER, read
 from tfser.pipeline.scan import scan
-from tfser.pipeline.video import MissingExtraError
+from tfser.pipeline.sound import video
+from tfser.pipeline.sound.video import MissingExtraError
 
 COUNTS = {
     "train": {"neutral": 4710, "happiness": 1743, "surprise": 1205, "anger": 1109, "sadness": 683, "disgust": 271, "fear": 268},

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfser.manifests.catalogue import open_catalogue, refresh, rows
+from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import read_json
 from tfser.manifests.labels import LABELS, normalise

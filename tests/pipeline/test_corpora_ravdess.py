@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfser.manifests.catalogue import open_catalogue, rows
+from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError
 from tfser.pipeline.corpora.ravdess import BOTH, READER, SONG, SPEECH, read
 

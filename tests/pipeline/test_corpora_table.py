@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, refresh, rows
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.files import write_json
 from tfser.pipeline.corpora import CORPORA, locate

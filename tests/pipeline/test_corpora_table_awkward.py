@@ -14,13 +14,13 @@ import soundfile
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tfser.manifests.catalogue import open_catalogue, refresh, rows
+from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError
 from tfser.manifests.labels import normalise
-from tfser.pipeline.audio import decode
 from tfser.pipeline.corpora.base import Reading
 from tfser.pipeline.corpora.table import READER, read
 from tfser.pipeline.scan import scan
+from tfser.pipeline.sound.audio import decode
 
 LETTERS = st.characters(categories=["L", "N", "P", "S"], include_characters=" \n\"',;|\t")
 

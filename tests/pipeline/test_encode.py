@@ -19,17 +19,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import open_catalogue, rows
+from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.pipeline.batches import FeatureRow, load_packed
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.devices import choose_devices
-from tfser.pipeline.encode import Batcher, blocks, out_of_memory
-from tfser.pipeline.encoders.spec import EncoderSpec, encoder_spec
 from tfser.pipeline.extract import ExtractReport, extract_pass
-from tfser.pipeline.passes import Compute, Row
+from tfser.pipeline.features.devices import choose_devices
+from tfser.pipeline.features.encoder_engine import Batcher, blocks, out_of_memory
+from tfser.pipeline.features.encoders.spec import EncoderSpec, encoder_spec
+from tfser.pipeline.features.engine import Compute, Row
+from tfser.pipeline.features.registry import FeatureRequest, FeatureSet, Pass, feature_pass
 from tfser.pipeline.scan import scan
-from tfser.pipeline.upstreams import FeatureRequest, FeatureSet, Pass, feature_pass
+from tfser.pipeline.shards.packed import FeatureRow, load_packed
 
 RATE = 16000
 SECONDS = (0.3, 1.1, 0.7, 2.4, 0.3, 1.6, 0.9, 0.5)
@@ -276,7 +276,7 @@ def test_the_best_device_is_looked_up_only_when_there_is_work(
     scanned: Cache, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr("tfser.pipeline.encode.choose_device", lambda name: asked.append(name) or "cpu")
+    monkeypatch.setattr("tfser.pipeline.features.encoder_engine.choose_device", lambda name: asked.append(name) or "cpu")
     for _ in range(2):
         extract(scanned, job(weights), Compute(devices=("auto",)))
     assert asked == ["auto"]

@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 import soundfile
 
-from tfser.heads.experiment import Request, resolve
+from tfser.heads.runs.experiment import Request, resolve
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import open_catalogue, rows
+from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.files import read_json, write_json
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.encoders.spec import EncoderSpec, encoder_spec
-from tfser.pipeline.encoders.weights import content_hash, find
 from tfser.pipeline.extract import extract_pass
-from tfser.pipeline.passes import Compute
+from tfser.pipeline.features.encoders.spec import EncoderSpec, encoder_spec
+from tfser.pipeline.features.encoders.weights import content_hash, find
+from tfser.pipeline.features.engine import Compute
+from tfser.pipeline.features.registry import FeatureRequest, feature_pass
+from tfser.pipeline.inventory import doomed
 from tfser.pipeline.scan import scan
-from tfser.pipeline.storage import doomed
-from tfser.pipeline.upstreams import FeatureRequest, feature_pass
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

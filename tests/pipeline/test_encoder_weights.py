@@ -15,8 +15,8 @@ from huggingface_hub import constants
 from huggingface_hub import errors as hub
 
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.pipeline.encoders import weights
-from tfser.pipeline.encoders.weights import content_hash, find, is_folder, read_config, read_preprocessor
+from tfser.pipeline.features.encoders import weights
+from tfser.pipeline.features.encoders.weights import content_hash, find, is_folder, read_config, read_preprocessor
 
 COMMIT = "a" * 40
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.pipeline.encoders import exact as exact_parts
-from tfser.pipeline.encoders import products
-from tfser.pipeline.encoders.architecture import ALIASES, DEFAULTS, MEL_DEFAULTS, PREPROCESSOR_DEFAULTS
-from tfser.pipeline.encoders.spec import ENCODERS, EncoderSpec, encoder_spec
+from tfser.pipeline.features.encoders import exact as exact_parts
+from tfser.pipeline.features.encoders import products
+from tfser.pipeline.features.encoders.architecture import ALIASES, DEFAULTS, MEL_DEFAULTS, PREPROCESSOR_DEFAULTS
+from tfser.pipeline.features.encoders.spec import ENCODERS, EncoderSpec, encoder_spec
 
 CONV = {
     "hidden_size": 32,

@@ -18,13 +18,13 @@ import pytest
 import soundfile
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import open_catalogue
+from tfser.manifests.catalogue.reading import open_catalogue
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import extract
+from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.scan import scan
-from tfser.pipeline.shard_reader import ShardReader
-from tfser.pipeline.shard_rows import read_rows
-from tfser.pipeline.upstreams import feature_set
+from tfser.pipeline.shards.reader import ShardReader
+from tfser.pipeline.shards.rows import read_rows
 from tfser.pipeline.verify import verify
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="takes fork and signals")

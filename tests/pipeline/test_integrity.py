@@ -24,21 +24,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tfser.manifests import files, notes
-from tfser.manifests.build import build
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, rows
-from tfser.manifests.duplicates import FINGERPRINTS, PAIRS
+from tfser.manifests.catalogue.build import build
+from tfser.manifests.catalogue.near_duplicates import FINGERPRINTS, PAIRS
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
 from tfser.manifests.errors import TfserError
-from tfser.manifests.own_protocols import parse_own
+from tfser.manifests.protocols.own import parse_own
 from tfser.pipeline import verify as verifying
-from tfser.pipeline.batches import FeatureRow, forget_compared, load_packed
+from tfser.pipeline.copies.fingerprints import update_fingerprints
+from tfser.pipeline.copies.search import search
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.encoders.weights import Found, content_hash
 from tfser.pipeline.extract import extract
-from tfser.pipeline.fingerprint import update_fingerprints
-from tfser.pipeline.near_duplicates import search
+from tfser.pipeline.features.encoders.weights import Found, content_hash
+from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.scan import scan
-from tfser.pipeline.upstreams import feature_set
+from tfser.pipeline.shards.packed import FeatureRow, forget_compared, load_packed
 from tfser.pipeline.verify import repair, verify
 
 SETS = {"hdf5": feature_set("logmel"), "parquet": feature_set("logmel", dtype="float16")}
@@ -366,7 +366,7 @@ def test_what_fails_midway_stays(cache: Cache, kind: str, monkeypatch: pytest.Mo
                 raise files.could_not_read(file, OSError(errno.EIO, os.strerror(errno.EIO)))
             yield opened
 
-    for module in (files, verifying, __import__("tfser.manifests.catalogue", fromlist=["opened"])):
+    for module in (files, verifying, __import__("tfser.manifests.catalogue.reading", fromlist=["opened"])):
         monkeypatch.setattr(module, "opened", failing)
     problems = verify(cache)
     assert [p.kind for p in problems] == ["could not be checked"] and repair(cache, problems) == []

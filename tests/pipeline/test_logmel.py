@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfser.manifests.errors import UsageError
-from tfser.pipeline.audio import decode, resample
-from tfser.pipeline.logmel import LogMel, LogMelConfig, mel_filters
+from tfser.pipeline.features.logmel import LogMel, LogMelConfig, mel_filters
+from tfser.pipeline.sound.audio import decode, resample
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "corpora"
 DEFAULT = LogMelConfig()
@@ -142,7 +142,7 @@ def test_neighbours_do_not_change_a_bit(n: int, more: int, seed: int) -> None:
 
 def test_threads_do_not_change_a_bit() -> None:
     code = (
-        "import hashlib, numpy as np; from tfser.pipeline.logmel import LogMel;"
+        "import hashlib, numpy as np; from tfser.pipeline.features.logmel import LogMel;"
         "x = np.random.default_rng(0).normal(size=50000).astype(np.float32);"
         "print(hashlib.sha256(LogMel().extract(x).tobytes()).hexdigest())"
     )
@@ -220,6 +220,6 @@ def test_the_description_names_every_field_and_choice() -> None:
 
 
 def test_extraction_needs_no_torch() -> None:
-    code = "import sys, tfser.pipeline.logmel; print('torch' in sys.modules)"
+    code = "import sys, tfser.pipeline.features.logmel; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

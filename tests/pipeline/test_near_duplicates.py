@@ -11,13 +11,13 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfser.manifests.audit import run_audits
-from tfser.manifests.catalogue import ensure_protocol, open_catalogue, rows
-from tfser.pipeline.audio import resample
+from tfser.manifests.audits.run import run_audits
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
+from tfser.pipeline.copies.fingerprints import Fingerprinter, stored, update_fingerprints
+from tfser.pipeline.copies.search import MIN_WORDS, find_pairs, search
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.fingerprint import Fingerprinter, stored, update_fingerprints
-from tfser.pipeline.near_duplicates import MIN_WORDS, find_pairs, search
 from tfser.pipeline.scan import scan
+from tfser.pipeline.sound.audio import resample
 
 RATE = 16000
 FRONT = Fingerprinter()

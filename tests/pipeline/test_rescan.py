@@ -19,10 +19,10 @@ from tfser.manifests.files import read_json
 from tfser.pipeline import cores, measure
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import ExtractReport, extract
+from tfser.pipeline.features.engine import one_by_one
+from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.measure import in_order
-from tfser.pipeline.passes import one_by_one
 from tfser.pipeline.scan import ScanReport, scan
-from tfser.pipeline.upstreams import feature_set
 
 RATE = 16000
 LOGMEL = feature_set("logmel")

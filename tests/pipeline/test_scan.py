@@ -24,8 +24,8 @@ from tfser.manifests.utterances import Utterance
 from tfser.pipeline import measure
 from tfser.pipeline.corpora.base import CorpusReader, Reading, audio_files, relative
 from tfser.pipeline.extract import extract
+from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.scan import ScanReport, scan
-from tfser.pipeline.upstreams import feature_set
 
 RATE = 16000
 

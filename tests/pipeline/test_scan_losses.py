@@ -15,9 +15,9 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.corpora import locate
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import extract
+from tfser.pipeline.features.registry import feature_set
+from tfser.pipeline.inventory import doomed
 from tfser.pipeline.scan import ScanReport, scan
-from tfser.pipeline.storage import doomed
-from tfser.pipeline.upstreams import feature_set
 
 
 @pytest.fixture

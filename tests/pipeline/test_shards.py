@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnreadableError, UsageError
-from tfser.pipeline import shards
-from tfser.pipeline.shard_reader import ShardReader
-from tfser.pipeline.shard_rows import read_rows, read_stock, rows_path, rows_schema, write_rows
-from tfser.pipeline.shards import ShardError, ShardFile, ShardMember, write_shard
+from tfser.pipeline.shards import writer as shards
+from tfser.pipeline.shards.reader import ShardReader
+from tfser.pipeline.shards.rows import read_rows, read_stock, rows_path, rows_schema, write_rows
+from tfser.pipeline.shards.writer import ShardError, ShardFile, ShardMember, write_shard
 
 Format = Literal["hdf5", "parquet"]
 Dtype = Literal["float32", "float16"]
@@ -359,7 +359,7 @@ def test_a_killed_writer_leaves_only_a_hidden_file(tmp_path: Path, format: Forma
 
 def test_importing_is_cheap() -> None:
     code = (
-        "import sys, tfser.pipeline.shards, tfser.pipeline.batches;"
+        "import sys, tfser.pipeline.shards.writer, tfser.pipeline.shards.packed;"
         "print([m for m in ('h5py', 'pyarrow', 'torch', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -16,15 +16,15 @@ import pytest
 import soundfile
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import open_catalogue, rows
+from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.files import write_json
-from tfser.pipeline import storage
+from tfser.pipeline import inventory as storage
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import extract
+from tfser.pipeline.features.registry import FeatureSet, feature_set
+from tfser.pipeline.inventory import delete, doomed, list_features, size_of, usage
 from tfser.pipeline.scan import scan
-from tfser.pipeline.storage import delete, doomed, list_features, size_of, usage
-from tfser.pipeline.upstreams import FeatureSet, feature_set
 from tfser.pipeline.verify import Problem, repair, verify
 
 LOGMEL = feature_set("logmel")
@@ -305,7 +305,7 @@ def test_a_shard_that_is_finished_meanwhile_is_not_stale(full: Cache, root: Path
 
 def test_an_outdated_feature_set_is_kept_apart_and_can_be_removed(full: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = dataclasses.replace(LOGMEL, config={**LOGMEL.config, "algorithm": 2})
-    from tfser.pipeline import described
+    from tfser.pipeline.features import feature_set as described
 
     monkeypatch.setattr(described, "now", lambda: "2100-01-01T00:00:00+00:00")
     assert work(full, changed) == (0, 5)

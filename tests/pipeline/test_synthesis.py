@@ -16,8 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from tfser.manifests.errors import UsageError
-from tfser.pipeline import synthesis
-from tfser.pipeline.synthesis import (
+from tfser.pipeline.corpora import synthesis
+from tfser.pipeline.corpora.synthesis import (
     FIELDS,
     SynthesisConfig,
     SyntheticUtterance,
@@ -25,7 +25,7 @@ from tfser.pipeline.synthesis import (
     render,
     utterances,
 )
-from tfser.pipeline.voices import LABELS
+from tfser.pipeline.corpora.voices import LABELS
 
 SMALL = SynthesisConfig(speakers=4, repetitions=1)
 Audio = NDArray[np.float32]
@@ -272,4 +272,4 @@ def test_a_configuration_is_valid_once_made(changes: dict[str, Any], message: st
 
 
 def test_docstring_examples_run() -> None:
-    assert doctest.testmod(importlib.import_module("tfser.pipeline.synthesis")).failed == 0
+    assert doctest.testmod(importlib.import_module("tfser.pipeline.corpora.synthesis")).failed == 0

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tfser.manifests.catalogue import ensure_protocol, refresh
-from tfser.manifests.choices import choose_protocol
+from tfser.manifests.catalogue.reading import ensure_protocol, refresh
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.splits.choose import choose_protocol
 from tfser.pipeline.corpora.base import Reading, read_lines
 from tfser.pipeline.corpora.table import READER, read
 from tfser.pipeline.scan import scan

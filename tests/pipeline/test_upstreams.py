@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfser.manifests.errors import UsageError
-from tfser.pipeline import logmel
-from tfser.pipeline.passes import Compute, Row
-from tfser.pipeline.upstreams import UPSTREAMS, FeatureSet, feature_set
+from tfser.pipeline.features import logmel
+from tfser.pipeline.features.engine import Compute, Row
+from tfser.pipeline.features.registry import UPSTREAMS, FeatureSet, feature_set
 
 OTHERS = {
     "sample_rate_hz": "18000",
@@ -79,7 +79,7 @@ def test_another_algorithm_is_another_fingerprint(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_fingerprint_is_the_same_in_another_process() -> None:
-    code = "from tfser.pipeline.upstreams import feature_set; print(feature_set('logmel', {'n_mels': '40'}).fingerprint)"
+    code = "from tfser.pipeline.features.registry import feature_set; print(feature_set('logmel', {'n_mels': '40'}).fingerprint)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == feature_set("logmel", {"n_mels": "40"}).fingerprint
 

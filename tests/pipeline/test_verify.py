@@ -23,18 +23,18 @@ from typer.testing import CliRunner
 
 from tfser.cli import app
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue import open_catalogue, refresh, rows
+from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import CannotWriteError, DamagedError, UnreadableError, UsageError
 from tfser.manifests.files import write_json, write_table
-from tfser.pipeline.batches import FeatureRow, load_packed
 from tfser.pipeline.collapse import collapse
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import extract
-from tfser.pipeline.layers import layer_cut, layered
+from tfser.pipeline.features.registry import feature_set
+from tfser.pipeline.features.stacks import layer_cut, layered
+from tfser.pipeline.inventory import delete, doomed, size_of
 from tfser.pipeline.scan import scan
-from tfser.pipeline.shards import ShardError
-from tfser.pipeline.storage import delete, doomed, size_of
-from tfser.pipeline.upstreams import feature_set
+from tfser.pipeline.shards.packed import FeatureRow, load_packed
+from tfser.pipeline.shards.writer import ShardError
 from tfser.pipeline.verify import repair, verify
 
 LOGMEL = feature_set("logmel")
@@ -255,7 +255,7 @@ def test_no_layer_is_collapsed_out_of_damaged_frames(cache: Cache, put_corpus: A
 
 
 def test_frames_are_compared_once_in_a_process(full: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tfser.pipeline import batches
+    from tfser.pipeline.shards import packed as batches
 
     counted: list[int] = []
     real = batches.checksum_of

@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tfser.manifests.cache import Cache
-from tfser.pipeline import video
-from tfser.pipeline.audio import VIDEO_SUFFIXES, AudioError, content_hash, decode, describe
 from tfser.pipeline.corpora.table import READER as TABLE
 from tfser.pipeline.extract import extract
+from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.scan import scan
-from tfser.pipeline.upstreams import feature_set
-from tfser.pipeline.video import MissingExtraError
+from tfser.pipeline.sound import video
+from tfser.pipeline.sound.audio import VIDEO_SUFFIXES, AudioError, content_hash, decode, describe
+from tfser.pipeline.sound.video import MissingExtraError
 
 RATE = 16000
 
@@ -186,6 +186,6 @@ def test_without_the_extra_what_was_scanned_stays_and_an_extraction_stops(tmp_pa
 
 def test_the_library_is_looked_for_and_not_loaded():
     assert video.is_installed() == (importlib.util.find_spec("av") is not None)
-    code = "import sys, tfser.pipeline.video, tfser.pipeline.measure; print('av' in sys.modules)"
+    code = "import sys, tfser.pipeline.sound.video, tfser.pipeline.measure; print('av' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

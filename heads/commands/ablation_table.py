@@ -1,0 +1,54 @@
+"""A head's ablation table as people read it: ours beside the paper's, reference heads below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tfser.heads.results.marks import explain_marks, mark
+from tfser.heads.runs.experiment import Experiment
+from tfser.manifests.display import Output, count, percent, print_rows, say
+
+
+def print_ablation(experiment: Experiment, table: Sequence[dict[str, Any]], format: Output) -> None:
+    """Print the rows of `tfser.heads.results.ablation.compare`; `experiment` is that of the first."""
+    if format is not Output.table:
+        print_rows(table, format)
+        return
+    printed = list(dict.fromkeys(name for row in table for name in row["paper"]))
+    shown = [name for name in printed if name.startswith(experiment.corpus)] or printed
+    lines = []
+    for row in table:
+        scores = percent(row, "UA", "UA_std", "WA", "WA_std", "WF1", "UA_gain", "UA_gain_std")
+        lines.append(
+            {
+                "row": row["row"],
+                "parameters": "" if row["parameters"] is None else f"{row['parameters']:,}",
+                "paper's size": _millions(row["parameters_typical"]),
+                "paper": _millions(row["paper_parameters"]),
+                "UA": _spread(scores["UA"], scores["UA_std"], mark(row)),
+                "WA": _spread(scores["WA"], scores["WA_std"], mark(row)),
+                "WF1": _spread(scores["WF1"], "", mark(row)),
+                "UA gain": _spread(scores["UA_gain"], scores["UA_gain_std"], mark(row)),
+                "won": "" if row["folds_won"] is None else f"{row['folds_won']}/{row['folds']}",
+                **{f"paper {name}": "" if name not in row["paper"] else f"{100 * row['paper'][name]:.1f}" for name in shown},
+            }
+        )
+    print_rows(lines, format)
+    spec = experiment.spec
+    say(
+        f"{experiment.corpus}, {experiment.feature_set}, {experiment.protocol}, seed {experiment.seed}, "
+        f"selection {table[0]['selection']}, {count(table[0]['folds'], 'fold')}: mean and deviation over folds, in percent; "
+        "gain: over the first row, fold by fold"
+    )
+    say(f"paper's size: ours at a width of {spec.typical_dim} and 4 classes, beside those of the paper ({spec.source})")
+    for line in explain_marks([row for row in table if row["folds"]]):
+        say(line)
+
+
+def _millions(number: int | None) -> str:
+    return "" if number is None else f"{number / 1e6:.2f} M"
+
+
+def _spread(mean: str, deviation: str, signs: str) -> str:
+    return (f"{mean} ± {deviation}" if deviation else mean) + (signs if mean else "")

@@ -1,0 +1,139 @@
+"""What `tfser train` prints when it is through: the scores of each fold, and over the folds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfser.heads.commands.columns import fitted
+from tfser.heads.results.marks import explain_marks, mark
+from tfser.heads.runs.experiment import Experiment
+from tfser.heads.spec import lineages
+from tfser.heads.spec.selections import ORDER_SQL, explain, peeks
+from tfser.manifests.audits.participation import definition, participation
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import open_catalogue, rows
+from tfser.manifests.display import Output, percent, print_rows, say, show, terminal_width
+
+
+def print_scores(store: Cache, experiments: Sequence[Experiment], format: Output) -> None:
+    """Print the scores of each experiment's folds and, if there are several, over them; of several in csv or JSON in one list."""
+    found = [_scores_of(store, experiment) for experiment in experiments]
+    if format is not Output.table:
+        several = len(experiments) > 1
+        named = zip(experiments, found, strict=True)
+        lines = [({"features": of.feature_set} if several else {}) | row for of, (folds, _) in named for row in folds]
+        if experiments:
+            print_rows(lines, format)
+        return
+    for experiment, (folds, over) in zip(experiments, found, strict=True):
+        if len(experiments) > 1:
+            show(f"features {experiment.feature_set}")
+        _print_experiment(store, experiment, folds, over)
+
+
+def _scores_of(store: Cache, experiment: Experiment) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the scores of an experiment's folds, each with the counts of who takes part, and those over the folds."""
+    with open_catalogue(store) as connection:
+        folds = rows(
+            connection,
+            "SELECT * FROM (SELECT r.run_id, r.fold, m.selection, m.level, any_value(m.epoch) AS epoch, "
+            "max(value) FILTER (metric = 'WA') AS WA, max(value) FILTER (metric = 'UA') AS UA, "
+            "max(value) FILTER (metric = 'WF1') AS WF1, max(value) FILTER (metric = 'macro_F1') AS macro_F1, "
+            "any_value(r.seconds) AS seconds, any_value(r.audit) AS audit, "
+            "any_value(r.speakers_kept) AS speakers_kept, any_value(r.protocol) AS protocol "
+            "FROM runs r JOIN metrics m USING (run_id) WHERE r.experiment = ? AND r.seed = ? AND list_contains(?, r.fold) "
+            "AND m.class IS NULL GROUP BY ALL) "
+            f"ORDER BY fold, level DESC, {ORDER_SQL}",
+            [experiment.name, experiment.seed, list(experiment.folds)],
+        )
+        over = rows(
+            connection,
+            "SELECT selection, level, folds, of_folds, UA, UA_std, WA, WA_std, WF1, macro_F1, pooled_UA, pooled_WA, seconds, "
+            "audit, speakers_kept FROM scores WHERE experiment = ? AND seed = ? "
+            f"ORDER BY level DESC, {ORDER_SQL}",
+            [experiment.name, experiment.seed],
+        )
+        tally = participation(
+            connection,
+            protocol=experiment.protocol,
+            corpus=experiment.corpus,
+            defined=definition(store, experiment.protocol),
+            feature_set=experiment.feature_set,
+        )
+    counts = tally.to_dict()
+    return [{**row, "looked_at_test": peeks(row["selection"]), **counts} for row in folds], over
+
+
+_MAY_GO = ("level", "seconds", "macro F1", "WF1", "folds", "epoch", "pooled WA", "selection")
+"""Columns that a narrow terminal can do without, the first one first."""
+
+
+def _print_experiment(
+    store: Cache, experiment: Experiment, folds: Sequence[dict[str, Any]], over: Sequence[dict[str, Any]]
+) -> None:
+    if not _has_segments(experiment, folds):  # its segments are its utterances: one line says both
+        folds, over = _utterances(folds), _utterances(over)
+    shown = [
+        {name: row[name] for name in ("fold", "level", "selection", "epoch")}
+        | {**_in_percent(row, "UA", "WA", "WF1"), **_renamed(_in_percent(row, "macro_F1")), "seconds": round(row["seconds"], 1)}
+        for row in folds
+    ]
+    one_fold = len(experiment.folds) == 1 or all(row["level"] == "segment" for row in folds)
+    _print_fitted(shown if one_fold else _utterances(shown))
+    if over and over[0]["folds"] > 1:
+        show(
+            "",
+            f"over {over[0]['folds']} of {over[0]['of_folds']} folds, in percent: mean ± deviation over folds, and pooled over",
+            "their utterances",
+        )
+        _print_fitted(
+            [
+                {"level": row["level"], "selection": row["selection"], "UA": _spread(row, "UA"), "WA": _spread(row, "WA")}
+                | _renamed(_in_percent(row, "WF1", "macro_F1", "pooled_UA", "pooled_WA"))
+                | {"seconds": round(row["seconds"], 1)}
+                for row in over
+            ]
+        )
+    for line in explain_marks(folds):
+        say(line)
+    say(explain(row["selection"] for row in folds))
+    if lineage := lineages.explain(
+        experiment.recipe_name, experiment.spec.recipes, [row["selection"] for row in folds]
+    ):
+        say(lineage)
+    say(f"experiment {experiment.name}, in {store.runs}")
+    say(f"predictions: tfser sql \"SELECT * FROM predictions WHERE run_id = '{folds[0]['run_id']}'\"")
+
+
+def _has_segments(experiment: Experiment, folds: Sequence[dict[str, Any]]) -> bool:
+    """Tell whether the segments of a head are parts of utterances, or the utterances themselves."""
+    cuts = experiment.spec.sample_frames(experiment.config, experiment.recipe) is not None
+    return cuts or all(row["level"] == "segment" for row in folds)
+
+
+def _utterances(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in lines if row["level"] == "utterance"]
+
+
+def _in_percent(row: Mapping[str, Any], *names: str) -> dict[str, str]:
+    """Return a row's scores as people read them, with its marks behind each."""
+    return {name: text and text + mark(row) for name, text in percent(row, *names).items()}
+
+
+def _spread(row: Mapping[str, Any], metric: str) -> str:
+    """Return mean and deviation of a score in percent with its marks; the mean alone where there is no deviation."""
+    of = percent(row, metric, f"{metric}_std")
+    return of[metric] + (f" ± {of[f'{metric}_std']}" if of[f"{metric}_std"] else "") + mark(row)
+
+
+def _renamed(values: Mapping[str, str]) -> dict[str, str]:
+    """Return columns as a heading writes them: in words, which may stand below one another."""
+    return {name.replace("_", " "): value for name, value in values.items()}
+
+
+def _print_fitted(lines: Sequence[Mapping[str, Any]]) -> None:
+    """Print a table that fits the terminal, with what had to go said below."""
+    shown, notes = fitted(lines, terminal_width(), _MAY_GO)
+    print_rows(shown, Output.table)
+    show(*notes)

@@ -1,0 +1,337 @@
+"""What a head costs: parameters, multiply-accumulates, time and memory, every head measured the same way (TF-Mamba's Fig. 3).
+
+All heads get random frames of the same length and their weights from the same seed. Nothing is read from the cache, and what is
+measured does not depend on the numbers in the frames.
+
+* **Multiply-accumulates** are torch's own count of a forward pass in evaluation mode, in float32, of one utterance, halved. It
+  counts matrix products, convolutions and attention. It does not count Fourier transforms, norms, activations, sums, the decays
+  of a scan and whatever else works number by number. The scan is counted in its portable form, which works in matrix products.
+* **Latency** is the time of a forward pass in evaluation mode, a **step** that of forward and backward of the cross-entropy in
+  training mode: without the optimiser, augmentation and other losses, which belong to a recipe. Both are taken round by round
+  over all heads, so that a machine that grows slower or faster does so for all, and each timed call follows an untimed one of
+  its own. On a CPU they depend on the allocator, too: see `tfser.heads.machine.memory`.
+* **Memory** is the most that one such pass or step holds beyond the weights and the frames: see `tfser.heads.machine.peak`. That of a
+  step includes the gradients, not the optimiser's state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from tfser.heads import HEADS, head
+from tfser.heads.machine.peak import peak_bytes
+from tfser.heads.spec.head import HeadSpec, Settings, count_parameters
+from tfser.heads.training.predict import own_randomness
+from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.pipeline.features.devices import choose_device, processor
+
+PRECISIONS = ("float32", "bfloat16")
+
+_HOP_S = 0.02  # of the speech encoders that the whole-utterance heads were made for
+_WARM_UPS = 1  # calls before memory is measured: the first one sets things up
+_PEAKS = 3  # measurements of memory, of which the median counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What a head is measured under.
+
+    Raises:
+        UsageError: A size is not positive, or the precision is unknown.
+    """
+
+    batch_size: int = 1
+    """Utterances."""
+    frames: int = 326
+    """Of each utterance. TF-Mamba's paper measures at 326 x 1024."""
+    width: int | None = None
+    """Of the features; None: what each head was made for."""
+    classes: int = 4
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 ..."""
+    precision: str = "float32"
+    """float32, or bfloat16: autocast, as a recipe's."""
+    repeats: int = 10
+    """Timed calls."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("frames", 1), ("width", 1), ("classes", 2), ("repeats", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"{name}={value}: must be {least} or more")
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What one preset of a head costs, and under which conditions."""
+
+    head: str
+    preset: str
+    parameters: int
+    """That are trained."""
+    paper_parameters: int | None
+    """The paper's count, to the digits that it prints; None where it prints none, and at other feature widths than its own."""
+    macs: int
+    """Multiply-accumulates per utterance."""
+    latency_ms: float
+    """The median, of a batch."""
+    latency_min_ms: float
+    latency_p90_ms: float
+    step_ms: float
+    """The median, of a batch."""
+    step_min_ms: float
+    step_p90_ms: float
+    latency_peak_bytes: int | None
+    """None where it cannot be measured."""
+    step_peak_bytes: int | None
+    batch_size: int
+    """Utterances."""
+    frames: int
+    """Of each utterance."""
+    width: int
+    """Of the features."""
+    classes: int
+    samples: int
+    """That the head is fed for the batch: as many as utterances, or their segments."""
+    sample_frames: int
+    """Frames of a sample; fewer than the utterance's where the head cuts it."""
+    device: str
+    processor: str
+    precision: str
+    threads: int
+    """CPU threads that torch uses."""
+    repeats: int
+    config: dict[str, Any]
+    """Of the head, as it was built on the device."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dictionary that JSON can hold."""
+        return asdict(self)
+
+
+def select(heads: Sequence[str] = (), presets: Sequence[str] = ()) -> list[tuple[HeadSpec, str]]:
+    """Return the heads and presets that were named, in the registry's order.
+
+    Args:
+        heads: their names; none: all that have a network (the reference heads have none).
+        presets: their names; none: all of each head.
+
+    Raises:
+        UsageError: A name is unknown, or a head that was named has none of the presets or no network.
+    """
+    for name in heads:
+        if head(name).fit is not None:
+            raise UsageError(f"{name} is fitted by scikit-learn and has no network to measure")
+    specs = [spec for spec in map(head, HEADS) if (spec.name in heads if heads else spec.fit is None)]
+    known = list(dict.fromkeys(preset for spec in specs for preset in spec.presets))
+    for preset in presets:
+        if preset not in known:
+            raise unknown("preset" + (f" of {' or '.join(heads)}" if heads else ""), preset, known)
+    found = [(spec, preset) for spec in specs for preset in spec.presets if not presets or preset in presets]
+    for spec in specs:
+        if heads and not any(of is spec for of, _ in found):
+            raise UsageError(f"{spec.name} has no preset {' or '.join(presets)}; it has {', '.join(spec.presets)}")
+    return found
+
+
+def profile(
+    chosen: Sequence[tuple[HeadSpec, str]], conditions: Conditions, *, advance: Callable[[], None] | None = None
+) -> list[Profile]:
+    """Measure heads, all under the same conditions.
+
+    Args:
+        chosen: heads and names of their presets.
+        conditions: of the measurement; the number of threads is torch's (`torch.set_num_threads`).
+        advance: called `len(chosen) * (1 + conditions.repeats)` times on the way.
+
+    Returns:
+        One profile for each, in their order.
+
+    Raises:
+        UsageError: The device cannot be used here, or a head cannot take the feature width.
+        TfserError: A head does not fit into memory.
+    """
+    tick = advance or (lambda: None)
+    conditions = replace(conditions, device=choose_device(conditions.device))
+    device = torch.device(conditions.device)
+    for spec, preset in chosen:  # before the first measurement
+        spec.check(spec.preset(preset), conditions.width or spec.typical_dim)
+    gc.collect()
+    cases = []
+    with own_randomness(device):
+        torch.manual_seed(0)
+        for spec, preset in chosen:
+            with _fits(spec, preset):
+                cases.append(_Case(spec, preset, conditions, device))
+                cases[-1].measure_memory()
+            tick()
+        for number in range(conditions.repeats):
+            for case in cases if number % 2 == 0 else reversed(cases):
+                with _fits(case.spec, case.preset):
+                    case.measure_time()
+                tick()
+        return [case.result() for case in cases]
+
+
+def count_macs(module: nn.Module, frames: Tensor, lengths: Tensor) -> int:
+    """Return the multiply-accumulates of a forward pass in evaluation mode: of matrix products, convolutions and attention.
+
+    frames (B, L, D) and lengths (B,) are on the CPU, and so is the module.
+    """
+    was_training = module.training
+    module.eval()
+    # With gradients, and attention spelt out: torch's fused forms of both are not in its counter's list.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        module(frames, lengths)
+    module.train(was_training)
+    return int(counter.get_total_flops()) // 2
+
+
+class _Case:
+    """One preset of a head, ready to be measured."""
+
+    def __init__(self, spec: HeadSpec, preset: str, conditions: Conditions, device: torch.device) -> None:
+        self.spec, self.preset, self.conditions, self.device = spec, preset, conditions, device
+        self.width = conditions.width or spec.typical_dim
+        self.config = self._config(conditions.device)
+        self.module = spec.module(self.config, self.width, conditions.classes).to(device)
+        samples, self.frames = self._input(conditions.batch_size)
+        self.samples = samples.to(device)  # (B, L, D)
+        self.lengths = torch.full((len(samples),), self.frames, device=device)
+        self.labels = torch.arange(len(samples), device=device) % conditions.classes
+        self.latency: list[float] = []
+        self.step: list[float] = []
+        self.latency_peak: int | None = None
+        self.step_peak: int | None = None
+
+    def _config(self, device: str) -> Settings:
+        longest = self.conditions.frames
+        return self.spec.settled(self.spec.preset(self.preset), hop_s=_HOP_S, longest=longest, device=device)
+
+    def _input(self, utterances: int) -> tuple[Tensor, int]:
+        """Return what so many utterances are fed as, (B, L, D), and L."""
+        length = self.spec.segment_frames(self.config)
+        if length is not None:
+            utterances *= -(-self.conditions.frames // length)
+        else:
+            length = min(self.conditions.frames, self.spec.max_frames(self.config) or self.conditions.frames)
+        return torch.randn(utterances, length, self.width), length
+
+    def measure_memory(self) -> None:
+        self.module.eval()
+        self.latency_peak = self._peak(self._forward)
+        self.module.train()
+        self.step_peak = self._peak(self._backward)
+
+    def _peak(self, work: Callable[[], None]) -> int | None:
+        found = []
+        for number in range(_WARM_UPS + _PEAKS):
+            peak = peak_bytes(work, self.device)
+            self.module.zero_grad(set_to_none=True)
+            if number >= _WARM_UPS and peak is not None:
+                found.append(peak)
+        return round(statistics.median(found)) if found else None
+
+    def measure_time(self) -> None:
+        self.module.eval()
+        self.latency.append(self._time(self._forward))
+        self.module.train()
+        self.step.append(self._time(self._backward))
+
+    def _time(self, work: Callable[[], None]) -> float:
+        """Return the milliseconds of the second of two calls."""
+        work()
+        self.module.zero_grad(set_to_none=True)
+        self._wait()
+        start = time.perf_counter()
+        work()
+        self._wait()
+        elapsed = 1000 * (time.perf_counter() - start)
+        self.module.zero_grad(set_to_none=True)
+        return elapsed
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.conditions.precision == "bfloat16")
+
+    def _forward(self) -> None:
+        with torch.inference_mode(), self._autocast():
+            self.module(self.samples, self.lengths)
+
+    def _backward(self) -> None:
+        with self._autocast():
+            logits = self.module(self.samples, self.lengths)
+        loss = functional.cross_entropy(logits.float(), self.labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def _macs(self) -> int:
+        portable = self.spec.module(self._config("cpu"), self.width, self.conditions.classes)
+        samples, frames = self._input(1)
+        return count_macs(portable, samples, torch.full((len(samples),), frames))
+
+    def result(self) -> Profile:
+        of = self.conditions
+        return Profile(
+            head=self.spec.name,
+            preset=self.preset,
+            parameters=count_parameters(self.module),
+            paper_parameters=_printed(self.spec, self.preset) if self.width == self.spec.typical_dim else None,
+            macs=self._macs(),
+            latency_ms=statistics.median(self.latency),
+            latency_min_ms=min(self.latency),
+            latency_p90_ms=float(np.percentile(self.latency, 90)),
+            step_ms=statistics.median(self.step),
+            step_min_ms=min(self.step),
+            step_p90_ms=float(np.percentile(self.step, 90)),
+            latency_peak_bytes=self.latency_peak,
+            step_peak_bytes=self.step_peak,
+            batch_size=of.batch_size,
+            frames=of.frames,
+            width=self.width,
+            classes=of.classes,
+            samples=len(self.samples),
+            sample_frames=self.frames,
+            device=of.device,
+            processor=processor(of.device),
+            precision=of.precision,
+            threads=torch.get_num_threads(),
+            repeats=of.repeats,
+            config=self.config.to_dict(),
+        )
+
+
+def _printed(spec: HeadSpec, preset: str) -> int | None:
+    """Return how many parameters the paper says that a preset has."""
+    found = [row.parameters for row in spec.ablation if row.preset == preset and row.parameters is not None]
+    return round(1e6 * found[0]) if found else None
+
+
+@contextlib.contextmanager
+def _fits(spec: HeadSpec, preset: str) -> Iterator[None]:
+    """Turn torch's errors of too little memory into ours."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if "memory" not in str(error):
+            raise
+        raise TfserError(
+            f"{spec.name} {preset} does not fit into memory at this shape; take a smaller --batch-size or --frames"
+        ) from error

@@ -1,0 +1,317 @@
+"""Reference heads: logistic regression and a support vector machine on the mean and deviation of an utterance's frames.
+
+On small corpora they are hard to beat, so a table without them misleads. They go through the same protocols, audits,
+predictions and statistics as every other head, but are fitted at once by scikit-learn instead of by epochs of torch
+(`HeadSpec.fit`):
+
+* **Inputs** are the mean and the population standard deviation over time of each feature, 2 D numbers an utterance, scaled to
+  mean 0 and deviation 1 on the training utterances of the fold (StandardScaler). Nothing is measured on validation or test
+  utterances, so the recipe's ``normalise`` does not apply, and a speaker-wise (transductive) variant is not offered.
+* **logreg**: multinomial logistic regression with an L2 penalty, by L-BFGS. C = 1, scikit-learn's default, is not tuned;
+  ``strong`` penalises 100 times as much, for wide features and few utterances. Its probabilities are the model's own.
+* **svm**: one machine a class against the rest (Rifkin and Klautau 2004), hinge loss. The kernel is exp(-width |x - y|^2 / 2 D)
+  (``rbf``; width 1 is scikit-learn's gamma="scale" for scaled inputs) or x . y / 2 D (``linear``); the division makes C mean
+  the same at every feature width. Its "probabilities" are the softmax of the K decision values: scores that sum to 1 and whose
+  order is that of the decisions, **not calibrated**. (Platt's calibration needs a cross-validation inside the training side,
+  whose parts would share speakers.)
+
+Both are deterministic: the seed changes nothing. The recipe's ``class_weights`` weigh the training utterances. What is saved
+are plain tensors (the model in float32), and what `predict` computes from them in float64 is what the run stored.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tfser.heads.spec.head import LARGEST, SMALLEST, HeadSpec, Settings
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.training.finite import refuse_features
+from tfser.heads.training.loop import EpochRecord, FitResult, FoldData, Selection, side_scores
+from tfser.heads.training.losses import class_weights
+from tfser.heads.training.normalise import utterance_sums
+from tfser.heads.training.predict import Indices, Prediction
+from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.pipeline.shards.packed import PackedFeatures
+
+Floats = npt.NDArray[np.float64]
+Kernel = Literal["rbf", "linear"]
+KERNELS = ("rbf", "linear")
+MOST_UTTERANCES = 30_000
+"""That a support vector machine is fitted to: the kernel matrix of so many takes 7 GB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogRegConfig(Settings):
+    """Logistic regression.
+
+    Raises:
+        UsageError: C is not positive.
+    """
+
+    C: float = 1.0
+    """Inverse strength of the L2 penalty."""
+
+    def __post_init__(self) -> None:
+        _require_positive(C=self.C)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SVMConfig(Settings):
+    """A support vector machine.
+
+    Raises:
+        UsageError: A number is not positive, or the kernel is unknown.
+    """
+
+    C: float = 1.0
+    """Largest weight of a training utterance."""
+    kernel: Kernel = "rbf"
+    """The similarity of two utterances: of their distance (rbf), or their inner product (linear)."""
+    width: float = 1.0
+    """Of the rbf kernel: how fast it falls with the squared distance per input."""
+
+    def __post_init__(self) -> None:
+        _require_positive(C=self.C, width=self.width)
+        if self.kernel not in KERNELS:
+            raise unknown("kernel", self.kernel, KERNELS)
+
+
+def _require_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not SMALLEST <= value <= LARGEST:
+            raise UsageError(f"{name}={value}: must be above 0, from {SMALLEST:g} to {LARGEST:g}")
+
+
+@np.errstate(invalid="ignore", over="ignore")  # of features that are no numbers: `_finite_statistics` says so
+def statistics(features: PackedFeatures) -> Floats:
+    """Return the mean and the standard deviation over time of each utterance's features: (n, 2 D)."""
+    sums, squares = utterance_sums(features.frames, features.offsets)
+    counts = np.diff(features.offsets)[:, None]
+    mean = sums / counts
+    return np.concatenate([mean, np.sqrt(np.maximum(squares / counts - mean**2, 0.0))], axis=1)
+
+
+def _finite_statistics(features: PackedFeatures, rows: Indices) -> Floats:
+    """Return `statistics`, refusing utterances among ``rows`` whose features are no numbers; they are sums, which say so."""
+    inputs = statistics(features)
+    odd = ~np.isfinite(inputs[rows]).all(axis=1)
+    refuse_features(features, sorted(int(row) for row in rows[odd]))
+    return inputs
+
+
+def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> FitResult:
+    """Fit a reference head to a fold's training utterances.
+
+    Returns:
+        One "epoch" and one selection, ``last``: there is nothing to choose.
+
+    Raises:
+        UsageError: The training side has one class only, or more utterances than a kernel matrix has room for.
+        TfserError: The fit did not converge.
+        NotFiniteError: Features of an utterance are no numbers.
+    """
+    began = time.perf_counter()
+    inputs = _finite_statistics(data.features, np.concatenate([data.train, data.val, data.test]))
+    labels = data.labels[data.train]
+    present = np.unique(labels)
+    if len(present) < 2:
+        raise UsageError("a reference head needs training utterances of two classes at least")
+    scaled, state = _scale(inputs[data.train])
+    weights = class_weights(recipe, labels, len(data.classes)).numpy().astype(np.float64)[labels]
+    if isinstance(config, LogRegConfig):
+        found = _fit_logreg(config, scaled, labels, weights, present)
+    else:
+        found = _fit_svm(config, scaled, labels, weights, present)
+    state |= {name: torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)) for name, value in found.items()}
+    state = _with_absent_classes(state, present, len(data.classes))
+    trained = time.perf_counter()
+    val, test = (_predict(state, inputs, np.sort(rows)) if len(rows) else None for rows in (data.val, data.test))
+    on_train = _probabilities(state, inputs[data.train])[np.arange(len(labels)), labels]
+    record = EpochRecord(
+        epoch=1,
+        loss=float(-(weights * np.log(np.maximum(on_train, 1e-30))).sum() / weights.sum()),
+        learning_rate=0.0,
+        train_s=trained - began,
+        eval_s=time.perf_counter() - trained,
+        **side_scores("val", data, val),
+        **side_scores("test", data, test),
+    )
+    return FitResult(
+        history=(record,),
+        selections={"last": Selection(epoch=1, test=test)},
+        states={"last": state},
+        parameters=sum(tensor.numel() for name, tensor in state.items() if name.startswith("model.")),
+    )
+
+
+def predict(state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices) -> Prediction:
+    """Predict the utterances ``rows`` with a state of `fit`.
+
+    Raises:
+        UsageError: The state is not one of a reference head, or the features are of another width.
+        NotFiniteError: Features of an utterance are no numbers.
+    """
+    if "inputs.mean" not in state or "model.intercept" not in state:
+        raise UsageError("this is not a state of a reference head")
+    if len(state["inputs.mean"]) != 2 * features.frames.shape[1]:
+        raise UsageError(
+            f"this state is of features {len(state['inputs.mean']) // 2} wide, and these are {features.frames.shape[1]} wide"
+        )
+    return _predict(state, _finite_statistics(features, rows), np.sort(rows))
+
+
+def _scale(inputs: Floats) -> tuple[Floats, dict[str, Tensor]]:
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(inputs)
+    state = {"inputs.mean": torch.from_numpy(scaler.mean_), "inputs.deviation": torch.from_numpy(scaler.scale_)}
+    return scaler.transform(inputs), state
+
+
+def _fit_logreg(
+    config: LogRegConfig, inputs: Floats, labels: Indices, weights: Floats, present: Indices
+) -> dict[str, npt.NDArray[Any]]:
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        try:
+            model = LogisticRegression(C=config.C, max_iter=5000).fit(inputs, labels, sample_weight=weights)
+        except ConvergenceWarning as warning:
+            raise TfserError("logreg did not converge in 5000 iterations: set a smaller C") from warning
+    weight, intercept = model.coef_, model.intercept_
+    if len(present) == 2:  # one row, of the second class's odds: half of it for each gives the same softmax
+        weight, intercept = np.concatenate([-weight, weight]) / 2, np.concatenate([-intercept, intercept]) / 2
+    return {"model.weight": weight, "model.intercept": intercept}
+
+
+def _fit_svm(
+    config: SVMConfig, inputs: Floats, labels: Indices, weights: Floats, present: Indices
+) -> dict[str, npt.NDArray[Any]]:
+    from sklearn.svm import SVC
+
+    if len(inputs) > MOST_UTTERANCES:
+        raise UsageError(f"svm takes at most {MOST_UTTERANCES:,} training utterances, not {len(inputs):,}; take --head logreg")
+    gram = _kernel(inputs, inputs, config.width, config.kernel)
+    dual = np.zeros((len(present), len(inputs)))  # (K, n)
+    intercept = np.zeros(len(present))
+    for k, number in enumerate(present):
+        model = SVC(C=config.C, kernel="precomputed", cache_size=500).fit(gram, labels == number, sample_weight=weights)
+        dual[k, model.support_] = model.dual_coef_[0]
+        intercept[k] = model.intercept_[0]
+    if config.kernel == "linear":
+        return {"model.weight": dual @ inputs / inputs.shape[1], "model.intercept": intercept}
+    support = np.flatnonzero(dual.any(axis=0))
+    return {
+        "model.support": inputs[support],
+        "model.dual": dual[:, support],
+        "model.intercept": intercept,
+        "kernel.width": np.array([config.width]),
+    }
+
+
+def _kernel(a: Floats, b: Floats, width: float, kind: Kernel = "rbf") -> Floats:
+    """Return the kernel between inputs (n, I) and (m, I): (n, m)."""
+    products = a @ b.T
+    if kind == "rbf":
+        distances = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * products
+        return np.asarray(np.exp(-width * np.maximum(distances, 0.0) / a.shape[1]))
+    return np.asarray(products / a.shape[1])
+
+
+def _with_absent_classes(state: dict[str, Tensor], present: Indices, n_classes: int) -> dict[str, Tensor]:
+    """Give classes without training utterances a row whose score is minus infinity: a probability of 0."""
+    if len(present) == n_classes:
+        return state
+    where = torch.from_numpy(present)
+    for name in ("model.weight", "model.dual", "model.intercept"):
+        if name in state:
+            known = state[name]
+            fill = -math.inf if name == "model.intercept" else 0.0
+            state[name] = torch.full((n_classes, *known.shape[1:]), fill).index_copy(0, where, known)
+    return state
+
+
+def _probabilities(state: Mapping[str, Tensor], inputs: Floats) -> Floats:
+    """Return class probabilities (n, K) of inputs (n, 2 D) as they are before scaling."""
+    of = {name: tensor.cpu().numpy().astype(np.float64) for name, tensor in state.items()}
+    scaled = (inputs - of["inputs.mean"]) / of["inputs.deviation"]
+    if "model.support" in of:
+        scores = _kernel(scaled, of["model.support"], float(of["kernel.width"][0])) @ of["model.dual"].T
+    else:
+        scores = scaled @ of["model.weight"].T
+    scores = scores + of["model.intercept"]
+    scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+    result: Floats = scores / scores.sum(axis=1, keepdims=True)
+    return result
+
+
+def _predict(state: Mapping[str, Tensor], inputs: Floats, rows: Indices) -> Prediction:
+    probabilities = _probabilities(state, inputs[rows]).astype(np.float32)
+    return Prediction(
+        segment_utterance=rows,
+        segment_number=np.zeros(len(rows), dtype=np.int64),
+        segment_probabilities=probabilities,
+        utterance=rows,
+        utterance_probabilities=probabilities,
+    )
+
+
+def _no_network(config: Settings, dim: int, n_classes: int) -> NoReturn:
+    raise UsageError("logreg and svm are fitted by scikit-learn and have no network")
+
+
+def _check(config: Settings, dim: int) -> None:
+    if dim <= 0:
+        raise UsageError(f"reference heads need features of a positive width, not {dim}")
+
+
+def _spec(name: str, summary: str, source: str, presets: Mapping[str, Settings], default: str) -> HeadSpec:
+    return HeadSpec(
+        name=name,
+        summary=summary,
+        source=source,
+        presets=presets,
+        default_preset=default,
+        recipes={
+            "default": Recipe(summary="fitted once, every training utterance weighs the same", epochs=1, normalise="none"),
+            "balanced": Recipe(
+                summary="fitted once, every class weighs the same", epochs=1, normalise="none", class_weights="balanced"
+            ),
+        },
+        default_recipe="default",
+        features=("wavlm-large", "hubert-large", "logmel"),
+        inputs="utterances",
+        build=_no_network,
+        check=_check,
+        typical_dim=1024,
+        fit=fit,
+        predict=predict,
+    )
+
+
+LOGREG = _spec(
+    "logreg",
+    "reference: logistic regression on the mean and deviation over time",
+    "scikit-learn",
+    {"plain": LogRegConfig(), "strong": LogRegConfig(C=0.01)},
+    "plain",
+)
+SVM = _spec(
+    "svm",
+    "reference: support vector machine on the mean and deviation over time",
+    "scikit-learn; Rifkin and Klautau 2004",
+    {"rbf": SVMConfig(), "linear": SVMConfig(kernel="linear")},
+    "rbf",
+)

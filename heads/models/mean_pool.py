@@ -1,0 +1,90 @@
+"""The baseline head: the masked mean over time, then a small network.
+
+``mlp`` is the network that TF-Mamba's paper ends with (1024-512-256-K), which alone is its 0.66 M baseline: 657,156
+parameters at a feature width of 1024 and 4 classes. ``linear`` is multinomial logistic regression on the mean.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from tfser.heads.models.blocks import valid_frames
+from tfser.heads.spec.head import HeadSpec, Settings
+from tfser.heads.spec.recipes import Recipe
+from tfser.manifests.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanPoolConfig(Settings):
+    """The baseline head.
+
+    Raises:
+        UsageError: A width is not positive, or the dropout is not from 0 to below 1.
+    """
+
+    hidden: tuple[int, ...] = (512, 256)
+    """Widths of the hidden layers; none: linear."""
+    dropout: float = 0.0
+    """Before every layer but the first."""
+
+    def __post_init__(self) -> None:
+        if any(width <= 0 for width in self.hidden):
+            raise UsageError(f"hidden={self.hidden}: widths must be above 0")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout={self.dropout}: must be from 0 to below 1")
+
+
+class MeanPool(nn.Module):
+    """Masked mean over time, then Linear-ReLU layers."""
+
+    def __init__(self, config: MeanPoolConfig, dim: int, n_classes: int) -> None:
+        super().__init__()
+        widths = (dim, *config.hidden)
+        layers: list[nn.Module] = []
+        for before, after in pairwise(widths):
+            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
+        self.network = nn.Sequential(*layers, nn.Linear(widths[-1], n_classes))
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:  # (B, L, D), (B,) -> (B, K)
+        """Classify utterances; frames beyond their lengths are not looked at."""
+        valid = valid_frames(frames, lengths)  # (B, L)
+        total = frames.masked_fill(~valid[:, :, None], 0.0).sum(dim=1)  # (B, D)
+        logits: Tensor = self.network(total / lengths[:, None])  # (B, K)
+        return logits
+
+
+def _check(config: MeanPoolConfig, dim: int) -> None:
+    if dim <= 0:
+        raise UsageError(f"mean_pool needs features of a positive width, not {dim}")
+
+
+HEAD = HeadSpec(
+    name="mean_pool",
+    summary="masked mean over time and a small network: the baseline",
+    source="TF-Mamba's baseline (Table III, first row)",
+    presets={"mlp": MeanPoolConfig(), "linear": MeanPoolConfig(hidden=())},
+    default_preset="mlp",
+    recipes={
+        "default": Recipe(
+            summary="AdamW, 30 epochs, cosine, light label smoothing",
+            optimiser="adamw",
+            lr=1e-3,
+            weight_decay=1e-2,
+            schedule="cosine",
+            warmup_epochs=1,
+            epochs=30,
+            batch_size=32,
+            label_smoothing=0.1,
+            normalise="train",
+        )
+    },
+    default_recipe="default",
+    features=("wavlm-large", "hubert-large", "logmel"),
+    inputs="utterances",
+    build=MeanPool,
+    check=_check,
+    typical_dim=1024,
+)

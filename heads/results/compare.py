@@ -1,0 +1,296 @@
+"""Two experiments on the same test utterances: which is better, by how much, and is it more than the luck of the speakers.
+
+In go the stored test predictions of both (`heads.outcomes`); out come both scores with intervals, the difference with its
+interval, a permutation test that exchanges whole speakers, McNemar's test, and wins by fold, speaker and class.
+
+Several seeds of a side are averaged: each score is the mean of the seeds' scores. McNemar's test compares two classifiers, not
+two means, so it is made seed by seed: the i-th seed of A with the i-th of B, as many as both have. A majority of the seeds would
+be another classifier, one that nobody reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from tfser.heads.results.intervals import (
+    FEW,
+    METRICS,
+    Counts,
+    Interval,
+    NewSpeaker,
+    Permutation,
+    cluster_scores,
+    difference,
+    interval,
+    mcnemar,
+    new_speaker,
+    permutation_test,
+    seed_scores,
+)
+from tfser.heads.results.marks import is_independent
+from tfser.heads.results.outcomes import Outcome, choose_clusters
+from tfser.heads.spec.selections import peeks
+from tfser.manifests.display import count
+from tfser.manifests.errors import TfserError, UsageError, unknown
+
+_TIE = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of a comparison: a score, or that of a class, fold or speaker; intervals only where they mean something."""
+
+    part: str
+    name: str
+    n: int
+    a: Interval
+    b: Interval
+    difference: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The outcome; scores are shares of 1, and the difference is A's minus B's.
+
+    Where nothing makes clusters, `clustered_by` and `permutation` are None, no score has an interval, and `speakers` is empty.
+    `mcnemar` has one (right in A alone, right in B alone, p) a pair of seeds. `folds` are empty where the two were not folded
+    alike. `left_out` counts utterances that one side alone tested, or that have another true label there.
+    """
+
+    a: Outcome
+    b: Outcome
+    metric: str
+    clustered_by: str | None
+    scores: tuple[Row, ...]
+    classes: tuple[Row, ...]
+    speakers: tuple[Row, ...]
+    folds: tuple[Row, ...]
+    by_seed: tuple[tuple[float, ...], tuple[float, ...]]
+    permutation: Permutation | None
+    mcnemar: tuple[tuple[int, int, float], ...]
+    left_out: int
+    new_speaker: tuple[NewSpeaker, NewSpeaker] | None
+    """Where a further speaker's score would lie under A and under B; None where the clusters are not speakers."""
+
+    @property
+    def score(self) -> Row:
+        """The row of the metric that was asked for."""
+        return self.scores[0]
+
+    @property
+    def clusters(self) -> int | None:
+        """How many there are; None where nothing makes clusters."""
+        return None if self.clustered_by is None else self.score.difference.clusters
+
+    @property
+    def mcnemar_p(self) -> float:
+        """The median over the pairs of seeds."""
+        return float(median(p for *_, p in self.mcnemar))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return everything as flat rows, for csv and Parquet; p values stand in the row of the metric that was asked for."""
+        result = []
+        for row in (*self.scores, *self.classes, *self.folds, *self.speakers):
+            tests = row is self.score
+            result.append(
+                {
+                    "a": self.a.subject.name,
+                    "b": self.b.subject.name,
+                    "selection": self.a.selection,
+                    "looked_at_test": peeks(self.a.selection),
+                    "level": self.a.level,
+                    "part": row.part,
+                    "name": row.name,
+                    "n": row.n,
+                    **{
+                        f"{side}_{what}": getattr(of, what)
+                        for side, of in (("score_a", row.a), ("score_b", row.b), ("difference", row.difference))
+                        for what in ("value", "low", "high")
+                    },
+                    "df": row.difference.df,
+                    "clustered_by": self.clustered_by,
+                    "clusters": None if self.clustered_by is None else row.difference.clusters,
+                    "p_permutation": self.permutation.p if tests and self.permutation else None,
+                    "p_mcnemar": self.mcnemar_p if tests else None,
+                    "audit_a": self.a.audit,
+                    "audit_b": self.b.audit,
+                    "speakers_kept_a": self.a.speakers_kept,
+                    "speakers_kept_b": self.b.speakers_kept,
+                }
+            )
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON can hold it."""
+
+        def side(of: Outcome, by_seed: Sequence[float]) -> dict[str, Any]:
+            return {
+                "name": of.subject.name,
+                "audit": of.audit,
+                "speakers_kept": of.speakers_kept,
+                "seeds": list(of.seeds),
+                "seeds_left_out": list(of.dropped),
+                f"{self.metric}_by_seed": list(by_seed),
+            }
+
+        def line(row: Row) -> dict[str, Any]:
+            of = {"a": row.a, "b": row.b, "difference": row.difference}
+            return {"name": row.name, "n": row.n, **{name: found.to_dict() for name, found in of.items()}}
+
+        parts = f"{self.clustered_by}s" if self.clustered_by else None
+        return {
+            "a": side(self.a, self.by_seed[0]),
+            "b": side(self.b, self.by_seed[1]),
+            "selection": self.a.selection,
+            "looked_at_test": peeks(self.a.selection),
+            "level": self.a.level,
+            "metric": self.metric,
+            "utterances": len(self.a.keys),
+            "utterances_left_out": self.left_out,
+            "clustered_by": self.clustered_by,
+            "clusters": self.clusters,
+            "scores": [line(row) for row in self.scores],
+            "permutation": None if self.permutation is None else dict(vars(self.permutation)),
+            "mcnemar": [{"only_a": a, "only_b": b, "p": p} for a, b, p in self.mcnemar],
+            "mcnemar_p": self.mcnemar_p,
+            "new_speaker": dict(zip("ab", map(vars, self.new_speaker), strict=True)) if self.new_speaker else None,
+            "wins": {"folds": wins(self.folds), **({parts: wins(self.speakers)} if parts else {})},
+            "classes": [line(row) for row in self.classes],
+            "folds": [line(row) for row in self.folds],
+            **({parts: [line(row) for row in self.speakers]} if parts else {}),
+        }
+
+
+def wins(found: Sequence[Row]) -> dict[str, int]:
+    """Count the rows where A is better, where both are alike, where B is."""
+    gains = [row.difference.value for row in found]
+    return {
+        "a": sum(gain > _TIE for gain in gains),
+        "ties": sum(abs(gain) <= _TIE for gain in gains),
+        "b": sum(gain < -_TIE for gain in gains),
+    }
+
+
+def compare(
+    a: Outcome, b: Outcome, *, metric: str = "UA", clusters: str | None = None, common: bool = False, seed: int = 0
+) -> Comparison:
+    """Compare two subjects.
+
+    Args:
+        a: what was tested of the one.
+        b: and of the other.
+        metric: the score that is tested: UA, WA, WF1 or macro_F1.
+        clusters: speaker, session or dialogue; if left out, the speakers, where they are known and new to both.
+        common: leave out what one side alone tested, or under another true label, instead of refusing.
+        seed: of the permutations that are drawn where there are too many clusters to count all.
+
+    Raises:
+        UsageError: They are one and the same, were not tested alike, or cannot be clustered as asked for.
+        TfserError: They have no utterance in common.
+    """
+    if metric not in METRICS:
+        raise unknown("metric", metric, METRICS)
+    if a.subject == b.subject:
+        raise UsageError(f"both are {a.subject.name}: name two experiments")
+    a, b, left_out = _match(a, b, common)
+    by = choose_clusters((a, b), clusters)
+    who = ("all",) * len(a.keys) if by is None else a.clusters(by)
+    classes = tuple(sorted({*a.labels, *(name for of in (a, b) for row in of.predicted for name in row)}))
+    A, B = a.counts(who, classes), b.counts(who, classes)
+    folded = a.folds == b.folds
+    folds = [f"{fold:06d}" for fold in a.folds]  # so that they sort as numbers
+    right = [[np.array(row) == np.array(of.labels) for row in of.predicted] for of in (a, b)]
+    return Comparison(
+        a=a,
+        b=b,
+        metric=metric,
+        clustered_by=by,
+        scores=tuple(_row("score", m, A, B, m) for m in sorted(METRICS, key=lambda m: m != metric)),
+        classes=tuple(_row("class", k, A.only(k), B.only(k), "UA") for k in classes if A.true[0, :, classes.index(k)].any()),
+        speakers=() if by is None else _parts(by, A, B, metric),
+        folds=_parts("fold", a.counts(folds, classes), b.counts(folds, classes), metric) if folded else (),
+        by_seed=(seed_scores(A, metric), seed_scores(B, metric)),
+        permutation=None if by is None else permutation_test(A, B, metric, seed=seed),
+        mcnemar=tuple(mcnemar(x, y) for x, y in zip(*right, strict=False)),
+        left_out=left_out,
+        new_speaker=(new_speaker(A, metric), new_speaker(B, metric)) if by == "speaker" else None,
+    )
+
+
+def _match(a: Outcome, b: Outcome, common: bool) -> tuple[Outcome, Outcome, int]:
+    """Return both over the same utterances in the same order, and how many were left out for it."""
+    there: Mapping[Any, int] = {key: i for i, key in enumerate(b.keys)}
+    pairs = [(i, there[key]) for i, key in enumerate(a.keys) if key in there]
+    alike = [(i, j) for i, j in pairs if a.labels[i] == b.labels[j]]
+    only_a, only_b, other = len(a.keys) - len(pairs), len(b.keys) - len(pairs), len(pairs) - len(alike)
+    if not alike:
+        raise TfserError(f"{a.subject.name} and {b.subject.name} tested no utterance in common under the same label")
+    if (only_a or only_b or other) and not common:
+        raise UsageError(
+            f"not tested alike: {only_a:,} utterances by {a.subject.name} alone, {only_b:,} by {b.subject.name} alone, {other:,} "
+            f"under other labels; --common compares the {len(alike):,} that both tested under the same label"
+        )
+    return a.take([i for i, _ in alike]), b.take([j for _, j in alike]), only_a + only_b + other
+
+
+def _row(part: str, name: str, a: Counts, b: Counts, metric: str) -> Row:
+    return Row(
+        part=part,
+        name=name,
+        n=int(a.true[0].sum()),
+        a=interval(a, metric),
+        b=interval(b, metric),
+        difference=difference(a, b, metric),
+    )
+
+
+def _parts(part: str, a: Counts, b: Counts, metric: str) -> tuple[Row, ...]:
+    """Return a row a cluster, without intervals: within one there is nothing to take as independent."""
+    of_a, of_b, n = cluster_scores(a, metric), cluster_scores(b, metric), a.true[0].sum(axis=1)
+
+    def alone(value: float) -> Interval:
+        return Interval(value=float(value), low=None, high=None, std_error=None, df=None, clusters=1)
+
+    names = [str(int(name)) if part == "fold" else name for name in a.clusters]
+    return tuple(
+        Row(part=part, name=name, n=int(n[i]), a=alone(of_a[i]), b=alone(of_b[i]), difference=alone(of_a[i] - of_b[i]))
+        for i, name in enumerate(names)
+    )
+
+
+def notes(of: Comparison) -> list[str]:
+    """Return what a reader must know, a sentence a line."""
+    lines = []
+    for side in (of.a, of.b):
+        if side.dropped:
+            dropped = ", ".join(map(str, side.dropped))
+            lines.append(f"{side.subject.name}: seeds {dropped} are left out: they did not test the same utterances")
+    if of.left_out:
+        lines.append(f"{of.left_out:,} utterances are left out, which only one of them tested, or under another label")
+    n, by = of.clusters, of.clustered_by
+    if by is None or n is None:
+        lines.append(
+            "no interval and no permutation test: the speakers of some utterances are unknown"
+            if is_independent(of.a.row()) and is_independent(of.b.row())
+            else "no interval and no permutation test over speakers, who are not known to be new to both; --clusters names others"
+        )
+        return lines + (["the two were not folded alike: no wins by fold"] if not of.folds else [])
+    if by != "speaker":
+        lines.append(f"{by}s are taken as independent: an interval is one of other {by}s")
+    if n < FEW:
+        lines.append(
+            f"only {count(n, by)}: exchanging {'it' if n == 1 else 'them'} cannot give p below {min(1.0, 2 / 2**n):.3g}, "
+            "whatever the difference; "
+            + ("one alone gives no interval" if n == 1 else "the intervals are wide for the same reason")
+        )
+    df = of.score.difference.df
+    if df is not None and n >= FEW and df < n / 2:
+        lines.append(f"a few of the {n} {by}s say most of it: the intervals rest on {df:.1f} degrees of freedom")
+    if not of.folds:
+        lines.append("the two were not folded alike: no wins by fold")
+    return lines

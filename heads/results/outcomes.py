@@ -1,0 +1,268 @@
+"""What an experiment was tested on and what it said there, out of the catalogue: the material of intervals and comparisons.
+
+In goes the catalogue's view `test_predictions`; out come, for one selection and level, utterances with their true and predicted
+classes seed by seed, and who said them. Seeds count only as a whole: those that were tested on the largest set of utterances
+that a seed has. What was dropped is said.
+
+Clusters, which intervals take as the independent units, are the speakers, where those of the test side are known and new to the
+head (`tfser.heads.results.marks`). Else there are none, and so no interval and no test, unless sessions or dialogues are asked for: an
+interval over these is one of other sessions of the same voices. MELD's official split is such a case, six of its speakers being
+heard on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tfser.heads.results.intervals import Counts, count
+from tfser.heads.results.marks import is_independent, of_runs
+from tfser.manifests.catalogue.reading import Connection, rows
+from tfser.manifests.errors import TfserError, UsageError, unknown
+
+CLUSTERS = ("speaker", "session", "dialogue")
+"""Columns of `utterances` that can be the clusters; the first one unless another is asked for."""
+
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """An experiment in the catalogue, or one run of it."""
+
+    experiment: str
+    run_id: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.run_id or self.experiment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The test predictions of one subject: n utterances (or segments), S seeds.
+
+    `keys` tell the n apart: corpus, utterance, segment, and the fold where an utterance is tested in several. `predicted` has a
+    row a seed. `who` gives for each column of CLUSTERS the n values. `dropped` are the seeds that did not test them all.
+    """
+
+    subject: Subject
+    selection: str
+    level: str
+    audit: str
+    speakers_kept: str
+    seeds: tuple[int, ...]
+    dropped: tuple[int, ...]
+    keys: tuple[Key, ...]
+    folds: tuple[int, ...]
+    labels: tuple[str, ...]
+    predicted: tuple[tuple[str, ...], ...]
+    who: Mapping[str, tuple[str | None, ...]]
+
+    def row(self) -> dict[str, str]:
+        """Return what marks are made of (`tfser.heads.results.marks`)."""
+        about = {"selection": self.selection, "audit": self.audit, "speakers_kept": self.speakers_kept}
+        return about | {"experiment": self.subject.name}
+
+    def take(self, places: Sequence[int]) -> Outcome:
+        """Return the same of some of the utterances, in the order given."""
+        return replace(
+            self,
+            keys=tuple(self.keys[i] for i in places),
+            folds=tuple(self.folds[i] for i in places),
+            labels=tuple(self.labels[i] for i in places),
+            predicted=tuple(tuple(row[i] for i in places) for row in self.predicted),
+            who={name: tuple(values[i] for i in places) for name, values in self.who.items()},
+        )
+
+    def clusters(self, by: str) -> tuple[str, ...]:
+        """Return the cluster of each utterance; over several corpora it bears the corpus's name."""
+        several = len({key[0] for key in self.keys}) > 1
+        return tuple(f"{key[0]}/{name}" if several else str(name) for key, name in zip(self.keys, self.who[by], strict=True))
+
+    def counts(self, clusters: Sequence[str], classes: Sequence[str]) -> Counts:
+        """Count the predictions by cluster, all seeds."""
+        return count(clusters, self.labels, self.predicted, classes)
+
+
+def find(connection: Connection, text: str) -> Subject:
+    """Return the experiment or run that a text means: its whole id, or the beginning or a piece of one experiment's id.
+
+    Raises:
+        UsageError: There is none, or several.
+    """
+    if rows(connection, "SELECT 1 FROM runs WHERE experiment = ?", [text]):
+        return Subject(experiment=text)
+    of_run = rows(connection, "SELECT experiment FROM runs WHERE run_id = ?", [text])
+    if of_run:
+        return Subject(experiment=of_run[0]["experiment"], run_id=text)
+    every = [row["experiment"] for row in rows(connection, "SELECT DISTINCT experiment FROM runs ORDER BY 1")]
+    for found in ([e for e in every if e.startswith(text)], [e for e in every if text in e]):
+        if len(found) == 1:
+            return Subject(experiment=found[0])
+        if found:
+            raise UsageError(f"{text!r} may mean {len(found)} experiments; say more of one: {', '.join(found)}")
+    raise unknown("experiment", text, every)
+
+
+def read_outcome(connection: Connection, subject: Subject, *, selection: str = "last", level: str = "utterance") -> Outcome:
+    """Read the test predictions of a subject.
+
+    Raises:
+        UsageError: It has none of this selection and level; the message lists those that it has.
+    """
+    found = connection.execute(
+        "SELECT seed, corpus, utterance_id, segment, fold, label, predicted, speaker, session, dialogue FROM test_predictions "
+        "WHERE experiment = ? AND selection = ? AND level = ? AND (?::VARCHAR IS NULL OR run_id = ?)",
+        [subject.experiment, selection, level, subject.run_id, subject.run_id],
+    ).fetchall()
+    if not found:
+        have = "SELECT DISTINCT selection, level FROM test_predictions WHERE experiment = ? ORDER BY 1, 2 DESC"
+        known = [f"{row['selection']} ({row['level']})" for row in rows(connection, have, [subject.experiment])]
+        raise UsageError(f"{subject.name} has no predictions of {selection} ({level}); it has: {', '.join(known) or 'none'}")
+    several = len({row[:4] for row in found}) < len(found)  # tested in several folds: they are told apart
+    of_seed: dict[int, dict[Key, Any]] = {}
+    for seed, *row in found:
+        of_seed.setdefault(seed, {})[tuple(row[: 4 if several else 3])] = row[3:]
+    largest = max(of_seed.values(), key=len).keys()
+    seeds = tuple(sorted(seed for seed, of in of_seed.items() if of.keys() == largest))
+    keys = tuple(sorted(largest, key=lambda key: tuple((part is not None, part) for part in key)))
+    first = [of_seed[seeds[0]][key] for key in keys]
+    labels = tuple(row[1] for row in first)
+    for seed in seeds:
+        if any(of_seed[seed][key][1] != label for key, label in zip(keys, labels, strict=True)):
+            raise TfserError(f"{subject.name}: its seeds {seeds[0]} and {seed} have other true labels; train one of them --again")
+    runs = "SELECT DISTINCT audit, speakers_kept FROM runs WHERE experiment = ? AND (?::VARCHAR IS NULL OR run_id = ?)"
+    standing = of_runs(rows(connection, runs, [subject.experiment, subject.run_id, subject.run_id]))
+    return Outcome(
+        subject=subject,
+        selection=selection,
+        level=level,
+        **standing,
+        seeds=seeds,
+        dropped=tuple(sorted(of_seed.keys() - set(seeds))),
+        keys=keys,
+        folds=tuple(row[0] for row in first),
+        labels=labels,
+        predicted=tuple(tuple(of_seed[seed][key][2] for key in keys) for seed in seeds),
+        who={name: tuple(row[3 + i] for row in first) for i, name in enumerate(CLUSTERS)},
+    )
+
+
+def choose_clusters(sides: Sequence[Outcome], asked: str | None = None) -> str | None:
+    """Return the column that makes the clusters of outcomes over the same utterances: the one that is asked for, or the speakers.
+
+    None where nothing is asked for and speakers are no units: some are unknown, or heard in training on either side.
+
+    Raises:
+        UsageError: What is asked for is unknown for some utterance, or it is speakers that are not new to the heads.
+    """
+    if asked is not None and asked not in CLUSTERS:
+        raise unknown("kind of clusters", asked, CLUSTERS)
+    of = sides[0]
+    known = [name for name in CLUSTERS if None not in of.who[name]]
+    heard = [side for side in sides if not is_independent(side.row())]
+    if asked is None:
+        return "speaker" if "speaker" in known and not heard else None
+    if asked not in known:
+        missing = sum(value is None for value in of.who[asked])
+        raise UsageError(f"the {asked} of {missing:,} of the {len(of.keys):,} tested is unknown; clusters can be: "
+                         f"{', '.join(known) or 'none'}")  # fmt: skip
+    if asked == "speaker" and heard:
+        others = [f"--clusters {name}" for name in known if name != "speaker"]
+        instead = f"; {' or '.join(others)} takes others as the units" if others else ""
+        raise UsageError(
+            f"{heard[0].subject.name}: its test speakers are not known to be new to it, so speakers are no units{instead}"
+        )
+    return asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooled:
+    """The counts of one experiment, selection and level by cluster; where nothing makes clusters (`by` None), all in one.
+
+    `folds` counts the folds whose predictions are there, in the seed with the most.
+    """
+
+    by: str | None
+    counts: Counts
+    seeds: tuple[int, ...]
+    dropped: tuple[int, ...]
+    folds: int
+
+
+def pooled(
+    connection: Connection,
+    *,
+    experiments: Sequence[str] | None = None,
+    segments: bool = False,
+    clusters: str | None = None,
+    runs: Sequence[str] | None = None,
+) -> dict[tuple[str, str, str], Pooled]:
+    """Count the predictions of experiments (none named: all) in SQL, by (experiment, selection, level); with `runs`, of these.
+
+    Seeds that did not test the largest set are left out, and clusters chosen, as `read_outcome` and `choose_clusters` do; what is
+    asked for and not known, or speakers that are not new, gives no clusters.
+
+    Raises:
+        UsageError: There is no such kind of clusters.
+    """
+    if clusters is not None and clusters not in CLUSTERS:
+        raise unknown("kind of clusters", clusters, CLUSTERS)
+    which = (
+        "(?::VARCHAR[] IS NULL OR list_contains(?, experiment)) AND (level = 'utterance' OR ?) "
+        "AND (?::VARCHAR[] IS NULL OR list_contains(?, run_id))"
+    )
+    asked = [experiments, experiments, segments, runs, runs]
+    sides: dict[tuple[str, str, str], dict[int, tuple[int, int]]] = {}
+    folds: dict[tuple[str, str, str], int] = {}
+    for *key, seed, n, side, n_folds in connection.execute(
+        "SELECT experiment, selection, level, seed, count(*), bit_xor(hash(corpus, utterance_id, segment, fold, label)), "
+        f"count(DISTINCT fold) FROM test_predictions WHERE {which} GROUP BY ALL ORDER BY ALL",
+        asked,
+    ).fetchall():
+        sides.setdefault((key[0], key[1], key[2]), {})[seed] = (n, side)
+        folds[key[0], key[1], key[2]] = max(n_folds, folds.get((key[0], key[1], key[2]), 0))
+    name = clusters or "speaker"
+    allowed = "bool_and(speakers_kept = 'kept' AND audit <> 'overridden')" if name == "speaker" else "true"
+    counted = connection.execute(
+        f"WITH allowed AS (SELECT experiment, {allowed} AS units FROM runs "
+        "WHERE ?::VARCHAR[] IS NULL OR list_contains(?, run_id) GROUP BY experiment), "
+        "known AS (SELECT experiment, selection, level, "
+        f"if(any_value(a.units) AND count({name}) = count(*), '{name}', NULL) AS by_what FROM test_predictions "
+        f"JOIN allowed a USING (experiment) WHERE {which} GROUP BY ALL) "
+        "SELECT t.experiment, t.selection, t.level, k.by_what, t.seed, "
+        f"if(k.by_what IS NULL, 'all', t.corpus || '/' || t.{name}), "
+        "t.label, t.predicted, count(*) FROM test_predictions t JOIN known k USING (experiment, selection, level) "
+        "WHERE (?::VARCHAR[] IS NULL OR list_contains(?, t.run_id)) GROUP BY ALL ORDER BY ALL",
+        [runs, runs, *asked, runs, runs],
+    ).fetchall()
+    cells: dict[tuple[str, str, str], list[Any]] = {}
+    by: dict[tuple[str, str, str], str | None] = {}
+    for *key, by_what, seed, cluster, label, predicted, n in counted:
+        cells.setdefault((key[0], key[1], key[2]), []).append((seed, cluster, label, predicted, n))
+        by[key[0], key[1], key[2]] = by_what
+    return {key: _pool(cells[key], by[key], of, folds[key]) for key, of in sides.items()}
+
+
+def _pool(cells: Sequence[Any], by: str | None, sides: Mapping[int, tuple[int, int]], folds: int) -> Pooled:
+    import numpy as np
+
+    largest = max(sides.values(), key=lambda side: side[0])
+    seeds = tuple(sorted(seed for seed, side in sides.items() if side == largest))
+    dropped = tuple(sorted(sides.keys() - set(seeds)))
+    kept = [cell for cell in cells if cell[0] in seeds]
+    who = tuple(sorted({cell[1] for cell in kept}))
+    classes = tuple(sorted({name for cell in kept for name in cell[2:4]}))
+    place = {name: i for i, name in enumerate(who)}
+    number = {name: i for i, name in enumerate(classes)}
+    hits, true, taken = (np.zeros((len(seeds), len(who), len(classes))) for _ in range(3))
+    for seed, cluster, label, predicted, n in kept:
+        s, g = seeds.index(seed), place[cluster]
+        true[s, g, number[label]] += n
+        taken[s, g, number[predicted]] += n
+        hits[s, g, number[label]] += n * (label == predicted)
+    found = Counts(clusters=who, classes=classes, hits=hits, true=true, predicted=taken)
+    return Pooled(by=by, counts=found, seeds=seeds, dropped=dropped, folds=folds)

@@ -1,0 +1,343 @@
+"""A paper's tables with ours beside them: each printed number is a cell that was run, or says why it was not.
+
+In: a paper (`tfser.heads.results.published`), and what the cache holds of its corpora and features. Out: cells, planned as a sweep
+(`tfser.heads.runs.plan`), so that finished runs are found, and a row that two tables print is trained once.
+
+Without any of the paper's corpora the same rows are trained on the built-in synthetic corpus, to show that the whole way works;
+such numbers say nothing about the paper, and stand beside none of its own.
+
+Below each table stand the reference heads on the same features and folds: what they reach, a network has to beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tfser.heads import REFERENCE_HEADS
+from tfser.heads.results.marks import explain_marks, mark
+from tfser.heads.results.published import Paper, PublishedRow, PublishedTable
+from tfser.heads.results.scores import summary
+from tfser.heads.runs.experiment import Request
+from tfser.heads.runs.in_turn import Failure
+from tfser.heads.runs.plan import Entry, Key, Plan, Wanted, data_key, make_plan, settle
+from tfser.heads.spec.selections import check_name
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import open_catalogue, rows
+from tfser.manifests.errors import TfserError, unknown
+
+SYNTHETIC = "synthetic"
+SYNTHETIC_EPOCHS = 2
+"""Enough to see the whole way work."""
+
+OTHER = "another method: not trained here"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One printed number (percent; None: the row is run on data of which the paper prints nothing), and the run that matches it.
+
+    `reason` says why there is none.
+    """
+
+    table: str
+    row: str
+    corpus: str
+    metric: str
+    paper: float | None
+    experiment: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """The cells of some of a paper's tables, and the plan of what they need (None: nothing can be run)."""
+
+    paper: Paper
+    cells: tuple[Cell, ...]
+    plan: Plan | None
+    on_synthetic: bool
+
+
+def has_a_corpus(cache: Cache, paper: Paper) -> bool:
+    """Tell whether the cache holds any corpus of a paper."""
+    return bool(set(paper.protocols) & set(cache.corpora()))
+
+
+def choose_tables(paper: Paper, numbers: Sequence[str] = ()) -> tuple[PublishedTable, ...]:
+    """Return the tables of these numbers, all for none.
+
+    Raises:
+        UsageError: the paper has no such table that could be reproduced.
+    """
+    tables = paper.tables()
+    known = [table.number for table in tables]
+    for number in numbers:
+        if number not in known:
+            raise unknown(f"table of {paper.name}", number, known)
+    return tuple(table for table in tables if not numbers or table.number in numbers)
+
+
+def prepare(
+    cache: Cache,
+    paper: Paper,
+    *,
+    tables: Sequence[str] = (),
+    epochs: int | None = None,
+    folds: str = "all",
+    seeds: tuple[int, ...] = (0,),
+    device: str = "auto",
+    allow_leaks: bool = False,
+    allow_gaps: bool = False,
+    stack: bool = False,
+    on_synthetic: bool = False,
+) -> Reproduction:
+    """See what can be run, and plan it.
+
+    A fold that a protocol does not have (a single fold of an official split against ten of another) leaves out its corpus, with
+    the reason, as does whatever else does not fit; only an unknown table is an error.
+
+    Args:
+        cache: the cache.
+        paper: the paper.
+        tables: their numbers; none: all.
+        epochs: instead of the recipe's; on the synthetic corpus 2 where nothing is said.
+        folds: as `tfser train --fold`.
+        seeds: each is run.
+        device: as `tfser train --device`.
+        allow_leaks: train folds in which the audit finds leaks, and mark it.
+        allow_gaps: train folds that lack something, as a class to train on.
+        stack: as `tfser train --stack`.
+        on_synthetic: run on the built-in corpus, which is in the cache, instead of the paper's.
+
+    Raises:
+        UsageError: the paper has no such table.
+    """
+    request = Request(
+        head=paper.head,
+        folds=folds,
+        recipe=paper.recipe,
+        epochs=epochs if epochs or not on_synthetic else SYNTHETIC_EPOCHS,
+        device=device,
+        allow_leaks=allow_leaks,
+        allow_gaps=allow_gaps,
+        stack=stack,
+    )
+    cells: list[Cell] = []
+    entries: list[Entry] = []
+    audited: dict[Key, str | None] = {}
+    for table in choose_tables(paper, tables):
+        beside: dict[tuple[str, str], tuple[str, ...]] = {}
+        for row in table.rows:
+            for corpus, printed in _by_corpus(row, on_synthetic).items():
+                of, why = None, OTHER if row.preset is None else None
+                if why is None:
+                    wanted = _features(cache, paper, row, corpus)
+                    asked = replace(request, preset=row.preset, settings=dict(row.settings), features=wanted)
+                    entries, of, why = _plan_row(cache, paper, corpus, asked, seeds, entries, audited)
+                    if of is not None:
+                        beside.setdefault((corpus, wanted), tuple(printed))
+                cells += [
+                    Cell(
+                        table=table.number, row=row.name, corpus=corpus, metric=metric, paper=value, experiment=of, reason=why
+                    )
+                    for metric, value in printed.items()
+                ]
+        for (corpus, wanted), metrics in beside.items():
+            for name in REFERENCE_HEADS:
+                asked = replace(request, head=name, recipe=None, epochs=None, features=wanted)
+                entries, of, why = _plan_row(cache, paper, corpus, asked, seeds[:1], entries, audited)
+                row_name = f"{name} on {wanted} (reference)"
+                cells += [
+                    Cell(table=table.number, row=row_name, corpus=corpus, metric=metric, paper=None, experiment=of, reason=why)
+                    for metric in metrics
+                ]
+    return Reproduction(
+        paper=paper,
+        cells=tuple(cells),
+        plan=make_plan(cache, entries) if entries else None,
+        on_synthetic=on_synthetic,
+    )
+
+
+def _by_corpus(row: PublishedRow, on_synthetic: bool) -> dict[str, dict[str, float | None]]:
+    """Return a row's numbers by corpus and metric; of the synthetic corpus the metrics alone, and of rows that can be run."""
+    if on_synthetic:
+        return {} if row.preset is None else {SYNTHETIC: dict.fromkeys(("WA", "UA", "WF1"))}
+    found: dict[str, dict[str, float | None]] = {}
+    for name, value in row.printed.items():
+        corpus, metric = name.split()
+        found.setdefault(corpus, {})[metric] = value
+    return found
+
+
+def _plan_row(
+    cache: Cache,
+    paper: Paper,
+    corpus: str,
+    request: Request,
+    seeds: tuple[int, ...],
+    entries: list[Entry],
+    audited: dict[Key, str | None],
+) -> tuple[list[Entry], str | None, str | None]:
+    """Return the entries with those of a request, and its experiment's name or the reason why there is none."""
+    if why := missing(cache, corpus, request.features or ""):
+        return entries, None, why
+    asked = replace(request, corpus=corpus, protocol=paper.protocols.get(corpus))
+    try:
+        merged = settle(cache, [Wanted(request=asked, seeds=seeds)], onto=entries)
+    except TfserError as error:
+        return entries, None, str(error)
+    experiment = merged[-1].experiment
+    key = data_key(experiment)
+    if key not in audited:
+        audited[key] = _audit(cache, merged[-1])
+    if (why := audited[key]) is not None:
+        return entries, None, why
+    return merged, experiment.name, None
+
+
+def _audit(cache: Cache, entry: Entry) -> str | None:
+    """Return why the audit forbids an entry's folds, None if it does not: only the cells of that corpus go without."""
+    try:
+        make_plan(cache, [entry])
+    except TfserError as error:
+        return str(error)
+    return None
+
+
+def _features(cache: Cache, paper: Paper, row: PublishedRow, corpus: str) -> str:
+    """Return the features that a row is trained on."""
+    return row.features or (_features_on_synthetic(cache, paper) if corpus == SYNTHETIC else paper.features)
+
+
+def _features_on_synthetic(cache: Cache, paper: Paper) -> str:
+    """Return the paper's features where they are extracted of the synthetic corpus, else log-Mel, which are quick to make."""
+    return paper.features if missing(cache, SYNTHETIC, paper.features) is None else "logmel"
+
+
+def missing(cache: Cache, corpus: str, features: str) -> str | None:
+    """Return what to do where the cache lacks a corpus or its features; None if they are there."""
+    command = f"tfser extract --corpus {corpus} --features {features}"
+    if corpus not in cache.corpora():
+        return f"{corpus} is not in the cache: run `{command} --root FOLDER`"
+    with open_catalogue(cache) as connection:
+        found = rows(connection, "SELECT DISTINCT feature_set FROM features WHERE corpus = ?", [corpus])
+    have = {row["feature_set"] for row in found}
+    if features in have or any(name.startswith(f"{features}/") for name in have):
+        return None
+    return f"no {features} features of {corpus}: run `{command}`"
+
+
+def compare(
+    cache: Cache, of: Reproduction, selection: str = "last", failures: Sequence[Failure] = ()
+) -> list[dict[str, Any]]:
+    """Return one row a cell: the paper's number, ours, and the difference, all in percent.
+
+    `ours` is the mean over folds and seeds with the sample deviation `ours_std`, `pooled` over all test utterances (WA and UA).
+    """
+    found = {row["experiment"]: row for row in summary(cache, of.plan, selection, failures)} if of.plan else {}
+    why = {failure.run.experiment.name: failure.reason for failure in failures}
+    return [_compared(cell, found.get(cell.experiment or ""), why, selection) for cell in of.cells]
+
+
+def _compared(
+    cell: Cell, row: Mapping[str, Any] | None, failed: Mapping[str, str], selection: str
+) -> dict[str, Any]:
+    ours = None if row is None else row[cell.metric]
+    reason = cell.reason
+    if reason is None and ours is None:
+        reason = failed.get(cell.experiment or "", f"no run of it has the selection {selection} yet")
+    elif row is not None and row["failed"]:
+        reason = f"{row['failed']} of {row['of_runs']} runs failed: {failed.get(cell.experiment or '', '')}"
+    of = row or {}
+    return {
+        "table": cell.table,
+        "row": cell.row,
+        "corpus": cell.corpus,
+        "metric": cell.metric,
+        "paper": cell.paper,
+        "ours": _percent(ours),
+        "ours_std": _percent(of.get(f"{cell.metric}_std")),
+        "pooled": _percent(of.get(f"pooled_{cell.metric}")),
+        "difference": None if ours is None or cell.paper is None else round(100 * ours - cell.paper, 4),
+        "folds": of.get("folds"),
+        "of_folds": of.get("of_folds"),
+        "seeds": of.get("seeds"),
+        "recipe": of.get("recipe"),
+        "features": of.get("features"),
+        "protocol": of.get("protocol"),
+        "selection": of.get("selection"),
+        "looked_at_test": of.get("looked_at_test"),
+        "audit": of.get("audit"),
+        "speakers_kept": of.get("speakers_kept"),
+        "reason": reason,
+        "experiment": cell.experiment,
+    }
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else round(100 * value, 4)
+
+
+def readable(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return the cells for people, one line each."""
+    lines = []
+    for row in table:
+        signs = "" if row["ours"] is None else mark(row)
+        deviation = "" if row["ours_std"] is None else f" ± {row['ours_std']:.1f}"
+        lines.append(
+            {
+                "table": row["table"],
+                "row": row["row"],
+                "corpus": row["corpus"],
+                "metric": row["metric"],
+                "paper": "" if row["paper"] is None else f"{row['paper']:.1f}",
+                "ours": "" if row["ours"] is None else f"{row['ours']:.1f}{deviation}{signs}",
+                "pooled": "" if row["pooled"] is None else f"{row['pooled']:.1f}{signs}",
+                "difference": "" if row["difference"] is None else f"{row['difference']:+.1f}{signs}",
+                "note": row["reason"] or "",
+            }
+        )
+    return lines
+
+
+def numbered(lines: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, str]], list[str]]:
+    """Return the lines with their notes as numbers, and the notes: most of them are the same for many cells."""
+    texts = dict.fromkeys(of["note"] for of in lines if of["note"])
+    reasons = {text: f"({number})" for number, text in enumerate(texts, start=1)}
+    return [{**of, "note": reasons.get(of["note"], "")} for of in lines], [f"{n} {text}" for text, n in reasons.items()]
+
+
+def notes(of: Reproduction, table: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what a reader of the cells has to know."""
+    said = [f"{of.paper.name}: {of.paper.source}. Percent; ours: mean ± sample standard deviation over folds and seeds."]
+    ran = [row for row in table if row["ours"] is not None]
+    if of.on_synthetic:
+        said.append(
+            "SYNTHETIC: these rows were trained on the built-in, made-up sounds, since no corpus of the paper is in the cache. "
+            "They show that the way is open from end to end and say nothing about the paper."
+        )
+    short = sorted({row["recipe"] for row in ran if "epochs=" in row["recipe"]})
+    if short:
+        said.append(f"Trained by {', '.join(short)}, not as long as the paper: no reproduction of its numbers.")
+    if any(len(row["folds"]) < row["of_folds"] for row in ran):
+        said.append("Not all folds were run.")
+    said += [f"{line}." for line in explain_marks(ran)]
+    if ran and not any(row["looked_at_test"] for row in ran):
+        said.append("The papers do not say how their epochs were chosen; ours is the last one (see --selection).")
+    return said
+
+
+def check(selection: str, of: Reproduction) -> None:
+    """Refuse a selection that no run can have.
+
+    Raises:
+        UsageError: it is unknown, or `val` where nothing is held out.
+    """
+    from tfser.heads.results.scores import check_selection
+
+    check_name(selection)
+    if of.plan is not None:
+        check_selection(of.plan, selection)

@@ -1,0 +1,314 @@
+"""Tables of scores: a row an experiment over its folds and seeds with intervals; or a seed, fold, class, speaker, session.
+
+In go the catalogue's views (`scores`, `fold_scores`, `class_scores`, `speaker_scores`, `session_scores`) and `Wanted`, which says
+of what; out come rows with scores as shares of 1. Each row says what its experiment is, under which protocol and classes it was
+tested, and what its numbers are worth (`audit`, `speakers_kept`, `looked_at_test`), so that none misleads where it is copied to.
+`tfser.heads.commands.score_report` shows them to people.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tfser.heads.results.intervals import CONFIDENCE, FEW, METRICS, interval, new_speaker, seed_scores
+from tfser.heads.results.marks import is_independent, of_runs
+from tfser.heads.results.outcomes import Pooled, pooled
+from tfser.heads.spec.selections import ORDER_SQL, peeks
+from tfser.manifests.catalogue.reading import Connection, rows
+from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.protocols.independence import NOT_INDEPENDENT
+from tfser.manifests.protocols.protocol import JOINED_BY
+
+BY = ("seed", "fold", "class", "speaker", "session")
+"""What a table can have rows of, besides experiments."""
+
+_ORDER = f"experiment, level DESC, {ORDER_SQL}"
+_WHICH = "list_contains(?, experiment) AND (level = 'utterance' OR ?) AND (?::VARCHAR IS NULL OR selection = ?)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a table is of; None: whatever there is.
+
+    `experiment` is the beginning of an id, or a piece of it; `protocol` and `features` may leave out what is chosen beyond a name
+    (label map, validation, layer, storage); `corpus` is one of the corpora.
+    """
+
+    experiment: str | None = None
+    corpus: str | None = None
+    protocol: str | None = None
+    head: str | None = None
+    features: str | None = None
+    selection: str | None = None
+    segments: bool = False
+
+
+def table(
+    connection: Connection, wanted: Wanted | None = None, *, by: str | None = None, clusters: str | None = None
+) -> list[dict[str, Any]]:
+    """Return a table of scores.
+
+    Args:
+        connection: the catalogue.
+        wanted: of what; None: of all.
+        by: one of BY; None gives a row an experiment.
+        clusters: what intervals are over (CLUSTERS of heads.outcomes); the speakers if left out, where they are new to the head.
+
+    Raises:
+        UsageError: There is no such table, or no such clusters, or no run is what is wanted.
+    """
+    wanted = wanted or Wanted()
+    about = _about(connection)
+    names = _chosen(wanted, about)
+    _check_selection(connection, wanted, names)
+    which = [names, wanted.segments, wanted.selection, wanted.selection]
+    if by is None:
+        found = _experiments(connection, which, about, clusters)
+    elif by == "seed":
+        found = rows(connection, f"SELECT * FROM scores WHERE {_WHICH} ORDER BY {_ORDER}, seed", which)
+    elif by in ("fold", "speaker", "session"):
+        found = _by_part(connection, by, which)
+    elif by == "class":
+        found = _by_class(connection, which, clusters)
+    else:
+        raise unknown("table of scores by", by, BY)
+    return [{**row, **about[row["experiment"]], "looked_at_test": peeks(row["selection"])} for row in found]
+
+
+def _about(connection: Connection) -> dict[str, dict[str, Any]]:
+    """Return what each experiment is and what its numbers are worth; namesakes say in what else they differ."""
+    found = rows(
+        connection,
+        "SELECT experiment, any_value(head) AS head, any_value(preset) AS preset, any_value(recipe) AS recipe, "
+        "any_value(corpus) AS corpus, any_value(protocol) AS protocol, any_value(validation) AS validation, "
+        "any_value(classes) AS classes, any_value(feature_set) AS feature_set, list(DISTINCT audit) AS audits, "
+        "list(DISTINCT speakers_kept) AS kept, any_value(config) AS config FROM runs GROUP BY experiment ORDER BY experiment",
+    )
+    about, configs = {}, {}
+    for row in found:
+        name, audits, kept, config = (row.pop(key) for key in ("experiment", "audits", "kept", "config"))
+        standing = of_runs({"audit": audit, "speakers_kept": of} for audit in audits for of in kept)
+        about[name] = {**row, "differs": None, **standing}
+        configs[name] = _flat(json.loads(config)) if config else {}
+    namesakes: dict[str, list[str]] = {}
+    for name, row in about.items():
+        namesakes.setdefault(repr({**row, "audit": None, "speakers_kept": None}), []).append(name)
+    for names in namesakes.values():
+        keys = dict.fromkeys(key for name in names for key in configs[name])
+        apart = [key for key in keys if len({repr(configs[name].get(key)) for name in names}) > 1]
+        for name in names if len(names) > 1 else ():
+            about[name]["differs"] = ", ".join(f"{_last(key)}={_brief(configs[name].get(key))}" for key in apart) or None
+    return about
+
+
+def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return a configuration with its parts side by side, under names with dots."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return flat
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def _brief(value: Any) -> str:
+    """Return a setting in a few letters; of hashes, enough of them to tell one from another."""
+    text = str(value)
+    return text[:6] if len(text) >= 12 and all(letter in "0123456789abcdef" for letter in text) else text
+
+
+def _chosen(wanted: Wanted, about: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the experiments that are wanted.
+
+    Raises:
+        UsageError: a name is unknown, or no experiment is all of what is wanted.
+    """
+    names = list(about)
+    if wanted.experiment:
+        begin = [name for name in names if name.startswith(wanted.experiment)]
+        names = begin or [name for name in names if wanted.experiment in name]
+        if not names:
+            raise unknown("experiment that begins with", wanted.experiment, list(about))
+    for what, asked, column, ends in (
+        ("corpus of these runs", wanted.corpus, "corpus", ""),
+        ("protocol of these runs", wanted.protocol, "protocol", "@/"),
+        ("head of these runs", wanted.head, "head", ""),
+        ("features of these runs", wanted.features, "feature_set", "/+@"),
+    ):
+        if asked is None:
+            continue
+        every = dict.fromkeys(str(row[column]) for row in about.values())
+        parts = {have: have.split(JOINED_BY) if column == "corpus" else () for have in every}
+        fitting = [have for have in every if _is_or_begins(have, asked, ends) or asked in parts[have]]
+        if not fitting:
+            raise unknown(what, asked, list(every))
+        exact = [name for name in names if about[name][column] == asked]
+        names = exact or [name for name in names if about[name][column] in fitting]
+    if about and not names:
+        raise UsageError("no run is all of what is asked for: leave out one of the options")
+    return names
+
+
+def _is_or_begins(have: str, asked: str, ends: str) -> bool:
+    """Tell whether a name is the one asked for, or that one with something chosen behind it."""
+    return have == asked or any(have.startswith(f"{asked}{end}") for end in ends)
+
+
+def _check_selection(connection: Connection, wanted: Wanted, names: Sequence[str]) -> None:
+    """Refuse a selection that none of the runs has.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = rows(connection, "SELECT DISTINCT selection FROM scores WHERE list_contains(?, experiment) ORDER BY ALL", [names])
+    known = [row["selection"] for row in found]
+    if wanted.selection is not None and known and wanted.selection not in known:
+        raise unknown("selection of these runs", wanted.selection, known)
+
+
+def _experiments(
+    connection: Connection, which: Sequence[Any], about: Mapping[str, Mapping[str, Any]], clusters: str | None
+) -> list[dict[str, Any]]:
+    # Sums go through their rows in a fixed order: otherwise their last digits differ from run to run.
+    by = "f.seed, f.fold"
+    over = ", ".join(
+        f"avg(f.{m} ORDER BY {by}) AS {m}, stddev_samp(f.{m} ORDER BY {by}) AS {m}_std, count(f.{m}) AS {m}_runs" for m in METRICS
+    )
+    found = rows(
+        connection,
+        f"WITH f AS (SELECT * FROM fold_scores WHERE {_WHICH}), s AS (SELECT * FROM scores WHERE {_WHICH}), "
+        f"over_runs AS (SELECT experiment, selection, level, count(*) AS runs, {over} FROM f GROUP BY ALL), "
+        "over_seeds AS (SELECT experiment, selection, level, any_value(epochs) AS epochs, list(seed ORDER BY seed) AS seeds, "
+        "max(folds) AS folds, any_value(of_folds) AS of_folds, stddev_samp(UA ORDER BY seed) AS UA_std_seeds, "
+        "stddev_samp(WA ORDER BY seed) AS WA_std_seeds, sum(seconds ORDER BY seed) AS seconds FROM s GROUP BY ALL) "
+        f"SELECT * FROM over_seeds JOIN over_runs USING (experiment, selection, level) ORDER BY {_ORDER}",
+        [*which, *which],
+    )
+    counted = pooled(connection, experiments=which[0], segments=which[1], clusters=clusters)
+    return [
+        row | _pooled(counted.get((row["experiment"], row["selection"], row["level"])), row, about[row["experiment"]])
+        for row in found
+    ]
+
+
+def _pooled(of: Pooled | None, row: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the pooled scores with their intervals, and what there is to say about them; None: no prediction is there."""
+    result: dict[str, Any] = {
+        "pooled_seeds": list(of.seeds) if of else [],
+        "pooled_folds": of.folds if of else 0,
+        "clustered_by": of.by if of else None,
+        "clusters": len(of.counts.clusters) if of and of.by else None,
+        "utterances": int(of.counts.true[0].sum()) if of else None,
+    }
+    for metric in METRICS:
+        found = interval(of.counts, metric) if of else None
+        result |= {
+            f"pooled_{metric}": found.value if found else None,
+            f"pooled_{metric}_low": found.low if found else None,
+            f"pooled_{metric}_high": found.high if found else None,
+            f"pooled_{metric}_df": found.df if found and of and of.by else None,
+            f"pooled_{metric}_by_seed": list(seed_scores(of.counts, metric)) if of else None,
+        }
+    return result | _new_speaker(of) | {"confidence": CONFIDENCE, "notes": _notes(of, row, about, result["clusters"])}
+
+
+def _new_speaker(of: Pooled | None) -> dict[str, Any]:
+    """Return where a further speaker's scores would lie; None where the clusters are not speakers."""
+    result: dict[str, Any] = {"new_speaker_utterances": None}
+    for metric in ("UA", "WA"):
+        found = new_speaker(of.counts, metric) if of is not None and of.by == "speaker" else None
+        if found is not None and found.low is not None:
+            result["new_speaker_utterances"] = found.utterances
+        ends = (found.low, found.high) if found else (None, None)
+        result |= {f"new_speaker_{metric}_low": ends[0], f"new_speaker_{metric}_high": ends[1]}
+    return result
+
+
+def _notes(of: Pooled | None, row: Mapping[str, Any], about: Mapping[str, Any], clusters: int | None) -> list[str]:
+    """Return what there is to say about an experiment's row: what is missing of it, and what its interval is worth."""
+    notes = [
+        f"{metric} is of {row[f'{metric}_runs']} of its {row['runs']} runs: the others have none"
+        for metric in METRICS
+        if row[f"{metric}_runs"] != row["runs"]
+    ]
+    if of is None or of.folds != row["folds"]:
+        notes.append(f"pooled scores are of {of.folds if of else 0} of its {row['folds']} folds: the others have no predictions")
+    if of is None:
+        return notes
+    if of.dropped:
+        notes.append(f"seeds {', '.join(map(str, of.dropped))} are not pooled: they did not test the same utterances")
+    if of.by is not None and clusters is not None:
+        notes += [few(clusters, of.by)] if clusters < FEW else []
+    elif is_independent(about):
+        notes.append("no interval: what it would be over is unknown for some of the utterances")
+    elif about["speakers_kept"] in NOT_INDEPENDENT:
+        notes.append(f"no interval over speakers: {NOT_INDEPENDENT[about['speakers_kept']]}")
+    else:
+        notes.append("no interval over speakers: a fold was trained although its audit failed")
+    return notes
+
+
+def few(n: int, by: str) -> str:
+    """Return what is to be said of intervals over few clusters."""
+    if n == 1:
+        return f"no intervals: one {by} alone says nothing about others"
+    return (
+        f"only {n} {by}s: the intervals are wide, and right only if {by}s vary about normally, which {n} cannot show: "
+        "rare bad ones are easily missed"
+    )
+
+
+def _by_part(connection: Connection, by: str, which: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return a row a fold, speaker or session: the means over the seeds, with deviations over them."""
+    names = METRICS if by == "fold" else ("UA", "WA")
+    key = by if by == "fold" else f"corpus, {by}"
+    over = ", ".join(f"avg({m} ORDER BY seed) AS {m}, stddev_samp({m} ORDER BY seed) AS {m}_std" for m in names)
+    extra = "" if by == "fold" else ", any_value(n_by_class) AS n_by_class"
+    return rows(
+        connection,
+        f"SELECT experiment, selection, level, {key}, list(seed ORDER BY seed) AS seeds, max(n) AS n, "
+        f"avg(hits ORDER BY seed) AS hits, {over}{extra} FROM {by}_scores WHERE {_WHICH} "
+        f"GROUP BY experiment, selection, level, {key} ORDER BY {_ORDER}, {key}",
+        which,
+    )
+
+
+def _by_class(connection: Connection, which: Sequence[Any], clusters: str | None) -> list[dict[str, Any]]:
+    names = ("recall", "precision", "F1")
+    over = ", ".join(f"avg({m} ORDER BY seed) AS {m}, stddev_samp({m} ORDER BY seed) AS {m}_std" for m in names)
+    found = rows(
+        connection,
+        "SELECT experiment, selection, level, class, list(seed ORDER BY seed) AS seeds, max(n) AS n, "
+        "avg(hits ORDER BY seed) AS hits, "
+        f"avg(predicted ORDER BY seed) AS predicted, {over} FROM class_scores WHERE {_WHICH} "
+        f"GROUP BY experiment, selection, level, class ORDER BY {_ORDER}, class",
+        which,
+    )
+    counted = pooled(connection, experiments=which[0], segments=which[1], clusters=clusters)
+    for row in found:
+        of = counted.get((row["experiment"], row["selection"], row["level"]))
+        recall = None
+        if of is not None and of.by is not None and row["class"] in of.counts.classes and row["n"]:
+            recall = interval(of.counts.only(row["class"]), "UA")
+        row |= {
+            "recall_low": recall.low if recall else None,
+            "recall_high": recall.high if recall else None,
+            "clusters": recall.clusters if recall else None,
+        }
+    return found
+
+
+def whole_utterances(connection: Connection, names: Sequence[str]) -> set[str]:
+    """Return the experiments whose heads see utterances as one segment each: their two levels are one and the same."""
+    found = rows(
+        connection,
+        "SELECT r.experiment FROM predictions p JOIN runs r USING (run_id) WHERE list_contains(?, r.experiment) "
+        "AND p.level = 'segment' GROUP BY r.experiment HAVING max(p.segment) = 0",
+        [list(names)],
+    )
+    return {row["experiment"] for row in found}

@@ -1,0 +1,417 @@
+"""From a request to an experiment: everything that the request left open is settled, and said.
+
+An experiment is one head, preset and recipe on one feature set and protocol; a run of it adds fold and seed. Its name is
+made of its whole configuration, so the same request finds the same runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tfser.heads import head
+from tfser.heads.runs.setting_list import unknown_setting
+from tfser.heads.runs.store import digest
+from tfser.heads.spec.first_words import named_by
+from tfser.heads.spec.head import HeadSpec, Settings
+from tfser.heads.spec.precision import settle_precision
+from tfser.heads.spec.recipes import Recipe
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
+from tfser.manifests.catalogue.views import BOUND
+from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.feature_name import ALL, DTYPES, FeatureName, meant
+from tfser.manifests.protocols.protocol import JOINED_BY
+from tfser.manifests.splits.choose import choose_protocol
+from tfser.pipeline.features.devices import choose_device
+from tfser.pipeline.features.encoders.spec import ENCODERS
+from tfser.pipeline.features.feature_set import namesakes, superseded
+from tfser.pipeline.features.registry import UPSTREAMS
+from tfser.pipeline.features.stacks import layers_of
+
+How = Literal["none", "vmap", "streams"]
+
+METHOD_VERSION = 2
+"""Raised when the same configuration would train to other numbers, so that old runs are not taken for new ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What was asked; None is left to be chosen."""
+
+    head: str
+    folds: str = "all"
+    corpus: str | None = None
+    features: str | None = None
+    protocol: str | None = None
+    labels: str | None = None
+    validation: str | None = None
+    preset: str | None = None
+    recipe: str | None = None
+    settings: Mapping[str, str] | None = None
+    epochs: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    allow_leaks: bool = False
+    allow_gaps: bool = False
+    again: bool = False
+    stack: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that defines an experiment, settled; a run of it adds the fold.
+
+    `corpus` is one corpus, or several joined by + (`corpora` parts them). `chosen` says what was not asked for.
+    """
+
+    spec: HeadSpec
+    preset: str
+    config: Settings
+    recipe_name: str
+    recipe: Recipe
+    corpus: str
+    feature_set: str
+    fingerprint: str
+    dim: int
+    protocol: str
+    protocol_hash: str
+    validation: str
+    classes: tuple[str, ...]
+    folds: tuple[int, ...]
+    of_folds: int
+    seed: int
+    device: str
+    data_hash: str
+    allow_leaks: bool
+    again: bool
+    chosen: tuple[str, ...]
+    allow_gaps: bool = False
+    layers: int = 1
+    """Layers that the features hold side by side; `dim` is of all of them."""
+    stacked: How = "none"
+    """How runs of it are trained together (`tfser.heads.training.together`): other numbers within rounding, so a name of its own."""
+    counted_epochs: tuple[int, ...] = ()
+    """Of a recipe that counts steps: the epochs that they come to in each fold of the protocol, from fold 1 on."""
+
+    def epochs(self, fold: int | None = None) -> int:
+        """Return how many epochs a fold is trained, or the fold that is trained longest: 1 for heads that are fitted at once."""
+        if self.spec.fit is not None:
+            return 1
+        if not self.counted_epochs:
+            return self.recipe.epochs
+        return max(self.counted_epochs) if fold is None else self.counted_epochs[fold - 1]
+
+    def configuration(self) -> dict[str, Any]:
+        """Return the whole configuration but fold and seed, as a run stores it."""
+        return {
+            "method_version": METHOD_VERSION,
+            "head": self.spec.name,
+            "preset": self.preset,
+            "head_config": self.config.to_dict(),
+            "recipe": self.recipe_name,
+            "recipe_config": self.recipe.to_dict(),
+            "corpus": self.corpus,
+            "feature_set": self.feature_set,
+            "fingerprint": self.fingerprint,
+            "protocol": self.protocol,
+            "protocol_hash": self.protocol_hash,
+            "validation": self.validation,
+            "classes": list(self.classes),
+            "data_hash": self.data_hash,
+            "device": self.device.partition(":")[0],
+            **({"layers": self.layers} if self.layers > 1 else {}),
+            **({"stacked": self.stacked} if self.stacked != "none" else {}),
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """Return what names the experiment: `configuration` without what was added later and is at its default.
+
+        A recipe's summary changes nothing, so names hold the words that it had in the first releases, whatever they are now.
+        """
+        words = named_by(self.spec.name, self.recipe_name.partition("+")[0]) if self.recipe.summary else ""
+        recipe = self.recipe.identity() | {"summary": words}
+        return self.configuration() | {"head_config": self.config.identity(), "recipe_config": recipe}
+
+    @property
+    def corpora(self) -> list[str]:
+        """The corpora that its utterances are from."""
+        return self.corpus.split(JOINED_BY)
+
+    @property
+    def name(self) -> str:
+        """The experiment's id: readable, and unique by its configuration."""
+        return f"{self.spec.name}-{self.preset}-{self.recipe_name.partition('+')[0]}-{self.corpus}-{digest(self.identity())}"
+
+    def run_id(self, fold: int) -> str:
+        """Return the id of one run."""
+        return f"{self.name}-f{fold}-s{self.seed}"
+
+
+def resolve(cache: Cache, request: Request) -> Experiment:
+    """Settle what a request leaves open.
+
+    Raises:
+        UsageError: if a name is unknown, or the cache leaves several choices or none.
+        TfserError: if the corpus cannot fill the protocol.
+    """
+    spec = head(request.head)
+    said: list[str] = []
+    preset = request.preset or spec.default_preset
+    config = spec.preset(preset)
+    recipe_name = request.recipe or spec.default_recipe
+    recipe = spec.recipe(recipe_name)
+    settings = dict(request.settings or {})
+    if request.epochs is not None and spec.fit is None:
+        settings["epochs"] = str(request.epochs)
+    config, recipe, changes = _with_settings(spec, config, recipe, settings)
+    corpus, protocol, validation_said = _choose_protocol(cache, request, recipe)
+    said += validation_said
+    if request.epochs is not None and spec.fit is not None:
+        said.append(f"one fit instead of {request.epochs} epochs ({spec.name} is fitted at once)")
+    with open_catalogue(cache) as connection:
+        about = rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [protocol, corpus])[0]
+        feature_set = _choose_features(connection, spec, corpus, request.features)
+        of = rows(connection, "SELECT * FROM feature_sets WHERE feature_set = ?", [feature_set])[0]
+        data_hash = _data_hash(connection, protocol, corpus, feature_set)
+        longest = _longest(connection, protocol, corpus, feature_set)
+        trained = _training_frames(connection, protocol, corpus, feature_set) if recipe.steps is not None else {}
+    for asked, what, value in (
+        (request.corpus, "corpus", corpus),
+        (request.protocol, "protocol", protocol),
+        (request.features, "features", feature_set),
+        (request.preset, "preset", preset),
+        (request.recipe, "recipe", recipe_name),
+    ):
+        if asked is None:
+            said.append(f"{what} {value}")
+    layers = layers_of(of)
+    spec.check(config, of["dim"] // layers)
+    device = choose_device(request.device) if spec.fit is None else "cpu"
+    recipe = recipe.settled(of["hop_s"])
+    longest = spec.sample_frames(config, recipe) or min(longest, recipe.cut_frames or longest)
+    config = spec.settled(config, hop_s=of["hop_s"], longest=longest, device=device)
+    recipe = settle_precision(recipe, device)
+    samples = [_samples(spec, config, recipe, trained.get(fold, ())) for fold in range(1, about["folds"] + 1)]
+    stacked: How = "none"
+    if request.stack:
+        from tfser.heads.training.together import choose_stacking
+
+        chosen = choose_stacking(spec, config, recipe, device, layers=layers)
+        stacked = chosen.how
+        if stacked == "none":
+            said.append(f"trained one by one ({chosen.reason})")
+    return Experiment(
+        spec=spec,
+        preset=preset,
+        config=config,
+        recipe_name="+".join([recipe_name, *changes]),
+        recipe=recipe,
+        corpus=corpus,
+        feature_set=feature_set,
+        fingerprint=of["fingerprint"],
+        dim=of["dim"],
+        protocol=protocol,
+        protocol_hash=about["hash"],
+        validation=about["validation"],
+        classes=tuple(about["classes"]),
+        folds=_folds(request.folds, about["folds"], protocol),
+        of_folds=about["folds"],
+        seed=request.seed,
+        device=device,
+        data_hash=data_hash,
+        allow_leaks=request.allow_leaks,
+        allow_gaps=request.allow_gaps,
+        again=request.again,
+        chosen=tuple(said),
+        layers=layers,
+        stacked=stacked,
+        counted_epochs=() if recipe.steps is None else tuple(recipe.length(-(-n // recipe.batch_size)) for n in samples),
+    )
+
+
+def _choose_protocol(cache: Cache, request: Request, recipe: Recipe) -> tuple[str, str, list[str]]:
+    """Return corpus and protocol, under the recipe's validation policy where none is asked for, and what to say of it."""
+
+    def choose(validation: str | None) -> tuple[str, str]:
+        return choose_protocol(cache, request.corpus, request.protocol, labels=request.labels, validation=validation)
+
+    if request.validation is not None or recipe.validation is None:
+        return *choose(request.validation), []
+    try:
+        return *choose(recipe.validation), [f"validation {recipe.validation} (the recipe's)"]
+    except UsageError:  # the protocol has a validation side of its own; any other mistake is met again
+        return *choose(None), [f"validation of the protocol, instead of the recipe's {recipe.validation}"]
+
+
+def _with_settings(
+    spec: HeadSpec, config: Settings, recipe: Recipe, settings: Mapping[str, str]
+) -> tuple[Settings, Recipe, list[str]]:
+    """Apply `--set` to the recipe or, for names that it does not know, to the architecture; return what differs
+    now."""
+    recipe_names, config_names = recipe.to_dict(), config.to_dict()
+    del recipe_names["summary"]  # words for people
+    if spec.recipe_settings is not None:
+        recipe_names = {name: value for name, value in recipe_names.items() if name in spec.recipe_settings}
+    for key in settings:
+        if key not in recipe_names and key not in config_names:
+            raise unknown_setting(spec, key, [*recipe_names, *config_names])
+    of_recipe = {k: v for k, v in settings.items() if k in recipe_names}
+    if "epochs" in of_recipe and "warmup_epochs" not in of_recipe:  # a short training warms up for half of it at most
+        epochs = recipe.with_settings({"epochs": of_recipe["epochs"], "warmup_epochs": "0"}).epochs
+        of_recipe["warmup_epochs"] = str(min(recipe.warmup_epochs, epochs / 2))
+    if "epochs" in of_recipe and "steps" not in of_recipe:
+        of_recipe["steps"] = "none"
+    new_recipe = recipe.with_settings(of_recipe)
+    new_config = config.with_settings({k: v for k, v in settings.items() if k not in recipe_names})
+    changes = [
+        f"{key}={value}"
+        for old, new in ((recipe.to_dict(), new_recipe.to_dict()), (config_names, new_config.to_dict()))
+        for key, value in sorted(new.items())
+        if old[key] != value
+    ]
+    return new_config, new_recipe, changes
+
+
+def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked: str | None) -> str:
+    corpora = corpus.split(JOINED_BY)
+    sets: dict[str, set[str]] = {name: set() for name in corpora}
+    for row in rows(connection, "SELECT DISTINCT feature_set, corpus FROM features WHERE list_contains(?, corpus)", [corpora]):
+        sets[row["corpus"]].add(row["feature_set"])
+    for name, of in sets.items():
+        if not of:
+            wanted = f" --features {asked.partition('/')[0]}" if asked is not None else ""
+            raise UsageError(f"no features of {name} in the cache; run `tfser extract --corpus {name}{wanted}` first")
+    have = sorted(set.intersection(*sets.values()))
+    if not have:
+        each = "; ".join(f"{name} has {', '.join(sorted(of))}" for name, of in sets.items())
+        raise UsageError(f"no feature set that all corpora have: {each}; extract the same one of each")
+    bound = {row["feature_set"] for row in rows(connection, f"SELECT feature_set FROM feature_sets WHERE {BOUND}")}
+    old = superseded(have)
+    current = [name for name in have if name not in old and name not in bound] or have
+    if asked is not None:
+        found = [asked] if asked in have else []
+        if not found and (alike := namesakes(asked, have)):
+            held = rows(connection, "SELECT feature_set, source FROM feature_sets")
+            sources = {row["feature_set"]: row["source"] for row in held}
+            places = (json.loads(sources[name] or "{}").get("weights", "?") for name in alike)
+            each = ", ".join(f"{name} ({place})" for name, place in zip(alike, places, strict=True))
+            raise UsageError(f"--features {asked}: which encoder? The cache has several of this name: {each}; name one in full")
+        # A set of exactly this name that has nothing of this corpus is to be extracted: another one never stands in for it.
+        if not found and not rows(connection, "SELECT 1 FROM feature_sets WHERE feature_set = ?", [asked]):
+            found = _meant(asked, current)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UsageError(f"--features {asked}: which one? The cache holds {', '.join(found)} of {corpus}")
+        raise _not_extracted(corpora, asked, have)
+    for name in spec.features:
+        # A stack of layers, and numbers that were computed in other ways than by default, are for those who ask.
+        parts = {of: FeatureName.parse(of) for of in _meant(name, current)}
+        found = [of for of, part in parts.items() if part.layer != ALL and not part.options]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            break  # several layers, and nothing says which
+    if len(current) == 1:
+        return current[0]
+    raise UsageError(f"which features? The cache holds {', '.join(current)} of {corpus}; say --features NAME")
+
+
+def _not_extracted(corpora: Sequence[str], asked: str, have: Sequence[str]) -> UsageError:
+    """Return the error for features that are not there: how to extract them, where `extract` knows the name."""
+    name = FeatureName.parse(asked)
+    if name.encoder not in UPSTREAMS:
+        return unknown(f"feature set of {JOINED_BY.join(corpora)}", asked, have)
+    more = f" --layer {name.layer}" if name.layer else ""
+    more += "".join(f" --set {option}" for option in name.options)
+    more += f" --dtype {name.dtype}" if name.dtype != DTYPES[0] else ""
+    commands = " and ".join(f"`tfser extract --corpus {corpus} --features {name.encoder}{more}`" for corpus in corpora)
+    return UsageError(
+        f"features {asked} of {JOINED_BY.join(corpora)} are not in the cache, which holds {', '.join(have)}; run {commands} first"
+    )
+
+
+def _meant(asked: str, have: Sequence[str]) -> list[str]:
+    """Return the feature sets that a name may mean: of an encoder without a layer, its default layer alone if that is there."""
+    found, known = meant(asked, have), ENCODERS.get(asked)
+    default = meant(f"{asked}/{known.layer}", found) if known is not None and found != [asked] else []
+    return default or found
+
+
+def _data_hash(connection: Connection, protocol: str, corpus: str, feature_set: str) -> str:
+    """Hash what training and audits see of each utterance that has features: its audio, speaker, session and dialogue."""
+    corpora = corpus.split(JOINED_BY)
+    which = "a.corpus, a.utterance_id" if len(corpora) > 1 else "a.utterance_id"
+    found = connection.execute(
+        f"SELECT {which}, u.content_hash, u.speaker, u.session, u.dialogue FROM assignments a "
+        "JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id "
+        "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
+        "WHERE a.protocol = ? AND list_contains(?, a.corpus) ORDER BY a.corpus, a.utterance_id",
+        [feature_set, protocol, corpora],
+    ).fetchall()
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+
+
+def _longest(connection: Connection, protocol: str, corpus: str, feature_set: str) -> int:
+    """Return the frames of the longest utterance of a protocol."""
+    found = connection.execute(
+        "SELECT max(f.frames) FROM assignments a "
+        "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
+        "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL",
+        [feature_set, protocol, corpus.split(JOINED_BY)],
+    ).fetchone()
+    return int(found[0]) if found and found[0] else 1
+
+
+def _training_frames(connection: Connection, protocol: str, corpus: str, feature_set: str) -> dict[int, list[int]]:
+    """Return the frames of each training utterance by fold."""
+    found = connection.execute(
+        "SELECT s.fold, list(f.frames) FROM folds s "
+        "JOIN features f ON f.corpus = s.corpus AND f.utterance_id = s.utterance_id AND f.feature_set = ? "
+        "WHERE s.protocol = ? AND list_contains(?, s.corpus) AND s.role = 'train' GROUP BY s.fold",
+        [feature_set, protocol, corpus.split(JOINED_BY)],
+    ).fetchall()
+    return dict(found)
+
+
+def _samples(spec: HeadSpec, config: Settings, recipe: Recipe, frames: Sequence[int]) -> int:
+    """Count the training samples of utterances of so many frames, as `tfser.heads.training.samples.plan` lays them; at least one."""
+    length, most = spec.sample_frames(config, recipe), spec.seen_frames(config, recipe)
+    if length is None:
+        return max(1, len(frames))
+    hop = recipe.train_hop or length
+    seen = (n if most is None else min(n, most) for n in frames)
+    return max(1, sum(1 + -(-max(n - length, 0) // hop) for n in seen))
+
+
+def check_unchanged(connection: Connection, experiment: Experiment) -> None:
+    """Make sure that a catalogue still holds the data that an experiment was settled on.
+
+    Raises:
+        TfserError: if the corpus was scanned or extracted anew since.
+    """
+    of = [experiment.protocol, experiment.corpus]
+    now = rows(connection, "SELECT hash FROM protocols WHERE protocol = ? AND corpora = ?", of)
+    same = now and now[0]["hash"] == experiment.protocol_hash
+    if not same or _data_hash(connection, of[0], of[1], experiment.feature_set) != experiment.data_hash:
+        raise TfserError(f"{experiment.corpus} was scanned or extracted anew while this ran; run the same command again")
+
+
+def _folds(text: str, count: int, protocol: str) -> tuple[int, ...]:
+    """Parse `all`, `3`, `1,3` or `2-4`."""
+    if text == "all":
+        return tuple(range(1, count + 1))
+    chosen: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,6})(?:-([0-9]{1,6}))?\s*", part)
+        if match is None:
+            raise UsageError(f"--fold {text}: write a number, a list (1,3), a range (2-4) or all")
+        chosen += range(int(match[1]), int(match[2] or match[1]) + 1)
+    if not chosen or min(chosen) < 1 or max(chosen) > count:
+        raise UsageError(f"--fold {text}: {protocol} has folds 1 to {count}")
+    return tuple(dict.fromkeys(chosen))

@@ -1,0 +1,143 @@
+"""The learned layer mix of a finished run, as a feature set to be written by `tfser.pipeline.collapse`.
+
+What comes in: a run that was trained on all layers of an encoder (`tfser.heads.models.layer_mix`). What goes out: what the cache needs
+to make an ordinary feature set (t, D) of its mix. Its frames are what the run's own head was given: normalised as the run did,
+then summed with the weights of the chosen selection. Training on it normalises it again, by the recipe of that training.
+
+The weights were learned from the training side of one fold. They know its labels, so the feature set belongs to that fold: its
+configuration says so in `belongs_to`, and the audit `mix_of_other_fold` refuses every other use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfser.heads.models.layer_mix import layer_weights
+from tfser.heads.runs.store import finished, read_model, run_folder
+from tfser.heads.training.normalise import Normaliser
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import open_catalogue, rows
+from tfser.manifests.errors import DamagedError, TfserError, UsageError, unknown
+from tfser.manifests.feature_name import FeatureName, checked_name
+from tfser.manifests.protocols.protocol import JOINED_BY
+from tfser.pipeline.features.stacks import Collapsed, layers_of, weighted_sum
+from tfser.pipeline.shards.writer import storage_dtype
+
+FILES = {"last": "model.safetensors", "val": "model-val.safetensors"}
+"""Selections whose weights a run keeps, and where."""
+
+
+def mix_of_run(
+    cache: Cache, run_id: str, *, selection: str = "last", dtype: str | None = None, name: str | None = None
+) -> tuple[dict[str, Any], Collapsed, list[str]]:
+    """Return the feature set that a run was trained on (its row of `feature_sets`), what to make of it, and for which corpora.
+
+    Args:
+        cache: the cache.
+        run_id: a finished run.
+        selection: last or val.
+        dtype: of storage; None: that of the run's features.
+        name: None: `<encoder>/mix-` and the first digits of the fingerprint.
+
+    Raises:
+        UsageError: if there is no such run, it has no such selection, learned no mix, or normalised by speaker.
+        TfserError: if the features that it was trained on are gone.
+        DamagedError: if a file of the run is not what was written.
+        UnreadableError: if one cannot be read now.
+    """
+    about = _run(cache, run_id)
+    if selection not in FILES:
+        raise unknown("selection", selection, list(FILES))
+    weights, normaliser = _state(cache, about, selection)
+    with open_catalogue(cache) as connection:
+        found = rows(connection, "FROM feature_sets WHERE fingerprint = ?", [about["fingerprint"]])
+    if not found:
+        raise TfserError(f"{run_id}: its features {about['feature_set']} ({about['fingerprint']}) are no longer in the cache")
+    source = found[0]
+    if layers_of(source) != len(weights):
+        raise TfserError(f"{run_id}: it mixes {len(weights)} layers, and {source['feature_set']} has {layers_of(source)}")
+    measured = hashlib.sha256(normaliser.mean.tobytes() + normaliser.deviation.tobytes()).hexdigest()[:16]
+    config = {
+        "layer": "mix",
+        "of": {"feature_set": about["feature_set"], "fingerprint": about["fingerprint"]},
+        "selection": selection,
+        "weights": weights,
+        "normalise": normaliser.mode,
+        "normaliser": measured,
+        "belongs_to": {
+            key: about[of]
+            for key, of in (
+                ("run_id", "run_id"),
+                ("experiment", "experiment"),
+                ("corpora", "corpus"),
+                ("protocol", "protocol"),
+                ("protocol_hash", "protocol_hash"),
+                ("fold", "fold"),
+                ("seed", "seed"),
+            )
+        },
+    }
+
+    def combine(frames: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        shift, scale = normaliser.tables(frames, np.array([0, len(frames)]))
+        return weighted_sum(frames, weights, shift[0], scale[0])
+
+    def described(called: str) -> Collapsed:
+        return Collapsed(
+            name=called,
+            kind=source["kind"],
+            config=config,
+            dim=source["dim"] // len(weights),
+            dtype=storage_dtype(dtype or source["dtype"]),
+            hop_s=source["hop_s"],
+            combine=combine,
+        )
+
+    encoder = FeatureName.parse(source["feature_set"]).encoder
+    named = checked_name(name) if name else f"{encoder}/mix-{described('').fingerprint[:8]}"
+    return source, described(named), str(about["corpus"]).split(JOINED_BY)
+
+
+def _run(cache: Cache, run_id: str) -> Mapping[str, Any]:
+    try:
+        about = finished(cache, run_id) if (cache.runs / run_id).is_dir() else None
+    except DamagedError as error:
+        raise DamagedError(f"{error}; the command that trained it moves it to `removed/` and trains it again") from error
+    if about is None:
+        with open_catalogue(cache) as connection:
+            known = [row["run_id"] for row in rows(connection, "SELECT run_id FROM runs WHERE layer_weights IS NOT NULL")]
+        if not known:
+            raise UsageError(f"no finished run {run_id!r}, and none that learned a layer mix; train on features of all layers")
+        raise unknown("run with a learned layer mix", run_id, known)
+    return about
+
+
+def _state(cache: Cache, about: Mapping[str, Any], selection: str) -> tuple[list[float], Normaliser]:
+    """Return a run's layer weights and its normalisation."""
+    run_id, mode = about["run_id"], about["config"]["recipe_config"]["normalise"]
+    path = run_folder(cache, run_id) / FILES[selection]
+    if not os.path.lexists(path) and selection == "val":
+        raise UsageError(f"{run_id}: no epoch was selected by validation ({about['validation']}); take --selection last")
+    state = read_model(cache, about, FILES[selection])
+    weights = layer_weights(state)
+    if weights is None:
+        raise UsageError(f"{run_id}: {about['head']} on {about['feature_set']} mixed no layers; there is nothing to write")
+    stated = (about.get("layer_weights") or {}).get(selection)
+    if stated is not None and not np.allclose(stated, weights, rtol=0, atol=1e-6):
+        raise DamagedError(f"{path}: its mix of layers is not the one of run.json; `tfser train` makes the run anew")
+    try:
+        mean, deviation = state["normaliser.mean"].numpy(), state["normaliser.deviation"].numpy()
+    except KeyError as error:
+        raise DamagedError(f"{path}: has no normalisation; `tfser train` makes the run anew") from error
+    if mode == "speaker":
+        raise UsageError(
+            f"{run_id}: its normalise=speaker takes statistics over all utterances of a speaker, which no feature set of single "
+            "utterances can hold; train with --set normalise=train"
+        )
+    return weights, Normaliser(mode=mode, mean=mean, deviation=deviation)

@@ -1,0 +1,371 @@
+"""Runs of an experiment: audit, load, train, store, fold by fold.
+
+`train_fold` refuses a fold whose audit fails (unless told otherwise, which the run records), finds the finished run of the same
+configuration, or trains, going on from a checkpoint where there is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfser.heads.runs.experiment import Experiment, check_unchanged
+from tfser.heads.runs.store import Selected, begin, finish, peek, pick_up, save_model, versions
+from tfser.manifests.audits.participation import definition, finding, participation
+from tfser.manifests.audits.run import Finding, blocking, run_audits
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import open_catalogue, rows
+from tfser.manifests.errors import DamagedError, TfserError
+from tfser.manifests.protocols.independence import Independence, fold_independence
+from tfser.manifests.protocols.validation import WITHOUT_VAL
+from tfser.pipeline.features.devices import processor
+from tfser.pipeline.scan import now
+from tfser.pipeline.shards.packed import FeatureRow, PackedFeatures, load_packed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tfser.heads.training.loop import EpochRecord, FitResult, FoldData, Selection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """The features of a protocol's n utterances, in memory, with what training needs to know of each.
+
+    `corpora` names the corpus of each: an utterance's id tells it from others of its corpus only. Speakers of a protocol over
+    several corpora are called `corpus/speaker`. `sides` gives, for each fold and role, the rows of the features that are in it.
+    `speakers_kept` says of each fold whether its test speakers are new.
+    """
+
+    features: PackedFeatures
+    corpora: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    speakers: tuple[str | None, ...]
+    sides: Mapping[int, Mapping[str, npt.NDArray[np.int64]]]
+    speakers_kept: Mapping[int, Independence]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """A finished run: what run.json says, and whether it was trained now or found."""
+
+    about: Mapping[str, Any]
+    trained: bool
+
+
+class EmptySideError(TfserError):
+    """A fold cannot be trained: nothing is left of one of its sides."""
+
+
+def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], None] | None = None) -> Loaded:
+    """Load the features of all utterances of the protocol that have any, and who is in which fold, from one catalogue.
+
+    Utterances come in the order of their corpora and ids, whatever shards they lie in: the same data trains to the same numbers
+    however the cache grew.
+
+    Raises:
+        TfserError: if a shard is damaged, or the corpus was scanned anew since the experiment was settled.
+    """
+    number = {name: i for i, name in enumerate(experiment.classes)}
+    key = [experiment.protocol, experiment.corpora]
+    several = len(experiment.corpora) > 1
+    with open_catalogue(cache) as connection:
+        check_unchanged(connection, experiment)
+        found = rows(
+            connection,
+            "SELECT f.*, a.label, u.speaker FROM features f "
+            "JOIN assignments a ON a.corpus = f.corpus AND a.utterance_id = f.utterance_id "
+            "JOIN utterances u ON u.corpus = f.corpus AND u.utterance_id = f.utterance_id "
+            "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL AND f.feature_set = ? "
+            "ORDER BY f.corpus, f.utterance_id",
+            [*key, experiment.feature_set],
+        )
+        placed = connection.execute(
+            "SELECT fold, role, corpus, utterance_id FROM folds WHERE protocol = ? AND list_contains(?, corpus) "
+            "AND list_contains(?, fold)",
+            [*key, list(experiment.folds)],
+        ).fetchall()
+        kept = fold_independence(connection, experiment.protocol, experiment.corpus)
+    place = {(row["corpus"], row["utterance_id"]): i for i, row in enumerate(found)}
+    sides: dict[int, dict[str, list[int]]] = {fold: {"train": [], "val": [], "test": []} for fold in experiment.folds}
+    for fold, role, *utterance in placed:
+        if tuple(utterance) in place:
+            sides[fold][role].append(place[tuple(utterance)])
+    where = [
+        FeatureRow(
+            utterance_id=r["utterance_id"],
+            path=cache.root / r["shard"],
+            first_frame=r["first_frame"],
+            frames=r["frames"],
+            dim=r["dim"],
+            checksum=r["checksum"],
+        )
+        for r in found
+    ]
+    return Loaded(
+        features=load_packed(where, progress=progress, verify=cache.verify),
+        labels=np.array([number[r["label"]] for r in found], dtype=np.int64),
+        corpora=tuple(r["corpus"] for r in found),
+        speakers=tuple(f"{r['corpus']}/{r['speaker']}" if several and r["speaker"] else r["speaker"] for r in found),
+        sides={
+            fold: {role: np.array(sorted(members), dtype=np.int64) for role, members in of.items()}
+            for fold, of in sides.items()
+        },
+        speakers_kept=kept,
+    )
+
+
+def utterances_cut(experiment: Experiment, loaded: Loaded) -> int:
+    """Count the utterances that are longer than what the head sees."""
+    most = experiment.spec.seen_frames(experiment.config, experiment.recipe)
+    return 0 if most is None else int((loaded.features.lengths > most).sum())
+
+
+def audit_experiment(cache: Cache, experiment: Experiment) -> list[Finding]:
+    """Run the audits that decide about an experiment: its protocol, and its feature set's completeness.
+
+    The last finding is who takes no part in it, and why (`participation`).
+    """
+    protocol, corpus, feature_set = experiment.protocol, experiment.corpus, experiment.feature_set
+    with open_catalogue(cache) as connection:
+        found = run_audits(connection, protocol=protocol, corpus=corpus, feature_sets=[feature_set])
+        defined = definition(cache, protocol)
+        tally = participation(connection, protocol=protocol, corpus=corpus, defined=defined, feature_set=feature_set)
+    return [*found, finding(tally, protocol=protocol, corpus=corpus)]
+
+
+def check_audit(experiment: Experiment, findings: Sequence[Finding], fold: int) -> None:
+    """Refuse a fold whose audit found an error.
+
+    Raises:
+        TfserError: unless errors of that kind, leaks or gaps, are allowed.
+    """
+    allowed = {"leak": experiment.allow_leaks, "gap": experiment.allow_gaps}
+    errors = [finding for finding in blocking(findings, fold) if not allowed[finding.kind]]
+    if errors:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise TfserError(
+            f"{experiment.protocol} fold {fold} fails its audit: {errors[0].sentence()}{more}. What to do: {errors[0].action}. "
+            f"See `tfser audit`; --allow-{errors[0].kind}s trains all the same, and the run says so"
+        )
+
+
+def train_fold(
+    cache: Cache,
+    experiment: Experiment,
+    fold: int,
+    loaded: Callable[[], Loaded],
+    findings: Sequence[Finding],
+    *,
+    checkpoint_every_s: float = 30.0,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    on_wait: Callable[[str], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> RunResult:
+    """Train one fold, or find its finished run.
+
+    Args:
+        cache: the cache.
+        experiment: what to train.
+        fold: which fold.
+        loaded: gives the features; called only if there is something to train.
+        findings: of `audit_experiment`.
+        checkpoint_every_s: at the end of an epoch the state is kept if so many seconds have gone by since the last time.
+        on_epoch: told about each epoch that is trained now.
+        on_wait: told when another process is training the same run.
+        on_note: told when something damaged is moved to `removed/`.
+
+    Raises:
+        TfserError: if the audit forbids the fold, or predictions are no numbers.
+        UnreadableError: if its run cannot be read now: it may be whole, and is not trained over.
+        EmptySideError: if a side of it is empty.
+    """
+    from tfser.heads.training.loop import fit
+
+    check_audit(experiment, findings, fold)
+    run_id, note = experiment.run_id(fold), on_note or (lambda _: None)
+    # Before the lock: a finished run is found in a cache that cannot be written to as well.
+    if not experiment.again and (done := peek(cache, run_id)) is not None:
+        return RunResult(about=done, trained=False)
+    with cache.lock(f"runs/{run_id}", on_wait):
+        if (done := pick_up(cache, run_id, again=experiment.again, note=note)) is not None:
+            return RunResult(about=done, trained=False)
+        begun = begin_run(cache, experiment, fold, loaded(), findings, note)
+        result = fit(
+            begun.data,
+            spec=experiment.spec,
+            config=experiment.config,
+            recipe=experiment.recipe,
+            seed=experiment.seed,
+            device=experiment.device,
+            checkpoint_dir=begun.checkpoint_dir,
+            checkpoint_every_s=checkpoint_every_s,
+            on_epoch=on_epoch,
+        )
+        return store_run(cache, begun, result, note)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Begun:
+    """A run whose folder is made and which is not trained yet."""
+
+    about: Mapping[str, Any]
+    folder: Path
+    loaded: Loaded
+    data: FoldData
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """Where the state of its training is kept."""
+        return self.folder / "checkpoint"
+
+
+def begin_run(
+    cache: Cache,
+    experiment: Experiment,
+    fold: int,
+    loaded: Loaded,
+    findings: Sequence[Finding],
+    note: Callable[[str], None],
+) -> Begun:
+    """Put together what a run is trained on, and make its folder. The caller holds its lock.
+
+    Raises:
+        EmptySideError: if a side of the fold is empty.
+    """
+    from tfser.heads.training import checkpoints
+    from tfser.heads.training.loop import FoldData
+
+    sides = _sides(experiment, loaded, fold)
+    about = _about(experiment, fold, findings) | {
+        "utterances_cut": utterances_cut(experiment, loaded),
+        "speakers_kept": loaded.speakers_kept.get(fold, "unknown"),
+    }
+    known = tuple(name for name in loaded.speakers if name is not None)
+    data = FoldData(
+        features=loaded.features,
+        labels=loaded.labels,
+        classes=experiment.classes,
+        speakers=known if len(known) == len(loaded.speakers) else None,
+        layers=experiment.layers,
+        **sides,
+    )
+    begun = Begun(about=about, folder=begin(cache, about, again=experiment.again, note=note), loaded=loaded, data=data)
+    try:
+        checkpoints.load(begun.checkpoint_dir)
+    except DamagedError as error:
+        moved = cache.put_away(begun.checkpoint_dir / checkpoints.FILE)
+        note(f"{error}; it is moved to {moved}, and the run is trained from the beginning")
+    return begun
+
+
+def store_run(cache: Cache, begun: Begun, result: FitResult, note: Callable[[str], None]) -> RunResult:
+    """Store what a run's training gave, and that it is finished."""
+    for selection, state in result.states.items():
+        save_model(begun.folder / ("model.safetensors" if selection == "last" else f"model-{selection}.safetensors"), state)
+    test, loaded = begun.data.test, begun.loaded
+    about = finish(
+        cache,
+        {
+            **begun.about,
+            "parameters": result.parameters,
+            "epochs": len(result.history),
+            "layer_weights": _layer_weights(result.states),
+            "finished_at": now(),
+            "seconds": sum(r.train_s + r.eval_s for r in result.history),
+        },
+        classes=begun.data.classes,
+        utterances=[(loaded.corpora[i], loaded.features.utterance_ids[i]) for i in test],
+        labels=loaded.labels[test],
+        selections=[_selected(name, of, test) for name, of in result.selections.items()],
+        history=[_history_row(record) for record in result.history],
+        folder=begun.folder,
+        note=note,
+    )
+    return RunResult(about=about, trained=True)
+
+
+def _layer_weights(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, list[float]] | None:
+    """Return the weights of a learned layer mix by selection; None where the features have one layer."""
+    from tfser.heads.models.layer_mix import layer_weights
+
+    found = {selection: weights for selection, state in states.items() if (weights := layer_weights(state)) is not None}
+    return found or None
+
+
+def _selected(name: str, selection: Selection, test: npt.NDArray[np.int64]) -> Selected:
+    """Turn rows of the packed features into places among the test utterances."""
+    prediction = selection.test
+    if prediction is None:
+        raise TfserError("the test side gave no predictions")
+    place = {int(row): i for i, row in enumerate(test)}
+    probabilities = np.empty_like(prediction.utterance_probabilities)
+    probabilities[[place[int(row)] for row in prediction.utterance]] = prediction.utterance_probabilities
+    return Selected(
+        selection=name,
+        epoch=selection.epoch,
+        utterances=probabilities,
+        segments=prediction.segment_probabilities,
+        segment_utterance=np.array([place[int(row)] for row in prediction.segment_utterance], dtype=np.int64),
+        segment_number=prediction.segment_number,
+    )
+
+
+def _history_row(record: EpochRecord) -> dict[str, Any]:
+    return {
+        "epoch": record.epoch,
+        "loss": record.loss,
+        "lr": record.learning_rate,
+        "seconds": record.train_s + record.eval_s,
+        "val_WA": record.val_WA,
+        "val_UA": record.val_UA,
+        "val_WF1": record.val_WF1,
+        "val_loss": record.val_loss,
+        "test_WA": record.test_WA,
+        "test_UA": record.test_UA,
+        "test_WF1": record.test_WF1,
+        "test_loss": record.test_loss,
+    }
+
+
+def _sides(experiment: Experiment, loaded: Loaded, fold: int) -> Mapping[str, npt.NDArray[np.int64]]:
+    sides = loaded.sides[fold]
+    wanted = ("train", "test") if experiment.validation in WITHOUT_VAL else ("train", "val", "test")
+    for side in wanted:
+        if not len(sides[side]):
+            raise EmptySideError(
+                f"{experiment.protocol} fold {fold}: no utterance of its {side} side has {experiment.feature_set} features"
+            )
+    return sides
+
+
+def _about(experiment: Experiment, fold: int, findings: Sequence[Finding]) -> dict[str, Any]:
+    errors = blocking(findings, fold)
+    return {
+        "run_id": experiment.run_id(fold),
+        "experiment": experiment.name,
+        "head": experiment.spec.name,
+        "preset": experiment.preset,
+        "recipe": experiment.recipe_name,
+        "corpus": experiment.corpus,
+        "protocol": experiment.protocol,
+        "protocol_hash": experiment.protocol_hash,
+        "validation": experiment.validation,
+        "fold": fold,
+        "seed": experiment.seed,
+        "feature_set": experiment.feature_set,
+        "fingerprint": experiment.fingerprint,
+        "epochs": experiment.epochs(fold),
+        "device": experiment.device,
+        "device_name": processor(experiment.device),
+        "audit": "overridden" if any(e.kind == "leak" for e in errors) else "gaps" if errors else "passed",
+        "findings": [f.to_dict() for f in findings if f.level in ("error", "warning") and f.fold in (None, fold)],
+        "started_at": now(),
+        "versions": versions(),
+        "config": experiment.configuration(),
+    }

@@ -1,0 +1,245 @@
+"""A sweep's runs in several processes: each takes one group of runs at a time from the plan, in its order.
+
+Processes are spawned, never forked, so that each has threads, a CUDA context and an allocator of its own; what they are sent is
+plain data. Nothing is shared but the cache, whose locks let several sweeps work on it at once. A worker that dies takes one run
+with it, which fails with that reason, and another is started; a parent that dies takes all workers with it, however it died.
+Each finished run is on disk before its worker takes the next, and an unfinished one goes on from its checkpoint next time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from tfser.heads import head
+from tfser.heads.runs.experiment import Experiment
+from tfser.heads.runs.in_turn import BusyError, Event, Failure, Findings, Tell, Trainer, folds_by_key, groups, reason
+from tfser.heads.runs.plan import Run, data_key
+from tfser.manifests.audits.run import Finding
+from tfser.manifests.cache import Cache
+from tfser.pipeline.cores import cores
+
+_POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""How libraries beside torch are told their threads; they read it once, when they are loaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What a worker is sent: the runs of a group with their experiments as plain data."""
+
+    experiments: tuple[Mapping[str, Any], ...]
+    run_folds: tuple[int, ...]
+    folds: tuple[int, ...]
+    findings: tuple[Finding, ...]
+    wait: bool
+
+
+@dataclass(kw_only=True)
+class _Worker:
+    """A process, our end of its pipe, what it is at work on, and the ids of those runs of it that have ended."""
+
+    process: Any
+    pipe: Connection
+    group: tuple[Run, ...] = ()
+    ended: set[str] = field(default_factory=set)
+
+
+def run_in_processes(
+    cache: Cache,
+    runs: Sequence[Run],
+    findings: Findings,
+    *,
+    jobs: int,
+    tell: Tell,
+    threads: int | None = None,
+    keep_memory: bool = True,
+    checkpoint_every_s: float = 30.0,
+) -> list[Failure]:
+    """Train runs in up to `jobs` processes; return those that failed.
+
+    Args:
+        cache: the cache.
+        runs: what to train, those on the same features together.
+        findings: of the audits, by key.
+        jobs: processes at once.
+        tell: told what happens, in this process.
+        threads: CPU threads of each; None shares the cores out evenly.
+        keep_memory: see `tfser.heads.machine.memory`.
+        checkpoint_every_s: as `train_fold` has it.
+    """
+    folds, failures = folds_by_key(runs), list[Failure]()
+    queue = [(group, False) for group in groups(runs)]
+    jobs = min(jobs, len(queue))
+    share = threads or max(1, cores() // max(jobs, 1))
+    workers: list[_Worker] = []
+
+    def give(worker: _Worker) -> None:
+        """Hand a worker its next group, or let it go."""
+        worker.group, worker.ended = (), set()
+        if not queue:
+            _send(worker, None)
+            return
+        worker.group, waits = queue.pop(0)
+        key = data_key(worker.group[0].experiment)
+        _send(
+            worker,
+            _Task(
+                experiments=tuple(_packed(run.experiment) for run in worker.group),
+                run_folds=tuple(run.fold for run in worker.group),
+                folds=folds[key],
+                findings=tuple(findings[key]),
+                wait=waits,
+            ),
+        )
+
+    def fail(worker: _Worker, why: str) -> None:
+        for run in worker.group:
+            if run.run_id in worker.ended:  # what it died of came after
+                continue
+            failures.append(Failure(run=run, reason=why))
+            tell(Event(kind="failed", run=run, text=why))
+
+    try:
+        while queue or any(worker.group for worker in workers):
+            while queue and len(workers) < jobs:
+                workers.append(_start(cache, share, keep_memory, checkpoint_every_s))
+                give(workers[-1])
+            by_pipe = {worker.pipe: worker for worker in workers}
+            for pipe in wait(list(by_pipe)):
+                worker = by_pipe[pipe]  # type: ignore[index]
+                try:
+                    kind, number, values = worker.pipe.recv()
+                except (EOFError, OSError):
+                    worker.process.join()
+                    workers.remove(worker)
+                    how = _how(worker.process.exitcode)
+                    fail(worker, f"its process died ({how}); the same command goes on from the run's checkpoint")
+                    continue
+                run = worker.group[number] if number is not None else None
+                if kind == "through":
+                    give(worker)
+                elif kind == "gave-up":
+                    fail(worker, values["text"])
+                    give(worker)
+                else:
+                    tell(Event(kind=kind, run=run, **values))
+                    if kind == "failed" and run is not None:
+                        failures.append(Failure(run=run, reason=values["text"]))
+                    if kind in ("done", "failed") and run is not None:
+                        worker.ended.add(run.run_id)
+                    if kind == "busy" and run is worker.group[-1]:
+                        queue.append((worker.group, True))
+                        give(worker)
+    finally:
+        for worker in workers:
+            worker.pipe.close()  # a worker that waits for more ends by itself; one at work is ended
+            if worker.group:
+                worker.process.terminate()
+        for worker in workers:
+            worker.process.join()
+    return failures
+
+
+def _start(cache: Cache, threads: int, keep_memory: bool, checkpoint_every_s: float) -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(
+        target=_work, args=(theirs, cache, threads, keep_memory, checkpoint_every_s), name="tfser sweep", daemon=True
+    )
+    with _environment({name: str(threads) for name in _POOLS}):
+        process.start()
+    theirs.close()
+    return _Worker(process=process, pipe=ours)
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Let a process that is started now find these variables, unless the user has set them."""
+    new = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            del os.environ[name]
+
+
+def _send(worker: _Worker, task: _Task | None) -> None:
+    with contextlib.suppress(OSError):  # it died: reading from it says so
+        worker.pipe.send(task)
+
+
+def _how(exitcode: int | None) -> str:
+    if exitcode is not None and exitcode < 0:
+        try:
+            return f"{signal.Signals(-exitcode).name}" + (", often for want of memory" if exitcode == -signal.SIGKILL else "")
+        except ValueError:
+            return f"signal {-exitcode}"
+    return f"exit code {exitcode}"
+
+
+def _packed(experiment: Experiment) -> dict[str, Any]:
+    """Return an experiment with its head by name, since functions do not all travel between processes."""
+    return {f.name: getattr(experiment, f.name) for f in fields(experiment)} | {"spec": experiment.spec.name}
+
+
+def _unpacked(values: Mapping[str, Any]) -> Experiment:
+    return Experiment(**{**values, "spec": head(values["spec"])})
+
+
+# -- in the worker -----------------------------------------------------------------------------------------------------------
+
+
+def _work(pipe: Connection, cache: Cache, threads: int, keep_memory: bool, checkpoint_every_s: float) -> None:
+    """Train what the parent sends, until it sends None or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    if keep_memory:
+        from tfser.heads.machine.memory import keep_freed_memory
+
+        keep_freed_memory()
+    import torch
+
+    torch.set_num_threads(threads)
+    trainer = Trainer(cache, tell=lambda event: None, checkpoint_every_s=checkpoint_every_s)
+    while (task := _receive(pipe)) is not None:
+        group = [Run(experiment=_unpacked(e), fold=fold) for e, fold in zip(task.experiments, task.run_folds, strict=True)]
+        numbers = {run.run_id: number for number, run in enumerate(group)}
+
+        def tell(event: Event, numbers: Mapping[str, int] = numbers) -> None:
+            values = {f.name: getattr(event, f.name) for f in fields(event) if f.name not in ("kind", "run")}
+            pipe.send((event.kind, None if event.run is None else numbers[event.run.run_id], values))
+
+        trainer.tell = tell
+        try:
+            trainer.train(group, task.folds, task.findings, wait=task.wait)
+        except BusyError:
+            for run in group:
+                tell(Event(kind="busy", run=run))
+        except Exception as error:
+            pipe.send(("gave-up", None, {"text": reason(error)}))
+        else:
+            pipe.send(("through", None, {}))
+
+
+def _receive(pipe: Connection) -> _Task | None:
+    try:
+        task: _Task | None = pipe.recv()
+    except EOFError:
+        return None
+    return task
+
+
+def _die_with_parent() -> None:
+    """Wait until the parent is gone, then end this process at once: all that it writes is written aside and renamed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

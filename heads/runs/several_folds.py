@@ -1,0 +1,117 @@
+"""Runs of one experiment trained together: audit, load, train, store, as `tfser.heads.runs.one_fold` does for one.
+
+What comes in: folds and seeds of one experiment. What goes out: their finished runs, those that were there and those that are
+trained now, stacked (`tfser.heads.training.together`). A run's id says that it was stacked and how, its run.json with how many others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tfser.heads.runs.experiment import Experiment
+from tfser.heads.runs.one_fold import Begun, EmptySideError, Loaded, RunResult, begin_run, check_audit, store_run
+from tfser.heads.runs.store import peek, pick_up
+from tfser.manifests.audits.run import Finding
+from tfser.manifests.cache import Cache
+from tfser.manifests.errors import TfserError, UnreadableError, UsageError
+
+if TYPE_CHECKING:
+    from tfser.heads.training.loop import EpochRecord
+
+
+def train_together(
+    cache: Cache,
+    runs: Sequence[tuple[Experiment, int]],
+    loaded: Callable[[], Loaded],
+    findings: Sequence[Finding],
+    *,
+    checkpoint_every_s: float = 30.0,
+    on_epoch: Callable[[int, EpochRecord], None] | None = None,
+    on_wait: Callable[[str], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> list[RunResult | TfserError]:
+    """Train runs of one experiment together, as its `stacked` says, or find those that are finished.
+
+    Args:
+        cache: the cache.
+        runs: the experiment, which may differ in its seed only, and the fold of each.
+        loaded: gives the features and the sides of all those folds; called only if there is something to train.
+        findings: of `audit_experiment`.
+        checkpoint_every_s: at the end of an epoch the states are kept if so many seconds have gone by since the last time.
+        on_epoch: told about each epoch that is trained now, with the run's number in ``runs``.
+        on_wait: told when another process is training one of the runs; it may raise to give up.
+        on_note: told why there is no CUDA graph, or what is moved to `removed/`.
+
+    Returns:
+        For each run its result, or the error that kept it from one: its audit, an empty side, a loss that is no longer finite.
+
+    Raises:
+        UsageError: if the runs are of several experiments.
+        TfserError: if the group as a whole cannot be trained.
+    """
+    from tfser.heads.training.together import FitJob, choose_stacking, fit_together, provenance
+
+    if len({experiment.name for experiment, _ in runs}) > 1:
+        raise UsageError("runs that are trained together must be of one experiment, in several folds or with several seeds")
+    found: dict[int, RunResult | TfserError] = {}
+    note = on_note or (lambda _: None)
+    ids = [experiment.run_id(fold) for experiment, fold in runs]
+    if len(set(ids)) < len(ids):
+        raise UsageError("a run stands twice among those that are trained together")
+    with contextlib.ExitStack() as locks:
+        # What is finished is shown, not written; the others are locked in one order everywhere, so that no two processes wait for
+        # each other.
+        to_lock = {run_id for run_id, (of, _) in zip(ids, runs, strict=True) if of.again or peek(cache, run_id) is None}
+        for run_id in sorted(to_lock):
+            locks.enter_context(cache.lock(f"runs/{run_id}", on_wait))
+        begun: dict[int, Begun] = {}
+        for i, (experiment, fold) in enumerate(runs):
+            try:
+                check_audit(experiment, findings, fold)
+            except TfserError as error:
+                found[i] = error
+                continue
+            try:
+                if (done := pick_up(cache, ids[i], again=experiment.again, note=note)) is not None:
+                    found[i] = RunResult(about=done, trained=False)
+                else:
+                    begun[i] = begin_run(cache, experiment, fold, loaded(), findings, note)
+            except (EmptySideError, UnreadableError) as error:
+                found[i] = error
+        if not begun:
+            return [found[i] for i in range(len(runs))]
+        of = runs[0][0]
+        stacking = choose_stacking(of.spec, of.config, of.recipe, of.device, of.stacked, layers=of.layers)
+        jobs = [
+            FitJob(
+                data=run.data,
+                seed=runs[i][0].seed,
+                checkpoint_dir=run.checkpoint_dir,
+                on_epoch=None if on_epoch is None else _numbered(i, on_epoch),
+            )
+            for i, run in begun.items()
+        ]
+        results = fit_together(
+            jobs,
+            spec=of.spec,
+            config=of.config,
+            recipe=of.recipe,
+            device=of.device,
+            checkpoint_every_s=checkpoint_every_s,
+            how=of.stacked,
+            on_note=on_note,
+        )
+        stacked = provenance(stacking, len(jobs))
+        for (i, run), result in zip(begun.items(), results, strict=True):
+            if isinstance(result, TfserError):
+                found[i] = result
+            else:
+                found[i] = store_run(cache, replace(run, about={**run.about, **stacked}), result, note)
+    return [found[i] for i in range(len(runs))]
+
+
+def _numbered(i: int, tell: Callable[[int, EpochRecord], None]) -> Callable[[EpochRecord], None]:
+    return lambda record: tell(i, record)

@@ -1,0 +1,549 @@
+"""Training a head on one fold.
+
+What comes in: a fold's packed features, labels and roles (`FoldData`), a head, its configuration, a recipe and a
+seed. What goes out: the history of every epoch, the predictions of each selection and the trained weights
+(`FitResult`).
+
+* All frames live on the device as one tensor; each batch is gathered from it by index arithmetic.
+* Every epoch is evaluated once, on the test and the validation utterances. Three selections come of one training:
+  ``last`` selects nothing, ``val`` takes the epoch of the best validation UA, ``test-oracle`` that of the best test
+  UA (an upper bound, not a result), the earliest on ties. ``val`` exists only where there are validation utterances.
+  A recipe may add others (`tfser.heads.spec.selections`).
+* An utterance's prediction is the mean of its segments' probabilities.
+* All randomness of an epoch follows from the seed and the epoch's number, and torch's global generators are left as
+  they were. So on a CPU the same seed gives the same numbers on the same machine, and a training that was killed goes on
+  from its last checkpoint to the very same ones. A GPU adds up in no fixed order: there both hold up to rounding, which
+  grows over the steps.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from tfser.heads.models.layer_mix import LayerMix
+from tfser.heads.spec.head import HeadSpec, Settings, count_parameters
+from tfser.heads.spec.metrics import scores as score
+from tfser.heads.spec.precision import settle_precision
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.spec.selections import Keeper
+from tfser.heads.training import checkpoints
+from tfser.heads.training.augment import augment, mix
+from tfser.heads.training.finite import check_loss, check_prediction, check_weights
+from tfser.heads.training.losses import class_weights, cmdt, cross_entropy
+from tfser.heads.training.normalise import Normaliser
+from tfser.heads.training.predict import Indices, Prediction, evaluate, own_randomness, predict
+from tfser.heads.training.samples import FrameStore, plan
+from tfser.manifests.errors import TfserError, UnreadableError, UsageError
+from tfser.pipeline.shards.packed import PackedFeatures
+
+__all__ = ["EpochRecord", "FitResult", "FitStoppedError", "FoldData", "Prediction", "Selection", "fit", "predict"]
+
+_FORMAT = 2  # of checkpoints; raise it when training's numbers change
+
+
+class FitStoppedError(TfserError):
+    """The training was asked to stop; its state lies in the checkpoint folder, if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldData:
+    """One fold: n utterances, and who is in which role.
+
+    Raises:
+        UsageError: Lengths differ, an index is out of range, roles overlap or there is nothing to train on.
+    """
+
+    features: PackedFeatures
+    labels: npt.NDArray[np.int64]
+    """(n,) numbers into ``classes``; of utterances without a role: anything."""
+    classes: tuple[str, ...]
+    train: Indices
+    val: Indices
+    """May be empty."""
+    test: Indices
+    """May be empty: then nothing is tested, as when training a model for use."""
+    speakers: tuple[str, ...] | None = None
+    """(n,) needed by normalise=speaker only."""
+    layers: int = 1
+    """Layers that the features hold side by side; above 1, a mix of them is learned (`tfser.heads.models.layer_mix`)."""
+
+    def __post_init__(self) -> None:
+        n = len(self.features.utterance_ids)
+        if len(self.labels) != n or (self.speakers is not None and len(self.speakers) != n):
+            raise UsageError(f"a fold of {n} utterances needs {n} labels and speakers")
+        roles = np.concatenate([self.train, self.val, self.test])
+        if len(roles) and (roles.min() < 0 or roles.max() >= n):
+            raise UsageError(f"a fold's indices must lie from 0 to {n - 1}")
+        if len(np.unique(roles)) != len(roles):
+            raise UsageError("an utterance stands twice in the fold's train, val and test")
+        if not len(self.train):
+            raise UsageError("the fold has no training utterances")
+        used = self.labels[roles]
+        if used.min() < 0 or used.max() >= len(self.classes):
+            raise UsageError(f"labels must lie from 0 to {len(self.classes) - 1}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One epoch; scores are utterance-level, None where there are no such utterances."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    """Mean over the training samples, augmented and with all regularisation."""
+    learning_rate: float
+    """Of the last step."""
+    train_s: float
+    eval_s: float
+    val_WA: float | None  # noqa: N815
+    val_UA: float | None  # noqa: N815
+    test_WA: float | None  # noqa: N815
+    test_UA: float | None  # noqa: N815
+    val_WF1: float | None = None  # noqa: N815
+    test_WF1: float | None = None  # noqa: N815
+    val_loss: float | None = None
+    """Mean negative logarithm of the true class's probability over the utterances; no weights, no smoothing."""
+    test_loss: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """A choice of epoch, and its predictions on the test utterances (None where the fold has none)."""
+
+    epoch: int
+    test: Prediction | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """What a training yields."""
+
+    history: tuple[EpochRecord, ...]
+    selections: Mapping[str, Selection]
+    """``last``, ``val`` (with validation utterances), ``test-oracle`` (with test utterances), and the recipe's own."""
+    states: Mapping[str, dict[str, Tensor]]
+    """``last`` and, if there is one, ``val``: self-contained, see `predict`. On the CPU."""
+    parameters: int
+
+
+def fit(
+    data: FoldData,
+    *,
+    spec: HeadSpec,
+    config: Settings,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device | str = "cpu",
+    checkpoint_dir: Path | None = None,
+    checkpoint_every_s: float = 60.0,
+    epochs: int | None = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> FitResult:
+    """Train a head on a fold; a head with a ``fit`` of its own is fitted by that, and nothing below the recipe applies.
+
+    Args:
+        data: The fold.
+        spec: The head.
+        config: Its configuration.
+        recipe: How to train.
+        seed: Everything random follows from it: weights, order, dropout, augmentation.
+        device: Where to train.
+        checkpoint_dir: Where to keep the state; one that is found there is resumed. None: nothing is kept.
+        checkpoint_every_s: At the end of an epoch the state is kept if so many seconds have gone by since the last
+            time.
+        epochs: Instead of the recipe's number; schedules stretch with it.
+        on_epoch: Called after each epoch of this call, not for those that a checkpoint brought.
+        should_stop: Asked after each epoch; if it says so, the state is kept and `FitStoppedError` raised.
+
+    Raises:
+        UsageError: The features' width does not fit the head, or the recipe does not fit the data.
+        ForeignCheckpointError: The checkpoint belongs to another training.
+        DamagedError: The checkpoint is not what was written.
+        UnreadableError: The checkpoint cannot be read now, or is of another version.
+        NotFiniteError: Features, the loss, weights or predictions are no numbers.
+        FitStoppedError: ``should_stop`` said so.
+    """
+    if spec.fit is not None:
+        found = spec.fit(data, config, recipe)
+        for name, selection in found.selections.items():
+            check_prediction(selection.test, f"test ({name})", selection.epoch, data.features, data.train)
+        if on_epoch is not None:
+            on_epoch(found.history[-1])
+        return found
+    recipe = settle_precision(recipe, str(device))
+    device = torch.device(device)
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"epochs={epochs}: at least 1")
+    with own_randomness(device):
+        trainer = Trainer(data, spec, config, recipe, seed, device, epochs)
+        epochs = trainer.epochs
+        if checkpoint_dir is not None:
+            trainer.resume(checkpoint_dir)
+        kept = time.monotonic()
+        while len(trainer.history) < epochs:
+            record = trainer.run_epoch()
+            done = record.epoch == epochs
+            stop = not done and should_stop is not None and should_stop()
+            if checkpoint_dir is not None and (done or stop or time.monotonic() - kept >= checkpoint_every_s):
+                trainer.keep(checkpoint_dir)
+                kept = time.monotonic()
+            if on_epoch is not None:
+                on_epoch(record)
+            if stop:
+                where = f"its state is kept in {checkpoint_dir}" if checkpoint_dir else "nothing of it is kept"
+                raise FitStoppedError(f"stopped after epoch {record.epoch} of {epochs}; {where}")
+        return trainer.result()
+
+
+class Trainer:
+    """The state of a training between two epochs."""
+
+    def __init__(
+        self,
+        data: FoldData,
+        spec: HeadSpec,
+        config: Settings,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        epochs: int | None,
+    ) -> None:
+        self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
+        packed = data.features
+        _check_settled(recipe)
+        self.frames = spec.sample_frames(config, recipe)
+        self.most = spec.max_frames(config)  # what the module is made for; an utterance may be cut shorter
+        seen = spec.seen_frames(config, recipe)
+        if self.frames is not None and self.most is not None and self.frames > self.most:
+            raise UsageError(f"slices of {self.frames} frames are longer than the {self.most} that {spec.name} is made for")
+        self.batch_norm = spec.batch_norm
+        if self.frames is None and recipe.speed:
+            raise UsageError(f"recipe setting speed={recipe.speed}: only for segments, and {spec.name} eats utterances")
+        if recipe.cmdt and (self.most is None or not spec.gives_frames):
+            raise UsageError(f"recipe setting cmdt={recipe.cmdt}: {spec.name} gives no frames to compare; take cmdt=0")
+        self.normaliser = Normaliser.fit(recipe.normalise, packed.frames, packed.offsets, data.train)
+        tables = self.normaliser.tables(packed.frames, packed.offsets, data.speakers)
+        self.store = FrameStore(packed.frames, packed.offsets, *tables, device, seen)
+        self.layout = plan(packed.offsets, data.train, self.frames, recipe.train_hop, seen)
+        self.val_layout = plan(packed.offsets, data.val, self.frames, recipe.eval_hop, seen)
+        self.test_layout = plan(packed.offsets, data.test, self.frames, recipe.eval_hop, seen)
+        self.epochs = recipe.length(self.steps()) if epochs is None else epochs
+        self.counts = self.store.counts.cpu()
+        self.labels = torch.from_numpy(data.labels).to(device)
+        self.class_weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
+
+        torch.manual_seed(_stream(seed, 0, "weights"))
+        self.model = spec.module(config, packed.frames.shape[1], len(data.classes), data.layers).to(device)
+        self.average = copy.deepcopy(self.model) if recipe.averaging else None
+        self.optimiser = _optimiser(recipe, self.model)
+        self.history: list[EpochRecord] = []
+        self.keeper: Keeper[Prediction | None] = Keeper(recipe.selections)
+        self.val_state: dict[str, Tensor] = {}
+        # Whole utterances were masked over the batch's longest once: their checkpoints are of another training.
+        more = ["masks within lengths"] if self.frames is None and recipe.time_masks else []
+        # A recipe's summary is words: it is left out, but checkpoints of the version before hold it.
+        self.fingerprint, self.former = (
+            _fingerprint([spec.name, config.to_dict(), settings, seed, self.epochs, list(data.classes), _FORMAT], data, more)
+            for settings in (recipe.to_dict() | {"summary": ""}, recipe.to_dict())
+        )
+
+    # One epoch.
+
+    def run_epoch(self) -> EpochRecord:
+        epoch = len(self.history) + 1
+        torch.manual_seed(_stream(self.seed, epoch, "dropout"))
+        began = time.perf_counter()
+        loss, rate = self._train(epoch)
+        return self.close_epoch(epoch, loss, rate, time.perf_counter() - began)
+
+    def close_epoch(self, epoch: int, loss: float, rate: float, train_s: float) -> EpochRecord:
+        """Evaluate what an epoch has trained, select, and note it."""
+        trained = time.perf_counter()
+        model = self.model if self.average is None else self.average
+        check_weights(model.state_dict(), epoch, self.data.features, self.data.train)
+        test = evaluate(model, self.store, self.test_layout, self.frames) if len(self.test_layout) else None
+        val = evaluate(model, self.store, self.val_layout, self.frames) if len(self.val_layout) else None
+        for side, found in (("test", test), ("val", val)):
+            check_prediction(found, side, epoch, self.data.features, self.data.train)
+        scores = side_scores("val", self.data, val) | side_scores("test", self.data, test)
+        record = EpochRecord(
+            epoch=epoch,
+            loss=loss,
+            learning_rate=rate,
+            train_s=train_s,
+            eval_s=time.perf_counter() - trained,
+            **scores,
+        )
+        self.history.append(record)
+        if self.keeper.add(self.history, test).get("val") == epoch:
+            self.val_state = self._state()
+        return record
+
+    def _train(self, epoch: int) -> tuple[float, float]:
+        """Pass once over the training samples; return the mean loss and the last learning rate."""
+        total, rate = torch.zeros((), device=self.device), 0.0
+        self.model.train()
+        for step, rate, batch in self.batches(epoch):
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate * group["own_rate"]
+            loss = training_loss(self.model, *batch, self.class_weights, self.recipe, self.most)
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            if self.recipe.grad_clip:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
+            self.optimiser.step()
+            self.update_average(step)
+            total += loss.detach() * len(batch[0])
+        return self.mean_loss(epoch, total), rate
+
+    def steps(self) -> int:
+        """Return the steps of an epoch."""
+        return -(-len(self.layout) // self.recipe.batch_size)
+
+    def batches(self, epoch: int) -> Iterator[tuple[int, float, tuple[Tensor, Tensor, Tensor]]]:
+        """Yield the steps of an epoch: the number, counted over all epochs from 0, the learning rate and the batch."""
+        generator = torch.Generator().manual_seed(_stream(self.seed, epoch, "data"))
+        steps = self.steps()
+        order = torch.randperm(len(self.layout), generator=generator)
+        utterance = torch.from_numpy(self.layout.utterance)[order]
+        start = torch.from_numpy(self.layout.start)[order]
+        # Nearly equal batches, so that no small one's statistics upset the batch norms; nothing is dropped.
+        for step, (rows, starts) in enumerate(
+            zip(utterance.tensor_split(steps), start.tensor_split(steps), strict=True), start=(epoch - 1) * steps
+        ):
+            rate = self.recipe.learning_rate(step, steps, self.epochs)
+            yield step, rate, self._batch(rows, starts, generator)
+
+    def mean_loss(self, epoch: int, total: Tensor) -> float:
+        """Return an epoch's loss per training sample.
+
+        Raises:
+            NotFiniteError: It is not finite.
+        """
+        mean = float(total) / len(self.layout)
+        check_loss(mean, epoch, self.data.features, self.data.train)
+        return mean
+
+    def _batch(self, rows: Tensor, starts: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Gather and augment: samples (B, L, D), lengths (B,), targets (B, K)."""
+        recipe = self.recipe
+        starts, pace = self._places(rows, starts, generator)
+        # Not waiting for the device: the next batch is made while it computes.
+        rows, starts = (of.to(self.device, non_blocking=True) for of in (rows, starts))
+        pace = None if pace is None else pace.to(self.device, non_blocking=True)
+        samples, lengths = self.store.gather(rows, starts, self.frames, pace)
+        gain = self.store.gain(rows)
+        if isinstance(self.model, LayerMix):
+            samples, gain = self.model.mix(samples), self.model.mix(gain)
+        samples = augment(samples, lengths, gain, recipe, generator)
+        targets = nn.functional.one_hot(self.labels[rows], len(self.data.classes)).float()
+        if recipe.mixup:
+            samples, lengths, targets = mix(samples, lengths, targets, recipe.mixup, generator)
+        return samples, lengths, targets
+
+    def _places(self, rows: Tensor, starts: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Draw where the samples begin (B,) and at which pace their frames are read (B,), as the recipe says."""
+        recipe, L, B = self.recipe, self.frames, len(rows)
+        if L is None or not (recipe.jitter or recipe.speed):
+            return starts, None
+        counts = self.counts[rows]  # (B,) frames of the utterances
+        pace = None
+        if recipe.speed:
+            pace = 1 + recipe.speed * (2 * torch.rand(B, generator=generator) - 1)
+        reach = L if pace is None else ((L - 1) * pace).ceil() + 1  # frames that a sample spans
+        last = (counts - reach).clamp(min=0)  # an utterance that is too short goes on cyclically
+        if recipe.jitter:
+            hop = recipe.train_hop or L
+            moved = starts + (hop * (torch.rand(B, generator=generator) - 0.5)).round()
+            anywhere = (counts * torch.rand(B, generator=generator)).floor()
+            starts = torch.where(counts < L, anywhere, torch.minimum(moved.clamp(min=0), last)).long()
+        else:
+            starts = torch.minimum(starts, last).long()
+        return starts, pace
+
+    def update_average(self, step: int) -> None:
+        """Move the averaged weights and batch-norm statistics towards the present ones; faster in the first steps."""
+        if self.average is None:
+            return
+        share = self.average_share(step)
+        with torch.no_grad():
+            for mean, value in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
+                if mean.is_floating_point():
+                    mean.lerp_(value, share)
+                else:
+                    mean.copy_(value)
+
+    def average_share(self, step: int) -> float:
+        """Return by which share of the way averages move in a step, counted from 0."""
+        return 1 - min(self.recipe.averaging, (1 + step) / (10 + step))
+
+    # What is kept.
+
+    def _state(self) -> dict[str, Tensor]:
+        """Return a self-contained copy of the evaluated model on the CPU."""
+        model = self.model if self.average is None else self.average
+        weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+        return {
+            **checkpoints.prefixed("model", weights),
+            "normaliser.mean": torch.from_numpy(self.normaliser.mean),
+            "normaliser.deviation": torch.from_numpy(self.normaliser.deviation),
+        }
+
+    def result(self) -> FitResult:
+        states = {"last": self._state()}
+        if self.val_state:
+            states["val"] = self.val_state
+        return FitResult(
+            history=tuple(self.history),
+            selections={
+                name: Selection(epoch=epoch, test=self.keeper.kept[epoch])
+                for name, epoch in self.keeper.chosen(self.history).items()
+            },
+            states=states,
+            parameters=count_parameters(self.model),
+        )
+
+    def keep(self, folder: Path) -> None:
+        tensors = {
+            **checkpoints.prefixed("model", self.model.state_dict()),
+            **checkpoints.prefixed("optimiser", checkpoints.flatten_optimiser(self.optimiser)),
+            **checkpoints.prefixed("val_state", self.val_state),
+        }
+        if self.average is not None:
+            tensors |= checkpoints.prefixed("average", self.average.state_dict())
+        for epoch, prediction in self.keeper.kept.items():
+            if prediction is not None:
+                arrays = {key: torch.from_numpy(value) for key, value in vars(prediction).items()}
+                tensors |= checkpoints.prefixed(f"epoch.{epoch}", arrays)
+        header = {
+            "fingerprint": self.fingerprint,
+            "history": [asdict(record) for record in self.history],
+            "kept": list(self.keeper.kept),
+        }
+        checkpoints.save(folder, tensors, header)
+
+    def resume(self, folder: Path) -> None:
+        """Go on from the folder's checkpoint, if it has one."""
+        found = checkpoints.load(folder)
+        if found is None:
+            return
+        tensors, header = found
+        if header.get("fingerprint") not in (self.fingerprint, self.former):
+            raise checkpoints.ForeignCheckpointError(
+                f"{folder}: its checkpoint belongs to another training; --again trains from the beginning, or take another folder"
+            )
+        try:
+            self._take_over(tensors, header)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UnreadableError(
+                f"{folder}: its checkpoint is of another version of tfser ({reason}); --again trains from the beginning"
+            ) from error
+
+    def _take_over(self, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(checkpoints.part(tensors, "model"))
+        checkpoints.restore_optimiser(self.optimiser, checkpoints.part(tensors, "optimiser"))
+        if self.average is not None:
+            self.average.load_state_dict(checkpoints.part(tensors, "average"))
+        self.val_state = checkpoints.part(tensors, "val_state")
+        self.history = [EpochRecord(**record) for record in header["history"]]
+        for epoch in header["kept"]:
+            arrays = {key: tensor.numpy() for key, tensor in checkpoints.part(tensors, f"epoch.{epoch}").items()}
+            self.keeper.kept[epoch] = Prediction(**arrays) if arrays else None
+
+
+def _fingerprint(described: list[Any], data: FoldData, more: list[str]) -> str:
+    """Return what a checkpoint is known by: everything that the numbers of a training follow from but the frames."""
+    described += [data.layers] if data.layers > 1 else []
+    described += more
+    digest = hashlib.sha256(json.dumps(described).encode())
+    for array in (data.labels, data.train, data.val, data.test, data.features.offsets):
+        digest.update(np.ascontiguousarray(array).tobytes() + b"|")
+    return digest.hexdigest()
+
+
+def side_scores(side: str, data: FoldData, prediction: Prediction | None) -> dict[str, Any]:
+    """Return an epoch's utterance-level scores of a side (val or test), as `EpochRecord` calls them."""
+    if prediction is None:
+        return {f"{side}_{name}": None for name in ("WA", "UA", "WF1", "loss")}
+    labels, probabilities = data.labels[prediction.utterance], prediction.utterance_probabilities
+    found = score(labels, probabilities.argmax(axis=1), probabilities.shape[1])
+    loss = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels].astype(np.float64), 1e-30)).mean()
+    return {f"{side}_WA": found.WA, f"{side}_UA": found.UA, f"{side}_WF1": found.WF1, f"{side}_loss": float(loss)}
+
+
+def _check_settled(recipe: Recipe) -> None:
+    for kind in ("cut", "slice"):
+        if getattr(recipe, f"{kind}_seconds") is not None and getattr(recipe, f"{kind}_frames") is None:
+            raise UsageError(f"recipe setting {kind}_seconds: say how long a frame is (Recipe.settled), or {kind}_frames")
+
+
+def training_loss(
+    model: nn.Module,
+    samples: Tensor,
+    lengths: Tensor,
+    targets: Tensor,
+    class_weights: Tensor,
+    recipe: Recipe,
+    most: int | None,
+    present: Tensor | None = None,
+    batch_norm: bool = False,
+) -> Tensor:
+    """Return the loss of a batch: Eq. 9 of TF-Mamba where the recipe has CMDT.
+
+    Args:
+        model: The head, in training mode.
+        samples, lengths, targets: (B, L, D), (B,), (B, K).
+        class_weights: (K,)
+        recipe: How to train.
+        most: Frames of the longest utterance that the head sees.
+        present: (B,) bool, the samples that are there; the targets of the others are zero. None: all.
+        batch_norm: The head's `forward` takes ``present``.
+    """
+    with torch.autocast(samples.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        if recipe.cmdt:
+            frames = model.encode(samples, lengths)  # type: ignore[operator]
+            logits = model.classify(frames, lengths)  # type: ignore[operator]
+        else:
+            logits = model(samples, lengths, present) if batch_norm else model(samples, lengths)
+    loss = cross_entropy(logits.float(), targets, class_weights, recipe.label_smoothing, recipe.focal)
+    if recipe.cmdt and most is not None:
+        loss = loss + recipe.cmdt * cmdt(frames, lengths, targets.argmax(dim=1), most, recipe, present)
+    return loss
+
+
+def _optimiser(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """Make the optimiser; its groups' `own_rate` is what the schedule's rate is multiplied by."""
+    own: list[nn.Parameter] = model.own_rate_parameters() if hasattr(model, "own_rate_parameters") else []  # type: ignore[operator]
+    among = {id(parameter) for parameter in own}
+    shared = [parameter for parameter in model.parameters() if id(parameter) not in among]
+    groups = [
+        {"params": [p for p in shared if p.ndim > 1], "weight_decay": recipe.weight_decay, "own_rate": 1.0},
+        {"params": [p for p in shared if p.ndim <= 1], "weight_decay": 0.0, "own_rate": 1.0},
+        {"params": own, "weight_decay": 0.0, "own_rate": recipe.own_rate / recipe.lr},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.betas[0])
+    if recipe.optimiser == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=recipe.lr, momentum=recipe.betas[0], alpha=recipe.betas[1])
+    kind = torch.optim.Adam if recipe.optimiser == "adam" else torch.optim.AdamW
+    return kind(groups, lr=recipe.lr, betas=recipe.betas)
+
+
+def _stream(seed: int, epoch: int, purpose: str) -> int:
+    """Return a seed of its own for each purpose of each epoch."""
+    return int.from_bytes(hashlib.sha256(f"{seed}|{epoch}|{purpose}".encode()).digest()[:8], "little") >> 1

@@ -1,0 +1,141 @@
+"""Predicting with a head: segment by segment, and the mean over each utterance's segments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from tfser.heads.models.layer_mix import LayerMix
+from tfser.heads.spec.head import HeadSpec, Settings
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.training import checkpoints
+from tfser.heads.training.normalise import Normaliser
+from tfser.heads.training.samples import FrameStore, Plan, plan
+from tfser.manifests.errors import UsageError
+from tfser.pipeline.shards.packed import PackedFeatures
+
+Indices = npt.NDArray[np.int64]
+_SEGMENTS, _UTTERANCES = 128, 32  # samples evaluated at a time
+_SEGMENTS_GPU = 1024  # where each launch costs as much as the work of many segments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Class probabilities of m utterances and of their S segments; rows sum to 1."""
+
+    segment_utterance: Indices
+    """(S,) the segment's utterance, a row of the packed features."""
+    segment_number: Indices
+    """(S,) from 0 within the utterance."""
+    segment_probabilities: npt.NDArray[np.float32]
+    """(S, K)"""
+    utterance: Indices
+    """(m,) rows of the packed features."""
+    utterance_probabilities: npt.NDArray[np.float32]
+    """(m, K) the mean over each utterance's segments."""
+
+
+def predict(
+    state: Mapping[str, Tensor],
+    features: PackedFeatures,
+    *,
+    spec: HeadSpec,
+    config: Settings,
+    recipe: Recipe,
+    n_classes: int,
+    utterances: Indices | None = None,
+    speakers: tuple[str, ...] | None = None,
+    device: torch.device | str = "cpu",
+    layers: int = 1,
+) -> Prediction:
+    """Predict with a trained model: ``state`` is one of `FitResult.states`, also after a round through safetensors.
+
+    ``utterances`` are the rows to predict (None: all), ``speakers`` are needed by normalise=speaker only, ``layers`` is the
+    features' number of layers (`FoldData.layers`). The numbers are those of the training's own test predictions if the
+    features are the same.
+
+    Raises:
+        UsageError: There is nothing to predict, the features' width does not fit the head, or the state is not one of this
+            head and configuration.
+    """
+    device = torch.device(device)
+    rows = np.arange(len(features.utterance_ids)) if utterances is None else utterances
+    if not len(rows):
+        raise UsageError("there are no utterances to predict")
+    if spec.predict is not None:
+        return spec.predict(state, features, rows)
+    with own_randomness(device):
+        model = spec.module(config, features.frames.shape[1], n_classes, layers).to(device)
+    try:
+        model.load_state_dict(checkpoints.part(state, "model"))
+        normaliser = Normaliser(
+            mode=recipe.normalise,
+            mean=state["normaliser.mean"].cpu().numpy(),
+            deviation=state["normaliser.deviation"].cpu().numpy(),
+        )
+    except (RuntimeError, KeyError) as error:
+        raise UsageError(f"this is not a state of {spec.name} with this configuration: {error}") from error
+    tables = normaliser.tables(features.frames, features.offsets, speakers)
+    frames, most = spec.sample_frames(config, recipe), spec.seen_frames(config, recipe)
+    store = FrameStore(features.frames, features.offsets, *tables, device, most)
+    return evaluate(model, store, plan(features.offsets, rows, frames, recipe.eval_hop, most), frames)
+
+
+def evaluate(model: nn.Module, store: FrameStore, layout: Plan, frames: int | None) -> Prediction:
+    """Predict in evaluation mode and float32, the utterances in ascending order of their rows."""
+    order = np.lexsort((layout.number, layout.utterance))
+    utterance, number, start = layout.utterance[order], layout.number[order], layout.start[order]
+    # Whole utterances are batched by length, which saves padding; the result is put back in order.
+    by_length, size = np.arange(len(order)), _SEGMENTS if store.device.type == "cpu" else _SEGMENTS_GPU
+    if frames is None:
+        size = _UTTERANCES
+        by_length = np.argsort(store.counts.cpu().numpy()[utterance], kind="stable")
+    model.eval()
+    found: list[Tensor] = []
+    with torch.inference_mode():
+        for first in range(0, len(order), size):
+            chosen = by_length[first : first + size]
+            rows, starts = (torch.from_numpy(values[chosen]).to(store.device) for values in (utterance, start))
+            samples, lengths = _samples(model, store, rows, starts, frames)
+            found.append(model(samples, lengths).float().softmax(dim=-1).cpu())
+    probabilities = np.empty_like(torch.cat(found).numpy())
+    probabilities[by_length] = torch.cat(found).numpy()
+    rows_found, begins, counts = np.unique(utterance, return_index=True, return_counts=True)
+    means = np.add.reduceat(probabilities.astype(np.float64), begins, axis=0) / counts[:, None]
+    return Prediction(
+        segment_utterance=utterance,
+        segment_number=number,
+        segment_probabilities=probabilities,
+        utterance=rows_found,
+        utterance_probabilities=means.astype(np.float32),
+    )
+
+
+def _samples(model: nn.Module, store: FrameStore, rows: Tensor, starts: Tensor, frames: int | None) -> tuple[Tensor, Tensor]:
+    """Read a batch, frames and lengths; of several layers their mix, in parts as large as a batch of one layer."""
+    if not isinstance(model, LayerMix):
+        return store.gather(rows, starts, frames)
+    size = max(1, len(rows) // model.layers)
+    parts, lengths = [], []
+    for of_rows, of_starts in zip(torch.split(rows, size), torch.split(starts, size), strict=True):
+        samples, counts = store.gather(of_rows, of_starts, frames)
+        parts.append(model.mix(samples))
+        lengths.append(counts)
+    longest = max(part.shape[1] for part in parts)
+    padded = [nn.functional.pad(part, (0, 0, 0, longest - part.shape[1])) for part in parts]
+    return torch.cat(padded), torch.cat(lengths)
+
+
+@contextmanager
+def own_randomness(device: torch.device) -> Iterator[None]:
+    """Leave torch's global generators as they were found."""
+    devices: list[Any] = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield

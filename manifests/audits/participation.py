@@ -1,0 +1,173 @@
+"""One rule for counts: what comes in equals what is used plus what is listed with its reason.
+
+`Tally` is that rule as a value; every stage (scan, extract, audit, train) states one, and one that does not add up cannot be
+made. `participation` counts, out of the catalogue, who takes part in a protocol and why the others do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tfser.manifests.audits.run import Finding
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import Connection, rows
+from tfser.manifests.errors import TfserError
+from tfser.manifests.protocols.names import parse
+from tfser.manifests.protocols.own import own_protocols
+from tfser.manifests.protocols.protocol import JOINED_BY, Protocol
+
+NO_UTTERANCE = "no utterance"
+NO_AUDIO = "no readable audio"
+NO_LABEL = "no label"
+OTHER_LABEL = "label outside the classes"
+OTHER_ROWS = "outside the condition"
+NO_FOLD = "in no fold"
+NO_FEATURES = "no features"
+"""The reasons, in the order in which they are asked for: an utterance is listed under the first that holds."""
+
+TAKES_NO_PART = "takes_no_part"
+"""The name of the finding."""
+
+_MOST = 5
+"""Labels that a sentence names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """What came into a stage, what it used, and how many it left out for each reason; `details` says more of a reason.
+
+    Raises:
+        ValueError: if the counts do not add up, which is a fault of the program.
+    """
+
+    given: int
+    used: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.given != self.used + sum(self.left_out.values()):
+            raise ValueError(f"{self.given} came in, {self.used} were used, and {dict(self.left_out)} were listed")
+
+    @property
+    def lost(self) -> int:
+        """How many are listed."""
+        return self.given - self.used
+
+    def reasons(self) -> str:
+        """Return the reasons with their counts, those that hold for nobody left out.
+
+        >>> Tally(given=9, used=5, left_out={"no label": 3, "no features": 0, "in no fold": 1}).reasons()
+        '3 no label, 1 in no fold'
+        """
+        return ", ".join(
+            f"{number:,} {reason}" + (f" ({self.details[reason]})" if self.details.get(reason) else "")
+            for reason, number in self.left_out.items()
+            if number
+        )
+
+    def sentence(self, things: str = "utterances") -> str:
+        """Say it in one line.
+
+        >>> Tally(given=67, used=44, left_out={"no label": 23}).sentence()
+        '44 of 67 utterances take part, 23 do not: 23 no label'
+        >>> Tally(given=2, used=2).sentence()
+        'all 2 utterances take part'
+        """
+        if not self.lost:
+            return f"all {self.given:,} {things} take part"
+        do = "does" if self.lost == 1 else "do"
+        return f"{self.used:,} of {self.given:,} {things} take part, {self.lost:,} {do} not: {self.reasons()}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts as JSON prints them."""
+        return {"given": self.given, "used": self.used, "left_out": {k: n for k, n in self.left_out.items() if n}}
+
+
+def unlabelled_query(corpus: str) -> str:
+    """Return the command that lists a corpus's utterances without a label."""
+    name = corpus.replace("'", "''")
+    return f"tfser sql \"SELECT utterance_id, path FROM utterances WHERE corpus = '{name}' AND label IS NULL\""
+
+
+def definition(cache: Cache, protocol: str) -> Protocol | None:
+    """Return what defines a protocol of the catalogue; None where the file of an own one is gone."""
+    try:
+        return parse(protocol, own_protocols(cache))
+    except TfserError:
+        return None
+
+
+def participation(
+    connection: Connection, *, protocol: str, corpus: str, defined: Protocol | None, feature_set: str | None = None
+) -> Tally:
+    """Count who takes part in a protocol: of all utterances of its corpora, those that stand in a fold and can be heard.
+
+    Args:
+        connection: an open catalogue that holds the protocol's rows.
+        protocol: its canonical name.
+        corpus: its corpus, or all of them as `protocols.corpora` joins them.
+        defined: its `definition`; None: a label is `label`, and there is no condition.
+        feature_set: what has to be there of each; None: audio that can be read.
+    """
+    column, where = (defined.label_column, defined.where) if defined is not None else ("label", Protocol.where)
+    quoted = '"' + column.replace('"', '""') + '"'
+    there = "u.content_hash IS NOT NULL"
+    if feature_set is not None:
+        there = (
+            "EXISTS (SELECT 1 FROM features f WHERE f.corpus = u.corpus AND f.utterance_id = u.utterance_id "
+            "AND f.feature_set = ?)"
+        )
+    found = rows(
+        connection,
+        f"WITH u AS (SELECT corpus, utterance_id, content_hash, {quoted}::VARCHAR AS said, coalesce((\n{where}\n), FALSE) "
+        "AS inside FROM utterances WHERE list_contains(?, corpus)), "
+        "judged AS (SELECT said, CASE "
+        f"WHEN a.utterance_id IS NULL AND said IS NULL THEN '{NO_LABEL}' "
+        f"WHEN a.utterance_id IS NULL AND NOT inside THEN '{OTHER_ROWS}' "
+        f"WHEN a.utterance_id IS NULL THEN '{OTHER_LABEL}' "
+        f"WHEN a.fold IS NULL THEN '{NO_FOLD}' "
+        f"WHEN {there} THEN NULL "
+        f"WHEN u.content_hash IS NULL THEN '{NO_AUDIO}' ELSE '{NO_FEATURES}' END AS reason "
+        "FROM u LEFT JOIN assignments a ON a.protocol = ? AND a.corpus = u.corpus AND a.utterance_id = u.utterance_id) "
+        "SELECT reason, said, count(*) AS n FROM judged GROUP BY ALL ORDER BY n DESC, said",
+        [corpus.split(JOINED_BY), *([feature_set] if feature_set is not None else []), protocol],
+    )
+    left_out = dict.fromkeys((NO_LABEL, OTHER_ROWS, OTHER_LABEL, NO_FOLD, NO_AUDIO, NO_FEATURES), 0)
+    used = 0
+    for row in found:
+        if row["reason"] is None:
+            used += row["n"]
+        else:
+            left_out[row["reason"]] += row["n"]
+    words = [f"{row['said']} {row['n']:,}" for row in found if row["reason"] == OTHER_LABEL]
+    more = f" and {len(words) - _MOST} more" if len(words) > _MOST else ""
+    return Tally(
+        given=used + sum(left_out.values()),
+        used=used,
+        left_out=left_out,
+        details={OTHER_LABEL: ", ".join(words[:_MOST]) + more} if words else {},
+    )
+
+
+def finding(tally: Tally, *, protocol: str, corpus: str) -> Finding:
+    """Return a tally as the audits print what they found: a row a reason, `rows` are the utterances."""
+    examples = [
+        {"reason": reason, "utterances": number} | ({"which": tally.details[reason]} if tally.details.get(reason) else {})
+        for reason, number in tally.left_out.items()
+        if number
+    ]
+    return Finding(
+        audit=TAKES_NO_PART,
+        title="utterances that take no part in the protocol",
+        protocol=protocol,
+        corpus=corpus,
+        fold=None,
+        level="info" if tally.lost else "ok",
+        rows=tally.lost,
+        action="make sure that they are meant to be left out: nothing below counts them" if tally.lost else "",
+        examples=tuple(examples),
+        explanation=tally.sentence(),
+    )

@@ -1,0 +1,205 @@
+"""What the audits see: temporary views of the catalogue's own table names that hold only what is being audited.
+
+They hold a protocol of the catalogue, or a foreign split: the rows that `foreign` read and matched. Beside the catalogue's
+tables `protocols`, `assignments`, `held_out`, `fold_roles`, `folds`, `fold_utterances` and `skipped` there are more:
+
+* `members`: one row an utterance of the split, with its class and the columns of `utterances` that audits compare; `turn_s` is
+  its place in the dialogue in seconds, where the corpus says it;
+* `checked_feature_sets` (feature_set, corpus): those that have to be complete;
+* `split_rows` (file, line, written, fold, role, corpus, utterance_id, matches, label, speaker): what a foreign split says, row by
+  row; empty for a protocol.
+
+* `all_assignments` and `all_members`: the same as `assignments` and `members`, but of all rows (see below);
+* `voices` (speaker, voice): spellings of what may be one speaker have the same voice.
+
+Utterances that the scan or every checked feature set listed as skipped, so that nobody trains or tests on them, are not among
+the rows. Who speaks needs no samples: the audits that compare speakers, sessions, dialogues and sentences read `all_assignments`
+and `all_members`, which leave nobody out. Of a foreign split, and where no audio can be read at all, the two kinds are the same.
+A speaker called "Unknown" and the like is null here, as in `utterances`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from tfser.manifests.catalogue.views import BOUND, FOLD_ROLES, FOLD_UTTERANCES, FOLDS
+from tfser.manifests.connections import Connection, quote, quote_name
+from tfser.manifests.protocols.protocol import JOINED_BY
+from tfser.manifests.protocols.speakers import named, voice
+
+_COLUMNS = (
+    *("speaker", "gender", "session", "dialogue", "sentence", "duration_s", "rms_db", "sample_rate", "flags", "content_hash"),
+)
+_TURNS = ("turn_start_s", "start_s")
+"""Columns that place an utterance in its dialogue, the better one first; the first is some corpora's own."""
+
+_SMALL = ("protocols", "checked_feature_sets", "skipped", "unused", "held_out", "fold_roles", "voices")
+"""Computed once, in an order in which they can be, and not anew by each audit."""
+
+_USED = " AND NOT EXISTS (SELECT 1 FROM temp.unused s WHERE s.corpus = m.corpus AND s.utterance_id = m.utterance_id)"
+
+_NO_UNUSED = "SELECT NULL::VARCHAR AS corpus, NULL::VARCHAR AS utterance_id LIMIT 0"
+_UNUSED = """
+WITH excused AS (
+  SELECT DISTINCT s.corpus, s.utterance_id, s.stage, c.feature_set FROM temp.skipped s
+  LEFT JOIN temp.checked_feature_sets c ON c.corpus = s.corpus AND s.stage = 'extract:' || c.feature_set
+), lost AS (
+  SELECT e.corpus, e.utterance_id FROM excused e WHERE NOT EXISTS (
+    SELECT 1 FROM {main}.features f JOIN temp.checked_feature_sets USING (feature_set, corpus)
+    WHERE f.corpus = e.corpus AND f.utterance_id = e.utterance_id)
+  GROUP BY e.corpus, e.utterance_id
+  HAVING bool_or(e.stage = 'scan') OR (count(DISTINCT e.feature_set) > 0 AND count(DISTINCT e.feature_set) =
+    (SELECT count(*) FROM temp.checked_feature_sets k WHERE k.corpus = e.corpus))
+)
+SELECT * FROM lost WHERE EXISTS (  -- where nothing can be read, the rows are all that there is to judge
+  SELECT 1 FROM temp.all_assignments a ANTI JOIN lost l ON l.corpus = a.corpus AND l.utterance_id = a.utterance_id)
+"""
+
+SPLIT_COLUMNS = (
+    "file VARCHAR, line BIGINT, written VARCHAR, fold INTEGER, role VARCHAR, corpus VARCHAR, utterance_id VARCHAR, "
+    "matches INTEGER, label VARCHAR, speaker VARCHAR"
+)
+
+
+@contextlib.contextmanager
+def audited(
+    connection: Connection,
+    *,
+    protocol: str,
+    corpus: str,
+    feature_sets: Sequence[str] | None,
+    is_foreign: bool = False,
+    claims: Sequence[str] = (),
+) -> Iterator[None]:
+    """Let temporary views stand before the tables, which hold only what is audited; take them away in the end.
+
+    Args:
+        connection: an open catalogue; for a foreign split, with what `foreign.install` puts there.
+        protocol: the protocol's name, or what the foreign split is called.
+        corpus: the corpus, or all corpora of the protocol as `protocols.corpora` joins them.
+        feature_sets: the ones that have to be complete; None takes those that hold any feature of the corpus and
+            are bound to no fold.
+        is_foreign: whether the rows are those of a foreign split.
+        claims: columns that a foreign split is held to keep apart.
+    """
+    main = _database(connection)
+    turn = _turn(connection)
+    views = _foreign(turn, protocol, corpus, claims) if is_foreign else _own(main, turn, protocol, corpus)
+    views |= _common(main, feature_sets, is_foreign)
+    if nobody := _nobody(connection, corpus):  # before all others: they read it
+        said = ", ".join(quote(name) for name in nobody)
+        kept = f"CASE WHEN speaker IN ({said}) THEN NULL ELSE speaker END AS speaker"
+        views = {"utterances": f"SELECT * REPLACE ({kept}) FROM {main}.utterances"} | views
+    made: list[str] = []
+    try:
+        first = [name for name in ("utterances", "protocols", "all_assignments") if name in views]
+        for name in dict.fromkeys((*first, *_SMALL, *views)):
+            kind = "TABLE" if name in _SMALL else "VIEW"
+            connection.execute(f"CREATE OR REPLACE TEMP {kind} {name} AS {views[name]}")
+            made.append(f"{kind} IF EXISTS temp.{name}")
+        yield
+    finally:
+        for name in reversed(made):
+            connection.execute(f"DROP {name}")
+
+
+def _own(main: str, turn: str, protocol: str, corpus: str) -> dict[str, str]:
+    """Return the views of a protocol of the catalogue."""
+    p = quote(protocol)
+    of = f"SELECT * FROM {main}.{{}} m WHERE m.protocol = {p} AND m.corpus IN (SELECT corpus FROM temp.protocols)"
+    return {
+        "protocols": f"SELECT * FROM {main}.protocols WHERE protocol = {p} AND corpora = {quote(corpus)}",
+        "all_assignments": of.format("assignments"),
+        "assignments": f"SELECT * FROM temp.all_assignments m WHERE TRUE{_USED}",
+        "held_out": of.format("held_out"),
+        "fold_roles": FOLD_ROLES,
+        "split_rows": f"SELECT {', '.join(f'NULL::{c.split()[1]} AS {c.split()[0]}' for c in SPLIT_COLUMNS.split(', '))} LIMIT 0",
+        "all_members": _members(turn, "temp.all_assignments"),
+        "members": f"SELECT * FROM temp.all_members m WHERE TRUE{_USED}",
+    }
+
+
+def _foreign(turn: str, protocol: str, corpus: str, claims: Sequence[str]) -> dict[str, str]:
+    """Return the views of a foreign split: its rows have their roles by themselves, or, where they name none, by fold."""
+    p, c = quote(protocol), quote(corpus)
+    apart = "[" + ", ".join(quote(name) for name in claims) + "]::VARCHAR[]"
+    return {
+        "split_rows": "SELECT * FROM temp.foreign_rows",
+        "protocols": f"SELECT {p} AS protocol, {c} AS corpus, {c} AS corpora, NULL::INTEGER AS version, "
+        "(SELECT sha256(string_agg(concat_ws(chr(9), fold, role, utterance_id), chr(10) ORDER BY fold, role, utterance_id))[:16] "
+        "FROM temp.foreign_rows) AS hash, (SELECT count(DISTINCT fold) FROM temp.foreign_rows) AS folds, "
+        "(SELECT list(DISTINCT label ORDER BY label) FROM temp.foreign_members) AS classes, "
+        f"{apart} AS keeps_apart, 'split' AS grouped_by, 'none' AS validation, 'a foreign split' AS summary, "
+        "[]::VARCHAR[] AS used_by",
+        "all_assignments": f"SELECT DISTINCT {p} AS protocol, m.corpus, m.utterance_id, m.label, NULL::VARCHAR AS \"group\", "
+        "m.fold, m.role, NULL::INTEGER AS part FROM temp.foreign_members m",
+        "assignments": "SELECT * FROM temp.all_assignments",
+        "held_out": "SELECT NULL::VARCHAR AS protocol, NULL::VARCHAR AS corpus, NULL::INTEGER AS part, NULL::INTEGER AS fold "
+        "LIMIT 0",
+        # Folds keep their own numbers, so that those in between need not be there.
+        "fold_roles": "WITH numbers AS (SELECT DISTINCT fold FROM temp.foreign_rows) "
+        "SELECT p.protocol, p.corpus, p.validation, g.fold AS tested_in, k.fold, "
+        "CASE WHEN g.fold = k.fold THEN 'test' ELSE 'train' END AS role FROM temp.protocols p, numbers g, numbers k "
+        "WHERE g.fold = k.fold OR (SELECT bool_and(role IS NULL) FROM temp.foreign_rows)",
+        "all_members": _members(
+            turn,
+            "(SELECT protocol, corpus, utterance_id, any_value(label) AS label FROM temp.all_assignments GROUP BY ALL)",
+        ),
+        "members": "SELECT * FROM temp.all_members",
+    }
+
+
+def _members(turn: str, rows: str) -> str:
+    columns = ", ".join(f"u.{name}" for name in _COLUMNS)
+    return (
+        f"SELECT a.protocol, a.corpus, a.utterance_id, a.label, {columns}, {turn} AS turn_s "
+        f"FROM {rows} a JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id"
+    )
+
+
+def _nobody(connection: Connection, corpus: str) -> list[str]:
+    """Return the speakers of these corpora that are nobody: "Unknown" and the like."""
+    found = connection.execute(
+        f"SELECT speaker FROM (SELECT DISTINCT speaker FROM utterances WHERE corpus IN (SELECT unnest(?))) "
+        f"WHERE speaker IS NOT NULL AND {named('speaker')} IS NULL ORDER BY speaker",
+        [corpus.split(JOINED_BY)],
+    ).fetchall()
+    return [row[0] for row in found]
+
+
+def _turn(connection: Connection) -> str:
+    """Return the SQL of an utterance's place in its dialogue, out of the columns that there are."""
+    described = connection.execute("DESCRIBE utterances").fetchall()
+    numbers = {name for name, kind, *_ in described if kind in ("DOUBLE", "FLOAT", "BIGINT", "INTEGER")}
+    known = [f"u.{name}" for name in _TURNS if name in numbers]
+    return f"coalesce({', '.join(known)}, NULL)::DOUBLE"
+
+
+def _common(main: str, feature_sets: Sequence[str] | None, is_foreign: bool) -> dict[str, str]:
+    """Return the views that are the same for both."""
+    if feature_sets is None:
+        chosen = (
+            f"SELECT DISTINCT f.feature_set, f.corpus FROM {main}.features f JOIN temp.protocols p ON p.corpus = f.corpus "
+            f"WHERE f.feature_set NOT IN (SELECT feature_set FROM {main}.feature_sets WHERE {BOUND})"
+        )
+    else:
+        names = ", ".join(quote(f) for f in feature_sets)
+        chosen = f"SELECT f.feature_set, p.corpus FROM temp.protocols p, (SELECT unnest([{names}]::VARCHAR[]) AS feature_set) f"
+    return {
+        "checked_feature_sets": chosen,
+        # What a reader passed over (stage read) was never an utterance, though it may bear the id of one; nor is a run.
+        "skipped": f"SELECT * FROM {main}.skipped WHERE corpus IN (SELECT corpus FROM temp.protocols) "
+        "AND stage NOT IN ('read', 'run')",
+        "unused": _NO_UNUSED if is_foreign else _UNUSED.format(main=main),
+        "voices": f"SELECT speaker, {voice('speaker')} AS voice FROM (SELECT DISTINCT speaker FROM utterances "
+        "WHERE corpus IN (SELECT corpus FROM temp.protocols)) WHERE speaker IS NOT NULL",
+        "folds": FOLDS,
+        "fold_utterances": FOLD_UTTERANCES,
+    }
+
+
+def _database(connection: Connection) -> str:
+    """Return the schema of the catalogue's own tables, as SQL writes it."""
+    row = connection.execute("SELECT current_database()").fetchone()
+    return f"{quote_name(row[0] if row else 'memory')}.main"

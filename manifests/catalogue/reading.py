@@ -1,0 +1,273 @@
+"""The DuckDB catalogue: an index over the cache's files, always up to date, never in anybody's way.
+
+The file is never written in place. `refresh` compares the stamps of the cache's files with those that the catalogue was built
+from; if they differ it builds a new file aside (runs are added to a copy, everything else that changed is read again) and
+renames it over the old one. Readers hold the old file open meanwhile and lose nothing. Behind its end, where DuckDB does not
+look, stands its seal: a catalogue that does not fit it is built anew, before anything is shown of it. A connection attaches the
+file to a database of its own: DuckDB would otherwise hand out, within one process, the file that it opened first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from tfser.manifests import seals
+from tfser.manifests.cache import Cache, Stamp
+from tfser.manifests.catalogue import schema
+from tfser.manifests.catalogue.build import asked_file, build, create, insert_corpora
+from tfser.manifests.catalogue.stored import asked_protocols, read_corpus
+from tfser.manifests.connections import Connection, duckdb_path, interruptibly, lock_down, open_memory, quote
+from tfser.manifests.errors import (
+    CannotWriteError,
+    DamagedError,
+    MissingFileError,
+    TfserError,
+    UnreadableError,
+    UsageError,
+    first_line,
+    unknown,
+)
+from tfser.manifests.files import aside, opened, sweep
+from tfser.manifests.notes import note
+from tfser.manifests.protocols.folds import install
+from tfser.manifests.protocols.names import parse
+from tfser.manifests.protocols.own import OwnProtocol, keep_own, own_protocols
+
+__all__ = ["Connection", "ensure_protocol", "open_catalogue", "refresh", "refresh_if_possible", "rows"]
+
+_TRIES = 5
+"""How often a catalogue is begun anew when files go away while it is built."""
+
+
+_READABLE: dict[str, str | bool | int | float | list[str]] = {"storage_compatibility_version": "v1.2.0"}
+"""The file can be opened by any `duckdb` shell from this version on, not by the newest alone."""
+
+
+_HEADERS, _BLOCK = 3 * 4096, 1 << 18
+"""How DuckDB lays a file out, in bytes."""
+
+_WHOLE: set[tuple[str, int, int, int]] = set()
+"""The catalogues, by path, inode, size and time, whose seal this process has looked at."""
+
+
+def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
+    """Bring the catalogue up to date with the cache's files; return whether anything had changed.
+
+    Args:
+        cache: the cache.
+        rebuild: build it from nothing, whatever stands there.
+
+    Raises:
+        CannotWriteError: if the catalogue cannot be written.
+    """
+    if not rebuild and _built_from(cache) == cache.sources():
+        return False
+    try:
+        with cache.lock("catalogue"):
+            before = None if rebuild else _built_from(cache)
+            if before == cache.sources():
+                return False
+            sweep(cache.root)
+            for again in reversed(range(_TRIES)):
+                sources = cache.sources()
+                try:
+                    _replace(cache, before, sources)
+                    break
+                except (TfserError, FileNotFoundError):
+                    if not again or cache.sources() == sources:  # not somebody who removes files just now
+                        raise
+                    time.sleep(0.05)
+    except (OSError, duckdb.Error) as error:
+        raise CannotWriteError(f"{cache.catalogue} cannot be written ({first_line(error)})") from error
+    return True
+
+
+def refresh_if_possible(cache: Cache) -> None:
+    """Bring the catalogue up to date at the end of a command, whatever became of it.
+
+    That it cannot be written (a full or read-only disk) hides no error of the command: the next one tries again, or does without.
+    """
+    with contextlib.suppress(CannotWriteError):
+        refresh(cache)
+
+
+def _replace(cache: Cache, before: dict[str, Stamp] | None, sources: dict[str, Stamp]) -> None:
+    """Build the catalogue of `sources` aside, out of the present one where that can be read, and put it in its place."""
+    with aside(cache.catalogue) as temporary, _writable(temporary) as file:
+        if before is not None:
+            shutil.copyfile(cache.catalogue, file)
+            os.truncate(file, file.stat().st_size - len(seals.EMPTY))
+        with contextlib.closing(duckdb.connect(duckdb_path(file), config=_READABLE)) as connection:
+            interruptibly(connection, lambda: build(cache, connection, before or {}, sources, fresh=before is None))
+        seals.seal_file(file, cache.place(cache.catalogue))
+        # A log left here belongs to the file that is replaced (somebody wrote to it); beside ours it would be in the way.
+        cache.catalogue.with_name(cache.catalogue.name + ".wal").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[Path]:
+    """Yield a path where DuckDB can write what `path` is to hold: another one if it has a `?`, before which DuckDB would put
+    the `.wal` of its log's name."""
+    if "?" not in str(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="tfser-") as folder:
+        file = Path(folder) / "catalogue.duckdb"
+        yield file
+        shutil.copyfile(file, path)
+
+
+def check_catalogue(cache: Cache, *, is_remembered: bool = True) -> bool:
+    """Look at the catalogue's seal; return False if there is no catalogue, or one without a seal: an older version's.
+
+    Args:
+        cache: the cache.
+        is_remembered: do not read the file again that this process has looked at before.
+
+    Raises:
+        DamagedError: if its content is not what was written there.
+        UnreadableError: if it could not be read.
+    """
+    try:
+        with opened(cache.catalogue) as file:
+            status = os.fstat(file.fileno())
+            stamp = (str(cache.catalogue), status.st_ino, status.st_size, status.st_mtime_ns)
+            if stamp not in _WHOLE or not is_remembered:
+                if not seals.is_file_sealed(file, cache.place(cache.catalogue), str(cache.catalogue)):
+                    # An older version's has none, but is a row of whole blocks.
+                    if file.read(12)[8:] != b"DUCK" or (status.st_size - _HEADERS) % _BLOCK:
+                        raise DamagedError(f"{cache.catalogue}: is no catalogue, or not all of one")
+                    return False
+                _WHOLE.add(stamp)
+    except MissingFileError:
+        return False
+    return True
+
+
+def _built_from(cache: Cache) -> dict[str, Stamp] | None:
+    """Return the stamps that the catalogue was built from; None if there is none that this version can read, and is whole."""
+    try:
+        if not check_catalogue(cache):
+            return None
+        with contextlib.closing(_attach(cache.catalogue)) as connection:
+            version = connection.execute("SELECT version FROM meta").fetchone()
+            if version != (schema.VERSION,):
+                return None
+            return {p: (size, mtime) for p, size, mtime in connection.execute("FROM sources").fetchall()}
+    except DamagedError as error:
+        note(f"{error}; it is an index, and is built anew")
+    except (UnreadableError, duckdb.Error):
+        pass
+    return None
+
+
+def _note_left_out(cache: Cache, connection: Connection) -> None:
+    """Say in one line which files of the cache the catalogue does without."""
+    found = connection.execute(
+        "SELECT path, reason FROM skipped WHERE stage IN ('corpus', 'protocols', 'near-duplicates', 'features', 'run') "
+        "ORDER BY path, reason"
+    ).fetchall()
+    if found:
+        named = ", ".join(f"{path} ({reason.removeprefix(f'{path}/').removeprefix(f'{path}: ')})" for path, reason in found[:3])
+        more = f" and {len(found) - 3:,} more" if len(found) > 3 else ""
+        note(f"left out of {cache.root}: {named}{more}; `tfser cache verify` says what to do")
+
+
+def _attach(path: Path) -> Connection:
+    """Return a connection to the file as it is now, read-only."""
+    connection = open_memory()
+    try:
+        connection.execute(f"ATTACH {quote(duckdb_path(path))} AS catalogue (READ_ONLY)")
+        connection.execute("USE catalogue")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextlib.contextmanager
+def open_catalogue(cache: Cache) -> Iterator[Connection]:
+    """Yield a connection to the up-to-date catalogue: read-only, and closed to files, the network and settings.
+
+    If the file cannot be brought up to date (the cache is on a read-only or full disk) or another program holds it open for
+    writing, the connection is to a private copy built from the cache's files instead, so that nobody waits.
+
+    Raises:
+        UsageError: if there is no such cache; nothing is made in a folder that is none.
+    """
+    cache.require()
+    try:
+        refresh(cache)
+        connection = _attach(cache.catalogue)
+    except (CannotWriteError, duckdb.Error):
+        connection = open_memory()
+        interruptibly(connection, lambda: build(cache, connection, {}, cache.sources(), fresh=True))
+    with contextlib.closing(connection):
+        _note_left_out(cache, connection)
+        lock_down(connection)
+        yield connection
+
+
+def ensure_protocol(cache: Cache, corpus: str, spec: str, *, own: OwnProtocol | None = None) -> str:
+    """Make sure that the catalogue holds a protocol's rows for a corpus; return the protocol's canonical name.
+
+    Args:
+        cache: the cache.
+        corpus: the corpus; of a protocol that names its corpora, what it names (`protocols.corpora`).
+        spec: the protocol.
+        own: the user's own protocol that the specification names, if the cache may not hold it yet.
+
+    Raises:
+        UsageError: if the specification is off or meant for another corpus.
+        TfserError: if a corpus is not in the cache, or its rows cannot fill the protocol.
+    """
+    protocol = parse(spec, own_protocols(cache) | ({own.protocol.name: own.protocol} if own else {}))
+    if protocol.over and corpus != protocol.corpus:
+        raise UsageError(f"protocol {protocol.name} is for {protocol.corpus}, not for {corpus}")
+    corpora = list(protocol.over or (corpus,))
+    with open_catalogue(cache) as connection:
+        for name in corpora:
+            if not connection.execute("SELECT 1 FROM corpora WHERE corpus = ?", [name]).fetchone():
+                if name in cache.corpora():
+                    read_corpus(cache, name)  # says what keeps it out of the catalogue
+                raise unknown("corpus", name, cache.corpora())
+        known = "SELECT 1 FROM protocols WHERE protocol = ? AND corpora = ?"
+        if connection.execute(known, [protocol.name, corpus]).fetchone():
+            return protocol.name
+    with contextlib.closing(open_memory()) as trial:  # say what is wrong before anything is written
+        create(trial)
+        insert_corpora(trial, [read_corpus(cache, name) for name in corpora])
+        install(trial, corpus, protocol)
+    if own is not None:
+        keep_own(cache, own)
+    with cache.lock(f"protocols/{corpus if len(corpora) == 1 else 'asked'}"):
+        path = asked_file(cache, corpus)
+        try:
+            asked = asked_protocols(cache, path)
+        except DamagedError as error:
+            note(f"{error}; it is moved to {cache.put_away(path).parent}, and begun anew")
+            asked = []
+        if protocol.name not in asked:
+            cache.write_json(path, {"protocols": [*asked, protocol.name]})
+    refresh(cache)
+    return protocol.name
+
+
+def rows(connection: Connection, query: str, parameters: Iterable[Any] = ()) -> list[dict[str, Any]]:
+    """Run a query of tfser's own and return its rows as dictionaries."""
+
+    def ask() -> list[dict[str, Any]]:
+        result = connection.execute(query, list(parameters))
+        names = [column[0] for column in result.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+    return interruptibly(connection, ask)

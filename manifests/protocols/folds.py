@@ -1,0 +1,288 @@
+"""What a protocol makes of a corpus, or of several: each utterance's class, group and fold.
+
+Comes in: a `Protocol` and the rows of `utterances`. Goes out: the rows of `protocols`, `assignments` and `held_out`, from which
+the view `folds` says who trains, validates and tests. One row an utterance is stored, whatever the number of folds.
+
+Within a protocol over several corpora every name is `corpus/name`: utterances, groups, speakers. Nothing of two corpora is ever
+taken for one thing because it is called the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+from collections.abc import Mapping, Sequence
+
+import duckdb
+
+from tfser.manifests.connections import Connection, quote_name
+from tfser.manifests.errors import TfserError, UsageError, first_line
+from tfser.manifests.labels import NO_EMOTION, normalise
+from tfser.manifests.natural import natural_key
+from tfser.manifests.protocols.conditions import check_columns, check_condition
+from tfser.manifests.protocols.known import PROTOCOLS
+from tfser.manifests.protocols.protocol import JOINED_BY, Protocol
+from tfser.manifests.protocols.validation import HOLDING_OUT, hold_out
+
+_MOST_FOLDS = 100
+"""A generic protocol of more folds than this is made when asked for by name, not for every corpus."""
+
+
+def deal(groups: Mapping[str, int], k: int) -> dict[str, int]:
+    """Deal whole groups into k folds of about the same number of utterances; largest first, to the emptiest fold.
+
+    >>> deal({"a": 5, "b": 3, "c": 2, "d": 1}, 2)
+    {'a': 1, 'b': 2, 'c': 2, 'd': 1}
+
+    Raises:
+        TfserError: if there are fewer groups than folds.
+    """
+    if len(groups) < k:
+        raise TfserError(f"{len(groups)} groups cannot fill {k} folds; ask for at most {len(groups)}")
+    result: dict[str, int] = {}
+    emptiest = [(0, fold) for fold in range(1, k + 1)]
+    for name in sorted(groups, key=lambda g: (-groups[g], natural_key(g))):
+        size, fold = emptiest[0]
+        heapq.heapreplace(emptiest, (size + groups[name], fold))
+        result[name] = fold
+    return result
+
+
+def applicable(connection: Connection, corpus: str) -> list[str]:
+    """Return the protocols that a corpus has without asking: its own, and the generic ones that its columns allow."""
+    adapter = _adapter(connection, corpus)
+    names = [p.name for p in PROTOCOLS.values() if p.corpora and adapter in p.corpora]
+    speakers, sessions, train, test = connection.execute(
+        "SELECT count(DISTINCT speaker), count(DISTINCT session), count(*) FILTER (split = 'train'), "
+        "count(*) FILTER (split = 'test') FROM utterances WHERE corpus = ?",
+        [corpus],
+    ).fetchone() or (0, 0, 0, 0)
+    if 2 <= speakers <= _MOST_FOLDS:
+        names.append("loso-speaker")
+    if 2 <= sessions <= _MOST_FOLDS:
+        names.append("loso-session")
+    if train and test:
+        names.append("official-split")
+    return names
+
+
+def _adapter(connection: Connection, corpus: str) -> str | None:
+    """Return which corpus this is a copy of, whatever name it got in this cache."""
+    row = connection.execute("SELECT adapter FROM corpora WHERE corpus = ?", [corpus]).fetchone()
+    return row[0] if row else None
+
+
+def install(connection: Connection, corpus: str, protocol: Protocol) -> None:
+    """Write a protocol's rows into the tables `protocols`, `assignments` and `held_out` of an open catalogue.
+
+    Args:
+        connection: the catalogue, which holds the corpora.
+        corpus: the corpus; of a protocol that names its corpora, what it names.
+        protocol: the protocol.
+
+    Raises:
+        TfserError: if the corpus is not the protocol's, or not enough of it fits: fewer than two classes or two folds.
+    """
+    try:
+        _install(connection, corpus, protocol)
+    finally:
+        with contextlib.suppress(duckdb.Error):  # after an error in a transaction nothing more can be said in it
+            for name in ("chosen", "members", "dealt", "placed", *HOLDING_OUT):
+                connection.execute(f"DROP TABLE IF EXISTS temp.{name}")
+
+
+def _install(connection: Connection, corpus: str, protocol: Protocol) -> None:
+    corpora = list(protocol.over) if protocol.over else [corpus]
+    for name in corpora:
+        if protocol.corpora and _adapter(connection, name) not in protocol.corpora:
+            raise UsageError(f"protocol {protocol.name} is for {', '.join(protocol.corpora)}, not for {name}")
+    where = f"protocol {protocol.name}" if protocol.over else f"protocol {protocol.name} on corpus {corpus}"
+    condition = check_condition(protocol.where, where) if protocol.where != Protocol.where else frozenset()
+    check_columns(connection, condition | {protocol.grouped_by, protocol.label_column}, where)
+    try:
+        classes = _members(connection, corpora, protocol)
+    except duckdb.Error as error:
+        raise TfserError(f"{where}: its condition cannot be computed ({first_line(error)})") from error
+    fold, role, folds = _folds(connection, protocol, where)
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE placed AS SELECT m.*, {fold} AS fold, {role} AS role FROM members m")
+    if protocol.others == "leave-out":
+        connection.execute("DELETE FROM placed WHERE fold IS NULL")
+    hold_out(connection, protocol, folds, where)
+    connection.execute(
+        'INSERT INTO assignments BY NAME SELECT ? AS protocol, corpus, utterance_id, label, "group", fold, role, part '
+        "FROM parted ORDER BY corpus, utterance_id",
+        [protocol.name],
+    )
+    connection.execute("INSERT INTO held_out BY NAME SELECT ? AS protocol, * FROM held ORDER BY ALL", [protocol.name])
+    for name in corpora:
+        connection.execute(
+            "INSERT INTO protocols VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                *(protocol.name, name, JOINED_BY.join(corpora), protocol.version),
+                *(_hash(connection, protocol, folds), folds, classes, list(protocol.keeps_apart)),
+                *(protocol.grouped_by, protocol.validation, protocol.summary, list(protocol.used_by)),
+            ],
+        )
+
+
+def _hash(connection: Connection, protocol: Protocol, folds: int) -> str:
+    """Return 16 hexadecimal digits over the rows: who takes part, under which class, tested where, and validating where."""
+    digest = connection.execute(
+        "SELECT sha256(concat_ws(chr(10), ?, coalesce(string_agg(concat_ws(chr(9), p.key, p.label, "
+        "coalesce(p.fold::VARCHAR, '-'), coalesce(p.role, '-'), h.folds), chr(10) ORDER BY p.key), ''))) FROM parted p "
+        "LEFT JOIN (SELECT corpus, part, string_agg(fold::VARCHAR, ',' ORDER BY fold) AS folds FROM held GROUP BY ALL) h "
+        "ON h.corpus = p.corpus AND h.part = p.part",
+        [f"{folds} {protocol.validation}"],
+    ).fetchone()
+    return str(digest[0])[:16] if digest else ""
+
+
+def _members(connection: Connection, corpora: Sequence[str], protocol: Protocol) -> list[str]:
+    """Make the temporary table `members`, who takes part, and return the classes in order."""
+    several = len(corpora) > 1
+    labels, classes = _labels(connection, corpora, protocol)
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE chosen AS SELECT unnest(?) AS chosen_label, unnest(?) AS class",
+        [list(labels), list(labels.values())],
+    )
+    named = "corpus || '/' || {0}" if several else "{0}"
+    column = f"{quote_name(protocol.grouped_by)}::VARCHAR"
+    group = column if protocol.grouped_by == "corpus" else named.format(column)
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE members AS SELECT u.corpus, u.utterance_id, {named.format('utterance_id')} AS key, "
+        f'c.class AS label, {group} AS "group", u.speaker, {named.format("speaker")} AS voice '
+        f'FROM ({_chosen_rows(protocol)}) u JOIN chosen c ON u.{quote_name(protocol.label_column)} = c.chosen_label',
+        [list(corpora)],
+    )
+    return classes
+
+
+def _chosen_rows(protocol: Protocol) -> str:
+    """Return the SQL of the utterances that a protocol's condition lets through; its parameter is the list of corpora."""
+    return f"SELECT * FROM utterances WHERE list_contains(?, corpus) AND (\n{protocol.where}\n)"
+
+
+def _labels(connection: Connection, corpora: Sequence[str], protocol: Protocol) -> tuple[dict[str, str], list[str]]:
+    """Return the map from label to class, of labels that the corpora have, and the classes in order.
+
+    A class of the protocol's that the corpora lack stays: the audit says so, rather than a head of fewer outputs.
+    """
+    column, quoted = protocol.label_column, quote_name(protocol.label_column)
+    present: dict[str, list[str]] = {name: [] for name in corpora}
+    for name, label in connection.execute(
+        f"SELECT DISTINCT corpus, {quoted}::VARCHAR FROM ({_chosen_rows(protocol)}) WHERE {quoted} IS NOT NULL ORDER BY ALL",
+        [list(corpora)],
+    ).fetchall():
+        present[name].append(label)
+    of = f"protocol {protocol.name}: corpus"
+    if protocol.labels is None:
+        for name, words in present.items():
+            if not set(words) - NO_EMOTION:
+                raise TfserError(f"{of} {name} has no labels; fill its column {column} and scan again")
+        kept = sorted(set.intersection(*(set(words) for words in present.values())) - NO_EMOTION)
+        if len(kept) < 2 and len(corpora) > 1:
+            raise TfserError(
+                f"protocol {protocol.name}: the corpora share too few labels ({', '.join(kept) or 'none'}); "
+                "say which classes with --labels, for instance common4"
+            )
+        if len(kept) < 2:
+            raise TfserError(f"{of} {corpora[0]} has one class only ({kept[0]}); at least two are needed")
+        return {label: label for label in kept}, kept
+
+    def known(label: str) -> str:
+        return normalise(label) or label if column == "label" else label
+
+    for name, words in present.items():
+        if not any(known(label) in words for label in protocol.labels):
+            raise TfserError(
+                f"{of} {name} has none of its labels ({', '.join(protocol.labels)}); it has {', '.join(words) or 'none'}"
+            )
+    found = {word for words in present.values() for word in words}
+    labels = {known(label): name for label, name in protocol.labels.items() if known(label) in found}
+    return labels, list(dict.fromkeys(protocol.labels.values()))
+
+
+def _folds(connection: Connection, protocol: Protocol, where: str) -> tuple[str, str, int]:
+    """Return the SQL of a member's fold and role, and the number of folds."""
+    if protocol.sides is not None:
+        return _sides(connection, protocol, where)
+    if protocol.grouped_by == "utterance_id" and protocol.k:
+        count = (connection.execute("SELECT count(*) FROM members").fetchone() or (0,))[0]
+        if count < protocol.k:
+            raise TfserError(f"{where}: {count} utterances cannot fill {protocol.k} folds")
+        connection.execute(
+            "CREATE OR REPLACE TEMP TABLE dealt AS SELECT key AS name, "
+            f"((row_number() OVER (ORDER BY md5(key), key) - 1) % {protocol.k} + 1)::INTEGER AS fold FROM members"
+        )
+        return _DEALT, "NULL::VARCHAR", protocol.k
+    counted: Sequence[tuple[str, int]] = connection.execute(
+        'SELECT "group", count(*) FROM members WHERE "group" IS NOT NULL GROUP BY 1'
+    ).fetchall()
+    groups = dict(sorted(counted, key=lambda row: natural_key(row[0])))
+    if protocol.groups is not None:
+        folds_of = {name: fold for fold, names in enumerate(protocol.groups, 1) for name in names}
+        folds = len(protocol.groups)
+        _check_listed(folds_of, groups, protocol, where)
+    else:
+        if len(groups) < 2:
+            raise TfserError(
+                f"{where}: the column {protocol.grouped_by} has {_words(groups)}; at least two groups are needed"
+            )
+        try:
+            folds_of = deal(groups, protocol.k) if protocol.k else {name: i for i, name in enumerate(groups, 1)}
+        except TfserError as error:
+            raise TfserError(f"{where}: {error}") from error
+        folds = max(folds_of.values())
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE dealt AS SELECT unnest(?) AS name, unnest(?)::INTEGER AS fold",
+        [list(folds_of), list(folds_of.values())],
+    )
+    if protocol.others == "train":  # who is in no list trains in every fold, whichever of them bears the row
+        listed = 'm."group" IS NOT NULL AND m."group" NOT IN (SELECT name FROM dealt)'
+        return f"CASE WHEN {listed} THEN 1 ELSE {_DEALT} END", f"CASE WHEN {listed} THEN 'train' END", folds
+    return _DEALT, "NULL::VARCHAR", folds
+
+
+_DEALT = '(SELECT d.fold FROM dealt d WHERE d.name = m."group")'
+
+
+def _sides(connection: Connection, protocol: Protocol, where: str) -> tuple[str, str, int]:
+    """Return the SQL of fold and role where roles are fixed: one fold."""
+    sides = dict(protocol.sides or {})
+    found = {row[0] for row in connection.execute('SELECT DISTINCT "group" FROM members').fetchall()}
+    if protocol.grouped_by == "split" and all(name == role for name, role in sides.items()):
+        if not {"train", "test"} <= found:
+            raise TfserError(
+                f"{where}: the column split must say train and test; it says {_words(found)}. A protocol of your own says which "
+                'value is which side: grouped_by = "split" and a table [sides] (docs/protocols.md)'
+            )
+    else:
+        _check_listed(sides, found, protocol, where)
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE dealt AS SELECT unnest(?) AS name, unnest(?) AS role", [list(sides), list(sides.values())]
+    )
+    role = '(SELECT d.role FROM dealt d WHERE d.name = m."group")'
+    if protocol.others == "train":
+        role = f"CASE WHEN m.\"group\" IS NOT NULL THEN coalesce({role}, 'train') END"
+    return f"CASE WHEN {role} IS NOT NULL THEN 1 END", role, 1
+
+
+def _check_listed(
+    listed: Mapping[str, object], found: Mapping[str, int] | set[str], protocol: Protocol, where: str
+) -> None:
+    """Make sure that the corpora have every group that a protocol lists, under some label.
+
+    Raises:
+        TfserError: if one is missing: a misspelt group would silently leave a fold without it.
+    """
+    for name in listed:
+        if name not in found:
+            raise TfserError(
+                f"{where}: it lists {name!r} of the column {protocol.grouped_by}, which takes no part: there is no such value, "
+                f"or its utterances have none of the labels; there are {_words(found)}"
+            )
+
+
+def _words(values: object) -> str:
+    names = sorted(str(v) for v in values) if isinstance(values, (set, dict)) else []
+    return ", ".join(names[:5]) + (" ..." if len(names) > 5 else "") if names else "nothing"

@@ -1,0 +1,160 @@
+"""Who validates: the policies by which some of the training side is held out to choose an epoch on.
+
+    none                nobody: train on all but the test side
+    next-group          fold k validates on the group that fold k + 1 tests, cyclically: with folds by session, the next session
+    speakers:N          N speakers of the training side
+    random-leaky:SHARE  that share of utterances, whoever speaks: validation then knows the voices, hence the name
+    split               what the corpus calls val (official splits; not asked for, but declared)
+
+The choice is one of MD5 sums, not of a random generator: it is the same on every machine, and other rows do not change it.
+
+* `speakers:N` holds out, in fold k, those N speakers of its training side whose MD5 of `k TAB speaker` is smallest. Speakers who
+  are tested in the same fold are not chosen. Over several corpora a speaker is called `corpus/speaker`.
+* `random-leaky:SHARE` orders the protocol's utterances (but those that only test) by the MD5 of their ids; the first SHARE of
+  them, rounded up, validate wherever they would train.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.protocols.protocol import Protocol
+from tfser.manifests.protocols.speakers import named
+
+if TYPE_CHECKING:
+    import duckdb
+
+POLICIES = ("none", "next-group", "speakers:N", "random-leaky:SHARE")
+"""What can be asked for, as it is written."""
+
+WITHOUT_VAL = ("none", "split")
+"""Policies under which a fold may have no validation side."""
+
+HOLDING_OUT = ("parted", "held", "voices", "heard")
+"""The temporary tables of `hold_out`."""
+
+
+def canonical_policy(text: str) -> str:
+    """Return the one way to write a policy.
+
+    >>> canonical_policy("speakers:01"), canonical_policy("random-leaky:.10"), canonical_policy("next-group")
+    ('speakers:1', 'random-leaky:0.1', 'next-group')
+    >>> canonical_policy("random:0.1")
+    Traceback (most recent call last):
+    ...
+    tfser.manifests.errors.UsageError: validation policy 'random:0.1': random utterances share their speakers with ...
+
+    Raises:
+        UsageError: if there is no such policy, or its number is off.
+    """
+    name, _, number = text.partition(":")
+    if text in ("none", "next-group"):
+        return text
+    if name == "speakers":
+        if re.fullmatch("[0-9]{1,6}", number) and int(number):
+            return f"speakers:{int(number)}"
+        raise UsageError(f"validation policy {text!r}: say how many speakers of the training side: speakers:1")
+    if name == "random-leaky":
+        if match := re.fullmatch(r"0?\.([0-9]{0,5}[1-9])0*", number):
+            return f"random-leaky:0.{match[1]}"
+        raise UsageError(f"validation policy {text!r}: say which share, between 0 and 1: random-leaky:0.1")
+    if name == "random":
+        raise UsageError(
+            f"validation policy {text!r}: random utterances share their speakers with training; if that is meant, call it "
+            f"random-leaky:{number or '0.1'}"
+        )
+    raise unknown("validation policy", text, POLICIES)
+
+
+def hold_out(connection: duckdb.DuckDBPyConnection, protocol: Protocol, folds: int, where: str) -> None:
+    """Make the temporary tables `parted` and `held` of `placed`, as the protocol's policy says.
+
+    `placed` has a row an utterance: corpus, utterance_id, key (what the utterance is called in the protocol), label, group, fold,
+    role, speaker, voice (what the speaker is called in the protocol). `parted` is that with `part`, `held` says (corpus, part,
+    fold).
+
+    Args:
+        connection: an open catalogue.
+        protocol: the protocol.
+        folds: how many it has.
+        where: protocol and corpus in words, for errors.
+
+    Raises:
+        TfserError: if there is too little to hold out.
+    """
+    policy, _, number = protocol.validation.partition(":")
+    if policy == "next-group" and folds < 3:
+        raise TfserError(f"{where}: next-group validation needs three folds, there are {folds}")
+    if policy == "speakers":
+        _speakers(connection, int(number), folds, where)
+    elif policy == "random-leaky":
+        _random(connection, number, folds, where)
+    else:
+        connection.execute("CREATE OR REPLACE TEMP TABLE parted AS SELECT *, NULL::INTEGER AS part FROM placed")
+        connection.execute("CREATE OR REPLACE TEMP TABLE held (corpus VARCHAR, part INTEGER, fold INTEGER)")
+
+
+def _check_no_val(connection: duckdb.DuckDBPyConnection, where: str) -> None:
+    if (connection.execute("SELECT count(*) FROM placed WHERE role = 'val'").fetchone() or (0,))[0]:
+        raise UsageError(f"{where} has its own validation side; leave the policy out")
+
+
+def _speakers(connection: duckdb.DuckDBPyConnection, number: int, folds: int, where: str) -> None:
+    _check_no_val(connection, where)
+    nameless = connection.execute(
+        f"SELECT count(*), min(key) FROM placed WHERE {named('speaker')} IS NULL AND fold IS NOT NULL "
+        "AND role IS DISTINCT FROM 'test'"
+    ).fetchone() or (0, None)
+    if nameless[0]:
+        raise TfserError(
+            f"{where}: {nameless[0]} utterances name no speaker ({nameless[1]}), so no speaker can be held out for sure; fill "
+            "the column speaker and scan again, or take another validation policy"
+        )
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE voices AS SELECT corpus, voice, row_number() OVER (ORDER BY voice)::INTEGER AS part "
+        "FROM placed WHERE voice IS NOT NULL GROUP BY corpus, voice"
+    )
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE parted AS SELECT p.*, v.part FROM placed p LEFT JOIN voices v ON v.voice = p.voice"
+    )
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE heard AS "
+        "WITH spoken AS (SELECT DISTINCT part, fold AS tested_in, role FROM parted WHERE part IS NOT NULL AND fold IS NOT NULL) "
+        "SELECT k.fold, s.part, bool_or(coalesce(s.role = 'test', s.tested_in = k.fold)) AS tested "
+        "FROM spoken s, (SELECT unnest(range(1, ? + 1))::INTEGER AS fold) k GROUP BY ALL",
+        [folds],
+    )
+    few = connection.execute(
+        "SELECT fold, count(*) FILTER (NOT tested) AS n FROM heard GROUP BY fold HAVING n <= ? ORDER BY fold LIMIT 1", [number]
+    ).fetchone()
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE held AS SELECT corpus, part, fold FROM heard JOIN voices v USING (part) WHERE NOT tested "
+        "QUALIFY row_number() OVER (PARTITION BY fold ORDER BY md5(fold || chr(9) || v.voice), v.voice) <= ?",
+        [number],
+    )
+    if few:
+        raise TfserError(
+            f"{where}: fold {few[0]} trains on {few[1]} speakers that it does not test; "
+            f"speakers:{number} would leave none of them"
+        )
+
+
+def _random(connection: duckdb.DuckDBPyConnection, share: str, folds: int, where: str) -> None:
+    _check_no_val(connection, where)
+    digits = share.partition(".")[2]
+    numerator, denominator = int(digits), 10 ** len(digits)
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE parted AS SELECT * EXCLUDE (place, many, only_tests), "
+        f"CASE WHEN NOT only_tests AND place <= (many * {numerator} + {denominator - 1}) // {denominator} THEN 1 END::INTEGER "
+        "AS part "
+        "FROM (SELECT *, coalesce(role = 'test', FALSE) OR fold IS NULL AS only_tests, "
+        "row_number() OVER (PARTITION BY coalesce(role = 'test', FALSE) OR fold IS NULL ORDER BY md5(key), key) AS place, "
+        "count(*) OVER (PARTITION BY coalesce(role = 'test', FALSE) OR fold IS NULL) AS many FROM placed)"
+    )
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE held AS SELECT DISTINCT corpus, part, unnest(range(1, ? + 1))::INTEGER AS fold "
+        "FROM parted WHERE part IS NOT NULL",
+        [folds],
+    )

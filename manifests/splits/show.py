@@ -1,0 +1,131 @@
+"""A protocol shown: what it is, who uses it, and its counts by fold, role and class; and the list of those that there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tfser.manifests.catalogue.reading import rows
+from tfser.manifests.connections import Connection
+from tfser.manifests.protocols.known import PROTOCOLS
+
+ROLES = ("train", "val", "test")
+
+_MOST_COUNTS = 200_000
+"""Counts (folds x sides x classes) that are worth showing; with more of them the classes are left out."""
+
+
+def describe(connection: Connection, protocol: str, corpora: str) -> dict[str, Any]:
+    """Return what the catalogue knows of a protocol, and under `counts` a row a fold and role.
+
+    Args:
+        connection: an open catalogue that holds the protocol.
+        protocol: its name.
+        corpora: the corpus, or several joined by +.
+    """
+    about = rows(
+        connection, "SELECT * EXCLUDE (corpus) FROM protocols WHERE protocol = ? AND corpora = ? LIMIT 1", [protocol, corpora]
+    )[0]
+    if about["folds"] * len(ROLES) * len(about["classes"]) > _MOST_COUNTS:
+        sides = _sides(connection, protocol, corpora, about["folds"], about["validation"])
+        return {**about, "in_no_fold": _unused(connection, protocol, corpora), "counts": sides}
+    counted = rows(
+        connection,
+        "SELECT f.fold, f.role, f.label, count(*) AS n FROM folds f JOIN protocols p USING (protocol, corpus) "
+        "WHERE p.protocol = ? AND p.corpora = ? GROUP BY ALL",
+        [protocol, corpora],
+    )
+    speakers = {
+        (row["fold"], row["role"]): row["n"]
+        for row in rows(
+            connection,
+            "SELECT f.fold, f.role, count(DISTINCT (f.corpus, f.speaker)) FILTER (f.speaker IS NOT NULL) AS n "
+            "FROM fold_utterances f JOIN protocols p USING (protocol, corpus) "
+            "WHERE p.protocol = ? AND p.corpora = ? GROUP BY ALL",
+            [protocol, corpora],
+        )
+    }
+    table: dict[tuple[int, str], dict[str, Any]] = {}
+    for row in counted:
+        key = (row["fold"], row["role"])
+        table.setdefault(key, dict.fromkeys(about["classes"], 0))[row["label"]] = row["n"]
+    counts = []
+    for key in sorted(table, key=lambda key: (key[0], ROLES.index(key[1]))):
+        of = table[key]
+        counts.append({"fold": key[0], "role": key[1], **of, "all": sum(of.values()), "speakers": speakers[key]})
+    return {**about, "in_no_fold": _unused(connection, protocol, corpora), "counts": counts}
+
+
+def _unused(connection: Connection, protocol: str, corpora: str) -> int:
+    """Count the utterances that no fold tests or trains on."""
+    found = rows(
+        connection,
+        "SELECT count(*) AS n FROM assignments a JOIN protocols p USING (protocol, corpus) "
+        "WHERE p.protocol = ? AND p.corpora = ? AND a.fold IS NULL",
+        [protocol, corpora],
+    )
+    return int(found[0]["n"])
+
+
+def _sides(connection: Connection, protocol: str, corpora: str, folds: int, validation: str) -> list[dict[str, Any]]:
+    """Return the size of each side alone, by arithmetic and not by rolling the folds out: thousands of them take no time."""
+    of = "JOIN protocols p USING (protocol, corpus) WHERE p.protocol = ? AND p.corpora = ?"
+    cells = rows(
+        connection,
+        f"SELECT corpus, a.fold, a.role, a.part, count(*) AS n FROM assignments a {of} AND a.fold IS NOT NULL GROUP BY ALL",
+        [protocol, corpora],
+    )
+    held = rows(connection, f"SELECT corpus, h.part, h.fold FROM held_out h {of}", [protocol, corpora])
+    fixed = {role: sum(c["n"] for c in cells if c["role"] == role) for role in ROLES}
+    tested: dict[int, int] = {}
+    of_part: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for cell in cells:
+        if cell["role"] is None:
+            tested[cell["fold"]] = tested.get(cell["fold"], 0) + cell["n"]
+        if cell["part"] is not None and cell["role"] in (None, "train"):
+            of_part.setdefault((cell["corpus"], cell["part"]), []).append(cell)
+    free = sum(tested.values())
+    held_in: dict[int, int] = {}
+    for part in held:
+        would_train = (c["n"] for c in of_part.get((part["corpus"], part["part"]), ()) if c["role"] or c["fold"] != part["fold"])
+        held_in[part["fold"]] = held_in.get(part["fold"], 0) + sum(would_train)
+    counts = []
+    for fold in range(1, folds + 1):
+        test = tested.get(fold, 0)
+        val = held_in.get(fold, 0) + (tested.get(fold % folds + 1, 0) if validation == "next-group" else 0)
+        sizes = {"train": fixed["train"] + free - test - val, "val": fixed["val"] + val, "test": fixed["test"] + test}
+        counts += [{"fold": fold, "role": role, "all": n} for role, n in sizes.items() if n]
+    return counts
+
+
+def headline(about: dict[str, Any]) -> list[str]:
+    """Return what `describe` found, but the counts, in lines for people."""
+    lines = [
+        f"{about['protocol']} on {about['corpora']}: {about['summary']}",
+        f"  version {about['version']}, hash {about['hash']}, {about['folds']} {'fold' if about['folds'] == 1 else 'folds'}, "
+        f"grouped by {about['grouped_by']}",
+        f"  keeps apart {', '.join(about['keeps_apart']) or 'nothing'}; validation {about['validation']}",
+    ]
+    lines += [f"  {'used by' if i == 0 else '       '} {who}" for i, who in enumerate(about["used_by"])]
+    if about["counts"] and "speakers" not in about["counts"][0]:
+        lines.append(f"  {len(about['classes']):,} classes in {about['folds']:,} folds: the counts below are of whole sides")
+    if about["in_no_fold"]:
+        lines.append(f"  in no fold: {about['in_no_fold']:,} utterances; see `tfser audit`")
+    return lines
+
+
+def listed() -> list[dict[str, Any]]:
+    """Return the named and generic protocols, as `tfser protocol ls` prints them."""
+    return [
+        {
+            "protocol": p.name + (f":{p.needs}" if p.needs else ""),
+            "corpora": ", ".join(p.corpora) if p.corpora else "any",
+            "about": p.summary,
+            "classes": list(dict.fromkeys(p.labels.values())) if p.labels else [],
+            "grouped_by": p.grouped_by,
+            "keeps_apart": list(p.keeps_apart),
+            "validation": p.validation,
+            "version": p.version,
+            "used_by": list(p.used_by),
+        }
+        for p in PROTOCOLS.values()
+    ]

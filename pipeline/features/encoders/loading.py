@@ -1,0 +1,128 @@
+"""From files to transformers' modules: only the layers that will be run, and never a weight that the files do not hold.
+
+transformers fills what a checkpoint lacks with random numbers and logs it; here that is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pickle
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tfser.manifests.errors import TfserError
+from tfser.pipeline.features.encoders.spec import EncoderSpec
+from tfser.pipeline.features.encoders.weights import CONFIG
+
+CLASSES = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel", "wavlm": "WavLMModel"}
+
+
+def conv_model(spec: EncoderSpec) -> Any:
+    """Return transformers' model with the layers 1 to `highest`, in float32 on the CPU.
+
+    Raises:
+        TfserError: if the weights are damaged, incomplete, or of another shape than config.json says.
+    """
+    import transformers
+
+    kind = getattr(transformers, CLASSES[spec.family])
+    config = _config(kind.config_class, spec)
+    config.num_hidden_layers = spec.highest
+    config.mask_time_prob = config.mask_feature_prob = 0.0  # the vector that masks frames in training is not asked for
+    config.add_adapter = False  # what would follow the last layer
+    return _filled(kind, config, spec, attn_implementation="eager" if spec.family == "wavlm" else "sdpa")
+
+
+def whisper_encoder(spec: EncoderSpec) -> Any:
+    """Return Whisper's encoder with the layers 1 to `highest`, in float32 on the CPU; its decoder is never read.
+
+    Raises:
+        TfserError: as for `conv_model`.
+    """
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    config = _config(WhisperConfig, spec)
+    config.encoder_layers = spec.highest
+    names = {r"^(model\.)?encoder\.": ""}
+    return _filled(WhisperEncoder, config, spec, attn_implementation="sdpa", key_mapping=names)
+
+
+def _filled(kind: Any, config: Any, spec: EncoderSpec, **options: Any) -> Any:
+    """Return a model whose every parameter is from the files."""
+    folder = spec.found.folder
+    with _one_line(spec, spec.found.files[0]), _quiet():
+        model, info = kind.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=spec.found.safetensors,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if lacking:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise TfserError(
+            f"{folder}: the weights lack {', '.join(lacking[:3])}{more}, which a {spec.family} of {spec.n_layers} layers has;"
+            " the file is incomplete or of another model"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _config(kind: Any, spec: EncoderSpec) -> Any:
+    """Return transformers' configuration of a folder, to be computed in float32 whatever dtype it was saved in."""
+    with _one_line(spec, spec.found.folder / CONFIG), _quiet():
+        return kind.from_pretrained(spec.found.folder, local_files_only=True)
+
+
+@contextlib.contextmanager
+def _one_line(spec: EncoderSpec, path: Path) -> Iterator[None]:
+    """Turn whatever a library raises over a folder of weights into one line.
+
+    These folders come from anywhere, and libraries raise what they happen to stumble over: AttributeError for a dtype that
+    there is none of, TypeError for a number that is a text. What speaks of this machine, not of the folder, goes through.
+    """
+    try:
+        yield
+    except (TfserError, ImportError):
+        raise
+    except Exception as error:
+        chain: list[BaseException] = [error]
+        while (before := chain[-1].__cause__ or chain[-1].__context__) is not None and before not in chain:
+            chain.append(before)
+        if any(isinstance(of, MemoryError | torch.OutOfMemoryError) for of in chain):
+            raise TfserError(f"{spec.found.folder}: the encoder does not fit into this machine's memory") from error
+        if any(isinstance(of, pickle.UnpicklingError) for of in chain):
+            # torch's own words advise to load it all the same, which would run what is in it.
+            raise TfserError(
+                f"{path}: cannot be loaded: it holds something other than tensors, or is damaged; fetch it again, or take "
+                "weights in safetensors, which cannot hold anything else"
+            ) from error
+        reason = (str(error).splitlines() or [""])[0].strip()[:200] or type(error).__name__
+        raise TfserError(f"{path}: cannot be loaded ({reason}); fetch it again") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep bars, reports and warnings of transformers and torch off the terminal: what matters of them is checked here."""
+    import transformers.utils.logging
+
+    words: Any = transformers.utils.logging
+    level, bars = words.get_verbosity(), words.is_progress_bar_enabled()
+    words.set_verbosity(logging.CRITICAL)
+    words.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        words.set_verbosity(level)
+        if bars:
+            words.enable_progress_bar()

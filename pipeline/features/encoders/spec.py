@@ -1,0 +1,317 @@
+"""What an encoder will compute, known without loading it: layers, frames, windows, input, and the words for the fingerprint.
+
+In come a name (an entry of `ENCODERS`, a hub id, a folder) and the options of the command line; out comes an `EncoderSpec`.
+Nothing here imports torch or transformers. Layer k is transformers' `hidden_states[k]` as of version 5.17: 0 is what enters
+the first layer, k what leaves the k-th. The final LayerNorm of encoders that normalise before each layer
+(`do_stable_layer_norm`) is in none of them; Whisper's is in its last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from tfser.manifests.errors import UsageError, unknown
+from tfser.pipeline.features.encoders.architecture import DEFAULTS, architecture, check, depth, width
+from tfser.pipeline.features.encoders.framing import Framing
+from tfser.pipeline.features.encoders.front import OPTIONS, raw_front, whisper_front
+from tfser.pipeline.features.encoders.weights import CONFIG, Found, content_hash, find, is_folder, read_config
+
+if TYPE_CHECKING:
+    from tfser.pipeline.features.encoders.encoder import Encoder
+
+ALGORITHM = 1
+"""Raised whenever the same encoder on the same samples would give other numbers than before."""
+
+Precision = Literal["float32", "bfloat16", "float16"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """An encoder with a name of its own: one line about it, its hub id, and the layer that is taken unless one is asked for."""
+
+    summary: str
+    hub: str
+    family: str
+    layer: int | None = None
+
+
+ENCODERS: dict[str, Known] = {
+    "wav2vec2-base": Known(
+        summary="wav2vec 2.0 base: 12 layers of 768, LibriSpeech", hub="facebook/wav2vec2-base", family="wav2vec2"
+    ),
+    "wav2vec2-large": Known(
+        summary="wav2vec 2.0 large: 24 layers of 1024, Libri-Light 60k h (SUPERB's wav2vec 2.0 Large)",
+        hub="facebook/wav2vec2-large-lv60",
+        family="wav2vec2",
+    ),
+    "hubert-base": Known(
+        summary="HuBERT base: 12 layers of 768, LibriSpeech", hub="facebook/hubert-base-ls960", family="hubert"
+    ),
+    "hubert-large": Known(
+        summary="HuBERT large: 24 layers of 1024, Libri-Light 60k h", hub="facebook/hubert-large-ll60k", family="hubert"
+    ),
+    "wavlm-base": Known(
+        summary="WavLM base: 12 layers of 768, LibriSpeech", hub="microsoft/wavlm-base", family="wavlm"
+    ),
+    "wavlm-base-plus": Known(
+        summary="WavLM base+: 12 layers of 768, 94k h", hub="microsoft/wavlm-base-plus", family="wavlm"
+    ),
+    "wavlm-large": Known(
+        summary="WavLM large: 24 layers of 1024, 94k h; layer 12 unless asked otherwise (TF-Mamba, section IV)",
+        hub="microsoft/wavlm-large",
+        family="wavlm",
+        layer=12,
+    ),
+    "whisper-base": Known(
+        summary="Whisper base, encoder only: 6 layers of 512, 680k h", hub="openai/whisper-base", family="whisper"
+    ),
+    "whisper-large": Known(
+        summary="Whisper large, encoder only: 32 layers of 1280, 680k h", hub="openai/whisper-large", family="whisper"
+    ),
+    "whisper-large-v2": Known(
+        summary="Whisper large-v2, encoder only: 32 layers of 1280, 680k h", hub="openai/whisper-large-v2", family="whisper"
+    ),
+    "whisper-large-v3": Known(
+        summary="Whisper large-v3, encoder only: 32 layers of 1280, 128 Mel bands, 5M h",
+        hub="openai/whisper-large-v3",
+        family="whisper",
+    ),
+}
+"""The encoders that have names of their own. Any other of their families goes by its hub id or folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """One feature set that a pass yields: its label (`12`, `mean`, `all`), the hidden states it is made of, and its width."""
+
+    label: str
+    layers: tuple[int, ...]
+    dim: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec:
+    """An encoder, what is asked of it, and everything that changes its numbers.
+
+    Attributes:
+        name: the first part of its feature sets' names.
+        family: transformers' `model_type`.
+        found: where its files are.
+        weights: the hash of its weights' content.
+        architecture: the values of its configuration that change the numbers.
+        sample_rate_hz: of the samples it wants.
+        normalise: whether the whole utterance is brought to zero mean and unit variance first.
+        mel: hop and Fourier size of its log-Mel front-end; empty for encoders of raw samples.
+        framing: counts frames, cuts long files, joins them.
+        outputs: what one pass yields, in this order.
+        precision: of the computation.
+        notes: what people should hear before it runs.
+    """
+
+    name: str
+    family: str
+    found: Found
+    weights: str
+    architecture: Mapping[str, Any]
+    sample_rate_hz: int
+    normalise: bool
+    mel: Mapping[str, int] = field(default_factory=dict)
+    framing: Framing
+    outputs: tuple[Output, ...]
+    precision: Precision = "float32"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def dim(self) -> int:
+        """D, the width of one hidden state."""
+        return width(self.architecture)
+
+    @property
+    def n_layers(self) -> int:
+        """N: the layers that there are are 0..N."""
+        return depth(self.architecture)
+
+    @property
+    def highest(self) -> int:
+        """The highest layer that has to be run."""
+        return max(layer for output in self.outputs for layer in output.layers)
+
+    @property
+    def hop_s(self) -> float:
+        """Seconds from one frame to the next."""
+        return self.framing.hop / self.sample_rate_hz
+
+    @property
+    def minimum_samples(self) -> int:
+        """The shortest audio that makes a frame."""
+        return self.framing.minimum_samples
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where the weights come from: hub id or folder, and the commit. Not part of the fingerprint: the hash is."""
+        return {"weights": self.found.source, "commit": self.found.commit}
+
+    def frames(self, n_samples: int) -> int:
+        """Return the number of frames of that many samples, long files stitched."""
+        return self.framing.frames(n_samples)
+
+    def windows(self, n_samples: int) -> list[tuple[int, int]]:
+        """Return the pieces to encode as (start, stop) in samples: one, unless the file is long."""
+        return self.framing.windows(n_samples)
+
+    def stitch(self, pieces: Sequence[npt.NDArray[Any]], n_samples: int) -> npt.NDArray[Any]:
+        """Return the (frames, dim) frames of a file of that many samples, given those of each of its windows."""
+        return self.framing.stitch(pieces, n_samples)
+
+    def computed_s(self, n_samples: int) -> float:
+        """Return the seconds that the encoder computes for a piece of that many samples (a whole window for Whisper)."""
+        return self.framing.computed(n_samples) / self.sample_rate_hz
+
+    def prepare(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return (n,) samples as the encoder wants them. To be called on the whole utterance, before it is cut."""
+        if not self.normalise:
+            return samples
+        return np.asarray((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7), dtype=np.float32)
+
+    def config(self, output: Output) -> dict[str, Any]:
+        """Return everything that changes the numbers of one output, as JSON knows it."""
+        config: dict[str, Any] = {
+            "kind": "encoder",
+            "algorithm": ALGORITHM,
+            "family": self.family,
+            "weights": self.weights,
+            "architecture": dict(self.architecture),
+            "layer": int(output.label) if output.label.isdigit() else output.label,
+            "layer_is": layer_in_words(self.family, output.label, self.n_layers),
+            "sample_rate_hz": self.sample_rate_hz,
+            "input": "zero mean and unit variance over the utterance, 1e-7 added to the variance" if self.normalise else "raw",
+            "chunking": self.framing.describe(),
+            "precision": self.precision,
+            "batch": "attention sees a window's own frames only, a group norm those of the whole utterance",
+        }
+        if self.mel:
+            config["mel"] = dict(self.mel)
+            config["input"] = "log-Mel: log10, at most 8 below the window's maximum, (x + 4) / 4"
+            config["batch"] = "every window on its own; attention sees the silence that fills it"
+        if output.label == "all":
+            config["layers"] = self.n_layers + 1
+        return config
+
+    def load(self, device: str = "cpu") -> Encoder:
+        """Return the encoder on a device.
+
+        Raises:
+            UsageError: if the device cannot compute in that precision.
+            TfserError: if the weights are damaged or incomplete.
+        """
+        from tfser.pipeline.features.encoders.encoder import load
+
+        return load(self, device)
+
+
+def encoder_spec(
+    name: str,
+    *,
+    weights: str | None = None,
+    revision: str | None = None,
+    layer: str | None = None,
+    precision: str = "float32",
+    settings: Mapping[str, str] | None = None,
+    memo: Path | None = None,
+    rehash: bool = False,
+) -> EncoderSpec:
+    """Return the encoder of a name and its options; it is fetched from the hub if it is not there yet.
+
+    Args:
+        name: an entry of `ENCODERS`, a hub id (`org/name`) or a folder.
+        weights: a hub id or a folder to take instead.
+        revision: branch, tag or commit of a hub id.
+        layer: a number, `last`, `mean` (over 1..N), `all` (0..N side by side), or several of these with commas between.
+        precision: of the computation.
+        settings: `chunk_s`, `overlap_s` (what two neighbours share in all), `do_normalize`.
+        memo: a file that remembers hashes of weights.
+        rehash: read the weights whatever is remembered of them.
+
+    Raises:
+        UsageError: if the name, a layer, an option or the precision is off.
+        TfserError: if files are missing or damaged.
+    """
+    known = ENCODERS.get(name)
+    if known is None and "/" not in name and not is_folder(name):
+        raise unknown("encoder", name, list(ENCODERS))
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    for key in settings or {}:
+        if key not in OPTIONS:
+            raise unknown(f"option of {name}", key, OPTIONS)
+    if known is None and weights not in (None, name) and is_folder(name):
+        raise UsageError(f"--features {name} --weights {weights}: these name two encoders; give the second as --features alone")
+    source = weights or (known.hub if known else name)
+    if revision is not None and is_folder(source):
+        raise UsageError(f"--revision {revision}: {source} is a folder, which has no revisions")
+    found = find(source, revision)
+    config = read_config(found)
+    family = str(config.get("model_type"))
+    if family not in DEFAULTS:
+        raise UsageError(f"{source}: model_type {family!r} is none of the families that extract here: {', '.join(DEFAULTS)}")
+    if known is not None and family != known.family:
+        raise UsageError(f"{source}: holds a {family}, and {name} is a {known.family}; name it by its folder or hub id instead")
+    values = architecture(family, config)
+    check(found.folder / CONFIG, values, family)
+    notes: list[str] = []
+    front = whisper_front if family == "whisper" else raw_front
+    return EncoderSpec(
+        name=name if known else Path(name).resolve().name if is_folder(name) else name.rsplit("/", 1)[-1],
+        family=family,
+        found=found,
+        weights=content_hash(found, memo, again=rehash),
+        architecture=values,
+        outputs=_outputs(name, layer, known, values, notes),
+        precision=next(p for p in PRECISIONS if p == precision),
+        **front(name, found, values, settings or {}, notes),
+        notes=tuple(notes),
+    )
+
+
+def _outputs(
+    name: str, layer: str | None, known: Known | None, values: Mapping[str, Any], notes: list[str]
+) -> tuple[Output, ...]:
+    D, N = width(values), depth(values)
+    if layer is None:
+        wanted = known.layer if known is not None and known.layer is not None else N
+        if wanted > N:
+            notes.append(f"these weights have {N} layers: layer {N} is taken, not {wanted}")
+        layer = str(min(wanted, N))
+    outputs: dict[str, Output] = {}
+    for part in (part.strip() for part in layer.split(",")):
+        if part == "mean" and N > 0:
+            outputs["mean"] = Output(label="mean", layers=tuple(range(1, N + 1)), dim=D)
+        elif part == "all":
+            outputs["all"] = Output(label="all", layers=tuple(range(N + 1)), dim=(N + 1) * D)
+        else:
+            number = N if part == "last" else int(part) if part.isascii() and part.isdigit() else -1
+            if not 0 <= number <= N:
+                raise UsageError(f"--layer {part or repr(layer)}: {name} has the layers 0 to {N}, `last`, `mean` and `all`")
+            outputs[str(number)] = Output(label=str(number), layers=(number,), dim=D)
+    return tuple(outputs.values())
+
+
+def layer_in_words(family: str, label: str, n_layers: int) -> str:
+    """Return what the layer of a label (`12`, `mean`, `all`) is, as fingerprints have it."""
+    end = {
+        "whisper": f"; layer {n_layers} has the encoder's final LayerNorm applied, the others have not",
+    }.get(family, "; the encoder's final LayerNorm, where it follows the layers, is not applied")
+    if label == "mean":
+        return f"mean over the outputs of layers 1 to {n_layers}{end}"
+    if label == "all":
+        return f"layers 0 (the first layer's input) to {n_layers} side by side, layer k in columns k*D to (k+1)*D{end}"
+    if label == "0":
+        return f"input of the first transformer layer{end}"
+    return f"output of transformer layer {label}{end}"

@@ -1,0 +1,114 @@
+"""A pass over audio: what one extraction computes, and the engine that does it.
+
+A pass makes one feature set, or several from the same samples: the layers of an encoder share one run of it. Its engine is told
+which rows to do and how to load their samples, and yields one `Result` a row, in any order. `one_by_one` is the engine of
+front-ends, which are cheap and need no company; that of encoders is in `tfser.pipeline.features.encoder_engine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from tfser.manifests.errors import TfserError, UsageError
+from tfser.pipeline.measure import in_order
+from tfser.pipeline.sound.video import MissingExtraError
+
+Samples = npt.NDArray[np.float32]
+Frames = npt.NDArray[Any]
+Tell = Callable[[str], None]
+"""Called with a sentence for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What an extraction knows of an utterance; `start_s` and `end_s` are None for the file's own edges."""
+
+    utterance_id: str
+    path: str
+    start_s: float | None
+    end_s: float | None
+    content_hash: str
+    duration_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of a row: the frames of each feature set of the pass, (t, dim) each, or the reason why there are none."""
+
+    row: Row
+    frames: tuple[Frames, ...] | None
+    reason: str | None = None
+
+
+Load = Callable[[Row], Samples]
+"""Returns a row's (n,) mono samples at the pass's rate; raises a TfserError whose text is the reason to list."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Where an encoder computes. Nothing here changes the numbers by more than the exactness tolerance (docs/methods.md).
+
+    Attributes:
+        devices: torch's names of them, or `auto`, looked up when there is work: each takes a share of the utterances.
+        max_batch_seconds: audio in a batch, padding included; None leaves it to the device.
+        workers: threads that decode; None takes one a core, at most eight.
+        tell: told what people should know, such as a batch that did not fit.
+
+    Raises:
+        UsageError: no device, or no room for a batch.
+    """
+
+    devices: tuple[str, ...] = ("cpu",)
+    max_batch_seconds: float | None = None
+    workers: int | None = None
+    tell: Tell = lambda text: None
+
+    def __post_init__(self) -> None:
+        if not self.devices:
+            raise UsageError("an encoder needs a device")
+        if self.max_batch_seconds is not None and not self.max_batch_seconds > 0:
+            raise UsageError(f"--max-batch-seconds {self.max_batch_seconds:g}: must be above 0")
+
+
+class Engine(Protocol):
+    """Computes the frames of rows."""
+
+    def __call__(self, rows: Sequence[Row], load: Load, compute: Compute) -> Iterator[Result]:
+        """Yield the result of every row, in any order.
+
+        Raises:
+            TfserError: what stops all of them, such as weights that do not load.
+        """
+
+
+def one_by_one(front_end: Callable[[], Callable[[Samples], Frames]]) -> Engine:
+    """Return an engine that computes row after row, in their order, by threads; `front_end` makes what computes, once."""
+
+    def engine(rows: Sequence[Row], load: Load, compute: Compute) -> Iterator[Result]:
+        extract = front_end()
+        return in_order(lambda row: attempt(row, lambda: (extract(load(row)),)), rows, compute.workers, weight=_seconds)
+
+    return engine
+
+
+def _seconds(row: Row) -> float:
+    return row.duration_s
+
+
+def attempt(row: Row, make: Callable[[], tuple[Frames, ...]]) -> Result:
+    """Return what `make` makes of a row, or the reason why it cannot.
+
+    Raises:
+        MissingExtraError: it needs what is not installed, which is no fault of the row.
+    """
+    try:
+        return Result(row=row, frames=make())
+    except MissingExtraError:
+        raise
+    except TfserError as error:
+        return Result(row=row, frames=None, reason=str(error))

@@ -1,0 +1,124 @@
+"""What any feature set says of itself: name, configuration, shape, the fingerprint that tells it from others, and its folder.
+
+Front-ends and encoders (`tfser.pipeline.features.registry`) and what is made of other features (`tfser.pipeline.features.stacks`) are described
+alike, so that either finds the other's shards where they are the same numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+from tfser import __version__
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.stored import FEATURE_SET, read_feature_set
+from tfser.manifests.errors import DamagedError, MissingFileError, UnknownContentError
+from tfser.manifests.files import sweep
+from tfser.manifests.notes import note
+from tfser.pipeline.scan import now
+from tfser.pipeline.shards.writer import StorageDtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """A feature set's description.
+
+    Attributes:
+        name: for people, unique among configurations.
+        kind: front-end or encoder family.
+        config: everything that changes the numbers but the dtype, as JSON knows it.
+        dim: numbers in a frame.
+        dtype: of storage.
+        hop_s: seconds between frames.
+        origin: where an encoder's weights came from: no part of the fingerprint, which holds their content.
+    """
+
+    name: str
+    kind: str
+    config: Mapping[str, Any]
+    dim: int
+    dtype: StorageDtype
+    hop_s: float
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over everything that changes the numbers."""
+        return fingerprint_of(self.config, self.dtype)
+
+    @property
+    def folder(self) -> str:
+        """The folder's name below `features/`."""
+        return f"{re.sub(r'[^A-Za-z0-9._]+', '-', self.name)}-{self.fingerprint}"
+
+
+def superseded(names: Iterable[str]) -> list[str]:
+    """Return those of a cache's feature sets whose name a newer one has taken.
+
+    >>> superseded(["enc/2@0a1b2c3d", "logmel", "logmel@4e5f6a7b"])
+    ['logmel@4e5f6a7b']
+    """
+    there = set(names)
+    return [name for name in names if "@" in name and name.partition("@")[0] in there]
+
+
+def namesakes(name: str, names: Iterable[str]) -> list[str]:
+    """Return the feature sets that a name may mean where none bears it alone: those of several encoders called alike.
+
+    >>> namesakes("enc/2", ["enc/2@0a1b2c3d", "enc/2@4e5f6a7b", "enc/3"])
+    ['enc/2@0a1b2c3d', 'enc/2@4e5f6a7b']
+    """
+    there = list(names)
+    return [] if name in there else sorted(other for other in there if other.partition("@")[0] == name and other != name)
+
+
+def fingerprint_of(config: Mapping[str, Any], dtype: str) -> str:
+    """Return the fingerprint of a configuration that is stored as `dtype`."""
+    text = json.dumps({**config, "dtype": dtype}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_description(cache: Cache, features: Described) -> None:
+    """Write down what a feature set is, unless it stands there already."""
+    path = cache.features / features.folder / FEATURE_SET
+    about = {
+        "name": features.name,
+        "kind": features.kind,
+        "fingerprint": features.fingerprint,
+        "dim": features.dim,
+        "dtype": features.dtype,
+        "hop_s": features.hop_s,
+        "config": dict(features.config),
+    }
+    if features.origin:
+        about["source"] = dict(features.origin)
+
+    def stands() -> bool:
+        stored = read_feature_set(cache, path.parent)
+        return {k: stored.get(k) for k in about} == about
+
+    with contextlib.suppress(DamagedError, UnknownContentError, MissingFileError):
+        if stands():
+            return
+    with cache.lock(f"features/{features.folder}"):  # extractions of other corpora write it too
+        sweep(path.parent)
+        try:
+            if stands():
+                return
+        except MissingFileError:
+            pass
+        except (DamagedError, UnknownContentError) as error:
+            note(f"{error}; moved to {cache.place(cache.put_away(path).parent)}, and made again")
+        cache.write_json(path, {**about, "made_with": _versions(bool(features.origin)), "created_at": now()})
+
+
+def _versions(is_encoder: bool) -> dict[str, str]:
+    """Return what computed a feature set first, for people who wonder: no part of what tells it from others."""
+    names = ("numpy", "soxr", *(("torch", "transformers") if is_encoder else ()))
+    return {"tfser": __version__} | {name: metadata.version(name) for name in names}

@@ -1,0 +1,210 @@
+"""Looking after the cache: what lies there, how much room it takes, and taking parts of it away.
+
+Whatever `delete` removes is removed under the lock of those who write it, and in an order in which a kill leaves what can still
+be named and removed. Whether what lies there is whole, `verify` says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
+from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.pipeline.features.feature_set import superseded
+from tfser.pipeline.shards.rows import ROWS_SUFFIX, read_rows
+from tfser.pipeline.verify import frames_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """The features of one feature set for one corpus. `live` utterances are served; `stale` rows fit no utterance any more."""
+
+    feature_set: str
+    corpus: str
+    utterances: int
+    live: int
+    stale: int
+    frames: int
+    dim: int
+    dtype: str
+    shards: int
+    bytes: int
+    folder: str
+
+
+def list_features(cache: Cache) -> list[Entry]:
+    """Return what the feature sets hold, by feature set and corpus.
+
+    Raises:
+        TfserError: if there is no cache.
+    """
+    with open_catalogue(cache) as connection:
+        sets = rows(connection, "SELECT * FROM feature_sets ORDER BY feature_set")
+        counts = {
+            (r["feature_set"], r["corpus"]): r
+            for r in rows(
+                connection, "SELECT feature_set, corpus, count(*) AS live, sum(frames) AS frames FROM features GROUP BY ALL"
+            )
+        }
+        totals = {r["corpus"]: r["n"] for r in rows(connection, "SELECT corpus, count(*) AS n FROM utterances GROUP BY ALL")}
+    entries = []
+    for of in sets:
+        for folder in sorted(p for p in (cache.root / of["folder"]).iterdir() if p.is_dir()):
+            stored = read_rows(folder, cache).num_rows
+            live = counts.get((of["feature_set"], folder.name), {"live": 0, "frames": 0})
+            entries.append(
+                Entry(
+                    feature_set=of["feature_set"],
+                    corpus=folder.name,
+                    utterances=totals.get(folder.name, 0),
+                    live=live["live"],
+                    stale=stored - live["live"],
+                    frames=int(live["frames"] or 0),
+                    dim=of["dim"],
+                    dtype=of["dtype"],
+                    shards=len(list(folder.glob("[!.]*.rows.parquet"))),
+                    bytes=size_of(folder),
+                    folder=folder.relative_to(cache.root).as_posix(),
+                )
+            )
+    return entries
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files below a folder; what is behind a link is not counted."""
+    total = 0
+    if path.is_symlink():
+        return total
+    for file in [path] if path.is_file() else path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # removed or renamed just now
+            total += file.stat().st_size if file.is_file() else 0
+    return total
+
+
+def usage(cache: Cache) -> dict[str, int]:
+    """Return bytes by part of the cache: catalogue, each corpus's rows, each feature set, runs."""
+    parts = {"catalogue.duckdb": cache.catalogue} if cache.catalogue.exists() else {}
+    for area in ("corpora", "features"):
+        parts |= {f"{area}/{p.name}": p for p in sorted((cache.root / area).glob("*")) if p.is_dir()}
+    parts |= {p.name: p for p in sorted(cache.root.glob("*")) if p.is_dir() and p.name not in ("corpora", "features", "locks")}
+    return {name: size_of(path) for name, path in parts.items()}
+
+
+def doomed(
+    cache: Cache,
+    *,
+    features: str | None = None,
+    corpus: str | None = None,
+    run: str | None = None,
+    stale: bool = False,
+    removed: bool = False,
+) -> list[Path]:
+    """Return the folders and files that a removal takes away; `delete` does it.
+
+    Args:
+        cache: the cache.
+        features: a feature set; with `corpus`, only that corpus's part of it.
+        corpus: without `features`: the corpus's rows and all its features (not its runs).
+        run: a run (a folder's name below runs/, whatever is in it), or an experiment with all its runs.
+        stale: shards that no utterance needs any more, and outdated feature sets.
+        removed: what was moved away because it was damaged.
+
+    Raises:
+        UsageError: if nothing is named, or what is named is not there.
+    """
+    if sum((features is not None or corpus is not None, run is not None, stale, removed)) != 1:
+        raise UsageError("say what to remove: --features NAME [--corpus NAME], --corpus NAME, --run ID, --stale or --removed")
+    if removed:
+        if not cache.is_one():
+            raise UsageError(f"no cache at {cache.root}; name another with --cache")
+        return [cache.removed] if os.path.lexists(cache.removed) else []
+    if run is not None and run in {p.name for p in cache.runs.glob("[!.]*") if p.is_dir()}:
+        return [cache.runs / run]
+    finished = sorted(cache.features.glob(f"*/*/[!.]*{ROWS_SUFFIX}"))  # before the catalogue, which so knows all of them
+    with open_catalogue(cache) as connection:
+        sets = {r["feature_set"]: cache.root / r["folder"] for r in rows(connection, "FROM feature_sets")}
+        if run is not None:
+            known = rows(connection, "SELECT run_id, experiment FROM runs")
+            chosen = sorted(r["run_id"] for r in known if run == r["experiment"])
+            if not chosen:
+                raise unknown("run", run, sorted({r["experiment"] for r in known}))
+            return [cache.runs / name for name in chosen]
+        if stale:
+            live = {r["shard"] for r in rows(connection, "SELECT DISTINCT shard FROM features")}
+            return _stale(cache, finished, live, sets)
+    if features is not None and features not in sets:
+        raise unknown("feature set", features, list(sets))
+    if corpus is not None and corpus not in cache.corpora():
+        raise unknown("corpus", corpus, cache.corpora())
+    if features is not None:
+        part = sets[features] / corpus if corpus else sets[features]
+        if not part.is_dir():
+            raise UsageError(f"there are no features {features} of {corpus} in {cache.root}")
+        return [part]
+    found = [p for p in cache.features.glob(f"*/{corpus}") if p.is_dir()]
+    return [*found, cache.corpus(corpus or "")]
+
+
+def _stale(cache: Cache, finished: Iterable[Path], live: set[str], sets: dict[str, Path]) -> list[Path]:
+    outdated = [sets[name] for name in superseded(sets)]
+    found: list[Path] = list(outdated)
+    for rows_file in finished:
+        if rows_file.parent.parent in outdated:
+            continue
+        shards = [p for p in frames_of(rows_file) if p.exists()]
+        if not any(cache.place(p) in live for p in shards):
+            found += [rows_file, *shards]
+    return found
+
+
+def delete(cache: Cache, paths: list[Path]) -> int:
+    """Remove what `doomed` listed and bring the catalogue up to date; return the bytes that became free.
+
+    Raises:
+        TfserError: if somebody is writing there, or the system refuses; what was removed until then is gone.
+    """
+
+    def refuse(who: str) -> None:
+        raise TfserError(f"{who.removesuffix('; waiting for it')}; remove it when that has finished")
+
+    freed = 0
+    for path in paths:
+        if not os.path.lexists(path):
+            continue
+        size = size_of(path)
+        is_set = path.parent == cache.features and not path.is_symlink()
+        inner = [p for p in path.iterdir() if p.is_dir()] if is_set else []
+        try:
+            for folder in sorted(inner):
+                with cache.lock(cache.writers_of(folder), refuse):
+                    _remove(folder)
+            with cache.lock(cache.writers_of(path), refuse):
+                _remove(path)
+        except OSError as error:
+            raise TfserError(f"{error.filename or path}: cannot be removed ({error.strerror or error})") from error
+        freed += size
+    refresh(cache)
+    return freed
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link (not what is behind it), or a folder: what makes its content count first, a feature set's description
+    last."""
+
+    def turn(file: Path) -> int:
+        if file.name in ("corpus.json", "run.json"):
+            return 0
+        return 1 if file.name.endswith(ROWS_SUFFIX) else 3 if file.name == "feature_set.json" else 2
+
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    for file in sorted((p for p in path.rglob("*") if p.is_file() or p.is_symlink()), key=turn):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(path)
