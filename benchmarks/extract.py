@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from tfser.heads.machine.memory import keep_freed_memory
+from tfser.pipeline.features.encoders.loading import load
 
 LAYER = 12
 RATE = 16000
@@ -334,7 +335,7 @@ def epoch(clips: Sequence[Clip], weights: Path, device: str, chosen: argparse.Na
     from tfser.pipeline.features.encoders.spec import encoder_spec
 
     spec = encoder_spec("wavlm-large", weights=str(weights), layer=str(min(LAYER, chosen.layers)))
-    encoder = spec.load(device)
+    encoder = load(spec, device)
     whole, _ = bare(weights, "float32", device, None)
     chosen_clips = clips[: chosen.epoch_clips]
     cached = [torch.from_numpy(encoder.encode([spec.prepare(clip.samples)])[0][0]).to(device) for clip in chosen_clips]

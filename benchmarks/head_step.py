@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tfser.heads.machine.memory import keep_freed_memory
+from tfser.heads.models.layer_mix import build_module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     frames, lengths = torch.randn(B, L, D, device=device), torch.full((B,), L, device=device)
     labels = torch.arange(B, device=device) % chosen.classes
-    first = spec.module(replace(config, scan="chunked"), D, chosen.classes)
+    first = build_module(spec, replace(config, scan="chunked"), D, chosen.classes)
     macs = count_macs(first, torch.randn(1, L, D), torch.full((1,), L))
 
     variants = [Variant(scan="chunked", precision="float32"), Variant(scan="chunked", precision="bfloat16")]
@@ -98,7 +99,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
         variants += [Variant(scan="mamba_ssm", precision=precision) for precision in ("float32", "bfloat16")]
 
     def steps_of(variant: Variant) -> tuple[Callable[[], float], nn.Module]:
-        model = spec.module(replace(config, scan=variant.scan), D, chosen.classes).to(device)
+        model = build_module(spec, replace(config, scan=variant.scan), D, chosen.classes).to(device)
         model.load_state_dict(copy.deepcopy(first.state_dict()))
         encode = torch.compile(model.encode) if variant.compiled else model.encode
         optimiser = torch.optim.AdamW(model.parameters(), lr=0.0)  # all its work, and the same weights after it

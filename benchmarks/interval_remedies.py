@@ -3,8 +3,8 @@
 Corpora of 4, 6, 10 and 24 speakers (`intervals.hard`): even, uneven, with classes missing, at 90 % accuracy, with heavy tails
 (Student's t with 2.5 degrees of freedom), and with one speaker in eight whom the head fails. Candidates for the pooled UA:
 
-* ours: jackknife (CV3), Satterthwaite's t, logit scale (heads/results/intervals.py); the same on the scale of the score and of its
-  arcsine, with one and two degrees of freedom less, and at 99 %;
+* ours: jackknife (CV3), Satterthwaite's t, logit scale (heads/results/intervals.py); the same on the scale of the score and of
+  its arcsine, with one and two degrees of freedom less, and at 99 %;
 * BCa (Efron, "Better bootstrap confidence intervals", JASA 82, 1987) and the bootstrap-t on the logit scale (Hall, "Theoretical
   comparison of bootstrap confidence intervals", Annals of Statistics 16, 1988), over speakers;
 * the restricted wild cluster bootstrap with Rademacher weights, inverted (Cameron, Gelbach and Miller, "Bootstrap-based

@@ -4,8 +4,8 @@ Speakers are drawn with random effects on the logit of being right, one common t
 unequally many utterances of each class, some classes not at all. The truth is the score over the population of speakers. Sizes:
 EmoDB's own counts; 4, 10 and 24 speakers with 4 or 7 classes; and six speakers who say 85 % beside 94 others, as in MELD's test
 split. Columns: Wilson's interval over utterances, the percentile bootstrap over speakers, the plain jackknife with t of G - 1
-degrees of freedom, and ours (heads/results/intervals.py). Then two systems on the same utterances: intervals of their difference, and
-how often tests at 0.05 reject when there is none.
+degrees of freedom, and ours (heads/results/intervals.py). Then two systems on the same utterances: intervals of their
+difference, and how often tests at 0.05 reject when there is none.
 
     python benchmarks/intervals.py                   # about two minutes
     python benchmarks/intervals.py --rounds 500 --format csv

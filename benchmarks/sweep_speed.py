@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any
 from tfser.heads.machine.memory import keep_freed_memory
 
 if TYPE_CHECKING:
+    from tfser.heads.spec.fold import FoldData
     from tfser.heads.spec.head import HeadSpec
-    from tfser.heads.training.loop import FoldData
 
 VARIANTS = ("plain", "ours", "stacked vmap", "stacked streams")
 _PROTOCOL = 10 * 1000  # epochs x folds of the paper
@@ -146,7 +146,8 @@ def work(chosen: argparse.Namespace) -> None:
     import torch
 
     from tfser.heads import head
-    from tfser.heads.training.loop import EpochRecord, fit
+    from tfser.heads.spec.fold import EpochRecord
+    from tfser.heads.training.loop import fit
     from tfser.heads.training.samples import plan
     from tfser.pipeline.features.devices import processor
 
@@ -208,7 +209,7 @@ def made_up(utterances: int | None, folds: int, device: str) -> list[FoldData]:
     """Return folds of random frames: lengths spread as IEMOCAP's improvised turns, 80 bands, 4 classes, ten groups."""
     import numpy as np
 
-    from tfser.heads.training.loop import FoldData
+    from tfser.heads.spec.fold import FoldData
     from tfser.pipeline.shards.packed import PackedFeatures
 
     n = utterances or (120 if device == "cpu" else 2280)
@@ -237,7 +238,7 @@ def of_cache(root: Path, corpus: str, folds: int) -> list[FoldData]:
     """Return the first folds of a corpus's default protocol."""
     from tfser.heads.runs.experiment import Request, resolve
     from tfser.heads.runs.one_fold import load
-    from tfser.heads.training.loop import FoldData
+    from tfser.heads.spec.fold import FoldData
     from tfser.manifests.cache import Cache
 
     cache = Cache(root)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from tfser.heads.spec.head import HeadSpec
 
 HEADS: dict[str, str] = {
-    "logreg": "tfser.heads.models.baselines:LOGREG",
-    "svm": "tfser.heads.models.baselines:SVM",
+    "logreg": "tfser.heads.training.baselines:LOGREG",
+    "svm": "tfser.heads.training.baselines:SVM",
     "mean_pool": "tfser.heads.models.mean_pool",
     "tf_mamba": "tfser.heads.models.tf_mamba",
     "tf_transformer": "tfser.heads.models.tf_transformer",

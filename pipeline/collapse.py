@@ -1,8 +1,8 @@
 """Collapsing the layers of an encoder: a feature set that holds all of them becomes an ordinary one of the width of one.
 
-What comes in: a feature set of several layers, and what to make of it (`tfser.pipeline.features.stacks`). What goes out: shards of the
-other feature set, written as an extraction writes its own: utterance by utterance in the order of the stored shards, closed at a
-fixed size, rows last, so that a collapse that was killed goes on where it was. No audio is read.
+What comes in: a feature set of several layers, and what to make of it (`tfser.pipeline.features.stacks`). What goes out: shards
+of the other feature set, written as an extraction writes its own: utterance by utterance in the order of the stored shards,
+closed at a fixed size, rows last, so that a collapse that was killed goes on where it was. No audio is read.
 """
 
 from __future__ import annotations

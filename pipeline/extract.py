@@ -36,7 +36,8 @@ from tfser.pipeline.features.registry import FeatureSet, Pass, alone
 from tfser.pipeline.measure import Advance, audio_path, disk_errors
 from tfser.pipeline.shards.rows import ROWS_SUFFIX, read_stock, write_rows
 from tfser.pipeline.shards.writer import SUFFIXES, ShardFormat, ShardMember, StorageDtype, write_shard
-from tfser.pipeline.sound.audio import TooLongError, content_hash, decode, resample
+from tfser.pipeline.sound.audio import content_hash, decode, resample
+from tfser.pipeline.sound.recording import TooLongError
 from tfser.pipeline.sound.video import MissingExtraError
 
 SHARD_BYTES = 128 * 2**20

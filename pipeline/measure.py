@@ -23,7 +23,8 @@ from tfser.manifests.errors import TfserError
 from tfser.manifests.utterances import Measured, Utterance
 from tfser.pipeline.cores import cores
 from tfser.pipeline.sound import video
-from tfser.pipeline.sound.audio import MAX_DURATION_S, VIDEO_SUFFIXES, AudioError, survey
+from tfser.pipeline.sound.audio import MAX_DURATION_S, VIDEO_SUFFIXES, survey
+from tfser.pipeline.sound.recording import AudioError
 
 Advance = Callable[[int, float], None]
 """Called with the number of utterances and the seconds of audio that were finished since the last call."""

@@ -21,7 +21,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.display import bar, say
 
 if TYPE_CHECKING:
-    from tfser.heads.training.loop import EpochRecord
+    from tfser.heads.spec.fold import EpochRecord
 
 LINE_EVERY_S = 60.0
 """Where there is no terminal, a line is written so often at most."""

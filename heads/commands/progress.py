@@ -29,7 +29,7 @@ from tfser.manifests.catalogue.reading import open_catalogue
 from tfser.manifests.display import visible
 
 if TYPE_CHECKING:
-    from tfser.heads.training.loop import EpochRecord
+    from tfser.heads.spec.fold import EpochRecord
 
 _LINES = 30
 """More experiments than this, and the table shows those at work, and how many others there are."""

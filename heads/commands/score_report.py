@@ -1,8 +1,8 @@
 """Tables of scores as people read them: in percent, with marks, a table for each protocol and set of classes.
 
-In go the rows of `tfser.heads.results.score_tables`. Numbers of other protocols, or over other classes, do not compare, so each kind has
-a table of its own under a heading that names both. In a table stand the columns that tell its rows apart; on a terminal that is
-too narrow, what all rows share goes below it first.
+In go the rows of `tfser.heads.results.score_tables`. Numbers of other protocols, or over other classes, do not compare, so each
+kind has a table of its own under a heading that names both. In a table stand the columns that tell its rows apart; on a terminal
+that is too narrow, what all rows share goes below it first.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """How a sweep's plan and results are shown: for people, for other programs, and for a paper.
 
-Numbers bear the marks of `tfser.heads.results.marks` in every format that people read; csv and JSON say the same in columns of their own.
+Numbers bear the marks of `tfser.heads.results.marks` in every format that people read; csv and JSON say the same in columns of
+their own.
 """
 
 from __future__ import annotations

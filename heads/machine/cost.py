@@ -10,8 +10,8 @@ measured does not depend on the numbers in the frames.
   training mode: without the optimiser, augmentation and other losses, which belong to a recipe. Both are taken round by round
   over all heads, so that a machine that grows slower or faster does so for all, and each timed call follows an untimed one of
   its own. On a CPU they depend on the allocator, too: see `tfser.heads.machine.memory`.
-* **Memory** is the most that one such pass or step holds beyond the weights and the frames: see `tfser.heads.machine.peak`. That of a
-  step includes the gradients, not the optimiser's state.
+* **Memory** is the most that one such pass or step holds beyond the weights and the frames: see `tfser.heads.machine.peak`. That
+  of a step includes the gradients, not the optimiser's state.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tfser.heads import HEADS, head
 from tfser.heads.machine.peak import peak_bytes
-from tfser.heads.spec.head import HeadSpec, Settings, count_parameters
+from tfser.heads.models.layer_mix import build_module
+from tfser.heads.spec.head import HeadSpec, count_parameters
+from tfser.heads.spec.settings import Settings
 from tfser.heads.training.predict import own_randomness
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.pipeline.features.devices import choose_device, processor
@@ -209,7 +211,7 @@ class _Case:
         self.spec, self.preset, self.conditions, self.device = spec, preset, conditions, device
         self.width = conditions.width or spec.typical_dim
         self.config = self._config(conditions.device)
-        self.module = spec.module(self.config, self.width, conditions.classes).to(device)
+        self.module = build_module(spec, self.config, self.width, conditions.classes).to(device)
         samples, self.frames = self._input(conditions.batch_size)
         self.samples = samples.to(device)  # (B, L, D)
         self.lengths = torch.full((len(samples),), self.frames, device=device)
@@ -283,7 +285,7 @@ class _Case:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def _macs(self) -> int:
-        portable = self.spec.module(self._config("cpu"), self.width, self.conditions.classes)
+        portable = build_module(self.spec, self._config("cpu"), self.width, self.conditions.classes)
         samples, frames = self._input(1)
         return count_macs(portable, samples, torch.full((len(samples),), frames))
 

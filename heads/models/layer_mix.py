@@ -25,6 +25,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.settings import Settings
+from tfser.manifests.errors import UsageError
+
 STATE_KEY = "model.layer_scores"
 """Where a trained state (`FitResult.states`) holds the scores."""
 
@@ -79,3 +83,23 @@ def layer_weights(state: Mapping[str, Tensor]) -> list[float] | None:
     """Return the weights w (M,) of a trained state, which sum to 1; None where it has no mix."""
     scores = state.get(STATE_KEY)
     return None if scores is None else scores.detach().double().cpu().softmax(dim=0).tolist()
+
+
+def build_module(spec: HeadSpec, config: Settings, dim: int, n_classes: int, layers: int = 1) -> nn.Module:
+    """Check that the width fits, and build a head's module.
+
+    Args:
+        spec: the head.
+        config: of this head.
+        dim: the features' width as stored: of all layers together.
+        n_classes: K.
+        layers: M; above 1, the head is built for the width dim / M, behind a learned mix.
+
+    Raises:
+        UsageError: The feature width does not fit the configuration, or does not part into so many layers.
+    """
+    if dim % layers:
+        raise UsageError(f"features of a width of {dim} do not part into {layers} layers")
+    spec.check(config, dim // layers)
+    module = spec.build(config, dim // layers, n_classes)
+    return module if layers == 1 else LayerMix(module, layers, dim // layers)

@@ -12,8 +12,9 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from tfser.heads.models.blocks import valid_frames
-from tfser.heads.spec.head import HeadSpec, Settings
+from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.recipes import Recipe
+from tfser.heads.spec.settings import Settings
 from tfser.manifests.errors import UsageError
 
 

@@ -39,8 +39,9 @@ from torch.nn import functional
 from tfser.heads.models.blocks import TransformerLayer, dropout, valid_frames
 from tfser.heads.models.mean_pool import MeanPool, MeanPoolConfig
 from tfser.heads.models.ssd import BACKENDS, choose_backend, ssd, unavailable
-from tfser.heads.spec.head import AblationRow, HeadSpec, Settings
+from tfser.heads.spec.head import AblationRow, HeadSpec
 from tfser.heads.spec.recipes import Recipe
+from tfser.heads.spec.settings import Settings
 from tfser.manifests.errors import UsageError, unknown
 
 Filter = Literal["power", "cutoff", "none"]

@@ -33,8 +33,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tfser.heads.models.blocks import TransformerLayer
-from tfser.heads.spec.head import AblationRow, HeadSpec, Settings
+from tfser.heads.spec.head import AblationRow, HeadSpec
 from tfser.heads.spec.recipes import Recipe
+from tfser.heads.spec.settings import Settings
 from tfser.manifests.errors import UsageError
 
 

@@ -12,6 +12,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from tfser.heads import REFERENCE_HEADS, head
+from tfser.heads.models.layer_mix import build_module
 from tfser.heads.results.marks import of_runs
 from tfser.heads.runs.experiment import Experiment, Request
 from tfser.heads.spec.head import AblationRow, HeadSpec, count_parameters
@@ -21,7 +22,7 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import unknown
 
 if TYPE_CHECKING:
-    from tfser.heads.spec.head import Settings
+    from tfser.heads.spec.settings import Settings
 
 METRICS = ("UA", "WA", "WF1")
 
@@ -108,7 +109,7 @@ def parameters(spec: HeadSpec, config: Settings, dim: int, n_classes: int, layer
     if spec.fit is not None:
         return None
     with torch.device("meta"):
-        return count_parameters(spec.module(config, dim, n_classes, layers))
+        return count_parameters(build_module(spec, config, dim, n_classes, layers))
 
 
 def _typical(experiment: Experiment) -> Settings:

@@ -1,7 +1,8 @@
 """What a number is worth, at a glance: the marks that every table puts behind a score, and the sentences that explain them.
 
 In goes a row of any table that says how its epoch was chosen (`selection`), what the audit of its folds said (`audit`) and
-whether its test speakers are new to the head (`speakers_kept`, decided by `tfser.manifests.protocols.independence`). Out come marks:
+whether its test speakers are new to the head (`speakers_kept`, decided by `tfser.manifests.protocols.independence`). Out come
+marks:
 
 * † the epoch was chosen by looking at the test side;
 * ‡ a fold was trained although its audit failed;

@@ -5,9 +5,9 @@ classes seed by seed, and who said them. Seeds count only as a whole: those that
 that a seed has. What was dropped is said.
 
 Clusters, which intervals take as the independent units, are the speakers, where those of the test side are known and new to the
-head (`tfser.heads.results.marks`). Else there are none, and so no interval and no test, unless sessions or dialogues are asked for: an
-interval over these is one of other sessions of the same voices. MELD's official split is such a case, six of its speakers being
-heard on both sides.
+head (`tfser.heads.results.marks`). Else there are none, and so no interval and no test, unless sessions or dialogues are asked
+for: an interval over these is one of other sessions of the same voices. MELD's official split is such a case, six of its
+speakers being heard on both sides.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A paper's tables with ours beside them: each printed number is a cell that was run, or says why it was not.
 
-In: a paper (`tfser.heads.results.published`), and what the cache holds of its corpora and features. Out: cells, planned as a sweep
-(`tfser.heads.runs.plan`), so that finished runs are found, and a row that two tables print is trained once.
+In: a paper (`tfser.heads.results.published`), and what the cache holds of its corpora and features. Out: cells, planned as a
+sweep (`tfser.heads.runs.plan`), so that finished runs are found, and a row that two tables print is trained once.
 
 Without any of the paper's corpora the same rows are trained on the built-in synthetic corpus, to show that the whole way works;
 such numbers say nothing about the paper, and stand beside none of its own.

@@ -17,9 +17,10 @@ from tfser.heads import head
 from tfser.heads.runs.setting_list import unknown_setting
 from tfser.heads.runs.store import digest
 from tfser.heads.spec.first_words import named_by
-from tfser.heads.spec.head import HeadSpec, Settings
+from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.precision import settle_precision
 from tfser.heads.spec.recipes import Recipe
+from tfser.heads.spec.settings import Settings
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
 from tfser.manifests.catalogue.views import BOUND
@@ -94,7 +95,8 @@ class Experiment:
     layers: int = 1
     """Layers that the features hold side by side; `dim` is of all of them."""
     stacked: How = "none"
-    """How runs of it are trained together (`tfser.heads.training.together`): other numbers within rounding, so a name of its own."""
+    """How runs of it are trained together (`tfser.heads.training.together`): other numbers within rounding, so a name of its
+    own."""
     counted_epochs: tuple[int, ...] = ()
     """Of a recipe that counts steps: the epochs that they come to in each fold of the protocol, from fold 1 on."""
 
@@ -380,7 +382,8 @@ def _training_frames(connection: Connection, protocol: str, corpus: str, feature
 
 
 def _samples(spec: HeadSpec, config: Settings, recipe: Recipe, frames: Sequence[int]) -> int:
-    """Count the training samples of utterances of so many frames, as `tfser.heads.training.samples.plan` lays them; at least one."""
+    """Count the training samples of utterances of so many frames, as `tfser.heads.training.samples.plan` lays them; at least
+    one."""
     length, most = spec.sample_frames(config, recipe), spec.seen_frames(config, recipe)
     if length is None:
         return max(1, len(frames))

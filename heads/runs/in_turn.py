@@ -20,7 +20,7 @@ from tfser.manifests.errors import TfserError, first_line
 
 if TYPE_CHECKING:
     from tfser.heads.runs.experiment import Experiment
-    from tfser.heads.training.loop import EpochRecord
+    from tfser.heads.spec.fold import EpochRecord
     from tfser.manifests.audits.run import Finding
 
 
@@ -98,7 +98,8 @@ def folds_by_key(runs: Iterable[Run]) -> dict[Key, tuple[int, ...]]:
 
 
 def groups(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
-    """Return the runs in the groups that are trained together (`tfser.heads.training.together`), each on its own unless it is stacked.
+    """Return the runs in the groups that are trained together (`tfser.heads.training.together`), each on its own unless it is
+    stacked.
 
     A group holds runs of one experiment, folds and seeds, at most `TOGETHER`.
     """

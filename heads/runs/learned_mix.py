@@ -1,8 +1,8 @@
 """The learned layer mix of a finished run, as a feature set to be written by `tfser.pipeline.collapse`.
 
-What comes in: a run that was trained on all layers of an encoder (`tfser.heads.models.layer_mix`). What goes out: what the cache needs
-to make an ordinary feature set (t, D) of its mix. Its frames are what the run's own head was given: normalised as the run did,
-then summed with the weights of the chosen selection. Training on it normalises it again, by the recipe of that training.
+What comes in: a run that was trained on all layers of an encoder (`tfser.heads.models.layer_mix`). What goes out: what the cache
+needs to make an ordinary feature set (t, D) of its mix. Its frames are what the run's own head was given: normalised as the run
+did, then summed with the weights of the chosen selection. Training on it normalises it again, by the recipe of that training.
 
 The weights were learned from the training side of one fold. They know its labels, so the feature set belongs to that fold: its
 configuration says so in `belongs_to`, and the audit `mix_of_other_fold` refuses every other use.

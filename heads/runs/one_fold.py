@@ -30,7 +30,7 @@ from tfser.pipeline.shards.packed import FeatureRow, PackedFeatures, load_packed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tfser.heads.training.loop import EpochRecord, FitResult, FoldData, Selection
+    from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,8 +238,8 @@ def begin_run(
     Raises:
         EmptySideError: if a side of the fold is empty.
     """
+    from tfser.heads.spec.fold import FoldData
     from tfser.heads.training import checkpoints
-    from tfser.heads.training.loop import FoldData
 
     sides = _sides(experiment, loaded, fold)
     about = _about(experiment, fold, findings) | {

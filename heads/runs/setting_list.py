@@ -16,7 +16,8 @@ from itertools import pairwise
 from typing import Any
 
 from tfser.heads import HEADS, head
-from tfser.heads.spec.head import HeadSpec, Settings
+from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.settings import Settings
 from tfser.manifests.display import cell
 from tfser.manifests.errors import UsageError, unknown
 

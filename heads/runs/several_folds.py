@@ -1,7 +1,8 @@
 """Runs of one experiment trained together: audit, load, train, store, as `tfser.heads.runs.one_fold` does for one.
 
 What comes in: folds and seeds of one experiment. What goes out: their finished runs, those that were there and those that are
-trained now, stacked (`tfser.heads.training.together`). A run's id says that it was stacked and how, its run.json with how many others.
+trained now, stacked (`tfser.heads.training.together`). A run's id says that it was stacked and how, its run.json with how many
+others.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UnreadableError, UsageError
 
 if TYPE_CHECKING:
-    from tfser.heads.training.loop import EpochRecord
+    from tfser.heads.spec.fold import EpochRecord
 
 
 def train_together(

@@ -14,8 +14,8 @@ import typing
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
-from tfser.heads.spec.head import Settings, checked_number, later
 from tfser.heads.spec.selections import Rule
+from tfser.heads.spec.settings import Settings, checked_number, later
 from tfser.manifests.errors import UsageError
 from tfser.manifests.protocols.validation import canonical_policy
 
@@ -146,10 +146,11 @@ class Recipe(Settings):
     its label."""
 
     validation: str | None = later(None)
-    """The policy that holds out validation utterances (`tfser.manifests.protocols.validation`) unless the user or the protocol says
-    another."""
+    """The policy that holds out validation utterances (`tfser.manifests.protocols.validation`) unless the user or the protocol
+    says another."""
     selections: tuple[str, ...] = later(())
-    """Choices of epoch beyond last, val and test-oracle, see `tfser.heads.spec.selections`. They change nothing in the training."""
+    """Choices of epoch beyond last, val and test-oracle, see `tfser.heads.spec.selections`. They change nothing in the
+    training."""
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))

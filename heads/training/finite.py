@@ -18,7 +18,7 @@ from torch import Tensor
 from tfser.manifests.errors import TfserError
 
 if TYPE_CHECKING:
-    from tfser.heads.training.predict import Prediction
+    from tfser.heads.spec.fold import Prediction
     from tfser.pipeline.shards.packed import PackedFeatures
 
 Indices = npt.NDArray[np.int64]

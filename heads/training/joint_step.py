@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
-from tfser.heads.training.loop import EpochRecord, Trainer, training_loss
+from tfser.heads.spec.fold import EpochRecord
+from tfser.heads.training.loop import Trainer, training_loss
 from tfser.manifests.errors import TfserError, first_line
 
 _WARM_UPS = 3  # steps before a graph is captured: libraries choose their kernels in them

@@ -23,30 +23,30 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tfser.heads.models.layer_mix import LayerMix
-from tfser.heads.spec.head import HeadSpec, Settings, count_parameters
+from tfser.heads.models.layer_mix import LayerMix, build_module
+from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Prediction, Selection
+from tfser.heads.spec.head import HeadSpec, count_parameters
 from tfser.heads.spec.metrics import scores as score
 from tfser.heads.spec.precision import settle_precision
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.selections import Keeper
+from tfser.heads.spec.settings import Settings
 from tfser.heads.training import checkpoints
 from tfser.heads.training.augment import augment, mix
 from tfser.heads.training.finite import check_loss, check_prediction, check_weights
 from tfser.heads.training.losses import class_weights, cmdt, cross_entropy
 from tfser.heads.training.normalise import Normaliser
-from tfser.heads.training.predict import Indices, Prediction, evaluate, own_randomness, predict
+from tfser.heads.training.predict import evaluate, own_randomness, predict
 from tfser.heads.training.samples import FrameStore, plan
 from tfser.manifests.errors import TfserError, UnreadableError, UsageError
-from tfser.pipeline.shards.packed import PackedFeatures
 
 __all__ = ["EpochRecord", "FitResult", "FitStoppedError", "FoldData", "Prediction", "Selection", "fit", "predict"]
 
@@ -55,87 +55,6 @@ _FORMAT = 2  # of checkpoints; raise it when training's numbers change
 
 class FitStoppedError(TfserError):
     """The training was asked to stop; its state lies in the checkpoint folder, if there is one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoldData:
-    """One fold: n utterances, and who is in which role.
-
-    Raises:
-        UsageError: Lengths differ, an index is out of range, roles overlap or there is nothing to train on.
-    """
-
-    features: PackedFeatures
-    labels: npt.NDArray[np.int64]
-    """(n,) numbers into ``classes``; of utterances without a role: anything."""
-    classes: tuple[str, ...]
-    train: Indices
-    val: Indices
-    """May be empty."""
-    test: Indices
-    """May be empty: then nothing is tested, as when training a model for use."""
-    speakers: tuple[str, ...] | None = None
-    """(n,) needed by normalise=speaker only."""
-    layers: int = 1
-    """Layers that the features hold side by side; above 1, a mix of them is learned (`tfser.heads.models.layer_mix`)."""
-
-    def __post_init__(self) -> None:
-        n = len(self.features.utterance_ids)
-        if len(self.labels) != n or (self.speakers is not None and len(self.speakers) != n):
-            raise UsageError(f"a fold of {n} utterances needs {n} labels and speakers")
-        roles = np.concatenate([self.train, self.val, self.test])
-        if len(roles) and (roles.min() < 0 or roles.max() >= n):
-            raise UsageError(f"a fold's indices must lie from 0 to {n - 1}")
-        if len(np.unique(roles)) != len(roles):
-            raise UsageError("an utterance stands twice in the fold's train, val and test")
-        if not len(self.train):
-            raise UsageError("the fold has no training utterances")
-        used = self.labels[roles]
-        if used.min() < 0 or used.max() >= len(self.classes):
-            raise UsageError(f"labels must lie from 0 to {len(self.classes) - 1}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochRecord:
-    """One epoch; scores are utterance-level, None where there are no such utterances."""
-
-    epoch: int
-    """From 1."""
-    loss: float
-    """Mean over the training samples, augmented and with all regularisation."""
-    learning_rate: float
-    """Of the last step."""
-    train_s: float
-    eval_s: float
-    val_WA: float | None  # noqa: N815
-    val_UA: float | None  # noqa: N815
-    test_WA: float | None  # noqa: N815
-    test_UA: float | None  # noqa: N815
-    val_WF1: float | None = None  # noqa: N815
-    test_WF1: float | None = None  # noqa: N815
-    val_loss: float | None = None
-    """Mean negative logarithm of the true class's probability over the utterances; no weights, no smoothing."""
-    test_loss: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selection:
-    """A choice of epoch, and its predictions on the test utterances (None where the fold has none)."""
-
-    epoch: int
-    test: Prediction | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitResult:
-    """What a training yields."""
-
-    history: tuple[EpochRecord, ...]
-    selections: Mapping[str, Selection]
-    """``last``, ``val`` (with validation utterances), ``test-oracle`` (with test utterances), and the recipe's own."""
-    states: Mapping[str, dict[str, Tensor]]
-    """``last`` and, if there is one, ``val``: self-contained, see `predict`. On the CPU."""
-    parameters: int
 
 
 def fit(
@@ -246,7 +165,7 @@ class Trainer:
         self.class_weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
 
         torch.manual_seed(_stream(seed, 0, "weights"))
-        self.model = spec.module(config, packed.frames.shape[1], len(data.classes), data.layers).to(device)
+        self.model = build_module(spec, config, packed.frames.shape[1], len(data.classes), data.layers).to(device)
         self.average = copy.deepcopy(self.model) if recipe.averaging else None
         self.optimiser = _optimiser(recipe, self.model)
         self.history: list[EpochRecord] = []

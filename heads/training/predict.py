@@ -4,42 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from tfser.heads.models.layer_mix import LayerMix
-from tfser.heads.spec.head import HeadSpec, Settings
+from tfser.heads.models.layer_mix import LayerMix, build_module
+from tfser.heads.spec.fold import Indices, Prediction
+from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.recipes import Recipe
+from tfser.heads.spec.settings import Settings
 from tfser.heads.training import checkpoints
 from tfser.heads.training.normalise import Normaliser
 from tfser.heads.training.samples import FrameStore, Plan, plan
 from tfser.manifests.errors import UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
 
-Indices = npt.NDArray[np.int64]
 _SEGMENTS, _UTTERANCES = 128, 32  # samples evaluated at a time
 _SEGMENTS_GPU = 1024  # where each launch costs as much as the work of many segments
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """Class probabilities of m utterances and of their S segments; rows sum to 1."""
-
-    segment_utterance: Indices
-    """(S,) the segment's utterance, a row of the packed features."""
-    segment_number: Indices
-    """(S,) from 0 within the utterance."""
-    segment_probabilities: npt.NDArray[np.float32]
-    """(S, K)"""
-    utterance: Indices
-    """(m,) rows of the packed features."""
-    utterance_probabilities: npt.NDArray[np.float32]
-    """(m, K) the mean over each utterance's segments."""
 
 
 def predict(
@@ -72,7 +55,7 @@ def predict(
     if spec.predict is not None:
         return spec.predict(state, features, rows)
     with own_randomness(device):
-        model = spec.module(config, features.frames.shape[1], n_classes, layers).to(device)
+        model = build_module(spec, config, features.frames.shape[1], n_classes, layers).to(device)
     try:
         model.load_state_dict(checkpoints.part(state, "model"))
         normaliser = Normaliser(

@@ -32,11 +32,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tfser.heads.spec.head import HeadSpec, Settings
+from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData
+from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.precision import settle_precision
 from tfser.heads.spec.recipes import Recipe
+from tfser.heads.spec.settings import Settings
 from tfser.heads.training.joint_step import Group, make_capturable
-from tfser.heads.training.loop import EpochRecord, FitResult, FitStoppedError, FoldData, Trainer, fit
+from tfser.heads.training.loop import FitStoppedError, Trainer, fit
 from tfser.heads.training.predict import own_randomness
 from tfser.manifests.errors import TfserError, UsageError, unknown
 

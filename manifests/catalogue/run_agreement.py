@@ -187,7 +187,8 @@ def _check_metrics(
 
 
 def _scores(counts: Numbers, classes: Sequence[str]) -> dict[tuple[str, str | None], float]:
-    """Return the scores that stored counts must have: here in words of its own, as a second account of `tfser.heads.spec.metrics`."""
+    """Return the scores that stored counts must have: here in words of its own, as a second account of
+    `tfser.heads.spec.metrics`."""
     total, weighted = int(counts.sum()), 0.0
     scores: dict[tuple[str, str | None], float] = {}
     recalls: list[float] = []

@@ -28,7 +28,8 @@ from tfser.manifests.files import sweep
 from tfser.manifests.notes import note
 from tfser.pipeline.features.logmel import LogMel, LogMelConfig
 from tfser.pipeline.measure import Advance, audio_path, disk_errors, in_order
-from tfser.pipeline.sound.audio import AudioError, content_hash, decode, resample
+from tfser.pipeline.sound.audio import content_hash, decode, resample
+from tfser.pipeline.sound.recording import AudioError
 
 if TYPE_CHECKING:
     import pyarrow as pa

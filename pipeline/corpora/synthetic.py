@@ -1,7 +1,7 @@
 """The built-in corpus: speech-like sounds of eight made-up speakers in four emotions, for demonstrations and tests.
 
-It is generated on first use (see `tfser.pipeline.corpora.synthesis`), into the folder given with --root, else into the cache. Scores
-on it say that the machinery works, nothing about speech.
+It is generated on first use (see `tfser.pipeline.corpora.synthesis`), into the folder given with --root, else into the cache.
+Scores on it say that the machinery works, nothing about speech.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What any feature set says of itself: name, configuration, shape, the fingerprint that tells it from others, and its folder.
 
-Front-ends and encoders (`tfser.pipeline.features.registry`) and what is made of other features (`tfser.pipeline.features.stacks`) are described
-alike, so that either finds the other's shards where they are the same numbers.
+Front-ends and encoders (`tfser.pipeline.features.registry`) and what is made of other features
+(`tfser.pipeline.features.stacks`) are described alike, so that either finds the other's shards where they are the same numbers.
 """
 
 from __future__ import annotations

@@ -90,8 +90,8 @@ def weighted_sum(frames: Array, weights: Sequence[float], shift: Array | None = 
 def layer_config(config: Mapping[str, Any], layer: int | str) -> dict[str, Any]:
     """Return the configuration of one layer, or of their mean, out of that of the feature set of all layers.
 
-    It is what a direct extraction of that layer has (`tfser.pipeline.features.encoders.spec.EncoderSpec.config`): the same but for
-    `layer` and its definition in words, and without `layers`.
+    It is what a direct extraction of that layer has (`tfser.pipeline.features.encoders.spec.EncoderSpec.config`): the same but
+    for `layer` and its definition in words, and without `layers`.
     """
     words = layer_in_words(config["family"], str(layer), config["layers"] - 1)
     return {key: value for key, value in config.items() if key != "layers"} | {"layer": layer, "layer_is": words}

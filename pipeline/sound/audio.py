@@ -6,8 +6,8 @@ at the file's own rate, channels averaged. soundfile, soxr and PyAV are imported
 this file is cheap.
 
 A file is decoded in blocks: `survey` takes its hash and its facts without ever holding all of it, `decode` puts the blocks one
-after another. What ends before its header says (see `tfser.pipeline.sound.containers`), or cannot be decoded to its end, is read as
-far as it goes, as players do, and is flagged `damaged`. What no recording can be, such as a rate of 1 Hz, a sample of 1e38 or
+after another. What ends before its header says (see `tfser.pipeline.sound.containers`), or cannot be decoded to its end, is read
+as far as it goes, as players do, and is flagged `damaged`. What no recording can be, such as a rate of 1 Hz, a sample of 1e38 or
 hours of sound for one utterance, is refused before it takes memory.
 """
 
@@ -27,10 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from tfser.manifests.errors import TfserError
 from tfser.pipeline.sound.containers import Patched, promise
+from tfser.pipeline.sound.recording import AudioError, Recording, Samples, TooLongError, check_rate
 
 KNOWN_SUFFIXES: frozenset[str] = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"})
 """Suffixes (lower case) of files that `decode` reads with libsndfile."""
@@ -56,8 +55,6 @@ programs do write: 'overscale'. It is read as it is, since dividing by a guess w
 ABSURD = 2.0**31
 """No sample is beyond the full scale of 32-bit integers, the widest that audio is stored in: such a file is refused."""
 
-RATES_HZ = (1_000, 192_000)
-"""Sample rates of recordings: below, no speech is left (4 kHz is a telephone's half); above, no recorder for speech goes."""
 
 MAX_DURATION_S = 1800.0
 """The longest utterance unless another limit is asked for: half an hour, at the highest rate 1.4 GB of samples."""
@@ -73,16 +70,6 @@ _SLACK_S = 0.01
 
 _POINTER_BYTES = 1024
 """A Git LFS pointer, which a clone without `git lfs` leaves in a file's place, is shorter than this."""
-
-Samples = npt.NDArray[np.float32]
-
-
-class AudioError(TfserError):
-    """A recording cannot be used; the message is one line: the file and the reason."""
-
-
-class TooLongError(AudioError):
-    """It is longer than an utterance may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,21 +108,6 @@ class AudioFacts:
     rms_db: float
     clipped_share: float
     flags: tuple[str, ...]
-
-
-class Recording:
-    """A recording while it is decoded.
-
-    Attributes:
-        sample_rate: known from the first block on.
-        expected: samples to come, as far as the header can be believed; None where it says nothing.
-        damaged: settled when the last block was taken.
-    """
-
-    def __init__(self) -> None:
-        self.sample_rate = 0
-        self.expected: int | None = None
-        self.damaged = False
 
 
 def decode(
@@ -323,17 +295,6 @@ def _mono(block: Samples) -> Samples:
         return np.ascontiguousarray(block[:, 0])
     with np.errstate(all="ignore"):
         return np.ascontiguousarray(block.mean(axis=1, dtype=np.float64), dtype=np.float32)
-
-
-def check_rate(path: Path, rate: int) -> None:
-    """Refuse sample rates that no recording has: a header of 1 Hz makes hours, and gigabytes, of a few bytes.
-
-    Raises:
-        AudioError: saying what the rate is.
-    """
-    low, high = RATES_HZ
-    if not low <= rate <= high:
-        raise AudioError(f"{path}: the sample rate is {rate:,} Hz; recordings of {low:,} to {high:,} Hz are read: resample it")
 
 
 def _too_long(path: Path, duration_s: float | None, most_s: float) -> TooLongError:

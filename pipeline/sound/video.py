@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tfser.manifests.errors import TfserError
-from tfser.pipeline.sound.audio import AudioError, Recording, Samples, check_rate
+from tfser.pipeline.sound.recording import AudioError, Recording, Samples, check_rate
 
 SHORTFALL_S = 0.25
 """A stream that ends this much before it says so is damaged; encoders round to frames of up to 0.05 s."""

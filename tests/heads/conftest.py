@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tfser.heads.training.loop import FoldData
+from tfser.heads.spec.fold import FoldData
 from tfser.pipeline.shards.packed import PackedFeatures
 
 

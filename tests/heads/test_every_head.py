@@ -14,9 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tfser.heads import HEADS, head
-from tfser.heads.spec.head import HeadSpec, Settings
+from tfser.heads.models.layer_mix import build_module
+from tfser.heads.spec.fold import FoldData
+from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.recipes import Recipe
-from tfser.heads.training.loop import FoldData, fit, predict
+from tfser.heads.spec.settings import Settings
+from tfser.heads.training.loop import fit, predict
 from tfser.manifests.errors import UsageError
 
 CASES = [(name, preset) for name in HEADS if head(name).fit is None for preset in head(name).presets]
@@ -32,7 +35,7 @@ def settled(spec: HeadSpec, preset: str, **changes: object) -> Settings:
 def build(spec: HeadSpec, preset: str, dim: int = DIM, **changes: object) -> tuple[nn.Module, Settings]:
     config = settled(spec, preset, **changes)
     torch.manual_seed(0)
-    return spec.module(config, dim, CLASSES), config
+    return build_module(spec, config, dim, CLASSES), config
 
 
 def batch(spec: HeadSpec, config: Settings, n: int = 5, dim: int = DIM) -> tuple[Tensor, Tensor]:
@@ -117,7 +120,7 @@ def test_saved_and_loaded_logits_are_identical(case: tuple[HeadSpec, str], tmp_p
     module(frames, lengths)  # moves the running statistics, if there are any
     save_file(module.state_dict(), tmp_path / "model.safetensors")
     torch.manual_seed(5)
-    other = case[0].module(config, DIM, CLASSES)
+    other = build_module(case[0], config, DIM, CLASSES)
     other.load_state_dict(load_file(tmp_path / "model.safetensors"))
     assert torch.equal(other.eval()(frames, lengths), module.eval()(frames, lengths))
 
@@ -136,7 +139,7 @@ def test_bfloat16_autocast_runs(case: tuple[HeadSpec, str]) -> None:
 @pytest.mark.parametrize(("name", "preset"), ALL)
 def test_widths_that_do_not_fit_are_named(name: str, preset: str) -> None:
     with pytest.raises(UsageError, match="width"):
-        head(name).module(settled(head(name), preset), 0, CLASSES)
+        build_module(head(name), settled(head(name), preset), 0, CLASSES)
 
 
 @pytest.mark.parametrize(("name", "preset"), ALL)

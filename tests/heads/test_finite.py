@@ -12,10 +12,11 @@ import pytest
 from tfser.heads import HEADS, head
 from tfser.heads.models.tf_transformer import TFTransformerConfig
 from tfser.heads.runs.store import Selected, begin, finish
-from tfser.heads.spec.head import LARGEST, SMALLEST, Settings
+from tfser.heads.spec.fold import FitResult, FoldData
 from tfser.heads.spec.recipes import Recipe
+from tfser.heads.spec.settings import LARGEST, SMALLEST, Settings
 from tfser.heads.training.finite import NotFiniteError
-from tfser.heads.training.loop import FitResult, FoldData, fit
+from tfser.heads.training.loop import fit
 from tfser.heads.training.together import FitJob, fit_together
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError

@@ -11,7 +11,7 @@ import pytest
 from tfser.heads.commands import fold_progress as fold_view
 from tfser.heads.commands.fold_progress import FoldBars
 from tfser.heads.runs.in_turn import Event
-from tfser.heads.training.loop import EpochRecord
+from tfser.heads.spec.fold import EpochRecord
 from tfser.manifests.cache import Cache
 
 

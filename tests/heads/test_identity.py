@@ -11,9 +11,10 @@ import torch
 from tfser.heads import HEADS, head
 from tfser.heads.runs.experiment import Experiment
 from tfser.heads.spec.first_words import named_by
-from tfser.heads.spec.head import Settings, later
+from tfser.heads.spec.fold import FoldData
 from tfser.heads.spec.recipes import Recipe
-from tfser.heads.training.loop import FoldData, Trainer
+from tfser.heads.spec.settings import Settings, later
+from tfser.heads.training.loop import Trainer
 
 
 def experiment(name: str, preset: str, recipe: str, **changes: Any) -> Experiment:

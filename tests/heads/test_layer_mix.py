@@ -13,14 +13,16 @@ import torch
 from torch import nn
 
 from tfser.heads import HEADS, head
-from tfser.heads.models.layer_mix import STATE_KEY, LayerMix, layer_weights
+from tfser.heads.models.layer_mix import STATE_KEY, LayerMix, build_module, layer_weights
 from tfser.heads.runs.experiment import Experiment, Request, resolve
 from tfser.heads.runs.learned_mix import mix_of_run
 from tfser.heads.runs.one_fold import RunResult, audit_experiment, load, train_fold
 from tfser.heads.runs.store import run_folder
-from tfser.heads.spec.head import HeadSpec, Settings, count_parameters
+from tfser.heads.spec.fold import FitResult, FoldData
+from tfser.heads.spec.head import HeadSpec, count_parameters
 from tfser.heads.spec.recipes import Recipe
-from tfser.heads.training.loop import FitResult, FitStoppedError, FoldData, fit, predict
+from tfser.heads.spec.settings import Settings
+from tfser.heads.training.loop import FitStoppedError, fit, predict
 from tfser.heads.training.normalise import Normaliser
 from tfser.heads.training.samples import FrameStore
 from tfser.manifests.audits.run import run_audits
@@ -60,7 +62,7 @@ def case(request: pytest.FixtureRequest) -> tuple[HeadSpec, Settings, LayerMix]:
     spec = head(request.param[0])
     config = settled(spec, request.param[1])
     torch.manual_seed(0)
-    module = spec.module(config, M * D, K, M)
+    module = build_module(spec, config, M * D, K, M)
     assert isinstance(module, LayerMix)
     return spec, config, module
 
@@ -68,7 +70,7 @@ def case(request: pytest.FixtureRequest) -> tuple[HeadSpec, Settings, LayerMix]:
 def test_it_is_the_head_on_the_weighted_sum(case: tuple[HeadSpec, Settings, LayerMix]) -> None:
     spec, config, module = case
     torch.manual_seed(0)
-    plain = spec.module(config, D, K).eval()
+    plain = build_module(spec, config, D, K).eval()
     assert count_parameters(module) == count_parameters(plain) + M
     module.eval()
     frames, lengths = batch(spec, config)
@@ -106,7 +108,7 @@ def test_every_parameter_gets_a_gradient(case: tuple[HeadSpec, Settings, LayerMi
 
 def test_thresholds_and_scores_have_a_rate_of_their_own() -> None:
     spec = head("tf_mamba")
-    module = spec.module(settled(spec, "full", **SMALL["tf_mamba"]), M * D, K, M)
+    module = build_module(spec, settled(spec, "full", **SMALL["tf_mamba"]), M * D, K, M)
     own = module.own_rate_parameters()
     assert own[0] is module.layer_scores and len(own) == 1 + len(module.head.own_rate_parameters()) > 1
 
@@ -114,10 +116,10 @@ def test_thresholds_and_scores_have_a_rate_of_their_own() -> None:
 def test_widths_that_do_not_part_are_refused() -> None:
     spec = head("mean_pool")
     with pytest.raises(UsageError, match="a width of 80 do not part into 3 layers"):
-        spec.module(spec.preset("mlp"), 80, K, 3)
+        build_module(spec, spec.preset("mlp"), 80, K, 3)
     transformer = head("tf_transformer")
     with pytest.raises(UsageError):  # 3 * 81 would do, 81 does not: the check is of one layer's width
-        transformer.module(transformer.preset("full"), 4 * 81, K, 4)
+        build_module(transformer, transformer.preset("full"), 4 * 81, K, 4)
 
 
 # Training.
@@ -361,7 +363,7 @@ def test_a_collapsed_mix_is_what_the_run_s_head_saw(filled: Cache, normalise: st
     store = FrameStore(
         stacked.frames, stacked.offsets, *normaliser.tables(stacked.frames, stacked.offsets), torch.device("cpu"), None
     )
-    module = experiment.spec.module(experiment.config, stacked.dim, 2, LAYERS)
+    module = build_module(experiment.spec, experiment.config, stacked.dim, 2, LAYERS)
     module.layer_scores.data.copy_(state[STATE_KEY])  # type: ignore[operator, union-attr]
     for i in range(len(stacked)):
         seen, _ = store.gather(torch.tensor([i]), torch.tensor([0]), None)

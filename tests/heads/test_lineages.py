@@ -9,11 +9,12 @@ import pytest
 
 from tfser.heads import HEADS, head
 from tfser.heads.models.mean_pool import MeanPoolConfig
+from tfser.heads.spec.fold import FitResult, FoldData
 from tfser.heads.spec.lineages import LINEAGES, explain, listed
 from tfser.heads.spec.metrics import scores
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.selections import Rule, peeks
-from tfser.heads.training.loop import FitResult, FoldData, fit, predict
+from tfser.heads.training.loop import fit, predict
 from tfser.manifests.errors import UsageError
 
 TINY = MeanPoolConfig(hidden=(4,))

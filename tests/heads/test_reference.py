@@ -14,11 +14,13 @@ from sklearn.svm import SVC
 
 from tfser.heads import head
 from tfser.heads.machine.cost import select
-from tfser.heads.models import baselines as reference
-from tfser.heads.models.baselines import LogRegConfig, SVMConfig, statistics
-from tfser.heads.spec.head import Settings
+from tfser.heads.models.layer_mix import build_module
+from tfser.heads.spec.fold import FitResult, FoldData
 from tfser.heads.spec.recipes import Recipe
-from tfser.heads.training.loop import FitResult, FoldData, fit, predict
+from tfser.heads.spec.settings import Settings
+from tfser.heads.training import baselines as reference
+from tfser.heads.training.baselines import LogRegConfig, SVMConfig, statistics
+from tfser.heads.training.loop import fit, predict
 from tfser.manifests.errors import UsageError
 
 BALANCED = Recipe(class_weights="balanced")
@@ -165,4 +167,4 @@ def test_they_have_no_network_to_measure() -> None:
     with pytest.raises(UsageError, match="no network to measure"):
         select(["svm"])
     with pytest.raises(UsageError, match="no network"):
-        head("logreg").module(LogRegConfig(), 80, 4)
+        build_module(head("logreg"), LogRegConfig(), 80, 4)

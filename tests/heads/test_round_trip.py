@@ -17,9 +17,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_s
 from tfser.heads.runs.experiment import Experiment, Request, resolve
 from tfser.heads.runs.one_fold import Loaded, audit_experiment, begin_run, load, store_run
 from tfser.heads.runs.store import versions
+from tfser.heads.spec.fold import EpochRecord, FitResult, Prediction, Selection
 from tfser.heads.spec.selections import Rule
-from tfser.heads.training.loop import EpochRecord, FitResult, Selection
-from tfser.heads.training.predict import Prediction
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import schema
 from tfser.manifests.catalogue.reading import open_catalogue, rows

@@ -18,11 +18,13 @@ from tfser.heads import head
 from tfser.heads.models.mean_pool import MeanPoolConfig
 from tfser.heads.models.tf_mamba import TFMambaConfig
 from tfser.heads.models.tf_transformer import ConvEncoder, TFTransformerConfig
-from tfser.heads.spec.head import HeadSpec, Settings
+from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData
+from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.recipes import Recipe
+from tfser.heads.spec.settings import Settings
 from tfser.heads.training.finite import NotFiniteError
 from tfser.heads.training.joint_step import Graph, Group, make_capturable, set_rate
-from tfser.heads.training.loop import EpochRecord, FitResult, FitStoppedError, FoldData, Trainer, fit, training_loss
+from tfser.heads.training.loop import FitStoppedError, Trainer, fit, training_loss
 from tfser.heads.training.together import (
     HOWS,
     TOLERANCE,

@@ -13,7 +13,7 @@ from tfser.heads.runs.experiment import Experiment, How, Request, resolve
 from tfser.heads.runs.one_fold import RunResult, audit_experiment, load, train_fold
 from tfser.heads.runs.several_folds import train_together
 from tfser.heads.runs.store import run_folder
-from tfser.heads.training.loop import EpochRecord
+from tfser.heads.spec.fold import EpochRecord
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError

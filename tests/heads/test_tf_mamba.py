@@ -13,10 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tfser.heads.models.layer_mix import build_module
 from tfser.heads.models.tf_mamba import HEAD, FrequencyFilter, MambaBranch, TFMamba, TFMambaConfig
+from tfser.heads.spec.fold import FoldData
 from tfser.heads.spec.head import count_parameters
 from tfser.heads.spec.recipes import Recipe
-from tfser.heads.training.loop import FitStoppedError, FoldData, fit, predict
+from tfser.heads.training.loop import FitStoppedError, fit, predict
 from tfser.manifests.errors import UsageError
 
 SMALL = {"width": 16, "attention_heads": 2, "state": 8, "hidden": (8, 4), "max_frames": 48, "scan": "chunked"}
@@ -44,7 +46,7 @@ COUNTS = {
 def test_parameter_counts_are_those_of_the_docstring(preset: str) -> None:
     with torch.device("meta"):
         config = HEAD.settled(HEAD.preset(preset), hop_s=0.02, longest=326, device="cpu")
-        assert count_parameters(HEAD.module(config, 1024, 4)) == COUNTS[preset]
+        assert count_parameters(build_module(HEAD, config, 1024, 4)) == COUNTS[preset]
 
 
 def test_every_row_of_table_iii_is_within_one_percent() -> None:
@@ -58,7 +60,7 @@ def test_every_row_of_table_iii_is_within_one_percent() -> None:
 def test_what_is_ours_can_be_switched_off() -> None:
     plain = replace(HEAD.preset("full"), attention_mlp=0.0, fusion_mlp=0.0, max_frames=326)  # type: ignore[call-arg]
     with torch.device("meta"):
-        count = count_parameters(HEAD.module(plain, 1024, 4))
+        count = count_parameters(build_module(HEAD, plain, 1024, 4))
     assert COUNTS["full"] - count == 2 * 1024 * 192 + 192 + 1024 + 2048 + 2 * 1024 * 320 + 320 + 1024 + 2048
 
 
@@ -66,7 +68,7 @@ def test_what_is_ours_can_be_switched_off() -> None:
 def test_the_widths_of_the_encoders_and_of_log_mel_fit_as_they_are(dim: int) -> None:
     config = HEAD.settled(HEAD.preset(), hop_s=0.02, longest=10, device="cpu")
     with torch.no_grad():
-        logits = HEAD.module(config, dim, 4)(torch.randn(2, 10, dim), torch.tensor([10, 7]))
+        logits = build_module(HEAD, config, dim, 4)(torch.randn(2, 10, dim), torch.tensor([10, 7]))
     assert logits.shape == (2, 4) and torch.isfinite(logits).all()
 
 
@@ -121,7 +123,7 @@ def test_settings_that_make_no_sense_are_named(changes: dict[str, object], expec
 )
 def test_widths_that_do_not_fit_are_named(config: TFMambaConfig, dim: int, expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
-        HEAD.module(replace(config, scan_heads=5) if config.width == 18 else config, dim, 4)
+        build_module(HEAD, replace(config, scan_heads=5) if config.width == 18 else config, dim, 4)
 
 
 # -- the filter --------------------------------------------------------------------------------------------------------------
@@ -409,7 +411,7 @@ from tfser.heads import head
 from tfser.heads.training.losses import cmdt
 spec = head("tf_mamba")
 config = spec.settled(spec.preset(), hop_s=0.02, longest=326, device="cpu")
-model = spec.module(config, 1024, 4)
+model = build_module(spec, config, 1024, 4)
 frames, lengths, labels = torch.randn(32, 326, 1024), torch.full((32,), 326), torch.arange(32) % 4
 M = model.encode(frames, lengths)
 loss = torch.nn.functional.cross_entropy(model.classify(M, lengths), labels) + 0.1 * cmdt(M, lengths, labels, 326, spec.recipe())

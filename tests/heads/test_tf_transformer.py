@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tfser.heads.models.blocks import TransformerLayer, dropout
+from tfser.heads.models.layer_mix import build_module
 from tfser.heads.models.tf_transformer import (
     HEAD,
     ConvEncoder,
@@ -22,7 +23,7 @@ from tfser.manifests.errors import UsageError
 
 @pytest.mark.parametrize(("preset", "count"), [("t_f", 91_180), ("t_tf", 193_592), ("f_tf", 193_592), ("full", 239_020)])
 def test_parameter_counts_are_those_of_the_docstring(preset: str, count: int) -> None:
-    assert count_parameters(HEAD.module(HEAD.preset(preset), 80, 4)) == count
+    assert count_parameters(build_module(HEAD, HEAD.preset(preset), 80, 4)) == count
 
 
 def test_full_count_follows_from_the_papers_sizes() -> None:
@@ -35,7 +36,7 @@ def test_full_count_follows_from_the_papers_sizes() -> None:
 
     maps = 2 * (80 * 20 + 20)
     total = 2 * encoder(5) + encoder(25) + 2 * layer(20, 512) + layer(20, 1024) + maps + 40 * 4 + 4
-    assert count_parameters(HEAD.module(HEAD.preset("full"), 80, 4)) == total
+    assert count_parameters(build_module(HEAD, HEAD.preset("full"), 80, 4)) == total
 
 
 def test_shapes_with_more_bands_than_frames() -> None:
@@ -163,10 +164,10 @@ def test_impossible_configurations_are_refused(changes: dict[str, object], named
 def test_feature_widths_are_checked() -> None:
     for dim in (81, 82, 4):
         with pytest.raises(UsageError, match="feature width"):
-            HEAD.module(HEAD.preset(), dim, 4)
-    HEAD.module(HEAD.preset("f_tf"), 84, 4)  # 84 / 4 = 21 heads matter to the time Transformer only
+            build_module(HEAD, HEAD.preset(), dim, 4)
+    build_module(HEAD, HEAD.preset("f_tf"), 84, 4)  # 84 / 4 = 21 heads matter to the time Transformer only
 
 
 def test_segments_of_another_shape_are_refused() -> None:
     with pytest.raises(UsageError, match=r"\(80, 64\)"):
-        HEAD.module(HEAD.preset(), 80, 4)(torch.zeros(1, 80, 64), torch.tensor([80]))
+        build_module(HEAD, HEAD.preset(), 80, 4)(torch.zeros(1, 80, 64), torch.tensor([80]))

@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from tfser.heads import head
 from tfser.heads.models.tf_transformer import TFTransformerConfig
+from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData
 from tfser.heads.spec.metrics import scores as score
 from tfser.heads.spec.recipes import Recipe
-from tfser.heads.training.loop import EpochRecord, FitResult, FitStoppedError, FoldData, fit, predict
+from tfser.heads.training.loop import FitStoppedError, fit, predict
 from tfser.manifests.errors import TfserError, UsageError
 
 SMALL = TFTransformerConfig(segment_frames=16, channels=4, feed_forward=8, joint_feed_forward=8, dropout=0.1)

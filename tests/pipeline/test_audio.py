@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfser.pipeline.sound import audio
-from tfser.pipeline.sound.audio import Audio, AudioError, content_hash, decode, describe, resample
+from tfser.pipeline.sound.audio import Audio, content_hash, decode, describe, resample
+from tfser.pipeline.sound.recording import AudioError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "corpora"
 RATE = 16000

@@ -13,8 +13,9 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tfser.pipeline.sound.audio import AudioError, TooLongError, content_hash, decode, describe, survey
+from tfser.pipeline.sound.audio import content_hash, decode, describe, survey
 from tfser.pipeline.sound.containers import promise
+from tfser.pipeline.sound.recording import AudioError, TooLongError
 
 RATE = 16000
 KINDS = ("wav", "flac", "mp3", "ogg", "aiff", "au", "w64", "caf")

@@ -25,6 +25,7 @@ from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import ExtractReport, extract_pass
 from tfser.pipeline.features.devices import choose_devices
 from tfser.pipeline.features.encoder_engine import Batcher, blocks, out_of_memory
+from tfser.pipeline.features.encoders.loading import load
 from tfser.pipeline.features.encoders.spec import EncoderSpec, encoder_spec
 from tfser.pipeline.features.engine import Compute, Row
 from tfser.pipeline.features.registry import FeatureRequest, FeatureSet, Pass, feature_pass
@@ -109,7 +110,7 @@ def test_a_cached_feature_is_that_of_the_file_alone(scanned: Cache, weights: Pat
     extract(scanned, wanted)
     alone = stored(scanned, wanted.sets[0])
     spec = encoder_spec("wavlm-large", weights=str(weights), layer="2")
-    encoder = spec.load("cpu")
+    encoder = load(spec, "cpu")
     for i, seconds in enumerate(SECONDS):
         samples, _ = soundfile.read(root / f"u{i}.wav", dtype="float32")
         ((frames,),) = encoder.encode([spec.prepare(samples)])

@@ -21,6 +21,7 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.files import read_json, write_json
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import extract_pass
+from tfser.pipeline.features.encoders.loading import load
 from tfser.pipeline.features.encoders.spec import EncoderSpec, encoder_spec
 from tfser.pipeline.features.encoders.weights import content_hash, find
 from tfser.pipeline.features.engine import Compute
@@ -72,7 +73,7 @@ def change(path: Path, **values: Any) -> None:
 def use(folder: Path) -> np.ndarray:
     """Compute something with an encoder, as an extraction does."""
     spec = encoder_spec(str(folder))
-    (frames,) = spec.load().encode([spec.prepare(np.ones(800, np.float32))])
+    (frames,) = load(spec).encode([spec.prepare(np.ones(800, np.float32))])
     return frames[0]
 
 

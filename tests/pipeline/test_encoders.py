@@ -19,6 +19,7 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.features.encoders import exact as exact_parts
 from tfser.pipeline.features.encoders import products
 from tfser.pipeline.features.encoders.architecture import ALIASES, DEFAULTS, MEL_DEFAULTS, PREPROCESSOR_DEFAULTS
+from tfser.pipeline.features.encoders.loading import load
 from tfser.pipeline.features.encoders.spec import ENCODERS, EncoderSpec, encoder_spec
 
 CONV = {
@@ -141,7 +142,7 @@ def reference(folder: Path, kind: str, samples: np.ndarray) -> list[np.ndarray]:
 
 def encode(spec: EncoderSpec, files: list[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
     """Encode files as one batch."""
-    return spec.load("cpu").encode([spec.prepare(file) for file in files])
+    return load(spec, "cpu").encode([spec.prepare(file) for file in files])
 
 
 def apart(got: np.ndarray, want: np.ndarray) -> float:
@@ -158,7 +159,7 @@ def test_every_layer_of_a_mixed_batch_is_that_of_the_file_alone(saved: Callable[
     assert (spec.name, spec.dim, spec.n_layers, spec.highest) == (kind, 32, 3, 3)
     assert [output.label for output in spec.outputs] == ["0", "1", "2", "3", "mean", "all"]
     files = [noise(n, seed) for seed, n in enumerate(SAMPLES)]
-    encoder = spec.load("cpu")
+    encoder = load(spec, "cpu")
     prepared = [spec.prepare(file) for file in files]
     batch = encoder.encode(prepared)
     for file, piece, together in zip(files, prepared, batch, strict=True):
@@ -178,9 +179,9 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(saved: Callable[[str], Path], kind: 
     """In float32 to the exactness tolerance, in half precision to its own; a batch as each file alone."""
     spec = encoder_spec(str(saved(kind)), layer="0,last,mean", precision=precision)
     files = [spec.prepare(noise(n, seed)) for seed, n in enumerate(SAMPLES)]
-    encoder = spec.load("cuda")
+    encoder = load(spec, "cuda")
     assert encoder.batch_seconds_default is not None and encoder.batch_seconds_default >= 40
-    cpu = dataclasses.replace(spec, precision="float32").load("cpu")
+    cpu = load(dataclasses.replace(spec, precision="float32"), "cpu")
     for file, together in zip(files, encoder.encode(files), strict=True):
         for one, on_gpu, other in zip(encoder.encode([file])[0], together, cpu.encode([file])[0], strict=True):
             for got, want in ((on_gpu, other), (on_gpu, one)):
@@ -193,7 +194,7 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(saved: Callable[[str], Path], kind: 
 @pytest.mark.parametrize("kind", ["wav2vec2-group", "hubert-batch-norm", "wavlm-stable", "whisper-80"])
 def test_order_and_company_do_not_matter(saved: Callable[[str], Path], kind: str) -> None:
     spec = encoder_spec(str(saved(kind)), layer="2")
-    encoder = spec.load("cpu")
+    encoder = load(spec, "cpu")
     files = [spec.prepare(noise(n, seed)) for seed, n in enumerate((4000, 16000, 9000))]
     forward = [out[0] for out in encoder.encode(files)]
     backward = [out[0] for out in encoder.encode([1e3 * files[1], files[2], files[0]])]
@@ -208,14 +209,14 @@ def test_order_and_company_do_not_matter(saved: Callable[[str], Path], kind: str
 @pytest.mark.parametrize("kind", ["wav2vec2-layer", "hubert-group", "wavlm-stable", "whisper-80"])
 def test_layers_above_the_highest_are_never_there(saved: Callable[[str], Path], kind: str) -> None:
     spec = encoder_spec(str(saved(kind)), layer="0,2")
-    encoder: Any = spec.load("cpu")
+    encoder: Any = load(spec, "cpu")
     layers = encoder.model.layers if kind.startswith("whisper") else encoder.layers
     runs: list[int] = []
     for k, layer in enumerate(layers, start=1):
         layer.register_forward_hook(lambda *_, k=k: runs.append(k))
     encoder.encode([noise(5000)])
     assert runs == [1, 2]
-    nothing: Any = encoder_spec(str(saved(kind)), layer="0").load("cpu")
+    nothing: Any = load(encoder_spec(str(saved(kind)), layer="0"), "cpu")
     assert len(nothing.model.layers if kind.startswith("whisper") else nothing.layers) == 0
     assert apart(nothing.encode([noise(5000)])[0][0], encoder.encode([noise(5000)])[0][0]) < 1e-6
 
@@ -228,7 +229,7 @@ def test_bfloat16_is_close(saved: Callable[[str], Path], kind: str) -> None:
     spec = encoder_spec(str(saved(kind)), layer="1,last")
     half = dataclasses.replace(spec, precision="bfloat16")
     files = [noise(n, n) for n in (9000, 16000)]
-    narrow = half.load("cpu")
+    narrow = load(half, "cpu")
     batch = narrow.encode([half.prepare(file) for file in files])
     for file, exact, rough in zip(files, encode(spec, files), batch, strict=True):
         (alone,) = narrow.encode([half.prepare(file)])
@@ -238,9 +239,9 @@ def test_bfloat16_is_close(saved: Callable[[str], Path], kind: str) -> None:
                 assert np.sqrt(np.square(a - other).mean() / np.square(a).mean()) < 0.05
     assert not np.array_equal(batch[0][0], encode(spec, files)[0][0])
     with pytest.raises(UsageError, match=r"float32 only"):
-        half.load("meta")
+        load(half, "meta")
     with pytest.raises(UsageError, match=r"float16.*bfloat16"):
-        dataclasses.replace(spec, precision="float16").load("cpu")
+        load(dataclasses.replace(spec, precision="float16"), "cpu")
 
 
 FRAMED = ("wav2vec2-group", "whisper-80")
@@ -252,7 +253,7 @@ def test_frames_follow_from_samples(saved: Callable[[str], Path], kind: str, dat
     spec = encoder_spec(str(saved(kind)), layer="0")
     n = data.draw(st.integers(spec.minimum_samples, 32000))
     if not hasattr(test_frames_follow_from_samples, kind):
-        setattr(test_frames_follow_from_samples, kind, spec.load("cpu"))
+        setattr(test_frames_follow_from_samples, kind, load(spec, "cpu"))
     encoder = getattr(test_frames_follow_from_samples, kind)
     assert encoder.encode([noise(n)])[0][0].shape == (spec.frames(n), 32)
     if kind != "whisper-80":
@@ -309,11 +310,11 @@ def test_long_files_agree_with_the_uncut_one_away_from_the_seams(
     samples = whole.prepare(noise(70_001))
     windows = cut.windows(len(samples))
     assert len(windows) == 4
-    encoder = cut.load("cpu")
+    encoder = load(cut, "cpu")
     moments = encoder.moments(samples)
     assert (moments is not None) == kind.endswith("group")
     parts = encoder.encode([samples[a:b] for a, b in windows], [moments] * 4)
-    (want,) = whole.load("cpu").encode([samples])
+    (want,) = load(whole, "cpu").encode([samples])
     layer_0, layer_3 = (cut.stitch([part[i] for part in parts], len(samples)) for i in range(2))
     assert apart(layer_0, want[0]) < 2e-5
     assert layer_3.shape == want[1].shape  # attention sees the window only: alike, not equal
@@ -325,13 +326,13 @@ def test_long_whisper_files_are_their_windows_one_after_the_other(saved: Callabl
     samples = noise(75_000)
     windows = spec.windows(len(samples))
     assert windows == [(0, 32000), (32000, 64000), (64000, 75000)]
-    parts = [part[0] for part in spec.load("cpu").encode([samples[a:b] for a, b in windows])]
+    parts = [part[0] for part in load(spec, "cpu").encode([samples[a:b] for a, b in windows])]
     joined = spec.stitch(parts, len(samples))
     want = np.concatenate([reference(saved("whisper-80"), "whisper-80", samples[a:b])[3] for a, b in windows])
     assert apart(joined, want) < 2e-5
     assert spec.computed_s(1000) == 2.0
     with pytest.raises(ValueError, match="longer than the window of 32000"):
-        spec.load("cpu").encode([samples])
+        load(spec, "cpu").encode([samples])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -445,15 +446,15 @@ def test_a_missing_tensor_is_an_error_not_a_random_one(saved: Callable[[str], Pa
     gone = next(name for name in tensors if "layers.1." in name and name.endswith("v_proj.weight") and "decoder" not in name)
     save_file({k: v for k, v in tensors.items() if k != gone}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(TfserError, match=r"lack .*layers\.1\..*v_proj\.weight"):
-        encoder_spec(str(tmp_path)).load("cpu")
-    assert encoder_spec(str(tmp_path), layer="1").load("cpu").encode([noise(900)])[0][0].shape[1] == 32  # it is not needed
+        load(encoder_spec(str(tmp_path)), "cpu")
+    assert load(encoder_spec(str(tmp_path), layer="1"), "cpu").encode([noise(900)])[0][0].shape[1] == 32  # it is not needed
     save_file({**tensors, gone: torch.zeros(3, 3)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(TfserError, match=r"cannot be loaded|lack"):
-        encoder_spec(str(tmp_path)).load("cpu")
+        load(encoder_spec(str(tmp_path)), "cpu")
     whole = (saved(kind) / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(TfserError, match="cannot be loaded"):
-        encoder_spec(str(tmp_path)).load("cpu")
+        load(encoder_spec(str(tmp_path)), "cpu")
 
 
 def test_checkpoints_with_heads_prefixes_old_names_and_pickles_load(saved: Callable[[str], Path], tmp_path: Path) -> None:

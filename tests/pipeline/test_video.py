@@ -20,7 +20,8 @@ from tfser.pipeline.extract import extract
 from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.scan import scan
 from tfser.pipeline.sound import video
-from tfser.pipeline.sound.audio import VIDEO_SUFFIXES, AudioError, content_hash, decode, describe
+from tfser.pipeline.sound.audio import VIDEO_SUFFIXES, content_hash, decode, describe
+from tfser.pipeline.sound.recording import AudioError
 from tfser.pipeline.sound.video import MissingExtraError
 
 RATE = 16000

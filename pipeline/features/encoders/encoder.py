@@ -17,7 +17,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tfser.manifests.errors import UsageError
 from tfser.pipeline.features.encoders.exact import ConvStack, GatedAttention, Moments, PositionalConv, RelativeBias
 from tfser.pipeline.features.encoders.products import use_products
 from tfser.pipeline.features.encoders.spec import EncoderSpec
@@ -161,25 +160,3 @@ class ConvEncoder(Encoder):
             yield hidden
 
 
-def load(spec: EncoderSpec, device: str = "cpu") -> Encoder:
-    """Return the encoder on a device (`cpu`, `cuda`, `cuda:1`).
-
-    float32 on a GPU is float32 from then on in the whole process: TF32, which torch lets convolutions use, is off by 1e-3.
-
-    Raises:
-        UsageError: if the device cannot compute in that precision.
-        TfserError: if the weights are damaged or incomplete.
-    """
-    from tfser.pipeline.features.encoders.loading import conv_model, whisper_encoder
-    from tfser.pipeline.features.encoders.whisper import WhisperEncoder
-
-    place = torch.device(device)
-    if spec.precision == "float16" and place.type == "cpu":
-        raise UsageError("--precision float16: CPUs compute it slowly or not at all; take bfloat16 or float32, or a GPU")
-    if spec.precision != "float32" and place.type not in ("cpu", "cuda"):
-        raise UsageError(f"--precision {spec.precision}: on {place.type} encoders compute in float32 only")
-    if spec.precision == "float32" and place.type == "cuda":  # not a context: these switches are shared by all threads
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    if spec.family == "whisper":
-        return WhisperEncoder(spec, whisper_encoder(spec), place)
-    return ConvEncoder(spec, conv_model(spec), place)

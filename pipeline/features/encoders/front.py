@@ -13,7 +13,7 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.features.encoders.architecture import MEL_DEFAULTS, PREPROCESSOR_DEFAULTS, shown, whole
 from tfser.pipeline.features.encoders.framing import ConvFraming, WindowFraming
 from tfser.pipeline.features.encoders.weights import PREPROCESSOR, PROCESSOR, Found, read_preprocessor
-from tfser.pipeline.sound.audio import RATES_HZ
+from tfser.pipeline.sound.recording import RATES_HZ
 
 OPTIONS = ("chunk_s", "overlap_s", "do_normalize")
 """What `--set` knows of encoders."""

@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 
-from tfser.manifests.errors import TfserError
+from tfser.manifests.errors import TfserError, UsageError
+from tfser.pipeline.features.encoders.encoder import ConvEncoder, Encoder
 from tfser.pipeline.features.encoders.spec import EncoderSpec
 from tfser.pipeline.features.encoders.weights import CONFIG
+from tfser.pipeline.features.encoders.whisper import WhisperEncoder
 
 CLASSES = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel", "wavlm": "WavLMModel"}
 
@@ -126,3 +128,24 @@ def _quiet() -> Iterator[None]:
         words.set_verbosity(level)
         if bars:
             words.enable_progress_bar()
+
+
+def load(spec: EncoderSpec, device: str = "cpu") -> Encoder:
+    """Return the encoder on a device (`cpu`, `cuda`, `cuda:1`).
+
+    float32 on a GPU is float32 from then on in the whole process: TF32, which torch lets convolutions use, is off by 1e-3.
+
+    Raises:
+        UsageError: if the device cannot compute in that precision.
+        TfserError: if the weights are damaged or incomplete.
+    """
+    place = torch.device(device)
+    if spec.precision == "float16" and place.type == "cpu":
+        raise UsageError("--precision float16: CPUs compute it slowly or not at all; take bfloat16 or float32, or a GPU")
+    if spec.precision != "float32" and place.type not in ("cpu", "cuda"):
+        raise UsageError(f"--precision {spec.precision}: on {place.type} encoders compute in float32 only")
+    if spec.precision == "float32" and place.type == "cuda":  # not a context: these switches are shared by all threads
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    if spec.family == "whisper":
+        return WhisperEncoder(spec, whisper_encoder(spec), place)
+    return ConvEncoder(spec, conv_model(spec), place)

@@ -23,7 +23,7 @@ from tfser.pipeline.features.encoders.front import OPTIONS, raw_front, whisper_f
 from tfser.pipeline.features.encoders.weights import CONFIG, Found, content_hash, find, is_folder, read_config
 
 if TYPE_CHECKING:
-    from tfser.pipeline.features.encoders.encoder import Encoder
+    pass
 
 ALGORITHM = 1
 """Raised whenever the same encoder on the same samples would give other numbers than before."""
@@ -203,17 +203,6 @@ class EncoderSpec:
         if output.label == "all":
             config["layers"] = self.n_layers + 1
         return config
-
-    def load(self, device: str = "cpu") -> Encoder:
-        """Return the encoder on a device.
-
-        Raises:
-            UsageError: if the device cannot compute in that precision.
-            TfserError: if the weights are damaged or incomplete.
-        """
-        from tfser.pipeline.features.encoders.encoder import load
-
-        return load(self, device)
 
 
 def encoder_spec(

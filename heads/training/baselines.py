@@ -33,13 +33,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tfser.heads.spec.head import LARGEST, SMALLEST, HeadSpec, Settings
+from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Indices, Prediction, Selection
+from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.recipes import Recipe
+from tfser.heads.spec.settings import LARGEST, SMALLEST, Settings
 from tfser.heads.training.finite import refuse_features
-from tfser.heads.training.loop import EpochRecord, FitResult, FoldData, Selection, side_scores
+from tfser.heads.training.loop import side_scores
 from tfser.heads.training.losses import class_weights
 from tfser.heads.training.normalise import utterance_sums
-from tfser.heads.training.predict import Indices, Prediction
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.pipeline.shards.packed import PackedFeatures
 

@@ -1,0 +1,120 @@
+"""What goes into the training of one fold, and what comes out of it.
+
+In: `FoldData`, the packed features of n utterances with their labels and roles. Out: `FitResult`, an `EpochRecord` an epoch, and
+for each selection its epoch with a `Prediction` of the test utterances. Networks (`tfser.heads.training.loop`) and heads that
+are fitted at once (`tfser.heads.training.baselines`) take and give the same. Nothing here trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from tfser.manifests.errors import UsageError
+from tfser.pipeline.shards.packed import PackedFeatures
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Class probabilities of m utterances and of their S segments; rows sum to 1."""
+
+    segment_utterance: Indices
+    """(S,) the segment's utterance, a row of the packed features."""
+    segment_number: Indices
+    """(S,) from 0 within the utterance."""
+    segment_probabilities: npt.NDArray[np.float32]
+    """(S, K)"""
+    utterance: Indices
+    """(m,) rows of the packed features."""
+    utterance_probabilities: npt.NDArray[np.float32]
+    """(m, K) the mean over each utterance's segments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldData:
+    """One fold: n utterances, and who is in which role.
+
+    Raises:
+        UsageError: Lengths differ, an index is out of range, roles overlap or there is nothing to train on.
+    """
+
+    features: PackedFeatures
+    labels: npt.NDArray[np.int64]
+    """(n,) numbers into ``classes``; of utterances without a role: anything."""
+    classes: tuple[str, ...]
+    train: Indices
+    val: Indices
+    """May be empty."""
+    test: Indices
+    """May be empty: then nothing is tested, as when training a model for use."""
+    speakers: tuple[str, ...] | None = None
+    """(n,) needed by normalise=speaker only."""
+    layers: int = 1
+    """Layers that the features hold side by side; above 1, a mix of them is learned (`tfser.heads.models.layer_mix`)."""
+
+    def __post_init__(self) -> None:
+        n = len(self.features.utterance_ids)
+        if len(self.labels) != n or (self.speakers is not None and len(self.speakers) != n):
+            raise UsageError(f"a fold of {n} utterances needs {n} labels and speakers")
+        roles = np.concatenate([self.train, self.val, self.test])
+        if len(roles) and (roles.min() < 0 or roles.max() >= n):
+            raise UsageError(f"a fold's indices must lie from 0 to {n - 1}")
+        if len(np.unique(roles)) != len(roles):
+            raise UsageError("an utterance stands twice in the fold's train, val and test")
+        if not len(self.train):
+            raise UsageError("the fold has no training utterances")
+        used = self.labels[roles]
+        if used.min() < 0 or used.max() >= len(self.classes):
+            raise UsageError(f"labels must lie from 0 to {len(self.classes) - 1}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRecord:
+    """One epoch; scores are utterance-level, None where there are no such utterances."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    """Mean over the training samples, augmented and with all regularisation."""
+    learning_rate: float
+    """Of the last step."""
+    train_s: float
+    eval_s: float
+    val_WA: float | None  # noqa: N815
+    val_UA: float | None  # noqa: N815
+    test_WA: float | None  # noqa: N815
+    test_UA: float | None  # noqa: N815
+    val_WF1: float | None = None  # noqa: N815
+    test_WF1: float | None = None  # noqa: N815
+    val_loss: float | None = None
+    """Mean negative logarithm of the true class's probability over the utterances; no weights, no smoothing."""
+    test_loss: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """A choice of epoch, and its predictions on the test utterances (None where the fold has none)."""
+
+    epoch: int
+    test: Prediction | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """What a training yields."""
+
+    history: tuple[EpochRecord, ...]
+    selections: Mapping[str, Selection]
+    """``last``, ``val`` (with validation utterances), ``test-oracle`` (with test utterances), and the recipe's own."""
+    states: Mapping[str, dict[str, Tensor]]
+    """``last`` and, if there is one, ``val``: self-contained, see `predict`. On the CPU."""
+    parameters: int

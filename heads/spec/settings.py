@@ -1,0 +1,119 @@
+"""Settings: immutable configurations of heads and of ways of training, read from text, stored with every result.
+
+What comes in: numbers, words, or text as `--set name=value` gives it. What goes out: a dataclass that is valid once it exists,
+the dictionary that a run stores (`Settings.to_dict`), and the one that names an experiment (`Settings.identity`).
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Self, TypeVar
+
+from tfser.manifests.errors import UsageError, unknown
+
+T = TypeVar("T")
+
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Between which a setting that is not 0 lies: float32 goes to 1e38 either way, and there is room for a product."""
+
+_LATER = "added later"
+
+
+def later(default: T) -> T:
+    """Return the default of a field that is added to a `Settings` class that runs are already named by.
+
+    Such a field is left out of what names an experiment while it is at its default (`Settings.identity`), so that finished runs
+    are found again by a newer version.
+    """
+    return field(default=default, metadata={_LATER: True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A configuration: immutable, valid once constructed, stored with every result.
+
+    Subclasses are frozen keyword-only dataclasses whose fields are numbers, strings, booleans, tuples of these or
+    None, and whose ``__post_init__`` raises `UsageError` for values that make no sense.
+    """
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a dictionary that JSON can hold (tuples as lists)."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what names an experiment: `to_dict` without the fields of `later` that are at their defaults.
+
+        A field that is added from now on has to be declared with `later`, or every finished run is trained again.
+        """
+        neutral = {f.name for f in fields(self) if f.metadata.get(_LATER) and getattr(self, f.name) == f.default}
+        return {name: value for name, value in self.to_dict().items() if name not in neutral}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the configuration that ``to_dict`` described; fields that it lacks take their defaults.
+
+        Raises:
+            UsageError: A field is unknown or its value makes no sense.
+        """
+        known = [f.name for f in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise unknown(f"{cls.__name__} setting", name, known)
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+    def with_settings(self, settings: Mapping[str, str]) -> Self:
+        """Return a copy with some fields set from text, as the command line's ``--set name=value`` gives them.
+
+        Raises:
+            UsageError: A field is unknown, its text does not read as the field's type, or its value makes no sense.
+        """
+        hints = typing.get_type_hints(type(self))
+        known = [f.name for f in fields(self)]
+        values: dict[str, Any] = {}
+        for name, text in settings.items():
+            if name not in known:
+                raise unknown(f"{type(self).__name__} setting", name, known)
+            values[name] = _parse(name, text, hints[name])
+        return replace(self, **values)
+
+
+def _parse(name: str, text: str, hint: Any) -> Any:
+    """Return ``text`` as a value of the annotated type ``hint``."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    try:
+        if origin in (typing.Union, types.UnionType):
+            if text.lower() in ("none", "null") and type(None) in arguments:
+                return None
+            return _parse(name, text, next(a for a in arguments if a is not type(None)))
+        if origin is tuple:
+            items = [item for item in text.strip("()[] ").split(",") if item.strip()]
+            return tuple(_parse(name, item.strip(), arguments[0]) for item in items)
+        if hint is bool:
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
+        if hint is int:
+            return checked_number(name, int(text))
+        if hint is float:
+            return checked_number(name, float(text))
+    except (KeyError, ValueError) as error:
+        expected = getattr(hint, "__name__", str(hint))
+        raise UsageError(f"{name}={text}: not a value of type {expected}") from error
+    return text  # strings and literals, which the dataclass itself checks
+
+Number = TypeVar("Number", int, float)
+
+
+def checked_number(name: str, value: Number) -> Number:
+    """Return a setting's number if float32 (or, a whole one, the catalogue's INTEGER) can hold it and compute with it.
+
+    Raises:
+        UsageError: It is infinite, no number, too large, or so small that it would be zero.
+    """
+    if isinstance(value, int):
+        if not -(2**31) <= value < 2**31:
+            raise UsageError(f"{name}={value}: must be below {2**31:,}")
+    elif not (value == 0 or SMALLEST <= abs(value) <= LARGEST):
+        raise UsageError(f"{name}={value}: must be 0, or from {SMALLEST:g} to {LARGEST:g}: float32 has no room for others")
+    return value
