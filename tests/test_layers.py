@@ -1,4 +1,4 @@
-"""The house's rules that a machine can hold: imports point one way, and importing is cheap."""
+"""The house's rules that a machine can hold: imports point one way, in rooms too; nothing is a circle; importing is cheap."""
 
 from __future__ import annotations
 
@@ -17,8 +17,25 @@ SOURCES = [*sorted(p for layer in LAYERS[:-1] for p in (ROOT / layer).rglob("*.p
 HEAVY = frozenset({"torch", "transformers", "sklearn", "h5py", "scipy", "soundfile", "soxr", "av", "audformat", "safetensors"})
 """What takes long to import, or is not everywhere."""
 
-FRONT = ("cli", *(f"pipeline.{name}" for name in ("extract", "scan", "corpora", "upstreams", "shards", "storage")))
+FRONT = (
+    "cli",
+    *(f"pipeline.{name}" for name in ("extract", "scan", "corpora", "features.registry", "shards.writer", "inventory")),
+)
 """What `--help`, a scan and an extraction of log-Mel frames begin with."""
+
+
+ROOMS = {
+    "manifests": (
+        *("errors", "labels", "natural", "feature_name", "notes", "failures", "seals", "utterances", "connections", "files"),
+        *("cache", "texts", "streams", "options", "outputs", "display", "protocols", "catalogue", "splits", "audits"),
+    ),
+    "pipeline": (
+        *("cores", "sound", "corpora", "measure", "scan_report", "scan", "shards", "features", "extract_report", "extract"),
+        *("collapse", "verify", "inventory", "copies"),
+    ),
+    "heads": ("spec", "models", "training", "machine", "runs", "results", "commands"),
+}
+"""The files and folders of each room, from the ground up: whoever stands here imports from its left alone."""
 
 
 def module_of(path: Path) -> str:
@@ -107,8 +124,8 @@ def test_the_front_reaches_nothing_heavy(name: str) -> None:
 
 
 def test_the_walk_finds_what_is_heavy() -> None:
-    assert "torch" in reached("heads.training")
-    assert "torch" not in reached("heads.statistics")
+    assert "torch" in reached("heads.training.loop")
+    assert "torch" not in reached("heads.results.intervals")
 
 
 def test_help_and_a_plain_extraction_load_nothing_heavy() -> None:
@@ -116,3 +133,64 @@ def test_help_and_a_plain_extraction_load_nothing_heavy() -> None:
     code = f"import sys, {modules}; print(sorted(m for m in {set(HEAVY)} if m in sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_every_file_has_a_place_in_the_order() -> None:
+    for top, order in ROOMS.items():
+        there = {path.stem for path in (ROOT / top).iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+        assert there - {"__init__"} == set(order), top
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_rooms_import_from_below(path: Path) -> None:
+    """Inside of functions and under TYPE_CHECKING, too."""
+    top, *inside = module_of(path).split(".")
+    order = ROOMS.get(top, ())
+    for name in imported(path) if inside else ():
+        _, layer, *rest = (*name.split("."), "")
+        if layer == top and rest[0] in order:
+            assert order.index(rest[0]) <= order.index(inside[0]), f"{path.relative_to(ROOT)} imports {name}"
+
+
+def circles(arrows: dict[str, set[str]]) -> list[set[str]]:
+    """Return the sets of modules that import one another in a circle (strongly connected, Tarjan 1972)."""
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[set[str]] = []
+
+    def visit(name: str) -> None:
+        number[name] = lowest[name] = len(number)
+        stack.append(name)
+        for other in arrows[name]:
+            if other not in number:
+                visit(other)
+                lowest[name] = min(lowest[name], lowest[other])
+            elif other in stack:
+                lowest[name] = min(lowest[name], number[other])
+        if lowest[name] == number[name]:
+            circle = set(stack[stack.index(name) :])
+            del stack[stack.index(name) :]
+            found.extend([circle] if len(circle) > 1 else [])
+
+    for name in arrows:
+        if name not in number:
+            visit(name)
+    return found
+
+
+def test_nothing_imports_itself_in_a_circle() -> None:
+    """Imports inside of functions count: they only hide a circle."""
+    files = {module_of(path): path for path in SOURCES}
+    arrows = {
+        name: {other for found in imported(path) if (other := found.removeprefix("tfser.")) in files and other != name}
+        for name, path in files.items()
+    }
+    assert sum(map(len, arrows.values())) > 500, "the imports are not seen"
+    assert circles(arrows) == []
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}]
+
+
+def test_no_module_takes_a_name_of_the_standard_library() -> None:
+    taken = {module_of(path) for path in SOURCES if path.stem in sys.stdlib_module_names}
+    assert taken == set()

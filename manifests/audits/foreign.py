@@ -250,7 +250,7 @@ def _walk_map(value: dict[str, Any], context: _Context, fold: str | None, role: 
         _record({str(k): v for k, v in value.items()}, context, fold, role, key)
     else:
         shown = ", ".join(list(value)[:5])
-        raise context.fail(f"no known shape: an object with the keys {shown}; see the docstring of tfser.manifests.audits.foreign")
+        raise context.fail(f"no known shape: an object with the keys {shown}; see tfser.manifests.audits.foreign")
 
 
 def _record(record: Mapping[str, Any], context: _Context, fold: str | None, role: str | None, key: str | None = None) -> None:
