@@ -24,6 +24,7 @@ from tfser.manifests.display import (
     TableOutput,
     bar,
     count,
+    markdown_lines,
     print_json,
     print_rows,
     say,
@@ -120,6 +121,7 @@ class SqlOutput(StrEnum):
     table = "table"
     csv = "csv"
     json = "json"
+    markdown = "markdown"
     parquet = "parquet"
 
 
@@ -917,7 +919,7 @@ def scores(
     output: OutputFile = None,
 ) -> None:
     """List scores over folds and seeds, with intervals over speakers; or by seed, fold, class, speaker, session."""
-    from tfser.heads.commands.score_report import print_table
+    from tfser.heads.commands.score_report import markdown, print_table
     from tfser.heads.results.score_tables import Wanted, table, whole_utterances
     from tfser.manifests.catalogue.reading import open_catalogue
     from tfser.manifests.display import terminal_width
@@ -938,7 +940,8 @@ def scores(
     with open_catalogue(Cache(cache)) as connection:
         found = table(connection, wanted, by=by, clusters=clusters)
         once = sorted(whole_utterances(connection, [row["experiment"] for row in found])) if segments else []
-    _deliver(found, kind, output, lambda: print_table(found, by, terminal_width(), once))
+    as_markdown = markdown(found, by, once) if kind is SqlOutput.markdown else None
+    _deliver(found, kind, output, lambda: print_table(found, by, terminal_width(), once), as_markdown=as_markdown)
 
 
 @app.command()
@@ -976,8 +979,9 @@ def _deliver(
     for_people: Callable[[], None],
     *,
     as_json: Any = None,
+    as_markdown: Sequence[str] | None = None,
 ) -> None:
-    """Write rows as asked: `for_people` prints the table; `as_json`, if given, stands for the rows in JSON."""
+    """Write rows as asked: `for_people` prints the table; `as_json` and `as_markdown`, if given, stand for the rows in those."""
     if kind is SqlOutput.parquet and output is not None:
         import pyarrow as pa
 
@@ -988,6 +992,8 @@ def _deliver(
                 for_people()
             elif kind is SqlOutput.json and as_json is not None:
                 print_json(as_json)
+            elif kind is SqlOutput.markdown:
+                show(*(markdown_lines(found) if as_markdown is None else as_markdown))
             else:
                 print_rows(found, Output(kind.value))
     if output is not None:
@@ -997,8 +1003,9 @@ def _deliver(
 def _kind_of(format: SqlOutput | None, output: Path | None) -> SqlOutput:
     """Return how to write: as asked, else by the output's suffix (.txt: a table), else a table; and look at the output."""
     check_output(output)
-    suffix = None if format or output is None else format_of(output, ("csv", "json", "parquet", "txt"))
-    kind = format or (SqlOutput.table if suffix in (None, "txt") else SqlOutput(suffix))
+    suffix = None if format or output is None else format_of(output, ("csv", "json", "md", "parquet", "txt"))
+    named = {None: SqlOutput.table, "txt": SqlOutput.table, "md": SqlOutput.markdown}
+    kind = format or (named[suffix] if suffix in named else SqlOutput(suffix))
     if kind is SqlOutput.parquet and output is None:
         raise UsageError("--format parquet needs --output FILE")
     return kind
@@ -1135,7 +1142,10 @@ def sql(
     if found.is_plan and kind is SqlOutput.table:  # a drawing, whose lines are lines
         rows = [{name: Lines(str(value).split("\n")) for name, value in row.items()} for row in rows]
     with output_to(output):
-        print_rows(rows, Output(kind.value), names)
+        if kind is SqlOutput.markdown:
+            show(*markdown_lines(rows, names))
+        else:
+            print_rows(rows, Output(kind.value), names)
     if output is not None:
         say(f"{count(len(rows), 'row')} written to {output}")
 

@@ -192,6 +192,19 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def markdown_lines(rows: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> list[str]:
+    """Return rows as the lines of a Markdown table: numbers to the right, what would end a cell escaped.
+
+    Args:
+        rows: alike in their columns.
+        names: the columns; those of the first row if left out.
+    """
+    names = list(names if names is not None else rows[0] if rows else [])
+    rule = ["---:" if any(_is_number(row[name]) for row in rows) else "---" for name in names]
+    cells = [[visible(cell(row[name])).replace("|", r"\|") for name in names] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in ([visible(name) for name in names], rule, *cells)]
+
+
 def cell(value: Any, *, exact: bool = False) -> str:
     """Return a value as the text of a cell: numbers with six digits unless `exact`, lists by commas, maps as JSON.
 

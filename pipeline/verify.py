@@ -146,7 +146,8 @@ def _look(
     """
 
     def problem(kind: Kind, error: Exception, moves: tuple[Path, ...] = ()) -> Problem:
-        reason = str(error).removeprefix(f"{path}: ").replace(f"{cache.root}/", "")
+        # The problem's line begins with the place; what lies in a folder is named from there.
+        reason = str(error).removeprefix(f"{path}: ").replace(f"{path}/", "").replace(f"{cache.root}/", "")
         advice = f"let it be read and verify again; else: {way_out}" if kind == "could not be checked" else way_out
         return Problem(path=cache.place(path), kind=kind, reason=reason, way_out=advice, moves=moves, again=again)
 

@@ -72,6 +72,17 @@ def test_what_others_read_says_what_a_score_is_worth(format: str) -> None:
         assert "speakers_kept" in text and "broken" in text and "classes" in text, by
 
 
+def test_markdown_has_whole_tables_with_marks(tmp_path: Path) -> None:
+    text = run("scores", "--head", "svm", "--format", "markdown").stdout
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert tables[0].startswith("| head | preset |") and set(tables[1]) <= set("|-: ")
+    assert any("§" in line for line in tables) and "test speakers are heard in training" in text
+    assert all(line.count("|") == tables[0].count("|") for line in tables[:2])
+    said = run("sql", "SELECT 'a|b' AS x, 1.5 AS y", "--output", str(tmp_path / "t.md"))
+    assert said.exit_code == 0, said.stderr
+    assert (tmp_path / "t.md").read_text() == "| x | y |\n| --- | ---: |\n| a\\|b | 1.5 |\n"
+
+
 def test_a_run_that_cannot_be_read_is_said_in_one_line(filled: Path, tmp_path: Path) -> None:
     cache = shutil.copytree(filled, tmp_path / "cache")
     (cache / "catalogue.duckdb").unlink(missing_ok=True)

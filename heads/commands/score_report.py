@@ -15,7 +15,7 @@ from typing import Any
 
 from tfser.heads.commands.columns import fitted
 from tfser.heads.results.marks import explain_marks, mark, standing
-from tfser.manifests.display import Output, cell, count, print_rows, show
+from tfser.manifests.display import Output, cell, count, markdown_lines, print_rows, show
 
 Row = Mapping[str, Any]
 
@@ -97,6 +97,15 @@ def print_table(found: Sequence[Row], by: str | None, width: int | None, once: S
         show(line)
     if len(shown) < len(found):
         show("heads without segments: both levels are the same, and shown once")
+
+
+def markdown(found: Sequence[Row], by: str | None, once: Sequence[str] = ()) -> list[str]:
+    """Return the same as lines of Markdown, whole tables whatever their width, for an issue or a supplement."""
+    shown = [row for row in found if row.get("level") != "segment" or row["experiment"] not in once]
+    lines: list[str] = []
+    for group in grouped(shown, by):
+        lines += [f"**{group.heading}**", "", *markdown_lines(group.lines), ""]
+    return [*lines, *(f"{line}  " for line in below(shown, by))]
 
 
 def _wide(lines: Sequence[Row]) -> int:

@@ -16,7 +16,7 @@ from tfser.heads.results.marks import IN_LATEX, explain_marks, is_independent, m
 from tfser.heads.runs.in_turn import Failure
 from tfser.heads.runs.plan import Estimate, Key, Plan, data_key
 from tfser.heads.spec import lineages
-from tfser.manifests.display import Output, TableOutput, count, print_rows, say, show, size, terminal_width
+from tfser.manifests.display import Output, TableOutput, count, markdown_lines, print_rows, say, show, size, terminal_width
 
 _IN_LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -167,14 +167,6 @@ def numbers(values: Sequence[int]) -> str:
 
 
 _LEFT = ("head", "preset", "recipe", "features", "seeds", "folds", "selection", "table", "row", "corpus", "metric", "note")
-
-
-def markdown_lines(lines: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a Markdown table."""
-    names = list(lines[0]) if lines else []
-    rule = ["---" if name in _LEFT else "---:" for name in names]
-    cells = [[str(line[name]).replace("|", r"\|") for name in names] for line in lines]
-    return [f"| {' | '.join(row)} |" for row in (names, rule, *cells)]
 
 
 def markdown_notes(notes: Sequence[str]) -> list[str]:

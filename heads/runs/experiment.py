@@ -286,6 +286,7 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
         sets[row["corpus"]].add(row["feature_set"])
     for name, of in sets.items():
         if not of:
+            _check_readable(connection, name)
             wanted = f" --features {asked.partition('/')[0]}" if asked is not None else ""
             raise UsageError(f"no features of {name} in the cache; run `tfser extract --corpus {name}{wanted}` first")
     have = sorted(set.intersection(*sets.values()))
@@ -322,6 +323,21 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
     if len(current) == 1:
         return current[0]
     raise UsageError(f"which features? The cache holds {', '.join(current)} of {corpus}; say --features NAME")
+
+
+def _check_readable(connection: Connection, corpus: str) -> None:
+    """Refuse a corpus of which nothing can be heard: to extract it again would change nothing.
+
+    Raises:
+        UsageError: if it has utterances, and none of them has audio that can be read.
+    """
+    counting = "SELECT count(*) AS there, count(content_hash) AS readable FROM utterances WHERE corpus = ?"
+    (counts,) = rows(connection, counting, [corpus])
+    if counts["there"] and not counts["readable"]:
+        raise UsageError(
+            f"none of the {counts['there']:,} utterances of {corpus} has audio that can be read, so there is nothing to train "
+            f"on; `tfser sql \"SELECT path, reason FROM skipped WHERE corpus = '{corpus}'\"` says why"
+        )
 
 
 def _not_extracted(corpora: Sequence[str], asked: str, have: Sequence[str]) -> UsageError:

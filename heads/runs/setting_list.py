@@ -80,7 +80,8 @@ def unknown_setting(spec: HeadSpec, name: str, known: list[str]) -> UnknownSetti
     if len(words) > 3 and meant:  # the one whose meaning begins with it
         return UnknownSettingError(f"unknown setting {name!r}; did you mean {meant[0][1]!r}? `tfser heads {spec.name}` lists all")
     listed_by = f"tfser heads {spec.name}" if len(known) > _FEW else None
-    return UnknownSettingError(str(unknown("setting", name, known, listed_by=listed_by)))
+    explained = "" if listed_by else f"; `tfser heads {spec.name}` explains them"
+    return UnknownSettingError(f"{unknown('setting', name, known, listed_by=listed_by)}{explained}")
 
 
 def meanings(kind: type[Settings]) -> dict[str, str]:

@@ -41,6 +41,8 @@ def test_a_wrong_name_finds_the_setting_that_means_it():
     error = unknown_setting(spec, "nonsense", known)
     assert isinstance(error, UnknownSettingError) and error.exit_code == 2
     assert str(error) == "unknown setting 'nonsense'; `tfser heads mean_pool` lists all"
+    few = str(unknown_setting(head("logreg"), "learning_rate", ["C", "class_weights"]))
+    assert few == "unknown setting 'learning_rate'; Known: C, class_weights; `tfser heads logreg` explains them"
 
 
 def test_a_sweep_file_may_have_a_mark_and_is_utf8(tmp_path):

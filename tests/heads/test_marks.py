@@ -15,7 +15,7 @@ import pytest
 from tfser.heads.commands.ablation_table import print_ablation
 from tfser.heads.commands.compare_table import print_comparison
 from tfser.heads.commands.score_report import below, grouped
-from tfser.heads.commands.sweep_table import latex_lines, legend, markdown_lines, readable
+from tfser.heads.commands.sweep_table import latex_lines, legend, readable
 from tfser.heads.results.compare import compare, notes
 from tfser.heads.results.marks import HEARD, LEAK, TEST_SIDE, explain_marks, is_independent, mark, of_runs, standing
 from tfser.heads.results.outcomes import find, read_outcome
@@ -25,7 +25,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.build import create
 from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
 from tfser.manifests.connections import open_memory
-from tfser.manifests.display import Output
+from tfser.manifests.display import Output, markdown_lines
 from tfser.manifests.errors import UsageError
 from tfser.manifests.notes import forget
 from tfser.manifests.protocols.independence import NOT_INDEPENDENT

@@ -53,3 +53,12 @@ def test_a_corpus_without_any_features(cache: Cache, put_corpus) -> None:
     put_corpus(cache, utterances, default_protocol="loso-speaker")
     with pytest.raises(UsageError, match="run `tfser extract --corpus toy --features wavlm-large` first"):
         resolve(cache, Request(head="logreg", features="wavlm-large/12"))
+
+
+def test_a_corpus_of_which_nothing_can_be_heard_is_not_sent_in_a_circle(cache: Cache, put_corpus) -> None:
+    """`extract` says that nothing can be read; `train` does not send back to it."""
+    utterances = [Utterance(utterance_id=f"u{i}", path="u", speaker=f"s{i % 2}", label=f"{i % 3}") for i in range(6)]
+    put_corpus(cache, utterances, default_protocol="loso-speaker", hashes={u.utterance_id: None for u in utterances})
+    with pytest.raises(UsageError, match="none of the 6 utterances of toy has audio that can be read") as caught:
+        resolve(cache, Request(head="logreg"))
+    assert "tfser extract" not in str(caught.value) and "skipped" in str(caught.value)

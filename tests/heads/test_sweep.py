@@ -27,7 +27,6 @@ from tfser.heads.commands.sweep_table import (
     latex,
     latex_lines,
     legend,
-    markdown_lines,
     numbers,
     readable,
 )
@@ -41,6 +40,7 @@ from tfser.heads.runs.plan import HeadBlock, Plan, SweepRequest, data_key, estim
 from tfser.heads.runs.processes import run_in_processes
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
+from tfser.manifests.display import markdown_lines
 from tfser.manifests.errors import TfserError, UsageError
 
 from ..conftest import fill_with_tones
