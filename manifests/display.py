@@ -189,7 +189,7 @@ def _is_number(value: Any) -> bool:
     if isinstance(value, str):
         score = r"[-+]?\d+\.\d( ± \d+\.\d| to \d+\.\d)?[†‡§]*( \[[^]]*\])?"
         return re.fullmatch(score + r"|\d{1,3}(,\d{3})+|\d+(\.\d+)? ([kMGT]|[kMGT]?B)", value) is not None
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float, decimal.Decimal)) and not isinstance(value, bool)
 
 
 def markdown_lines(rows: Sequence[Mapping[str, Any]], names: Sequence[str] | None = None) -> list[str]:
