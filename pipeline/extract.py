@@ -30,7 +30,7 @@ from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, U
 from tfser.manifests.files import sweep
 from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.extract_report import ExtractReport
-from tfser.pipeline.features.engine import Compute, Result, Row, Samples, Tell
+from tfser.pipeline.features.engine import AudioRow, Compute, Result, Samples, Tell
 from tfser.pipeline.features.feature_set import write_description
 from tfser.pipeline.features.registry import FeatureSet, Pass, alone
 from tfser.pipeline.measure import Advance, audio_path, disk_errors
@@ -176,7 +176,7 @@ class _Writer:
         self._size, self._opened = 0, 0.0
         self._most_s = SHARD_SECONDS if features.origin else math.inf
         self._described = False
-        self._taken, self._overflown = 0, list[tuple[Row, str]]()
+        self._taken, self._overflown = 0, list[tuple[AudioRow, str]]()
         self.report = ExtractReport(
             corpus=corpus,
             feature_set=features.name,
@@ -186,7 +186,7 @@ class _Writer:
             repaired=repaired,
         )
 
-    def wants(self, row: Row) -> bool:
+    def wants(self, row: AudioRow) -> bool:
         """Tell whether a row is to be extracted, and count or list it if not."""
         if (row.utterance_id, row.content_hash) in self._have:
             self.report.before += 1
@@ -198,7 +198,7 @@ class _Writer:
         self._wanted.add(row.utterance_id)
         return True
 
-    def need(self, rows: Sequence[Row]) -> int:
+    def need(self, rows: Sequence[AudioRow]) -> int:
         """Return about how many bytes the wanted ones of some rows will take."""
         mine = [row for row in rows if row.utterance_id in self._wanted]
         return sum(self.features.bytes_for(row.duration_s) + 256 for row in mine)
@@ -210,11 +210,11 @@ class _Writer:
             write_description(self.cache, self.features)
             self._described = True
 
-    def skip(self, row: Row, reason: str) -> None:
+    def skip(self, row: AudioRow, reason: str) -> None:
         """List a row that has no frames."""
         self.report.skipped.append(_skip(self.corpus, self.features, row, reason))
 
-    def take(self, row: Row, frames: npt.NDArray[Any] | None, reason: str | None) -> None:
+    def take(self, row: AudioRow, frames: npt.NDArray[Any] | None, reason: str | None) -> None:
         """Collect the frames of a row if they are wanted, or list why it has none; close a full shard.
 
         Values that cannot be stored are that row's own affair, unless most rows have them: then the feature set ends, what it
@@ -321,20 +321,20 @@ def take_stock(cache: Cache, folder: Path) -> tuple[set[tuple[str, str]], list[s
     return set(zip(stock.rows["utterance_id"].to_pylist(), stock.rows["content_hash"].to_pylist(), strict=True)), told
 
 
-def _rows(cache: Cache, corpus: str) -> tuple[Path, list[Row], int]:
+def _rows(cache: Cache, corpus: str) -> tuple[Path, list[AudioRow], int]:
     """Return the root of a corpus, its readable utterances, and the number of unreadable ones."""
     columns = ["utterance_id", "path", "start_s", "end_s", "content_hash", "duration_s"]
     stored = read_corpus(cache, corpus)
     values = [stored.utterances[name].to_pylist() for name in columns]
     rows = [
-        Row(utterance_id=u, path=p, start_s=s, end_s=e, content_hash=h, duration_s=d)
+        AudioRow(utterance_id=u, path=p, start_s=s, end_s=e, content_hash=h, duration_s=d)
         for u, p, s, e, h, d in zip(*values, strict=True)
         if h is not None
     ]
     return Path(stored.about["root"]), rows, stored.utterances.num_rows - len(rows)
 
 
-def _check_disk(cache: Cache, writers: Sequence[_Writer], todo: Sequence[Row], tell: Tell | None) -> None:
+def _check_disk(cache: Cache, writers: Sequence[_Writer], todo: Sequence[AudioRow], tell: Tell | None) -> None:
     need = sum(writer.need(todo) for writer in writers) + (1 << 16)
     free = shutil.disk_usage(cache.root).free
     names = ", ".join(writer.features.name for writer in writers)
@@ -358,7 +358,7 @@ def _size(number: float) -> str:
     return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
 
 
-def _skip(corpus: str, features: FeatureSet, row: Row, reason: str) -> Skipped:
+def _skip(corpus: str, features: FeatureSet, row: AudioRow, reason: str) -> Skipped:
     """Return what to list. A file that changed is there to be extracted: its stage excuses nothing before the audits."""
     return Skipped(
         corpus=corpus,
@@ -380,7 +380,7 @@ def _write_skipped(cache: Cache, path: Path, skipped: list[Skipped]) -> None:
 
 
 def _run(
-    writers: Sequence[_Writer], root: Path, job: Pass, todo: Sequence[Row], compute: Compute, advance: Advance | None
+    writers: Sequence[_Writer], root: Path, job: Pass, todo: Sequence[AudioRow], compute: Compute, advance: Advance | None
 ) -> None:
     try:
         with contextlib.closing(_results(root, job, todo, compute)) as results:
@@ -400,8 +400,8 @@ def _run(
         writer.finish()
 
 
-def _results(root: Path, job: Pass, todo: Sequence[Row], compute: Compute) -> Generator[Result]:
-    def load(row: Row) -> Samples:
+def _results(root: Path, job: Pass, todo: Sequence[AudioRow], compute: Compute) -> Generator[Result]:
+    def load(row: AudioRow) -> Samples:
         path = audio_path(root, row.path)
         try:
             # A file that was replaced by a much longer one is not decoded to its end only to find that.

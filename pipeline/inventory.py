@@ -22,7 +22,7 @@ from tfser.pipeline.verify import frames_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class StoredFeatures:
     """The features of one feature set for one corpus. `live` utterances are served; `stale` rows fit no utterance any more."""
 
     feature_set: str
@@ -38,7 +38,7 @@ class Entry:
     folder: str
 
 
-def list_features(cache: Cache) -> list[Entry]:
+def list_features(cache: Cache) -> list[StoredFeatures]:
     """Return what the feature sets hold, by feature set and corpus.
 
     Raises:
@@ -59,7 +59,7 @@ def list_features(cache: Cache) -> list[Entry]:
             stored = read_rows(folder, cache).num_rows
             live = counts.get((of["feature_set"], folder.name), {"live": 0, "frames": 0})
             entries.append(
-                Entry(
+                StoredFeatures(
                     feature_set=of["feature_set"],
                     corpus=folder.name,
                     utterances=totals.get(folder.name, 0),

@@ -194,3 +194,14 @@ def test_nothing_imports_itself_in_a_circle() -> None:
 def test_no_module_takes_a_name_of_the_standard_library() -> None:
     taken = {module_of(path) for path in SOURCES if path.stem in sys.stdlib_module_names}
     assert taken == set()
+
+
+def test_a_class_name_means_one_class() -> None:
+    """Two of a name on one call path are taken for one another by whoever reads an error or an annotation."""
+    where: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                where.setdefault(node.name, []).append(module_of(path))
+    assert len(where) > 100, "the classes are not seen"
+    assert {name: modules for name, modules in where.items() if len(modules) > 1} == {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfser.heads.results.compare import Comparison, Row, notes, wins
+from tfser.heads.results.compare import ComparedRow, Comparison, notes, wins
 from tfser.heads.results.intervals import Interval
 from tfser.heads.results.marks import explain_marks, mark, standing
 from tfser.manifests.display import Output, count, print_rows, show
@@ -78,7 +78,7 @@ def p_value(p: float) -> str:
     return f"{p:.3g}"
 
 
-def _line(of: Comparison, row: Row, what: str, name: str) -> dict[str, Any]:
+def _line(of: Comparison, row: ComparedRow, what: str, name: str) -> dict[str, Any]:
     a, b = mark(of.a.row()), mark(of.b.row())
     return {
         what: name,

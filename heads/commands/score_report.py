@@ -34,21 +34,21 @@ _DIGEST = re.compile(r".*-([0-9a-f]{10})")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class ScoreGroup:
     """Rows whose numbers compare: of one protocol, over the same classes."""
 
     heading: str
     lines: tuple[dict[str, Any], ...]
 
 
-def grouped(found: Sequence[Row], by: str | None = None) -> list[Group]:
+def grouped(found: Sequence[Row], by: str | None = None) -> list[ScoreGroup]:
     """Return the rows as people read them, a group for each corpus, protocol and set of classes, in the order of the rows."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in found:
         groups.setdefault((row["corpus"], row["protocol"], tuple(row["classes"] or ())), []).append(row)
     names = short_names(found)
     return [
-        Group(heading=_heading(*key), lines=_without_empty([_line(row, by, names) for row in members]))
+        ScoreGroup(heading=_heading(*key), lines=_without_empty([_line(row, by, names) for row in members]))
         for key, members in groups.items()
     ]
 

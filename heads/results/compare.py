@@ -42,7 +42,7 @@ _TIE = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ComparedRow:
     """One line of a comparison: a score, or that of a class, fold or speaker; intervals only where they mean something."""
 
     part: str
@@ -66,10 +66,10 @@ class Comparison:
     b: Outcome
     metric: str
     clustered_by: str | None
-    scores: tuple[Row, ...]
-    classes: tuple[Row, ...]
-    speakers: tuple[Row, ...]
-    folds: tuple[Row, ...]
+    scores: tuple[ComparedRow, ...]
+    classes: tuple[ComparedRow, ...]
+    speakers: tuple[ComparedRow, ...]
+    folds: tuple[ComparedRow, ...]
     by_seed: tuple[tuple[float, ...], tuple[float, ...]]
     permutation: Permutation | None
     mcnemar: tuple[tuple[int, int, float], ...]
@@ -78,7 +78,7 @@ class Comparison:
     """Where a further speaker's score would lie under A and under B; None where the clusters are not speakers."""
 
     @property
-    def score(self) -> Row:
+    def score(self) -> ComparedRow:
         """The row of the metric that was asked for."""
         return self.scores[0]
 
@@ -138,7 +138,7 @@ class Comparison:
                 f"{self.metric}_by_seed": list(by_seed),
             }
 
-        def line(row: Row) -> dict[str, Any]:
+        def line(row: ComparedRow) -> dict[str, Any]:
             of = {"a": row.a, "b": row.b, "difference": row.difference}
             return {"name": row.name, "n": row.n, **{name: found.to_dict() for name, found in of.items()}}
 
@@ -166,7 +166,7 @@ class Comparison:
         }
 
 
-def wins(found: Sequence[Row]) -> dict[str, int]:
+def wins(found: Sequence[ComparedRow]) -> dict[str, int]:
     """Count the rows where A is better, where both are alike, where B is."""
     gains = [row.difference.value for row in found]
     return {
@@ -238,8 +238,8 @@ def _match(a: Outcome, b: Outcome, common: bool) -> tuple[Outcome, Outcome, int]
     return a.take([i for i, _ in alike]), b.take([j for _, j in alike]), only_a + only_b + other
 
 
-def _row(part: str, name: str, a: Counts, b: Counts, metric: str) -> Row:
-    return Row(
+def _row(part: str, name: str, a: Counts, b: Counts, metric: str) -> ComparedRow:
+    return ComparedRow(
         part=part,
         name=name,
         n=int(a.true[0].sum()),
@@ -249,7 +249,7 @@ def _row(part: str, name: str, a: Counts, b: Counts, metric: str) -> Row:
     )
 
 
-def _parts(part: str, a: Counts, b: Counts, metric: str) -> tuple[Row, ...]:
+def _parts(part: str, a: Counts, b: Counts, metric: str) -> tuple[ComparedRow, ...]:
     """Return a row a cluster, without intervals: within one there is nothing to take as independent."""
     of_a, of_b, n = cluster_scores(a, metric), cluster_scores(b, metric), a.true[0].sum(axis=1)
 
@@ -258,7 +258,7 @@ def _parts(part: str, a: Counts, b: Counts, metric: str) -> tuple[Row, ...]:
 
     names = [str(int(name)) if part == "fold" else name for name in a.clusters]
     return tuple(
-        Row(part=part, name=name, n=int(n[i]), a=alone(of_a[i]), b=alone(of_b[i]), difference=alone(of_a[i] - of_b[i]))
+        ComparedRow(part=part, name=name, n=int(n[i]), a=alone(of_a[i]), b=alone(of_b[i]), difference=alone(of_a[i] - of_b[i]))
         for i, name in enumerate(names)
     )
 

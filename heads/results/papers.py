@@ -21,7 +21,7 @@ from tfser.heads.results.published import Paper, PublishedRow, PublishedTable
 from tfser.heads.results.scores import summary
 from tfser.heads.runs.experiment import Request
 from tfser.heads.runs.in_turn import Failure
-from tfser.heads.runs.plan import Entry, Key, Plan, Wanted, data_key, make_plan, settle
+from tfser.heads.runs.plan import Entry, Key, Plan, PlannedRequest, data_key, make_plan, settle
 from tfser.heads.spec.selections import check_name
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
@@ -186,7 +186,7 @@ def _plan_row(
         return entries, None, why
     asked = replace(request, corpus=corpus, protocol=paper.protocols.get(corpus))
     try:
-        merged = settle(cache, [Wanted(request=asked, seeds=seeds)], onto=entries)
+        merged = settle(cache, [PlannedRequest(request=asked, seeds=seeds)], onto=entries)
     except TfserError as error:
         return entries, None, str(error)
     experiment = merged[-1].experiment

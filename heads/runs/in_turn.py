@@ -113,7 +113,7 @@ def groups(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
     return found
 
 
-class Trainer:
+class RunTrainer:
     """Trains groups of runs one after the other, with the features that they share."""
 
     def __init__(self, cache: Cache, *, tell: Tell, checkpoint_every_s: float = 30.0) -> None:
@@ -206,7 +206,7 @@ def run_here(
         checkpoint_every_s: as `train_fold` has it.
         go_on_after: errors of this kind fail their runs alone; any other stops everything.
     """
-    trainer, folds = Trainer(cache, tell=tell, checkpoint_every_s=checkpoint_every_s), folds_by_key(runs)
+    trainer, folds = RunTrainer(cache, tell=tell, checkpoint_every_s=checkpoint_every_s), folds_by_key(runs)
     failures: list[Failure] = []
     queue = [(group, False) for group in groups(runs)]
     while queue:

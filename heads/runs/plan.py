@@ -149,7 +149,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class PlannedRequest:
     """A request with the seeds that it is wanted for."""
 
     request: Request
@@ -195,7 +195,7 @@ def plan_sweep(cache: Cache, request: SweepRequest) -> Plan:
     return make_plan(cache, entries)
 
 
-def expand(request: SweepRequest) -> list[Wanted]:
+def expand(request: SweepRequest) -> list[PlannedRequest]:
     """Return one request for each head, preset, recipe and feature set.
 
     Raises:
@@ -221,7 +221,7 @@ def expand(request: SweepRequest) -> list[Wanted]:
         settings = {key: text for key, text in request.settings.items() if "." not in key}
         settings |= {key.partition(".")[2]: text for key, text in request.settings.items() if key.startswith(f"{spec.name}.")}
         wanted += [
-            Wanted(
+            PlannedRequest(
                 request=replace(
                     _shared_request(request, spec.name),
                     features=features,
@@ -239,11 +239,11 @@ def expand(request: SweepRequest) -> list[Wanted]:
     return wanted
 
 
-def reference_wanted(request: SweepRequest, entries: Sequence[Entry]) -> list[Wanted]:
+def reference_wanted(request: SweepRequest, entries: Sequence[Entry]) -> list[PlannedRequest]:
     """Return the requests of the reference heads: each once a feature set, with its defaults and the sweep's first seed."""
     asked = {block.name for block in request.heads}
     return [
-        Wanted(
+        PlannedRequest(
             request=replace(_shared_request(request, name), features=feature_set),
             seeds=request.seeds[:1],
             reference=True,
@@ -299,7 +299,7 @@ def _shared(asked: Iterable[str], of: str, known: list[str], every: list[str]) -
     return list(dict.fromkeys(names))
 
 
-def settle(cache: Cache, wanted: Sequence[Wanted], onto: Sequence[Entry] = ()) -> list[Entry]:
+def settle(cache: Cache, wanted: Sequence[PlannedRequest], onto: Sequence[Entry] = ()) -> list[Entry]:
     """Settle requests and merge the runs that are asked for twice; the entry that was settled last is the last one.
 
     Raises:

@@ -20,7 +20,7 @@ from typing import Any
 
 from tfser.heads import head
 from tfser.heads.runs.experiment import Experiment
-from tfser.heads.runs.in_turn import BusyError, Event, Failure, Findings, Tell, Trainer, folds_by_key, groups, reason
+from tfser.heads.runs.in_turn import BusyError, Event, Failure, Findings, RunTrainer, Tell, folds_by_key, groups, reason
 from tfser.heads.runs.plan import Run, data_key
 from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
@@ -208,7 +208,7 @@ def _work(pipe: Connection, cache: Cache, threads: int, keep_memory: bool, check
     import torch
 
     torch.set_num_threads(threads)
-    trainer = Trainer(cache, tell=lambda event: None, checkpoint_every_s=checkpoint_every_s)
+    trainer = RunTrainer(cache, tell=lambda event: None, checkpoint_every_s=checkpoint_every_s)
     while (task := _receive(pipe)) is not None:
         group = [Run(experiment=_unpacked(e), fold=fold) for e, fold in zip(task.experiments, task.run_folds, strict=True)]
         numbers = {run.run_id: number for number, run in enumerate(group)}

@@ -17,7 +17,7 @@ from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training import checkpoints
 from tfser.heads.training.normalise import Normaliser
-from tfser.heads.training.samples import FrameStore, Plan, plan
+from tfser.heads.training.samples import FrameStore, SamplePlan, plan
 from tfser.manifests.errors import UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
 
@@ -71,7 +71,7 @@ def predict(
     return evaluate(model, store, plan(features.offsets, rows, frames, recipe.eval_hop, most), frames)
 
 
-def evaluate(model: nn.Module, store: FrameStore, layout: Plan, frames: int | None) -> Prediction:
+def evaluate(model: nn.Module, store: FrameStore, layout: SamplePlan, frames: int | None) -> Prediction:
     """Predict in evaluation mode and float32, the utterances in ascending order of their rows."""
     order = np.lexsort((layout.number, layout.utterance))
     utterance, number, start = layout.utterance[order], layout.number[order], layout.start[order]

@@ -23,7 +23,7 @@ from tfser.manifests.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SamplePlan:
     """Which segments there are, utterance by utterance in the order that was asked for."""
 
     utterance: npt.NDArray[np.int64]
@@ -43,7 +43,7 @@ def plan(
     frames: int | None,
     hop: int | None = None,
     most: int | None = None,
-) -> Plan:
+) -> SamplePlan:
     """Lay segments of ``frames`` frames over some utterances; ``frames`` None: one sample an utterance, whole.
 
     Args:
@@ -62,7 +62,7 @@ def plan(
     utterances = np.asarray(utterances, dtype=np.int64)
     if frames is None:
         zeros = np.zeros(len(utterances), dtype=np.int64)
-        return Plan(utterance=utterances, number=zeros, start=zeros)
+        return SamplePlan(utterance=utterances, number=zeros, start=zeros)
     hop = frames if hop is None else hop
     if not 0 < hop <= frames:
         raise UsageError(f"a hop of {hop} frames does not fit segments of {frames}: take 1 to {frames}")
@@ -71,7 +71,7 @@ def plan(
     counts = 1 + -(-spare // hop)
     utterance = np.repeat(utterances, counts)
     number = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return Plan(utterance=utterance, number=number, start=np.minimum(number * hop, np.repeat(spare, counts)))
+    return SamplePlan(utterance=utterance, number=number, start=np.minimum(number * hop, np.repeat(spare, counts)))
 
 
 class FrameStore:

@@ -1,7 +1,7 @@
 """Foreign splits: files in which toolkits and papers publish who trains and who tests, read without knowing the corpus.
 
-What comes in: csv, tsv, json, jsonl or plain lists, one or several, or a folder of them. What goes out: `Entry` rows, each with
-what the file writes for an utterance, its fold and role where they are said, and what the file says of label and speaker.
+What comes in: csv, tsv, json, jsonl or plain lists, one or several, or a folder of them. What goes out: `SplitRow` rows, each
+with what the file writes for an utterance, its fold and role where they are said, and what the file says of label and speaker.
 `matching` finds the utterances. The shapes, as public repositories have them:
 
 * one file a side: the role is a word of the file's name, and what else differs in the names is the fold (`split_files`);
@@ -48,7 +48,7 @@ _WIDE = re.compile(r"(?:.*[\s_-])?(?:fold|split|cv)[\s_-]*(\d+)", re.I)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class SplitRow:
     """One row of a foreign split.
 
     `names` are the values that may be the utterance's id or path, the likeliest first. `fold` is the fold's name as the file has
@@ -69,7 +69,7 @@ class Split:
     """What was read: the rows, the folds' names in order, what it is called, and notes for people."""
 
     name: str
-    entries: tuple[Entry, ...]
+    entries: tuple[SplitRow, ...]
     folds: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
@@ -127,7 +127,7 @@ def read_split(paths: Sequence[Path]) -> Split:
         else:
             raise UsageError(f"--split {path}: no such file or folder")
     places = place(list(roles), roles, notes)
-    entries: list[Entry] = []
+    entries: list[SplitRow] = []
     for file in roles:
         entries += _read_file(file, places[file])
     entries = _settle(entries, places, notes)
@@ -166,7 +166,7 @@ def _files(folder: Path, notes: list[str]) -> dict[Path, str | None]:
     return {path: roles[path] for path in sorted(chosen.values(), key=lambda p: natural_key(p.as_posix()))}
 
 
-def _read_file(path: Path, where: Place) -> list[Entry]:
+def _read_file(path: Path, where: Place) -> list[SplitRow]:
     """Return the rows of one file."""
     context = _Context(file=str(path), place=where)
     text = _text(path)
@@ -273,12 +273,12 @@ def _add(context: _Context, names: list[str], plain: Mapping[str, str], fold: st
     context.records.append(_Record(line=context.line, names=told, plain=plain, fold=fold, role=role))
 
 
-def _entries(context: _Context) -> list[Entry]:
+def _entries(context: _Context) -> list[SplitRow]:
     """Return the rows of a file's records: one each, or one a fold where there is a column a fold, or the file is of several."""
     sides_by_file = context.place.role is not None
     numbered = _numbers_are_folds(r.plain[name] for r in context.records for name in _ROLE_COLUMNS if name in r.plain)
     columns = _ROLE_COLUMNS if any(_said(r.plain, _ROLE_COLUMNS) or r.role for r in context.records) else _hidden_role(context)
-    entries: list[Entry] = []
+    entries: list[SplitRow] = []
     for record in context.records:
         plain = record.plain
         wide = [(match[1], role_of(v)) for name, v in plain.items() if (match := _WIDE.fullmatch(name)) and role_of(v)]
@@ -300,7 +300,7 @@ def _entries(context: _Context) -> list[Entry]:
         label = next((plain[name] for name in _LABEL_COLUMNS if name in plain), None)
         speaker = next((plain[name] for name in _SPEAKER_COLUMNS if name in plain), None)
         entries += [
-            Entry(
+            SplitRow(
                 file=context.file,
                 line=record.line,
                 names=record.names,
@@ -375,7 +375,7 @@ def _read_table(text: str, context: _Context) -> None:
         raise context.fail(f"line {rows.line_num}: this is no table ({error})") from error
 
 
-def _settle(entries: Sequence[Entry], places: Mapping[Path, Place], notes: list[str]) -> list[Entry]:
+def _settle(entries: Sequence[SplitRow], places: Mapping[Path, Place], notes: list[str]) -> list[SplitRow]:
     """Return the rows with folds that are folds, and with a side that is tested.
 
     A column fold of files that name their sides is dropped where the sides do not have the same folds: it numbers something else.
@@ -399,7 +399,7 @@ def _settle(entries: Sequence[Entry], places: Mapping[Path, Place], notes: list[
     return settled
 
 
-def _check(entries: Sequence[Entry]) -> None:
+def _check(entries: Sequence[SplitRow]) -> None:
     """Refuse rows of which nobody can say who trains and who tests.
 
     Raises:

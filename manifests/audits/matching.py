@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tfser.manifests.audits.foreign import Entry, Split
+from tfser.manifests.audits.foreign import Split, SplitRow
 from tfser.manifests.audits.seen import SPLIT_COLUMNS
 from tfser.manifests.connections import Connection
 from tfser.manifests.errors import TfserError
@@ -167,7 +167,7 @@ def install(connection: Connection, corpus: str, split: Split) -> Matched:
     )
 
 
-def _values(entry: Entry, number: dict[str, int], corpus: str, name: str | None, matches: int) -> tuple[object, ...]:
+def _values(entry: SplitRow, number: dict[str, int], corpus: str, name: str | None, matches: int) -> tuple[object, ...]:
     return (
         *(entry.file, entry.line, entry.names[0], number[entry.fold or "1"], entry.role, corpus, name, matches),
         *(normalise(entry.label), entry.speaker),

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from tfser.manifests.errors import TfserError
 from tfser.pipeline.features.devices import choose_device
-from tfser.pipeline.features.engine import Compute, Engine, Frames, Load, Result, Row, Samples
+from tfser.pipeline.features.engine import AudioRow, Compute, Engine, Frames, Load, Result, Samples
 from tfser.pipeline.measure import threads_for
 from tfser.pipeline.sound.audio import MAX_DURATION_S
 from tfser.pipeline.sound.video import MissingExtraError
@@ -45,7 +45,7 @@ _SMALL_BLOCK_S = 30.0
 def encoder_engine(spec: EncoderSpec, on: Callable[[str], Encoder] | None = None) -> Engine:
     """Return the engine of an encoder; `on` gives the encoder on a device, freshly loaded unless somebody keeps it."""
 
-    def engine(rows: Sequence[Row], load: Load, compute: Compute) -> Iterator[Result]:
+    def engine(rows: Sequence[AudioRow], load: Load, compute: Compute) -> Iterator[Result]:
         encoders = [(on or spec.load)(choose_device(device)) for device in compute.devices]
         batchers = [Batcher(spec, encoder, compute) for encoder in encoders]
         yield from _run(blocks(spec, rows, batchers[0].budget_s), load, batchers, threads_for(compute.workers))
@@ -53,13 +53,13 @@ def encoder_engine(spec: EncoderSpec, on: Callable[[str], Encoder] | None = None
     return engine
 
 
-def blocks(spec: EncoderSpec, rows: Sequence[Row], budget_s: float | None) -> list[list[Row]]:
+def blocks(spec: EncoderSpec, rows: Sequence[AudioRow], budget_s: float | None) -> list[list[AudioRow]]:
     """Deal rows into blocks, the longest first: each no more than a budget of padded seconds, or one row.
 
     The longest come first so that what does not fit shows at once, and so that several devices end together.
     """
     budget = _SMALL_BLOCK_S if budget_s is None else budget_s
-    dealt: list[list[Row]] = []
+    dealt: list[list[AudioRow]] = []
     count, longest = 0, 0.0
     for row in sorted(rows, key=lambda row: (-row.duration_s, row.utterance_id)):
         pieces = spec.windows(max(1, round(row.duration_s * spec.sample_rate_hz)))
@@ -167,12 +167,12 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-_Decoded = tuple[Row, Samples | TfserError]
+_Decoded = tuple[AudioRow, Samples | TfserError]
 _Message = tuple[Result | None, BaseException | None]
 """A result, or what stopped a device; (None, None) when a device has nothing left to do."""
 
 
-def _run(todo: Sequence[Sequence[Row]], load: Load, batchers: Sequence[Batcher], threads: int) -> Iterator[Result]:
+def _run(todo: Sequence[Sequence[AudioRow]], load: Load, batchers: Sequence[Batcher], threads: int) -> Iterator[Result]:
     """Yield results as devices finish blocks."""
     results = _Results()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
@@ -243,7 +243,7 @@ class _Results:
             self._changed.notify_all()
 
 
-def _decode(row: Row, load: Load) -> _Decoded:
+def _decode(row: AudioRow, load: Load) -> _Decoded:
     try:
         return row, load(row)
     except MissingExtraError:
@@ -254,7 +254,7 @@ def _decode(row: Row, load: Load) -> _Decoded:
 
 def _finish(batcher: Batcher, block: Sequence[_Decoded]) -> Iterator[Result]:
     """Yield the results of a block: what was decoded goes through the encoder together."""
-    heard: list[tuple[Row, Samples]] = []
+    heard: list[tuple[AudioRow, Samples]] = []
     for row, samples in block:
         if isinstance(samples, TfserError):
             yield Result(row=row, frames=None, reason=str(samples))
@@ -274,7 +274,7 @@ class _Source:
     """Hands out decoded blocks, a few of them decoded ahead of those who ask."""
 
     def __init__(
-        self, todo: Sequence[Sequence[Row]], decode: Callable[[Row], _Decoded], pool: ThreadPoolExecutor, ahead: int
+        self, todo: Sequence[Sequence[AudioRow]], decode: Callable[[AudioRow], _Decoded], pool: ThreadPoolExecutor, ahead: int
     ) -> None:
         self._todo, self._decode, self._pool, self._ahead = deque(todo), decode, pool, ahead
         self._pending: deque[tuple[list[Future[_Decoded]], float]] = deque()

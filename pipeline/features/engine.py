@@ -25,7 +25,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class AudioRow:
     """What an extraction knows of an utterance; `start_s` and `end_s` are None for the file's own edges."""
 
     utterance_id: str
@@ -40,12 +40,12 @@ class Row:
 class Result:
     """What became of a row: the frames of each feature set of the pass, (t, dim) each, or the reason why there are none."""
 
-    row: Row
+    row: AudioRow
     frames: tuple[Frames, ...] | None
     reason: str | None = None
 
 
-Load = Callable[[Row], Samples]
+Load = Callable[[AudioRow], Samples]
 """Returns a row's (n,) mono samples at the pass's rate; raises a TfserError whose text is the reason to list."""
 
 
@@ -78,7 +78,7 @@ class Compute:
 class Engine(Protocol):
     """Computes the frames of rows."""
 
-    def __call__(self, rows: Sequence[Row], load: Load, compute: Compute) -> Iterator[Result]:
+    def __call__(self, rows: Sequence[AudioRow], load: Load, compute: Compute) -> Iterator[Result]:
         """Yield the result of every row, in any order.
 
         Raises:
@@ -89,18 +89,18 @@ class Engine(Protocol):
 def one_by_one(front_end: Callable[[], Callable[[Samples], Frames]]) -> Engine:
     """Return an engine that computes row after row, in their order, by threads; `front_end` makes what computes, once."""
 
-    def engine(rows: Sequence[Row], load: Load, compute: Compute) -> Iterator[Result]:
+    def engine(rows: Sequence[AudioRow], load: Load, compute: Compute) -> Iterator[Result]:
         extract = front_end()
         return in_order(lambda row: attempt(row, lambda: (extract(load(row)),)), rows, compute.workers, weight=_seconds)
 
     return engine
 
 
-def _seconds(row: Row) -> float:
+def _seconds(row: AudioRow) -> float:
     return row.duration_s
 
 
-def attempt(row: Row, make: Callable[[], tuple[Frames, ...]]) -> Result:
+def attempt(row: AudioRow, make: Callable[[], tuple[Frames, ...]]) -> Result:
     """Return what `make` makes of a row, or the reason why it cannot.
 
     Raises:

@@ -19,7 +19,7 @@ import numpy as np
 from tfser.manifests.errors import UsageError, unknown
 from tfser.pipeline.features.encoder_engine import encoder_engine
 from tfser.pipeline.features.encoders.front import OPTIONS
-from tfser.pipeline.features.encoders.spec import ENCODERS, PRECISIONS, EncoderSpec, Output, encoder_spec
+from tfser.pipeline.features.encoders.spec import ENCODERS, PRECISIONS, EncoderSpec, LayerOutput, encoder_spec
 from tfser.pipeline.features.engine import Engine, one_by_one
 from tfser.pipeline.features.feature_set import Described
 from tfser.pipeline.features.logmel import LogMel, LogMelConfig
@@ -162,7 +162,7 @@ def _plain(text: str) -> float | str:
         return text.strip().lower()
 
 
-def _encoder_set(spec: EncoderSpec, output: Output, changed: Mapping[str, float | str], dtype: StorageDtype) -> FeatureSet:
+def _encoder_set(spec: EncoderSpec, output: LayerOutput, changed: Mapping[str, float | str], dtype: StorageDtype) -> FeatureSet:
     return FeatureSet(
         name=_full_name(f"{_UNSAFE.sub('-', spec.name)}/{output.label}", changed, dtype),
         kind=spec.family,

@@ -463,11 +463,11 @@ def test_stacked_runs_of_an_experiment_are_trained_together(cache: Cache, monkey
 
     group = on_gpu[:4]
     events: list[Event] = []
-    trainer = sweep_runs.Trainer(cache, tell=events.append)
+    trainer = sweep_runs.RunTrainer(cache, tell=events.append)
     findings = plan.findings[data_key(group[0].experiment)]
     assert all(run.experiment.spec.name == "mean_pool" for run in group)
     assert trainer.train(group, [1, 2], findings, wait=True) == []
     assert {event.run.run_id for event in events if event.kind == "done" and event.run} == {run.run_id for run in group}
     assert sum(event.kind == "epoch" for event in events) == 4
-    again = sweep_runs.Trainer(cache, tell=events.append)
+    again = sweep_runs.RunTrainer(cache, tell=events.append)
     assert again.train(group, [1, 2], findings, wait=True) == [] and not events[-1].trained

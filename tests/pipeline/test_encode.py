@@ -27,7 +27,7 @@ from tfser.pipeline.features.devices import choose_devices
 from tfser.pipeline.features.encoder_engine import Batcher, blocks, out_of_memory
 from tfser.pipeline.features.encoders.loading import load
 from tfser.pipeline.features.encoders.spec import EncoderSpec, encoder_spec
-from tfser.pipeline.features.engine import Compute, Row
+from tfser.pipeline.features.engine import AudioRow, Compute
 from tfser.pipeline.features.registry import FeatureRequest, FeatureSet, Pass, feature_pass
 from tfser.pipeline.scan import scan
 from tfser.pipeline.shards.packed import FeatureRow, load_packed
@@ -366,8 +366,8 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(raw: EncoderSpec) -> No
         of.run([np.ones(RATE, np.float32)])
 
 
-def row(name: str, seconds: float) -> Row:
-    return Row(utterance_id=name, path=name, start_s=None, end_s=None, content_hash="", duration_s=seconds)
+def row(name: str, seconds: float) -> AudioRow:
+    return AudioRow(utterance_id=name, path=name, start_s=None, end_s=None, content_hash="", duration_s=seconds)
 
 
 @settings(max_examples=40)

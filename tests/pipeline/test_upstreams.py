@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tfser.manifests.errors import UsageError
 from tfser.pipeline.features import logmel
-from tfser.pipeline.features.engine import Compute, Row
+from tfser.pipeline.features.engine import AudioRow, Compute
 from tfser.pipeline.features.registry import UPSTREAMS, FeatureSet, feature_set
 
 OTHERS = {
@@ -88,7 +88,7 @@ def test_what_is_built_has_the_promised_shape() -> None:
     for options in ({}, {"n_mels": "40", "hop_s": "0.005"}):
         features: FeatureSet = feature_set("logmel", options)
         for samples in (320, 16000, 16001):
-            row = Row(utterance_id="u", path="u.wav", start_s=None, end_s=None, content_hash="", duration_s=samples / 16000)
+            row = AudioRow(utterance_id="u", path="u.wav", start_s=None, end_s=None, content_hash="", duration_s=samples / 16000)
             (result,) = features.engine([row], lambda row, n=samples: np.ones(n, "f4"), Compute())
             assert result.frames is not None and result.frames[0].shape == (features.frames(samples), features.dim)
 

@@ -109,7 +109,7 @@ class Encoder(ABC):
         return contextlib.nullcontext()
 
 
-class ConvEncoder(Encoder):
+class WaveformEncoder(Encoder):
     """wav2vec 2.0, HuBERT and WavLM."""
 
     def __init__(self, spec: EncoderSpec, model: Any, device: torch.device) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.pipeline.features.encoders.encoder import ConvEncoder, Encoder
+from tfser.pipeline.features.encoders.encoder import Encoder, WaveformEncoder
 from tfser.pipeline.features.encoders.spec import EncoderSpec
 from tfser.pipeline.features.encoders.weights import CONFIG
 from tfser.pipeline.features.encoders.whisper import WhisperEncoder
@@ -148,4 +148,4 @@ def load(spec: EncoderSpec, device: str = "cpu") -> Encoder:
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if spec.family == "whisper":
         return WhisperEncoder(spec, whisper_encoder(spec), place)
-    return ConvEncoder(spec, conv_model(spec), place)
+    return WaveformEncoder(spec, conv_model(spec), place)

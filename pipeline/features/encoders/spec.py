@@ -88,7 +88,7 @@ ENCODERS: dict[str, Known] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
+class LayerOutput:
     """One feature set that a pass yields: its label (`12`, `mean`, `all`), the hidden states it is made of, and its width."""
 
     label: str
@@ -124,7 +124,7 @@ class EncoderSpec:
     normalise: bool
     mel: Mapping[str, int] = field(default_factory=dict)
     framing: Framing
-    outputs: tuple[Output, ...]
+    outputs: tuple[LayerOutput, ...]
     precision: Precision = "float32"
     notes: tuple[str, ...] = ()
 
@@ -180,7 +180,7 @@ class EncoderSpec:
             return samples
         return np.asarray((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7), dtype=np.float32)
 
-    def config(self, output: Output) -> dict[str, Any]:
+    def config(self, output: LayerOutput) -> dict[str, Any]:
         """Return everything that changes the numbers of one output, as JSON knows it."""
         config: dict[str, Any] = {
             "kind": "encoder",
@@ -271,24 +271,24 @@ def encoder_spec(
 
 def _outputs(
     name: str, layer: str | None, known: Known | None, values: Mapping[str, Any], notes: list[str]
-) -> tuple[Output, ...]:
+) -> tuple[LayerOutput, ...]:
     D, N = width(values), depth(values)
     if layer is None:
         wanted = known.layer if known is not None and known.layer is not None else N
         if wanted > N:
             notes.append(f"these weights have {N} layers: layer {N} is taken, not {wanted}")
         layer = str(min(wanted, N))
-    outputs: dict[str, Output] = {}
+    outputs: dict[str, LayerOutput] = {}
     for part in (part.strip() for part in layer.split(",")):
         if part == "mean" and N > 0:
-            outputs["mean"] = Output(label="mean", layers=tuple(range(1, N + 1)), dim=D)
+            outputs["mean"] = LayerOutput(label="mean", layers=tuple(range(1, N + 1)), dim=D)
         elif part == "all":
-            outputs["all"] = Output(label="all", layers=tuple(range(N + 1)), dim=(N + 1) * D)
+            outputs["all"] = LayerOutput(label="all", layers=tuple(range(N + 1)), dim=(N + 1) * D)
         else:
             number = N if part == "last" else int(part) if part.isascii() and part.isdigit() else -1
             if not 0 <= number <= N:
                 raise UsageError(f"--layer {part or repr(layer)}: {name} has the layers 0 to {N}, `last`, `mean` and `all`")
-            outputs[str(number)] = Output(label=str(number), layers=(number,), dim=D)
+            outputs[str(number)] = LayerOutput(label=str(number), layers=(number,), dim=D)
     return tuple(outputs.values())
 
 
