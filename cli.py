@@ -1004,8 +1004,8 @@ def _kind_of(format: SqlOutput | None, output: Path | None) -> SqlOutput:
     """Return how to write: as asked, else by the output's suffix (.txt: a table), else a table; and look at the output."""
     check_output(output)
     suffix = None if format or output is None else format_of(output, ("csv", "json", "md", "parquet", "txt"))
-    named = {None: SqlOutput.table, "txt": SqlOutput.table, "md": SqlOutput.markdown}
-    kind = format or (named[suffix] if suffix in named else SqlOutput(suffix))
+    named = {"txt": SqlOutput.table, "md": SqlOutput.markdown}
+    kind = format or (SqlOutput.table if suffix is None else named.get(suffix) or SqlOutput(suffix))
     if kind is SqlOutput.parquet and output is None:
         raise UsageError("--format parquet needs --output FILE")
     return kind

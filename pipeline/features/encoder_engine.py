@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tfser.manifests.errors import TfserError
@@ -46,7 +47,10 @@ def encoder_engine(spec: EncoderSpec, on: Callable[[str], Encoder] | None = None
     """Return the engine of an encoder; `on` gives the encoder on a device, freshly loaded unless somebody keeps it."""
 
     def engine(rows: Sequence[AudioRow], load: Load, compute: Compute) -> Iterator[Result]:
-        encoders = [(on or spec.load)(choose_device(device)) for device in compute.devices]
+        from tfser.pipeline.features.encoders.loading import load as load_encoder  # torch, once there is something to compute
+
+        make = on or partial(load_encoder, spec)
+        encoders = [make(choose_device(device)) for device in compute.devices]
         batchers = [Batcher(spec, encoder, compute) for encoder in encoders]
         yield from _run(blocks(spec, rows, batchers[0].budget_s), load, batchers, threads_for(compute.workers))
 
