@@ -94,7 +94,7 @@ def test_ctrl_c_ends_a_query_at_once(cache, tmp_path):
     endless = "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r WHERE i < 1000000000) SELECT count(*) FROM r"
     began = tmp_path / "began"
     script = (
-        "import pathlib, duckdb\nfrom tfser.manifests import statements\nfrom tfser.cli import main\n"
+        "import pathlib, duckdb\nfrom tfser.manifests.catalogue import statements\nfrom tfser.cli import main\n"
         "ask = statements.interruptibly\n"
         f"statements.interruptibly = lambda c, w: (pathlib.Path({str(began)!r}).touch(), ask(c, w))[1]\nmain()"
     )

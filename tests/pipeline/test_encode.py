@@ -406,7 +406,8 @@ def test_where_to_compute_is_checked(compute: dict[str, Any], message: str) -> N
 
 DRIVER = """
 import sys, time
-from tfser.pipeline import encode, extract
+from tfser.pipeline import extract
+from tfser.pipeline.features import encoder_engine as encode
 extract.extract_pass.__kwdefaults__["shard_utterances"] = 1
 real = encode.Batcher.run
 def slowly(self, samples):
