@@ -111,6 +111,7 @@ def test_a_saved_model_predicts_what_the_run_stored(filled: Cache) -> None:
         assert found == pytest.approx([row["probabilities"][c] for c in config["classes"]], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_to_the_same_numbers(tmp_path: Path) -> None:
     def predictions(cache: Cache) -> list[dict[str, Any]]:
         with open_catalogue(cache) as connection:

@@ -55,6 +55,7 @@ def ask(cache: Cache, query: str) -> list[dict[str, Any]]:
         return rows(connection, query)
 
 
+@pytest.mark.slow
 def test_runs_trained_together_are_found_again_and_agree_with_those_trained_alone(filled: Cache) -> None:
     seeds = [experiment_of(filled, seed) for seed in (0, 1)]
     runs = [(of, fold) for of in seeds for fold in of.folds]

@@ -315,6 +315,7 @@ def test_order_is_learnt_by_the_temporal_branch_and_by_no_mean_or_attention() ->
     assert accuracy(rise_or_fall, small("attention"), 60) < 0.6
 
 
+@pytest.mark.slow
 def test_a_slow_modulation_under_noise_is_learnt_by_the_frequency_branch_sooner_with_its_filter() -> None:
     with_filter = accuracy(slow_or_slower, small("frequency", attention=False), 150)
     without = accuracy(slow_or_slower, small("frequency", attention=False, filter="none"), 150)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tfser.manifests.errors import UsageError
@@ -20,13 +20,11 @@ NAMES = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(name=NAMES)
 def test_what_is_written_is_parsed(name: FeatureName) -> None:
     assert FeatureName.parse(str(name)) == name
 
 
-@settings(deadline=None)
 @given(names=st.lists(NAMES, min_size=1, max_size=6))
 def test_a_whole_name_means_itself(names: list[FeatureName]) -> None:
     have = [str(name) for name in names]
