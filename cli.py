@@ -232,6 +232,10 @@ AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Train a fold in
 AllowGaps = Annotated[
     bool, typer.Option("--allow-gaps", help="Train a fold that lacks something (a class, features); the run says so.")
 ]
+RunsDir = Annotated[
+    Path | None,
+    typer.Option("--runs", metavar="DIR", help="Keep runs there, beside a cache that cannot be written; --cache DIR shows them."),
+]
 VerifyFrames = Annotated[
     Frames, typer.Option("--verify", help="Compare frames with their checksums once, when they are read first, or never.")
 ]
@@ -561,6 +565,7 @@ def train(
     allow_gaps: AllowGaps = False,
     again: Again = False,
     verify: VerifyFrames = Frames.once,
+    runs: RunsDir = None,
     cache: CacheDir = None,
     format: Format = Output.table,
 ) -> None:
@@ -586,7 +591,7 @@ def train(
         stack=stack,
     )
     _prepare_torch(device, threads, keep_memory)
-    _train(Cache(cache, verify=verify.value), request, format, _listed(features), checkpoint_every_s=checkpoint_every)
+    _train(_store(cache, verify, runs), request, format, _listed(features), checkpoint_every_s=checkpoint_every)
 
 
 @app.command()
@@ -621,6 +626,7 @@ def ablate(
     allow_gaps: AllowGaps = False,
     again: Again = False,
     verify: VerifyFrames = Frames.once,
+    runs: RunsDir = None,
     cache: CacheDir = None,
     format: Format = Output.table,
 ) -> None:
@@ -652,7 +658,7 @@ def ablate(
     )
     _prepare_torch(device, threads, keep_memory)
     planned = [*plan_rows(find_head(head), request, preset or ()), *(reference_rows(request) if reference else ())]
-    store = Cache(cache, verify=verify.value)
+    store = _store(cache, verify, runs)
     table = [(row, resolve(store, wanted)) for row, wanted in planned]  # all of them, before the first is trained
     if selection not in (*BASE, *table[0][1].recipe.selections):
         raise UsageError(f"--selection {selection}: this recipe does not keep it; add --set selections={selection}")
@@ -668,6 +674,12 @@ def ablate(
     failed = _train_folds(store, [experiment for _, experiment in table], checkpoint_every, headings)
     print_ablation(table[0][1], compare(store, table, selection), format)
     _exit_if(failed)
+
+
+def _store(cache: Path | None, verify: Frames, runs: Path | None) -> Cache:
+    """Return the cache that training reads, and writes its runs to: another folder's if `--runs` names one."""
+    store = Cache(cache, verify=verify.value)
+    return store if runs is None else store.beside(runs)
 
 
 def _listed(items: Iterable[str] | None) -> list[str]:
@@ -734,6 +746,7 @@ def sweep(
     allow_gaps: AllowGaps = False,
     again: Again = False,
     verify: VerifyFrames = Frames.once,
+    runs: RunsDir = None,
     cache: CacheDir = None,
     format: Annotated[TableOutput, typer.Option("--format", help="How to print the table.")] = TableOutput.table,
 ) -> None:
@@ -769,7 +782,7 @@ def sweep(
         checkpoint_every_s=checkpoint_every,
         selection=selection,
     )
-    if not sweep_it(Cache(cache, verify=verify.value), request, how, format=format, dry_run=dry_run, output=output):
+    if not sweep_it(_store(cache, verify, runs), request, how, format=format, dry_run=dry_run, output=output):
         raise typer.Exit(1)
 
 

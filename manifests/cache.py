@@ -10,6 +10,7 @@ import datetime
 import errno
 import os
 import re
+import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -241,6 +242,37 @@ class Cache:
             raise CannotWriteError(f"{path}: cannot be moved to {target.parent} ({error.strerror or error})") from error
         return target
 
+    def beside(self, folder: Path) -> Cache:
+        """Return a cache in `folder` whose runs and catalogue are its own, and whose rows and features are this one's.
+
+        For a cache that cannot be written, as on a lab's shared disk. Features are reached through a link; rows and protocols are
+        copied, so that protocols can be asked for that this cache does not know, and brought up to date when they changed.
+
+        Raises:
+            UsageError: if this is no cache, or the folder has features that are not this cache's.
+            CannotWriteError: if the folder cannot be written.
+        """
+        self.require()
+        other = Cache(folder, verify=self.verify)
+        if other.root == self.root:
+            return self
+        other.make()
+        try:
+            if not os.path.lexists(other.features):
+                other.features.symlink_to(self.features)
+            elif not other.features.is_symlink() or other.features.resolve() != self.features.resolve():
+                raise UsageError(f"--runs {folder}: this folder has features that are not those of {self.root}; name another")
+            with other.lock("corpora"):
+                for path in (p for pattern in ("corpora/*/*", "protocols/*.toml") for p in sorted(self.root.glob(pattern))):
+                    copy = other.root / self.place(path)
+                    asked = path.name == "protocols.json" and copy.exists()  # what was asked for there stays
+                    if not path.name.startswith(".") and not asked and not _is_copy(path, copy):
+                        files.write_bytes(copy, files.read_bytes(path))
+                        shutil.copystat(path, copy)
+        except OSError as error:
+            raise CannotWriteError(f"--runs {folder}: cannot be written ({(error.strerror or str(error)).lower()})") from error
+        return other
+
     def make(self) -> None:
         """Create the folder, with those in it by which `is_one` knows a cache.
 
@@ -322,6 +354,14 @@ class Cache:
             return False
 
 
+def _is_copy(path: Path, copy: Path) -> bool:
+    """Tell whether a copy is there that is as old and as large as what it is of."""
+    if not copy.exists():
+        return False
+    a, b = path.stat(), copy.stat()
+    return (a.st_size, a.st_mtime_ns) == (b.st_size, b.st_mtime_ns)
+
+
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -336,4 +376,7 @@ def _why_no_lock(error: OSError | NotImplementedError) -> str:
     if number in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full; make room and run the same command again"
     reason = os.strerror(number).lower() if number else str(error)
-    return f"cannot be written ({reason}); what is there can be read, to write choose another folder with --cache or $TFSER_CACHE"
+    return (
+        f"cannot be written ({reason}); what is there can be read: keep runs elsewhere with --runs DIR, or choose another folder "
+        "with --cache or $TFSER_CACHE"
+    )

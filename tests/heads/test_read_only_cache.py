@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from tfser.cli import app
 from tfser.manifests.cache import Cache
-from tfser.manifests.errors import CannotWriteError, TfserError
+from tfser.manifests.errors import CannotWriteError, TfserError, UsageError
 
 OLD = Path(__file__).parent.parent / "data" / "cache-0.1"
 
@@ -61,3 +61,40 @@ def test_the_first_error_is_the_one_that_is_told(cache: Cache, monkeypatch: pyte
     failed = run("train", "--head", "logreg", "--seed", "1", *here)
     assert failed.exit_code == 1 and "the disk is full at runs/x" in failed.stderr, failed.output
     assert "the catalogue cannot be written" not in failed.stderr
+
+
+def test_runs_are_kept_beside_a_cache_that_cannot_be_written(cache: Cache, tmp_path: Path) -> None:
+    """Small ones: a lab's shared cache is read, and never written to."""
+    before = {path: path.read_bytes() for path in sorted(cache.root.rglob("*")) if path.is_file()}
+    mine = tmp_path / "mine"
+    words = ("train", "--head", "logreg", "--corpus", "tones", "--features", "logmel", "--seed", "3")
+    done = run(*words, "--cache", str(cache.root), "--runs", str(mine))
+    assert done.exit_code == 0, done.output
+    asked = run(*words, "--protocol", "group-kfold:2", "--cache", str(cache.root), "--runs", str(mine))
+    assert asked.exit_code == 0, asked.output
+    assert {path: path.read_bytes() for path in sorted(cache.root.rglob("*")) if path.is_file()} == before
+    shown = run("scores", "--cache", str(mine), "--format", "json")
+    assert shown.exit_code == 0 and shown.stdout.count('"experiment"') >= 2, shown.output
+    assert (mine / "features").is_symlink() and len(list((mine / "runs").iterdir())) > 2
+    assert run("cache", "verify", "--cache", str(mine)).exit_code == 0
+    # What is removed there is the link, and nothing behind it.
+    assert run("cache", "rm", "--run", next((mine / "runs").iterdir()).name, "--yes", "--cache", str(mine)).exit_code == 0
+    assert all(path.exists() for path in before)
+
+
+def test_rows_beside_follow_those_of_the_cache_and_other_features_are_refused(cache: Cache, tmp_path: Path) -> None:
+    mine = cache.beside(tmp_path / "mine")
+    rows = mine.corpus("tones") / "utterances.parquet"
+    first = rows.read_bytes()
+    (mine.corpus("tones") / "protocols.json").write_text('["group-kfold:3"]')
+    theirs = cache.corpus("tones") / "utterances.parquet"
+    cache.write_table(theirs, cache.read_table(theirs))
+    cache.beside(mine.root)
+    assert rows.read_bytes() != first and mine.read_table(rows).num_rows  # sealed now, for the same place
+    assert "group-kfold:3" in (mine.corpus("tones") / "protocols.json").read_text()
+    assert cache.beside(cache.root) is cache
+    other = Cache(Path(shutil.copytree(OLD, tmp_path / "other")))
+    with pytest.raises(UsageError, match="features that are not those of"):
+        cache.beside(other.root)
+    with pytest.raises(UsageError, match="no cache at"):
+        Cache(tmp_path / "nowhere").beside(tmp_path / "x")
