@@ -233,6 +233,7 @@ def test_reproduce_says_what_to_extract(cache: Path) -> None:
         assert run("reproduce", *words).exit_code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_a_worker_that_says_nothing_ends_with_its_parent_too(cache: Path) -> None:
     """It waits for a run that is held here, so that only the watch over its parent can end it."""

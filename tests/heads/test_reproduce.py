@@ -163,6 +163,7 @@ def test_ours_stand_beside_the_paper_s(cache: Cache, tmp_path: Path) -> None:
     assert line["ours"].endswith("†") and line["difference"].endswith("†") and line["paper"] == "75.7"
 
 
+@pytest.mark.slow
 def test_numbers_of_the_synthetic_corpus_stand_beside_none_of_the_paper_s(
     tmp_path: Path, put_corpus: Any, put_features: Any
 ) -> None:

@@ -146,7 +146,8 @@ def test_reference_heads_stand_once_in_every_feature_set(cache: Cache, monkeypat
         ({"settings": {"width": "4"}}, "mean_pool linear/default on logmel: unknown setting 'width'"),
         (
             {"heads": (HeadBlock(name="mean_pool"), HeadBlock(name="logreg")), "settings": {"lr": "0.1"}},
-            "logreg plain/default on logmel: unknown setting 'lr'; Known: C, class_beta, class_weights; --set HEAD.KEY=VALUE",
+            "logreg plain/default on logmel: unknown setting 'lr'; Known: C, class_beta, class_weights; "
+            "`tfser heads logreg` explains them; --set HEAD.KEY=VALUE",
         ),
         ({"settings": {"tf_mamba.width": "4"}}, "unknown head of this sweep 'tf_mamba'"),
         ({"features": ("logmel", "wavlm-large")}, "on wavlm-large"),
@@ -196,6 +197,7 @@ def test_seeds_that_are_none(text: str) -> None:
 # -- what is trained ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_runs_do_not_depend_on_their_neighbours(cache: Cache, filled: Path, tmp_path: Path) -> None:
     """In a sweep, in several processes of which one is killed, or alone as `tfser train` has it: the same to the bit."""
     plan = plan_sweep(cache, asked(LINEAR, seeds=(0, 1), folds="1-2"))
@@ -227,6 +229,7 @@ def test_runs_do_not_depend_on_their_neighbours(cache: Cache, filled: Path, tmp_
     assert single.run_id(1) == held.run_id and stored(beside, held.run_id) == stored(cache, held.run_id)
 
 
+@pytest.mark.slow
 def test_features_are_loaded_once_and_let_go(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[str] = []
 

@@ -401,6 +401,7 @@ def _refresh_often(root: str, failures: Any) -> None:
         failures.put(repr(error))
 
 
+@pytest.mark.slow
 def test_refreshes_from_several_processes(cache, put_corpus):
     put_corpus(cache, corpus(3))
     context = multiprocessing.get_context("spawn")

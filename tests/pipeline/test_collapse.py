@@ -232,6 +232,7 @@ def _die(root: Path, step: int) -> None:
     run(cache, cut(cache, "2"), shard_utterances=3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="takes fork and signals")
 def test_killed_at_every_step_it_goes_on_to_the_same_files(cache: Cache, put: Callable[..., Any]) -> None:
     put()
