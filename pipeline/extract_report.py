@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfser.manifests.audits.participation import NO_AUDIO, Tally
+from tfser.manifests.display import count
 from tfser.manifests.utterances import Skipped
 from tfser.pipeline.scan_report import skipped_lines
 
@@ -47,14 +48,15 @@ class ExtractReport:
 
     def lines(self, listed: Sequence[tuple[str, str]] = ()) -> list[str]:
         """Return what people are told; what was skipped is named unless it is what was `listed` just before."""
-        head, utterances = f"{self.corpus} / {self.feature_set}:", _count(self.utterances)
+        head, utterances = f"{self.corpus} / {self.feature_set}:", count(self.utterances, "utterance")
         reasons = self.tally.reasons()
         out = f"{self.tally.lost:,} {'lacking' if self.refused else 'skipped'}" + (f" ({reasons})" if reasons else "")
         lines = [f"repaired: {line}" for line in self.repaired]
         if self.extracted:
             rate = self.audio_s / max(self.seconds, 1e-6)
             lines.append(
-                f"{head} {_count(self.extracted)} extracted ({self.audio_s / 60:.1f} min of audio in {self.seconds:.1f} s, "
+                f"{head} {count(self.extracted, 'utterance')} extracted "
+                f"({self.audio_s / 60:.1f} min of audio in {self.seconds:.1f} s, "
                 f"{rate:,.{0 if rate >= 20 else 1}f} x real time, {self.bytes / 1e6:.1f} MB), {self.before:,} were there, {out}"
             )
         elif self.refused:
@@ -84,7 +86,3 @@ class ExtractReport:
             "bytes": self.bytes,
             **self.tally.to_dict(),
         }
-
-
-def _count(number: int) -> str:
-    return f"{number:,} utterance" + ("" if number == 1 else "s")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tfser.manifests.audits.participation import NO_AUDIO, NO_LABEL, NO_UTTERANCE, Tally, unlabelled_query
+from tfser.manifests.display import count
 from tfser.manifests.utterances import Skipped
 
 _MOST_CLASSES = 12
@@ -65,20 +66,20 @@ class ScanReport:
             return None
         first = f" ({self.reason})" if self.reason else ""
         return (
-            f"{self.corpus}: none of the {_count(self.utterances, 'utterance')} in {self.root} has audio that can be read"
+            f"{self.corpus}: none of the {count(self.utterances, 'utterance')} in {self.root} has audio that can be read"
             f"{first}; all of them: {_skipped_query(self.corpus)}"
         )
 
     def lines(self) -> list[str]:
         """Return what people are told: what there is, which column is what, what was noted, and who takes no part and why."""
-        done = "nothing had changed" if not self.changed else f"{_count(self.decoded, 'utterance')} decoded now"
-        said = [f"{_count(self.utterances, 'utterance')} in {self.root}; {done}", self._content()]
+        done = "nothing had changed" if not self.changed else f"{count(self.decoded, 'utterance')} decoded now"
+        said = [f"{count(self.utterances, 'utterance')} in {self.root}; {done}", self._content()]
         if self.columns:
             taken = (ours if ours == theirs else f"{ours} from {theirs}" for ours, theirs in self.columns.items())
             said.append(f"columns: {', '.join(taken)}")
         said += self.notes
         if self.removed:
-            said.append(f"{_count(self.removed, 'utterance')} of the last scan are gone from the corpus")
+            said.append(f"{count(self.removed, 'utterance')} of the last scan are gone from the corpus")
         if self.unlabelled:
             have = "has no label and takes" if self.unlabelled == 1 else "have no label and take"
             said.append(f"{self.unlabelled:,} of {self.utterances:,} {have} no part: {unlabelled_query(self.corpus)}")
@@ -113,7 +114,7 @@ class ScanReport:
 
     def _content(self) -> str:
         """Say what the corpus holds: speakers, audio, classes with their counts."""
-        who = _count(self.speakers, "speaker") if self.speakers else "no speakers"
+        who = count(self.speakers, "speaker") if self.speakers else "no speakers"
         largest = sorted(self.classes.items(), key=lambda item: (-item[1], item[0]))
         named = ", ".join(f"{label} {number:,}" for label, number in largest[:_MOST_CLASSES])
         more = f" and {len(largest) - _MOST_CLASSES:,} more" if len(largest) > _MOST_CLASSES else ""
@@ -134,7 +135,3 @@ def skipped_lines(corpus: str, skipped: Sequence[tuple[str, str]], what: str) ->
 
 def _skipped_query(corpus: str) -> str:
     return f"tfser sql \"SELECT * FROM skipped WHERE corpus = '{corpus}'\""
-
-
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")

@@ -87,18 +87,6 @@ def fold_independence(connection: duckdb.DuckDBPyConnection, protocol: str, corp
     return {fold: _WORDS[verdict] for fold, verdict in found}
 
 
-def speaker_independence(connection: duckdb.DuckDBPyConnection, protocol: str, corpus: str, fold: int) -> Independence:
-    """Return whether the test speakers of one fold are new to the head; a fold that is not there is `unknown`.
-
-    Args:
-        connection: an open catalogue.
-        protocol: the protocol's canonical name.
-        corpus: the corpus; of a protocol over several, all of them as `protocols.corpora` joins them.
-        fold: from 1.
-    """
-    return fold_independence(connection, protocol, corpus).get(fold, "unknown")
-
-
 def worst(folds: Iterable[Independence]) -> Independence:
     """Return the verdict on several folds together: what the worst of them is; of none, `unknown`.
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import duckdb
 import pytest
 
-from tfser.manifests.protocols.independence import fold_independence, speaker_independence, worst
+from tfser.manifests.protocols.independence import fold_independence, worst
 from tfser.manifests.protocols.speakers import named, voice
 from tfser.manifests.utterances import Utterance
 
@@ -56,9 +56,8 @@ def test_one_fold_and_none(cache, put_corpus, installed):
     split = {u.utterance_id: "train" if u.speaker == "s3" else "test" for u in rows}
     put_corpus(cache, [replace(u, split=split[u.utterance_id]) for u in rows])
     connection = installed("toy", "official-split")
-    assert speaker_independence(connection, "official-split", "toy", 1) == "kept"
-    assert speaker_independence(connection, "official-split", "toy", 2) == "unknown"  # there is no such fold
-    assert speaker_independence(connection, "nobody's", "toy", 1) == "unknown"
+    assert fold_independence(connection, "official-split", "toy") == {1: "kept"}
+    assert worst(fold_independence(connection, "nobody's", "toy").values()) == "unknown"  # there are no such rows
     assert fold_independence(connection, "nobody's", "toy") == {}
 
 
