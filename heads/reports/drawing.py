@@ -252,7 +252,7 @@ def risk_axes(ax: Axes, data: FigureData) -> None:
     ax.set_ylim(0, max(10.0, 1.1 * max(y)))
     ax.set_xlabel("answered, the surest first (%)")
     ax.set_ylabel("wrong (%)")
-    ax.set_title(f"all {y[-1]:.1f} % wrong, surer half {y[len(y) // 2 - 1]:.1f} %")
+    ax.set_title(f"wrong {y[-1]:.1f} %, surer half {y[len(y) // 2 - 1]:.1f} %")
     ax.grid()
 
 
@@ -280,19 +280,8 @@ def entropy_axes(ax: Axes, data: FigureData) -> None:
     ax.set_xlabel("entropy (0 certain, 1 even)")
     ax.set_ylabel("answers")
     means = [f"{word} {value:.2f}" for word, value in zip(("right", "wrong"), data.details["means"], strict=True) if value is not None]
-    ax.set_title(f"mean entropy: {', '.join(means)}")
+    ax.set_title(f"means: {', '.join(means)}")
     ax.legend(loc="best")
-
-
-def trust(reliable: FigureData, risky: FigureData, even: FigureData, width: float) -> Figure:
-    """Draw the three figures of probabilities beside each other, or one below the other where the width is that of a column."""
-    beside = width > 5
-    figure = new_figure(width, 2.5 if beside else 7.2)
-    axes = figure.subplots(1, 3) if beside else figure.subplots(3, 1)
-    reliability_axes(axes[0], reliable)
-    risk_axes(axes[1], risky)
-    entropy_axes(axes[2], even)
-    return figure
 
 
 def failing(data: FigureData, width: float) -> Figure:

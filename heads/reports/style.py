@@ -122,18 +122,20 @@ def inline_svg(figure: Figure, key: str, title: str, description: str, links: Ma
         description: says what there is to see.
         links: by NAME, the target and what it is called.
     """
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata=dict(_NO_DATE["svg"]), transparent=True)
-    text = stream.getvalue()
+    text = _drawn_once(figure)
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*|<\?.*?\?>", "", text, flags=re.S)
+    # What a page does not need: who wrote it, styles that would hold for the whole page, names of groups, digits.
+    text = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*|<\?.*?\?>|<style.*?</style>", "", text, flags=re.S)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
+    text = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", text)
     text = re.sub(r'\bid="([^"]+)"', rf'id="{key}-\1"', text)
     text = re.sub(r'(url\(#|xlink:href="#)', rf"\g<1>{key}-", text)
     text = _with_links(text, links or {})
     for ours, theirs in _ON_A_PAGE.items():
         text = text.replace(ours, theirs)
     # The page's own letters; sizes stay.
-    text = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--letters)", text)
+    text = re.sub(r"font-family: [^;\"]*", "font-family: var(--letters)", text)
     width, height = (float(size) * 96 for size in figure.get_size_inches())
     role = "group" if links else "img"
     head = (
@@ -144,6 +146,28 @@ def inline_svg(figure: Figure, key: str, title: str, description: str, links: Ma
     )
     body = re.sub(r"\s*\n\s*", "\n", text[text.index(">", text.index("<svg")) + 1 :])
     return head + body.strip()
+
+
+def _drawn_once(figure: Figure) -> str:
+    """Return a figure as SVG with a transparent ground.
+
+    `Figure.savefig` lays out and draws everything twice; a page has dozens of figures, so here it is laid out once, by what stands
+    outside of the axes (what is inside has its place), and drawn once.
+    """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    for ax in figure.axes:
+        for artist in (*ax.lines, *ax.patches, *ax.texts, *ax.collections, *ax.images):
+            artist.set_in_layout(False)
+    canvas = FigureCanvasSVG(figure)
+    figure.set_dpi(72)
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+    figure.set_layout_engine("none")
+    figure.patch.set_visible(False)
+    stream = io.StringIO()
+    canvas.print_svg(stream, metadata=dict(_NO_DATE["svg"]))
+    return stream.getvalue()
 
 
 def _view_box(text: str) -> str:
