@@ -16,6 +16,8 @@ import typer
 from typer.core import TyperGroup
 
 from tfser import __version__
+from tfser.heads.commands.report import plot as plot_command
+from tfser.heads.commands.report import report as report_command
 from tfser.manifests.cache import Cache
 from tfser.manifests.display import (
     Lines,
@@ -35,6 +37,7 @@ from tfser.manifests.display import (
 )
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.failures import INTERRUPTED, check_words, describe, interrupted
+from tfser.manifests.options import opened
 from tfser.manifests.outputs import check_output, format_of, output_to, write_parquet
 from tfser.manifests.streams import finish, is_file, make_ready, standard_input
 
@@ -110,6 +113,8 @@ app = typer.Typer(
 protocol_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Protocols: which splits there are.")
 manifest_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The catalogue: path, schema, rebuild.")
 cache_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The cache: list, size up, verify, remove.")
+app.command("report")(opened(report_command))
+app.command("plot")(opened(plot_command))
 app.add_typer(protocol_app, name="protocol")
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(cache_app, name="cache")

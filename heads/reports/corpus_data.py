@@ -14,6 +14,7 @@ from typing import Any
 from tfser.heads import REFERENCE_HEADS
 from tfser.heads.reports.figure_data import FigureData, Numbers, Row, list_of, text_of
 from tfser.heads.reports.material import Contender, ContenderGroup
+from tfser.heads.reports.report_tables import ReportTable, table_of
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.display import count
 from tfser.manifests.protocols.protocol import JOINED_BY
@@ -56,6 +57,18 @@ def speakers_by_class(connection: Connection, group: ContenderGroup) -> tuple[Nu
         notes.append(f"The {_MOST_SPEAKERS} with the fewest utterances are shown.")
     shown = tuple(dict(row) for row in found)
     return Numbers(title="speakers by classes", sql=sql, rows=shown, checked=tuple(shown[0]) if shown else ()), classes, notes
+
+
+def speakers_table(connection: Connection, group: ContenderGroup) -> tuple[ReportTable, list[str]]:
+    """Return the same as a table, its columns called like the classes; and notes."""
+    numbers, classes, notes = speakers_by_class(connection, group)
+    named = {f"class {i + 1}": name for i, name in enumerate(classes)}
+    table = table_of(
+        f"speakers by classes: {group.corpus}",
+        [{named.get(name, name): value for name, value in row.items()} for row in numbers.rows],
+        sql=numbers.sql,
+    )
+    return table, notes
 
 
 def durations(connection: Connection, group: ContenderGroup) -> FigureData | None:

@@ -41,7 +41,7 @@ def forest(data: FigureData, width: float) -> Figure:
     if data.details["chance"]:
         ax.axvline(100 * data.details["chance"], color=FAINT, linestyle=":", linewidth=1)
         ax.text(100 * data.details["chance"], -0.55, " chance", color=FAINT, fontsize=7, va="center")
-    ax.set_yticks(range(len(rows)), [_short(f"{row['name']}{row['mark']}") for row in rows])
+    ax.set_yticks(range(len(rows)), [short_text(f"{row['name']}{row['mark']}") for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.9)
     ax.set_xlabel("pooled UA (%), 95 % interval over speakers")
     ax.grid(axis="x")
@@ -78,7 +78,7 @@ def speakers(data: FigureData, width: float) -> Figure:
     for row in rows:
         name = f"{row['corpus']}/{row['speaker']}" if several else str(row["speaker"])
         session = f", {row['session']}" if row["session"] else ""
-        labels.append(_short(f"{name}{session}  n {row['n']}"))
+        labels.append(short_text(f"{name}{session} (n {row['n']})"))
     places = range(len(rows)) if named else range(0, len(rows), max(1, len(rows) // _NAMED_SPEAKERS))
     ax.set_yticks(list(places), [labels[i] for i in places])
     ax.set_ylim(len(rows) - 0.4, -0.6)
@@ -157,8 +157,8 @@ def _matrix(
             ax.text(x, y, said, ha="center", va="center", fontsize=size, linespacing=0.95, url=f"link:{y}-{x}")
     ax.set_xlim(-0.5, K - 0.5)
     ax.set_ylim(K - 0.5, -0.5)
-    ax.set_xticks(range(K), [_short(name, 14) for name in classes], rotation=35 if K > 3 else 0, ha="right" if K > 3 else "center")
-    ax.set_yticks(range(K), [_short(name, 14) for name in classes])
+    ax.set_xticks(range(K), [short_text(name, 14) for name in classes], rotation=35 if K > 3 else 0, ha="right" if K > 3 else "center")
+    ax.set_yticks(range(K), [short_text(name, 14) for name in classes])
     ax.tick_params(length=0)
     for line in range(1, K):
         ax.axhline(line - 0.5, color=FAINT, linewidth=0.3, alpha=0.5)
@@ -184,7 +184,7 @@ def curves(data: FigureData, width: float) -> Figure:
     for selection, (marker, colour, face) in marks.items():
         of = [row for row in chosen if row["selection"] == selection and row["UA"] is not None]
         if of:
-            name = f"{selection}{'†' if peeks(selection) else ''}  {percent_of(mean[selection])} %"
+            name = f"{selection}{'†' if peeks(selection) else ''} {percent_of(mean[selection])} %"
             ax.plot(
                 [row["epoch"] for row in of],
                 [100 * row["UA"] for row in of],
@@ -297,7 +297,7 @@ def failing(data: FigureData, width: float) -> Figure:
         if row["low"] is not None:
             ax.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=1.8, alpha=0.5)
         ax.plot(100 * row["UA"], y, marker, color=colour, markersize=4.5)
-    ax.set_yticks(range(len(rows)), [_short(f"{row['what']} {row['group']}  n {row['n']:.0f}", 44) for row in rows])
+    ax.set_yticks(range(len(rows)), [short_text(f"{row['what']} {row['group']} (n {row['n']:.0f})", 44) for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlim(-2, 102)
     ax.set_xlabel("UA of the group (%), 95 % interval; line: all")
@@ -314,7 +314,7 @@ def durations(data: FigureData, width: float) -> Figure:
         ax.plot([row["p5"], row["p95"]], [y, y], color=BLUE, linewidth=1)
         ax.plot([row["p25"], row["p75"]], [y, y], color=BLUE, linewidth=5, alpha=0.45, solid_capstyle="butt")
         ax.plot(row["median"], y, "o", color=BLUE, markersize=4)
-    ax.set_yticks(range(len(rows)), [_short(f"{row['label']}  n {row['n']}") for row in rows])
+    ax.set_yticks(range(len(rows)), [short_text(f"{row['label']} (n {row['n']})") for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlim(left=0)
     ax.set_xlabel("duration (s): 5 to 95 %, middle half, median")
@@ -322,10 +322,10 @@ def durations(data: FigureData, width: float) -> Figure:
     return figure
 
 
-def _short(text: str, most: int = _LONG) -> str:
+def short_text(text: str, most: int = _LONG) -> str:
     """Return a name with its middle left out where it is long, and on one line.
 
-    >>> _short("a" * 50, 9)
+    >>> short_text("a" * 50, 9)
     'aaaa…aaaa'
     """
     flat = " ".join("".join(c if c.isprintable() else " " for c in text).split(" "))

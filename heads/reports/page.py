@@ -31,7 +31,7 @@ from tfser.manifests.errors import UsageError
 PAGE_INCHES, SMALL_INCHES = 5.2, 3.3
 """How wide figures of a page are drawn: letters of 7.5 points are read at 1280 pixels and at 420."""
 
-DETAILED = 3
+DETAILED = 2
 """Experiments that are shown in detail where none is named: the best of them."""
 
 _MOST_BYTES = 1_900_000
@@ -296,14 +296,8 @@ def sentence(connection: Connection, one: Contender) -> str:
 def _corpora(connection: Connection, material: Material) -> list[dict[str, Any]]:
     found = []
     for i, group in enumerate(material.groups):
-        numbers, classes, notes = corpus_data.speakers_by_class(connection, group)
+        table, notes = corpus_data.speakers_table(connection, group)
         lengths = corpus_data.durations(connection, group)
-        named = {f"class {k + 1}": name for k, name in enumerate(classes)}
-        table = table_of(
-            f"speakers by classes: {group.corpus}",
-            [{named.get(name, name): value for name, value in row.items()} for row in numbers.rows],
-            sql=numbers.sql,
-        )
         found.append(
             {
                 "title": f"{group.corpus}, {group.protocol}",

@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tfser.heads.reports.wishes import EMBEDDED_MB
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import TfserError
-
-EMBEDDED_MB = 4.0
-"""Up to so many megabytes of sound are part of a page."""
 
 _RATE_HZ = 16000
 
