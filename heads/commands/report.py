@@ -39,10 +39,13 @@ def report(
     wishes: ReportWishes,
     experiments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[EXPERIMENT ...]", help="Ids, or enough of them; all complete ones if left out.", show_default=False),
+        typer.Argument(
+            metavar="[EXPERIMENT ...]", help="Ids, or enough of them; all complete ones if left out.", show_default=False
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The page; report.html if left out. Tables: standard output.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="The page; report.html if left out. Tables: standard output."),
     ] = None,
     kind: Annotated[
         ReportKind | None, typer.Option("--format", help="html, or the tables as markdown or latex; by the output's suffix.")

@@ -104,14 +104,16 @@ def duplicates(connection: Connection, group: ContenderGroup) -> Numbers:
         f"near_duplicates WHERE corpus IN {corpora}\n"
         "UNION ALL SELECT 'utterances that were compared for near copies', count(*) FROM fingerprints "
         f"WHERE corpus IN {corpora}\n"
-        f"UNION ALL SELECT 'utterances that could not be scanned', count(*) FROM skipped WHERE corpus IN {corpora} AND stage = 'scan'"
+        f"UNION ALL SELECT 'utterances that could not be scanned', count(*) FROM skipped "
+        f"WHERE corpus IN {corpora} AND stage = 'scan'"
     )
     return Numbers(title="duplicates", sql=sql, rows=tuple(rows(connection, sql)), checked=("what", "n"))
 
 
 def audit_findings(connection: Connection, members: Sequence[Contender]) -> tuple[list[dict[str, Any]], str]:
     """Return what the audits found when the runs were trained, a row a finding and fold, and the SQL for all of it."""
-    sql = f"SELECT experiment, fold, seed, findings FROM runs\nWHERE experiment IN {list_of(m.experiment for m in members)}\nORDER BY ALL"
+    ids = list_of(member.experiment for member in members)
+    sql = f"SELECT experiment, fold, seed, findings FROM runs\nWHERE experiment IN {ids}\nORDER BY experiment, fold, seed"
     names = {member.experiment: member.name for member in members}
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows(connection, sql):
@@ -161,7 +163,9 @@ def how_made(connection: Connection, one: Contender) -> dict[str, Any]:
         + (f", SHA-256 begins {feature_config['weights']}" if "weights" in feature_config else ""),
         "data hash": config.get("data_hash", ""),
         "runs": f"{len(found)}: folds {_listed(row['fold'] for row in found)}, seeds {_listed(row['seed'] for row in found)}",
-        "device": ", ".join(sorted({f"{row['device']} ({row['device_name']})" if row["device_name"] else row["device"] for row in found})),
+        "device": ", ".join(
+            sorted({f"{row['device']} ({row['device_name']})" if row["device_name"] else row["device"] for row in found})
+        ),
         "utterances cut": f"{max(row['utterances_cut'] or 0 for row in found):,} longer than the head sees",
         "versions": "; ".join(", ".join(f"{k} {v}" for k, v in sorted(json.loads(text).items())) for text in versions),
     }
@@ -240,7 +244,8 @@ def corpora_rows(connection: Connection, groups: Sequence[ContenderGroup]) -> tu
     names = sorted({name for group in groups for name in group.corpus.split(JOINED_BY)})
     sql = (
         "SELECT c.corpus, c.adapter, count(u.utterance_id) AS utterances, count(DISTINCT u.speaker) AS speakers FROM corpora c "
-        f"LEFT JOIN utterances u USING (corpus)\nWHERE c.corpus IN {list_of(names)} GROUP BY c.corpus, c.adapter ORDER BY c.corpus"
+        f"LEFT JOIN utterances u USING (corpus)\nWHERE c.corpus IN {list_of(names)} "
+        "GROUP BY c.corpus, c.adapter ORDER BY c.corpus"
     )
     found = []
     for row in rows(connection, sql):

@@ -35,9 +35,7 @@ def forest(data: FigureData, width: float) -> Figure:
         if row["low"] is not None:
             ax.plot([100 * row["low"], 100 * row["high"]], [y, y], color=BLUE, linewidth=2.2, alpha=0.55, solid_capstyle="butt")
         hollow = bool(row["mark"])
-        ax.plot(
-            100 * row["pooled_UA"], y, "o", color=BLUE, markersize=5, markerfacecolor="none" if hollow else BLUE, zorder=3
-        )
+        ax.plot(100 * row["pooled_UA"], y, "o", color=BLUE, markersize=5, markerfacecolor="none" if hollow else BLUE, zorder=3)
     if data.details["chance"]:
         ax.axvline(100 * data.details["chance"], color=FAINT, linestyle=":", linewidth=1)
         ax.text(100 * data.details["chance"], -0.55, " chance", color=FAINT, fontsize=7, va="center")
@@ -157,7 +155,9 @@ def _matrix(
             ax.text(x, y, said, ha="center", va="center", fontsize=size, linespacing=0.95, url=f"link:{y}-{x}")
     ax.set_xlim(-0.5, K - 0.5)
     ax.set_ylim(K - 0.5, -0.5)
-    ax.set_xticks(range(K), [short_text(name, 14) for name in classes], rotation=35 if K > 3 else 0, ha="right" if K > 3 else "center")
+    ax.set_xticks(
+        range(K), [short_text(name, 14) for name in classes], rotation=35 if K > 3 else 0, ha="right" if K > 3 else "center"
+    )
     ax.set_yticks(range(K), [short_text(name, 14) for name in classes])
     ax.tick_params(length=0)
     for line in range(1, K):
@@ -279,7 +279,9 @@ def entropy_axes(ax: Axes, data: FigureData) -> None:
     ax.set_xlim(0, 1)
     ax.set_xlabel("entropy (0 certain, 1 even)")
     ax.set_ylabel("answers")
-    means = [f"{word} {value:.2f}" for word, value in zip(("right", "wrong"), data.details["means"], strict=True) if value is not None]
+    means = [
+        f"{word} {value:.2f}" for word, value in zip(("right", "wrong"), data.details["means"], strict=True) if value is not None
+    ]
     ax.set_title(f"means: {', '.join(means)}")
     ax.legend(loc="best")
 
@@ -332,7 +334,7 @@ def short_text(text: str, most: int = _LONG) -> str:
     if len(flat) <= most:
         return flat
     half = (most - 1) // 2
-    return f"{flat[:half]}…{flat[-(most - 1 - half):]}"
+    return f"{flat[:half]}…{flat[-(most - 1 - half) :]}"
 
 
 DRAWINGS: dict[str, Callable[[FigureData, float], Figure]] = {

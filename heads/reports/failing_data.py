@@ -1,15 +1,16 @@
 """Where an experiment fails: its UA by what is known of the utterances, the weakest group first.
 
-In goes a contender and the columns of `utterances`; out comes `FigureData`: a row a group with its interval over speakers, and the
-SQL that gives the scores. Numbers (duration, level, the raters' agreement) are cut into quarters of the tested utterances; words
-(gender, scenario, sentence) are groups as they are. UA of a group is over the classes that occur in it, so groups of other classes
-do not quite compare: the number of classes stands beside it.
+In goes a contender and the columns of `utterances`; out comes `FigureData`: a row a group with its interval over speakers, and
+the SQL that gives the scores. Numbers (duration, level, the raters' agreement) are cut into quarters of the tested utterances;
+words (gender, scenario, sentence) are groups as they are. UA of a group is over the classes that occur in it, so groups of
+other classes do not quite compare: the number of classes stands beside it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -68,7 +69,7 @@ def failing(one: Contender, spoken: Spoken) -> FigureData:
     names = {(row["what"], row["group"]) for row in drawn}
     kept = ", ".join(f"({text_of(what)}, {text_of(group)})" for what, group in sorted(names))
     sql = (
-        "WITH groups AS (\n" + "\nUNION ALL\n".join(statements) + f"\n)\nSELECT * FROM groups WHERE (what, \"group\") IN ({kept})\n"
+        "WITH groups AS (\n" + "\nUNION ALL\n".join(statements) + f'\n)\nSELECT * FROM groups WHERE (what, "group") IN ({kept})\n'
         'ORDER BY UA, what, "group"'
         if drawn
         else "SELECT NULL AS what WHERE false"
@@ -87,9 +88,7 @@ def failing(one: Contender, spoken: Spoken) -> FigureData:
         if weakest is None
         else f"The weakest group: {weakest['what']} {weakest['group']}, UA {percent_of(weakest['UA'])} % of "
         f"{count(weakest['n'], 'utterance')}.",
-        numbers=(
-            Numbers(title="UA of each group", sql=sql, rows=tuple(drawn), checked=("what", "group", "n", "classes", "UA")),
-        ),
+        numbers=(Numbers(title="UA of each group", sql=sql, rows=tuple(drawn), checked=("what", "group", "n", "classes", "UA")),),
         notes=tuple(notes),
         details={"mean": one.row["pooled_UA"]},
     )
@@ -116,13 +115,13 @@ def _parts(column: str, unit: str, values: Sequence[Any]) -> tuple[list[tuple[st
     edges = sorted({float(edge) for edge in np.quantile(numbers, [i / _PARTS for i in range(1, _PARTS)])} - {max(numbers)})
     place = np.searchsorted(edges, [np.nan if v is None else float(v) for v in values], side="left")
     bounds = [min(numbers), *edges, max(numbers)]
-    names = [f"{_short(low)} to {_short(high)} {unit}".strip() for low, high in zip(bounds, bounds[1:], strict=False)]
+    names = [f"{_short(low)} to {_short(high)} {unit}".strip() for low, high in pairwise(bounds)]
     if len(set(names)) < len(names):
         names = [f"{i + 1}: {name}" for i, name in enumerate(names)]
-    groups = [
-        (name, [i for i, v in enumerate(values) if v is not None and place[i] == p]) for p, name in enumerate(names)
-    ]
-    cases = " ".join(f"WHEN u.{identifier(column)} <= {edge!r} THEN {text_of(name)}" for edge, name in zip(edges, names, strict=False))
+    groups = [(name, [i for i, v in enumerate(values) if v is not None and place[i] == p]) for p, name in enumerate(names)]
+    cases = " ".join(
+        f"WHEN u.{identifier(column)} <= {edge!r} THEN {text_of(name)}" for edge, name in zip(edges, names, strict=False)
+    )
     last = f"ELSE {text_of(names[-1])} END"
     sql = f"CASE WHEN u.{identifier(column)} IS NULL THEN NULL {cases} {last}"
     return groups, sql
@@ -145,7 +144,11 @@ def _scored(one: Contender, members: Sequence[int]) -> dict[str, Any]:
     part = one.outcome.take(members)
     by = one.row["clustered_by"]
     # Names keep the corpus where the whole has several, so that two speakers of one name stay two.
-    who = ("all",) * len(members) if by is None else tuple(f"{key[0]}/{name}" for key, name in zip(part.keys, part.who[by], strict=True))
+    who = (
+        ("all",) * len(members)
+        if by is None
+        else tuple(f"{key[0]}/{name}" for key, name in zip(part.keys, part.who[by], strict=True))
+    )
     found = interval(part.counts(who, one.classes), "UA")
     return {
         "n": len(members),
@@ -160,10 +163,10 @@ def _scored(one: Contender, members: Sequence[int]) -> dict[str, Any]:
 def _statement(one: Contender, title: str, column: str, group: str) -> str:
     """Return SQL that scores each group of a column."""
     return (
-        f"SELECT {text_of(title)} AS what, \"group\", sum(n)::BIGINT / {len(one.outcome.seeds)} AS n, max(classes) AS classes, "
+        f'SELECT {text_of(title)} AS what, "group", sum(n)::BIGINT / {len(one.outcome.seeds)} AS n, max(classes) AS classes, '
         "avg(UA ORDER BY seed) AS UA\n"
-        "FROM (\n  SELECT \"group\", seed, sum(n) AS n, count(*) AS classes, avg(recall ORDER BY label) AS UA\n  FROM (\n"
-        f"    SELECT {group} AS \"group\",\n      p.seed, p.label, count(*) AS n, avg(p.hit::INTEGER) AS recall\n"
+        'FROM (\n  SELECT "group", seed, sum(n) AS n, count(*) AS classes, avg(recall ORDER BY label) AS UA\n  FROM (\n'
+        f'    SELECT {group} AS "group",\n      p.seed, p.label, count(*) AS n, avg(p.hit::INTEGER) AS recall\n'
         f"    FROM (SELECT * {one.source()}) p JOIN utterances u USING (corpus, utterance_id)\n"
-        f"    WHERE u.{identifier(column)} IS NOT NULL GROUP BY ALL\n  ) GROUP BY ALL\n) GROUP BY \"group\""
+        f'    WHERE u.{identifier(column)} IS NOT NULL GROUP BY ALL\n  ) GROUP BY ALL\n) GROUP BY "group"'
     )

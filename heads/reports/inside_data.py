@@ -4,12 +4,12 @@ In goes a finished run and an utterance of its test side; out come the numbers o
 are loaded and one forward pass is watched; nothing is trained and nothing is stored.
 
 * TF-Mamba (Zhao et al., arXiv:2412.16904), Fig. 4: "feature token intensity comparison before and after the Temporal-Aware
-  Module" and "spectrum comparison before and after the Frequency Filter Module". The temporal-aware module is the convolution with
-  SiLU (Eq. 2), the filter module Eq. 3-4. The intensity of a token is the root mean square of its channels; a spectrum is the power
-  of each channel along the utterance, by its mean above 0 Hz (the unit of the threshold), averaged over the channels.
+  Module" and "spectrum comparison before and after the Frequency Filter Module". The first module is the convolution with SiLU
+  (Eq. 2), the second Eq. 3-4. The intensity of a token is the root mean square of its channels; a spectrum is the power of each
+  channel along the utterance, by its mean above 0 Hz (the unit of the threshold), averaged over the channels.
 * TF-Transformer (Wang et al., ICONIP 2023), Fig. 3: log-Mel spectrogram with the attention of the three modules. The paper does
-  not say how it is drawn; here the weight of a frame (time) or a band (frequency) is what it is attended to on average, over heads
-  and queries, and the time-frequency map is the size of what the co-attention gathers at each place, over its heads.
+  not say how it is drawn; here the weight of a frame (time) or a band (frequency) is what it is attended to on average, over
+  heads and queries, and the time-frequency map is the size of what the co-attention gathers at each place, over its heads.
 """
 
 from __future__ import annotations
@@ -344,4 +344,3 @@ def _to_one(values: Values) -> Values:
 def described(about: Mapping[str, Any]) -> str:
     """Return which utterance is shown, in words."""
     return f"{about['utterance_id']}: {about['label']}, taken for {about['predicted']}"
-

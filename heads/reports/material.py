@@ -1,8 +1,8 @@
 """What a report is made of: which experiments, what they are called in its figures, what they predicted, and who is left out.
 
-In goes an open catalogue and the experiments that somebody named (or none: all that are complete). Out come `Contender`s, each with its
-row of `tfser heads.results.score_tables` (score, interval, marks) and its outcome (`heads.results.outcomes`), in groups whose
-numbers compare: of one protocol, over the same classes. Nothing is trained, no audio and no features are opened.
+In goes an open catalogue and the experiments that somebody named (or none: all that are complete). Out come `Contender`s, each
+with its row of `tfser heads.results.score_tables` (score, interval, marks) and its outcome (`heads.results.outcomes`), in
+groups whose numbers compare: of one protocol, over the same classes. Nothing is trained, no audio and no features are opened.
 
 Counts in = counts used + counts left out: an experiment that lacks folds is left out of a report that names none, one that is
 named is shown and said to be incomplete; runs that are damaged or only begun are counted.
@@ -101,9 +101,7 @@ class Material:
         return tuple(member for group in self.groups for member in group.members)
 
 
-def read_material(
-    cache: Cache, connection: Connection, named: Sequence[str] = (), *, selection: str = "last"
-) -> Material:
+def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (), *, selection: str = "last") -> Material:
     """Choose the experiments of a report, and read what they predicted.
 
     Args:
@@ -208,7 +206,7 @@ def _grouped(members: Sequence[Contender]) -> tuple[ContenderGroup, ...]:
 
 
 def spoken(connection: Connection, experiments: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return what the catalogue knows of each utterance that experiments tested, by corpus and id: all columns of `utterances`."""
+    """Return what the catalogue knows of each utterance that experiments tested, by corpus and id: all its columns."""
     found = rows(
         connection,
         "SELECT u.* FROM utterances u SEMI JOIN (SELECT DISTINCT corpus, utterance_id FROM test_predictions "

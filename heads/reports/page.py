@@ -107,9 +107,7 @@ def write_page(connection: Connection, material: Material, wishes: Wishes) -> st
     with house_style():
         parts = [_experiment(connection, one, wishes) for one in chosen]
         differences = [_drawn(data, f"d{i + 1}") for i, data in enumerate(_differences(material, chosen))]
-        forests = [
-            _drawn(scores_data.forest(group), f"f{i + 1}") for i, group in enumerate(material.groups)
-        ]
+        forests = [_drawn(scores_data.forest(group), f"f{i + 1}") for i, group in enumerate(material.groups)]
         corpora = _corpora(connection, material)
     context = _context(connection, material, wishes, chosen)
     context |= {
@@ -205,7 +203,9 @@ def _cells(one: Contender, cells: Mapping[tuple[str, str], Sequence[Mapping[str,
             kept = of[:most]
             shown += len(kept)
             where = f"WHERE p.label = {text_of(a)} AND p.predicted = {text_of(b)}"
-            left = (f"The surest {len(kept)} of {len(of):,}; the SQL above gives all with {where}.",) if len(kept) < len(of) else ()
+            left = (
+                (f"The surest {len(kept)} of {len(of):,}; the SQL above gives all with {where}.",) if len(kept) < len(of) else ()
+            )
             table = ReportTable(
                 title=f"{a} taken for {b}",
                 columns=("utterance", "speaker", "probabilities", "seconds", "transcript"),
@@ -282,13 +282,15 @@ def sentence(connection: Connection, one: Contender) -> str:
     hashes = ", ".join(str(found["protocol_hash"]) for found in hashed)
     new = ""
     if is_independent(row) and row.get("new_speaker_UA_low") is not None:
-        new = f"; a new speaker's UA lies between {percent_of(row['new_speaker_UA_low'], 0)} and {percent_of(row['new_speaker_UA_high'], 0)} %"
+        ends = [percent_of(row[f"new_speaker_UA_{end}"], 0) for end in ("low", "high")]
+        new = f"; a new speaker's UA lies between {ends[0]} and {ends[1]} %"
     seeds = f"{count(len(outcome.seeds), 'seed')}"
     lacking = f", incomplete: {one.incomplete}" if one.incomplete else ""
     return (
         f"{one.name} ({row['head']} {row['preset']}, recipe {row['recipe']}, on {row['feature_set']}): pooled UA "
         f"{percent_of(row['pooled_UA'])} %{one.mark}{bounds}{over}, WA {percent_of(row['pooled_WA'])} %, selection "
-        f"{outcome.selection}, {seeds}, {count(len(outcome.keys), 'utterance')}{new}; protocol {row['protocol']} (hash {hashes}), "
+        f"{outcome.selection}, {seeds}, {count(len(outcome.keys), 'utterance')}{new}; protocol {row['protocol']} "
+        f"(hash {hashes}), "
         f"audit {standing(row)}{lacking}."
     )
 
@@ -334,7 +336,9 @@ def _context(connection: Connection, material: Material, wishes: Wishes, chosen:
         "marks": explain_marks([one.row for one in members]),
         "score_tables": tables,
         "published": published,
-        "left_out": table_of("left out, and why", [{"what": a, "why": b} for a, b in material.left_out]) if material.left_out else None,
+        "left_out": table_of("left out, and why", [{"what": a, "why": b} for a, b in material.left_out])
+        if material.left_out
+        else None,
         "audits": table_of("findings of the audits", findings, most=100, sql=findings_sql),
         "licences": table_of("corpora", licences, sql=licences_sql),
         "made": [corpus_data.how_made(connection, one) for one in chosen],

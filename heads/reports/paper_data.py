@@ -1,7 +1,7 @@
 """What the figures of a paper show besides the scores of a report: cost against score, embeddings, one utterance's features.
 
-In goes the catalogue; out come plain values, which `tfser.heads.reports.paper_drawing` draws. Frames and recordings are read, heads
-are timed; nothing is trained or stored.
+In goes the catalogue; out come plain values, which `tfser.heads.reports.paper_drawing` draws. Frames and recordings are read,
+heads are timed; nothing is trained or stored.
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ def costs(connection: Connection, material: Material, device: str = "cpu") -> tu
             continue
         config = type(spec.preset()).from_dict(json.loads(run["config"])["head_config"])
         as_trained = replace(spec, presets={str(run["preset"]): config})
-        conditions = Conditions(
-            frames=max(1, int(run["frames"])), width=int(run["dim"]), classes=len(one.classes), device=device
-        )
+        conditions = Conditions(frames=max(1, int(run["frames"])), width=int(run["dim"]), classes=len(one.classes), device=device)
         measured = profile([(as_trained, str(run["preset"]))], conditions)[0]
         found.append(
             CostPoint(
@@ -149,7 +147,13 @@ def embed(
         places = TSNE(perplexity=perplexity, init="pca", random_state=_SEED).fit_transform(reduced)
     else:
         places = _umap(reduced)
-    who = dict(zip(((k[0], k[1]) for k in one.outcome.keys), zip(one.outcome.labels, one.outcome.who["speaker"], strict=True), strict=False))
+    who = dict(
+        zip(
+            ((k[0], k[1]) for k in one.outcome.keys),
+            zip(one.outcome.labels, one.outcome.who["speaker"], strict=True),
+            strict=False,
+        )
+    )
     return Embedded(
         places=np.asarray(places, dtype=np.float64),
         labels=tuple(who[key][0] for key in keys),
@@ -171,9 +175,7 @@ def _umap(reduced: Values) -> Values:
     return found
 
 
-def _mean_frames(
-    cache: Cache, connection: Connection, one: Contender, feature_set: str
-) -> tuple[Values, list[tuple[str, str]]]:
+def _mean_frames(cache: Cache, connection: Connection, one: Contender, feature_set: str) -> tuple[Values, list[tuple[str, str]]]:
     """Return the mean frame of each tested utterance (n, D), and corpus and id of each."""
     from tfser.pipeline.shards.packed import FeatureRow, load_packed
 

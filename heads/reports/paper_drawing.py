@@ -1,6 +1,7 @@
 """The figures of papers: cost, tokens and spectra, attention, embeddings, features. Values in, a Matplotlib figure out.
 
-Each takes what `tfser.heads.reports.inside_data` or `paper_data` gives and a width in inches. Nothing is computed here but decibels.
+Each takes what `tfser.heads.reports.inside_data` or `paper_data` gives and a width in inches. Nothing is computed here but
+decibels.
 """
 
 from __future__ import annotations
@@ -167,7 +168,8 @@ def _scatter(ax: Axes, found: Embedded, names: Sequence[str]) -> None:
     shown, rest = every[:_MOST_NAMES], every[_MOST_NAMES:]
     for i, name in enumerate(shown):
         of = np.array([n == name for n in names])
-        ax.scatter(found.places[of, 0], found.places[of, 1], s=9, color=CYCLE[i % len(CYCLE)], marker=MARKERS[(i + i // len(CYCLE)) % len(MARKERS)],
+        marker = MARKERS[(i + i // len(CYCLE)) % len(MARKERS)]  # colours come again, with other shapes
+        ax.scatter(found.places[of, 0], found.places[of, 1], s=9, color=CYCLE[i % len(CYCLE)], marker=marker,
                    linewidth=0, alpha=0.75, label=short_text(name, 14))  # fmt: skip
     if rest:
         of = np.array([n in set(rest) for n in names])
@@ -190,16 +192,23 @@ def features(view: FeatureView, width: float) -> Figure:
         ax.set_title(short_text(f"{view.utterance['utterance_id']}: {view.utterance['label'] or 'no label'}", 60))
     for ax, (name, (frames, hop_s)) in zip(axes, view.frames.items(), strict=True):
         is_mel = name.startswith("logmel")
-        shown = frames if is_mel else (frames - frames.mean(axis=0)) / np.maximum(frames.std(axis=0), 1e-6)
+        shown = frames if is_mel else _by_peak((frames - frames.mean(axis=0)) / np.maximum(frames.std(axis=0), 1e-6))
         extent = (0.0, len(frames) * hop_s, 0.0, float(frames.shape[1]))
         bounds = {} if is_mel else {"vmin": -3, "vmax": 3}
         image = ax.imshow(shown.T, origin="lower", aspect="auto", extent=extent, cmap="viridis" if is_mel else "cividis",
                           interpolation="nearest", **bounds)  # fmt: skip
         figure.colorbar(image, ax=ax, label="ln power" if is_mel else "deviations", pad=0.01)
-        ax.set_ylabel("Mel band" if is_mel else "feature")
+        ax.set_ylabel("Mel band" if is_mel else "feature, by its peak")
         ax.set_title(short_text(name, 60))
     last.set_xlabel("time (s)")
     return figure
+
+
+def _by_peak(frames: Any) -> Any:
+    """Return frames (t, D) with their features in the order in which they are highest, over three frames at a time."""
+    smooth = frames.copy()
+    smooth[1:-1] = (frames[:-2] + frames[1:-1] + frames[2:]) / 3
+    return frames[:, np.argsort(smooth.argmax(axis=0), kind="stable")]
 
 
 def _envelope(samples: Any, rate: int) -> tuple[Any, Any, Any]:

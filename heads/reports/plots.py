@@ -1,4 +1,4 @@
-"""Single figures for papers: which kinds there are, what each needs, and how it comes to be. The page draws from the same functions.
+"""Single figures for papers: what each kind needs, and how it comes to be. The page draws from the same functions.
 
 In goes the cache, a kind and what it is of; out comes a drawn Matplotlib figure. Call in `tfser.heads.reports.style.house_style`.
 """
@@ -126,7 +126,9 @@ def _named(plan: Plan, head: str) -> str:
     _, connection, names, _, _ = plan
     if len(names) == 1:
         return names[0]
-    found = [row["experiment"] for row in rows(connection, "SELECT DISTINCT experiment FROM runs WHERE head = ? ORDER BY 1", [head])]
+    found = [
+        row["experiment"] for row in rows(connection, "SELECT DISTINCT experiment FROM runs WHERE head = ? ORDER BY 1", [head])
+    ]
     if len(found) != 1 or names:
         raise UsageError(f"name one experiment of {head}; here: {', '.join(found) or 'none, `tfser train` makes one'}")
     return str(found[0])
@@ -177,9 +179,7 @@ DRAWN: dict[str, Callable[[Plan], Figure]] = {
 """How each of `wishes.PLOTS` is drawn."""
 
 
-def plot(
-    cache: Cache, connection: Connection, kind: str, names: Sequence[str], wishes: PlotWishes, inches: float
-) -> Figure:
+def plot(cache: Cache, connection: Connection, kind: str, names: Sequence[str], wishes: PlotWishes, inches: float) -> Figure:
     """Draw a figure.
 
     Args:

@@ -39,9 +39,7 @@ class Heard:
     megabytes: float
 
 
-def listen(
-    connection: Connection, wanted: Sequence[tuple[str, str]], beside: str, embedded_mb: float = EMBEDDED_MB
-) -> Heard:
+def listen(connection: Connection, wanted: Sequence[tuple[str, str]], beside: str, embedded_mb: float = EMBEDDED_MB) -> Heard:
     """Return the sound of utterances as FLAC, one channel, at 16 kHz at most.
 
     Args:
@@ -54,9 +52,7 @@ def listen(
     sounds: dict[tuple[str, str], bytes] = {}
     missing: dict[tuple[str, str], str] = {}
     for key in dict.fromkeys(wanted):
-        found = rows(
-            connection, "SELECT path, start_s, end_s FROM utterances WHERE corpus = ? AND utterance_id = ?", list(key)
-        )
+        found = rows(connection, "SELECT path, start_s, end_s FROM utterances WHERE corpus = ? AND utterance_id = ?", list(key))
         if not found or key[0] not in roots:
             missing[key] = "is no longer in the catalogue"
             continue

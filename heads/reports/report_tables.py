@@ -60,24 +60,24 @@ def of_numbers(numbers: Numbers, most: int = 60) -> ReportTable:
 
 def score_table(material: Material, group: ContenderGroup) -> ReportTable:
     """Return every selection of every experiment of a group, the best by the report's selection first."""
-    lines = []
-    for member in group.members:
-        for row in (row for row in material.table if row["experiment"] == member.experiment):
-            lines.append(
-                {
-                    "experiment": member.name + (" (reference)" if row["head"] in REFERENCE_HEADS else ""),
-                    "features": row["feature_set"],
-                    "selection": row["selection"],
-                    "seeds": str(len(row["seeds"])),
-                    "folds": f"{row['folds']}/{row['of_folds'] or '?'}",
-                    "UA": _spread(row, "UA"),
-                    "WA": _spread(row, "WA"),
-                    "pooled UA [95 %]": _range(row, "pooled_UA"),
-                    "pooled WA [95 %]": _range(row, "pooled_WA"),
-                    "clusters": count(row["clusters"], row["clustered_by"]) if row["clusters"] else "",
-                    "audit": standing(row),
-                }
-            )
+    lines = [
+        {
+            "experiment": member.name + (" (reference)" if row["head"] in REFERENCE_HEADS else ""),
+            "features": row["feature_set"],
+            "selection": row["selection"],
+            "seeds": str(len(row["seeds"])),
+            "folds": f"{row['folds']}/{row['of_folds'] or '?'}",
+            "UA": _spread(row, "UA"),
+            "WA": _spread(row, "WA"),
+            "pooled UA [95 %]": _range(row, "pooled_UA"),
+            "pooled WA [95 %]": _range(row, "pooled_WA"),
+            "clusters": count(row["clusters"], row["clustered_by"]) if row["clusters"] else "",
+            "audit": standing(row),
+        }
+        for member in group.members
+        for row in material.table
+        if row["experiment"] == member.experiment
+    ]
     columns = tuple(lines[0])
     numeric = frozenset({"seeds", "folds", "UA", "WA", "pooled UA [95 %]", "pooled WA [95 %]"})
     shown = [row for row in material.table if row["experiment"] in {m.experiment for m in group.members}]
@@ -111,7 +111,12 @@ def recall_table(data: FigureData) -> ReportTable:
     share = {(row["label"], row["predicted"]): row for row in data.rows}
     digits = 0 if data.details["seeds"] == 1 else 1
     lines = tuple(
-        (row["label"], f"{row['n']:.0f}", _with_bounds(row, "recall"), *(f"{share[row['label'], b]['n']:.{digits}f}" for b in classes))
+        (
+            row["label"],
+            f"{row['n']:.0f}",
+            _with_bounds(row, "recall"),
+            *(f"{share[row['label'], b]['n']:.{digits}f}" for b in classes),
+        )
         for row in recalls
     )
     return ReportTable(

@@ -68,7 +68,9 @@ def forest(group: ContenderGroup) -> FigureData:
             "(no correction for many comparisons)."
         )
     elif compared:
-        notes.append("Every pair that was compared is told apart: the 95 % interval of its difference over speakers leaves 0 out.")
+        notes.append(
+            "Every pair that was compared is told apart: the 95 % interval of its difference over speakers leaves 0 out."
+        )
     if len(group.members) > len(shown):
         notes.append(f"The best {len(shown)} of {len(group.members)} are drawn.")
     if len(shown) > _MOST_JOINED:
@@ -138,9 +140,7 @@ def speakers(connection: Connection, one: Contender) -> FigureData:
     known = [i for i, who in enumerate(outcome.who["speaker"]) if who is not None]
     if not known:
         raise UsageError(f"{one.experiment}: no speaker of its test side is known, so none can be shown")
-    counts = outcome.take(known).counts(
-        [f"{outcome.keys[i][0]}/{outcome.who['speaker'][i]}" for i in known], one.classes
-    )
+    counts = outcome.take(known).counts([f"{outcome.keys[i][0]}/{outcome.who['speaker'][i]}" for i in known], one.classes)
     score = dict(zip(counts.clusters, cluster_scores(counts, "UA").tolist(), strict=True))
     sql = (
         "WITH recalls AS (\n"
@@ -226,10 +226,12 @@ def confusion(one: Contender) -> FigureData:
     return FigureData(
         kind="confusion",
         title=f"Confusion: {one.name}{one.mark}",
-        reading=f"Rows are true classes, columns what they were taken for; the lowest recall is {percent_of(weakest['recall'])} % "
-        f"({weakest['label']}).",
+        reading="Rows are true classes, columns what they were taken for; the lowest recall is "
+        f"{percent_of(weakest['recall'])} % ({weakest['label']}).",
         numbers=(
-            Numbers(title="counts and shares of the true class", sql=sql, rows=drawn, checked=("label", "predicted", "n", "share")),
+            Numbers(
+                title="counts and shares of the true class", sql=sql, rows=drawn, checked=("label", "predicted", "n", "share")
+            ),
             Numbers(title="recalls", sql=_recall_sql(one), rows=recalls, checked=("label", "n", "recall")),
         ),
         notes=tuple(notes),
@@ -269,7 +271,8 @@ def _confusion_sql(one: Contender) -> str:
 
 def _recall_sql(one: Contender) -> str:
     return (
-        f"{_grid(one.classes)}\nSELECT name AS label, count(p.label) / {len(one.outcome.seeds)} AS n, avg(hit::INTEGER) AS recall\n"
+        f"{_grid(one.classes)}\nSELECT name AS label, count(p.label) / {len(one.outcome.seeds)} AS n, "
+        "avg(hit::INTEGER) AS recall\n"
         f"FROM classes LEFT JOIN (SELECT * {one.source()}) p ON p.label = name\nGROUP BY name, place ORDER BY place"
     )
 
@@ -297,9 +300,7 @@ def confusion_difference(a: Contender, b: Contender) -> FigureData:
     """
     if set(a.classes) != set(b.classes):
         raise UsageError(f"{a.experiment} and {b.experiment} tell other classes apart: there is no difference of confusions")
-    of_a, of_b = (
-        {(row["label"], row["predicted"]): row["share"] for row in confusion(one).rows} for one in (a, b)
-    )
+    of_a, of_b = ({(row["label"], row["predicted"]): row["share"] for row in confusion(one).rows} for one in (a, b))
     drawn = tuple(
         {
             "label": x,
@@ -389,7 +390,9 @@ def curves(connection: Connection, one: Contender) -> FigureData:
                 rows=tuple(history),
                 checked=("seed", "fold", "epoch", "test_UA", "val_UA", "loss"),
             ),
-            Numbers(title="chosen epochs", sql=chosen_sql, rows=tuple(chosen), checked=("seed", "fold", "selection", "epoch", "UA")),
+            Numbers(
+                title="chosen epochs", sql=chosen_sql, rows=tuple(chosen), checked=("seed", "fold", "selection", "epoch", "UA")
+            ),
             Numbers(title="means over folds and seeds", sql=gaps_sql, rows=tuple(gaps), checked=("selection", "UA", "runs")),
         ),
         notes=tuple(explain_marks([*({**one.row, "selection": row["selection"]} for row in gaps)])),

@@ -154,8 +154,8 @@ def inline_svg(figure: Figure, key: str, title: str, description: str, links: Ma
 def _drawn_once(figure: Figure) -> str:
     """Return a figure as SVG with a transparent ground.
 
-    `Figure.savefig` lays out and draws everything twice; a page has dozens of figures, so here it is laid out once, by what stands
-    outside of the axes (what is inside has its place), and drawn once.
+    `Figure.savefig` lays out and draws everything twice; a page has dozens of figures, so here it is laid out once, by what
+    stands outside of the axes (what is inside has its place), and drawn once.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 

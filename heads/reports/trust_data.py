@@ -54,7 +54,8 @@ def with_probabilities(one: Contender, columns: str) -> str:
     """Return SQL that gives columns of predictions `r` beside their probabilities `q.probabilities`."""
     outcome = one.outcome
     return (
-        f"SELECT {columns}\n  FROM (SELECT * {one.source()}) r JOIN predictions q ON q.run_id = r.run_id AND q.corpus = r.corpus\n"
+        f"SELECT {columns}\n  FROM (SELECT * {one.source()}) r\n"
+        "    JOIN predictions q ON q.run_id = r.run_id AND q.corpus = r.corpus\n"
         f"    AND q.utterance_id = r.utterance_id AND q.selection = {text_of(outcome.selection)} AND q.level = 'utterance'"
     )
 
@@ -108,7 +109,7 @@ def reliability(one: Contender, sure: Sureness) -> FigureData:
         "    list_max(map_values(q.probabilities)) AS sure, r.hit"
     )  # fmt: skip
     bins_sql = (
-        f"WITH p AS (\n  {table}\n)\nSELECT bin, count(*) AS n, avg(sure) AS sure, avg(hit::INTEGER) AS \"right\"\n"
+        f'WITH p AS (\n  {table}\n)\nSELECT bin, count(*) AS n, avg(sure) AS sure, avg(hit::INTEGER) AS "right"\n'
         "FROM p GROUP BY bin ORDER BY bin"
     )
     squares = with_probabilities(
@@ -117,8 +118,10 @@ def reliability(one: Contender, sure: Sureness) -> FigureData:
         "    - 2 * coalesce(q.probabilities[r.label], 0) + 1 AS brier",
     )
     totals_sql = (
-        f"WITH p AS (\n  {table}\n), b AS (\n  SELECT count(*) AS n, avg(sure) AS sure, avg(hit::INTEGER) AS hits FROM p GROUP BY bin\n"
-        f"), s AS (\n  {squares}\n)\nSELECT (SELECT sum(n * abs(hits - sure)) / sum(n) FROM b) AS ECE, (SELECT avg(brier) FROM s) AS Brier"
+        f"WITH p AS (\n  {table}\n), b AS (\n  SELECT count(*) AS n, avg(sure) AS sure, avg(hit::INTEGER) AS hits "
+        "FROM p GROUP BY bin\n"
+        f"), s AS (\n  {squares}\n)\nSELECT (SELECT sum(n * abs(hits - sure)) / sum(n) FROM b) AS ECE,\n"
+        "  (SELECT avg(brier) FROM s) AS Brier"
     )
     mean_sure, mean_right = float(sure.sure.mean()), float(sure.right.mean())
     tendency = "too sure of itself" if mean_sure > mean_right else "less sure than it could be"
@@ -128,7 +131,9 @@ def reliability(one: Contender, sure: Sureness) -> FigureData:
         reading=f"ECE {percent_of(ece)} points, Brier score {brier:.3f}; it is {percent_of(mean_sure)} % sure on average and "
         f"{percent_of(mean_right)} % right: {tendency}.",
         numbers=(
-            Numbers(title="bins of the largest probability", sql=bins_sql, rows=tuple(drawn), checked=("bin", "n", "sure", "right")),
+            Numbers(
+                title="bins of the largest probability", sql=bins_sql, rows=tuple(drawn), checked=("bin", "n", "sure", "right")
+            ),
             Numbers(title="ECE and Brier score", sql=totals_sql, rows=({"ECE": ece, "Brier": brier},), checked=("ECE", "Brier")),
         ),
         notes=tuple(explain_marks([one.row])),
@@ -218,7 +223,8 @@ def mistakes(connection: Connection, one: Contender, most: int = 20) -> FigureDa
     )
     sql = (
         f"WITH p AS (\n  {table}\n)\n"
-        "SELECT p.corpus, p.utterance_id, p.speaker, p.seed, p.fold, p.label, p.predicted, sure, of_true, u.duration_s, u.transcript\n"
+        "SELECT p.corpus, p.utterance_id, p.speaker, p.seed, p.fold, p.label, p.predicted, sure, of_true,\n"
+        "  u.duration_s, u.transcript\n"
         "FROM p LEFT JOIN utterances u ON u.corpus = p.corpus AND u.utterance_id = p.utterance_id\n"
         f"WHERE NOT hit ORDER BY sure DESC, p.corpus, p.utterance_id, p.seed, p.fold LIMIT {most}"
     )

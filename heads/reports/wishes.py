@@ -1,4 +1,4 @@
-"""What can be asked of reports and figures: options and names, as the command line shows them, and nothing that takes long to import."""
+"""What can be asked of reports and figures: options and names, for the command line; importing it is instant."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ class ReportWishes:
     """What a report holds."""
 
     selection: Annotated[str, Option("How the epoch was chosen: last, val ...", metavar="NAME")] = "last"
-    audio: Annotated[bool, Option("Players for confident mistakes: part of the page up to --audio-mb, else files beside it.")] = False
+    audio: Annotated[bool, Option("Players for confident mistakes, in the page or (above --audio-mb) beside it.")] = False
     audio_mb: Annotated[float, Option("Megabytes of sound that may be part of the page.", metavar="MB", minimum=0)] = EMBEDDED_MB
     title: Annotated[str | None, Option("The page's title.", metavar="TEXT")] = None
