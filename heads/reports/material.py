@@ -78,12 +78,17 @@ def source_of(outcome: Outcome) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ContenderGroup:
-    """Experiments whose numbers compare, the best first."""
+    """Experiments whose numbers compare, the best first: of one protocol (whoever validates), over the same test utterances."""
 
     corpus: str
-    protocol: str
+    protocols: tuple[str, ...]
     classes: tuple[str, ...]
     members: tuple[Contender, ...]
+
+    @property
+    def protocol(self) -> str:
+        """The protocol, in the first of its spellings."""
+        return self.protocols[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,17 +197,23 @@ def _names(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def _grouped(members: Sequence[Contender]) -> tuple[ContenderGroup, ...]:
     groups: dict[tuple[Any, ...], list[Contender]] = {}
     for member in members:
-        row = member.row
-        groups.setdefault((row["corpus"], row["protocol"], tuple(row["classes"] or ())), []).append(member)
+        row, outcome = member.row, member.outcome
+        key = (row["corpus"], _without_validation(row), tuple(row["classes"] or ()), outcome.keys, outcome.labels)
+        groups.setdefault(key, []).append(member)
     return tuple(
         ContenderGroup(
-            corpus=corpus,
-            protocol=protocol,
-            classes=classes,
+            corpus=key[0],
+            protocols=tuple(sorted({str(member.row["protocol"]) for member in of}, key=lambda name: (len(name), name))),
+            classes=key[2],
             members=tuple(sorted(of, key=lambda m: (-(m.row["pooled_UA"] or 0.0), m.experiment))),
         )
-        for (corpus, protocol, classes), of in groups.items()
+        for key, of in groups.items()
     )
+
+
+def _without_validation(row: Mapping[str, Any]) -> str:
+    """Return a protocol's name without who validates: the test side, and so what is compared, is the same."""
+    return str(row["protocol"]).removesuffix(f"/{row['validation']}")
 
 
 def spoken(connection: Connection, experiments: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:

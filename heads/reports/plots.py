@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tfser.heads.reports import drawing, failing_data, scores_data, trust_data
 from tfser.heads.reports.figure_data import FigureData
-from tfser.heads.reports.material import Contender, ContenderGroup, Material, read_material, spoken
+from tfser.heads.reports.material import Contender, ContenderGroup, read_material, spoken
 from tfser.heads.reports.wishes import PLOTS, PlotWishes
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Plan = tuple[Cache, Connection, Sequence[str], PlotWishes, float]
 
 
-def _group(plan: Plan) -> tuple[Material, ContenderGroup]:
+def _group(plan: Plan) -> ContenderGroup:
     """Return what is to be shown, all of which must compare.
 
     Raises:
@@ -34,7 +34,7 @@ def _group(plan: Plan) -> tuple[Material, ContenderGroup]:
     if len(material.groups) > 1:
         kinds = "; ".join(f"{group.corpus} {group.protocol} ({group.members[0].experiment} ...)" for group in material.groups)
         raise UsageError(f"these experiments do not compare, name those of one protocol and its classes: {kinds}")
-    return material, material.groups[0]
+    return material.groups[0]
 
 
 def _one(plan: Plan) -> Contender:
@@ -79,7 +79,7 @@ def _failing(connection: Connection, one: Contender) -> FigureData:
 
 
 def _forest(plan: Plan) -> Figure:
-    return drawing.draw(scores_data.forest(_group(plan)[1]), plan[4])
+    return drawing.draw(scores_data.forest(_group(plan)), plan[4])
 
 
 def _difference(plan: Plan) -> Figure:
@@ -94,7 +94,7 @@ def _cost(plan: Plan) -> Figure:
     from tfser.heads.reports import paper_data, paper_drawing
     from tfser.manifests.notes import note
 
-    points, left_out = paper_data.costs(plan[1], _group(plan)[0])
+    points, left_out = paper_data.costs(plan[1], read_material(plan[0], plan[1], plan[2], selection=plan[3].selection))
     for line in left_out:
         note(f"left out: {line}")
     note(f"timed on {points[0].conditions}")

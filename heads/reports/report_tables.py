@@ -64,6 +64,7 @@ def score_table(material: Material, group: ContenderGroup) -> ReportTable:
         {
             "experiment": member.name + (" (reference)" if row["head"] in REFERENCE_HEADS else ""),
             "features": row["feature_set"],
+            "validation": row["validation"],
             "selection": row["selection"],
             "seeds": str(len(row["seeds"])),
             "folds": f"{row['folds']}/{row['of_folds'] or '?'}",
