@@ -6,7 +6,6 @@ import time
 from typing import Annotated
 
 from tfser.heads.commands.scores import show_scores
-from tfser.heads.commands.sweep import extract_synthetic
 from tfser.heads.results.score_tables import Wanted
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.running import Running
@@ -15,8 +14,9 @@ from tfser.manifests.catalogue.views import TAKEN_FOR
 from tfser.manifests.commands.printing import InCache, Writing
 from tfser.manifests.display import Output, say
 from tfser.manifests.options import Option
-from tfser.manifests.splits.choose import Split
+from tfser.manifests.splits.split import Split
 from tfser.pipeline.commands.audit import AuditOutput, AuditRequest, audited, print_reports
+from tfser.pipeline.commands.extract import extract_synthetic
 
 
 def demo(

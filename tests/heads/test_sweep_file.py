@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from tfser.heads.runs.plan import HeadBlock, SweepRequest, expand
-from tfser.heads.runs.request import Training
+from tfser.heads.runs.plan import expand
+from tfser.heads.runs.request import HeadBlock, SweepRequest, Training
 from tfser.heads.runs.sweep_file import _kind_of, asked, read_sweep
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import declared
-from tfser.manifests.splits.choose import Split
+from tfser.manifests.splits.split import Split
 
 
 @pytest.fixture
