@@ -11,8 +11,10 @@ import typer
 
 from tfser.heads.reports.wishes import PLOTS, PlotWishes, ReportWishes
 from tfser.manifests.cache import Cache
+from tfser.manifests.commands.printing import InCache
 from tfser.manifests.display import say, show, size
 from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.options import Option
 from tfser.manifests.outputs import check_output, format_of, output_to, writing
 
 if TYPE_CHECKING:
@@ -30,43 +32,42 @@ class ReportKind(StrEnum):
     latex = "latex"
 
 
-CacheFolder = Annotated[
-    Path | None, typer.Option("--cache", metavar="DIR", help="Cache folder; else $TFSER_CACHE, else the user's cache folder.")
-]
-
-
 def report(
-    wishes: ReportWishes,
     experiments: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[EXPERIMENT ...]", help="Ids, or enough of them; all complete ones if left out.", show_default=False
-        ),
+        typer.Argument(metavar="[EXPERIMENT ...]", help="Ids, or enough of them; all complete ones if left out."),
     ] = None,
+    *,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The page; report.html if left out. Tables: standard output."),
+        typer.Option("--output", "-o", metavar="FILE", help="The page (report.html if left out); tables: else standard output."),
     ] = None,
-    kind: Annotated[
-        ReportKind | None, typer.Option("--format", help="html, or the tables as markdown or latex; by the output's suffix.")
+    format: Annotated[
+        ReportKind | None, Option("html, or the tables as markdown or latex; by the output's suffix if left out.")
     ] = None,
-    cache: CacheFolder = None,
+    wishes: ReportWishes,
+    place: InCache,
 ) -> None:
     """Write a page of scores with intervals, speakers, confusions, errors and audits, with the SQL of each number.
 
     It is one file that opens from a disk and needs no network. --format markdown and latex write its tables.
 
-    Example: tfser report svm logreg --output report.html
+    Raises:
+        UsageError: if there is no such experiment, or nothing to report.
+
+    Example:
+        tfser report
+        tfser report svm logreg --output report.html --audio
     """
     from tfser.heads.reports.material import read_material
     from tfser.manifests.catalogue.reading import open_catalogue
 
-    kind = kind or _kind_of(output)
+    kind = format or _kind_of(output)
     if kind is not ReportKind.html and wishes.audio:
         raise UsageError("--audio goes with a page, not with --format markdown or latex")
     target = (output or PAGE) if kind is ReportKind.html else output
     check_output(target)
-    store = Cache(cache)
+    store = place.store
     with open_catalogue(store) as connection:
         material = read_material(store, connection, experiments or (), selection=wishes.selection)
         if kind is ReportKind.html:
@@ -86,6 +87,22 @@ def report(
         say(f"left out: {what}: {why}")
     beside = f", with {len(files)} recordings in {target.parent / _beside(target)}" if files else ""
     say(f"{target} ({size(len(text.encode()))}){beside}: open it in a browser")
+
+
+def report_here(store: Cache, target: Path) -> None:
+    """Write the page of everything in a cache, and say where it lies.
+
+    Raises:
+        UsageError: if there is nothing to report.
+    """
+    from tfser.heads.reports.material import read_material
+    from tfser.manifests.catalogue.reading import open_catalogue
+
+    with open_catalogue(store) as connection:
+        material = read_material(store, connection)
+        text, files = page_text(connection, material, ReportWishes(), [], target)
+    write(target, text, files)
+    say(f"the report page: {target}; open it in a browser")
 
 
 def _kind_of(output: Path | None) -> ReportKind:
@@ -156,17 +173,23 @@ def table_lines(connection: Connection, material: Material, kind: ReportKind) ->
 
 def plot(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"{', '.join(PLOTS)}.")],
-    wishes: PlotWishes,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="x.svg, x.pdf or x.png.")],
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[EXPERIMENT ...]", help="Ids, or enough of them; of features: an utterance.", show_default=False),
+        typer.Argument(metavar="[EXPERIMENT ...]", help="Ids, or enough of them; of features: an utterance."),
     ] = None,
-    cache: CacheFolder = None,
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="x.svg, x.pdf or x.png.")],
+    wishes: PlotWishes,
+    place: InCache,
 ) -> None:
     """Draw one figure for a paper: readable at one column or two, for any colour vision, fonts embedded.
 
-    Example: tfser plot confusion svm --output confusion.pdf --width one
+    Raises:
+        UsageError: if there is no such kind, or what it needs is not there.
+
+    Example:
+        tfser plot confusion svm --output confusion.pdf --width one
+        tfser plot features 03a01Fa --output features.png
     """
     from tfser.heads.reports.plots import plot as draw_plot
     from tfser.heads.reports.style import COLUMN_INCHES, FILE_KINDS, as_bytes, house_style
@@ -180,7 +203,7 @@ def plot(
     suffix = format_of(output, FILE_KINDS)
     if suffix is None:
         raise UsageError(f"--output {output}: name a file that ends in .svg, .pdf or .png")
-    store = Cache(cache)
+    store = place.store
     with open_catalogue(store) as connection, house_style():
         figure = draw_plot(store, connection, kind, names or (), wishes, COLUMN_INCHES[wishes.width])
         content = as_bytes(figure, suffix)

@@ -16,8 +16,8 @@ from tfser.heads.reports.figure_data import FigureData, Numbers, Row, list_of, t
 from tfser.heads.reports.material import Contender, ContenderGroup
 from tfser.heads.reports.report_tables import ReportTable, table_of
 from tfser.manifests.catalogue.reading import Connection, rows
-from tfser.manifests.display import count
 from tfser.manifests.protocols.protocol import JOINED_BY
+from tfser.manifests.wording import count
 
 _MOST_SPEAKERS = 60
 """Of a table of speakers by classes; of more, those with the fewest utterances are shown."""

@@ -19,8 +19,8 @@ from tfser.heads.reports.figure_data import FigureData, Numbers, identifier, per
 from tfser.heads.reports.material import Contender
 from tfser.heads.results.intervals import interval
 from tfser.heads.results.marks import explain_marks
-from tfser.manifests.display import count
 from tfser.manifests.utterances import contract_columns
+from tfser.manifests.wording import count
 
 NUMBERS = {"duration_s": ("duration", "s"), "rms_db": ("level", "dB")}
 WORDS = {"gender": "gender", "scenario": "scenario", "sentence": "sentence"}

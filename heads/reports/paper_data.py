@@ -54,7 +54,8 @@ def costs(connection: Connection, material: Material, device: str = "cpu") -> tu
         UsageError: No experiment has a network.
     """
     from tfser.heads import head as head_of
-    from tfser.heads.machine.cost import Conditions, profile
+    from tfser.heads.machine.conditions import Conditions
+    from tfser.heads.machine.cost import profile
 
     found, left_out = [], []
     for one in material.members:
@@ -77,7 +78,7 @@ def costs(connection: Connection, material: Material, device: str = "cpu") -> tu
         measured = profile([(as_trained, str(run["preset"]))], conditions)[0]
         found.append(
             CostPoint(
-                name=f"{one.name}{one.mark}",
+                name=f"{one.name}{one.mark}" + (f" ({one.incomplete})" if one.incomplete else ""),
                 parameters=int(run["parameters"]),
                 milliseconds=measured.latency_ms,
                 score=one.row["pooled_UA"],

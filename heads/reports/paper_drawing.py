@@ -37,10 +37,11 @@ def cost(points: Sequence[CostPoint], width: float) -> Figure:
             ax.plot([point.milliseconds] * 2, [100 * point.low, 100 * point.high], color=colour, linewidth=1, alpha=0.6)
         size = 30 + 700 * point.parameters / most
         ax.scatter(point.milliseconds, 100 * point.score, s=size, color=colour, alpha=0.55, linewidth=0.8, edgecolor=INK)
-        name = f"{short_text(point.name, 22)}, {_millions(point.parameters)}"
+        name = f"{short_text(point.name, 34)}, {_millions(point.parameters)}"
         ax.annotate(name, (point.milliseconds, 100 * point.score), xytext=(0, -4 - size**0.5 / 2), textcoords="offset points",
                     ha="center", va="top", fontsize=7)  # fmt: skip
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     ax.margins(0.3, 0.25)
     ax.set_xlabel("latency of an utterance (ms)")
     ax.set_ylabel("pooled UA (%), 95 % interval")
@@ -79,7 +80,7 @@ def _intensities(ax: Axes, view: TokenView) -> None:
     ax.set_xlabel("time (s)")
     ax.set_ylabel("token intensity (rms)")
     ax.set_xlim(0, view.seconds[-1])
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.25 * max(view.before.max(), view.after.max()))
     ax.grid()
     ax.legend(loc="upper right", ncols=2)
 

@@ -17,8 +17,8 @@ from tfser.heads.results.intervals import cluster_scores, difference, interval
 from tfser.heads.results.marks import explain_marks, is_independent
 from tfser.heads.spec.selections import ORDER_SQL, peeks
 from tfser.manifests.catalogue.reading import Connection, rows
-from tfser.manifests.display import count
 from tfser.manifests.errors import UsageError
+from tfser.manifests.wording import count
 
 MOST_ROWS = 40
 """Of a forest: more would be no picture; the table of scores has all."""

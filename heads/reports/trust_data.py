@@ -26,7 +26,7 @@ from tfser.heads.results.intervals import count as count_predictions
 from tfser.heads.results.intervals import interval
 from tfser.heads.results.marks import explain_marks
 from tfser.manifests.catalogue.reading import Connection
-from tfser.manifests.display import count
+from tfser.manifests.wording import count
 
 BINS = 10
 _STEPS = 20
