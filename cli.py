@@ -84,7 +84,8 @@ CONTENTS = (
         Line("profile", f"{HEADS}.machine:profile",
              "Measure what heads cost, all under the same conditions: parameters, multiply-accumulates, time, memory."),
         Line("demo", f"{HEADS}.demo:demo",
-             "Go the whole way on the built-in synthetic corpus: generate, extract, audit, train two heads, print the scores, write a report.",
+             "Go the whole way on the built-in synthetic corpus: generate, extract, audit, train two heads, "
+             "print and draw the scores.",
              goes_on=True),
     )),
 )  # fmt: skip

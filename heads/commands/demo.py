@@ -25,7 +25,7 @@ def demo(
     epochs: Annotated[int, Option("For TF-Transformer.", minimum=1)] = 10,
     place: InCache,
 ) -> None:
-    """Go the whole way on the built-in synthetic corpus: generate, extract, audit, train two heads, print the scores, write a report.
+    """Go the whole way on the built-in synthetic corpus: generate, extract, audit, train two heads, print and draw the scores.
 
     Example:
         tfser demo --epochs 3

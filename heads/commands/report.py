@@ -12,10 +12,11 @@ import typer
 from tfser.heads.reports.wishes import PLOTS, PlotWishes, ReportWishes
 from tfser.manifests.cache import Cache
 from tfser.manifests.commands.printing import InCache
-from tfser.manifests.display import say, show, size
+from tfser.manifests.display import say, show
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.options import Option
 from tfser.manifests.outputs import check_output, format_of, output_to, writing
+from tfser.manifests.wording import size
 
 if TYPE_CHECKING:
     from tfser.heads.reports.material import Material
