@@ -84,6 +84,11 @@ def report(
         return
     assert target is not None
     write(target, text, files)
+    say_where(target, text, files, material)
+
+
+def say_where(target: Path, text: str, files: dict[str, bytes], material: Material) -> None:
+    """Say what was left out, and where the page lies."""
     for what, why in material.left_out:
         say(f"left out: {what}: {why}")
     beside = f", with {len(files)} recordings in {target.parent / _beside(target)}" if files else ""

@@ -74,12 +74,7 @@ def failing(one: Contender, spoken: Spoken) -> FigureData:
         if drawn
         else "SELECT NULL AS what WHERE false"
     )
-    notes = list(explain_marks([one.row]))
-    notes.append("UA is over the classes that a group has; quarters are of the tested utterances.")
-    if few:
-        notes.append(f"{count(few, 'group')} of fewer than {_FEWEST} utterances {'is' if few == 1 else 'are'} left out.")
-    if hidden:
-        notes.append(f"{count(hidden, 'group')} of many (sentences) {'is' if hidden == 1 else 'are'} not drawn: the weakest are.")
+    notes = _notes(one, few, hidden)
     weakest = drawn[0] if drawn else None
     return FigureData(
         kind="failing",
@@ -92,6 +87,17 @@ def failing(one: Contender, spoken: Spoken) -> FigureData:
         notes=tuple(notes),
         details={"mean": one.row["pooled_UA"]},
     )
+
+
+def _notes(one: Contender, few: int, hidden: int) -> list[str]:
+    """Return the marks explained, and how many groups are not drawn, and why."""
+    notes = list(explain_marks([one.row]))
+    notes.append("UA is over the classes that a group has; quarters are of the tested utterances.")
+    if few:
+        notes.append(f"{count(few, 'group')} of fewer than {_FEWEST} utterances {'is' if few == 1 else 'are'} left out.")
+    if hidden:
+        notes.append(f"{count(hidden, 'group')} of many (sentences) {'is' if hidden == 1 else 'are'} not drawn: the weakest are.")
+    return notes
 
 
 def _columns(spoken: Spoken) -> list[tuple[str, str, str | None]]:

@@ -123,7 +123,6 @@ def embed(
     Raises:
         UsageError: UMAP is not installed, there are too few utterances, or the features are not in the cache.
     """
-    from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
 
     if method not in METHODS:
@@ -133,21 +132,7 @@ def embed(
     if len(keys) < _FEWEST:
         raise UsageError(f"{one.experiment}: {len(keys)} utterances have {name} frames; {_FEWEST} are needed to lay them out")
     scaled = StandardScaler().fit_transform(means)
-    components = min(_COMPONENTS, *scaled.shape) if method != "pca" else 2
-    pca = PCA(n_components=components, svd_solver="full")
-    reduced = pca.fit_transform(scaled)
-    explained = None
-    if method == "pca":
-        first, second = pca.explained_variance_ratio_[:2].tolist()
-        explained = (first, second)
-        places = reduced[:, :2]
-    elif method == "tsne":
-        from sklearn.manifold import TSNE
-
-        perplexity = min(30.0, (len(keys) - 1) / 3)
-        places = TSNE(perplexity=perplexity, init="pca", random_state=_SEED).fit_transform(reduced)
-    else:
-        places = _umap(reduced)
+    places, explained = _laid_out(scaled, method)
     who = dict(
         zip(
             ((k[0], k[1]) for k in one.outcome.keys),
@@ -163,6 +148,28 @@ def embed(
         feature_set=name,
         explained=explained,
     )
+
+
+def _laid_out(scaled: Values, method: Method) -> tuple[Values, tuple[float, float] | None]:
+    """Return places (n, 2) of standardised rows, and of PCA the shares of the variance along both axes."""
+    from sklearn.decomposition import PCA
+
+    components = min(_COMPONENTS, *scaled.shape) if method != "pca" else 2
+    pca = PCA(n_components=components, svd_solver="full")
+    reduced = pca.fit_transform(scaled)
+    explained = None
+    if method == "pca":
+        first, second = pca.explained_variance_ratio_[:2].tolist()
+        explained = (first, second)
+        places = reduced[:, :2]
+    elif method == "tsne":
+        from sklearn.manifold import TSNE
+
+        perplexity = min(30.0, (len(keys) - 1) / 3)
+        places = TSNE(perplexity=perplexity, init="pca", random_state=_SEED).fit_transform(reduced)
+    else:
+        places = _umap(reduced)
+    return places, explained
 
 
 def _umap(reduced: Values) -> Values:

@@ -34,7 +34,6 @@ def forest(group: ContenderGroup) -> FigureData:
     0. They are compared only where both tested the same utterances and their speakers are new to both.
     """
     shown = group.members[:MOST_ROWS]
-    selection = shown[0].outcome.selection
     drawn = tuple(
         {
             "experiment": one.experiment,
@@ -48,18 +47,7 @@ def forest(group: ContenderGroup) -> FigureData:
         }
         for one in shown
     )
-    ids = list_of(row["experiment"] for row in drawn)
-    if selection == "last":
-        sql = f"SELECT experiment, pooled_UA FROM results\nWHERE experiment IN {ids}\nORDER BY pooled_UA DESC, experiment"
-    else:
-        of_seeds = " OR ".join(
-            f"(experiment = {text_of(one.experiment)} AND seed IN ({', '.join(map(str, one.outcome.seeds))}))" for one in shown
-        )
-        sql = (
-            "SELECT experiment, avg(pooled_UA ORDER BY seed) AS pooled_UA FROM scores\n"
-            f"WHERE selection = {text_of(selection)} AND level = 'utterance' AND ({of_seeds})\n"
-            "GROUP BY experiment ORDER BY pooled_UA DESC, experiment"
-        )
+    sql = _forest_sql(shown)
     joined, compared = _not_told_apart(shown[:_MOST_JOINED])
     notes = list(explain_marks([one.row for one in shown]))
     if joined:
@@ -84,6 +72,22 @@ def forest(group: ContenderGroup) -> FigureData:
         numbers=(Numbers(title="pooled UA", sql=sql, rows=drawn, checked=("experiment", "pooled_UA")),),
         notes=tuple(notes),
         details={"joined": joined, "chance": 1 / len(group.classes) if group.classes else None},
+    )
+
+
+def _forest_sql(shown: Sequence[Contender]) -> str:
+    """Return SQL that gives the pooled UA of experiments, the highest first."""
+    ids = list_of(one.experiment for one in shown)
+    selection = shown[0].outcome.selection
+    if selection == "last":
+        return f"SELECT experiment, pooled_UA FROM results\nWHERE experiment IN {ids}\nORDER BY pooled_UA DESC, experiment"
+    of_seeds = " OR ".join(
+        f"(experiment = {text_of(one.experiment)} AND seed IN ({', '.join(map(str, one.outcome.seeds))}))" for one in shown
+    )
+    return (
+        "SELECT experiment, avg(pooled_UA ORDER BY seed) AS pooled_UA FROM scores\n"
+        f"WHERE selection = {text_of(selection)} AND level = 'utterance' AND ({of_seeds})\n"
+        "GROUP BY experiment ORDER BY pooled_UA DESC, experiment"
     )
 
 
@@ -142,20 +146,7 @@ def speakers(connection: Connection, one: Contender) -> FigureData:
         raise UsageError(f"{one.experiment}: no speaker of its test side is known, so none can be shown")
     counts = outcome.take(known).counts([f"{outcome.keys[i][0]}/{outcome.who['speaker'][i]}" for i in known], one.classes)
     score = dict(zip(counts.clusters, cluster_scores(counts, "UA").tolist(), strict=True))
-    sql = (
-        "WITH recalls AS (\n"
-        "  SELECT corpus, speaker, seed, label, count(*) AS n, avg(hit::INTEGER) AS recall\n"
-        f"  {one.source()} AND speaker IS NOT NULL GROUP BY ALL\n"
-        "), of_seed AS (\n"
-        "  SELECT corpus, speaker, seed, sum(n)::BIGINT AS n, avg(recall ORDER BY label) AS UA FROM recalls GROUP BY ALL\n"
-        "), people AS (\n"
-        "  SELECT corpus, speaker, min(gender) AS gender, array_to_string(list_sort(list(DISTINCT session)), ', ') AS session\n"
-        "  FROM utterances GROUP BY ALL\n"
-        ")\n"
-        "SELECT corpus, speaker, any_value(gender) AS gender, any_value(session) AS session, max(n) AS n, "
-        "avg(UA ORDER BY seed) AS UA\n"
-        "FROM of_seed JOIN people USING (corpus, speaker) GROUP BY corpus, speaker ORDER BY corpus, speaker"
-    )
+    sql = _speakers_sql(one)
     about = {(row["corpus"], row["speaker"]): row for row in rows(connection, sql)}
     drawn = sorted(
         (
@@ -171,10 +162,9 @@ def speakers(connection: Connection, one: Contender) -> FigureData:
         ),
         key=lambda row: (row["UA"], row["corpus"], row["speaker"]),
     )
-    notes = list(explain_marks([one.row]))
-    if missing := len(outcome.keys) - len(known):
-        notes.append(f"{count(missing, 'utterance')} of unknown speakers are left out.")
-    notes.append("UA of a speaker is over the classes that the speaker has.")
+    missing = len(outcome.keys) - len(known)
+    notes = [*explain_marks([one.row]), "UA of a speaker is over the classes that the speaker has."]
+    notes += [f"{count(missing, 'utterance')} of unknown speakers are left out."] if missing else []
     worst, best = drawn[0], drawn[-1]
     return FigureData(
         kind="speakers",
@@ -184,7 +174,7 @@ def speakers(connection: Connection, one: Contender) -> FigureData:
         numbers=(
             Numbers(
                 title="UA of each speaker",
-                sql=sql.replace("ORDER BY corpus, speaker", "ORDER BY UA, corpus, speaker"),
+                sql=sql,
                 rows=tuple(drawn),
                 checked=("speaker", "gender", "n", "UA"),
             ),
@@ -196,6 +186,24 @@ def speakers(connection: Connection, one: Contender) -> FigureData:
             "high": one.row["pooled_UA_high"],
             "several": len({row["corpus"] for row in drawn}) > 1,
         },
+    )
+
+
+def _speakers_sql(one: Contender) -> str:
+    """Return SQL that scores each speaker by itself, with what is known of who it is."""
+    return (
+        "WITH recalls AS (\n"
+        "  SELECT corpus, speaker, seed, label, count(*) AS n, avg(hit::INTEGER) AS recall\n"
+        f"  {one.source()} AND speaker IS NOT NULL GROUP BY ALL\n"
+        "), of_seed AS (\n"
+        "  SELECT corpus, speaker, seed, sum(n)::BIGINT AS n, avg(recall ORDER BY label) AS UA FROM recalls GROUP BY ALL\n"
+        "), people AS (\n"
+        "  SELECT corpus, speaker, min(gender) AS gender, array_to_string(list_sort(list(DISTINCT session)), ', ') AS session\n"
+        "  FROM utterances GROUP BY ALL\n"
+        ")\n"
+        "SELECT corpus, speaker, any_value(gender) AS gender, any_value(session) AS session, max(n) AS n, "
+        "avg(UA ORDER BY seed) AS UA\n"
+        "FROM of_seed JOIN people USING (corpus, speaker) GROUP BY corpus, speaker ORDER BY UA, corpus, speaker"
     )
 
 
@@ -313,20 +321,7 @@ def confusion_difference(a: Contender, b: Contender) -> FigureData:
         for y in a.classes
     )
 
-    def counted(one: Contender) -> str:
-        return f"SELECT label, predicted, count(*) AS n {one.source()} GROUP BY ALL"
-
-    def share(of: str) -> str:
-        return f"coalesce({of}.n, 0) / nullif(sum({of}.n) OVER (PARTITION BY p.name), 0) AS share_{of}"
-
-    sql = (
-        f"{_grid(a.classes)},\na AS (\n  {counted(a)}\n), b AS (\n  {counted(b)}\n), both_sides AS (\n"
-        f"  SELECT p.place AS row_place, q.place AS column_place, p.name AS label, q.name AS predicted, {share('a')},\n"
-        f"    {share('b')}\n  FROM classes p CROSS JOIN classes q\n"
-        "  LEFT JOIN a ON a.label = p.name AND a.predicted = q.name LEFT JOIN b ON b.label = p.name AND b.predicted = q.name\n)\n"
-        "SELECT label, predicted, share_a, share_b, share_a - share_b AS difference FROM both_sides\n"
-        "ORDER BY row_place, column_place"
-    )
+    sql = _difference_sql(a, b)
     largest = max(drawn, key=lambda row: abs(row["difference"] or 0.0))
     return FigureData(
         kind="difference",
@@ -343,6 +338,25 @@ def confusion_difference(a: Contender, b: Contender) -> FigureData:
         ),
         notes=tuple(explain_marks([a.row, b.row])),
         details={"classes": a.classes, "a": a.name, "b": b.name},
+    )
+
+
+def _difference_sql(a: Contender, b: Contender) -> str:
+    """Return SQL that gives the row shares of two confusions and their difference."""
+
+    def counted(one: Contender) -> str:
+        return f"SELECT label, predicted, count(*) AS n {one.source()} GROUP BY ALL"
+
+    def share(of: str) -> str:
+        return f"coalesce({of}.n, 0) / nullif(sum({of}.n) OVER (PARTITION BY p.name), 0) AS share_{of}"
+
+    return (
+        f"{_grid(a.classes)},\na AS (\n  {counted(a)}\n), b AS (\n  {counted(b)}\n), both_sides AS (\n"
+        f"  SELECT p.place AS row_place, q.place AS column_place, p.name AS label, q.name AS predicted, {share('a')},\n"
+        f"    {share('b')}\n  FROM classes p CROSS JOIN classes q\n"
+        "  LEFT JOIN a ON a.label = p.name AND a.predicted = q.name LEFT JOIN b ON b.label = p.name AND b.predicted = q.name\n)\n"
+        "SELECT label, predicted, share_a, share_b, share_a - share_b AS difference FROM both_sides\n"
+        "ORDER BY row_place, column_place"
     )
 
 
@@ -373,12 +387,7 @@ def curves(connection: Connection, one: Contender) -> FigureData:
         f"GROUP BY selection ORDER BY {ORDER_SQL}"
     )
     gaps = rows(connection, gaps_sql)
-    value = {row["selection"]: row["UA"] for row in gaps}
-    gap = None if None in (value.get("last"), value.get("test-oracle")) else 100 * (value["test-oracle"] - value["last"])
-    said = ", ".join(f"{row['selection']}{'†' if peeks(row['selection']) else ''} {percent_of(row['UA'])} %" for row in gaps)
-    reading = f"Mean UA over folds and seeds: {said}."
-    if gap is not None:
-        reading += f" Choosing the epoch on the test fold adds {gap:.1f} points that no new speaker would see."
+    reading, gap = _gap_in_words(gaps)
     return FigureData(
         kind="curves",
         title=f"Epoch by epoch: {one.name}{one.mark}",
@@ -398,6 +407,17 @@ def curves(connection: Connection, one: Contender) -> FigureData:
         notes=tuple(explain_marks([*({**one.row, "selection": row["selection"]} for row in gaps)])),
         details={"gap": gap},
     )
+
+
+def _gap_in_words(gaps: Sequence[Mapping[str, Any]]) -> tuple[str, float | None]:
+    """Say what each selection scores on average, and return by how many points looking at the test fold is above `last`."""
+    value = {row["selection"]: row["UA"] for row in gaps}
+    gap = None if None in (value.get("last"), value.get("test-oracle")) else 100 * (value["test-oracle"] - value["last"])
+    said = ", ".join(f"{row['selection']}{'†' if peeks(row['selection']) else ''} {percent_of(row['UA'])} %" for row in gaps)
+    reading = f"Mean UA over folds and seeds: {said}."
+    if gap is not None:
+        reading += f" Choosing the epoch on the test fold adds {gap:.1f} points that no new speaker would see."
+    return reading, gap
 
 
 def mean_curve(found: Sequence[Mapping[str, Any]], column: str) -> tuple[list[int], list[float]]:

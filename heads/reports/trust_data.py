@@ -104,6 +104,27 @@ def reliability(one: Contender, sure: Sureness) -> FigureData:
     n = len(sure.sure)
     ece = sum(row["n"] / n * abs(row["right"] - row["sure"]) for row in drawn)
     brier = float(sure.brier.mean())
+    bins_sql, totals_sql = _reliability_sql(one)
+    mean_sure, mean_right = float(sure.sure.mean()), float(sure.right.mean())
+    tendency = "too sure of itself" if mean_sure > mean_right else "less sure than it could be"
+    return FigureData(
+        kind="reliability",
+        title=f"Reliability: {one.name}{one.mark}",
+        reading=f"ECE {percent_of(ece)} points, Brier score {brier:.3f}; it is {percent_of(mean_sure)} % sure on average and "
+        f"{percent_of(mean_right)} % right: {tendency}.",
+        numbers=(
+            Numbers(
+                title="bins of the largest probability", sql=bins_sql, rows=tuple(drawn), checked=("bin", "n", "sure", "right")
+            ),
+            Numbers(title="ECE and Brier score", sql=totals_sql, rows=({"ECE": ece, "Brier": brier},), checked=("ECE", "Brier")),
+        ),
+        notes=tuple(explain_marks([one.row])),
+        details={"ECE": ece, "Brier": brier},
+    )
+
+
+def _reliability_sql(one: Contender) -> tuple[str, str]:
+    """Return SQL that gives the bins, and SQL that gives ECE and Brier score."""
     table = with_probabilities(
         one, f"least(floor(list_max(map_values(q.probabilities)) * {BINS}), {BINS - 1})::INTEGER AS bin,\n"
         "    list_max(map_values(q.probabilities)) AS sure, r.hit"
@@ -123,22 +144,7 @@ def reliability(one: Contender, sure: Sureness) -> FigureData:
         f"), s AS (\n  {squares}\n)\nSELECT (SELECT sum(n * abs(hits - sure)) / sum(n) FROM b) AS ECE,\n"
         "  (SELECT avg(brier) FROM s) AS Brier"
     )
-    mean_sure, mean_right = float(sure.sure.mean()), float(sure.right.mean())
-    tendency = "too sure of itself" if mean_sure > mean_right else "less sure than it could be"
-    return FigureData(
-        kind="reliability",
-        title=f"Reliability: {one.name}{one.mark}",
-        reading=f"ECE {percent_of(ece)} points, Brier score {brier:.3f}; it is {percent_of(mean_sure)} % sure on average and "
-        f"{percent_of(mean_right)} % right: {tendency}.",
-        numbers=(
-            Numbers(
-                title="bins of the largest probability", sql=bins_sql, rows=tuple(drawn), checked=("bin", "n", "sure", "right")
-            ),
-            Numbers(title="ECE and Brier score", sql=totals_sql, rows=({"ECE": ece, "Brier": brier},), checked=("ECE", "Brier")),
-        ),
-        notes=tuple(explain_marks([one.row])),
-        details={"ECE": ece, "Brier": brier},
-    )
+    return bins_sql, totals_sql
 
 
 def _share_interval(sure: Sureness, of: npt.NDArray[np.bool_]) -> tuple[float | None, float | None]:
