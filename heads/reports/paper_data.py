@@ -165,7 +165,7 @@ def _laid_out(scaled: Values, method: Method) -> tuple[Values, tuple[float, floa
     elif method == "tsne":
         from sklearn.manifold import TSNE
 
-        perplexity = min(30.0, (len(keys) - 1) / 3)
+        perplexity = min(30.0, (len(scaled) - 1) / 3)
         places = TSNE(perplexity=perplexity, init="pca", random_state=_SEED).fit_transform(reduced)
     else:
         places = _umap(reduced)
