@@ -25,7 +25,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import HeadSpec, count_parameters
 from tfser.heads.spec.settings import Settings
 from tfser.manifests.errors import UsageError
 
@@ -103,3 +103,11 @@ def build_module(spec: HeadSpec, config: Settings, dim: int, n_classes: int, lay
     spec.check(config, dim // layers)
     module = spec.build(config, dim // layers, n_classes)
     return module if layers == 1 else LayerMix(module, layers, dim // layers)
+
+
+def parameters(spec: HeadSpec, config: Settings, dim: int, n_classes: int, layers: int = 1) -> int | None:
+    """Count the trainable parameters of a head for features of a width, without making them; None for one without a network."""
+    if spec.fit is not None:
+        return None
+    with torch.device("meta"):
+        return count_parameters(build_module(spec, config, dim, n_classes, layers))
