@@ -128,7 +128,7 @@ class FoldBars:
 
 def _epochs(run: Run) -> int:
     """Return how many epochs a run has; a head that is fitted at once has one."""
-    return run.experiment.recipe.epochs if run.experiment.spec.fit is None else 1
+    return run.experiment.epochs(run.fold)
 
 
 def _state(record: EpochRecord) -> str:

@@ -18,6 +18,7 @@ from tfser.heads.runs.in_turn import Failure
 from tfser.heads.runs.plan import Estimate, Key, Plan, data_key
 from tfser.heads.spec import lineages
 from tfser.manifests.display import Output, TableOutput, count, markdown_lines, print_rows, say, show, size, terminal_width
+from tfser.manifests.words import listed
 
 _IN_LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -276,6 +277,6 @@ def failure_lines(failures: Sequence[Failure]) -> list[str]:
         of = failure.run.experiment
         by_reason.setdefault(failure.reason, []).append(f"{of.spec.name} {of.preset} fold {failure.run.fold} seed {of.seed}")
     return [
-        f"failed: {', '.join(runs[:3])}{f' and {len(runs) - 3} more' if len(runs) > 3 else ''}: {why}"
+        f"failed: {listed(runs, 3)}: {why}"
         for why, runs in by_reason.items()
     ]

@@ -68,8 +68,7 @@ def compare(cache: Cache, table: Sequence[tuple[AblationRow, Experiment]], selec
     first: dict[int, float] = {}
     with open_catalogue(cache) as connection:
         for row, experiment in table:
-            # Where there are no epochs, there is no choice.
-            shown = selection if experiment.spec.fit is None else "last"
+            shown = experiment.spec.selection(selection)
             scores = scores_of_runs(
                 connection,
                 experiments=[experiment.name],

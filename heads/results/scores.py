@@ -231,9 +231,6 @@ def stored_scores(cache: Cache, run_id: str) -> dict[str, RunScore]:
 
 
 def shown_selection(spec: HeadSpec, selection: str, have: Container[str]) -> str | None:
-    """Return the selection whose scores stand for a run in a table of `selection`; None: the run has none to show.
-
-    A head that is fitted at once has no epochs to select from: its one selection, `last`, stands for any.
-    """
-    wanted = (selection, "last") if spec.fit is not None else (selection,)
-    return next((name for name in wanted if name in have), None)
+    """Return the selection whose scores stand for a run in a table of `selection`; None: the run has none to show."""
+    shown = spec.selection(selection)
+    return shown if shown in have else None

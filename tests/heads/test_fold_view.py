@@ -47,7 +47,7 @@ class Stage:
         monkeypatch.setattr(fold_view, "time", self.clock)
         monkeypatch.setattr(fold_view, "say", self.said.append)
         monkeypatch.setattr(fold_view, "run_score", lambda *_: SimpleNamespace(UA=0.25, marks="§"))
-        of = SimpleNamespace(name="x", recipe=SimpleNamespace(epochs=epochs), spec=SimpleNamespace(fit=None))
+        of = SimpleNamespace(name="x", epochs=lambda fold: epochs)
         self.runs = {f: SimpleNamespace(experiment=of, fold=f, run_id=f"x-f{f}") for f in folds}
         entry = SimpleNamespace(experiment=of, runs=list(self.runs.values()))
         missing = [run for f, run in self.runs.items() if f not in finished]
