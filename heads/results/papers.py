@@ -27,6 +27,7 @@ from tfser.heads.spec.selections import check_name
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, unknown
+from tfser.manifests.feature_name import meant
 
 SYNTHETIC = "synthetic"
 SYNTHETIC_EPOCHS = 2
@@ -226,7 +227,7 @@ def missing(cache: Cache, corpus: str, features: str) -> str | None:
     with open_catalogue(cache) as connection:
         found = rows(connection, "SELECT DISTINCT feature_set FROM features WHERE corpus = ?", [corpus])
     have = {row["feature_set"] for row in found}
-    if features in have or any(name.startswith(f"{features}/") for name in have):
+    if meant(features, have):
         return None
     return f"no {features} features of {corpus}: run `{command}`"
 
