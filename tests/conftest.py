@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,9 +31,23 @@ from tfser.pipeline.scan import scan
 from tfser.pipeline.shards.rows import write_rows
 from tfser.pipeline.shards.writer import ShardMember, write_shard
 
-# How long one example takes says how busy the machine is, and nothing about the program.
-settings.register_profile("tfser", deadline=None)
+# How long one example takes says how busy the machine is, and nothing about the program. Forty examples and not a hundred,
+# because most properties here have a handful of kinds of input; a property that has more of them says so beside the test.
+settings.register_profile("tfser", deadline=None, max_examples=40)
 settings.load_profile("tfser")
+
+
+def covering(*axes: Sequence[Any]) -> list[Any]:
+    """Return the product of parameters, of which a covering set is fast and the rest is slow.
+
+    Each value of each axis is in a fast case: case i takes the i-th value of every axis, those of shorter axes again and again.
+    """
+    longest = max(map(len, axes))
+    fast = {tuple(i % len(axis) for axis in axes) for i in range(longest)}
+    return [
+        pytest.param(*values, marks=() if places in fast else pytest.mark.slow)
+        for places, values in zip(itertools.product(*(range(len(a)) for a in axes)), itertools.product(*axes), strict=True)
+    ]
 
 
 def run(*words: object) -> Result:

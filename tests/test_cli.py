@@ -419,6 +419,7 @@ def test_audit_knows_its_feature_sets(full: Path) -> None:
     assert result.exit_code == 2 and "unknown feature set 'nope'" in result.stderr
 
 
+@pytest.mark.slow
 def test_leaks_stay_marked_in_the_scores(corpus: Path, tmp_path: Path) -> None:
     here = ("--cache", str(tmp_path / "cache"))
     table = (corpus / "toy.csv").read_text().splitlines()
@@ -430,6 +431,7 @@ def test_leaks_stay_marked_in_the_scores(corpus: Path, tmp_path: Path) -> None:
     assert "overridden" in run("scores", *here).stdout
 
 
+@pytest.mark.slow
 def test_a_fold_without_test_features_does_not_cost_the_others(corpus: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(corpus, tmp_path / "toy"))
     for path in (root / "bert").iterdir():

@@ -45,6 +45,7 @@ def train(cache: Cache, fold: int = 1, **request: Any) -> Any:
     return train_fold(cache, experiment, fold, lambda: load(cache, experiment), findings)
 
 
+@pytest.mark.slow
 def test_what_makes_a_run_the_same(filled: Cache) -> None:
     first = train(filled)
     assert first.trained and not train(filled).trained
@@ -150,6 +151,7 @@ def test_features_are_chosen_as_the_head_prefers(filled: Cache) -> None:
         resolve(filled, Request(head="tf_transformer", features="wavlm-large/12", device="cpu"))
 
 
+@pytest.mark.slow
 def test_numbers_do_not_depend_on_how_the_cache_grew(tmp_path: Path) -> None:
     def stored(cache: Cache) -> list[dict[str, Any]]:
         refresh(cache)
