@@ -482,6 +482,7 @@ def test_each_bit_of_a_checkpoint_counts(data: st.DataObject, tmp_path_factory: 
         checkpoints.load(folder)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_training_is_refused_with_a_way_out(filled: Cache) -> None:
     path = interrupted(filled)
     found = checkpoints.load(path.parent)
@@ -492,6 +493,7 @@ def test_a_checkpoint_of_another_training_is_refused_with_a_way_out(filled: Cach
     assert path.exists() and train(filled, again=True).trained and not train(filled).trained
 
 
+@pytest.mark.slow
 def test_checkpoints_of_the_version_before_go_on(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """They have no seal, and their fingerprint holds the recipe's summary."""
     from safetensors.torch import save_file
