@@ -75,7 +75,7 @@ KINDS: dict[str, KindOfFile] = {
 """Whoever adds a kind of file to the cache adds a line here; runs stand in tests/heads."""
 
 FAST = ("corpus.json", "near_duplicates", "feature_set.json", "rows", "HDF5 shard", "Parquet shard")
-"""Kinds of every sort (JSON, Parquet, HDF5; needed or not), which fast tests of repair and of bad days look at; slow ones at all."""
+"""Kinds of every sort (JSON, Parquet, HDF5; needed or not): the fast tests of repair and of bad days look at these alone."""
 
 FAST_FIRST = [kind if kind in FAST else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 
