@@ -19,8 +19,9 @@ from hypothesis import settings
 from typer.testing import CliRunner
 
 from tfser.cli import app
+from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.reading import refresh
+from tfser.manifests.catalogue.reading import Connection, refresh
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.pipeline.corpora import locate
@@ -90,6 +91,31 @@ def fill_with_tones(
     for settings_of in logmel:
         extract(cache, found.corpus, feature_set("logmel", settings_of))
     refresh(cache)
+
+
+FINDINGS: dict[object, list[Finding]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _audits_before_training_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Audit the same rows once before trainings: a copy of a cache keeps the stamps by which the catalogue knows its files.
+
+    All audits over a small corpus take half a second, and tests train on the same few caches again and again. What
+    `tfser audit` runs, and tests of audits, is run each time.
+    """
+    training = sys.modules.get("tfser.heads.runs.one_fold")  # not imported for its own sake: it brings torch
+    if training is None:
+        return
+    run_audits = training.run_audits
+
+    def once(connection: Connection, **options: Any) -> list[Finding]:
+        stamps = connection.execute("FROM sources WHERE NOT starts_with(path, 'runs/') ORDER BY ALL").fetchall()
+        key = (tuple(stamps), repr(sorted(options.items())))
+        if key not in FINDINGS:
+            FINDINGS[key] = run_audits(connection, **options)
+        return list(FINDINGS[key])
+
+    monkeypatch.setattr(training, "run_audits", once)
 
 
 class WriteWav(Protocol):

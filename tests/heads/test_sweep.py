@@ -33,12 +33,11 @@ from tfser.heads.commands.sweep_table import (
 from tfser.heads.results.scores import check_selection, run_rows, summary
 from tfser.heads.runs import in_turn as sweep_runs
 from tfser.heads.runs import plan as planning
-from tfser.heads.runs.experiment import Experiment, Request, resolve
+from tfser.heads.runs.experiment import Request, resolve
 from tfser.heads.runs.in_turn import Event, Failure, run_here
 from tfser.heads.runs.one_fold import audit_experiment, load, train_fold
 from tfser.heads.runs.plan import HeadBlock, Plan, SweepRequest, data_key, estimate, feature_bytes, parse_seeds, plan_sweep
 from tfser.heads.runs.processes import run_in_processes
-from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.display import markdown_lines
@@ -61,23 +60,6 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def cache(filled: Path, tmp_path: Path) -> Cache:  # type: ignore[override]
     return Cache(shutil.copytree(filled, tmp_path / "cache"))
-
-
-@pytest.fixture(autouse=True)
-def _audited_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The copies of one cache hold the same rows, and so the same findings; all audits over them take a second each time."""
-    audit = planning.audit_experiment
-
-    def once(cache: Cache, experiment: Experiment) -> list[Finding]:
-        key = (experiment.protocol, experiment.feature_set)
-        if key not in FINDINGS:
-            FINDINGS[key] = audit(cache, experiment)
-        return FINDINGS[key]
-
-    monkeypatch.setattr(planning, "audit_experiment", once)
-
-
-FINDINGS: dict[tuple[str, str], list[Finding]] = {}
 
 
 def asked(*heads: HeadBlock, **more: Any) -> SweepRequest:
