@@ -25,9 +25,8 @@ from tfser.heads.reports.report_tables import ReportTable, of_numbers, score_tab
 from tfser.heads.reports.style import house_style, inline_svg
 from tfser.heads.results.marks import explain_marks, is_independent, standing
 from tfser.manifests.catalogue.reading import Connection, rows
-from tfser.manifests.display import visible
 from tfser.manifests.errors import UsageError
-from tfser.manifests.wording import count
+from tfser.manifests.wording import count, visible
 
 PAGE_INCHES, SMALL_INCHES = 5.2, 3.3
 """How wide figures of a page are drawn: letters of 7.5 points are read at 1280 pixels and at 420."""

@@ -14,8 +14,7 @@ from tfser.heads import REFERENCE_HEADS
 from tfser.heads.reports.figure_data import FigureData, Numbers, percent_of
 from tfser.heads.reports.material import ContenderGroup, Material
 from tfser.heads.results.marks import IN_LATEX, explain_marks, mark, standing
-from tfser.manifests.display import cell, visible
-from tfser.manifests.wording import count
+from tfser.manifests.wording import cell, count, visible
 
 _ESCAPED = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
