@@ -105,11 +105,11 @@ def train_together(
             how=of.stacked,
             on_note=on_note,
         )
-        stacked = provenance(stacking, len(jobs))
         for (i, run), result in zip(begun.items(), results, strict=True):
             if isinstance(result, TfserError):
                 found[i] = result
             else:
+                stacked = provenance(stacking, result.together)
                 found[i] = store_run(cache, replace(run, about={**run.about, **stacked}), result, note)
     return [found[i] for i in range(len(runs))]
 
