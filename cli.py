@@ -37,6 +37,7 @@ from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.failures import INTERRUPTED, check_words, describe, interrupted
 from tfser.manifests.outputs import check_output, format_of, output_to, write_parquet
 from tfser.manifests.streams import finish, is_file, make_ready, standard_input
+from tfser.pipeline.threads import wait_passively
 
 if TYPE_CHECKING:
     from tfser.heads.runs.experiment import Experiment, Request
@@ -1563,6 +1564,7 @@ def cache_collapse(
 def main() -> None:
     """Run the program."""
     make_ready()
+    wait_passively()
     app()
 
 

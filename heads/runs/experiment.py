@@ -281,7 +281,7 @@ def _with_settings(
         f"{key}={value}"
         for old, new in ((recipe.to_dict(), new_recipe.to_dict()), (config_names, new_config.to_dict()))
         for key, value in sorted(new.items())
-        if old[key] != value
+        if old[key] != value and key != "parts"  # how a batch is computed, which is settled by what it holds
     ]
     return new_config, new_recipe, changes
 

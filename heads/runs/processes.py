@@ -25,6 +25,7 @@ from tfser.heads.runs.plan import Run, data_key
 from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
 from tfser.pipeline.cores import cores
+from tfser.pipeline.threads import wait_passively
 
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """How libraries beside torch are told their threads; they read it once, when they are loaded."""
@@ -201,6 +202,7 @@ def _work(pipe: Connection, cache: Cache, threads: int, keep_memory: bool, check
     """Train what the parent sends, until it sends None or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    wait_passively()
     if keep_memory:
         from tfser.heads.machine.memory import keep_freed_memory
 

@@ -374,6 +374,7 @@ def test_making_a_graph_changes_nothing_and_replays_are_steps(
             torch.testing.assert_close(weights, other.weights[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("how", ["vmap", "streams"])
 def test_a_graph_of_a_step_gives_the_same_probabilities(how: str, folds: list[FoldData], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,6 +391,7 @@ def test_a_graph_of_a_step_gives_the_same_probabilities(how: str, folds: list[Fo
         assert_close(one, other, atol=1e-3)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_graph_that_cannot_be_made_is_said_once(folds: list[FoldData], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> Tensor:
