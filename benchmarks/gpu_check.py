@@ -1,9 +1,9 @@
 """Every claim about a GPU in one call: what is proven, what failed, what was not reached.
 
-Sections (benchmarks/gpu_sections.py) run one after the other, the most valuable first, each in a process of its own under a limit of
-time. One that fails or is too slow stops no other. Each result is a line of JSON in `results.jsonl` as soon as it is known, with
-the device and the size that it was taken at; the summary at the end names every claim of every section. Without a GPU the same
-sections run at toy size on the CPU, which shows that they run and nothing else.
+Sections (benchmarks/gpu_sections.py) run one after the other, the most valuable first, each in a process of its own under a limit
+of time. One that fails or is too slow stops no other. Each result is a line of JSON in `results.jsonl` as soon as it is known,
+with the device and the size that it was taken at; the summary at the end names every claim of every section. Without a GPU the
+same sections run at toy size on the CPU, which shows that they run and nothing else.
 
     python benchmarks/gpu_check.py                       # all; results in ./gpu_check_out, or in $OUT
     python benchmarks/gpu_check.py --only stacking,latency --toy
@@ -43,13 +43,18 @@ SECTIONS = (
     Section(
         name="ssd",
         limit_s=90,
-        claims=("fused scan agrees in values", "fused scan agrees in gradients", "fused scan beats chunked", "compiled scan agrees"),
+        claims=(
+            "fused scan agrees in values",
+            "fused scan agrees in gradients",
+            "fused scan beats chunked",
+            "compiled scan agrees",
+        ),
     ),
     Section(name="mamba_step", limit_s=35, claims=("TF-Mamba's step in bfloat16", "parts save time")),
     Section(
         name="transformer",
         limit_s=60,
-        claims=("protocol, one fold at a time", "protocol, stacked without a graph", "protocol, stacked in a graph"),
+        claims=("protocol, plain", "protocol, graph", "protocol, stacked"),
     ),
     Section(
         name="stacking",

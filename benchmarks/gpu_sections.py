@@ -1,7 +1,7 @@
 """The sections of the GPU check (benchmarks/gpu_check.py), one a process: `python benchmarks/gpu_sections.py NAME [--toy]`.
 
-A section prints its results as lines of JSON as soon as it has them: the claim, an outcome (`proven`, `failed`, `measured` where no
-bar is set, `left out` with the reason), the value with its unit and bar, the device and the size. Anything else that it prints
+A section prints its results as lines of JSON as soon as it has them: the claim, an outcome (`proven`, `failed`, `measured` where
+no bar is set, `left out` with the reason), the value with its unit and bar, the device and the size. Anything else that it prints
 goes to its log. On a CPU, or with --toy, the same code runs at toy size; speeds are `measured` then, never proven.
 """
 
@@ -152,7 +152,8 @@ def ssd_scan(at: Place) -> None:
             found = scan("fused", dtype)
             for claim, one, other in zip(("values", "gradients"), found, exact, strict=True):
                 worst = off(one, other)
-                at.say(f"fused scan agrees in {claim}", worst, unit="of the largest", bar=bar, holds=worst <= bar, size=f"{size}, {dtype}")
+                words = f"fused scan agrees in {claim}"
+                at.say(words, worst, unit="of the largest", bar=bar, holds=worst <= bar, size=f"{size}, {dtype}")
         times = [at.seconds(lambda way=way: scan(way, torch.bfloat16)) for way in ("chunked", "fused")]  # type: ignore[misc]
         at.faster("fused scan beats chunked", times[0] / times[1], 1.0, size, f"{1e3 * times[1]:.2f} ms, forward and backward")
     worst = off(scan("compiled", torch.float32)[0], exact[0])
@@ -197,8 +198,13 @@ def mamba_step(at: Place) -> None:
     at.faster("parts save time", times[1] / times[best], 1.2, f"an epoch of {len(data.train)} utterances, width {D}", said)
 
 
-def stacked(at: Place, name: str, dim: int, count: int, n: int, recipe_name: str | None = None) -> dict[str, float]:
-    """Return the seconds of an epoch of all folds, one at a time and together in each way."""
+def note(text: str) -> None:
+    """Write to the section's log."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def folds_at_once(at: Place, name: str, dim: int, count: int, n: int, recipe_name: str | None = None) -> dict[str, float]:
+    """Return the seconds of an epoch of all folds: one at a time (plain, or in a graph), and together in each way."""
     spec = head(name)
     longest = 60 if at.toy else 1000
     folds = folds_of(n, dim, longest, count, mean=30 if at.toy else 450 if name == "tf_transformer" else 230)
@@ -207,39 +213,39 @@ def stacked(at: Place, name: str, dim: int, count: int, n: int, recipe_name: str
         values = {"segment_frames": 16, "channels": 4, "feed_forward": 8, "joint_feed_forward": 8}
     config = spec.settled(replace(spec.preset(), **values), hop_s=0.02, longest=longest, device=str(at.device))
     recipe = replace(spec.recipe(recipe_name), precision="auto" if at.device.type == "cuda" else "float32")
-    found: dict[str, float] = {}
-    for how in ("none", "streams", "vmap"):
+    recipe = replace(recipe, warmup_epochs=0)
+
+    def epoch_of(how: Any, jobs: int) -> float:
         ends: list[float] = []
-        jobs = [FitJob(data=data, seed=0, on_epoch=lambda _: ends.append(time.perf_counter())) for data in folds]
-        jobs = jobs[:1] if how == "none" else jobs
-        fit_together(
-            jobs, spec=spec, config=config, recipe=replace(recipe, warmup_epochs=0), device=at.device, epochs=3, how=how,  # type: ignore[arg-type]
-            on_note=lambda text: print(text, file=sys.stderr),
-        )  # fmt: skip
-        found[how] = (ends[-1] - ends[len(jobs) - 1]) / 2 * (count if how == "none" else 1)  # the last two of three epochs
-    return found
+        chosen = [FitJob(data=data, seed=0, on_epoch=lambda _: ends.append(time.perf_counter())) for data in folds[:jobs]]
+        options: dict[str, Any] = {"device": at.device, "epochs": 3, "how": how}
+        fit_together(chosen, spec=spec, config=config, recipe=recipe, on_note=note, **options)
+        return (ends[-1] - ends[jobs - 1]) / 2 * (count / jobs)  # the last two of three epochs
+
+    found = {"plain": epoch_of("none", 1), "graph": epoch_of("streams", 1), "streams": epoch_of("streams", count)}
+    return found if name == "tf_transformer" else found | {"vmap": epoch_of("vmap", count)}
 
 
 def transformer(at: Place) -> None:
     """TF-Transformer's published protocol: ten folds of a thousand epochs, extrapolated from the time of one."""
     n, count = (30, 2) if at.toy else (2280, 10)
-    found = stacked(at, "tf_transformer", 16 if at.toy else 80, count, n, "paper")
+    found = folds_at_once(at, "tf_transformer", 16 if at.toy else 80, count, n, "paper")
     size = f"{count} folds of {n} utterances"
-    for how, claim in (("none", "one fold at a time"), ("vmap", "stacked by vmap, in a graph"), ("streams", "stacked in a graph")):
+    for how, claim in (("plain", "plain"), ("graph", "graph"), ("streams", "stacked")):
         minutes = found[how] * 1000 * (10 / count) / 60
         said = f"{count / found[how]:.2f} epochs x folds a second"
         judged = None if at.toy or how != "streams" else minutes <= 30
-        claim = {"vmap": "protocol, stacked without a graph"}.get(how, f"protocol, {claim}")
-        at.say(claim, minutes, unit="minutes for 10 folds x 1000 epochs", bar=30, holds=judged, size=size, said=f"{how}; {said}")
+        at.say(f"protocol, {claim}", minutes, unit="min for 10 folds x 1000 epochs", bar=30, holds=judged, size=size, said=said)
 
 
 def stacking(at: Place) -> None:
     """What stacking gains for each head; it belongs on only where that is 2 times."""
     for name, dim, n in (("mean_pool", 1024, 600), ("tf_transformer", 80, 300), ("tf_mamba", 256, 160)):
         dim, n, count = (16, 30, 2) if at.toy else (dim, n, 5)
-        found = stacked(at, name, dim, count, n)
-        best = min(("streams", "vmap"), key=lambda how: found[how])
-        at.faster(f"stacking {name} gains 2 times", found["none"] / found[best], 2.0, f"{count} folds of {n} x {dim}", f"by {best}")
+        found = folds_at_once(at, name, dim, count, n)
+        best, seconds = min((item for item in found.items() if item[0] in ("streams", "vmap")), key=lambda item: item[1])
+        size = f"{count} folds of {n} x {dim}"
+        at.faster(f"stacking {name} gains 2 times", found["plain"] / seconds, 2.0, size, f"by {best}")
 
 
 def extraction(at: Place) -> None:
@@ -251,8 +257,8 @@ def extraction(at: Place) -> None:
     from tfser.pipeline.features.encoders.spec import encoder_spec
     from tfser.pipeline.features.engine import AudioRow, Compute
 
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "num_conv_pos_embeddings": 16,
-             "num_conv_pos_embedding_groups": 4, "conv_dim": (16,) * 7}  # fmt: skip
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64,
+             "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "conv_dim": (16,) * 7}  # fmt: skip
     full = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
     values = {**(sizes if at.toy else full), "do_stable_layer_norm": True, "feat_extract_norm": "layer"}
     random = np.random.default_rng(0)
@@ -272,7 +278,7 @@ def extraction(at: Place) -> None:
     prepared = [half.prepare(clip) for clip in sorted(clips, key=len)[::-1]]
     size = f"{len(clips)} clips, {audio:.0f} s, layer {top}, {half.precision}"
     ours = at.seconds(lambda: batcher.run(prepared), rounds=1)
-    at.say("WavLM-Large, times real time", audio / ours, unit="times real time", size=size, said=f"{batcher.budget_s or 0:.0f} s a batch")
+    at.say("WavLM-Large, times real time", audio / ours, unit="times", size=size, said=f"{batcher.budget_s or 0:.0f} s a batch")
     bare.encoder.layers = bare.encoder.layers[:top]
     bare = bare.to(at.device)
 
@@ -296,10 +302,12 @@ def extraction(at: Place) -> None:
     at.say("batches pad little", padded, unit="times the audio", bar=1.15, holds=None if at.toy else padded <= 1.15, size=size)
     if at.device.type == "cpu":
         return at.say("out of memory is halved", left_out=True, said="a CPU's memory is not filled on purpose")
-    torch.cuda.set_per_process_memory_fraction(min(1.0, 6e9 / torch.cuda.get_device_properties(at.device).total_memory), at.device)
+    memory = torch.cuda.get_device_properties(at.device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 6e9 / memory), at.device)
     greedy = Batcher(half, encoder, Compute(max_batch_seconds=3000.0, tell=said.append))
     found = greedy.run(prepared)
-    return at.say("out of memory is halved", holds=len(found) == len(prepared) and bool(said), size=size, said="; ".join(said[:2]))
+    whole = len(found) == len(prepared) and bool(said)
+    return at.say("out of memory is halved", holds=whole, size=size, said="; ".join(said[:2]))
 
 
 def epoch(at: Place) -> None:
@@ -312,7 +320,8 @@ def epoch(at: Place) -> None:
     trainer = Trainer(data, spec, config, recipe, 0, at.device, 3)
     cached = at.seconds(lambda: trainer.train_epoch(1), rounds=1)
     layer = nn.TransformerEncoderLayer(D, 4 if at.toy else 16, 4 * D, batch_first=True)
-    encoder = nn.TransformerEncoder(layer, 2 if at.toy else 12, enable_nested_tensor=False).eval().to(at.device)  # WavLM-Large's layers
+    encoder = nn.TransformerEncoder(layer, 2 if at.toy else 12, enable_nested_tensor=False)  # of WavLM-Large's size
+    encoder.eval().to(at.device)
 
     def encode() -> None:
         with torch.inference_mode(), torch.autocast(at.device.type, torch.bfloat16, enabled=not at.toy):
@@ -322,7 +331,8 @@ def epoch(at: Place) -> None:
 
     loop = cached + at.seconds(encode, rounds=1)
     size = f"{len(data.train)} utterances of {data.features.frames.shape[0] / n:.0f} frames, width {D}"
-    at.faster("an epoch from the cache beats in-loop", loop / cached, 1.5, size, f"{cached:.2f} s; in-loop counts the layers only")
+    said = f"{cached:.2f} s; of the encoder in the loop its layers alone count"
+    at.faster("an epoch from the cache beats in-loop", loop / cached, 1.5, size, said)
 
 
 def resident(at: Place) -> None:
@@ -334,7 +344,7 @@ def resident(at: Place) -> None:
     held = folds[0].features.frames.nbytes
     if at.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(at.device)
-    fit_together(jobs, spec=spec, config=spec.preset(), recipe=spec.recipe(), device=at.device, epochs=1 if at.toy else 2, how="streams")
+    fit_together(jobs, spec=spec, config=spec.preset(), recipe=spec.recipe(), device=at.device, epochs=1, how="streams")
     if at.device.type != "cuda":
         for claim in ("features lie on the device once", "no wait in a training step"):
             at.say(claim, left_out=True, said="only a GPU counts what it holds and when it is waited for")
@@ -370,8 +380,9 @@ def latency(at: Place) -> None:
         with torch.inference_mode():
             times[scan] = at.seconds(lambda: model(frames, lengths), rounds=20)  # noqa: B023
     said = ", ".join(f"{scan} {1e3 * seconds:.2f} ms" for scan, seconds in times.items())
-    at.say("inference of TF-Mamba, fused against chunked", times["chunked"] / times.get("mamba_ssm", times["chunked"]), unit="times",
-           size=f"1 x {L} x {D}, float32", said=said + ("" if reason is None else f"; {reason}"))  # fmt: skip
+    gain = times["chunked"] / times.get("mamba_ssm", times["chunked"])
+    said += "" if reason is None else f"; {reason}"
+    at.say("inference of TF-Mamba, fused against chunked", gain, unit="times", size=f"1 x {L} x {D}, float32", said=said)
 
 
 SECTIONS: dict[str, Callable[[Place], None]] = {

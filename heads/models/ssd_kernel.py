@@ -6,8 +6,8 @@ extension (built with MAMBA_SKIP_CUDA_BUILD=TRUE, see docs/methods.md) serves as
 
 The kernel takes any length, widths, number of groups and strides, and knows no vmap. What comes with time as its fastest axis (a
 convolution's output, transposed) is laid out anew once, where the kernel would read it scattered in every tile. Its products of
-float32 matrices are TF32 on a GPU (Triton's `tl.dot`), whatever torch's switches say: about 1e-3. It takes decays for differences of
-cumulative sums in float32: good to 1e-6 where they are of a size, to 1e-3 where one frame forgets all (dt |A| = 1e4) and
+float32 matrices are TF32 on a GPU (Triton's `tl.dot`), whatever torch's switches say: about 1e-3. It takes decays for differences
+of cumulative sums in float32: good to 1e-6 where they are of a size, to 1e-3 where one frame forgets all (dt |A| = 1e4) and
 those beside it forget a thousandth.
 """
 

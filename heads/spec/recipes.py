@@ -73,8 +73,8 @@ class Recipe(Settings):
     """At most so many samples a step; an epoch's samples are dealt into batches of nearly equal size, none
     dropped."""
     parts: int | None = later(None)
-    """Batches of whole utterances are encoded in at most so many parts of nearly equal lengths, which saves padding: the same batch
-    and loss, to rounding. None: as the device and the corpus's lengths say, see `tfser.heads.training.parts`; 1: never."""
+    """Batches of whole utterances are encoded in at most so many parts of nearly equal lengths, which saves padding: the same
+    batch and loss, to rounding. None: as the device and the corpus's lengths say, see `tfser.heads.training.parts`; 1: never."""
     grad_clip: float = 0.0
     """Largest global norm of the gradient; 0: not clipped."""
     label_smoothing: float = 0.0
@@ -169,7 +169,8 @@ class Recipe(Settings):
             self._require(getattr(self, name) >= 0, name, "0 or more")
         for name in ("time_masks", "time_mask_frames", "band_masks", "band_mask_bands"):
             self._require(getattr(self, name) >= 0, name, "0 or more")
-        optional = ("train_hop", "eval_hop", "cmdt_bins", "steps", "parts", "cut_seconds", "cut_frames", "slice_seconds", "slice_frames")
+        optional = ("train_hop", "eval_hop", "cmdt_bins", "steps", "parts")
+        optional = (*optional, "cut_seconds", "cut_frames", "slice_seconds", "slice_frames")
         for name in optional:
             self._require(getattr(self, name) is None or getattr(self, name) > 0, name, "above 0, or none")
         for name in ("label_smoothing", "averaging", "speed", "warp"):

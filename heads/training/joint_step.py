@@ -23,8 +23,8 @@ from tfser.heads.training.step import training_loss
 from tfser.manifests.errors import TfserError, first_line
 
 Padded = dict[str, Tensor] | list[dict[str, Tensor]]
-"""The batches of J jobs: one stack of samples (J, B, L, D), lengths (J, B), targets (J, B, K) and present (J, B); or, of jobs that
-are computed apart, the same for each, at its own length."""
+"""The batches of J jobs: one stack of samples (J, B, L, D), lengths (J, B), targets (J, B, K) and present (J, B); or, of jobs
+that are computed apart, the same for each, at its own length."""
 
 _WARM_UPS = 3  # steps before a graph is captured: libraries choose their kernels in them
 
@@ -114,8 +114,8 @@ class Group:
     def _pad(self, batches: Sequence[Batch]) -> Padded:
         """Bring batches to one size with samples that are not there.
 
-        What is computed as one operation, or by one graph, has one length as well; jobs that are computed apart keep their own: the
-        longest utterance of ten batches is half again as long as that of one.
+        What is computed as one operation, or by one graph, has one length as well; jobs that are computed apart keep their own:
+        the longest utterance of ten batches is half again as long as that of one.
         """
         if self.how == "streams" and not self.wants_graph:
             return [self._filled(batch, batch.samples[0].shape[1]) for batch in batches]

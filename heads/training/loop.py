@@ -155,7 +155,7 @@ def _train(
 class Trainer:
     """The state of a training between two epochs.
 
-    The arguments are those of `fit`; ``frames`` are the features' on the device, where other trainings have put them there already.
+    The arguments are those of `fit`; ``frames`` are the features' on the device, where another training has put them there.
     """
 
     def __init__(

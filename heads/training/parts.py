@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,7 +96,7 @@ def in_parts(lengths: Lengths, parts: int) -> list[npt.NDArray[np.int64]]:
     bounds = sorted(set(cuts))
     if len(bounds) == 2:
         return [np.arange(B)]
-    return [order[first:last] for first, last in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [order[first:last] for first, last in pairwise(bounds)]
 
 
 def padding(lengths: Lengths, batch_size: int, parts: int) -> float:

@@ -78,8 +78,8 @@ class FrameStore:
     """All frames of a fold, packed on the device as one tensor, and samples gathered from it.
 
     Args:
-        frames: (sum of frames, D), float16 or float32; kept in its dtype. A tensor that is there already (`placed`) is taken as it
-            is, so that several trainings on the same features hold them once.
+        frames: (sum of frames, D), float16 or float32; kept in its dtype. A tensor that is there already (`placed`) is taken as
+            it is, so that several trainings on the same features hold them once.
         offsets: (n + 1,) int64.
         shift, scale: (n, D) or (1, D) each, float32: a frame x of utterance u becomes (x - shift[u]) * scale[u].
         device: Where they live.
@@ -161,6 +161,6 @@ def placed(frames: npt.NDArray[np.floating], device: torch.device) -> Tensor:
         return torch.from_numpy(frames).to(device)
     except torch.OutOfMemoryError as error:
         raise TfserError(
-            f"{device}: the {frames.nbytes / 1e9:,.1f} GB of frames do not fit into its memory; take features of one layer instead "
-            "of all, stored as float16 (`tfser cache collapse`), or --device cpu"
+            f"{device}: the {frames.nbytes / 1e9:,.1f} GB of frames do not fit into its memory; take features of one layer "
+            "instead of all, stored as float16 (`tfser cache collapse`), or --device cpu"
         ) from error

@@ -16,9 +16,9 @@ what `tfser.heads.training.loop.fit` gives for each alone. The arithmetic is in 
   over many steps rounding grows, and scores agree within the noise of a fold. So stacking is asked for (`--stack`), and a
   run's name holds it. Runs that repeat themselves to the bit are promised for CPUs, unstacked.
 * **Dropout** does not stack: the masks of a job would depend on its neighbours.
-* **Memory.** Features that jobs have in common lie on the device once. A group that does not fit into its memory is halved and goes
-  on; what it trained since its last checkpoint is trained again, to the same numbers. Steps that keep a GPU busy by themselves
-  (`LARGE_STEP`) are not stacked by `auto`: nothing is gained, and each job costs as much memory as alone.
+* **Memory.** Features that jobs have in common lie on the device once. A group that does not fit into its memory is halved and
+  goes on; what it trained since its last checkpoint is trained again, to the same numbers. Steps that keep a GPU busy by
+  themselves (`LARGE_STEP`) are not stacked by `auto`: nothing is gained, and each job costs as much memory as alone.
 * **Kills.** Checkpoints are those of `fit`, one a job: a group goes on from them, and so does a job alone or in another group.
 
 On a CPU nothing is launch-bound and stacking costs time (docs/log.md), so `auto` trains one job after another there.
@@ -57,8 +57,8 @@ TOLERANCE = 1e-5
 """Largest difference of a step's gradients from those of separate training, relative to the head's largest, in float32."""
 
 LARGE_STEP = 5e10
-"""Multiply-accumulates of a step (`step_size`) from which on it is not stacked by `auto`: a step of 700 kernels takes about 5 ms to
-launch, in which a GPU of 60 TFLOP/s does 1.5e11. By calculation; the GPU check measures it."""
+"""Multiply-accumulates of a step (`step_size`) from which on it is not stacked by `auto`: a step of 700 kernels takes about 5 ms
+to launch, in which a GPU of 60 TFLOP/s does 1.5e11. By calculation; the GPU check measures it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ def choose_stacking(
 ) -> Stacking:
     """Say how jobs of a head, configuration and recipe are trained together on a device, and why.
 
-    ``layers`` are those that the features hold side by side, ``dim`` is the width of one; None: the one that the head was made for.
+    ``layers`` are those that the features hold side by side, ``dim`` is the width of one; None: what the head was made for.
 
     Raises:
         UsageError: ``how`` is unknown, or names a way that is not there.
@@ -196,7 +196,7 @@ def fit_together(
         FitStoppedError: ``should_stop`` said so.
     """
     note = on_note or (lambda _: None)
-    recipe = replace(settle_precision(recipe, str(device)), parts=None) if how not in ("auto", "none") else settle_precision(recipe, str(device))
+    recipe = settle_precision(recipe, str(device))
     device = torch.device(device)
     layers = max((job.data.layers for job in jobs), default=1)
     dim = jobs[0].data.features.frames.shape[1] // layers if jobs else None
@@ -213,18 +213,20 @@ def fit_together(
     told = [0] * len(jobs)  # the last epoch that each job's listener has heard of
     listening = [_listening(job, told, i) for i, job in enumerate(jobs)]
     waiting = [list(range(len(jobs)))] if jobs else []
+    terms = _Terms(spec, config, recipe, device, epochs, stacking, checkpoint_every_s, should_stop, note)
     with computing_on(device), own_randomness(device):
         while waiting:
             group = waiting.pop(0)
             members = [listening[i] for i in group]
             try:
-                found = _train_group(members, spec, config, recipe, device, epochs, stacking, checkpoint_every_s, should_stop, note)
+                found = _train_group(members, terms)
             except torch.OutOfMemoryError as error:
                 if len(group) == 1:
                     raise out_of_memory(spec, device) from error
                 found, half = [], math.ceil(len(group) / 2)
                 waiting[:0] = [group[:half], group[half:]]
-                note(f"{device}: {len(group)} trainings of {spec.name} at once do not fit into memory; going on with {half} at a time")
+                said = f"{len(group)} trainings of {spec.name} at once do not fit into memory"
+                note(f"{device}: {said}; going on with {half} at a time")
             if found:
                 results |= zip(group, found, strict=True)
             else:  # out of the handler: the error holds what did not fit
@@ -232,19 +234,23 @@ def fit_together(
     return [results[i] for i in range(len(jobs))]
 
 
-def _train_group(
-    jobs: Sequence[FitJob],
-    spec: HeadSpec,
-    config: Settings,
-    recipe: Recipe,
-    device: torch.device,
-    epochs: int | None,
-    stacking: Stacking,
-    checkpoint_every_s: float,
-    should_stop: Callable[[], bool] | None,
-    note: Callable[[str], None],
-) -> list[FitResult | TfserError]:
-    """Train jobs in one stack, from the beginning or their checkpoints; the rest as in `fit_together`.
+@dataclass(frozen=True)
+class _Terms:
+    """What the groups of a call have in common: the arguments of `fit_together`, settled."""
+
+    spec: HeadSpec
+    config: Settings
+    recipe: Recipe
+    device: torch.device
+    epochs: int | None
+    stacking: Stacking
+    checkpoint_every_s: float
+    should_stop: Callable[[], bool] | None
+    note: Callable[[str], None]
+
+
+def _train_group(jobs: Sequence[FitJob], terms: _Terms) -> list[FitResult | TfserError]:
+    """Train jobs in one stack, from the beginning or their checkpoints.
 
     Raises:
         OutOfMemoryError: They do not fit into the device's memory together.
@@ -254,15 +260,17 @@ def _train_group(
     for job in jobs:
         packed = job.data.features.frames
         if id(packed) not in frames:
-            frames[id(packed)] = placed(packed, device)
+            frames[id(packed)] = placed(packed, terms.device)
         shared = frames[id(packed)]
-        trainers.append(Trainer(job.data, spec, config, recipe, job.seed, device, epochs, shared))
+        trainers.append(
+            Trainer(job.data, terms.spec, terms.config, terms.recipe, job.seed, terms.device, terms.epochs, shared)
+        )
     for job, trainer in zip(jobs, trainers, strict=True):
-        if stacking.graph:
-            make_capturable(trainer.optimiser, device)
+        if terms.stacking.graph:
+            make_capturable(trainer.optimiser, terms.device)
         if job.checkpoint_dir is not None:
             trainer.resume(job.checkpoint_dir)
-    failed = _train_all(jobs, trainers, stacking, checkpoint_every_s, should_stop, note)
+    failed = _train_all(jobs, trainers, terms)
     return [failed.get(i) or replace(trainer.result(), together=len(jobs)) for i, trainer in enumerate(trainers)]
 
 
@@ -317,14 +325,7 @@ def _alone(
         return error
 
 
-def _train_all(
-    jobs: Sequence[FitJob],
-    trainers: Sequence[Trainer],
-    stacking: Stacking,
-    checkpoint_every_s: float,
-    should_stop: Callable[[], bool] | None,
-    note: Callable[[str], None],
-) -> dict[int, TfserError]:
+def _train_all(jobs: Sequence[FitJob], trainers: Sequence[Trainer], terms: _Terms) -> dict[int, TfserError]:
     """Train until every job is done; return the errors of those that failed, by their number."""
     failed: dict[int, TfserError] = {}
     group: Group | None = None
@@ -337,16 +338,16 @@ def _train_all(
             return failed
         members = [trainers[i] for i in active]
         if group is None or group.trainers != members:
-            group = Group(members, stacking.how, stacking.graph, note)
+            group = Group(members, terms.stacking.how, terms.stacking.graph, terms.note)
         records: dict[int, EpochRecord] = {}
         for i, outcome in zip(active, group.run_epoch(), strict=True):
             if isinstance(outcome, TfserError):
                 failed[i] = outcome
             else:
                 records[i] = outcome
-        stop = should_stop is not None and should_stop()
+        stop = terms.should_stop is not None and terms.should_stop()
         stop = stop and any(len(trainers[i].history) < trainers[i].epochs for i in records)
-        due = stop or time.monotonic() - kept >= checkpoint_every_s
+        due = stop or time.monotonic() - kept >= terms.checkpoint_every_s
         for i in records:
             folder = jobs[i].checkpoint_dir
             if folder is not None and (due or len(trainers[i].history) == trainers[i].epochs):

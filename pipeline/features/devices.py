@@ -71,8 +71,8 @@ def processor(device: str) -> str:
 class _Float32Products:
     """Whether float32 products of matrices and convolutions are rounded to TF32 in this process: switched off while anybody asks.
 
-    torch's flags are the process's, and encoders compute in a thread a device: the flags return to what they were with the last of
-    them.
+    torch's flags are the process's, and encoders compute in a thread a device: with the last of them the flags return to what
+    they were.
     """
 
     def __init__(self) -> None:
@@ -99,9 +99,9 @@ _PRODUCTS = _Float32Products()
 def computing_on(device: torch.device) -> Iterator[None]:
     """Make a device the current one of this thread, and float32 mean float32, while something computes there.
 
-    CUDA graphs and streams are made on the current device, whatever device their tensors are on: `cuda:1` has to be it. By torch's
-    defaults convolutions in float32 are computed in TF32, with 10 bits of mantissa; numbers that are called float32 are not. Both
-    are as they were afterwards.
+    CUDA graphs and streams are made on the current device, whatever device their tensors are on: `cuda:1` has to be it. By
+    torch's defaults convolutions in float32 are computed in TF32, with 10 bits of mantissa, which is not what float32 is called
+    for. Both are as they were afterwards.
     """
     import torch
 

@@ -90,7 +90,9 @@ def test_padding_is_that_of_dealt_batches() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("changes", [{}, {"time_masks": 1, "time_mask_frames": 5, "gain_db": 3.0}, {"label_smoothing": 0.1, "focal": 1.0}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"time_masks": 1, "time_mask_frames": 5, "gain_db": 3.0}, {"label_smoothing": 0.1, "focal": 1.0}]
+)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_loss_and_gradients_are_those_of_the_whole_batch(name: str, changes: dict[str, Any], layers: int) -> None:
     data = uneven(layers=layers)
