@@ -21,10 +21,11 @@ are plain tensors (the model in float32), and what `predict` computes from them 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -49,6 +50,8 @@ Kernel = Literal["rbf", "linear"]
 KERNELS = ("rbf", "linear")
 MOST_UTTERANCES = 30_000
 """That a support vector machine is fitted to: the kernel matrix of so many takes 7 GB."""
+_SMALL = 2**22
+"""Numbers of the inputs up to which one thread fits them: 2,000 utterances of 1,024 features."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +130,13 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
     present = np.unique(labels)
     if len(present) < 2:
         raise UsageError("a reference head needs training utterances of two classes at least")
-    scaled, state = _scale(inputs[data.train])
     weights = class_weights(recipe, labels, len(data.classes)).numpy().astype(np.float64)[labels]
-    if isinstance(config, LogRegConfig):
-        found = _fit_logreg(config, scaled, labels, weights, present)
-    else:
-        found = _fit_svm(config, scaled, labels, weights, present)
+    with _few_threads(inputs.size):
+        scaled, state = _scale(inputs[data.train])
+        if isinstance(config, LogRegConfig):
+            found = _fit_logreg(config, scaled, labels, weights, present)
+        else:
+            found = _fit_svm(config, scaled, labels, weights, present)
     state |= {name: torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)) for name, value in found.items()}
     state = _with_absent_classes(state, present, len(data.classes))
     trained = time.perf_counter()
@@ -153,6 +157,22 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
         states={"last": state},
         parameters=sum(tensor.numel() for name, tensor in state.items() if name.startswith("model.")),
     )
+
+
+@contextlib.contextmanager
+def _few_threads(size: int) -> Iterator[None]:
+    """Let small products of matrices be computed by one thread.
+
+    A fit is a thousand products of a few hundred rows. Shared out, each waits for all threads, which spin meanwhile: on two cores ten
+    times the processor time of one thread, on busy ones ten times the wall time, for the same numbers (docs/log.md).
+    """
+    from threadpoolctl import threadpool_limits
+
+    if size > _SMALL:
+        yield
+        return
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
 
 
 def predict(state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices) -> Prediction:

@@ -192,7 +192,8 @@ class Trainer:
         self.counts = torch.from_numpy(self.store.lengths)
         self.augments = changes_samples(recipe)
         self.parts = 1 if recipe.parts is None or why_whole(spec, config, recipe) is not None else recipe.parts
-        self.labels = torch.from_numpy(data.labels).to(device)
+        labels = torch.from_numpy(data.labels)
+        self.targets = nn.functional.one_hot(labels, len(data.classes)).float().to(device)  # (n, K)
         self.class_weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
 
         torch.manual_seed(_stream(seed, 0, "weights"))
@@ -293,7 +294,7 @@ class Trainer:
         recipe = self.recipe
         cut = [slice(None)] if self.parts == 1 else in_parts(self.store.lengths[rows.numpy()], self.parts)
         order = rows if len(cut) == 1 else rows[torch.from_numpy(np.concatenate(cut))]
-        targets = nn.functional.one_hot(self.labels[order.to(self.device, non_blocking=True)], len(self.data.classes)).float()
+        targets = self.targets[order.to(self.device, non_blocking=True)]
         if len(cut) > 1 and not self.augments:  # each part is read at its own length
             found = [self._mixed(*self.store.gather(rows[part], starts[part], None)) for part in cut]
             return Batch(tuple(samples for samples, _ in found), tuple(lengths for _, lengths in found), targets)

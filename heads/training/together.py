@@ -205,6 +205,7 @@ def fit_together(
         if how == "auto" and len(jobs) > 1:
             note(f"trained one by one: {stacking.reason}")
         return [_alone(job, spec, config, recipe, device, checkpoint_every_s, epochs, should_stop) for job in jobs]
+    recipe = replace(recipe, parts=None)  # one padded batch for all
     if epochs is not None and epochs < 1:
         raise UsageError(f"epochs={epochs}: at least 1")
     if len({(job.data.features.frames.shape[1], job.data.classes) for job in jobs}) > 1:

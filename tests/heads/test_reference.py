@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from tfser.heads import head
 from tfser.heads.machine.cost import select
@@ -168,3 +170,25 @@ def test_they_have_no_network_to_measure() -> None:
         select(["svm"])
     with pytest.raises(UsageError, match="no network"):
         build_module(head("logreg"), LogRegConfig(), 80, 4)
+
+
+def test_small_fits_take_one_thread_and_give_the_same_numbers(fold: FoldData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that wait for each other took ten times as long; large fits keep theirs."""
+    seen: list[int] = []
+    fit_scaler = StandardScaler.fit
+
+    def noting(self: Any, *args: Any, **named: Any) -> Any:
+        seen.append(max(of["num_threads"] for of in threadpool_info() if of["user_api"] == "blas"))
+        return fit_scaler(self, *args, **named)
+
+    monkeypatch.setattr(StandardScaler, "fit", noting)
+    for name in ("logreg", "svm"):
+        spec = head(name)
+        with threadpool_limits(2, user_api="blas"):
+            small = spec.fit(fold, spec.preset(), spec.recipe())  # type: ignore[misc]
+            with monkeypatch.context() as patch:
+                patch.setattr("tfser.heads.training.baselines._SMALL", 0)
+                large = spec.fit(fold, spec.preset(), spec.recipe())  # type: ignore[misc]
+        assert seen[-2:] == [1, 2]
+        for key, tensor in small.states["last"].items():
+            assert torch.equal(tensor, large.states["last"][key]), key
