@@ -1,4 +1,4 @@
-"""The GPU check: a section that fails or hangs stops no other, every claim is named in the end, and the sections run without a GPU."""
+"""The GPU check: a section that fails or hangs stops no other, every claim is named, and the sections run without a GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ PRETENDED = """
 import json, sys, time
 name = sys.argv[1]
 def say(claim, outcome):
-    print(json.dumps({"claim": claim, "outcome": outcome, "value": 2.5, "unit": "times", "bar": 2.0, "device": "toy", "size": "1 x 1"}))
+    about = {"value": 2.5, "unit": "times", "bar": 2.0, "device": "toy", "size": "1 x 1"}
+    print(json.dumps({"claim": claim, "outcome": outcome, **about}))
     sys.stdout.flush()
 say("first", "proven")
 print("other words")

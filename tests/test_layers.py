@@ -30,7 +30,8 @@ ROOMS = {
         *("cache", "texts", "streams", "options", "outputs", "display", "protocols", "catalogue", "splits", "audits"),
     ),
     "pipeline": (
-        *("cores", "threads", "sound", "corpora", "measure", "scan_report", "scan", "shards", "features", "extract_report", "extract"),
+        *("cores", "threads", "sound", "corpora", "measure", "scan_report", "scan", "shards", "features"),
+        *("extract_report", "extract"),
         *("collapse", "verify", "inventory", "copies"),
     ),
     "heads": ("spec", "models", "training", "machine", "runs", "results", "commands"),

@@ -163,8 +163,8 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
 def _few_threads(size: int) -> Iterator[None]:
     """Let small products of matrices be computed by one thread.
 
-    A fit is a thousand products of a few hundred rows. Shared out, each waits for all threads, which spin meanwhile: on two cores ten
-    times the processor time of one thread, on busy ones ten times the wall time, for the same numbers (docs/log.md).
+    A fit is a thousand products of a few hundred rows. Shared out, each waits for all threads, which spin meanwhile: on two busy
+    cores ten times the processor and wall time of one thread, for the same numbers (docs/log.md).
     """
     from threadpoolctl import threadpool_limits
 
