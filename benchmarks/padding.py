@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfser.heads.machine.memory import keep_freed_memory
+from tfser.pipeline.memory import keep_freed_memory
 from tfser.pipeline.threads import wait_passively
 
 if TYPE_CHECKING:

@@ -63,10 +63,11 @@ def test_a_worker_of_a_sweep_sets_them(monkeypatch: pytest.MonkeyPatch) -> None:
 import sys, threading
 from multiprocessing import Pipe
 from tfser.heads.runs import processes
+from tfser.heads.runs.running import RunningMany
 ours, theirs = Pipe()
 processes._die_with_parent = lambda: None
 ours.send(None)
-processes._work(theirs, None, 1, False, 1.0)
+processes._work(theirs, None, RunningMany(threads=1, keep_memory=False))
 assert "torch" in sys.modules
 """
     assert variables(program) == PASSIVE
