@@ -87,9 +87,10 @@ def utterance_sums(frames: npt.NDArray[np.floating], offsets: npt.NDArray[np.int
         sums[first:last] = np.add.reduceat(block, begins, axis=0)
         squares[first:last] = np.add.reduceat(block * block, begins, axis=0)
         first = last
+    found = (sums, squares)
     for kept in _KEPT:
-        kept.put(frames, offsets, (sums, squares))
-    return sums, squares
+        kept.put(frames, offsets, found)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
