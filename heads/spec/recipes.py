@@ -169,8 +169,8 @@ class Recipe(Settings):
             self._require(getattr(self, name) >= 0, name, "0 or more")
         for name in ("time_masks", "time_mask_frames", "band_masks", "band_mask_bands"):
             self._require(getattr(self, name) >= 0, name, "0 or more")
-        optional = ("train_hop", "eval_hop", "cmdt_bins", "steps", "parts")
-        optional = (*optional, "cut_seconds", "cut_frames", "slice_seconds", "slice_frames")
+        times = ("cut_seconds", "cut_frames", "slice_seconds", "slice_frames")
+        optional = ("train_hop", "eval_hop", "cmdt_bins", "steps", "parts", *times)
         for name in optional:
             self._require(getattr(self, name) is None or getattr(self, name) > 0, name, "above 0, or none")
         for name in ("label_smoothing", "averaging", "speed", "warp"):
