@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 wanted = """duckdb einops filelock h5py hypothesis huggingface-hub packaging platformdirs pytest pytest-timeout pytz pyyaml regex rich
 safetensors shellingham soundfile soxr tokenizers tqdm transformers typer iniconfig pluggy pygments sortedcontainers cffi pycparser
-markdown-it-py mdurl httpx httpcore h11 anyio idna certifi sniffio typing-extensions annotated-doc click hf-xet""".split()
+markdown-it-py mdurl httpx httpcore h11 anyio idna certifi sniffio typing-extensions annotated-doc click threadpoolctl""".split()
 pins = dict(re.findall(r"^([\w.-]+)==(\S+)", Path("constraints.txt").read_text(), re.M))
 pins = {name.lower().replace("_", "-"): version for name, version in pins.items()}
 print(*(f"{name}=={pins[name]}" if name in pins else name for name in wanted))

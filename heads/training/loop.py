@@ -292,8 +292,8 @@ class Trainer:
     def _batch(self, rows: Tensor, starts: Tensor, generator: torch.Generator) -> Batch:
         """Gather and augment a batch of rows (B,) on the CPU, without waiting for the device: it computes the step before."""
         recipe = self.recipe
-        cut = [slice(None)] if self.parts == 1 else in_parts(self.store.lengths[rows.numpy()], self.parts)
-        order = rows if len(cut) == 1 else rows[torch.from_numpy(np.concatenate(cut))]
+        cut = in_parts(self.store.lengths[rows.numpy()], self.parts) if self.parts > 1 else []
+        order = rows[torch.from_numpy(np.concatenate(cut))] if len(cut) > 1 else rows
         targets = self.targets[order.to(self.device, non_blocking=True)]
         if len(cut) > 1 and not self.augments:  # each part is read at its own length
             found = [self._mixed(*self.store.gather(rows[part], starts[part], None)) for part in cut]
