@@ -1,4 +1,4 @@
-"""What a sweep of reference heads takes a run, and where: fits by all threads (as before) against fits by one, same numbers.
+"""What a sweep of reference heads takes a run, and where: as before, now, and with logistic regression fitted by one thread.
 
 Each way runs `tfser sweep --head logreg,svm` over all folds in a process of its own and a folder of its own, in turns. Prints
 wall and processor seconds a run, start of the program apart from the rest, the seconds inside of scikit-learn's fits, and whether
@@ -18,6 +18,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tfser.pipeline.threads import PASSIVE
+
 PROGRAM = """
 import json, sys, time
 began, used = time.perf_counter(), time.process_time()
@@ -25,7 +27,6 @@ import torch, sklearn.linear_model, sklearn.svm
 from tfser.heads.training import baselines, normalise
 start = time.perf_counter() - began, time.process_time() - used
 if sys.argv.pop(1) == "before":
-    baselines._SMALL = 0
     normalise._MOST_KEPT = -1
 spent = [0.0, 0.0]
 def timed(function):
@@ -58,11 +59,15 @@ def main() -> None:
     digests: dict[str, str] = {}
     print(f"load {os.getloadavg()[0]:.1f}; seconds a run, by the clock / of processor time")
     for number in range(chosen.rounds):
-        for way in ("before", "now") if number % 2 == 0 else ("now", "before"):
+        ways = ("before", "now", "one thread")
+        for way in ways if number % 2 == 0 else reversed(ways):
             with tempfile.TemporaryDirectory() as folder:
                 places = ["sweep", "--cache", str(chosen.cache), "--runs", folder, "--head", chosen.heads]
-                command = [sys.executable, "-c", PROGRAM, way, *places, *words, "--format", "json"]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                more = ["--set", "logreg.threads=1"] if way == "one thread" else []
+                command = [sys.executable, "-c", PROGRAM, way, *places, *words, *more, "--format", "json"]
+                quiet = {name: value for name, value in os.environ.items() if name not in PASSIVE}
+                environment = quiet if way == "before" else quiet | PASSIVE
+                done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
                 found = json.loads(done.stderr.splitlines()[-1])
                 files = sorted(Path(folder).rglob("predictions.parquet"))
                 digests[way] = hashlib.sha256(b"".join(stored(file) for file in files)).hexdigest()
@@ -70,11 +75,11 @@ def main() -> None:
             ours = [(w - s - f) / len(files) for w, s, f in zip(whole, start, fits, strict=True)]
             fit = [of / len(files) for of in fits]
             print(
-                f"{way:<8}{len(files):>4} runs   start {start[0]:6.1f} / {start[1]:4.1f} (once)   "
+                f"{way:<12}{len(files):>4} runs   start {start[0]:6.1f} / {start[1]:4.1f} (once)   "
                 f"fits {fit[0]:6.2f} / {fit[1]:5.2f}   all else {ours[0]:6.2f} / {ours[1]:5.2f}",
                 flush=True,
             )
-    print("predictions are the same to the bit" if len(set(digests.values())) == 1 else "predictions differ")
+    print("now as before, to the bit" if digests["now"] == digests["before"] else "predictions differ from before")
 
 
 def stored(file: Path) -> bytes:

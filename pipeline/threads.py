@@ -14,14 +14,16 @@ from __future__ import annotations
 import os
 import sys
 
-PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
-"""The standard's word for it, and those by which GNU's and LLVM's (or Intel's) OpenMP are told exactly."""
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0", "OPENBLAS_THREAD_TIMEOUT": "4"}
+"""OpenMP's word for it, those by which GNU's and LLVM's (or Intel's) OpenMP are told exactly, and OpenBLAS's: threads without work
+spin for 2^4 cycles instead of 2^26."""
 
 
 def wait_passively() -> bool:
     """Let the threads of libraries that are loaded from now on sleep while they wait; return whether anything was set.
 
-    Nothing is done where the user has set any of the variables, or where torch, which reads them, is loaded already.
+    Nothing is done where the user has set any of the variables, or where torch, which reads them, is loaded already. No number
+    depends on it: work is dealt to threads by their number alone.
     """
     if "torch" in sys.modules or any(name in os.environ for name in PASSIVE):
         return False

@@ -21,11 +21,10 @@ are plain tensors (the model in float32), and what `predict` computes from them 
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -37,7 +36,7 @@ from torch import Tensor
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Indices, Prediction, Selection
 from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.recipes import Recipe
-from tfser.heads.spec.settings import LARGEST, SMALLEST, Settings
+from tfser.heads.spec.settings import LARGEST, SMALLEST, Settings, later
 from tfser.heads.training.finite import refuse_features
 from tfser.heads.training.loop import side_scores
 from tfser.heads.training.losses import class_weights
@@ -50,8 +49,6 @@ Kernel = Literal["rbf", "linear"]
 KERNELS = ("rbf", "linear")
 MOST_UTTERANCES = 30_000
 """That a support vector machine is fitted to: the kernel matrix of so many takes 7 GB."""
-_SMALL = 2**22
-"""Numbers of the inputs up to which one thread fits them: 2,000 utterances of 1,024 features."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +61,15 @@ class LogRegConfig(Settings):
 
     C: float = 1.0
     """Inverse strength of the L2 penalty."""
+    threads: int | None = later(None)
+    """Threads of the fit's products of matrices; None: the library's choice, one a core. The products of a small fit are so small
+    that with 1 it is several times faster, on a busy machine ten times. The solver then stops at other digits: up to 0.003 of a
+    probability (docs/log.md), so that the setting is in a run's name."""
 
     def __post_init__(self) -> None:
         _require_positive(C=self.C)
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads={self.threads}: must be 1 or more, or none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +134,11 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
     if len(present) < 2:
         raise UsageError("a reference head needs training utterances of two classes at least")
     weights = class_weights(recipe, labels, len(data.classes)).numpy().astype(np.float64)[labels]
-    with _few_threads(inputs.size):
-        scaled, state = _scale(inputs[data.train])
-        if isinstance(config, LogRegConfig):
-            found = _fit_logreg(config, scaled, labels, weights, present)
-        else:
-            found = _fit_svm(config, scaled, labels, weights, present)
+    scaled, state = _scale(inputs[data.train])
+    if isinstance(config, LogRegConfig):
+        found = _fit_logreg(config, scaled, labels, weights, present)
+    else:
+        found = _fit_svm(config, scaled, labels, weights, present)
     state |= {name: torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)) for name, value in found.items()}
     state = _with_absent_classes(state, present, len(data.classes))
     trained = time.perf_counter()
@@ -157,22 +159,6 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
         states={"last": state},
         parameters=sum(tensor.numel() for name, tensor in state.items() if name.startswith("model.")),
     )
-
-
-@contextlib.contextmanager
-def _few_threads(size: int) -> Iterator[None]:
-    """Let small products of matrices be computed by one thread.
-
-    A fit is a thousand products of a few hundred rows. Shared out, each waits for all threads, which spin meanwhile: on two busy
-    cores ten times the processor and wall time of one thread, for the same numbers (docs/log.md).
-    """
-    from threadpoolctl import threadpool_limits
-
-    if size > _SMALL:
-        yield
-        return
-    with threadpool_limits(limits=1, user_api="blas"):
-        yield
 
 
 def predict(state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices) -> Prediction:
@@ -204,8 +190,9 @@ def _fit_logreg(
 ) -> dict[str, npt.NDArray[Any]]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(limits=config.threads, user_api="blas"):
         warnings.simplefilter("error", ConvergenceWarning)
         try:
             model = LogisticRegression(C=config.C, max_iter=5000).fit(inputs, labels, sample_weight=weights)

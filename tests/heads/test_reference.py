@@ -172,23 +172,20 @@ def test_they_have_no_network_to_measure() -> None:
         build_module(head("logreg"), LogRegConfig(), 80, 4)
 
 
-def test_small_fits_take_one_thread_and_give_the_same_numbers(fold: FoldData, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads that wait for each other took ten times as long; large fits keep theirs."""
+def test_a_fit_takes_the_threads_that_it_is_given(fold: FoldData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's choice by default: the numbers of the versions before, which depend on it, and so do names."""
     seen: list[int] = []
-    fit_scaler = StandardScaler.fit
+    fit_model = LogisticRegression.fit
 
     def noting(self: Any, *args: Any, **named: Any) -> Any:
         seen.append(max(of["num_threads"] for of in threadpool_info() if of["user_api"] == "blas"))
-        return fit_scaler(self, *args, **named)
+        return fit_model(self, *args, **named)
 
-    monkeypatch.setattr(StandardScaler, "fit", noting)
-    for name in ("logreg", "svm"):
-        spec = head(name)
-        with threadpool_limits(2, user_api="blas"):
-            small = spec.fit(fold, spec.preset(), spec.recipe())  # type: ignore[misc]
-            with monkeypatch.context() as patch:
-                patch.setattr("tfser.heads.training.baselines._SMALL", 0)
-                large = spec.fit(fold, spec.preset(), spec.recipe())  # type: ignore[misc]
-        assert seen[-2:] == [1, 2]
-        for key, tensor in small.states["last"].items():
-            assert torch.equal(tensor, large.states["last"][key]), key
+    monkeypatch.setattr(LogisticRegression, "fit", noting)
+    with threadpool_limits(2, user_api="blas"):
+        train(fold)
+        train(fold, LogRegConfig(threads=1))
+    assert seen == [2, 1]
+    assert "threads" not in LogRegConfig().identity() and LogRegConfig(threads=1).identity()["threads"] == 1
+    with pytest.raises(UsageError, match="threads=0"):
+        LogRegConfig(threads=0)
