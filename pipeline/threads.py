@@ -15,8 +15,8 @@ import os
 import sys
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0", "OPENBLAS_THREAD_TIMEOUT": "4"}
-"""OpenMP's word for it, those by which GNU's and LLVM's (or Intel's) OpenMP are told exactly, and OpenBLAS's: threads without work
-spin for 2^4 cycles instead of 2^26."""
+"""OpenMP's word for it, those by which GNU's and LLVM's (or Intel's) OpenMP are told exactly, and OpenBLAS's: threads without
+work spin for 2^4 cycles instead of 2^26."""
 
 
 def wait_passively() -> bool:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import Baseline, HeadSpec
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 
@@ -150,7 +150,7 @@ def settle_parts(
 
 def why_whole(spec: HeadSpec, config: Settings, recipe: Recipe) -> str | None:
     """Return why batches of a head and recipe cannot be cut into parts; None if they can."""
-    if spec.fit is not None:
+    if isinstance(spec, Baseline):
         return f"{spec.name} is not trained in batches"
     if spec.sample_frames(config, recipe) is not None:
         return "samples are segments of one length"
