@@ -27,7 +27,7 @@ END
 # checks leave out what needs them, and say so, unless the machine has them.
 # shellcheck disable=SC2086
 "$python" -m pip download --no-deps -q -d "$folder" $here $pins
-"$python" -m pip download --no-deps --no-binary=:all: --no-build-isolation -q -d "$folder" 'mamba-ssm==2.3.1' ||
+MAMBA_SKIP_CUDA_BUILD=TRUE "$python" -m pip download --no-deps --no-binary=:all: --no-build-isolation -q -d "$folder" 'mamba-ssm==2.3.1' ||
     echo "mamba-ssm's sources could not be had: the fused kernel will be left out, and named as not reached"
 for archive in "$folder"/mamba_ssm-*.tar.gz; do
     [ -e "$archive" ] || continue
