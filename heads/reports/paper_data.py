@@ -56,6 +56,7 @@ def costs(connection: Connection, material: Material, device: str = "cpu") -> tu
     from tfser.heads import head as head_of
     from tfser.heads.machine.conditions import Conditions
     from tfser.heads.machine.cost import profile
+    from tfser.heads.spec.head import Network
 
     found, left_out = [], []
     for one in material.members:
@@ -66,7 +67,7 @@ def costs(connection: Connection, material: Material, device: str = "cpu") -> tu
             [one.experiment],
         )[0]
         spec = head_of(str(one.row["head"]))
-        if spec.fit is not None:
+        if not isinstance(spec, Network):
             left_out.append(f"{one.name}: fitted at once, no network to time")
             continue
         if run["dim"] is None or run["frames"] is None:
