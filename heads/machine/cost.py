@@ -295,7 +295,7 @@ class _Case:
             head=self.spec.name,
             preset=self.preset,
             parameters=count_parameters(self.module),
-            paper_parameters=_printed(self.spec, self.preset) if self.width == self.spec.typical_dim else None,
+            paper_parameters=_printed(self.spec, self.preset, self.width),
             macs=self._macs(),
             latency_ms=statistics.median(self.latency),
             latency_min_ms=min(self.latency),
@@ -320,10 +320,14 @@ class _Case:
         )
 
 
-def _printed(spec: HeadSpec, preset: str) -> int | None:
-    """Return how many parameters the paper says that a preset has."""
+def _printed(spec: HeadSpec, preset: str, width: int) -> int | None:
+    """Return how many parameters the paper says that a preset has at a feature width, None where it says nothing."""
     found = [row.parameters for row in spec.ablation if row.preset == preset and row.parameters is not None]
-    return round(1e6 * found[0]) if found else None
+    if found and width == spec.typical_dim:
+        return round(1e6 * found[0])
+    if preset == spec.default_preset and width in spec.printed_parameters:
+        return round(1e6 * spec.printed_parameters[width])
+    return None
 
 
 @contextlib.contextmanager

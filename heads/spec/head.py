@@ -89,6 +89,10 @@ class HeadSpec:
     count in them (None: all)."""
     ablation: tuple[AblationRow, ...] = ()
     """The rows of the paper's ablation table, in its order."""
+    printed_parameters: Mapping[int, float] = field(default_factory=dict)
+    """Of the default preset, in millions by the features' width, as published for the same parts; see `ablation` for others."""
+    unstackable: str | None = None
+    """Why jobs of this head cannot be trained together (`tfser.heads.training.together`); None: they can."""
     fit: Callable[[FoldData, Any, Recipe], FitResult] | None = None
     """Of a head that is not trained by epochs of torch: ``fit(data, config, recipe)`` stands in for
     `tfser.heads.training.loop.fit`. Such a head has no module, heeds ``recipe_settings`` alone, runs on the CPU, and gives the

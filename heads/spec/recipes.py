@@ -229,3 +229,21 @@ class Recipe(Settings):
             done = since / max(1.0, total - warmup)
         share = 1 - done if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
         return self.lr * (self.floor + (1 - self.floor) * share)
+
+
+FRAMES_DEFAULT = Recipe(
+    summary="AdamW 5e-4, batch 16, 30 epochs, cosine, clipping, light label smoothing",
+    optimiser="adamw",
+    lr=5e-4,
+    weight_decay=1e-2,
+    schedule="cosine",
+    warmup_epochs=2,
+    epochs=30,
+    batch_size=16,
+    grad_clip=5.0,
+    label_smoothing=0.1,
+    normalise="train",
+    precision="auto",
+)
+"""Our own default of the heads that TF-Mamba's Table I compares: one for all, chosen beforehand and for none of them. Their
+published ways of training are lineages (`tfser.heads.spec.lineages`)."""

@@ -111,6 +111,8 @@ def _why_not(spec: HeadSpec, config: Settings, layers: int) -> str | None:
     """Return why a head and its configuration cannot be stacked at all, None if they can."""
     if spec.fit is not None:
         return "it is not trained by gradient steps"
+    if spec.unstackable is not None:
+        return spec.unstackable
     if getattr(config, "dropout", 0.0) > 0:
         return "with dropout, the masks of a job would depend on its neighbours"
     if layers > 1:
