@@ -34,7 +34,7 @@ from tfser.heads.models.blocks import (
     valid_frames,
 )
 from tfser.heads.spec.head import HeadSpec
-from tfser.heads.spec.recipes import FRAMES_DEFAULT
+from tfser.heads.spec.recipes import FRAMES_RECIPES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ HEAD = HeadSpec(
     source="Chen et al. 2023, DST",
     presets={"full": DSTConfig()},
     default_preset="full",
-    recipes={"default": FRAMES_DEFAULT},
+    recipes=FRAMES_RECIPES,
     default_recipe="default",
     features=("wavlm-large", "hubert-large", "logmel"),
     inputs="utterances",

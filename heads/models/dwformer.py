@@ -36,7 +36,7 @@ from tfser.heads.models.blocks import (
 )
 from tfser.heads.models.mean_pool import MeanPool, MeanPoolConfig
 from tfser.heads.spec.head import HeadSpec
-from tfser.heads.spec.recipes import FRAMES_DEFAULT
+from tfser.heads.spec.recipes import FRAMES_RECIPES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +189,7 @@ HEAD = HeadSpec(
     source="Chen et al. 2023, DWFormer",
     presets={"full": DWFormerConfig()},
     default_preset="full",
-    recipes={"default": FRAMES_DEFAULT},
+    recipes=FRAMES_RECIPES,
     default_recipe="default",
     features=("wavlm-large", "hubert-large", "logmel"),
     inputs="utterances",

@@ -35,7 +35,7 @@ from tfser.heads.models.blocks import (
     valid_frames,
 )
 from tfser.heads.spec.head import HeadSpec
-from tfser.heads.spec.recipes import FRAMES_DEFAULT
+from tfser.heads.spec.recipes import FRAMES_RECIPES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ HEAD = HeadSpec(
     source="Shen et al. 2024, ENT",
     presets={"full": ENTConfig(), "utterance": ENTConfig(frame_classes=False)},
     default_preset="full",
-    recipes={"default": FRAMES_DEFAULT},
+    recipes=FRAMES_RECIPES,
     default_recipe="default",
     features=("wav2vec2-base", "wavlm-large", "hubert-large", "logmel"),
     inputs="utterances",

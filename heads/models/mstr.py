@@ -34,7 +34,7 @@ from tfser.heads.models.blocks import (
 )
 from tfser.heads.models.mean_pool import MeanPool, MeanPoolConfig
 from tfser.heads.spec.head import HeadSpec
-from tfser.heads.spec.recipes import FRAMES_DEFAULT
+from tfser.heads.spec.recipes import FRAMES_RECIPES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ HEAD = HeadSpec(
     source="after Li et al. 2023, MSTR",
     presets={"full": MSTRConfig(), "one_scale": MSTRConfig(scales=(1,))},
     default_preset="full",
-    recipes={"default": FRAMES_DEFAULT},
+    recipes=FRAMES_RECIPES,
     default_recipe="default",
     features=("wavlm-large", "hubert-large", "logmel"),
     inputs="utterances",

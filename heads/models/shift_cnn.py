@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tfser.heads.models.blocks import FrameSettings, check_width, dropout, input_map, masked_mean, shift_frames, valid_frames
 from tfser.heads.spec.head import HeadSpec
-from tfser.heads.spec.recipes import FRAMES_DEFAULT
+from tfser.heads.spec.recipes import FRAMES_RECIPES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ HEAD = HeadSpec(
     source="Shen et al. 2023, ShiftSER",
     presets={"full": ShiftCNNConfig(), "no_shift": ShiftCNNConfig(shift=0)},
     default_preset="full",
-    recipes={"default": FRAMES_DEFAULT},
+    recipes=FRAMES_RECIPES,
     default_recipe="default",
     features=("hubert-base", "wavlm-large", "hubert-large", "logmel"),
     inputs="utterances",

@@ -26,7 +26,7 @@ from tfser.heads.models.blocks import (
     valid_frames,
 )
 from tfser.heads.spec.head import HeadSpec
-from tfser.heads.spec.recipes import FRAMES_DEFAULT
+from tfser.heads.spec.recipes import FRAMES_RECIPES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ HEAD = HeadSpec(
     source="Shen et al. 2023, ShiftSER",
     presets={"full": ShiftLSTMConfig(), "no_shift": ShiftLSTMConfig(shift=0)},
     default_preset="full",
-    recipes={"default": FRAMES_DEFAULT},
+    recipes=FRAMES_RECIPES,
     default_recipe="default",
     features=("hubert-base", "wavlm-large", "hubert-large", "logmel"),
     inputs="utterances",

@@ -36,7 +36,7 @@ from tfser.heads.models.blocks import (
     windowed_attention,
 )
 from tfser.heads.spec.head import HeadSpec
-from tfser.heads.spec.recipes import FRAMES_DEFAULT
+from tfser.heads.spec.recipes import FRAMES_RECIPES
 from tfser.manifests.errors import UsageError
 
 
@@ -195,7 +195,7 @@ HEAD = HeadSpec(
     source="Chen et al. 2022, SpeechFormer",
     presets={"full": SpeechFormerConfig()},
     default_preset="full",
-    recipes={"default": FRAMES_DEFAULT},
+    recipes=FRAMES_RECIPES,
     default_recipe="default",
     features=("hubert-large", "wavlm-large", "logmel"),
     inputs="utterances",

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from tfser.heads.models.blocks import check_width, input_map, masked_mean, positions, valid_frames, windowed_attention
 from tfser.heads.models.speechformer import Merge, SpeechFormerConfig, SpeechLayer, classifier, settle_hop
 from tfser.heads.spec.head import HeadSpec
-from tfser.heads.spec.recipes import FRAMES_DEFAULT
+from tfser.heads.spec.recipes import FRAMES_RECIPES
 from tfser.manifests.errors import UsageError
 
 
@@ -151,7 +151,7 @@ HEAD = HeadSpec(
     source="Chen et al. 2023, SpeechFormer++",
     presets={"full": SpeechFormerPPConfig()},
     default_preset="full",
-    recipes={"default": FRAMES_DEFAULT},
+    recipes=FRAMES_RECIPES,
     default_recipe="default",
     features=("hubert-large", "wavlm-large", "logmel"),
     inputs="utterances",

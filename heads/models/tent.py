@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from tfser.heads.models.ent import ENT, ENTConfig, check_even
 from tfser.heads.spec.head import HeadSpec
-from tfser.heads.spec.recipes import FRAMES_DEFAULT
+from tfser.heads.spec.recipes import FRAMES_RECIPES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ HEAD = HeadSpec(
     source="after Shen et al. 2024, FENT",
     presets={"full": TENTConfig()},
     default_preset="full",
-    recipes={"default": FRAMES_DEFAULT},
+    recipes=FRAMES_RECIPES,
     default_recipe="default",
     features=("wav2vec2-base", "wavlm-large", "hubert-large", "logmel"),
     inputs="utterances",

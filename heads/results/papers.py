@@ -131,10 +131,17 @@ def prepare(
         beside: dict[tuple[str, str], tuple[str, ...]] = {}
         for row in table.rows:
             for corpus, printed in _by_corpus(row, on_synthetic).items():
-                of, why = None, OTHER if row.preset is None else None
+                of, why = None, (row.why_not or OTHER) if row.preset is None else None
                 if why is None:
                     wanted = _features(cache, paper, row, corpus)
-                    asked = replace(request, preset=row.preset, settings=dict(row.settings), features=wanted)
+                    asked = replace(
+                        request,
+                        head=row.head or paper.head,
+                        recipe=row.recipe or paper.recipe,
+                        preset=row.preset,
+                        settings=dict(row.settings),
+                        features=wanted,
+                    )
                     entries, of, why = _plan_row(cache, paper, corpus, asked, seeds, entries, audited)
                     if of is not None:
                         beside.setdefault((corpus, wanted), tuple(printed))
