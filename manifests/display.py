@@ -184,7 +184,7 @@ def _shown(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    """Tell whether a cell is set to the right: numbers, and those that `percent`, `size`, `short` or a comma wrote as text, with
+    """Tell whether a cell is set to the right: numbers, and scores, sizes and large numbers that were written as text, with
     a deviation, an interval or marks behind them."""
     if isinstance(value, str):
         score = r"[-+]?\d+\.\d( ± \d+\.\d| to \d+\.\d)?[†‡§]*( \[[^]]*\])?"
@@ -304,15 +304,6 @@ def count(number: int, thing: str) -> str:
     ('1 utterance', '5,531 utterances')
     """
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
-
-
-def percent(row: Mapping[str, Any], *names: str) -> dict[str, str]:
-    """Return some values of a row in percent, with one decimal.
-
-    >>> percent({"UA": 0.5173, "WA": None}, "UA", "WA")
-    {'UA': '51.7', 'WA': ''}
-    """
-    return {name: "" if row[name] is None else f"{100 * row[name]:.1f}" for name in names}
 
 
 def short(number: float) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfser.heads.commands.progress import SweepView
 from tfser.heads.commands.sweep_table import failure_lines, latex, markdown_notes, print_plan, print_summary, print_table
-from tfser.heads.results.scores import check_runs_output, check_selection, summary, write_runs
+from tfser.heads.results.summary import check_runs_output, check_selection, summary, write_runs
 from tfser.heads.runs.in_turn import Failure, run_here
 from tfser.heads.runs.plan import HeadBlock, Plan, SweepRequest, estimate, feature_bytes, parse_seeds, plan_sweep
 from tfser.manifests.cache import Cache

@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tfser.heads import HEADS, head
 from tfser.heads.machine.peak import peak_bytes
 from tfser.heads.models.layer_mix import build_module
-from tfser.heads.spec.head import HeadSpec, count_parameters
+from tfser.heads.spec.head import HeadSpec, Network, count_parameters
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training.predict import own_randomness
 from tfser.manifests.errors import TfserError, UsageError, unknown
@@ -137,9 +137,9 @@ def select(heads: Sequence[str] = (), presets: Sequence[str] = ()) -> list[tuple
         UsageError: A name is unknown, or a head that was named has none of the presets or no network.
     """
     for name in heads:
-        if head(name).fit is not None:
+        if not isinstance(head(name), Network):
             raise UsageError(f"{name} is fitted by scikit-learn and has no network to measure")
-    specs = [spec for spec in map(head, HEADS) if (spec.name in heads if heads else spec.fit is None)]
+    specs = [spec for spec in map(head, HEADS) if (spec.name in heads if heads else isinstance(spec, Network))]
     known = list(dict.fromkeys(preset for spec in specs for preset in spec.presets))
     for preset in presets:
         if preset not in known:
@@ -325,7 +325,7 @@ def _printed(spec: HeadSpec, preset: str, width: int) -> int | None:
     found = [row.parameters for row in spec.ablation if row.preset == preset and row.parameters is not None]
     if found and width == spec.typical_dim:
         return round(1e6 * found[0])
-    if preset == spec.default_preset and width in spec.printed_parameters:
+    if isinstance(spec, Network) and preset == spec.default_preset and width in spec.printed_parameters:
         return round(1e6 * spec.printed_parameters[width])
     return None
 

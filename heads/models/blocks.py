@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tfser.heads.spec.settings import Settings
+from tfser.heads.spec.settings import ABOVE_0, BELOW_1, Settings
 from tfser.manifests.errors import UsageError
 
 
@@ -25,18 +27,10 @@ class FrameSettings(Settings):
         UsageError: A value makes no sense.
     """
 
-    width: int | None = None
+    width: Annotated[int | None, ABOVE_0] = None
     """D of the network; None: the features'. Where the two differ, a linear map comes first, which is ours."""
-    dropout: float = 0.0
+    dropout: Annotated[float, BELOW_1] = 0.0
     """The share of numbers that is dropped while training, wherever the head drops any."""
-
-    def __post_init__(self) -> None:
-        self._require(self.width is None or self.width > 0, "width", "above 0, or none")
-        self._require(0 <= self.dropout < 1, "dropout", "from 0 to below 1")
-
-    def _require(self, holds: bool, name: str, wanted: str) -> None:
-        if not holds:
-            raise UsageError(f"{name}={getattr(self, name)}: must be {wanted}")
 
 
 def check_width(head: str, width: int | None, dim: int, divisor: int = 1, what: str = "heads") -> None:
@@ -130,7 +124,7 @@ class TransformerLayer(nn.Module):
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
     def _drop(self, x: Tensor) -> Tensor:
-        return dropout(x, self.dropout) if self.training else x
+        return dropout(x, self.dropout, self.training)
 
 
 class BidirectionalLSTM(nn.Module):
@@ -155,12 +149,14 @@ class BidirectionalLSTM(nn.Module):
         return found
 
 
-def dropout(x: Tensor, rate: float) -> Tensor:
-    """Set a share ``rate`` of numbers to zero and scale up the others, so that the mean stays.
+def dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
+    """Set a share ``rate`` of numbers to zero and scale up the others, so that the mean stays; out of ``training``, nothing.
 
     On a CPU, where drawing the numbers one by one takes longest, eight come from each 64-bit draw, and the rate is
     rounded to a multiple of 1/256 (0.1 to 0.102).
     """
+    if not training:
+        return x
     dropped = round(rate * 256)
     if x.device.type != "cpu" or not dropped:
         return functional.dropout(x, rate)
@@ -229,3 +225,11 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor, window: i
     scores = scores.float().masked_fill(~near[:, None], torch.finfo(torch.float32).min)
     weights = scores.softmax(dim=-1).to(v.dtype)
     return (weights.unsqueeze(3) @ values.transpose(3, 4)).squeeze(3)
+
+
+def frame_classifier(width: int, hidden: tuple[int, ...], n_classes: int, rate: float) -> nn.Module:
+    """Return Linear-ReLU-dropout layers and a last linear map, from (..., width) to logits (..., n_classes)."""
+    steps: list[nn.Module] = []
+    for before, after in pairwise((width, *hidden)):
+        steps += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(rate)]
+    return nn.Sequential(*steps, nn.Linear((width, *hidden)[-1], n_classes))

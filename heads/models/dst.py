@@ -20,6 +20,7 @@ which is what the published code does with all 326. S is a time, so that it hold
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +29,15 @@ from tfser.heads.models.blocks import (
     FrameSettings,
     TransformerLayer,
     check_width,
+    frame_classifier,
     input_map,
     masked_mean,
     positions,
     valid_frames,
 )
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import Network
 from tfser.heads.spec.recipes import FRAMES_RECIPES
+from tfser.heads.spec.settings import ABOVE_0, BELOW_1, INSIDE_0_1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,37 +48,33 @@ class DSTConfig(FrameSettings):
         UsageError: A value makes no sense.
     """
 
-    dropout: float = 0.1
+    dropout: Annotated[float, BELOW_1] = 0.1
     """In the layers and the classifier, while training."""
-    layers: int = 4
+    layers: Annotated[int, ABOVE_0] = 4
     """One after the other."""
-    heads: int = 8
+    heads: Annotated[int, ABOVE_0] = 8
     """H; they divide D."""
-    feed_forward: int = 512
+    feed_forward: Annotated[int, ABOVE_0] = 512
     """Inner width of the feed-forward networks."""
-    hidden: tuple[int, ...] = (512, 256)
+    hidden: Annotated[tuple[int, ...], ABOVE_0] = (512, 256)
     """Hidden widths of the classifier."""
-    span_seconds: float = 6.52
+    span_seconds: Annotated[float, ABOVE_0] = 6.52
     """S: how far an anchor may lie from its frame, and the largest half-width of a window..."""
-    span_frames: int | None = None
+    span_frames: Annotated[int | None, ABOVE_0] = None
     """... or frames; None: of span_seconds."""
-    narrowest_seconds: float = 0.05
+    narrowest_seconds: Annotated[float, ABOVE_0] = 0.05
     """The width of the first head's window at the beginning..."""
-    widest_seconds: float = 1.0
+    widest_seconds: Annotated[float, ABOVE_0] = 1.0
     """... and of the last one's; those between lie on a line."""
-    first_widths: tuple[float, ...] = ()
+    first_widths: Annotated[tuple[float, ...], INSIDE_0_1] = ()
     """Half-widths of the heads' windows at the beginning, as a share of S; none: from the times above."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("layers", "heads", "feed_forward", "span_seconds", "narrowest_seconds"):
-            self._require(getattr(self, name) > 0, name, "above 0")
-        self._require(all(width > 0 for width in self.hidden), "hidden", "above 0")
-        self._require(self.span_frames is None or self.span_frames > 0, "span_frames", "above 0, or none")
-        fits = self.narrowest_seconds <= self.widest_seconds < 2 * self.span_seconds
-        self._require(fits, "widest_seconds", "from narrowest_seconds to below 2 span_seconds")
-        shares = not self.first_widths or len(self.first_widths) == self.heads
-        self._require(shares and all(0 < share < 1 for share in self.first_widths), "first_widths", "one share below 1 a head")
+        if not self.narrowest_seconds <= self.widest_seconds < 2 * self.span_seconds:
+            raise self._off("widest_seconds", "from narrowest_seconds to below 2 span_seconds")
+        if self.first_widths and len(self.first_widths) != self.heads:
+            raise self._off("first_widths", f"one share a head ({self.heads})")
 
 
 class DeformableLayer(TransformerLayer):
@@ -143,11 +142,7 @@ class DST(nn.Module):
         self.input = input_map(dim, width)
         self.norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(DeformableLayer(config, width) for _ in range(config.layers))
-        sizes = [width, *config.hidden]
-        steps: list[nn.Module] = []
-        for before, after in zip(sizes[:-1], sizes[1:], strict=True):
-            steps += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
-        self.classifier = nn.Sequential(*steps, nn.Linear(sizes[-1], n_classes))
+        self.classifier = frame_classifier(width, config.hidden, n_classes, config.dropout)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:  # (B, L, D_in), (B,) -> (B, K)
         """Classify utterances."""
@@ -173,7 +168,7 @@ def _check(config: DSTConfig, dim: int) -> None:
     check_width("dst", config.width, dim, config.heads)
 
 
-HEAD = HeadSpec(
+HEAD = Network(
     name="dst",
     summary="a Transformer whose heads choose place and width of their windows",
     source="Chen et al. 2023, DST",

@@ -23,6 +23,7 @@ moves across the median would move windows. The choice of windows has no gradien
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +36,9 @@ from tfser.heads.models.blocks import (
     valid_frames,
 )
 from tfser.heads.models.mean_pool import MeanPool, MeanPoolConfig
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import Network
 from tfser.heads.spec.recipes import FRAMES_RECIPES
+from tfser.heads.spec.settings import ABOVE_0, BELOW_1, INSIDE_0_1, SHARE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,31 +49,23 @@ class DWFormerConfig(FrameSettings):
         UsageError: A value makes no sense.
     """
 
-    dropout: float = 0.3
+    dropout: Annotated[float, BELOW_1] = 0.3
     """In the Transformer layers, while training."""
-    classifier_dropout: float = 0.5
+    classifier_dropout: Annotated[float, BELOW_1] = 0.5
     """In the classifier, while training."""
-    blocks: int = 3
+    blocks: Annotated[int, ABOVE_0] = 3
     """With windows; a plain Transformer layer comes before them."""
-    heads: int = 8
+    heads: Annotated[int, ABOVE_0] = 8
     """Of attention; they divide D."""
-    feed_forward: int = 512
+    feed_forward: Annotated[int, ABOVE_0] = 512
     """Inner width of the feed-forward networks."""
-    strong: float = 0.5
+    strong: Annotated[float, INSIDE_0_1] = 0.5
     """The share of frames below the importance from which a frame is strong: the median."""
-    weak_scale: float = 0.85
+    weak_scale: Annotated[float, SHARE] = 0.85
     """Weak frames are multiplied by it."""
-    hidden: tuple[int, ...] = (512, 256)
+    hidden: Annotated[tuple[int, ...], ABOVE_0] = (512, 256)
     """Hidden widths of the classifier."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("blocks", "heads", "feed_forward"):
-            self._require(getattr(self, name) > 0, name, "above 0")
-        self._require(all(width > 0 for width in self.hidden), "hidden", "above 0")
-        self._require(0 < self.strong < 1, "strong", "between 0 and 1")
-        self._require(0 <= self.weak_scale <= 1, "weak_scale", "from 0 to 1")
-        self._require(0 <= self.classifier_dropout < 1, "classifier_dropout", "from 0 to below 1")
 
 
 class ReceivingLayer(TransformerLayer):
@@ -183,7 +177,7 @@ def _check(config: DWFormerConfig, dim: int) -> None:
     check_width("dwformer", config.width, dim, config.heads)
 
 
-HEAD = HeadSpec(
+HEAD = Network(
     name="dwformer",
     summary="attention within windows that importance borders, then across them",
     source="Chen et al. 2023, DWFormer",

@@ -34,7 +34,7 @@ from tfser.heads.models.blocks import (
     masked_mean,
     valid_frames,
 )
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import Network
 from tfser.heads.spec.recipes import FRAMES_RECIPES
 
 
@@ -67,7 +67,7 @@ class ENT(nn.Module):
         """Classify utterances."""
         valid = valid_frames(frames, lengths)  # (B, L)
         h = self.lstm(self.input(frames), lengths)  # (B, L, D)
-        h = dropout(h, self.dropout) if self.training else h
+        h = dropout(h, self.dropout, self.training)
         logits: Tensor = self.utterance(self.norm(self.pool(h, valid)))  # (B, K)
         if self.frame is None:
             return logits
@@ -92,7 +92,7 @@ def _check(config: ENTConfig, dim: int) -> None:
     check_even("ent", config.width, dim)
 
 
-HEAD = HeadSpec(
+HEAD = Network(
     name="ent",
     summary="a BiLSTM, classes of the utterance and of its frames; the speech part alone",
     source="Shen et al. 2024, ENT",

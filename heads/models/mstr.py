@@ -19,6 +19,7 @@ that we know of. Letters: B samples, L frames, D width, K classes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,8 +34,9 @@ from tfser.heads.models.blocks import (
     windowed_attention,
 )
 from tfser.heads.models.mean_pool import MeanPool, MeanPoolConfig
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import Network
 from tfser.heads.spec.recipes import FRAMES_RECIPES
+from tfser.heads.spec.settings import ABOVE_0, BELOW_1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,28 +47,25 @@ class MSTRConfig(FrameSettings):
         UsageError: A value makes no sense.
     """
 
-    dropout: float = 0.1
+    dropout: Annotated[float, BELOW_1] = 0.1
     """In the layers and the classifier, while training."""
-    layers: int = 4
+    layers: Annotated[int, ABOVE_0] = 4
     """One after the other."""
-    heads: int = 8
+    heads: Annotated[int, ABOVE_0] = 8
     """Of attention; they divide D."""
-    feed_forward: int = 512
+    feed_forward: Annotated[int, ABOVE_0] = 512
     """Inner width of the feed-forward networks."""
-    scales: tuple[int, ...] = (1, 4, 16)
+    scales: Annotated[tuple[int, ...], ABOVE_0] = (1, 4, 16)
     """Frames of a token on each scale."""
-    window: int = 9
+    window: Annotated[int, ABOVE_0] = 9
     """Tokens that a token sees on each scale, itself in the middle."""
-    hidden: tuple[int, ...] = (512, 256)
+    hidden: Annotated[tuple[int, ...], ABOVE_0] = (512, 256)
     """Hidden widths of the classifier."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("layers", "heads", "feed_forward", "window"):
-            self._require(getattr(self, name) > 0, name, "above 0")
-        for name in ("scales", "hidden"):
-            self._require(all(number > 0 for number in getattr(self, name)), name, "above 0")
-        self._require(bool(self.scales), "scales", "one number at least")
+        if not self.scales:
+            raise self._off("scales", "one number at least")
 
 
 class ScaleLayer(TransformerLayer):
@@ -131,7 +130,7 @@ def _check(config: MSTRConfig, dim: int) -> None:
     check_width("mstr", config.width, dim, config.heads)
 
 
-HEAD = HeadSpec(
+HEAD = Network(
     name="mstr",
     summary="one windowed attention on three time scales, mixed by frame (built from its abstract)",
     source="after Li et al. 2023, MSTR",

@@ -12,12 +12,14 @@ Ours: frames beyond an utterance's end count as zero in every convolution, and t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from tfser.heads.models.blocks import FrameSettings, check_width, dropout, input_map, masked_mean, shift_frames, valid_frames
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import Network
 from tfser.heads.spec.recipes import FRAMES_RECIPES
+from tfser.heads.spec.settings import ABOVE_0, AT_LEAST_0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,21 +30,19 @@ class ShiftCNNConfig(FrameSettings):
         UsageError: A value makes no sense.
     """
 
-    blocks: int = 2
+    blocks: Annotated[int, ABOVE_0] = 2
     """The shift is in the residual of all but the first."""
-    kernel: int = 7
+    kernel: Annotated[int, ABOVE_0] = 7
     """Frames that a convolution sees; odd."""
-    expansion: int = 4
+    expansion: Annotated[int, ABOVE_0] = 4
     """Inner width of a block, as a multiple of D."""
-    shift: int = 16
+    shift: Annotated[int, AT_LEAST_0] = 16
     """One in so many features is shifted by one frame; 0: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("blocks", "kernel", "expansion"):
-            self._require(getattr(self, name) > 0, name, "above 0")
-        self._require(self.kernel % 2 == 1, "kernel", "odd")
-        self._require(self.shift >= 0, "shift", "0 or more")
+        if self.kernel % 2 == 0:
+            raise self._off("kernel", "odd")
 
 
 class ShiftConvBlock(nn.Module):
@@ -61,7 +61,7 @@ class ShiftConvBlock(nn.Module):
         x = x.masked_fill(~valid[:, :, None], 0.0)
         y = self.depthwise(x.transpose(1, 2)).transpose(1, 2)  # (B, L, D)
         y = self.outer(nn.functional.gelu(self.inner(self.norm(y))))  # (B, L, D), by way of (B, L, 4 D)
-        y = dropout(y, self.dropout) if self.training else y
+        y = dropout(y, self.dropout, self.training)
         residual = shift_frames(x, valid, self.shifted) if self.shifted else x
         return residual + y
 
@@ -94,7 +94,7 @@ def _check(config: ShiftCNNConfig, dim: int) -> None:
     check_width("shift_cnn", config.width, dim)
 
 
-HEAD = HeadSpec(
+HEAD = Network(
     name="shift_cnn",
     summary="two ConvNeXt blocks over time, a temporal shift in the second's residual",
     source="Shen et al. 2023, ShiftSER",

@@ -12,6 +12,7 @@ computed in float32 under autocast.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 
@@ -25,8 +26,9 @@ from tfser.heads.models.blocks import (
     shift_frames,
     valid_frames,
 )
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import Network
 from tfser.heads.spec.recipes import FRAMES_RECIPES
+from tfser.heads.spec.settings import AT_LEAST_0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +39,9 @@ class ShiftLSTMConfig(FrameSettings):
         UsageError: A value makes no sense.
     """
 
-    shift: int = 4
+    shift: Annotated[int, AT_LEAST_0] = 4
     """One in so many features is shifted by one frame; 0: none."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(self.shift >= 0, "shift", "0 or more")
 
 
 class ShiftLSTM(nn.Module):
@@ -66,7 +65,7 @@ class ShiftLSTM(nn.Module):
             x = shift_frames(x, valid, self.shifted)
         y = self.norm(self.lstm(x, lengths))  # (B, L, 2 D)
         pooled = masked_mean(y, valid)  # (B, 2 D)
-        logits: Tensor = self.classifier(dropout(pooled, self.dropout) if self.training else pooled)  # (B, K)
+        logits: Tensor = self.classifier(dropout(pooled, self.dropout, self.training))  # (B, K)
         return logits
 
 
@@ -74,7 +73,7 @@ def _check(config: ShiftLSTMConfig, dim: int) -> None:
     check_width("shift_lstm", config.width, dim)
 
 
-HEAD = HeadSpec(
+HEAD = Network(
     name="shift_lstm",
     summary="a temporal shift of a quarter of the features, then a bidirectional LSTM",
     source="Shen et al. 2023, ShiftSER",

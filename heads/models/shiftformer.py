@@ -13,12 +13,14 @@ mean is over its own frames.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from tfser.heads.models.blocks import FrameSettings, check_width, dropout, input_map, masked_mean, shift_frames, valid_frames
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import Network
 from tfser.heads.spec.recipes import FRAMES_RECIPES
+from tfser.heads.spec.settings import ABOVE_0, AT_LEAST_0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,18 +31,17 @@ class ShiftformerConfig(FrameSettings):
         UsageError: A value makes no sense.
     """
 
-    blocks: int = 2
+    blocks: Annotated[int, ABOVE_0] = 2
     """One after the other."""
-    expansion: int = 4
+    expansion: Annotated[int, ABOVE_0] = 4
     """Inner width of a block, as a multiple of D."""
-    shift: int = 4
+    shift: Annotated[int, AT_LEAST_0] = 4
     """One in so many features is shifted by one frame each way; 0: none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("blocks", "expansion"):
-            self._require(getattr(self, name) > 0, name, "above 0")
-        self._require(self.shift == 0 or self.shift >= 2, "shift", "0, or 2 or more")
+        if self.shift == 1:
+            raise self._off("shift", "0, or 2 or more")
 
 
 class ShiftBlock(nn.Module):
@@ -58,7 +59,7 @@ class ShiftBlock(nn.Module):
         if self.shifted:
             x = shift_frames(x, valid, self.shifted, self.shifted)
         y = self.outer(nn.functional.gelu(self.inner(x)))  # (B, L, D), by way of (B, L, 4 D)
-        mixed: Tensor = self.norm(x + (dropout(y, self.dropout) if self.training else y))
+        mixed: Tensor = self.norm(x + (dropout(y, self.dropout, self.training)))
         return mixed
 
 
@@ -86,7 +87,7 @@ def _check(config: ShiftformerConfig, dim: int) -> None:
     check_width("shiftformer", config.width, dim)
 
 
-HEAD = HeadSpec(
+HEAD = Network(
     name="shiftformer",
     summary="two Transformer blocks with a temporal shift each way in place of attention",
     source="Shen et al. 2023, ShiftSER",

@@ -20,7 +20,7 @@ Ours: nothing beyond an utterance's end is attended to or merged, so its last to
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,14 +29,16 @@ from tfser.heads.models.blocks import (
     FrameSettings,
     TransformerLayer,
     check_width,
+    frame_classifier,
     input_map,
     masked_mean,
     positions,
     valid_frames,
     windowed_attention,
 )
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import Network
 from tfser.heads.spec.recipes import FRAMES_RECIPES
+from tfser.heads.spec.settings import ABOVE_0, BELOW_1
 from tfser.manifests.errors import UsageError
 
 
@@ -48,35 +50,29 @@ class SpeechFormerConfig(FrameSettings):
         UsageError: A value makes no sense.
     """
 
-    dropout: float = 0.1
+    dropout: Annotated[float, BELOW_1] = 0.1
     """In the layers, while training."""
-    classifier_dropout: float = 0.5
+    classifier_dropout: Annotated[float, BELOW_1] = 0.5
     """In the classifier, while training."""
-    layers: tuple[int, ...] = (2, 2, 4, 4)
+    layers: Annotated[tuple[int, ...], ABOVE_0] = (2, 2, 4, 4)
     """Of each stage."""
-    heads: int = 8
+    heads: Annotated[int, ABOVE_0] = 8
     """Of attention; they divide D."""
-    feed_forward: int = 512
+    feed_forward: Annotated[int, ABOVE_0] = 512
     """Inner width of the feed-forward networks."""
-    hidden: tuple[int, ...] = (512, 256)
+    hidden: Annotated[tuple[int, ...], ABOVE_0] = (512, 256)
     """Hidden widths of the classifier."""
-    windows_ms: tuple[int, ...] = (50, 400, 2000)
+    windows_ms: Annotated[tuple[int, ...], ABOVE_0] = (50, 400, 2000)
     """What a token sees, in milliseconds, in every stage but the last, which sees all."""
-    merges_ms: tuple[int, ...] = (50, 250, 1000)
+    merges_ms: Annotated[tuple[int, ...], ABOVE_0] = (50, 250, 1000)
     """How long a token is after each stage but the last, in milliseconds."""
-    hop_ms: float | None = None
+    hop_ms: Annotated[float | None, ABOVE_0] = None
     """Milliseconds from frame to frame; None: the features'."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("heads", "feed_forward"):
-            self._require(getattr(self, name) > 0, name, "above 0")
-        for name in ("layers", "hidden", "windows_ms", "merges_ms"):
-            self._require(all(number > 0 for number in getattr(self, name)), name, "above 0")
-        self._require(0 <= self.classifier_dropout < 1, "classifier_dropout", "from 0 to below 1")
-        self._require(self.hop_ms is None or self.hop_ms > 0, "hop_ms", "above 0, or none")
         if not len(self.layers) - 1 == len(self.windows_ms) == len(self.merges_ms):
-            raise UsageError(f"layers={self.layers}: windows_ms and merges_ms need one number for each stage but the last")
+            raise self._off("layers", "one number more than windows_ms and merges_ms have")
 
     def in_frames(self, milliseconds: float) -> int:
         """Return how many whole frames a time holds, one at least."""
@@ -150,7 +146,7 @@ class SpeechFormer(nn.Module):
             for layers, (window, _) in zip(config.layers, sizes, strict=True)
         )
         self.merges = nn.ModuleList(Merge(width, merge) for _, merge in sizes if merge is not None)
-        self.classifier = classifier(config, width, n_classes)
+        self.classifier = frame_classifier(width, config.hidden, n_classes, config.classifier_dropout)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:  # (B, L, D_in), (B,) -> (B, K)
         """Classify utterances."""
@@ -168,15 +164,6 @@ class SpeechFormer(nn.Module):
         return logits
 
 
-def classifier(config: SpeechFormerConfig, width: int, n_classes: int) -> nn.Module:
-    """Return the network from pooled tokens (B, D) to logits (B, K)."""
-    sizes = [width, *config.hidden]
-    steps: list[nn.Module] = []
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
-        steps += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.classifier_dropout)]
-    return nn.Sequential(*steps, nn.Linear(sizes[-1], n_classes))
-
-
 C = TypeVar("C", bound=SpeechFormerConfig)
 
 
@@ -189,7 +176,7 @@ def _check(config: SpeechFormerConfig, dim: int) -> None:
     check_width("speechformer", config.width, dim, config.heads)
 
 
-HEAD = HeadSpec(
+HEAD = Network(
     name="speechformer",
     summary="attention in windows of frames, phonemes and words, merged between",
     source="Chen et al. 2022, SpeechFormer",

@@ -20,14 +20,24 @@ same learned token.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from tfser.heads.models.blocks import check_width, input_map, masked_mean, positions, valid_frames, windowed_attention
-from tfser.heads.models.speechformer import Merge, SpeechFormerConfig, SpeechLayer, classifier, settle_hop
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.models.blocks import (
+    check_width,
+    frame_classifier,
+    input_map,
+    masked_mean,
+    positions,
+    valid_frames,
+    windowed_attention,
+)
+from tfser.heads.models.speechformer import Merge, SpeechFormerConfig, SpeechLayer, settle_hop
+from tfser.heads.spec.head import Network
 from tfser.heads.spec.recipes import FRAMES_RECIPES
+from tfser.heads.spec.settings import ABOVE_0
 from tfser.manifests.errors import UsageError
 
 
@@ -39,12 +49,9 @@ class SpeechFormerPPConfig(SpeechFormerConfig):
         UsageError: A value makes no sense.
     """
 
-    words: int = 7
+    words: Annotated[int, ABOVE_0] = 7
     """Learned word tokens; later seconds begin from the last one."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._require(self.words > 0, "words", "above 0")
 
 
 class WordLayer(SpeechLayer):
@@ -105,7 +112,7 @@ class SpeechFormerPP(nn.Module):
             for layers, (window, _) in zip(config.layers, sizes, strict=True)
         )
         self.merges = nn.ModuleList(Merge(width, merge) for _, merge in sizes if merge is not None)
-        self.classifier = classifier(config, width, n_classes)
+        self.classifier = frame_classifier(width, config.hidden, n_classes, config.classifier_dropout)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:  # (B, L, D_in), (B,) -> (B, K)
         """Classify utterances."""
@@ -145,7 +152,7 @@ def _check(config: SpeechFormerPPConfig, dim: int) -> None:
     check_width("speechformer_pp", config.width, dim, config.heads)
 
 
-HEAD = HeadSpec(
+HEAD = Network(
     name="speechformer_pp",
     summary="SpeechFormer with a learned token a second, which gathers and gives back",
     source="Chen et al. 2023, SpeechFormer++",

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from tfser.heads.models.ent import ENT, ENTConfig, check_even
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import Network
 from tfser.heads.spec.recipes import FRAMES_RECIPES
 
 
@@ -56,7 +56,7 @@ def _check(config: TENTConfig, dim: int) -> None:
     check_even("tent", config.width, dim)
 
 
-HEAD = HeadSpec(
+HEAD = Network(
     name="tent",
     summary="ENT with frames weighted by a gate (taken for FENT); the speech part alone",
     source="after Shen et al. 2024, FENT",

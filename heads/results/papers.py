@@ -18,7 +18,8 @@ from typing import Any
 from tfser.heads import REFERENCE_HEADS
 from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.published import Paper, PublishedRow, PublishedTable
-from tfser.heads.results.scores import summary
+from tfser.heads.results.summary import check_selection, summary
+from tfser.heads.results.written import score_text
 from tfser.heads.runs.experiment import Request
 from tfser.heads.runs.in_turn import Failure
 from tfser.heads.runs.plan import Entry, Key, Plan, PlannedRequest, data_key, make_plan, settle
@@ -293,17 +294,16 @@ def readable(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     lines = []
     for row in table:
         signs = "" if row["ours"] is None else mark(row)
-        deviation = "" if row["ours_std"] is None else f" ± {row['ours_std']:.1f}"
         lines.append(
             {
                 "table": row["table"],
                 "row": row["row"],
                 "corpus": row["corpus"],
                 "metric": row["metric"],
-                "paper": "" if row["paper"] is None else f"{row['paper']:.1f}",
-                "ours": "" if row["ours"] is None else f"{row['ours']:.1f}{deviation}{signs}",
-                "pooled": "" if row["pooled"] is None else f"{row['pooled']:.1f}{signs}",
-                "difference": "" if row["difference"] is None else f"{row['difference']:+.1f}{signs}",
+                "paper": score_text(row["paper"], scale=1),
+                "ours": score_text(row["ours"], row["ours_std"], signs, scale=1),
+                "pooled": score_text(row["pooled"], None, signs, scale=1),
+                "difference": score_text(row["difference"], None, signs, sign="+", scale=1),
                 "note": row["reason"] or "",
             }
         )
@@ -343,8 +343,6 @@ def check(selection: str, of: Reproduction) -> None:
     Raises:
         UsageError: it is unknown, or `val` where nothing is held out.
     """
-    from tfser.heads.results.scores import check_selection
-
     check_name(selection)
     if of.plan is not None:
         check_selection(of.plan, selection)

@@ -15,7 +15,7 @@ from tfser.manifests.notes import note
 from tfser.pipeline.corpora import audformat_db, casia, crema_d, emodb, iemocap, meld, ravdess, synthetic
 from tfser.pipeline.corpora import table as user_table
 from tfser.pipeline.corpora.audformat_files import header_of
-from tfser.pipeline.corpora.base import CorpusReader, find_root
+from tfser.pipeline.corpora.base import CorpusReader, absolute, find_root
 from tfser.pipeline.corpora.patterns import PATTERNS
 
 CORPORA: dict[str, CorpusReader] = {
@@ -110,7 +110,7 @@ def locate(
         if table is None and "table" not in old:
             raise UsageError(f"--corpus table: name the file with --table FILE{also}")
         options = {
-            "table": str(table.expanduser().absolute()) if table else old["table"],
+            "table": str(absolute(table)) if table else old["table"],
             "columns": dict(columns) if columns is not None else old.get("columns", {}),
             "delimiter": delimiter or old.get("delimiter"),
         }

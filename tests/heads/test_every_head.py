@@ -16,26 +16,26 @@ from torch import Tensor, nn
 from tfser.heads import HEADS, head
 from tfser.heads.models.layer_mix import build_module
 from tfser.heads.spec.fold import FoldData
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import HeadSpec, Network
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training.loop import fit, predict
 from tfser.manifests.errors import UsageError
 
-CASES = [(name, preset) for name in HEADS if head(name).fit is None for preset in head(name).presets]
+CASES = [(name, preset) for name in HEADS if isinstance(head(name), Network) for preset in head(name).presets]
 ALL = [(name, preset) for name in HEADS for preset in head(name).presets]
 CLASSES = 4
 DIM = 80
 ATTENTION = {"heads": 2, "feed_forward": 16, "dropout": 0.0}
 TINY: dict[str, dict[str, object]] = {
     "tf_transformer": {"segment_frames": 32, "channels": 16, "dropout": 0.0},
-    **dict.fromkeys(("shift_cnn", "shift_lstm", "shiftformer", "ent", "tent"), {"width": 16}),
-    **dict.fromkeys(("dst", "mstr"), ATTENTION | {"width": 16, "hidden": (16,), "layers": 2}),
+    **{name: {"width": 16} for name in ("shift_cnn", "shift_lstm", "shiftformer", "ent", "tent")},
+    **{name: ATTENTION | {"width": 16, "hidden": (16,), "layers": 2} for name in ("dst", "mstr")},
     "dwformer": ATTENTION | {"width": 16, "hidden": (16,), "blocks": 2, "classifier_dropout": 0.0},
-    **dict.fromkeys(
-        ("speechformer", "speechformer_pp"),
-        ATTENTION | {"width": 16, "hidden": (16,), "layers": (1, 1, 1, 1), "classifier_dropout": 0.0},
-    ),
+    **{
+        name: ATTENTION | {"width": 16, "hidden": (16,), "layers": (1, 1, 1, 1), "classifier_dropout": 0.0}
+        for name in ("speechformer", "speechformer_pp")
+    },
 }
 """Sizes at which a head learns in a second what these tests ask of it."""
 

@@ -30,7 +30,7 @@ from tfser.heads.commands.sweep_table import (
     numbers,
     readable,
 )
-from tfser.heads.results.scores import check_selection, run_rows, summary
+from tfser.heads.results.summary import check_selection, run_rows, summary
 from tfser.heads.runs import in_turn as sweep_runs
 from tfser.heads.runs import plan as planning
 from tfser.heads.runs.experiment import Request, resolve
