@@ -31,7 +31,7 @@ ROOMS = {
     ),
     "pipeline": (
         *("cores", "sound", "corpora", "measure", "scan_report", "scan", "shards", "features", "extract_report", "extract"),
-        *("collapse", "verify", "inventory", "copies"),
+        *("collapse", "join", "verify", "inventory", "copies"),
     ),
     "heads": ("spec", "models", "training", "machine", "runs", "results", "commands"),
 }

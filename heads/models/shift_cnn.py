@@ -106,6 +106,6 @@ HEAD = Network(
     inputs="utterances",
     build=ShiftCNN,
     check=_check,
-    typical_dim=768,
+    typical_dim=1024,
     printed_parameters={768: 9.5},
 )

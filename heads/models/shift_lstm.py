@@ -85,7 +85,7 @@ HEAD = Network(
     inputs="utterances",
     build=ShiftLSTM,
     check=_check,
-    typical_dim=768,
+    typical_dim=1024,
     printed_parameters={768: 9.5},
     unstackable="torch.func has no rule for LSTMs over utterances of unequal lengths",
 )

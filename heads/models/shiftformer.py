@@ -99,6 +99,6 @@ HEAD = Network(
     inputs="utterances",
     build=Shiftformer,
     check=_check,
-    typical_dim=768,
+    typical_dim=1024,
     printed_parameters={768: 9.5, 1024: 16.8},
 )

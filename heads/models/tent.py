@@ -68,6 +68,6 @@ HEAD = Network(
     inputs="utterances",
     build=TENT,
     check=_check,
-    typical_dim=768,
+    typical_dim=1024,
     unstackable="torch.func has no rule for LSTMs over utterances of unequal lengths",
 )
