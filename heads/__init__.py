@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from tfser.heads.spec.head import HeadSpec
 
 TABLE_ONE = (
-    *("shift_cnn", "shift_lstm", "shiftformer", "dwformer", "dst", "speechformer", "speechformer_pp", "mstr", "ent", "tent"),
+    *("ca_mser", "speechformer", "speechformer_pp", "shift_cnn", "shift_lstm", "shiftformer", "dwformer", "dst", "mstr", "ent"),
+    "tent",
 )
 """The heads that TF-Mamba's Table I compares it with, one a file of its name."""
 

@@ -134,11 +134,12 @@ class BidirectionalLSTM(nn.Module):
         width: of the input.
         hidden: units each way.
         layers: one after the other.
+        rate: the share of numbers that is dropped between layers while training.
     """
 
-    def __init__(self, width: int, hidden: int, layers: int = 1) -> None:
+    def __init__(self, width: int, hidden: int, layers: int = 1, rate: float = 0.0) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(width, hidden, layers, batch_first=True, bidirectional=True)
+        self.lstm = nn.LSTM(width, hidden, layers, batch_first=True, bidirectional=True, dropout=rate if layers > 1 else 0.0)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # (B, L, D), (B,) -> (B, L, 2 H)
         """Return both directions' states side by side; zero beyond an utterance's end."""

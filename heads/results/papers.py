@@ -27,6 +27,7 @@ from tfser.heads.spec.selections import check_name
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, unknown
+from tfser.manifests.feature_name import joined_names
 
 SYNTHETIC = "synthetic"
 SYNTHETIC_EPOCHS = 2
@@ -132,7 +133,7 @@ def prepare(
         beside: dict[tuple[str, str], tuple[str, ...]] = {}
         for row in table.rows:
             for corpus, printed in _by_corpus(row, on_synthetic).items():
-                of, why = None, (row.why_not or OTHER) if row.preset is None else None
+                of, why = None, OTHER if row.preset is None else None
                 if why is None:
                     wanted = _features(cache, paper, row, corpus)
                     asked = replace(
@@ -227,7 +228,8 @@ def _features_on_synthetic(cache: Cache, paper: Paper) -> str:
 
 def missing(cache: Cache, corpus: str, features: str) -> str | None:
     """Return what to do where the cache lacks a corpus or its features; None if they are there."""
-    command = f"tfser extract --corpus {corpus} --features {features}"
+    parts = joined_names(features)
+    command = f"tfser extract --corpus {corpus} --features {parts[0]}"
     if corpus not in cache.corpora():
         return f"{corpus} is not in the cache: run `{command} --root FOLDER`"
     with open_catalogue(cache) as connection:
@@ -235,6 +237,8 @@ def missing(cache: Cache, corpus: str, features: str) -> str | None:
     have = {row["feature_set"] for row in found}
     if features in have or any(name.startswith(f"{features}/") for name in have):
         return None
+    if len(parts) > 1:
+        return f"no {features} features of {corpus}: extract each, and run `tfser cache join --features {features}`"
     return f"no {features} features of {corpus}: run `{command}`"
 
 

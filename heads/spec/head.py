@@ -94,6 +94,9 @@ class HeadSpec:
     count in them (None: all)."""
     ablation: tuple[AblationRow, ...] = ()
     """The rows of the paper's ablation table, in its order."""
+    reads: tuple[str, ...] = ()
+    """Of a head that takes feature sets apart again (`tfser cache join`): the kind of each part, in order, `*` for any; its
+    configuration has `parts`, the widths of all but the last. None: it reads any features."""
 
     def preset(self, name: str | None = None) -> Settings:
         """Return the configuration of a preset, the default one for None.
