@@ -4,8 +4,9 @@ All heads get random frames of the same length and their weights from the same s
 measured does not depend on the numbers in the frames.
 
 * **Multiply-accumulates** are torch's own count of a forward pass in evaluation mode, in float32, of one utterance, halved. It
-  counts matrix products, convolutions and attention; LSTMs are added. It does not count Fourier transforms, norms, activations, sums, the decays
-  of a scan and whatever else works number by number. The scan is counted in its portable form, which works in matrix products.
+  counts matrix products, convolutions and attention; LSTMs are added. It does not count Fourier transforms, norms, activations,
+  sums, the decays of a scan and whatever else works number by number. The scan is counted in its portable form, which works in
+  matrix products.
 * **Latency** is the time of a forward pass in evaluation mode, a **step** that of forward and backward of the cross-entropy in
   training mode: without the optimiser, augmentation and other losses, which belong to a recipe. Both are taken round by round
   over all heads, so that a machine that grows slower or faster does so for all, and each timed call follows an untimed one of
