@@ -15,6 +15,7 @@ from typing import Any
 
 from tfser.heads.commands.columns import fitted
 from tfser.heads.results.marks import explain_marks, mark, standing
+from tfser.heads.results.score_tables import SAID_BY_MARKS
 from tfser.heads.results.written import interval_text, range_text, score_text
 from tfser.manifests.display import Output, cell, count, markdown_lines, print_rows, show
 
@@ -70,8 +71,8 @@ def below(found: Sequence[Row], by: str | None = None) -> list[str]:
         for note in row.get("notes", ()):
             of_note.setdefault(note, {})[row["experiment"]] = None
     for note, of in of_note.items():  # what holds of several is said once
-        if note.startswith("no interval over speakers") and lines:
-            continue  # its mark says the same
+        if note in SAID_BY_MARKS and lines:
+            continue
         who = "all of them" if 1 < len(of) == len(experiments) else ", ".join(called[name] for name in of)
         lines.append(f"{who}: {note}")
     return lines

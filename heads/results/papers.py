@@ -20,14 +20,15 @@ from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.published import Paper, PublishedRow, PublishedTable
 from tfser.heads.results.summary import check_selection, summary
 from tfser.heads.results.written import score_text
-from tfser.heads.runs.experiment import Request
+from tfser.heads.runs.experiment import Experiment, Request
 from tfser.heads.runs.in_turn import Failure
 from tfser.heads.runs.plan import Entry, Key, Plan, PlannedRequest, data_key, make_plan, settle
+from tfser.heads.spec.head import Network
 from tfser.heads.spec.selections import check_name
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, unknown
-from tfser.manifests.feature_name import joined_names
+from tfser.manifests.feature_name import joined_names, meant
 
 SYNTHETIC = "synthetic"
 SYNTHETIC_EPOCHS = 2
@@ -235,7 +236,7 @@ def missing(cache: Cache, corpus: str, features: str) -> str | None:
     with open_catalogue(cache) as connection:
         found = rows(connection, "SELECT DISTINCT feature_set FROM features WHERE corpus = ?", [corpus])
     have = {row["feature_set"] for row in found}
-    if features in have or any(name.startswith(f"{features}/") for name in have):
+    if meant(features, have):
         return None
     if len(parts) > 1:
         return f"no {features} features of {corpus}: extract each, and run `tfser cache join --features {features}`"
@@ -330,7 +331,9 @@ def notes(of: Reproduction, table: Sequence[Mapping[str, Any]]) -> list[str]:
             "SYNTHETIC: these rows were trained on the built-in, made-up sounds, since no corpus of the paper is in the cache. "
             "They show that the way is open from end to end and say nothing about the paper."
         )
-    short = sorted({row["recipe"] for row in ran if "epochs=" in row["recipe"]})
+    entries = of.plan.entries if of.plan is not None else ()
+    shortened = {each.experiment.name for each in entries if _other_epochs(each.experiment)}
+    short = sorted({row["recipe"] for row in ran if row["experiment"] in shortened})
     if short:
         said.append(f"Trained by {', '.join(short)}, not as long as the paper: no reproduction of its numbers.")
     if any(len(row["folds"]) < row["of_folds"] for row in ran):
@@ -339,6 +342,11 @@ def notes(of: Reproduction, table: Sequence[Mapping[str, Any]]) -> list[str]:
     if ran and not any(row["looked_at_test"] for row in ran):
         said.append("The papers do not say how their epochs were chosen; ours is the last one (see --selection).")
     return said
+
+
+def _other_epochs(of: Experiment) -> bool:
+    """Tell whether an experiment was trained for another number of epochs than its recipe has by itself."""
+    return isinstance(of.spec, Network) and of.recipe.epochs != of.spec.recipe(of.recipe_name.partition("+")[0]).epochs
 
 
 def check(selection: str, of: Reproduction) -> None:

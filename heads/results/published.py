@@ -108,7 +108,7 @@ def _tf_mamba() -> tuple[PublishedTable, ...]:
             number="I",
             title="comparison with other methods",
             rows=(
-                _compared("CA-MSER", "ca_mser", 68.9, 70.1, 42.2, features="logmel+mfcc+wav2vec2-base"),
+                _compared("CA-MSER", "ca_mser", 68.9, 70.1, 42.2, features="logmel+mfcc+wav2vec2-base/12"),
                 _compared("SpeechFormer", "speechformer", 62.9, 64.5, 41.9),
                 _compared("SpeechFormer++", "speechformer_pp", 68.8, 69.1, 46.0),
                 _compared("ShiftCNN", "shift_cnn", 71.9, 72.6, 43.1),

@@ -27,6 +27,14 @@ from tfser.manifests.protocols.protocol import JOINED_BY
 BY = ("seed", "fold", "class", "speaker", "session")
 """What a table can have rows of, besides experiments."""
 
+_NO_INTERVAL = {
+    **{kind: f"no interval over speakers: {words}" for kind, words in NOT_INDEPENDENT.items()},
+    "overridden": "no interval over speakers: a fold was trained although its audit failed",
+}
+
+SAID_BY_MARKS = frozenset(_NO_INTERVAL.values())
+"""The notes that say what the explanation of a mark says already."""
+
 _ORDER = f"experiment, level DESC, {ORDER_SQL}"
 _WHICH = "list_contains(?, experiment) AND (level = 'utterance' OR ?) AND (?::VARCHAR IS NULL OR selection = ?)"
 
@@ -278,10 +286,8 @@ def _notes(of: Pooled | None, row: Mapping[str, Any], about: Mapping[str, Any], 
         notes += [few(clusters, of.by)] if clusters < FEW else []
     elif is_independent(about):
         notes.append("no interval: what it would be over is unknown for some of the utterances")
-    elif about["speakers_kept"] in NOT_INDEPENDENT:
-        notes.append(f"no interval over speakers: {NOT_INDEPENDENT[about['speakers_kept']]}")
     else:
-        notes.append("no interval over speakers: a fold was trained although its audit failed")
+        notes.append(_NO_INTERVAL.get(about["speakers_kept"], _NO_INTERVAL["overridden"]))
     return notes
 
 

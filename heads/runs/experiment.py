@@ -309,7 +309,7 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
     for name, of in sets.items():
         if not of:
             _check_readable(connection, name)
-            wanted = f" --features {asked.partition('/')[0]}" if asked is not None else ""
+            wanted = f" --features {FeatureName.parse(asked).encoder}" if asked is not None else ""
             raise UsageError(f"no features of {name} in the cache; run `tfser extract --corpus {name}{wanted}` first")
     have = sorted(set.intersection(*sets.values()))
     if not have:

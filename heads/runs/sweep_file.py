@@ -23,14 +23,13 @@ wrong kind.
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfser.heads.runs.plan import HeadBlock, SweepRequest, parse_seeds
 from tfser.manifests.errors import UsageError
-from tfser.manifests.texts import read_text
+from tfser.manifests.texts import as_toml, read_text
 
 _BOTH = {
     "preset": "names", "presets": "names", "recipe": "names", "recipes": "names", "features": "names",
@@ -51,10 +50,7 @@ def read_sweep(path: Path) -> SweepRequest:
     Raises:
         UsageError: the file cannot be read, or a key or value in it is off; the message says where.
     """
-    try:
-        values = tomllib.loads(read_text(path, str(path)))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not TOML: {error}") from error
+    values = as_toml(read_text(path, str(path)), str(path))
     blocks, table = values.pop("head", []), values.pop("defaults", {})
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
         raise UsageError(f"{path}: write heads as blocks: [[head]], and name = ... below it")
