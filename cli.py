@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from tfser import __version__
+from tfser.heads.commands.join import cache_join
 from tfser.manifests.cache import Cache
 from tfser.manifests.display import (
     Lines,
@@ -35,6 +36,7 @@ from tfser.manifests.display import (
 )
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.failures import INTERRUPTED, check_words, describe, interrupted
+from tfser.manifests.options import opened
 from tfser.manifests.outputs import check_output, format_of, output_to, write_parquet
 from tfser.manifests.streams import finish, is_file, make_ready, standard_input
 
@@ -501,8 +503,9 @@ def heads(
     format: Format = Output.table,
 ) -> None:
     """List the heads with their presets (architectures) and recipes (ways of training), or what `--set` takes for one head."""
-    from tfser.heads import HEADS, head
+    from tfser.heads import HEADS, TABLE_ONE, head
     from tfser.heads.spec import lineages
+    from tfser.heads.spec.recipes import FRAMES_RECIPES
 
     if name is not None:
         from tfser.heads.runs.setting_list import settings_of
@@ -527,7 +530,9 @@ def heads(
         )
     shared = lineages.listed()
     if format is Output.table:
-        print_rows(rows, format)
+        print_rows([row for row in rows if row["head"] not in TABLE_ONE], format)
+        show("", f"heads that TF-Mamba's Table I compares it with, each with the recipes {', '.join(FRAMES_RECIPES)}:")
+        print_rows([row for row in rows if row["head"] in TABLE_ONE], format, ["head", "presets", "about"])
         show("", "recipes of published lineages, for every head with a network, and the selections that they report:")
         print_rows(shared, format, ["recipe", "reports", "about"])
         say("selections that begin with test- chose their epoch on the test fold: upper bounds, and no results")
@@ -1558,6 +1563,9 @@ def cache_collapse(
         say(f"{report.corpus} / {target.name}: {count(report.written, 'utterance')} written, {report.before:,} were there")
     if owner := target.config.get("belongs_to"):
         say(f"it belongs to {owner['protocol']} fold {owner['fold']}: other folds and protocols are refused (`tfser audit`)")
+
+
+cache_app.command("join")(opened(cache_join))
 
 
 def main() -> None:
