@@ -531,7 +531,7 @@ def heads(
     shared = lineages.listed()
     if format is Output.table:
         print_rows([row for row in rows if row["head"] not in TABLE_ONE], format)
-        show("", f"heads that TF-Mamba's Table I compares it with, each with the recipes {', '.join(FRAMES_RECIPES)}:")
+        show("", f"TF-Mamba's Table I compares it with these (recipes: {', '.join(FRAMES_RECIPES)}):")
         print_rows([row for row in rows if row["head"] in TABLE_ONE], format, ["head", "presets", "about"])
         show("", "recipes of published lineages, for every head with a network, and the selections that they report:")
         print_rows(shared, format, ["recipe", "reports", "about"])
