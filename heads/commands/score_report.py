@@ -17,7 +17,8 @@ from tfser.heads.commands.columns import fitted
 from tfser.heads.results.marks import explain_marks, mark, standing
 from tfser.heads.results.score_tables import SAID_BY_MARKS
 from tfser.heads.results.written import interval_text, range_text, score_text
-from tfser.manifests.display import Output, cell, count, markdown_lines, print_rows, show
+from tfser.manifests.display import Output, markdown_lines, print_rows, show
+from tfser.manifests.wording import cell, count
 
 Row = Mapping[str, Any]
 

@@ -17,7 +17,8 @@ from tfser.heads.results.written import range_text, score_text
 from tfser.heads.runs.in_turn import Failure
 from tfser.heads.runs.plan import Estimate, Key, Plan, data_key
 from tfser.heads.spec import lineages
-from tfser.manifests.display import Output, TableOutput, count, markdown_lines, print_rows, say, show, size, terminal_width
+from tfser.manifests.display import Output, TableOutput, markdown_lines, print_rows, say, show, terminal_width
+from tfser.manifests.wording import count, size
 from tfser.manifests.words import listed
 
 _IN_LATEX = {

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from tfser.pipeline.sound import video
 from tfser.pipeline.sound.containers import Patched, promise
 from tfser.pipeline.sound.facts import BLOCK, Audio, AudioFacts, FactsSoFar, content_hash, describe, new_digest, resample, take_in
 from tfser.pipeline.sound.hushed import hushed
@@ -159,8 +160,6 @@ def _decoded(
 ) -> Iterator[Samples]:
     """Yield blocks as libsndfile or FFmpeg decode them."""
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        from tfser.pipeline.sound import video
-
         return video.stream(path, start_s, end_s, recording)
     return _read(path, start_s, end_s, recording, max_duration_s)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
-from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import refresh
-from tfser.manifests.display import count, say, utterance_bar
+from tfser.manifests.commands.printing import InCache
+from tfser.manifests.display import say, utterance_bar
 from tfser.manifests.options import Option
+from tfser.manifests.wording import count
+from tfser.pipeline.join import join, joined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +19,9 @@ class JoinRequest:
 
     features: Annotated[str, Option("The feature sets, a plus between them; the first sets the pace.", metavar="A+B")]
     corpus: Annotated[str | None, Option("Only of this corpus; all that have every part if left out.", metavar="NAME")] = None
-    cache: Annotated[
-        Path | None, Option("Cache folder; else $TFSER_CACHE, else the user's cache folder.", metavar="DIR")
-    ] = None
 
 
-def cache_join(*, request: JoinRequest) -> None:
+def cache_join(*, request: JoinRequest, place: InCache) -> None:
     """Write the frames of several feature sets side by side as one, which `--features A+B` then trains on.
 
     Slower sets are repeated and faster ones averaged to the pace of the first. An utterance that a part lacks is left out.
@@ -34,9 +32,7 @@ def cache_join(*, request: JoinRequest) -> None:
     Example:
         tfser cache join --features logmel+wavlm-large/12
     """
-    from tfser.pipeline.join import join, joined  # with h5py
-
-    store = Cache(request.cache)
+    store = place.store
     target = joined(store, request.features)
     with utterance_bar(f"joining {target.name}") as begin:
         reports = join(store, target, [request.corpus] if request.corpus else None, begin=begin, on_wait=say)
