@@ -12,8 +12,7 @@ from typing import Any
 
 from tfser.manifests.audits.participation import NO_AUDIO, NO_LABEL, NO_UTTERANCE, Tally, unlabelled_query
 from tfser.manifests.utterances import Skipped
-from tfser.manifests.wording import count
-from tfser.manifests.words import listed
+from tfser.manifests.wording import count, listed
 
 _MOST_CLASSES = 12
 """Classes that a line names, the largest first."""

@@ -40,7 +40,7 @@ from tfser.manifests.errors import DamagedError, MissingFileError, UnreadableErr
 from tfser.manifests.files import could_not_read, is_left_over, opened, sha256_of
 from tfser.manifests.protocols.own import read_kept
 from tfser.manifests.protocols.protocol import JOINED_BY
-from tfser.manifests.words import listed
+from tfser.manifests.wording import listed
 from tfser.pipeline.features.feature_set import fingerprint_of
 from tfser.pipeline.shards.reader import ShardReader, no_shard
 from tfser.pipeline.shards.rows import ROWS_SUFFIX, SHA256, load_rows, metadata_of, rows_path

@@ -26,9 +26,9 @@ FRONT = (
 
 ROOMS = {
     "manifests": (
-        *("errors", "labels", "natural", "words", "wording", "feature_name", "notes", "failures", "seals", "utterances"),
-        *("connections", "files", "cache", "texts", "streams", "options", "outputs", "display", "protocols", "catalogue"),
-        *("splits", "audits", "commands"),
+        *("errors", "labels", "natural", "wording", "feature_name", "notes", "failures", "seals", "utterances", "connections"),
+        *("files", "cache", "texts", "streams", "options", "outputs", "display", "protocols", "catalogue", "splits", "audits"),
+        "commands",
     ),
     "pipeline": (
         *("cores", "memory", "sound", "corpora", "measure", "scan_report", "scan", "source", "shards", "features"),

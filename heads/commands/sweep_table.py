@@ -18,8 +18,7 @@ from tfser.heads.runs.in_turn import Failure
 from tfser.heads.runs.plan import Estimate, Key, Plan, data_key
 from tfser.heads.spec import lineages
 from tfser.manifests.display import Output, TableOutput, markdown_lines, print_rows, say, show, terminal_width
-from tfser.manifests.wording import count, size
-from tfser.manifests.words import listed
+from tfser.manifests.wording import count, listed, size
 
 _IN_LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

@@ -24,7 +24,7 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import DamagedError, TfserError
 from tfser.manifests.protocols.independence import Independence, fold_independence
 from tfser.manifests.protocols.validation import WITHOUT_VAL
-from tfser.manifests.words import more
+from tfser.manifests.wording import more
 from tfser.pipeline.features.devices import processor
 from tfser.pipeline.scan import now
 from tfser.pipeline.shards.packed import FeatureRow, PackedFeatures, load_packed

@@ -80,7 +80,7 @@ class Settings:
     """What errors call a setting of this kind."""
 
     def __post_init__(self) -> None:
-        for name, (words, bound, is_optional) in _declared(type(self)).items():
+        for name, (words, bound, is_optional) in _declared(type(self)).items():  # type: ignore[arg-type]  # a class is hashable
             value = getattr(self, name)
             if words and value not in words:
                 raise unknown(name, str(value), words)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tfser.manifests.errors import TfserError
-from tfser.manifests.words import more
+from tfser.manifests.wording import more
 
 if TYPE_CHECKING:
     from tfser.heads.spec.fold import Prediction

@@ -3,5 +3,5 @@
 -- explanation: turns of one conversation stand on both sides: topic, partner and channel are known to the head
 -- action: group the folds by dialogue (group-kfold:K:dialogue), or say that dialogues are shared
 SELECT protocol, corpus, fold, level, value AS dialogue, test_utterances, train_utterances, val_utterances
-FROM overlaps WHERE kind = 'dialogue'
+FROM shared_values WHERE kind = 'dialogue'
 ORDER BY protocol, fold, corpus, value

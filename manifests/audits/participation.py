@@ -17,7 +17,7 @@ from tfser.manifests.errors import TfserError
 from tfser.manifests.protocols.names import parse
 from tfser.manifests.protocols.own import own_protocols
 from tfser.manifests.protocols.protocol import JOINED_BY, Protocol
-from tfser.manifests.words import listed
+from tfser.manifests.wording import listed
 
 NO_UTTERANCE = "no utterance"
 NO_AUDIO = "no readable audio"

@@ -11,7 +11,7 @@ tables `protocols`, `assignments`, `held_out`, `fold_roles`, `folds`, `fold_utte
 
 * `all_assignments` and `all_members`: the same as `assignments` and `members`, but of all rows (see below);
 * `sided` (kind, protocol, corpus, fold, role, value, n): how many of the rows of a side have a speaker, session, dialogue or
-  sentence (`kind`), of all rows; `overlaps` (kind, ..., value, test_utterances ...): those values that a test side shares;
+  sentence (`kind`), of all rows; `shared_values` (kind, ..., value, test_utterances ...): those values that a test side shares;
 * `sided_labels` (protocol, fold, role, label, n): the same of classes, of all corpora of the protocol together;
 * `voices` (speaker, voice): spellings of what may be one speaker have the same voice.
 
@@ -85,7 +85,7 @@ WITH counted AS (
   SELECT protocol, corpus, fold AS tested_in, role AS fixed, part, label, count(*) AS n FROM assignments GROUP BY ALL
 )
 SELECT c.protocol, r.fold, {_ROLE} AS role, c.label, sum(c.n)::BIGINT AS n {_ROLLED_OUT}""",
-    "overlaps": """
+    "shared_values": """
 SELECT t.kind, t.protocol, t.corpus, t.fold,
   CASE WHEN list_contains(p.keeps_apart, t.kind) THEN 'error' ELSE 'warning' END AS level,
   t.value, t.n AS test_utterances, coalesce(sum(o.n) FILTER (o.role = 'train'), 0)::BIGINT AS train_utterances,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tfser.manifests.errors import UsageError
 from tfser.manifests.natural import natural_key
-from tfser.manifests.words import listed
+from tfser.manifests.wording import listed
 
 ROLES = {
     "train": "train training trn tr",

@@ -41,7 +41,7 @@ from tfser.manifests.notes import note
 from tfser.manifests.protocols.folds import install
 from tfser.manifests.protocols.names import parse
 from tfser.manifests.protocols.own import OwnProtocol, keep_own, own_protocols
-from tfser.manifests.words import listed
+from tfser.manifests.wording import listed
 
 __all__ = ["Connection", "ensure_protocol", "open_catalogue", "refresh", "refresh_if_possible", "rows"]
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from tfser.manifests.errors import DamagedError, TfserError, UnreadableError
 from tfser.manifests.files import could_not_read, opened
-from tfser.manifests.words import listed
+from tfser.manifests.wording import listed
 from tfser.pipeline.shards.rows import stem_of
 from tfser.pipeline.shards.writer import SUFFIXES, Array, ShardError
 

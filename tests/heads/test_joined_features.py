@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfser.heads.runs.experiment import Request, resolve
+from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.one_fold import audit_experiment, load, train_fold
+from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import UsageError
 from tfser.manifests.files import write_json

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.manifests.words import listed
+from tfser.manifests.wording import listed
 from tfser.pipeline.features.encoders.encoder import Encoder, WaveformEncoder
 from tfser.pipeline.features.encoders.spec import EncoderSpec
 from tfser.pipeline.features.encoders.weights import CONFIG
