@@ -344,9 +344,9 @@ def of_all(cache: Cache, name: str) -> PackedFeatures:
     ("normalise", "dtype", "tolerance"),
     [
         ("train", None, 1e-5),
-        ("train", "float16", 2e-3),
-        ("none", None, 1e-4),
-        ("utterance-mean", None, 1e-5),
+        pytest.param("train", "float16", 2e-3, marks=pytest.mark.slow),
+        pytest.param("none", None, 1e-4, marks=pytest.mark.slow),
+        pytest.param("utterance-mean", None, 1e-5, marks=pytest.mark.slow),
         ("utterance", None, 1e-4),
     ],
 )
@@ -396,6 +396,7 @@ def test_a_mix_says_where_it_is_from_and_is_made_once(filled: Cache, first: Firs
     assert collapsed(filled, run(filled, 2, epochs=1)[1].about["run_id"]) != name
 
 
+@pytest.mark.slow
 def test_a_mix_is_refused_everywhere_but_in_its_own_fold(filled: Cache, first: First) -> None:
     """Decision 23: its weights have seen the labels of the fold's training side, which other folds test on."""
     name = first[2]
@@ -466,6 +467,7 @@ def test_runs_that_cannot_be_collapsed(filled: Cache, first: First, call: Callab
         call(filled, first[1].about["run_id"])
 
 
+@pytest.mark.slow
 def test_a_run_whose_features_are_gone_or_whose_weights_are_damaged(cache: Cache, put_corpus: Any, put_stack: Any) -> None:
     filled = fill(cache, put_corpus, put_stack)
     run_id = run(filled, epochs=1)[1].about["run_id"]

@@ -164,6 +164,7 @@ def test_options_work_for_whole_utterances_of_encoder_like_features(settings: di
     assert changed.history[-1].test_UA == 1.0
 
 
+@pytest.mark.slow
 def test_a_killed_training_keeps_what_a_selection_may_choose(fold: FoldData, tmp_path: object) -> None:
     recipe = Recipe(lr=3e-3, epochs=9, selections=("test-top5", "test-WA", "val-WF1"))
     whole = train(fold, recipe)

@@ -76,9 +76,9 @@ def test_tf_mamba_s_encoder_costs_what_its_layers_say() -> None:
 
 
 def test_segments_are_counted_as_many_as_an_utterance_has() -> None:
-    one, five = (measure("tf_transformer", "full", frames=frames, batch_size=2) for frames in (80, 326))
+    one, five = (measure("tf_transformer", "full", frames=frames, batch_size=1) for frames in (80, 326))
     assert five.macs == 5 * one.macs
-    assert (one.samples, five.samples) == (2, 10)
+    assert (one.samples, five.samples) == (1, 5)
     assert one.sample_frames == five.sample_frames == 80
     assert one.parameters == 239_020
 
