@@ -844,10 +844,11 @@ def _train(
     from dataclasses import replace
 
     from tfser.heads.commands.training_table import print_scores
-    from tfser.heads.runs.experiment import resolve
+    from tfser.heads.runs.experiment import each_request, resolve
 
     requests = [replace(request, features=name) for name in features] or [request]
-    experiments = list({of.name: of for of in (resolve(store, each) for each in requests)}.values())
+    settled = (resolve(store, of) for each in requests for of in each_request(store, each))
+    experiments = list({of.name: of for of in settled}.values())
     if experiments[0].chosen:
         say(f"chosen for you: {', '.join(experiments[0].chosen)}")
     several = len(experiments) > 1
