@@ -1,9 +1,10 @@
 """One layer of a stored stack, read where it lies: a feature set without shards of its own.
 
-What comes in: the rows of the catalogue's table `feature_sets`. What goes out: for each stack that holds all layers of an encoder
-(`tfser.pipeline.features.stacks`) its layers under the names and fingerprints that a direct extraction of each would have. They are
-the same numbers, so whatever is made of a view is what would be made of the extracted layer: runs find one another, and identities,
-audits and reports know no difference. A view is offered where no other feature set bears its name; nothing here writes a file.
+What comes in: the rows of the catalogue's table `feature_sets`. What goes out: for each stack that holds all layers of an
+encoder (`tfser.pipeline.features.stacks`) its layers under the names and fingerprints that a direct extraction of each would
+have. They are the same numbers, so whatever is made of a view is what would be made of the extracted layer: runs find one
+another, and identities, audits and reports know no difference. A view is offered where no other feature set bears its name;
+nothing here writes a file.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class LayerView:
 def layer_views(sets: Sequence[Mapping[str, Any]]) -> dict[str, LayerView]:
     """Return the layers of all stacks that can be read in their place, by name.
 
-    Two encoders that are called alike give views that are told apart as the catalogue tells their feature sets apart: by the first
-    digits of the fingerprint. A stack that a newer one replaced has none.
+    Two encoders that are called alike give views that are told apart as the catalogue tells their feature sets apart: by the
+    first digits of the fingerprint. A stack that a newer one replaced has none.
 
     Args:
         sets: rows of the table `feature_sets`, of all feature sets: a view whose name another one has is left out.

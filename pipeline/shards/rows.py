@@ -26,7 +26,8 @@ SIZE, SHA256 = "shard_size_bytes", "shard_sha256"
 """What the footer of rows says of the shard's file; those of the version before have no SHA-256."""
 
 LAYERS = "layer_checksums"
-"""What it says of frames that hold several layers: the checksums of each, as JSON, utterance by utterance. Older ones have none."""
+"""What it says of frames that hold several layers: the checksums of each layer, utterance by utterance, as JSON; of older ones,
+nothing."""
 
 
 def write_rows(shard: ShardFile, cache: Cache | None = None) -> Path:
