@@ -29,7 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfser.heads.machine.memory import keep_freed_memory
+from tfser.pipeline.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from tfser.heads.spec.fold import FoldData

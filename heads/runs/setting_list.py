@@ -18,8 +18,8 @@ from typing import Any
 from tfser.heads import HEADS, head
 from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.settings import Settings
-from tfser.manifests.display import cell
 from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.wording import cell
 
 _FEW = 8
 """So many names are listed in an error; of more, the command that explains them is named."""

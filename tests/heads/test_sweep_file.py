@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tfser.heads.commands.sweeps import asked
 from tfser.heads.runs.plan import HeadBlock, SweepRequest
-from tfser.heads.runs.sweep_file import read_sweep
+from tfser.heads.runs.sweep_file import asked, read_sweep
 from tfser.manifests.errors import UsageError
 
 
@@ -115,18 +114,18 @@ def test_options_stand_before_the_defaults_and_behind_the_blocks(file: Path) -> 
         'seeds = 1\nepochs = 9\nset = { lr = 0.1, jitter = true }\nreference = false\n'
         '[[head]]\nname = "mean_pool"\nseeds = 5\n[[head]]\nname = "tf_mamba"\n'
     )
-    request = asked(file, heads=[], seeds="0-1", epochs=2, settings={"lr": "0.2"}, features=[], reference=None, device=None)
+    request = asked(file, [], {"seeds": (0, 1), "epochs": 2, "settings": {"lr": "0.2"}})
     assert (request.seeds, request.epochs, request.features, request.device) == ((0, 1), 2, (), "auto")
     assert request.settings == {"lr": "0.2", "jitter": "true"} and request.reference is False
     assert [block.seeds for block in request.heads] == [(5,), ()]
-    assert [block.name for block in asked(file, heads=["tf_mamba"]).heads] == ["tf_mamba"]
+    assert [block.name for block in asked(file, ["tf_mamba"], {}).heads] == ["tf_mamba"]
     with pytest.raises(UsageError, match="did you mean 'tf_mamba'"):
-        asked(file, heads=["tf_mambo"])
+        asked(file, ["tf_mambo"], {})
     file.write_text('[[head]]\nname = "svm"\n[[head]]\nname = "svm"\nset = { C = 2 }\n')
     with pytest.raises(UsageError, match=r"Known: svm$"):
-        asked(file, heads=["logreg"])
+        asked(file, ["logreg"], {})
 
 
 def test_without_a_file_options_are_all(file: Path) -> None:
-    request = asked(None, heads=["mean_pool"], presets=["mlp"], seeds="3", allow_leaks=True, again=None)
+    request = asked(None, ["mean_pool"], {"presets": ("mlp",), "seeds": (3,), "allow_leaks": True})
     assert request == SweepRequest(heads=(HeadBlock(name="mean_pool"),), presets=("mlp",), seeds=(3,), allow_leaks=True)

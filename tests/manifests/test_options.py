@@ -10,8 +10,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tfser.manifests.commands.opening import opened
 from tfser.manifests.errors import UsageError
-from tfser.manifests.options import Option, declared, opened, pairs
+from tfser.manifests.options import Option, declared, pairs
 
 
 @dataclass(frozen=True, kw_only=True)
