@@ -46,6 +46,8 @@ CONTENTS = (
              "Train every row of a head's ablation table over the same folds, and print the paper's beside ours."),
         Line("sweep", f"{HEADS}.sweep:sweep",
              "Train heads x presets x recipes x features x seeds x folds; what is finished is found."),
+        Line("layers", f"{HEADS}.layers:layers",
+             "Score every layer of an encoder, and let validation speakers choose one, fold by fold."),
         Line("reproduce", f"{HEADS}.sweep:reproduce",
              "Run what a paper's tables hold, and print its numbers, ours and the difference, or why a cell could not run."),
     )),

@@ -34,7 +34,7 @@ ROOMS = {
         *("cores", "memory", "sound", "corpora", "measure", "scan_report", "scan", "source", "shards", "features"),
         *("extract_report", "extract", "collapse", "verify", "inventory", "copies", "commands"),
     ),
-    "heads": ("spec", "models", "training", "machine", "runs", "results", "commands"),
+    "heads": ("spec", "models", "training", "machine", "runs", "results", "reports", "commands"),
 }
 """The files and folders of each room, from the ground up: whoever stands here imports from its left alone."""
 
