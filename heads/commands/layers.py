@@ -122,8 +122,8 @@ def _words(found: LayerScores, plan: LayerPlan) -> list[str]:
             f"--features {plan.layers[found.best].experiment.feature_set}"
         )
         lines.append(
-            "the score of `chosen` is honest: the layer of each fold was chosen by speakers that the fold does not test; the best "
-            "layer's own score was picked by looking"
+            "the score of `chosen` is honest: the layer of each fold was chosen by speakers that it does not test; "
+            "the best layer's own score was picked by looking"
         )
     if found.gain is not None:
         value, low, high = found.gain

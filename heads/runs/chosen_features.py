@@ -134,7 +134,7 @@ def _asked(there: _There, corpus: str, asked: str) -> str:
     if found:
         raise UsageError(f"--features {asked}: which one? The cache holds {', '.join(found)} of {corpus}")
     if asks_for_each(asked):
-        raise UsageError(f"--features {asked}: this names every layer, and one feature set is wanted here; `tfser sweep` takes it")
+        raise UsageError(f"--features {asked}: this names every layer, and one feature set is wanted; `tfser sweep` takes it")
     raise _not_extracted(corpus.split(JOINED_BY), asked, there.have)
 
 

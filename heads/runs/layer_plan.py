@@ -149,7 +149,8 @@ def _stack(cache: Cache, corpus: str, asked: str | None) -> str:
     if found:
         raise UsageError(f"which layers? {corpus} has {', '.join(found)}; say --features NAME")
     what = "no features of all layers" if asked is None else f"no layers of {asked}"
-    raise UsageError(f"{what} of {corpus} in the cache; `tfser extract --corpus {corpus} --features NAME --layer all` stores them")
+    extract = f"`tfser extract --corpus {corpus} --features NAME --layer all`"
+    raise UsageError(f"{what} of {corpus} in the cache; {extract} stores them")
 
 
 def _planned(request: LayerRequest, validation: str | None, name: str, features: str) -> PlannedRequest:
