@@ -14,6 +14,7 @@ import typer
 
 from tfser.heads.runs.layer_plan import LayerPlan, LayerRequest, plan_layers
 from tfser.heads.runs.running import RunningMany
+from tfser.manifests.cache import Cache
 from tfser.manifests.commands.printing import PrintingTables
 from tfser.manifests.display import Output, TableOutput, print_rows, say, terminal_width
 from tfser.manifests.errors import UsageError
@@ -55,22 +56,39 @@ def layers(
         raise UsageError(f"--output {output}: name a file that ends in {', '.join(_KINDS)}")
     check_output(output)
     running.prepare(request.device)
+    if not show_layers(running.store(printing.cache), request, running, printing.format, selection=selection, output=output):
+        raise typer.Exit(1)
+
+
+def show_layers(
+    store: Cache,
+    request: LayerRequest,
+    running: RunningMany,
+    format: TableOutput,
+    *,
+    selection: str = "last",
+    output: Path | None = None,
+) -> bool:
+    """Train on every layer, print what came out and draw it if asked; return whether no run failed.
+
+    Raises:
+        UsageError: if the request is off; nothing is trained then.
+        TfserError: if an audit forbids a fold.
+    """
     from tfser.heads.commands.sweep_table import failure_lines
     from tfser.heads.commands.sweeps import run_plan
     from tfser.heads.results.layer_choice import layer_scores
 
-    store = running.store(printing.cache)
     plan = plan_layers(store, request)
     failures = run_plan(store, plan.plan, running, selection)
     found = layer_scores(store, plan, selection)
-    _print(found, plan, printing.format)
+    _print(found, plan, format)
     if output is not None:
         _draw(output, found.rows)
         say(f"drawn in {output}")
     for line in failure_lines(failures):
         say(line)
-    if failures:
-        raise typer.Exit(1)
+    return not failures
 
 
 def _print(found: LayerScores, plan: LayerPlan, format: TableOutput) -> None:

@@ -1,4 +1,4 @@
-"""The real Whisper base: our features against transformers' own on the published weights, and against what they were when stored."""
+"""The real Whisper base: our features against transformers' own on the published weights, and against what they were."""
 
 from __future__ import annotations
 
