@@ -3,9 +3,10 @@
     python benchmarks/whisper_window.py speed --weights DIR --clips FOLDER [--count 20] [--threads 1]
     python benchmarks/whisper_window.py accuracy --cache DIR [--head logreg]
 
-`speed` encodes the same clips in both ways, in turn, all layers, one clip at a time as on a CPU, and prints clips a second by the
-clock and by the processor's own time, which other work on the machine does not change much. `accuracy` trains nothing: it compares
-finished runs on each layer in both ways over the same speakers, which these commands make (a cache that holds all layers in both):
+`speed` encodes the same clips in both ways, in turn, all layers, one clip at a time as on a CPU, and prints clips a second by
+the clock and by the processor's own time, which other work on the machine does not change much. `accuracy` trains nothing: it
+compares finished runs on each layer in both ways over the same speakers, which this command makes, where the cache holds all
+layers in both:
 
     tfser sweep --head logreg --no-reference --features whisper-base/each,whisper-base/each+window=clip
 """

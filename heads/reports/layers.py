@@ -29,7 +29,7 @@ def layers_figure(rows: Sequence[Mapping[str, Any]], width: float = COLUMN_INCHE
         rows: of one encoder, as `layer_choice` has them or as the command's JSON holds them.
         width: in inches.
     """
-    figure = new_figure(width, 0.72 * width)
+    figure = new_figure(width, 1.9 + 0.3 * width)
     ax: Axes = figure.subplots()
     layers = [row for row in rows if row["layer"] is not None]
     _across(ax, rows)
@@ -60,7 +60,14 @@ def _across(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         if row["layer"] is None and row["what"] in _ACROSS:
             color, dashes = _ACROSS[row["what"]]
             words = "chosen by validation speakers, fold by fold" if row["what"] == "chosen" else f"{row['what']} ({row['head']})"
-            ax.axhline(100 * row["pooled_UA"], color=color, linestyle=dashes, label=f"{words}: {100 * row['pooled_UA']:.1f}")
+            ax.axhline(
+                100 * row["pooled_UA"],
+                color=color,
+                linestyle=dashes,
+                linewidth=1,
+                zorder=1,
+                label=f"{words}: {100 * row['pooled_UA']:.1f}",
+            )
 
 
 def _times(ax: Axes, layers: Sequence[Mapping[str, Any]]) -> None:
@@ -78,7 +85,7 @@ def _times(ax: Axes, layers: Sequence[Mapping[str, Any]]) -> None:
                     color=INK,
                     fontsize=7,
                 )
-        ax.set_title("how many folds chose the layer", fontsize=7, color=INK)
+        ax.set_title("×: how many folds chose the layer", fontsize=7, color=INK)
 
 
 def _encoder(layers: Sequence[Mapping[str, Any]]) -> str:
