@@ -74,11 +74,14 @@ class WhisperEncoder(Encoder):
 
     def _log_mel(self, pieces: Sequence[npt.NDArray[np.float32]], samples: int) -> Tensor:
         """Return the log-Mel frames (B, bands, samples / hop) of pieces that are filled with silence to so many samples."""
-        found: Tensor = self.mel(
-            [np.asarray(piece, dtype=np.float32) for piece in pieces],
-            sampling_rate=self.spec.sample_rate_hz,
-            max_length=samples,
-            return_tensors="pt",
-            device=str(self.device),
-        )["input_features"]
+        # In float32 whatever the encoder computes in: float16 has no number for the floor of 1e-10 below the logarithm, so that
+        # quiet speech would get other features than loud speech (half of the encoder's output at -40 dB).
+        with torch.autocast(self.device.type, enabled=False):
+            found: Tensor = self.mel(
+                [np.asarray(piece, dtype=np.float32) for piece in pieces],
+                sampling_rate=self.spec.sample_rate_hz,
+                max_length=samples,
+                return_tensors="pt",
+                device=str(self.device),
+            )["input_features"]
         return found
