@@ -5,10 +5,11 @@
 
 `speed` encodes the same clips in both ways, in turn, all layers, one clip at a time as on a CPU, and prints clips a second by
 the clock and by the processor's own time, which other work on the machine does not change much. `accuracy` trains nothing: it
-compares finished runs on each layer in both ways over the same speakers, which this command makes, where the cache holds all
+compares finished runs on each layer in both ways over the same speakers. These commands make them, where the cache holds all
 layers in both:
 
-    tfser sweep --head logreg --no-reference --features whisper-base/each,whisper-base/each+window=clip
+    tfser layers --mix none --features whisper-base/all
+    tfser layers --mix none --features whisper-base/all+window=clip
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def speed(weights: str, clips: Path, count: int, threads: int) -> None:
     print(f"gain: {clock['padded'] / clock['clip']:.1f} times (clock), {processor['padded'] / processor['clip']:.1f} (processor)")
 
 
-def accuracy(cache: Path, head: str) -> None:
+def accuracy(cache: Path, head: str, validation: str) -> None:
     """Print each layer's pooled UA in both forms and their difference over speakers."""
     from tfser.heads.results.compare import compare
     from tfser.heads.results.outcomes import Subject, read_outcome
@@ -67,8 +68,8 @@ def accuracy(cache: Path, head: str) -> None:
         found = rows(
             connection,
             "SELECT feature_set, any_value(experiment) AS experiment FROM runs "
-            "WHERE head = ? AND validation = 'none' GROUP BY ALL ORDER BY 1",
-            [head],
+            "WHERE head = ? AND validation = ? GROUP BY ALL ORDER BY 1",
+            [head, validation],
         )
         of = {row["feature_set"]: row["experiment"] for row in found}
         for name in of:
@@ -99,11 +100,12 @@ def main() -> None:
     scoring = parts.add_parser("accuracy")
     scoring.add_argument("--cache", type=Path, required=True)
     scoring.add_argument("--head", default="logreg")
+    scoring.add_argument("--validation", default="next-group", help="of the runs: as `tfser layers` makes them")
     asked = parser.parse_args()
     if asked.part == "speed":
         speed(asked.weights, asked.clips, asked.count, asked.threads)
     else:
-        accuracy(asked.cache, asked.head)
+        accuracy(asked.cache, asked.head, asked.validation)
 
 
 if __name__ == "__main__":
