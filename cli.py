@@ -23,10 +23,11 @@ CONTENTS = (
     Stage("Data", (
         Line("corpora", f"{PIPELINE}.corpora:corpora", "List the corpora that are known, and those in the cache."),
         Line("scan", f"{PIPELINE}.scan:scan",
-             "Index a corpus without extracting: who speaks what, where, how long, how loud."),
+             "Index a corpus without extracting: who speaks what, where, how long, how loud.", goes_on=True),
         Line("features", f"{PIPELINE}.corpora:features", "List the feature sets that `extract` can make."),
         Line("extract", f"{PIPELINE}.extract:extract",
-             "Scan a corpus and extract what its feature set lacks; a second run does nothing."),
+             "Scan a corpus and extract what its feature set lacks; a second run does nothing.",
+             goes_on=True),
     )),
     Stage("Splits", (
         Line("protocol ls", f"{MANIFESTS}.protocol:protocol_ls", "List the named and generic protocols."),
@@ -41,15 +42,19 @@ CONTENTS = (
              "List the heads with their presets (architectures) and recipes (ways of training), "
              "or what `--set` takes for one head."),
         Line("train", f"{HEADS}.train:train",
-             "Train a head on cached features, fold by fold; what is finished is found, what was interrupted is resumed."),
+             "Train a head on cached features, fold by fold; what is finished is found, what was interrupted is resumed.",
+             goes_on=True),
         Line("ablate", f"{HEADS}.train:ablate",
-             "Train every row of a head's ablation table over the same folds, and print the paper's beside ours."),
+             "Train every row of a head's ablation table over the same folds, and print the paper's beside ours.",
+             goes_on=True),
         Line("sweep", f"{HEADS}.sweep:sweep",
-             "Train heads x presets x recipes x features x seeds x folds; what is finished is found."),
+             "Train heads x presets x recipes x features x seeds x folds; what is finished is found.",
+             goes_on=True),
         Line("layers", f"{HEADS}.layers:layers",
-             "Score every layer of an encoder, and let validation speakers choose one, fold by fold."),
+             "Score every layer of an encoder, and let validation speakers choose one, fold by fold.", goes_on=True),
         Line("reproduce", f"{HEADS}.sweep:reproduce",
-             "Run what a paper's tables hold, and print its numbers, ours and the difference, or why a cell could not run."),
+             "Run what a paper's tables hold, and print its numbers, ours and the difference, or why a cell could not run.",
+             goes_on=True),
     )),
     Stage("Results", (
         Line("scores", f"{HEADS}.scores:scores",
@@ -67,7 +72,7 @@ CONTENTS = (
         Line("cache rm", f"{PIPELINE}.cache:cache_rm", "Remove a part of the cache."),
         Line("cache collapse", f"{HEADS}.collapse:cache_collapse",
              "Make an ordinary feature set of stored layers: the mix that a run learned (it belongs to that run's fold), "
-             "or one layer."),
+             "or one layer.", goes_on=True),
         Line("manifest rebuild", f"{MANIFESTS}.manifest:manifest_rebuild", "Build the catalogue anew from the cache's files."),
         Line("manifest path", f"{MANIFESTS}.manifest:manifest_path", "Print where the catalogue lies, brought up to date."),
         Line("manifest schema", f"{MANIFESTS}.manifest:manifest_schema", "Print the catalogue's tables and columns."),
@@ -77,7 +82,8 @@ CONTENTS = (
         Line("profile", f"{HEADS}.machine:profile",
              "Measure what heads cost, all under the same conditions: parameters, multiply-accumulates, time, memory."),
         Line("demo", f"{HEADS}.demo:demo",
-             "Go the whole way on the built-in synthetic corpus: generate, extract, audit, train two heads, print the scores."),
+             "Go the whole way on the built-in synthetic corpus: generate, extract, audit, train two heads, print the scores.",
+             goes_on=True),
     )),
 )  # fmt: skip
 

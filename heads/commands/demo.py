@@ -6,10 +6,8 @@ import time
 from typing import Annotated
 
 from tfser.heads.commands.scores import show_scores
-from tfser.heads.commands.sweep import extract_synthetic
 from tfser.heads.results.score_tables import Wanted
-from tfser.heads.runs.layer_plan import LayerRequest
-from tfser.heads.runs.request import Request
+from tfser.heads.runs.request import LayerRequest, Request
 from tfser.heads.runs.running import Running, RunningMany
 from tfser.manifests.cache import Cache, default_cache_root
 from tfser.manifests.catalogue.views import TAKEN_FOR
@@ -17,9 +15,9 @@ from tfser.manifests.commands.printing import InCache, Writing
 from tfser.manifests.display import Output, TableOutput, say
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
-from tfser.manifests.splits.choose import Split
+from tfser.manifests.splits.split import Split
 from tfser.pipeline.commands.audit import AuditOutput, AuditRequest, audited, print_reports
-from tfser.pipeline.commands.extract import show_extraction
+from tfser.pipeline.commands.extract import extract_synthetic, show_extraction
 from tfser.pipeline.features.engine import Computing
 from tfser.pipeline.features.registry import UPSTREAMS, FeatureRequest, feature_pass
 from tfser.pipeline.source import Source

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tfser.heads.runs.layer_plan import LayerPlan, LayerRequest, plan_layers
+from tfser.heads.runs.request import LayerRequest
 from tfser.heads.runs.running import RunningMany
 from tfser.manifests.cache import Cache
 from tfser.manifests.commands.printing import PrintingTables
@@ -23,6 +23,7 @@ from tfser.manifests.outputs import check_output, writing
 
 if TYPE_CHECKING:
     from tfser.heads.results.layer_choice import LayerScores
+    from tfser.heads.runs.layer_plan import LayerPlan
 
 _KINDS = (".png", ".svg", ".pdf")
 
@@ -78,6 +79,7 @@ def show_layers(
     from tfser.heads.commands.sweep_table import failure_lines
     from tfser.heads.commands.sweeps import run_plan
     from tfser.heads.results.layer_choice import layer_scores
+    from tfser.heads.runs.layer_plan import plan_layers
 
     plan = plan_layers(store, request)
     failures = run_plan(store, plan.plan, running, selection)

@@ -13,18 +13,12 @@ import typer
 
 from tfser.heads.commands.showing import Showing
 from tfser.heads.results.published import paper as find_paper
-from tfser.heads.runs.plan import SweepRequest, parse_seeds
-from tfser.heads.runs.request import Training
+from tfser.heads.runs.request import SweepRequest, Training, parse_seeds
 from tfser.heads.runs.running import RunningMany
 from tfser.heads.runs.sweep_file import asked
-from tfser.manifests.cache import Cache
 from tfser.manifests.commands.opening import Said
 from tfser.manifests.display import say
 from tfser.manifests.options import Option
-from tfser.pipeline.commands.extract import show_extraction
-from tfser.pipeline.features.engine import Compute
-from tfser.pipeline.features.registry import feature_pass
-from tfser.pipeline.source import Source
 
 
 def sweep(
@@ -90,6 +84,7 @@ def reproduce(
     running.prepare(training.device)
     from tfser.heads.commands.sweeps import show_reproduction
     from tfser.heads.results.papers import choose_tables, has_a_corpus
+    from tfser.pipeline.commands.extract import extract_synthetic
 
     choose_tables(of, tables)
     on_synthetic = not showing.dry_run and not has_a_corpus(store, of)
@@ -100,8 +95,3 @@ def reproduce(
     wanted = {"tables": tables, "seeds": seeds, "on_synthetic": on_synthetic}
     if not show_reproduction(store, of, training, running, showing, **wanted):
         raise typer.Exit(1)
-
-
-def extract_synthetic(store: Cache) -> None:
-    """Make the built-in corpus and its log-Mel frames, as far as they are not there."""
-    show_extraction(store, Source(corpus="synthetic"), feature_pass("logmel"), Compute(tell=say))

@@ -15,9 +15,9 @@ from tfser.heads.results.papers import Reproduction
 from tfser.heads.results.published import Paper
 from tfser.heads.results.scores import check_selection, rows_of_plan, summary
 from tfser.heads.runs.in_turn import Failure, run_here
-from tfser.heads.runs.plan import Plan, SweepRequest, estimate, feature_bytes, plan_sweep
+from tfser.heads.runs.plan import Plan, estimate, feature_bytes, plan_sweep
 from tfser.heads.runs.processes import run_in_processes
-from tfser.heads.runs.request import Training
+from tfser.heads.runs.request import SweepRequest, Training
 from tfser.heads.runs.running import RunningMany
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import refresh_if_possible

@@ -24,6 +24,7 @@ from tfser.manifests.cache import Cache, default_cache_root
 from tfser.manifests.errors import TfserError, first_line
 from tfser.manifests.wording import count, size
 from tfser.pipeline.cores import cores
+from tfser.pipeline.corpora import CORPORA
 from tfser.pipeline.features.devices import processor
 from tfser.pipeline.memory import why_not
 
@@ -300,8 +301,6 @@ def _cache(root: Path | None) -> Check:
 
 
 def _corpora(home: str | None) -> Check:
-    from tfser.pipeline.corpora import CORPORA
-
     name = "$TFSER_CORPORA"
     if not home:
         return Check(name=name, state="off", detail="not set: the folder where corpora lie", action="set it, or say --root DIR")

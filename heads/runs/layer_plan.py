@@ -1,57 +1,34 @@
 """Which layer of an encoder: what has to be trained to answer that.
 
-In: a `LayerRequest`, and a cache that holds layers of an encoder, side by side in one feature set or each by itself. Out: a
-`LayerPlan`: one experiment a layer, all of the same head under the same folds with validation speakers; and beside them one on
-all layers together, and a learned mix of them (`tfser.heads.models.layer_mix`), where the cache holds such a feature set. The
-runs are ordinary ones: they are found again, and other commands find them. `tfser.heads.results.layer_choice` reads them.
+In: a `LayerRequest` (`tfser.heads.runs.request`), and a cache that holds layers of an encoder, side by side in one feature set or
+each by itself. Out: a `LayerPlan`: one experiment a layer, all of the same head under the same folds with validation speakers;
+and beside them one on all layers together, and a learned mix of them (`tfser.heads.models.layer_mix`), where the cache holds such
+a feature set. The runs are ordinary ones: they are found again, and other commands find them. `tfser.heads.results.layer_choice`
+reads them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar
+from dataclasses import dataclass, replace
 
 from tfser.heads import head
 from tfser.heads.runs.chosen_features import spread
 from tfser.heads.runs.experiment import Experiment
-from tfser.heads.runs.plan import Entry, Plan, PlannedRequest, make_plan, parse_seeds, settle
-from tfser.heads.runs.request import Request, Training
+from tfser.heads.runs.plan import Entry, Plan, PlannedRequest, make_plan, settle
+from tfser.heads.runs.request import LayerRequest, Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import UsageError
 from tfser.manifests.feature_name import ALL, FeatureName, meant
-from tfser.manifests.options import Option
 from tfser.manifests.protocols.protocol import JOINED_BY
-from tfser.manifests.splits.choose import Split, choose_protocol
+from tfser.manifests.splits.choose import choose_protocol, settled
 from tfser.pipeline.features.stacks import layers_of
 
 VALIDATION = "next-group"
 """Who chooses the layer where nobody else is named: the speakers that the next fold tests."""
 
 NO_MIX = "none"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerRequest(Training, Split):
-    """What is asked about the layers of an encoder; None is left to be chosen."""
-
-    panel: ClassVar[str] = "Head"
-    features: Annotated[
-        str | None, Option("Features of all layers: whisper-base/all, or whisper-base.", metavar="NAME")
-    ] = None
-    head: Annotated[str, Option("What judges the layers; see `tfser heads`.", metavar="NAME")] = "logreg"
-    mix: Annotated[
-        str, Option("What learns a mix of the layers, where --head is fitted at once and learns none; or none.", metavar="NAME")
-    ] = "mean_pool"
-    preset: Annotated[str | None, Option("Variant of the head.", metavar="NAME")] = None
-    recipe: Annotated[str | None, Option("Way of training the head.", metavar="NAME")] = None
-    settings: Annotated[
-        Mapping[str, str], Option("Change a setting of the head's recipe or preset.", flag="--set", metavar="KEY=VALUE")
-    ] = field(default_factory=dict)
-    seeds: Annotated[
-        tuple[int, ...], Option("A seed, a list (0,1) or a range (0-4); 0 if left out.", metavar="N", read=parse_seeds)
-    ] = (0,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +90,7 @@ def _validated(cache: Cache, request: LayerRequest) -> tuple[str, str | None]:
             return corpus, VALIDATION
         except UsageError:  # the protocol has a validation side of its own; any other mistake is met again
             pass
-    corpus, _ = request.settled(cache)
+    corpus, _ = settled(cache, request, request.protocol)
     return corpus, request.validation
 
 

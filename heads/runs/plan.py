@@ -8,16 +8,14 @@ and the audits of all folds are run, so that nothing of this kind can stop a swe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import mean
-from typing import Annotated, ClassVar
 
 from tfser.heads import HEADS, REFERENCE_HEADS, head
 from tfser.heads.runs.experiment import Experiment, each_request, resolve
 from tfser.heads.runs.one_fold import audit_experiment, check_audit
-from tfser.heads.runs.request import Request, Training
+from tfser.heads.runs.request import Request, SweepRequest, Training
 from tfser.heads.runs.setting_list import UnknownSettingError
 from tfser.heads.spec.head import HeadSpec
 from tfser.manifests.audits.participation import TAKES_NO_PART
@@ -25,84 +23,11 @@ from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import UsageError, unknown
-from tfser.manifests.options import Option, shared
-from tfser.manifests.splits.choose import Split
+from tfser.manifests.options import shared
+from tfser.manifests.splits.split import Split
 
 Key = tuple[str, ...]
 """What features in memory depend on: runs of the same key share them."""
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Parse `3`, `0,1,2` or `0-4`.
-
-    >>> parse_seeds("0-2,7")
-    (0, 1, 2, 7)
-
-    Raises:
-        UsageError: if it is none of these.
-    """
-    chosen: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,18})(?:-([0-9]{1,18}))?\s*", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
-        if not 0 <= last - first < 10_000:
-            raise UsageError(f"seeds {text}: write a number, a list (0,1,2) or a range (0-4)")
-        chosen += range(first, last + 1)
-    return tuple(dict.fromkeys(chosen))
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadBlock:
-    """A head of a sweep. What is None or empty is as the sweep says, or else the head's default.
-
-    Its fields are the keys of a `[[head]]` block (`tfser.heads.runs.sweep_file`).
-    """
-
-    name: Annotated[str, Option("The head.")]
-    presets: Annotated[tuple[str, ...], Option("Its variants.", flag="--preset")] = ()
-    recipes: Annotated[tuple[str, ...], Option("Its ways of training.", flag="--recipe")] = ()
-    features: Annotated[tuple[str, ...], Option("Feature sets.")] = ()
-    seeds: Annotated[tuple[int, ...], Option("Seeds.", numbers=True, also="seed", read=parse_seeds)] = ()
-    epochs: Annotated[int | None, Option("Instead of the recipe's number.", minimum=1)] = None
-    settings: Annotated[Mapping[str, str], Option("Settings of recipe and preset.", flag="--set")] = field(
-        default_factory=dict
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepRequest(Training, Split):
-    """What was asked of a sweep; `presets`, `recipes` and keys of `settings` may be written `head.name`.
-
-    A preset or recipe that is named without its head goes to every head that has it, `all` stands for all of them (of recipes,
-    for the head's own: those of published lineages are named one by one); a head for which none is named takes its default one.
-    Settings go to every head unless they name one. Its fields are the options of `tfser sweep` and the defaults of its file.
-    """
-
-    panel: ClassVar[str] = "Heads"
-    heads: tuple[HeadBlock, ...]
-    presets: Annotated[
-        tuple[str, ...],
-        Option(
-            "Variants: a name goes to every head that has it, or head.name; or all.", flag="--preset", metavar="NAMES"
-        ),
-    ] = ()
-    recipes: Annotated[
-        tuple[str, ...], Option("Ways of training: as --preset.", flag="--recipe", metavar="NAMES")
-    ] = ()
-    features: Annotated[
-        tuple[str, ...], Option("Feature sets, a list (a,b) or repeated; the head's favourite if left out.", metavar="NAMES")
-    ] = ()
-    seeds: Annotated[
-        tuple[int, ...],
-        Option("A seed, a list (0,1) or a range (0-4); 0 if left out.", metavar="N", numbers=True, also="seed", read=parse_seeds),
-    ] = (0,)
-    settings: Annotated[
-        Mapping[str, str],
-        Option("A setting of all heads, or head.KEY=VALUE of one.", flag="--set", metavar="KEY=VALUE"),
-    ] = field(default_factory=dict)
-    reference: Annotated[
-        bool, Option("The reference heads logreg and svm, once a feature set.")
-    ] = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 from tfser.heads import HEADS, head
 from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.wording import cell
@@ -64,8 +65,6 @@ class UnknownSettingError(UsageError):
 
 def setting_names() -> list[str]:
     """Return every name that `--set` knows for some head."""
-    from tfser.heads.spec.recipes import Recipe
-
     names = [field.name for field in fields(Recipe)]
     for name in HEADS:
         names += [field.name for field in fields(head(name).preset())]

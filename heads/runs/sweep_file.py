@@ -15,7 +15,7 @@
     seeds = 0                          # what a block says for itself stands before the defaults
     set = { width = 64, branches = ["temporal"] }
 
-The keys are the fields of `SweepRequest` and `HeadBlock` (`tfser.heads.runs.plan`), which are the options of the command line.
+The keys are the fields of `SweepRequest` and `HeadBlock` (`tfser.heads.runs.request`), which are the options of the command line.
 The defaults may also stand in a table `[defaults]`. Options on the command line override the defaults, not what a block says for
 itself. A key that is not known is an error which names it, where it stands, and the nearest that is known; so is a value of the
 wrong kind.
@@ -30,7 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from tfser.heads.runs.plan import HeadBlock, SweepRequest
+from tfser.heads.runs.request import HeadBlock, SweepRequest
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.options import Declared, declared, listed
 from tfser.manifests.texts import read_text

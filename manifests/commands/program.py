@@ -37,11 +37,13 @@ class Line:
         name: of the command; of a sub-command both words, `protocol ls`.
         where: its function, `tfser.heads.commands.train:train`.
         help: one sentence: the first of the function's docstring, which a test compares.
+        goes_on: whether the same command, run again after Ctrl-C, finds what it did and goes on from there.
     """
 
     name: str
     where: str
     help: str
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,10 +177,16 @@ class Program(TyperGroup):
         except KeyboardInterrupt:
             code = INTERRUPTED
         if code == INTERRUPTED:  # the parser of options turns Ctrl-C into this, too
-            _say(f"tfser: {interrupted(words)}")
+            _say(f"tfser: {interrupted(self.goes_on(words))}")
         if standalone:
             sys.exit(finish(code if isinstance(code, int) else 0))
         return code
+
+    @classmethod
+    def goes_on(cls, words: Sequence[str]) -> bool:
+        """Tell whether the command of a command line goes on where it was when it is run again."""
+        lines = (line for stage in cls.contents for line in stage.lines)
+        return any(line.goes_on for line in lines if line.name.split() == list(words[: len(line.name.split())]))
 
     def _failed(self, error: Any) -> int:
         """Say what went wrong, and return the exit code; a group without a command shows its help."""

@@ -12,9 +12,10 @@ from tfser.manifests.commands.printing import InCache, Printing
 from tfser.manifests.display import Output, print_json, print_rows, say
 from tfser.manifests.options import Option
 from tfser.manifests.protocols.own import damaged_own
-from tfser.manifests.splits.choose import SplitDetails
+from tfser.manifests.splits.choose import settled
 from tfser.manifests.splits.export import export
 from tfser.manifests.splits.show import describe, headline, listed
+from tfser.manifests.splits.split import SplitDetails
 from tfser.manifests.wording import count
 
 ProtocolName = Annotated[str | None, typer.Argument(help="Its name; the corpus's default if left out.")]
@@ -39,7 +40,7 @@ def protocol_show(protocol: ProtocolName = None, *, split: SplitDetails, printin
         tfser protocol show loso-speaker --corpus emodb
     """
     store = printing.store
-    chosen, name = split.of_protocol(store, protocol)
+    chosen, name = settled(store, split, protocol)
     with open_catalogue(store) as connection:
         about = describe(connection, name, chosen)
     if printing.format is Output.json:
@@ -64,7 +65,7 @@ def protocol_export(
         tfser protocol export loso-speaker --corpus emodb --output folds.csv
     """
     store = place.store
-    chosen, name = split.of_protocol(store, protocol)
+    chosen, name = settled(store, split, protocol)
     with open_catalogue(store) as connection:
         written = export(connection, name, chosen, output, format)
     say(f"{name} on {chosen}: {count(written, 'row')} written to {output}")

@@ -3,48 +3,27 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
 from tfser.manifests.catalogue.stored import read_about
 from tfser.manifests.errors import UsageError, unknown
-from tfser.manifests.options import Option
 from tfser.manifests.protocols.names import Own, draws_on, parse, specify
 from tfser.manifests.protocols.own import check_kept, is_file, own_protocols, read_own
 from tfser.manifests.protocols.protocol import JOINED_BY
+from tfser.manifests.splits.split import SplitDetails
 
 
-@dataclass(frozen=True, kw_only=True)
-class SplitDetails:
-    """What may be chosen beside a protocol: the corpus, its classes, who validates; None is left to be chosen."""
+def settled(cache: Cache, split: SplitDetails, protocol: str | None) -> tuple[str, str]:
+    """Return corpus and protocol of what was asked, as `choose_protocol` does, which says what is raised.
 
-    panel: ClassVar[str] = "Corpus and split"
-    corpus: Annotated[str | None, Option("Corpus in the cache; may be left out if there is one.", metavar="NAME")] = None
-    labels: Annotated[
-        str | None, Option("Classes, e.g. common4 or anger,happiness:happiness+excitement.", metavar="MAP")
-    ] = None
-    validation: Annotated[str | None, Option("none, next-group, speakers:1 or random-leaky:0.1.", metavar="POLICY")] = None
-
-    def of_protocol(self, cache: Cache, protocol: str | None) -> tuple[str, str]:
-        """Return corpus and protocol, as `choose_protocol` does, which says what is raised."""
-        return choose_protocol(cache, self.corpus, protocol, labels=self.labels, validation=self.validation)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split(SplitDetails):
-    """Which utterances there are, what their classes are, and who trains, validates and tests; None is left to be chosen."""
-
-    panel: ClassVar[str] = "Corpus and split"
-    protocol: Annotated[
-        str | None, Option("Protocol, or a file my.toml of your own; the corpus's default if left out.", metavar="NAME")
-    ] = None
-
-    def settled(self, cache: Cache) -> tuple[str, str]:
-        """Return corpus and protocol, as `choose_protocol` does, which says what is raised."""
-        return self.of_protocol(cache, self.protocol)
+    Args:
+        cache: the cache.
+        split: what was asked beside the protocol.
+        protocol: its name, or None.
+    """
+    return choose_protocol(cache, split.corpus, protocol, labels=split.labels, validation=split.validation)
 
 
 def choose_corpus(cache: Cache, corpus: str | None) -> str:

@@ -24,7 +24,8 @@ from tfser.manifests.display import Output, print_rows, say, show, utterance_bar
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.options import Option
 from tfser.manifests.protocols.protocol import JOINED_BY
-from tfser.manifests.splits.choose import Split, choose_corpus
+from tfser.manifests.splits.choose import choose_corpus, settled
+from tfser.manifests.splits.split import Split
 from tfser.manifests.wording import count
 from tfser.pipeline.copies.fingerprints import update_fingerprints
 from tfser.pipeline.copies.search import search
@@ -106,7 +107,7 @@ def audited(store: Cache, split: Split, request: AuditRequest, *, every: bool = 
         raise UsageError("--all goes without --protocol")
     foreign = read_split([Path(path) for path in request.published]) if request.published else None
     apart = audit_report.parse_claims(request.claims)
-    corpus, name = (choose_corpus(store, split.corpus), None) if foreign or request.all_protocols else split.settled(store)
+    corpus, name = _chosen(store, split, named=foreign is None and not request.all_protocols)
     audits = [*packaged_audits(), *(audits_in(request.audits) if request.audits else ())]
     if request.near_duplicates:
         _find_near_duplicates(store, corpus)
@@ -137,6 +138,11 @@ def _stored(sets: Sequence[Mapping[str, Any]], asked: Sequence[str]) -> list[str
         if name not in known and name not in views:
             raise unknown("feature set", name, known)
     return list(dict.fromkeys(name if name in known else views[name].stack for name in asked))
+
+
+def _chosen(store: Cache, split: Split, *, named: bool) -> tuple[str, str | None]:
+    """Return the corpus and, where one is audited, the protocol."""
+    return settled(store, split, split.protocol) if named else (choose_corpus(store, split.corpus), None)
 
 
 def _find_near_duplicates(store: Cache, corpora: str) -> None:

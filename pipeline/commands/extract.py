@@ -122,3 +122,8 @@ def show_extraction(
         listed = report.named()
     say(f"cache: {store.root}")
     return Extracted(scanned=scanned, reports=reports)
+
+
+def extract_synthetic(store: Cache) -> None:
+    """Make the built-in corpus and its log-Mel frames, as far as they are not there."""
+    show_extraction(store, Source(corpus="synthetic"), feature_pass("logmel"), Compute(tell=say))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfser.heads.runs.layer_plan import LayerRequest, plan_layers
+from tfser.heads.runs.layer_plan import plan_layers
+from tfser.heads.runs.request import LayerRequest
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import UsageError

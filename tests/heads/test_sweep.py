@@ -33,11 +33,12 @@ from tfser.heads.commands.sweep_table import (
 from tfser.heads.results.scores import check_selection, run_rows, summary
 from tfser.heads.runs import in_turn as sweep_runs
 from tfser.heads.runs import plan as planning
-from tfser.heads.runs.experiment import Request, resolve
+from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.in_turn import Event, Failure, run_here
 from tfser.heads.runs.one_fold import audit_experiment, load, train_fold
-from tfser.heads.runs.plan import HeadBlock, Plan, SweepRequest, data_key, estimate, feature_bytes, parse_seeds, plan_sweep
+from tfser.heads.runs.plan import Plan, data_key, estimate, feature_bytes, plan_sweep
 from tfser.heads.runs.processes import run_in_processes
+from tfser.heads.runs.request import HeadBlock, Request, SweepRequest, parse_seeds
 from tfser.heads.runs.running import RunningMany
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows

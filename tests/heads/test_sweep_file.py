@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tfser.heads.runs.plan import HeadBlock, SweepRequest
-from tfser.heads.runs.sweep_file import asked, read_sweep
+from tfser.heads.runs.plan import expand
+from tfser.heads.runs.request import HeadBlock, SweepRequest, Training
+from tfser.heads.runs.sweep_file import _kind_of, asked, read_sweep
 from tfser.manifests.errors import UsageError
+from tfser.manifests.options import declared
+from tfser.manifests.splits.split import Split
 
 
 @pytest.fixture
@@ -129,3 +133,35 @@ def test_options_stand_before_the_defaults_and_behind_the_blocks(file: Path) -> 
 def test_without_a_file_options_are_all(file: Path) -> None:
     request = asked(None, ["mean_pool"], {"presets": ("mlp",), "seeds": (3,), "allow_leaks": True})
     assert request == SweepRequest(heads=(HeadBlock(name="mean_pool"),), presets=("mlp",), seeds=(3,), allow_leaks=True)
+
+
+@pytest.mark.parametrize("kind", [SweepRequest, HeadBlock])
+def test_every_option_of_a_sweep_is_a_key_of_its_file(file: Path, kind: type) -> None:
+    """There is one list of them: the fields."""
+    samples = {"switch": ("true", True), "number": ("7", 7), "names": ('["a", "b"]', ("a", "b")), "text": ('"some"', "some")}
+    samples |= {"settings": ("{ lr = 0.5 }", {"lr": "0.5"}), "numbers": ("[1, 2]", None)}
+    tried = 0
+    for name, field in declared(kind).items():
+        written, read = samples[_kind_of(field)]
+        for key in field.keys:
+            if (kind, name) == (HeadBlock, "name"):
+                continue
+            lines = [f"{key} = {written}", "[[head]]", "name = 'svm'"]
+            file.write_text("\n".join(lines if kind is SweepRequest else [*lines[1:], lines[0]]))
+            request = read_sweep(file)
+            got = getattr(request if kind is SweepRequest else request.heads[0], name)
+            assert got == (((1, 2) if name == "seeds" else "1,2") if read is None else read), key
+            tried += 1
+    assert tried > 8
+
+
+def test_what_every_training_can_be_asked_reaches_every_request() -> None:
+    """A field that is added to `Training` or `Split` needs no second line to get from a sweep to its runs."""
+    changed: dict[str, Any] = {"folds": "2", "epochs": 3, "device": "cpu", "labels": "common4"}
+    for kind in (Training, Split):
+        for name, field in declared(kind).items():
+            changed.setdefault(name, not field.default if field.is_switch else f"some {name}")
+    request = SweepRequest(heads=(HeadBlock(name="mean_pool"),), **changed)
+    (planned,) = expand(request)
+    for name, value in changed.items():
+        assert getattr(planned.request, name) == value, name

@@ -12,8 +12,8 @@ import pytest
 
 from tfser.heads.runs.experiment import Experiment, each_request, resolve
 from tfser.heads.runs.one_fold import audit_experiment, load, train_fold
-from tfser.heads.runs.plan import HeadBlock, SweepRequest, feature_bytes, plan_sweep
-from tfser.heads.runs.request import Request
+from tfser.heads.runs.plan import feature_bytes, plan_sweep
+from tfser.heads.runs.request import HeadBlock, Request, SweepRequest
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import refresh
 from tfser.manifests.errors import DamagedError, UsageError
