@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
@@ -86,7 +87,9 @@ def house_style(**changes: Any) -> Iterator[None]:
     """Draw and save in the house's style, whatever the user's own configuration of Matplotlib says."""
     import matplotlib
 
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # A name in letters that the font lacks: a page has the reader's fonts, a file shows a box.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**_RC, **changes})
         yield
@@ -128,7 +131,7 @@ def inline_svg(figure: Figure, key: str, title: str, description: str, links: Ma
     text = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*|<\?.*?\?>|<style.*?</style>", "", text, flags=re.S)
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r' transform="rotate\(-0 [^"]*"', "", text)
-    text = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", text)
+    text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"-?\d+\.\d{3,}", lambda of: f"{float(of[0]):.2f}", tag[0]), text)
     text = re.sub(r'\bid="([^"]+)"', rf'id="{key}-\1"', text)
     text = re.sub(r'(url\(#|xlink:href="#)', rf"\g<1>{key}-", text)
     text = _with_links(text, links or {})
@@ -151,8 +154,8 @@ def inline_svg(figure: Figure, key: str, title: str, description: str, links: Ma
 def _drawn_once(figure: Figure) -> str:
     """Return a figure as SVG with a transparent ground.
 
-    `Figure.savefig` lays out and draws everything twice; a page has dozens of figures, so here it is laid out once, by what stands
-    outside of the axes (what is inside has its place), and drawn once.
+    `Figure.savefig` lays out and draws everything twice; a page has dozens of figures, so here it is laid out once, by what
+    stands outside of the axes (what is inside has its place), and drawn once.
     """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
