@@ -22,6 +22,7 @@ from tfser.heads.results.intervals import METRICS, difference, interval
 from tfser.heads.results.outcomes import Outcome, Subject, choose_clusters, read_outcome
 from tfser.heads.runs.layer_plan import LayerPlan, layer_entries
 from tfser.heads.runs.plan import Entry
+from tfser.heads.spec.head import Baseline
 from tfser.heads.spec.selections import peeks
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
@@ -101,7 +102,7 @@ def layer_scores(cache: Cache, plan: LayerPlan, selection: str = "last") -> Laye
 
 def _read(connection: Connection, layer: int | None, words: str, entry: Entry, selection: str) -> _Read | None:
     """Read one entry's finished runs; None where there is none."""
-    shown = "last" if entry.experiment.spec.fit is not None else selection
+    shown = "last" if isinstance(entry.experiment.spec, Baseline) else selection
     found = rows(
         connection,
         "SELECT r.seed, r.fold, max(m.value) FILTER (m.metric = 'UA') AS UA, max(m.value) FILTER (m.metric = 'WA') AS WA, "

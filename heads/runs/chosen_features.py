@@ -99,7 +99,7 @@ def _there(connection: Connection, corpus: str, asked: str | None) -> _There:
     for name, found in of_corpus.items():
         if not found:
             _check_readable(connection, name)
-            wanted = f" --features {asked.partition('/')[0]}" if asked is not None else ""
+            wanted = f" --features {FeatureName.parse(asked).encoder}" if asked is not None else ""
             raise UsageError(f"no features of {name} in the cache; run `tfser extract --corpus {name}{wanted}` first")
     have = sorted(set.intersection(*of_corpus.values()))
     if not have:

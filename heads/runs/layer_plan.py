@@ -17,6 +17,7 @@ from tfser.heads.runs.chosen_features import spread
 from tfser.heads.runs.experiment import Experiment
 from tfser.heads.runs.plan import Entry, Plan, PlannedRequest, make_plan, settle
 from tfser.heads.runs.request import LayerRequest, Request
+from tfser.heads.spec.head import Baseline
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import UsageError
@@ -68,11 +69,11 @@ def plan_layers(cache: Cache, request: LayerRequest) -> LayerPlan:
         by_layer[number] = entry
     others: dict[str, Entry] = {}
     if parts.layer == ALL:
-        is_fitted = head(request.head).fit is not None
+        is_fitted = isinstance(head(request.head), Baseline)
         words = "all side by side" if is_fitted else "learned mix"
         (others[words],) = settle(cache, [_planned(request, validation, request.head, stack)])
         if is_fitted and request.mix != NO_MIX:
-            if head(request.mix).fit is not None:
+            if isinstance(head(request.mix), Baseline):
                 raise UsageError(f"--mix {request.mix}: it is fitted at once and learns no mix; name a network, or none")
             plain = replace(request, preset=None, recipe=None, settings={})
             (others["learned mix"],) = settle(cache, [_planned(plain, validation, request.mix, stack)])
@@ -143,7 +144,7 @@ def _planned(request: LayerRequest, validation: str | None, name: str, features:
         recipe=request.recipe,
         settings=request.settings,
         folds=request.folds,
-        epochs=request.epochs if head(name).fit is None else None,
+        epochs=None if isinstance(head(name), Baseline) else request.epochs,
         device=request.device,
         stack=request.stack,
         allow_leaks=request.allow_leaks,
