@@ -61,6 +61,7 @@ def accuracy(cache: Path, head: str, validation: str) -> None:
     from tfser.heads.results.outcomes import Subject, read_outcome
     from tfser.manifests.cache import Cache
     from tfser.manifests.catalogue.reading import open_catalogue, rows
+    from tfser.manifests.errors import UsageError
 
     print(f"| layer | UA of {head}, padded | clip | clip - padded [95 %] | p |")
     print("|---|---|---|---|---|")
@@ -77,7 +78,11 @@ def accuracy(cache: Path, head: str, validation: str) -> None:
             if other not in of:
                 continue
             sides = [read_outcome(connection, Subject(experiment=of[each])) for each in (other, name)]
-            compared = compare(*sides)
+            try:
+                compared = compare(*sides)
+            except UsageError as error:  # folds that are not trained yet
+                print(f"| {name.rpartition('/')[2]} | {error} | | | |")
+                continue
             score = compared.score
             low, high = score.difference.low, score.difference.high
             ends = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
