@@ -16,7 +16,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
 from tfser.manifests.catalogue.views import BOUND
 from tfser.manifests.errors import UsageError, unknown
-from tfser.manifests.feature_name import ALL, DTYPES, FeatureName, meant
+from tfser.manifests.feature_name import ALL, DTYPES, FeatureName, joined_names, meant
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.pipeline.features.encoders.spec import ENCODERS
 from tfser.pipeline.features.feature_set import namesakes, superseded
@@ -143,7 +143,8 @@ def _favourite(there: _There, spec: HeadSpec, corpus: str) -> str:
     for name in spec.features:
         # A stack of layers, and numbers that were computed in other ways than by default, are for those who ask.
         parts = {of: FeatureName.parse(of) for of in meant_here(name, there.current)}
-        found = [of for of, part in parts.items() if part.layer != ALL and not part.options]
+        wanted = set(FeatureName.parse(name).options)
+        found = [of for of, part in parts.items() if part.layer != ALL and set(part.options) <= wanted]
         if len(found) == 1:
             return found[0]
         if found:
@@ -170,6 +171,10 @@ def _check_readable(connection: Connection, corpus: str) -> None:
 
 def _not_extracted(corpora: Sequence[str], asked: str, have: Sequence[str]) -> UsageError:
     """Return the error for features that are not there: how to extract them, where `extract` knows the name."""
+    if len(joined_names(asked)) > 1:
+        return UsageError(
+            f"features {asked} of {JOINED_BY.join(corpora)} are not in the cache; run `tfser cache join --features {asked}` first"
+        )
     name = FeatureName.parse(asked)
     if name.encoder not in UPSTREAMS:
         return unknown(f"feature set of {JOINED_BY.join(corpora)}", asked, have)

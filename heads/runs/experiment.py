@@ -192,6 +192,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         if asked is None:
             said.append(f"{what} {value}")
     layers = layers_of(of)
+    config = _with_parts(spec, config, of)
     spec.check(config, of["dim"] // layers)
     device = choose_device(request.device) if isinstance(spec, Network) else "cpu"
     recipe = recipe.settled(of["hop_s"])
@@ -238,6 +239,27 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         view=features.view,
         counted_epochs=() if recipe.steps is None else tuple(recipe.length(-(-n // recipe.batch_size)) for n in samples),
     )
+
+
+def _with_parts(spec: HeadSpec, config: Settings, feature_set: Mapping[str, Any]) -> Settings:
+    """Return the configuration with the widths of a joined feature set's parts, for a head that takes them apart.
+
+    Raises:
+        UsageError: if the feature set is not joined of the kinds that the head reads, in their order.
+    """
+    if not spec.reads:
+        return config
+    parts = json.loads(feature_set["config"]).get("parts", [])
+    fits = len(parts) == len(spec.reads) and all(
+        wanted in ("*", part["kind"]) for wanted, part in zip(spec.reads, parts, strict=True)
+    )
+    if not fits:
+        kinds = "+".join("an encoder's frames" if wanted == "*" else wanted for wanted in spec.reads)
+        raise UsageError(
+            f"{spec.name} reads {kinds} side by side, and {feature_set['feature_set']} is not that; "
+            f"join them first: `tfser cache join --features {spec.features[0]}`"
+        )
+    return replace(config, parts=tuple(part["dim"] for part in parts[:-1]))  # type: ignore[call-arg]
 
 
 def _choose_protocol(cache: Cache, request: Request, recipe: Recipe) -> tuple[str, str, list[str]]:
