@@ -62,6 +62,10 @@ CONTENTS = (
              "List scores over folds and seeds, with intervals over speakers; or by seed, fold, class, speaker, session."),
         Line("compare", f"{HEADS}.scores:compare",
              "Compare two experiments on the same test utterances: difference with interval, tests, wins by fold and speaker."),
+        Line("report", f"{HEADS}.report:report",
+             "Write a page of scores with intervals, speakers, confusions, errors and audits, with the SQL of each number."),
+        Line("plot", f"{HEADS}.report:plot",
+             "Draw one figure for a paper: readable at one column or two, for any colour vision, fonts embedded."),
         Line("sql", f"{MANIFESTS}.sql:sql",
              "Ask the catalogue; tables and columns are in docs/schema.md (`tfser manifest schema`)."),
     )),
@@ -86,7 +90,8 @@ CONTENTS = (
         Line("profile", f"{HEADS}.machine:profile",
              "Measure what heads cost, all under the same conditions: parameters, multiply-accumulates, time, memory."),
         Line("demo", f"{HEADS}.demo:demo",
-             "Go the whole way on the built-in synthetic corpus: generate, extract, audit, train two heads, print the scores.",
+             "Go the whole way on the built-in synthetic corpus: generate, extract, audit, train two heads, "
+             "print and draw the scores.",
              goes_on=True),
     )),
 )  # fmt: skip

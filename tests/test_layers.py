@@ -14,7 +14,10 @@ ROOT = Path(__file__).parents[1]
 LAYERS = ("manifests", "pipeline", "heads", "cli")
 SOURCES = [*sorted(p for layer in LAYERS[:-1] for p in (ROOT / layer).rglob("*.py")), ROOT / "cli.py"]
 
-HEAVY = frozenset({"torch", "transformers", "sklearn", "h5py", "scipy", "soundfile", "soxr", "av", "audformat", "safetensors"})
+HEAVY = frozenset(
+    {"torch", "transformers", "sklearn", "h5py", "scipy", "soundfile", "soxr", "av", "audformat", "safetensors"}
+    | {"matplotlib", "jinja2"}
+)
 """What takes long to import, or is not everywhere."""
 
 FRONT = (

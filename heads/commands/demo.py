@@ -1,10 +1,11 @@
-"""`tfser demo`: the whole way from sound to scores, on a corpus that needs no download."""
+"""`tfser demo`: the whole way from sound to scores and a page, on a corpus that needs no download."""
 
 from __future__ import annotations
 
 import time
 from typing import Annotated
 
+from tfser.heads.commands.report import report_here
 from tfser.heads.commands.scores import show_scores
 from tfser.heads.results.score_tables import Wanted
 from tfser.heads.runs.request import LayerRequest, Request
@@ -34,7 +35,7 @@ def demo(
     ] = None,
     place: InCache,
 ) -> None:
-    """Go the whole way on the built-in synthetic corpus: generate, extract, audit, train two heads, print the scores.
+    """Go the whole way on the built-in synthetic corpus: generate, extract, audit, train two heads, print and draw the scores.
 
     With an encoder, its layers are scored instead, and a head is trained on their learned mix.
 
@@ -53,6 +54,9 @@ def demo(
         _from_an_encoder(store, features, weights, here)
     say("", f"$ tfser scores {here}")
     show_scores(Wanted(), Writing(cache=store.root))
+    page = store.root / "report.html"
+    say("", f"$ tfser report --output {page} {here}")
+    report_here(store, page)
     say(
         "",
         f"done in {time.monotonic() - start:.0f} s; everything lies in {store.root}. These sounds are "

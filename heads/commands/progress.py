@@ -27,7 +27,7 @@ from tfser.heads.runs.in_turn import Event
 from tfser.heads.runs.plan import Entry, Estimate, Plan, Run
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue
-from tfser.manifests.display import visible
+from tfser.manifests.wording import visible
 
 if TYPE_CHECKING:
     from tfser.heads.spec.fold import EpochRecord
