@@ -51,6 +51,8 @@ CONTENTS = (
         Line("sweep", f"{HEADS}.sweep:sweep",
              "Train heads x presets x recipes x features x seeds x folds; what is finished is found.",
              goes_on=True),
+        Line("layers", f"{HEADS}.layers:layers",
+             "Score every layer of an encoder, and let validation speakers choose one, fold by fold.", goes_on=True),
         Line("reproduce", f"{HEADS}.sweep:reproduce",
              "Run what a paper's tables hold, and print its numbers, ours and the difference, or why a cell could not run.",
              goes_on=True),

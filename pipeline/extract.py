@@ -271,7 +271,10 @@ class _Writer:
             digest.update(f"\n{member.utterance_id}\t{member.content_hash}".encode())
         words = {"feature_set": features.name, "fingerprint": features.fingerprint, "corpus": self.corpus}
         name = digest.hexdigest()[:16]
-        shard = write_shard(self.folder, name, members, dtype=features.dtype, format=self.format, attributes=words)
+        layers = int(features.config.get("layers", 1))
+        shard = write_shard(
+            self.folder, name, members, dtype=features.dtype, format=self.format, attributes=words, layers=layers
+        )
         write_rows(shard, self.cache)
         self.report.extracted += len(members)
         self.report.bytes += shard.size_bytes

@@ -12,7 +12,7 @@ from tfser.heads.commands.ablation_table import print_ablation
 from tfser.heads.commands.fold_progress import FoldBars
 from tfser.heads.commands.training_table import print_scores
 from tfser.heads.results.ablation import compare, plan_rows, reference_rows
-from tfser.heads.runs.experiment import Experiment, resolve
+from tfser.heads.runs.experiment import Experiment, each_request, resolve
 from tfser.heads.runs.in_turn import Failure, run_here
 from tfser.heads.runs.one_fold import EmptySideError
 from tfser.heads.runs.plan import entry_of, make_plan
@@ -32,7 +32,8 @@ def show_training(store: Cache, requests: Sequence[Request], running: Running, f
         UsageError: if a request is off; nothing is trained then.
         TfserError: if an audit forbids a fold, or a fold could not be trained; the others are done then.
     """
-    experiments = list({of.name: of for of in (resolve(store, each) for each in requests)}.values())
+    settled = (resolve(store, of) for each in requests for of in each_request(store, each))
+    experiments = list({of.name: of for of in settled}.values())
     if experiments[0].chosen:
         say(f"chosen for you: {', '.join(experiments[0].chosen)}")
     several = len(experiments) > 1

@@ -83,7 +83,7 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
             "JOIN utterances u ON u.corpus = f.corpus AND u.utterance_id = f.utterance_id "
             "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL AND f.feature_set = ? "
             "ORDER BY f.corpus, f.utterance_id",
-            [*key, experiment.feature_set],
+            [*key, experiment.stored],
         )
         placed = connection.execute(
             "SELECT fold, role, corpus, utterance_id FROM folds WHERE protocol = ? AND list_contains(?, corpus) "
@@ -96,14 +96,16 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
     for fold, role, *utterance in placed:
         if tuple(utterance) in place:
             sides[fold][role].append(place[tuple(utterance)])
+    view = experiment.view
     where = [
         FeatureRow(
             utterance_id=r["utterance_id"],
             path=cache.root / r["shard"],
             first_frame=r["first_frame"],
             frames=r["frames"],
-            dim=r["dim"],
+            dim=r["dim"] if view is None else view.row["dim"],
             checksum=r["checksum"],
+            first_column=None if view is None else view.first_column,
         )
         for r in found
     ]
@@ -131,7 +133,7 @@ def audit_experiment(cache: Cache, experiment: Experiment) -> list[Finding]:
 
     The last finding is who takes no part in it, and why (`participation`).
     """
-    protocol, corpus, feature_set = experiment.protocol, experiment.corpus, experiment.feature_set
+    protocol, corpus, feature_set = experiment.protocol, experiment.corpus, experiment.stored
     with open_catalogue(cache) as connection:
         found = run_audits(connection, protocol=protocol, corpus=corpus, feature_sets=[feature_set])
         defined = definition(cache, protocol)
