@@ -29,6 +29,9 @@ CONTENTS = (
         Line("extract", f"{PIPELINE}.extract:extract",
              "Scan a corpus and extract what its feature set lacks; a second run does nothing.",
              goes_on=True),
+        Line("import-features", f"{PIPELINE}.import_features:import_own",
+             "Store features that were computed elsewhere, one vector an utterance or frames, as a feature set to train on.",
+             goes_on=True),
     )),
     Stage("Splits", (
         Line("protocol ls", f"{MANIFESTS}.protocol:protocol_ls", "List the named and generic protocols."),

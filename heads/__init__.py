@@ -31,6 +31,10 @@ HEADS: dict[str, str] = {
 REFERENCE_HEADS = ("logreg", "svm")
 """What stands in every table of a sweep or an ablation: hard to beat on small corpora, and a table that hides that misleads."""
 
+REFERENCE_FEATURES = "egemaps"
+"""The features on which the reference heads stand in every table too, where the cache has them: functionals that need no encoder, and
+with logistic regression are hard to beat by networks on log-Mel."""
+
 
 def head(name: str) -> HeadSpec:
     """Return a head's specification by its name.

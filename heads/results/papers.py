@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tfser.heads import REFERENCE_HEADS
+from tfser.heads import REFERENCE_FEATURES, REFERENCE_HEADS
 from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.published import Paper, PublishedRow, PublishedTable
 from tfser.heads.results.summary import check_selection, summary
@@ -139,6 +139,7 @@ def prepare(
                     )
                     for metric, value in printed.items()
                 ]
+        beside |= {(corpus, REFERENCE_FEATURES): metrics for (corpus, _), metrics in beside.items()}
         for (corpus, wanted), metrics in beside.items():
             for name in REFERENCE_HEADS:
                 asked = replace(request, head=name, recipe=None, epochs=None, features=wanted)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads import head
+from tfser.heads import HEADS, head
 from tfser.heads.runs.chosen_features import choose_features, spread
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.setting_list import unknown_setting
@@ -33,6 +33,7 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.splits.choose import choose_protocol
 from tfser.pipeline.features.devices import choose_device
+from tfser.pipeline.features.feature_set import is_per_utterance
 from tfser.pipeline.features.layer_views import LayerView, asks_for_each
 from tfser.pipeline.features.stacks import layers_of
 
@@ -191,6 +192,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     ):
         if asked is None:
             said.append(f"{what} {value}")
+    _check_frames(spec, of)
     layers = layers_of(of)
     config = _with_parts(spec, config, of)
     spec.check(config, of["dim"] // layers)
@@ -239,6 +241,19 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         view=features.view,
         counted_epochs=() if recipe.steps is None else tuple(recipe.length(-(-n // recipe.batch_size)) for n in samples),
     )
+
+
+def _check_frames(spec: HeadSpec, feature_set: Mapping[str, Any]) -> None:
+    """Refuse functionals for a head that looks along time.
+
+    Raises:
+        UsageError: if the feature set has one frame an utterance, and the head needs several.
+    """
+    if is_per_utterance(feature_set) and not spec.per_utterance:
+        able = ", ".join(name for name in HEADS if head(name).per_utterance)
+        raise UsageError(
+            f"{feature_set['feature_set']} has one frame an utterance, and {spec.name} needs frames over time; heads for it: {able}"
+        )
 
 
 def _with_parts(spec: HeadSpec, config: Settings, feature_set: Mapping[str, Any]) -> Settings:

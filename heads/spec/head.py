@@ -94,6 +94,8 @@ class HeadSpec:
     count in them (None: all)."""
     ablation: tuple[AblationRow, ...] = ()
     """The rows of the paper's ablation table, in its order."""
+    per_utterance: bool = False
+    """It can read feature sets that have one frame an utterance, such as functionals; other heads need frames over time."""
     reads: tuple[str, ...] = ()
     """Of a head that takes feature sets apart again (`tfser cache join`): the kind of each part, in order, `*` for any; its
     configuration has `parts`, the widths of all but the last. None: it reads any features."""
