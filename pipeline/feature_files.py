@@ -1,16 +1,16 @@
 """Files of features that somebody else computed: npy, npz, csv and parquet, read into one matrix an id.
 
-What comes in: a file. What goes out: `Given`: the ids in the file's order, the frames of each, (t, D) float32, and whether each is one
-vector that stands for the whole utterance. What is read, by what the file is called:
+What comes in: a file. What goes out: `Given`: the ids in the file's order, the frames of each, (t, D) float32, and whether
+each is one vector that stands for the whole utterance. What is read, by what the file is called:
 
 * ``.npy``: (n, D) numbers; the ids are lines of a text file, in the same order.
 * ``.npz``: an array an id, (D,) or (t, D); or the arrays `utterance_id` (n,) and `features` (n, D).
-* ``.csv``, ``.tsv``, ``.parquet``: a column of ids, and columns of numbers, which are the features in the file's order; of parquet
-  also one column of lists. Several rows of one id are its frames, in the file's order, where frames were announced.
+* ``.csv``, ``.tsv``, ``.parquet``: a column of ids, and columns of numbers, which are the features in the file's order; of
+  parquet also one column of lists. Several rows of one id are its frames, in the file's order, where frames were announced.
 * a folder: one ``ID.npy`` an utterance.
 
-Nothing is guessed: a number that is none, an id that stands there twice, a column of words or a vector of another width ends it, with
-the place. Pickled objects are never loaded.
+Nothing is guessed: a number that is none, an id that stands there twice, a column of words or a vector of another width ends
+it, with the place. Pickled objects are never loaded.
 """
 
 from __future__ import annotations

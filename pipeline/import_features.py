@@ -1,9 +1,10 @@
 """Importing features that were computed elsewhere: matched to utterances, and stored as an ordinary feature set.
 
 What comes in: what a file holds (`tfser.pipeline.feature_files`), and a scanned corpus. What goes out: shards of a feature set of
-the user's own name. Its fingerprint is made of the content, so a changed file is another set, which takes the name; the same content
-is found again, from whatever format. The shards bear the content hashes of the audio as it is now: where an utterance's audio changes
-later, its imported features are outdated like any others. Where they come from stands in the feature set's `source`.
+the user's own name. Its fingerprint is made of the content, so a changed file is another set, which takes the name; the same
+content is found again, from whatever format. The shards bear the content hashes of the audio as it is now: where an
+utterance's audio changes later, its imported features are outdated like any others. Where they come from stands in the feature
+set's `source`.
 
 An id means the utterance of that name; else the one whose file has that path, name or stem, if there is just one. Ids that mean
 nobody and utterances that nobody brought are counted and named; the audits miss the latter.
@@ -42,8 +43,9 @@ KIND = "imported"
 class ImportReport:
     """What an import did.
 
-    `rows` ids were in the file: `used` of them mean an utterance, `strangers` none. `written` utterances are new, `before` were there,
-    `lacking` have no features in the file, `unreadable` have no audio that could be read, so nothing can be tied to it.
+    `rows` ids were in the file: `used` of them mean an utterance, `strangers` none. `written` utterances are new, `before`
+    were there, `lacking` have no features in the file, `unreadable` have no audio that could be read, so nothing can be tied
+    to it.
     """
 
     feature_set: str
@@ -58,7 +60,9 @@ class ImportReport:
     bytes: int
 
 
-def imported(given: Given, path: Path, *, name: str | None, hop_s: float | None, dtype: str, words: str | None = None) -> Described:
+def imported(
+    given: Given, path: Path, *, name: str | None, hop_s: float | None, dtype: str, words: str | None = None
+) -> Described:
     """Return the feature set that a file becomes.
 
     Args:
@@ -120,8 +124,8 @@ def import_features(
     place = {row["utterance_id"]: row for row in stored}
     matched, strangers = match(list(given.frames), stored)
     if not matched:
-        some = f"{strangers[0]!r}" if strangers else "none"
-        raise UsageError(f"none of the {len(strangers):,} ids means an utterance of {corpus}: {some} is not like {next(iter(place))!r}")
+        like = f"{strangers[0]!r} is not like {next(iter(place))!r}" if place else "it has none"
+        raise UsageError(f"none of the {len(strangers):,} ids means an utterance of {corpus}: {like}")
     members = {
         name: narrowed(target, name, given.frames[row_id])
         for name, row_id in sorted(matched.items())
@@ -140,7 +144,8 @@ def import_features(
         check_disk(cache, target, len(todo), sum(row["frames"] for row in todo) * item)
         with disk_errors(folder, "what was finished is safe; make room and run the same command again"):
             write_description(cache, target)
-            advance = begin(len(todo), sum(row["frames"] for row in todo) * target.hop_s) if begin is not None and todo else None
+            seconds = sum(row["frames"] for row in todo) * target.hop_s
+            advance = begin(len(todo), seconds) if begin is not None and todo else None
             for part in deal(todo, item, SHARD_BYTES, SHARD_UTTERANCES):
                 shard = [
                     ShardMember(

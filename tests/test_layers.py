@@ -35,7 +35,8 @@ ROOMS = {
     ),
     "pipeline": (
         *("cores", "threads", "memory", "sound", "corpora", "measure", "scan_report", "scan", "source", "shards", "features"),
-        *("extract_report", "extract", "collapse", "from_stacks", "join", "feature_files", "import_features", "verify", "inventory", "copies", "commands"),
+        *("extract_report", "extract", "collapse", "from_stacks", "join", "feature_files", "import_features"),
+        *("verify", "inventory", "copies", "commands"),
     ),
     "heads": ("spec", "models", "training", "machine", "runs", "results", "reports", "commands"),
 }

@@ -252,7 +252,7 @@ def _check_frames(spec: HeadSpec, feature_set: Mapping[str, Any]) -> None:
     if is_per_utterance(feature_set) and not spec.per_utterance:
         able = ", ".join(name for name in HEADS if head(name).per_utterance)
         raise UsageError(
-            f"{feature_set['feature_set']} has one frame an utterance, and {spec.name} needs frames over time; heads for it: {able}"
+            f"{feature_set['feature_set']} has one frame an utterance, and {spec.name} needs frames over time; for it: {able}"
         )
 
 

@@ -1,7 +1,7 @@
 """The reference rows that need no encoder: functionals (eGeMAPS) under the reference heads, in every table by default.
 
-What comes in: the cache and the corpora of a table. What goes out: the feature set on which those rows stand, or a sentence that says
-what is missing and the command that makes it. Nothing is extracted here, and a table never fails for want of them.
+What comes in: the cache and the corpora of a table. What goes out: the feature set on which those rows stand, or a sentence
+that says what is missing and the command that makes it. Nothing is extracted here, and a table never fails for want of them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def reference_features(cache: Cache, corpus: str) -> ReferenceFeatures:
     corpora = corpus.split(JOINED_BY)
     query = (
         "SELECT corpus, count(DISTINCT utterance_id) AS there, "
-        "count(DISTINCT utterance_id) FILTER (feature_set = ?) AS have FROM features WHERE list_contains(?, corpus) GROUP BY corpus"
+        "count(DISTINCT utterance_id) FILTER (feature_set = ?) AS have FROM features "
+        "WHERE list_contains(?, corpus) GROUP BY corpus"
     )
     with open_catalogue(cache) as connection:
         counts = {row["corpus"]: row for row in rows(connection, query, [REFERENCE_FEATURES, corpora])}

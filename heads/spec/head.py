@@ -225,6 +225,8 @@ class Baseline(HeadSpec):
     """``fit(data, config, recipe)`` stands in for `tfser.heads.training.loop.fit`."""
     predict: Callable[[Mapping[str, Tensor], PackedFeatures, npt.NDArray[np.int64]], Prediction]
     """``predict(state, features, rows)`` with what such a ``fit`` learnt."""
+    weighs_classes: bool = True
+    """Weights of classes mean something to it."""
 
     def _no_recipe(self, name: str) -> UsageError:
         if name in LINEAGES:
@@ -234,7 +236,7 @@ class Baseline(HeadSpec):
     @property
     def recipe_settings(self) -> AbstractSet[str] | None:
         """Only weights of classes: there is no loop that the others could mean something to."""
-        return {"class_weights", "class_beta"}
+        return {"class_weights", "class_beta"} if self.weighs_classes else set()
 
     def selection(self, asked: str) -> str:
         """Return `last`: where there are no epochs, there is no choice."""

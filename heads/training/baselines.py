@@ -5,8 +5,9 @@ predictions and statistics as every other head, but are fitted at once by scikit
 (`Baseline`):
 
 * **Inputs** are the mean and the population standard deviation over time of each feature, 2 D numbers an utterance (where every
-  utterance of a fold is one frame, as functionals are: that frame, D numbers), scaled to mean 0 and deviation 1 on the training utterances of the fold (StandardScaler). Nothing is measured on validation or test
-  utterances, so the recipe's ``normalise`` does not apply, and a speaker-wise (transductive) variant is not offered.
+  utterance of a fold is one frame, as functionals are: that frame, D numbers), scaled to mean 0 and deviation 1 on the
+  training utterances of the fold (StandardScaler). Nothing is measured on validation or test utterances, so the recipe's
+  ``normalise`` does not apply, and a speaker-wise (transductive) variant is not offered.
 * **logreg**: multinomial logistic regression with an L2 penalty, by L-BFGS. C = 1, scikit-learn's default, is not tuned;
   ``strong`` penalises 100 times as much, for wide features and few utterances. Its probabilities are the model's own.
 * **svm**: one machine a class against the rest (Rifkin and Klautau 2004), hinge loss. The kernel is exp(-width |x - y|^2 / 2 D)

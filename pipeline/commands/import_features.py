@@ -40,14 +40,15 @@ class ImportRequest:
 
 def import_own(
     *,
-    file: Annotated[Path, typer.Argument(help="A .npy, .npz, .csv, .tsv or .parquet file, or a folder of ID.npy.", metavar="FILE")],
-    request: ImportRequest,
+    file: Annotated[Path, typer.Argument(help="A .npy, .npz, .csv, .tsv or .parquet file, or a folder of ID.npy.",
+    metavar="FILE")], request: ImportRequest,
     strict: Strict = False,
     place: InCache,
 ) -> None:
     """Store features that were computed elsewhere, one vector an utterance or frames, as a feature set to train on.
 
-    Ids mean utterances by their id, or else by the path, name or stem of their file. Whatever does not match is counted and named.
+    Ids mean utterances by their id, or else by the path, name or stem of their file. Whatever does not match is counted and
+    named.
 
     Raises:
         UsageError: if the file cannot be read, or does not hold what was announced.

@@ -25,7 +25,6 @@ from tfser.manifests.notes import note
 from tfser.pipeline.scan import now
 from tfser.pipeline.shards.writer import StorageDtype
 
-
 PER_UTTERANCE = "utterance"
 """What the configuration's ``per`` says of a feature set that has one frame an utterance."""
 
