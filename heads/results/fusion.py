@@ -210,7 +210,7 @@ def _store(cache: Cache, plan: FusionPlan, about: dict[str, Any], stored: Sequen
         selections=[
             Selected(
                 selection=plan.selection,
-                epoch=1,
+                epoch=0,
                 utterances=mean,
                 segments=mean,
                 segment_utterance=np.arange(count),
@@ -240,7 +240,7 @@ def _about(
         "seed": seed,
         "feature_set": " & ".join(dict.fromkeys(row["feature_set"] for row in sources)),
         "fingerprint": digest([row["fingerprint"] for row in sources]),
-        "epochs": 1,
+        "epochs": 0,
         "device": "cpu",
         "device_name": processor("cpu"),
         "parameters": sum(row["parameters"] or 0 for row in sources),

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from tfser.heads import HEADS, head
 from tfser.heads.runs.chosen_features import choose_features, spread
+from tfser.heads.runs.head_choice import with_head
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.setting_list import unknown_setting
 from tfser.heads.runs.store import digest
@@ -162,8 +163,9 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         UsageError: if a name is unknown, or the cache leaves several choices or none.
         TfserError: if the corpus cannot fill the protocol.
     """
+    request, why = with_head(cache, request)
     spec = head(request.head)
-    said: list[str] = []
+    said: list[str] = [] if why is None else [why]
     preset = request.preset or spec.default_preset
     config = spec.preset(preset)
     recipe_name = request.recipe or spec.default_recipe
