@@ -22,7 +22,6 @@ def fuse_runs(
         list[str], typer.Argument(metavar="A B ...", help="Experiments: the id of each, or enough of it.")
     ],
     *,
-    selection: Annotated[str, Option("Whose predictions: how the epochs were chosen.", metavar="NAME")] = "last",
     again: Annotated[bool, Option("Make again what is there.")] = False,
     writing: Writing,
 ) -> None:
@@ -37,7 +36,7 @@ def fuse_runs(
     """
     writing.kind()  # before anything is computed
     store = writing.store
-    plan = plan_fusion(store, experiments, selection)
+    plan = plan_fusion(store, experiments)
     done = fuse(store, plan, again=again)
     refresh(store)
     say(f"{plan.experiment}: the mean of {', '.join(plan.sources)}")

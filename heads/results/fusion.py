@@ -4,7 +4,7 @@ What comes in: experiments with finished runs on one protocol. What goes out: a 
 that all of them have, with its predictions, metrics and sources: `tfser scores`, `compare` and the audits know it like any
 other. Nothing is trained, and no weight is chosen: one could only be chosen by looking at somebody, so all count the same.
 
-Marks are inherited: a fusion's audit is the worst of its sources', their findings are its findings, the selection keeps its name
+Marks are inherited: a fusion's audit is the worst of its sources', their findings are its findings, selections keep their names
 (and so the mark of a test side that was looked at), and whether its test speakers are new is judged of the same rows. Its name
 is made of its sources' names, and each run holds the digests of the predictions that it was made of: where a source was
 trained again to other predictions, the fusion is made again.
@@ -43,10 +43,13 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class FusionPlan:
-    """What is fused: the sources' experiments, and for each fold and seed of the fusion the run of each source."""
+    """What is fused: the sources' experiments, and for each fold and seed of the fusion the run of each source.
+
+    `selections` are those that every run has; `last` is one of them.
+    """
 
     experiment: str
-    selection: str
+    selections: tuple[str, ...]
     sources: tuple[str, ...]
     runs: Mapping[tuple[int, int], tuple[Row, ...]]
     left_out: tuple[str, ...]
@@ -62,7 +65,7 @@ class Fused:
     found: int
 
 
-def plan_fusion(cache: Cache, names: Sequence[str], selection: str = "last") -> FusionPlan:
+def plan_fusion(cache: Cache, names: Sequence[str]) -> FusionPlan:
     """Find the runs to fuse.
 
     A source of one seed (heads that are fitted at once have one) goes with every seed of the others.
@@ -80,15 +83,11 @@ def plan_fusion(cache: Cache, names: Sequence[str], selection: str = "last") -> 
         stored = [rows(connection, "SELECT * FROM runs WHERE experiment = ? ORDER BY seed, fold", [name]) for name in experiments]
         kept = rows(
             connection,
-            "SELECT DISTINCT run_id FROM predictions WHERE selection = ? AND level = 'utterance'",
-            [selection],
+            "SELECT DISTINCT run_id, selection FROM metrics JOIN runs USING (run_id) WHERE list_contains(?, experiment)",
+            [experiments],
         )
-    have = {row["run_id"] for row in kept}
     _check_alike(experiments, [of[0] for of in stored])
-    places = [{(r["fold"], r["seed"]): r for r in of if r["run_id"] in have} for of in stored]
-    for name, of in zip(experiments, places, strict=True):
-        if not of:
-            raise UsageError(f"{name} has no predictions of the selection {selection}")
+    places = [{(row["fold"], row["seed"]): row for row in of} for of in stored]
     seeds = [sorted({seed for _, seed in of}) for of in places]
     several = [set(of) for of in seeds if len(of) > 1] or [set(seeds[0])]
     wanted = sorted(set.union(*several))
@@ -104,10 +103,18 @@ def plan_fusion(cache: Cache, names: Sequence[str], selection: str = "last") -> 
                 runs[fold, seed] = tuple(row for row in found if row is not None)
     if not runs:
         raise UsageError(f"{' and '.join(experiments)} have no fold in common")
-    words = {"version": METHOD_VERSION, "rule": RULE, "sources": sorted(experiments), "selection": selection}
-    corpus = stored[0][0]["corpus"]
-    name = f"{HEAD}-mean-{selection}-{corpus}-{digest(words)}"
-    return FusionPlan(experiment=name, selection=selection, sources=tuple(experiments), runs=runs, left_out=tuple(left_out))
+    of_run: dict[str, set[str]] = {}
+    for row in kept:
+        of_run.setdefault(row["run_id"], set()).add(row["selection"])
+    common = set.intersection(*(of_run[row["run_id"]] for of in runs.values() for row in of))
+    words = {"version": METHOD_VERSION, "rule": RULE, "sources": sorted(experiments)}
+    return FusionPlan(
+        experiment=f"{HEAD}-mean-{stored[0][0]['corpus']}-{digest(words)}",
+        selections=tuple(sorted(common)),
+        sources=tuple(experiments),
+        runs=runs,
+        left_out=tuple(left_out),
+    )
 
 
 def _check_alike(experiments: Sequence[str], firsts: Sequence[Row]) -> None:
@@ -130,16 +137,17 @@ def fuse(cache: Cache, plan: FusionPlan, *, again: bool = False) -> Fused:
     made = 0
     for (fold, seed), sources in plan.runs.items():
         run_id = f"{plan.experiment}-f{fold}-s{seed}"
-        stored = [_read(cache, row, plan.selection) for row in sources]
-        digests = [of.digest for of in stored]
+        stored = {selection: [_read(cache, row, selection) for row in sources] for selection in plan.selections}
+        digests = [{name: of[place].digest for name, of in stored.items()} for place in range(len(sources))]
         with cache.lock(f"runs/{run_id}"):
             done = peek(cache, run_id) or pick_up(cache, run_id, again=False, note=lambda _: None)
             is_stale = done is not None and [of["predictions"] for of in done["config"]["sources"]] != digests
             if done is not None and not is_stale and not again:
                 continue
+            _average(stored["last"])  # before anything is begun: what does not go together leaves nothing behind
             about = _about(plan, run_id, fold, seed, sources, digests)
             folder = begin(cache, about, again=done is not None)
-            _store(cache, plan, about, stored, folder)
+            _store(cache, about, stored, folder)
             made += 1
     return Fused(plan=plan, made=made, found=len(plan.runs) - made)
 
@@ -180,13 +188,12 @@ def _read(cache: Cache, row: Row, selection: str) -> _Predicted:
     )
 
 
-def _store(cache: Cache, plan: FusionPlan, about: dict[str, Any], stored: Sequence[_Predicted], folder: Path) -> None:
-    """Average and write the predictions of one run.
+def _average(stored: Sequence[_Predicted]) -> npt.NDArray[np.float32]:
+    """Return the mean of the sources' probabilities, (U, K).
 
     Raises:
         TfserError: the sources were tested on different utterances, or under different labels.
     """
-    began = time.perf_counter()
     first = stored[0]
     for other in stored[1:]:
         if other.utterances != first.utterances:
@@ -198,9 +205,16 @@ def _store(cache: Cache, plan: FusionPlan, about: dict[str, Any], stored: Sequen
             )
         if other.labels != first.labels:
             raise TfserError(f"{first.run_id} and {other.run_id} were tested under other labels; train both again")
-    mean = np.mean([of.probabilities for of in stored], axis=0).astype(np.float32)  # (U, K)
+    return np.mean([of.probabilities for of in stored], axis=0).astype(np.float32)
+
+
+def _store(cache: Cache, about: dict[str, Any], stored: Mapping[str, Sequence[_Predicted]], folder: Path) -> None:
+    """Average and write the predictions of one run, by selection. Its one "epoch" is no training: it has no loss."""
+    began = time.perf_counter()
+    first = next(iter(stored.values()))[0]
     number = {name: k for k, name in enumerate(about["classes"])}
     count = len(first.utterances)
+    means = {selection: _average(of) for selection, of in stored.items()}
     finish(
         cache,
         about | {"finished_at": now(), "seconds": time.perf_counter() - began},
@@ -209,21 +223,22 @@ def _store(cache: Cache, plan: FusionPlan, about: dict[str, Any], stored: Sequen
         labels=np.array([number[name] for name in first.labels], dtype=np.int64),
         selections=[
             Selected(
-                selection=plan.selection,
-                epoch=0,
+                selection=selection,
+                epoch=1,
                 utterances=mean,
                 segments=mean,
                 segment_utterance=np.arange(count),
                 segment_number=np.zeros(count, dtype=np.int64),
             )
+            for selection, mean in means.items()
         ],
-        history=[],
+        history=[{"epoch": 1, "loss": None, "lr": 0.0}],
         folder=folder,
     )
 
 
 def _about(
-    plan: FusionPlan, run_id: str, fold: int, seed: int, sources: Sequence[Row], digests: Sequence[str]
+    plan: FusionPlan, run_id: str, fold: int, seed: int, sources: Sequence[Row], digests: Sequence[Mapping[str, str]]
 ) -> dict[str, Any]:
     """Return what a fused run says of itself: all columns of the table `runs` but those of its end."""
     first = sources[0]
@@ -234,13 +249,13 @@ def _about(
         "experiment": plan.experiment,
         "head": HEAD,
         "preset": "mean",
-        "recipe": plan.selection,
+        "recipe": "none",
         **{column: first[column] for column in ("corpus", "protocol", "protocol_hash", "validation", "classes")},
         "fold": fold,
         "seed": seed,
         "feature_set": " & ".join(dict.fromkeys(row["feature_set"] for row in sources)),
         "fingerprint": digest([row["fingerprint"] for row in sources]),
-        "epochs": 0,
+        "epochs": 1,
         "device": "cpu",
         "device_name": processor("cpu"),
         "parameters": sum(row["parameters"] or 0 for row in sources),
@@ -252,7 +267,6 @@ def _about(
         "versions": versions(),
         "config": {
             "rule": RULE,
-            "selection": plan.selection,
             "sources": [
                 {"run_id": row["run_id"], "experiment": row["experiment"], "predictions": found}
                 for row, found in zip(sources, digests, strict=True)

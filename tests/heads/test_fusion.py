@@ -75,17 +75,17 @@ def test_marks_are_inherited_and_a_source_that_changed_is_fused_again(cache: Cac
     stored.put_experiment(cache, "one", people, audit="overridden", selections=("last", "test-oracle"))
     stored.put_experiment(cache, "two", people, selections=("last", "test-oracle"))
     refresh(cache)
-    plan = plan_fusion(cache, ["one", "two"], "test-oracle")
+    plan = plan_fusion(cache, ["one", "two"])
     fuse(cache, plan)
     refresh(cache)
     with open_catalogue(cache) as connection:
         found = rows(connection, "SELECT audit, selection FROM runs JOIN metrics USING (run_id) WHERE experiment = ?",
         [plan.experiment])
-    assert {(of["audit"], of["selection"]) for of in found} == {("overridden", "test-oracle")}
+    assert {(of["audit"], of["selection"]) for of in found} == {("overridden", "last"), ("overridden", "test-oracle")}
     before = probabilities(cache, plan.experiment)
     stored.put_experiment(cache, "two", people, right=0.1, selections=("last", "test-oracle"))
     refresh(cache)
-    assert fuse(cache, plan_fusion(cache, ["one", "two"], "test-oracle")).made == 2
+    assert fuse(cache, plan_fusion(cache, ["one", "two"])).made == 2
     after = probabilities(cache, plan.experiment)
     assert before.keys() == after.keys() and before != after
 
@@ -103,8 +103,6 @@ def test_what_does_not_go_together_is_refused(cache: Cache, stored: ModuleType) 
         plan_fusion(cache, ["one", "classes"])
     with pytest.raises(UsageError, match="each named once"):
         plan_fusion(cache, ["one", "one"])
-    with pytest.raises(UsageError, match="has no predictions of the selection val"):
-        plan_fusion(cache, ["one", "half"], "val")
     with pytest.raises(TfserError, match="extract what is missing"):
         fuse(cache, plan_fusion(cache, ["one", "fewer"]))
     half = plan_fusion(cache, ["one", "half"])
