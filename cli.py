@@ -35,6 +35,7 @@ from tfser.manifests.display import (
 )
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.failures import INTERRUPTED, check_words, describe, interrupted
+from tfser.manifests.options import opened
 from tfser.manifests.outputs import check_output, format_of, output_to, write_parquet
 from tfser.manifests.streams import finish, is_file, make_ready, standard_input
 
@@ -1022,6 +1023,11 @@ def _kind_of(format: SqlOutput | None, output: Path | None) -> SqlOutput:
     if kind is SqlOutput.parquet and output is None:
         raise UsageError("--format parquet needs --output FILE")
     return kind
+
+
+from tfser.heads.commands.predicting import predict  # noqa: E402
+
+app.command("predict")(opened(predict))
 
 
 @app.command()

@@ -31,9 +31,9 @@ ROOMS = {
     ),
     "pipeline": (
         *("cores", "sound", "corpora", "measure", "scan_report", "scan", "shards", "features", "extract_report", "extract"),
-        *("collapse", "verify", "inventory", "copies"),
+        *("front_end", "collapse", "verify", "inventory", "copies"),
     ),
-    "heads": ("spec", "models", "training", "machine", "runs", "results", "commands"),
+    "heads": ("spec", "models", "training", "machine", "runs", "results", "prediction", "commands"),
 }
 """The files and folders of each room, from the ground up: whoever stands here imports from its left alone."""
 
