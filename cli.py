@@ -114,6 +114,8 @@ cache_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The c
 app.add_typer(protocol_app, name="protocol")
 app.add_typer(manifest_app, name="manifest")
 app.add_typer(cache_app, name="cache")
+runs_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Runs: list, show, diff, name.")
+app.add_typer(runs_app, name="runs")
 
 
 class SqlOutput(StrEnum):
@@ -199,6 +201,10 @@ Validation = Annotated[
 
 Head = Annotated[str, typer.Option("--head", metavar="NAME", help="What to train; see `tfser heads`.")]
 Folds = Annotated[str, typer.Option("--fold", metavar="N", help="A fold, a list (1,3), a range (2-4), or all.")]
+FoldsOrNone = Annotated[
+    str,
+    typer.Option("--fold", metavar="N", help="A fold, a list (1,3), a range (2-4), all; or none: all utterances, for use."),
+]
 Features = Annotated[
     str | None, typer.Option("--features", metavar="NAME", help="Feature set; the head's favourite in the cache if left out.")
 ]
@@ -545,9 +551,10 @@ def _default_first(default: str, names: Iterable[str]) -> str:
 @app.command()
 def train(
     head: Head,
-    fold: Folds = "all",
+    fold: FoldsOrNone = "all",
     corpus: Corpus = None,
     features: FeatureLists = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="What to call the experiment, for later commands.")] = None,
     protocol: ProtocolName = None,
     labels: Labels = None,
     validation: Validation = None,
@@ -592,7 +599,8 @@ def train(
         stack=stack,
     )
     _prepare_torch(device, threads, keep_memory)
-    _train(_store(cache, verify, runs), request, format, _listed(features), checkpoint_every_s=checkpoint_every)
+    store = _store(cache, verify, runs)
+    _train(store, request, format, _listed(features), checkpoint_every_s=checkpoint_every, name=name)
 
 
 @app.command()
@@ -839,7 +847,13 @@ def reproduce(
 
 
 def _train(
-    store: Cache, request: Request, format: Output, features: Sequence[str] = (), *, checkpoint_every_s: float = 30.0
+    store: Cache,
+    request: Request,
+    format: Output,
+    features: Sequence[str] = (),
+    *,
+    checkpoint_every_s: float = 30.0,
+    name: str | None = None,
 ) -> None:
     """Train what a request asks for on each of the feature sets (none: its own), and print the scores."""
     from dataclasses import replace
@@ -852,8 +866,20 @@ def _train(
     if experiments[0].chosen:
         say(f"chosen for you: {', '.join(experiments[0].chosen)}")
     several = len(experiments) > 1
+    if name is not None:
+        from tfser.heads.runs.names import give_name
+
+        if several:
+            raise UsageError(f"--name {name}: names one experiment, and these are {len(experiments)}")
+        give_name(store, name, experiments[0].name)
     headings = {of.name: f"features {of.feature_set}" for of in experiments} if several else {}
     failed = _train_folds(store, experiments, checkpoint_every_s, headings)
+    if request.folds == "none":
+        from tfser.heads.commands.training_table import print_for_use
+
+        print_for_use(store, experiments, format)
+        _exit_if(failed)
+        return
     lost = {failure.run.run_id for failure in failed}
     shown = [of for of in experiments if any(of.run_id(fold) not in lost for fold in of.folds)]
     print_scores(store, shown, format)
@@ -1025,9 +1051,17 @@ def _kind_of(format: SqlOutput | None, output: Path | None) -> SqlOutput:
     return kind
 
 
+from tfser.heads.commands.exporting import export  # noqa: E402
 from tfser.heads.commands.predicting import predict  # noqa: E402
 
+from tfser.heads.commands.run_lists import diff_runs, list_runs, name_run, show_run  # noqa: E402
+
 app.command("predict")(opened(predict))
+runs_app.command("ls")(opened(list_runs))
+runs_app.command("show")(opened(show_run))
+runs_app.command("diff")(opened(diff_runs))
+runs_app.command("name")(opened(name_run))
+app.command("export")(opened(export))
 
 
 @app.command()

@@ -7,7 +7,7 @@ from typing import Any
 
 from tfser.heads.commands.columns import fitted
 from tfser.heads.results.marks import explain_marks, mark
-from tfser.heads.runs.experiment import Experiment
+from tfser.heads.runs.experiment import EVERYTHING, Experiment
 from tfser.heads.spec import lineages
 from tfser.heads.spec.selections import ORDER_SQL, explain, peeks
 from tfser.manifests.audits.participation import definition, participation
@@ -30,6 +30,27 @@ def print_scores(store: Cache, experiments: Sequence[Experiment], format: Output
         if len(experiments) > 1:
             show(f"features {experiment.feature_set}")
         _print_experiment(store, experiment, folds, over)
+
+
+def print_for_use(store: Cache, experiments: Sequence[Experiment], format: Output) -> None:
+    """Print the runs that were trained on all labelled utterances, and which cross-validated experiment vouches for each."""
+    names = [experiment.run_id(EVERYTHING) for experiment in experiments]
+    with open_catalogue(store) as connection:
+        found = rows(
+            connection,
+            "SELECT r.run_id, r.experiment, r.feature_set, r.epochs, round(r.seconds, 1) AS seconds, "
+            "(SELECT max(s.folds) FROM scores s WHERE s.experiment = r.experiment) AS tested_folds "
+            "FROM runs r WHERE list_contains(?, r.run_id) ORDER BY r.run_id",
+            [names],
+        )
+    print_rows(found, format, ["run_id", "experiment", "feature_set", "epochs", "seconds", "tested_folds"])
+    for row in found:
+        if not row["tested_folds"]:
+            say(
+                f"nothing vouches for {row['run_id']}: no fold of its configuration is tested; the same command with --fold all "
+                "cross-validates it"
+            )
+    say("trained on all labelled utterances: these weights have no test scores; those of their experiment's folds stand for them")
 
 
 def _scores_of(store: Cache, experiment: Experiment) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfser.heads.prediction.inputs import Speech
-from tfser.heads.prediction.trained import EVERYTHING
+from tfser.heads.runs.experiment import EVERYTHING
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.protocols.protocol import JOINED_BY

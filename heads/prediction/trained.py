@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tfser.heads import head
+from tfser.heads.runs.experiment import EVERYTHING
 from tfser.heads.runs.learned_mix import FILES, mix_of_run
+from tfser.heads.runs.names import meant_by
 from tfser.heads.runs.store import finished, read_model, run_folder
 from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.recipes import Recipe
@@ -27,10 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tfser.heads.spec.fold import Prediction
-
-EVERYTHING = 0
-"""The number of the fold whose run was trained on all labelled utterances: it is tested on none."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedHead:
@@ -210,7 +208,7 @@ def choose_runs(cache: Cache, text: str, *, ensemble: bool = False) -> list[str]
     from tfser.heads.results.outcomes import find
 
     with open_catalogue(cache) as connection:
-        subject = find(connection, text)
+        subject = find(connection, meant_by(cache, text))
         if subject.run_id is not None and not ensemble:
             return [subject.run_id]
         found = rows(

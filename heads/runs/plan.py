@@ -254,7 +254,18 @@ def reference_wanted(request: SweepRequest, entries: Sequence[Entry]) -> list[Pl
     ]
 
 
+def check_is_tested(folds: str) -> None:
+    """Refuse to tabulate what is tested on nothing.
+
+    Raises:
+        UsageError: if the folds are `none`.
+    """
+    if folds == "none":
+        raise UsageError("--fold none trains one model for use, which has no scores to tabulate: take `tfser train`")
+
+
 def _shared_request(request: SweepRequest, name: str) -> Request:
+    check_is_tested(request.folds)
     return Request(
         head=name,
         folds=request.folds,

@@ -19,6 +19,9 @@ from tfser.heads.prediction.companies import Known
 from tfser.heads.prediction.inputs import corpus_inputs, measured, named_inputs, standard_input
 from tfser.heads.prediction.loading import Model, load_model
 from tfser.heads.prediction.timeline import cut, windows
+from tfser.heads.runs.experiment import Request, resolve
+from tfser.heads.runs.in_turn import run_here
+from tfser.heads.runs.plan import entry_of, make_plan
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
@@ -32,13 +35,16 @@ from ..conftest import fill_with_tones, run
 FOLD = 2
 """Its 36 test utterances are more than a batch of whole utterances."""
 
-HEADS = {
-    "logreg": (),
-    "svm": (),
-    "mean_pool": (),
-    "tf_mamba": ("--set", "width=16", "--set", "hidden=16,8", "--recipe", "default"),
-    "tf_transformer": ("--set", "segment_frames=16", "--set", "channels=4", "--recipe", "paper"),
+HEADS: dict[str, dict[str, str]] = {
+    "logreg": {},
+    "svm": {},
+    "mean_pool": {},
+    "tf_mamba": {"width": "16", "hidden": "16,8"},
+    "tf_transformer": {"segment_frames": "16", "channels": "4"},
 }
+RECIPES = {"tf_transformer": "paper"}  # whose hops fit so short segments
+SETS = ("logmel", "wavlm-large/2")
+LAYERS = "wavlm-large/all+float16"
 
 
 def tiny_wavlm(folder: Path) -> Path:
@@ -71,11 +77,18 @@ class Trained:
         self.weights = folder / "weights"
         self.runs: dict[tuple[str, str], str] = {}
 
-    def train(self, head: str, features: str, *more: str, fold: object = FOLD) -> str:
-        words = ["train", "--head", head, "--features", features, "--fold", fold, "--cache", self.cache.root, *more]
-        done = run(*words, *HEADS[head], "--epochs", 2, "--format", "json")
-        assert done.exit_code == 0, done.output
-        return str(json.loads(done.stdout)[0]["run_id"])
+    def train(self, *wanted: tuple[str, str], folds: str = str(FOLD), **settings: str) -> list[str]:
+        """Train heads on features, as `tfser train` does, and return their runs."""
+        experiments = []
+        for head, features in wanted:
+            own = HEADS[head] | settings
+            request = Request(
+                head=head, features=features, folds=folds, settings=own, epochs=2, recipe=RECIPES.get(head), device="cpu"
+            )
+            experiments.append(resolve(self.cache, request))
+        plan = make_plan(self.cache, [entry_of(experiment) for experiment in experiments])
+        assert run_here(self.cache, plan.runs, plan.findings, tell=lambda event: None) == []
+        return [experiment.run_id(fold) for experiment in experiments for fold in experiment.folds]
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +101,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         request = FeatureRequest(weights=str(found.weights), layer=layer, dtype=dtype)
         extract_pass(found.cache, "toy", feature_pass("wavlm-large", request), compute=Compute())
     refresh(found.cache)
-    for head in HEADS:
-        for features in ("logmel", "wavlm-large/2"):
-            found.runs[head, features] = found.train(head, features)
-    found.runs["mean_pool", "wavlm-large/all+float16"] = found.train("mean_pool", "wavlm-large/all+float16")
+    wanted = [(head, features) for head in HEADS for features in SETS] + [("mean_pool", LAYERS)]
+    found.runs = dict(zip(wanted, found.train(*wanted), strict=True))
+    refresh(found.cache)
     return found
 
 
@@ -117,10 +129,10 @@ def heard(model: Model, files: list[str]) -> dict[str, Answer]:
     return {of.speech.name: of for of in found if isinstance(of, Answer)}
 
 
-KINDS = [(head, features) for head in HEADS for features in ("logmel", "wavlm-large/2")]
+KINDS = [(head, features) for head in HEADS for features in SETS]
 
 
-@pytest.mark.parametrize(("head", "features"), [*KINDS, ("mean_pool", "wavlm-large/all+float16")])
+@pytest.mark.parametrize(("head", "features"), [*KINDS, ("mean_pool", LAYERS)])
 def test_a_test_fold_s_audio_gives_the_stored_predictions_bit_for_bit(
     trained: Trained, head: str, features: str, tmp_path: Path
 ) -> None:
@@ -171,7 +183,7 @@ def test_a_corpus_is_predicted_with_its_labels_and_what_was_seen(trained: Traine
 
 def test_an_ensemble_is_the_mean_with_its_disagreement(trained: Trained, write_wav: Any, tmp_path: Path) -> None:
     run_id = trained.runs["mean_pool", "logmel"]
-    trained.train("mean_pool", "logmel", fold="1,3")
+    trained.train(("mean_pool", "logmel"), folds="1,3")
     path = write_wav(tmp_path / "x.wav", 0.5)
     experiment = run_id.rsplit("-f", 1)[0]
     done = run("predict", experiment, path, "--ensemble", "--cache", trained.cache.root, "--format", "json")
@@ -351,7 +363,7 @@ def test_features_that_this_version_computes_otherwise_are_refused(trained: Trai
 
 def test_a_head_that_normalises_by_speaker_asks_who_speaks(trained: Trained) -> None:
     """With everybody of the fold it gives the stored predictions; a stranger has to be named."""
-    run_id = trained.train("mean_pool", "logmel", "--set", "normalise=speaker")
+    (run_id,) = trained.train(("mean_pool", "logmel"), normalise="speaker")
     model = load_model(run_id, trained.cache)
     found = heard(model, [str(trained.audio / "b")])
     expected = stored(trained.cache, run_id)
