@@ -79,9 +79,9 @@ class _Group(TyperGroup):
 
 
 def _known_heads() -> list[str]:
-    from tfser.heads import HEADS
+    from tfser.heads import head_names
 
-    return list(HEADS)
+    return head_names()
 
 
 def _known_corpora() -> list[str]:
@@ -281,6 +281,7 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def corpora(cache: CacheDir = None, format: Format = Output.table) -> None:
     """List the corpora that are known, and those in the cache."""
+    from tfser.manifests.plugins import CORPORA as GROUP
     from tfser.pipeline.corpora import CORPORA, remembered
 
     scanned = remembered(Cache(cache))
@@ -295,7 +296,7 @@ def corpora(cache: CacheDir = None, format: Format = Output.table) -> None:
         else:
             row |= {"licence": reader.licence, "page": reader.page, "source": reader.source}
         rows.append(row)
-    print_rows(rows, format)
+    print_rows(_with_origins(rows, "corpus", GROUP, format), format)
 
 
 @app.command()
@@ -485,6 +486,7 @@ def _encoder_devices(device: str, devices: str | None, threads: int | None, keep
 @app.command()
 def features(format: Format = Output.table) -> None:
     """List the feature sets that `extract` can make."""
+    from tfser.manifests.plugins import UPSTREAMS as GROUP
     from tfser.pipeline.features.registry import UPSTREAMS
 
     rows: list[dict[str, Any]] = []
@@ -493,7 +495,7 @@ def features(format: Format = Output.table) -> None:
         if upstream.hub is not None:
             row |= {"about": Lines((upstream.summary, upstream.hub))} if format is Output.table else {"hub": upstream.hub}
         rows.append(row)
-    print_rows(rows, format)
+    print_rows(_with_origins(rows, "features", GROUP, format), format)
     say("and any wav2vec 2.0, HuBERT, WavLM or Whisper by its hub id or folder: --features organisation/name")
 
 
@@ -508,8 +510,10 @@ def heads(
     format: Format = Output.table,
 ) -> None:
     """List the heads with their presets (architectures) and recipes (ways of training), or what `--set` takes for one head."""
-    from tfser.heads import HEADS, head
+    from tfser.heads import head, head_names
     from tfser.heads.spec import lineages
+    from tfser.manifests.plugins import HEADS as GROUP
+    from tfser.manifests.plugins import PluginError
 
     if name is not None:
         from tfser.heads.runs.setting_list import settings_of
@@ -522,8 +526,12 @@ def heads(
     if preset or recipe:
         raise UsageError("--preset and --recipe go with the name of a head: tfser heads NAME")
     rows: list[dict[str, Any]] = []
-    for name in HEADS:
-        spec = head(name)
+    for name in head_names():
+        try:
+            spec = head(name)
+        except PluginError as error:
+            rows.append({"head": name, "presets": "", "recipes": "", "about": str(error)})
+            continue
         rows.append(
             {
                 "head": name,
@@ -532,6 +540,7 @@ def heads(
                 "about": f"{spec.summary} ({spec.source})",
             }
         )
+    rows = _with_origins(rows, "head", GROUP, format)
     shared = lineages.listed()
     if format is Output.table:
         print_rows(rows, format)
@@ -542,6 +551,16 @@ def heads(
         every: list[dict[str, Any]] = [{"head": None, "presets": None, "recipes": of["recipe"], **of} for of in shared]
         columns = [*rows[0], *(name for name in shared[0] if name not in (*rows[0], "recipe"))]
         print_rows([dict.fromkeys(columns) | row for row in (*rows, *every)], format, columns)
+
+
+def _with_origins(rows: list[dict[str, Any]], column: str, group: str, format: Output) -> list[dict[str, Any]]:
+    """Say where each entry of a registry is from; in a table only if one is of another package."""
+    from tfser.manifests.plugins import origin_of
+
+    origins = [origin_of(group, row[column]) for row in rows]
+    if format is Output.table and set(origins) == {"tfser"}:
+        return rows
+    return [{**row, "from": origin} for row, origin in zip(rows, origins, strict=True)]
 
 
 def _default_first(default: str, names: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from tfser.manifests.errors import DamagedError, TfserError, UnreadableError, UsageError
 from tfser.manifests.feature_name import FeatureName
 from tfser.manifests.files import read_json
+from tfser.manifests.options import pairs
 from tfser.pipeline.extract import narrowed, why_not_stored
 from tfser.pipeline.features.encoder_engine import encoder_engine
 from tfser.pipeline.features.encoders.spec import ENCODERS, EncoderSpec, encoder_spec
@@ -27,6 +28,7 @@ from tfser.pipeline.features.encoders.weights import CONFIG, is_folder
 from tfser.pipeline.features.engine import Engine, Frames, one_by_one
 from tfser.pipeline.features.feature_set import fingerprint_of
 from tfser.pipeline.features.logmel import LogMel, LogMelConfig
+from tfser.pipeline.features.registry import UPSTREAMS, feature_set
 from tfser.pipeline.features.stacks import layer_cut
 from tfser.pipeline.shards.writer import storage_dtype
 
@@ -143,8 +145,8 @@ def front_end(stored: StoredSet, *, weights: str | None = None, memo: Path | Non
         return _encoder(stored, weights, memo)
     if weights is not None:
         raise UsageError(f"--weights {weights}: {stored.name} is computed without any")
-    if stored.kind != "logmel" or stored.config.get("kind") != "logmel":
-        raise TfserError(f"{stored.name}: features of the kind {stored.kind!r} cannot be computed of new audio")
+    if stored.config.get("kind") != "logmel":
+        return _plugged(stored)
     names = {of.name for of in fields(LogMelConfig)}
     config = LogMelConfig(**{key: value for key, value in stored.config.items() if key in names})
     _same(stored, config.describe())
@@ -154,6 +156,26 @@ def front_end(stored: StoredSet, *, weights: str | None = None, memo: Path | Non
         minimum_s=config.window_s,
         frames=config.frames,
         engine=one_by_one(lambda: LogMel(config).extract),
+    )
+
+
+def _plugged(stored: StoredSet) -> FrontEnd:
+    """Return the front-end of another package (entry points `tfser.upstreams`), asked for what the set's name says.
+
+    Raises:
+        TfserError: it is not installed here, or computes other numbers now.
+    """
+    name = FeatureName.parse(stored.name)
+    if name.encoder not in UPSTREAMS:
+        raise TfserError(f"{stored.name}: features of the kind {stored.kind!r} cannot be computed here; install the plug-in that made them")
+    made = feature_set(name.encoder, pairs("--set", name.options), stored.dtype)
+    _same(stored, made.config)
+    return FrontEnd(
+        stored=stored,
+        sample_rate_hz=made.sample_rate_hz,
+        minimum_s=made.minimum_s,
+        frames=made.frames,
+        engine=made.engine,
     )
 
 

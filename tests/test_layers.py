@@ -26,14 +26,14 @@ FRONT = (
 
 ROOMS = {
     "manifests": (
-        *("errors", "labels", "natural", "feature_name", "notes", "failures", "seals", "utterances", "connections", "files"),
+        *("errors", "labels", "natural", "feature_name", "notes", "plugins", "failures", "seals", "utterances", "connections", "files"),
         *("cache", "texts", "streams", "options", "outputs", "display", "protocols", "catalogue", "splits", "audits"),
     ),
     "pipeline": (
         *("cores", "sound", "corpora", "measure", "scan_report", "scan", "shards", "features", "extract_report", "extract"),
         *("front_end", "collapse", "verify", "inventory", "copies"),
     ),
-    "heads": ("spec", "models", "training", "machine", "runs", "results", "prediction", "commands"),
+    "heads": ("spec", "models", "training", "machine", "runs", "results", "prediction", "notebook", "commands"),
 }
 """The files and folders of each room, from the ground up: whoever stands here imports from its left alone."""
 

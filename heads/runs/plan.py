@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
 
-from tfser.heads import HEADS, REFERENCE_HEADS, head
+from tfser.heads import HEADS, REFERENCE_HEADS, head, head_names
 from tfser.heads.runs.experiment import Experiment, Request, resolve
 from tfser.heads.runs.one_fold import audit_experiment, check_audit
 from tfser.heads.runs.setting_list import UnknownSettingError
@@ -202,7 +202,7 @@ def expand(request: SweepRequest) -> list[PlannedRequest]:
         UsageError: if a name is unknown or fits none of the heads.
     """
     if not request.heads:
-        raise UsageError(f"a sweep needs a head: --head NAME (known: {', '.join(sorted(HEADS))}), or a file with [[head]] blocks")
+        raise UsageError(f"a sweep needs a head: --head NAME (known: {', '.join(sorted(head_names()))}), or a file with [[head]] blocks")
     specs = [head(block.name) for block in request.heads]
     _check_used("preset", request.presets, specs, {spec.name: list(spec.presets) for spec in specs})
     _check_used("recipe", request.recipes, specs, {spec.name: spec.recipe_names for spec in specs})
