@@ -100,11 +100,12 @@ def _encoder(facts: CardFacts) -> str:
         return "Computed from the audio alone, without trained weights."
     known = ENCODERS.get(FeatureName.parse(features.name).encoder)
     source = features.source.get("weights", "unknown")
-    learnt = f"{known.summary}; its own card, at {known.hub}, says more" if known else f"see {source} for what it was trained on"
-    where = "in the folder `encoder`" if facts.encoder else f"not in this folder: {source}, commit {features.source.get('commit') or 'unknown'}"
+    learnt = f"{known.summary}; the card of {known.hub} says more" if known else f"see {source} for what it was trained on"
+    commit = features.source.get("commit") or "unknown"
+    where = "in the folder `encoder`" if facts.encoder else f"not in this folder: {source}, commit {commit}"
     return (
-        f"They come from an encoder ({learnt}), whose weights have the content hash `{features.config.get('weights')}` and are {where}. "
-        "What the encoder learnt from may hold voices of any test set."
+        f"They come from an encoder ({learnt}). Its weights have the content hash `{features.config.get('weights')}` and are "
+        f"{where}. What the encoder learnt from may hold voices of any test set."
     )
 
 
@@ -113,7 +114,8 @@ def _use(facts: CardFacts, name: str) -> str:
     text = "## Use\n\n" + "\n".join(lines) + "\n"
     if facts.onnx is not None:
         text += (
-            f"\n`model.onnx` takes {facts.onnx['input']} as the front-end makes them (normalisation is inside) and gives `probabilities`. "
+            f"\n`model.onnx` takes {facts.onnx['input']} as the front-end makes them (normalisation is inside) and gives "
+            "`probabilities`. "
             f"onnxruntime's differ from PyTorch's by at most {facts.onnx['largest_difference']:.1e} on "
             f"{facts.onnx['utterances']} utterances.\n"
         )
@@ -160,7 +162,7 @@ def _worth(facts: CardFacts) -> str:
         table.append(cells)
     explained = [line for line in explain_marks([row])]
     who = (
-        "These weights were tested on none of it; the same configuration was, on speakers that it had not heard"
+        "These weights were tested on nobody: the scores are those of the same configuration, cross-validated"
         if any(of.about["fold"] == EVERYTHING for of in facts.heads)
         else "Scores of the experiment that these weights are from"
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,8 @@ def to_mlflow(cache: Cache, runs: Sequence[Mapping[str, Any]], uri: str) -> int:
     """
     if importlib.util.find_spec("mlflow") is None:
         raise UsageError("--mlflow needs MLflow: pip install 'tfser[mlflow]'")
+    if "://" not in uri or uri.startswith("file:"):  # a folder is what was asked for: MLflow 3 wants that said
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
     from mlflow.tracking import MlflowClient
 
     try:
@@ -152,7 +155,8 @@ def to_mlflow(cache: Cache, runs: Sequence[Mapping[str, Any]], uri: str) -> int:
     except TfserError:
         raise
     except Exception as error:  # whatever the store or the transport raises
-        raise TfserError(f"--mlflow {uri}: refused ({first_line(error)[:200]})") from error
+        database = "; databases need all of MLflow: pip install mlflow" if "sqlite" in uri else ""
+        raise TfserError(f"--mlflow {uri}: refused ({first_line(error)[:200]}){database}") from error
     return written
 
 
