@@ -573,7 +573,9 @@ def train(
     fold: FoldsOrNone = "all",
     corpus: Corpus = None,
     features: FeatureLists = None,
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="What to call the experiment, for later commands.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="What to call the experiment, for later commands.")
+    ] = None,
     protocol: ProtocolName = None,
     labels: Labels = None,
     validation: Validation = None,
@@ -1072,7 +1074,6 @@ def _kind_of(format: SqlOutput | None, output: Path | None) -> SqlOutput:
 
 from tfser.heads.commands.exporting import export  # noqa: E402
 from tfser.heads.commands.predicting import predict  # noqa: E402
-
 from tfser.heads.commands.run_lists import diff_runs, list_runs, name_run, show_run  # noqa: E402
 
 app.command("predict")(opened(predict))

@@ -1,8 +1,9 @@
 """What other packages add: heads, upstreams and corpora that are announced as entry points.
 
-What comes in: the name of a group (`tfser.heads`, `tfser.upstreams`, `tfser.corpora`). What goes out: `Plugin`s, each with its name,
-the object it stands for (`module:attribute`) and the package it is from. Nothing of a plug-in is imported before it is asked for;
-one that cannot be loaded is an error of one line, or a line beside the others in a list, and never a crash.
+What comes in: the name of a group (`tfser.heads`, `tfser.upstreams`, `tfser.corpora`). What goes out: `Plugin`s, each
+with its name, the object it stands for (`module:attribute`) and the package it is from. Nothing of a plug-in is imported
+before it is asked for; one that cannot be loaded is an error of one line, or a line beside the others in a list, and
+never a crash.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Plugin:
 
 @functools.cache
 def plugins(group: str) -> dict[str, Plugin]:
-    """Return the plug-ins of a group by name, in order; of two of one name, the one whose package comes first, which is said."""
+    """Return the plug-ins of a group by name, in order; of two of one name, the one whose package comes first, which is
+    said."""
     found: dict[str, Plugin] = {}
     for entry in sorted(metadata.entry_points(group=group), key=lambda of: (of.name, _origin(of))):
         plugin = Plugin(name=entry.name, value=entry.value, origin=_origin(entry))
@@ -72,7 +74,8 @@ def _origin(entry: metadata.EntryPoint) -> str:
 
 
 def add_loaded(group: str, kind: type[Kind], registry: dict[str, Kind]) -> None:
-    """Add the plug-ins of a group to a registry of objects; one that cannot be loaded, or takes a name that is there, is said."""
+    """Add the plug-ins of a group to a registry of objects; one that cannot be loaded, or takes a name that is there, is
+    said."""
     for name, plugin in plugins(group).items():
         if name in registry:
             note(f"plug-in {name} of {plugin.origin} is passed over: tfser has one of this name")

@@ -1,9 +1,11 @@
-"""From the stored description of a feature set back to what computes it, so that new audio becomes the very same kind of frames.
+"""From the stored description of a feature set back to what computes it, so that new audio becomes the very same kind of
+frames.
 
-What comes in: what `feature_set.json` says of a feature set (name, configuration, dtype, fingerprint, where its weights were).
-What goes out: a `FrontEnd`, which is refused unless it has the fingerprint that was asked for. An encoder's weights are looked
-for where they were, then wherever this cache has hashed such content before; only their content counts, never their name.
-Nothing here trains, and nothing is written but the memo of hashes.
+What comes in: what `feature_set.json` says of a feature set (name, configuration, dtype, fingerprint, where its weights
+were).
+What goes out: a `FrontEnd`, which is refused unless it has the fingerprint that was asked for. An encoder's weights are
+looked for where they were, then wherever this cache has hashed such content before; only their content counts, never
+their name. Nothing here trains, and nothing is written but the memo of hashes.
 """
 
 from __future__ import annotations
@@ -167,7 +169,9 @@ def _plugged(stored: StoredSet) -> FrontEnd:
     """
     name = FeatureName.parse(stored.name)
     if name.encoder not in UPSTREAMS:
-        raise TfserError(f"{stored.name}: features of the kind {stored.kind!r} cannot be computed here; install the plug-in that made them")
+        raise TfserError(
+            f"{stored.name}: features of the kind {stored.kind!r} cannot be computed here; install the plug-in that made them"
+        )
     made = feature_set(name.encoder, pairs("--set", name.options), stored.dtype)
     _same(stored, made.config)
     return FrontEnd(
@@ -258,7 +262,8 @@ def _found(stored: StoredSet, layer: str, weights: str | None, memo: Path | None
 
 
 def _places(stored: StoredSet, weights: str | None, memo: Path | None) -> Iterator[tuple[str, str | None]]:
-    """Yield where the weights of a feature set may be, each with a revision of the hub: what was named, and nothing else."""
+    """Yield where the weights of a feature set may be, each with a revision of the hub: what was named, and nothing
+    else."""
     if weights is not None:
         yield weights, None
         return

@@ -26,8 +26,9 @@ FRONT = (
 
 ROOMS = {
     "manifests": (
-        *("errors", "labels", "natural", "feature_name", "notes", "plugins", "failures", "seals", "utterances", "connections", "files"),
-        *("cache", "texts", "streams", "options", "outputs", "display", "protocols", "catalogue", "splits", "audits"),
+        *("errors", "labels", "natural", "feature_name", "notes", "plugins", "failures", "seals", "utterances"),
+        *("connections", "files", "cache", "texts", "streams", "options", "outputs", "display"),
+        *("protocols", "catalogue", "splits", "audits"),
     ),
     "pipeline": (
         *("cores", "sound", "corpora", "measure", "scan_report", "scan", "shards", "features", "extract_report", "extract"),

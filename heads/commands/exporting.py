@@ -1,7 +1,7 @@
 """`tfser export`: a trained model as a folder, on a hub, or as runs of other people's trackers.
 
-In: a run or an experiment, and where to. Out: what was written, in a few lines on standard error, and the folder's or the address's
-name on standard output. What is written is in `tfser.heads.prediction`.
+In: a run or an experiment, and where to. Out: what was written, in a few lines on standard error, and the folder's or the
+address's name on standard output. What is written is in `tfser.heads.prediction`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ class Exporting:
     encoder: Annotated[
         bool | None, Option("Take the encoder's files along; left out: where they came from a folder, not from the hub.")
     ] = None
-    weights: Annotated[
-        str | None, Option("Where the encoder's weights are, if not where they were.", metavar="ID|DIR")
-    ] = None
+    weights: Annotated[str | None, Option("Where the encoder's weights are, if not where they were.", metavar="ID|DIR")] = None
     hub: Annotated[
         str | None, Option("Push the folder to a model hub; DIR may be one that was exported before.", metavar="ORG/NAME")
     ] = None
@@ -44,12 +42,8 @@ class Tracking:
     mlflow: Annotated[
         str | None, Option("Write finished runs to an MLflow tracking URI, a run below its experiment.", metavar="URI")
     ] = None
-    tensorboard: Annotated[
-        Path | None, Option("Write the curves of finished runs as TensorBoard events.", metavar="DIR")
-    ] = None
-    cache: Annotated[
-        Path | None, Option("Cache folder; else $TFSER_CACHE, else the user's cache folder.", metavar="DIR")
-    ] = None
+    tensorboard: Annotated[Path | None, Option("Write the curves of finished runs as TensorBoard events.", metavar="DIR")] = None
+    cache: Annotated[Path | None, Option("Cache folder; else $TFSER_CACHE, else the user's cache folder.", metavar="DIR")] = None
 
 
 def export(
@@ -61,8 +55,8 @@ def export(
 ) -> None:
     """Write a trained model to a folder that needs no cache: safetensors, JSON and a card, no pickle.
 
-    `tfser predict DIR file.wav` works from it alone. Of an experiment, the run on all labelled utterances is taken (`tfser train
-    --fold none`), or all folds and seeds with --ensemble.
+    `tfser predict DIR file.wav` works from it alone. Of an experiment, the run on all labelled utterances is taken
+    (`tfser train --fold none`), or all folds and seeds with --ensemble.
 
     Example: tfser export tf_mamba-full ./my-model --onnx
     """

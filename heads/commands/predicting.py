@@ -1,7 +1,8 @@
 """`tfser predict`: audio in, classes and probabilities out, by a run, an experiment or an exported folder.
 
-In: which trained heads, which audio, and how it is asked for. Out: a table, csv, JSON or RTTM on standard output or in a file; what
-could not be heard, with its reason, and the rate on standard error. What is computed is in `tfser.heads.prediction`.
+In: which trained heads, which audio, and how it is asked for. Out: a table, csv, JSON or RTTM on standard output or in a
+file; what could not be heard, with its reason, and the rate on standard error. What is computed is in
+`tfser.heads.prediction`.
 """
 
 from __future__ import annotations
@@ -53,16 +54,14 @@ class Hearing:
     step: Annotated[
         float | None, Option("With --timeline: from one window to the next; half a window if left out.", metavar="SECONDS")
     ] = None
-    speaker: Annotated[
-        str | None, Option("Who speaks in all inputs: for heads that normalise by speaker.", metavar="NAME")
-    ] = None
+    speaker: Annotated[str | None, Option("Who speaks in all inputs: for heads that normalise by speaker.", metavar="NAME")] = (
+        None
+    )
     raw_rate: Annotated[
         int | None,
         Option("Standard input holds raw 16-bit mono samples at this rate.", metavar="HZ", minimum=1_000, maximum=192_000),
     ] = None
-    max_duration: Annotated[
-        float, Option("Longest input without --timeline.", metavar="SECONDS", minimum=0.1)
-    ] = 1800.0
+    max_duration: Annotated[float, Option("Longest input without --timeline.", metavar="SECONDS", minimum=0.1)] = 1800.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +70,7 @@ class Heads:
 
     ensemble: Annotated[bool, Option("The mean over all folds and seeds of an experiment, and how far they agree.")] = False
     selection: Annotated[str, Option("Whose weights: last, or val (the validated epoch).")] = "last"
-    weights: Annotated[
-        str | None, Option("Where the encoder's weights are, if not where they were.", metavar="ID|DIR")
-    ] = None
+    weights: Annotated[str | None, Option("Where the encoder's weights are, if not where they were.", metavar="ID|DIR")] = None
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1 ...")] = "cpu"
     threads: Annotated[int | None, Option("CPU threads; torch's choice if left out.", minimum=1)] = None
 
@@ -87,9 +84,7 @@ class Predictions:
     ] = None
     output: Annotated[Path | None, Option("Write there instead of standard output.", metavar="FILE")] = None
     strict: Annotated[bool, Option("Exit with 1 if an input could not be used.")] = False
-    cache: Annotated[
-        Path | None, Option("Cache folder; else $TFSER_CACHE, else the user's cache folder.", metavar="DIR")
-    ] = None
+    cache: Annotated[Path | None, Option("Cache folder; else $TFSER_CACHE, else the user's cache folder.", metavar="DIR")] = None
 
     def kind(self) -> PredictionOutput:
         """Return how to write: as asked, else by the output's suffix, else a table; and look at the output."""
@@ -125,8 +120,8 @@ def predict(
 ) -> None:
     """Predict the emotion in audio: a class and probabilities for each input, or for each window of it (--timeline).
 
-    Audio goes through exactly the front-end or encoder that the head was trained on. What cannot be read is listed with the
-    reason, and the rest goes on; exits with 1 if nothing could be read.
+    Audio goes through exactly the front-end or encoder that the head was trained on. What cannot be read is listed with
+    the reason, and the rest goes on; exits with 1 if nothing could be read.
 
     Example: tfser predict tf_mamba-full recordings/ --ensemble --format csv
     """
@@ -242,10 +237,11 @@ def _hear_windows(
                 update(state=f"{seconds:,.0f} s of {piece.name}")  # noqa: B023 - called before the next piece
 
             try:
+                # One by one: where a file breaks, what came before is kept.
                 for window in windows(
                     trained, front, piece, window_s=hearing.window, step_s=step, compute=compute, advance=advance
                 ):
-                    found.append(window)
+                    found += [window]
             except UsageError:
                 raise
             except TfserError as error:
@@ -333,8 +329,8 @@ def _tell(heard: _Heard, named: int, seconds: float, trained: Sequence[TrainedHe
     if seen:
         whose = "its training" if len(trained) == 1 else "at least one head's training"
         say(
-            f"{count(seen, 'input')} of {len(heard.rows):,} stood on the training or validation side of {whose}: these are no test "
-            "predictions (seen)"
+            f"{count(seen, 'input')} of {len(heard.rows):,} stood on the training or validation side of {whose}: "
+            "these are no test predictions (seen)"
         )
     rate = f", {heard.audio_s / seconds:,.1f} x real time" if seconds > 0 and heard.audio_s else ""
     whose = trained[0].name if len(trained) == 1 else f"{len(trained)} heads of {trained[0].about['experiment']}"

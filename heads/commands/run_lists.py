@@ -1,6 +1,7 @@
 """`tfser runs`: which experiments there are, what one is, in what two differ, and what they are called.
 
-In: the catalogue of a cache. Out: tables, csv or JSON. What the rows hold is `tfser.heads.results.descriptions`'s business.
+In: the catalogue of a cache. Out: tables, csv or JSON. What the rows hold is `tfser.heads.results.descriptions`'s
+business.
 """
 
 from __future__ import annotations
@@ -27,9 +28,7 @@ from tfser.manifests.options import Option
 class RunListing:
     """Of which cache, and how it is printed."""
 
-    cache: Annotated[
-        Path | None, Option("Cache folder; else $TFSER_CACHE, else the user's cache folder.", metavar="DIR")
-    ] = None
+    cache: Annotated[Path | None, Option("Cache folder; else $TFSER_CACHE, else the user's cache folder.", metavar="DIR")] = None
     format: Annotated[Output, Option("How to print the result.")] = Output.table
 
 
@@ -79,7 +78,13 @@ def show_run(
         runs = runs_of(connection, find(connection, meant_by(cache, model)))
     about = described(runs)
     parts = [
-        {"run_id": run["run_id"], "fold": run["fold"], "seed": run["seed"], "epochs": run["epochs"], "finished_at": run["finished_at"]}
+        {
+            "run_id": run["run_id"],
+            "fold": run["fold"],
+            "seed": run["seed"],
+            "epochs": run["epochs"],
+            "finished_at": run["finished_at"],
+        }
         for run in runs
     ]
     if listing.format is Output.json:
@@ -119,7 +124,9 @@ def diff_runs(
 
 def name_run(
     name: Annotated[str, typer.Argument(help="What to call it.")],
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="A run or an experiment: its id or a piece of it.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="A run or an experiment: its id or a piece of it.")
+    ] = None,
     *,
     remove: Annotated[bool, typer.Option("--remove", help="Take the name back instead.")] = False,
     listing: RunListing,

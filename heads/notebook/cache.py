@@ -1,8 +1,8 @@
 """A cache in a notebook: SQL, utterances, folds, features in the shapes that people use, training and its scores.
 
-What comes in: a cache's folder. What goes out: Arrow tables, pandas frames, NumPy arrays, torch and Hugging Face data sets, trained
-heads. This is `tfser.Cache` of the Python surface (docs/python.md): what stands here is stable. Everything is computed where the
-command line computes it.
+What comes in: a cache's folder. What goes out: Arrow tables, pandas frames, NumPy arrays, torch and Hugging Face data
+sets, trained heads. This is `tfser.Cache` of the Python surface (docs/python.md): what stands here is stable. Everything
+is computed where the command line computes it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 
 class NotebookCache(Cache):
-    """A cache folder, as `tfser.Cache`: `tfser.Cache()` is the one that the command line takes, `tfser.Cache("folder")` another."""
+    """A cache folder, as `tfser.Cache`: `tfser.Cache()` is the one that the command line takes, `tfser.Cache("folder")`
+    another."""
 
     def __init__(self, root: str | Path | None = None) -> None:
         super().__init__(None if root is None else Path(root))
@@ -90,7 +91,8 @@ class NotebookCache(Cache):
     def features(self, feature_set: str, corpus: str | None = None) -> StoredFrames:
         """Return the frames of a feature set as a mapping {utterance_id: (frames, dim) array}, memory-mapped.
 
-        Nothing is read before it is asked for; each utterance is compared with its checksum then. Arrays are read-only views.
+        Nothing is read before it is asked for; each utterance is compared with its checksum then. Arrays are read-only
+        views.
         """
         return StoredFrames(self, feature_rows(self, feature_set, corpus))
 
@@ -172,7 +174,8 @@ class NotebookCache(Cache):
         allow_leaks: bool = False,
         allow_gaps: bool = False,
     ) -> TrainedExperiment:
-        """Train a head under a protocol, as `tfser train` does: audited, found again if it is finished, resumed if it was killed.
+        """Train a head under a protocol, as `tfser train` does: audited, found again if it is finished, resumed if it was
+        killed.
 
         Args:
             head: a name of `tfser heads`, or one of `tfser.register_head`.

@@ -1,7 +1,7 @@
 """Utterances as a data set of torch's, and how a batch is made of them.
 
-What comes in: rows of `feature_rows`. What goes out: one utterance at a time, and padded batches. For training loops of one's own;
-tfser's gathers its batches on the device (`tfser.heads.training.samples`).
+What comes in: rows of `feature_rows`. What goes out: one utterance at a time, and padded batches. For training loops of
+one's own; tfser's gathers its batches on the device (`tfser.heads.training.samples`).
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class UtteranceFrames(Dataset[dict[str, Any]]):
 
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a batch: `frames` (B, L, dim) padded with zeros to the longest, `lengths` (B,), `labels` (B,), and lists of the ids and
-    speakers."""
+    """Return a batch: `frames` (B, L, dim) padded with zeros to the longest, `lengths` (B,), `labels` (B,), and lists of
+    the ids and speakers."""
     frames = [item["frames"] for item in items]
     return {
         "frames": torch.nn.utils.rnn.pad_sequence(frames, batch_first=True),

@@ -1,7 +1,8 @@
-"""Data in other libraries' clothes: frames as a Hugging Face data set, a split in a pandas DataFrame as something to audit.
+"""Data in other libraries' clothes: frames as a Hugging Face data set, a split in a pandas DataFrame as something to
+audit.
 
-What comes in: a cache, or a table of rows. What goes out: `datasets.Dataset`, or `FrameAudit` with what the audits found. No audio is
-read, and nothing is written.
+What comes in: a cache, or a table of rows. What goes out: `datasets.Dataset`, or `FrameAudit` with what the audits found.
+No audio is read, and nothing is written.
 """
 
 from __future__ import annotations
@@ -97,8 +98,9 @@ def audit(frame: Any, *, protocol: str = "official-split") -> FrameAudit:
     """Audit a split that was made in pandas (or polars, Arrow, a list of dicts): is anybody or anything on both sides?
 
     Args:
-        frame: a row an utterance. Columns: `speaker`, `label`, `split` (train, val, test) and, where there are any, `utterance_id`,
-            `path`, `session`, `dialogue`, `gender`, `sentence`, `transcript`, `content_hash` (the same hash: the same sound).
+        frame: a row an utterance. Columns: `speaker`, `label`, `split` (train, val, test) and, where there are any,
+            `utterance_id`, `path`, `session`, `dialogue`, `gender`, `sentence`, `transcript`, `content_hash` (the same
+            hash: the same sound).
         protocol: what to audit instead of the column `split`, such as `loso-speaker`.
 
     Raises:
@@ -109,13 +111,13 @@ def audit(frame: Any, *, protocol: str = "official-split") -> FrameAudit:
     utterances = _utterances(rows, needs_split=protocol == "official-split")
     hashes = [str(row.get("content_hash") or f"row {number}") for number, row in enumerate(rows)]
     measured = [
-        Measured(size=1, mtime_ns=1, duration_s=row.get("duration_s"), content_hash=hashlib.sha256(text.encode()).hexdigest()[:32])
+        Measured(
+            size=1, mtime_ns=1, duration_s=row.get("duration_s"), content_hash=hashlib.sha256(text.encode()).hexdigest()[:32]
+        )
         for row, text in zip(rows, hashes, strict=True)
     ]
     about = {"adapter": "table", "root": "", "scanned_at": None, "default_protocol": protocol, "options": {}}
-    corpus = StoredCorpus(
-        name=FRAME, about=about, utterances=to_table(FRAME, utterances, measured), skipped=skipped_table([])
-    )
+    corpus = StoredCorpus(name=FRAME, about=about, utterances=to_table(FRAME, utterances, measured), skipped=skipped_table([]))
     wanted = parse(protocol, {})
     with contextlib.closing(open_memory()) as connection:
         create(connection)

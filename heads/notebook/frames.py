@@ -1,7 +1,7 @@
 """Stored frames by utterance, out of memory-mapped shards.
 
-What comes in: a cache, a feature set's name and a corpus. What goes out: a mapping from utterance to its frames (t, dim), which
-reads what is asked for and compares it with its checksum the first time. Nothing is copied or written.
+What comes in: a cache, a feature set's name and a corpus. What goes out: a mapping from utterance to its frames (t, dim),
+which reads what is asked for and compares it with its checksum the first time. Nothing is copied or written.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from tfser.pipeline.shards.writer import Array
 
 
 def feature_rows(cache: Cache, feature_set: str, corpus: str | None) -> list[dict[str, Any]]:
-    """Return for each utterance that has frames: `utterance_id`, `speaker`, `label` and `where` they lie, in the order of the ids.
+    """Return for each utterance that has frames: `utterance_id`, `speaker`, `label` and `where` they lie, in the order of
+    the ids.
 
     Raises:
         UsageError: there is no such feature set or corpus, or the name may mean several.
     """
     chosen = choose_corpus(cache, corpus)
     with open_catalogue(cache) as connection:
-        have = [row["feature_set"] for row in rows(connection, "SELECT DISTINCT feature_set FROM features WHERE corpus = ?", [chosen])]
+        have = [
+            row["feature_set"] for row in rows(connection, "SELECT DISTINCT feature_set FROM features WHERE corpus = ?", [chosen])
+        ]
         names = meant(feature_set, sorted(have))
         if not names:
             raise unknown(f"feature set of {chosen}", feature_set, have)

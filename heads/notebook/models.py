@@ -1,7 +1,8 @@
 """Trained heads in a notebook: an experiment that was just trained, and a head that is called on a waveform.
 
-What comes in: a request, or the name of a run, an experiment or an exported folder. What goes out: `TrainedExperiment` with its runs
-and scores, `TrainedModel` with class probabilities. Both are what the command line trains and predicts with.
+What comes in: a request, or the name of a run, an experiment or an exported folder. What goes out: `TrainedExperiment`
+with its runs and scores, `TrainedModel` with class probabilities. Both are what the command line trains and predicts
+with.
 """
 
 from __future__ import annotations
@@ -106,7 +107,9 @@ class TrainedModel:
     def _members(self, waveform: npt.ArrayLike, sample_rate: int | None) -> npt.NDArray[np.float32]:
         heads, front = self._model.heads, self._model.front
         if any(of.needs_speakers for of in heads):
-            raise UsageError(f"{self.name} normalises by speaker: one waveform does not say what that is; predict files of a speaker")
+            raise UsageError(
+                f"{self.name} normalises by speaker: one waveform does not say what that is; predict files of a speaker"
+            )
         samples = np.asarray(waveform, dtype=np.float32)
         if samples.ndim == 2:
             samples = samples.mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -1,7 +1,8 @@
 """A head of one's own, without a package: a class or a function becomes a head like any other, in this process.
 
-What comes in: something that makes a `torch.nn.Module` for a feature width and a number of classes. What goes out: a `HeadSpec` among
-the registered ones, so that it is trained under the same protocols and audits, and stands in the same tables. Its source code is part
+What comes in: something that makes a `torch.nn.Module` for a feature width and a number of classes. What goes out: a
+`HeadSpec` among the registered ones, so that it is trained under the same protocols and audits, and stands in the same
+tables. Its source code is part
 of its configuration: a class that was changed is another head, and its old runs are not taken for the new one's.
 """
 
@@ -91,14 +92,15 @@ def register_head(
 
     Args:
         name: for `train`, tables and run ids.
-        build: a module class or a function, called as `build(dim, n_classes)`; the module's `forward(frames (B, L, dim), lengths (B,))`
-            returns logits (B, n_classes). What lies beyond a sample's length, and batch-mates, must not change its logits.
+        build: a module class or a function, called as `build(dim, n_classes)`; the module's `forward(frames (B, L, dim),
+            lengths (B,))` returns logits (B, n_classes). What lies beyond a sample's length, and batch-mates, must not
+            change its logits.
         summary: one line for tables.
         inputs: whole utterances, padded with zeros to the longest of a batch, or segments of a fixed length.
         segment_frames: of segments.
         recipe: how to train it unless told otherwise, or what differs from the plain one.
-        version: of code that cannot be read (`build` is no class or function of a file or a notebook's cell), or that consists of more
-            than `build`; raise it when the numbers change.
+        version: of code that cannot be read (`build` is no class or function of a file or a notebook's cell), or that
+            consists of more than `build`; raise it when the numbers change.
 
     Raises:
         UsageError: the name is taken by a head of tfser or of a plug-in, or the code cannot be read and has no version.
@@ -143,6 +145,6 @@ def digest_of(build: Build) -> str:
         text = textwrap.dedent(inspect.getsource(build))
     except (OSError, TypeError) as error:
         raise UsageError(
-            f"the source of {build!r} cannot be read, so nobody could tell its runs from those of another version; give a version="
+            f"the source of {build!r} cannot be read, so its runs would not be told from another version's; give a version="
         ) from error
     return hashlib.sha256(text.encode()).hexdigest()[:16]

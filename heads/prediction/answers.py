@@ -1,13 +1,13 @@
 """From measured speech to class probabilities, by one trained head or by several.
 
-What comes in: trained heads of one feature set, what makes its frames, and speech. What goes out: an `Answer` for each piece that
-could be heard, and an `Unusable` for each that could not. Frames are computed once, however many heads look at them, and are let
-go with their part (`tfser.heads.prediction.companies`). Nothing is stored.
+What comes in: trained heads of one feature set, what makes its frames, and speech. What goes out: an `Answer` for each
+piece that could be heard, and an `Unusable` for each that could not. Frames are computed once, however many heads look at
+them, and are let go with their part (`tfser.heads.prediction.companies`). Nothing is stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +38,8 @@ class Answer:
         probabilities: (K,) float32; of several heads their mean.
         members: (M, K) those of each head.
         segments: (S, K) of the segments, of the first head.
-        seen: train, val or test: on which side of the head's training the very same sound was (of several heads: train, if it was
-            of any); None: on none.
+        seen: train, val or test: on which side of the head's training the very same sound was (of several heads: train,
+            if it was of any); None: on none.
     """
 
     speech: Speech
@@ -121,8 +121,8 @@ def answers(
     for part in parts(speech, known, front, by_speaker=by_speaker):
         if by_speaker and not all(part.speakers):
             raise UsageError(
-                f"{heads[0].name} normalises by speaker, and nothing says who speaks in {part.speech[0].name}: name the speaker of "
-                "all inputs with --speaker, or train with --set normalise=train"
+                f"{heads[0].name} normalises by speaker, and nothing says who speaks in {part.speech[0].name}: name the "
+                "speaker of all inputs with --speaker, or train with --set normalise=train"
             )
         yield from _of_part(heads, front, part, known, compute, advance)
 

@@ -1,7 +1,7 @@
 """The card of an exported model: what it is, what it learnt from, what vouches for it, and what it must not be used for.
 
-What comes in: `CardFacts`, gathered by `tfser.heads.prediction.export`. What goes out: Markdown with the header that model hubs read.
-Every number comes from stored runs; where nothing vouches for a model, the card says so in that place.
+What comes in: `CardFacts`, gathered by `tfser.heads.prediction.export`. What goes out: Markdown with the header that
+model hubs read. Every number comes from stored runs; where nothing vouches for a model, the card says so in that place.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tfser.manifests.feature_name import FeatureName
 from tfser.pipeline.features.encoders.spec import ENCODERS
 
 CAUTIONS = """\
-* **An expression is not a feeling.** The classes are labels that listeners gave to recordings, many of them acted. The model says which
-  of these labels a recording resembles; it does not say what a person feels, means, or is going to do.
+* **An expression is not a feeling.** The classes are labels that listeners gave to recordings, many of them acted. The model
+  says which of these labels a recording resembles; it does not say what a person feels, means, or is going to do.
 * **Do not decide about people with it.** Not in hiring, schooling, insurance, policing, migration, medicine or the watching of
-  workers. The European Union's AI Act (Regulation 2024/1689, Article 5(1)(f)) forbids emotion recognition at work and in schools but for
-  medical or safety reasons.
-* **It knows few voices.** Other languages, accents, ages, microphones, rooms and ways of speaking than those below are outside of what
-  was tested, and scores fall there, often to chance.
+  workers. The European Union's AI Act (Regulation 2024/1689, Article 5(1)(f)) forbids emotion recognition at work and in
+  schools but for medical or safety reasons.
+* **It knows few voices.** Other languages, accents, ages, microphones, rooms and ways of speaking than those above are outside
+  of what was tested, and scores fall there, often to chance.
 * **It always answers.** Silence, music and emotions that are no class get one of its classes. Probabilities are not calibrated.
 * **Ask those who speak.** Recordings of voices are personal data.
 """
@@ -39,7 +39,8 @@ class CardFacts:
         heads: the exported heads, of one experiment.
         corpora: rows of corpora with `corpus`, `utterances`, `speakers`, `minutes`, `licence`, `page`.
         protocol: the protocol's row, None if the catalogue does not hold it any more.
-        scores: the row of `tfser.heads.results.score_tables` for the exported selection; None: no test of this configuration.
+        scores: the row of `tfser.heads.results.score_tables` for the exported selection; None: no test of this
+            configuration.
         onnx: what was compared, if there is a graph.
         encoder: whether the encoder's files are in the folder.
     """
@@ -66,8 +67,8 @@ def card(facts: CardFacts, name: str) -> str:
         _use(facts, name),
         "## What it was trained on\n\n" + _data(facts),
         "## What vouches for it\n\n" + _worth(facts),
-        "## Intended use\n\nResearch on speech emotion recognition: to compare methods, to reproduce a result, to look at recordings "
-        "like those above.\n",
+        "## Intended use\n\nResearch on speech emotion recognition: to compare methods, to reproduce a result, to look at "
+        "recordings like those above.\n",
         "## Limits and cautions\n\n" + CAUTIONS,
         "## How it was made\n\n" + _made(facts),
     ]
@@ -77,7 +78,13 @@ def card(facts: CardFacts, name: str) -> str:
 def _header(facts: CardFacts) -> str:
     """Return the YAML that hubs read; JSON's way of writing texts is YAML's, too."""
     tags = ["speech-emotion-recognition", "tfser", facts.heads[0].spec.name]
-    lines = ["---", "library_name: tfser", "pipeline_tag: audio-classification", "tags:", *(f"- {json.dumps(tag)}" for tag in tags)]
+    lines = [
+        "---",
+        "library_name: tfser",
+        "pipeline_tag: audio-classification",
+        "tags:",
+        *(f"- {json.dumps(tag)}" for tag in tags),
+    ]
     return "\n".join([*lines, "---", ""])
 
 
@@ -127,12 +134,13 @@ def _data(facts: CardFacts) -> str:
     lines = markdown_lines([dict(row) for row in facts.corpora]) if facts.corpora else ["The corpora are no longer in the cache."]
     folds = sorted({of.about["fold"] for of in facts.heads})
     if folds == [EVERYTHING]:
-        side = "All labelled utterances of the protocol: nothing was held out, so no test score can be had for these very weights."
+        side = (
+            "All labelled utterances of the protocol: nothing was held out, so no test score can be had for these very weights."
+        )
     else:
         side = f"The training side of fold {', '.join(map(str, folds))}; the other folds' test speakers are in it."
-    protocol = (
-        f"Protocol {about['protocol']}, hash `{about['protocol_hash']}`, validation {about['validation']}."
-        + (f" {facts.protocol['summary']}." if facts.protocol and facts.protocol["summary"] else "")
+    protocol = f"Protocol {about['protocol']}, hash `{about['protocol_hash']}`, validation {about['validation']}." + (
+        f" {facts.protocol['summary']}." if facts.protocol and facts.protocol["summary"] else ""
     )
     return "\n".join(lines) + f"\n\n{protocol}\n\n{side}\n"
 
@@ -160,7 +168,7 @@ def _worth(facts: CardFacts) -> str:
             "95 % over speakers": "none" if low is None else f"{100 * low:.1f} to {100 * high:.1f}",
         }
         table.append(cells)
-    explained = [line for line in explain_marks([row])]
+    explained = list(explain_marks([row]))
     who = (
         "These weights were tested on nobody: the scores are those of the same configuration, cross-validated"
         if any(of.about["fold"] == EVERYTHING for of in facts.heads)
@@ -208,8 +216,8 @@ def _made(facts: CardFacts) -> str:
     made = ", ".join(f"{key} {versions[key]}" for key in ("tfser", "python", "torch", "numpy") if key in versions)
     return "\n".join(
         [
-            f"Recipe {first.about['recipe']}, selection {first.selection}: {_SELECTIONS.get(first.selection, '')}. Made with {made}. "
-            "`tfser.json` holds the whole configuration.",
+            f"Recipe {first.about['recipe']}, selection {first.selection}: {_SELECTIONS.get(first.selection, '')}. "
+            f"Made with {made}. `tfser.json` holds the whole configuration.",
             "",
             *markdown_lines(rows),
             "",

@@ -1,11 +1,13 @@
 """Who is evaluated beside whom: the parts in which audio is predicted.
 
-**Why it matters.** A matrix product rounds by its shape, so a head gives an utterance the same probabilities to the last bit only
-in a batch of the same make-up: alone or beside others they differ by about 1e-8 (docs/methods.md). A training evaluates all test
-utterances of its fold together, in the order of their corpora and ids, in batches of a fixed size
-(`tfser.heads.training.predict`). What comes in: measured speech, and what a run was tested and trained on. What goes out: parts
-of it: those that the run was tested on together in their order, known by the hash of their samples wherever their files lie now,
-so that a fold's audio gives the stored predictions bit for bit; all others in the order given, in parts of bounded memory.
+**Why it matters.** A matrix product rounds by its shape, so a head gives an utterance the same probabilities to the last
+bit only in a batch of the same make-up: alone or beside others they differ by about 1e-8 (docs/methods.md). A training
+evaluates all test utterances of its fold together, in the order of their corpora and ids, in batches of a fixed size
+(`tfser.heads.training.predict`). What comes in: measured speech, and what a run was tested and trained on. What goes out:
+parts
+of it: those that the run was tested on together in their order, known by the hash of their samples wherever their files
+lie now, so that a fold's audio gives the stored predictions bit for bit; all others in the order given, in parts of
+bounded memory.
 
 A head that normalises by speaker needs all of a speaker's utterances at once: they are never parted.
 """
@@ -121,7 +123,8 @@ def parts(speech: Sequence[Speech], known: Known, front: FrontEnd, *, by_speaker
 
 
 def _key_of(piece: Speech, keys: Sequence[Key]) -> Key | None:
-    """Return which of the tested utterances of the same sound a piece is: itself, if it is a corpus's, else the first left."""
+    """Return which of the tested utterances of the same sound a piece is: itself, if it is a corpus's, else the first
+    left."""
     if piece.corpus is not None:
         own = (piece.corpus, piece.utterance_id or "")
         return own if own in keys else None

@@ -1,7 +1,8 @@
 """From runs of a cache to a folder that can be handed on.
 
-What comes in: a run or an experiment, and where to. What goes out: the folder of `tfser.heads.prediction.folder`, complete or not
-at all, with a card of what the cache knows about it. The cache is only read; no speaker's name and no utterance leaves it.
+What comes in: a run or an experiment, and where to. What goes out: the folder of `tfser.heads.prediction.folder`,
+complete or not at all, with a card of what the cache knows about it. The cache is only read; no speaker's name and no
+utterance leaves it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def export(
 
     Raises:
         UsageError: there is no such run or it leaves a choice; the folder is there already; a head has no graph.
-        TfserError: weights are damaged, the encoder that is to travel is not here, or the disk is full. Nothing is left then.
+        TfserError: weights are damaged, the encoder that is to travel is not here, or the disk is full. Nothing is left
+            then.
     """
     wish = wish or Wish()
     check_target(folder)
@@ -56,7 +58,7 @@ def export(
     heads = [trained_head(cache, run, selection=wish.selection) for run in runs]
     if heads[0].features.config.get("layer") == "mix":
         raise UsageError(
-            f"{heads[0].name}: its features are the mix of layers that the run {heads[0].features.config['belongs_to']['run_id']} "
+            f"{heads[0].name}: its features are the mix of layers that {heads[0].features.config['belongs_to']['run_id']} "
             "learned; export that run, which holds the mix itself"
         )
     if wish.onnx:
@@ -141,9 +143,11 @@ def _copy_encoder(cache: Cache, trained: TrainedHead, wish: Wish, folder: Path, 
     ears(cache, features, wish.weights)  # refuses an encoder that is another one, or is not here
     found = find(source, None if is_folder(source) else features.source.get("commit"))
     if not found.safetensors:
-        raise TfserError(f"{found.folder}: its weights are pickles, which no exported folder holds; save them as safetensors, or add --no-encoder")
+        raise TfserError(
+            f"{found.folder}: its weights are pickles, which no export holds; save them as safetensors, or say --no-encoder"
+        )
     (folder / ENCODER).mkdir()
-    index = [path for path in found.folder.glob("*.safetensors.index.json")]
+    index = list(found.folder.glob("*.safetensors.index.json"))
     beside = [found.folder / name for name in (CONFIG, PREPROCESSOR, PROCESSOR)]
     for path in (*found.files, *index, *(path for path in beside if path.is_file())):
         shutil.copyfile(path, folder / ENCODER / path.name)
@@ -158,7 +162,8 @@ def some_utterances(cache: Cache, trained: TrainedHead) -> PackedFeatures:
             connection,
             "SELECT f.* FROM features f JOIN assignments a USING (corpus, utterance_id) "
             "JOIN feature_sets s ON s.feature_set = f.feature_set "
-            "WHERE a.protocol = ? AND list_contains(?, f.corpus) AND s.fingerprint = ? ORDER BY f.frames, f.corpus, f.utterance_id",
+            "WHERE a.protocol = ? AND list_contains(?, f.corpus) AND s.fingerprint = ? "
+            "ORDER BY f.frames, f.corpus, f.utterance_id",
             [about["protocol"], str(about["corpus"]).split(JOINED_BY), trained.features.fingerprint],
         )
     if not found:

@@ -1,15 +1,17 @@
-"""An exported model on disk: a folder that needs no cache, is read the same on any machine, and holds nothing that can run.
+"""An exported model on disk: a folder that needs no cache, is read the same on any machine, and holds nothing that can
+run.
 
 What comes in: trained heads. What goes out: a folder of
 
-* `tfser.json`: what the heads are (configurations, classes, features with their fingerprint, where they are from), and the SHA-256 of
-  every other file;
+* `tfser.json`: what the heads are (configurations, classes, features with their fingerprint, where they are from), and
+  the SHA-256 of every other file;
 * `model.safetensors`, or `model-1.safetensors` ... of an ensemble: weights with their normalisation;
 * `README.md`: the card (`tfser.heads.prediction.card`);
 * `encoder/`: the encoder's own files, where they are to travel along;
 * `model.onnx`: where it was asked for.
 
-All are plain (mode 0644), and no pickle is written or read. A folder is written aside and renamed: nobody sees half of one.
+All are plain (mode 0644), and no pickle is written or read. A folder is written aside and renamed: nobody sees half of
+one.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ def check_target(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside the target, which takes the target's place when the block ends well, and else is removed.
+    """Yield a hidden folder beside the target, which takes the target's place when the block ends well, and else is
+    removed.
 
     Raises:
         UsageError: as `check_target`.
@@ -205,9 +208,7 @@ def read_folder(folder: Path) -> tuple[TrainedHead, ...]:
         heads = []
         for of in about["heads"]:
             state = load_file(folder / of["weights"])
-            heads.append(
-                TrainedHead(about=of, **described(of), selection=about["selection"], state=state, features=features)
-            )
+            heads.append(TrainedHead(about=of, **described(of), selection=about["selection"], state=state, features=features))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ExportedError(f"{folder}: cannot be loaded ({first_line(error)}); export it again") from error
     return tuple(heads)

@@ -1,7 +1,8 @@
 """An exported folder onto a model hub, through huggingface_hub.
 
-What comes in: a folder of `tfser export` and a name, organisation/name. What goes out: the address. Nothing else than the folder's
-own files is sent, and none that is not what was exported; who may write there is huggingface_hub's affair (`hf auth login`).
+What comes in: a folder of `tfser export` and a name, organisation/name. What goes out: the address. Nothing else than the
+folder's own files is sent, and none that is not what was exported; who may write there is huggingface_hub's affair (`hf
+auth login`).
 """
 
 from __future__ import annotations

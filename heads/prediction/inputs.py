@@ -1,8 +1,8 @@
 """What is to be predicted: files, folders, globs, standard input, the utterances of a scanned corpus.
 
-What comes in: words of a command line. What goes out: `Speech`, one for each piece of audio in a fixed order, measured (length,
-hash of the samples), and a list of what cannot be used, each with its reason: their numbers add up to those that were named.
-Nothing is written but the file that standard input is kept in meanwhile.
+What comes in: words of a command line. What goes out: `Speech`, one for each piece of audio in a fixed order, measured
+(length, hash of the samples), and a list of what cannot be used, each with its reason: their numbers add up to those that
+were named. Nothing is written but the file that standard input is kept in meanwhile.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def _expanded(word: str, stdin: Path | None) -> Iterator[tuple[str, Path]]:
             raise UsageError(f"{word}: no such file or folder")
         yield word, path  # one that is not there is listed with its reason, and the rest goes on
     else:
-        matches = sorted((Path(match) for match in glob.glob(str(path), recursive=True)), key=lambda of: natural_key(str(of)))
+        found = glob.glob(str(path), recursive=True)  # noqa: PTH207 - relative and absolute patterns alike
+        matches = sorted((Path(match) for match in found), key=lambda of: natural_key(str(of)))
         files = [file for match in matches for file in (_audio_below(match) if match.is_dir() else [match])]
         if not files:
             raise UsageError(f"{word}: no file is called like this")
@@ -118,7 +119,9 @@ def _audio_below(folder: Path) -> list[Path]:
     found = [Path(root, name) for root, _, names in os.walk(folder) for name in names if not name.startswith(".")]
     files = sorted((file for file in found if file.suffix.lower() in suffixes), key=lambda of: natural_key(str(of)))
     if not files:
-        raise UsageError(f"{folder}: the folder holds no audio file ({len(found):,} others); audio ends in {', '.join(sorted(KNOWN_SUFFIXES))}")
+        raise UsageError(
+            f"{folder}: the folder holds no audio file ({len(found):,} others); audio ends in {', '.join(sorted(KNOWN_SUFFIXES))}"
+        )
     return files
 
 

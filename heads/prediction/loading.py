@@ -1,7 +1,7 @@
 """A model by its name: a run, an experiment, or an exported folder, with what makes its frames and what it has seen.
 
-What comes in: what a person typed. What goes out: `Model`, ready to be called. Which of the three a text is, is decided here alone:
-a folder that exists is a folder, anything else is looked up in the cache.
+What comes in: what a person typed. What goes out: `Model`, ready to be called. Which of the three a text is, is decided
+here alone: a folder that exists is a folder, anything else is looked up in the cache.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ class Model:
     known: Known
 
 
-def load_model(
-    text: str, cache: Cache, *, ensemble: bool = False, selection: str = "last", weights: str | None = None
-) -> Model:
+def load_model(text: str, cache: Cache, *, ensemble: bool = False, selection: str = "last", weights: str | None = None) -> Model:
     """Return what a text names.
 
     Args:

@@ -1,17 +1,19 @@
-"""A trained head as ONNX: frames as the cache stores them in, class probabilities out, normalisation and layer mix included.
+"""A trained head as ONNX: frames as the cache stores them in, class probabilities out, normalisation and layer mix
+included.
 
-What comes in: a `TrainedHead`, and a few utterances' frames. What goes out: `model.onnx`, written only once onnxruntime has given
-PyTorch's probabilities for those frames to 1e-4, and what was checked.
+What comes in: a `TrainedHead`, and a few utterances' frames. What goes out: `model.onnx`, written only once onnxruntime
+has given PyTorch's probabilities for those frames to 1e-4, and what was checked.
 
 * Heads of whole utterances take `frames` (1, L, D), any L up to what the head sees, and give `probabilities` (1, K).
-* Heads of segments take `frames` (B, L, D) with the segment's own L and any B; an utterance's prediction is the mean over its
-  segments' probabilities, cut as `tfser.heads.training.samples` cuts them.
+* Heads of segments take `frames` (B, L, D) with the segment's own L and any B; an utterance's prediction is the mean over
+  its segments' probabilities, cut as `tfser.heads.training.samples` cuts them.
 * The reference heads take an utterance, too: mean and deviation over time are part of the graph.
 
-Two things are computed in another way, since a graph of fixed operators has no loop over a length that it does not know and
-few runtimes have an inverse Fourier transform of odd lengths: TF-Mamba's scan as one product per head (its quadratic form,
-Dao and Gu 2024, section 3), and its Fourier transforms as products with the matrices of the discrete transform (DFT).
-Nothing here changes a head.
+Two things are computed in another way, since a graph of fixed operators has no loop over a length that it does not know
+and
+few runtimes have an inverse Fourier transform of odd lengths: TF-Mamba's scan as one product per head (its quadratic
+form, Dao and Gu 2024, section 3), and its Fourier transforms as products with the matrices of the discrete transform
+(DFT). Nothing here changes a head.
 """
 
 from __future__ import annotations
@@ -101,7 +103,8 @@ class FramesToProbabilities(nn.Module):
 
 
 class StatisticsToProbabilities(nn.Module):
-    """A reference head: mean and deviation over time, then what scikit-learn has fitted (`tfser.heads.training.baselines`)."""
+    """A reference head: mean and deviation over time, then what scikit-learn has fitted
+    (`tfser.heads.training.baselines`)."""
 
     def __init__(self, trained: TrainedHead) -> None:
         super().__init__()
@@ -196,9 +199,7 @@ def graph_module(trained: TrainedHead) -> nn.Module:
     if trained.spec.fit is not None:
         return StatisticsToProbabilities(trained).eval()
     with own_randomness(torch.device("cpu")):
-        network = build_module(
-            trained.spec, trained.config, trained.features.dim, len(trained.classes), trained.features.layers
-        )
+        network = build_module(trained.spec, trained.config, trained.features.dim, len(trained.classes), trained.features.layers)
     network.load_state_dict(checkpoints.part(trained.state, "model"))
     network = copy.deepcopy(network)
     for module in network.modules():
@@ -302,5 +303,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-

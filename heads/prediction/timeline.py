@@ -1,10 +1,12 @@
 """Long recordings, window by window, in bounded memory.
 
-What comes in: a recording of any length. What goes out: for each window its start and end in seconds and the class probabilities.
-A window is predicted as a file would be that held nothing else: its samples at the recording's own rate are cut out, resampled
-and turned into frames alone, so `tfser predict` of that piece gives the same numbers (to the rounding of batches). Windows begin
-at 0, `step`, 2 `step` ...; if samples are left over at the end, one more window ends at the last sample. A recording that is
-shorter than a window is one window. Blocks of the file are decoded one after the other and let go.
+What comes in: a recording of any length. What goes out: for each window its start and end in seconds and the class
+probabilities.
+A window is predicted as a file would be that held nothing else: its samples at the recording's own rate are cut out,
+resampled and turned into frames alone, so `tfser predict` of that piece gives the same numbers (to the rounding of
+batches). Windows begin at 0, `step`, 2 `step` ...; if samples are left over at the end, one more window ends at the last
+sample. A recording that is shorter than a window is one window. Blocks of the file are decoded one after the other and
+let go.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ AT_ONCE = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """What is heard from `start_s` to `end_s` of a recording; `reason` says why there is no answer, where there is none."""
+    """What is heard from `start_s` to `end_s` of a recording; `reason` says why there is no answer, where there is
+    none."""
 
     speech: Speech
     start_s: float
@@ -81,10 +84,14 @@ def check_windows(window_s: float, step_s: float, front: FrontEnd) -> None:
     if window_s < front.minimum_s:
         raise UsageError(f"--window {window_s:g}: shorter than one window of the features ({front.minimum_s * 1000:g} ms)")
     if not 0 < step_s <= window_s:
-        raise UsageError(f"--step {step_s:g}: must be above 0 and no longer than the window ({window_s:g} s), or sound is left out")
+        raise UsageError(
+            f"--step {step_s:g}: must be above 0 and no longer than the window ({window_s:g} s), or sound is left out"
+        )
 
 
-def cut(blocks: Iterable[Samples], recording: Recording, window_s: float, step_s: float) -> Iterator[tuple[float, float, Samples]]:
+def cut(
+    blocks: Iterable[Samples], recording: Recording, window_s: float, step_s: float
+) -> Iterator[tuple[float, float, Samples]]:
     """Yield the windows of a stream as start, end (both in seconds) and samples at the recording's rate.
 
     At any time about a block and a window are held.

@@ -1,9 +1,9 @@
 """Finished runs in other people's trackers: MLflow and TensorBoard.
 
-What comes in: a run or an experiment of a cache. What goes out: in MLflow one experiment for each of ours, with a parent run for it
-and a child for each fold and seed; in TensorBoard a folder of events for each run. Each has the configuration, the curves of training,
-and the test scores of every selection, those that looked at the test side marked as such. What was written there before is found
-by the run's id and not written twice. The cache is only read.
+What comes in: a run or an experiment of a cache. What goes out: in MLflow one experiment for each of ours, with a parent
+run for it and a child for each fold and seed; in TensorBoard a folder of events for each run. Each has the configuration,
+the curves of training, and the test scores of every selection, those that looked at the test side marked as such. What
+was written there before is found by the run's id and not written twice. The cache is only read.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def score_name(row: Mapping[str, Any]) -> str:
     >>> score_name({"selection": "test-oracle", "metric": "UA"})
     'upper_bound/test-oracle/UA'
     """
-    return f"{'upper_bound' if peeks(row['selection']) else 'test'}/{row['selection']}/{row['metric']}".replace("test/last", "last")
+    return f"{'upper_bound' if peeks(row['selection']) else 'test'}/{row['selection']}/{row['metric']}".replace(
+        "test/last", "last"
+    )
 
 
 def _points(run: Mapping[str, Any]) -> Iterator[tuple[str, int, float]]:

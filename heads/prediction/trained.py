@@ -1,7 +1,7 @@
 """Trained heads, ready for use: the weights of a finished run with everything that it takes to call them on new frames.
 
-What comes in: a run of a cache. What goes out: `TrainedHead`, whose `predict` is the very evaluation that the training stored
-its test predictions with. Nothing here reads audio, and nothing is changed in a run.
+What comes in: a run of a cache. What goes out: `TrainedHead`, whose `predict` is the very evaluation that the training
+stored its test predictions with. Nothing here reads audio, and nothing is changed in a run.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ if TYPE_CHECKING:
 
     from tfser.heads.spec.fold import Prediction
 
+
 @dataclass(frozen=True, kw_only=True)
 class TrainedHead:
     """A head with its trained weights, and what it has to be given.
 
     Attributes:
         about: what the run says of itself (run.json).
-        spec, config, recipe: the head, its configuration, and how it was trained, which says how frames are normalised and cut.
+        spec, config, recipe: the head, its configuration, and how it was trained, which says how frames are normalised
+            and cut.
         classes: K names, in the order of the head's outputs.
         selection: how the epoch of the weights was chosen.
         state: the weights with their normalisation.
@@ -128,10 +130,12 @@ def trained_head(cache: Cache, run_id: str, *, selection: str = "last") -> Train
 
 
 def described(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return head, configuration, recipe and classes of a run, as `TrainedHead` calls them, out of what it says of itself.
+    """Return head, configuration, recipe and classes of a run, as `TrainedHead` calls them, out of what it says of
+    itself.
 
     Raises:
-        TfserError: the head is not known here, or has no such settings: another version's, or a plug-in's that is not installed.
+        TfserError: the head is not known here, or has no such settings: another version's, or a plug-in's that is not
+            installed.
     """
     config = about["config"]
     try:
@@ -167,7 +171,8 @@ def ears(cache: Cache | None, features: StoredSet, weights: str | None = None) -
     """Return what makes a head's frames of audio, a learned mix of layers among them.
 
     Args:
-        cache: where hashes of weights are remembered, and the runs that learned mixes are; None: an exported folder has neither.
+        cache: where hashes of weights are remembered, and the runs that learned mixes are; None: an exported folder has
+            neither.
         features: that the head was trained on.
         weights: of the encoder; None: where they were.
 
@@ -225,7 +230,7 @@ def choose_runs(cache: Cache, text: str, *, ensemble: bool = False) -> list[str]
     one: Sequence[str] = whole or parts
     if len(one) > 1:
         raise UsageError(
-            f"{subject.experiment} has {len(one)} runs: name one ({one[0]} ...), take their mean with --ensemble, or train one on "
-            "all labelled utterances with `tfser train --fold none`"
+            f"{subject.experiment} has {len(one)} runs: name one ({one[0]} ...), take their mean with --ensemble, or train one "
+            "on all labelled utterances with `tfser train --fold none`"
         )
     return [one[0]]

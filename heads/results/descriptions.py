@@ -1,7 +1,8 @@
 """What a run or an experiment is, and in what two of them differ.
 
-What comes in: the catalogue. What goes out: rows for people and programs: experiments with their runs and scores, the flat
-configuration of one, the settings in which two differ. Nothing is judged here; `tfser compare` tests differences of scores.
+What comes in: the catalogue. What goes out: rows for people and programs: experiments with their runs and scores, the
+flat configuration of one, the settings in which two differ. Nothing is judged here; `tfser compare` tests differences of
+scores.
 """
 
 from __future__ import annotations
@@ -34,9 +35,7 @@ def listed(connection: Connection, names: Mapping[str, str]) -> list[dict[str, A
     called: dict[str, list[str]] = {}
     for name, experiment in sorted(names.items()):
         called.setdefault(experiment, []).append(name)
-    scores = {
-        row["experiment"]: row for row in rows(connection, "SELECT experiment, UA, audit, speakers_kept FROM results")
-    }
+    scores = {row["experiment"]: row for row in rows(connection, "SELECT experiment, UA, audit, speakers_kept FROM results")}
     found = []
     for row in rows(connection, _SELECT):
         folds = row.pop("folds")

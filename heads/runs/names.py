@@ -1,6 +1,7 @@
 """Names that people give to experiments, beside the ids that experiments have by their configuration.
 
-What comes in: a name and an experiment. What goes out: `names.json` in the cache, sealed, and the experiment that a name means. A
+What comes in: a name and an experiment. What goes out: `names.json` in the cache, sealed, and the experiment that a name
+means. A
 name changes nothing that an experiment is: the same configuration under another name finds the same runs.
 """
 
@@ -36,7 +37,9 @@ def give_name(cache: Cache, name: str, experiment: str) -> None:
     with cache.lock("names"):
         stored = names_of(cache)
         if stored.get(name, experiment) != experiment:
-            raise UsageError(f"--name {name}: means {stored[name]} already; take another, or `tfser runs name {name} --remove` first")
+            raise UsageError(
+                f"--name {name}: means {stored[name]} already; take another, or `tfser runs name {name} --remove` first"
+            )
         if name not in stored:
             cache.write_json(cache.root / FILE, {**stored, name: experiment})
 

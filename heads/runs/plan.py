@@ -202,7 +202,8 @@ def expand(request: SweepRequest) -> list[PlannedRequest]:
         UsageError: if a name is unknown or fits none of the heads.
     """
     if not request.heads:
-        raise UsageError(f"a sweep needs a head: --head NAME (known: {', '.join(sorted(head_names()))}), or a file with [[head]] blocks")
+        known = ", ".join(sorted(head_names()))
+        raise UsageError(f"a sweep needs a head: --head NAME (known: {known}), or a file with [[head]] blocks")
     specs = [head(block.name) for block in request.heads]
     _check_used("preset", request.presets, specs, {spec.name: list(spec.presets) for spec in specs})
     _check_used("recipe", request.recipes, specs, {spec.name: spec.recipe_names for spec in specs})

@@ -225,7 +225,9 @@ def test_nothing_is_left_of_an_export_that_fails(made: Made, tmp_path: Path) -> 
         (["x", "--ensemble", "--onnx"], "not an ensemble"),
     ],
 )
-def test_requests_that_are_off(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str) -> None:
+def test_requests_that_are_off(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     if "--onnx" in words:
         pytest.importorskip("onnxruntime", reason="graphs are run with onnxruntime, the extra [onnx]")

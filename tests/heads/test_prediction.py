@@ -201,7 +201,9 @@ def test_an_ensemble_is_the_mean_with_its_disagreement(trained: Trained, write_w
 
 
 @pytest.mark.parametrize("block", [1, 7, 50, 1000])
-@pytest.mark.parametrize(("total", "size", "step"), [(100, 20, 10), (105, 20, 20), (7, 20, 10), (20, 20, 5), (47, 10, 3), (0, 5, 5)])
+@pytest.mark.parametrize(
+    ("total", "size", "step"), [(100, 20, 10), (105, 20, 20), (7, 20, 10), (20, 20, 5), (47, 10, 3), (0, 5, 5)]
+)
 def test_windows_cover_everything_in_bounded_memory(block: int, total: int, size: int, step: int) -> None:
     recording, samples = Recording(), np.arange(total, dtype=np.float32)
     recording.sample_rate = 1
