@@ -982,6 +982,7 @@ def scores(
     """List scores over folds and seeds, with intervals over speakers; or by seed, fold, class, speaker, session."""
     from tfser.heads.commands.score_report import markdown, print_table
     from tfser.heads.results.score_tables import Wanted, table, whole_utterances
+    from tfser.heads.runs.names import meant_by
     from tfser.manifests.catalogue.reading import open_catalogue
     from tfser.manifests.display import terminal_width
 
@@ -989,8 +990,9 @@ def scores(
 
     if experiment and only:
         raise UsageError("--experiment goes without the argument: both name experiments")
+    text = experiment or only
     wanted = Wanted(
-        experiment=experiment or only,
+        experiment=None if text is None else meant_by(Cache(cache), text),
         corpus=corpus,
         protocol=protocol,
         head=head,
@@ -1024,11 +1026,13 @@ def compare(
     from tfser.heads.commands.compare_table import print_comparison
     from tfser.heads.results.compare import compare as run_compare
     from tfser.heads.results.outcomes import find, read_outcome
+    from tfser.heads.runs.names import meant_by
     from tfser.manifests.catalogue.reading import open_catalogue
 
     kind = _kind_of(format, output)
     with open_catalogue(Cache(cache)) as connection:
-        sides = [read_outcome(connection, find(connection, name), selection=selection, level=level) for name in (a, b)]
+        subjects = [find(connection, meant_by(Cache(cache), name)) for name in (a, b)]
+        sides = [read_outcome(connection, subject, selection=selection, level=level) for subject in subjects]
     found = run_compare(sides[0], sides[1], metric=metric, clusters=clusters, common=common)
     _deliver(found.rows(), kind, output, lambda: print_comparison(found), as_json=found.to_dict())
 

@@ -27,8 +27,8 @@ from tfser.manifests.options import Option
 from tfser.manifests.outputs import check_output, format_of, output_to
 
 if TYPE_CHECKING:
-    from tfser.heads.prediction.answers import Answer
-    from tfser.heads.prediction.companies import Known
+    from tfser.heads.prediction.answers import SpokenAnswer
+    from tfser.heads.prediction.companies import Familiar
     from tfser.heads.prediction.timeline import Window
     from tfser.heads.prediction.trained import TrainedHead
     from tfser.pipeline.features.engine import Compute
@@ -154,7 +154,7 @@ def predict(
         raise typer.Exit(1)
 
 
-def _ready(model: str, heads: Heads, cache: Cache) -> tuple[list[TrainedHead], FrontEnd, Known, Compute]:
+def _ready(model: str, heads: Heads, cache: Cache) -> tuple[list[TrainedHead], FrontEnd, Familiar, Compute]:
     """Return the heads, what makes their frames, what the first one knows, and where to compute."""
     if heads.threads is not None:
         import torch
@@ -175,7 +175,7 @@ def _hear(
     front: FrontEnd,
     speech: Sequence[Speech],
     hearing: Hearing,
-    known: Known,
+    known: Familiar,
     compute: Compute,
     heard: _Heard,
 ) -> None:
@@ -191,7 +191,7 @@ def _hear(
             workers=compute.workers,
         )
     heard.unusable += lost
-    found: dict[str, Answer] = {}
+    found: dict[str, SpokenAnswer] = {}
     with _begin("predicting") as begin:
         advance = begin(len(usable), sum(piece.duration_s for piece in usable)) if usable else None
         for answer in answers(trained, front, usable, known=known, compute=compute, advance=advance):

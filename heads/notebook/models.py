@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.prediction.answers import Answer, answers, evaluated, frames_of, mean_of, pack
+from tfser.heads.prediction.answers import SpokenAnswer, answers, evaluated, frames_of, mean_of, pack
 from tfser.heads.prediction.inputs import Unusable, measured, named_inputs
 from tfser.heads.prediction.loading import Model, load_model
 from tfser.heads.results.score_tables import Wanted, table
@@ -133,7 +133,7 @@ class TrainedModel:
         usable, lost = measured(named_inputs([str(file) for file in files]), minimum_s=self._model.front.minimum_s)
         found: list[Mapping[str, Any]] = []
         for answer in answers(self._model.heads, self._model.front, usable, known=self._model.known, compute=self._compute):
-            if isinstance(answer, Answer):
+            if isinstance(answer, SpokenAnswer):
                 found.append({**answer.to_dict(), "reason": None})
             else:
                 lost.append(answer)

@@ -1,6 +1,6 @@
 """From measured speech to class probabilities, by one trained head or by several.
 
-What comes in: trained heads of one feature set, what makes its frames, and speech. What goes out: an `Answer` for each
+What comes in: trained heads of one feature set, what makes its frames, and speech. What goes out: an `SpokenAnswer` for each
 piece that could be heard, and an `Unusable` for each that could not. Frames are computed once, however many heads look at
 them, and are let go with their part (`tfser.heads.prediction.companies`). Nothing is stored.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.prediction.companies import Known, Part, parts
+from tfser.heads.prediction.companies import Familiar, Part, parts
 from tfser.heads.prediction.inputs import Speech, Unusable
 from tfser.heads.prediction.trained import TrainedHead
 from tfser.manifests.errors import TfserError, UsageError
@@ -29,7 +29,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class SpokenAnswer:
     """What one or several heads say of a piece of speech.
 
     Attributes:
@@ -97,10 +97,10 @@ def answers(
     front: FrontEnd,
     speech: Sequence[Speech],
     *,
-    known: Known | None = None,
+    known: Familiar | None = None,
     compute: Compute | None = None,
     advance: Advance | None = None,
-) -> Iterator[Answer | Unusable]:
+) -> Iterator[SpokenAnswer | Unusable]:
     """Predict measured speech, part by part.
 
     Args:
@@ -116,7 +116,7 @@ def answers(
         TfserError: the encoder cannot be loaded.
     """
     check_together(heads)
-    known, compute = known or Known(), compute or Compute()
+    known, compute = known or Familiar(), compute or Compute()
     by_speaker = any(of.needs_speakers for of in heads)
     for part in parts(speech, known, front, by_speaker=by_speaker):
         if by_speaker and not all(part.speakers):
@@ -131,10 +131,10 @@ def _of_part(
     heads: Sequence[TrainedHead],
     front: FrontEnd,
     part: Part,
-    known: Known,
+    known: Familiar,
     compute: Compute,
     advance: Advance | None,
-) -> Iterator[Answer | Unusable]:
+) -> Iterator[SpokenAnswer | Unusable]:
     def load(row: AudioRow) -> Samples:
         piece = part.speech[int(row.utterance_id)]
         return samples_of(piece, front.sample_rate_hz)
@@ -150,7 +150,7 @@ def _of_part(
     speakers = tuple(part.speakers[place] or "" for place in places)
     for place, (members, segments) in zip(places, evaluated(heads, packed, compute.devices[0], speakers), strict=True):
         piece = part.speech[place]
-        yield Answer(
+        yield SpokenAnswer(
             speech=piece,
             classes=heads[0].classes,
             probabilities=mean_of(members),

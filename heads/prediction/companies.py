@@ -37,7 +37,7 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class Familiar:
     """What a run was tested and trained on, by the hash of the samples; empty for a head whose run is not at hand.
 
     Attributes:
@@ -51,7 +51,7 @@ class Known:
     speakers: Mapping[Key, str | None] = field(default_factory=dict)
 
 
-def known_to(cache: Cache, about: Mapping[str, Any]) -> Known:
+def known_to(cache: Cache, about: Mapping[str, Any]) -> Familiar:
     """Return what a run was tested and trained on, as far as the cache still has those utterances with the same sound."""
     corpora = str(about["corpus"]).split(JOINED_BY)
     with open_catalogue(cache) as connection:
@@ -77,7 +77,7 @@ def known_to(cache: Cache, about: Mapping[str, Any]) -> Known:
         by_hash[row["content_hash"]].append((row["corpus"], row["utterance_id"]))
     order = ("test", "val", "train")  # of the same sound on two sides: what it may have been learnt from counts
     several = len(corpora) > 1
-    return Known(
+    return Familiar(
         tested=by_hash,
         roles={row["content_hash"]: row["role"] for row in sorted(roles, key=lambda row: order.index(row["role"]))},
         speakers={
@@ -95,7 +95,7 @@ class Part:
     speakers: tuple[str | None, ...]
 
 
-def parts(speech: Sequence[Speech], known: Known, front: FrontEnd, *, by_speaker: bool) -> list[Part]:
+def parts(speech: Sequence[Speech], known: Familiar, front: FrontEnd, *, by_speaker: bool) -> list[Part]:
     """Return the parts in which speech is predicted; every piece is in exactly one.
 
     Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tfser.heads.prediction.companies import Known, known_to
+from tfser.heads.prediction.companies import Familiar, known_to
 from tfser.heads.prediction.folder import read_folder
 from tfser.heads.prediction.trained import TrainedHead, choose_runs, ears, trained_head
 from tfser.manifests.cache import Cache
@@ -23,7 +23,7 @@ class Model:
 
     heads: tuple[TrainedHead, ...]
     front: FrontEnd
-    known: Known
+    known: Familiar
 
 
 def load_model(text: str, cache: Cache, *, ensemble: bool = False, selection: str = "last", weights: str | None = None) -> Model:
@@ -47,7 +47,7 @@ def load_model(text: str, cache: Cache, *, ensemble: bool = False, selection: st
             raise UsageError(f"--ensemble: {text} holds one head; export an experiment with --ensemble")
         if selection != heads[0].selection:
             raise UsageError(f"--selection {selection}: {text} was exported with the weights of {heads[0].selection}")
-        return Model(heads=heads, front=ears(None, heads[0].features, weights), known=Known())
+        return Model(heads=heads, front=ears(None, heads[0].features, weights), known=Familiar())
     heads = tuple(trained_head(cache, run, selection=selection) for run in choose_runs(cache, text, ensemble=ensemble))
     known = known_to(cache, heads[0].about)
     roles = dict(known.roles)
