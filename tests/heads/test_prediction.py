@@ -16,6 +16,7 @@ import torch
 
 from tfser.heads.prediction.answers import SpokenAnswer, answers
 from tfser.heads.prediction.companies import Familiar
+from tfser.heads.prediction.export import Wish, export
 from tfser.heads.prediction.inputs import corpus_inputs, measured, named_inputs, standard_input
 from tfser.heads.prediction.loading import Model, load_model
 from tfser.heads.prediction.timeline import cut, windows
@@ -365,6 +366,25 @@ def test_an_encoder_that_is_not_here_or_another_one(trained: Trained, tmp_path: 
         assert refused.exit_code == 1 and "holds other weights" in refused.stderr
     finally:
         moved.rename(trained.weights)
+
+
+def test_an_exported_folder_takes_an_encoder_of_a_folder_along(trained: Trained, tmp_path: Path) -> None:
+    """What came from a folder of this machine is nowhere else; on another machine the folder is all there is."""
+    run_id, audio = trained.runs["mean_pool", "wavlm-large/2"], trained.audio / "a"
+    export(trained.cache, run_id, tmp_path / "model")
+    here = run("predict", run_id, audio, "--cache", trained.cache.root, "--format", "json")
+    moved = tmp_path / "moved"
+    trained.weights.rename(moved)
+    try:
+        alone = run("predict", tmp_path / "model", audio, "--cache", tmp_path / "none", "--format", "json")
+    finally:
+        moved.rename(trained.weights)
+    assert alone.exit_code == 0, alone.output
+    a, b = (json.loads(done.stdout)["predictions"] for done in (here, alone))
+    assert [row["probabilities"] for row in a] == [row["probabilities"] for row in b]
+    assert (tmp_path / "model" / "encoder" / "config.json").is_file()
+    export(trained.cache, run_id, tmp_path / "without", Wish(encoder=False))
+    assert not (tmp_path / "without" / "encoder").exists()
 
 
 def test_features_that_this_version_computes_otherwise_are_refused(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
