@@ -31,8 +31,8 @@ from typing import Any
 
 import numpy as np
 
-from tfser.heads.machine.memory import keep_freed_memory
 from tfser.pipeline.features.encoders.loading import load
+from tfser.pipeline.memory import keep_freed_memory
 
 LAYER = 12
 RATE = 16000

@@ -22,8 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tfser.heads.machine.memory import keep_freed_memory
 from tfser.heads.models.layer_mix import build_module
+from tfser.pipeline.memory import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)

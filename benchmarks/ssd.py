@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from tfser.heads.machine.memory import keep_freed_memory
+from tfser.pipeline.memory import keep_freed_memory
 
 KEPT = "--no-keep-memory" not in sys.argv and keep_freed_memory()  # before torch is imported
 

@@ -29,7 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfser.heads.machine.memory import keep_freed_memory
+from tfser.pipeline.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from tfser.heads.spec.fold import FoldData
@@ -236,8 +236,9 @@ def made_up(utterances: int | None, folds: int, device: str) -> list[FoldData]:
 
 def of_cache(root: Path, corpus: str, folds: int) -> list[FoldData]:
     """Return the first folds of a corpus's default protocol."""
-    from tfser.heads.runs.experiment import Request, resolve
+    from tfser.heads.runs.experiment import resolve
     from tfser.heads.runs.one_fold import load
+    from tfser.heads.runs.request import Request
     from tfser.heads.spec.fold import FoldData
     from tfser.manifests.cache import Cache
 

@@ -14,8 +14,6 @@ import contextlib
 import csv
 import decimal
 import json
-import logging
-import math
 import os
 import re
 import shutil
@@ -29,8 +27,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tfser.manifests import notes
-from tfser.manifests.errors import TfserError
+from tfser.manifests.errors import ReaderGoneError, TfserError
+from tfser.manifests.wording import cell, plain
 
 _WIDE = 400  # columns of a table that goes into a file or a pipe
 _NARROWEST = 20  # columns of a terminal; a smaller number in COLUMNS is no terminal's
@@ -60,10 +58,6 @@ class TableOutput(StrEnum):
     csv = "csv"
     markdown = "markdown"
     latex = "latex"
-
-
-class ReaderGoneError(Exception):
-    """Whoever read standard output has enough."""
 
 
 class Lines(tuple[str, ...]):
@@ -99,7 +93,7 @@ def show(*lines: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON; what a terminal would obey is escaped, which reads back as the same text."""
-    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     with _to_output():
         print(_UNSAFE.sub(lambda found: found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1], text))
 
@@ -129,21 +123,6 @@ def _columns(stream: Any) -> int | None:
         with contextlib.suppress(OSError, ValueError):
             width = os.get_terminal_size(stream.fileno()).columns
     return width if width >= _NARROWEST else 80
-
-
-class _Said(logging.Handler):
-    """Prints what `notes` are told, each as a line."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        say(record.getMessage())
-
-
-def show_notes() -> None:
-    """Print the notes of the command that begins now (see `notes`) on standard error."""
-    notes.forget()
-    if not any(isinstance(handler, _Said) for handler in notes.LOGGER.handlers):
-        notes.LOGGER.addHandler(_Said())
-        notes.LOGGER.propagate = False
 
 
 def _notes() -> Console:
@@ -205,38 +184,6 @@ def markdown_lines(rows: Sequence[Mapping[str, Any]], names: Sequence[str] | Non
     return [f"| {' | '.join(row)} |" for row in ([visible(name) for name in names], rule, *cells)]
 
 
-def cell(value: Any, *, exact: bool = False) -> str:
-    """Return a value as the text of a cell: numbers with six digits unless `exact`, lists by commas, maps as JSON.
-
-    >>> cell(12345.6789), cell(0.25), cell(["a", "b"]), cell({"a": 0.5}), cell(None)
-    ('12345.7', '0.25', 'a, b', '{"a": 0.5}', '')
-    """
-    if value is None:
-        return ""
-    if isinstance(value, float) and not exact:
-        return f"{value:.6g}"
-    if isinstance(value, (list, tuple)):
-        return ", ".join(cell(v, exact=exact) for v in value)
-    if isinstance(value, dict):
-        return json.dumps(_plain(value), ensure_ascii=False)
-    return str(value)
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON can hold it; infinite and undefined numbers, which it cannot, become null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, decimal.Decimal):
-        return float(value)
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value if isinstance(value, (str, int, bool, type(None))) else str(value)
-
-
 @contextlib.contextmanager
 def bar(what: str, total: int | None = None, *, time_left: bool = True) -> Iterator[Callable[..., None]]:
     """Show a progress bar; yield `update(total=, advance=, completed=, state=, description=)`, all optional.
@@ -295,47 +242,3 @@ def utterance_bar(what: str) -> Iterator[Begin]:
             return advance
 
         yield begin
-
-
-def count(number: int, thing: str) -> str:
-    """Return a number of things in words.
-
-    >>> count(1, "utterance"), count(5531, "utterance")
-    ('1 utterance', '5,531 utterances')
-    """
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
-
-
-def percent(row: Mapping[str, Any], *names: str) -> dict[str, str]:
-    """Return some values of a row in percent, with one decimal.
-
-    >>> percent({"UA": 0.5173, "WA": None}, "UA", "WA")
-    {'UA': '51.7', 'WA': ''}
-    """
-    return {name: "" if row[name] is None else f"{100 * row[name]:.1f}" for name in names}
-
-
-def short(number: float) -> str:
-    """Return a large number for people, with three digits.
-
-    >>> short(512), short(657_156), short(6_921_030_144)
-    ('512', '657 k', '6.92 G')
-    """
-    unit = 0
-    while abs(number) >= 999.5 and unit < 4:
-        number, unit = number / 1000, unit + 1
-    digits = 0 if not unit or number >= 99.95 else 1 if number >= 9.995 else 2
-    return f"{number:.{digits}f} {' kMGT'[unit]}".rstrip()
-
-
-def size(number: float) -> str:
-    """Return a number of bytes for people.
-
-    >>> size(512), size(34_452_728)
-    ('512 B', '34.5 MB')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.2f} TB"

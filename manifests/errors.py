@@ -52,6 +52,10 @@ class UsageError(TfserError):
     exit_code = 2
 
 
+class ReaderGoneError(Exception):
+    """Whoever read standard output has enough; that is no failure."""
+
+
 def unknown(kind: str, name: str, known: Collection[str], *, listed_by: str | None = None) -> UsageError:
     """Return the error for a name that is not in a registry: it lists the known ones, or says which command does.
 

@@ -14,8 +14,6 @@ from typing import Any
 from tfser.manifests.errors import TfserError, UsageError, first_line
 
 INTERRUPTED = 130
-KEEPS_WORK = frozenset(("scan", "extract", "train", "ablate", "sweep", "reproduce", "demo", "cache collapse"))
-"""Commands that find what they did when they are run again."""
 
 _DEBUG = "run again with --debug for the traceback"
 _WAY_OUT = {
@@ -99,8 +97,8 @@ def check_words(words: Sequence[str]) -> None:
             raise UsageError(f"{option}: the value is empty; give one, or leave it out")
 
 
-def interrupted(words: Sequence[str]) -> str:
+def interrupted(goes_on: bool) -> str:
     """Return what is said after Ctrl-C: whether the same command goes on where it was."""
-    if " ".join(words[:2]) in KEEPS_WORK or " ".join(words[:1]) in KEEPS_WORK:
+    if goes_on:
         return "interrupted; what was finished is safe, run the same command again to go on"
     return "interrupted"

@@ -1,5 +1,5 @@
 """What people should know beside the result that they asked for, said once: through Python's logging, so that a program that uses
-tfser decides what becomes of it. The command line prints it (`display.show_notes`).
+tfser decides what becomes of it. The command line prints it (`tfser.manifests.commands.program`).
 """
 
 from __future__ import annotations

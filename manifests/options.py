@@ -4,30 +4,29 @@ What comes in: dataclasses whose fields are annotated with `Option`, as in
 
     @dataclass(frozen=True, kw_only=True)
     class Split:
+        panel: ClassVar = "Data and split"
         corpus: Annotated[str | None, Option("Corpus in the cache.", metavar="NAME")] = None
 
-and a command that takes such a dataclass as a parameter. What goes out of `opened`: the command with one option for each field,
-which puts the dataclass together before it calls the command. An option is added by one field, here or wherever its dataclass is,
-and acts where the field is read. Nothing here imports the parser of the command line before a command is opened.
+A command takes such a dataclass as a parameter (`tfser.manifests.commands.opening` makes options of its fields), and a file may
+hold the same fields as keys (`tfser.heads.runs.sweep_file`). An option is added by one field and acts where the field is read.
+Nothing here knows the parser of the command line.
 
 A field's type says how it is written: `tuple[str, ...]` is an option that may be repeated and may hold commas,
 `Mapping[str, str]` one that is repeated as KEY=VALUE, `bool` a switch (with a --no- form where its default is True or None),
-anything else one value.
+anything else one value. `panel`, of the class that declares a field, is the heading under which a command's help shows it.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
-import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, TypeVar
 
 from tfser.manifests.errors import UsageError
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,16 @@ class Option:
     maximum: float | None = None
     commas: bool = True
     """Of a `tuple[str, ...]`: whether one value may hold several, with commas between them."""
+    negative: bool = False
+    """Of a switch that is off by default: whether it has a --no- form, for where a file turned it on."""
+    panel: str | None = None
+    """The heading of a command's help that it stands under, instead of its class's."""
+    also: str | None = None
+    """Another key that it has in files."""
+    numbers: bool = False
+    """Whether it is a text that lists numbers (3, 1,3 or 2-4), which a file may write as numbers."""
+    read: Callable[[str], Any] | None = None
+    """What makes the field's value of its text, where that is none of the kinds above."""
 
     def written(self, field: str) -> str:
         """Return the option's flag.
@@ -52,62 +61,102 @@ class Option:
         return self.flag or "--" + field.replace("_", "-")
 
 
-def opened(command: Command) -> Command:
-    """Return a command whose parameters that are dataclasses of options are opened into one option for each field.
+@dataclass(frozen=True)
+class Declared:
+    """A field that is an option: its type, its `Option`, its default (`MISSING` where it has to be given) and its heading."""
 
-    Fields without an `Option` are left at their defaults: they belong to the code, not to the command line.
+    name: str
+    hint: Any
+    option: Option
+    default: Any
+    panel: str | None
 
-    Raises:
-        TypeError: if two fields of the dataclasses share a name.
+    @property
+    def flag(self) -> str:
+        """How it is written."""
+        return self.option.written(self.name)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """How it is called in files: as on the command line, without the hyphens in front, or by its name here."""
+        keys = (self.flag.removeprefix("--").replace("-", "_"), self.name, self.option.also)
+        return tuple(dict.fromkeys(key for key in keys if key is not None))
+
+    @property
+    def is_many(self) -> bool:
+        """Whether it may be repeated."""
+        return self.option.read is None and typing.get_origin(self.hint) in (tuple, Mapping)
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is on or off."""
+        return bool in (typing.get_args(self.hint) or (self.hint,))
+
+    def value(self, given: Any) -> Any:
+        """Return what the command line's parser gave as the field's type wants it.
+
+        Raises:
+            UsageError: if a KEY=VALUE is none, or a text is none that the field takes.
+        """
+        if self.option.read is not None:
+            return self.option.read(given)
+        if typing.get_origin(self.hint) is tuple:
+            return listed(given or ()) if self.option.commas else tuple(given or ())
+        if typing.get_origin(self.hint) is Mapping:
+            return pairs(self.flag, given or ())
+        return given
+
+
+def declared(kind: type) -> dict[str, Declared]:
+    """Return the fields of a dataclass that are options: what has to be given, its own ones, those of what it is made of.
+
+    Fields without an `Option` belong to the code, not to the command line.
     """
-    hints = typing.get_type_hints(command, include_extras=True)
-    parameters: dict[str, inspect.Parameter] = {}
-    groups: dict[str, tuple[type, list[str]]] = {}
-    for parameter in inspect.signature(command).parameters.values():
-        kind = hints[parameter.name]
-        if not (isinstance(kind, type) and is_dataclass(kind)):
-            shown = {parameter.name: parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY)}
-        else:
-            shown = _options_of(kind)
-            groups[parameter.name] = (kind, list(shown))
-        if twice := sorted(parameters.keys() & shown.keys()):
-            raise TypeError(f"{command.__name__}: two options are called {twice[0]}")
-        parameters |= shown
-
-    @functools.wraps(command)
-    def call(**given: Any) -> Any:
-        for name, (kind, names) in groups.items():
-            given[name] = build(kind, {field: given.pop(field) for field in names})
-        return command(**given)
-
-    call.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
-    call.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
-    return call  # type: ignore[return-value]
+    hints = typing.get_type_hints(kind, include_extras=True)
+    of_field = {of.name: of for of in fields(kind)}
+    found: dict[str, Declared] = {}
+    for declaring in kind.__mro__:
+        for name in inspect.get_annotations(declaring):
+            if name in of_field and name not in found:
+                field = of_field[name]
+                plain = field.default if field.default_factory is MISSING else field.default_factory()
+                if (of := option_of(name, hints[name], plain, getattr(declaring, "panel", None))) is not None:
+                    found[name] = of
+    return dict(sorted(found.items(), key=lambda item: item[1].default is not MISSING))
 
 
-def build(kind: type, given: Mapping[str, Any]) -> Any:
+def option_of(name: str, hint: Any, default: Any, panel: str | None) -> Declared | None:
+    """Return what an annotation declares, None if that is no option."""
+    if typing.get_origin(hint) is not Annotated:
+        return None
+    plain, *more = typing.get_args(hint)
+    option = next((each for each in more if isinstance(each, Option)), None)
+    if option is None:
+        return None
+    return Declared(name=name, hint=plain, option=option, default=default, panel=option.panel or panel)
+
+
+def build(kind: type[Kind], given: Mapping[str, Any]) -> Kind:
     """Return a dataclass of options out of what the command line's parser gave for its fields.
 
     Raises:
-        UsageError: if a KEY=VALUE is none.
+        UsageError: as `Declared.value`.
     """
-    values = {}
-    for name, (hint, option) in declared(kind).items():
-        if name in given:
-            values[name] = _read(option.written(name), given[name], hint, option)
-    return kind(**values)
+    return kind(**values(kind, given))
 
 
-def declared(kind: type) -> dict[str, tuple[Any, Option]]:
-    """Return the fields of a dataclass that are options, each with its type and its `Option`, in their order."""
-    found = {}
-    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
-        if typing.get_origin(hint) is Annotated:
-            plain, *more = typing.get_args(hint)
-            option = next((each for each in more if isinstance(each, Option)), None)
-            if option is not None:
-                found[name] = (plain, option)
-    return found
+def values(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of those fields of a dataclass for which the parser gave one; None leaves a field at its default.
+
+    Raises:
+        UsageError: as `Declared.value`.
+    """
+    return {name: of.value(given[name]) for name, of in declared(kind).items() if given.get(name) is not None}
+
+
+def shared(kind: type, values_of: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass out of another one that is made of it, to make a third one."""
+    return {field.name: getattr(values_of, field.name) for field in fields(kind)}
 
 
 def pairs(flag: str, items: Iterable[str]) -> dict[str, str]:
@@ -135,46 +184,3 @@ def listed(items: Iterable[str]) -> tuple[str, ...]:
     ('a', 'b')
     """
     return tuple(dict.fromkeys(part.strip() for item in items for part in item.split(",") if part.strip()))
-
-
-def _options_of(kind: type) -> dict[str, inspect.Parameter]:
-    """Return the parameters that stand for the fields of a dataclass, as the command line's parser wants them."""
-    import typer
-
-    defaults = {f.name: None if f.default is MISSING and f.default_factory is not MISSING else f.default for f in fields(kind)}
-    found = {}
-    for name, (hint, option) in declared(kind).items():
-        flag, default = option.written(name), defaults[name]
-        if _is_switch(hint):
-            # A switch that may be on without being asked for needs a way to be turned off.
-            flag = flag if default is False else f"{flag}/--no-{flag.removeprefix('--')}"
-        if _is_many(hint):
-            hint, default = list[str] | None, None
-        bounds: dict[str, Any] = {name: of for name, of in (("min", option.minimum), ("max", option.maximum)) if of is not None}
-        described = typer.Option(flag, help=option.help, metavar=option.metavar, **bounds)
-        found[name] = inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if default is MISSING else default,
-            annotation=Annotated[hint, described],
-        )
-    return found
-
-
-def _read(flag: str, value: Any, hint: Any, option: Option) -> Any:
-    """Return what the parser gave as the field's type wants it."""
-    origin = typing.get_origin(hint)
-    if origin is tuple:
-        return listed(value or ()) if option.commas else tuple(value or ())
-    if origin is Mapping:
-        return pairs(flag, value or ())
-    return value
-
-
-def _is_many(hint: Any) -> bool:
-    return typing.get_origin(hint) in (tuple, Mapping)
-
-
-def _is_switch(hint: Any) -> bool:
-    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    return bool in kinds

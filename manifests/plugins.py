@@ -90,3 +90,18 @@ def origin_of(group: str, name: str) -> str:
     """Return where the entry of a registry is from: `tfser`, or another package."""
     plugin = plugins(group).get(name)
     return "tfser" if plugin is None else plugin.origin
+
+
+def with_origins(rows: list[dict[str, Any]], column: str, group: str, *, always: bool) -> list[dict[str, Any]]:
+    """Say of the rows of a list where each entry is from, in a column `from`.
+
+    Args:
+        rows: one for each entry of a registry.
+        column: that holds its name.
+        group: of entry points.
+        always: also where all of them are tfser's own.
+    """
+    origins = [origin_of(group, row[column]) for row in rows]
+    if not always and set(origins) == {"tfser"}:
+        return rows
+    return [{**row, "from": origin} for row, origin in zip(rows, origins, strict=True)]

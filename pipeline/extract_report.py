@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tfser.manifests.audits.participation import NO_AUDIO, Tally
-from tfser.manifests.display import count
 from tfser.manifests.utterances import Skipped
+from tfser.manifests.wording import count
 from tfser.pipeline.scan_report import skipped_lines
 
 NOT_COMPUTED = "not computed"

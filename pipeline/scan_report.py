@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tfser.manifests.audits.participation import NO_AUDIO, NO_LABEL, NO_UTTERANCE, Tally, unlabelled_query
-from tfser.manifests.display import count
 from tfser.manifests.utterances import Skipped
+from tfser.manifests.wording import count
 
 _MOST_CLASSES = 12
 """Classes that a line names, the largest first."""

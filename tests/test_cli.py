@@ -16,9 +16,10 @@ import pytest
 import soundfile
 from typer.testing import CliRunner
 
-from tfser.cli import _encoder_devices, app
+from tfser.cli import app
 from tfser.manifests.utterances import Skipped
 from tfser.pipeline.extract import ExtractReport
+from tfser.pipeline.features.engine import Computing
 
 from .conftest import run
 
@@ -455,4 +456,4 @@ def test_layers_of_one_pass_list_once_what_none_of_them_has() -> None:
     assert "refused" in said[0] and "nothing to do" not in said[0] and "skipped" not in said[0]
     assert refused.tally.left_out["not computed"] == 2
     # The best device takes torch to find: where there is nothing to do, nobody asks.
-    assert _encoder_devices("auto", None, None, False) == ("auto",)
+    assert Computing(keep_memory=False).settled("x", is_encoder=True, tell=lambda text: None).devices == ("auto",)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tfser.heads import head
-from tfser.heads.runs.experiment import Request, resolve
+from tfser.heads.runs.experiment import resolve
+from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.files import read_json
 

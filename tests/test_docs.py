@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -43,7 +44,7 @@ def commands(text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_command_on_a_page_exists_with_its_options(page: Path) -> None:
-    group = typer.main.get_command(app)
+    group: Any = typer.main.get_command(app)
     for words in commands(page.read_text(encoding="utf-8")):
         command, rest = group, words[1:]
         while rest and hasattr(command, "commands"):
@@ -51,6 +52,7 @@ def test_every_command_on_a_page_exists_with_its_options(page: Path) -> None:
             if rest[0].startswith("-"):
                 break
             command, rest = command.commands[rest[0]], rest[1:]
+        command = command.loaded() if hasattr(command, "loaded") else command
         options = {name for parameter in command.params for name in parameter.opts + parameter.secondary_opts} | {"--help"}
         used = {word.split("=")[0] for word in rest if word.startswith("--")}
         assert used <= options, f"{page.name}: {' '.join(words)}: no option {used - options}"

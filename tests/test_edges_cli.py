@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tfser.cli import app
+from tfser.cli import Contents, app
 from tfser.manifests import failures
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import first_line
@@ -206,10 +206,9 @@ def test_errors_of_the_system_name_a_path_and_a_way_out():
 
 
 def test_only_commands_that_keep_work_say_so():
-    assert failures.interrupted(["profile", "--head", "train"]) == "interrupted"
-    assert "what was finished is safe" in failures.interrupted(["train", "--head", "x"])
-    assert "what was finished is safe" in failures.interrupted(["cache", "collapse"])
-    assert failures.interrupted(["cache", "ls"]) == "interrupted"
+    assert not Contents.goes_on(["profile", "--head", "train"]) and not Contents.goes_on(["cache", "ls"])
+    assert Contents.goes_on(["train", "--head", "x"]) and Contents.goes_on(["cache", "collapse", "--run", "x"])
+    assert "what was finished is safe" in failures.interrupted(True) and failures.interrupted(False) == "interrupted"
 
 
 def test_the_first_line_of_an_error():

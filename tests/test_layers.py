@@ -26,13 +26,13 @@ FRONT = (
 
 ROOMS = {
     "manifests": (
-        *("errors", "labels", "natural", "feature_name", "notes", "plugins", "failures", "seals", "utterances"),
-        *("connections", "files", "cache", "texts", "streams", "options", "outputs", "display"),
-        *("protocols", "catalogue", "splits", "audits"),
+        *("errors", "labels", "natural", "wording", "feature_name", "notes", "plugins", "failures", "seals", "utterances"),
+        *("connections", "files", "cache", "texts", "streams", "options", "outputs", "display", "protocols", "catalogue"),
+        *("splits", "audits", "commands"),
     ),
     "pipeline": (
-        *("cores", "sound", "corpora", "measure", "scan_report", "scan", "shards", "features", "extract_report", "extract"),
-        *("front_end", "collapse", "verify", "inventory", "copies"),
+        *("cores", "memory", "sound", "corpora", "measure", "scan_report", "scan", "source", "shards", "features"),
+        *("extract_report", "extract", "front_end", "collapse", "verify", "inventory", "copies", "commands"),
     ),
     "heads": ("spec", "models", "training", "machine", "runs", "results", "prediction", "notebook", "commands"),
 }
@@ -122,6 +122,18 @@ def test_the_front_reaches_nothing_heavy(name: str) -> None:
         while way[-1]:
             way.append(found[way[-1]])
         raise AssertionError(" <- ".join(way[:-1]))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_only_commands_print(path: Path) -> None:
+    """The parser of options, tables and bars, and the helpers that show them: the rest returns values and rows."""
+    if path.parent.name == "commands" or module_of(path) in ("cli", "manifests.display"):
+        return
+    names = imported(path)
+    assert not {name for name in names if name.split(".")[0] in ("typer", "click", "rich") or "manifests.display" in name}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    assert "print" not in calls or module_of(path) == "manifests.streams"  # which has nobody else to tell that output fails
 
 
 def test_the_walk_finds_what_is_heavy() -> None:

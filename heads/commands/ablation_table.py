@@ -7,7 +7,8 @@ from typing import Any
 
 from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.runs.experiment import Experiment
-from tfser.manifests.display import Output, count, percent, print_rows, say
+from tfser.manifests.display import Output, print_rows, say
+from tfser.manifests.wording import count, percent
 
 
 def print_ablation(experiment: Experiment, table: Sequence[dict[str, Any]], format: Output) -> None:

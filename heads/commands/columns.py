@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfser.manifests.display import cell
+from tfser.manifests.wording import cell
 
 _GAP = 2
 

@@ -7,7 +7,8 @@ from typing import Any
 from tfser.heads.results.compare import ComparedRow, Comparison, notes, wins
 from tfser.heads.results.intervals import Interval
 from tfser.heads.results.marks import explain_marks, mark, standing
-from tfser.manifests.display import Output, count, print_rows, show
+from tfser.manifests.display import Output, print_rows, show
+from tfser.manifests.wording import count
 
 _MOST_SPEAKERS = 30
 """Of more, the table would hide the rest; they are in --format json."""

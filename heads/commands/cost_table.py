@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tfser.heads.machine.cost import Profile
-from tfser.manifests.display import Output, count, print_rows, say, short, show
+from tfser.manifests.display import Output, print_rows, say, show
+from tfser.manifests.wording import count, short
 
 
 def print_profiles(found: Sequence[Profile]) -> None:

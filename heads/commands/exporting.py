@@ -13,9 +13,11 @@ from typing import Annotated
 import typer
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.display import count, say, show, size
+from tfser.manifests.commands.printing import InCache
+from tfser.manifests.display import say, show
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
+from tfser.manifests.wording import count, size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +38,13 @@ class Exporting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tracking:
+class Tracking(InCache):
     """Trackers of other people."""
 
     mlflow: Annotated[
         str | None, Option("Write finished runs to an MLflow tracking URI, a run below its experiment.", metavar="URI")
     ] = None
     tensorboard: Annotated[Path | None, Option("Write the curves of finished runs as TensorBoard events.", metavar="DIR")] = None
-    cache: Annotated[Path | None, Option("Cache folder; else $TFSER_CACHE, else the user's cache folder.", metavar="DIR")] = None
-
-
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run or an experiment (or a piece of its id).")],
     folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="A new folder to write.")] = None,
@@ -58,9 +57,10 @@ def export(
     `tfser predict DIR file.wav` works from it alone. Of an experiment, the run on all labelled utterances is taken
     (`tfser train --fold none`), or all folds and seeds with --ensemble.
 
-    Example: tfser export tf_mamba-full ./my-model --onnx
+    Example:
+        tfser export tf_mamba-full ./my-model --onnx
     """
-    cache = Cache(tracking.cache)
+    cache = tracking.store
     if folder is None and not (tracking.mlflow or tracking.tensorboard):
         raise UsageError("say where to: a new folder DIR, or --mlflow URI, or --tensorboard DIR")
     if tracking.mlflow or tracking.tensorboard:

@@ -21,10 +21,12 @@ import typer
 
 from tfser.heads.prediction.inputs import Speech, Unusable, corpus_inputs, measured, named_inputs, standard_input
 from tfser.manifests.cache import Cache
-from tfser.manifests.display import Begin, Output, bar, count, percent, print_json, print_rows, say, show, utterance_bar, visible
+from tfser.manifests.commands.printing import InCache
+from tfser.manifests.display import Begin, Output, bar, print_json, print_rows, say, show, utterance_bar, visible
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.options import Option
 from tfser.manifests.outputs import check_output, format_of, output_to
+from tfser.manifests.wording import count, percent
 
 if TYPE_CHECKING:
     from tfser.heads.prediction.answers import SpokenAnswer
@@ -76,7 +78,7 @@ class Heads:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predictions:
+class Predictions(InCache):
     """How the answer is written."""
 
     format: Annotated[
@@ -84,8 +86,6 @@ class Predictions:
     ] = None
     output: Annotated[Path | None, Option("Write there instead of standard output.", metavar="FILE")] = None
     strict: Annotated[bool, Option("Exit with 1 if an input could not be used.")] = False
-    cache: Annotated[Path | None, Option("Cache folder; else $TFSER_CACHE, else the user's cache folder.", metavar="DIR")] = None
-
     def kind(self) -> PredictionOutput:
         """Return how to write: as asked, else by the output's suffix, else a table; and look at the output."""
         check_output(self.output)
@@ -123,7 +123,8 @@ def predict(
     Audio goes through exactly the front-end or encoder that the head was trained on. What cannot be read is listed with
     the reason, and the rest goes on; exits with 1 if nothing could be read.
 
-    Example: tfser predict tf_mamba-full recordings/ --ensemble --format csv
+    Example:
+        tfser predict tf_mamba-full recordings/ --ensemble --format csv
     """
     words, kind = inputs or [], predictions.kind()
     if bool(words) == (hearing.corpus is not None):
@@ -133,11 +134,11 @@ def predict(
     heard = _Heard()
     with standard_input(words, hearing.raw_rate) as stdin:
         if hearing.corpus is not None:
-            speech, heard.unusable = corpus_inputs(Cache(predictions.cache), hearing.corpus)
+            speech, heard.unusable = corpus_inputs(predictions.store, hearing.corpus)
         else:
             speech = named_inputs(words, speaker=hearing.speaker, stdin=stdin)
         named = len(speech) + len(heard.unusable)
-        trained, front, known, compute = _ready(model, heads, Cache(predictions.cache))
+        trained, front, known, compute = _ready(model, heads, predictions.store)
         begun = time.monotonic()  # what it takes to load a library says nothing about the head
         if hearing.timeline:
             _hear_windows(trained, front, speech, hearing, compute, heard)

@@ -7,7 +7,6 @@ business.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,27 +16,28 @@ from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.outcomes import find
 from tfser.heads.runs.experiment import EVERYTHING
 from tfser.heads.runs.names import give_name, meant_by, names_of, take_name
-from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue
-from tfser.manifests.display import Output, percent, print_json, print_rows, say, show
+from tfser.manifests.commands.printing import InCache
+from tfser.manifests.display import Output, print_json, print_rows, say, show
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
+from tfser.manifests.wording import percent
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunListing:
+class RunListing(InCache):
     """Of which cache, and how it is printed."""
 
-    cache: Annotated[Path | None, Option("Cache folder; else $TFSER_CACHE, else the user's cache folder.", metavar="DIR")] = None
     format: Annotated[Output, Option("How to print the result.")] = Output.table
 
 
 def list_runs(*, listing: RunListing) -> None:
     """List experiments: what each is, its folds and seeds, whether it was trained for use, and its UA.
 
-    Example: tfser runs ls --format json
+    Example:
+        tfser runs ls --format json
     """
-    cache = Cache(listing.cache)
+    cache = listing.store
     with open_catalogue(cache) as connection:
         found = listed(connection, names_of(cache))
     if listing.format is not Output.table:
@@ -71,9 +71,10 @@ def show_run(
 ) -> None:
     """Show what an experiment or a run is: its whole configuration, versions, folds and seeds.
 
-    Example: tfser runs show tf_mamba-full
+    Example:
+        tfser runs show tf_mamba-full
     """
-    cache = Cache(listing.cache)
+    cache = listing.store
     with open_catalogue(cache) as connection:
         runs = runs_of(connection, find(connection, meant_by(cache, model)))
     about = described(runs)
@@ -107,9 +108,10 @@ def diff_runs(
 ) -> None:
     """Show in what two experiments or runs differ; `tfser compare` tests whether their scores do.
 
-    Example: tfser runs diff tf_mamba-full tf_mamba-attention
+    Example:
+        tfser runs diff tf_mamba-full tf_mamba-attention
     """
-    cache = Cache(listing.cache)
+    cache = listing.store
     with open_catalogue(cache) as connection:
         sides = [runs_of(connection, find(connection, meant_by(cache, text))) for text in (a, b)]
     found = differences(*sides)
@@ -133,9 +135,10 @@ def name_run(
 ) -> None:
     """Give an experiment a name, which every command that takes an experiment knows.
 
-    Example: tfser runs name baseline mean_pool-mlp
+    Example:
+        tfser runs name baseline mean_pool-mlp
     """
-    cache = Cache(listing.cache)
+    cache = listing.store
     if remove == (model is not None):
         raise UsageError("say which experiment to call so, or --remove to take the name back")
     if model is None:

@@ -15,7 +15,8 @@ from typing import Any
 
 from tfser.heads.commands.columns import fitted
 from tfser.heads.results.marks import explain_marks, mark, standing
-from tfser.manifests.display import Output, cell, count, markdown_lines, print_rows, show
+from tfser.manifests.display import Output, markdown_lines, print_rows, show
+from tfser.manifests.wording import cell, count
 
 Row = Mapping[str, Any]
 

@@ -16,7 +16,8 @@ from tfser.heads.results.marks import IN_LATEX, explain_marks, is_independent, m
 from tfser.heads.runs.in_turn import Failure
 from tfser.heads.runs.plan import Estimate, Key, Plan, data_key
 from tfser.heads.spec import lineages
-from tfser.manifests.display import Output, TableOutput, count, markdown_lines, print_rows, say, show, size, terminal_width
+from tfser.manifests.display import Output, TableOutput, markdown_lines, print_rows, say, show, terminal_width
+from tfser.manifests.wording import count, size
 
 _IN_LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

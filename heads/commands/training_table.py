@@ -13,7 +13,8 @@ from tfser.heads.spec.selections import ORDER_SQL, explain, peeks
 from tfser.manifests.audits.participation import definition, participation
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
-from tfser.manifests.display import Output, percent, print_rows, say, show, terminal_width
+from tfser.manifests.display import Output, print_rows, say, show, terminal_width
+from tfser.manifests.wording import percent
 
 
 def print_scores(store: Cache, experiments: Sequence[Experiment], format: Output) -> None:

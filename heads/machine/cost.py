@@ -9,7 +9,7 @@ measured does not depend on the numbers in the frames.
 * **Latency** is the time of a forward pass in evaluation mode, a **step** that of forward and backward of the cross-entropy in
   training mode: without the optimiser, augmentation and other losses, which belong to a recipe. Both are taken round by round
   over all heads, so that a machine that grows slower or faster does so for all, and each timed call follows an untimed one of
-  its own. On a CPU they depend on the allocator, too: see `tfser.heads.machine.memory`.
+  its own. On a CPU they depend on the allocator, too: see `tfser.pipeline.memory`.
 * **Memory** is the most that one such pass or step holds beyond the weights and the frames: see `tfser.heads.machine.peak`. That
   of a step includes the gradients, not the optimiser's state.
 """
@@ -32,6 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tfser.heads import HEADS, head
+from tfser.heads.machine.conditions import Conditions
 from tfser.heads.machine.peak import peak_bytes
 from tfser.heads.models.layer_mix import build_module
 from tfser.heads.spec.head import HeadSpec, count_parameters
@@ -40,42 +41,9 @@ from tfser.heads.training.predict import own_randomness
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.pipeline.features.devices import choose_device, processor
 
-PRECISIONS = ("float32", "bfloat16")
-
 _HOP_S = 0.02  # of the speech encoders that the whole-utterance heads were made for
 _WARM_UPS = 1  # calls before memory is measured: the first one sets things up
 _PEAKS = 3  # measurements of memory, of which the median counts
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conditions:
-    """What a head is measured under.
-
-    Raises:
-        UsageError: A size is not positive, or the precision is unknown.
-    """
-
-    batch_size: int = 1
-    """Utterances."""
-    frames: int = 326
-    """Of each utterance. TF-Mamba's paper measures at 326 x 1024."""
-    width: int | None = None
-    """Of the features; None: what each head was made for."""
-    classes: int = 4
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 ..."""
-    precision: str = "float32"
-    """float32, or bfloat16: autocast, as a recipe's."""
-    repeats: int = 10
-    """Timed calls."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("frames", 1), ("width", 1), ("classes", 2), ("repeats", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"{name}={value}: must be {least} or more")
-        if self.precision not in PRECISIONS:
-            raise unknown("precision", self.precision, PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)

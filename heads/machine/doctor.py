@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tfser import __version__
-from tfser.heads.machine.memory import why_not
 from tfser.heads.spec.precision import has_native_bfloat16
 from tfser.manifests.cache import Cache, default_cache_root
-from tfser.manifests.display import count, size
 from tfser.manifests.errors import TfserError, first_line
+from tfser.manifests.wording import count, size
 from tfser.pipeline.cores import cores
+from tfser.pipeline.corpora import CORPORA
 from tfser.pipeline.features.devices import processor
+from tfser.pipeline.memory import why_not
 
 State = Literal["ok", "off", "problem"]
 
@@ -300,8 +301,6 @@ def _cache(root: Path | None) -> Check:
 
 
 def _corpora(home: str | None) -> Check:
-    from tfser.pipeline.corpora import CORPORA
-
     name = "$TFSER_CORPORA"
     if not home:
         return Check(name=name, state="off", detail="not set: the folder where corpora lie", action="set it, or say --root DIR")

@@ -199,7 +199,7 @@ class NotebookCache(Cache):
             TfserError: an audit forbids a fold.
         """
         from tfser.heads.notebook.models import train_experiment
-        from tfser.heads.runs.experiment import Request
+        from tfser.heads.runs.request import Request
 
         request = Request(
             head=head,

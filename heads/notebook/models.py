@@ -19,9 +19,10 @@ from tfser.heads.prediction.answers import SpokenAnswer, answers, evaluated, fra
 from tfser.heads.prediction.inputs import Unusable, measured, named_inputs
 from tfser.heads.prediction.loading import Model, load_model
 from tfser.heads.results.score_tables import Wanted, table
-from tfser.heads.runs.experiment import EVERYTHING, Experiment, Request, resolve
+from tfser.heads.runs.experiment import EVERYTHING, Experiment, resolve
 from tfser.heads.runs.in_turn import run_here
 from tfser.heads.runs.plan import Entry, Run, make_plan
+from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh_if_possible
 from tfser.manifests.errors import TfserError, UsageError

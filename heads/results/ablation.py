@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from tfser.heads import REFERENCE_HEADS, head
 from tfser.heads.models.layer_mix import build_module
 from tfser.heads.results.marks import of_runs
-from tfser.heads.runs.experiment import Experiment, Request
+from tfser.heads.runs.experiment import Experiment
 from tfser.heads.runs.plan import check_is_tested
+from tfser.heads.runs.request import Request
 from tfser.heads.spec.head import AblationRow, HeadSpec, count_parameters
 from tfser.heads.spec.selections import peeks
 from tfser.manifests.cache import Cache
@@ -45,7 +46,7 @@ def plan_rows(spec: HeadSpec, request: Request, presets: Sequence[str] = ()) -> 
         if preset not in spec.presets:
             raise unknown(f"preset of {spec.name}", preset, list(spec.presets))
     return [
-        (row, replace(request, preset=row.preset, settings={**(request.settings or {}), **row.settings}))
+        (row, replace(request, preset=row.preset, settings={**request.settings, **row.settings}))
         for row in table
         if not presets or row.preset in presets
     ]
@@ -53,7 +54,7 @@ def plan_rows(spec: HeadSpec, request: Request, presets: Sequence[str] = ()) -> 
 
 def reference_rows(request: Request) -> list[tuple[AblationRow, Request]]:
     """Return a row for each reference head, on the same features and folds, with its own defaults."""
-    of = replace(request, preset=None, recipe=None, settings=None, epochs=None)
+    of = replace(request, preset=None, recipe=None, settings={}, width=None, epochs=None)
     return [
         (AblationRow(name=f"{name} (reference)", preset=head(name).default_preset), replace(of, head=name))
         for name in REFERENCE_HEADS

@@ -35,8 +35,8 @@ from tfser.heads.results.intervals import (
 from tfser.heads.results.marks import is_independent
 from tfser.heads.results.outcomes import Outcome, choose_clusters
 from tfser.heads.spec.selections import peeks
-from tfser.manifests.display import count
 from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.wording import count
 
 _TIE = 1e-12
 

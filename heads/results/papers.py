@@ -19,13 +19,14 @@ from tfser.heads import REFERENCE_HEADS
 from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.published import Paper, PublishedRow, PublishedTable
 from tfser.heads.results.scores import summary
-from tfser.heads.runs.experiment import Request
 from tfser.heads.runs.in_turn import Failure
 from tfser.heads.runs.plan import Entry, Key, Plan, PlannedRequest, data_key, make_plan, settle
+from tfser.heads.runs.request import Request, Training
 from tfser.heads.spec.selections import check_name
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, unknown
+from tfser.manifests.options import shared
 
 SYNTHETIC = "synthetic"
 SYNTHETIC_EPOCHS = 2
@@ -82,15 +83,10 @@ def choose_tables(paper: Paper, numbers: Sequence[str] = ()) -> tuple[PublishedT
 def prepare(
     cache: Cache,
     paper: Paper,
+    training: Training | None = None,
     *,
     tables: Sequence[str] = (),
-    epochs: int | None = None,
-    folds: str = "all",
     seeds: tuple[int, ...] = (0,),
-    device: str = "auto",
-    allow_leaks: bool = False,
-    allow_gaps: bool = False,
-    stack: bool = False,
     on_synthetic: bool = False,
 ) -> Reproduction:
     """See what can be run, and plan it.
@@ -101,29 +97,17 @@ def prepare(
     Args:
         cache: the cache.
         paper: the paper.
+        training: what is asked of every run; on the synthetic corpus 2 epochs where nothing is said.
         tables: their numbers; none: all.
-        epochs: instead of the recipe's; on the synthetic corpus 2 where nothing is said.
-        folds: as `tfser train --fold`.
         seeds: each is run.
-        device: as `tfser train --device`.
-        allow_leaks: train folds in which the audit finds leaks, and mark it.
-        allow_gaps: train folds that lack something, as a class to train on.
-        stack: as `tfser train --stack`.
         on_synthetic: run on the built-in corpus, which is in the cache, instead of the paper's.
 
     Raises:
         UsageError: the paper has no such table.
     """
-    request = Request(
-        head=paper.head,
-        folds=folds,
-        recipe=paper.recipe,
-        epochs=epochs if epochs or not on_synthetic else SYNTHETIC_EPOCHS,
-        device=device,
-        allow_leaks=allow_leaks,
-        allow_gaps=allow_gaps,
-        stack=stack,
-    )
+    request = Request(head=paper.head, recipe=paper.recipe, **shared(Training, training or Training()))
+    if on_synthetic and request.epochs is None:
+        request = replace(request, epochs=SYNTHETIC_EPOCHS)
     cells: list[Cell] = []
     entries: list[Entry] = []
     audited: dict[Key, str | None] = {}

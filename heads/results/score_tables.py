@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from tfser.heads.results.intervals import CONFIDENCE, FEW, METRICS, interval, new_speaker, seed_scores
 from tfser.heads.results.marks import is_independent, of_runs
@@ -19,6 +19,7 @@ from tfser.heads.results.outcomes import Pooled, pooled
 from tfser.heads.spec.selections import ORDER_SQL, peeks
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.options import Option
 from tfser.manifests.protocols.independence import NOT_INDEPENDENT
 from tfser.manifests.protocols.protocol import JOINED_BY
 
@@ -37,13 +38,14 @@ class Wanted:
     (label map, validation, layer, storage); `corpus` is one of the corpora.
     """
 
-    experiment: str | None = None
-    corpus: str | None = None
-    protocol: str | None = None
-    head: str | None = None
-    features: str | None = None
-    selection: str | None = None
-    segments: bool = False
+    panel: ClassVar[str] = "Which runs"
+    experiment: Annotated[str | None, Option("As the argument.", metavar="ID")] = None
+    corpus: Annotated[str | None, Option("Only runs on this corpus.", metavar="NAME")] = None
+    protocol: Annotated[str | None, Option("Only runs under this protocol.", metavar="NAME")] = None
+    head: Annotated[str | None, Option("Only this head.", metavar="NAME")] = None
+    features: Annotated[str | None, Option("Only runs on these features.", metavar="NAME")] = None
+    selection: Annotated[str | None, Option("last, val, test-oracle ...; all if left out.", metavar="NAME")] = None
+    segments: Annotated[bool, Option("Segment level, too.")] = False
 
 
 def table(

@@ -8,7 +8,6 @@ have no epochs to select from: theirs are `last`.
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -171,36 +170,7 @@ def run_score(cache: Cache, entry: Entry, run_id: str, selection: str) -> tuple[
     return found[shown], mark({"selection": shown, **standing})
 
 
-def write_runs(path: Path, cache: Cache, plan: Plan, selection: str) -> int:
-    """Write one row a run to a Parquet or csv file, by its suffix; return how many.
-
-    Raises:
-        UsageError: the file has another suffix, or is none that is written to.
-    """
-    import pyarrow as pa
-
-    from tfser.manifests.display import Output, print_rows
-    from tfser.manifests.outputs import output_to, write_parquet
-
-    check_runs_output(path)
+def rows_of_plan(cache: Cache, plan: Plan, selection: str) -> list[dict[str, Any]]:
+    """Return one row for each finished run of a plan, as `run_rows`."""
     with open_catalogue(cache) as connection:
-        found = run_rows(connection, plan.entries, selection)
-    if path.suffix.casefold() == ".parquet":
-        write_parquet(path, pa.Table.from_pylist(found))
-    else:
-        with output_to(path):
-            print_rows(found, Output.csv)
-    return len(found)
-
-
-def check_runs_output(path: Path) -> None:
-    """Refuse a file for results that is neither Parquet nor csv, or cannot be written, before anything is trained.
-
-    Raises:
-        UsageError: it is such a file.
-    """
-    from tfser.manifests.outputs import check_output
-
-    if path.suffix.casefold() not in (".parquet", ".csv"):
-        raise UsageError(f"--output {path}: name a file that ends in .parquet or .csv")
-    check_output(path)
+        return run_rows(connection, plan.entries, selection)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tfser.heads import head
+from tfser.heads.runs.request import Request
 from tfser.heads.runs.setting_list import unknown_setting
 from tfser.heads.runs.store import digest
 from tfser.heads.spec.first_words import named_by
@@ -42,29 +43,6 @@ METHOD_VERSION = 2
 
 EVERYTHING = 0
 """The number of the fold that trains on all labelled utterances and tests nobody: `--fold none`, a model for use."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What was asked; None is left to be chosen."""
-
-    head: str
-    folds: str = "all"
-    corpus: str | None = None
-    features: str | None = None
-    protocol: str | None = None
-    labels: str | None = None
-    validation: str | None = None
-    preset: str | None = None
-    recipe: str | None = None
-    settings: Mapping[str, str] | None = None
-    epochs: int | None = None
-    seed: int = 0
-    device: str = "auto"
-    allow_leaks: bool = False
-    allow_gaps: bool = False
-    again: bool = False
-    stack: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +153,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     config = spec.preset(preset)
     recipe_name = request.recipe or spec.default_recipe
     recipe = spec.recipe(recipe_name)
-    settings = dict(request.settings or {})
+    settings = ({} if request.width is None else {"width": str(request.width)}) | dict(request.settings)
     if request.epochs is not None and spec.fit is None:
         settings["epochs"] = str(request.epochs)
     config, recipe, changes = _with_settings(spec, config, recipe, settings)

@@ -15,8 +15,8 @@ from tfser.heads.runs.one_fold import Loaded, load, train_fold, utterances_cut
 from tfser.heads.runs.plan import Key, Run, data_key
 from tfser.heads.runs.several_folds import train_together
 from tfser.manifests.cache import Cache
-from tfser.manifests.display import count
 from tfser.manifests.errors import TfserError, first_line
+from tfser.manifests.wording import count
 
 if TYPE_CHECKING:
     from tfser.heads.runs.experiment import Experiment

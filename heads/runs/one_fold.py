@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from tfser.heads.runs.experiment import EVERYTHING, Experiment, check_unchanged
 from tfser.heads.runs.store import Selected, begin, finish, peek, pick_up, save_model, versions
+from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Selection
 from tfser.manifests.audits.participation import definition, finding, participation
 from tfser.manifests.audits.run import Finding, blocking, run_audits
 from tfser.manifests.cache import Cache
@@ -29,8 +30,6 @@ from tfser.pipeline.shards.packed import FeatureRow, PackedFeatures, load_packed
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,7 +239,6 @@ def begin_run(
     Raises:
         EmptySideError: if a side of the fold is empty.
     """
-    from tfser.heads.spec.fold import FoldData
     from tfser.heads.training import checkpoints
 
     sides = _sides(experiment, loaded, fold)

@@ -8,14 +8,14 @@ and the audits of all folds are run, so that nothing of this kind can stop a swe
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import mean
 
 from tfser.heads import HEADS, REFERENCE_HEADS, head, head_names
-from tfser.heads.runs.experiment import Experiment, Request, resolve
+from tfser.heads.runs.experiment import Experiment, resolve
 from tfser.heads.runs.one_fold import audit_experiment, check_audit
+from tfser.heads.runs.request import Request, SweepRequest, Training
 from tfser.heads.runs.setting_list import UnknownSettingError
 from tfser.heads.spec.head import HeadSpec
 from tfser.manifests.audits.participation import TAKES_NO_PART
@@ -23,51 +23,11 @@ from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.options import shared
+from tfser.manifests.splits.split import Split
 
 Key = tuple[str, ...]
 """What features in memory depend on: runs of the same key share them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadBlock:
-    """A head of a sweep. What is None or empty is as the sweep says, or else the head's default."""
-
-    name: str
-    presets: tuple[str, ...] = ()
-    recipes: tuple[str, ...] = ()
-    features: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
-    epochs: int | None = None
-    settings: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepRequest:
-    """What was asked of a sweep; `presets`, `recipes` and keys of `settings` may be written `head.name`.
-
-    A preset or recipe that is named without its head goes to every head that has it, `all` stands for all of them (of recipes,
-    for the head's own: those of published lineages are named one by one); a head for which none is named takes its default one.
-    Settings go to every head unless they name one.
-    """
-
-    heads: tuple[HeadBlock, ...]
-    folds: str = "all"
-    corpus: str | None = None
-    protocol: str | None = None
-    labels: str | None = None
-    validation: str | None = None
-    presets: tuple[str, ...] = ()
-    recipes: tuple[str, ...] = ()
-    features: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0,)
-    epochs: int | None = None
-    settings: Mapping[str, str] = field(default_factory=dict)
-    device: str = "auto"
-    allow_leaks: bool = False
-    allow_gaps: bool = False
-    again: bool = False
-    reference: bool = True
-    stack: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,25 +117,6 @@ class PlannedRequest:
     reference: bool = False
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Parse `3`, `0,1,2` or `0-4`.
-
-    >>> parse_seeds("0-2,7")
-    (0, 1, 2, 7)
-
-    Raises:
-        UsageError: if it is none of these.
-    """
-    chosen: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,18})(?:-([0-9]{1,18}))?\s*", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
-        if not 0 <= last - first < 10_000:
-            raise UsageError(f"seeds {text}: write a number, a list (0,1,2) or a range (0-4)")
-        chosen += range(first, last + 1)
-    return tuple(dict.fromkeys(chosen))
-
-
 def data_key(experiment: Experiment) -> Key:
     """Return what an experiment's features in memory depend on."""
     of = experiment
@@ -245,7 +186,7 @@ def reference_wanted(request: SweepRequest, entries: Sequence[Entry]) -> list[Pl
     asked = {block.name for block in request.heads}
     return [
         PlannedRequest(
-            request=replace(_shared_request(request, name), features=feature_set),
+            request=replace(_shared_request(request, name), features=feature_set, epochs=None),
             seeds=request.seeds[:1],
             reference=True,
         )
@@ -266,20 +207,13 @@ def check_is_tested(folds: str) -> None:
 
 
 def _shared_request(request: SweepRequest, name: str) -> Request:
+    """Return what every head of a sweep is asked.
+
+    Raises:
+        UsageError: if no fold is tested.
+    """
     check_is_tested(request.folds)
-    return Request(
-        head=name,
-        folds=request.folds,
-        corpus=request.corpus,
-        protocol=request.protocol,
-        labels=request.labels,
-        validation=request.validation,
-        device=request.device,
-        allow_leaks=request.allow_leaks,
-        allow_gaps=request.allow_gaps,
-        again=request.again,
-        stack=request.stack,
-    )
+    return Request(head=name, **shared(Training, request), **shared(Split, request))
 
 
 def _check_used(kind: str, asked: Iterable[str], specs: Sequence[HeadSpec], known: Mapping[str, list[str]]) -> None:

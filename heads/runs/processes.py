@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -22,6 +22,7 @@ from tfser.heads import head
 from tfser.heads.runs.experiment import Experiment
 from tfser.heads.runs.in_turn import BusyError, Event, Failure, Findings, RunTrainer, Tell, folds_by_key, groups, reason
 from tfser.heads.runs.plan import Run, data_key
+from tfser.heads.runs.running import RunningMany
 from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
 from tfser.pipeline.cores import cores
@@ -55,29 +56,23 @@ def run_in_processes(
     cache: Cache,
     runs: Sequence[Run],
     findings: Findings,
+    running: RunningMany,
     *,
-    jobs: int,
     tell: Tell,
-    threads: int | None = None,
-    keep_memory: bool = True,
-    checkpoint_every_s: float = 30.0,
 ) -> list[Failure]:
-    """Train runs in up to `jobs` processes; return those that failed.
+    """Train runs in up to `running.jobs` processes; return those that failed.
 
     Args:
         cache: the cache.
         runs: what to train, those on the same features together.
         findings: of the audits, by key.
-        jobs: processes at once.
+        running: processes at once, and how each of them computes; threads that are None share the cores out evenly.
         tell: told what happens, in this process.
-        threads: CPU threads of each; None shares the cores out evenly.
-        keep_memory: see `tfser.heads.machine.memory`.
-        checkpoint_every_s: as `train_fold` has it.
     """
     folds, failures = folds_by_key(runs), list[Failure]()
     queue = [(group, False) for group in groups(runs)]
-    jobs = min(jobs, len(queue))
-    share = threads or max(1, cores() // max(jobs, 1))
+    jobs = min(running.jobs, len(queue))
+    of_each = replace(running, jobs=1, threads=running.threads or max(1, cores() // max(jobs, 1)))
     workers: list[_Worker] = []
 
     def give(worker: _Worker) -> None:
@@ -109,7 +104,7 @@ def run_in_processes(
     try:
         while queue or any(worker.group for worker in workers):
             while queue and len(workers) < jobs:
-                workers.append(_start(cache, share, keep_memory, checkpoint_every_s))
+                workers.append(_start(cache, of_each))
                 give(workers[-1])
             by_pipe = {worker.pipe: worker for worker in workers}
             for pipe in wait(list(by_pipe)):
@@ -147,13 +142,11 @@ def run_in_processes(
     return failures
 
 
-def _start(cache: Cache, threads: int, keep_memory: bool, checkpoint_every_s: float) -> _Worker:
+def _start(cache: Cache, running: RunningMany) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(
-        target=_work, args=(theirs, cache, threads, keep_memory, checkpoint_every_s), name="tfser sweep", daemon=True
-    )
-    with _environment({name: str(threads) for name in _POOLS}):
+    process = context.Process(target=_work, args=(theirs, cache, running), name="tfser sweep", daemon=True)
+    with _environment({name: str(running.threads) for name in _POOLS}):
         process.start()
     theirs.close()
     return _Worker(process=process, pipe=ours)
@@ -197,18 +190,12 @@ def _unpacked(values: Mapping[str, Any]) -> Experiment:
 # -- in the worker -----------------------------------------------------------------------------------------------------------
 
 
-def _work(pipe: Connection, cache: Cache, threads: int, keep_memory: bool, checkpoint_every_s: float) -> None:
+def _work(pipe: Connection, cache: Cache, running: RunningMany) -> None:
     """Train what the parent sends, until it sends None or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    if keep_memory:
-        from tfser.heads.machine.memory import keep_freed_memory
-
-        keep_freed_memory()
-    import torch
-
-    torch.set_num_threads(threads)
-    trainer = RunTrainer(cache, tell=lambda event: None, checkpoint_every_s=checkpoint_every_s)
+    running.prepare("cpu")
+    trainer = RunTrainer(cache, tell=lambda event: None, checkpoint_every_s=running.checkpoint_every)
     while (task := _receive(pipe)) is not None:
         group = [Run(experiment=_unpacked(e), fold=fold) for e, fold in zip(task.experiments, task.run_folds, strict=True)]
         numbers = {run.run_id: number for number, run in enumerate(group)}

@@ -17,9 +17,10 @@ from typing import Any
 
 from tfser.heads import HEADS, head
 from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
-from tfser.manifests.display import cell
 from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.wording import cell
 
 _FEW = 8
 """So many names are listed in an error; of more, the command that explains them is named."""
@@ -64,8 +65,6 @@ class UnknownSettingError(UsageError):
 
 def setting_names() -> list[str]:
     """Return every name that `--set` knows for some head."""
-    from tfser.heads.spec.recipes import Recipe
-
     names = [field.name for field in fields(Recipe)]
     for name in HEADS:
         names += [field.name for field in fields(head(name).preset())]

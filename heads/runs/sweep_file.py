@@ -15,6 +15,7 @@
     seeds = 0                          # what a block says for itself stands before the defaults
     set = { width = 64, branches = ["temporal"] }
 
+The keys are the fields of `SweepRequest` and `HeadBlock` (`tfser.heads.runs.request`), which are the options of the command line.
 The defaults may also stand in a table `[defaults]`. Options on the command line override the defaults, not what a block says for
 itself. A key that is not known is an error which names it, where it stands, and the nearest that is known; so is a value of the
 wrong kind.
@@ -24,25 +25,15 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
-from tfser.heads.runs.plan import HeadBlock, SweepRequest, parse_seeds
-from tfser.manifests.errors import UsageError
+from tfser.heads.runs.request import HeadBlock, SweepRequest
+from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.options import Declared, declared, listed
 from tfser.manifests.texts import read_text
-
-_BOTH = {
-    "preset": "names", "presets": "names", "recipe": "names", "recipes": "names", "features": "names",
-    "seed": "seeds", "seeds": "seeds", "epochs": "number", "set": "settings",
-}  # fmt: skip
-_DEFAULTS = {
-    "corpus": "text", "protocol": "text", "labels": "text", "validation": "text", "fold": "folds", "folds": "folds",
-    "device": "text", "allow_leaks": "switch", "allow_gaps": "switch", "reference": "switch", "stack": "switch", **_BOTH,
-}  # fmt: skip
-_HEAD = {"name": "text", **_BOTH}
-_SAME = {"preset": "presets", "recipe": "recipes", "seed": "seeds", "fold": "folds", "set": "settings"}
-"""What is written, and the field it is for."""
 
 
 def read_sweep(path: Path) -> SweepRequest:
@@ -62,23 +53,51 @@ def read_sweep(path: Path) -> SweepRequest:
         raise UsageError(f"{path}: defaults is a table: [defaults]")
     if twice := sorted(values.keys() & table.keys()):
         raise UsageError(f"{path}: {twice[0]} stands twice, above all tables and in [defaults]")
-    found = _fields(f"{path}, defaults", values | table, _DEFAULTS, ("head", "defaults"))
+    found = _fields(f"{path}, defaults", values | table, SweepRequest, ("head", "defaults"))
     heads = []
     for number, block in enumerate(blocks, start=1):
         where = f"{path}, [[head]] {number}" + (f" ({block['name']})" if isinstance(block.get("name"), str) else "")
         if "name" not in block:
-            _fields(where, block, _HEAD)  # a misspelt `name` is better told as such
+            _fields(where, block, HeadBlock)  # a misspelt `name` is better told as such
             raise UsageError(f"{where}: say name = ...")
-        heads.append(HeadBlock(**_fields(where, block, _HEAD)))
+        heads.append(HeadBlock(**_fields(where, block, HeadBlock)))
     if not heads:
         raise UsageError(f"{path}: no head: write a block [[head]] with name = ...")
     return SweepRequest(heads=tuple(heads), **found)
 
 
-def _fields(
-    where: str, values: Mapping[str, Any], known: Mapping[str, str], also: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Return the values by field, checked and as the dataclasses want them."""
+def asked(file: Path | None, heads: Sequence[str], said: Mapping[str, Any]) -> SweepRequest:
+    """Return what a file and options ask for; options stand before the file's defaults.
+
+    Args:
+        file: a sweep written down, or None.
+        heads: names; with a file, only these of its blocks.
+        said: by field of `SweepRequest`, what was given beside the file; settings are added to the file's.
+
+    Raises:
+        UsageError: if the file is off, or has no block for a head that is named.
+    """
+    request = read_sweep(file) if file is not None else SweepRequest(heads=tuple(HeadBlock(name=name) for name in heads))
+    if file is not None and heads:
+        known = [block.name for block in request.heads]
+        for name in heads:
+            if name not in known:
+                raise unknown(f"head of {file}", name, list(dict.fromkeys(known)))
+        request = replace(request, heads=tuple(block for block in request.heads if block.name in heads))
+    settings = {**request.settings, **said.get("settings", {})}
+    return replace(request, **{**said, "settings": settings})
+
+
+def _fields(where: str, values: Mapping[str, Any], kind: type, also: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the values by field of a dataclass of options, checked and as its types want them.
+
+    Args:
+        where: for errors.
+        values: by key.
+        kind: the dataclass.
+        also: keys that stand there for something else, for errors.
+    """
+    known = {key: field for field in declared(kind).values() for key in field.keys}
     found: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
@@ -86,43 +105,72 @@ def _fields(
             close = difflib.get_close_matches(key, names, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(names))}"
             raise UsageError(f"{where}: unknown key {key!r}{hint}")
-        name = _SAME.get(key, key)
-        if name in found:
-            raise UsageError(f"{where}: {key} stands twice: say {key.removesuffix('s')} or {key.removesuffix('s')}s")
-        found[name] = _value(f"{where}, {key}", value, known[key])
+        field = known[key]
+        if field.name in found:
+            raise UsageError(f"{where}: {key} stands twice: say {' or '.join(field.keys)}")
+        found[field.name] = _value(f"{where}, {key}", value, field)
     return found
 
 
-def _value(where: str, value: Any, kind: str) -> Any:
-    """Return a value as its field wants it."""
+def _value(where: str, value: Any, field: Declared) -> Any:
+    """Return a value as its field wants it.
+
+    Raises:
+        UsageError: if it is of another kind; the message says what to write.
+    """
+    kind = _kind_of(field)
     if kind == "text" and isinstance(value, str):
         return value
     if kind == "switch" and isinstance(value, bool):
         return value
-    if kind == "number" and _is_whole(value) and value > 0:
+    if kind == "number" and _is_whole(value) and value >= (field.option.minimum or 0):
         return value
     if kind == "names" and isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
+        return listed([value])
     if kind == "names" and isinstance(value, list) and all(isinstance(name, str) for name in value):
         return tuple(value)
-    if kind in ("seeds", "folds"):
-        texts = [str(value)] if isinstance(value, str) or _is_whole(value) else None
-        if isinstance(value, list) and value and all(_is_whole(number) for number in value):
-            texts = [str(number) for number in value]
-        if texts is not None:
-            return ",".join(texts) if kind == "folds" else _seeds(where, ",".join(texts))
+    if kind == "numbers" and (text := _numbers(value)) is not None:
+        return text if field.option.read is None else _read(where, text, field.option.read)
     if kind == "settings" and isinstance(value, dict):
         return {name: _text(f"{where}.{name}", of) for name, of in _flat(value).items()}
-    wanted = {
-        "text": "a text in quotes",
-        "switch": "true or false",
-        "number": "a whole number above 0",
-        "names": "a name or a list of names",
-        "seeds": 'a number, a list of numbers or a text such as "0-4"',
-        "folds": 'a number, a list of numbers or a text such as "2-4" or "all"',
-        "settings": "a table: set = { lr = 0.001 }",
-    }
-    raise UsageError(f"{where}: {value!r}; write {wanted[kind]}")
+    raise UsageError(f"{where}: {value!r}; write {_WANTED[kind]}")
+
+
+_WANTED = {
+    "text": "a text in quotes",
+    "switch": "true or false",
+    "number": "a whole number above 0",
+    "names": "a name or a list of names",
+    "numbers": 'a number, a list of numbers or a text such as "0-4"',
+    "settings": "a table: set = { lr = 0.001 }",
+}
+
+
+def _kind_of(field: Declared) -> str:
+    """Return how a file writes an option, by the field's type."""
+    if field.option.numbers:
+        return "numbers"
+    if field.is_switch:
+        return "switch"
+    if field.is_many:
+        return "settings" if get_origin(field.hint) is Mapping else "names"
+    return "number" if int in (get_args(field.hint) or (field.hint,)) else "text"
+
+
+def _numbers(value: Any) -> str | None:
+    """Return numbers as the command line writes them; None if these are none."""
+    if isinstance(value, str) or _is_whole(value):
+        return str(value)
+    if isinstance(value, list) and value and all(_is_whole(number) for number in value):
+        return ",".join(map(str, value))
+    return None
+
+
+def _read(where: str, text: str, read: Callable[[str], Any]) -> Any:
+    try:
+        return read(text)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
 
 
 def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,13 +179,6 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in settings.items():
         flat |= {f"{name}.{inner}": of for inner, of in value.items()} if isinstance(value, dict) else {name: value}
     return flat
-
-
-def _seeds(where: str, text: str) -> tuple[int, ...]:
-    try:
-        return parse_seeds(text)
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from error
 
 
 def _text(where: str, value: Any) -> str:

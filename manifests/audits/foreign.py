@@ -65,7 +65,7 @@ class SplitRow:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
+class ForeignSplit:
     """What was read: the rows, the folds' names in order, what it is called, and notes for people."""
 
     name: str
@@ -110,7 +110,7 @@ class _Context:
         return UsageError(f"--split {self.file}: {reason}")
 
 
-def read_split(paths: Sequence[Path]) -> Split:
+def read_split(paths: Sequence[Path]) -> ForeignSplit:
     """Read a foreign split.
 
     Raises:
@@ -133,7 +133,7 @@ def read_split(paths: Sequence[Path]) -> Split:
     entries = _settle(entries, places, notes)
     _check(entries)
     folds = sorted({entry.fold or "1" for entry in entries}, key=natural_key)
-    split = Split(name=f"split:{_called(paths)}", entries=tuple(entries), folds=tuple(folds))
+    split = ForeignSplit(name=f"split:{_called(paths)}", entries=tuple(entries), folds=tuple(folds))
     if renamed := [f"{number} is {name}" for name, number in split.numbers.items() if not name.isdecimal()]:
         notes.append(f"folds by number: {', '.join(renamed[:10])}{' ...' if len(renamed) > 10 else ''}")
     return replace(split, notes=tuple(notes))

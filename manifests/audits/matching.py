@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tfser.manifests.audits.foreign import Split, SplitRow
+from tfser.manifests.audits.foreign import ForeignSplit, SplitRow
 from tfser.manifests.audits.seen import SPLIT_COLUMNS
 from tfser.manifests.connections import Connection
 from tfser.manifests.errors import TfserError
@@ -115,7 +115,7 @@ def _common_tail(a: tuple[str, ...], b: tuple[str, ...]) -> int:
     return count
 
 
-def install(connection: Connection, corpus: str, split: Split) -> Matched:
+def install(connection: Connection, corpus: str, split: ForeignSplit) -> Matched:
     """Match a foreign split with a corpus, and put its rows into temporary tables of the connection.
 
     Raises:

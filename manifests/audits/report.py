@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tfser.manifests.audits.foreign import Split
+from tfser.manifests.audits.foreign import ForeignSplit
 from tfser.manifests.audits.matching import Matched, install
 from tfser.manifests.audits.participation import Tally
 from tfser.manifests.audits.participation import finding as absence
 from tfser.manifests.audits.run import Audit, Finding, run_audits
 from tfser.manifests.audits.seen import audited
 from tfser.manifests.catalogue.reading import Connection, rows
-from tfser.manifests.display import cell, count
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.protocols.independence import NOT_INDEPENDENT, Independence, fold_independence, worst
 from tfser.manifests.protocols.protocol import GROUP_COLUMNS
+from tfser.manifests.wording import cell, count
 
 COLUMNS = ("audit", "protocol", "corpus", "fold", "level", "rows", "title", "action", "examples")
 """Of `Finding.to_dict`, as csv and JSON print them."""
@@ -136,7 +136,7 @@ def protocol_report(
 
 
 def split_report(
-    connection: Connection, *, split: Split, corpus: str, claims: Sequence[str], audits: Sequence[Audit] | None = None
+    connection: Connection, *, split: ForeignSplit, corpus: str, claims: Sequence[str], audits: Sequence[Audit] | None = None
 ) -> AuditReport:
     """Audit a foreign split of a corpus.
 

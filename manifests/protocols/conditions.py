@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from tfser.manifests.connections import lock_down, open_memory
 from tfser.manifests.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ def check_condition(text: str, where: str) -> frozenset[str]:
     Raises:
         UsageError: if it is none, or more than one.
     """
-    from tfser.manifests.connections import lock_down, open_memory
-
     query = f"SELECT 1 FROM utterances WHERE {text}\n"
     connection = open_memory()
     lock_down(connection)

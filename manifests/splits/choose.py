@@ -12,6 +12,18 @@ from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.protocols.names import Own, draws_on, parse, specify
 from tfser.manifests.protocols.own import check_kept, is_file, own_protocols, read_own
 from tfser.manifests.protocols.protocol import JOINED_BY
+from tfser.manifests.splits.split import SplitDetails
+
+
+def settled(cache: Cache, split: SplitDetails, protocol: str | None) -> tuple[str, str]:
+    """Return corpus and protocol of what was asked, as `choose_protocol` does, which says what is raised.
+
+    Args:
+        cache: the cache.
+        split: what was asked beside the protocol.
+        protocol: its name, or None.
+    """
+    return choose_protocol(cache, split.corpus, protocol, labels=split.labels, validation=split.validation)
 
 
 def choose_corpus(cache: Cache, corpus: str | None) -> str:

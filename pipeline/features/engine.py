@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.options import Option
+from tfser.pipeline.features.devices import choose_device, choose_devices
 from tfser.pipeline.measure import in_order
+from tfser.pipeline.memory import Process
 from tfser.pipeline.sound.video import MissingExtraError
 
 Samples = npt.NDArray[np.float32]
@@ -73,6 +76,47 @@ class Compute:
             raise UsageError("an encoder needs a device")
         if self.max_batch_seconds is not None and not self.max_batch_seconds > 0:
             raise UsageError(f"--max-batch-seconds {self.max_batch_seconds:g}: must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computing(Process):
+    """What was asked of where and how to compute; `settled` turns it into a `Compute`."""
+
+    panel: ClassVar[str] = "Running"
+    device: Annotated[str, Option("auto, cpu, cuda, cuda:1 ...")] = "auto"
+    devices: Annotated[str | None, Option("Several GPUs: cuda:0,cuda:1, or how many, or all.", metavar="LIST")] = None
+    max_batch_seconds: Annotated[
+        float | None, Option("Audio in an encoder's batch, padding included; else by device.", metavar="S")
+    ] = None
+    workers: Annotated[int | None, Option("Threads that decode; one a core if left out.", minimum=1)] = None
+
+    def settled(self, features: str, *, is_encoder: bool, tell: Tell) -> Compute:
+        """Return where a pass over audio computes, with torch set up for it if it is an encoder's.
+
+        Args:
+            features: what is computed, for errors.
+            is_encoder: whether it is an encoder, which may use a GPU; all else is computed on the CPU.
+            tell: see `Compute`.
+
+        Raises:
+            UsageError: if there is no such device, or a front-end is asked to use one.
+        """
+        where: tuple[str, ...] = ("cpu",)
+        if is_encoder:
+            where = self._of_encoder()
+        elif self.devices is not None or self.device != "auto" or self.max_batch_seconds is not None:
+            raise UsageError(f"--device, --devices and --max-batch-seconds are for encoders; {features} is computed on the CPU")
+        return Compute(devices=where, max_batch_seconds=self.max_batch_seconds, workers=self.workers, tell=tell)
+
+    def _of_encoder(self) -> tuple[str, ...]:
+        """Return where an encoder runs, with torch set up for it."""
+        if self.devices is not None and self.device != "auto":
+            raise UsageError("--devices goes without --device")
+        self.prepare(self.devices or self.device)
+        if self.devices is not None:
+            return choose_devices(self.devices)
+        # Whatever was named is tried now. To find the best one takes torch, for which a run with nothing to do need not wait.
+        return (self.device,) if self.device == "auto" else (choose_device(self.device),)
 
 
 class Engine(Protocol):

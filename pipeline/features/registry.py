@@ -12,11 +12,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
 from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.options import Option
 from tfser.manifests.plugins import UPSTREAMS as PLUGGED
 from tfser.manifests.plugins import add_loaded
 from tfser.pipeline.features.encoder_engine import encoder_engine
@@ -75,23 +76,22 @@ def alone(features: FeatureSet) -> Pass:
 class FeatureRequest:
     """What was asked of an upstream; None is its default.
 
-    Attributes:
-        settings: of the front-end or encoder, as text.
-        dtype: of storage.
-        layer: of an encoder: a number, a list of them (6,12,24), `last`, `mean` or `all`.
-        weights: hub id or folder, instead of the encoder's own.
-        revision: branch, tag or commit on the hub.
-        precision: that an encoder computes in.
-        memo: file that remembers the hashes of weights.
-        rehash: read the weights whatever the memo says.
+    `memo` is a file that remembers the hashes of weights; with `rehash` they are read whatever it says.
     """
 
-    settings: Mapping[str, str] = field(default_factory=dict)
-    dtype: str = "float32"
-    layer: str | None = None
-    weights: str | None = None
-    revision: str | None = None
-    precision: str = "float32"
+    panel: ClassVar[str] = "Features"
+    layer: Annotated[
+        str | None, Option("Of an encoder: 12, last, mean, all, or 6,12,24 (one pass, a set each).", metavar="K")
+    ] = None
+    weights: Annotated[
+        str | None, Option("Encoder weights: hub id or folder, instead of its own.", metavar="ID|DIR")
+    ] = None
+    revision: Annotated[str | None, Option("Branch, tag or commit of the weights on the hub.", metavar="REV")] = None
+    settings: Annotated[
+        Mapping[str, str], Option("A setting of the front-end or encoder.", flag="--set", metavar="KEY=VALUE")
+    ] = field(default_factory=dict)
+    dtype: Annotated[str, Option("Storage: float32 or float16.")] = "float32"
+    precision: Annotated[str, Option("What an encoder computes in: float32, bfloat16 or float16.")] = "float32"
     memo: Path | None = None
     rehash: bool = False
 

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from tfser.pipeline.sound import video
 from tfser.pipeline.sound.containers import Patched, promise
 from tfser.pipeline.sound.recording import AudioError, Recording, Samples, TooLongError, check_rate
 
@@ -216,8 +217,6 @@ def _decoded(
 ) -> Iterator[Samples]:
     """Yield blocks as libsndfile or FFmpeg decode them."""
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        from tfser.pipeline.sound import video
-
         return video.stream(path, start_s, end_s, recording)
     return _read(path, start_s, end_s, recording, max_duration_s)
 

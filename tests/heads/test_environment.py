@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tfser.heads.machine import doctor as environment
-from tfser.heads.machine import memory
 from tfser.heads.machine.doctor import Check, examine, fits, problems
 from tfser.heads.models.ssd import BACKENDS
+from tfser.pipeline import memory
 from tfser.pipeline.features import devices
 
 

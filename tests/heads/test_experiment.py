@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 from tfser.heads import head
 from tfser.heads.runs import experiment
-from tfser.heads.runs.experiment import Request, resolve
+from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.one_fold import audit_experiment, load, train_fold
+from tfser.heads.runs.request import Request
 from tfser.heads.training.loop import predict
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows

@@ -18,9 +18,10 @@ from tfser.heads.prediction.folder import DESCRIPTION, new_folder
 from tfser.heads.prediction.hub import push
 from tfser.heads.prediction.loading import load_model
 from tfser.heads.prediction.trackers import finished_runs, to_mlflow, to_tensorboard
-from tfser.heads.runs.experiment import Request, resolve
+from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.in_turn import run_here
 from tfser.heads.runs.plan import entry_of, make_plan
+from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tfser.heads.runs.experiment import Request, resolve
+from tfser.heads.runs.experiment import resolve
+from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import UsageError
 from tfser.manifests.utterances import Utterance

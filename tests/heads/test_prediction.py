@@ -20,9 +20,10 @@ from tfser.heads.prediction.export import Wish, export
 from tfser.heads.prediction.inputs import corpus_inputs, measured, named_inputs, standard_input
 from tfser.heads.prediction.loading import Model, load_model
 from tfser.heads.prediction.timeline import cut, windows
-from tfser.heads.runs.experiment import Request, resolve
+from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.in_turn import run_here
 from tfser.heads.runs.plan import entry_of, make_plan
+from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError

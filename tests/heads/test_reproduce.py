@@ -14,6 +14,7 @@ from tfser.heads.commands.sweeps import _print_cells, _print_notes
 from tfser.heads.results import papers as reproducing
 from tfser.heads.results.published import PAPERS, Paper, paper
 from tfser.heads.runs.in_turn import run_here
+from tfser.heads.runs.request import Training
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import refresh
 from tfser.manifests.display import TableOutput
@@ -94,7 +95,7 @@ def test_a_paper_s_rows_exist_here(of: Paper) -> None:
 
 
 def test_every_cell_runs_or_says_why_not(cache: Cache) -> None:
-    of = reproducing.prepare(cache, paper("tf-mamba"), device="cpu")
+    of = reproducing.prepare(cache, paper("tf-mamba"), Training(device="cpu"))
     references = [cell for cell in of.cells if cell.row.endswith("(reference)")]
     assert len(of.cells) - len(references) == (12 + 8 + 6) * 3
     assert len(references) == 3 * 2 * 2 and {cell.corpus for cell in references} == {"iemocap"}  # three tables, UA and WA
@@ -118,7 +119,7 @@ def test_every_cell_runs_or_says_why_not(cache: Cache) -> None:
 
 
 def test_tf_transformer_s_protocol_is_the_improvised_part_by_speaker(cache: Cache) -> None:
-    of = reproducing.prepare(cache, paper("tf-transformer"), tables=["5"], device="cpu")
+    of = reproducing.prepare(cache, paper("tf-transformer"), Training(device="cpu"), tables=["5"])
     assert of.plan is None  # log-Mel of 16 bands is not the paper's
     assert {cell.reason for cell in of.cells if cell.corpus == "iemocap"} == {
         "no logmel features of iemocap: run `tfser extract --corpus iemocap --features logmel`"
@@ -126,7 +127,7 @@ def test_tf_transformer_s_protocol_is_the_improvised_part_by_speaker(cache: Cach
 
 
 def test_what_does_not_fit_a_corpus_is_said_in_its_cells(cache: Cache) -> None:
-    of = reproducing.prepare(cache, paper("tf-mamba"), tables=["III"], folds="9", device="cpu")
+    of = reproducing.prepare(cache, paper("tf-mamba"), Training(folds="9", device="cpu"), tables=["III"])
     assert of.plan is None
     assert all("has folds 1 to 5" in (cell.reason or "") for cell in of.cells if cell.corpus == "iemocap")
 
@@ -136,7 +137,7 @@ def test_unknown_tables_and_papers_are_refused(cache: Cache) -> None:
         reproducing.prepare(cache, paper("tf-mamba"), tables=["4"])
     with pytest.raises(UsageError, match="did you mean 'tf-mamba'"):
         paper("tf-mambo")
-    of = reproducing.prepare(cache, paper("tf-mamba"), tables=["III"], device="cpu")
+    of = reproducing.prepare(cache, paper("tf-mamba"), Training(device="cpu"), tables=["III"])
     with pytest.raises(UsageError, match="unknown selection 'best'"):
         reproducing.check("best", of)
     with pytest.raises(UsageError, match="validation"):
@@ -145,7 +146,7 @@ def test_unknown_tables_and_papers_are_refused(cache: Cache) -> None:
 
 def test_ours_stand_beside_the_paper_s(cache: Cache, tmp_path: Path) -> None:
     here = Cache(shutil.copytree(cache.root, tmp_path / "cache"))
-    of = reproducing.prepare(here, paper("tf-mamba"), tables=["II"], epochs=1, folds="1-2", device="cpu")
+    of = reproducing.prepare(here, paper("tf-mamba"), Training(epochs=1, folds="1-2", device="cpu"), tables=["II"])
     assert of.plan is not None and len(of.plan.runs) == 3 * 2
     before = reproducing.compare(here, of)
     assert next(row for row in before if row["row"] == "WavLM-large")["reason"] == "no run of it has the selection last yet"
@@ -175,7 +176,7 @@ def test_numbers_of_the_synthetic_corpus_stand_beside_none_of_the_paper_s(
     put_corpus(here, utterances, corpus="synthetic", default_protocol="loso-session")
     put_features(here, [u.utterance_id for u in utterances], corpus="synthetic")
     assert not reproducing.has_a_corpus(here, paper("tf-mamba"))
-    of = reproducing.prepare(here, paper("tf-mamba"), on_synthetic=True, device="cpu")
+    of = reproducing.prepare(here, paper("tf-mamba"), Training(device="cpu"), on_synthetic=True)
     assert of.plan is not None and {entry.experiment.recipe.epochs for entry in of.plan.entries} == {1, 2}
     assert {cell.corpus for cell in of.cells} == {"synthetic"} and {cell.paper for cell in of.cells} == {None}
     ran = {cell.row for cell in of.cells if cell.reason is None}

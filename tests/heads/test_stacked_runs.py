@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from tfser.heads.runs import experiment
-from tfser.heads.runs.experiment import Experiment, How, Request, resolve
+from tfser.heads.runs.experiment import Experiment, How, resolve
 from tfser.heads.runs.one_fold import RunResult, audit_experiment, load, train_fold
+from tfser.heads.runs.request import Request
 from tfser.heads.runs.several_folds import train_together
 from tfser.heads.runs.store import run_folder
 from tfser.heads.spec.fold import EpochRecord

@@ -33,11 +33,13 @@ from tfser.heads.commands.sweep_table import (
 from tfser.heads.results.scores import check_selection, run_rows, summary
 from tfser.heads.runs import in_turn as sweep_runs
 from tfser.heads.runs import plan as planning
-from tfser.heads.runs.experiment import Request, resolve
+from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.in_turn import Event, Failure, run_here
 from tfser.heads.runs.one_fold import audit_experiment, load, train_fold
-from tfser.heads.runs.plan import HeadBlock, Plan, SweepRequest, data_key, estimate, feature_bytes, parse_seeds, plan_sweep
+from tfser.heads.runs.plan import Plan, data_key, estimate, feature_bytes, plan_sweep
 from tfser.heads.runs.processes import run_in_processes
+from tfser.heads.runs.request import HeadBlock, Request, SweepRequest, parse_seeds
+from tfser.heads.runs.running import RunningMany
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.display import markdown_lines
@@ -214,7 +216,8 @@ def test_runs_do_not_depend_on_their_neighbours(cache: Cache, filled: Path, tmp_
                 process.kill()
 
     with beside.lock(f"runs/{held.run_id}"):
-        failures = run_in_processes(beside, plan.runs, plan.findings, jobs=2, tell=tell, threads=1, keep_memory=False)
+        running = RunningMany(jobs=2, threads=1, keep_memory=False)
+        failures = run_in_processes(beside, plan.runs, plan.findings, running, tell=tell)
     assert [failure.run.run_id for failure in failures] == [held.run_id] and "process died (SIGKILL" in failures[0].reason
     done = [event.run.run_id for event in events if event.kind == "done" and event.run]
     assert sorted(done) == sorted(run.run_id for run in plan.runs[1:])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tfser.heads.commands.sweeps import asked
-from tfser.heads.runs.plan import HeadBlock, SweepRequest
-from tfser.heads.runs.sweep_file import read_sweep
+from tfser.heads.runs.plan import expand
+from tfser.heads.runs.request import HeadBlock, SweepRequest, Training
+from tfser.heads.runs.sweep_file import _kind_of, asked, read_sweep
 from tfser.manifests.errors import UsageError
+from tfser.manifests.options import declared
+from tfser.manifests.splits.split import Split
 
 
 @pytest.fixture
@@ -115,18 +118,50 @@ def test_options_stand_before_the_defaults_and_behind_the_blocks(file: Path) -> 
         'seeds = 1\nepochs = 9\nset = { lr = 0.1, jitter = true }\nreference = false\n'
         '[[head]]\nname = "mean_pool"\nseeds = 5\n[[head]]\nname = "tf_mamba"\n'
     )
-    request = asked(file, heads=[], seeds="0-1", epochs=2, settings={"lr": "0.2"}, features=[], reference=None, device=None)
+    request = asked(file, [], {"seeds": (0, 1), "epochs": 2, "settings": {"lr": "0.2"}})
     assert (request.seeds, request.epochs, request.features, request.device) == ((0, 1), 2, (), "auto")
     assert request.settings == {"lr": "0.2", "jitter": "true"} and request.reference is False
     assert [block.seeds for block in request.heads] == [(5,), ()]
-    assert [block.name for block in asked(file, heads=["tf_mamba"]).heads] == ["tf_mamba"]
+    assert [block.name for block in asked(file, ["tf_mamba"], {}).heads] == ["tf_mamba"]
     with pytest.raises(UsageError, match="did you mean 'tf_mamba'"):
-        asked(file, heads=["tf_mambo"])
+        asked(file, ["tf_mambo"], {})
     file.write_text('[[head]]\nname = "svm"\n[[head]]\nname = "svm"\nset = { C = 2 }\n')
     with pytest.raises(UsageError, match=r"Known: svm$"):
-        asked(file, heads=["logreg"])
+        asked(file, ["logreg"], {})
 
 
 def test_without_a_file_options_are_all(file: Path) -> None:
-    request = asked(None, heads=["mean_pool"], presets=["mlp"], seeds="3", allow_leaks=True, again=None)
+    request = asked(None, ["mean_pool"], {"presets": ("mlp",), "seeds": (3,), "allow_leaks": True})
     assert request == SweepRequest(heads=(HeadBlock(name="mean_pool"),), presets=("mlp",), seeds=(3,), allow_leaks=True)
+
+
+@pytest.mark.parametrize("kind", [SweepRequest, HeadBlock])
+def test_every_option_of_a_sweep_is_a_key_of_its_file(file: Path, kind: type) -> None:
+    """There is one list of them: the fields."""
+    samples = {"switch": ("true", True), "number": ("7", 7), "names": ('["a", "b"]', ("a", "b")), "text": ('"some"', "some")}
+    samples |= {"settings": ("{ lr = 0.5 }", {"lr": "0.5"}), "numbers": ("[1, 2]", None)}
+    tried = 0
+    for name, field in declared(kind).items():
+        written, read = samples[_kind_of(field)]
+        for key in field.keys:
+            if (kind, name) == (HeadBlock, "name"):
+                continue
+            lines = [f"{key} = {written}", "[[head]]", "name = 'svm'"]
+            file.write_text("\n".join(lines if kind is SweepRequest else [*lines[1:], lines[0]]))
+            request = read_sweep(file)
+            got = getattr(request if kind is SweepRequest else request.heads[0], name)
+            assert got == (((1, 2) if name == "seeds" else "1,2") if read is None else read), key
+            tried += 1
+    assert tried > 8
+
+
+def test_what_every_training_can_be_asked_reaches_every_request() -> None:
+    """A field that is added to `Training` or `Split` needs no second line to get from a sweep to its runs."""
+    changed: dict[str, Any] = {"folds": "2", "epochs": 3, "device": "cpu", "labels": "common4"}
+    for kind in (Training, Split):
+        for name, field in declared(kind).items():
+            changed.setdefault(name, not field.default if field.is_switch else f"some {name}")
+    request = SweepRequest(heads=(HeadBlock(name="mean_pool"),), **changed)
+    (planned,) = expand(request)
+    for name, value in changed.items():
+        assert getattr(planned.request, name) == value, name

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfser.manifests.audits.foreign import Split, read_split, role_of_name
+from tfser.manifests.audits.foreign import ForeignSplit, read_split, role_of_name
 from tfser.manifests.audits.matching import Finder
 from tfser.manifests.errors import UsageError
 
@@ -26,7 +26,7 @@ def write(path: Path, content: Any) -> Path:
     return path
 
 
-def sides(split: Split) -> dict[str, dict[str, list[str]]]:
+def sides(split: ForeignSplit) -> dict[str, dict[str, list[str]]]:
     """The rows as {fold: {role: [first name]}}."""
     result: dict[str, dict[str, list[str]]] = {}
     for entry in split.entries:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from tfser.manifests.commands.opening import Said, opened
 from tfser.manifests.errors import UsageError
-from tfser.manifests.options import Option, declared, opened, pairs
+from tfser.manifests.options import Option, build, declared, pairs, shared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,3 +90,50 @@ def test_two_fields_of_one_name_are_refused() -> None:
 
 def test_declared_fields_in_their_order() -> None:
     assert list(declared(Training)) == ["head", "features", "settings", "seed", "again", "reference"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Everything(Training, Split):
+    panel: ClassVar[str] = "Everything"
+    seeds: Annotated[tuple[int, ...], Option("Seeds.", read=lambda text: tuple(map(int, text.split("+"))))] = (0,)
+    stack: Annotated[bool, Option("Stack.", negative=True)] = False
+    own: Annotated[str, Option("Elsewhere.", panel="Other")] = "x"
+
+
+def said(*words: str) -> tuple[dict[str, Any], tuple[str, ...], str]:
+    app, got = typer.Typer(rich_markup_mode=None), []
+
+    @app.command()
+    @opened
+    def sweep(
+        given: Annotated[Mapping[str, Any], Said(Everything)], names: Annotated[tuple[str, ...], Option("Names.")] = ("a",)
+    ) -> None:
+        """Sweep."""
+        got.append((dict(given), names))
+
+    result = CliRunner().invoke(app, words)
+    return (*got[0], result.output) if got else ({}, (), result.output)
+
+
+def test_only_what_was_said_counts_where_a_file_says_the_rest() -> None:
+    given, names, _ = said("--head", "x", "--seed", "0", "--no-stack", "--seeds", "3+4", "--names", "b,c")
+    assert given == {"head": "x", "seed": 0, "stack": False, "seeds": (3, 4)} and names == ("b", "c")
+    assert said("--head", "x")[:2] == ({"head": "x"}, ("a",))
+
+
+def test_what_has_to_be_given_stands_first_and_each_under_its_heading() -> None:
+    fields = declared(Everything)
+    assert list(fields)[:4] == ["head", "seeds", "stack", "own"]
+    assert {*declared(Training), *declared(Split)} < set(fields)
+    assert [fields[name].panel for name in ("seeds", "own", "corpus")] == ["Everything", "Other", None]
+
+
+def test_a_dataclass_hands_on_what_it_is_made_of() -> None:
+    whole = build(Everything, {"head": "x", "corpus": "emodb", "seeds": "1+2", "settings": ["a=b"], "seed": None})
+    assert whole == Everything(head="x", corpus="emodb", seeds=(1, 2), settings={"a": "b"})
+    assert Training(**shared(Training, whole)) == Training(head="x", settings={"a": "b"})
+    assert fields_in_files("settings") == ("set", "settings") and fields_in_files("corpus") == ("corpus",)
+
+
+def fields_in_files(name: str) -> tuple[str, ...]:
+    return declared(Everything)[name].keys

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tfser.manifests.audits.foreign import Split, read_split
+from tfser.manifests.audits.foreign import ForeignSplit, read_split
 from tfser.manifests.errors import UsageError
 
 FOLDS = {str(k): {"train": [f"u{i}" for i in range(3) if i != k], "test": [f"u{k}"]} for k in range(3)}
@@ -25,7 +25,7 @@ def listing(ids: list[str]) -> str:
     return "id,label\n" + "".join(f"{i},a\n" for i in ids)
 
 
-def sides(split: Split) -> dict[str, dict[str, list[str]]]:
+def sides(split: ForeignSplit) -> dict[str, dict[str, list[str]]]:
     found: dict[str, dict[str, list[str]]] = {}
     for entry in split.entries:
         found.setdefault(entry.fold or "-", {}).setdefault(entry.role or "-", []).append(entry.names[0])

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from tfser.heads.runs.experiment import Request, resolve
+from tfser.heads.runs.experiment import resolve
+from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError

@@ -1,4 +1,4 @@
-"""Memory: keep freed blocks in the process.
+"""The process that computes: its threads, and whether it keeps freed blocks of memory.
 
 By default glibc hands every large block back to the kernel when it is freed and asks for it anew when the next step needs
 it. Each fresh page then costs a fault, and on a CPU these faults can take longer than the arithmetic. With kept blocks a
@@ -11,6 +11,10 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from tfser.manifests.options import Option
 
 # The parameters' numbers, from glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -19,6 +23,26 @@ _M_MMAP_MAX = -4
 
 _KEEP_BYTES = 2**31 - 1  # mallopt takes a C int: the most that can be asked for
 _GROW_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """How a process computes; nothing of it changes numbers by more than the rounding of its threads' sums."""
+
+    panel: ClassVar[str] = "Running"
+    threads: Annotated[
+        int | None, Option("CPU threads; torch's choice if left out, with --jobs the cores shared.", minimum=1)
+    ] = None
+    keep_memory: Annotated[bool, Option("On Linux CPUs: keep freed memory: faster, for more memory.")] = True
+
+    def prepare(self, device: str) -> bool:
+        """Set up this process, before torch allocates anything; return whether freed memory is kept."""
+        kept = self.keep_memory and not device.startswith("cuda") and keep_freed_memory()
+        if self.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.threads)
+        return kept
 
 
 def keep_freed_memory() -> bool:

@@ -1,0 +1,79 @@
+"""`tfser heads`: the heads with their presets and recipes, or the settings of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import typer
+
+from tfser.heads import head, head_names
+from tfser.heads.runs.setting_list import setting_names, settings_of
+from tfser.heads.spec import lineages
+from tfser.manifests.commands.printing import Format
+from tfser.manifests.display import Output, print_rows, say, show
+from tfser.manifests.errors import UsageError
+from tfser.manifests.options import Option
+from tfser.manifests.plugins import HEADS as GROUP
+from tfser.manifests.plugins import PluginError, with_origins
+from tfser.pipeline.features.registry import UPSTREAMS
+
+
+def heads(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A head: its settings, with default and meaning.")] = None,
+    *,
+    preset: Annotated[str | None, Option("With NAME: the defaults of this one.", metavar="NAME")] = None,
+    recipe: Annotated[str | None, Option("With NAME: the defaults of this one.", metavar="NAME")] = None,
+    format: Format = Output.table,
+) -> None:
+    """List the heads with their presets (architectures) and recipes (ways of training), or what `--set` takes for one head.
+
+    Raises:
+        UsageError: if there is no such head, preset or recipe.
+
+    Example:
+        tfser heads mean_pool --recipe robust
+    """
+    if name is not None:
+        spec = head(name)
+        print_rows(settings_of(spec, preset, recipe), format)
+        say(f"defaults of preset {preset or spec.default_preset} and recipe {recipe or spec.default_recipe}")
+        say(f"presets: {', '.join(spec.presets)}; recipes: {', '.join(spec.recipe_names)}")
+        return
+    if preset or recipe:
+        raise UsageError("--preset and --recipe go with the name of a head: tfser heads NAME")
+    rows: list[dict[str, Any]] = []
+    for known in head_names():
+        try:
+            spec = head(known)
+        except PluginError as error:
+            rows.append({"head": known, "presets": "", "recipes": "", "about": str(error)})
+            continue
+        rows.append(
+            {
+                "head": known,
+                "presets": _default_first(spec.default_preset, spec.presets),
+                "recipes": _default_first(spec.default_recipe, spec.recipes),
+                "about": f"{spec.summary} ({spec.source})",
+            }
+        )
+    rows = with_origins(rows, "head", GROUP, always=format is not Output.table)
+    shared = lineages.listed()
+    if format is Output.table:
+        print_rows(rows, format)
+        show("", "recipes of published lineages, for every head with a network, and the selections that they report:")
+        print_rows(shared, format, ["recipe", "reports", "about"])
+        say("selections that begin with test- chose their epoch on the test fold: upper bounds, and no results")
+    else:
+        every: list[dict[str, Any]] = [{"head": None, "presets": None, "recipes": of["recipe"], **of} for of in shared]
+        columns = [*rows[0], *(column for column in shared[0] if column not in (*rows[0], "recipe"))]
+        print_rows([dict.fromkeys(columns) | row for row in (*rows, *every)], format, columns)
+
+
+def _default_first(default: str, names: Iterable[str]) -> str:
+    return ", ".join([default, *(name for name in names if name != default)])
+
+
+def known_settings() -> list[str]:
+    """Return every name that `--set` knows, of heads and of features: for errors."""
+    return [*setting_names(), *(name for upstream in UPSTREAMS.values() for name in upstream.options)]

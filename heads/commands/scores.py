@@ -1,0 +1,99 @@
+"""`tfser scores` and `tfser compare`: what came out of finished runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from tfser.heads.commands.compare_table import print_comparison
+from tfser.heads.commands.score_report import markdown, print_table
+from tfser.heads.results.compare import compare as compare_outcomes
+from tfser.heads.results.outcomes import find, read_outcome
+from tfser.heads.results.score_tables import Wanted, table, whole_utterances
+from tfser.heads.runs.names import meant_by
+from tfser.manifests.catalogue.reading import open_catalogue
+from tfser.manifests.commands.printing import Writing
+from tfser.manifests.display import terminal_width
+from tfser.manifests.errors import UsageError
+from tfser.manifests.options import Option
+
+Clusters = Annotated[
+    str | None, Option("Intervals over speaker (the default), session or dialogue.", metavar="WHAT")
+]
+
+
+def scores(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[EXPERIMENT]", help="Only experiments whose id begins so, or holds this piece (the hash is enough)."
+        ),
+    ] = None,
+    *,
+    by: Annotated[
+        str | None, Option("A row a seed, fold, class, speaker or session, not an experiment.", metavar="WHAT")
+    ] = None,
+    clusters: Clusters = None,
+    wanted: Wanted,
+    writing: Writing,
+) -> None:
+    """List scores over folds and seeds, with intervals over speakers; or by seed, fold, class, speaker, session.
+
+    Raises:
+        UsageError: if no run is what is wanted.
+
+    Example:
+        tfser scores --by speaker --head mean_pool
+        tfser scores --selection last --output scores.md
+    """
+    if name and wanted.experiment:
+        raise UsageError("--experiment goes without the argument: both name experiments")
+    text = name or wanted.experiment
+    wanted = replace(wanted, experiment=text and meant_by(writing.store, text))
+    show_scores(wanted, writing, by=by, clusters=clusters)
+
+
+def show_scores(wanted: Wanted, writing: Writing, *, by: str | None = None, clusters: str | None = None) -> None:
+    """Print or write the scores of runs.
+
+    Raises:
+        UsageError: if no run is what is wanted.
+    """
+    writing.kind()  # before anything is computed
+    with open_catalogue(writing.store) as connection:
+        found = table(connection, wanted, by=by, clusters=clusters)
+        once = sorted(whole_utterances(connection, [row["experiment"] for row in found])) if wanted.segments else []
+    writing.deliver(
+        found,
+        lambda: print_table(found, by, terminal_width(), once),
+        as_markdown=lambda: markdown(found, by, once),
+    )
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="An experiment: its id, or enough of it; or a run.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The one to compare it with.")],
+    *,
+    metric: Annotated[str, Option("UA, WA, WF1 or macro_F1: what is tested.")] = "UA",
+    selection: Annotated[str, Option("How the epochs were chosen.", metavar="NAME")] = "last",
+    level: Annotated[str, Option("utterance or segment.")] = "utterance",
+    common: Annotated[bool, Option("Compare what both tested under the same label, where they differ in that.")] = False,
+    clusters: Clusters = None,
+    writing: Writing,
+) -> None:
+    """Compare two experiments on the same test utterances: difference with interval, tests, wins by fold and speaker.
+
+    Raises:
+        UsageError: if there are no such experiments, or they cannot be compared.
+
+    Example:
+        tfser compare mean_pool svm --metric WF1
+    """
+    writing.kind()  # before anything is computed
+    with open_catalogue(writing.store) as connection:
+        subjects = [find(connection, meant_by(writing.store, name)) for name in (a, b)]
+        sides = [read_outcome(connection, subject, selection=selection, level=level) for subject in subjects]
+    found = compare_outcomes(sides[0], sides[1], metric=metric, clusters=clusters, common=common)
+    writing.deliver(found.rows(), lambda: print_comparison(found), as_json=found.to_dict())

@@ -1,0 +1,141 @@
+"""What is asked of a training, before anything is settled: the dataclasses that the command line and TOML files fill.
+
+`Training` is what all runs of a command share: `tfser train`, `ablate`, `sweep` and `reproduce` take it as it is and hand it
+on to each `Request`. An option that every training knows is one field here, and acts where
+`tfser.heads.runs.experiment.resolve` reads it. What only one head, or only a sweep, can be asked is a field of `OneHead` or
+of `SweepRequest`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+from tfser.manifests.errors import UsageError
+from tfser.manifests.options import Option
+from tfser.manifests.splits.split import Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What every training can be asked, whatever its head."""
+
+    panel: ClassVar[str] = "Training"
+    folds: Annotated[
+        str,
+        Option(
+            "A fold, a list (1,3), a range (2-4), all; of train, none: one model of all utterances, for use.",
+            flag="--fold",
+            metavar="N",
+            numbers=True,
+        ),
+    ] = "all"
+    epochs: Annotated[int | None, Option("Instead of the recipe's number.", minimum=1)] = None
+    device: Annotated[str, Option("auto, cpu, cuda, cuda:1 ...")] = "auto"
+    stack: Annotated[
+        bool, Option("On a GPU: train folds and seeds of one experiment together; runs of their own.", negative=True)
+    ] = False
+    allow_leaks: Annotated[bool, Option("Train a fold in which the audit finds leaks; the run says so.")] = False
+    allow_gaps: Annotated[bool, Option("Train a fold that lacks something (a class, features); the run says so.")] = False
+    again: Annotated[bool, Option("Train again what is finished; the old run stays until then.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneHead(Training, Split):
+    """What one head is asked, whatever its variant; None is left to be chosen."""
+
+    panel: ClassVar[str] = "Head"
+    head: Annotated[str, Option("What to train; see `tfser heads`.", metavar="NAME")]
+    recipe: Annotated[str | None, Option("Way of training.", metavar="NAME")] = None
+    settings: Annotated[
+        Mapping[str, str], Option("Change a setting of the recipe or of the preset.", flag="--set", metavar="KEY=VALUE")
+    ] = field(default_factory=dict)
+    width: Annotated[
+        int | None, Option("Width of the network, for heads that have one (tf_mamba).", metavar="D", minimum=1)
+    ] = None
+    seed: Annotated[int, Option("Random seed.", minimum=0, maximum=2**63 - 1)] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(OneHead):
+    """What was asked of one experiment; None is left to be chosen."""
+
+    panel: ClassVar[str] = "Head"
+    preset: Annotated[str | None, Option("Variant of the architecture.", metavar="NAME")] = None
+    features: str | None = None
+    """One feature set; commands that take several make a request of each."""
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Parse `3`, `0,1,2` or `0-4`.
+
+    >>> parse_seeds("0-2,7")
+    (0, 1, 2, 7)
+
+    Raises:
+        UsageError: if it is none of these.
+    """
+    chosen: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([0-9]{1,18})(?:-([0-9]{1,18}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if not 0 <= last - first < 10_000:
+            raise UsageError(f"seeds {text}: write a number, a list (0,1,2) or a range (0-4)")
+        chosen += range(first, last + 1)
+    return tuple(dict.fromkeys(chosen))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadBlock:
+    """A head of a sweep. What is None or empty is as the sweep says, or else the head's default.
+
+    Its fields are the keys of a `[[head]]` block (`tfser.heads.runs.sweep_file`).
+    """
+
+    name: Annotated[str, Option("The head.")]
+    presets: Annotated[tuple[str, ...], Option("Its variants.", flag="--preset")] = ()
+    recipes: Annotated[tuple[str, ...], Option("Its ways of training.", flag="--recipe")] = ()
+    features: Annotated[tuple[str, ...], Option("Feature sets.")] = ()
+    seeds: Annotated[tuple[int, ...], Option("Seeds.", numbers=True, also="seed", read=parse_seeds)] = ()
+    epochs: Annotated[int | None, Option("Instead of the recipe's number.", minimum=1)] = None
+    settings: Annotated[Mapping[str, str], Option("Settings of recipe and preset.", flag="--set")] = field(
+        default_factory=dict
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRequest(Training, Split):
+    """What was asked of a sweep; `presets`, `recipes` and keys of `settings` may be written `head.name`.
+
+    A preset or recipe that is named without its head goes to every head that has it, `all` stands for all of them (of recipes,
+    for the head's own: those of published lineages are named one by one); a head for which none is named takes its default one.
+    Settings go to every head unless they name one. Its fields are the options of `tfser sweep` and the defaults of its file.
+    """
+
+    panel: ClassVar[str] = "Heads"
+    heads: tuple[HeadBlock, ...]
+    presets: Annotated[
+        tuple[str, ...],
+        Option(
+            "Variants: a name goes to every head that has it, or head.name; or all.", flag="--preset", metavar="NAMES"
+        ),
+    ] = ()
+    recipes: Annotated[
+        tuple[str, ...], Option("Ways of training: as --preset.", flag="--recipe", metavar="NAMES")
+    ] = ()
+    features: Annotated[
+        tuple[str, ...], Option("Feature sets, a list (a,b) or repeated; the head's favourite if left out.", metavar="NAMES")
+    ] = ()
+    seeds: Annotated[
+        tuple[int, ...],
+        Option("A seed, a list (0,1) or a range (0-4); 0 if left out.", metavar="N", numbers=True, also="seed", read=parse_seeds),
+    ] = (0,)
+    settings: Annotated[
+        Mapping[str, str],
+        Option("A setting of all heads, or head.KEY=VALUE of one.", flag="--set", metavar="KEY=VALUE"),
+    ] = field(default_factory=dict)
+    reference: Annotated[
+        bool, Option("The reference heads logreg and svm, once a feature set.")
+    ] = True

@@ -1,0 +1,88 @@
+"""Values in words: counts, percent, sizes, cells of a table; and as JSON can hold them. Nothing here prints.
+
+In go numbers and values of the catalogue, out come texts. Whoever shows them to a terminal does so by `tfser.manifests.display`.
+"""
+
+from __future__ import annotations
+
+import decimal
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def cell(value: Any, *, exact: bool = False) -> str:
+    """Return a value as the text of a cell: numbers with six digits unless `exact`, lists by commas, maps as JSON.
+
+    >>> cell(12345.6789), cell(0.25), cell(["a", "b"]), cell({"a": 0.5}), cell(None)
+    ('12345.7', '0.25', 'a, b', '{"a": 0.5}', '')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, float) and not exact:
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(cell(v, exact=exact) for v in value)
+    if isinstance(value, dict):
+        return json.dumps(plain(value), ensure_ascii=False)
+    return str(value)
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it; infinite and undefined numbers, which it cannot, become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, decimal.Decimal):
+        return float(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value if isinstance(value, (str, int, bool, type(None))) else str(value)
+
+
+def count(number: int, thing: str) -> str:
+    """Return a number of things in words.
+
+    >>> count(1, "utterance"), count(5531, "utterance")
+    ('1 utterance', '5,531 utterances')
+    """
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+
+
+def percent(row: Mapping[str, Any], *names: str) -> dict[str, str]:
+    """Return some values of a row in percent, with one decimal.
+
+    >>> percent({"UA": 0.5173, "WA": None}, "UA", "WA")
+    {'UA': '51.7', 'WA': ''}
+    """
+    return {name: "" if row[name] is None else f"{100 * row[name]:.1f}" for name in names}
+
+
+def short(number: float) -> str:
+    """Return a large number for people, with three digits.
+
+    >>> short(512), short(657_156), short(6_921_030_144)
+    ('512', '657 k', '6.92 G')
+    """
+    unit = 0
+    while abs(number) >= 999.5 and unit < 4:
+        number, unit = number / 1000, unit + 1
+    digits = 0 if not unit or number >= 99.95 else 1 if number >= 9.995 else 2
+    return f"{number:.{digits}f} {' kMGT'[unit]}".rstrip()
+
+
+def size(number: float) -> str:
+    """Return a number of bytes for people.
+
+    >>> size(512), size(34_452_728)
+    ('512 B', '34.5 MB')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.2f} TB"

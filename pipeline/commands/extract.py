@@ -1,0 +1,122 @@
+"""`tfser extract`: a corpus scanned, and the frames that its feature set lacks computed and stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import refresh_if_possible
+from tfser.manifests.commands.printing import InCache
+from tfser.manifests.display import Output, print_rows, say, utterance_bar
+from tfser.manifests.errors import TfserError
+from tfser.manifests.options import Option
+from tfser.pipeline.commands.scan import Strict, show_scan
+from tfser.pipeline.extract import extract_pass
+from tfser.pipeline.extract_report import ExtractReport
+from tfser.pipeline.features.engine import Compute, Computing
+from tfser.pipeline.features.registry import FeatureRequest, Pass, feature_pass
+from tfser.pipeline.scan_report import ScanReport
+from tfser.pipeline.source import Source
+
+
+class ShardKind(StrEnum):
+    """File format of new shards."""
+
+    hdf5 = "hdf5"
+    parquet = "parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extracted:
+    """What a scan and an extraction after it did."""
+
+    scanned: ScanReport
+    reports: Sequence[ExtractReport]
+
+    @property
+    def refused(self) -> list[str]:
+        """Why feature sets got nothing."""
+        return [report.refused for report in self.reports if report.refused is not None]
+
+    @property
+    def skipped(self) -> bool:
+        """Whether anything was skipped."""
+        return bool(self.scanned.skipped) or any(report.skipped for report in self.reports)
+
+
+def extract(
+    *,
+    features: Annotated[
+        str, Option("See `tfser features`; or the hub id or folder of an encoder.", metavar="NAME")
+    ] = "logmel",
+    shards: Annotated[ShardKind, Option("File format of new shards.", flag="--format")] = ShardKind.hdf5,
+    report_as: Annotated[
+        Output, Option("Print the counts on standard output, too: csv or json.", flag="--report")
+    ] = Output.table,
+    strict: Strict = False,
+    source: Source,
+    request: FeatureRequest,
+    computing: Computing,
+    place: InCache,
+) -> None:
+    """Scan a corpus and extract what its feature set lacks; a second run does nothing.
+
+    Raises:
+        UsageError: if the request is off.
+        TfserError: if nothing of the corpus can be heard, or a feature set cannot be made.
+
+    Example:
+        tfser extract --corpus emodb --root ~/corpora/emodb
+        tfser extract --corpus emodb --features whisper-base --layer all --dtype float16
+    """
+    store = place.store
+    memo = store.root / "weights.json"
+    wanted = feature_pass(features, replace(request, memo=memo, rehash=source.rescan))
+    for note in wanted.notes:
+        say(note)
+    compute = computing.settled(features, is_encoder=wanted.is_encoder, tell=say)
+    done = show_extraction(store, source, wanted, compute, shards)
+    if report_as is not Output.table:
+        print_rows([report.to_row() for report in done.reports], report_as)
+    if done.refused:
+        raise TfserError("; ".join(done.refused))
+    if strict and done.skipped:
+        raise typer.Exit(1)
+
+
+def show_extraction(
+    store: Cache, source: Source, wanted: Pass, compute: Compute, shards: ShardKind = ShardKind.hdf5
+) -> Extracted:
+    """Scan a source and extract what is missing of it, each under a progress bar; say what was done, and return it.
+
+    Raises:
+        TfserError: if nothing of the corpus can be heard.
+    """
+    scanned = show_scan(store, source)
+    if scanned.failure is not None:
+        refresh_if_possible(store)
+        raise TfserError(scanned.failure)
+    try:
+        with utterance_bar(f"extracting {', '.join(of.name for of in wanted.sets)}") as begin:
+            reports = extract_pass(
+                store, scanned.corpus, wanted, compute=compute, format=shards.value, begin=begin, on_wait=say
+            )
+    finally:  # what was extracted before a failure counts
+        refresh_if_possible(store)
+    listed: list[tuple[str, str]] = []
+    for report in reports:
+        for line in report.lines(listed):
+            say(line)
+        listed = report.named()
+    say(f"cache: {store.root}")
+    return Extracted(scanned=scanned, reports=reports)
+
+
+def extract_synthetic(store: Cache) -> None:
+    """Make the built-in corpus and its log-Mel frames, as far as they are not there."""
+    show_extraction(store, Source(corpus="synthetic"), feature_pass("logmel"), Compute(tell=say))
