@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tfser.manifests import files
-from tfser.manifests.errors import CannotWriteError, UnknownContentError, UsageError
+from tfser.manifests.errors import CannotWriteError, TfserError, UnknownContentError, UsageError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -288,14 +288,18 @@ class Cache:
             ) from error
 
     @contextlib.contextmanager
-    def lock(self, what: str, on_wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    def lock(
+        self, what: str, on_wait: Callable[[str], None] | None = None, *, or_refuse: str | None = None
+    ) -> Iterator[None]:
         """Hold the named lock of this cache; the system frees it when the process dies, however that happens.
 
         Args:
             what: what is written, for instance `features/logmel-1a2b/emodb`.
             on_wait: called once with a sentence when somebody else holds the lock, before waiting for it.
+            or_refuse: the way out in the error that is raised instead of waiting; None: wait.
 
         Raises:
+            TfserError: if somebody else holds it, and nobody is to wait.
             CannotWriteError: if the disk is read-only or full, or knows no file locks.
         """
         from filelock import FileLock, Timeout
@@ -309,9 +313,11 @@ class Cache:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
+                owner = path.with_suffix(".owner")
+                who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
+                if or_refuse is not None:
+                    raise TfserError(f"{who} is writing {what}; {or_refuse}") from None
                 if on_wait is not None:
-                    owner = path.with_suffix(".owner")
-                    who = owner.read_text(encoding="utf-8") if owner.exists() else "another process"
                     on_wait(f"{who} is writing {what}; waiting for it")
                 lock.acquire()
         except (OSError, NotImplementedError) as error:  # the latter is how filelock says that there are no locks

@@ -163,7 +163,7 @@ def _shown(value: Any) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    """Tell whether a cell is set to the right: numbers, and those that `percent`, `size`, `short` or a comma wrote as text, with
+    """Tell whether a cell is set to the right: numbers, and scores, sizes and large numbers that were written as text, with
     a deviation, an interval or marks behind them."""
     if isinstance(value, str):
         score = r"[-+]?\d+\.\d( ± \d+\.\d| to \d+\.\d)?[†‡§]*( \[[^]]*\])?"

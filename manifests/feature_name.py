@@ -65,6 +65,15 @@ class FeatureName:
         name = "+".join([stem, *self.options, *([] if self.dtype == DTYPES[0] else [self.dtype])])
         return name if self.fingerprint is None else f"{name}@{self.fingerprint}"
 
+    @classmethod
+    def plain(cls, text: str) -> str:
+        """Return a name without the fingerprint, which is what it was called before a newer one took the name.
+
+        >>> FeatureName.plain("logmel+bands=40@1a2b3c4d")
+        'logmel+bands=40'
+        """
+        return text.partition("@")[0]
+
     @property
     def is_current(self) -> bool:
         """Tell whether this is no feature set that a newer one of the same name replaced."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
+from typing import Any
 
 from tfser.manifests.errors import UsageError
 
@@ -21,6 +23,18 @@ def read_text(path: Path, what: str) -> str:
         return as_text(path.read_bytes(), what)
     except OSError as error:
         raise UsageError(f"{what}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+
+
+def as_toml(text: str, what: str) -> dict[str, Any]:
+    """Return what a text says in TOML; `what` is its file's name in errors.
+
+    Raises:
+        UsageError: it is no TOML; the message says where.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{what}: this is no TOML ({error})") from error
 
 
 def as_text(content: bytes, what: str) -> str:

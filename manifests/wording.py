@@ -8,7 +8,7 @@ from __future__ import annotations
 import decimal
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -53,15 +53,6 @@ def count(number: int, thing: str) -> str:
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
-def percent(row: Mapping[str, Any], *names: str) -> dict[str, str]:
-    """Return some values of a row in percent, with one decimal.
-
-    >>> percent({"UA": 0.5173, "WA": None}, "UA", "WA")
-    {'UA': '51.7', 'WA': ''}
-    """
-    return {name: "" if row[name] is None else f"{100 * row[name]:.1f}" for name in names}
-
-
 def short(number: float) -> str:
     """Return a large number for people, with three digits.
 
@@ -86,3 +77,24 @@ def size(number: float) -> str:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1000
     return f"{number:.2f} TB"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """Return names by commas, the first few of many.
+
+    >>> listed(["a", "b"], 2), listed(["a", "b", "c", "d"], 2)
+    ('a, b', 'a, b and 2 more')
+    """
+    return ", ".join(names[:most]) + more(len(names) - most)
+
+
+def more(left: int, thing: str = "", *, brackets: bool = False) -> str:
+    """Return what stands behind those that are named: how many are left; nothing if none is.
+
+    >>> more(1200), more(1, "utterance", brackets=True), more(2, "utterance"), more(0)
+    (' and 1,200 more', ' (and 1 more utterance)', ' and 2 more utterances', '')
+    """
+    if left <= 0:
+        return ""
+    words = f"and {left:,} more" + (f" {thing}{'' if left == 1 else 's'}" if thing else "")
+    return f" ({words})" if brackets else f" {words}"

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.build import other_encoder
+from tfser.manifests.catalogue.fill_features import other_encoder
 from tfser.manifests.catalogue.stored import FEATURE_SET, SKIPPED, read_corpus, read_feature_set, read_skipped
 from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnreadableError, unknown
 from tfser.manifests.files import sweep
@@ -37,7 +37,7 @@ from tfser.pipeline.measure import Advance, audio_path, disk_errors
 from tfser.pipeline.shards.rows import ROWS_SUFFIX, read_stock, write_rows
 from tfser.pipeline.shards.writer import SUFFIXES, ShardFormat, ShardMember, StorageDtype, write_shard
 from tfser.pipeline.sound.audio import content_hash, decode, resample
-from tfser.pipeline.sound.recording import TooLongError
+from tfser.pipeline.sound.recording import AudioError, TooLongError
 from tfser.pipeline.sound.video import MissingExtraError
 
 SHARD_BYTES = 128 * 2**20
@@ -410,8 +410,8 @@ def _results(root: Path, job: Pass, todo: Sequence[AudioRow], compute: Compute) 
             raise
         except TooLongError:
             raise TfserError(_CHANGED) from None
-        except TfserError as error:
-            raise TfserError(str(error).removeprefix(f"{path}: ")) from error
+        except AudioError as error:
+            raise TfserError(error.reason) from error
         if content_hash(audio) != row.content_hash:
             raise TfserError(_CHANGED)
         return resample(audio.samples, audio.sample_rate, job.sample_rate_hz)

@@ -169,10 +169,7 @@ def delete(cache: Cache, paths: list[Path]) -> int:
     Raises:
         TfserError: if somebody is writing there, or the system refuses; what was removed until then is gone.
     """
-
-    def refuse(who: str) -> None:
-        raise TfserError(f"{who.removesuffix('; waiting for it')}; remove it when that has finished")
-
+    way_out = "remove it when that has finished"
     freed = 0
     for path in paths:
         if not os.path.lexists(path):
@@ -182,9 +179,9 @@ def delete(cache: Cache, paths: list[Path]) -> int:
         inner = [p for p in path.iterdir() if p.is_dir()] if is_set else []
         try:
             for folder in sorted(inner):
-                with cache.lock(cache.writers_of(folder), refuse):
+                with cache.lock(cache.writers_of(folder), or_refuse=way_out):
                     _remove(folder)
-            with cache.lock(cache.writers_of(path), refuse):
+            with cache.lock(cache.writers_of(path), or_refuse=way_out):
                 _remove(path)
         except OSError as error:
             raise TfserError(f"{error.filename or path}: cannot be removed ({error.strerror or error})") from error

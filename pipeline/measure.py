@@ -246,7 +246,7 @@ def _measure(
     try:
         facts, content_hash = survey(path, utterance.start_s, utterance.end_s, max_duration_s=max_duration_s)
     except AudioError as error:
-        return Measured(size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns), str(error).removeprefix(f"{path}: ")
+        return Measured(size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns), error.reason
     return (
         Measured(
             size=size,

@@ -13,7 +13,7 @@ import contextlib
 import datetime
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,7 +23,7 @@ from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, U
 from tfser.manifests.files import sweep
 from tfser.manifests.notes import note
 from tfser.manifests.utterances import MEASURED, Measured, Skipped, Utterance, skipped_table, to_table
-from tfser.pipeline.corpora.base import CorpusReader, Reading
+from tfser.pipeline.corpora.base import CorpusReader, Reading, absolute, is_same_folder
 from tfser.pipeline.measure import Advance, SegmentKey, Surveyed, disk_errors, flag_lengths, measure_all, segment_key
 from tfser.pipeline.scan_report import ScanReport
 from tfser.pipeline.sound.audio import MAX_DURATION_S
@@ -74,33 +74,29 @@ def scan(
         TfserError: if the folder is not such a corpus, two utterances share an id, most of what the last scan could read is
             gone (a disk that is not mounted looks so), or the cache cannot be written. The rows stay as they were.
     """
-    options = dict(options or {})
-    folder = cache.corpus(corpus)
+    folder, root = cache.corpus(corpus), absolute(root)
     if not _is_text(str(root)):
         raise TfserError(f"{_as_text(str(root))}: the folder's name is not UTF-8; rename it")
     with cache.lock(f"corpora/{corpus}", on_wait):
+        # What a killed scan left is swept away, and a corpus that is made rather than found is made.
         sweep(folder)
         if reader.prepare is not None:
             with disk_errors(root, _WAY_OUT):
                 reader.prepare(root, on_prepare)
-        before, old, old_skipped = _last_scan(cache, corpus)
-        if before is not None and before["adapter"] != reader.name:
-            raise TfserError(
-                f"this cache has a corpus {corpus} read as {before['adapter']}; give this one another name with --name, "
-                f"or remove that one with `tfser cache rm --corpus {corpus}`"
-            )
-        reading = _without_odd_names(reader.read(root, options))
+        last = _last_scan(cache, corpus)
+        _check_adapter(last, corpus, reader)
+        # A folder that is named in another way is the same folder: it keeps its name, and nothing in it is decoded twice.
+        if last.about is not None and is_same_folder(root, Path(last.about["root"])):
+            root = Path(last.about["root"])
+        # What the reader finds is measured: what the last scan measured and nobody touched since is not decoded again.
+        reading = _without_odd_names(reader.read(root, dict(options or {})))
         _check_ids(reading.utterances, root)
-        expected = reading.expected or reader.expected
-        known = _known(old, old_skipped) if before is not None and before["root"] == str(root) else {}
-        kept = _kept_limit(before)
+        kept = _kept_limit(last.about)
         limit = max_duration_s or kept or MAX_DURATION_S
-        if limit != (kept or MAX_DURATION_S):  # another limit may let in what was too long: none of it is decoded twice but that
-            known = {key: of for key, of in known.items() if of[0].content_hash is not None}
         surveyed = measure_all(
             root,
             reading.utterances,
-            known,
+            _known(last, root, limit == (kept or MAX_DURATION_S)),
             begin,
             workers,
             rescan=rescan,
@@ -108,44 +104,88 @@ def scan(
             max_duration_s=limit,
         )
         measured = flag_lengths(surveyed.measured)
+        # The rows stay as they are where most of the corpus is gone, and where nothing changed.
         if not allow_loss:
-            _check_loss(corpus, root, old, reading.utterances, measured, surveyed.reasons)
+            _check_loss(corpus, root, last.table, reading.utterances, measured, surveyed.reasons)
         reading.notes.extend(_notes(surveyed, measured, rescan))
-        table = to_table(corpus, reading.utterances, measured)
-        skipped = _skipped(corpus, reading, surveyed.reasons)
-        about: dict[str, Any] = {
-            "corpus": corpus,
-            "adapter": reader.name,
-            "root": str(root),
-            "options": options,
-            "default_protocol": reader.default_protocol or _default_protocol(reading.utterances),
-            "expected": expected.to_json() if expected is not None else None,
-        }
+        about = _about(corpus, reader, root, options, reading)
         if limit != MAX_DURATION_S or kept is not None:  # caches of before the limit stay as they are
             about["max_duration_s"] = limit
-        if expected is not None and (differences := expected.differences(reading.utterances)) is not None:
-            reading.notes.append(differences)
-        same = before is not None and {k: before.get(k) for k in about} == about
-        same = same and old is not None and _equal(old, table) and old_skipped == skipped
-        if not same:
-            with disk_errors(folder, _WAY_OUT):
-                cache.write_table(folder / SKIPPED, skipped_table(skipped))
-                cache.write_table(folder / UTTERANCES, table)
-                cache.write_json(folder / CORPUS, {**about, "scanned_at": now()})
+        table = to_table(corpus, reading.utterances, measured)
+        skipped = _skipped(corpus, reading, surveyed.reasons)
+        changed = not _is_same(last, about, table, skipped)
+        if changed:
+            _store(cache, folder, about, table, skipped)
     ids = {u.utterance_id for u in reading.utterances}
-    removed = len(set(old["utterance_id"].to_pylist()) - ids) if old is not None else 0
+    removed = len(set(last.table["utterance_id"].to_pylist()) - ids) if last.table is not None else 0
     return ScanReport(
         corpus=corpus,
         root=root,
         utterances=len(reading.utterances),
         decoded=surveyed.decoded,
         removed=removed,
-        changed=not same,
+        changed=changed,
         skipped=tuple(skipped),
         default_protocol=about["default_protocol"],
         notes=tuple(reading.notes),
         **_counts(reading, measured, surveyed.reasons),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _LastScan:
+    """What an earlier scan said of the corpus, its rows, and what it passed over; None for each that there is not."""
+
+    about: dict[str, Any] | None
+    table: pa.Table | None
+    skipped: list[Skipped] | None
+
+
+def _check_adapter(last: _LastScan, corpus: str, reader: CorpusReader) -> None:
+    """Refuse a corpus that another reader has scanned under this name.
+
+    Raises:
+        TfserError: one has.
+    """
+    if last.about is not None and last.about["adapter"] != reader.name:
+        raise TfserError(
+            f"this cache has a corpus {corpus} read as {last.about['adapter']}; give this one another name with --name, "
+            f"or remove that one with `tfser cache rm --corpus {corpus}`"
+        )
+
+
+def _about(
+    corpus: str, reader: CorpusReader, root: Path, options: Mapping[str, Any] | None, reading: Reading
+) -> dict[str, Any]:
+    """Return what `corpus.json` says of a scan; a corpus that its documentation counts otherwise gets a note."""
+    expected = reading.expected or reader.expected
+    if expected is not None and (differences := expected.differences(reading.utterances)) is not None:
+        reading.notes.append(differences)
+    return {
+        "corpus": corpus,
+        "adapter": reader.name,
+        "root": str(root),
+        "options": dict(options or {}),
+        "default_protocol": reader.default_protocol or _default_protocol(reading.utterances),
+        "expected": expected.to_json() if expected is not None else None,
+    }
+
+
+def _is_same(last: _LastScan, about: Mapping[str, Any], table: pa.Table, skipped: Sequence[Skipped]) -> bool:
+    """Tell whether a scan came to what the last one had: then no file of the cache is touched."""
+    if last.about is None or last.table is None or last.skipped != skipped:
+        return False
+    return {key: last.about.get(key) for key in about} == about and _equal(last.table, table)
+
+
+def _store(
+    cache: Cache, folder: Path, about: Mapping[str, Any], table: pa.Table, skipped: Sequence[Skipped]
+) -> None:
+    """Write what a scan found; `corpus.json` comes last, since a corpus is there when it is."""
+    with disk_errors(folder, _WAY_OUT):
+        cache.write_table(folder / SKIPPED, skipped_table(skipped))
+        cache.write_table(folder / UTTERANCES, table)
+        cache.write_json(folder / CORPUS, {**about, "scanned_at": now()})
 
 
 def now() -> str:
@@ -230,8 +270,8 @@ def _check_ids(utterances: Sequence[Utterance], root: Path) -> None:
         raise TfserError(f"{root}: the utterance id {twice[0]!r} stands for {' and '.join(paths[:2])}; ids must be unique")
 
 
-def _last_scan(cache: Cache, corpus: str) -> tuple[dict[str, Any] | None, pa.Table | None, list[Skipped] | None]:
-    """Return what the last scan said of the corpus, its rows, and what it skipped; None for each that there is not.
+def _last_scan(cache: Cache, corpus: str) -> _LastScan:
+    """Return what the last scan of a corpus left in the cache.
 
     What is damaged is moved to the cache's folder `removed`, and made again by this scan.
 
@@ -239,10 +279,12 @@ def _last_scan(cache: Cache, corpus: str) -> tuple[dict[str, Any] | None, pa.Tab
         UnreadableError: if a file could not be read just now: to write over it would lose what it says.
     """
     folder = cache.corpus(corpus)
-    return (
-        _whole(cache, folder / CORPUS, lambda path: read_about(cache, corpus)),
-        _whole(cache, folder / UTTERANCES, lambda path: _with_ctime(cache.read_table(path))),
-        _whole(cache, folder / SKIPPED, lambda path: skipped_rows(read_skipped(cache, path)) if path.exists() else None),
+    return _LastScan(
+        about=_whole(cache, folder / CORPUS, lambda path: read_about(cache, corpus)),
+        table=_whole(cache, folder / UTTERANCES, lambda path: _with_ctime(cache.read_table(path))),
+        skipped=_whole(
+            cache, folder / SKIPPED, lambda path: skipped_rows(read_skipped(cache, path)) if path.exists() else None
+        ),
     )
 
 
@@ -320,16 +362,23 @@ def _equal(old: pa.Table, new: pa.Table) -> bool:
     return all(a.equals(b) or repr(a.to_pylist()) == repr(b.to_pylist()) for a, b in pairs)
 
 
-def _known(table: pa.Table | None, skipped: Sequence[Skipped] | None) -> dict[SegmentKey, tuple[Measured, str | None]]:
-    """Return what an earlier scan of the same root measured, by path and segment, with the reason if it was unreadable."""
-    if table is None or not {"path", "start_s", "end_s", "utterance_id", *MEASURED} <= set(table.column_names):
+def _known(last: _LastScan, root: Path, same_limit: bool) -> dict[SegmentKey, tuple[Measured, str | None]]:
+    """Return what an earlier scan of the same root measured, by path and segment, with the reason if it was unreadable.
+
+    Another limit of the length may let in what was too long: then only what could be read counts as known.
+    """
+    table = last.table
+    if last.about is None or last.about["root"] != str(root) or table is None:
         return {}
-    reasons = {row.utterance_id: row.reason for row in skipped or () if row.stage == "scan"}
+    if not {"path", "start_s", "end_s", "utterance_id", *MEASURED} <= set(table.column_names):
+        return {}
+    reasons = {row.utterance_id: row.reason for row in last.skipped or () if row.stage == "scan"}
     columns = [table[name].to_pylist() for name in ("path", "start_s", "end_s", "utterance_id", *MEASURED)]
     known = {}
     for path, start_s, end_s, name, *values in zip(*columns, strict=True):
         measured = dict(zip(MEASURED, values, strict=True))
-        if measured["size"] is None or (measured["content_hash"] is None and name not in reasons):
+        is_unheard = measured["content_hash"] is None
+        if measured["size"] is None or (is_unheard and (name not in reasons or not same_limit)):
             continue
         measured["flags"] = tuple(flag for flag in measured["flags"] or () if flag not in ("long", "short"))
         known[segment_key(path, start_s, end_s)] = (Measured(**measured), reasons.get(name))

@@ -12,7 +12,7 @@ from typing import Any
 
 from tfser.manifests.audits.participation import NO_AUDIO, NO_LABEL, NO_UTTERANCE, Tally, unlabelled_query
 from tfser.manifests.utterances import Skipped
-from tfser.manifests.wording import count
+from tfser.manifests.wording import count, listed
 
 _MOST_CLASSES = 12
 """Classes that a line names, the largest first."""
@@ -116,10 +116,9 @@ class ScanReport:
         """Say what the corpus holds: speakers, audio, classes with their counts."""
         who = count(self.speakers, "speaker") if self.speakers else "no speakers"
         largest = sorted(self.classes.items(), key=lambda item: (-item[1], item[0]))
-        named = ", ".join(f"{label} {number:,}" for label, number in largest[:_MOST_CLASSES])
-        more = f" and {len(largest) - _MOST_CLASSES:,} more" if len(largest) > _MOST_CLASSES else ""
+        named = listed([f"{label} {number:,}" for label, number in largest], _MOST_CLASSES)
         several = f"{len(largest):,} {'class' if len(largest) == 1 else 'classes'}"
-        return f"{who}, {self.audio_s / 60:,.1f} min of audio, " + (f"{several}: {named}{more}" if largest else "no labels")
+        return f"{who}, {self.audio_s / 60:,.1f} min of audio, " + (f"{several}: {named}" if largest else "no labels")
 
 
 def skipped_lines(corpus: str, skipped: Sequence[tuple[str, str]], what: str) -> list[str]:

@@ -40,6 +40,7 @@ from tfser.manifests.errors import DamagedError, MissingFileError, UnreadableErr
 from tfser.manifests.files import could_not_read, is_left_over, opened, sha256_of
 from tfser.manifests.protocols.own import read_kept
 from tfser.manifests.protocols.protocol import JOINED_BY
+from tfser.manifests.wording import listed
 from tfser.pipeline.features.feature_set import fingerprint_of
 from tfser.pipeline.shards.reader import ShardReader, no_shard
 from tfser.pipeline.shards.rows import ROWS_SUFFIX, SHA256, load_rows, metadata_of, rows_path
@@ -312,8 +313,7 @@ def _compare(cache: Cache, shard: Path) -> None:
     with ShardReader(shard) as reader:
         if wrong := reader.damaged(table.to_pylist()):
             _refuse_held(shard)
-            more = f" and {len(wrong) - 1:,} more" if len(wrong) > 1 else ""
-            raise DamagedError(f"{shard}: the frames of {wrong[0]}{more} are not those that were written")
+            raise DamagedError(f"{shard}: the frames of {listed(wrong, 1)} are not those that were written")
 
 
 def _refuse_held(shard: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +19,9 @@ from hypothesis import settings
 from typer.testing import CliRunner
 
 from tfser.cli import app
+from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.reading import refresh
+from tfser.manifests.catalogue.reading import Connection, refresh
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.pipeline.corpora import locate
@@ -30,9 +32,23 @@ from tfser.pipeline.scan import scan
 from tfser.pipeline.shards.rows import write_rows
 from tfser.pipeline.shards.writer import ShardMember, write_shard
 
-# How long one example takes says how busy the machine is, and nothing about the program.
-settings.register_profile("tfser", deadline=None)
+# How long one example takes says how busy the machine is, and nothing about the program. Forty examples and not a hundred,
+# because most properties here have a handful of kinds of input; a property that has more of them says so beside the test.
+settings.register_profile("tfser", deadline=None, max_examples=40)
 settings.load_profile("tfser")
+
+
+def covering(*axes: Sequence[Any]) -> list[Any]:
+    """Return the product of parameters, of which a covering set is fast and the rest is slow.
+
+    Each value of each axis is in a fast case: case i takes the i-th value of every axis, those of shorter axes again and again.
+    """
+    longest = max(map(len, axes))
+    fast = {tuple(i % len(axis) for axis in axes) for i in range(longest)}
+    return [
+        pytest.param(*values, marks=() if places in fast else pytest.mark.slow)
+        for places, values in zip(itertools.product(*(range(len(a)) for a in axes)), itertools.product(*axes), strict=True)
+    ]
 
 
 def run(*words: object) -> Result:
@@ -75,6 +91,31 @@ def fill_with_tones(
     for settings_of in logmel:
         extract(cache, found.corpus, feature_set("logmel", settings_of))
     refresh(cache)
+
+
+FINDINGS: dict[object, list[Finding]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _audits_before_training_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Audit the same rows once before trainings: a copy of a cache keeps the stamps by which the catalogue knows its files.
+
+    All audits over a small corpus take half a second, and tests train on the same few caches again and again. What
+    `tfser audit` runs, and tests of audits, is run each time.
+    """
+    training = sys.modules.get("tfser.heads.runs.one_fold")  # not imported for its own sake: it brings torch
+    if training is None:
+        return
+    run_audits = training.run_audits
+
+    def once(connection: Connection, **options: Any) -> list[Finding]:
+        stamps = connection.execute("FROM sources WHERE NOT starts_with(path, 'runs/') ORDER BY ALL").fetchall()
+        key = (tuple(stamps), repr(sorted(options.items())))
+        if key not in FINDINGS:
+            FINDINGS[key] = run_audits(connection, **options)
+        return list(FINDINGS[key])
+
+    monkeypatch.setattr(training, "run_audits", once)
 
 
 class WriteWav(Protocol):

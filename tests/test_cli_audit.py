@@ -79,6 +79,7 @@ def test_several_files_and_a_folder(here, tmp_path):
     assert run("audit", "--split", folder, "--claims", "session", *here).exit_code == 1  # bert and carl share one
 
 
+@pytest.mark.slow
 def test_all_protocols(here):
     run("audit", "--protocol", "random-kfold:2", *here)
     result = run("audit", "--all", *here)

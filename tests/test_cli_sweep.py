@@ -119,6 +119,7 @@ def test_numbers_that_looked_at_the_test_side_are_marked(cache: Path) -> None:
     assert r"$^{\dagger}$" in paper.stdout and r"\toprule" in paper.stdout
 
 
+@pytest.mark.slow
 def test_train_takes_several_feature_sets(cache: Path) -> None:
     words = ("train", "--head", "mean_pool", "--epochs", "2", "--fold", "1", *FAST, "--features", "logmel,logmel+n_mels=16")
     table = run(*words)
@@ -140,6 +141,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_a_killed_sweep_leaves_no_process_and_goes_on(cache: Path, filled: Path, tmp_path: Path) -> None:
     """SIGKILL of the parent: workers end, finished runs are kept, the others go on to the numbers of an unbroken sweep."""

@@ -54,6 +54,7 @@ def of_run(cache: Path, run_id: str) -> dict[str, Any]:
     return about
 
 
+@pytest.mark.slow
 def test_the_card_s_commands_run_as_printed(cache: Path) -> None:
     """`tfser extract --corpus iemocap` and `tfser train --head tf_mamba --fold 3`, and nothing else."""
     result = run("train", "--head", "tf_mamba", "--fold", "3")
@@ -199,6 +200,7 @@ def test_a_protocol_that_says_how_to_validate_wins_over_the_recipe(cache: Path) 
     assert "validation of the protocol, instead of the recipe's random-leaky:0.2" in experiment.chosen
 
 
+@pytest.mark.slow
 def test_slices_of_a_recipe_fit_every_head(cache: Path) -> None:
     """Also one whose network is made for so many frames, and utterances that are shorter than a slice."""
     for name, more in (("tf_mamba", SMALL), ("mean_pool", FAST)):

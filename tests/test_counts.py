@@ -60,7 +60,7 @@ def write(folder: Path, rows: list[tuple[str, ...]]) -> Path:
     return file
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(rows=st.lists(ROW, min_size=1, max_size=14))
 def test_counts_add_up_at_every_stage(tmp_path_factory: pytest.TempPathFactory, root: Path, rows: list[tuple[str, ...]]) -> None:
     folder = tmp_path_factory.mktemp("counts")

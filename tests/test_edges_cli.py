@@ -90,6 +90,7 @@ def test_texts_that_are_not_utf8_are_one_line(cache):
         assert done.stderr.count(b"\n") == 1 and done.stderr.startswith(b"tfser: ") and b"Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_query_at_once(cache, tmp_path):
     endless = "WITH RECURSIVE r(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM r WHERE i < 1000000000) SELECT count(*) FROM r"
     began = tmp_path / "began"

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from tfser.heads.results.marks import explain_marks, mark
+from tfser.heads.results.written import score_text
 from tfser.heads.runs.experiment import Experiment
 from tfser.manifests.display import Output, print_rows, say
-from tfser.manifests.wording import count, percent
+from tfser.manifests.wording import count
 
 
 def print_ablation(experiment: Experiment, table: Sequence[dict[str, Any]], format: Output) -> None:
@@ -20,19 +21,19 @@ def print_ablation(experiment: Experiment, table: Sequence[dict[str, Any]], form
     shown = [name for name in printed if name.startswith(experiment.corpus)] or printed
     lines = []
     for row in table:
-        scores = percent(row, "UA", "UA_std", "WA", "WA_std", "WF1", "UA_gain", "UA_gain_std")
+        marks = mark(row)
         lines.append(
             {
                 "row": row["row"],
                 "parameters": "" if row["parameters"] is None else f"{row['parameters']:,}",
                 "paper's size": _millions(row["parameters_typical"]),
                 "paper": _millions(row["paper_parameters"]),
-                "UA": _spread(scores["UA"], scores["UA_std"], mark(row)),
-                "WA": _spread(scores["WA"], scores["WA_std"], mark(row)),
-                "WF1": _spread(scores["WF1"], "", mark(row)),
-                "UA gain": _spread(scores["UA_gain"], scores["UA_gain_std"], mark(row)),
+                "UA": score_text(row["UA"], row["UA_std"], marks),
+                "WA": score_text(row["WA"], row["WA_std"], marks),
+                "WF1": score_text(row["WF1"], None, marks),
+                "UA gain": score_text(row["UA_gain"], row["UA_gain_std"], marks),
                 "won": "" if row["folds_won"] is None else f"{row['folds_won']}/{row['folds']}",
-                **{f"paper {name}": "" if name not in row["paper"] else f"{100 * row['paper'][name]:.1f}" for name in shown},
+                **{f"paper {name}": score_text(row["paper"].get(name)) for name in shown},
             }
         )
     print_rows(lines, format)
@@ -49,7 +50,3 @@ def print_ablation(experiment: Experiment, table: Sequence[dict[str, Any]], form
 
 def _millions(number: int | None) -> str:
     return "" if number is None else f"{number / 1e6:.2f} M"
-
-
-def _spread(mean: str, deviation: str, signs: str) -> str:
-    return (f"{mean} ± {deviation}" if deviation else mean) + (signs if mean else "")

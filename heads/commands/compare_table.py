@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tfser.heads.results.compare import ComparedRow, Comparison, notes, wins
-from tfser.heads.results.intervals import Interval
 from tfser.heads.results.marks import explain_marks, mark, standing
+from tfser.heads.results.written import interval_text, range_text
 from tfser.manifests.display import Output, print_rows, show
 from tfser.manifests.wording import count
 
@@ -58,7 +58,7 @@ def in_words(of: Comparison) -> list[str]:
     lines.append(f"  it takes utterances as independent, which those of one {unit} are not, so its p is too small")
     if of.new_speaker and of.new_speaker[0].low is not None and of.new_speaker[1].low is not None:
         ends = [
-            f"{100 * (new.low or 0):.0f} to {100 * (new.high or 0):.0f}{mark(side.row())}"
+            range_text(new.low, new.high, mark(side.row()), digits=0)
             for new, side in zip(of.new_speaker, (of.a, of.b), strict=True)
         ]
         said = f"{of.new_speaker[0].utterances:.0f} {of.a.level}s"
@@ -84,15 +84,9 @@ def _line(of: Comparison, row: ComparedRow, what: str, name: str) -> dict[str, A
     return {
         what: name,
         "n": row.n,
-        "A": _shown(row.a, a),
-        "B": _shown(row.b, b),
-        "A - B": _shown(row.difference, "".join(dict.fromkeys(a + b)), sign="+"),
+        "A": interval_text(row.a.value, row.a.low, row.a.high, a),
+        "B": interval_text(row.b.value, row.b.low, row.b.high, b),
+        "A - B": interval_text(
+            row.difference.value, row.difference.low, row.difference.high, "".join(dict.fromkeys(a + b)), sign="+"
+        ),
     }
-
-
-def _shown(found: Interval, marks: str, sign: str = "") -> str:
-    text = f"{100 * found.value:{sign}.1f}{marks}"
-    if found.low is None or found.high is None:
-        return text
-    return f"{text} [{100 * found.low:{sign}.1f}, {100 * found.high:{sign}.1f}]"
-

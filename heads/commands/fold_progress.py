@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from tfser.heads.commands.sweep_table import duration
-from tfser.heads.results.scores import run_score
+from tfser.heads.results.summary import run_score
+from tfser.heads.results.written import score_text
 from tfser.heads.runs.experiment import EVERYTHING
 from tfser.heads.runs.in_turn import Event
 from tfser.heads.runs.plan import Plan, Run
@@ -104,7 +105,7 @@ class FoldBars:
         if event.kind != "done":
             return f"{self._called(run)}: not trained: {event.text}"
         score = run_score(self._cache, self._entries[run.experiment.name], run.run_id, "last")
-        shown = "" if score is None else f"UA {score[0]:.1%}, "
+        shown = "" if score is None else f"UA {score_text(score.UA, None, score.marks, unit='%', empty='-')}, "
         about = event.about or {}
         if not event.trained:
             return f"{self._called(run)}: {shown}found finished, {about['finished_at']} (--again trains it again)"
@@ -130,9 +131,9 @@ class FoldBars:
 
 def _epochs(run: Run) -> int:
     """Return how many epochs a run has; a head that is fitted at once has one."""
-    return run.experiment.recipe.epochs if run.experiment.spec.fit is None else 1
+    return run.experiment.epochs(run.fold)
 
 
 def _state(record: EpochRecord) -> str:
-    val = f", val UA {record.val_UA:.1%}" if record.val_UA is not None else ""
+    val = f", val UA {score_text(record.val_UA, unit='%')}" if record.val_UA is not None else ""
     return f"loss {record.loss:.3f}{val}, {record.train_s + record.eval_s:.1f} s an epoch"

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import mean, median, stdev
+from statistics import mean, median
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
@@ -20,8 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tfser.heads.commands.sweep_table import duration
-from tfser.heads.results.marks import mark
-from tfser.heads.results.scores import run_rows, run_score
+from tfser.heads.results.scores import RunScore, Spread
+from tfser.heads.results.summary import run_score, shown_scores
+from tfser.heads.results.written import score_text
 from tfser.heads.runs.in_turn import Event
 from tfser.heads.runs.plan import Entry, Estimate, Plan, Run
 from tfser.manifests.cache import Cache
@@ -51,6 +52,11 @@ class _Line:
     """Wall time of runs that were trained now, seconds."""
     mark: str = ""
     """Of its numbers (`tfser.heads.results.marks`)."""
+
+    def add(self, score: RunScore) -> None:
+        """Take in what a finished run scored."""
+        if score.UA is not None:
+            self.UA[score.run_id], self.mark = score.UA, score.marks
 
 
 class SweepView:
@@ -88,10 +94,11 @@ class SweepView:
 
     def __enter__(self) -> SweepView:
         with open_catalogue(self._cache) as connection:
-            for row in run_rows(connection, self._plan.entries, self._selection):
-                line = self._lines[row["experiment"]]
-                if row["run_id"] in line.done and row["UA"] is not None:
-                    line.UA[row["run_id"]], line.mark = row["UA"], mark(row)
+            for name, scores in shown_scores(connection, self._plan.entries, self._selection).items():
+                line = self._lines[name]
+                for score in scores:
+                    if score.run_id in line.done:
+                        line.add(score)
         if self._console.is_terminal:
             self._live = Live(
                 get_renderable=self.render, console=self._console, refresh_per_second=2, transient=True, redirect_stdout=False
@@ -129,13 +136,13 @@ class SweepView:
         line.done.add(run.run_id)
         score = run_score(self._cache, line.entry, run.run_id, self._selection)
         if score is not None:
-            line.UA[run.run_id], line.mark = score
+            line.add(score)
         if event.trained:
             self.trained += 1
             line.spent.append(time.monotonic() - self._started[run.run_id])
         if self._live is None:
             how = f"{duration(line.spent[-1])}" if event.trained else "found finished"
-            text = "-" if score is None else f"{score[0]:.1%}{line.mark}"
+            text = score_text(score and score.UA, None, line.mark, unit="%", empty="-")
             self._print(f"{self._count()} {self._called(run)}: UA {text}, {how}{self._left_text()}")
 
     def _print(self, text: str) -> None:
@@ -193,7 +200,7 @@ class SweepView:
         table.add_column("UA", justify="right", no_wrap=True)
         table.add_column("now", overflow="ellipsis", no_wrap=True)
         for line in shown:
-            of = line.entry.experiment
+            of, over = line.entry.experiment, Spread.of(line.UA.values())
             failed = f" ({line.failed} failed)" if line.failed else ""
             table.add_row(
                 of.spec.name,
@@ -201,7 +208,7 @@ class SweepView:
                 *([of.recipe_name] if several else []),
                 of.feature_set,
                 f"{len(line.done)}/{len(line.entry.runs)}{failed}",
-                _spread(list(line.UA.values()), line.mark),
+                score_text(over.mean, over.deviation, line.mark),
                 Text(self._now(line)),
             )
         below = f"{self._count()} runs, {duration(time.monotonic() - self._began)} gone{self._left_text()}"
@@ -219,9 +226,3 @@ class SweepView:
         if record is not None:
             text += f", epoch {record.epoch}/{of.epochs(run.fold)}"
         return text + (f" (+{len(line.running) - 1})" if len(line.running) > 1 else "")
-
-
-def _spread(values: list[float], mark: str) -> str:
-    if not values:
-        return ""
-    return f"{100 * mean(values):.1f}" + (f" ± {100 * stdev(values):.1f}" if len(values) > 1 else "") + mark

@@ -15,6 +15,8 @@ from typing import Any
 
 from tfser.heads.commands.columns import fitted
 from tfser.heads.results.marks import explain_marks, mark, standing
+from tfser.heads.results.score_tables import SAID_BY_MARKS
+from tfser.heads.results.written import interval_text, range_text, score_text
 from tfser.manifests.display import Output, markdown_lines, print_rows, show
 from tfser.manifests.wording import cell, count
 
@@ -70,8 +72,8 @@ def below(found: Sequence[Row], by: str | None = None) -> list[str]:
         for note in row.get("notes", ()):
             of_note.setdefault(note, {})[row["experiment"]] = None
     for note, of in of_note.items():  # what holds of several is said once
-        if note.startswith("no interval over speakers") and lines:
-            continue  # its mark says the same
+        if note in SAID_BY_MARKS and lines:
+            continue
         who = "all of them" if 1 < len(of) == len(experiments) else ", ".join(called[name] for name in of)
         lines.append(f"{who}: {note}")
     return lines
@@ -174,7 +176,7 @@ def _line(row: Row, by: str | None, names: Mapping[str, str]) -> dict[str, Any]:
     elif by is None:
         line |= {"seeds": len(row["seeds"]), "folds": _folds(row), "UA": _spread(row, "UA"), "WA": _spread(row, "WA")}
         line |= {"pooled UA [95 %]": _range(row, "pooled_UA"), "pooled WA [95 %]": _range(row, "pooled_WA")}
-        line |= {_NEW: _from_to(row, "new_speaker_UA")}
+        line |= {_NEW: range_text(row["new_speaker_UA_low"], row["new_speaker_UA_high"], mark(row), digits=0)}
         line |= {"clusters": count(row["clusters"], row["clustered_by"]) if row["clusters"] else ""}
         line |= {"seconds": round(row["seconds"], 1)}
     else:
@@ -192,21 +194,12 @@ def _folds(row: Row) -> str:
 
 
 def _one(row: Row, name: str) -> str:
-    return "" if row[name] is None else f"{100 * row[name]:.1f}{mark(row)}"
+    return score_text(row[name], None, mark(row))
 
 
 def _spread(row: Row, name: str) -> str:
-    if row[name] is None:
-        return ""
-    deviation = row[f"{name}_std"]
-    return f"{100 * row[name]:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}") + mark(row)
+    return score_text(row[name], row[f"{name}_std"], mark(row))
 
 
 def _range(row: Row, name: str) -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return _one(row, name) + ("" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]")
-
-
-def _from_to(row: Row, name: str) -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return "" if low is None else f"{100 * low:.0f} to {100 * high:.0f}{mark(row)}"
+    return interval_text(row[name], row[f"{name}_low"], row[f"{name}_high"], mark(row))

@@ -13,11 +13,12 @@ from tfser.heads import head
 from tfser.heads.commands.columns import fitted
 from tfser.heads.results.intervals import FEW
 from tfser.heads.results.marks import IN_LATEX, explain_marks, is_independent, mark
+from tfser.heads.results.written import range_text, score_text
 from tfser.heads.runs.in_turn import Failure
 from tfser.heads.runs.plan import Estimate, Key, Plan, data_key
 from tfser.heads.spec import lineages
 from tfser.manifests.display import Output, TableOutput, markdown_lines, print_rows, say, show, terminal_width
-from tfser.manifests.wording import count, size
+from tfser.manifests.wording import count, listed, size
 
 _IN_LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -40,7 +41,7 @@ def print_summary(table: Sequence[Mapping[str, Any]], format: TableOutput, *, re
     """Print a sweep's table on standard output; what explains it goes below it, or in a plain table to standard error.
 
     Args:
-        table: of `sweep_results.summary`.
+        table: of `tfser.heads.results.summary.summary`.
         format: how.
         references: whether the reference heads are in it.
     """
@@ -75,7 +76,6 @@ def readable(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     lines = []
     for row in table:
         signs = mark(row)
-        low, high = row["pooled_UA_low"], row["pooled_UA_high"]
         lines.append(
             {
                 "head": row["head"],
@@ -86,12 +86,12 @@ def readable(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
                 "seeds": numbers(row["seeds"]),
                 "folds": numbers(row["folds"]) + f" of {row['of_folds']}",
                 "runs": str(row["runs"]) if row["runs"] == row["of_runs"] else f"{row['runs']} of {row['of_runs']}",
-                "UA": _score(row["UA"], row["UA_std"], signs),
-                "WA": _score(row["WA"], row["WA_std"], signs),
-                "WF1": _score(row["WF1"], row["WF1_std"], signs),
-                "pooled UA": _score(row["pooled_UA"], None, signs),
-                "95 %": "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}{signs}",
-                "pooled WA": _score(row["pooled_WA"], None, signs),
+                **{
+                    metric: score_text(row[metric], row[f"{metric}_std"], signs, empty="-") for metric in ("UA", "WA", "WF1")
+                },
+                "pooled UA": score_text(row["pooled_UA"], None, signs, empty="-"),
+                "95 %": range_text(row["pooled_UA_low"], row["pooled_UA_high"], signs),
+                "pooled WA": score_text(row["pooled_WA"], None, signs, empty="-"),
                 "selection": row["selection"],
             }
         )
@@ -144,12 +144,6 @@ def legend(table: Sequence[Mapping[str, Any]], references: bool) -> list[str]:
     if not references:
         notes.append("Without the reference heads (logreg, svm).")
     return notes
-
-
-def _score(value: float | None, deviation: float | None, signs: str) -> str:
-    if value is None:
-        return "-"
-    return f"{100 * value:.1f}" + ("" if deviation is None else f" ± {100 * deviation:.1f}") + signs
 
 
 def numbers(values: Sequence[int]) -> str:
@@ -283,6 +277,6 @@ def failure_lines(failures: Sequence[Failure]) -> list[str]:
         of = failure.run.experiment
         by_reason.setdefault(failure.reason, []).append(f"{of.spec.name} {of.preset} fold {failure.run.fold} seed {of.seed}")
     return [
-        f"failed: {', '.join(runs[:3])}{f' and {len(runs) - 3} more' if len(runs) > 3 else ''}: {why}"
+        f"failed: {listed(runs, 3)}: {why}"
         for why, runs in by_reason.items()
     ]

@@ -13,7 +13,7 @@ from tfser.heads.commands.sweep_table import failure_lines, latex, markdown_note
 from tfser.heads.results import papers as reproducing
 from tfser.heads.results.papers import Reproduction
 from tfser.heads.results.published import Paper
-from tfser.heads.results.scores import check_selection, rows_of_plan, summary
+from tfser.heads.results.summary import check_selection, rows_of_plan, summary
 from tfser.heads.runs.in_turn import Failure, run_here
 from tfser.heads.runs.plan import Plan, estimate, feature_bytes, plan_sweep
 from tfser.heads.runs.processes import run_in_processes

@@ -7,14 +7,15 @@ from typing import Any
 
 from tfser.heads.commands.columns import fitted
 from tfser.heads.results.marks import explain_marks, mark
+from tfser.heads.results.scores import scores_of_runs, scores_of_seeds
+from tfser.heads.results.written import score_text
 from tfser.heads.runs.experiment import EVERYTHING, Experiment
 from tfser.heads.spec import lineages
-from tfser.heads.spec.selections import ORDER_SQL, explain, peeks
+from tfser.heads.spec.selections import explain, peeks
 from tfser.manifests.audits.participation import definition, participation
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.display import Output, print_rows, say, show, terminal_width
-from tfser.manifests.wording import percent
 
 
 def print_scores(store: Cache, experiments: Sequence[Experiment], format: Output) -> None:
@@ -39,11 +40,13 @@ def print_for_use(store: Cache, experiments: Sequence[Experiment], format: Outpu
     with open_catalogue(store) as connection:
         found = rows(
             connection,
-            "SELECT r.run_id, r.experiment, r.feature_set, r.epochs, round(r.seconds, 1) AS seconds, "
-            "(SELECT max(s.folds) FROM scores s WHERE s.experiment = r.experiment) AS tested_folds "
-            "FROM runs r WHERE list_contains(?, r.run_id) ORDER BY r.run_id",
+            "SELECT run_id, experiment, feature_set, epochs, round(seconds, 1) AS seconds FROM runs "
+            "WHERE list_contains(?, run_id) ORDER BY run_id",
             [names],
         )
+        tested = scores_of_seeds(connection, [experiment.name for experiment in experiments], selection="last")
+    for row in found:
+        row["tested_folds"] = max((score.folds for score in tested if score.experiment == row["experiment"]), default=0)
     print_rows(found, format, ["run_id", "experiment", "feature_set", "epochs", "seconds", "tested_folds"])
     for row in found:
         if not row["tested_folds"]:
@@ -57,25 +60,10 @@ def print_for_use(store: Cache, experiments: Sequence[Experiment], format: Outpu
 def _scores_of(store: Cache, experiment: Experiment) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the scores of an experiment's folds, each with the counts of who takes part, and those over the folds."""
     with open_catalogue(store) as connection:
-        folds = rows(
-            connection,
-            "SELECT * FROM (SELECT r.run_id, r.fold, m.selection, m.level, any_value(m.epoch) AS epoch, "
-            "max(value) FILTER (metric = 'WA') AS WA, max(value) FILTER (metric = 'UA') AS UA, "
-            "max(value) FILTER (metric = 'WF1') AS WF1, max(value) FILTER (metric = 'macro_F1') AS macro_F1, "
-            "any_value(r.seconds) AS seconds, any_value(r.audit) AS audit, "
-            "any_value(r.speakers_kept) AS speakers_kept, any_value(r.protocol) AS protocol "
-            "FROM runs r JOIN metrics m USING (run_id) WHERE r.experiment = ? AND r.seed = ? AND list_contains(?, r.fold) "
-            "AND m.class IS NULL GROUP BY ALL) "
-            f"ORDER BY fold, level DESC, {ORDER_SQL}",
-            [experiment.name, experiment.seed, list(experiment.folds)],
+        folds = scores_of_runs(
+            connection, experiments=[experiment.name], seeds=[experiment.seed], folds=experiment.folds, segments=True
         )
-        over = rows(
-            connection,
-            "SELECT selection, level, folds, of_folds, UA, UA_std, WA, WA_std, WF1, macro_F1, pooled_UA, pooled_WA, seconds, "
-            "audit, speakers_kept FROM scores WHERE experiment = ? AND seed = ? "
-            f"ORDER BY level DESC, {ORDER_SQL}",
-            [experiment.name, experiment.seed],
-        )
+        over = scores_of_seeds(connection, experiments=[experiment.name], seeds=[experiment.seed], segments=True)
         tally = participation(
             connection,
             protocol=experiment.protocol,
@@ -84,8 +72,17 @@ def _scores_of(store: Cache, experiment: Experiment) -> tuple[list[dict[str, Any
             feature_set=experiment.feature_set,
         )
     counts = tally.to_dict()
-    return [{**row, "looked_at_test": peeks(row["selection"]), **counts} for row in folds], over
+    rows = [score.columns(*_OF_FOLD) | {"looked_at_test": peeks(score.selection), **counts} for score in folds]
+    # A fold's line after another, each with its selections.
+    rows.sort(key=lambda row: row["fold"])
+    return rows, [dict(vars(score)) for score in over]
 
+
+_OF_FOLD = (
+    "run_id", "fold", "selection", "level", "epoch", "WA", "UA", "WF1", "macro_F1", "seconds", "audit", "speakers_kept",
+    "protocol",
+)  # fmt: skip
+"""What csv and JSON say of each fold, before the counts of who takes part."""
 
 _MAY_GO = ("level", "seconds", "macro F1", "WF1", "folds", "epoch", "pooled WA", "selection")
 """Columns that a narrow terminal can do without, the first one first."""
@@ -140,13 +137,11 @@ def _utterances(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _in_percent(row: Mapping[str, Any], *names: str) -> dict[str, str]:
     """Return a row's scores as people read them, with its marks behind each."""
-    return {name: text and text + mark(row) for name, text in percent(row, *names).items()}
+    return {name: score_text(row[name], None, mark(row)) for name in names}
 
 
 def _spread(row: Mapping[str, Any], metric: str) -> str:
-    """Return mean and deviation of a score in percent with its marks; the mean alone where there is no deviation."""
-    of = percent(row, metric, f"{metric}_std")
-    return of[metric] + (f" ± {of[f'{metric}_std']}" if of[f"{metric}_std"] else "") + mark(row)
+    return score_text(row[metric], row[f"{metric}_std"], mark(row))
 
 
 def _renamed(values: Mapping[str, str]) -> dict[str, str]:

@@ -35,7 +35,7 @@ from tfser.heads import HEADS, head
 from tfser.heads.machine.conditions import Conditions
 from tfser.heads.machine.peak import peak_bytes
 from tfser.heads.models.layer_mix import build_module
-from tfser.heads.spec.head import HeadSpec, count_parameters
+from tfser.heads.spec.head import HeadSpec, Network, count_parameters
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training.predict import own_randomness
 from tfser.manifests.errors import TfserError, UsageError, unknown
@@ -105,9 +105,9 @@ def select(heads: Sequence[str] = (), presets: Sequence[str] = ()) -> list[tuple
         UsageError: A name is unknown, or a head that was named has none of the presets or no network.
     """
     for name in heads:
-        if head(name).fit is not None:
+        if not isinstance(head(name), Network):
             raise UsageError(f"{name} is fitted by scikit-learn and has no network to measure")
-    specs = [spec for spec in map(head, HEADS) if (spec.name in heads if heads else spec.fit is None)]
+    specs = [spec for spec in map(head, HEADS) if (spec.name in heads if heads else isinstance(spec, Network))]
     known = list(dict.fromkeys(preset for spec in specs for preset in spec.presets))
     for preset in presets:
         if preset not in known:

@@ -73,15 +73,17 @@ class TransformerLayer(nn.Module):
         return mixed
 
     def _drop(self, x: Tensor) -> Tensor:
-        return dropout(x, self.dropout) if self.training else x
+        return dropout(x, self.dropout, self.training)
 
 
-def dropout(x: Tensor, rate: float) -> Tensor:
-    """Set a share ``rate`` of numbers to zero and scale up the others, so that the mean stays.
+def dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
+    """Set a share ``rate`` of numbers to zero and scale up the others, so that the mean stays; out of ``training``, nothing.
 
     On a CPU, where drawing the numbers one by one takes longest, eight come from each 64-bit draw, and the rate is
     rounded to a multiple of 1/256 (0.1 to 0.102).
     """
+    if not training:
+        return x
     dropped = round(rate * 256)
     if x.device.type != "cpu" or not dropped:
         return functional.dropout(x, rate)

@@ -25,7 +25,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import HeadSpec, Network, count_parameters
 from tfser.heads.spec.settings import Settings
 from tfser.manifests.errors import UsageError
 
@@ -61,7 +61,7 @@ class LayerMix(nn.Module):
         return logits
 
     def encode(self, frames: Tensor, lengths: Tensor) -> Tensor:  # (B, L, M*D) or (B, L, D), (B,) -> (B, L, D')
-        """Return the frames that the head gives to a loss (`HeadSpec.gives_frames`)."""
+        """Return the frames that the head gives to a loss (`Network.gives_frames`)."""
         found: Tensor = self.head.encode(self._mixed(frames), lengths)  # type: ignore[operator]
         return found
 
@@ -100,6 +100,16 @@ def build_module(spec: HeadSpec, config: Settings, dim: int, n_classes: int, lay
     """
     if dim % layers:
         raise UsageError(f"features of a width of {dim} do not part into {layers} layers")
+    if not isinstance(spec, Network):
+        raise UsageError(f"{spec.name} is fitted at once and has no network")
     spec.check(config, dim // layers)
     module = spec.build(config, dim // layers, n_classes)
     return module if layers == 1 else LayerMix(module, layers, dim // layers)
+
+
+def parameters(spec: HeadSpec, config: Settings, dim: int, n_classes: int, layers: int = 1) -> int | None:
+    """Count the trainable parameters of a head for features of a width, without making them; None for one without a network."""
+    if not isinstance(spec, Network):
+        return None
+    with torch.device("meta"):
+        return count_parameters(build_module(spec, config, dim, n_classes, layers))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from tfser.heads.models.blocks import valid_frames
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import Network
 from tfser.heads.spec.recipes import Recipe
-from tfser.heads.spec.settings import Settings
+from tfser.heads.spec.settings import ABOVE_0, BELOW_1, Settings
 from tfser.manifests.errors import UsageError
 
 
@@ -26,16 +27,10 @@ class MeanPoolConfig(Settings):
         UsageError: A width is not positive, or the dropout is not from 0 to below 1.
     """
 
-    hidden: tuple[int, ...] = (512, 256)
+    hidden: Annotated[tuple[int, ...], ABOVE_0] = (512, 256)
     """Widths of the hidden layers; none: linear."""
-    dropout: float = 0.0
+    dropout: Annotated[float, BELOW_1] = 0.0
     """Before every layer but the first."""
-
-    def __post_init__(self) -> None:
-        if any(width <= 0 for width in self.hidden):
-            raise UsageError(f"hidden={self.hidden}: widths must be above 0")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout={self.dropout}: must be from 0 to below 1")
 
 
 class MeanPool(nn.Module):
@@ -62,7 +57,7 @@ def _check(config: MeanPoolConfig, dim: int) -> None:
         raise UsageError(f"mean_pool needs features of a positive width, not {dim}")
 
 
-HEAD = HeadSpec(
+HEAD = Network(
     name="mean_pool",
     summary="masked mean over time and a small network: the baseline",
     source="TF-Mamba's baseline (Table III, first row)",

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,13 +39,12 @@ from torch.nn import functional
 from tfser.heads.models.blocks import TransformerLayer, dropout, valid_frames
 from tfser.heads.models.mean_pool import MeanPool, MeanPoolConfig
 from tfser.heads.models.ssd import BACKENDS, choose_backend, ssd, unavailable
-from tfser.heads.spec.head import AblationRow, HeadSpec
+from tfser.heads.spec.head import AblationRow, Network
 from tfser.heads.spec.recipes import Recipe
-from tfser.heads.spec.settings import Settings
+from tfser.heads.spec.settings import ABOVE_0, AT_LEAST_0, BELOW_1, INSIDE_0_1, Settings
 from tfser.manifests.errors import UsageError, unknown
 
 Filter = Literal["power", "cutoff", "none"]
-FILTERS = ("power", "cutoff", "none")
 BRANCHES = ("temporal", "frequency")
 
 
@@ -57,69 +56,56 @@ class TFMambaConfig(Settings):
         UsageError: A name is unknown, or sizes do not fit.
     """
 
-    width: int | None = None
+    width: Annotated[int | None, ABOVE_0] = None
     """D of the network; None: the features'. Where the two differ, a linear map comes first."""
     attention: bool = True
     """The self-attention encoder."""
-    attention_heads: int = 8
+    attention_heads: Annotated[int, ABOVE_0] = 8
     """Of the self-attention encoder."""
-    attention_mlp: float = 0.1875
+    attention_mlp: Annotated[float, AT_LEAST_0] = 0.1875
     """Inner width of the encoder's feed-forward network, as a share of D (192 of 1024); 0: none. Ours."""
     branches: tuple[str, ...] = ("temporal", "frequency")
     """None, one or two of `temporal` and `frequency`."""
-    expand: int = 2
+    expand: Annotated[int, ABOVE_0] = 2
     """E / D."""
-    state: int = 32
+    state: Annotated[int, ABOVE_0] = 32
     """N."""
-    groups: int = 1
+    groups: Annotated[int, ABOVE_0] = 1
     """G."""
-    scan_heads: int | None = None
+    scan_heads: Annotated[int | None, ABOVE_0] = None
     """H; None: one for each 128 of E (16 at D = 1024), 4 at least."""
-    conv: int = 4
+    conv: Annotated[int, ABOVE_0] = 4
     """Frames that the temporal branch's convolution sees: this one and those before it."""
     filter: Filter = "power"
     """Which bins the frequency branch keeps: those above a learned power, those below a learned frequency (cutoff), or all."""
-    initial_cut: float = 0.5
+    initial_cut: Annotated[float, INSIDE_0_1] = 0.5
     """The share of bins that the filter cuts at the beginning: of white noise (power), or from the top (cutoff)."""
-    fusion_mlp: float = 0.3125
+    fusion_mlp: Annotated[float, AT_LEAST_0] = 0.3125
     """Inner width of the network after the fusion, as a share of D (320 of 1024); 0: none. Ours."""
-    hidden: tuple[int, ...] = (512, 256)
+    hidden: Annotated[tuple[int, ...], ABOVE_0] = (512, 256)
     """Hidden widths of the classifier, whatever D: on log-Mel frames half and a quarter of D learnt much less."""
-    dropout: float = 0.0
+    dropout: Annotated[float, BELOW_1] = 0.0
     """In the encoder, after each branch, after the fusion and in the classifier; the paper mentions none."""
-    max_seconds: float = 20.0
+    max_seconds: Annotated[float, ABOVE_0] = 20.0
     """An utterance is cut after so many seconds..."""
-    max_frames: int | None = None
+    max_frames: Annotated[int | None, ABOVE_0] = None
     """... or frames. None: the frames of the longest utterance of the protocol, test side included, `max_seconds` at most."""
     scan: str = "auto"
     """How the scan is computed: auto, or one of `tfser.heads.models.ssd.BACKENDS`."""
 
     def __post_init__(self) -> None:
-        for name in ("attention_heads", "expand", "state", "groups", "conv", "max_seconds"):
-            self._require(getattr(self, name) > 0, name, "above 0")
-        for name in ("width", "max_frames", "scan_heads"):
-            self._require(getattr(self, name) is None or getattr(self, name) > 0, name, "above 0, or none")
-        for name in ("attention_mlp", "fusion_mlp"):
-            self._require(getattr(self, name) >= 0, name, "0 or more")
-        self._require(0 <= self.dropout < 1, "dropout", "from 0 to below 1")
-        self._require(0 < self.initial_cut < 1, "initial_cut", "between 0 and 1")
-        self._require(all(width > 0 for width in self.hidden), "hidden", "above 0")
-        self._require(len(self.branches) <= 2, "branches", "two at most")
+        super().__post_init__()
+        if len(self.branches) > 2:
+            raise self._off("branches", "two at most")
         for branch in self.branches:
             if branch not in BRANCHES:
                 raise unknown("branch", branch, BRANCHES)
-        if self.filter not in FILTERS:
-            raise unknown("filter", self.filter, FILTERS)
         if self.scan not in ("auto", *BACKENDS):
             raise unknown("scan", self.scan, ("auto", *BACKENDS))
 
     def heads(self, width: int) -> int:
         """Return H for a network of a width."""
         return self.scan_heads or max(4, self.expand * width // 128)
-
-    def _require(self, holds: bool, name: str, wanted: str) -> None:
-        if not holds:
-            raise UsageError(f"{name}={getattr(self, name)}: must be {wanted}")
 
 
 class FrequencyFilter(nn.Module):
@@ -249,12 +235,10 @@ class TemporalFrequencyBlock(nn.Module):
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:  # (B, L, D), (B, L) -> (B, L, D)
         """Return M of Eq. 1."""
         u = self.norm(x)
-        found = [self._drop(branch(u, valid)) for branch in self.branches]
-        M: Tensor = x + self._drop(self.fusion(torch.cat([*found, u][:2], dim=-1)))
-        return M if self.mlp is None else M + self._drop(self.mlp(M))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return dropout(x, self.dropout) if self.training else x
+        rate, training = self.dropout, self.training
+        found = [dropout(branch(u, valid), rate, training) for branch in self.branches]
+        M: Tensor = x + dropout(self.fusion(torch.cat([*found, u][:2], dim=-1)), rate, training)
+        return M if self.mlp is None else M + dropout(self.mlp(M), rate, training)
 
 
 class TFMamba(nn.Module):
@@ -381,7 +365,7 @@ _SMALL = replace(
     batch_size=16,
 )
 
-HEAD = HeadSpec(
+HEAD = Network(
     name="tf_mamba",
     summary="self-attention, then state-space duality over time and over filtered frequencies, on whole utterances",
     source="Zhao et al. 2024, TF-Mamba",
@@ -406,6 +390,8 @@ HEAD = HeadSpec(
     check=_check,
     typical_dim=1024,
     settle=_settle,
+    frames_limit=lambda config: config.max_frames,
+    no_vmap=lambda config: "the fused scan of mamba-ssm knows no vmap" if config.scan == "mamba_ssm" else None,
     gives_frames=True,
     ablation=(
         *(

@@ -27,15 +27,16 @@ Trainable parameters for f = d = 80 and K = 4 classes: t_f 91,180; t_tf 193,592;
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tfser.heads.models.blocks import TransformerLayer
-from tfser.heads.spec.head import AblationRow, HeadSpec
+from tfser.heads.spec.head import AblationRow, Network
 from tfser.heads.spec.recipes import Recipe
-from tfser.heads.spec.settings import Settings
+from tfser.heads.spec.settings import ABOVE_0, BELOW_1, Settings
 from tfser.manifests.errors import UsageError
 
 
@@ -55,30 +56,26 @@ class TFTransformerConfig(Settings):
     """The frequency Transformer (F-Trans), which makes the keys."""
     joint: bool = True
     """The time-frequency encoder and CO-Transformer (TF-Trans)."""
-    channels: int = 64
+    channels: Annotated[int, ABOVE_0] = 64
     """Of the convolutions before the Transformers."""
-    heads: int = 2
+    heads: Annotated[int, ABOVE_0] = 2
     """Attention heads of the time and the frequency Transformer."""
-    joint_heads: int = 4
+    joint_heads: Annotated[int, ABOVE_0] = 4
     """Attention heads of the time-frequency encoder."""
-    feed_forward: int = 512
+    feed_forward: Annotated[int, ABOVE_0] = 512
     """Inner width of the time and the frequency Transformer's feed-forward network."""
-    joint_feed_forward: int = 1024
+    joint_feed_forward: Annotated[int, ABOVE_0] = 1024
     """Inner width of the time-frequency encoder's feed-forward network."""
-    dropout: float = 0.0
+    dropout: Annotated[float, BELOW_1] = 0.0
     """In the Transformers, while training."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.segment_frames <= 0 or self.segment_frames % 16:
-            raise UsageError(f"segment_frames={self.segment_frames}: must be a multiple of 16")
-        for name in ("channels", "heads", "joint_heads", "feed_forward", "joint_feed_forward"):
-            if getattr(self, name) <= 0:
-                raise UsageError(f"{name}={getattr(self, name)}: must be above 0")
+            raise self._off("segment_frames", "a multiple of 16")
         for name, heads in (("heads", self.heads), ("joint_heads", self.joint_heads)):
             if (self.segment_frames // 4) % heads:
                 raise UsageError(f"{name}={heads}: must divide segment_frames / 4 = {self.segment_frames // 4}")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout={self.dropout}: must be from 0 to below 1")
         if self.time + self.frequency + self.joint < 2:
             raise UsageError("time, frequency and joint: at least two of the three modules must stay (Table 5)")
 
@@ -280,7 +277,7 @@ _ROBUST = Recipe(
     eval_hop=20,
 )
 
-HEAD = HeadSpec(
+HEAD = Network(
     name="tf_transformer",
     summary="time and frequency Transformers joined by attention, on 80-frame log-Mel segments",
     source="Wang et al. 2023, Time-Frequency Transformer",

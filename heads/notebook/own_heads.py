@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from tfser.heads import HEADS, REGISTERED
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import HeadSpec, Network
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.manifests.cache import check_name
@@ -112,7 +112,7 @@ def register_head(
     is_cut = inputs == "segments"
     config = OwnSegmentConfig(code=code, segment_frames=segment_frames) if is_cut else OwnConfig(code=code)
     way = recipe if isinstance(recipe, Recipe) else replace(PLAIN, **dict(recipe or {}))  # type: ignore[arg-type]
-    spec = HeadSpec(
+    spec = Network(
         name=name,
         summary=summary or (inspect.getdoc(build) or "a head of one's own").splitlines()[0],
         source="registered in this process",
@@ -124,6 +124,7 @@ def register_head(
         inputs=inputs,
         build=lambda config, dim, n_classes: build(dim, n_classes),
         check=_check,
+        frames_limit=lambda config: config.max_frames,
         typical_dim=80,
     )
     REGISTERED[name] = spec

@@ -218,7 +218,7 @@ def evaluated(
     heads: Sequence[TrainedHead], packed: PackedFeatures, device: str, speakers: tuple[str, ...]
 ) -> list[tuple[Floats, Floats]]:
     """Return for each utterance what each head says (M, K), and what the first one says of its segments (S, K)."""
-    found = [of.predict(packed, speakers=speakers, device=device if of.spec.fit is None else "cpu") for of in heads]
+    found = [of.predict(packed, speakers=speakers, device="cpu" if of.is_fitted_at_once else device) for of in heads]
     first, number = found[0], np.arange(len(packed.utterance_ids))
     starts = np.searchsorted(first.segment_utterance, number)
     stops = np.searchsorted(first.segment_utterance, number, side="right")

@@ -196,7 +196,7 @@ def _without_loops() -> Iterator[None]:
 
 def graph_module(trained: TrainedHead) -> nn.Module:
     """Return the module that is written: frames (B, L, D) to probabilities (B, K)."""
-    if trained.spec.fit is not None:
+    if trained.is_fitted_at_once:
         return StatisticsToProbabilities(trained).eval()
     with own_randomness(torch.device("cpu")):
         network = build_module(trained.spec, trained.config, trained.features.dim, len(trained.classes), trained.features.layers)
@@ -226,7 +226,7 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
     need_onnx()
     check_graph(trained)
     module = graph_module(trained)
-    segment = trained.spec.sample_frames(trained.config, trained.recipe) if trained.spec.fit is None else None
+    segment = None if trained.is_fitted_at_once else trained.spec.sample_frames(trained.config, trained.recipe)
     samples = _samples(trained, packed, segment)
     batch, frames = torch.export.Dim("batch", min=1), torch.export.Dim("frames", min=2, max=_most(trained))
     moving: dict[int, Any] = {1: frames} if segment is None else {0: batch}
@@ -261,7 +261,7 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
 
 
 def _most(trained: TrainedHead) -> int | None:
-    return None if trained.spec.fit is not None else trained.spec.seen_frames(trained.config, trained.recipe)
+    return None if trained.is_fitted_at_once else trained.spec.seen_frames(trained.config, trained.recipe)
 
 
 def _samples(trained: TrainedHead, packed: PackedFeatures, segment: int | None) -> list[Tensor]:

@@ -15,7 +15,7 @@ from tfser.heads.runs.experiment import EVERYTHING
 from tfser.heads.runs.learned_mix import FILES, mix_of_run
 from tfser.heads.runs.names import meant_by
 from tfser.heads.runs.store import finished, read_model, run_folder
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import Baseline, HeadSpec
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.manifests.cache import Cache
@@ -62,7 +62,12 @@ class TrainedHead:
     @property
     def needs_speakers(self) -> bool:
         """Whether frames are normalised by speaker, so that it has to be known who speaks."""
-        return self.spec.fit is None and self.recipe.normalise == "speaker"
+        return not self.is_fitted_at_once and self.recipe.normalise == "speaker"
+
+    @property
+    def is_fitted_at_once(self) -> bool:
+        """Whether it is a reference head, which has no network and computes on the CPU."""
+        return isinstance(self.spec, Baseline)
 
     def predict(
         self,

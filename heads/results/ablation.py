@@ -6,21 +6,21 @@ table compares every row with the first one fold by fold, which removes what all
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
 from tfser.heads import REFERENCE_HEADS, head
-from tfser.heads.models.layer_mix import build_module
+from tfser.heads.models.layer_mix import parameters
 from tfser.heads.results.marks import of_runs
+from tfser.heads.results.scores import RunScore, Spread, scores_of_runs
 from tfser.heads.runs.experiment import Experiment
 from tfser.heads.runs.plan import check_is_tested
 from tfser.heads.runs.request import Request
-from tfser.heads.spec.head import AblationRow, HeadSpec, count_parameters
+from tfser.heads.spec.head import AblationRow, HeadSpec
 from tfser.heads.spec.selections import peeks
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.reading import open_catalogue, rows
+from tfser.manifests.catalogue.reading import open_catalogue
 from tfser.manifests.errors import unknown
 
 if TYPE_CHECKING:
@@ -69,50 +69,52 @@ def compare(cache: Cache, table: Sequence[tuple[AblationRow, Experiment]], selec
     """
     found: list[dict[str, Any]] = []
     first: dict[int, float] = {}
-    for row, experiment in table:
-        shown = selection if experiment.spec.fit is None else "last"  # where there are no epochs, there is no choice
-        by_fold = _fold_scores(cache, experiment, shown)
-        values = {metric: [by_fold[fold][metric] for fold in sorted(by_fold)] for metric in METRICS}
-        UA = {fold: scores["UA"] for fold, scores in by_fold.items()}
-        first = first or UA
-        gains = [UA[fold] - first[fold] for fold in sorted(UA.keys() & first.keys())]
-        found.append(
-            {
-                "row": row.name,
-                "preset": row.preset,
-                "recipe": experiment.recipe_name,
-                "experiment": experiment.name,
-                "parameters": parameters(
-                    experiment.spec, experiment.config, experiment.dim, len(experiment.classes), experiment.layers
-                ),
-                "parameters_typical": parameters(experiment.spec, _typical(experiment), experiment.spec.typical_dim, 4),
-                "paper_parameters": None if row.parameters is None else round(row.parameters * 1e6),
-                "selection": shown,
-                "folds": len(by_fold),
-                **{metric: mean(of) if of else None for metric, of in values.items()},
-                **{f"{metric}_std": stdev(of) if len(of) > 1 else None for metric, of in values.items()},
-                "UA_gain": mean(gains) if gains and UA is not first else None,
-                "UA_gain_std": stdev(gains) if len(gains) > 1 and UA is not first else None,
-                "folds_won": sum(gain > 0 for gain in gains) if UA is not first else None,
-                "UA_by_fold": {str(fold): UA[fold] for fold in sorted(UA)},
-                "paper": {name: round(value / 100, 6) for name, value in row.printed.items()},
-                "seconds": sum(scores["seconds"] for scores in by_fold.values()),
-                "looked_at_test": peeks(shown),
-                **of_runs(by_fold.values()),
-                "protocol": experiment.protocol,
-            }
-        )
+    with open_catalogue(cache) as connection:
+        for row, experiment in table:
+            shown = experiment.spec.selection(selection)
+            scores = scores_of_runs(
+                connection,
+                experiments=[experiment.name],
+                seeds=[experiment.seed],
+                folds=experiment.folds,
+                selection=shown,
+            )
+            found.append(_row(row, experiment, shown, scores, first))
+            first = first or {score.fold: score.UA for score in scores if score.UA is not None}
     return found
 
 
-def parameters(spec: HeadSpec, config: Settings, dim: int, n_classes: int, layers: int = 1) -> int | None:
-    """Count the trainable parameters of a head for features of a width, without making them; None for one without a network."""
-    import torch
-
-    if spec.fit is not None:
-        return None
-    with torch.device("meta"):
-        return count_parameters(build_module(spec, config, dim, n_classes, layers))
+def _row(
+    row: AblationRow, experiment: Experiment, shown: str, scores: Sequence[RunScore], first: Mapping[int, float]
+) -> dict[str, Any]:
+    """Return a row of the table; `first` are the UA of the table's first row by fold, empty while that row itself is made."""
+    spec = experiment.spec
+    UA = {score.fold: score.UA for score in scores if score.UA is not None}
+    gains = [UA[fold] - first[fold] for fold in sorted(UA.keys() & first.keys())]
+    spreads = {metric: Spread.of(getattr(score, metric) for score in scores) for metric in METRICS}
+    gain = Spread.of(gains)
+    return {
+        "row": row.name,
+        "preset": row.preset,
+        "recipe": experiment.recipe_name,
+        "experiment": experiment.name,
+        "parameters": parameters(spec, experiment.config, experiment.dim, len(experiment.classes), experiment.layers),
+        "parameters_typical": parameters(spec, _typical(experiment), spec.typical_dim, 4),
+        "paper_parameters": None if row.parameters is None else round(row.parameters * 1e6),
+        "selection": shown,
+        "folds": len(scores),
+        **{metric: spread.mean for metric, spread in spreads.items()},
+        **{f"{metric}_std": spread.deviation for metric, spread in spreads.items()},
+        "UA_gain": gain.mean,
+        "UA_gain_std": gain.deviation,
+        "folds_won": sum(gain > 0 for gain in gains) if first else None,
+        "UA_by_fold": {str(fold): UA[fold] for fold in sorted(UA)},
+        "paper": {name: round(value / 100, 6) for name, value in row.printed.items()},
+        "seconds": sum(score.seconds for score in scores),
+        "looked_at_test": peeks(shown),
+        **of_runs(map(vars, scores)),
+        "protocol": experiment.protocol,
+    }
 
 
 def _typical(experiment: Experiment) -> Settings:
@@ -120,16 +122,3 @@ def _typical(experiment: Experiment) -> Settings:
     spec = experiment.spec
     return spec.settled(spec.preset(experiment.preset), hop_s=0.02, longest=1, device="cpu")
 
-
-def _fold_scores(cache: Cache, experiment: Experiment, selection: str) -> dict[int, dict[str, Any]]:
-    with open_catalogue(cache) as connection:
-        found = rows(
-            connection,
-            "SELECT r.fold, any_value(r.seconds) AS seconds, any_value(r.audit) AS audit, "
-            "any_value(r.speakers_kept) AS speakers_kept, "
-            + ", ".join(f"max(m.value) FILTER (m.metric = '{metric}') AS {metric}" for metric in METRICS)
-            + " FROM runs r JOIN metrics m USING (run_id) WHERE r.experiment = ? AND r.seed = ? AND m.selection = ? "
-            "AND m.level = 'utterance' AND m.class IS NULL AND list_contains(?, r.fold) GROUP BY r.fold",
-            [experiment.name, experiment.seed, selection, list(experiment.folds)],
-        )
-    return {row["fold"]: row for row in found}

@@ -18,14 +18,18 @@ from typing import Any
 from tfser.heads import REFERENCE_HEADS
 from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.published import Paper, PublishedRow, PublishedTable
-from tfser.heads.results.scores import summary
+from tfser.heads.results.summary import check_selection, summary
+from tfser.heads.results.written import score_text
+from tfser.heads.runs.experiment import Experiment
 from tfser.heads.runs.in_turn import Failure
 from tfser.heads.runs.plan import Entry, Key, Plan, PlannedRequest, data_key, make_plan, settle
 from tfser.heads.runs.request import Request, Training
+from tfser.heads.spec.head import Network
 from tfser.heads.spec.selections import check_name
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, unknown
+from tfser.manifests.feature_name import meant
 from tfser.manifests.options import shared
 
 SYNTHETIC = "synthetic"
@@ -209,7 +213,7 @@ def missing(cache: Cache, corpus: str, features: str) -> str | None:
     with open_catalogue(cache) as connection:
         found = rows(connection, "SELECT DISTINCT feature_set FROM features WHERE corpus = ?", [corpus])
     have = {row["feature_set"] for row in found}
-    if features in have or any(name.startswith(f"{features}/") for name in have):
+    if meant(features, have):
         return None
     return f"no {features} features of {corpus}: run `{command}`"
 
@@ -270,17 +274,16 @@ def readable(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     lines = []
     for row in table:
         signs = "" if row["ours"] is None else mark(row)
-        deviation = "" if row["ours_std"] is None else f" ± {row['ours_std']:.1f}"
         lines.append(
             {
                 "table": row["table"],
                 "row": row["row"],
                 "corpus": row["corpus"],
                 "metric": row["metric"],
-                "paper": "" if row["paper"] is None else f"{row['paper']:.1f}",
-                "ours": "" if row["ours"] is None else f"{row['ours']:.1f}{deviation}{signs}",
-                "pooled": "" if row["pooled"] is None else f"{row['pooled']:.1f}{signs}",
-                "difference": "" if row["difference"] is None else f"{row['difference']:+.1f}{signs}",
+                "paper": score_text(row["paper"], scale=1),
+                "ours": score_text(row["ours"], row["ours_std"], signs, scale=1),
+                "pooled": score_text(row["pooled"], None, signs, scale=1),
+                "difference": score_text(row["difference"], None, signs, sign="+", scale=1),
                 "note": row["reason"] or "",
             }
         )
@@ -303,7 +306,9 @@ def notes(of: Reproduction, table: Sequence[Mapping[str, Any]]) -> list[str]:
             "SYNTHETIC: these rows were trained on the built-in, made-up sounds, since no corpus of the paper is in the cache. "
             "They show that the way is open from end to end and say nothing about the paper."
         )
-    short = sorted({row["recipe"] for row in ran if "epochs=" in row["recipe"]})
+    entries = of.plan.entries if of.plan is not None else ()
+    shortened = {each.experiment.name for each in entries if _other_epochs(each.experiment)}
+    short = sorted({row["recipe"] for row in ran if row["experiment"] in shortened})
     if short:
         said.append(f"Trained by {', '.join(short)}, not as long as the paper: no reproduction of its numbers.")
     if any(len(row["folds"]) < row["of_folds"] for row in ran):
@@ -314,14 +319,17 @@ def notes(of: Reproduction, table: Sequence[Mapping[str, Any]]) -> list[str]:
     return said
 
 
+def _other_epochs(of: Experiment) -> bool:
+    """Tell whether an experiment was trained for another number of epochs than its recipe has by itself."""
+    return isinstance(of.spec, Network) and of.recipe.epochs != of.spec.recipe(of.recipe_name.partition("+")[0]).epochs
+
+
 def check(selection: str, of: Reproduction) -> None:
     """Refuse a selection that no run can have.
 
     Raises:
         UsageError: it is unknown, or `val` where nothing is held out.
     """
-    from tfser.heads.results.scores import check_selection
-
     check_name(selection)
     if of.plan is not None:
         check_selection(of.plan, selection)

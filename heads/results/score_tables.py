@@ -1,9 +1,9 @@
 """Tables of scores: a row an experiment over its folds and seeds with intervals; or a seed, fold, class, speaker, session.
 
-In go the catalogue's views (`scores`, `fold_scores`, `class_scores`, `speaker_scores`, `session_scores`) and `Wanted`, which says
-of what; out come rows with scores as shares of 1. Each row says what its experiment is, under which protocol and classes it was
-tested, and what its numbers are worth (`audit`, `speakers_kept`, `looked_at_test`), so that none misleads where it is copied to.
-`tfser.heads.commands.score_report` shows them to people.
+In: the scores of runs and seeds (`tfser.heads.results.scores`), the catalogue's views of scores by part (`class_scores`,
+`speaker_scores`, `session_scores`), and `Wanted`, which says of what. Out: rows with scores as shares of 1. Each row says what
+its experiment is, under which protocol and classes it was tested, and what its numbers are worth (`audit`, `speakers_kept`,
+`looked_at_test`), so that none misleads where it is copied to. `tfser.heads.commands.score_report` shows them to people.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from statistics import fmean
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from tfser.heads.results.intervals import CONFIDENCE, FEW, METRICS, interval, new_speaker, seed_scores
 from tfser.heads.results.marks import is_independent, of_runs
 from tfser.heads.results.outcomes import Pooled, pooled
+from tfser.heads.results.scores import RunScore, SeedScore, Spread, scores_of_runs, scores_of_seeds, selections_of
 from tfser.heads.spec.selections import ORDER_SQL, peeks
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import UsageError, unknown
@@ -25,6 +27,14 @@ from tfser.manifests.protocols.protocol import JOINED_BY
 
 BY = ("seed", "fold", "class", "speaker", "session")
 """What a table can have rows of, besides experiments."""
+
+_NO_INTERVAL = {
+    **{kind: f"no interval over speakers: {words}" for kind, words in NOT_INDEPENDENT.items()},
+    "overridden": "no interval over speakers: a fold was trained although its audit failed",
+}
+
+SAID_BY_MARKS = frozenset(_NO_INTERVAL.values())
+"""The notes that say what the explanation of a mark says already."""
 
 _ORDER = f"experiment, level DESC, {ORDER_SQL}"
 _WHICH = "list_contains(?, experiment) AND (level = 'utterance' OR ?) AND (?::VARCHAR IS NULL OR selection = ?)"
@@ -48,6 +58,19 @@ class Wanted:
     segments: Annotated[bool, Option("Segment level, too.")] = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Which:
+    """What a table is of, settled: the arguments that the queries of scores have in common."""
+
+    experiments: list[str]
+    selection: str | None
+    segments: bool
+
+    def values(self) -> list[Any]:
+        """Return the values of `_WHICH`."""
+        return [self.experiments, self.segments, self.selection, self.selection]
+
+
 def table(
     connection: Connection, wanted: Wanted | None = None, *, by: str | None = None, clusters: str | None = None
 ) -> list[dict[str, Any]]:
@@ -66,13 +89,15 @@ def table(
     about = _about(connection)
     names = _chosen(wanted, about)
     _check_selection(connection, wanted, names)
-    which = [names, wanted.segments, wanted.selection, wanted.selection]
+    which = _Which(experiments=names, selection=wanted.selection, segments=wanted.segments)
     if by is None:
         found = _experiments(connection, which, about, clusters)
     elif by == "seed":
-        found = rows(connection, f"SELECT * FROM scores WHERE {_WHICH} ORDER BY {_ORDER}, seed", which)
-    elif by in ("fold", "speaker", "session"):
-        found = _by_part(connection, by, which)
+        found = [dict(vars(score)) for score in scores_of_seeds(connection, **vars(which))]
+    elif by == "fold":
+        found = _by_fold(connection, which)
+    elif by in ("speaker", "session"):
+        found = _by_speaker_or_session(connection, by, which)
     elif by == "class":
         found = _by_class(connection, which, clusters)
     else:
@@ -167,35 +192,50 @@ def _check_selection(connection: Connection, wanted: Wanted, names: Sequence[str
     Raises:
         UsageError: there is none.
     """
-    found = rows(connection, "SELECT DISTINCT selection FROM scores WHERE list_contains(?, experiment) ORDER BY ALL", [names])
-    known = [row["selection"] for row in found]
+    known = selections_of(connection, names)
     if wanted.selection is not None and known and wanted.selection not in known:
         raise unknown("selection of these runs", wanted.selection, known)
 
 
 def _experiments(
-    connection: Connection, which: Sequence[Any], about: Mapping[str, Mapping[str, Any]], clusters: str | None
+    connection: Connection, which: _Which, about: Mapping[str, Mapping[str, Any]], clusters: str | None
 ) -> list[dict[str, Any]]:
-    # Sums go through their rows in a fixed order: otherwise their last digits differ from run to run.
-    by = "f.seed, f.fold"
-    over = ", ".join(
-        f"avg(f.{m} ORDER BY {by}) AS {m}, stddev_samp(f.{m} ORDER BY {by}) AS {m}_std, count(f.{m}) AS {m}_runs" for m in METRICS
-    )
-    found = rows(
-        connection,
-        f"WITH f AS (SELECT * FROM fold_scores WHERE {_WHICH}), s AS (SELECT * FROM scores WHERE {_WHICH}), "
-        f"over_runs AS (SELECT experiment, selection, level, count(*) AS runs, {over} FROM f GROUP BY ALL), "
-        "over_seeds AS (SELECT experiment, selection, level, any_value(epochs) AS epochs, list(seed ORDER BY seed) AS seeds, "
-        "max(folds) AS folds, any_value(of_folds) AS of_folds, stddev_samp(UA ORDER BY seed) AS UA_std_seeds, "
-        "stddev_samp(WA ORDER BY seed) AS WA_std_seeds, sum(seconds ORDER BY seed) AS seconds FROM s GROUP BY ALL) "
-        f"SELECT * FROM over_seeds JOIN over_runs USING (experiment, selection, level) ORDER BY {_ORDER}",
-        [*which, *which],
-    )
-    counted = pooled(connection, experiments=which[0], segments=which[1], clusters=clusters)
-    return [
-        row | _pooled(counted.get((row["experiment"], row["selection"], row["level"])), row, about[row["experiment"]])
-        for row in found
-    ]
+    """Return a row an experiment, selection and level: over all of its folds and seeds, and pooled with an interval."""
+    of_seeds = _grouped(scores_of_seeds(connection, **vars(which)))
+    counted = pooled(connection, experiments=which.experiments, segments=which.segments, clusters=clusters)
+    found = []
+    for key, scores in _grouped(scores_of_runs(connection, **vars(which))).items():
+        experiment, selection, level = key
+        seeds = of_seeds[key]
+        row: dict[str, Any] = {
+            "experiment": experiment,
+            "selection": selection,
+            "level": level,
+            "epochs": seeds[0].epochs,
+            "seeds": [seed.seed for seed in seeds],
+            "folds": max(seed.folds for seed in seeds),
+            "of_folds": seeds[0].of_folds,
+            "UA_std_seeds": Spread.of(seed.UA for seed in seeds).deviation,
+            "WA_std_seeds": Spread.of(seed.WA for seed in seeds).deviation,
+            "seconds": sum(seed.seconds for seed in seeds),
+            "runs": len(scores),
+        }
+        for metric in METRICS:
+            spread = Spread.of(getattr(score, metric) for score in scores)
+            row |= spread.columns(metric) | {f"{metric}_runs": spread.n}
+        found.append(row | _pooled(counted.get(key), row, about[experiment]))
+    return found
+
+
+S = TypeVar("S", RunScore, SeedScore)
+
+
+def _grouped(scores: Sequence[S]) -> dict[tuple[str, str, str], list[S]]:
+    """Return scores by experiment, selection and level, in their order."""
+    groups: dict[tuple[str, str, str], list[S]] = {}
+    for score in scores:
+        groups.setdefault((score.experiment, score.selection, score.level), []).append(score)
+    return groups
 
 
 def _pooled(of: Pooled | None, row: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,10 +288,8 @@ def _notes(of: Pooled | None, row: Mapping[str, Any], about: Mapping[str, Any], 
         notes += [few(clusters, of.by)] if clusters < FEW else []
     elif is_independent(about):
         notes.append("no interval: what it would be over is unknown for some of the utterances")
-    elif about["speakers_kept"] in NOT_INDEPENDENT:
-        notes.append(f"no interval over speakers: {NOT_INDEPENDENT[about['speakers_kept']]}")
     else:
-        notes.append("no interval over speakers: a fold was trained although its audit failed")
+        notes.append(_NO_INTERVAL.get(about["speakers_kept"], _NO_INTERVAL["overridden"]))
     return notes
 
 
@@ -265,33 +303,49 @@ def few(n: int, by: str) -> str:
     )
 
 
-def _by_part(connection: Connection, by: str, which: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return a row a fold, speaker or session: the means over the seeds, with deviations over them."""
-    names = METRICS if by == "fold" else ("UA", "WA")
-    key = by if by == "fold" else f"corpus, {by}"
-    over = ", ".join(f"avg({m} ORDER BY seed) AS {m}, stddev_samp({m} ORDER BY seed) AS {m}_std" for m in names)
-    extra = "" if by == "fold" else ", any_value(n_by_class) AS n_by_class"
+def _by_fold(connection: Connection, which: _Which) -> list[dict[str, Any]]:
+    """Return a row a fold: the means over the seeds, with deviations over them."""
+    table = []
+    for scores in _grouped(scores_of_runs(connection, **vars(which))).values():
+        for fold in sorted({score.fold for score in scores}):
+            of_fold = [score for score in scores if score.fold == fold]
+            row = of_fold[0].columns("experiment", "selection", "level", "fold")
+            row |= {"seeds": [score.seed for score in of_fold], "n": max(score.n for score in of_fold)}
+            row |= {"hits": fmean(score.hits for score in of_fold)}
+            for metric in METRICS:
+                row |= Spread.of(getattr(score, metric) for score in of_fold).columns(metric)
+            table.append(row)
+    return table
+
+
+def _by_speaker_or_session(connection: Connection, by: str, which: _Which) -> list[dict[str, Any]]:
+    """Return a row a speaker or session: the means over the seeds, with deviations over them."""
     return rows(
         connection,
-        f"SELECT experiment, selection, level, {key}, list(seed ORDER BY seed) AS seeds, max(n) AS n, "
-        f"avg(hits ORDER BY seed) AS hits, {over}{extra} FROM {by}_scores WHERE {_WHICH} "
-        f"GROUP BY experiment, selection, level, {key} ORDER BY {_ORDER}, {key}",
-        which,
+        f"SELECT experiment, selection, level, corpus, {by}, list(seed ORDER BY seed) AS seeds, max(n) AS n, "
+        f"avg(hits ORDER BY seed) AS hits, {_over_seeds('UA', 'WA')}, any_value(n_by_class) AS n_by_class "
+        f"FROM {by}_scores WHERE {_WHICH} "
+        f"GROUP BY experiment, selection, level, corpus, {by} ORDER BY {_ORDER}, corpus, {by}",
+        which.values(),
     )
 
 
-def _by_class(connection: Connection, which: Sequence[Any], clusters: str | None) -> list[dict[str, Any]]:
-    names = ("recall", "precision", "F1")
-    over = ", ".join(f"avg({m} ORDER BY seed) AS {m}, stddev_samp({m} ORDER BY seed) AS {m}_std" for m in names)
+def _over_seeds(*metrics: str) -> str:
+    """Return SQL for means and deviations, added up in a fixed order: else their last digits differ from run to run."""
+    return ", ".join(f"avg({m} ORDER BY seed) AS {m}, stddev_samp({m} ORDER BY seed) AS {m}_std" for m in metrics)
+
+
+def _by_class(connection: Connection, which: _Which, clusters: str | None) -> list[dict[str, Any]]:
+    """Return a row a class: the means over the seeds, with deviations over them, and an interval of the recall."""
     found = rows(
         connection,
         "SELECT experiment, selection, level, class, list(seed ORDER BY seed) AS seeds, max(n) AS n, "
         "avg(hits ORDER BY seed) AS hits, "
-        f"avg(predicted ORDER BY seed) AS predicted, {over} FROM class_scores WHERE {_WHICH} "
+        f"avg(predicted ORDER BY seed) AS predicted, {_over_seeds('recall', 'precision', 'F1')} FROM class_scores WHERE {_WHICH} "
         f"GROUP BY experiment, selection, level, class ORDER BY {_ORDER}, class",
-        which,
+        which.values(),
     )
-    counted = pooled(connection, experiments=which[0], segments=which[1], clusters=clusters)
+    counted = pooled(connection, experiments=which.experiments, segments=which.segments, clusters=clusters)
     for row in found:
         of = counted.get((row["experiment"], row["selection"], row["level"]))
         recall = None

@@ -1,176 +1,236 @@
-"""The scores of a sweep: one row a run, and one row an experiment over its folds and seeds.
+"""The one query of scores: whatever prints a score of a run, or of an experiment's seed, asks here.
 
-All numbers come from what the runs stored, through the catalogue, so that anyone can compute them again by SQL. Scores are of
-utterances and shares of 1. A run that lacks the wanted selection has no scores, but for heads that are fitted at once, which
-have no epochs to select from: theirs are `last`.
+In: the catalogue and what is wanted of it, or the files of a run that no catalogue knows of yet. Out: `RunScore`, one for each
+finished run, selection and level, and `SeedScore`, one for each experiment, seed, selection and level over its folds. Scores are
+shares of 1, and each value bears the marks that say what it is worth. `Spread` is the mean and the deviation of several.
+
+It never decides what is shown where, and never writes a number for people (`tfser.heads.results.written`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, fields
 from statistics import mean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tfser.heads.results.ablation import parameters
-from tfser.heads.results.intervals import METRICS, interval
-from tfser.heads.results.marks import mark, of_runs
-from tfser.heads.results.outcomes import pooled
-from tfser.heads.runs.in_turn import Failure
-from tfser.heads.runs.plan import Entry, Plan
+from tfser.heads.results.intervals import METRICS
+from tfser.heads.results.marks import mark
 from tfser.heads.runs.store import run_folder
-from tfser.heads.spec.selections import BASE, check_name, peeks
+from tfser.heads.spec.selections import ORDER_SQL
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
-from tfser.manifests.errors import UsageError
+from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.files import read_json
 
+if TYPE_CHECKING:
+    from tfser.heads.spec.head import HeadSpec
 
-def check_selection(plan: Plan, selection: str) -> None:
-    """Refuse a selection that none of the runs can have.
 
-    Raises:
-        UsageError: it is unknown, no recipe keeps it, or it wants validation utterances and nothing is held out to validate on.
+@dataclass(frozen=True, kw_only=True)
+class RunScore:
+    """What one run scored under one selection, at the level of utterances or of segments."""
+
+    run_id: str
+    experiment: str
+    head: str
+    preset: str
+    recipe: str
+    feature_set: str
+    corpus: str
+    protocol: str
+    validation: str
+    seed: int
+    fold: int
+    of_folds: int | None
+    """Folds of the protocol; None where the cache knows it no longer."""
+    selection: str
+    level: str
+    epoch: int | None
+    epochs: int | None
+    n: int
+    """Test utterances (segments)."""
+    hits: int
+    UA: float | None
+    WA: float | None
+    WF1: float | None
+    macro_F1: float | None  # noqa: N815
+    parameters: int | None
+    seconds: float
+    device: str
+    device_name: str | None
+    audit: str
+    speakers_kept: str
+    finished_at: str
+
+    @property
+    def marks(self) -> str:
+        """The signs behind each number of the run (`tfser.heads.results.marks`)."""
+        return mark(vars(self))
+
+    def columns(self, *names: str) -> dict[str, Any]:
+        """Return some of the values as the columns of a row."""
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedScore:
+    """What an experiment scored with one seed: the mean over its folds, and pooled over all of their test utterances.
+
+    The fields are the columns of the catalogue's view `scores`.
     """
-    check_name(selection)
-    if not any(selection in (*BASE, *entry.experiment.recipe.selections) for entry in plan.entries):
-        raise UsageError(f"--selection {selection}: no recipe here keeps it; add --set selections={selection}")
-    if selection.startswith("val") and all(entry.experiment.validation == "none" for entry in plan.entries):
-        raise UsageError(f"--selection {selection} needs validation utterances: add --validation next-group")
+
+    experiment: str
+    head: str
+    preset: str
+    recipe: str
+    corpus: str
+    protocol: str
+    feature_set: str
+    seed: int
+    epochs: int | None
+    selection: str
+    level: str
+    folds: int
+    of_folds: int | None
+    WA: float | None
+    WA_std: float | None
+    UA: float | None
+    UA_std: float | None
+    WF1: float | None
+    macro_F1: float | None  # noqa: N815
+    pooled_WA: float | None  # noqa: N815
+    pooled_UA: float | None  # noqa: N815
+    pooled_folds: int
+    seconds: float
+    audit: str
+    speakers_kept: str
 
 
-def pooled_interval(connection: Connection, runs: Sequence[str], selection: str) -> dict[str, Any]:
-    """Return the 95 % intervals of the pooled scores over speakers (`tfser.heads.results.intervals`), as columns.
+@dataclass(frozen=True)
+class Spread:
+    """The mean of several scores with their sample standard deviation: None of none, and no deviation of one."""
 
-    `pooled_UA` and `pooled_WA` with their bounds, what the clusters are, and how many; without clusters there are no bounds.
-    Seeds that did not test the most utterances (`pooled_seeds` did) are left out of both. `pooled_folds` have predictions.
+    mean: float | None
+    deviation: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Spread:
+        """Return the mean and deviation of the values that are there.
+
+        >>> Spread.of([0.5, None, 0.7]).n, Spread.of([0.5]).deviation, Spread.of([]).mean
+        (2, None, None)
+        """
+        there = [value for value in values if value is not None]
+        return cls(mean(there) if there else None, stdev(there) if len(there) > 1 else None, len(there))
+
+    def columns(self, name: str) -> dict[str, Any]:
+        """Return the mean and the deviation as the columns `name` and `name_std`."""
+        return {name: self.mean, f"{name}_std": self.deviation}
+
+
+_OF_RUN = ", ".join(
+    # Which run it is and how it was trained stands in `runs`, what it scored in the view `fold_scores`.
+    f"s.{field.name}" if field.name in ("selection", "level", "epoch", "n", "hits", *METRICS) else f"r.{field.name}"
+    for field in fields(RunScore)
+    if field.name != "of_folds"
+)
+_OF_FOLDS = "(SELECT any_value(p.folds) FROM protocols p WHERE p.protocol = r.protocol AND p.corpora = r.corpus) AS of_folds"
+
+
+def scores_of_runs(
+    connection: Connection,
+    *,
+    runs: Sequence[str] | None = None,
+    experiments: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    folds: Sequence[int] | None = None,
+    selection: str | None = None,
+    segments: bool = False,
+) -> list[RunScore]:
+    """Return the scores of finished runs, ordered by experiment, level (utterances first), selection, seed and fold.
 
     Args:
         connection: the catalogue.
-        runs: ids of an experiment's runs, all folds and seeds.
-        selection: whose predictions.
+        runs: ids; None: of all runs. So with the names below.
+        experiments: names.
+        seeds: numbers.
+        folds: numbers, from 1.
+        selection: one of them; None: all that each run has.
+        segments: segment level, too.
     """
-    found = [of for key, of in pooled(connection, runs=runs).items() if key[1:] == (selection, "utterance")] if runs else []
-    of = found[0] if found else None
-    columns: dict[str, Any] = {}
-    for metric in ("UA", "WA"):
-        score = interval(of.counts, metric) if of else None
-        columns |= {
-            f"pooled_{metric}": score.value if score else None,
-            f"pooled_{metric}_low": score.low if score else None,
-            f"pooled_{metric}_high": score.high if score else None,
-        }
-    return columns | {
-        "clustered_by": of.by if of else None,
-        "clusters": len(of.counts.clusters) if of and of.by else None,
-        "pooled_seeds": list(of.seeds) if of else None,
-        "pooled_folds": of.folds if of else 0,
-    }
-
-
-def run_rows(connection: Connection, entries: Sequence[Entry], selection: str) -> list[dict[str, Any]]:
-    """Return one row for each finished run of the entries, in their order.
-
-    `looked_at_test`, `audit` and `speakers_kept` say what a number is worth; a run without the selection is left out.
-    """
-    place = {run.run_id: (i, entry) for i, (entry, run) in enumerate((e, run) for e in entries for run in e.runs)}
+    narrowed, values = _narrowed(selection, segments, run_id=runs, experiment=experiments, seed=seeds, fold=folds)
     found = rows(
         connection,
-        "SELECT r.run_id, r.experiment, r.head, r.preset, r.recipe, r.feature_set, r.corpus, r.protocol, r.validation, r.seed, "
-        "r.fold, m.selection, any_value(m.epoch) AS epoch, r.epochs, "
-        + ", ".join(f"max(m.value) FILTER (m.metric = '{metric}') AS {metric}" for metric in METRICS)
-        + ", r.parameters, r.seconds, r.device, r.device_name, r.audit, r.speakers_kept, r.finished_at "
-        "FROM runs r JOIN metrics m USING (run_id) "
-        "WHERE list_contains(?, r.run_id) AND m.level = 'utterance' AND m.class IS NULL GROUP BY ALL",
-        [list(place)],
+        f"SELECT {_OF_RUN}, {_OF_FOLDS} FROM fold_scores s JOIN runs r USING (run_id) {narrowed.format('r.', 's.')} "
+        f"ORDER BY experiment, level DESC, {ORDER_SQL}, seed, fold",
+        values,
     )
-    of_run: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in found:
-        of_run.setdefault(row["run_id"], {})[row["selection"]] = row
-    chosen = []
-    for run_id, (_, entry) in place.items():
-        of = of_run.get(run_id, {})
-        shown = _stands_for(entry, selection, of)
-        if shown is not None:
-            chosen.append(of[shown] | {"reference": entry.reference, "looked_at_test": peeks(shown)})
-    return chosen
+    return [RunScore(**row) for row in found]
 
 
-def _stands_for(entry: Entry, selection: str, have: Container[str]) -> str | None:
-    """Return the selection whose scores are shown of a run, out of those that it has."""
-    at_once = entry.reference or entry.experiment.spec.fit is not None
-    return next((name for name in (selection, *(("last",) if at_once else ())) if name in have), None)
+def scores_of_seeds(
+    connection: Connection,
+    *,
+    experiments: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    selection: str | None = None,
+    segments: bool = False,
+) -> list[SeedScore]:
+    """Return the scores of experiments over the folds of each seed, in the order of `scores_of_runs`."""
+    narrowed, values = _narrowed(selection, segments, experiment=experiments, seed=seeds)
+    found = rows(
+        connection,
+        f"SELECT * FROM scores {narrowed.format('', '')} ORDER BY experiment, level DESC, {ORDER_SQL}, seed",
+        values,
+    )
+    return [SeedScore(**row) for row in found]
 
 
-def summary(cache: Cache, plan: Plan, selection: str, failures: Sequence[Failure] = ()) -> list[dict[str, Any]]:
-    """Return one row an experiment.
-
-    `UA`, `WA` and `WF1` are means over folds and seeds with their sample standard deviations (`UA_std` ...); the pooled scores
-    are over all test utterances of a seed's folds, averaged over seeds. `runs` of `of_runs` have scores, `UA_runs` of these UA.
-    """
-    table = []
-    with open_catalogue(cache) as connection:
-        for entry in plan.entries:
-            of, found = entry.experiment, run_rows(connection, [entry], selection)
-            ids = [row["run_id"] for row in found]
-            shown = found[0]["selection"] if found else selection
-            values = {metric: [row[metric] for row in found if row[metric] is not None] for metric in METRICS}
-            known = [row["parameters"] for row in found if row["parameters"] is not None]
-            table.append(
-                {
-                    "head": of.spec.name,
-                    "preset": of.preset,
-                    "recipe": of.recipe_name,
-                    "features": of.feature_set,
-                    "parameters": known[0] if known else parameters(of.spec, of.config, of.dim, len(of.classes), of.layers),
-                    "seeds": entry.seeds,
-                    "folds": entry.folds,
-                    "of_folds": of.of_folds,
-                    "runs": len(found),
-                    "of_runs": len(entry.runs),
-                    "failed": sum(failure.run.experiment.name == of.name for failure in failures),
-                    **{
-                        name: value
-                        for metric, of_metric in values.items()
-                        for name, value in (
-                            (metric, mean(of_metric) if of_metric else None),
-                            (f"{metric}_std", stdev(of_metric) if len(of_metric) > 1 else None),
-                            (f"{metric}_runs", len(of_metric)),
-                        )
-                    },
-                    **pooled_interval(connection, ids, shown),
-                    "selection": shown,
-                    "looked_at_test": peeks(shown),
-                    **of_runs(found),
-                    "reference": entry.reference,
-                    "corpus": of.corpus,
-                    "protocol": of.protocol,
-                    "validation": of.validation,
-                    "seconds": sum(row["seconds"] for row in found),
-                    "experiment": of.name,
-                }
-            )
-    return table
+def selections_of(connection: Connection, experiments: Sequence[str]) -> list[str]:
+    """Return the selections that runs of these experiments have, by name."""
+    asked = "SELECT DISTINCT selection FROM metrics JOIN runs USING (run_id) WHERE list_contains(?, experiment) ORDER BY ALL"
+    return [row["selection"] for row in rows(connection, asked, [list(experiments)])]
 
 
-def run_score(cache: Cache, entry: Entry, run_id: str, selection: str) -> tuple[float, str] | None:
-    """Return a finished run's UA from its own files, before any catalogue knows of it, and its marks; None without any."""
+def _narrowed(selection: str | None, segments: bool, **among: Sequence[Any] | None) -> tuple[str, list[Any]]:
+    """Return the WHERE clause of what is wanted and its values; {0} stands before columns of runs, {1} before those of scores."""
+    parts = [] if segments else ["{1}level = 'utterance'"]
+    parts += ["{1}selection = ?"] if selection is not None else []
+    values: list[Any] = [selection] if selection is not None else []
+    for column, wanted in among.items():
+        if wanted is not None:
+            parts.append(f"list_contains(?, {{0}}{column})")
+            values.append(list(wanted))
+    return (f"WHERE {' AND '.join(parts)}" if parts else ""), values
+
+
+def stored_scores(cache: Cache, run_id: str) -> dict[str, RunScore]:
+    """Return a finished run's utterance-level scores by selection, out of its own files: before any catalogue knows of it."""
     import pyarrow.parquet as pq
 
     folder = run_folder(cache, run_id)
-    found = {
-        row["selection"]: float(row["value"])
-        for row in pq.read_table(folder / "metrics.parquet").to_pylist()
-        if row["metric"] == "UA" and row["level"] == "utterance" and row["class"] is None
-    }
-    shown = _stands_for(entry, selection, found)
-    if shown is None:
-        return None
-    about = read_json(folder / "run.json")
-    standing = {"audit": about["audit"], "speakers_kept": about.get("speakers_kept", "unknown")}
-    return found[shown], mark({"selection": shown, **standing})
+    # A run of an older version lacks columns that were added since, as the catalogue fills them.
+    lacking = {"speakers_kept": "unknown", "device_name": None, "validation": "none"}
+    about = {**lacking, **read_json(folder / "run.json")}
+    of_run = {field.name: about.get(field.name) for field in fields(RunScore)}
+    found: dict[str, dict[str, Any]] = {}
+    for row in pq.read_table(folder / "metrics.parquet").to_pylist():
+        if row["level"] == "utterance" and row["class"] is None:
+            found.setdefault(row["selection"], {"epoch": row["epoch"]})[row["metric"]] = row["value"]
+    counted = pq.read_table(folder / "confusion.parquet").to_pylist()
+    scores = {}
+    for selection, values in found.items():
+        cells = [row for row in counted if row["selection"] == selection and row["level"] == "utterance"]
+        n = sum(row["count"] for row in cells)
+        hits = sum(row["count"] for row in cells if row["label"] == row["predicted"])
+        scores[selection] = RunScore(
+            **{**of_run, **dict.fromkeys(METRICS), **values, "selection": selection, "level": "utterance", "n": n, "hits": hits}
+        )
+    return scores
 
 
-def rows_of_plan(cache: Cache, plan: Plan, selection: str) -> list[dict[str, Any]]:
-    """Return one row for each finished run of a plan, as `run_rows`."""
-    with open_catalogue(cache) as connection:
-        return run_rows(connection, plan.entries, selection)
+def shown_selection(spec: HeadSpec, selection: str, have: Container[str]) -> str | None:
+    """Return the selection whose scores stand for a run in a table of `selection`; None: the run has none to show."""
+    shown = spec.selection(selection)
+    return shown if shown in have else None

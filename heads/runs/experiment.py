@@ -18,7 +18,7 @@ from tfser.heads.runs.request import Request
 from tfser.heads.runs.setting_list import unknown_setting
 from tfser.heads.runs.store import digest
 from tfser.heads.spec.first_words import named_by
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import Baseline, HeadSpec, Network
 from tfser.heads.spec.precision import settle_precision
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
@@ -86,7 +86,7 @@ class Experiment:
 
     def epochs(self, fold: int | None = None) -> int:
         """Return how many epochs a fold is trained, or the fold that is trained longest: 1 for heads that are fitted at once."""
-        if self.spec.fit is not None:
+        if isinstance(self.spec, Baseline):
             return 1
         if not self.counted_epochs:
             return self.recipe.epochs
@@ -154,12 +154,12 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     recipe_name = request.recipe or spec.default_recipe
     recipe = spec.recipe(recipe_name)
     settings = ({} if request.width is None else {"width": str(request.width)}) | dict(request.settings)
-    if request.epochs is not None and spec.fit is None:
+    if request.epochs is not None and isinstance(spec, Network):
         settings["epochs"] = str(request.epochs)
     config, recipe, changes = _with_settings(spec, config, recipe, settings)
     corpus, protocol, validation_said = _choose_protocol(cache, request, recipe)
     said += validation_said
-    if request.epochs is not None and spec.fit is not None:
+    if request.epochs is not None and isinstance(spec, Baseline):
         said.append(f"one fit instead of {request.epochs} epochs ({spec.name} is fitted at once)")
     with open_catalogue(cache) as connection:
         about = rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [protocol, corpus])[0]
@@ -179,7 +179,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
             said.append(f"{what} {value}")
     layers = layers_of(of)
     spec.check(config, of["dim"] // layers)
-    device = choose_device(request.device) if spec.fit is None else "cpu"
+    device = choose_device(request.device) if isinstance(spec, Network) else "cpu"
     recipe = recipe.settled(of["hop_s"])
     longest = spec.sample_frames(config, recipe) or min(longest, recipe.cut_frames or longest)
     config = spec.settled(config, hop_s=of["hop_s"], longest=longest, device=device)
@@ -276,7 +276,7 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
     for name, of in sets.items():
         if not of:
             _check_readable(connection, name)
-            wanted = f" --features {asked.partition('/')[0]}" if asked is not None else ""
+            wanted = f" --features {FeatureName.parse(asked).encoder}" if asked is not None else ""
             raise UsageError(f"no features of {name} in the cache; run `tfser extract --corpus {name}{wanted}` first")
     have = sorted(set.intersection(*sets.values()))
     if not have:

@@ -62,27 +62,7 @@ def mix_of_run(
     source = found[0]
     if layers_of(source) != len(weights):
         raise TfserError(f"{run_id}: it mixes {len(weights)} layers, and {source['feature_set']} has {layers_of(source)}")
-    measured = hashlib.sha256(normaliser.mean.tobytes() + normaliser.deviation.tobytes()).hexdigest()[:16]
-    config = {
-        "layer": "mix",
-        "of": {"feature_set": about["feature_set"], "fingerprint": about["fingerprint"]},
-        "selection": selection,
-        "weights": weights,
-        "normalise": normaliser.mode,
-        "normaliser": measured,
-        "belongs_to": {
-            key: about[of]
-            for key, of in (
-                ("run_id", "run_id"),
-                ("experiment", "experiment"),
-                ("corpora", "corpus"),
-                ("protocol", "protocol"),
-                ("protocol_hash", "protocol_hash"),
-                ("fold", "fold"),
-                ("seed", "seed"),
-            )
-        },
-    }
+    config = _configuration(about, selection, weights, normaliser)
 
     def combine(frames: npt.NDArray[Any]) -> npt.NDArray[Any]:
         shift, scale = normaliser.tables(frames, np.array([0, len(frames)]))
@@ -102,6 +82,33 @@ def mix_of_run(
     encoder = FeatureName.parse(source["feature_set"]).encoder
     named = checked_name(name) if name else f"{encoder}/mix-{described('').fingerprint[:8]}"
     return source, described(named), str(about["corpus"]).split(JOINED_BY)
+
+
+def _configuration(
+    about: Mapping[str, Any], selection: str, weights: list[float], normaliser: Normaliser
+) -> dict[str, Any]:
+    """Return what a feature set of a learned mix is known by: the weights, how layers were scaled, and the run it is of."""
+    measured = hashlib.sha256(normaliser.mean.tobytes() + normaliser.deviation.tobytes()).hexdigest()[:16]
+    return {
+        "layer": "mix",
+        "of": {"feature_set": about["feature_set"], "fingerprint": about["fingerprint"]},
+        "selection": selection,
+        "weights": weights,
+        "normalise": normaliser.mode,
+        "normaliser": measured,
+        "belongs_to": {
+            key: about[of]
+            for key, of in (
+                ("run_id", "run_id"),
+                ("experiment", "experiment"),
+                ("corpora", "corpus"),
+                ("protocol", "protocol"),
+                ("protocol_hash", "protocol_hash"),
+                ("fold", "fold"),
+                ("seed", "seed"),
+            )
+        },
+    }
 
 
 def _run(cache: Cache, run_id: str) -> Mapping[str, Any]:

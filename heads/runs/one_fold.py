@@ -24,6 +24,7 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import DamagedError, TfserError
 from tfser.manifests.protocols.independence import Independence, fold_independence
 from tfser.manifests.protocols.validation import WITHOUT_VAL
+from tfser.manifests.wording import more
 from tfser.pipeline.features.devices import processor
 from tfser.pipeline.scan import now
 from tfser.pipeline.shards.packed import FeatureRow, PackedFeatures, load_packed
@@ -149,9 +150,9 @@ def check_audit(experiment: Experiment, findings: Sequence[Finding], fold: int) 
     allowed = {"leak": experiment.allow_leaks, "gap": experiment.allow_gaps}
     errors = [finding for finding in blocking(findings, fold) if not allowed[finding.kind]]
     if errors:
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        others = more(len(errors) - 1, brackets=True)
         raise TfserError(
-            f"{experiment.protocol} fold {fold} fails its audit: {errors[0].sentence()}{more}. What to do: {errors[0].action}. "
+            f"{experiment.protocol} fold {fold} fails its audit: {errors[0].sentence()}{others}. What to do: {errors[0].action}. "
             f"See `tfser audit`; --allow-{errors[0].kind}s trains all the same, and the run says so"
         )
 

@@ -8,7 +8,7 @@ others.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -53,11 +53,8 @@ def train_together(
         UsageError: if the runs are of several experiments.
         TfserError: if the group as a whole cannot be trained.
     """
-    from tfser.heads.training.together import FitJob, choose_stacking, fit_together, provenance
-
     if len({experiment.name for experiment, _ in runs}) > 1:
         raise UsageError("runs that are trained together must be of one experiment, in several folds or with several seeds")
-    found: dict[int, RunResult | TfserError] = {}
     note = on_note or (lambda _: None)
     ids = [experiment.run_id(fold) for experiment, fold in runs]
     if len(set(ids)) < len(ids):
@@ -68,50 +65,81 @@ def train_together(
         to_lock = {run_id for run_id, (of, _) in zip(ids, runs, strict=True) if of.again or peek(cache, run_id) is None}
         for run_id in sorted(to_lock):
             locks.enter_context(cache.lock(f"runs/{run_id}", on_wait))
-        begun: dict[int, Begun] = {}
-        for i, (experiment, fold) in enumerate(runs):
-            try:
-                check_audit(experiment, findings, fold)
-            except TfserError as error:
-                found[i] = error
-                continue
-            try:
-                if (done := pick_up(cache, ids[i], again=experiment.again, note=note)) is not None:
-                    found[i] = RunResult(about=done, trained=False)
-                else:
-                    begun[i] = begin_run(cache, experiment, fold, loaded(), findings, note)
-            except (EmptySideError, UnreadableError) as error:
-                found[i] = error
-        if not begun:
-            return [found[i] for i in range(len(runs))]
-        of = runs[0][0]
-        stacking = choose_stacking(of.spec, of.config, of.recipe, of.device, of.stacked, layers=of.layers)
-        jobs = [
-            FitJob(
-                data=run.data,
-                seed=runs[i][0].seed,
-                checkpoint_dir=run.checkpoint_dir,
-                on_epoch=None if on_epoch is None else _numbered(i, on_epoch),
-            )
-            for i, run in begun.items()
-        ]
-        results = fit_together(
-            jobs,
-            spec=of.spec,
-            config=of.config,
-            recipe=of.recipe,
-            device=of.device,
-            checkpoint_every_s=checkpoint_every_s,
-            how=of.stacked,
-            on_note=on_note,
-        )
-        stacked = provenance(stacking, len(jobs))
-        for (i, run), result in zip(begun.items(), results, strict=True):
-            if isinstance(result, TfserError):
-                found[i] = result
-            else:
-                found[i] = store_run(cache, replace(run, about={**run.about, **stacked}), result, note)
+        found, begun = _begin_all(cache, runs, loaded, findings, note)
+        if begun:
+            found |= _train_begun(cache, runs, begun, checkpoint_every_s, on_epoch, on_note)
     return [found[i] for i in range(len(runs))]
+
+
+def _begin_all(
+    cache: Cache,
+    runs: Sequence[tuple[Experiment, int]],
+    loaded: Callable[[], Loaded],
+    findings: Sequence[Finding],
+    note: Callable[[str], None],
+) -> tuple[dict[int, RunResult | TfserError], dict[int, Begun]]:
+    """Return, by number, the runs that are finished or cannot be trained, and those that are begun; their locks are held."""
+    found: dict[int, RunResult | TfserError] = {}
+    begun: dict[int, Begun] = {}
+    for i, (experiment, fold) in enumerate(runs):
+        # A fold that its audit refuses is not even looked at: the others of the group go on without it.
+        try:
+            check_audit(experiment, findings, fold)
+        except TfserError as error:
+            found[i] = error
+            continue
+        try:
+            if (done := pick_up(cache, experiment.run_id(fold), again=experiment.again, note=note)) is not None:
+                found[i] = RunResult(about=done, trained=False)
+            else:
+                begun[i] = begin_run(cache, experiment, fold, loaded(), findings, note)
+        except (EmptySideError, UnreadableError) as error:
+            found[i] = error
+    return found, begun
+
+
+def _train_begun(
+    cache: Cache,
+    runs: Sequence[tuple[Experiment, int]],
+    begun: Mapping[int, Begun],
+    checkpoint_every_s: float,
+    on_epoch: Callable[[int, EpochRecord], None] | None,
+    on_note: Callable[[str], None] | None,
+) -> dict[int, RunResult | TfserError]:
+    """Train what is begun in one group and store what comes out; return by number the results, or a training's own error."""
+    from tfser.heads.training.together import FitJob, choose_stacking, fit_together, provenance
+
+    of = runs[0][0]
+    stacking = choose_stacking(of.spec, of.config, of.recipe, of.device, of.stacked, layers=of.layers)
+    jobs = [
+        FitJob(
+            data=run.data,
+            seed=runs[i][0].seed,
+            checkpoint_dir=run.checkpoint_dir,
+            on_epoch=None if on_epoch is None else _numbered(i, on_epoch),
+        )
+        for i, run in begun.items()
+    ]
+    results = fit_together(
+        jobs,
+        spec=of.spec,
+        config=of.config,
+        recipe=of.recipe,
+        device=of.device,
+        checkpoint_every_s=checkpoint_every_s,
+        how=of.stacked,
+        on_note=on_note,
+    )
+    found: dict[int, RunResult | TfserError] = {}
+    stacked = provenance(stacking, len(jobs))
+    for (i, run), result in zip(begun.items(), results, strict=True):
+        if isinstance(result, TfserError):
+            found[i] = result
+        else:
+            found[i] = store_run(
+                cache, replace(run, about={**run.about, **stacked}), result, on_note or (lambda _: None)
+            )
+    return found
 
 
 def _numbered(i: int, tell: Callable[[int, EpochRecord], None]) -> Callable[[EpochRecord], None]:

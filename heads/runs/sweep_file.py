@@ -24,7 +24,6 @@ wrong kind.
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +32,7 @@ from typing import Any, get_args, get_origin
 from tfser.heads.runs.request import HeadBlock, SweepRequest
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.options import Declared, declared, listed
-from tfser.manifests.texts import read_text
+from tfser.manifests.texts import as_toml, read_text
 
 
 def read_sweep(path: Path) -> SweepRequest:
@@ -42,10 +41,7 @@ def read_sweep(path: Path) -> SweepRequest:
     Raises:
         UsageError: the file cannot be read, or a key or value in it is off; the message says where.
     """
-    try:
-        values = tomllib.loads(read_text(path, str(path)))
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: not TOML: {error}") from error
+    values = as_toml(read_text(path, str(path)), str(path))
     blocks, table = values.pop("head", []), values.pop("defaults", {})
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
         raise UsageError(f"{path}: write heads as blocks: [[head]], and name = ... below it")

@@ -1,6 +1,9 @@
-"""What a head is: its description, its presets, its recipes, and how it is built.
+"""What a head is: its description, its presets, its recipes, and how it is built or fitted.
 
-A head is a ``torch.nn.Module`` with ``forward(frames (B, L, D), lengths (B,)) -> logits (B, K)``: B samples, L
+There are two kinds: a `Network`, trained by epochs, and a `Baseline`, fitted at once; `HeadSpec` is what both have. Whatever
+differs between the kinds the spec answers itself, so that hardly anybody but those who train it asks which kind it is.
+
+A network is a ``torch.nn.Module`` with ``forward(frames (B, L, D), lengths (B,)) -> logits (B, K)``: B samples, L
 frames, D the feature width, K classes. ``frames`` are float, already normalised; ``lengths`` are int64 and say how
 many frames of each sample are valid. What lies beyond a sample's length must not change its logits, and neither must
 its batch-mates.
@@ -9,8 +12,8 @@ Two ways of feeding a head:
 
 * ``segments``: every sample has exactly ``config.segment_frames`` frames, cut by `tfser.heads.training.samples`, and an
   utterance's prediction is the mean of its segments' probabilities.
-* ``utterances``: one sample an utterance, padded with zeros to the longest of its batch; a head whose configuration
-  has ``max_frames`` gets no more than the first so many frames.
+* ``utterances``: one sample an utterance, padded with zeros to the longest of its batch; a head that has a limit
+  (`HeadSpec.max_frames`) gets no more than the first so many frames.
 
 A head with ``gives_frames`` works in two steps, so that a loss can look in between: ``encode(frames, lengths) -> M (B,
 L, D)`` and ``classify(M, lengths) -> logits``; its ``forward`` is the one after the other.
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tfser.heads.spec.lineages import LINEAGES
 from tfser.heads.spec.recipes import Recipe
@@ -57,9 +60,13 @@ def _as_it_is(config: Settings, hop_s: float, longest: int, device: str) -> Sett
     return config
 
 
+def _nothing(config: Settings) -> None:
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class HeadSpec:
-    """Everything that the rest of the program knows about a head."""
+    """What the rest of the program knows about any head; each is a `Network` or a `Baseline`."""
 
     name: str
     summary: str
@@ -74,32 +81,19 @@ class HeadSpec:
     """Feature sets that it likes, the best first: the first one in the cache is taken unless the user names
     another."""
     inputs: Literal["segments", "utterances"]
-    build: Callable[[Any, int, int], nn.Module]
-    """``build(config, dim, n_classes)`` returns the module, its weights drawn from torch's global generator."""
     check: Callable[[Any, int], None]
     """``check(config, dim)`` raises `UsageError` where a feature width does not fit."""
     typical_dim: int
     """The feature width that the method was made for."""
     settle: Callable[[Any, float, int, str], Settings] = _as_it_is
     """``settle(config, hop_s, longest, device)``: see `settled`."""
-    gives_frames: bool = False
-    """The module has ``encode`` and ``classify``."""
+    frames_limit: Callable[[Any], int | None] = _nothing
+    """``frames_limit(config)``: see `max_frames`."""
     batch_norm: bool = False
     """In training, the samples of a batch have statistics in common; ``forward`` takes ``present`` (B,) bool, the samples that
     count in them (None: all)."""
     ablation: tuple[AblationRow, ...] = ()
     """The rows of the paper's ablation table, in its order."""
-    fit: Callable[[FoldData, Any, Recipe], FitResult] | None = None
-    """Of a head that is not trained by epochs of torch: ``fit(data, config, recipe)`` stands in for
-    `tfser.heads.training.loop.fit`. Such a head has no module, heeds ``recipe_settings`` alone, runs on the CPU, and gives the
-    same numbers for every seed."""
-    predict: Callable[[Mapping[str, Tensor], PackedFeatures, npt.NDArray[np.int64]], Prediction] | None = None
-    """``predict(state, features, rows)`` with what such a ``fit`` learnt."""
-
-    @property
-    def recipe_settings(self) -> AbstractSet[str] | None:
-        """The settings of a recipe that mean something to this head; None: all."""
-        return None if self.fit is None else {"class_weights", "class_beta"}
 
     def preset(self, name: str | None = None) -> Settings:
         """Return the configuration of a preset, the default one for None.
@@ -113,7 +107,7 @@ class HeadSpec:
         return self.presets[name]
 
     def recipe(self, name: str | None = None) -> Recipe:
-        """Return a recipe, the default one for None: its own or, for a head with a network, one of `tfser.heads.spec.lineages`.
+        """Return a recipe, the default one for None: its own, or one of `tfser.heads.spec.lineages` where it has those.
 
         Raises:
             UsageError: There is no such recipe.
@@ -121,16 +115,26 @@ class HeadSpec:
         name = self.default_recipe if name is None else name
         if name in self.recipes:
             return self.recipes[name]
-        if self.fit is not None and name in LINEAGES:
-            raise UsageError(f"recipe {name}: {self.name} is not trained by epochs; take {' or '.join(self.recipes)}")
-        if name not in LINEAGES:
-            raise unknown(f"recipe of {self.name}", name, self.recipe_names)
+        if name not in self.recipe_names:
+            raise self._no_recipe(name)
         return LINEAGES[name].recipe
+
+    def _no_recipe(self, name: str) -> UsageError:
+        return unknown(f"recipe of {self.name}", name, self.recipe_names)
 
     @property
     def recipe_names(self) -> list[str]:
-        """The names that `recipe` knows: the head's own, then those of lineages."""
-        return list(dict.fromkeys([*self.recipes, *(LINEAGES if self.fit is None else ())]))
+        """The names that `recipe` knows."""
+        return list(self.recipes)
+
+    @property
+    def recipe_settings(self) -> AbstractSet[str] | None:
+        """The settings of a recipe that mean something to this head; None: all."""
+        return None
+
+    def selection(self, asked: str) -> str:
+        """Return the selection that stands for the one that is asked for."""
+        return asked
 
     def segment_frames(self, config: Settings) -> int | None:
         """Return the frames of one segment, None for a head that eats whole utterances."""
@@ -138,7 +142,7 @@ class HeadSpec:
 
     def sample_frames(self, config: Settings, recipe: Recipe) -> int | None:
         """Return the frames of one sample in training and prediction, None where samples are whole utterances."""
-        return int(config.segment_frames) if self.inputs == "segments" else recipe.slice_frames  # type: ignore[attr-defined]
+        return recipe.slice_frames if self.inputs == "utterances" else self.segment_frames(config)
 
     def seen_frames(self, config: Settings, recipe: Recipe) -> int | None:
         """Return the most frames of an utterance that are looked at, None for all: the head's limit or the recipe's."""
@@ -161,7 +165,77 @@ class HeadSpec:
 
     def max_frames(self, config: Settings) -> int | None:
         """Return the most frames of an utterance that the head sees, None if it sees all."""
-        return getattr(config, "max_frames", None)
+        return self.frames_limit(config)
+
+    def unstackable_because(self, config: Settings) -> str | None:
+        """Return why trainings of a configuration cannot share their steps at all, None if they can."""
+        return None
+
+    def no_vmap_because(self, config: Settings) -> str | None:
+        """Return why a step of a configuration cannot be one operation over several trainings, None if it can."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network(HeadSpec):
+    """A head that is a network, trained by epochs of torch (`tfser.heads.training.loop`)."""
+
+    build: Callable[[Any, int, int], nn.Module]
+    """``build(config, dim, n_classes)`` returns the module, its weights drawn from torch's global generator."""
+    gives_frames: bool = False
+    """The module has ``encode`` and ``classify``."""
+    unstackable: str | None = None
+    """Why trainings of it cannot share their steps, whatever its configuration; None: they can."""
+    no_vmap: Callable[[Any], str | None] = _nothing
+    """``no_vmap(config)``: see `no_vmap_because`."""
+
+    fit: ClassVar[None] = None
+    """Nothing fits a network at once."""
+
+    @property
+    def recipe_names(self) -> list[str]:
+        """The head's own recipes, then those of lineages."""
+        return list(dict.fromkeys([*self.recipes, *LINEAGES]))
+
+    def unstackable_because(self, config: Settings) -> str | None:
+        """Return why trainings of a configuration cannot share their steps at all, None if they can."""
+        if self.unstackable is not None:
+            return self.unstackable
+        if getattr(config, "dropout", 0.0) > 0:
+            return "with dropout, the masks of a job would depend on its neighbours"
+        return None
+
+    def no_vmap_because(self, config: Settings) -> str | None:
+        """Return why a step of a configuration cannot be one operation over several trainings, None if it can."""
+        return self.no_vmap(config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline(HeadSpec):
+    """A head that is fitted at once: no module, no epochs, on the CPU, and the same numbers for every seed."""
+
+    fit: Callable[[FoldData, Any, Recipe], FitResult]
+    """``fit(data, config, recipe)`` stands in for `tfser.heads.training.loop.fit`."""
+    predict: Callable[[Mapping[str, Tensor], PackedFeatures, npt.NDArray[np.int64]], Prediction]
+    """``predict(state, features, rows)`` with what such a ``fit`` learnt."""
+
+    def _no_recipe(self, name: str) -> UsageError:
+        if name in LINEAGES:
+            return UsageError(f"recipe {name}: {self.name} is not trained by epochs; take {' or '.join(self.recipes)}")
+        return super()._no_recipe(name)
+
+    @property
+    def recipe_settings(self) -> AbstractSet[str] | None:
+        """Only weights of classes: there is no loop that the others could mean something to."""
+        return {"class_weights", "class_beta"}
+
+    def selection(self, asked: str) -> str:
+        """Return `last`: where there are no epochs, there is no choice."""
+        return "last"
+
+    def unstackable_because(self, config: Settings) -> str | None:
+        """Return that there are no steps to share."""
+        return "it is not trained by gradient steps"
 
 
 def count_parameters(module: nn.Module) -> int:

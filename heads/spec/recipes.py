@@ -10,13 +10,21 @@ A field that is added has to be declared with `later`, so that it changes no exp
 from __future__ import annotations
 
 import math
-import typing
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from tfser.heads.spec.selections import Rule
-from tfser.heads.spec.settings import Settings, checked_number, later
-from tfser.manifests.errors import UsageError
+from tfser.heads.spec.settings import (
+    ABOVE_0,
+    AT_LEAST_0,
+    AT_LEAST_1,
+    BELOW_1,
+    INSIDE_0_1,
+    SHARE,
+    UP_TO_HALF,
+    Settings,
+    later,
+)
 from tfser.manifests.protocols.validation import canonical_policy
 
 Optimiser = Literal["adam", "adamw", "sgd", "rmsprop"]
@@ -36,16 +44,18 @@ class Recipe(Settings):
         UsageError: A value makes no sense.
     """
 
+    called: ClassVar[str] = "recipe setting "
+
     summary: str = ""
     """One line for people; changes nothing."""
 
     optimiser: Optimiser = "adam"
     """What follows the gradient."""
-    lr: float = 1e-3
+    lr: Annotated[float, ABOVE_0] = 1e-3
     """Learning rate after the warm-up, which the schedule then lowers."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's and AdamW's; for SGD and RMSprop the first is the momentum, and RMSprop's second smooths the squares."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, AT_LEAST_0] = 0.0
     """Added to the gradient by adam, sgd and rmsprop, decoupled in adamw. Biases and norm weights (one axis) have none."""
     schedule: Schedule = "constant"
     """After the warm-up: constant; cosine: half a cosine towards ``floor``, which a step after the last one would have; linear:
@@ -53,50 +63,50 @@ class Recipe(Settings):
     ``period_epochs`` long and each ``period_growth`` times as long as the one before; step: multiplied by ``step_factor`` every
     ``period_epochs``; cyclic: up from ``lr`` to ``peak`` times that and down again, a cycle every ``period_epochs`` (triangular,
     Smith 2017). It moves with every step, not every epoch, but for step."""
-    floor: float = later(0.0)
+    floor: Annotated[float, SHARE] = later(0.0)
     """As a share of ``lr``."""
-    period_epochs: float = later(10.0)
+    period_epochs: Annotated[float, ABOVE_0] = later(10.0)
     """Of restarts, step and cyclic: the length of a period."""
-    period_growth: float = later(1.0)
+    period_growth: Annotated[float, AT_LEAST_1] = later(1.0)
     """Of restarts: each period is so many times as long as the one before."""
-    step_factor: float = later(0.5)
+    step_factor: Annotated[float, ABOVE_0] = later(0.5)
     """Of step: the learning rate is multiplied by it."""
-    peak: float = later(2.0)
+    peak: Annotated[float, AT_LEAST_1] = later(2.0)
     """Of cyclic: the highest learning rate, as a multiple of ``lr``."""
-    warmup_epochs: float = 0.0
+    warmup_epochs: Annotated[float, AT_LEAST_0] = 0.0
     """The learning rate climbs linearly from zero over so many epochs; may be a fraction."""
-    epochs: int = 50
+    epochs: Annotated[int, ABOVE_0] = 50
     """Passes over the training utterances."""
-    steps: int | None = later(None)
+    steps: Annotated[int | None, ABOVE_0] = later(None)
     """Instead of ``epochs``: so many steps of the optimiser, rounded up to whole epochs."""
-    batch_size: int = 64
+    batch_size: Annotated[int, ABOVE_0] = 64
     """At most so many samples a step; an epoch's samples are dealt into batches of nearly equal size, none
     dropped."""
-    grad_clip: float = 0.0
+    grad_clip: Annotated[float, AT_LEAST_0] = 0.0
     """Largest global norm of the gradient; 0: not clipped."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, BELOW_1] = 0.0
     """The share of a label that is spread evenly over all classes."""
     class_weights: ClassWeights = "none"
     """balanced: each class weighs as if the training utterances were spread evenly over the classes; inverse-sqrt and effective
     lie between that and none, see `tfser.heads.training.losses.class_weights`."""
-    class_beta: float = later(0.999)
+    class_beta: Annotated[float, INSIDE_0_1] = later(0.999)
     """Of effective: towards 0 it becomes none, towards 1 balanced."""
-    focal: float = later(0.0)
+    focal: Annotated[float, AT_LEAST_0] = later(0.0)
     """The focal loss's gamma, see `tfser.heads.training.losses.cross_entropy`; 0: cross-entropy."""
-    own_rate: float = 0.01
+    own_rate: Annotated[float, ABOVE_0] = 0.01
     """Learning rate of parameters that need one of their own (TF-Mamba's thresholds), scheduled like ``lr``; they have no
     weight decay."""
-    cmdt: float = 0.0
+    cmdt: Annotated[float, AT_LEAST_0] = 0.0
     """Weight (lambda, Eq. 9) of TF-Mamba's CMDT loss, see `tfser.heads.training.losses`; 0: none."""
-    cmdt_temperature: float = 0.1
+    cmdt_temperature: Annotated[float, ABOVE_0] = 0.1
     """The similarities of the CMDT loss are divided by it."""
-    cmdt_bins: int | None = 8
+    cmdt_bins: Annotated[int | None, ABOVE_0] = 8
     """The lowest so many frequencies are compared; None: all."""
     cmdt_similarity: Similarity = "complex"
     """complex (Eq. 7), or magnitude, which a shift in time does not change."""
     cmdt_axis: Axis = "time"
     """time; feature: the naive reading, which is the plain cosine."""
-    averaging: float = 0.0
+    averaging: Annotated[float, BELOW_1] = 0.0
     """Decay per step of an exponential moving average of the weights, with which everything is evaluated; 0: none."""
     precision: Precision = "float32"
     """Of the training steps (bfloat16: autocast; auto: bfloat16 where the device computes it natively, see
@@ -108,40 +118,40 @@ class Recipe(Settings):
     over all that the fold holds of them, test utterances too. speaker is transductive: it needs a test speaker's
     other utterances."""
 
-    cut_seconds: float | None = later(None)
+    cut_seconds: Annotated[float | None, ABOVE_0] = later(None)
     """An utterance is cut after so many seconds; None: only where the head cuts it..."""
-    cut_frames: int | None = later(None)
+    cut_frames: Annotated[int | None, ABOVE_0] = later(None)
     """... or frames, which is what a run stores."""
-    slice_seconds: float | None = later(None)
+    slice_seconds: Annotated[float | None, ABOVE_0] = later(None)
     """For heads that eat utterances: they get segments of so many seconds, and an utterance's prediction is the mean over them;
     None: whole utterances..."""
-    slice_frames: int | None = later(None)
+    slice_frames: Annotated[int | None, ABOVE_0] = later(None)
     """... or frames, which is what a run stores."""
-    train_hop: int | None = None
+    train_hop: Annotated[int | None, ABOVE_0] = None
     """Frames from one training segment's start to the next; None: the segment's length, that is, no overlap."""
-    eval_hop: int | None = None
+    eval_hop: Annotated[int | None, ABOVE_0] = None
     """The same when evaluating."""
     jitter: bool = False
     """Each epoch moves each training segment's start by up to half a hop either way."""
 
-    time_masks: int = 0
+    time_masks: Annotated[int, AT_LEAST_0] = 0
     """How many stretches of time are hidden in each sample."""
-    time_mask_frames: int = 0
+    time_mask_frames: Annotated[int, AT_LEAST_0] = 0
     """Each of ``time_masks`` masks hides 0 to so many consecutive frames of a sample."""
-    band_masks: int = 0
+    band_masks: Annotated[int, AT_LEAST_0] = 0
     """How many ranges of features are hidden in each sample."""
-    band_mask_bands: int = 0
+    band_mask_bands: Annotated[int, AT_LEAST_0] = 0
     """Each of ``band_masks`` masks hides 0 to so many neighbouring features (Mel bands) of a sample."""
-    gain_db: float = 0.0
+    gain_db: Annotated[float, AT_LEAST_0] = 0.0
     """A constant from -gain_db to gain_db is added to a sample's log energies. For log-Mel features."""
-    tilt_db: float = 0.0
+    tilt_db: Annotated[float, AT_LEAST_0] = 0.0
     """A straight line over the bands, from -t to t decibels with t up to tilt_db, is added. For log-Mel features."""
-    speed: float = 0.0
+    speed: Annotated[float, BELOW_1] = 0.0
     """Frames are read at 1 - speed to 1 + speed times the pace, by linear interpolation. Segments only."""
-    warp: float = 0.0
+    warp: Annotated[float, BELOW_1] = 0.0
     """The band axis is stretched by 1 - warp to 1 + warp (vocal-tract length), by linear interpolation. For
     log-Mel."""
-    mixup: float = 0.0
+    mixup: Annotated[float, UP_TO_HALF] = 0.0
     """A sample gives way to another of its batch by a share drawn evenly from 0 to mixup (at most 0.5), and so does
     its label."""
 
@@ -153,41 +163,15 @@ class Recipe(Settings):
     training."""
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for name, value in self.to_dict().items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                checked_number(f"recipe setting {name}", value)
-        for name in ("optimiser", "schedule", "normalise", "precision", "class_weights", "cmdt_similarity", "cmdt_axis"):
-            choices = typing.get_args(hints[name])
-            self._require(getattr(self, name) in choices, name, f"one of {', '.join(choices)}")
-        for name in ("lr", "own_rate", "epochs", "batch_size", "cmdt_temperature", "period_epochs", "step_factor"):
-            self._require(getattr(self, name) > 0, name, "above 0")
-        for name in ("weight_decay", "warmup_epochs", "grad_clip", "gain_db", "tilt_db", "cmdt", "focal"):
-            self._require(getattr(self, name) >= 0, name, "0 or more")
-        for name in ("time_masks", "time_mask_frames", "band_masks", "band_mask_bands"):
-            self._require(getattr(self, name) >= 0, name, "0 or more")
-        optional = ("train_hop", "eval_hop", "cmdt_bins", "steps", "cut_seconds", "cut_frames", "slice_seconds", "slice_frames")
-        for name in optional:
-            self._require(getattr(self, name) is None or getattr(self, name) > 0, name, "above 0, or none")
-        for name in ("label_smoothing", "averaging", "speed", "warp"):
-            self._require(0 <= getattr(self, name) < 1, name, "from 0 to below 1")
-        self._require(0 <= self.mixup <= 0.5, "mixup", "from 0 to 0.5")
-        shares = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
-        self._require(shares, "betas", "two numbers from 0 to below 1")
-        self._require(0 <= self.floor <= 1, "floor", "from 0 to 1")
-        for name in ("period_growth", "peak"):
-            self._require(getattr(self, name) >= 1, name, "1 or more")
-        self._require(0 < self.class_beta < 1, "class_beta", "between 0 and 1")
-        if self.steps is None:
-            self._require(self.warmup_epochs <= self.epochs, "warmup_epochs", f"at most epochs ({self.epochs})")
+        super().__post_init__()
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise self._off("betas", "two numbers from 0 to below 1")
+        if self.steps is None and self.warmup_epochs > self.epochs:
+            raise self._off("warmup_epochs", f"at most epochs ({self.epochs})")
         if self.validation is not None:
             canonical_policy(self.validation)
         for name in self.selections:
             Rule.parse(name)
-
-    def _require(self, holds: bool, name: str, wanted: str) -> None:
-        if not holds:
-            raise UsageError(f"recipe setting {name}={getattr(self, name)}: must be {wanted}")
 
     def settled(self, hop_s: float) -> Self:
         """Return the recipe with its seconds as frames of ``hop_s`` seconds; where both are given, the fewer frames."""

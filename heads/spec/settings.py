@@ -6,11 +6,12 @@ the dictionary that a run stores (`Settings.to_dict`), and the one that names an
 
 from __future__ import annotations
 
+import functools
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from tfser.manifests.errors import UsageError, unknown
 
@@ -31,13 +32,67 @@ def later(default: T) -> T:
     return field(default=default, metadata={_LATER: True})
 
 
+@dataclass(frozen=True)
+class Bound:
+    """What the numbers of a setting may be, declared where the setting is: `lr: Annotated[float, ABOVE_0]`.
+
+    `words` say it in the error of a value that is out of it. Of a tuple, each number is held to it; None is no number.
+    """
+
+    words: str
+    holds: Callable[[float], bool]
+
+
+ABOVE_0 = Bound("above 0", lambda value: value > 0)
+AT_LEAST_0 = Bound("0 or more", lambda value: value >= 0)
+AT_LEAST_1 = Bound("1 or more", lambda value: value >= 1)
+BELOW_1 = Bound("from 0 to below 1", lambda value: 0 <= value < 1)
+SHARE = Bound("from 0 to 1", lambda value: 0 <= value <= 1)
+UP_TO_HALF = Bound("from 0 to 0.5", lambda value: 0 <= value <= 0.5)
+INSIDE_0_1 = Bound("between 0 and 1", lambda value: 0 < value < 1)
+
+
+@functools.cache
+def _declared(kind: type) -> Mapping[str, tuple[tuple[str, ...], Bound | None, bool]]:
+    """Return for each field of a dataclass the words that it may be (none: any), its bound, and whether it may be None."""
+    found = {}
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        bound = next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Bound)), None)
+        plain = hint.__origin__ if bound is not None else hint
+        words = typing.get_args(plain) if typing.get_origin(plain) is Literal else ()
+        found[name] = (words, bound, type(None) in typing.get_args(plain))
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """A configuration: immutable, valid once constructed, stored with every result.
 
-    Subclasses are frozen keyword-only dataclasses whose fields are numbers, strings, booleans, tuples of these or
-    None, and whose ``__post_init__`` raises `UsageError` for values that make no sense.
+    Subclasses are frozen keyword-only dataclasses whose fields are numbers, strings, booleans, tuples of these or None. What a
+    field may be is declared in its annotation: a Literal, or a `Bound` of its numbers. What several fields have to agree in, a
+    subclass's ``__post_init__`` checks.
+
+    Raises:
+        UsageError: A value is not what its field declares, or no number that can be computed with.
     """
+
+    called: ClassVar[str] = ""
+    """What errors call a setting of this kind."""
+
+    def __post_init__(self) -> None:
+        for name, (words, bound, is_optional) in _declared(type(self)).items():  # type: ignore[arg-type]  # a class is hashable
+            value = getattr(self, name)
+            if words and value not in words:
+                raise unknown(name, str(value), words)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, (int, float)) and not isinstance(number, bool):
+                    checked_number(f"{self.called}{name}", number)
+                    if bound is not None and not bound.holds(number):
+                        raise self._off(name, f"{bound.words}, or none" if is_optional else bound.words)
+
+    def _off(self, name: str, wanted: str) -> UsageError:
+        """Return the error of a value that makes no sense."""
+        return UsageError(f"{self.called}{name}={getattr(self, name)}: must be {wanted}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a dictionary that JSON can hold (tuples as lists)."""

@@ -2,7 +2,7 @@
 
 On small corpora they are hard to beat, so a table without them misleads. They go through the same protocols, audits,
 predictions and statistics as every other head, but are fitted at once by scikit-learn instead of by epochs of torch
-(`HeadSpec.fit`):
+(`Baseline`):
 
 * **Inputs** are the mean and the population standard deviation over time of each feature, 2 D numbers an utterance, scaled to
   mean 0 and deviation 1 on the training utterances of the fold (StandardScaler). Nothing is measured on validation or test
@@ -26,7 +26,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,19 +34,18 @@ import torch
 from torch import Tensor
 
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Indices, Prediction, Selection
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import Baseline
 from tfser.heads.spec.recipes import Recipe
-from tfser.heads.spec.settings import LARGEST, SMALLEST, Settings
+from tfser.heads.spec.settings import ABOVE_0, Settings
 from tfser.heads.training.finite import refuse_features
 from tfser.heads.training.loop import side_scores
 from tfser.heads.training.losses import class_weights
 from tfser.heads.training.normalise import utterance_sums
-from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
 
 Floats = npt.NDArray[np.float64]
 Kernel = Literal["rbf", "linear"]
-KERNELS = ("rbf", "linear")
 MOST_UTTERANCES = 30_000
 """That a support vector machine is fitted to: the kernel matrix of so many takes 7 GB."""
 
@@ -59,11 +58,8 @@ class LogRegConfig(Settings):
         UsageError: C is not positive.
     """
 
-    C: float = 1.0
+    C: Annotated[float, ABOVE_0] = 1.0
     """Inverse strength of the L2 penalty."""
-
-    def __post_init__(self) -> None:
-        _require_positive(C=self.C)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,23 +70,12 @@ class SVMConfig(Settings):
         UsageError: A number is not positive, or the kernel is unknown.
     """
 
-    C: float = 1.0
+    C: Annotated[float, ABOVE_0] = 1.0
     """Largest weight of a training utterance."""
     kernel: Kernel = "rbf"
     """The similarity of two utterances: of their distance (rbf), or their inner product (linear)."""
-    width: float = 1.0
+    width: Annotated[float, ABOVE_0] = 1.0
     """Of the rbf kernel: how fast it falls with the squared distance per input."""
-
-    def __post_init__(self) -> None:
-        _require_positive(C=self.C, width=self.width)
-        if self.kernel not in KERNELS:
-            raise unknown("kernel", self.kernel, KERNELS)
-
-
-def _require_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not SMALLEST <= value <= LARGEST:
-            raise UsageError(f"{name}={value}: must be above 0, from {SMALLEST:g} to {LARGEST:g}")
 
 
 @np.errstate(invalid="ignore", over="ignore")  # of features that are no numbers: `_finite_statistics` says so
@@ -269,17 +254,13 @@ def _predict(state: Mapping[str, Tensor], inputs: Floats, rows: Indices) -> Pred
     )
 
 
-def _no_network(config: Settings, dim: int, n_classes: int) -> NoReturn:
-    raise UsageError("logreg and svm are fitted by scikit-learn and have no network")
-
-
 def _check(config: Settings, dim: int) -> None:
     if dim <= 0:
         raise UsageError(f"reference heads need features of a positive width, not {dim}")
 
 
-def _spec(name: str, summary: str, source: str, presets: Mapping[str, Settings], default: str) -> HeadSpec:
-    return HeadSpec(
+def _spec(name: str, summary: str, source: str, presets: Mapping[str, Settings], default: str) -> Baseline:
+    return Baseline(
         name=name,
         summary=summary,
         source=source,
@@ -294,7 +275,6 @@ def _spec(name: str, summary: str, source: str, presets: Mapping[str, Settings],
         default_recipe="default",
         features=("wavlm-large", "hubert-large", "logmel"),
         inputs="utterances",
-        build=_no_network,
         check=_check,
         typical_dim=1024,
         fit=fit,

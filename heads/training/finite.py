@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tfser.manifests.errors import TfserError
+from tfser.manifests.wording import more
 
 if TYPE_CHECKING:
     from tfser.heads.spec.fold import Prediction
@@ -103,8 +104,8 @@ def refuse_features(features: PackedFeatures, odd: list[int]) -> None:
         NotFiniteError: if there are any.
     """
     if odd:
-        more = f" (and {len(odd) - 1} more utterances)" if len(odd) > 1 else ""
+        others = more(len(odd) - 1, "utterance", brackets=True)
         raise NotFiniteError(
-            f"utterance {features.utterance_ids[odd[0]]!r}{more}: its features are no numbers; `tfser cache verify` looks for "
+            f"utterance {features.utterance_ids[odd[0]]!r}{others}: its features are no numbers; `tfser cache verify` looks for "
             "damage, and `tfser cache rm --features NAME` lets them be extracted again"
         )

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from tfser.heads.models.layer_mix import LayerMix, build_module
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Prediction, Selection
-from tfser.heads.spec.head import HeadSpec, count_parameters
+from tfser.heads.spec.head import Baseline, HeadSpec, Network, count_parameters
 from tfser.heads.spec.metrics import scores as score
 from tfser.heads.spec.precision import settle_precision
 from tfser.heads.spec.recipes import Recipe
@@ -46,7 +46,7 @@ from tfser.heads.training.losses import class_weights, cmdt, cross_entropy
 from tfser.heads.training.normalise import Normaliser
 from tfser.heads.training.predict import evaluate, own_randomness, predict
 from tfser.heads.training.samples import FrameStore, plan
-from tfser.manifests.errors import TfserError, UnreadableError, UsageError
+from tfser.manifests.errors import TfserError, UnreadableError, UsageError, first_line
 
 __all__ = ["EpochRecord", "FitResult", "FitStoppedError", "FoldData", "Prediction", "Selection", "fit", "predict"]
 
@@ -95,7 +95,7 @@ def fit(
         NotFiniteError: Features, the loss, weights or predictions are no numbers.
         FitStoppedError: ``should_stop`` said so.
     """
-    if spec.fit is not None:
+    if isinstance(spec, Baseline):
         found = spec.fit(data, config, recipe)
         for name, selection in found.selections.items():
             check_prediction(selection.test, f"test ({name})", selection.epoch, data.features, data.train)
@@ -151,7 +151,7 @@ class Trainer:
         self.batch_norm = spec.batch_norm
         if self.frames is None and recipe.speed:
             raise UsageError(f"recipe setting speed={recipe.speed}: only for segments, and {spec.name} eats utterances")
-        if recipe.cmdt and (self.most is None or not spec.gives_frames):
+        if recipe.cmdt and (self.most is None or not (isinstance(spec, Network) and spec.gives_frames)):
             raise UsageError(f"recipe setting cmdt={recipe.cmdt}: {spec.name} gives no frames to compare; take cmdt=0")
         self.normaliser = Normaliser.fit(recipe.normalise, packed.frames, packed.offsets, data.train)
         tables = self.normaliser.tables(packed.frames, packed.offsets, data.speakers)
@@ -367,9 +367,9 @@ class Trainer:
         try:
             self._take_over(tensors, header)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UnreadableError(
-                f"{folder}: its checkpoint is of another version of tfser ({reason}); --again trains from the beginning"
+                f"{folder}: its checkpoint is of another version of tfser ({first_line(error)}); "
+                "--again trains from the beginning"
             ) from error
 
     def _take_over(self, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tfser.heads.models.layer_mix import LayerMix, build_module
 from tfser.heads.spec.fold import Indices, Prediction
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import Baseline, HeadSpec
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training import checkpoints
@@ -52,7 +52,7 @@ def predict(
     rows = np.arange(len(features.utterance_ids)) if utterances is None else utterances
     if not len(rows):
         raise UsageError("there are no utterances to predict")
-    if spec.predict is not None:
+    if isinstance(spec, Baseline):
         return spec.predict(state, features, rows)
     with own_randomness(device):
         model = build_module(spec, config, features.frames.shape[1], n_classes, layers).to(device)

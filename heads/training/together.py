@@ -90,16 +90,16 @@ def choose_stacking(
     if how == "none":
         return Stacking(how="none", graph=False, reason="asked for")
     why = _why_not(spec, config, layers)
-    if why is None and how == "vmap" and getattr(config, "scan", None) == "mamba_ssm":
-        why = "the fused scan of mamba-ssm knows no vmap"
+    if why is None and how == "vmap":
+        why = spec.no_vmap_because(config)
     if how != "auto":
         if why is not None:
             raise UsageError(f"stack={how}: {spec.name} cannot be stacked here: {why}; take stack=auto")
         return Stacking(how=how, graph=graph, reason="asked for")
     if why is None and not cuda:
         why = "on a CPU, one job at a time is faster"
-    if why is None and not segments and getattr(config, "scan", None) == "mamba_ssm":
-        why = "the fused scan of mamba-ssm knows no vmap"
+    if why is None and not segments:
+        why = spec.no_vmap_because(config)
     if why is not None:
         return Stacking(how="none", graph=False, reason=why)
     if graph and spec.batch_norm:
@@ -109,13 +109,8 @@ def choose_stacking(
 
 def _why_not(spec: HeadSpec, config: Settings, layers: int) -> str | None:
     """Return why a head and its configuration cannot be stacked at all, None if they can."""
-    if spec.fit is not None:
-        return "it is not trained by gradient steps"
-    if getattr(config, "dropout", 0.0) > 0:
-        return "with dropout, the masks of a job would depend on its neighbours"
-    if layers > 1:
-        return "a learned mix of layers comes before augmentation, outside the stacked step"
-    return None
+    mixed = "a learned mix of layers comes before augmentation, outside the stacked step" if layers > 1 else None
+    return spec.unstackable_because(config) or mixed
 
 
 def provenance(stacking: Stacking, jobs: int) -> dict[str, Any]:

@@ -2,19 +2,10 @@
 -- level: warning where one class exceeds 95 % of a side, or a training side of at least 100 utterances has fewer than 10 of one; info where a test side of at least 20 has fewer than 3 of one
 -- explanation: a head that always answers the one class scores high accuracy there; a recall of one or two utterances is luck
 -- action: report UA beside WA, and the score pooled over folds; merge or drop rare classes with a label map
-WITH counted AS (
-  SELECT protocol, corpus, fold AS tested_in, role AS fixed, part, label, count(*) AS n FROM assignments GROUP BY ALL
-), sides AS (  -- of all corpora of the protocol together
-  SELECT c.protocol, r.fold, c.label,
-    CASE WHEN h.part IS NOT NULL AND coalesce(c.fixed, r.role) = 'train' THEN 'val' ELSE coalesce(c.fixed, r.role) END AS role,
-    sum(c.n)::BIGINT AS n
-  FROM counted c JOIN fold_roles r ON r.protocol = c.protocol AND r.corpus = c.corpus AND r.tested_in = c.tested_in
-  LEFT JOIN held_out h ON h.protocol = c.protocol AND h.corpus = c.corpus AND h.part = c.part AND h.fold = r.fold
-  GROUP BY ALL
-), shares AS (
+WITH shares AS (
   SELECT s.*, sum(s.n) OVER w AS side, s.n / sum(s.n) OVER w AS share,
     (SELECT any_value(p.corpora) FROM protocols p WHERE p.protocol = s.protocol) AS corpus
-  FROM sides s WINDOW w AS (PARTITION BY s.protocol, s.fold, s.role)
+  FROM sided_labels s WINDOW w AS (PARTITION BY s.protocol, s.fold, s.role)
 ), judged AS (
   SELECT *, CASE WHEN share > 0.95 THEN 'warning' WHEN role = 'train' AND side >= 100 AND n < 10 THEN 'warning'
     WHEN role = 'test' AND side >= 20 AND n < 3 THEN 'info' END AS level

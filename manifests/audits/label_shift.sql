@@ -2,18 +2,9 @@
 -- level: warning from a total variation of 0.3, info from 0.2, where chance alone would explain it in less than 1 of 1000 cases
 -- explanation: total variation is the share of test utterances that would have to change class to give training's distribution (0 none, 1 all); priors learnt in training then mislead, and WA moves with the mix rather than with the head
 -- action: report UA, which does not depend on the mix; choose folds of a similar mix if the corpus allows it
-WITH counted AS (
-  SELECT protocol, corpus, fold AS tested_in, role AS fixed, part, label, count(*) AS n FROM assignments GROUP BY ALL
-), sides AS (  -- of all corpora of the protocol together
-  SELECT c.protocol, r.fold, c.label,
-    CASE WHEN h.part IS NOT NULL AND coalesce(c.fixed, r.role) = 'train' THEN 'val' ELSE coalesce(c.fixed, r.role) END AS role,
-    sum(c.n)::BIGINT AS n
-  FROM counted c JOIN fold_roles r ON r.protocol = c.protocol AND r.corpus = c.corpus AND r.tested_in = c.tested_in
-  LEFT JOIN held_out h ON h.protocol = c.protocol AND h.corpus = c.corpus AND h.part = c.part AND h.fold = r.fold
-  GROUP BY ALL
-), shares AS (
+WITH shares AS (
   SELECT protocol, fold, label, coalesce(sum(n) FILTER (role = 'train'), 0) AS train, coalesce(sum(n) FILTER (role = 'test'), 0) AS test
-  FROM sides GROUP BY ALL
+  FROM sided_labels GROUP BY ALL
 ), totals AS (
   SELECT *, sum(train) OVER w AS trains, sum(test) OVER w AS tests, count(*) OVER w AS classes FROM shares
   WHERE train + test > 0  -- a class of the validation side alone is in neither

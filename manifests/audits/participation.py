@@ -17,6 +17,7 @@ from tfser.manifests.errors import TfserError
 from tfser.manifests.protocols.names import parse
 from tfser.manifests.protocols.own import own_protocols
 from tfser.manifests.protocols.protocol import JOINED_BY, Protocol
+from tfser.manifests.wording import listed
 
 NO_UTTERANCE = "no utterance"
 NO_AUDIO = "no readable audio"
@@ -143,12 +144,11 @@ def participation(
         else:
             left_out[row["reason"]] += row["n"]
     words = [f"{row['said']} {row['n']:,}" for row in found if row["reason"] == OTHER_LABEL]
-    more = f" and {len(words) - _MOST} more" if len(words) > _MOST else ""
     return Tally(
         given=used + sum(left_out.values()),
         used=used,
         left_out=left_out,
-        details={OTHER_LABEL: ", ".join(words[:_MOST]) + more} if words else {},
+        details={OTHER_LABEL: listed(words, _MOST)} if words else {},
     )
 
 

@@ -10,6 +10,9 @@ tables `protocols`, `assignments`, `held_out`, `fold_roles`, `folds`, `fold_utte
   row; empty for a protocol.
 
 * `all_assignments` and `all_members`: the same as `assignments` and `members`, but of all rows (see below);
+* `sided` (kind, protocol, corpus, fold, role, value, n): how many of the rows of a side have a speaker, session, dialogue or
+  sentence (`kind`), of all rows; `shared_values` (kind, ..., value, test_utterances ...): those values that a test side shares;
+* `sided_labels` (protocol, fold, role, label, n): the same of classes, of all corpora of the protocol together;
 * `voices` (speaker, voice): spellings of what may be one speaker have the same voice.
 
 Utterances that the scan or every checked feature set listed as skipped, so that nobody trains or tests on them, are not among
@@ -55,6 +58,45 @@ WITH excused AS (
 SELECT * FROM lost WHERE EXISTS (  -- where nothing can be read, the rows are all that there is to judge
   SELECT 1 FROM temp.all_assignments a ANTI JOIN lost l ON l.corpus = a.corpus AND l.utterance_id = a.utterance_id)
 """
+
+_ROLE = "CASE WHEN h.part IS NOT NULL AND coalesce(c.fixed, r.role) = 'train' THEN 'val' ELSE coalesce(c.fixed, r.role) END"
+_ROLLED_OUT = """
+FROM counted c JOIN fold_roles r ON r.protocol = c.protocol AND r.corpus = c.corpus AND r.tested_in = c.tested_in
+LEFT JOIN held_out h ON h.protocol = c.protocol AND h.corpus = c.corpus AND h.part = c.part AND h.fold = r.fold
+GROUP BY ALL
+"""
+"""Counts of rows, rolled out to the folds: counted first, so that a million rows stay a million."""
+
+
+def _sided(kind: str) -> str:
+    """Return SQL for how many rows of each side of each fold have each value of a column of `utterances`."""
+    return f"""
+WITH counted AS (
+  SELECT a.protocol, a.corpus, a.fold AS tested_in, a.role AS fixed, a.part, u.{kind}::VARCHAR AS value, count(*) AS n
+  FROM all_assignments a JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id GROUP BY ALL
+)
+SELECT '{kind}' AS kind, c.protocol, c.corpus, r.fold, {_ROLE} AS role, c.value, sum(c.n)::BIGINT AS n {_ROLLED_OUT}"""
+
+
+_SIDED = {
+    "sided": " UNION ALL ".join(f"({_sided(kind)})" for kind in ("speaker", "session", "dialogue", "sentence")),
+    "sided_labels": f"""
+WITH counted AS (
+  SELECT protocol, corpus, fold AS tested_in, role AS fixed, part, label, count(*) AS n FROM assignments GROUP BY ALL
+)
+SELECT c.protocol, r.fold, {_ROLE} AS role, c.label, sum(c.n)::BIGINT AS n {_ROLLED_OUT}""",
+    "shared_values": """
+SELECT t.kind, t.protocol, t.corpus, t.fold,
+  CASE WHEN list_contains(p.keeps_apart, t.kind) THEN 'error' ELSE 'warning' END AS level,
+  t.value, t.n AS test_utterances, coalesce(sum(o.n) FILTER (o.role = 'train'), 0)::BIGINT AS train_utterances,
+  coalesce(sum(o.n) FILTER (o.role = 'val'), 0)::BIGINT AS val_utterances
+FROM sided t JOIN sided o ON o.kind = t.kind AND o.protocol = t.protocol AND o.corpus = t.corpus AND o.fold = t.fold
+  AND o.value = t.value AND t.role = 'test' AND o.role IN ('train', 'val')
+JOIN protocols p ON p.protocol = t.protocol AND p.corpus = t.corpus
+GROUP BY ALL
+""",
+}
+"""Views that several audits begin with."""
 
 SPLIT_COLUMNS = (
     "file VARCHAR, line BIGINT, written VARCHAR, fold INTEGER, role VARCHAR, corpus VARCHAR, utterance_id VARCHAR, "
@@ -196,6 +238,7 @@ def _common(main: str, feature_sets: Sequence[str] | None, is_foreign: bool) -> 
         "WHERE corpus IN (SELECT corpus FROM temp.protocols)) WHERE speaker IS NOT NULL",
         "folds": FOLDS,
         "fold_utterances": FOLD_UTTERANCES,
+        **_SIDED,
     }
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tfser.manifests.errors import UsageError
 from tfser.manifests.natural import natural_key
+from tfser.manifests.wording import listed
 
 ROLES = {
     "train": "train training trn tr",
@@ -162,8 +163,7 @@ def _one(fold: str | None) -> tuple[str, ...]:
 
 
 def _named(files: object) -> str:
-    names = [f"{file.parent.name}/{file.name}" for file in files]  # type: ignore[attr-defined]
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return listed([f"{file.parent.name}/{file.name}" for file in files], 4)  # type: ignore[attr-defined]
 
 
 def _cannot_tell(role: str, files: list[Path]) -> UsageError:

@@ -41,6 +41,7 @@ from tfser.manifests.notes import note
 from tfser.manifests.protocols.folds import install
 from tfser.manifests.protocols.names import parse
 from tfser.manifests.protocols.own import OwnProtocol, keep_own, own_protocols
+from tfser.manifests.wording import listed
 
 __all__ = ["Connection", "ensure_protocol", "open_catalogue", "refresh", "refresh_if_possible", "rows"]
 
@@ -177,9 +178,8 @@ def _note_left_out(cache: Cache, connection: Connection) -> None:
         "ORDER BY path, reason"
     ).fetchall()
     if found:
-        named = ", ".join(f"{path} ({reason.removeprefix(f'{path}/').removeprefix(f'{path}: ')})" for path, reason in found[:3])
-        more = f" and {len(found) - 3:,} more" if len(found) > 3 else ""
-        note(f"left out of {cache.root}: {named}{more}; `tfser cache verify` says what to do")
+        named = listed([f"{path} ({reason})" for path, reason in found], 3)
+        note(f"left out of {cache.root}: {named}; `tfser cache verify` says what to do")
 
 
 def _attach(path: Path) -> Connection:

@@ -36,16 +36,13 @@ WORST = "CASE WHEN bool_or({0} = 'broken') THEN 'broken' WHEN bool_and({0} = 'ke
 
 _WORST_OF_RUNS = WORST.format("speakers_kept")
 
+_AUDIT_OF_RUNS = (
+    "CASE WHEN bool_or(audit = 'overridden') THEN 'overridden' WHEN bool_or(audit = 'gaps') THEN 'gaps' ELSE 'passed' END"
+)
+
 SCORES = f"""
-WITH fold_scores AS (
-  SELECT r.experiment, r.seed, m.selection, m.level, m.fold,
-    any_value(r.head) AS head, any_value(r.preset) AS preset, any_value(r.recipe) AS recipe, any_value(r.corpus) AS corpus,
-    any_value(r.protocol) AS protocol, any_value(r.feature_set) AS feature_set, any_value(r.epochs) AS epochs,
-    any_value(r.seconds) AS seconds, bool_or(r.audit = 'overridden') AS overridden, bool_or(r.audit = 'gaps') AS gaps,
-    any_value(r.speakers_kept) AS speakers_kept,
-    max(m.value) FILTER (m.metric = 'WA') AS WA, max(m.value) FILTER (m.metric = 'UA') AS UA,
-    max(m.value) FILTER (m.metric = 'WF1') AS WF1, max(m.value) FILTER (m.metric = 'macro_F1') AS macro_F1
-  FROM metrics m JOIN runs r USING (run_id) WHERE m.class IS NULL GROUP BY ALL
+WITH of_fold AS (
+  SELECT r.*, s.selection, s.level, s.WA, s.UA, s.WF1, s.macro_F1 FROM fold_scores s JOIN runs r USING (run_id)
 ), class_counts AS (
   SELECT r.experiment, r.seed, c.selection, c.level, c.label,
     sum(c.count) FILTER (c.label = c.predicted) AS hits, sum(c.count) AS total
@@ -68,9 +65,8 @@ SELECT s.experiment, any_value(head) AS head, any_value(preset) AS preset, any_v
   avg(WF1 ORDER BY fold) AS WF1, avg(macro_F1 ORDER BY fold) AS macro_F1,
   any_value(pooled_WA) AS pooled_WA, any_value(pooled_UA) AS pooled_UA,
   coalesce(any_value(pooled_folds), 0) AS pooled_folds, sum(seconds ORDER BY fold) AS seconds,
-  CASE WHEN bool_or(overridden) THEN 'overridden' WHEN bool_or(gaps) THEN 'gaps' ELSE 'passed' END AS audit,
-  {_WORST_OF_RUNS} AS speakers_kept
-FROM fold_scores s LEFT JOIN pooled USING (experiment, seed, selection, level)
+  {_AUDIT_OF_RUNS} AS audit, {_WORST_OF_RUNS} AS speakers_kept
+FROM of_fold s LEFT JOIN pooled USING (experiment, seed, selection, level)
 LEFT JOIN counted USING (experiment, seed, selection, level)
 GROUP BY s.experiment, s.seed, s.selection, s.level
 """
@@ -80,8 +76,7 @@ WITH about AS (
   SELECT experiment, any_value(head) AS head, any_value(preset) AS preset, any_value(recipe) AS recipe,
     any_value(feature_set) AS feature_set, any_value(corpus) AS corpus, any_value(protocol) AS protocol,
     any_value(validation) AS validation, any_value(classes) AS classes,
-    CASE WHEN bool_or(audit = 'overridden') THEN 'overridden' WHEN bool_or(audit = 'gaps') THEN 'gaps' ELSE 'passed' END AS audit,
-    {_WORST_OF_RUNS} AS speakers_kept
+    {_AUDIT_OF_RUNS} AS audit, {_WORST_OF_RUNS} AS speakers_kept
   FROM runs GROUP BY experiment
 ), over_folds AS (
   SELECT experiment, avg(UA ORDER BY seed, fold) AS UA, stddev_samp(UA ORDER BY seed, fold) AS UA_std,
@@ -180,9 +175,9 @@ VIEWS = {
     "fold_roles": FOLD_ROLES,
     "folds": FOLDS,
     "fold_utterances": FOLD_UTTERANCES,
+    "fold_scores": FOLD_SCORES,
     "scores": SCORES,
     "test_predictions": TEST_PREDICTIONS,
-    "fold_scores": FOLD_SCORES,
     "class_scores": CLASS_SCORES,
     "speaker_scores": _scores_by("speaker"),
     "session_scores": _scores_by("session"),

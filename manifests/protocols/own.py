@@ -23,7 +23,6 @@ import difflib
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +36,7 @@ from tfser.manifests.natural import natural_key
 from tfser.manifests.protocols.conditions import check_condition
 from tfser.manifests.protocols.names import PROTOCOLS, with_validation
 from tfser.manifests.protocols.protocol import GROUP_COLUMNS, Protocol
-from tfser.manifests.texts import read_text
+from tfser.manifests.texts import as_text, as_toml, read_text
 
 KEYS = (
     *("name", "version", "summary", "corpus", "corpora", "labels", "label_column", "where", "grouped_by", "k", "folds", "sides"),
@@ -83,11 +82,7 @@ def parse_own(text: str, file: str) -> OwnProtocol:
     Raises:
         UsageError: as `read_own`.
     """
-    try:
-        told = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{file}: this is no TOML ({error})") from error
-    return OwnProtocol(protocol=_Reader(file, told).protocol(), text=text)
+    return OwnProtocol(protocol=_Reader(file, as_toml(text, file)).protocol(), text=text)
 
 
 def own_protocols(cache: Cache) -> dict[str, Protocol]:
@@ -121,9 +116,9 @@ def read_kept(path: Path) -> OwnProtocol:
     """
     content = files.read_bytes(path)
     try:
-        text = content.decode("utf-8-sig")
-        told = tomllib.loads(text)
-    except ValueError as error:
+        text = as_text(content, path.name)
+        told = as_toml(text, path.name)
+    except UsageError as error:
         raise DamagedError(f"{path}: its content is not what was written there ({error})") from error
     if path.name != f"{told.get('name')}.{_digits(told)}.toml":
         raise DamagedError(f"{path}: its content is not what was written there")

@@ -17,7 +17,7 @@ from tfser.manifests.plugins import add_loaded
 from tfser.pipeline.corpora import audformat_db, casia, crema_d, emodb, iemocap, meld, ravdess, synthetic
 from tfser.pipeline.corpora import table as user_table
 from tfser.pipeline.corpora.audformat_files import header_of
-from tfser.pipeline.corpora.base import CorpusReader, find_root
+from tfser.pipeline.corpora.base import CorpusReader, absolute, find_root
 from tfser.pipeline.corpora.patterns import PATTERNS
 
 CORPORA: dict[str, CorpusReader] = {
@@ -85,26 +85,16 @@ def locate(
         UsageError: if the corpus is unknown, or its folder or table is nowhere to be found.
     """
     scanned = remembered(cache)
-    if corpus in CORPORA:
-        reader = CORPORA[corpus]
-        corpus = name or _own_name(corpus, root, table)
-    elif corpus in scanned:
-        reader = CORPORA[scanned[corpus]["adapter"]]
-        if name not in (None, corpus):
-            raise UsageError(f"--name {name}: {corpus} has its name; leave --name out")
-    else:
-        if corpus in cache.corpora():
-            read_about(cache, corpus)  # says why nothing of it is remembered
-        raise unknown("corpus", corpus, list(dict.fromkeys([*CORPORA, *scanned])))
-    if corpus in CORPORA and CORPORA[corpus] is not reader:
-        raise UsageError(f"{corpus} is the name of a corpus that tfser knows; give this one another with --name")
+    own_name = name or (_own_name(corpus, root, table) if corpus in CORPORA else corpus)
+    corpus, reader = _chosen(cache, corpus, name, own_name, scanned)
     before = scanned.get(corpus, {})
     if reader is not user_table.READER and (table or delimiter or (columns and "columns" not in reader.options)):
         raise UsageError(f"--table, --column and --delimiter go with --corpus table, not with {reader.name}")
-    options: dict[str, Any] = {}
-    old = before.get("options", {})
     known = [c for c, about in scanned.items() if about["adapter"] == reader.name]
     also = f", or one that was scanned: --corpus {' or '.join(known)}" if known else ""
+    # What was not said now is as it was at the last scan.
+    old = before.get("options", {})
+    options: dict[str, Any] = {}
     if reader is audformat_db.READER:
         if root is None and not before:
             raise UsageError(f"--corpus audformat: name the database's folder with --root FOLDER{also}")
@@ -113,12 +103,13 @@ def locate(
         if table is None and "table" not in old:
             raise UsageError(f"--corpus table: name the file with --table FILE{also}")
         options = {
-            "table": str(table.expanduser().absolute()) if table else old["table"],
+            "table": str(absolute(table)) if table else old["table"],
             "columns": dict(columns) if columns is not None else old.get("columns", {}),
             "delimiter": delimiter or old.get("delimiter"),
         }
         if root is None and "root" not in before:
             root = Path(options["table"]).parent
+    # A corpus that is made has a folder of its own in the cache; any other has to be somewhere.
     if reader.prepare is not None and root is None:
         root = Path(before["root"]) if before else cache.root / reader.name
         root.mkdir(parents=True, exist_ok=True)
@@ -128,6 +119,30 @@ def locate(
         root=find_root(reader, root, before.get("root"), corpus),
         options=options,
     )
+
+
+def _chosen(
+    cache: Cache, asked: str, name: str | None, own_name: str, scanned: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, CorpusReader]:
+    """Return the name of the corpus that is asked for in the cache, and its reader.
+
+    Raises:
+        UsageError: it is unknown, or its name is another corpus's.
+    """
+    corpus = asked
+    if asked in CORPORA:
+        corpus, reader = own_name, CORPORA[asked]
+    elif asked in scanned:
+        reader = CORPORA[scanned[asked]["adapter"]]
+        if name not in (None, asked):
+            raise UsageError(f"--name {name}: {asked} has its name; leave --name out")
+    else:
+        if asked in cache.corpora():
+            read_about(cache, asked)  # says why nothing of it is remembered
+        raise unknown("corpus", asked, list(dict.fromkeys([*CORPORA, *scanned])))
+    if corpus in CORPORA and CORPORA[corpus] is not reader:
+        raise UsageError(f"{corpus} is the name of a corpus that tfser knows; give this one another with --name")
+    return corpus, reader
 
 
 def _own_name(corpus: str, root: Path | None, table: Path | None) -> str:

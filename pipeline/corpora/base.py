@@ -200,6 +200,23 @@ def read_lines(path: Path, encoding: str = "cp1252") -> list[str]:
     return re.split(r"\r\n|\r|\n", read_text(path, encoding))
 
 
+def absolute(given: Path) -> Path:
+    """Return a path that means the same wherever it is said: from the system's root, without `~` and `..`.
+
+    Links stay as they are named, but for a path with `..`: what that means beyond a link only the file system knows.
+    """
+    path = given.expanduser().absolute()
+    return path.resolve() if ".." in path.parts else path
+
+
+def is_same_folder(a: Path, b: Path) -> bool:
+    """Tell whether two paths name one folder, by the file system where both are there, else by their letters."""
+    a, b = absolute(a), absolute(b)
+    with contextlib.suppress(OSError):
+        return a == b or a.samefile(b)
+    return False
+
+
 def find_root(reader: CorpusReader, given: Path | None, recorded: str | None, corpus: str) -> Path:
     """Return the folder of a corpus: the one given, else `$TFSER_CORPORA/<corpus>`, else the one of the last scan.
 
@@ -215,14 +232,14 @@ def find_root(reader: CorpusReader, given: Path | None, recorded: str | None, co
         UsageError: if none is there; the message shows the layout that is expected.
     """
     if given is not None:
-        root = given.expanduser().absolute()
+        root = absolute(given)
         if not root.is_dir():
             raise UsageError(f"--root {given}: no such folder. {reader.name} is expected like this:\n{reader.layout}")
         return root
     looked = []
     if reader.name not in ("table", "audformat") and (corpus == reader.name or recorded is None):
         home = os.environ.get("TFSER_CORPORA")
-        if home and (root := Path(home).expanduser().absolute() / reader.name).is_dir():
+        if home and (root := absolute(Path(home)) / reader.name).is_dir():
             return root
         unset = "$TFSER_CORPORA is not set"
         looked = [f"$TFSER_CORPORA/{reader.name} ({Path(home) / reader.name}) is not there" if home else unset]

@@ -19,6 +19,7 @@ from tfser import __version__
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.stored import FEATURE_SET, read_feature_set
 from tfser.manifests.errors import DamagedError, MissingFileError, UnknownContentError
+from tfser.manifests.feature_name import FeatureName
 from tfser.manifests.files import sweep
 from tfser.manifests.notes import note
 from tfser.pipeline.scan import now
@@ -65,7 +66,7 @@ def superseded(names: Iterable[str]) -> list[str]:
     ['logmel@4e5f6a7b']
     """
     there = set(names)
-    return [name for name in names if "@" in name and name.partition("@")[0] in there]
+    return [name for name in names if name != FeatureName.plain(name) and FeatureName.plain(name) in there]
 
 
 def namesakes(name: str, names: Iterable[str]) -> list[str]:
@@ -75,7 +76,7 @@ def namesakes(name: str, names: Iterable[str]) -> list[str]:
     ['enc/2@0a1b2c3d', 'enc/2@4e5f6a7b']
     """
     there = list(names)
-    return [] if name in there else sorted(other for other in there if other.partition("@")[0] == name and other != name)
+    return [] if name in there else sorted(other for other in there if FeatureName.plain(other) == name)
 
 
 def fingerprint_of(config: Mapping[str, Any], dtype: str) -> str:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from tfser.manifests.errors import DamagedError, TfserError, UnreadableError
 from tfser.manifests.files import could_not_read, opened
+from tfser.manifests.wording import listed
 from tfser.pipeline.shards.rows import stem_of
 from tfser.pipeline.shards.writer import SUFFIXES, Array, ShardError
 
@@ -164,8 +165,7 @@ def checksum_of(frames: Array) -> str:
 
 def damaged_frames(path: Path, utterances: Sequence[str]) -> ShardError:
     """Return the error for frames that are not those that were written."""
-    more = f" and {len(utterances) - 1:,} more" if len(utterances) > 1 else ""
-    return _damaged(path, f"the frames of {utterances[0]}{more} are not those that were written")
+    return _damaged(path, f"the frames of {listed(utterances, 1)} are not those that were written")
 
 
 def _damaged(path: Path, reason: str) -> ShardError:

@@ -1,9 +1,9 @@
-"""Audio files to samples: decoding, resampling, content hashes and facts that flag odd recordings.
+"""Audio files to samples: decoding, whole or block by block.
 
 What comes in: a file that libsndfile reads (wav, flac, ogg, mp3 and relatives) or, with the extra `[video]`, a video whose
-sound is wanted (see `tfser.pipeline.sound.video`), perhaps with a segment in seconds. What goes out: :class:`Audio`, mono float32
-at the file's own rate, channels averaged. soundfile, soxr and PyAV are imported when they are first needed, so importing
-this file is cheap.
+sound is wanted (see `tfser.pipeline.sound.video`), perhaps with a segment in seconds. What goes out: `Audio`, mono float32 at the
+file's own rate, channels averaged, or its facts and content hash (`tfser.pipeline.sound.facts`). soundfile and PyAV are imported
+when they are first needed, so importing this file is cheap.
 
 A file is decoded in blocks: `survey` takes its hash and its facts without ever holding all of it, `decode` puts the blocks one
 after another. What ends before its header says (see `tfser.pipeline.sound.containers`), or cannot be decoded to its end, is read
@@ -14,15 +14,8 @@ hours of sound for one utterance, is refused before it takes memory.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import functools
-import hashlib
 import math
-import os
-import sys
-import threading
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +23,11 @@ import numpy as np
 
 from tfser.pipeline.sound import video
 from tfser.pipeline.sound.containers import Patched, promise
+from tfser.pipeline.sound.facts import BLOCK, Audio, AudioFacts, FactsSoFar, content_hash, describe, new_digest, resample, take_in
+from tfser.pipeline.sound.hushed import hushed
 from tfser.pipeline.sound.recording import AudioError, Recording, Samples, TooLongError, check_rate
+
+__all__ = ["Audio", "AudioFacts", "content_hash", "decode", "describe", "resample", "survey"]
 
 KNOWN_SUFFIXES: frozenset[str] = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"})
 """Suffixes (lower case) of files that `decode` reads with libsndfile."""
@@ -39,19 +36,6 @@ VIDEO_SUFFIXES: frozenset[str] = frozenset(
     {".mp4", ".m4a", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".aac", ".wma", ".wmv"}
 )
 """Suffixes of files that it reads with FFmpeg, if the extra `[video]` is installed."""
-
-SILENT_RMS_DB = -60.0
-"""At or below this RMS (dB of full scale) a recording is 'silent': 16-bit dither lies at -98, quiet speech at -45."""
-
-CLIPPED_LEVEL = 0.999
-"""A sample of at least this magnitude counts as clipped: 16-bit full scale is 0.99997, lossy copies end lower."""
-
-CLIPPED_SHARE = 0.001
-"""At or above this share of clipped samples a recording is 'clipped'; a single peak in a thousand is not."""
-
-FULL_SCALES = 16.0
-"""Beyond so many times full scale (24 dB) samples are no loud recording but integers that were stored as floats, which
-programs do write: 'overscale'. It is read as it is, since dividing by a guess would be worse."""
 
 ABSURD = 2.0**31
 """No sample is beyond the full scale of 32-bit integers, the widest that audio is stored in: such a file is refused."""
@@ -63,52 +47,11 @@ MAX_DURATION_S = 1800.0
 _UNKNOWN_LENGTH = 2**36 - 1
 """From here on a length is a placeholder of a file that was written as a stream (FLAC's count has 36 bits)."""
 
-_BLOCK = 1 << 22
-"""Samples, of all channels together, that are decoded at once: 16 MB."""
-
 _SLACK_S = 0.01
 """So much later than its file a segment may end, and is cut there: tables round."""
 
 _POINTER_BYTES = 1024
 """A Git LFS pointer, which a clone without `git lfs` leaves in a file's place, is shorter than this."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Audio:
-    """Decoded sound: ``samples`` (n,) float32 mono in [-1, 1], n > 0, ``sample_rate`` of them a second.
-
-    ``damaged`` says that the file held more which could not be decoded.
-    """
-
-    samples: Samples
-    sample_rate: int
-    damaged: bool = False
-
-    @property
-    def duration_s(self) -> float:
-        """Length in seconds."""
-        return len(self.samples) / self.sample_rate
-
-
-@dataclass(frozen=True, kw_only=True)
-class AudioFacts:
-    """What a recording is like.
-
-    Attributes:
-        duration_s: length in seconds.
-        sample_rate: samples a second.
-        peak: largest magnitude.
-        rms_db: root mean square in dB of full scale (a square wave of magnitude 1 has 0); -inf for digital silence.
-        clipped_share: share of samples at full scale.
-        flags: of 'silent', 'clipped', 'overscale' and 'damaged', those that apply.
-    """
-
-    duration_s: float
-    sample_rate: int
-    peak: float
-    rms_db: float
-    clipped_share: float
-    flags: tuple[str, ...]
 
 
 def decode(
@@ -152,10 +95,10 @@ def survey(
         MissingExtraError: as `decode` does.
         AudioError: likewise.
     """
-    recording, facts, digest = Recording(), _Facts(), None
+    recording, facts, digest = Recording(), FactsSoFar(), None
     for block in stream(path, start_s, end_s, recording, max_duration_s=max_duration_s):
-        digest = digest or _digest(recording.sample_rate)
-        _update(digest, block)
+        digest = digest or new_digest(recording.sample_rate)
+        take_in(digest, block)
         facts.add(block)
     assert digest is not None  # a recording without samples is an error
     return facts.settled(recording.sample_rate, recording.damaged), str(digest.hexdigest())
@@ -173,7 +116,7 @@ def stream(
     start = _seconds(path, "start", start_s)
     end = _seconds(path, "end", end_s)
     if end is not None and end <= (start or 0.0):
-        raise AudioError(f"{path}: the segment ends at {end:g} s, not after its start at {start or 0.0:g} s")
+        raise AudioError(path, f"the segment ends at {end:g} s, not after its start at {start or 0.0:g} s")
     _check_file(path)
     count = 0
     for block in _decoded(path, start, end, recording, max_duration_s):
@@ -181,15 +124,15 @@ def stream(
             continue
         top = float(max(block.max(), -block.min()))
         if not math.isfinite(top):
-            raise AudioError(f"{path}: some samples are NaN or infinite")
+            raise AudioError(path, "some samples are NaN or infinite")
         if top > ABSURD:
-            raise AudioError(f"{path}: samples up to {top:.2g}, where full scale is 1: the numbers are no recording")
+            raise AudioError(path, f"samples up to {top:.2g}, where full scale is 1: the numbers are no recording")
         count += len(block)
         if count > max_duration_s * recording.sample_rate:
             raise _too_long(path, None, max_duration_s)
         yield block
     if not count:
-        raise AudioError(f"{path}: no samples" + (": none of its sound can be decoded" if recording.damaged else ""))
+        raise AudioError(path, "no samples" + (": none of its sound can be decoded" if recording.damaged else ""))
 
 
 def _check_file(path: Path) -> None:
@@ -201,15 +144,15 @@ def _check_file(path: Path) -> None:
     try:
         size = path.stat().st_size
         if not path.is_file():
-            raise AudioError(f"{path}: not a file")
+            raise AudioError(path, "not a file")
         if size == 0:
-            raise AudioError(f"{path}: the file is empty (0 bytes)")
+            raise AudioError(path, "the file is empty (0 bytes)")
         if size < _POINTER_BYTES and path.read_bytes().startswith(b"version https://git-lfs"):
             raise AudioError(
-                f"{path}: this is a pointer of Git LFS, not the recording; run `git lfs pull` in the corpus's folder"
+                path, "this is a pointer of Git LFS, not the recording; run `git lfs pull` in the corpus's folder"
             )
     except (OSError, ValueError) as error:  # a path with a zero byte is a ValueError
-        raise AudioError(f"{path}: {_reason(error)}") from error
+        raise AudioError(path, f"{_reason(error)}") from error
 
 
 def _decoded(
@@ -231,7 +174,7 @@ def _read(
         promised = promise(path)
         is_mp3 = path.suffix.lower() == ".mp3"
         with contextlib.ExitStack() as opened:
-            opened.enter_context(_hushed())
+            opened.enter_context(hushed())
             source = opened.enter_context(Patched(path, promised.patch)) if promised.patch else path
             file = opened.enter_context(soundfile.SoundFile(source))
             rate, total = int(file.samplerate), int(file.frames)
@@ -243,7 +186,7 @@ def _read(
             if is_known and total and (first >= total or wanted > total + round(_SLACK_S * rate)):
                 segment = f"the segment {first / rate:g} to {wanted / rate:g} s"
                 cut = ", which is cut off" if promised.is_short else ""
-                raise AudioError(f"{path}: {segment} is outside the file of {total / rate:g} s{cut}")
+                raise AudioError(path, f"{segment} is outside the file of {total / rate:g} s{cut}")
             last = min(wanted, total)
             if is_known and last - first > max_duration_s * rate:
                 raise _too_long(path, (last - first) / rate, max_duration_s)
@@ -252,7 +195,7 @@ def _read(
                 file.seek(first)
             count = yield from _read_blocks(path, file, last - first, is_known, recording)
     except (soundfile.SoundFileError, OSError, ValueError, MemoryError, OverflowError) as error:
-        raise AudioError(f"{path}: cannot be decoded: {_reason(error)}") from error
+        raise AudioError(path, f"cannot be decoded: {_reason(error)}") from error
     # A segment that is whole is whole, however much of the file is not. An mp3 often states its length only roughly.
     ends_early = is_known and count < last - first and not is_mp3
     if ends_early or (promised.is_short and (end_s is None or count < wanted - first)):
@@ -265,7 +208,7 @@ def _read_blocks(
     """Yield mono blocks of up to ``wanted`` samples, whatever length a header claims; return how many samples came."""
     import soundfile
 
-    size = max(1, _BLOCK // file.channels)
+    size = max(1, BLOCK // file.channels)
     count = 0
     while count < wanted:
         block = np.empty((min(wanted - count, size), file.channels), np.float32)
@@ -274,7 +217,7 @@ def _read_blocks(
             block = file.read(out=block)
         except soundfile.SoundFileError as error:
             if not is_known:
-                raise AudioError(f"{path}: its header states no length; write the file again with one") from error
+                raise AudioError(path, "its header states no length; write the file again with one") from error
             # What was decoded before the damage stands in the block; libsndfile knows how much that is.
             block = block[: max(0, file.tell() - before)]
             if not count and not len(block):
@@ -299,160 +242,9 @@ def _mono(block: Samples) -> Samples:
 def _too_long(path: Path, duration_s: float | None, most_s: float) -> TooLongError:
     length = f"{duration_s:,.0f} s" if duration_s is not None else "more"
     return TooLongError(
-        f"{path}: {length} of sound for one utterance, and {most_s:,.0f} s is the most; cut it up (columns start and end of a "
+        path, f"{length} of sound for one utterance, and {most_s:,.0f} s is the most; cut it up (columns start and end of a "
         "table), or allow more with --max-duration"
     )
-
-
-# -- the decoder's own notes --------------------------------------------------------------------------------------------------
-
-_hush = threading.Lock()
-_hushing = 0
-_spoken: int | None = None
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Keep what C libraries write to their `stderr` off the terminal while a file is decoded.
-
-    libmpg123 comments on every odd file there, into the middle of a progress bar, and libsndfile has no switch for it. What
-    matters of that is checked here and told with the file's name. Only C's own stream is turned away, in the process and for the
-    time that anybody decodes: Python's standard error, and its progress bars, are another and go on.
-    """
-    global _hushing, _spoken
-    stream = _c_stderr()
-    if stream is None:
-        yield
-        return
-    with _hush:
-        _hushing += 1
-        if _hushing == 1:
-            _spoken, stream.value = stream.value, _nowhere()
-    try:
-        yield
-    finally:
-        with _hush:
-            _hushing -= 1
-            if not _hushing:
-                stream.value = _spoken
-
-
-@functools.cache
-def _c_stderr() -> ctypes.c_void_p | None:
-    """Return the C library's variable `stderr`, where the system has one that can be set."""
-    name = {"linux": "stderr", "darwin": "__stderrp"}.get(sys.platform)
-    try:
-        stream = ctypes.c_void_p.in_dll(ctypes.CDLL(None), name) if name is not None else None
-    except (ValueError, OSError):
-        return None
-    return stream if stream is not None and _nowhere() is not None else None
-
-
-@functools.cache
-def _nowhere() -> int | None:
-    """Return a C stream that forgets what is written to it; it stays open as long as the process lives."""
-    fopen = ctypes.CDLL(None).fopen
-    fopen.restype, fopen.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_char_p]
-    opened: int | None = fopen(os.devnull.encode(), b"w")
-    return opened
-
-
-# -- samples -------------------------------------------------------------------------------------------------------------------
-
-
-def resample(samples: Samples, rate: int, target: int = 16000) -> Samples:
-    """Return mono ``samples`` (n,) at ``target`` Hz, (about n * target / rate,) float32, by soxr's "HQ" filter.
-
-    At equal rates the samples come back as they are, not as a copy.
-
-    Raises:
-        AudioError: a rate is not above 0, or nothing is left.
-    """
-    if rate <= 0 or target <= 0:
-        raise AudioError(f"cannot resample from {rate} to {target} Hz")
-    if rate == target:
-        return samples
-    import soxr
-
-    result = np.asarray(soxr.resample(samples, rate, target, quality="HQ"), dtype=np.float32)
-    if not len(result):
-        raise AudioError(f"{len(samples)} samples at {rate} Hz leave none at {target} Hz")
-    return result
-
-
-def content_hash(audio: Audio) -> str:
-    """Return 32 hex digits of what is heard: the rate and the mono float32 samples, little-endian.
-
-    The container does not count: a wav and its lossless flac have one hash.
-
-    >>> content_hash(Audio(samples=np.zeros(4, np.float32), sample_rate=16000))
-    '12b2790121441f389ea5ba8e3e1489a5'
-    """
-    digest = _digest(audio.sample_rate)
-    _update(digest, audio.samples)
-    return str(digest.hexdigest())
-
-
-def _digest(rate: int) -> Any:
-    return hashlib.blake2b(int(rate).to_bytes(8, "little"), digest_size=16)
-
-
-def _update(digest: Any, samples: Samples) -> None:
-    for start in range(0, len(samples), _BLOCK):
-        # Adding zero turns -0.0 into 0.0, which sound the same and which lossless codecs do not keep apart.
-        digest.update(np.ascontiguousarray(samples[start : start + _BLOCK] + np.float32(0), dtype="<f4").data)
-
-
-def describe(audio: Audio) -> AudioFacts:
-    """Return the facts of a recording; for flags see the constants above.
-
-    >>> describe(Audio(samples=np.zeros(1600, np.float32), sample_rate=16000)).flags
-    ('silent',)
-    """
-    facts = _Facts()
-    for start in range(0, len(audio.samples), _BLOCK):
-        facts.add(audio.samples[start : start + _BLOCK])
-    return facts.settled(audio.sample_rate, audio.damaged)
-
-
-class _Facts:
-    """What is known of the samples so far."""
-
-    def __init__(self) -> None:
-        self._count = self._clipped = 0
-        self._peak = self._energy = 0.0
-
-    def add(self, samples: Samples) -> None:
-        """Take in a block."""
-        magnitude = np.abs(samples)
-        self._count += len(samples)
-        self._peak = max(self._peak, float(magnitude.max()))
-        self._clipped += int(np.count_nonzero(magnitude >= CLIPPED_LEVEL))
-        self._energy += float(np.sum(np.square(samples, dtype=np.float64)))
-
-    def settled(self, rate: int, damaged: bool) -> AudioFacts:
-        """Return the facts of all blocks."""
-        power = self._energy / self._count
-        rms_db = 10 * math.log10(power) if power > 0 else -math.inf
-        clipped_share = self._clipped / self._count
-        is_overscale = self._peak > FULL_SCALES
-        flags = []
-        if rms_db <= SILENT_RMS_DB:
-            flags.append("silent")
-        if clipped_share >= CLIPPED_SHARE and not is_overscale:  # of integers nearly all are beyond 1: that clips nothing
-            flags.append("clipped")
-        if is_overscale:
-            flags.append("overscale")
-        if damaged:
-            flags.append("damaged")
-        return AudioFacts(
-            duration_s=self._count / rate,
-            sample_rate=rate,
-            peak=self._peak,
-            rms_db=rms_db,
-            clipped_share=clipped_share,
-            flags=tuple(flags),
-        )
 
 
 def _seconds(path: Path, which: str, value: float | None) -> float | None:
@@ -460,7 +252,7 @@ def _seconds(path: Path, which: str, value: float | None) -> float | None:
     if value is None or math.isnan(value):
         return None
     if value < 0 or math.isinf(value):
-        raise AudioError(f"{path}: the segment's {which} is at {value:g} s")
+        raise AudioError(path, f"the segment's {which} is at {value:g} s")
     return value
 
 

@@ -17,7 +17,12 @@ Samples = npt.NDArray[np.float32]
 
 
 class AudioError(TfserError):
-    """A recording cannot be used; the message is one line: the file and the reason."""
+    """A recording cannot be used; the message is one line: the file, if there is one, and the reason."""
+
+    def __init__(self, path: Path | None, reason: str) -> None:
+        super().__init__(reason if path is None else f"{path}: {reason}")
+        self.reason = reason
+        """The message without the file, for whoever names that already."""
 
 
 class TooLongError(AudioError):
@@ -47,4 +52,4 @@ def check_rate(path: Path, rate: int) -> None:
     """
     low, high = RATES_HZ
     if not low <= rate <= high:
-        raise AudioError(f"{path}: the sample rate is {rate:,} Hz; recordings of {low:,} to {high:,} Hz are read: resample it")
+        raise AudioError(path, f"the sample rate is {rate:,} Hz; recordings of {low:,} to {high:,} Hz are read: resample it")

@@ -61,7 +61,7 @@ def stream(path: Path, start_s: float | None, end_s: float | None, recording: Re
         # The prefix keeps a name with a colon from being taken for a protocol.
         with av.open(f"file:{path}", metadata_errors="ignore") as container:
             if not container.streams.audio:
-                raise AudioError(f"{path}: there is no sound in it, only video")
+                raise AudioError(path, "there is no sound in it, only video")
             stream = container.streams.audio[0]
             stated_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else 0.0
             for block in _decode(path, container, stream, end_s, recording):
@@ -72,7 +72,7 @@ def stream(path: Path, start_s: float | None, end_s: float | None, recording: Re
                 if first < last and first < len(block):
                     yield block[first:last]
     except (av.FFmpegError, OSError, ValueError, MemoryError) as error:
-        raise AudioError(f"{path}: cannot be decoded: {_reason(error)}") from error
+        raise AudioError(path, f"cannot be decoded: {_reason(error)}") from error
     rate = recording.sample_rate
     if not count:
         return
@@ -83,7 +83,7 @@ def stream(path: Path, start_s: float | None, end_s: float | None, recording: Re
     last = count if end_s is None else round(end_s * rate)
     if first >= count or last > count + rate // 100:
         raise AudioError(
-            f"{path}: the segment {first / rate:g} to {last / rate:g} s is outside the file of {total_s:g} s"
+            path, f"the segment {first / rate:g} to {last / rate:g} s is outside the file of {total_s:g} s"
         )
 
 
@@ -109,7 +109,7 @@ def _decode(path: Path, container: Any, stream: Any, end_s: float | None, record
             recording.damaged = True
         for frame in frames:
             if rate not in (0, frame.sample_rate):
-                raise AudioError(f"{path}: the sample rate changes from {rate} to {frame.sample_rate} Hz; convert it first")
+                raise AudioError(path, f"the sample rate changes from {rate} to {frame.sample_rate} Hz; convert it first")
             if not rate:
                 rate = recording.sample_rate = frame.sample_rate
                 check_rate(path, rate)

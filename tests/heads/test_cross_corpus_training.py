@@ -122,6 +122,7 @@ def test_a_random_validation_side_is_a_selection_of_its_own(filled: Cache) -> No
     assert ask(filled, "SELECT count(*) AS n FROM history WHERE val_UA IS NULL") == [{"n": 0}]
 
 
+@pytest.mark.slow
 def test_the_same_audio_in_both_corpora_stops_training(both: Path, filled: Cache, tmp_path: Path) -> None:
     fill(filled, tmp_path, "third", 2, copied=both / "first" / "a" / "anger0.wav")
     with pytest.raises(TfserError, match="the same audio on both sides"):

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from tfser.heads import HEADS, head
 from tfser.heads.models.layer_mix import build_module
 from tfser.heads.spec.fold import FoldData
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import HeadSpec, Network
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training.loop import fit, predict
 from tfser.manifests.errors import UsageError
 
-CASES = [(name, preset) for name in HEADS if head(name).fit is None for preset in head(name).presets]
+CASES = [(name, preset) for name in HEADS if isinstance(head(name), Network) for preset in head(name).presets]
 ALL = [(name, preset) for name in HEADS for preset in head(name).presets]
 CLASSES = 4
 DIM = 80

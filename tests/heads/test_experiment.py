@@ -46,19 +46,34 @@ def train(cache: Cache, fold: int = 1, **request: Any) -> Any:
     return train_fold(cache, experiment, fold, lambda: load(cache, experiment), findings)
 
 
+CHANGES: list[dict[str, Any]] = [
+    {"seed": 1},
+    {"epochs": 3},
+    {"preset": "linear"},
+    {"settings": {"lr": "0.01"}},
+    {"validation": "next-group"},
+    {"protocol": "group-kfold:2"},
+    {"fold": 2},
+]
+
+
 def test_what_makes_a_run_the_same(filled: Cache) -> None:
+    """By its id; that the other runs are trained is looked at in the slow test."""
+
+    def named(fold: int = 1, **request: Any) -> str:
+        return resolve(filled, Request(head="mean_pool", device="cpu", **{"epochs": 2, **request})).run_id(fold)
+
+    first = train(filled)
+    assert first.trained and not train(filled).trained and named() == first.about["run_id"]
+    assert len({named(), *(named(**change) for change in CHANGES)}) == 1 + len(CHANGES)
+
+
+@pytest.mark.slow
+def test_what_makes_a_run_the_same_is_trained_once(filled: Cache) -> None:
     first = train(filled)
     assert first.trained and not train(filled).trained
     names = {first.about["run_id"]}
-    for change in (
-        {"seed": 1},
-        {"epochs": 3},
-        {"preset": "linear"},
-        {"settings": {"lr": "0.01"}},
-        {"validation": "next-group"},
-        {"protocol": "group-kfold:2"},
-        {"fold": 2},
-    ):
+    for change in CHANGES:
         result = train(filled, **change)
         assert result.trained and result.about["run_id"] not in names, change
         names.add(result.about["run_id"])
@@ -151,6 +166,7 @@ def test_features_are_chosen_as_the_head_prefers(filled: Cache) -> None:
         resolve(filled, Request(head="tf_transformer", features="wavlm-large/12", device="cpu"))
 
 
+@pytest.mark.slow
 def test_numbers_do_not_depend_on_how_the_cache_grew(tmp_path: Path) -> None:
     def stored(cache: Cache) -> list[dict[str, Any]]:
         refresh(cache)

@@ -46,8 +46,8 @@ class Stage:
         self.clock, self.said = Clock(), cast(list[str], [])
         monkeypatch.setattr(fold_view, "time", self.clock)
         monkeypatch.setattr(fold_view, "say", self.said.append)
-        monkeypatch.setattr(fold_view, "run_score", lambda cache, entry, run_id, selection: (0.25, "last"))
-        of = SimpleNamespace(name="x", recipe=SimpleNamespace(epochs=epochs), spec=SimpleNamespace(fit=None))
+        monkeypatch.setattr(fold_view, "run_score", lambda *_: SimpleNamespace(UA=0.25, marks="§"))
+        of = SimpleNamespace(name="x", epochs=lambda fold: epochs)
         self.runs = {f: SimpleNamespace(experiment=of, fold=f, run_id=f"x-f{f}") for f in folds}
         entry = SimpleNamespace(experiment=of, runs=list(self.runs.values()))
         missing = [run for f, run in self.runs.items() if f not in finished]
@@ -76,7 +76,7 @@ def test_long_epochs_give_a_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
         "heading",
         "fold 2 (1 of 3): epoch 1/2, loss 1.500, val UA 50.0%, 100.0 s an epoch, about 8.3 min left",  # five epochs of all folds
         "fold 2 (1 of 3): epoch 2/2, loss 1.500, val UA 50.0%, 100.0 s an epoch, about 6.7 min left",
-        "fold 2 (1 of 3): UA 25.0%, 40 s, about 6.7 min left",
+        "fold 2 (1 of 3): UA 25.0%§, 40 s, about 6.7 min left",
     ]
 
 
@@ -97,7 +97,7 @@ def test_a_resumed_fold_says_so_and_counts_what_is_left(monkeypatch: pytest.Monk
     stage.start(2)
     stage.epoch(2, 8, 30.0)
     assert stage.said[1:] == [
-        "fold 1 (1 of 2): UA 25.0%, found finished, then (--again trains it again)",
+        "fold 1 (1 of 2): UA 25.0%§, found finished, then (--again trains it again)",
         "fold 2 (2 of 2): resumed after epoch 7",
     ]
     assert stage.bars.left_s() == pytest.approx(60.0)  # two epochs: what was found costs nothing

@@ -20,7 +20,7 @@ from tfser.heads.runs.one_fold import RunResult, audit_experiment, load, train_f
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.store import run_folder
 from tfser.heads.spec.fold import FitResult, FoldData
-from tfser.heads.spec.head import HeadSpec, count_parameters
+from tfser.heads.spec.head import HeadSpec, Network, count_parameters
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training.loop import FitStoppedError, fit, predict
@@ -35,7 +35,7 @@ from tfser.pipeline.collapse import collapse
 from tfser.pipeline.shards.packed import PackedFeatures
 
 M, D, K = 3, 80, 4
-CASES = [(name, preset) for name in HEADS if head(name).fit is None for preset in head(name).presets]
+CASES = [(name, preset) for name in HEADS if isinstance(head(name), Network) for preset in head(name).presets]
 SMALL = {
     "mean_pool": {"hidden": (8,)},
     "tf_mamba": {"width": 16, "attention_heads": 2, "state": 4, "scan_heads": 2},
@@ -84,7 +84,7 @@ def test_it_is_the_head_on_the_weighted_sum(case: tuple[HeadSpec, Settings, Laye
         torch.testing.assert_close(module.mix(frames), mixed, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(module(frames, lengths), plain(mixed, lengths), atol=1e-4, rtol=1e-4)
         assert torch.equal(module(module.mix(frames), lengths), module(frames, lengths))
-        if spec.gives_frames:
+        if isinstance(spec, Network) and spec.gives_frames:
             encoded = module.encode(frames, lengths)
             torch.testing.assert_close(encoded, plain.encode(mixed, lengths), atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(module.classify(encoded, lengths), module(frames, lengths))
@@ -343,9 +343,9 @@ def of_all(cache: Cache, name: str) -> PackedFeatures:
     ("normalise", "dtype", "tolerance"),
     [
         ("train", None, 1e-5),
-        ("train", "float16", 2e-3),
-        ("none", None, 1e-4),
-        ("utterance-mean", None, 1e-5),
+        pytest.param("train", "float16", 2e-3, marks=pytest.mark.slow),
+        pytest.param("none", None, 1e-4, marks=pytest.mark.slow),
+        pytest.param("utterance-mean", None, 1e-5, marks=pytest.mark.slow),
         ("utterance", None, 1e-4),
     ],
 )
@@ -395,6 +395,7 @@ def test_a_mix_says_where_it_is_from_and_is_made_once(filled: Cache, first: Firs
     assert collapsed(filled, run(filled, 2, epochs=1)[1].about["run_id"]) != name
 
 
+@pytest.mark.slow
 def test_a_mix_is_refused_everywhere_but_in_its_own_fold(filled: Cache, first: First) -> None:
     """Decision 23: its weights have seen the labels of the fold's training side, which other folds test on."""
     name = first[2]
@@ -465,6 +466,7 @@ def test_runs_that_cannot_be_collapsed(filled: Cache, first: First, call: Callab
         call(filled, first[1].about["run_id"])
 
 
+@pytest.mark.slow
 def test_a_run_whose_features_are_gone_or_whose_weights_are_damaged(cache: Cache, put_corpus: Any, put_stack: Any) -> None:
     filled = fill(cache, put_corpus, put_stack)
     run_id = run(filled, epochs=1)[1].about["run_id"]

@@ -94,6 +94,7 @@ def test_a_paper_s_rows_exist_here(of: Paper) -> None:
             assert row.preset is None or row.preset in spec.presets
 
 
+@pytest.mark.slow
 def test_every_cell_runs_or_says_why_not(cache: Cache) -> None:
     of = reproducing.prepare(cache, paper("tf-mamba"), Training(device="cpu"))
     references = [cell for cell in of.cells if cell.row.endswith("(reference)")]

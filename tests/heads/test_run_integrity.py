@@ -190,7 +190,7 @@ def test_a_run_that_could_not_be_read_once_is_shown_when_it_can(
     assert shown(cache) == (["a-1"], []) and pick_up(cache, "a-1", again=False, note=pytest.fail) is not None
 
 
-@settings(max_examples=100, suppress_health_check=FUNCTION_SCOPED)
+@settings(max_examples=30, suppress_health_check=FUNCTION_SCOPED)
 @given(data=st.data())
 def test_each_bit_of_a_run_counts(cache: Cache, data: st.DataObject) -> None:
     folder = run_folder(cache, "a-1")
@@ -207,6 +207,7 @@ def test_each_bit_of_a_run_counts(cache: Cache, data: st.DataObject) -> None:
     assert read_run(folder, weights=True) is not None
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=FUNCTION_SCOPED)
 @given(data=st.data())
 def test_runs_of_the_version_before_never_show_other_scores(cache: Cache, data: st.DataObject) -> None:
@@ -453,7 +454,10 @@ def interrupted(cache: Cache) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", [kind for kind in HARM["DAMAGED"] if kind not in ("deleted", "swapped")])
+@pytest.mark.parametrize(
+    "kind",
+    [k if k == "bit" else pytest.param(k, marks=pytest.mark.slow) for k in HARM["DAMAGED"] if k not in ("deleted", "swapped")],
+)
 def test_a_damaged_checkpoint_is_set_aside_and_the_training_begins_anew(filled: Cache, kind: str) -> None:
     whole = predictions(filled, train(filled).about["run_id"])
     shutil.rmtree(filled.runs)
@@ -467,6 +471,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_training_begins_anew(filled: 
     assert predictions(filled, result.about["run_id"]).equals(whole)
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(data=st.data())
 def test_each_bit_of_a_checkpoint_counts(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -478,6 +483,7 @@ def test_each_bit_of_a_checkpoint_counts(data: st.DataObject, tmp_path_factory: 
         checkpoints.load(folder)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_training_is_refused_with_a_way_out(filled: Cache) -> None:
     path = interrupted(filled)
     found = checkpoints.load(path.parent)
@@ -488,6 +494,7 @@ def test_a_checkpoint_of_another_training_is_refused_with_a_way_out(filled: Cach
     assert path.exists() and train(filled, again=True).trained and not train(filled).trained
 
 
+@pytest.mark.slow
 def test_checkpoints_of_the_version_before_go_on(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """They have no seal, and their fingerprint holds the recipe's summary."""
     from safetensors.torch import save_file
@@ -545,6 +552,7 @@ def test_a_finished_run_is_found_where_nothing_can_be_written(filled: Cache, mon
     assert not train(filled).trained
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_end_leaves_the_old_run(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     first = train(filled)
 

@@ -81,7 +81,7 @@ def planned(cache: Cache, *heads: HeadBlock, **more: Any) -> Plan:
 
 
 def test_a_plan_shows_it_and_the_parameters_of_all_layers(filled: Cache) -> None:
-    from tfser.heads.results.scores import summary
+    from tfser.heads.results.summary import summary
 
     steps = HeadBlock(name="mean_pool", presets=("linear",), settings={"steps": "7", "batch_size": "4"})
     plan = planned(filled, steps, HeadBlock(name="logreg"), features=("enc/1", "enc/all"))

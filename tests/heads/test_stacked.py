@@ -37,6 +37,8 @@ from tfser.heads.training.together import (
 from tfser.manifests.errors import UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
 
+from ..conftest import covering
+
 MAMBA = TFMambaConfig(width=16, attention_heads=2, state=4, hidden=(8,), max_frames=37, scan="chunked", scan_heads=2)
 SMALL: dict[str, Settings] = {
     "tf_transformer": TFTransformerConfig(segment_frames=16, channels=4, feed_forward=8, joint_feed_forward=8),
@@ -155,8 +157,7 @@ def gradient(parameter: Tensor) -> Tensor:
     return parameter.grad
 
 
-@pytest.mark.parametrize("how", ["vmap", "streams"])
-@pytest.mark.parametrize("name", ["tf_transformer", "mean_pool", "tf_mamba"])
+@pytest.mark.parametrize(("name", "how"), covering(["tf_transformer", "mean_pool", "tf_mamba"], ["vmap", "streams"]))
 def test_a_short_training_gives_the_same_probabilities(name: str, how: str, folds: list[FoldData]) -> None:
     recipe = recipe_of(name, epochs=2, warmup_epochs=1)
     for one, other in zip(together(name, folds, recipe, how), alone(name, folds, recipe), strict=True):

@@ -299,6 +299,7 @@ def test_ten_speakers_are_covered_where_the_others_are_not(simulation: ModuleTyp
     assert found["naive"] < 80 and found["bootstrap"] < 92.5, found
 
 
+@pytest.mark.slow
 def test_four_speakers_and_unequal_ones_are_covered(simulation: ModuleType) -> None:
     four = simulation.coverage(simulation.SCENARIOS[10], "UA", 600)
     assert four["speakers"] == 4 and 92.5 <= four["ours"] <= 97.5, four
@@ -308,6 +309,7 @@ def test_four_speakers_and_unequal_ones_are_covered(simulation: ModuleType) -> N
     assert 92 <= unequal["ours"] <= 98 and unequal["jackknife"] < unequal["ours"], unequal
 
 
+@pytest.mark.slow
 def test_differences_are_covered_and_only_the_clustered_test_keeps_its_level(simulation: ModuleType) -> None:
     found = simulation.paired(simulation.SCENARIOS[0], 400)
     assert 92 <= found["ours"] <= 98, found

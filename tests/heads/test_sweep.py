@@ -30,7 +30,7 @@ from tfser.heads.commands.sweep_table import (
     numbers,
     readable,
 )
-from tfser.heads.results.scores import check_selection, run_rows, summary
+from tfser.heads.results.summary import check_selection, run_rows, summary
 from tfser.heads.runs import in_turn as sweep_runs
 from tfser.heads.runs import plan as planning
 from tfser.heads.runs.experiment import resolve
@@ -121,6 +121,7 @@ def test_recipes_of_lineages_are_named_one_by_one(cache: Cache) -> None:
     assert "superb reports val-WA: validation utterances are a random 20 % and share their speakers" in said
 
 
+@pytest.mark.slow
 def test_reference_heads_stand_once_in_every_feature_set(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "REFERENCE_HEADS", ("mean_pool", "not_a_head"))
     wanted = asked(HeadBlock(name="tf_transformer"), features=("logmel", "logmel+n_mels=16"), seeds=(3, 4), reference=True)
@@ -248,6 +249,7 @@ def test_features_are_loaded_once_and_let_go(cache: Cache, monkeypatch: pytest.M
     assert len(loads) == 2
 
 
+@pytest.mark.slow
 def test_more_seeds_use_what_is_there(cache: Cache) -> None:
     assert swept(cache, plan_sweep(cache, asked(seeds=(0,), folds="1")))[1] == []
     plan = plan_sweep(cache, asked(seeds=(0, 1)))
@@ -297,6 +299,7 @@ def test_a_run_that_another_process_trains_comes_last(cache: Cache) -> None:
 # -- what it costs -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_estimates_come_from_finished_runs_or_are_not_made(cache: Cache) -> None:
     first = plan_sweep(cache, asked(folds="1"))
     name = first.entries[0].experiment.name
@@ -416,6 +419,7 @@ def test_without_a_terminal_there_is_a_line_a_run(cache: Cache, view: Any) -> No
     assert "\x1b" not in out.getvalue()
 
 
+@pytest.mark.slow
 def test_heads_without_epochs_show_their_last_and_bear_no_mark(cache: Cache) -> None:
     ruled = HeadBlock(name="mean_pool", presets=("linear",), settings={"selections": "test-UA"})
     heads = (ruled, HeadBlock(name="logreg"), HeadBlock(name="mean_pool", presets=("mlp",)))

@@ -98,7 +98,7 @@ HEAD = '[[head]]\nname = "mean_pool"\n'
         (f"reference = 'no'\n{HEAD}", "defaults, reference: 'no'; write true or false"),
         (f"preset = 'a'\npresets = 'b'\n{HEAD}", "presets stands twice"),
         (f"seeds = 1\n[defaults]\nseeds = 2\n{HEAD}", "seeds stands twice, above all tables and in [defaults]"),
-        ("seeds = ", "not TOML"),
+        ("seeds = ", "no TOML"),
     ],
 )
 def test_slips_are_named_with_their_place(file: Path, text: str, expected: str) -> None:

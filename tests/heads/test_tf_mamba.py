@@ -385,7 +385,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_numbers(tmp_path: Path,
         assert torch.equal(tensor, resumed.states["last"][name]), name
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_it_trains_in_both_precisions(precision: str, fold: FoldData) -> None:
     recipe = replace(TRAIN, epochs=40, precision=precision)  # type: ignore[arg-type]
     history = fit(fold, spec=HEAD, config=small(), recipe=recipe, seed=0).history

@@ -169,6 +169,7 @@ load(here).train(
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_killed_training_goes_on_to_the_same_numbers(fold: FoldData, tmp_path: Path) -> None:
     for fatal_epoch in ("2", "3"):

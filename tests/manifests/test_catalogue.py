@@ -363,7 +363,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 def test_incremental_equals_rebuilt(tmp_path, put_corpus, put_features, steps):
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)

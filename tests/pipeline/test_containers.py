@@ -206,7 +206,8 @@ def test_blocks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     stereo = np.stack([noise(), noise(seed=1)], axis=1)
     path = write(tmp_path / "a.flac", stereo)
     whole, facts = decode(path), survey(path)
-    monkeypatch.setattr("tfser.pipeline.sound.audio._BLOCK", 5000)
+    for module in ("audio", "facts"):
+        monkeypatch.setattr(f"tfser.pipeline.sound.{module}.BLOCK", 5000)
     blocks = decode(path)
     np.testing.assert_array_equal(blocks.samples, whole.samples)
     assert survey(path)[1] == facts[1] == content_hash(blocks) == content_hash(whole)

@@ -424,6 +424,7 @@ def _hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="takes fork and signals")
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_extraction_goes_on_with_what_is_missing(scanned: Cache, root: Path, weights: Path, sign: int) -> None:

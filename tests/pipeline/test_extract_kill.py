@@ -157,6 +157,7 @@ def _die_at_step(root: Path, format: Any, step: int) -> None:
     _extract(root, format, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["hdf5", "parquet"])
 def test_killed_at_every_step_of_the_first_shards(cache: Cache, whole: dict[str, bytes], format: Any) -> None:
     """Each run dies one step further into what it does than the one before managed from the same state."""
@@ -223,6 +224,7 @@ def wait_for_shard(cache: Cache, process: subprocess.Popen[str]) -> None:
     assert finished(cache), "it ended by itself, with nothing done"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, pytest.param(30, marks=pytest.mark.slow)])
 def test_the_command_line_killed(cache: Cache, whole: dict[str, bytes], count: int) -> None:
     chance = random.Random(count)

@@ -41,6 +41,8 @@ from tfser.pipeline.scan import scan
 from tfser.pipeline.shards.packed import FeatureRow, forget_compared, load_packed
 from tfser.pipeline.verify import repair, verify
 
+from ..conftest import covering
+
 SETS = {"hdf5": feature_set("logmel"), "parquet": feature_set("logmel", dtype="float16")}
 OWN = 'name = "mine"\ncorpus = "c"\nfolds = [["s0"], ["s1"]]\n'
 
@@ -71,6 +73,11 @@ KINDS: dict[str, KindOfFile] = {
     "catalogue": KindOfFile(pattern="catalogue.duckdb", is_needed=False),
 }
 """Whoever adds a kind of file to the cache adds a line here; runs stand in tests/heads."""
+
+FAST = ("corpus.json", "near_duplicates", "feature_set.json", "rows", "HDF5 shard", "Parquet shard")
+"""Kinds of every sort (JSON, Parquet, HDF5; needed or not): the fast tests of repair and of bad days look at these alone."""
+
+FAST_FIRST = [kind if kind in FAST else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 
 NO_SOURCES = ("weights.json", "catalogue")
 """Kinds that no number is read from: the one saves time, the other is built anew (see the last test)."""
@@ -227,8 +234,7 @@ WAYS: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "way"), covering(list(KINDS), list(WAYS)))
 def test_every_damage_is_found_and_no_number_is_shown_from_it(cache: Cache, original: Cache, kind: str, way: str) -> None:
     path = _files(cache, kind)[0]
     WAYS[way](path)
@@ -247,7 +253,7 @@ def test_every_damage_is_found_and_no_number_is_shown_from_it(cache: Cache, orig
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=3, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(st.tuples(st.floats(0, 0.999999), st.integers(0, 7)), min_size=3, max_size=3), number=st.integers(0, 3))
 def test_every_bit_counts(
     cache: Cache, original: Cache, kind: str, flips: list[tuple[float, int]], number: int
@@ -284,7 +290,7 @@ def test_a_file_that_was_exchanged_with_its_like_is_damaged(cache: Cache, origin
     _shows_nothing_wrong(cache, original, kind)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAST_FIRST)
 def test_what_is_damaged_is_moved_and_can_be_made_again(cache: Cache, original: Cache, kind: str) -> None:
     path = _files(cache, kind)[0]
     damaged = path.read_bytes()[:-3]
@@ -326,7 +332,7 @@ REASONS: dict[str, BaseException] = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FAST_FIRST)
 def test_what_cannot_be_read_now_stays(cache: Cache, original: Cache, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _files(cache, kind)[0]
     before = {p: p.read_bytes() for p in cache.root.rglob("*") if p.is_file() and "locks" not in p.parts}

@@ -17,6 +17,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import read_json
 from tfser.pipeline import cores, measure
+from tfser.pipeline.corpora.base import absolute
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import ExtractReport, extract
 from tfser.pipeline.features.engine import one_by_one
@@ -262,3 +263,31 @@ def test_nobody_counts_cores_by_himself() -> None:
     sources = [p for room in ("manifests", "pipeline", "heads") for p in (here / room).rglob("*.py")]
     assert len(sources) > 100
     assert [p.name for p in sources if any(word in p.read_text(encoding="utf-8") for word in asking)] == ["cores.py"]
+
+
+@pytest.mark.parametrize("spelling", ["relative", "dots", "slash", "link"])
+def test_a_root_that_is_named_in_another_way_is_the_same_root(
+    cache: Cache, root: Path, tmp_path: Path, spelling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(cache, root)
+    assert first.decoded > 0
+    monkeypatch.chdir(root.parent)
+    (tmp_path / "beside").mkdir(exist_ok=True)
+    (tmp_path / "link").symlink_to(root)
+    said = {
+        "relative": Path(root.name),
+        "dots": tmp_path / "beside" / ".." / root.relative_to(tmp_path),
+        "slash": Path(f"{root}/"),
+        "link": tmp_path / "link",
+    }[spelling]
+    stored = (cache.corpus("c") / "corpus.json").read_bytes()
+    again = scan(cache, READER, corpus="c", root=said, options={"table": str(root / "t.csv")})
+    assert (again.decoded, again.changed, again.root) == (0, False, root)
+    assert (cache.corpus("c") / "corpus.json").read_bytes() == stored
+
+
+def test_two_dots_behind_a_link_mean_the_folder_above_its_target(tmp_path: Path) -> None:
+    (tmp_path / "far" / "corpus").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "corpus")
+    assert absolute(tmp_path / "link" / "..") == (tmp_path / "far").resolve()
+    assert absolute(tmp_path / "link") == tmp_path / "link"

@@ -327,6 +327,7 @@ def test_what_is_being_written_is_not_removed(full: Cache) -> None:
     delete(full, doomed(full, features="logmel"))
 
 
+@pytest.mark.slow
 def test_a_removal_that_is_killed_can_be_done_again(full: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """At each step the catalogue can be read, and what is left can be named."""
     steps = 0

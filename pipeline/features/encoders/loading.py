@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.wording import listed
 from tfser.pipeline.features.encoders.encoder import Encoder, WaveformEncoder
 from tfser.pipeline.features.encoders.spec import EncoderSpec
 from tfser.pipeline.features.encoders.weights import CONFIG
@@ -70,9 +71,8 @@ def _filled(kind: Any, config: Any, spec: EncoderSpec, **options: Any) -> Any:
         )
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:
-        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         raise TfserError(
-            f"{folder}: the weights lack {', '.join(lacking[:3])}{more}, which a {spec.family} of {spec.n_layers} layers has;"
+            f"{folder}: the weights lack {listed(lacking, 3)}, which a {spec.family} of {spec.n_layers} layers has;"
             " the file is incomplete or of another model"
         )
     return model.eval().requires_grad_(False)
