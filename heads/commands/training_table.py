@@ -44,7 +44,9 @@ def print_for_use(store: Cache, experiments: Sequence[Experiment], format: Outpu
             "WHERE list_contains(?, run_id) ORDER BY run_id",
             [names],
         )
-        tested = scores_of_seeds(connection, [experiment.name for experiment in experiments], selection="last")
+        tested = scores_of_seeds(
+            connection, experiments=[experiment.name for experiment in experiments], selection="last"
+        )
     for row in found:
         row["tested_folds"] = max((score.folds for score in tested if score.experiment == row["experiment"]), default=0)
     print_rows(found, format, ["run_id", "experiment", "feature_set", "epochs", "seconds", "tested_folds"])
