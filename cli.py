@@ -16,6 +16,7 @@ import typer
 from tfser import __version__
 from tfser.manifests.commands.program import WIDEST, Line, Program, Stage
 from tfser.manifests.streams import make_ready
+from tfser.pipeline.threads import wait_passively
 
 MANIFESTS, PIPELINE, HEADS = "tfser.manifests.commands", "tfser.pipeline.commands", "tfser.heads.commands"
 
@@ -139,6 +140,7 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def main() -> None:
     """Run the program."""
     make_ready()
+    wait_passively()
     app()
 
 

@@ -31,7 +31,7 @@ ROOMS = {
         *("splits", "audits", "commands"),
     ),
     "pipeline": (
-        *("cores", "memory", "sound", "corpora", "measure", "scan_report", "scan", "source", "shards", "features"),
+        *("cores", "threads", "memory", "sound", "corpora", "measure", "scan_report", "scan", "source", "shards", "features"),
         *("extract_report", "extract", "front_end", "collapse", "verify", "inventory", "copies", "commands"),
     ),
     "heads": ("spec", "models", "training", "machine", "runs", "results", "prediction", "notebook", "commands"),

@@ -4,14 +4,17 @@ Importing `mamba_ssm` runs its ``__init__``, which needs a compiled CUDA extensi
 Triton, compiled when it first runs. So only the module that holds it is imported, and an installation without the
 extension (built with MAMBA_SKIP_CUDA_BUILD=TRUE, see docs/methods.md) serves as well.
 
-The kernel takes any length, widths, number of groups and strides, and knows no vmap. It takes decays for differences of
-cumulative sums in float32: good to 1e-6 where they are of a size, to 1e-3 where one frame forgets all (dt |A| = 1e4) and
+The kernel takes any length, widths, number of groups and strides, and knows no vmap. What comes with time as its fastest axis (a
+convolution's output, transposed) is laid out anew once, where the kernel would read it scattered in every tile. Its products of
+float32 matrices are TF32 on a GPU (Triton's `tl.dot`), whatever torch's switches say: about 1e-3. It takes decays for differences
+of cumulative sums in float32: good to 1e-6 where they are of a size, to 1e-3 where one frame forgets all (dt |A| = 1e4) and
 those beside it forget a thousandth.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -24,6 +27,7 @@ from torch import Tensor
 from tfser.manifests.errors import UsageError, first_line
 
 _NEEDED = ("mamba_ssm", "triton", "einops")
+_KEEP_TUNING = "TRITON_CACHE_AUTOTUNING"
 
 
 @cache
@@ -49,6 +53,7 @@ def fused_scan(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: in
     """
     if x.dtype == torch.float64:
         raise UsageError("scan=mamba_ssm knows no float64; take scan=chunked")
+    x, B, C = (tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in (x, B, C))
     y: Tensor = _kernel()(x, dt.float(), A.float(), B, C, chunk)
     return y
 
@@ -71,7 +76,16 @@ def _kernel() -> Callable[..., Any]:
 
 
 def _import() -> Callable[..., Any]:
-    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+    """Import the module of the scan, with its tuning kept on disk: Triton asks for that while kernels are declared.
 
+    Without it every process tries 110 configurations of 14 kernels again, a quarter of a minute, although all are compiled.
+    """
+    asked = os.environ.get(_KEEP_TUNING)
+    os.environ.setdefault(_KEEP_TUNING, "1")
+    try:
+        from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
+    finally:
+        if asked is None:
+            del os.environ[_KEEP_TUNING]
     scan: Callable[..., Any] = mamba_chunk_scan_combined
     return scan

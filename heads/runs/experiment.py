@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from tfser.heads import head
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.setting_list import unknown_setting
@@ -22,6 +25,7 @@ from tfser.heads.spec.head import Baseline, HeadSpec, Network
 from tfser.heads.spec.precision import settle_precision
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
+from tfser.heads.training.parts import settle_parts
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
 from tfser.manifests.catalogue.views import BOUND
@@ -166,7 +170,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         feature_set = _choose_features(connection, spec, corpus, request.features)
         of = rows(connection, "SELECT * FROM feature_sets WHERE feature_set = ?", [feature_set])[0]
         data_hash = _data_hash(connection, protocol, corpus, feature_set)
-        longest = _longest(connection, protocol, corpus, feature_set)
+        lengths = _lengths(connection, protocol, corpus, feature_set)
         trained = _training_frames(connection, protocol, corpus, feature_set) if recipe.steps is not None else {}
     for asked, what, value in (
         (request.corpus, "corpus", corpus),
@@ -181,6 +185,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     spec.check(config, of["dim"] // layers)
     device = choose_device(request.device) if isinstance(spec, Network) else "cpu"
     recipe = recipe.settled(of["hop_s"])
+    longest = int(lengths.max(initial=1))
     longest = spec.sample_frames(config, recipe) or min(longest, recipe.cut_frames or longest)
     config = spec.settled(config, hop_s=of["hop_s"], longest=longest, device=device)
     recipe = settle_precision(recipe, device)
@@ -191,10 +196,12 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     if request.stack and folds != (EVERYTHING,):
         from tfser.heads.training.together import choose_stacking
 
-        chosen = choose_stacking(spec, config, recipe, device, layers=layers)
+        chosen = choose_stacking(spec, config, recipe, device, layers=layers, dim=of["dim"] // layers)
         stacked = chosen.how
         if stacked == "none":
             said.append(f"trained one by one ({chosen.reason})")
+    recipe, whole = settle_parts(spec, config, recipe, device, lengths, stacked=stacked != "none")
+    said += [] if whole is None else [whole]
     return Experiment(
         spec=spec,
         preset=preset,
@@ -263,7 +270,7 @@ def _with_settings(
         f"{key}={value}"
         for old, new in ((recipe.to_dict(), new_recipe.to_dict()), (config_names, new_config.to_dict()))
         for key, value in sorted(new.items())
-        if old[key] != value
+        if old[key] != value and key != "parts"  # how a batch is computed, which is settled by what it holds
     ]
     return new_config, new_recipe, changes
 
@@ -364,15 +371,15 @@ def _data_hash(connection: Connection, protocol: str, corpus: str, feature_set: 
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
 
 
-def _longest(connection: Connection, protocol: str, corpus: str, feature_set: str) -> int:
-    """Return the frames of the longest utterance of a protocol."""
+def _lengths(connection: Connection, protocol: str, corpus: str, feature_set: str) -> npt.NDArray[np.int64]:
+    """Return the frames of each utterance (n,) of a protocol, in the order of their lengths."""
     found = connection.execute(
-        "SELECT max(f.frames) FROM assignments a "
+        "SELECT f.frames FROM assignments a "
         "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
-        "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL",
+        "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL ORDER BY f.frames",
         [feature_set, protocol, corpus.split(JOINED_BY)],
-    ).fetchone()
-    return int(found[0]) if found and found[0] else 1
+    ).fetchnumpy()
+    return np.asarray(found["frames"], dtype=np.int64)
 
 
 def _training_frames(connection: Connection, protocol: str, corpus: str, feature_set: str) -> dict[int, list[int]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tfser.heads.runs.one_fold import Loaded, load, train_fold, utterances_cut
 from tfser.heads.runs.plan import Key, Run, data_key
 from tfser.heads.runs.several_folds import train_together
+from tfser.heads.training.normalise import KeptSums
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, first_line
 from tfser.manifests.wording import count
@@ -120,6 +121,7 @@ class RunTrainer:
         self.tell = tell
         self._cache, self._every_s = cache, checkpoint_every_s
         self._shelf = Shelf(cache, lambda event: self.tell(event))
+        self._sums = KeptSums()
 
     def train(self, group: Sequence[Run], folds: Sequence[int], findings: Sequence[Finding], *, wait: bool) -> list[Failure]:
         """Train the runs of a group, or find them; tell what happens, and return those of several that failed.
@@ -134,6 +136,11 @@ class RunTrainer:
             BusyError: there is such a process, and `wait` is off.
             TfserError: a run that is alone, or the whole group, cannot be trained.
         """
+        with self._sums.used():
+            return self._train(group, folds, findings, wait=wait)
+
+    def _train(self, group: Sequence[Run], folds: Sequence[int], findings: Sequence[Finding], *, wait: bool) -> list[Failure]:
+        """Train as `train` says."""
         for run in group:
             self.tell(Event(kind="start", run=run))
 

@@ -26,6 +26,7 @@ from tfser.heads.runs.running import RunningMany
 from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
 from tfser.pipeline.cores import cores
+from tfser.pipeline.threads import wait_passively
 
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """How libraries beside torch are told their threads; they read it once, when they are loaded."""
@@ -194,6 +195,7 @@ def _work(pipe: Connection, cache: Cache, running: RunningMany) -> None:
     """Train what the parent sends, until it sends None or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    wait_passively()
     running.prepare("cpu")
     trainer = RunTrainer(cache, tell=lambda event: None, checkpoint_every_s=running.checkpoint_every)
     while (task := _receive(pipe)) is not None:

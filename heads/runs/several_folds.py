@@ -131,14 +131,12 @@ def _train_begun(
         on_note=on_note,
     )
     found: dict[int, RunResult | TfserError] = {}
-    stacked = provenance(stacking, len(jobs))
     for (i, run), result in zip(begun.items(), results, strict=True):
         if isinstance(result, TfserError):
             found[i] = result
         else:
-            found[i] = store_run(
-                cache, replace(run, about={**run.about, **stacked}), result, on_note or (lambda _: None)
-            )
+            about = {**run.about, **provenance(stacking, result.together)}
+            found[i] = store_run(cache, replace(run, about=about), result, on_note or (lambda _: None))
     return found
 
 

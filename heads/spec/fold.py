@@ -118,3 +118,5 @@ class FitResult:
     states: Mapping[str, dict[str, Tensor]]
     """``last`` and, if there is one, ``val``: self-contained, see `predict`. On the CPU."""
     parameters: int
+    together: int = 1
+    """Trainings that shared each step with this one, itself included."""

@@ -82,6 +82,9 @@ class Recipe(Settings):
     batch_size: Annotated[int, ABOVE_0] = 64
     """At most so many samples a step; an epoch's samples are dealt into batches of nearly equal size, none
     dropped."""
+    parts: Annotated[int | None, ABOVE_0] = later(None)
+    """Batches of whole utterances are encoded in at most so many parts of nearly equal lengths, which saves padding: the same
+    batch and loss, to rounding. None: as the device and the corpus's lengths say, see `tfser.heads.training.parts`; 1: never."""
     grad_clip: Annotated[float, AT_LEAST_0] = 0.0
     """Largest global norm of the gradient; 0: not clipped."""
     label_smoothing: Annotated[float, BELOW_1] = 0.0

@@ -21,6 +21,12 @@ from tfser.heads.spec.recipes import Recipe
 _NATURAL_PER_DB = math.log(10) / 10
 
 
+def changes_samples(recipe: Recipe) -> bool:
+    """Tell whether a recipe augments samples at all, or joins them by mixup."""
+    names = ("warp", "gain_db", "tilt_db", "time_masks", "band_masks", "mixup")
+    return any(getattr(recipe, name) for name in names)
+
+
 def augment(samples: Tensor, lengths: Tensor, unit: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
     """Return a batch with the recipe's warp, gain, tilt and masks, in this order; padding stays zero.
 

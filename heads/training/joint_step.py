@@ -17,8 +17,14 @@ from torch.func import functional_call, vmap
 from torch.nn import functional
 
 from tfser.heads.spec.fold import EpochRecord
-from tfser.heads.training.loop import Trainer, training_loss
+from tfser.heads.training.loop import Trainer
+from tfser.heads.training.parts import Batch
+from tfser.heads.training.step import training_loss
 from tfser.manifests.errors import TfserError, first_line
+
+Padded = dict[str, Tensor] | list[dict[str, Tensor]]
+"""The batches of J jobs: one stack of samples (J, B, L, D), lengths (J, B), targets (J, B, K) and present (J, B); or, of jobs
+that are computed apart, the same for each, at its own length."""
 
 _WARM_UPS = 3  # steps before a graph is captured: libraries choose their kernels in them
 
@@ -42,7 +48,8 @@ class Group:
         self.class_weights = torch.stack([trainer.class_weights for trainer in trainers])  # (J, K)
         self.losses = torch.zeros(len(trainers), device=self.device)
         self.graph: Graph | None = None
-        self.wants_graph = graph
+        self.graphs_of_one: dict[int, Graph] = {}
+        self.wants_graph = self.wants_graph_of_one = graph
         self.shape = _Loss(copy.deepcopy(first.model).to("meta").train(), self)
         self._stack()
         cuda = self.device.type == "cuda"
@@ -67,7 +74,6 @@ class Group:
                 path, _, leaf = name.rpartition(".")
                 for model, part in zip(models, self.buffers[name], strict=True):
                     model.get_submodule(path)._buffers[leaf] = part
-        self.averages = [_averaged(trainer) for trainer in self.trainers if trainer.average is not None]
 
     # One epoch.
 
@@ -85,14 +91,15 @@ class Group:
             for j, (trainer, (_, rate, _)) in enumerate(zip(self.trainers, found, strict=True)):
                 rates[j] = rate
                 set_rate(trainer.optimiser, rate)
-            batch = self._pad([of for _, _, of in found])
-            self._step(batch)
-            totals += self.losses * batch["present"].sum(dim=1)
-            self._update_averages([step for step, _, _ in found])
+            self._step(self._pad([batch for _, _, batch in found]))
+            sizes = torch.tensor([float(len(batch)) for _, _, batch in found])
+            totals += self.losses * sizes.to(self.device, non_blocking=True)
+            for trainer, (step, _, _) in zip(self.trainers, found, strict=True):
+                trainer.update_average(step)
         for j, (trainer, rest) in enumerate(zip(self.trainers, batches, strict=True)):  # steps that not all have
-            for step, rate, of in rest:
+            for step, rate, batch in rest:
                 rates[j] = rate
-                totals[j] += self._step_alone(j, rate, of) * len(of[0])
+                totals[j] += self._step_alone(j, rate, batch) * len(batch)
                 trainer.update_average(step)
         sums = totals.cpu()  # waits for the device
         train_s = (time.perf_counter() - began) / len(self.trainers)
@@ -104,53 +111,82 @@ class Group:
                 outcomes.append(error)
         return outcomes
 
-    def _pad(self, batches: Sequence[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Stack batches, filled up with samples that are not there: (J, B, L, D), (J, B), (J, B, K), and (J, B) who is."""
-        longest = max(samples.shape[1] for samples, _, _ in batches)
-        parts: dict[str, list[Tensor]] = {"samples": [], "lengths": [], "targets": [], "present": []}
-        for samples, lengths, targets in batches:
-            short = self.size - len(samples)
-            parts["samples"].append(functional.pad(samples, (0, 0, 0, longest - samples.shape[1], 0, short)))
-            parts["lengths"].append(functional.pad(lengths, (0, short), value=1))  # of no frames at all, a mean is no number
-            parts["targets"].append(functional.pad(targets, (0, 0, 0, short)))
-            parts["present"].append(torch.arange(self.size, device=self.device) < len(samples))
-        return {name: torch.stack(of) for name, of in parts.items()}
+    def _pad(self, batches: Sequence[Batch]) -> Padded:
+        """Bring batches to one size with samples that are not there.
+
+        What is computed as one operation, or by one graph, has one length as well; jobs that are computed apart keep their own:
+        the longest utterance of ten batches is half again as long as that of one.
+        """
+        if self.how == "streams" and not self.wants_graph:
+            return [self._filled(batch, batch.samples[0].shape[1]) for batch in batches]
+        longest = max(batch.samples[0].shape[1] for batch in batches)
+        filled = [self._filled(batch, longest) for batch in batches]
+        return {name: torch.stack([of[name] for of in filled]) for name in filled[0]}
+
+    def _filled(self, batch: Batch, length: int) -> dict[str, Tensor]:
+        """Return a batch of B samples of so many frames: samples, lengths, targets, and who of them is there."""
+        samples, lengths, targets = batch
+        short = self.size - len(samples)
+        return {
+            "samples": functional.pad(samples, (0, 0, 0, length - samples.shape[1], 0, short)),
+            "lengths": functional.pad(lengths, (0, short), value=1),  # of no frames at all, a mean is no number
+            "targets": functional.pad(targets, (0, 0, 0, short)),
+            "present": torch.arange(self.size, device=self.device) < len(samples),
+        }
 
     # One step.
 
-    def _step(self, batch: dict[str, Tensor]) -> None:
+    def _step(self, batch: Padded) -> None:
         """Take a step of all jobs, and leave their losses in `losses`."""
-        if self.wants_graph and self.graph is None:
-            try:
-                self.graph = Graph(self, batch)
-            except RuntimeError as error:
-                self.wants_graph, self.how = False, "vmap"
-                reason = first_line(error)
-                self.note(f"no CUDA graph could be made of a training step, so steps are launched one by one: {reason}")
+        if self.wants_graph and self.graph is None and isinstance(batch, dict):
+            self.graph = self._graph(batch, self.compute)
+            if self.graph is None:
+                self.wants_graph = self.wants_graph_of_one = False
+                self.how = "streams"
         if self.graph is None:
             self.compute(batch)
-        else:
+        elif isinstance(batch, dict):
             self.graph.replay(batch)
 
-    def compute(self, batch: Mapping[str, Tensor]) -> None:
+    def _graph(self, batch: dict[str, Tensor], compute: Callable[[dict[str, Tensor]], None]) -> Graph | None:
+        """Make a graph of a computation; where none can be made, say so: what goes on without it takes a stream a job.
+
+        Raises:
+            OutOfMemoryError: It does not fit into memory: that is no reason to compute it in another way.
+        """
+        try:
+            return Graph(self, batch, compute)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = first_line(error)
+            self.note(f"no CUDA graph could be made of a training step, so steps are launched one by one: {reason}")
+            return None
+
+    def compute(self, batch: Padded) -> None:
         """Forward, backward, clipping and optimiser of all jobs."""
-        if self.how == "vmap":
+        if self.how == "vmap" and isinstance(batch, dict):
             losses = self._losses(batch)
             self._differentiate(losses.sum(), list(self.weights.values()), list(self.gradients.values()))
             self.losses.copy_(losses.detach())
             for trainer in self.trainers:
                 self._move(trainer)
             return
-        for j, trainer in enumerate(self.trainers):
+        for j in range(len(self.trainers)):
             with self._beside(j):
-                of = {name: tensor[j] for name, tensor in batch.items()}
-                loss = self.loss(trainer.model, **of, class_weights=self.class_weights[j])
-                parameters = list(trainer.model.parameters())
-                self._differentiate(loss, parameters, [_gradient(parameter) for parameter in parameters])
-                self.losses[j].copy_(loss.detach())
-                self._move(trainer)
+                of = {name: tensor[j] for name, tensor in batch.items()} if isinstance(batch, dict) else batch[j]
+                self.compute_one(j, of)
         for stream in self.streams:
             torch.cuda.current_stream(self.device).wait_stream(stream)
+
+    def compute_one(self, j: int, batch: Mapping[str, Tensor]) -> None:
+        """Forward, backward, clipping and optimiser of job j."""
+        trainer = self.trainers[j]
+        loss = self.loss(trainer.model, **batch, class_weights=self.class_weights[j])
+        parameters = list(trainer.model.parameters())
+        self._differentiate(loss, parameters, [_gradient(parameter) for parameter in parameters])
+        self.losses[j].copy_(loss.detach())
+        self._move(trainer)
 
     def _losses(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return all jobs' losses (J,) as a function of the stacked weights."""
@@ -167,7 +203,8 @@ class Group:
         self, model: nn.Module, *, samples: Tensor, lengths: Tensor, targets: Tensor, present: Tensor, class_weights: Tensor
     ) -> Tensor:
         """Return one job's loss of a padded batch."""
-        return training_loss(model, samples, lengths, targets, class_weights, self.recipe, self.most, present, self.batch_norm)
+        batch = Batch((samples,), (lengths,), targets)
+        return training_loss(model, batch, class_weights, self.recipe, self.most, present, self.batch_norm)
 
     @staticmethod
     def _differentiate(loss: Tensor, weights: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
@@ -180,25 +217,24 @@ class Group:
             nn.utils.clip_grad_norm_(trainer.model.parameters(), self.recipe.grad_clip)
         trainer.optimiser.step()
 
-    def _step_alone(self, j: int, rate: float, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """Take a step of one job as `fit` does, and return its loss."""
+    def _step_alone(self, j: int, rate: float, batch: Batch) -> Tensor:
+        """Take a step of one job as `fit` does, and return its loss. Where steps are graphs, so is this one."""
         trainer = self.trainers[j]
         set_rate(trainer.optimiser, rate)
-        loss = training_loss(trainer.model, *batch, trainer.class_weights, self.recipe, self.most)
+        if self.wants_graph_of_one:
+            filled = self._filled(batch, batch.samples[0].shape[1])
+            if j not in self.graphs_of_one:
+                made = self._graph(filled, lambda of: self.compute_one(j, of))
+                self.wants_graph_of_one = made is not None
+                self.graphs_of_one |= {} if made is None else {j: made}
+            if j in self.graphs_of_one:
+                self.graphs_of_one[j].replay(filled)
+                return self.losses[j].clone()
+        loss = training_loss(trainer.model, batch, trainer.class_weights, self.recipe, self.most)
         parameters = list(trainer.model.parameters())
         self._differentiate(loss, parameters, [_gradient(parameter) for parameter in parameters])
         self._move(trainer)
         return loss.detach()
-
-    def _update_averages(self, steps: Sequence[int]) -> None:
-        """Do what `Trainer.update_average` does, in few operations a job."""
-        if not self.averages:
-            return
-        with torch.no_grad():
-            for trainer, step, (means, values, counts, steps_seen) in zip(self.trainers, steps, self.averages, strict=True):
-                torch._foreach_lerp_(means, values, trainer.average_share(step))
-                if counts:
-                    torch._foreach_copy_(counts, steps_seen)
 
     @contextlib.contextmanager
     def _beside(self, j: int) -> Iterator[None]:
@@ -235,13 +271,14 @@ class _Loss(nn.Module):
 
 
 class Graph:
-    """A step of a group as one CUDA graph, which reads its batch from tensors of its own.
+    """A computation of a group (a step of all jobs, or of one) as one CUDA graph, which reads its batch from tensors of its own.
 
     Raises:
-        RuntimeError: The step cannot be captured; nothing is changed then.
+        OutOfMemoryError: There is too little memory.
+        RuntimeError: The step cannot be captured, or what was captured does nothing. In either case nothing is changed.
     """
 
-    def __init__(self, group: Group, batch: Mapping[str, Tensor]) -> None:
+    def __init__(self, group: Group, batch: Mapping[str, Tensor], compute: Callable[[dict[str, Tensor]], None]) -> None:
         self.batch = {name: tensor.clone() for name, tensor in batch.items()}
         before = {id(tensor): tensor.detach().clone() for tensor in group.state()}
         side = torch.cuda.Stream(group.device)  # type: ignore[no-untyped-call]
@@ -249,11 +286,17 @@ class Graph:
             side.wait_stream(torch.cuda.current_stream(group.device))
             with torch.cuda.stream(side):
                 for _ in range(_WARM_UPS):
-                    group.compute(self.batch)
+                    compute(self.batch)
             torch.cuda.current_stream(group.device).wait_stream(side)
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self.graph):
-                group.compute(self.batch)
+                compute(self.batch)
+            # A graph that was captured on another device is empty, and its replays train nothing without a word.
+            untouched = group.losses.clone().fill_(-torch.inf)
+            group.losses.copy_(untouched)
+            self.graph.replay()
+            if torch.equal(group.losses, untouched):
+                raise RuntimeError("the captured graph does nothing")
         finally:
             torch.cuda.synchronize(group.device)
             with torch.no_grad():
@@ -268,15 +311,6 @@ class Graph:
         for name, tensor in self.batch.items():
             tensor.copy_(batch[name])
         self.graph.replay()
-
-
-def _averaged(trainer: Trainer) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-    """Return a trainer's averages and what they are of, first what moves by shares and then what is copied."""
-    assert trainer.average is not None
-    pairs = list(zip(trainer.average.state_dict().values(), trainer.model.state_dict().values(), strict=True))
-    moved = [pair for pair in pairs if pair[0].is_floating_point()]
-    copied = [pair for pair in pairs if not pair[0].is_floating_point()]
-    return [a for a, _ in moved], [b for _, b in moved], [a for a, _ in copied], [b for _, b in copied]
 
 
 def _gradient(parameter: nn.Parameter | Tensor) -> Tensor:

@@ -40,13 +40,16 @@ from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.selections import Keeper
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training import checkpoints
-from tfser.heads.training.augment import augment, mix
+from tfser.heads.training.augment import augment, changes_samples, mix
 from tfser.heads.training.finite import check_loss, check_prediction, check_weights
-from tfser.heads.training.losses import class_weights, cmdt, cross_entropy
+from tfser.heads.training.losses import class_weights
 from tfser.heads.training.normalise import Normaliser
+from tfser.heads.training.parts import Batch, in_parts, why_whole
 from tfser.heads.training.predict import evaluate, own_randomness, predict
 from tfser.heads.training.samples import FrameStore, plan
+from tfser.heads.training.step import make_optimiser, move_average, training_loss
 from tfser.manifests.errors import TfserError, UnreadableError, UsageError, first_line
+from tfser.pipeline.features.devices import computing_on
 
 __all__ = ["EpochRecord", "FitResult", "FitStoppedError", "FoldData", "Prediction", "Selection", "fit", "predict"]
 
@@ -94,6 +97,7 @@ def fit(
         UnreadableError: The checkpoint cannot be read now, or is of another version.
         NotFiniteError: Features, the loss, weights or predictions are no numbers.
         FitStoppedError: ``should_stop`` said so.
+        TfserError: It does not fit into the device's memory.
     """
     if isinstance(spec, Baseline):
         found = spec.fit(data, config, recipe)
@@ -106,29 +110,53 @@ def fit(
     device = torch.device(device)
     if epochs is not None and epochs < 1:
         raise UsageError(f"epochs={epochs}: at least 1")
-    with own_randomness(device):
-        trainer = Trainer(data, spec, config, recipe, seed, device, epochs)
-        epochs = trainer.epochs
-        if checkpoint_dir is not None:
-            trainer.resume(checkpoint_dir)
-        kept = time.monotonic()
-        while len(trainer.history) < epochs:
-            record = trainer.run_epoch()
-            done = record.epoch == epochs
-            stop = not done and should_stop is not None and should_stop()
-            if checkpoint_dir is not None and (done or stop or time.monotonic() - kept >= checkpoint_every_s):
-                trainer.keep(checkpoint_dir)
-                kept = time.monotonic()
-            if on_epoch is not None:
-                on_epoch(record)
-            if stop:
-                where = f"its state is kept in {checkpoint_dir}" if checkpoint_dir else "nothing of it is kept"
-                raise FitStoppedError(f"stopped after epoch {record.epoch} of {epochs}; {where}")
-        return trainer.result()
+    try:
+        with computing_on(device), own_randomness(device):
+            trainer = Trainer(data, spec, config, recipe, seed, device, epochs)
+            if checkpoint_dir is not None:
+                trainer.resume(checkpoint_dir)
+            return _train(trainer, checkpoint_dir, checkpoint_every_s, on_epoch, should_stop)
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(spec, device) from error
+
+
+def out_of_memory(spec: HeadSpec, device: torch.device) -> TfserError:
+    """Return the error of a training that does not fit into a device's memory, with the ways out."""
+    return TfserError(
+        f"{device}: a training of {spec.name} does not fit into its memory; take a smaller batch (--set batch_size=...), shorter "
+        "utterances (--set cut_seconds=...), or --device cpu"
+    )
+
+
+def _train(
+    trainer: Trainer,
+    checkpoint_dir: Path | None,
+    checkpoint_every_s: float,
+    on_epoch: Callable[[EpochRecord], None] | None,
+    should_stop: Callable[[], bool] | None,
+) -> FitResult:
+    """Train what is left of a training's epochs; the arguments are those of `fit`."""
+    epochs, kept = trainer.epochs, time.monotonic()
+    while len(trainer.history) < epochs:
+        record = trainer.run_epoch()
+        done = record.epoch == epochs
+        stop = not done and should_stop is not None and should_stop()
+        if checkpoint_dir is not None and (done or stop or time.monotonic() - kept >= checkpoint_every_s):
+            trainer.keep(checkpoint_dir)
+            kept = time.monotonic()
+        if on_epoch is not None:
+            on_epoch(record)
+        if stop:
+            where = f"its state is kept in {checkpoint_dir}" if checkpoint_dir else "nothing of it is kept"
+            raise FitStoppedError(f"stopped after epoch {record.epoch} of {epochs}; {where}")
+    return trainer.result()
 
 
 class Trainer:
-    """The state of a training between two epochs."""
+    """The state of a training between two epochs.
+
+    The arguments are those of `fit`; ``frames`` are the features' on the device, where another training has put them there.
+    """
 
     def __init__(
         self,
@@ -139,6 +167,7 @@ class Trainer:
         seed: int,
         device: torch.device,
         epochs: int | None,
+        frames: Tensor | None = None,
     ) -> None:
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         packed = data.features
@@ -155,28 +184,32 @@ class Trainer:
             raise UsageError(f"recipe setting cmdt={recipe.cmdt}: {spec.name} gives no frames to compare; take cmdt=0")
         self.normaliser = Normaliser.fit(recipe.normalise, packed.frames, packed.offsets, data.train)
         tables = self.normaliser.tables(packed.frames, packed.offsets, data.speakers)
-        self.store = FrameStore(packed.frames, packed.offsets, *tables, device, seen)
+        self.store = FrameStore(packed.frames if frames is None else frames, packed.offsets, *tables, device, seen)
         self.layout = plan(packed.offsets, data.train, self.frames, recipe.train_hop, seen)
         self.val_layout = plan(packed.offsets, data.val, self.frames, recipe.eval_hop, seen)
         self.test_layout = plan(packed.offsets, data.test, self.frames, recipe.eval_hop, seen)
         self.epochs = recipe.length(self.steps()) if epochs is None else epochs
-        self.counts = self.store.counts.cpu()
-        self.labels = torch.from_numpy(data.labels).to(device)
+        self.counts = torch.from_numpy(self.store.lengths)
+        self.augments = changes_samples(recipe)
+        self.parts = 1 if recipe.parts is None or why_whole(spec, config, recipe) is not None else recipe.parts
+        labels = torch.from_numpy(data.labels)
+        self.targets = nn.functional.one_hot(labels, len(data.classes)).float().to(device)  # (n, K)
         self.class_weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
 
         torch.manual_seed(_stream(seed, 0, "weights"))
         self.model = build_module(spec, config, packed.frames.shape[1], len(data.classes), data.layers).to(device)
         self.average = copy.deepcopy(self.model) if recipe.averaging else None
-        self.optimiser = _optimiser(recipe, self.model)
+        self.optimiser = make_optimiser(recipe, self.model)
         self.history: list[EpochRecord] = []
         self.keeper: Keeper[Prediction | None] = Keeper(recipe.selections)
         self.val_state: dict[str, Tensor] = {}
         # Whole utterances were masked over the batch's longest once: their checkpoints are of another training.
         more = ["masks within lengths"] if self.frames is None and recipe.time_masks else []
-        # A recipe's summary is words: it is left out, but checkpoints of the version before hold it.
+        # A recipe's summary is words: it is left out, but checkpoints of the version before hold it. They hold no parts.
+        settings = {name: value for name, value in recipe.to_dict().items() if name != "parts" or self.parts > 1}
         self.fingerprint, self.former = (
-            _fingerprint([spec.name, config.to_dict(), settings, seed, self.epochs, list(data.classes), _FORMAT], data, more)
-            for settings in (recipe.to_dict() | {"summary": ""}, recipe.to_dict())
+            _fingerprint([spec.name, config.to_dict(), of_recipe, seed, self.epochs, list(data.classes), _FORMAT], data, more)
+            for of_recipe in (settings | {"summary": ""}, settings)
         )
 
     # One epoch.
@@ -185,7 +218,7 @@ class Trainer:
         epoch = len(self.history) + 1
         torch.manual_seed(_stream(self.seed, epoch, "dropout"))
         began = time.perf_counter()
-        loss, rate = self._train(epoch)
+        loss, rate = self.train_epoch(epoch)
         return self.close_epoch(epoch, loss, rate, time.perf_counter() - began)
 
     def close_epoch(self, epoch: int, loss: float, rate: float, train_s: float) -> EpochRecord:
@@ -211,28 +244,28 @@ class Trainer:
             self.val_state = self._state()
         return record
 
-    def _train(self, epoch: int) -> tuple[float, float]:
+    def train_epoch(self, epoch: int) -> tuple[float, float]:
         """Pass once over the training samples; return the mean loss and the last learning rate."""
         total, rate = torch.zeros((), device=self.device), 0.0
         self.model.train()
         for step, rate, batch in self.batches(epoch):
             for group in self.optimiser.param_groups:
                 group["lr"] = rate * group["own_rate"]
-            loss = training_loss(self.model, *batch, self.class_weights, self.recipe, self.most)
+            loss = training_loss(self.model, batch, self.class_weights, self.recipe, self.most)
             self.optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             if self.recipe.grad_clip:
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
             self.optimiser.step()
             self.update_average(step)
-            total += loss.detach() * len(batch[0])
+            total += loss.detach() * len(batch)
         return self.mean_loss(epoch, total), rate
 
     def steps(self) -> int:
         """Return the steps of an epoch."""
         return -(-len(self.layout) // self.recipe.batch_size)
 
-    def batches(self, epoch: int) -> Iterator[tuple[int, float, tuple[Tensor, Tensor, Tensor]]]:
+    def batches(self, epoch: int) -> Iterator[tuple[int, float, Batch]]:
         """Yield the steps of an epoch: the number, counted over all epochs from 0, the learning rate and the batch."""
         generator = torch.Generator().manual_seed(_stream(self.seed, epoch, "data"))
         steps = self.steps()
@@ -256,22 +289,32 @@ class Trainer:
         check_loss(mean, epoch, self.data.features, self.data.train)
         return mean
 
-    def _batch(self, rows: Tensor, starts: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Gather and augment: samples (B, L, D), lengths (B,), targets (B, K)."""
+    def _batch(self, rows: Tensor, starts: Tensor, generator: torch.Generator) -> Batch:
+        """Gather and augment a batch of rows (B,) on the CPU, without waiting for the device: it computes the step before."""
         recipe = self.recipe
+        cut = in_parts(self.store.lengths[rows.numpy()], self.parts) if self.parts > 1 else []
+        order = rows[torch.from_numpy(np.concatenate(cut))] if len(cut) > 1 else rows
+        targets = self.targets[order.to(self.device, non_blocking=True)]
+        if len(cut) > 1 and not self.augments:  # each part is read at its own length
+            found = [self._mixed(*self.store.gather(rows[part], starts[part], None)) for part in cut]
+            return Batch(tuple(samples for samples, _ in found), tuple(lengths for _, lengths in found), targets)
         starts, pace = self._places(rows, starts, generator)
-        # Not waiting for the device: the next batch is made while it computes.
-        rows, starts = (of.to(self.device, non_blocking=True) for of in (rows, starts))
-        pace = None if pace is None else pace.to(self.device, non_blocking=True)
-        samples, lengths = self.store.gather(rows, starts, self.frames, pace)
+        samples, lengths = self._mixed(*self.store.gather(rows, starts, self.frames, pace))
         gain = self.store.gain(rows)
-        if isinstance(self.model, LayerMix):
-            samples, gain = self.model.mix(samples), self.model.mix(gain)
+        gain = self.model.mix(gain) if isinstance(self.model, LayerMix) else gain
         samples = augment(samples, lengths, gain, recipe, generator)
-        targets = nn.functional.one_hot(self.labels[rows], len(self.data.classes)).float()
+        if len(cut) > 1:  # augmentation draws for the batch as a whole
+            spans = [int(self.store.lengths[rows[part].numpy()].max()) for part in cut]
+            parts = [torch.from_numpy(part).to(self.device, non_blocking=True) for part in cut]
+            of_parts = tuple(samples[part, :span] for part, span in zip(parts, spans, strict=True))
+            return Batch(of_parts, tuple(lengths[part] for part in parts), targets)
         if recipe.mixup:
             samples, lengths, targets = mix(samples, lengths, targets, recipe.mixup, generator)
-        return samples, lengths, targets
+        return Batch((samples,), (lengths,), targets)
+
+    def _mixed(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return samples (B, L, M D) of several layers as their learned mix (B, L, D), and any others as they are."""
+        return (self.model.mix(samples), lengths) if isinstance(self.model, LayerMix) else (samples, lengths)
 
     def _places(self, rows: Tensor, starts: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Draw where the samples begin (B,) and at which pace their frames are read (B,), as the recipe says."""
@@ -297,13 +340,7 @@ class Trainer:
         """Move the averaged weights and batch-norm statistics towards the present ones; faster in the first steps."""
         if self.average is None:
             return
-        share = self.average_share(step)
-        with torch.no_grad():
-            for mean, value in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
-                if mean.is_floating_point():
-                    mean.lerp_(value, share)
-                else:
-                    mean.copy_(value)
+        move_average(self.average, self.model, self.average_share(step))
 
     def average_share(self, step: int) -> float:
         """Return by which share of the way averages move in a step, counted from 0."""
@@ -408,59 +445,6 @@ def _check_settled(recipe: Recipe) -> None:
     for kind in ("cut", "slice"):
         if getattr(recipe, f"{kind}_seconds") is not None and getattr(recipe, f"{kind}_frames") is None:
             raise UsageError(f"recipe setting {kind}_seconds: say how long a frame is (Recipe.settled), or {kind}_frames")
-
-
-def training_loss(
-    model: nn.Module,
-    samples: Tensor,
-    lengths: Tensor,
-    targets: Tensor,
-    class_weights: Tensor,
-    recipe: Recipe,
-    most: int | None,
-    present: Tensor | None = None,
-    batch_norm: bool = False,
-) -> Tensor:
-    """Return the loss of a batch: Eq. 9 of TF-Mamba where the recipe has CMDT.
-
-    Args:
-        model: The head, in training mode.
-        samples, lengths, targets: (B, L, D), (B,), (B, K).
-        class_weights: (K,)
-        recipe: How to train.
-        most: Frames of the longest utterance that the head sees.
-        present: (B,) bool, the samples that are there; the targets of the others are zero. None: all.
-        batch_norm: The head's `forward` takes ``present``.
-    """
-    with torch.autocast(samples.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-        if recipe.cmdt:
-            frames = model.encode(samples, lengths)  # type: ignore[operator]
-            logits = model.classify(frames, lengths)  # type: ignore[operator]
-        else:
-            logits = model(samples, lengths, present) if batch_norm else model(samples, lengths)
-    loss = cross_entropy(logits.float(), targets, class_weights, recipe.label_smoothing, recipe.focal)
-    if recipe.cmdt and most is not None:
-        loss = loss + recipe.cmdt * cmdt(frames, lengths, targets.argmax(dim=1), most, recipe, present)
-    return loss
-
-
-def _optimiser(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Make the optimiser; its groups' `own_rate` is what the schedule's rate is multiplied by."""
-    own: list[nn.Parameter] = model.own_rate_parameters() if hasattr(model, "own_rate_parameters") else []  # type: ignore[operator]
-    among = {id(parameter) for parameter in own}
-    shared = [parameter for parameter in model.parameters() if id(parameter) not in among]
-    groups = [
-        {"params": [p for p in shared if p.ndim > 1], "weight_decay": recipe.weight_decay, "own_rate": 1.0},
-        {"params": [p for p in shared if p.ndim <= 1], "weight_decay": 0.0, "own_rate": 1.0},
-        {"params": own, "weight_decay": 0.0, "own_rate": recipe.own_rate / recipe.lr},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if recipe.optimiser == "sgd":
-        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.betas[0])
-    if recipe.optimiser == "rmsprop":
-        return torch.optim.RMSprop(groups, lr=recipe.lr, momentum=recipe.betas[0], alpha=recipe.betas[1])
-    kind = torch.optim.Adam if recipe.optimiser == "adam" else torch.optim.AdamW
-    return kind(groups, lr=recipe.lr, betas=recipe.betas)
 
 
 def _stream(seed: int, epoch: int, purpose: str) -> int:

@@ -83,7 +83,12 @@ def cmdt(
         present: (B,) bool, the samples that are there; the others are nobody's positive or negative. None: all.
     """
     with torch.autocast(frames.device.type, enabled=False):
-        vectors = spectra(frames.float(), lengths, size, recipe)  # (k, B, V)
+        return contrast(spectra(frames.float(), lengths, size, recipe), labels, recipe, present)
+
+
+def contrast(vectors: Tensor, labels: Tensor, recipe: Recipe, present: Tensor | None = None) -> Tensor:
+    """Return the CMDT loss of vectors (k, B, V) that `spectra` gave, and their classes (B,); the rest as `cmdt` has it."""
+    with torch.autocast(vectors.device.type, enabled=False):
         same = labels[:, None] == labels  # (B, B)
         others = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
         rest = labels[:, None] != labels

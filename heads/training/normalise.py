@@ -8,7 +8,11 @@ saved with the model.
 
 from __future__ import annotations
 
+import contextlib
+import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,18 +20,58 @@ import numpy.typing as npt
 from tfser.heads.spec.recipes import Normalise
 from tfser.manifests.errors import UsageError
 
+_MOST_KEPT = 2**28  # bytes of sums that are kept from one run to the next
 _BLOCK_VALUES = 2**22  # values squared at a time: 32 MB
 _SMALLEST_DEVIATION = 1e-3  # a feature that hardly moves is not blown up
 
 
-def utterance_sums(
-    frames: npt.NDArray[np.floating], offsets: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+Sums = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+class KeptSums:
+    """The sums of the features that runs have in common, kept from one run to the next by whoever trains them.
+
+    Only inside `used`, whose frames nobody changes meanwhile: elsewhere sums are taken anew each time.
+    """
+
+    def __init__(self) -> None:
+        self._of: tuple[Any, ...] = ()
+        self._sums: Sums | None = None
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[None]:
+        """Let `utterance_sums` look here first, and leave here what it has found."""
+        _KEPT.append(self)
+        try:
+            yield
+        finally:
+            _KEPT.remove(self)
+
+    def get(self, frames: npt.NDArray[np.floating], offsets: npt.NDArray[np.int64]) -> Sums | None:
+        """Return the sums of these very arrays, if they are the ones that were put here last."""
+        same = self._sums is not None and all(a() is b for a, b in zip(self._of, (frames, offsets), strict=True))
+        return self._sums if same else None
+
+    def put(self, frames: npt.NDArray[np.floating], offsets: npt.NDArray[np.int64], sums: Sums) -> None:
+        """Keep the sums of these arrays instead of any others, while the arrays live."""
+        if sums[0].nbytes + sums[1].nbytes <= _MOST_KEPT:
+            self._of, self._sums = (weakref.ref(frames), weakref.ref(offsets)), sums
+
+
+_KEPT: list[KeptSums] = []
+
+
+def utterance_sums(frames: npt.NDArray[np.floating], offsets: npt.NDArray[np.int64]) -> Sums:
     """Return per utterance the sum of its frames and of their squares, each (n, D) float64, block by block.
+
+    They are not to be written into: others may be given the same arrays (`KeptSums`).
 
     Raises:
         UsageError: An utterance has no frames.
     """
+    for kept in _KEPT:
+        if (known := kept.get(frames, offsets)) is not None:
+            return known
     counts = np.diff(offsets)
     if len(counts) and counts.min() < 1:
         empty = int(counts.argmin())
@@ -43,7 +87,10 @@ def utterance_sums(
         sums[first:last] = np.add.reduceat(block, begins, axis=0)
         squares[first:last] = np.add.reduceat(block * block, begins, axis=0)
         first = last
-    return sums, squares
+    found = (sums, squares)
+    for kept in _KEPT:
+        kept.put(frames, offsets, found)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

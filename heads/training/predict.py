@@ -19,6 +19,7 @@ from tfser.heads.training import checkpoints
 from tfser.heads.training.normalise import Normaliser
 from tfser.heads.training.samples import FrameStore, SamplePlan, plan
 from tfser.manifests.errors import UsageError
+from tfser.pipeline.features.devices import computing_on
 from tfser.pipeline.shards.packed import PackedFeatures
 
 _SEGMENTS, _UTTERANCES = 128, 32  # samples evaluated at a time
@@ -54,21 +55,22 @@ def predict(
         raise UsageError("there are no utterances to predict")
     if isinstance(spec, Baseline):
         return spec.predict(state, features, rows)
-    with own_randomness(device):
-        model = build_module(spec, config, features.frames.shape[1], n_classes, layers).to(device)
-    try:
-        model.load_state_dict(checkpoints.part(state, "model"))
-        normaliser = Normaliser(
-            mode=recipe.normalise,
-            mean=state["normaliser.mean"].cpu().numpy(),
-            deviation=state["normaliser.deviation"].cpu().numpy(),
-        )
-    except (RuntimeError, KeyError) as error:
-        raise UsageError(f"this is not a state of {spec.name} with this configuration: {error}") from error
-    tables = normaliser.tables(features.frames, features.offsets, speakers)
-    frames, most = spec.sample_frames(config, recipe), spec.seen_frames(config, recipe)
-    store = FrameStore(features.frames, features.offsets, *tables, device, most)
-    return evaluate(model, store, plan(features.offsets, rows, frames, recipe.eval_hop, most), frames)
+    with computing_on(device):
+        with own_randomness(device):
+            model = build_module(spec, config, features.frames.shape[1], n_classes, layers).to(device)
+        try:
+            model.load_state_dict(checkpoints.part(state, "model"))
+            normaliser = Normaliser(
+                mode=recipe.normalise,
+                mean=state["normaliser.mean"].cpu().numpy(),
+                deviation=state["normaliser.deviation"].cpu().numpy(),
+            )
+        except (RuntimeError, KeyError) as error:
+            raise UsageError(f"this is not a state of {spec.name} with this configuration: {error}") from error
+        tables = normaliser.tables(features.frames, features.offsets, speakers)
+        frames, most = spec.sample_frames(config, recipe), spec.seen_frames(config, recipe)
+        store = FrameStore(features.frames, features.offsets, *tables, device, most)
+        return evaluate(model, store, plan(features.offsets, rows, frames, recipe.eval_hop, most), frames)
 
 
 def evaluate(model: nn.Module, store: FrameStore, layout: SamplePlan, frames: int | None) -> Prediction:
@@ -79,17 +81,18 @@ def evaluate(model: nn.Module, store: FrameStore, layout: SamplePlan, frames: in
     by_length, size = np.arange(len(order)), _SEGMENTS if store.device.type == "cpu" else _SEGMENTS_GPU
     if frames is None:
         size = _UTTERANCES
-        by_length = np.argsort(store.counts.cpu().numpy()[utterance], kind="stable")
+        by_length = np.argsort(store.lengths[utterance], kind="stable")
     model.eval()
     found: list[Tensor] = []
-    with torch.inference_mode():
+    with computing_on(store.device), torch.inference_mode():
         for first in range(0, len(order), size):
             chosen = by_length[first : first + size]
-            rows, starts = (torch.from_numpy(values[chosen]).to(store.device) for values in (utterance, start))
+            rows, starts = (torch.from_numpy(values[chosen]) for values in (utterance, start))
             samples, lengths = _samples(model, store, rows, starts, frames)
-            found.append(model(samples, lengths).float().softmax(dim=-1).cpu())
-    probabilities = np.empty_like(torch.cat(found).numpy())
-    probabilities[by_length] = torch.cat(found).numpy()
+            found.append(model(samples, lengths).float().softmax(dim=-1))
+        predicted = torch.cat(found).cpu()  # one copy: each would wait for the device
+    probabilities = np.empty_like(predicted.numpy())
+    probabilities[by_length] = predicted.numpy()
     rows_found, begins, counts = np.unique(utterance, return_index=True, return_counts=True)
     means = np.add.reduceat(probabilities.astype(np.float64), begins, axis=0) / counts[:, None]
     return Prediction(

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tfser.manifests.errors import UsageError
+from tfser.manifests.errors import TfserError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,8 @@ class FrameStore:
     """All frames of a fold, packed on the device as one tensor, and samples gathered from it.
 
     Args:
-        frames: (sum of frames, D), float16 or float32; kept in its dtype.
+        frames: (sum of frames, D), float16 or float32; kept in its dtype. A tensor that is there already (`placed`) is taken as
+            it is, so that several trainings on the same features hold them once.
         offsets: (n + 1,) int64.
         shift, scale: (n, D) or (1, D) each, float32: a frame x of utterance u becomes (x - shift[u]) * scale[u].
         device: Where they live.
@@ -87,18 +88,18 @@ class FrameStore:
 
     def __init__(
         self,
-        frames: npt.NDArray[np.floating],
+        frames: npt.NDArray[np.floating] | Tensor,
         offsets: npt.NDArray[np.int64],
         shift: npt.NDArray[np.float32],
         scale: npt.NDArray[np.float32],
         device: torch.device,
         most: int | None = None,
     ) -> None:
-        frames = np.require(frames, requirements=["C", "W"])  # torch takes no read-only array: a memory map is copied
-        self.frames = torch.from_numpy(frames).to(device)  # (N, D)
+        self.frames = frames if isinstance(frames, Tensor) else placed(frames, device)  # (N, D)
         self.begins = torch.from_numpy(np.ascontiguousarray(offsets[:-1])).to(device)  # (n,)
-        counts = np.diff(offsets) if most is None else np.minimum(np.diff(offsets), most)
-        self.counts = torch.from_numpy(counts).to(device)  # (n,)
+        self.lengths = np.diff(offsets) if most is None else np.minimum(np.diff(offsets), most)
+        """(n,) of the utterances, on the CPU: whoever asks the device for them waits for all that it has to do."""
+        self.counts = torch.from_numpy(self.lengths).to(device)  # (n,)
         self.shift = torch.from_numpy(shift).to(device)
         self.scale = torch.from_numpy(scale).to(device)
         self.device = device
@@ -107,7 +108,7 @@ class FrameStore:
         """Read one sample for each of ``utterance`` (B,) int64: from its frame ``start`` (B,), ``frames`` frames.
 
         Args:
-            utterance: (B,) rows, on the device.
+            utterance: (B,) rows, on the CPU: the device is never waited for.
             start: (B,) first frames; a segment reaching beyond the utterance's end goes on cyclically.
             frames: L; None: the whole utterance, padded with zeros to the longest of the batch.
             pace: (B,) float, frames of the utterance per frame of the sample; between frames by linear interpolation.
@@ -116,18 +117,15 @@ class FrameStore:
         Returns:
             Normalised float32 frames (B, L, D), and lengths (B,) int64.
         """
+        span = int(self.lengths[utterance.numpy()].max()) if frames is None else frames
+        utterance, start = (of.to(self.device, non_blocking=True) for of in (utterance, start))
         counts = self.counts[utterance]  # (B,)
-        if frames is None:
-            span = int(counts.max())
-            lengths = counts
-        else:
-            span = frames
-            lengths = torch.full_like(counts, frames)
+        lengths = counts if frames is None else torch.full_like(counts, frames)
         steps = torch.arange(span, device=self.device)  # (L,)
         if pace is None:
             samples = self._read(utterance, start[:, None] + steps)  # (B, L, D)
         else:
-            position = start[:, None] + steps * pace[:, None]  # (B, L)
+            position = start[:, None] + steps * pace.to(self.device, non_blocking=True)[:, None]  # (B, L)
             below = position.floor()
             share = (position - below)[:, :, None]  # (B, L, 1)
             first = below.long()
@@ -146,6 +144,23 @@ class FrameStore:
         return read.sub_(self.shift[row, None, :]).mul_(self.scale[row, None, :])
 
     def gain(self, utterance: Tensor) -> Tensor:
-        """Return what a unit of the raw features is worth after normalisation: (B, 1, D)."""
+        """Return what a unit of the raw features is worth after normalisation: (B, 1, D), of rows (B,) on the CPU."""
+        utterance = utterance.to(self.device, non_blocking=True)
         row = utterance if self.scale.shape[0] > 1 else torch.zeros_like(utterance)
         return self.scale[row, None, :]
+
+
+def placed(frames: npt.NDArray[np.floating], device: torch.device) -> Tensor:
+    """Copy frames (N, D) to a device, or take them as they are where they lie there.
+
+    Raises:
+        TfserError: They do not fit into the device's memory.
+    """
+    frames = np.require(frames, requirements=["C", "W"])  # torch takes no read-only array: a memory map is copied
+    try:
+        return torch.from_numpy(frames).to(device)
+    except torch.OutOfMemoryError as error:
+        raise TfserError(
+            f"{device}: the {frames.nbytes / 1e9:,.1f} GB of frames do not fit into its memory; take features of one layer "
+            "instead of all, stored as float16 (`tfser cache collapse`), or --device cpu"
+        ) from error

@@ -16,6 +16,9 @@ what `tfser.heads.training.loop.fit` gives for each alone. The arithmetic is in 
   over many steps rounding grows, and scores agree within the noise of a fold. So stacking is asked for (`--stack`), and a
   run's name holds it. Runs that repeat themselves to the bit are promised for CPUs, unstacked.
 * **Dropout** does not stack: the masks of a job would depend on its neighbours.
+* **Memory.** Features that jobs have in common lie on the device once. A group that does not fit into its memory is halved and
+  goes on; what it trained since its last checkpoint is trained again, to the same numbers. Steps that keep a GPU busy by
+  themselves (`LARGE_STEP`) are not stacked by `auto`: nothing is gained, and each job costs as much memory as alone.
 * **Kills.** Checkpoints are those of `fit`, one a job: a group goes on from them, and so does a job alone or in another group.
 
 On a CPU nothing is launch-bound and stacking costs time (docs/log.md), so `auto` trains one job after another there.
@@ -23,30 +26,39 @@ On a CPU nothing is launch-bound and stacking costs time (docs/log.md), so `auto
 
 from __future__ import annotations
 
+import gc
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from tfser.heads.models.layer_mix import build_module
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData
-from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.head import HeadSpec, count_parameters
 from tfser.heads.spec.precision import settle_precision
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training.joint_step import Group, make_capturable
-from tfser.heads.training.loop import FitStoppedError, Trainer, fit
+from tfser.heads.training.loop import FitStoppedError, Trainer, fit, out_of_memory
 from tfser.heads.training.predict import own_randomness
+from tfser.heads.training.samples import placed
 from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.pipeline.features.devices import computing_on
 
 How = Literal["auto", "none", "vmap", "streams"]
 HOWS: tuple[How, ...] = ("auto", "none", "vmap", "streams")
 
 TOLERANCE = 1e-5
 """Largest difference of a step's gradients from those of separate training, relative to the head's largest, in float32."""
+
+LARGE_STEP = 5e10
+"""Multiply-accumulates of a step (`step_size`) from which on it is not stacked by `auto`: a step of 700 kernels takes about 5 ms
+to launch, in which a GPU of 60 TFLOP/s does 1.5e11. By calculation; the GPU check measures it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +85,18 @@ class Stacking:
 
 
 def choose_stacking(
-    spec: HeadSpec, config: Settings, recipe: Recipe, device: torch.device | str, how: How = "auto", *, layers: int = 1
+    spec: HeadSpec,
+    config: Settings,
+    recipe: Recipe,
+    device: torch.device | str,
+    how: How = "auto",
+    *,
+    layers: int = 1,
+    dim: int | None = None,
 ) -> Stacking:
     """Say how jobs of a head, configuration and recipe are trained together on a device, and why.
 
-    ``layers`` are those that the features hold side by side.
+    ``layers`` are those that the features hold side by side, ``dim`` is the width of one; None: what the head was made for.
 
     Raises:
         UsageError: ``how`` is unknown, or names a way that is not there.
@@ -98,13 +117,28 @@ def choose_stacking(
         return Stacking(how=how, graph=graph, reason="asked for")
     if why is None and not cuda:
         why = "on a CPU, one job at a time is faster"
-    if why is None and not segments:
+    if why is None:  # segments too: a step of slices is made by vmap as well
         why = spec.no_vmap_because(config)
+    if why is None and step_size(spec, config, recipe, dim or spec.typical_dim) >= LARGE_STEP:
+        why = "one step of it keeps a GPU busy"
     if why is not None:
         return Stacking(how="none", graph=False, reason=why)
     if graph and spec.batch_norm:
         return Stacking(how="streams", graph=True, reason="one CUDA graph a step, a stream a job")
     return Stacking(how="vmap", graph=graph, reason="every layer is one operation over all jobs")
+
+
+def step_size(spec: HeadSpec, config: Settings, recipe: Recipe, dim: int) -> float:
+    """Return about how many multiply-accumulates a training step takes: three for each parameter and frame of the batch.
+
+    That is right for heads that work frame by frame, such as TF-Mamba; too much for those that pool first, too little for
+    convolutions whose kernels pass over each frame's features. A head that sees whole utterances of any length counts as seeing
+    500 frames, ten seconds.
+    """
+    with own_randomness(torch.device("cpu")), torch.device("meta"):
+        parameters = count_parameters(build_module(spec, config, dim, 4))
+    frames = spec.sample_frames(config, recipe) or spec.seen_frames(config, recipe) or 500
+    return 3.0 * parameters * recipe.batch_size * frames
 
 
 def _why_not(spec: HeadSpec, config: Settings, layers: int) -> str | None:
@@ -160,28 +194,101 @@ def fit_together(
     recipe = settle_precision(recipe, str(device))
     device = torch.device(device)
     layers = max((job.data.layers for job in jobs), default=1)
-    stacking = choose_stacking(spec, config, recipe, device, how, layers=layers)
+    dim = jobs[0].data.features.frames.shape[1] // layers if jobs else None
+    stacking = choose_stacking(spec, config, recipe, device, how, layers=layers, dim=dim)
     if stacking.how == "none":
         if how == "auto" and len(jobs) > 1:
             note(f"trained one by one: {stacking.reason}")
         return [_alone(job, spec, config, recipe, device, checkpoint_every_s, epochs, should_stop) for job in jobs]
+    recipe = replace(recipe, parts=None)  # one padded batch for all
     if epochs is not None and epochs < 1:
         raise UsageError(f"epochs={epochs}: at least 1")
     if len({(job.data.features.frames.shape[1], job.data.classes) for job in jobs}) > 1:
         raise UsageError("jobs that are trained together need features of one width, and the same classes")
-    with own_randomness(device):
-        trainers = [Trainer(job.data, spec, config, recipe, job.seed, device, epochs) for job in jobs]
-        _share_frames(trainers)
-        for job, trainer in zip(jobs, trainers, strict=True):
-            if stacking.graph:
-                make_capturable(trainer.optimiser, device)
-            if job.checkpoint_dir is not None:
-                trainer.resume(job.checkpoint_dir)
-        try:
-            failed = _train_all(jobs, trainers, stacking, checkpoint_every_s, should_stop, note)
-        except torch.OutOfMemoryError as error:
-            raise TfserError(f"{len(jobs)} trainings of {spec.name} at once do not fit into memory; stack fewer") from error
-        return [failed.get(i) or trainer.result() for i, trainer in enumerate(trainers)]
+    results: dict[int, FitResult | TfserError] = {}
+    told = [0] * len(jobs)  # the last epoch that each job's listener has heard of
+    listening = [_listening(job, told, i) for i, job in enumerate(jobs)]
+    waiting = [list(range(len(jobs)))] if jobs else []
+    terms = _Terms(spec, config, recipe, device, epochs, stacking, checkpoint_every_s, should_stop, note)
+    with computing_on(device), own_randomness(device):
+        while waiting:
+            group = waiting.pop(0)
+            members = [listening[i] for i in group]
+            try:
+                found = _train_group(members, terms)
+            except torch.OutOfMemoryError as error:
+                if len(group) == 1:
+                    raise out_of_memory(spec, device) from error
+                found, half = [], math.ceil(len(group) / 2)
+                waiting[:0] = [group[:half], group[half:]]
+                said = f"{len(group)} trainings of {spec.name} at once do not fit into memory"
+                note(f"{device}: {said}; going on with {half} at a time")
+            if found:
+                results |= zip(group, found, strict=True)
+            else:  # out of the handler: the error holds what did not fit
+                _free(device)
+    return [results[i] for i in range(len(jobs))]
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What the groups of a call have in common: the arguments of `fit_together`, settled."""
+
+    spec: HeadSpec
+    config: Settings
+    recipe: Recipe
+    device: torch.device
+    epochs: int | None
+    stacking: Stacking
+    checkpoint_every_s: float
+    should_stop: Callable[[], bool] | None
+    note: Callable[[str], None]
+
+
+def _train_group(jobs: Sequence[FitJob], terms: _Terms) -> list[FitResult | TfserError]:
+    """Train jobs in one stack, from the beginning or their checkpoints.
+
+    Raises:
+        OutOfMemoryError: They do not fit into the device's memory together.
+    """
+    frames: dict[int, Tensor] = {}  # of each features, on the device once
+    trainers = []
+    for job in jobs:
+        packed = job.data.features.frames
+        if id(packed) not in frames:
+            frames[id(packed)] = placed(packed, terms.device)
+        shared = frames[id(packed)]
+        trainers.append(
+            Trainer(job.data, terms.spec, terms.config, terms.recipe, job.seed, terms.device, terms.epochs, shared)
+        )
+    for job, trainer in zip(jobs, trainers, strict=True):
+        if terms.stacking.graph:
+            make_capturable(trainer.optimiser, terms.device)
+        if job.checkpoint_dir is not None:
+            trainer.resume(job.checkpoint_dir)
+    failed = _train_all(jobs, trainers, terms)
+    return [failed.get(i) or replace(trainer.result(), together=len(jobs)) for i, trainer in enumerate(trainers)]
+
+
+def _listening(job: FitJob, told: list[int], i: int) -> FitJob:
+    """Return a job whose listener hears of each epoch once, whether or not it is trained again."""
+    listener = job.on_epoch
+    if listener is None:
+        return job
+
+    def hear(record: EpochRecord) -> None:
+        if record.epoch > told[i]:
+            told[i] = record.epoch
+            listener(record)
+
+    return replace(job, on_epoch=hear)
+
+
+def _free(device: torch.device) -> None:
+    """Hand back the memory that a group which did not fit has left behind."""
+    gc.collect()  # a group and its trainers point to each other
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _alone(
@@ -214,14 +321,7 @@ def _alone(
         return error
 
 
-def _train_all(
-    jobs: Sequence[FitJob],
-    trainers: Sequence[Trainer],
-    stacking: Stacking,
-    checkpoint_every_s: float,
-    should_stop: Callable[[], bool] | None,
-    note: Callable[[str], None],
-) -> dict[int, TfserError]:
+def _train_all(jobs: Sequence[FitJob], trainers: Sequence[Trainer], terms: _Terms) -> dict[int, TfserError]:
     """Train until every job is done; return the errors of those that failed, by their number."""
     failed: dict[int, TfserError] = {}
     group: Group | None = None
@@ -234,16 +334,16 @@ def _train_all(
             return failed
         members = [trainers[i] for i in active]
         if group is None or group.trainers != members:
-            group = Group(members, stacking.how, stacking.graph, note)
+            group = Group(members, terms.stacking.how, terms.stacking.graph, terms.note)
         records: dict[int, EpochRecord] = {}
         for i, outcome in zip(active, group.run_epoch(), strict=True):
             if isinstance(outcome, TfserError):
                 failed[i] = outcome
             else:
                 records[i] = outcome
-        stop = should_stop is not None and should_stop()
+        stop = terms.should_stop is not None and terms.should_stop()
         stop = stop and any(len(trainers[i].history) < trainers[i].epochs for i in records)
-        due = stop or time.monotonic() - kept >= checkpoint_every_s
+        due = stop or time.monotonic() - kept >= terms.checkpoint_every_s
         for i in records:
             folder = jobs[i].checkpoint_dir
             if folder is not None and (due or len(trainers[i].history) == trainers[i].epochs):
@@ -257,9 +357,3 @@ def _train_all(
             where = "its state is kept" if all(job.checkpoint_dir for job in jobs) else "some of it is not kept"
             raise FitStoppedError(f"a group of {len(jobs)} trainings was stopped; {where}")
 
-
-def _share_frames(trainers: Sequence[Trainer]) -> None:
-    """Keep frames that several folds have in common once."""
-    first: dict[int, Tensor] = {}
-    for trainer in trainers:
-        trainer.store.frames = first.setdefault(id(trainer.data.features.frames), trainer.store.frames)

@@ -5,9 +5,15 @@ from __future__ import annotations
 import contextlib
 import platform
 import re
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tfser.manifests.errors import UsageError, first_line
+
+if TYPE_CHECKING:
+    import torch
 
 
 def choose_device(asked: str, option: str = "--device") -> str:
@@ -60,3 +66,48 @@ def processor(device: str) -> str:
         if found:
             return found[1].strip()
     return platform.processor() or platform.machine() or "unknown"
+
+
+class _Float32Products:
+    """Whether float32 products of matrices and convolutions are rounded to TF32 in this process: switched off while anybody asks.
+
+    torch's flags are the process's, and encoders compute in a thread a device: with the last of them the flags return to what
+    they were.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._before = threading.Lock(), 0, (False, False)
+
+    def enter(self, backends: Any) -> None:
+        with self._lock:
+            if not self._users:
+                self._before = (backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32)
+                backends.cuda.matmul.allow_tf32 = backends.cudnn.allow_tf32 = False
+            self._users += 1
+
+    def leave(self, backends: Any) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32 = self._before
+
+
+_PRODUCTS = _Float32Products()
+
+
+@contextlib.contextmanager
+def computing_on(device: torch.device) -> Iterator[None]:
+    """Make a device the current one of this thread, and float32 mean float32, while something computes there.
+
+    CUDA graphs and streams are made on the current device, whatever device their tensors are on: `cuda:1` has to be it. By
+    torch's defaults convolutions in float32 are computed in TF32, with 10 bits of mantissa, which is not what float32 is called
+    for. Both are as they were afterwards.
+    """
+    import torch
+
+    _PRODUCTS.enter(torch.backends)
+    try:
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            yield
+    finally:
+        _PRODUCTS.leave(torch.backends)

@@ -99,14 +99,16 @@ class Batcher:
     def run(self, samples: Sequence[Samples]) -> list[tuple[Frames, ...]]:
         """Return the frames of each utterance, one array (t, dim) for each output of the encoder.
 
+        ``samples`` are (n,) each, as `EncoderSpec.prepare` gives them.
+
         Raises:
             TfserError: one piece alone does not fit into memory.
         """
         pieces: list[_Piece] = []
         for i, whole in enumerate(samples):
-            prepared, windows = self.spec.prepare(whole), self.spec.windows(len(whole))
-            moments = self.encoder.moments(prepared) if len(windows) > 1 else None
-            pieces += [_Piece(i, prepared[start:stop], moments) for start, stop in windows]
+            windows = self.spec.windows(len(whole))
+            moments = self.encoder.moments(whole) if len(windows) > 1 else None
+            pieces += [_Piece(i, whole[start:stop], moments) for start, stop in windows]
         found: list[tuple[Frames, ...] | None] = [None] * len(pieces)
         waiting = deque(sorted(range(len(pieces)), key=lambda p: -len(pieces[p].samples)))
         while waiting:
@@ -180,7 +182,8 @@ def _run(todo: Sequence[Sequence[AudioRow]], load: Load, batchers: Sequence[Batc
     """Yield results as devices finish blocks."""
     results = _Results()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
-        source = _Source(todo, lambda row: _decode(row, load), pool, ahead=len(batchers) + _AHEAD)
+        spec = batchers[0].spec
+        source = _Source(todo, lambda row: _decode(row, load, spec), pool, ahead=len(batchers) + _AHEAD)
 
         def work(batcher: Batcher) -> None:
             try:
@@ -247,9 +250,11 @@ class _Results:
             self._changed.notify_all()
 
 
-def _decode(row: AudioRow, load: Load) -> _Decoded:
+def _decode(row: AudioRow, load: Load, spec: EncoderSpec) -> _Decoded:
+    """Return a row's samples as the encoder takes them: prepared here, since a device waits for whoever feeds it."""
     try:
-        return row, load(row)
+        samples = load(row)
+        return row, spec.prepare(samples) if len(samples) >= spec.minimum_samples else samples
     except MissingExtraError:
         raise
     except TfserError as error:

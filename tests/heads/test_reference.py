@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from tfser.heads import head
 from tfser.heads.machine.cost import select
@@ -168,3 +170,22 @@ def test_they_have_no_network_to_measure() -> None:
         select(["svm"])
     with pytest.raises(UsageError, match="no network"):
         build_module(head("logreg"), LogRegConfig(), 80, 4)
+
+
+def test_a_fit_takes_the_threads_that_it_is_given(fold: FoldData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's choice by default: the numbers of the versions before, which depend on it, and so do names."""
+    seen: list[int] = []
+    fit_model = LogisticRegression.fit
+
+    def noting(self: Any, *args: Any, **named: Any) -> Any:
+        seen.append(max(of["num_threads"] for of in threadpool_info() if of["user_api"] == "blas"))
+        return fit_model(self, *args, **named)
+
+    monkeypatch.setattr(LogisticRegression, "fit", noting)
+    with threadpool_limits(2, user_api="blas"):
+        train(fold)
+        train(fold, LogRegConfig(threads=1))
+    assert seen == [2, 1]
+    assert "threads" not in LogRegConfig().identity() and LogRegConfig(threads=1).identity()["threads"] == 1
+    with pytest.raises(UsageError, match="threads=0"):
+        LogRegConfig(threads=0)

@@ -282,6 +282,7 @@ def test_the_processor_has_the_chunked_form() -> None:
     assert [backend for backend in BACKENDS if unavailable(backend) is None] == ["reference", "chunked"]
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
 @pytest.mark.parametrize("size", [(4, 326, 1, 16, 64, 64), (2, 130, 2, 2, 12, 32), (1, 1, 1, 2, 16, 16)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -302,6 +303,7 @@ def test_a_gpu_agrees(backend: Backend, dtype: torch.dtype, size: tuple[int, ...
     assert_agree(found, expected, tolerance)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
 def test_a_gpu_takes_the_fused_kernel_if_it_is_there() -> None:
     assert choose_backend("cuda") == ("chunked" if unavailable("mamba_ssm", "cuda") else "mamba_ssm")

@@ -162,6 +162,21 @@ def test_what_is_not_installed_is_named(name: str, fakes: Path, monkeypatch: pyt
     assert found.startswith(f"the package {name.replace('_', '-')} is not installed (pip install '.[cuda]'")
 
 
+def test_what_lies_along_time_is_laid_out_once_and_the_tuning_is_kept(fakes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_CACHE_AUTOTUNING", raising=False)
+    fakes.write_text(
+        "import os\nkept = os.environ.get('TRITON_CACHE_AUTOTUNING')\nseen = []\n"
+        "def mamba_chunk_scan_combined(x, dt, A, B, C, chunk):\n"
+        "    seen.extend(t.stride(-1) for t in (x, B, C))\n    seen.append(kept)\n    return x\n"
+        "mamba_chunk_scan_combined.seen = seen"
+    )
+    x = torch.zeros(1, 4, 5, 3).permute(0, 3, 1, 2)  # (1, 3, 4, 5) with time as the fastest axis
+    assert x.stride(-1) != 1
+    ssd_kernel.fused_scan(x, x[..., 0], x[0, 0, :, 0], x, x, 64)
+    assert ssd_kernel._kernel().seen == [1, 1, 1, "1"]  # type: ignore[attr-defined]
+    assert "TRITON_CACHE_AUTOTUNING" not in os.environ
+
+
 def test_double_precision_is_refused(fakes: Path) -> None:
     x = torch.zeros(1, 2, 3, 4, dtype=torch.float64)
     with pytest.raises(UsageError, match=r"^scan=mamba_ssm knows no float64; take scan=chunked$"):

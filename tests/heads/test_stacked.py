@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +23,9 @@ from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training.finite import NotFiniteError
 from tfser.heads.training.joint_step import Graph, Group, make_capturable, set_rate
-from tfser.heads.training.loop import FitStoppedError, Trainer, fit, training_loss
+from tfser.heads.training.loop import FitStoppedError, Trainer, fit
+from tfser.heads.training.parts import Batch
+from tfser.heads.training.step import training_loss
 from tfser.heads.training.together import (
     HOWS,
     TOLERANCE,
@@ -127,13 +128,13 @@ def test_a_steps_gradients_and_statistics_are_those_of_separate_training(
         for key, tensor in one.model.state_dict().items():  # weights begin the same, to the bit
             assert torch.equal(tensor, other.model.state_dict()[key])
     found = [last_batch(trainer, dtype) for trainer in stacked]
-    assert len({len(of[0]) for of in found}) > 1
+    assert len({len(of) for of in found}) > 1
     group._step(group._pad(found))
     for j, (one, other) in enumerate(zip(stacked, separate, strict=True)):
         other.model.train()
         batch = last_batch(other, dtype)
-        assert torch.equal(batch[0], found[j][0])
-        loss = training_loss(other.model, *batch, other.class_weights, recipe, other.most)
+        assert torch.equal(batch.samples[0], found[j].samples[0])
+        loss = training_loss(other.model, batch, other.class_weights, recipe, other.most)
         loss.backward()
         assert float(group.losses[j]) == pytest.approx(float(loss.detach()), rel=1e-5)
         expected = {key: gradient(parameter) for key, parameter in other.model.named_parameters()}
@@ -147,9 +148,9 @@ def test_a_steps_gradients_and_statistics_are_those_of_separate_training(
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5, msg=key)
 
 
-def last_batch(trainer: Trainer, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def last_batch(trainer: Trainer, dtype: torch.dtype) -> Batch:
     samples, lengths, targets = list(trainer.batches(1))[-1][2]
-    return samples.to(dtype), lengths, targets
+    return Batch((samples.to(dtype),), (lengths,), targets)
 
 
 def gradient(parameter: Tensor) -> Tensor:
@@ -333,11 +334,11 @@ def test_making_a_graph_changes_nothing_and_replays_are_steps(
     how: str, folds: list[FoldData], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU with a graph that only pretends: warm-ups are undone, and batches and rates reach the tensors that it reads."""
-    made: list[Any] = []
-
     class Pretended:
-        def __init__(self) -> None:
-            made.append(self)
+        batch: Any = None
+
+        def replay(self) -> None:
+            one.compute(self.batch or batch)
 
     stream = SimpleNamespace(wait_stream=lambda _: None)
     for name in ("Stream", "current_stream"):
@@ -350,7 +351,7 @@ def test_making_a_graph_changes_nothing_and_replays_are_steps(
     graphed, plain = (trainers_of("tf_transformer", folds, recipe) for _ in range(2))
     for trainer in graphed:
         make_capturable(trainer.optimiser, torch.device("cpu"))
-    one, other = group_of(graphed, how), group_of(plain, how)
+    one, other = Group(graphed, how, True, print), group_of(plain, how)  # type: ignore[arg-type]
     before = [tensor.detach().clone() for tensor in one.state()]
     iterators = [[trainer.batches(1) for trainer in of] for of in (graphed, plain)]
     for number in range(2):
@@ -360,8 +361,8 @@ def test_making_a_graph_changes_nothing_and_replays_are_steps(
                 set_rate(trainer.optimiser, rate)
         batch = one._pad([batch for _, _, batch in found[0]])
         if number == 0:
-            one.graph = Graph(one, batch)
-            made[0].replay = partial(one.compute, one.graph.batch)
+            one.graph = Graph(one, batch, one.compute)
+            one.graph.graph.batch = one.graph.batch  # type: ignore[attr-defined]
             after = one.state()
             assert all(torch.equal(tensor, value) for tensor, value in zip(after, before, strict=False))
             assert len(after) > len(before)
@@ -373,6 +374,7 @@ def test_making_a_graph_changes_nothing_and_replays_are_steps(
             torch.testing.assert_close(weights, other.weights[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("how", ["vmap", "streams"])
 def test_a_graph_of_a_step_gives_the_same_probabilities(how: str, folds: list[FoldData], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,6 +391,7 @@ def test_a_graph_of_a_step_gives_the_same_probabilities(how: str, folds: list[Fo
         assert_close(one, other, atol=1e-3)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_graph_that_cannot_be_made_is_said_once(folds: list[FoldData], monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> Tensor:

@@ -172,6 +172,7 @@ def test_every_layer_of_a_mixed_batch_is_that_of_the_file_alone(saved: Callable[
             assert apart(other, one) < 2e-5, output.label
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="takes a GPU")
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)

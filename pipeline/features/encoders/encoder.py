@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tfser.pipeline.features.devices import computing_on
 from tfser.pipeline.features.encoders.exact import ConvStack, GatedAttention, Moments, PositionalConv, RelativeBias
 from tfser.pipeline.features.encoders.products import use_products
 from tfser.pipeline.features.encoders.spec import EncoderSpec
@@ -78,7 +79,7 @@ class Encoder(ABC):
             raise ValueError(f"a piece is longer than the window of {self.spec.framing.computed(0)} samples")
         outputs = self.spec.outputs
         kept: list[list[Tensor]] = [[] for _ in outputs]
-        with torch.inference_mode(), self._computing():
+        with computing_on(self.device), torch.inference_mode(), self._computing():
             for k, state in enumerate(self.states(pieces, moments)):
                 for output, held in zip(outputs, kept, strict=True):
                     if k not in output.layers:
@@ -87,11 +88,10 @@ class Encoder(ABC):
                         held[0] += state
                     else:
                         held.append(state.to(torch.float32, copy=output.label == "mean"))
-            arrays = []
             for output, held in zip(outputs, kept, strict=True):
                 if output.label == "mean":
                     held[0] /= len(output.layers)
-                arrays.append([tensor.cpu().numpy() for tensor in held])
+            arrays = to_host(kept, self.device)
         return [
             tuple(
                 np.concatenate([array[i, :length] for array in held], axis=1)
@@ -107,6 +107,18 @@ class Encoder(ABC):
         if self.device.type == "cuda" and self.spec.precision != "float32":
             return torch.autocast("cuda", dtype=HALF[self.spec.precision])
         return contextlib.nullcontext()
+
+
+def to_host(kept: Sequence[Sequence[Tensor]], device: torch.device) -> list[list[Frames]]:
+    """Copy tensors to the CPU: from a GPU into pinned memory, one behind the other, and waiting for all of them once."""
+    if device.type != "cuda":
+        return [[tensor.cpu().numpy() for tensor in held] for held in kept]
+    copies = [[torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in held] for held in kept]
+    for held, into in zip(kept, copies, strict=True):
+        for tensor, copy in zip(held, into, strict=True):
+            copy.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(device).synchronize()
+    return [[copy.numpy() for copy in into] for into in copies]
 
 
 class WaveformEncoder(Encoder):
@@ -129,7 +141,7 @@ class WaveformEncoder(Encoder):
 
     def moments(self, samples: npt.NDArray[np.float32]) -> Moments | None:
         """Return variance and mean of the first convolution over an utterance, where a group norm takes them; else None."""
-        with torch.inference_mode(), self._computing():
+        with computing_on(self.device), torch.inference_mode(), self._computing():
             return self.stack.moments(torch.from_numpy(samples).to(self.device, self.dtype))
 
     def states(

@@ -131,9 +131,7 @@ def _quiet() -> Iterator[None]:
 
 
 def load(spec: EncoderSpec, device: str = "cpu") -> Encoder:
-    """Return the encoder on a device (`cpu`, `cuda`, `cuda:1`).
-
-    float32 on a GPU is float32 from then on in the whole process: TF32, which torch lets convolutions use, is off by 1e-3.
+    """Return the encoder on a device (`cpu`, `cuda`, `cuda:1`). Nothing of the process is changed.
 
     Raises:
         UsageError: if the device cannot compute in that precision.
@@ -144,8 +142,6 @@ def load(spec: EncoderSpec, device: str = "cpu") -> Encoder:
         raise UsageError("--precision float16: CPUs compute it slowly or not at all; take bfloat16 or float32, or a GPU")
     if spec.precision != "float32" and place.type not in ("cpu", "cuda"):
         raise UsageError(f"--precision {spec.precision}: on {place.type} encoders compute in float32 only")
-    if spec.precision == "float32" and place.type == "cuda":  # not a context: these switches are shared by all threads
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if spec.family == "whisper":
         return WhisperEncoder(spec, whisper_encoder(spec), place)
     return WaveformEncoder(spec, conv_model(spec), place)

@@ -43,13 +43,16 @@ class WhisperEncoder(Encoder):
         self, pieces: Sequence[npt.NDArray[np.float32]], moments: Sequence[Moments | None] | None = None
     ) -> Iterator[Tensor]:
         """Yield hidden states 0..highest, (B, positions, D) each."""
-        mel = self.mel(
-            [np.asarray(piece, dtype=np.float32) for piece in pieces],
-            sampling_rate=self.spec.sample_rate_hz,
-            max_length=self.window,
-            return_tensors="pt",
-            device=str(self.device),
-        )["input_features"]
+        # In float32 whatever the encoder computes in: float16 has no number for the floor of 1e-10 below the logarithm, so that
+        # quiet speech would get other features than loud speech (half of the encoder's output at -40 dB).
+        with torch.autocast(self.device.type, enabled=False):
+            mel = self.mel(
+                [np.asarray(piece, dtype=np.float32) for piece in pieces],
+                sampling_rate=self.spec.sample_rate_hz,
+                max_length=self.window,
+                return_tensors="pt",
+                device=str(self.device),
+            )["input_features"]
         x = mel.to(self.device, self.dtype)  # (B, bands, 2 positions)
         x = functional.gelu(self.model.conv1(x))
         x = functional.gelu(self.model.conv2(x)).transpose(1, 2)

@@ -1,0 +1,308 @@
+"""What is decided for a GPU, shown on a CPU: what is stacked, copied, waited for, and what becomes of too little memory.
+
+Each test pretends the one thing that a CPU lacks (a graph, an error, a flag), and fails where the decision is another.
+`benchmarks/gpu_check.py` shows the same things on a real GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tfser.heads import head
+from tfser.heads.models.mean_pool import MeanPoolConfig
+from tfser.heads.spec.fold import FitResult, FoldData
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.training import joint_step, loop, predict, together
+from tfser.heads.training.joint_step import Graph, Group
+from tfser.heads.training.loop import Trainer, fit
+from tfser.heads.training.samples import placed
+from tfser.heads.training.step import move_average
+from tfser.heads.training.together import LARGE_STEP, FitJob, choose_stacking, fit_together, step_size
+from tfser.manifests.errors import TfserError
+from tfser.pipeline.features.devices import computing_on
+
+CONFIG = MeanPoolConfig(hidden=(8,))
+RECIPE = Recipe(epochs=2, batch_size=4, optimiser="adamw", lr=1e-3)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folds(fold: FoldData) -> list[FoldData]:
+    """Four folds of 8 to 11 training utterances."""
+    sides = [np.arange(k, k + 8 + k) for k in range(4)]
+    return [replace(fold, train=train, val=np.zeros(0, np.int64), test=np.setdiff1d(np.arange(22), train)) for train in sides]
+
+
+def trainers_of(folds: list[FoldData], recipe: Recipe = RECIPE) -> list[Trainer]:
+    return [Trainer(data, head("mean_pool"), CONFIG, recipe, i, CPU, recipe.epochs) for i, data in enumerate(folds)]
+
+
+# What is stacked.
+
+
+def test_the_fused_scan_is_never_stacked_not_even_of_slices() -> None:
+    spec = head("tf_mamba")
+    config = replace(spec.preset(), scan="mamba_ssm", width=32, max_frames=100)
+    for recipe in (spec.recipe(), replace(spec.recipe(), slice_frames=50)):
+        assert choose_stacking(spec, config, recipe, "cuda").how == "none"
+
+
+def test_steps_that_fill_a_gpu_are_not_stacked_unless_asked() -> None:
+    spec = head("tf_mamba")
+    config = replace(spec.preset(), scan="chunked", max_frames=500)
+    large, small = (choose_stacking(spec, config, spec.recipe(), "cuda", dim=dim) for dim in (1024, 64))
+    assert large.how == "none" and "busy" in large.reason
+    assert small.how == "vmap"
+    assert choose_stacking(spec, config, spec.recipe(), "cuda", "vmap", dim=1024).how == "vmap"  # asked for
+    assert step_size(spec, config, spec.recipe(), 1024) == pytest.approx(3 * 20_775_652 * 32 * 500)
+    other = head("tf_transformer")
+    assert step_size(other, other.preset(), other.recipe("paper"), 80) < LARGE_STEP
+    assert choose_stacking(other, other.preset(), other.recipe("paper"), "cuda").how == "streams"
+
+
+# Memory.
+
+
+def test_a_group_that_does_not_fit_is_halved_and_gives_the_same_numbers(
+    folds: list[FoldData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_epoch = Group.run_epoch
+
+    def short_of_memory(self: Group) -> Any:
+        if len(self.trainers) > 2 and len(self.trainers[0].history) == 1:  # after an epoch: weights have moved
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run_epoch(self)
+
+    monkeypatch.setattr(Group, "run_epoch", short_of_memory)
+    heard: list[list[int]] = [[] for _ in folds]
+    jobs = [
+        FitJob(data=data, seed=i, on_epoch=lambda record, i=i: heard[i].append(record.epoch))  # type: ignore[misc]
+        for i, data in enumerate(folds)
+    ]
+    said: list[str] = []
+    found = fit_together(jobs, spec=head("mean_pool"), config=CONFIG, recipe=RECIPE, how="vmap", on_note=said.append)
+    assert len(said) == 1 and "4 trainings of mean_pool at once do not fit" in said[0] and "2 at a time" in said[0]
+    assert heard == [[1, 2]] * 4  # nobody hears of an epoch twice
+    for i, (one, data) in enumerate(zip(found, folds, strict=True)):
+        other = fit(data, spec=head("mean_pool"), config=CONFIG, recipe=RECIPE, seed=i)
+        assert isinstance(one, FitResult) and one.together == 2
+        for name, tensor in one.states["last"].items():
+            torch.testing.assert_close(tensor, other.states["last"][name], atol=1e-5, rtol=1e-4)
+
+
+def test_one_that_does_not_fit_says_what_to_do(folds: list[FoldData], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Group, "run_epoch", full)
+    monkeypatch.setattr(Trainer, "train_epoch", full)
+    with pytest.raises(TfserError, match=r"cpu: a training of mean_pool does not fit into its memory; take a smaller batch"):
+        fit_together([FitJob(data=folds[0], seed=0)], spec=head("mean_pool"), config=CONFIG, recipe=RECIPE, how="vmap")
+    with pytest.raises(TfserError, match=r"cpu: a training of mean_pool does not fit into its memory; take a smaller batch"):
+        fit(folds[0], spec=head("mean_pool"), config=CONFIG, recipe=RECIPE, seed=0)
+    monkeypatch.setattr(torch, "from_numpy", full)
+    with pytest.raises(TfserError, match=r"GB of frames do not fit .* one layer"):
+        placed(folds[0].features.frames, CPU)
+
+
+def test_folds_that_share_their_features_hold_one_copy(folds: list[FoldData], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Tensor] = []
+
+    def copied(frames: Any, device: torch.device) -> Tensor:
+        made.append(placed(frames, device).clone())
+        return made[-1]
+
+    monkeypatch.setattr(together, "placed", copied)
+    monkeypatch.setattr("tfser.heads.training.samples.placed", lambda *_: pytest.fail("a second copy"))
+    jobs = [FitJob(data=data, seed=0) for data in folds]
+    fit_together(jobs, spec=head("mean_pool"), config=CONFIG, recipe=RECIPE, how="streams")
+    assert len(made) == 1
+
+
+def test_too_little_memory_is_no_reason_for_another_way_of_computing(
+    folds: list[FoldData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    group = Group(trainers_of(folds), "streams", True, said.append)
+    batch = group._pad([next(trainer.batches(1))[2] for trainer in group.trainers])
+
+    def raising(error: type[RuntimeError]) -> Any:
+        def make(*_: object) -> Graph:
+            raise error("no")
+
+        return make
+
+    monkeypatch.setattr(joint_step, "Graph", raising(torch.OutOfMemoryError))
+    with pytest.raises(torch.OutOfMemoryError):
+        group._step(batch)
+    assert not said
+    monkeypatch.setattr(joint_step, "Graph", raising(RuntimeError))
+    group._step(batch)  # without a graph
+    assert group.how == "streams" and not group.wants_graph and len(said) == 1
+    assert not group.losses.isinf().any() and group.losses.all()
+
+
+# Graphs, devices and precision.
+
+
+@pytest.fixture
+def no_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's streams and captures, of which nothing happens."""
+
+    @contextmanager
+    def nothing(*_: object) -> Iterator[None]:
+        yield
+
+    stream = SimpleNamespace(wait_stream=lambda _: None)
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda _: stream)
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, nothing)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+
+
+@pytest.mark.usefixtures("no_streams")
+def test_a_graph_that_does_nothing_is_refused(folds: list[FoldData], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+    group = Group(trainers_of(folds), "vmap", True, print)
+    batch = group._pad([next(trainer.batches(1))[2] for trainer in group.trainers])
+    assert isinstance(batch, dict)
+    before = [tensor.detach().clone() for tensor in group.weights.values()]
+    with pytest.raises(RuntimeError, match="does nothing"):
+        Graph(group, batch, group.compute)
+    assert all(torch.equal(a, b) for a, b in zip(before, group.weights.values(), strict=True))
+
+
+def test_steps_that_not_all_jobs_have_are_graphs_as_well(folds: list[FoldData], monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+
+    class Pretended:
+        def __init__(self, group: Group, batch: Any, compute: Any) -> None:
+            self.compute, self.replays = compute, 0
+            made.append(self)
+
+        def replay(self, batch: Any) -> None:
+            self.replays += 1
+            self.compute(batch)
+
+    monkeypatch.setattr(joint_step, "Graph", Pretended)
+    monkeypatch.setattr(joint_step, "training_loss", counted := _counting(joint_step.training_loss))
+    uneven = [folds[0], folds[3]]  # 8 and 11 training utterances: 2 and 3 steps
+    graphed, plain = (Group(trainers_of(uneven), how, graph, print) for how, graph in (("streams", True), ("streams", False)))
+    records = graphed.run_epoch()
+    assert [graph.replays for graph in made] == [2, 1]
+    assert counted.calls == 2 * 2 + 1  # each by the loss of a filled batch
+    for one, other in zip(records, plain.run_epoch(), strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)  # type: ignore[union-attr]
+
+
+def test_jobs_that_are_computed_apart_are_padded_to_their_own_longest(folds: list[FoldData]) -> None:
+    short = replace(folds[0], train=np.array([0, 5, 10]), test=np.array([1]))  # of 9 frames each; the others go up to 37
+    group = Group(trainers_of([short, folds[1]]), "streams", False, print)
+    batches = [next(trainer.batches(1))[2] for trainer in group.trainers]
+    longest = [int(batch.lengths[0].max()) for batch in batches]
+    assert longest[0] == 9 < longest[1]
+    assert [of["samples"].shape[1] for of in group._pad(batches)] == longest  # type: ignore[index]
+
+
+def _counting(function: Any) -> Any:
+    def counted(*args: Any, **named: Any) -> Any:
+        counted.calls += 1  # type: ignore[attr-defined]
+        return function(*args, **named)
+
+    counted.calls = 0  # type: ignore[attr-defined]
+    return counted
+
+
+def test_the_device_that_is_named_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[Any] = []
+
+    @contextmanager
+    def guard(device: Any) -> Iterator[None]:
+        entered.append(device)
+        yield
+        entered.append("left")
+
+    monkeypatch.setattr(torch.cuda, "device", guard)
+    with computing_on(torch.device("cuda:1")):
+        assert entered == [torch.device("cuda:1")]
+    assert entered[1:] == ["left"]
+    with computing_on(CPU):
+        assert len(entered) == 2
+
+
+def test_trainings_and_predictions_guard_their_device(folds: list[FoldData], monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 is float32 while they compute, and the process is as it was afterwards, whatever happened."""
+    flags: list[bool] = []
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+
+    def note(*_: object) -> None:
+        flags.append(torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
+
+    data, spec = folds[0], head("mean_pool")
+    result = fit(data, spec=spec, config=CONFIG, recipe=RECIPE, seed=0, on_epoch=note)
+    fit_together([FitJob(data=data, seed=0, on_epoch=note)], spec=spec, config=CONFIG, recipe=RECIPE, how="vmap")
+    softmax = torch.Tensor.softmax
+    monkeypatch.setattr(torch.Tensor, "softmax", lambda *a, **n: (note(), softmax(*a, **n))[1])
+    predict.predict(result.states["last"], data.features, spec=spec, config=CONFIG, recipe=RECIPE, n_classes=3)
+    assert flags and not any(flags)
+    assert torch.backends.cudnn.allow_tf32
+    with pytest.raises(ZeroDivisionError), computing_on(CPU), computing_on(CPU):
+        _ = 1 / 0
+    assert torch.backends.cudnn.allow_tf32
+
+
+# Waiting for the device.
+
+
+class Fetches(TorchDispatchMode):
+    """Counts numbers that are fetched from tensors, for which the host waits until a GPU has done all its work."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("parts", [None, 3])
+def test_no_number_is_fetched_while_batches_are_made_and_losses_computed(fold: FoldData, parts: int | None) -> None:
+    recipe = replace(RECIPE, parts=parts, time_masks=1, time_mask_frames=3)
+    trainer = Trainer(fold, head("mean_pool"), CONFIG, recipe, 0, CPU, 2)
+    with Fetches() as fetches:
+        for _, _, batch in trainer.batches(1):
+            loop.training_loss(trainer.model, batch, trainer.class_weights, recipe, None).backward()  # type: ignore[no-untyped-call]
+    assert fetches.count == 0
+
+
+def test_an_evaluation_copies_its_predictions_once(fold: FoldData, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = Trainer(fold, head("mean_pool"), CONFIG, RECIPE, 0, CPU, 2)
+    monkeypatch.setattr(predict, "_UTTERANCES", 2)
+    monkeypatch.setattr(torch.Tensor, "cpu", counted := _counting(torch.Tensor.cpu))
+    found = predict.evaluate(trainer.model, trainer.store, trainer.test_layout, None)
+    assert len(found.utterance) == 6 and counted.calls == 1
+
+
+def test_averages_move_in_one_operation(fold: FoldData, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = head("tf_transformer")
+    one, other = (spec.build(replace(spec.preset(), channels=2, feed_forward=4, joint_feed_forward=4), 16, 3) for _ in range(2))
+    expected = {
+        name: mean.lerp(other.state_dict()[name], 0.25) if mean.is_floating_point() else other.state_dict()[name].clone()
+        for name, mean in one.state_dict().items()
+    }
+    monkeypatch.setattr(torch, "_foreach_lerp_", counted := _counting(torch._foreach_lerp_))
+    move_average(one, other, 0.25)
+    assert counted.calls == 1
+    assert all(torch.equal(one.state_dict()[name], value) for name, value in expected.items())
