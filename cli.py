@@ -86,6 +86,9 @@ CONTENTS = (
         Line("cache collapse", f"{HEADS}.collapse:cache_collapse",
              "Make an ordinary feature set of stored layers: the mix that a run learned (it belongs to that run's fold), "
              "or one layer.", goes_on=True),
+        Line("cache join", f"{PIPELINE}.join:cache_join",
+             "Write the frames of several feature sets side by side as one, which `--features A+B` then trains on.",
+             goes_on=True),
         Line("manifest rebuild", f"{MANIFESTS}.manifest:manifest_rebuild", "Build the catalogue anew from the cache's files."),
         Line("manifest path", f"{MANIFESTS}.manifest:manifest_path", "Print where the catalogue lies, brought up to date."),
         Line("manifest schema", f"{MANIFESTS}.manifest:manifest_schema", "Print the catalogue's tables and columns."),
@@ -108,7 +111,7 @@ class Contents(Program):
     chapters: ClassVar = {
         "protocol": "Protocols: which splits there are (ls, show, export).",
         "runs": "Runs and experiments: list, show, diff, name.",
-        "cache": "The cache: list, size up, verify, remove, collapse layers.",
+        "cache": "The cache: list, size up, verify, remove, collapse layers, join sets.",
         "manifest": "The catalogue: path, schema, rebuild.",
     }
     names: ClassVar = {

@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tfser.heads.spec.head import HeadSpec
 
+TABLE_ONE = (
+    *("ca_mser", "speechformer", "speechformer_pp", "shift_cnn", "shift_lstm", "shiftformer", "dwformer", "dst", "mstr", "ent"),
+    "tent",
+)
+"""The heads that TF-Mamba's Table I compares it with, one a file of its name."""
+
 HEADS: dict[str, str] = {
     "logreg": "tfser.heads.training.baselines:LOGREG",
     "svm": "tfser.heads.training.baselines:SVM",
     "mean_pool": "tfser.heads.models.mean_pool",
     "tf_mamba": "tfser.heads.models.tf_mamba",
     "tf_transformer": "tfser.heads.models.tf_transformer",
+    **{name: f"tfser.heads.models.{name}" for name in TABLE_ONE},
 }
 
 REGISTERED: dict[str, HeadSpec] = {}

@@ -3,6 +3,7 @@
     name      = encoder [ "/" layer ] { "+" option } [ "+" dtype ] [ "@" fingerprint ]
     layer     = a number | "mean" | "all" | layer "-of-all" | "mix-" digits
     option    = key "=" value
+    joined    = name { "+" name }        (`tfser cache join`: frames side by side)
 
 What comes in: a name as people and the catalogue write it. What goes out: its parts, other names made of them, and the feature
 sets that a name which is not whole may mean. A name that a user made up (`--name`) has no parts but what this grammar finds.
@@ -97,9 +98,25 @@ class FeatureName:
             self.encoder == other.encoder
             and self.layer in (None, other.layer)
             and set(self.options) <= set(other.options)
+            and all("=" in option or option in self.options for option in other.options)  # another set that is joined to it
             and self.dtype in (DTYPES[0], other.dtype)
             and self.fingerprint in (None, other.fingerprint)
         )
+
+
+def joined_names(text: str) -> list[str]:
+    """Return the names of the feature sets that a name joins: itself alone, unless a part is neither an option nor a dtype.
+
+    >>> joined_names("logmel+n_mels=40+float16+wavlm-large/12+float16")
+    ['logmel+n_mels=40+float16', 'wavlm-large/12+float16']
+    """
+    names: list[str] = []
+    for part in text.split("+"):
+        if names and ("=" in part or part.partition("@")[0] in DTYPES):
+            names[-1] += f"+{part}"
+        else:
+            names.append(part)
+    return names
 
 
 def meant(asked: str, have: Iterable[str]) -> list[str]:

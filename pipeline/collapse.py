@@ -7,7 +7,6 @@ closed at a fixed size, rows last, so that a collapse that was killed goes on wh
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,12 +22,12 @@ from tfser.manifests.catalogue.stored import SKIPPED, read_skipped
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.files import sweep
 from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES, take_stock
-from tfser.pipeline.features.feature_set import write_description
+from tfser.pipeline.features.feature_set import Described, write_description
 from tfser.pipeline.features.stacks import Collapsed
 from tfser.pipeline.measure import Advance, disk_errors
 from tfser.pipeline.shards.reader import ShardReader, checksum_of, damaged_frames
 from tfser.pipeline.shards.rows import write_rows
-from tfser.pipeline.shards.writer import SUFFIXES, ShardFormat, ShardMember, write_shard
+from tfser.pipeline.shards.writer import SUFFIXES, Array, ShardFormat, ShardMember, write_shard
 
 Row = Mapping[str, Any]
 
@@ -115,21 +114,21 @@ def _of_corpus(
         have, repaired = take_stock(cache, folder)
         todo = [row for row in stored if (row["utterance_id"], row["content_hash"]) not in have]
         item = target.dim * np.dtype(target.dtype).itemsize
-        _check_disk(cache, target, len(todo), sum(row["frames"] for row in todo) * item)
+        check_disk(cache, target, len(todo), sum(row["frames"] for row in todo) * item)
         written = size = 0
         with disk_errors(folder, "what was finished is safe; make room and run the same command again"):
             write_description(cache, target)
             _copy_skipped(cache, cache.root / source["folder"] / corpus, folder)
             seconds = sum(row["frames"] for row in todo) * target.hop_s
             advance = begin(len(todo), seconds) if begin is not None and todo else None
-            for part in _parts(todo, item, shard_bytes, shard_utterances):
+            for part in deal(todo, item, shard_bytes, shard_utterances):
                 members = _members(cache, target, part, advance)
-                size += _write(cache, folder, target, corpus, members, _format(part[0]["shard"]))
+                size += write_members(cache, folder, target, corpus, members, format_of(part[0]["shard"]))
                 written += len(part)
     return CollapseReport(corpus=corpus, before=len(stored) - len(todo), written=written, bytes=size, repaired=tuple(repaired))
 
 
-def _parts(todo: Sequence[Row], item: int, shard_bytes: int, shard_utterances: int) -> Iterator[Sequence[Row]]:
+def deal(todo: Sequence[Row], item: int, shard_bytes: int, shard_utterances: int) -> Iterator[Sequence[Row]]:
     """Deal rows into shards of a fixed size, as an extraction does."""
     start, held = 0, 0
     for i, row in enumerate(todo, start=1):
@@ -144,23 +143,40 @@ def _parts(todo: Sequence[Row], item: int, shard_bytes: int, shard_utterances: i
 def _members(cache: Cache, target: Collapsed, part: Sequence[Row], advance: Advance | None) -> list[ShardMember]:
     """Read and combine the utterances of one shard to be."""
     members: list[ShardMember] = []
-    with contextlib.ExitStack() as stack:
-        readers: dict[str, ShardReader] = {}
+    readers: dict[str, ShardReader] = {}
+    try:
         for row in part:
-            if row["shard"] not in readers:
-                readers[row["shard"]] = stack.enter_context(ShardReader(cache.root / row["shard"]))
-            stored = readers[row["shard"]].frames_of(row["first_frame"], row["frames"])
-            if cache.verify == "once" and row["checksum"] is not None and checksum_of(stored) != row["checksum"]:
-                raise damaged_frames(cache.root / row["shard"], [row["utterance_id"]])
-            frames = target.combine(stored)
+            frames = target.combine(read_frames(cache, readers, row))
             members.append(ShardMember(utterance_id=row["utterance_id"], content_hash=row["content_hash"], frames=frames))
             if advance is not None:
                 advance(1, row["frames"] * target.hop_s)
+    finally:
+        for reader in readers.values():
+            reader.close()
     return members
 
 
-def _write(
-    cache: Cache, folder: Path, target: Collapsed, corpus: str, members: Sequence[ShardMember], format: ShardFormat
+def read_frames(cache: Cache, readers: dict[str, ShardReader], row: Row) -> Array:
+    """Return the stored frames of one utterance, (frames, dim).
+
+    Args:
+        cache: the cache.
+        readers: open shards by their name, to which this one is added; the caller closes them.
+        row: of the table `features`.
+
+    Raises:
+        ShardError: if they are not what was written.
+    """
+    if row["shard"] not in readers:
+        readers[row["shard"]] = ShardReader(cache.root / row["shard"])
+    stored = readers[row["shard"]].frames_of(row["first_frame"], row["frames"])
+    if cache.verify == "once" and row["checksum"] is not None and checksum_of(stored) != row["checksum"]:
+        raise damaged_frames(cache.root / row["shard"], [row["utterance_id"]])
+    return stored
+
+
+def write_members(
+    cache: Cache, folder: Path, target: Described, corpus: str, members: Sequence[ShardMember], format: ShardFormat
 ) -> int:
     """Write a shard under the name that an extraction would give it, and return its size in bytes."""
     digest = hashlib.sha256(target.fingerprint.encode())
@@ -172,11 +188,17 @@ def _write(
     return shard.size_bytes
 
 
-def _format(shard: str) -> ShardFormat:
+def format_of(shard: str) -> ShardFormat:
+    """Return the format of a shard by its file's name."""
     return "hdf5" if shard.endswith(SUFFIXES["hdf5"]) else "parquet"
 
 
-def _check_disk(cache: Cache, target: Collapsed, utterances: int, size: int) -> None:
+def check_disk(cache: Cache, target: Described, utterances: int, size: int) -> None:
+    """Refuse what the disk has no room for, before anything is written.
+
+    Raises:
+        TfserError: if there is less room than the features need.
+    """
     free = shutil.disk_usage(cache.root).free
     if size + 256 * utterances > free:
         raise TfserError(

@@ -32,7 +32,7 @@ ROOMS = {
     ),
     "pipeline": (
         *("cores", "threads", "memory", "sound", "corpora", "measure", "scan_report", "scan", "source", "shards", "features"),
-        *("extract_report", "extract", "front_end", "collapse", "verify", "inventory", "copies", "commands"),
+        *("extract_report", "extract", "front_end", "collapse", "join", "verify", "inventory", "copies", "commands"),
     ),
     "heads": ("spec", "models", "training", "machine", "runs", "results", "prediction", "notebook", "commands"),
 }

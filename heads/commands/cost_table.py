@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tfser.heads.machine.cost import Profile
+from tfser.heads.results.published import FIG_3
 from tfser.manifests.display import Output, print_rows, say, show
 from tfser.manifests.wording import count, short
 
@@ -45,6 +46,21 @@ def print_profiles(found: Sequence[Profile]) -> None:
     print_rows(rows, Output.table, columns)
     say(f"MACs: multiply-accumulates per utterance. ms: forward pass, median and 90th percentile of {of.repeats}.")
     say("step: forward and backward. MB: the most memory that each holds beyond weights and frames.")
+    for line in figure_3(found):
+        say(line)
+
+
+def figure_3(found: Sequence[Profile]) -> list[str]:
+    """Return what TF-Mamba's text on its Fig. 3 says of ShiftFormer, with ours, where both were measured at one width."""
+    shown = {one.head: one for one in found if (one.head, one.preset) in (("tf_mamba", "full"), ("shiftformer", "full"))}
+    if len(shown) < 2 or shown["tf_mamba"].width != shown["shiftformer"].width:
+        return []
+    theirs, own = shown["shiftformer"], shown["tf_mamba"]
+    parameters, latency = theirs.parameters / own.parameters, theirs.latency_ms / own.latency_ms
+    return [
+        f"TF-Mamba's Fig. 3, in words: ShiftFormer has {FIG_3['latency']} x its latency, here {latency:.2f} x; "
+        f"{FIG_3['parameters']} x its parameters, here {parameters:.2f} x"
+    ]
 
 
 def _three(number: float) -> float:

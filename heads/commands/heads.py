@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from tfser.heads import head, head_names
+from tfser.heads import TABLE_ONE, head, head_names
 from tfser.heads.runs.setting_list import setting_names, settings_of
 from tfser.heads.spec import lineages
+from tfser.heads.spec.recipes import FRAMES_RECIPES
 from tfser.manifests.commands.printing import Format
 from tfser.manifests.display import Output, print_rows, say, show
 from tfser.manifests.errors import UsageError
@@ -60,7 +61,9 @@ def heads(
     rows = with_origins(rows, "head", GROUP, always=format is not Output.table)
     shared = lineages.listed()
     if format is Output.table:
-        print_rows(rows, format)
+        print_rows([row for row in rows if row["head"] not in TABLE_ONE], format)
+        show("", f"TF-Mamba's Table I compares it with these (recipes: {', '.join(FRAMES_RECIPES)}):")
+        print_rows([row for row in rows if row["head"] in TABLE_ONE], format, ["head", "presets", "about"])
         show("", "recipes of published lineages, for every head with a network, and the selections that they report:")
         print_rows(shared, format, ["recipe", "reports", "about"])
         say("selections that begin with test- chose their epoch on the test fold: upper bounds, and no results")

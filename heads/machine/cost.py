@@ -4,8 +4,9 @@ All heads get random frames of the same length and their weights from the same s
 measured does not depend on the numbers in the frames.
 
 * **Multiply-accumulates** are torch's own count of a forward pass in evaluation mode, in float32, of one utterance, halved. It
-  counts matrix products, convolutions and attention. It does not count Fourier transforms, norms, activations, sums, the decays
-  of a scan and whatever else works number by number. The scan is counted in its portable form, which works in matrix products.
+  counts matrix products, convolutions and attention; LSTMs are added. It does not count Fourier transforms, norms, activations,
+  sums, the decays of a scan and whatever else works number by number. The scan is counted in its portable form, which works in
+  matrix products.
 * **Latency** is the time of a forward pass in evaluation mode, a **step** that of forward and backward of the cross-entropy in
   training mode: without the optimiser, augmentation and other losses, which belong to a recipe. Both are taken round by round
   over all heads, so that a machine that grows slower or faster does so for all, and each timed call follows an untimed one of
@@ -165,11 +166,22 @@ def count_macs(module: nn.Module, frames: Tensor, lengths: Tensor) -> int:
     """
     was_training = module.training
     module.eval()
+    recurrent = 0
+
+    def add(lstm: nn.LSTM, given: tuple[Any, ...], _: Any) -> None:
+        nonlocal recurrent
+        x = given[0].data if isinstance(given[0], nn.utils.rnn.PackedSequence) else given[0].flatten(0, 1)  # (frames, D)
+        recurrent += len(x) * sum(weight.numel() for weight in lstm.parameters() if weight.dim() == 2)
+
+    # What torch's counter does not see: an LSTM multiplies each of its matrices with each frame once.
+    hooks = [part.register_forward_hook(add) for part in module.modules() if isinstance(part, nn.LSTM)]
     # With gradients, and attention spelt out: torch's fused forms of both are not in its counter's list.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         module(frames, lengths)
+    for hook in hooks:
+        hook.remove()
     module.train(was_training)
-    return int(counter.get_total_flops()) // 2
+    return int(counter.get_total_flops()) // 2 + recurrent
 
 
 class _Case:
@@ -263,7 +275,7 @@ class _Case:
             head=self.spec.name,
             preset=self.preset,
             parameters=count_parameters(self.module),
-            paper_parameters=_printed(self.spec, self.preset) if self.width == self.spec.typical_dim else None,
+            paper_parameters=_printed(self.spec, self.preset, self.width),
             macs=self._macs(),
             latency_ms=statistics.median(self.latency),
             latency_min_ms=min(self.latency),
@@ -288,10 +300,14 @@ class _Case:
         )
 
 
-def _printed(spec: HeadSpec, preset: str) -> int | None:
-    """Return how many parameters the paper says that a preset has."""
+def _printed(spec: HeadSpec, preset: str, width: int) -> int | None:
+    """Return how many parameters the paper says that a preset has at a feature width, None where it says nothing."""
     found = [row.parameters for row in spec.ablation if row.preset == preset and row.parameters is not None]
-    return round(1e6 * found[0]) if found else None
+    if found and width == spec.typical_dim:
+        return round(1e6 * found[0])
+    if isinstance(spec, Network) and preset == spec.default_preset and width in spec.printed_parameters:
+        return round(1e6 * spec.printed_parameters[width])
+    return None
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from tfser.heads.spec.selections import check_name
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, unknown
-from tfser.manifests.feature_name import meant
+from tfser.manifests.feature_name import joined_names, meant
 from tfser.manifests.options import shared
 
 SYNTHETIC = "synthetic"
@@ -122,7 +122,14 @@ def prepare(
                 of, why = None, OTHER if row.preset is None else None
                 if why is None:
                     wanted = _features(cache, paper, row, corpus)
-                    asked = replace(request, preset=row.preset, settings=dict(row.settings), features=wanted)
+                    asked = replace(
+                        request,
+                        head=row.head or paper.head,
+                        recipe=row.recipe or paper.recipe,
+                        preset=row.preset,
+                        settings=dict(row.settings),
+                        features=wanted,
+                    )
                     entries, of, why = _plan_row(cache, paper, corpus, asked, seeds, entries, audited)
                     if of is not None:
                         beside.setdefault((corpus, wanted), tuple(printed))
@@ -207,7 +214,8 @@ def _features_on_synthetic(cache: Cache, paper: Paper) -> str:
 
 def missing(cache: Cache, corpus: str, features: str) -> str | None:
     """Return what to do where the cache lacks a corpus or its features; None if they are there."""
-    command = f"tfser extract --corpus {corpus} --features {features}"
+    parts = joined_names(features)
+    command = f"tfser extract --corpus {corpus} --features {parts[0]}"
     if corpus not in cache.corpora():
         return f"{corpus} is not in the cache: run `{command} --root FOLDER`"
     with open_catalogue(cache) as connection:
@@ -215,6 +223,8 @@ def missing(cache: Cache, corpus: str, features: str) -> str | None:
     have = {row["feature_set"] for row in found}
     if meant(features, have):
         return None
+    if len(parts) > 1:
+        return f"no {features} features of {corpus}: extract each, and run `tfser cache join --features {features}`"
     return f"no {features} features of {corpus}: run `{command}`"
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +30,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
 from tfser.manifests.catalogue.views import BOUND
 from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.manifests.feature_name import ALL, DTYPES, FeatureName, meant
+from tfser.manifests.feature_name import ALL, DTYPES, FeatureName, joined_names, meant
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.splits.choose import choose_protocol
 from tfser.pipeline.features.devices import choose_device
@@ -182,6 +182,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         if asked is None:
             said.append(f"{what} {value}")
     layers = layers_of(of)
+    config = _with_parts(spec, config, of)
     spec.check(config, of["dim"] // layers)
     device = choose_device(request.device) if isinstance(spec, Network) else "cpu"
     recipe = recipe.settled(of["hop_s"])
@@ -230,6 +231,27 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         counted_epochs=() if recipe.steps is None else tuple(counted[1:]),
         counted_on_all=counted[EVERYTHING],
     )
+
+
+def _with_parts(spec: HeadSpec, config: Settings, feature_set: Mapping[str, Any]) -> Settings:
+    """Return the configuration with the widths of a joined feature set's parts, for a head that takes them apart.
+
+    Raises:
+        UsageError: if the feature set is not joined of the kinds that the head reads, in their order.
+    """
+    if not spec.reads:
+        return config
+    parts = json.loads(feature_set["config"]).get("parts", [])
+    fits = len(parts) == len(spec.reads) and all(
+        wanted in ("*", part["kind"]) for wanted, part in zip(spec.reads, parts, strict=True)
+    )
+    if not fits:
+        kinds = "+".join("an encoder's frames" if wanted == "*" else wanted for wanted in spec.reads)
+        raise UsageError(
+            f"{spec.name} reads {kinds} side by side, and {feature_set['feature_set']} is not that; "
+            f"join them first: `tfser cache join --features {spec.features[0]}`"
+        )
+    return replace(config, parts=tuple(part["dim"] for part in parts[:-1]))  # type: ignore[call-arg]
 
 
 def _choose_protocol(cache: Cache, request: Request, recipe: Recipe) -> tuple[str, str, list[str]]:
@@ -311,7 +333,8 @@ def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked:
     for name in spec.features:
         # A stack of layers, and numbers that were computed in other ways than by default, are for those who ask.
         parts = {of: FeatureName.parse(of) for of in _meant(name, current)}
-        found = [of for of, part in parts.items() if part.layer != ALL and not part.options]
+        wanted = set(FeatureName.parse(name).options)
+        found = [of for of, part in parts.items() if part.layer != ALL and set(part.options) <= wanted]
         if len(found) == 1:
             return found[0]
         if found:
@@ -338,6 +361,10 @@ def _check_readable(connection: Connection, corpus: str) -> None:
 
 def _not_extracted(corpora: Sequence[str], asked: str, have: Sequence[str]) -> UsageError:
     """Return the error for features that are not there: how to extract them, where `extract` knows the name."""
+    if len(joined_names(asked)) > 1:
+        return UsageError(
+            f"features {asked} of {JOINED_BY.join(corpora)} are not in the cache; run `tfser cache join --features {asked}` first"
+        )
     name = FeatureName.parse(asked)
     if name.encoder not in UPSTREAMS:
         return unknown(f"feature set of {JOINED_BY.join(corpora)}", asked, have)

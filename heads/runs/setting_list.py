@@ -90,6 +90,14 @@ def meanings(kind: type[Settings]) -> dict[str, str]:
     >>> meanings(Recipe)["warmup_epochs"]
     'The learning rate climbs linearly from zero over so many epochs; may be a fraction.'
     """
+    found: dict[str, str] = {}
+    for part in reversed([base for base in kind.__mro__ if issubclass(base, Settings)]):  # what a class inherits, too
+        found |= _texts_below(part)
+    return found
+
+
+def _texts_below(kind: type[Settings]) -> dict[str, str]:
+    """Return the text below each field that a class itself declares."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(tree, ast.ClassDef)
     found: dict[str, str] = {}

@@ -94,6 +94,9 @@ class HeadSpec:
     count in them (None: all)."""
     ablation: tuple[AblationRow, ...] = ()
     """The rows of the paper's ablation table, in its order."""
+    reads: tuple[str, ...] = ()
+    """Of a head that takes feature sets apart again (`tfser cache join`): the kind of each part, in order, `*` for any; its
+    configuration has `parts`, the widths of all but the last. None: it reads any features."""
 
     def preset(self, name: str | None = None) -> Settings:
         """Return the configuration of a preset, the default one for None.
@@ -184,6 +187,8 @@ class Network(HeadSpec):
     """``build(config, dim, n_classes)`` returns the module, its weights drawn from torch's global generator."""
     gives_frames: bool = False
     """The module has ``encode`` and ``classify``."""
+    printed_parameters: Mapping[int, float] = field(default_factory=dict)
+    """Of the default preset, in millions by the features' width, as published for the same parts; see `ablation` for others."""
     unstackable: str | None = None
     """Why trainings of it cannot share their steps, whatever its configuration; None: they can."""
     no_vmap: Callable[[Any], str | None] = _nothing

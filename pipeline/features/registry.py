@@ -1,7 +1,8 @@
 """Front-ends and encoders: what turns samples into frames, by name, with the fingerprint of everything that changes the numbers.
 
 `UPSTREAMS` is the registry. Each entry turns a `FeatureRequest` into a `Pass`: the feature sets that it makes, each with its
-name, its fingerprint and its shape, and the engine that computes them, which loads nothing heavy before it is called.
+name, its fingerprint and its shape, and the engine that computes them, which loads nothing heavy before it is called. A front-end
+is one file with a configuration and an extractor, and one line of `front_end` here.
 Encoders that are not in the registry are named by their hub id or folder.
 """
 
@@ -12,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from tfser.pipeline.features.encoders.spec import ENCODERS, PRECISIONS, EncoderS
 from tfser.pipeline.features.engine import Engine, one_by_one
 from tfser.pipeline.features.feature_set import Described
 from tfser.pipeline.features.logmel import LogMel, LogMelConfig
+from tfser.pipeline.features.mfcc import MFCC, MFCCConfig
 from tfser.pipeline.shards.writer import StorageDtype, storage_dtype
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")  # in the name of a folder: @ and + mean something in names of feature sets
@@ -108,23 +110,66 @@ class Upstream:
     """Where an encoder's weights are, unless others are named."""
 
 
-def _logmel(name: str, request: FeatureRequest, dtype: StorageDtype) -> Pass:
-    defaults = LogMelConfig()
-    values: dict[str, Any] = {key: _number(key, text, getattr(defaults, key)) for key, text in request.settings.items()}
-    config = dataclasses.replace(defaults, **values)
-    features = FeatureSet(
-        name=_full_name(name, {k: v for k, v in values.items() if v != getattr(defaults, k)}, dtype),
-        kind=name,
-        config=config.describe(),
-        dim=config.dim,
-        dtype=dtype,
-        hop_s=config.hop_s,
-        sample_rate_hz=config.sample_rate_hz,
-        minimum_s=config.window_s,
-        frames=config.frames,
-        engine=one_by_one(lambda: LogMel(config).extract),
-    )
-    return alone(features)
+class FrontEndConfig(Protocol):
+    """What a front-end's configuration has: a frozen dataclass, whose fields are what `--set` takes."""
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Samples a second that it wants."""
+        ...
+
+    @property
+    def window_s(self) -> float:
+        """The shortest audio that makes a frame worth having, in seconds."""
+        ...
+
+    @property
+    def hop_s(self) -> float:
+        """From one frame to the next, in seconds."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Numbers in a frame."""
+        ...
+
+    def frames(self, n_samples: int) -> int:
+        """Return the number of frames of so many samples."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything that changes the numbers."""
+        ...
+
+
+def front_end(config: type[Any], extractor: Callable[[Any], Any], summary: str) -> Upstream:
+    """Return the registry's entry of a front-end that lives in a file of its own.
+
+    Args:
+        config: the class of its configuration, a dataclass as `FrontEndConfig` has it, whose defaults are the front-end's.
+        extractor: makes of a configuration what has ``extract(samples) -> (frames, dim)``.
+        summary: one line for people.
+    """
+
+    def configure(name: str, request: FeatureRequest, dtype: StorageDtype) -> Pass:
+        defaults = config()
+        values: dict[str, Any] = {key: _number(key, text, getattr(defaults, key)) for key, text in request.settings.items()}
+        settled: FrontEndConfig = dataclasses.replace(defaults, **values)
+        features = FeatureSet(
+            name=_full_name(name, {k: v for k, v in values.items() if v != getattr(defaults, k)}, dtype),
+            kind=name,
+            config=settled.describe(),
+            dim=settled.dim,
+            dtype=dtype,
+            hop_s=settled.hop_s,
+            sample_rate_hz=settled.sample_rate_hz,
+            minimum_s=settled.window_s,
+            frames=settled.frames,
+            engine=one_by_one(lambda: extractor(settled).extract),
+        )
+        return alone(features)
+
+    return Upstream(summary=summary, options=tuple(f.name for f in dataclasses.fields(config)), configure=configure)
 
 
 def _encoder(name: str, request: FeatureRequest, dtype: StorageDtype) -> Pass:
@@ -186,11 +231,12 @@ def _encoder_upstream(summary: str, hub: str | None, family: str | None = None) 
 
 
 UPSTREAMS: dict[str, Upstream] = {
-    "logmel": Upstream(
-        summary="log-Mel spectrogram: 80 bands, 20 ms Hamming window, 10 ms hop, 16 kHz (TF-Transformer, section 3.3)",
-        options=tuple(f.name for f in dataclasses.fields(LogMelConfig)),
-        configure=_logmel,
+    "logmel": front_end(
+        LogMelConfig,
+        LogMel,
+        "log-Mel spectrogram: 80 bands, 20 ms Hamming window, 10 ms hop, 16 kHz (TF-Transformer, section 3.3)",
     ),
+    "mfcc": front_end(MFCCConfig, MFCC, "40 mel-frequency cepstral coefficients: the orthonormal DCT-II of the log-Mel frames"),
     **{name: _encoder_upstream(known.summary, known.hub, known.family) for name, known in ENCODERS.items()},
 }
 """What `--features` knows, by name."""

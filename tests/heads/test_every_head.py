@@ -26,9 +26,28 @@ CASES = [(name, preset) for name in HEADS if isinstance(head(name), Network) for
 ALL = [(name, preset) for name in HEADS for preset in head(name).presets]
 CLASSES = 4
 DIM = 80
+ATTENTION = {"heads": 2, "feed_forward": 16, "dropout": 0.0}
+TINY: dict[str, dict[str, object]] = {
+    "tf_transformer": {"segment_frames": 32, "channels": 16, "dropout": 0.0},
+    **{name: {"width": 16} for name in ("shift_cnn", "shift_lstm", "shiftformer", "ent", "tent")},
+    **{name: ATTENTION | {"width": 16, "hidden": (16,), "layers": 2} for name in ("dst", "mstr")},
+    "dwformer": ATTENTION | {"width": 16, "hidden": (16,), "blocks": 2, "classifier_dropout": 0.0},
+    **{
+        name: ATTENTION | {"width": 16, "hidden": (16,), "layers": (1, 1, 1, 1), "classifier_dropout": 0.0}
+        for name in ("speechformer", "speechformer_pp")
+    },
+    "ca_mser": {"lstm_units": 4, "hidden": 16, "dropout": 0.0, "lstm_dropout": 0.0},
+}
+"""Sizes at which a head learns in a second what these tests ask of it."""
+
+
+RATES = {"ca_mser": 1e-3}  # no norm in it
+ALWAYS: dict[str, dict[str, object]] = {"ca_mser": {"parts": (6, 5), "segment_frames": 12, "image": (63, 63)}}
+"""What a head needs to take features of the widths below."""
 
 
 def settled(spec: HeadSpec, preset: str, **changes: object) -> Settings:
+    changes = ALWAYS.get(spec.name, {}) | changes
     return spec.settled(replace(spec.preset(preset), **changes), hop_s=0.01, longest=100, device="cpu")
 
 
@@ -38,13 +57,13 @@ def build(spec: HeadSpec, preset: str, dim: int = DIM, **changes: object) -> tup
     return build_module(spec, config, dim, CLASSES), config
 
 
-def batch(spec: HeadSpec, config: Settings, n: int = 5, dim: int = DIM) -> tuple[Tensor, Tensor]:
-    """Return frames and lengths as training would give them: all full for segments, ragged otherwise."""
+def batch(spec: HeadSpec, config: Settings, n: int = 5, dim: int = DIM, step: int = 7) -> tuple[Tensor, Tensor]:
+    """Return frames and lengths as training would give them: all full for segments, ragged otherwise, ``step`` frames apart."""
     length = spec.segment_frames(config)
     generator = torch.Generator().manual_seed(1)
     if length is not None:
         return torch.randn(n, length, dim, generator=generator), torch.full((n,), length)
-    lengths = torch.arange(n) * 7 + 12
+    lengths = torch.arange(n) * step + 12
     frames = torch.randn(n, int(lengths.max()), dim, generator=generator)
     beyond = torch.arange(frames.shape[1]) >= lengths[:, None]
     return frames.masked_fill(beyond[:, :, None], 0.0), lengths
@@ -85,7 +104,9 @@ def test_padding_is_not_looked_at(case: tuple[HeadSpec, str]) -> None:
 
 
 def test_every_parameter_gets_a_gradient(case: tuple[HeadSpec, str]) -> None:
-    module, config = build(*case)
+    # So that utterances of a few frames have two tokens to attend to in the last stage.
+    short = {"merges_ms": (20, 40, 80)} if case[0].name.startswith("speechformer") else {}
+    module, config = build(*case, **short)
     module.train()
     logits = module(*batch(case[0], config))
     nn.functional.cross_entropy(logits, torch.arange(5) % CLASSES).backward()
@@ -97,11 +118,11 @@ def test_every_parameter_gets_a_gradient(case: tuple[HeadSpec, str]) -> None:
 
 def test_one_batch_can_be_learnt_by_heart(case: tuple[HeadSpec, str]) -> None:
     spec, preset = case
-    small = {"segment_frames": 32, "channels": 16, "dropout": 0.0} if spec.name == "tf_transformer" else {}
-    module, config = build(spec, preset, 32, **small)
-    frames, lengths = batch(spec, config, 12, 32)
+    module, config = build(spec, preset, 32, **TINY.get(spec.name, {}))
+    frames, lengths = batch(spec, config, 12, 32, step=1)
     labels = torch.arange(12) % CLASSES
-    optimiser = torch.optim.Adam(module.parameters(), lr=3e-3)
+    rate = RATES.get(spec.name, 1e-2 if "width" in TINY.get(spec.name, {}) else 3e-3)
+    optimiser = torch.optim.Adam(module.parameters(), lr=rate)
     for _ in range(400):
         module.train()
         loss = nn.functional.cross_entropy(module(frames, lengths), labels)
@@ -146,7 +167,7 @@ def test_widths_that_do_not_fit_are_named(name: str, preset: str) -> None:
 def test_a_fold_is_trained_saved_and_predicted_alike(name: str, preset: str, fold: FoldData, tmp_path: Path) -> None:
     """The whole way of a run: two epochs at most, one selection at least, and the saved state gives the stored predictions."""
     spec = head(name)
-    small = {"segment_frames": 16, "channels": 4} if name == "tf_transformer" else {}
+    small = TINY.get(name, {}) | ({"segment_frames": 16, "channels": 4} if name == "tf_transformer" else {})
     config = settled(spec, preset, **small)
     recipe = Recipe(epochs=2, batch_size=8)
     first, again = (fit(fold, spec=spec, config=config, recipe=recipe, seed=0) for _ in range(2))

@@ -38,7 +38,7 @@ def spoil(fold: FoldData, utterance: int, value: float) -> FoldData:
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")  # they would stand beside the one line
-@pytest.mark.parametrize("name", [name for name in HEADS if name != "tf_mamba"])
+@pytest.mark.parametrize("name", ["logreg", "svm", *NETWORKS])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("utterance", [2, 13, 19])  # of training, validation, test
 def test_features_that_are_no_numbers_are_named(fold: FoldData, name: str, value: float, utterance: int) -> None:

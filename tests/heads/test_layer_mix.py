@@ -40,6 +40,7 @@ SMALL = {
     "mean_pool": {"hidden": (8,)},
     "tf_mamba": {"width": 16, "attention_heads": 2, "state": 4, "scan_heads": 2},
     "tf_transformer": {"segment_frames": 16, "channels": 16},
+    "ca_mser": {"parts": (40, 20), "segment_frames": 12, "image": (63, 63), "lstm_units": 4},
 }
 
 
@@ -61,7 +62,7 @@ def batch(spec: HeadSpec, config: Settings, n: int = 4) -> tuple[torch.Tensor, t
 @pytest.fixture(params=CASES, ids=[f"{name}-{preset}" for name, preset in CASES])
 def case(request: pytest.FixtureRequest) -> tuple[HeadSpec, Settings, LayerMix]:
     spec = head(request.param[0])
-    config = settled(spec, request.param[1])
+    config = settled(spec, request.param[1], **(SMALL[spec.name] if spec.reads else {}))
     torch.manual_seed(0)
     module = build_module(spec, config, M * D, K, M)
     assert isinstance(module, LayerMix)

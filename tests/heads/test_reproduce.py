@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tfser.heads import HEADS, head
+from tfser.heads import HEADS, TABLE_ONE, head
 from tfser.heads.commands.sweeps import _print_cells, _print_notes
 from tfser.heads.results import papers as reproducing
 from tfser.heads.results.published import PAPERS, Paper, paper
@@ -91,7 +91,9 @@ def test_a_paper_s_rows_exist_here(of: Paper) -> None:
         for row in table.rows:
             assert {name.split()[0] for name in row.printed} <= set(of.protocols)
             assert {name.split()[1] for name in row.printed} <= {"UA", "WA", "WF1"}
-            assert row.preset is None or row.preset in spec.presets
+            of_row = head(row.head or of.head)
+            assert row.preset is None or row.preset in of_row.presets
+            assert row.recipe is None or row.recipe in of_row.recipes
 
 
 @pytest.mark.slow
@@ -104,7 +106,8 @@ def test_every_cell_runs_or_says_why_not(cache: Cache) -> None:
     assert {cell.paper for cell in references} == {None} and len({cell.experiment for cell in references} - {None}) == 2
     assert all((cell.experiment is None) != (cell.reason is None) for cell in of.cells)
     reasons = {(cell.table, cell.row, cell.corpus): cell.reason for cell in of.cells}
-    assert reasons["I", "TENT", "meld"] == "another method: not trained here"
+    assert "tfser cache join --features logmel+mfcc+wav2vec2-base" in (reasons["I", "CA-MSER", "iemocap"] or "")
+    assert reasons["I", "TENT", "iemocap"] is None
     assert reasons["II", "HuBERT-base", "iemocap"] == (
         "no hubert-base features of iemocap: run `tfser extract --corpus iemocap --features hubert-base`"
     )
@@ -114,7 +117,9 @@ def test_every_cell_runs_or_says_why_not(cache: Cache) -> None:
     assert of.plan is not None
     same = {cell.experiment for cell in of.cells if cell.row in ("TF-Mamba (ours)", "WavLM-large", "+ CMDT Loss (Full model)")}
     networks = [entry for entry in of.plan.entries if entry.experiment.spec.name == "tf_mamba"]
-    assert len(same - {None}) == 1 and len(networks) == 6 and len(of.plan.runs) == 30 + 10  # trained once
+    assert len(same - {None}) == 1 and len(networks) == 6 and len(of.plan.runs) == 30 + 10 + 50  # trained once
+    compared = [entry.experiment for entry in of.plan.entries if entry.experiment.spec.name in TABLE_ONE]
+    assert len(compared) == len(TABLE_ONE) - 1 and {of.recipe.batch_size for of in compared} == {32}
     assert {entry.experiment.protocol for entry in of.plan.entries} == {"iemocap4-session"}
     assert {entry.experiment.recipe.epochs for entry in networks} == {100}
 
@@ -181,7 +186,8 @@ def test_numbers_of_the_synthetic_corpus_stand_beside_none_of_the_paper_s(
     assert of.plan is not None and {entry.experiment.recipe.epochs for entry in of.plan.entries} == {1, 2}
     assert {cell.corpus for cell in of.cells} == {"synthetic"} and {cell.paper for cell in of.cells} == {None}
     ran = {cell.row for cell in of.cells if cell.reason is None}
-    assert {"TF-Mamba (ours)", "Baseline", "Dual Temporal-Domain Mamba"} <= ran and "TENT" not in {c.row for c in of.cells}
+    assert {"TF-Mamba (ours)", "Baseline", "Dual Temporal-Domain Mamba", "TENT", "DWFormer"} <= ran
+    assert "CA-MSER" not in ran  # its features have to be joined
     assert not ran & {"WavLM-base", "Whisper-large"}  # encoders have to be extracted
     assert any("say nothing about the paper" in note for note in reproducing.notes(of, reproducing.compare(here, of)))
 

@@ -1,0 +1,47 @@
+"""`tfser cache join`: several feature sets side by side, written as one (early fusion)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from tfser.manifests.catalogue.reading import refresh
+from tfser.manifests.commands.printing import InCache
+from tfser.manifests.display import say, utterance_bar
+from tfser.manifests.options import Option
+from tfser.manifests.wording import count
+from tfser.pipeline.join import join, joined
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinRequest:
+    """What is joined, and for which corpus."""
+
+    features: Annotated[str, Option("The feature sets, a plus between them; the first sets the pace.", metavar="A+B")]
+    corpus: Annotated[str | None, Option("Only of this corpus; all that have every part if left out.", metavar="NAME")] = None
+
+
+def cache_join(*, request: JoinRequest, place: InCache) -> None:
+    """Write the frames of several feature sets side by side as one, which `--features A+B` then trains on.
+
+    Slower sets are repeated and faster ones averaged to the pace of the first. An utterance that a part lacks is left out.
+
+    Raises:
+        UsageError: if fewer than two feature sets are named, or one is not in the cache.
+
+    Example:
+        tfser cache join --features logmel+wavlm-large/12
+    """
+    store = place.store
+    target = joined(store, request.features)
+    with utterance_bar(f"joining {target.name}") as begin:
+        reports = join(store, target, [request.corpus] if request.corpus else None, begin=begin, on_wait=say)
+    refresh(store)
+    for report in reports:
+        for line in report.repaired:
+            say(f"repaired: {line}")
+        say(f"{report.corpus} / {target.name}: {count(report.written, 'utterance')} written, {report.before:,} were there")
+        for part, number in report.lacking.items():
+            say(f"{report.corpus}: {count(number, 'utterance')} left out, which {part} lacks (`tfser audit` names them)")
+    if owner := target.config.get("belongs_to"):
+        say(f"it belongs to {owner['protocol']} fold {owner['fold']}: other folds and protocols are refused (`tfser audit`)")

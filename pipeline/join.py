@@ -1,0 +1,255 @@
+"""Joining feature sets: the frames of several, side by side, as one ordinary feature set (early fusion).
+
+What comes in: the names of stored feature sets, `logmel+wavlm-large/12`. What goes out: shards of another feature set that bears
+that name, written as a collapse writes its own (`tfser.pipeline.collapse`): whoever trains on it, audits it or verifies it needs
+to know nothing of where it came from. Its fingerprint is made of those of its parts, in their order, and of the rule below, so
+features that were made anew never stand in it unnoticed. No audio is read, and nothing is invented: an utterance that one of the
+parts lacks is left out, counted, and missed by the audits as in any other feature set.
+
+**The rule.** The first feature set sets the pace. Each frame of another belongs to the frame of the first that begins nearest to
+it in time (frame i of a set begins i hops after the start; a tie goes to the later). A frame of the first shows the mean of
+those that belong to it; where there are none, since the other is slower, it shows the other's frame that begins nearest to it,
+and past the other's end its last. So sets of one hop stand frame by frame, slower ones are repeated, faster ones averaged.
+Beginnings are not centres: windows of unequal lengths are up to half their difference apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import open_catalogue, rows
+from tfser.manifests.catalogue.stored import SKIPPED, read_skipped, skipped_rows
+from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.feature_name import joined_names, meant
+from tfser.manifests.files import sweep
+from tfser.manifests.utterances import Skipped, skipped_table
+from tfser.pipeline.collapse import check_disk, deal, format_of, read_frames, write_members
+from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES, take_stock
+from tfser.pipeline.features.feature_set import Described, write_description
+from tfser.pipeline.features.stacks import layers_of
+from tfser.pipeline.measure import Advance, disk_errors
+from tfser.pipeline.shards.reader import ShardReader
+from tfser.pipeline.shards.writer import Array, ShardMember
+
+ALGORITHM = 1
+"""Raised whenever the same parts would give other numbers than before."""
+
+MOST_APART_S = 0.5
+"""By how much the parts of one utterance may differ in length: encoders drop or add a frame or two at the end."""
+
+RULE = "the first sets the pace; others: the mean of the frames that begin nearest to a frame's beginning, else the nearest"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined(Described):
+    """A feature set of several others side by side, which are rows of the table `feature_sets`."""
+
+    parts: tuple[Mapping[str, Any], ...]
+
+    def combine(self, frames: Sequence[Array]) -> Array:
+        """Return the frames (t, dim) of one utterance from those of the parts, (t_i, dim_i) each."""
+        hops = [part["hop_s"] for part in self.parts]
+        t = len(frames[0])
+        placed = [at_pace(of, t, hops[0], hop).astype(np.float32) for of, hop in zip(frames, hops, strict=True)]
+        return np.concatenate(placed, axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinReport:
+    """What a join did for one corpus: utterances that were there before, that were written, and that a part lacks."""
+
+    corpus: str
+    before: int
+    written: int
+    lacking: Mapping[str, int]
+    """Utterances that this part lacks and another has, by the part's name."""
+    bytes: int
+    repaired: tuple[str, ...]
+
+
+def at_pace(frames: Array, count: int, pace_s: float, hop_s: float) -> Array:
+    """Return ``count`` frames, one every ``pace_s`` seconds, of (t, dim) frames that come every ``hop_s``: the module's rule.
+
+    >>> at_pace(np.array([[0.0], [1], [2]]), 6, 0.01, 0.02)[:, 0].tolist()  # slower: repeated, and the last one to the end
+    [0.0, 1.0, 1.0, 2.0, 2.0, 2.0]
+    >>> at_pace(np.array([[0.0], [1], [2], [3]]), 2, 0.02, 0.01)[:, 0].tolist()  # faster: averaged
+    [0.0, 2.0]
+    """
+    own = np.floor(np.arange(count) * (pace_s / hop_s) + 0.5 + 1e-9).astype(np.int64)  # the nearest of the other's frames
+    nearest = frames[np.minimum(own, len(frames) - 1)]
+    belongs = np.floor(np.arange(len(frames)) * (hop_s / pace_s) + 0.5 + 1e-9).astype(np.int64)
+    belongs, used = belongs[belongs < count], frames[: int((belongs < count).sum())]
+    number = np.bincount(belongs, minlength=count)
+    if len(belongs) == 0 or number.max() < 2:  # nothing to average
+        return nearest
+    total = np.zeros((count, frames.shape[1]), np.float64)
+    np.add.at(total, belongs, used)
+    mean = (total / np.maximum(number, 1)[:, None]).astype(frames.dtype)
+    return np.where(number[:, None] > 0, mean, nearest)
+
+
+def joined(cache: Cache, name: str) -> Joined:
+    """Return what stands for several feature sets, named with a plus between them.
+
+    Raises:
+        UsageError: if fewer than two are named, one is not in the cache or may mean several, or one holds several layers.
+        TfserError: if two of them belong to different folds.
+    """
+    names = joined_names(name)
+    if len(names) < 2:
+        raise UsageError(f"{name} names one feature set; join two or more: logmel+wavlm-large/12")
+    with open_catalogue(cache) as connection:
+        stored = {row["feature_set"]: row for row in rows(connection, "FROM feature_sets")}
+    parts = []
+    for of in names:
+        close = meant(of, [known for known in stored if len(joined_names(known)) == 1])
+        if not close:
+            raise unknown("feature set", of, list(stored))
+        if len(close) > 1:
+            raise UsageError(f"{of} may be {' or '.join(close)}; say which")
+        parts.append(stored[close[0]])
+        if layers_of(parts[-1]) > 1:
+            way_out = f"`tfser cache collapse --features {close[0]} --layer K`"
+            raise UsageError(f"{close[0]} holds several layers; make one of them a feature set first: {way_out}")
+    if len({part["fingerprint"] for part in parts}) < len(parts):
+        raise UsageError(f"{name} names a feature set twice")
+    config: dict[str, Any] = {
+        "kind": "joined",
+        "algorithm": ALGORITHM,
+        "rule": RULE,
+        "parts": [{key: part[key] for key in ("feature_set", "kind", "fingerprint", "dim", "hop_s")} for part in parts],
+    }
+    owners = [owner for part in parts if (owner := json.loads(part["config"]).get("belongs_to"))]
+    if any(owner != owners[0] for owner in owners):
+        raise TfserError(f"{name}: its parts were learned in different folds, so no fold could be tested on them")
+    if owners:
+        config["belongs_to"] = owners[0]
+    return Joined(
+        name="+".join(part["feature_set"] for part in parts),
+        kind="joined",
+        config=config,
+        dim=sum(part["dim"] for part in parts),
+        dtype="float16" if all(part["dtype"] == "float16" for part in parts) else "float32",
+        hop_s=parts[0]["hop_s"],
+        parts=tuple(parts),
+    )
+
+
+def join(
+    cache: Cache,
+    target: Joined,
+    corpora: Sequence[str] | None = None,
+    *,
+    begin: Callable[[int, float], Advance] | None = None,
+    on_wait: Callable[[str], None] | None = None,
+) -> list[JoinReport]:
+    """Write what a joined feature set lacks; a join that was killed goes on where it was.
+
+    Args:
+        cache: the cache.
+        target: what to make.
+        corpora: of which; None: all of which every part has utterances.
+        begin: told the number of utterances and the seconds of audio to come; returns what to call as they are done.
+        on_wait: told when another writer of the same feature set has to be waited for.
+
+    Raises:
+        UsageError: if a part has no utterances of a corpus.
+        TfserError: if a shard is damaged, parts differ in length by more than `MOST_APART_S`, or the disk is full.
+    """
+    with open_catalogue(cache) as connection:
+        of = "SELECT f.*, u.content_hash FROM features f JOIN utterances u USING (corpus, utterance_id) WHERE f.feature_set = ?"
+        stored = [rows(connection, f"{of} ORDER BY f.corpus, f.shard, f.first_frame", [p["feature_set"]]) for p in target.parts]
+    have = sorted(set.intersection(*({row["corpus"] for row in part} for part in stored)))
+    for corpus in corpora or ():
+        if corpus not in have:
+            raise unknown(f"corpus of all parts of {target.name}", corpus, have)
+    if not have:
+        raise UsageError(f"no corpus has all of {', '.join(part['feature_set'] for part in target.parts)}; extract them of one")
+    return [
+        _join_corpus(cache, target, corpus, [[r for r in part if r["corpus"] == corpus] for part in stored], begin, on_wait)
+        for corpus in corpora or have
+    ]
+
+
+def _join_corpus(
+    cache: Cache,
+    target: Joined,
+    corpus: str,
+    stored: Sequence[Sequence[Mapping[str, Any]]],
+    begin: Callable[[int, float], Advance] | None,
+    on_wait: Callable[[str], None] | None,
+) -> JoinReport:
+    folder = cache.features / target.folder / corpus
+    place = [{row["utterance_id"]: row for row in part} for part in stored]
+    everyone = dict.fromkeys(row["utterance_id"] for part in stored for row in part)
+    whole = [row for row in stored[0] if all(row["utterance_id"] in part for part in place)]
+    lacking = {p["feature_set"]: len(everyone) - len(of) for p, of in zip(target.parts, place, strict=True)}
+    with cache.lock(f"features/{target.folder}/{corpus}", on_wait):
+        sweep(folder)
+        there, repaired = take_stock(cache, folder)
+        todo = [row for row in whole if (row["utterance_id"], row["content_hash"]) not in there]
+        item = target.dim * np.dtype(target.dtype).itemsize
+        check_disk(cache, target, len(todo), sum(row["frames"] for row in todo) * item)
+        written = size = 0
+        with disk_errors(folder, "what was finished is safe; make room and run the same command again"):
+            write_description(cache, target)
+            _excuse(cache, target, corpus, folder)
+            seconds = sum(row["frames"] for row in todo) * target.hop_s
+            advance = begin(len(todo), seconds) if begin is not None and todo else None
+            for part in deal(todo, item, SHARD_BYTES, SHARD_UTTERANCES):
+                members = _members(cache, target, part, place, advance)
+                size += write_members(cache, folder, target, corpus, members, format_of(part[0]["shard"]))
+                written += len(part)
+    return JoinReport(
+        corpus=corpus,
+        before=len(whole) - len(todo),
+        written=written,
+        lacking={name: number for name, number in lacking.items() if number},
+        bytes=size,
+        repaired=tuple(repaired),
+    )
+
+
+def _members(
+    cache: Cache,
+    target: Joined,
+    part: Sequence[Mapping[str, Any]],
+    place: Sequence[Mapping[str, Mapping[str, Any]]],
+    advance: Advance | None,
+) -> list[ShardMember]:
+    """Read and join the utterances of one shard to be."""
+    members: list[ShardMember] = []
+    readers: dict[str, ShardReader] = {}
+    try:
+        for row in part:
+            found = [of[row["utterance_id"]] for of in place]
+            lengths = [of["frames"] * p["hop_s"] for of, p in zip(found, target.parts, strict=True)]
+            if max(lengths) - min(lengths) > MOST_APART_S:
+                each = ", ".join(f"{p['feature_set']} {s:.2f} s" for p, s in zip(target.parts, lengths, strict=True))
+                raise TfserError(f"{row['utterance_id']}: its features are of unequal lengths ({each}), so they cannot be joined")
+            frames = target.combine([read_frames(cache, readers, of) for of in found])
+            members.append(ShardMember(utterance_id=row["utterance_id"], content_hash=row["content_hash"], frames=frames))
+            if advance is not None:
+                advance(1, row["frames"] * target.hop_s)
+    finally:
+        for reader in readers.values():
+            reader.close()
+    return members
+
+
+def _excuse(cache: Cache, target: Joined, corpus: str, folder: Path) -> None:
+    """Excuse the utterances that the extraction of any part excused, such as those too short for it, each once."""
+    excused: dict[tuple[str | None, str], Skipped] = {}
+    for part in target.parts:
+        for row in skipped_rows(read_skipped(cache, cache.root / part["folder"] / corpus / SKIPPED)):
+            excused.setdefault((row.utterance_id, row.path), row)
+    table = skipped_table(list(excused.values()))
+    if not table.equals(read_skipped(cache, folder / SKIPPED)):
+        cache.write_table(folder / SKIPPED, table)
