@@ -14,8 +14,8 @@ from typing import Any
 from tfser.heads.prediction.trained import TrainedHead
 from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.runs.experiment import EVERYTHING
-from tfser.manifests.display import markdown_lines
 from tfser.manifests.feature_name import FeatureName
+from tfser.manifests.wording import cell
 from tfser.pipeline.features.encoders.spec import ENCODERS
 
 CAUTIONS = """\
@@ -131,7 +131,7 @@ def _use(facts: CardFacts, name: str) -> str:
 
 def _data(facts: CardFacts) -> str:
     about = facts.heads[0].about
-    lines = markdown_lines([dict(row) for row in facts.corpora]) if facts.corpora else ["The corpora are no longer in the cache."]
+    lines = _table([dict(row) for row in facts.corpora]) if facts.corpora else ["The corpora are no longer in the cache."]
     folds = sorted({of.about["fold"] for of in facts.heads})
     if folds == [EVERYTHING]:
         side = (
@@ -180,7 +180,7 @@ def _worth(facts: CardFacts) -> str:
             "",
             f"{who}: experiment `{about['experiment']}`, selection {first.selection}, {of}, in percent.",
             "",
-            *markdown_lines(table),
+            *_table(table),
             "",
             *explained,
             "",
@@ -219,10 +219,17 @@ def _made(facts: CardFacts) -> str:
             f"Recipe {first.about['recipe']}, selection {first.selection}: {_SELECTIONS.get(first.selection, '')}. "
             f"Made with {made}. `tfser.json` holds the whole configuration.",
             "",
-            *markdown_lines(rows),
+            *_table(rows),
             "",
         ]
     )
 
 
 _SELECTIONS = {"last": "the last epoch, chosen by looking at nothing", "val": "the epoch of the best validation UA"}
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return rows as the lines of a Markdown table; what would end a cell or a line is escaped."""
+    names = list(rows[0])
+    cells = [[" ".join(cell(row[name]).split()).replace("|", r"\|") for name in names] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *cells)]
