@@ -42,6 +42,10 @@ METHOD_VERSION = 2
 """Raised when the same configuration would train to other numbers, so that old runs are not taken for new ones."""
 
 
+EVERYTHING = 0
+"""The number of the fold that trains on all labelled utterances and tests nobody: `--fold none`, a model for use."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """Everything that defines an experiment, settled; a run of it adds the fold.
@@ -80,6 +84,8 @@ class Experiment:
     """Of a recipe that counts steps: the epochs that they come to in each fold of the protocol, from fold 1 on."""
     view: LayerView | None = None
     """Where the features are one layer of a stored stack: which. It names nothing: an extracted layer is the same numbers."""
+    counted_on_all: int = 0
+    """... and on all labelled utterances."""
 
     def epochs(self, fold: int | None = None) -> int:
         """Return how many epochs a fold is trained, or the fold that is trained longest: 1 for heads that are fitted at once."""
@@ -87,6 +93,8 @@ class Experiment:
             return 1
         if not self.counted_epochs:
             return self.recipe.epochs
+        if fold == EVERYTHING or self.folds == (EVERYTHING,):
+            return self.counted_on_all
         return max(self.counted_epochs) if fold is None else self.counted_epochs[fold - 1]
 
     def configuration(self) -> dict[str, Any]:
@@ -200,9 +208,11 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     longest = spec.sample_frames(config, recipe) or min(longest, recipe.cut_frames or longest)
     config = spec.settled(config, hop_s=of["hop_s"], longest=longest, device=device)
     recipe = settle_precision(recipe, device)
-    samples = [_samples(spec, config, recipe, trained.get(fold, ())) for fold in range(1, about["folds"] + 1)]
+    samples = [_samples(spec, config, recipe, trained.get(fold, ())) for fold in range(EVERYTHING, about["folds"] + 1)]
+    counted = [0 if recipe.steps is None else recipe.length(-(-n // recipe.batch_size)) for n in samples]
     stacked: How = "none"
-    if request.stack:
+    folds = _folds(request.folds, about["folds"], protocol)
+    if request.stack and folds != (EVERYTHING,):
         from tfser.heads.training.together import choose_stacking
 
         chosen = choose_stacking(spec, config, recipe, device, layers=layers, dim=of["dim"] // layers)
@@ -225,7 +235,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         protocol_hash=about["hash"],
         validation=about["validation"],
         classes=tuple(about["classes"]),
-        folds=_folds(request.folds, about["folds"], protocol),
+        folds=folds,
         of_folds=about["folds"],
         seed=request.seed,
         device=device,
@@ -237,7 +247,8 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         layers=layers,
         stacked=stacked,
         view=features.view,
-        counted_epochs=() if recipe.steps is None else tuple(recipe.length(-(-n // recipe.batch_size)) for n in samples),
+        counted_epochs=() if recipe.steps is None else tuple(counted[1:]),
+        counted_on_all=counted[EVERYTHING],
     )
 
 
@@ -331,12 +342,16 @@ def _lengths(connection: Connection, protocol: str, corpus: str, feature_set: st
 
 
 def _training_frames(connection: Connection, protocol: str, corpus: str, feature_set: str) -> dict[int, list[int]]:
-    """Return the frames of each training utterance by fold."""
+    """Return the frames of each training utterance by fold; of `EVERYTHING`, those of all."""
+    key = [feature_set, protocol, corpus.split(JOINED_BY)]
     found = connection.execute(
         "SELECT s.fold, list(f.frames) FROM folds s "
         "JOIN features f ON f.corpus = s.corpus AND f.utterance_id = s.utterance_id AND f.feature_set = ? "
-        "WHERE s.protocol = ? AND list_contains(?, s.corpus) AND s.role = 'train' GROUP BY s.fold",
-        [feature_set, protocol, corpus.split(JOINED_BY)],
+        "WHERE s.protocol = ? AND list_contains(?, s.corpus) AND s.role = 'train' GROUP BY s.fold "
+        "UNION ALL SELECT 0, list(f.frames) FROM assignments a "
+        "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
+        "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL",
+        key * 2,
     ).fetchall()
     return dict(found)
 
@@ -366,14 +381,16 @@ def check_unchanged(connection: Connection, experiment: Experiment) -> None:
 
 
 def _folds(text: str, count: int, protocol: str) -> tuple[int, ...]:
-    """Parse `all`, `3`, `1,3` or `2-4`."""
+    """Parse `all`, `3`, `1,3`, `2-4` or `none`."""
+    if text == "none":
+        return (EVERYTHING,)
     if text == "all":
         return tuple(range(1, count + 1))
     chosen: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,6})(?:-([0-9]{1,6}))?\s*", part)
         if match is None:
-            raise UsageError(f"--fold {text}: write a number, a list (1,3), a range (2-4) or all")
+            raise UsageError(f"--fold {text}: write a number, a list (1,3), a range (2-4), all or none")
         chosen += range(int(match[1]), int(match[2] or match[1]) + 1)
     if not chosen or min(chosen) < 1 or max(chosen) > count:
         raise UsageError(f"--fold {text}: {protocol} has folds 1 to {count}")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from tfser.heads import HEADS, REFERENCE_HEADS, head
+from tfser.heads import HEADS, REFERENCE_HEADS, head, head_names
 from tfser.heads.runs.experiment import Experiment, each_request, resolve
 from tfser.heads.runs.one_fold import audit_experiment, check_audit
 from tfser.heads.runs.request import Request, SweepRequest, Training
@@ -143,7 +143,8 @@ def expand(request: SweepRequest) -> list[PlannedRequest]:
         UsageError: if a name is unknown or fits none of the heads.
     """
     if not request.heads:
-        raise UsageError(f"a sweep needs a head: --head NAME (known: {', '.join(sorted(HEADS))}), or a file with [[head]] blocks")
+        known = ", ".join(sorted(head_names()))
+        raise UsageError(f"a sweep needs a head: --head NAME (known: {known}), or a file with [[head]] blocks")
     specs = [head(block.name) for block in request.heads]
     _check_used("preset", request.presets, specs, {spec.name: list(spec.presets) for spec in specs})
     _check_used("recipe", request.recipes, specs, {spec.name: spec.recipe_names for spec in specs})
@@ -195,8 +196,23 @@ def reference_wanted(request: SweepRequest, entries: Sequence[Entry]) -> list[Pl
     ]
 
 
+def check_is_tested(folds: str) -> None:
+    """Refuse to tabulate what is tested on nothing.
+
+    Raises:
+        UsageError: if the folds are `none`.
+    """
+    if folds == "none":
+        raise UsageError("--fold none trains one model for use, which has no scores to tabulate: take `tfser train`")
+
+
 def _shared_request(request: SweepRequest, name: str) -> Request:
-    """Return what every head of a sweep is asked."""
+    """Return what every head of a sweep is asked.
+
+    Raises:
+        UsageError: if no fold is tested.
+    """
+    check_is_tested(request.folds)
     return Request(head=name, **shared(Training, request), **shared(Split, request))
 
 

@@ -19,6 +19,8 @@ import numpy as np
 
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.options import Option
+from tfser.manifests.plugins import UPSTREAMS as PLUGGED
+from tfser.manifests.plugins import add_loaded
 from tfser.pipeline.features.encoder_engine import encoder_engine
 from tfser.pipeline.features.encoders.front import OPTIONS, RAW_OPTIONS, WHISPER_OPTIONS
 from tfser.pipeline.features.encoders.spec import ENCODERS, PRECISIONS, EncoderSpec, LayerOutput, encoder_spec
@@ -238,6 +240,8 @@ UPSTREAMS: dict[str, Upstream] = {
     **{name: _encoder_upstream(known.summary, known.hub, known.family) for name, known in ENCODERS.items()},
 }
 """What `--features` knows, by name."""
+
+add_loaded(PLUGGED, Upstream, UPSTREAMS)
 
 
 def feature_pass(name: str, request: FeatureRequest | None = None) -> Pass:
