@@ -203,7 +203,7 @@ def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -
     classes = tuple(sorted({*read.outcome.labels, *(name for row in read.outcome.predicted for name in row)}))
     counts = read.outcome.counts(who, classes)
     values: dict[str, list[float]] = {
-        name: [score for of in read.scores.values() if (score := of[name]) is not None] for name in ("UA", "WA", "val_UA")
+        name: [one for of in read.scores.values() if (one := of[name]) is not None] for name in ("UA", "WA", "val_UA")
     }
     of = read.entry.experiment
     row: dict[str, Any] = {

@@ -40,7 +40,7 @@ SMALL = {
     "mean_pool": {"hidden": (8,)},
     "tf_mamba": {"width": 16, "attention_heads": 2, "state": 4, "scan_heads": 2},
     "tf_transformer": {"segment_frames": 16, "channels": 16},
-    "ca_mser": {"parts": (40, 20), "segment_frames": 12, "image": (63, 63), "lstm_units": 4},
+    "ca_mser": {"part_dims": (40, 20), "segment_frames": 12, "image": (63, 63), "lstm_units": 4},
 }
 
 
@@ -475,7 +475,7 @@ def test_a_run_whose_features_are_gone_or_whose_weights_are_damaged(cache: Cache
     with pytest.raises(DamagedError, match="is not what was written"):
         mix_of_run(filled, run_id)
     run(filled, epochs=1, again=True)
-    for path in filled.features.glob("*/feature_set.json"):
+    for path in filled.feature_root.glob("*/feature_set.json"):
         path.unlink()
     refresh(filled)
     with pytest.raises(TfserError, match="no longer in the cache"):
