@@ -204,7 +204,7 @@ def finish(
         classes: names, in the order of the head's outputs.
         utterances: corpus and id of the U test utterances.
         labels: (U,) their true class numbers.
-        selections: predictions, one set a selection.
+        selections: predictions, one set a selection; none of a run that was trained on everything.
         history: one mapping an epoch.
         folder: what `begin` gave; the run's own if left out. Another one takes the run's place at the end.
         note: told if something is set aside then.
@@ -243,7 +243,8 @@ def finish(
     rows = [{"run_id": run_id, **row} for row in history]
     tables = {
         "history": pa.Table.from_pylist(rows, schema=columns_of("history")),
-        "predictions": pa.concat_tables(predictions),
+        # A run on all labelled utterances was tested on none.
+        "predictions": pa.concat_tables(predictions) if predictions else columns_of("predictions").empty_table(),
         "metrics": pa.Table.from_pylist(metrics, schema=columns_of("metrics")),
         "confusion": pa.Table.from_pylist(confusion, schema=columns_of("confusion")),
     }
