@@ -60,7 +60,8 @@ def _rows(heading: str, records: list[tuple[str, str]]) -> Iterator[str]:
     """Yield the rows of a heading's options; the heading stands before the first."""
     for number, (option, meaning) in enumerate(records):
         first = "" if number else heading
-        yield f"| {first} | {_code(option)} | {_cell(_plain(meaning)).replace("<", "&lt;")} |"
+        words = _cell(_plain(meaning)).replace("<", "&lt;")  # or a page shows nothing there
+        yield f"| {first} | {_code(option)} | {words} |"
 
 
 def _code(option: str) -> str:
