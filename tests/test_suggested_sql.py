@@ -1,4 +1,4 @@
-"""The questions that docs/queries.md and the demo suggest: they give the numbers of `tfser scores`, whatever else the cache holds."""
+"""The questions that docs/queries.md and the demo suggest: the numbers of `tfser scores`, whatever else there is."""
 
 from __future__ import annotations
 
