@@ -18,8 +18,8 @@ from tfser.cli import CONTENTS, app
 
 HEAD = """# Reference of the command line
 
-Made by `python docs/make_reference.py > docs/reference.md` from the program; a test compares. The same text is in
-`tfser COMMAND --help`. A command exits with 0 where all went well, 1 where something failed or an audit found an error, 2 where
+Made by `python docs/make_reference.py > docs/reference.md` from the program; a test compares. The same text stands in
+each command's `--help`. A command exits with 0 where all went well, 1 where something failed or an audit found an error, 2 where
 the request itself is off, and 130 after Ctrl-C. Results go to standard output, everything said beside them to standard error;
 `--debug` anywhere shows the traceback of an error. Words of the field are explained in the [glossary](glossary.md)."""
 

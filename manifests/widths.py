@@ -16,6 +16,8 @@ GAP = 2
 """Columns between two columns."""
 _LEAST = 16
 """So narrow a text may become where its words are longer: ids, paths."""
+_LEAST_FIRST = 24
+"""And in the first column, which names what a row is about."""
 
 
 def column_widths(names: Sequence[str], cells: Sequence[Sequence[str]], whole: Sequence[bool], room: int) -> list[int] | None:
@@ -35,8 +37,8 @@ def column_widths(names: Sequence[str], cells: Sequence[Sequence[str]], whole: S
     columns = [[row[at] for row in cells] for at in range(len(names))]
     wanted = [max([cell_len(name), *map(_widest, texts)]) for name, texts in zip(names, columns, strict=True)]
     least = [
-        max(_longest_word(name), _narrowest(texts, one_piece))
-        for name, texts, one_piece in zip(names, columns, whole, strict=True)
+        max(_longest_word(name), _narrowest(texts, one_piece, _LEAST if at else _LEAST_FIRST))
+        for at, (name, texts, one_piece) in enumerate(zip(names, columns, whole, strict=True))
     ]
     spare = room - GAP * (len(names) - 1) - sum(least)
     if spare < 0:
@@ -51,11 +53,11 @@ def column_widths(names: Sequence[str], cells: Sequence[Sequence[str]], whole: S
     return widths
 
 
-def _narrowest(texts: Sequence[str], one_piece: bool) -> int:
+def _narrowest(texts: Sequence[str], one_piece: bool, least: int) -> int:
     """Return how narrow a column's cells may become."""
     if one_piece:
         return max([1, *map(_widest, texts)])
-    return min(max([1, *map(_longest_word, texts)]), _LEAST)
+    return min(max([1, *map(_longest_word, texts)]), least)
 
 
 def _widest(text: str) -> int:
