@@ -16,9 +16,9 @@ from tfser.manifests.commands.printing import Format
 from tfser.manifests.display import Output, print_rows, say, show, terminal_width
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
-from tfser.manifests.widths import at_words
 from tfser.manifests.plugins import HEADS as GROUP
 from tfser.manifests.plugins import PluginError, with_origins
+from tfser.manifests.widths import at_words
 from tfser.pipeline.features.registry import UPSTREAMS
 
 
