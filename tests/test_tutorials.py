@@ -20,8 +20,9 @@ import soundfile
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue
 from tfser.manifests.catalogue.statements import select
+from tfser.manifests.utterances import Utterance
 
-from .conftest import run
+from .conftest import PutCorpus, run
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"```console\n(.*?)```", re.S)
@@ -104,7 +105,7 @@ def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_tutorial_on_a_table(scanned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(scanned)
-    monkeypatch.setenv("TFSER_CACHE", str(scanned / "first"))
+    monkeypatch.setenv("TFSER_CACHE", str(scanned / "cache"))
     page = DOCS / "tutorial_own_table.md"
     made = typed(page, scanned)
     check(page, made)
@@ -122,8 +123,9 @@ def test_the_tutorial_on_audits(scanned: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "speakers on both sides" in made and all(f"\n{name} " in made for name in ("anna", "bert", "carl"))
 
 
-def test_statements_of_tutorials_can_be_asked(tmp_path: Path) -> None:
-    with open_catalogue(Cache(tmp_path / "cache")) as connection:
+def test_statements_of_tutorials_can_be_asked(cache: Cache, put_corpus: PutCorpus) -> None:
+    put_corpus(cache, [Utterance(utterance_id="a", path="a.wav")])
+    with open_catalogue(cache) as connection:
         for page in DOCS.glob("tutorial_*.md"):
             for query in re.findall(r"```sql\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
                 assert select(connection, query).names
