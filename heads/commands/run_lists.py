@@ -55,7 +55,7 @@ def list_runs(*, listing: RunListing) -> None:
             "folds": len(row["folds"]),
             "seeds": len(row["seeds"]),
             "for use": "yes" if row["for_use"] else "",
-            "UA": score_text(row["UA"], marks="" if row["UA"] is None else mark(row)),
+            "UA": score_text(row["UA"], None, mark(row)),
         }
         for row in found
     ]
