@@ -16,8 +16,8 @@ GAP = 2
 """Columns between two columns."""
 _LEAST = 16
 """So narrow a text may become where its words are longer: ids, paths."""
-_LEAST_FIRST = 24
-"""And in the first column, which names what a row is about."""
+_LEAST_FIRST = 40
+"""And in the first column, which names what a row is about: an experiment stays whole, to be copied."""
 
 
 def column_widths(names: Sequence[str], cells: Sequence[Sequence[str]], whole: Sequence[bool], room: int) -> list[int] | None:
