@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.heads.runs.experiment import Experiment, check_unchanged
-from tfser.heads.runs.store import Selected, begin, finish, peek, pick_up, save_model, versions
+from tfser.heads.runs.store import RunOutcome, Selected, begin, finish, peek, pick_up, save_model, versions
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Selection
 from tfser.manifests.audits.participation import definition, finding, participation
 from tfser.manifests.audits.run import Finding, blocking, run_audits
@@ -185,7 +185,7 @@ def train_fold(
         UnreadableError: if its run cannot be read now: it may be whole, and is not trained over.
         EmptySideError: if a side of it is empty.
     """
-    from tfser.heads.training.loop import fit
+    from tfser.heads.training.loop import Keeping, fit
 
     check_audit(experiment, findings, fold)
     run_id, note = experiment.run_id(fold), on_note or (lambda _: None)
@@ -203,9 +203,9 @@ def train_fold(
             recipe=experiment.recipe,
             seed=experiment.seed,
             device=experiment.device,
-            checkpoint_dir=begun.checkpoint_dir,
-            checkpoint_every_s=checkpoint_every_s,
-            on_epoch=on_epoch,
+            keeping=Keeping(
+                checkpoint_dir=begun.checkpoint_dir, checkpoint_every_s=checkpoint_every_s, on_epoch=on_epoch
+            ),
         )
         return store_run(cache, begun, result, note)
 
@@ -278,11 +278,13 @@ def store_run(cache: Cache, begun: Begun, result: FitResult, note: Callable[[str
             "finished_at": now(),
             "seconds": sum(r.train_s + r.eval_s for r in result.history),
         },
-        classes=begun.data.classes,
-        utterances=[(loaded.corpora[i], loaded.features.utterance_ids[i]) for i in test],
-        labels=loaded.labels[test],
-        selections=[_selected(name, of, test) for name, of in result.selections.items()],
-        history=[_history_row(record) for record in result.history],
+        RunOutcome(
+            classes=begun.data.classes,
+            utterances=[(loaded.corpora[i], loaded.features.utterance_ids[i]) for i in test],
+            labels=loaded.labels[test],
+            selections=[_selected(name, of, test) for name, of in result.selections.items()],
+            history=[_history_row(record) for record in result.history],
+        ),
         folder=begun.folder,
         note=note,
     )

@@ -107,7 +107,7 @@ def _train_begun(
     on_note: Callable[[str], None] | None,
 ) -> dict[int, RunResult | TfserError]:
     """Train what is begun in one group and store what comes out; return by number the results, or a training's own error."""
-    from tfser.heads.training.together import FitJob, choose_stacking, fit_together, provenance
+    from tfser.heads.training.together import FitJob, Keeping, choose_stacking, fit_together, provenance
 
     of = runs[0][0]
     stacking = choose_stacking(of.spec, of.config, of.recipe, of.device, of.stacked, layers=of.layers)
@@ -115,8 +115,11 @@ def _train_begun(
         FitJob(
             data=run.data,
             seed=runs[i][0].seed,
-            checkpoint_dir=run.checkpoint_dir,
-            on_epoch=None if on_epoch is None else _numbered(i, on_epoch),
+            keeping=Keeping(
+                checkpoint_dir=run.checkpoint_dir,
+                checkpoint_every_s=checkpoint_every_s,
+                on_epoch=None if on_epoch is None else _numbered(i, on_epoch),
+            ),
         )
         for i, run in begun.items()
     ]
@@ -126,7 +129,6 @@ def _train_begun(
         config=of.config,
         recipe=of.recipe,
         device=of.device,
-        checkpoint_every_s=checkpoint_every_s,
         how=of.stacked,
         on_note=on_note,
     )

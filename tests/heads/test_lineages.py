@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +16,14 @@ from tfser.heads.spec.lineages import LINEAGES, explain, listed
 from tfser.heads.spec.metrics import scores
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.selections import Rule, peeks
-from tfser.heads.training.loop import fit, predict
+from tfser.heads.training.loop import Keeping, fit, predict
 from tfser.manifests.errors import UsageError
 
 TINY = MeanPoolConfig(hidden=(4,))
 
 
-def train(fold: FoldData, recipe: Recipe, **options: object) -> FitResult:
-    return fit(fold, spec=head("mean_pool"), config=TINY, recipe=recipe, **{"seed": 0, **options})  # type: ignore[arg-type]
+def train(fold: FoldData, recipe: Recipe, seed: int = 0, **keeping: Any) -> FitResult:
+    return fit(fold, spec=head("mean_pool"), config=TINY, recipe=recipe, seed=seed, keeping=Keeping(**keeping))
 
 
 @pytest.mark.parametrize("name", LINEAGES)

@@ -22,16 +22,18 @@ from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training import baselines as reference
 from tfser.heads.training.baselines import LogRegConfig, SVMConfig, statistics
-from tfser.heads.training.loop import fit, predict
+from tfser.heads.training.loop import Keeping, fit, predict
 from tfser.manifests.errors import UsageError
 
 BALANCED = Recipe(class_weights="balanced")
 
 
-def train(fold: FoldData, config: Settings | None = None, recipe: Recipe | None = None, **options: object) -> FitResult:
+def train(
+    fold: FoldData, config: Settings | None = None, recipe: Recipe | None = None, seed: int = 0, **keeping: Any
+) -> FitResult:
     spec = head("svm" if isinstance(config, SVMConfig) else "logreg")
-    options = {"seed": 0, **options}
-    return fit(fold, spec=spec, config=config or LogRegConfig(), recipe=recipe or spec.recipe(), **options)  # type: ignore[arg-type]
+    recipe = recipe or spec.recipe()
+    return fit(fold, spec=spec, config=config or LogRegConfig(), recipe=recipe, seed=seed, keeping=Keeping(**keeping))
 
 
 def probabilities(result: FitResult) -> np.ndarray:
