@@ -212,13 +212,13 @@ def folds_at_once(at: Place, name: str, dim: int, count: int, n: int, recipe_nam
         values = {"segment_frames": 16, "channels": 4, "feed_forward": 8, "joint_feed_forward": 8}
     config = spec.settled(replace(spec.preset(), **values), hop_s=0.02, longest=longest, device=str(at.device))
     recipe = replace(spec.recipe(recipe_name), precision="auto" if at.device.type == "cuda" else "float32")
-    recipe = replace(recipe, warmup_epochs=0, eval_hop=None if at.toy else recipe.eval_hop)
+    recipe = replace(recipe, epochs=3, warmup_epochs=0, eval_hop=None if at.toy else recipe.eval_hop)
 
     def epoch_of(how: Any, jobs: int) -> float:
         ends: list[float] = []
         keeping = Keeping(on_epoch=lambda _: ends.append(time.perf_counter()))
         chosen = [FitJob(data=data, seed=0, keeping=keeping) for data in folds[:jobs]]
-        options: dict[str, Any] = {"device": at.device, "epochs": 3, "how": how}
+        options: dict[str, Any] = {"device": at.device, "how": how}
         fit_together(chosen, spec=spec, config=config, recipe=recipe, on_note=note, **options)
         return (ends[-1] - ends[jobs - 1]) / 2 * (count / jobs)  # the last two of three epochs
 

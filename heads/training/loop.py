@@ -100,6 +100,8 @@ def fit(
         NotFiniteError: Features, the loss, weights or predictions are no numbers.
         TfserError: It does not fit into the device's memory.
     """
+    # A baseline has no epochs, so nothing of the loop applies to it; what it predicts is looked at all the
+    # same.
     if isinstance(spec, Baseline):
         fitted = spec.fit(data, config, recipe)
         for name, selection in fitted.selections.items():
@@ -109,6 +111,8 @@ def fit(
         return fitted
     recipe = settle_precision(recipe, str(device))
     device = torch.device(device)
+    # Generators and TF32 flags are the process's: whoever calls this from a notebook finds them as they were,
+    # whatever happens here.
     try:
         with computing_on(device), own_randomness(device):
             trainer = Trainer(data, spec, config, recipe, seed, device)
@@ -160,6 +164,8 @@ class Trainer:
     ) -> None:
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         packed = data.features
+        # What does not fit is refused before a frame is copied to a device: a plan of a hundred runs should
+        # fail in its first second.
         _check_settled(recipe)
         self.frames = spec.sample_frames(config, recipe)
         self.most = spec.max_frames(config)  # what the module is made for; an utterance may be cut shorter
@@ -171,9 +177,13 @@ class Trainer:
             raise UsageError(f"recipe setting speed={recipe.speed}: only for segments, and {spec.name} eats utterances")
         if recipe.cmdt and (self.most is None or not (isinstance(spec, Network) and spec.gives_frames)):
             raise UsageError(f"recipe setting cmdt={recipe.cmdt}: {spec.name} gives no frames to compare; take cmdt=0")
+        # The normaliser sees the rows of the training side and no others; the tables that it makes are then
+        # applied to all.
         self.normaliser = Normaliser.fit(recipe.normalise, packed.frames, packed.offsets, data.train)
         tables = self.normaliser.tables(packed.frames, packed.offsets, data.speakers)
         self.store = FrameStore(packed.frames if frames is None else frames, packed.offsets, *tables, device, seen)
+        # Training and evaluation have hops of their own: overlapping segments are more samples to learn from, and
+        # in every epoch's evaluation they cost as much more.
         self.layout = plan(packed.offsets, data.train, self.frames, recipe.train_hop, seen)
         self.val_layout = plan(packed.offsets, data.val, self.frames, recipe.eval_hop, seen)
         self.test_layout = plan(packed.offsets, data.test, self.frames, recipe.eval_hop, seen)
@@ -183,6 +193,8 @@ class Trainer:
         targets = nn.functional.one_hot(labels, len(data.classes)).float().to(device)  # (n, K)
         self.class_weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
 
+        # Weights have a stream of their own: what a network begins with does not depend on how many draws its
+        # data took.
         torch.manual_seed(_stream(seed, 0, "weights"))
         self.model = build_module(spec, config, packed.frames.shape[1], len(data.classes), data.layers).to(device)
         self.average = copy.deepcopy(self.model) if recipe.averaging else None

@@ -93,6 +93,8 @@ def evaluate(model: nn.Module, store: FrameStore, layout: SamplePlan, frames: in
         predicted = torch.cat(found).cpu()  # one copy: each would wait for the device
     probabilities = np.empty_like(predicted.numpy())
     probabilities[by_length] = predicted.numpy()
+    # In float64 and in the order of rows: the mean over segments must not depend on the order in which batches
+    # came.
     rows_found, begins, counts = np.unique(utterance, return_index=True, return_counts=True)
     means = np.add.reduceat(probabilities.astype(np.float64), begins, axis=0) / counts[:, None]
     return Prediction(
