@@ -307,6 +307,7 @@ class Cache:
         self.make()
         folder = self.root / "locks"
         path = folder / (what.replace("/", "--") + ".lock")
+        # Tried without waiting first: whoever has to wait says so and for whom, or does other work.
         try:
             folder.mkdir(exist_ok=True)
             lock = FileLock(path)
@@ -322,6 +323,7 @@ class Cache:
                 lock.acquire()
         except (OSError, NotImplementedError) as error:  # the latter is how filelock says that there are no locks
             raise CannotWriteError(f"cache {self.root}: {_why_no_lock(error)}") from error
+        # The owner is for people alone: a lock that nobody holds counts whatever is written there.
         try:
             with contextlib.suppress(OSError):
                 path.with_suffix(".owner").write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")

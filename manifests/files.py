@@ -50,6 +50,8 @@ def aside(path: Path) -> Iterator[Path]:
 
     The caller must have closed the temporary file when the block ends.
     """
+    # Beside and not in a temporary folder: only within one file system is a rename whole. The folder is fsynced
+    # too, since a rename that is not on the disk is undone by a power cut.
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:

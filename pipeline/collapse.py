@@ -74,6 +74,8 @@ def collapse(
         of = "SELECT f.*, u.content_hash FROM features f JOIN utterances u USING (corpus, utterance_id) WHERE f.feature_set = ?"
         stored = rows(connection, f"{of} ORDER BY f.corpus, f.shard, f.first_frame", [source["feature_set"]])
         named = {row["feature_set"]: row["fingerprint"] for row in rows(connection, "FROM feature_sets")}
+    # A name stands for one fingerprint in a cache: the same name for other numbers would be found by every
+    # command that asks by name.
     if named.get(target.name, target.fingerprint) != target.fingerprint:
         raise UsageError(f"{target.name} is another feature set in this cache; choose another --name, or remove that one first")
     have = sorted({row["corpus"] for row in stored})

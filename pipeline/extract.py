@@ -133,16 +133,20 @@ def extract_pass(
     with contextlib.ExitStack() as locks:
         for features in sorted(job.sets, key=lambda of: of.folder):  # everybody in the same order: nobody waits in a circle
             locks.enter_context(cache.lock(f"features/{features.folder}/{corpus}", on_wait))
+        # After the locks: what another extraction has just finished is in stock now, and is not made again.
         root, rows, unread = _rows(cache, corpus)
         writers = [_Writer(cache, corpus, of, len(rows), unread, format, shard_bytes, shard_utterances) for of in job.sets]
         wanted = [[writer.wants(row) for writer in writers] for row in rows]  # all are asked: each lists what it skips
         todo = [row for row, by_writer in zip(rows, wanted, strict=True) if any(by_writer)]
+        # Disk space is looked at before the encoder is loaded, which may take minutes and gigabytes of its own.
         if todo:
             _check_disk(cache, writers, todo, compute.tell if job.is_encoder else None)
         with _disk(writers):
             if todo:
                 advance = begin(len(todo), sum(row.duration_s for row in todo)) if begin is not None else None
                 _run(writers, root, job, todo, compute, advance)
+            # Also where nothing was to do: what a feature set is and who was left out are written even if every
+            # utterance was too short.
             for writer in writers:
                 writer.describe()
                 _write_skipped(cache, writer.folder / SKIPPED, writer.report.skipped)
@@ -237,6 +241,8 @@ class _Writer:
         self._members.append(ShardMember(utterance_id=row.utterance_id, content_hash=row.content_hash, frames=narrow))
         self._size += narrow.nbytes
         report.audio_s += row.duration_s
+        # A shard closes by size, by number and, for encoders, by age: a kill costs what is in memory, and
+        # minutes of a GPU are worth more than a full shard.
         is_old = time.monotonic() - self._opened >= self._most_s
         if self._size >= self.most_bytes or len(self._members) >= self.most or is_old:
             self.close()
@@ -265,6 +271,8 @@ class _Writer:
         if not members:
             return
         self.describe()
+        # The name is the hash of its members, so that an extraction which was interrupted and gone on with ends
+        # in files of the same names where shards hold the same.
         features = self.features
         digest = hashlib.sha256(features.fingerprint.encode())
         for member in members:
@@ -303,6 +311,8 @@ def take_stock(cache: Cache, folder: Path) -> tuple[set[tuple[str, str]], list[s
     if not folder.is_dir():
         return set(), []
     stock = read_stock(folder, cache)
+    # First all that must stop this: rows that cannot be read just now may be whole, and nothing is moved while
+    # that is open.
     for path, error in stock.broken.items():
         if isinstance(error, UnreadableError) and not (isinstance(error, MissingFileError) and path.exists()):
             raise error
@@ -314,6 +324,7 @@ def take_stock(cache: Cache, folder: Path) -> tuple[set[tuple[str, str]], list[s
         shards = [p for p in beside if os.path.lexists(p) and p.name not in named]
         gone = [cache.place(cache.put_away(p)) for p in (path, *shards)]  # rows first: without them the shard does not count
         told.append(f"{error}; moved to {Path(gone[0]).parent}, and made again")
+    # A shard without rows was never finished; it counts for nobody, and its utterances are in `todo`.
     for suffix in SUFFIXES.values():
         for path in folder.glob(f"[!.]*{suffix}"):
             if path.name not in named:

@@ -54,6 +54,7 @@ def list_features(cache: Cache) -> list[StoredFeatures]:
         }
         totals = {r["corpus"]: r["n"] for r in rows(connection, "SELECT corpus, count(*) AS n FROM utterances GROUP BY ALL")}
     entries = []
+    # Shards on disk against rows that still count: what is stale is there and serves nobody.
     for of in sets:
         for folder in sorted(p for p in (cache.root / of["folder"]).iterdir() if p.is_dir()):
             stored = read_rows(folder, cache).num_rows
@@ -118,8 +119,10 @@ def doomed(
     Raises:
         UsageError: if nothing is named, or what is named is not there.
     """
+    # One kind of thing at a time: a removal that is two removals is easily more than was meant.
     if sum((features is not None or corpus is not None, run is not None, stale, removed)) != 1:
         raise UsageError("say what to remove: --features NAME [--corpus NAME], --corpus NAME, --run ID, --stale or --removed")
+    # Neither this nor a run's folder needs the catalogue, which may be what is damaged.
     if removed:
         if not cache.is_one():
             raise UsageError(f"no cache at {cache.root}; name another with --cache")

@@ -122,15 +122,21 @@ def read_outcome(connection: Connection, subject: Subject, *, selection: str = "
         have = "SELECT DISTINCT selection, level FROM test_predictions WHERE experiment = ? ORDER BY 1, 2 DESC"
         known = [f"{row['selection']} ({row['level']})" for row in rows(connection, have, [subject.experiment])]
         raise UsageError(f"{subject.name} has no predictions of {selection} ({level}); it has: {', '.join(known) or 'none'}")
+    # A protocol may test an utterance in several folds (a session that stands in two test sides): its
+    # predictions are then told apart by fold, since to pick one would be a choice.
     several = len({row[:4] for row in found}) < len(found)  # tested in several folds: they are told apart
     of_seed: dict[int, dict[Key, Any]] = {}
     for seed, *row in found:
         of_seed.setdefault(seed, {})[tuple(row[: 4 if several else 3])] = row[3:]
+    # The seeds that tested the largest set; others are named, since a mean over different utterances is no mean
+    # over seeds.
     largest = max(of_seed.values(), key=len).keys()
     seeds = tuple(sorted(seed for seed, of in of_seed.items() if of.keys() == largest))
     keys = tuple(sorted(largest, key=lambda key: tuple((part is not None, part) for part in key)))
     first = [of_seed[seeds[0]][key] for key in keys]
     labels = tuple(row[1] for row in first)
+    # Labels can differ where the corpus was scanned anew between two seeds: neither of them is then known to be
+    # right.
     for seed in seeds:
         if any(of_seed[seed][key][1] != label for key, label in zip(keys, labels, strict=True)):
             raise TfserError(f"{subject.name}: its seeds {seeds[0]} and {seed} have other true labels; train one of them --again")
@@ -211,6 +217,7 @@ def pooled(
     """
     if clusters is not None and clusters not in CLUSTERS:
         raise unknown("kind of clusters", clusters, CLUSTERS)
+    # One query counts, in the database: millions of predictions never become Python rows.
     which = (
         "(?::VARCHAR[] IS NULL OR list_contains(?, experiment)) AND (level = 'utterance' OR ?) "
         "AND (?::VARCHAR[] IS NULL OR list_contains(?, run_id))"
@@ -225,6 +232,8 @@ def pooled(
     ).fetchall():
         sides.setdefault((key[0], key[1], key[2]), {})[seed] = (n, side)
         folds[key[0], key[1], key[2]] = max(n_folds, folds.get((key[0], key[1], key[2]), 0))
+    # Speakers are units only if all runs of the experiment kept them apart; what is asked for by name is taken
+    # at its word where it is known for every utterance.
     name = clusters or "speaker"
     allowed = "bool_and(speakers_kept = 'kept' AND audit <> 'overridden')" if name == "speaker" else "true"
     counted = connection.execute(
@@ -250,6 +259,8 @@ def pooled(
 def _pool(cells: Sequence[Any], by: str | None, sides: Mapping[int, tuple[int, int]], folds: int) -> Pooled:
     import numpy as np
 
+    # A set of tested utterances is known by its size and the exclusive or of its rows' hashes, which needs no
+    # order and no list.
     largest = max(sides.values(), key=lambda side: side[0])
     seeds = tuple(sorted(seed for seed, side in sides.items() if side == largest))
     dropped = tuple(sorted(sides.keys() - set(seeds)))

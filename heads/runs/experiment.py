@@ -149,14 +149,19 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     config = spec.preset(preset)
     recipe_name = request.recipe or spec.default_recipe
     recipe = spec.recipe(recipe_name)
+    # `--width` and `--epochs` are settings by shorter names, so that they are a part of what `--set` makes of a
+    # recipe's name. A baseline has no epochs to shorten: it is said instead of refused, since sweeps ask all
+    # their heads alike.
     settings = ({} if request.width is None else {"width": str(request.width)}) | dict(request.settings)
     if request.epochs is not None and isinstance(spec, Network):
         settings["epochs"] = str(request.epochs)
+    # Settings come before the protocol, since a recipe may bring a validation policy.
     config, recipe, changes = _with_settings(spec, config, recipe, settings)
     corpus, protocol, validation_said = _choose_protocol(cache, request, recipe)
     said += validation_said
     if request.epochs is not None and isinstance(spec, Baseline):
         said.append(f"one fit instead of {request.epochs} epochs ({spec.name} is fitted at once)")
+    # One open catalogue for all of it: rows, lengths and hash are of one state of the cache.
     with open_catalogue(cache) as connection:
         about = rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [protocol, corpus])[0]
         feature_set = _choose_features(connection, spec, corpus, request.features)
@@ -173,6 +178,9 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     ):
         if asked is None:
             said.append(f"{what} {value}")
+    # From here on the order matters: widths before the check, seconds to frames before the longest sample, that
+    # before what the head settles by it, and parts last, since they depend on all of these. What is settled is
+    # what the run's name is made of, so `auto` never stands in it.
     layers = layers_of(of)
     config = _with_parts(spec, config, of)
     spec.check(config, of["dim"] // layers)

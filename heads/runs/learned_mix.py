@@ -62,6 +62,8 @@ def mix_of_run(
     source = found[0]
     if layers_of(source) != len(weights):
         raise TfserError(f"{run_id}: it mixes {len(weights)} layers, and {source['feature_set']} has {layers_of(source)}")
+    # The run stands in the configuration, so that two runs with the same weights are two feature sets: what was
+    # learned in a fold must not be tested in another.
     config = _configuration(about, selection, weights, normaliser)
 
     def combine(frames: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -79,6 +81,8 @@ def mix_of_run(
             combine=combine,
         )
 
+    # Named by its fingerprint unless somebody names it: the same mix of the same run is found again, and no
+    # other one overwrites it.
     encoder = FeatureName.parse(source["feature_set"]).encoder
     named = checked_name(name) if name else f"{encoder}/mix-{described('').fingerprint[:8]}"
     return source, described(named), str(about["corpus"]).split(JOINED_BY)

@@ -74,6 +74,8 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
     number = {name: i for i, name in enumerate(experiment.classes)}
     key = [experiment.protocol, experiment.corpora]
     several = len(experiment.corpora) > 1
+    # Rows, folds and who is independent from one open catalogue: a scan between two queries would give
+    # utterances of one state the folds of another.
     with open_catalogue(cache) as connection:
         check_unchanged(connection, experiment)
         found = rows(
@@ -92,6 +94,8 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
         ).fetchall()
         kept = fold_independence(connection, experiment.protocol, experiment.corpus)
     place = {(row["corpus"], row["utterance_id"]): i for i, row in enumerate(found)}
+    # An utterance without features stands in no side; whoever lacks some was named by the audit, which has run
+    # before.
     sides: dict[int, dict[str, list[int]]] = {fold: {"train": [], "val": [], "test": []} for fold in experiment.folds}
     for fold, role, *utterance in placed:
         if tuple(utterance) in place:

@@ -145,6 +145,8 @@ def expand(request: SweepRequest) -> list[PlannedRequest]:
     if not request.heads:
         raise UsageError(f"a sweep needs a head: --head NAME (known: {', '.join(sorted(HEADS))}), or a file with [[head]] blocks")
     specs = [head(block.name) for block in request.heads]
+    # A name that no head has is an error before anything is settled; one that only some heads have is theirs
+    # alone: `--preset full linear` over two heads trains what each of them has.
     _check_used("preset", request.presets, specs, {spec.name: list(spec.presets) for spec in specs})
     _check_used("recipe", request.recipes, specs, {spec.name: spec.recipe_names for spec in specs})
     for key in request.settings:
@@ -159,6 +161,7 @@ def expand(request: SweepRequest) -> list[PlannedRequest]:
         recipes = _own("recipe", block.recipes, spec.name, spec.recipe_names, list(spec.recipes)) or _shared(
             request.recipes, spec.name, spec.recipe_names, list(spec.recipes)
         )
+        # `HEAD.KEY=VALUE` comes after `KEY=VALUE`, and the block's own after both: the narrower word wins.
         settings = {key: text for key, text in request.settings.items() if "." not in key}
         settings |= {key.partition(".")[2]: text for key, text in request.settings.items() if key.startswith(f"{spec.name}.")}
         wanted += [
@@ -236,6 +239,8 @@ def settle(cache: Cache, wanted: Sequence[PlannedRequest], onto: Sequence[Entry]
         UsageError: if a name is unknown, or a setting or feature set does not fit its head.
         TfserError: if the corpus cannot fill the protocol.
     """
+    # By the experiment's name, which holds its whole configuration: two presets that come to the same numbers
+    # are one entry.
     found: dict[str, Entry] = {entry.experiment.name: entry for entry in onto}
     for each in wanted:
         try:
@@ -272,8 +277,11 @@ def make_plan(cache: Cache, entries: Sequence[Entry]) -> Plan:
     Raises:
         TfserError: if an audit forbids a fold.
     """
+    # Entries of one data set stand together, since only one set of features is in memory at a time; among them
+    # the order of asking stays.
     keys = list(dict.fromkeys(data_key(entry.experiment) for entry in entries))
     ordered = sorted(entries, key=lambda entry: keys.index(data_key(entry.experiment)))
+    # All folds are judged before any is trained: a leak in the last one should not cost a night.
     findings: dict[Key, list[Finding]] = {}
     for entry in ordered:
         key = data_key(entry.experiment)

@@ -72,6 +72,8 @@ def _insert_features(
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    # DuckDB is handed the tables that were checked, never a path: between a check and a second reading another
+    # file may lie there.
     tables: list[pa.Table] = []
     for path in shards:
         corpus = path.parent.name
@@ -87,6 +89,8 @@ def _insert_features(
         tables.append(table.select(_SHARD_COLUMNS).append_column("corpus", pa.array([corpus] * table.num_rows, pa.string())))
     if not tables:
         return
+    # The join by content hash is what keeps a stale feature from being served; of frames that two shards have,
+    # the first by name counts, so that the same cache gives the same rows.
     with registered(connection, pa.concat_tables(tables)):
         connection.execute(
             """

@@ -70,6 +70,8 @@ def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
     Raises:
         CannotWriteError: if the catalogue cannot be written.
     """
+    # Asked before the lock, so that readers of a current catalogue never wait, and again within it: who waited
+    # finds it built.
     if not rebuild and _built_from(cache) == cache.sources():
         return False
     try:
@@ -78,6 +80,8 @@ def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
             if before == cache.sources():
                 return False
             sweep(cache.root)
+            # Files may vanish while they are read (a run that is removed, a shard that is made anew): then the
+            # list is taken again, and only a state that stands still is an error.
             for again in reversed(range(_TRIES)):
                 sources = cache.sources()
                 try:

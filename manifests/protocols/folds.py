@@ -96,6 +96,8 @@ def _install(connection: Connection, corpus: str, protocol: Protocol) -> None:
     for name in corpora:
         if protocol.corpora and _adapter(connection, name) not in protocol.corpora:
             raise UsageError(f"protocol {protocol.name} is for {', '.join(protocol.corpora)}, not for {name}")
+    # A condition is checked for what it is before it is run: it is a user's SQL, and may read its utterance's
+    # columns and nothing else.
     where = f"protocol {protocol.name}" if protocol.over else f"protocol {protocol.name} on corpus {corpus}"
     condition = check_condition(protocol.where, where) if protocol.where != Protocol.where else frozenset()
     check_columns(connection, condition | {protocol.grouped_by, protocol.label_column}, where)
@@ -104,6 +106,8 @@ def _install(connection: Connection, corpus: str, protocol: Protocol) -> None:
     except duckdb.Error as error:
         raise TfserError(f"{where}: its condition cannot be computed ({first_line(error)})") from error
     fold, role, folds = _folds(connection, protocol, where)
+    # Who tests is settled before who validates: validation takes from the training side what is there, and
+    # never a tester.
     connection.execute(f"CREATE OR REPLACE TEMP TABLE placed AS SELECT m.*, {fold} AS fold, {role} AS role FROM members m")
     if protocol.others == "leave-out":
         connection.execute("DELETE FROM placed WHERE fold IS NULL")
@@ -175,6 +179,8 @@ def _labels(connection: Connection, corpora: Sequence[str], protocol: Protocol) 
     ).fetchall():
         present[name].append(label)
     of = f"protocol {protocol.name}: corpus"
+    # Without a map, the classes are the labels that all of the corpora have: a class that one of two lacks
+    # would be learned from the other's microphones.
     if protocol.labels is None:
         for name, words in present.items():
             if not set(words) - NO_EMOTION:
@@ -206,6 +212,8 @@ def _folds(connection: Connection, protocol: Protocol, where: str) -> tuple[str,
     """Return the SQL of a member's fold and role, and the number of folds."""
     if protocol.sides is not None:
         return _sides(connection, protocol, where)
+    # Dealt by the hash of the key: who is in which fold stays so when utterances are added, and does not follow
+    # the order of the rows.
     if protocol.grouped_by == "utterance_id" and protocol.k:
         count = (connection.execute("SELECT count(*) FROM members").fetchone() or (0,))[0]
         if count < protocol.k:
@@ -215,6 +223,7 @@ def _folds(connection: Connection, protocol: Protocol, where: str) -> tuple[str,
             f"((row_number() OVER (ORDER BY md5(key), key) - 1) % {protocol.k} + 1)::INTEGER AS fold FROM members"
         )
         return _DEALT, "NULL::VARCHAR", protocol.k
+    # In the order in which people count (S2 before S10), so that fold numbers are those that papers print.
     counted: Sequence[tuple[str, int]] = connection.execute(
         'SELECT "group", count(*) FROM members WHERE "group" IS NOT NULL GROUP BY 1'
     ).fetchall()

@@ -184,6 +184,8 @@ def _encoder(name: str, request: FeatureRequest, dtype: StorageDtype) -> Pass:
         )
 
     spec = spec_of(request.settings, request.rehash)
+    # A setting counts as changed only if leaving it out makes another configuration, for each key by itself: so
+    # `--set chunk_s=40` and nothing are one feature set.
     changed: dict[str, float | str] = {}
     for key, text in request.settings.items():  # a default that is written out changes neither numbers nor name
         try:

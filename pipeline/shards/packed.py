@@ -146,12 +146,16 @@ def load_packed(
     dims = {row.dim for row in rows}
     if len(dims) > 1:
         raise TfserError(f"features of different widths cannot be packed together: {sorted(dims)}")
+    # One array of the final size, read into by shard: each would otherwise be held twice while they are put
+    # together.
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum([row.frames for row in rows], out=offsets[1:])
     by_shard: dict[Path, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         by_shard[row.path].append(place)
 
+    # The dtype is that of the shards: float16 stays so in memory, and becomes float32 batch by batch on the
+    # device.
     with ShardReader(rows[0].path) as reader:
         frames = _destination(int(offsets[-1]), rows[0].dim, reader.dtype, out)
 
@@ -166,6 +170,7 @@ def load_packed(
                 _compare(path, reader.stamp, [(rows[i], frames[offsets[i] : offsets[i + 1]]) for i in by_shard[path]])
         return len(by_shard[path])
 
+    # Threads only where reading is the work: for a small corpus, starting them takes longer.
     done = 0
     with ThreadPoolExecutor(_workers()) as pool:
         for count in (pool.map if frames.nbytes >= _WORTH_THREADS else map)(read, by_shard):

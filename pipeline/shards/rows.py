@@ -37,6 +37,8 @@ def write_rows(shard: ShardFile, cache: Cache | None = None) -> Path:
     """
     import pyarrow as pa
 
+    # The rows are written after the shard, and a shard without rows does not exist for readers: a kill between
+    # the two leaves nothing half.
     n = len(shard.utterance_ids)
     table = pa.table(
         {

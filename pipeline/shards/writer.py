@@ -128,7 +128,11 @@ def write_shard(
         raise unknown("storage dtype", dtype, list(get_args(StorageDtype)))
     if not name or name != Path(name).name or name.startswith("."):
         raise UsageError(f"{name!r} cannot be the name of a shard")
+    # Checked and converted before a file is begun: what does not fit leaves nothing behind.
     stored = _storable(name, members, dtype)
+    # CRC-32 of each utterance's frames, to compare when they are read, and SHA-256 of the file, to tell a whole
+    # shard from an exchanged one: the first is fast enough to run before each training, the second holds
+    # against intent.
     checksums = [zlib.crc32(frames.data) for frames in stored]
     total = 0
     for frames in stored:
@@ -197,6 +201,8 @@ def _write_hdf5(path: Path, ids: list[str], stored: list[Array], words: dict[str
         file.create_dataset("offsets", data=offsets, track_times=False)
         texts = np.array(ids, dtype=object)
         file.create_dataset("utterance_id", data=texts, dtype=h5py.string_dtype("utf-8"), track_times=False)
+        # Contiguous, allocated at once and never filled: frames lie in one piece, so that readers may map them
+        # and a row is an offset.
         how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         how.set_layout(h5py.h5d.CONTIGUOUS)
         how.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)

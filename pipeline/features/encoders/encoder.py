@@ -79,6 +79,8 @@ class Encoder(ABC):
             raise ValueError(f"a piece is longer than the window of {self.spec.framing.computed(0)} samples")
         outputs = self.spec.outputs
         kept: list[list[Tensor]] = [[] for _ in outputs]
+        # Layers are taken as they come out, and only those that are wanted are held: all of a large encoder's
+        # would be twenty times the batch. The mean is summed on the way, in float32.
         with computing_on(self.device), torch.inference_mode(), self._computing():
             for k, state in enumerate(self.states(pieces, moments)):
                 for output, held in zip(outputs, kept, strict=True):
@@ -91,7 +93,9 @@ class Encoder(ABC):
             for output, held in zip(outputs, kept, strict=True):
                 if output.label == "mean":
                     held[0] /= len(output.layers)
+            # One copy for all layers: each would wait for the device.
             arrays = to_host(kept, self.device)
+        # Cut to a piece's own frames: what lies beyond is of the padding.
         return [
             tuple(
                 np.concatenate([array[i, :length] for array in held], axis=1)
