@@ -28,16 +28,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 
 from tfser.manifests.errors import ReaderGoneError, TfserError
-from tfser.manifests.wording import cell, plain
+from tfser.manifests.wording import UNSAFE, cell, plain, visible
 
 _WIDE = 400  # columns of a table that goes into a file or a pipe
 _NARROWEST = 20  # columns of a terminal; a smaller number in COLUMNS is no terminal's
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f"  # control characters: C0, DEL, C1
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what turns the direction of text
-    "\u200b\u2028\u2029\ufeff\ud800-\udfff\U000e0000-\U000e007f]"  # line ends, what cannot be seen, halves of characters
-)
-
 Begin = Callable[[int, float], Callable[[int, float], None]]
 """`begin(utterances, audio_s)` starts a bar and returns `advance(utterances, audio_s)`."""
 
@@ -64,20 +58,6 @@ class Lines(tuple[str, ...]):
     """A cell of several lines; a line end within a text is shown as an escape."""
 
 
-def visible(text: str) -> str:
-    r"""Return a text with whatever a terminal would obey, or nobody could see, as an escape.
-
-    >>> print(visible("anger\x1b[2J\n\u202espeaker"))
-    anger\x1b[2J\n\u202espeaker
-    """
-    return _UNSAFE.sub(lambda found: _escape(found[0]), text)
-
-
-def _escape(character: str) -> str:
-    code, short = ord(character), {"\n": r"\n", "\t": r"\t", "\r": r"\r"}.get(character)
-    return short or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
-
-
 def say(*lines: str) -> None:
     """Tell people something, on standard error."""
     for line in lines:
@@ -95,7 +75,7 @@ def print_json(value: Any) -> None:
     """Print a value as JSON; what a terminal would obey is escaped, which reads back as the same text."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     with _to_output():
-        print(_UNSAFE.sub(lambda found: found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1], text))
+        print(UNSAFE.sub(lambda found: found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1], text))
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -230,8 +230,8 @@ class _Writer:
         if frames is None:
             self.skip(row, reason or "unreadable")
             return
-        if (narrow := _narrow(frames, self.features.dtype)) is None:
-            self._overflown.append((row, _overflow(self.features, frames)))
+        if (narrow := narrowed(frames, self.features.dtype)) is None:
+            self._overflown.append((row, why_not_stored(frames, self.features.dtype, self.features.config)))
             if report.before + self._taken + len(self._overflown) >= ENOUGH:
                 self._refuse_if_most()
             return
@@ -279,7 +279,10 @@ class _Writer:
             digest.update(f"\n{member.utterance_id}\t{member.content_hash}".encode())
         words = {"feature_set": features.name, "fingerprint": features.fingerprint, "corpus": self.corpus}
         name = digest.hexdigest()[:16]
-        shard = write_shard(self.folder, name, members, dtype=features.dtype, format=self.format, attributes=words)
+        layers = int(features.config.get("layers", 1))
+        shard = write_shard(
+            self.folder, name, members, dtype=features.dtype, format=self.format, attributes=words, layers=layers
+        )
         write_rows(shard, self.cache)
         self.report.extracted += len(members)
         self.report.bytes += shard.size_bytes
@@ -430,19 +433,19 @@ def _results(root: Path, job: Pass, todo: Sequence[AudioRow], compute: Compute) 
     yield from job.engine(todo, load, compute)
 
 
-def _narrow(frames: npt.NDArray[Any], dtype: StorageDtype) -> npt.NDArray[Any] | None:
+def narrowed(frames: npt.NDArray[Any], dtype: StorageDtype) -> npt.NDArray[Any] | None:
     """Return the frames in their storage dtype; None where they do not fit."""
     with np.errstate(over="ignore"):
         narrow = frames.astype(dtype, copy=False)
     return narrow if np.isfinite(narrow).all() else None
 
 
-def _overflow(features: FeatureSet, frames: npt.NDArray[Any]) -> str:
-    """Say why frames cannot be stored, and the way out."""
+def why_not_stored(frames: npt.NDArray[Any], dtype: str, config: Mapping[str, Any]) -> str:
+    """Say why frames of a feature set's configuration cannot be stored, and the way out."""
     if np.isfinite(frames).all():
-        return f"{float(np.abs(frames).max()):g} is too large for {features.dtype}; store float32 instead (--dtype float32)"
+        return f"{float(np.abs(frames).max()):g} is too large for {dtype}; store float32 instead (--dtype float32)"
     why = "its features hold NaN or infinite values; they are not stored"
-    if features.config.get("precision") == "float16":
+    if config.get("precision") == "float16":
         why += ": half precision overflowed, so compute in bfloat16 or float32 (--precision)"
     return why
 

@@ -320,7 +320,8 @@ def put_stack() -> PutStack:
             members = [
                 ShardMember(utterance_id=i, content_hash=f"hash of {i}", frames=frames[i]) for i in ids[first : first + per_shard]
             ]
-            write_rows(write_shard(folder / corpus, f"{ids[first]}", members, dtype=dtype, format=format))
+            where = folder / corpus
+            write_rows(write_shard(where, f"{ids[first]}", members, dtype=dtype, format=format, layers=layers))
         write_json(folder / "feature_set.json", about)
 
     return put

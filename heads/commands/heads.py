@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tfser.heads import HEADS, TABLE_ONE, head
+from tfser.heads import TABLE_ONE, head, head_names
 from tfser.heads.runs.setting_list import setting_names, settings_of
 from tfser.heads.spec import lineages
 from tfser.heads.spec.recipes import FRAMES_RECIPES
@@ -15,6 +15,8 @@ from tfser.manifests.commands.printing import Format
 from tfser.manifests.display import Output, print_rows, say, show
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
+from tfser.manifests.plugins import HEADS as GROUP
+from tfser.manifests.plugins import PluginError, with_origins
 from tfser.pipeline.features.registry import UPSTREAMS
 
 
@@ -42,8 +44,12 @@ def heads(
     if preset or recipe:
         raise UsageError("--preset and --recipe go with the name of a head: tfser heads NAME")
     rows: list[dict[str, Any]] = []
-    for known in HEADS:
-        spec = head(known)
+    for known in head_names():
+        try:
+            spec = head(known)
+        except PluginError as error:
+            rows.append({"head": known, "presets": "", "recipes": "", "about": str(error)})
+            continue
         rows.append(
             {
                 "head": known,
@@ -52,6 +58,7 @@ def heads(
                 "about": f"{spec.summary} ({spec.source})",
             }
         )
+    rows = with_origins(rows, "head", GROUP, always=format is not Output.table)
     shared = lineages.listed()
     if format is Output.table:
         print_rows([row for row in rows if row["head"] not in TABLE_ONE], format)

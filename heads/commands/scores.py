@@ -12,6 +12,7 @@ from tfser.heads.commands.score_report import markdown, print_table
 from tfser.heads.results.compare import compare as compare_outcomes
 from tfser.heads.results.outcomes import find, read_outcome
 from tfser.heads.results.score_tables import Wanted, table, whole_utterances
+from tfser.heads.runs.names import meant_by
 from tfser.manifests.catalogue.reading import open_catalogue
 from tfser.manifests.commands.printing import Writing
 from tfser.manifests.display import terminal_width
@@ -49,7 +50,8 @@ def scores(
     """
     if name and wanted.experiment:
         raise UsageError("--experiment goes without the argument: both name experiments")
-    wanted = replace(wanted, experiment=name or wanted.experiment)
+    text = name or wanted.experiment
+    wanted = replace(wanted, experiment=text and meant_by(writing.store, text))
     show_scores(wanted, writing, by=by, clusters=clusters)
 
 
@@ -91,6 +93,7 @@ def compare(
     """
     writing.kind()  # before anything is computed
     with open_catalogue(writing.store) as connection:
-        sides = [read_outcome(connection, find(connection, name), selection=selection, level=level) for name in (a, b)]
+        subjects = [find(connection, meant_by(writing.store, name)) for name in (a, b)]
+        sides = [read_outcome(connection, subject, selection=selection, level=level) for subject in subjects]
     found = compare_outcomes(sides[0], sides[1], metric=metric, clusters=clusters, common=common)
     writing.deliver(found.rows(), lambda: print_comparison(found), as_json=found.to_dict())

@@ -28,7 +28,7 @@ from tfser.manifests.protocols.protocol import JOINED_BY
 BY = ("seed", "fold", "class", "speaker", "session")
 """What a table can have rows of, besides experiments."""
 
-_NO_INTERVAL = {
+_NO_INTERVAL: dict[str, str] = {
     **{kind: f"no interval over speakers: {words}" for kind, words in NOT_INDEPENDENT.items()},
     "overridden": "no interval over speakers: a fold was trained although its audit failed",
 }

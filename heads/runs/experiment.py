@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.heads import head
+from tfser.heads.runs.chosen_features import choose_features, spread
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.setting_list import unknown_setting
 from tfser.heads.runs.store import digest
@@ -28,21 +29,21 @@ from tfser.heads.spec.settings import Settings
 from tfser.heads.training.parts import settle_parts
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
-from tfser.manifests.catalogue.views import BOUND
-from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.manifests.feature_name import ALL, DTYPES, FeatureName, joined_names, meant
+from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.splits.choose import choose_protocol
 from tfser.pipeline.features.devices import choose_device
-from tfser.pipeline.features.encoders.spec import ENCODERS
-from tfser.pipeline.features.feature_set import namesakes, superseded
-from tfser.pipeline.features.registry import UPSTREAMS
+from tfser.pipeline.features.layer_views import LayerView, asks_for_each
 from tfser.pipeline.features.stacks import layers_of
 
 How = Literal["none", "vmap", "streams"]
 
 METHOD_VERSION = 2
 """Raised when the same configuration would train to other numbers, so that old runs are not taken for new ones."""
+
+
+EVERYTHING = 0
+"""The number of the fold that trains on all labelled utterances and tests nobody: `--fold none`, a model for use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,10 @@ class Experiment:
     own."""
     counted_epochs: tuple[int, ...] = ()
     """Of a recipe that counts steps: the epochs that they come to in each fold of the protocol, from fold 1 on."""
+    view: LayerView | None = None
+    """Where the features are one layer of a stored stack: which. It names nothing: an extracted layer is the same numbers."""
+    counted_on_all: int = 0
+    """... and on all labelled utterances."""
 
     def epochs(self, fold: int | None = None) -> int:
         """Return how many epochs a fold is trained, or the fold that is trained longest: 1 for heads that are fitted at once."""
@@ -88,6 +93,8 @@ class Experiment:
             return 1
         if not self.counted_epochs:
             return self.recipe.epochs
+        if fold == EVERYTHING or self.folds == (EVERYTHING,):
+            return self.counted_on_all
         return max(self.counted_epochs) if fold is None else self.counted_epochs[fold - 1]
 
     def configuration(self) -> dict[str, Any]:
@@ -127,6 +134,11 @@ class Experiment:
         return self.corpus.split(JOINED_BY)
 
     @property
+    def stored(self) -> str:
+        """The feature set whose shards hold the features: theirs, or the stack that they are a layer of."""
+        return self.feature_set if self.view is None else self.view.stack
+
+    @property
     def name(self) -> str:
         """The experiment's id: readable, and unique by its configuration."""
         return f"{self.spec.name}-{self.preset}-{self.recipe_name.partition('+')[0]}-{self.corpus}-{digest(self.identity())}"
@@ -134,6 +146,20 @@ class Experiment:
     def run_id(self, fold: int) -> str:
         """Return the id of one run."""
         return f"{self.name}-f{fold}-s{self.seed}"
+
+
+def each_request(cache: Cache, request: Request) -> list[Request]:
+    """Return a request for each feature set that its name stands for: one, or every layer of an encoder (`whisper-base/each`).
+
+    Raises:
+        UsageError: the corpus has no layer of that encoder, or the cache leaves several corpora.
+    """
+    if not asks_for_each(request.features):
+        return [request]
+    corpus, _ = choose_protocol(
+        cache, request.corpus, request.protocol, labels=request.labels, validation=request.validation
+    )
+    return [replace(request, features=name) for name in spread(cache, corpus, request.features)]
 
 
 def resolve(cache: Cache, request: Request) -> Experiment:
@@ -164,15 +190,15 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     # One open catalogue for all of it: rows, lengths and hash are of one state of the cache.
     with open_catalogue(cache) as connection:
         about = rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [protocol, corpus])[0]
-        feature_set = _choose_features(connection, spec, corpus, request.features)
-        of = rows(connection, "SELECT * FROM feature_sets WHERE feature_set = ?", [feature_set])[0]
-        data_hash = _data_hash(connection, protocol, corpus, feature_set)
-        lengths = _lengths(connection, protocol, corpus, feature_set)
-        trained = _training_frames(connection, protocol, corpus, feature_set) if recipe.steps is not None else {}
+        features = choose_features(connection, spec, corpus, request.features)
+        of = features.row
+        data_hash = _data_hash(connection, protocol, corpus, features.stored)
+        lengths = _lengths(connection, protocol, corpus, features.stored)
+        trained = _training_frames(connection, protocol, corpus, features.stored) if recipe.steps is not None else {}
     for asked, what, value in (
         (request.corpus, "corpus", corpus),
         (request.protocol, "protocol", protocol),
-        (request.features, "features", feature_set),
+        (request.features, "features", features.name),
         (request.preset, "preset", preset),
         (request.recipe, "recipe", recipe_name),
     ):
@@ -190,9 +216,11 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     longest = spec.sample_frames(config, recipe) or min(longest, recipe.cut_frames or longest)
     config = spec.settled(config, hop_s=of["hop_s"], longest=longest, device=device)
     recipe = settle_precision(recipe, device)
-    samples = [_samples(spec, config, recipe, trained.get(fold, ())) for fold in range(1, about["folds"] + 1)]
+    samples = [_samples(spec, config, recipe, trained.get(fold, ())) for fold in range(EVERYTHING, about["folds"] + 1)]
+    counted = [0 if recipe.steps is None else recipe.length(-(-n // recipe.batch_size)) for n in samples]
     stacked: How = "none"
-    if request.stack:
+    folds = _folds(request.folds, about["folds"], protocol)
+    if request.stack and folds != (EVERYTHING,):
         from tfser.heads.training.together import choose_stacking
 
         chosen = choose_stacking(spec, config, recipe, device, layers=layers, dim=of["dim"] // layers)
@@ -208,14 +236,14 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         recipe_name="+".join([recipe_name, *changes]),
         recipe=recipe,
         corpus=corpus,
-        feature_set=feature_set,
+        feature_set=features.name,
         fingerprint=of["fingerprint"],
         dim=of["dim"],
         protocol=protocol,
         protocol_hash=about["hash"],
         validation=about["validation"],
         classes=tuple(about["classes"]),
-        folds=_folds(request.folds, about["folds"], protocol),
+        folds=folds,
         of_folds=about["folds"],
         seed=request.seed,
         device=device,
@@ -226,7 +254,9 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         chosen=tuple(said),
         layers=layers,
         stacked=stacked,
-        counted_epochs=() if recipe.steps is None else tuple(recipe.length(-(-n // recipe.batch_size)) for n in samples),
+        view=features.view,
+        counted_epochs=() if recipe.steps is None else tuple(counted[1:]),
+        counted_on_all=counted[EVERYTHING],
     )
 
 
@@ -294,93 +324,6 @@ def _with_settings(
     return new_config, new_recipe, changes
 
 
-def _choose_features(connection: Connection, spec: HeadSpec, corpus: str, asked: str | None) -> str:
-    corpora = corpus.split(JOINED_BY)
-    sets: dict[str, set[str]] = {name: set() for name in corpora}
-    for row in rows(connection, "SELECT DISTINCT feature_set, corpus FROM features WHERE list_contains(?, corpus)", [corpora]):
-        sets[row["corpus"]].add(row["feature_set"])
-    for name, of in sets.items():
-        if not of:
-            _check_readable(connection, name)
-            wanted = f" --features {FeatureName.parse(asked).encoder}" if asked is not None else ""
-            raise UsageError(f"no features of {name} in the cache; run `tfser extract --corpus {name}{wanted}` first")
-    have = sorted(set.intersection(*sets.values()))
-    if not have:
-        each = "; ".join(f"{name} has {', '.join(sorted(of))}" for name, of in sets.items())
-        raise UsageError(f"no feature set that all corpora have: {each}; extract the same one of each")
-    bound = {row["feature_set"] for row in rows(connection, f"SELECT feature_set FROM feature_sets WHERE {BOUND}")}
-    old = superseded(have)
-    current = [name for name in have if name not in old and name not in bound] or have
-    if asked is not None:
-        found = [asked] if asked in have else []
-        if not found and (alike := namesakes(asked, have)):
-            held = rows(connection, "SELECT feature_set, source FROM feature_sets")
-            sources = {row["feature_set"]: row["source"] for row in held}
-            places = (json.loads(sources[name] or "{}").get("weights", "?") for name in alike)
-            each = ", ".join(f"{name} ({place})" for name, place in zip(alike, places, strict=True))
-            raise UsageError(f"--features {asked}: which encoder? The cache has several of this name: {each}; name one in full")
-        # A set of exactly this name that has nothing of this corpus is to be extracted: another one never stands in for it.
-        if not found and not rows(connection, "SELECT 1 FROM feature_sets WHERE feature_set = ?", [asked]):
-            found = _meant(asked, current)
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise UsageError(f"--features {asked}: which one? The cache holds {', '.join(found)} of {corpus}")
-        raise _not_extracted(corpora, asked, have)
-    for name in spec.features:
-        # A stack of layers, and numbers that were computed in other ways than by default, are for those who ask.
-        parts = {of: FeatureName.parse(of) for of in _meant(name, current)}
-        wanted = set(FeatureName.parse(name).options)
-        found = [of for of, part in parts.items() if part.layer != ALL and set(part.options) <= wanted]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            break  # several layers, and nothing says which
-    if len(current) == 1:
-        return current[0]
-    raise UsageError(f"which features? The cache holds {', '.join(current)} of {corpus}; say --features NAME")
-
-
-def _check_readable(connection: Connection, corpus: str) -> None:
-    """Refuse a corpus of which nothing can be heard: to extract it again would change nothing.
-
-    Raises:
-        UsageError: if it has utterances, and none of them has audio that can be read.
-    """
-    counting = "SELECT count(*) AS there, count(content_hash) AS readable FROM utterances WHERE corpus = ?"
-    (counts,) = rows(connection, counting, [corpus])
-    if counts["there"] and not counts["readable"]:
-        raise UsageError(
-            f"none of the {counts['there']:,} utterances of {corpus} has audio that can be read, so there is nothing to train "
-            f"on; `tfser sql \"SELECT path, reason FROM skipped WHERE corpus = '{corpus}'\"` says why"
-        )
-
-
-def _not_extracted(corpora: Sequence[str], asked: str, have: Sequence[str]) -> UsageError:
-    """Return the error for features that are not there: how to extract them, where `extract` knows the name."""
-    if len(joined_names(asked)) > 1:
-        return UsageError(
-            f"features {asked} of {JOINED_BY.join(corpora)} are not in the cache; run `tfser cache join --features {asked}` first"
-        )
-    name = FeatureName.parse(asked)
-    if name.encoder not in UPSTREAMS:
-        return unknown(f"feature set of {JOINED_BY.join(corpora)}", asked, have)
-    more = f" --layer {name.layer}" if name.layer else ""
-    more += "".join(f" --set {option}" for option in name.options)
-    more += f" --dtype {name.dtype}" if name.dtype != DTYPES[0] else ""
-    commands = " and ".join(f"`tfser extract --corpus {corpus} --features {name.encoder}{more}`" for corpus in corpora)
-    return UsageError(
-        f"features {asked} of {JOINED_BY.join(corpora)} are not in the cache, which holds {', '.join(have)}; run {commands} first"
-    )
-
-
-def _meant(asked: str, have: Sequence[str]) -> list[str]:
-    """Return the feature sets that a name may mean: of an encoder without a layer, its default layer alone if that is there."""
-    found, known = meant(asked, have), ENCODERS.get(asked)
-    default = meant(f"{asked}/{known.layer}", found) if known is not None and found != [asked] else []
-    return default or found
-
-
 def _data_hash(connection: Connection, protocol: str, corpus: str, feature_set: str) -> str:
     """Hash what training and audits see of each utterance that has features: its audio, speaker, session and dialogue."""
     corpora = corpus.split(JOINED_BY)
@@ -407,12 +350,16 @@ def _lengths(connection: Connection, protocol: str, corpus: str, feature_set: st
 
 
 def _training_frames(connection: Connection, protocol: str, corpus: str, feature_set: str) -> dict[int, list[int]]:
-    """Return the frames of each training utterance by fold."""
+    """Return the frames of each training utterance by fold; of `EVERYTHING`, those of all."""
+    key = [feature_set, protocol, corpus.split(JOINED_BY)]
     found = connection.execute(
         "SELECT s.fold, list(f.frames) FROM folds s "
         "JOIN features f ON f.corpus = s.corpus AND f.utterance_id = s.utterance_id AND f.feature_set = ? "
-        "WHERE s.protocol = ? AND list_contains(?, s.corpus) AND s.role = 'train' GROUP BY s.fold",
-        [feature_set, protocol, corpus.split(JOINED_BY)],
+        "WHERE s.protocol = ? AND list_contains(?, s.corpus) AND s.role = 'train' GROUP BY s.fold "
+        "UNION ALL SELECT 0, list(f.frames) FROM assignments a "
+        "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
+        "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL",
+        key * 2,
     ).fetchall()
     return dict(found)
 
@@ -437,19 +384,21 @@ def check_unchanged(connection: Connection, experiment: Experiment) -> None:
     of = [experiment.protocol, experiment.corpus]
     now = rows(connection, "SELECT hash FROM protocols WHERE protocol = ? AND corpora = ?", of)
     same = now and now[0]["hash"] == experiment.protocol_hash
-    if not same or _data_hash(connection, of[0], of[1], experiment.feature_set) != experiment.data_hash:
+    if not same or _data_hash(connection, of[0], of[1], experiment.stored) != experiment.data_hash:
         raise TfserError(f"{experiment.corpus} was scanned or extracted anew while this ran; run the same command again")
 
 
 def _folds(text: str, count: int, protocol: str) -> tuple[int, ...]:
-    """Parse `all`, `3`, `1,3` or `2-4`."""
+    """Parse `all`, `3`, `1,3`, `2-4` or `none`."""
+    if text == "none":
+        return (EVERYTHING,)
     if text == "all":
         return tuple(range(1, count + 1))
     chosen: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,6})(?:-([0-9]{1,6}))?\s*", part)
         if match is None:
-            raise UsageError(f"--fold {text}: write a number, a list (1,3), a range (2-4) or all")
+            raise UsageError(f"--fold {text}: write a number, a list (1,3), a range (2-4), all or none")
         chosen += range(int(match[1]), int(match[2] or match[1]) + 1)
     if not chosen or min(chosen) < 1 or max(chosen) > count:
         raise UsageError(f"--fold {text}: {protocol} has folds 1 to {count}")

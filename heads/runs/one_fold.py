@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.runs.experiment import Experiment, check_unchanged
+from tfser.heads.runs.experiment import EVERYTHING, Experiment, check_unchanged
 from tfser.heads.runs.store import RunOutcome, Selected, begin, finish, peek, pick_up, save_model, versions
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Selection
 from tfser.manifests.audits.participation import definition, finding, participation
@@ -85,7 +85,7 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
             "JOIN utterances u ON u.corpus = f.corpus AND u.utterance_id = f.utterance_id "
             "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL AND f.feature_set = ? "
             "ORDER BY f.corpus, f.utterance_id",
-            [*key, experiment.feature_set],
+            [*key, experiment.stored],
         )
         placed = connection.execute(
             "SELECT fold, role, corpus, utterance_id FROM folds WHERE protocol = ? AND list_contains(?, corpus) "
@@ -97,17 +97,21 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
     # An utterance without features stands in no side; whoever lacks some was named by the audit, which has run
     # before.
     sides: dict[int, dict[str, list[int]]] = {fold: {"train": [], "val": [], "test": []} for fold in experiment.folds}
+    if EVERYTHING in sides:
+        sides[EVERYTHING]["train"] = list(range(len(found)))
     for fold, role, *utterance in placed:
         if tuple(utterance) in place:
             sides[fold][role].append(place[tuple(utterance)])
+    view = experiment.view
     where = [
         FeatureRow(
             utterance_id=r["utterance_id"],
             path=cache.root / r["shard"],
             first_frame=r["first_frame"],
             frames=r["frames"],
-            dim=r["dim"],
+            dim=r["dim"] if view is None else view.row["dim"],
             checksum=r["checksum"],
+            first_column=None if view is None else view.first_column,
         )
         for r in found
     ]
@@ -135,7 +139,7 @@ def audit_experiment(cache: Cache, experiment: Experiment) -> list[Finding]:
 
     The last finding is who takes no part in it, and why (`participation`).
     """
-    protocol, corpus, feature_set = experiment.protocol, experiment.corpus, experiment.feature_set
+    protocol, corpus, feature_set = experiment.protocol, experiment.corpus, experiment.stored
     with open_catalogue(cache) as connection:
         found = run_audits(connection, protocol=protocol, corpus=corpus, feature_sets=[feature_set])
         defined = definition(cache, protocol)
@@ -247,7 +251,8 @@ def begin_run(
     sides = _sides(experiment, loaded, fold)
     about = _about(experiment, fold, findings) | {
         "utterances_cut": utterances_cut(experiment, loaded),
-        "speakers_kept": loaded.speakers_kept.get(fold, "unknown"),
+        # A run on everything has no test speaker who could have been heard.
+        "speakers_kept": "kept" if fold == EVERYTHING else loaded.speakers_kept.get(fold, "unknown"),
     }
     known = tuple(name for name in loaded.speakers if name is not None)
     data = FoldData(
@@ -286,7 +291,7 @@ def store_run(cache: Cache, begun: Begun, result: FitResult, note: Callable[[str
             classes=begun.data.classes,
             utterances=[(loaded.corpora[i], loaded.features.utterance_ids[i]) for i in test],
             labels=loaded.labels[test],
-            selections=[_selected(name, of, test) for name, of in result.selections.items()],
+            selections=[_selected(name, of, test) for name, of in result.selections.items()] if len(test) else [],
             history=[_history_row(record) for record in result.history],
         ),
         folder=begun.folder,
@@ -340,7 +345,10 @@ def _history_row(record: EpochRecord) -> dict[str, Any]:
 
 def _sides(experiment: Experiment, loaded: Loaded, fold: int) -> Mapping[str, npt.NDArray[np.int64]]:
     sides = loaded.sides[fold]
-    wanted = ("train", "test") if experiment.validation in WITHOUT_VAL else ("train", "val", "test")
+    if fold == EVERYTHING:
+        wanted: tuple[str, ...] = ("train",)
+    else:
+        wanted = ("train", "test") if experiment.validation in WITHOUT_VAL else ("train", "val", "test")
     for side in wanted:
         if not len(sides[side]):
             raise EmptySideError(

@@ -8,12 +8,12 @@ and the audits of all folds are run, so that nothing of this kind can stop a swe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from tfser.heads import HEADS, REFERENCE_HEADS, head
-from tfser.heads.runs.experiment import Experiment, resolve
+from tfser.heads import HEADS, REFERENCE_HEADS, head, head_names
+from tfser.heads.runs.experiment import Experiment, each_request, resolve
 from tfser.heads.runs.one_fold import audit_experiment, check_audit
 from tfser.heads.runs.request import Request, SweepRequest, Training
 from tfser.heads.runs.setting_list import UnknownSettingError
@@ -143,7 +143,8 @@ def expand(request: SweepRequest) -> list[PlannedRequest]:
         UsageError: if a name is unknown or fits none of the heads.
     """
     if not request.heads:
-        raise UsageError(f"a sweep needs a head: --head NAME (known: {', '.join(sorted(HEADS))}), or a file with [[head]] blocks")
+        known = ", ".join(sorted(head_names()))
+        raise UsageError(f"a sweep needs a head: --head NAME (known: {known}), or a file with [[head]] blocks")
     specs = [head(block.name) for block in request.heads]
     # A name that no head has is an error before anything is settled; one that only some heads have is theirs
     # alone: `--preset full linear` over two heads trains what each of them has.
@@ -198,8 +199,23 @@ def reference_wanted(request: SweepRequest, entries: Sequence[Entry]) -> list[Pl
     ]
 
 
+def check_is_tested(folds: str) -> None:
+    """Refuse to tabulate what is tested on nothing.
+
+    Raises:
+        UsageError: if the folds are `none`.
+    """
+    if folds == "none":
+        raise UsageError("--fold none trains one model for use, which has no scores to tabulate: take `tfser train`")
+
+
 def _shared_request(request: SweepRequest, name: str) -> Request:
-    """Return what every head of a sweep is asked."""
+    """Return what every head of a sweep is asked.
+
+    Raises:
+        UsageError: if no fold is tested.
+    """
+    check_is_tested(request.folds)
     return Request(head=name, **shared(Training, request), **shared(Split, request))
 
 
@@ -242,13 +258,7 @@ def settle(cache: Cache, wanted: Sequence[PlannedRequest], onto: Sequence[Entry]
     # By the experiment's name, which holds its whole configuration: two presets that come to the same numbers
     # are one entry.
     found: dict[str, Entry] = {entry.experiment.name: entry for entry in onto}
-    for each in wanted:
-        try:
-            settled = resolve(cache, each.request)
-        except UsageError as error:
-            several = len({of.request.head for of in wanted}) > 1 and isinstance(error, UnknownSettingError)
-            hint = "; --set HEAD.KEY=VALUE changes it for one head alone" if several else ""
-            raise UsageError(f"{_called(each.request)}: {error}{hint}") from error
+    for each, settled in _settled(cache, wanted):
         runs = [
             Run(experiment=replace(settled, seed=seed), fold=fold)
             for seed in each.seeds
@@ -263,6 +273,18 @@ def settle(cache: Cache, wanted: Sequence[PlannedRequest], onto: Sequence[Entry]
             reference=each.reference and (entry is None or entry.reference),
         )
     return list(found.values())
+
+
+def _settled(cache: Cache, wanted: Sequence[PlannedRequest]) -> Iterator[tuple[PlannedRequest, Experiment]]:
+    """Yield what each request comes to; one for every layer of an encoder comes to several."""
+    for each in wanted:
+        try:
+            for request in each_request(cache, each.request):
+                yield each, resolve(cache, request)
+        except UsageError as error:
+            several = len({of.request.head for of in wanted}) > 1 and isinstance(error, UnknownSettingError)
+            hint = "; --set HEAD.KEY=VALUE changes it for one head alone" if several else ""
+            raise UsageError(f"{_called(each.request)}: {error}{hint}") from error
 
 
 def _called(request: Request) -> str:
@@ -283,10 +305,14 @@ def make_plan(cache: Cache, entries: Sequence[Entry]) -> Plan:
     ordered = sorted(entries, key=lambda entry: keys.index(data_key(entry.experiment)))
     # All folds are judged before any is trained: a leak in the last one should not cost a night.
     findings: dict[Key, list[Finding]] = {}
+    of_stack: dict[Key, list[Finding]] = {}  # the layers of a stack have one audit: its utterances are theirs
     for entry in ordered:
-        key = data_key(entry.experiment)
+        key, of = data_key(entry.experiment), entry.experiment
         if key not in findings:
-            findings[key] = audit_experiment(cache, entry.experiment)
+            shared = (of.corpus, of.protocol, of.protocol_hash, of.stored, of.data_hash)
+            if shared not in of_stack:
+                of_stack[shared] = audit_experiment(cache, of)
+            findings[key] = of_stack[shared]
         for fold in entry.folds:
             check_audit(entry.experiment, findings[key], fold)
     names = [entry.experiment.name for entry in ordered]
@@ -354,11 +380,11 @@ def feature_bytes(cache: Cache, plan: Plan) -> dict[Key, int]:
             if key not in found:
                 row = rows(
                     connection,
-                    "SELECT coalesce(sum(f.frames * f.dim), 0) AS numbers, (SELECT any_value(dtype) FROM feature_sets s "
+                    "SELECT coalesce(sum(f.frames), 0) AS frames, (SELECT any_value(dtype) FROM feature_sets s "
                     "WHERE s.feature_set = ?) AS dtype FROM features f JOIN assignments a "
                     "ON a.corpus = f.corpus AND a.utterance_id = f.utterance_id WHERE f.feature_set = ? AND a.protocol = ? "
                     "AND a.fold IS NOT NULL AND list_contains(?, a.corpus)",
-                    [of.feature_set, of.feature_set, of.protocol, of.corpora],
+                    [of.stored, of.stored, of.protocol, of.corpora],
                 )[0]
-                found[key] = int(row["numbers"]) * np.dtype(row["dtype"]).itemsize
+                found[key] = int(row["frames"]) * of.dim * np.dtype(row["dtype"]).itemsize
     return found

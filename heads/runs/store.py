@@ -82,7 +82,7 @@ class RunOutcome:
     labels: npt.NDArray[np.int64]
     """(U,) their true class numbers."""
     selections: Sequence[Selected]
-    """Predictions, one set a selection."""
+    """Predictions, one set a selection; none of a run that was trained on everything."""
     history: Sequence[Mapping[str, Any]]
     """One mapping an epoch."""
 
@@ -266,7 +266,8 @@ def _tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table
     history = [{"run_id": about["run_id"], **row} for row in outcome.history]
     return {
         "history": pa.Table.from_pylist(history, schema=columns_of("history")),
-        "predictions": pa.concat_tables(predictions),
+        # A run on all labelled utterances was tested on none.
+        "predictions": pa.concat_tables(predictions) if predictions else columns_of("predictions").empty_table(),
         "metrics": pa.Table.from_pylist(metrics, schema=columns_of("metrics")),
         "confusion": pa.Table.from_pylist(confusion, schema=columns_of("confusion")),
     }

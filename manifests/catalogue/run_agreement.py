@@ -40,6 +40,11 @@ def check_agreement(folder: Path, about: Mapping[str, Any], tables: Mapping[str,
             if column in table.column_names and set(table[column].unique().to_pylist()) - {value}:
                 raise DamagedError(f"{folder / name}.parquet: has rows of another {'run' if column == 'run_id' else 'fold'}")
     history = _check_history(folder, about, tables["history"])
+    if about.get("fold") == 0:  # trained on all labelled utterances, tested on none
+        for name in ("predictions", "confusion", "metrics"):
+            if tables[name].num_rows:
+                raise DamagedError(f"{folder / name}.parquet: has rows, of a run that was tested on nothing")
+        return
     counted, classes = _check_predictions(folder / "predictions.parquet", about, tables["predictions"])
     _check_confusion(folder / "confusion.parquet", tables["confusion"], counted, classes)
     _check_metrics(folder / "metrics.parquet", tables["metrics"], counted, classes, history)

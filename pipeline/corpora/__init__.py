@@ -12,6 +12,8 @@ from tfser.manifests.cache import Cache, check_name
 from tfser.manifests.catalogue.stored import read_about
 from tfser.manifests.errors import DamagedError, UnreadableError, UsageError, unknown
 from tfser.manifests.notes import note
+from tfser.manifests.plugins import CORPORA as PLUGGED
+from tfser.manifests.plugins import add_loaded
 from tfser.pipeline.corpora import audformat_db, casia, crema_d, emodb, iemocap, meld, ravdess, synthetic
 from tfser.pipeline.corpora import table as user_table
 from tfser.pipeline.corpora.audformat_files import header_of
@@ -30,6 +32,7 @@ CORPORA: dict[str, CorpusReader] = {
     "table": user_table.READER,
     **{name: corpus.reader() for name, corpus in PATTERNS.items()},
 }
+add_loaded(PLUGGED, CorpusReader, CORPORA)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,10 @@ import numpy as np
 
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.options import Option
+from tfser.manifests.plugins import UPSTREAMS as PLUGGED
+from tfser.manifests.plugins import add_loaded
 from tfser.pipeline.features.encoder_engine import encoder_engine
-from tfser.pipeline.features.encoders.front import OPTIONS
+from tfser.pipeline.features.encoders.front import OPTIONS, RAW_OPTIONS, WHISPER_OPTIONS
 from tfser.pipeline.features.encoders.spec import ENCODERS, PRECISIONS, EncoderSpec, LayerOutput, encoder_spec
 from tfser.pipeline.features.engine import Engine, one_by_one
 from tfser.pipeline.features.feature_set import Described
@@ -226,7 +228,7 @@ def _encoder_set(spec: EncoderSpec, output: LayerOutput, changed: Mapping[str, f
 
 
 def _encoder_upstream(summary: str, hub: str | None, family: str | None = None) -> Upstream:
-    options = () if family == "whisper" else OPTIONS  # its window and its input are fixed
+    options = {"whisper": WHISPER_OPTIONS, None: OPTIONS}.get(family, RAW_OPTIONS)
     return Upstream(summary=summary, options=options, configure=_encoder, is_encoder=True, hub=hub)
 
 
@@ -240,6 +242,8 @@ UPSTREAMS: dict[str, Upstream] = {
     **{name: _encoder_upstream(known.summary, known.hub, known.family) for name, known in ENCODERS.items()},
 }
 """What `--features` knows, by name."""
+
+add_loaded(PLUGGED, Upstream, UPSTREAMS)
 
 
 def feature_pass(name: str, request: FeatureRequest | None = None) -> Pass:

@@ -122,6 +122,27 @@ class ShardReader:
             target[at : at + len(segment)] = segment
             at += len(segment)
 
+    def read_columns_into(self, dest: Array, first_frame: int, first_column: int) -> None:
+        """Read some columns of consecutive frames into ``dest``, (frames, columns) of the shard's dtype: one layer of a stack.
+
+        Only the pages of the file that hold these columns are touched.
+
+        Raises:
+            ShardError: the shard ends before, or the reader is closed.
+            TfserError: ``dest`` has another dtype, or the frames are too narrow.
+        """
+        frames, columns = dest.shape
+        if dest.dtype != self.dtype or not 0 <= first_column <= self.dim - columns:
+            raise TfserError(
+                f"columns {first_column} to {first_column + columns} as {dest.dtype} cannot be read from {self.path.name}, "
+                f"whose frames are {self.dim} {self.dtype}"
+            )
+        at = 0
+        for segment in self._segments(first_frame, frames):
+            there = segment.view(self.dtype).reshape(-1, self.dim)
+            dest[at : at + len(there)] = there[:, first_column : first_column + columns]
+            at += len(there)
+
     def _segments(self, first_frame: int, frames: int) -> list[npt.NDArray[np.uint8]]:
         """Return the bytes of the frames as views of the map, one for each stretch of the file that holds some."""
         end = first_frame + frames

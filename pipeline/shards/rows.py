@@ -6,8 +6,9 @@ What comes in: a written shard, or a folder of shards. What goes out: the file o
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 ROWS_SUFFIX = ".rows.parquet"
 SIZE, SHA256 = "shard_size_bytes", "shard_sha256"
 """What the footer of rows says of the shard's file; those of the version before have no SHA-256."""
+
+LAYERS = "layer_checksums"
+"""What it says of frames that hold several layers: the checksums of each layer, utterance by utterance, as JSON; of older ones,
+nothing."""
 
 
 def write_rows(shard: ShardFile, cache: Cache | None = None) -> Path:
@@ -58,6 +63,7 @@ def write_rows(shard: ShardFile, cache: Cache | None = None) -> Path:
             SHA256: shard.sha256,
             "shard_checksum": shard.checksum,
             "dtype": shard.dtype,
+            **({LAYERS: json.dumps(shard.layer_checksums)} if shard.layer_checksums else {}),
         }
     )
     path = rows_path(shard.path)
@@ -128,6 +134,21 @@ def load_rows(path: Path, cache: Cache | None = None) -> pa.Table:
     if size != int(said[SIZE]):
         raise ShardError(f"{shard}: has {size} bytes, {said[SIZE]} were written")
     return table
+
+
+def layer_checksums(shard: Path) -> Mapping[int, Sequence[str]]:
+    """Return the checksums of each layer of a shard's utterances, by their first frame; empty where its rows have none.
+
+    Raises:
+        DamagedError: if the rows are not what was written there.
+        UnreadableError: if they could not be read.
+    """
+    table = read_table(rows_path(shard))
+    text = metadata_of(table).get(LAYERS)
+    if text is None:
+        return {}
+    found = json.loads(text)
+    return dict(zip(table.column("first_frame").to_pylist(), found, strict=True))
 
 
 def metadata_of(table: pa.Table) -> dict[str, str]:

@@ -71,6 +71,7 @@ class ShardFile:
         sha256: of the file's bytes, 64 hex digits.
         checksum: 8 hex digits, the CRC-32 of all frame bytes in order.
         utterance_ids, content_hashes, first_frames, frames, checksums: one for each member, in order.
+        layer_checksums: of frames that hold several layers side by side: those of each layer, for each member; else empty.
     """
 
     path: Path
@@ -84,6 +85,7 @@ class ShardFile:
     first_frames: tuple[int, ...]
     frames: tuple[int, ...]
     checksums: tuple[str, ...]
+    layer_checksums: tuple[tuple[str, ...], ...] = ()
 
 
 def storage_dtype(text: str) -> StorageDtype:
@@ -106,6 +108,7 @@ def write_shard(
     dtype: StorageDtype,
     format: ShardFormat,
     attributes: dict[str, str] | None = None,
+    layers: int = 1,
 ) -> ShardFile:
     """Write the frames of ``members`` to ``<folder>/<name>.h5`` or ``.frames.parquet``; `write_rows` makes them count.
 
@@ -116,6 +119,7 @@ def write_shard(
         dtype: what the frames are stored as, little-endian.
         format: 'hdf5' or 'parquet'.
         attributes: words stored in the file (feature set, corpus ...); they play no part in reading.
+        layers: how many layers a frame holds side by side; above 1, each can be read, and compared with its checksum, alone.
 
     Raises:
         TfserError: no members, a repeated utterance, different widths, or a value that is NaN, infinite or too large
@@ -157,7 +161,14 @@ def write_shard(
         first_frames=tuple(int(n) for n in np.cumsum([0, *lengths[:-1]])),
         frames=tuple(lengths),
         checksums=tuple(f"{checksum:08x}" for checksum in checksums),
+        layer_checksums=tuple(_layer_checksums(frames, layers) for frames in stored) if layers > 1 else (),
     )
+
+
+def _layer_checksums(frames: Array, layers: int) -> tuple[str, ...]:
+    """Return the CRC-32 of each layer of an utterance's frames, as if it had been stored by itself."""
+    parts = np.split(frames, layers, axis=1)
+    return tuple(f"{zlib.crc32(np.ascontiguousarray(part).data):08x}" for part in parts)
 
 
 def _storable(name: str, members: Sequence[ShardMember], dtype: StorageDtype) -> list[Array]:

@@ -17,7 +17,7 @@ import soundfile
 from safetensors.torch import load_file
 
 from tfser.heads import head
-from tfser.heads.runs import experiment
+from tfser.heads.runs.chosen_features import meant_here
 from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.one_fold import audit_experiment, load, train_fold
 from tfser.heads.runs.request import Request
@@ -211,10 +211,10 @@ def test_an_encoder_s_name_finds_its_layer() -> None:
     """The default layer if it is there, the only one else; several leave a choice."""
     have = ["hubert-large/24", "hubert-large/6", "logmel", "wavlm-base/all"]
     have += ["wavlm-large/12", "wavlm-large/6", "wavlm-large/all"]
-    assert experiment._meant("wavlm-large", have) == ["wavlm-large/12"]
-    assert experiment._meant("hubert-large", have) == ["hubert-large/24", "hubert-large/6"]
-    assert experiment._meant("wavlm-base", have) == ["wavlm-base/all"]
-    assert experiment._meant("wavlm", have) == [] and experiment._meant("logmel", have) == ["logmel"]
+    assert meant_here("wavlm-large", have) == ["wavlm-large/12"]
+    assert meant_here("hubert-large", have) == ["hubert-large/24", "hubert-large/6"]
+    assert meant_here("wavlm-base", have) == ["wavlm-base/all"]
+    assert meant_here("wavlm", have) == [] and meant_here("logmel", have) == ["logmel"]
 
 
 @pytest.mark.parametrize(

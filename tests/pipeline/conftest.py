@@ -85,3 +85,18 @@ def whole_line() -> WholeLine:
         return findings
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Whisper of random weights: two layers of 32, windows of 100 positions, that is, two seconds."""
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    sizes = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 48}
+    others = {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16, "vocab_size": 60}
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 1)
+    folder = tmp_path_factory.mktemp("tiny") / "whisper"
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        config = transformers.WhisperConfig(**sizes, **others, **tokens, max_source_positions=100)
+        transformers.WhisperModel(config).save_pretrained(folder)
+    return folder

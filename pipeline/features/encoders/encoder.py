@@ -76,7 +76,8 @@ class Encoder(ABC):
         if min(lengths) < 1:
             raise ValueError(f"a piece is shorter than {self.spec.minimum_samples} samples, which make one frame")
         if any(len(piece) > self.spec.framing.computed(len(piece)) for piece in pieces):
-            raise ValueError(f"a piece is longer than the window of {self.spec.framing.computed(0)} samples")
+            longest = max(len(piece) for piece in pieces)
+            raise ValueError(f"a piece of {longest} samples is longer than the window of {self.spec.framing.computed(longest)}")
         outputs = self.spec.outputs
         kept: list[list[Tensor]] = [[] for _ in outputs]
         # Layers are taken as they come out, and only those that are wanted are held: all of a large encoder's

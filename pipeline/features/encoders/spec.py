@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tfser.manifests.errors import UsageError, unknown
 from tfser.pipeline.features.encoders.architecture import DEFAULTS, architecture, check, depth, width
-from tfser.pipeline.features.encoders.framing import Framing
+from tfser.pipeline.features.encoders.framing import Framing, WindowFraming
 from tfser.pipeline.features.encoders.front import OPTIONS, raw_front, whisper_front
 from tfser.pipeline.features.encoders.weights import CONFIG, Found, content_hash, find, is_folder, read_config
 
@@ -200,6 +200,9 @@ class EncoderSpec:
             config["mel"] = dict(self.mel)
             config["input"] = "log-Mel: log10, at most 8 below the window's maximum, (x + 4) / 4"
             config["batch"] = "every window on its own; attention sees the silence that fills it"
+            if isinstance(self.framing, WindowFraming) and not self.framing.is_filled:
+                config["input"] = "log-Mel: log10, at most 8 below the piece's maximum, (x + 4) / 4"
+                config["batch"] = "every window on its own; attention sees its own frames only"
         if output.label == "all":
             config["layers"] = self.n_layers + 1
         return config
@@ -224,7 +227,7 @@ def encoder_spec(
         revision: branch, tag or commit of a hub id.
         layer: a number, `last`, `mean` (over 1..N), `all` (0..N side by side), or several of these with commas between.
         precision: of the computation.
-        settings: `chunk_s`, `overlap_s` (what two neighbours share in all), `do_normalize`.
+        settings: `chunk_s`, `overlap_s` (what two neighbours share in all), `do_normalize`; of a Whisper, `window`.
         memo: a file that remembers hashes of weights.
         rehash: read the weights whatever is remembered of them.
 
