@@ -175,12 +175,12 @@ class Cache:
         """
         value = self.read_json(path)
         if not isinstance(value, dict):
-            raise UnknownContentError(f"{path}: cannot be understood (it holds no JSON object)")
+            raise UnknownContentError("cannot be understood (it holds no JSON object)", at=path)
         for key, kind in keys.items():
             if key not in value:
-                raise UnknownContentError(f"{path}: cannot be understood (it has no {key!r})")
+                raise UnknownContentError(f"cannot be understood (it has no {key!r})", at=path)
             if not isinstance(value[key], kind):
-                raise UnknownContentError(f"{path}: cannot be understood ({key!r} is {str(value[key])[:40]!r})")
+                raise UnknownContentError(f"cannot be understood ({key!r} is {str(value[key])[:40]!r})", at=path)
         return value
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:

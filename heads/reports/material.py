@@ -151,11 +151,6 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
     return Material(selection=selection, groups=_grouped(members), table=shown, left_out=tuple(left_out))
 
 
-def wanted_of(experiment: str) -> Wanted:
-    """Return what a table of scores of one experiment is of."""
-    return Wanted(experiment=experiment)
-
-
 def _lacking(row: Mapping[str, Any]) -> str:
     """Return what an experiment lacks, in words; nothing where it is complete or nobody knows of how many folds."""
     if row["of_folds"] and row["folds"] < row["of_folds"]:

@@ -141,11 +141,11 @@ def _state(cache: Cache, about: Mapping[str, Any], selection: str) -> tuple[list
         raise UsageError(f"{run_id}: {about['head']} on {about['feature_set']} mixed no layers; there is nothing to write")
     stated = (about.get("layer_weights") or {}).get(selection)
     if stated is not None and not np.allclose(stated, weights, rtol=0, atol=1e-6):
-        raise DamagedError(f"{path}: its mix of layers is not the one of run.json; `tfser train` makes the run anew")
+        raise DamagedError("its mix of layers is not the one of run.json; `tfser train` makes the run anew", at=path)
     try:
         mean, deviation = state["normaliser.mean"].numpy(), state["normaliser.deviation"].numpy()
     except KeyError as error:
-        raise DamagedError(f"{path}: has no normalisation; `tfser train` makes the run anew") from error
+        raise DamagedError("has no normalisation; `tfser train` makes the run anew", at=path) from error
     if mode == "speaker":
         raise UsageError(
             f"{run_id}: its normalise=speaker takes statistics over all utterances of a speaker, which no feature set of single "

@@ -80,9 +80,9 @@ def _insert_features(
         try:
             table = cache.read_table(path).replace_schema_metadata(None)
             if missing := set(_SHARD_COLUMNS) - set(table.column_names):
-                raise UnknownContentError(f"{path}: cannot be understood (it has no column {min(missing)})")
+                raise UnknownContentError(f"cannot be understood (it has no column {min(missing)})", at=path)
             if pc.any(pc.not_equal(table["dim"], dim)).as_py():
-                raise DamagedError(f"{path}: its frames are not {dim} numbers wide, as those of {name} are")
+                raise DamagedError(f"its frames are not {dim} numbers wide, as those of {name} are", at=path)
         except (DamagedError, UnreadableError) as error:
             left_out.note("features", corpus, path, error)
             continue

@@ -150,7 +150,7 @@ def check_catalogue(cache: Cache, *, is_remembered: bool = True) -> bool:
                 if not seals.is_file_sealed(file, cache.place(cache.catalogue), str(cache.catalogue)):
                     # An older version's has none, but is a row of whole blocks.
                     if file.read(12)[8:] != b"DUCK" or (status.st_size - _HEADERS) % _BLOCK:
-                        raise DamagedError(f"{cache.catalogue}: is no catalogue, or not all of one")
+                        raise DamagedError("is no catalogue, or not all of one", at=cache.catalogue)
                     return False
                 _WHOLE.add(stamp)
     except MissingFileError:

@@ -119,13 +119,13 @@ def read_kept(path: Path) -> OwnProtocol:
         text = as_text(content, path.name)
         told = as_toml(text, path.name)
     except UsageError as error:
-        raise DamagedError(f"{path}: its content is not what was written there ({error})") from error
+        raise DamagedError(f"its content is not what was written there ({error})", at=path) from error
     if path.name != f"{told.get('name')}.{_digits(told)}.toml":
-        raise DamagedError(f"{path}: its content is not what was written there")
+        raise DamagedError("its content is not what was written there", at=path)
     try:
-        return parse_own(text, str(path))
+        return parse_own(text, path.name)
     except UsageError as error:
-        raise UnreadableError(str(error)) from error
+        raise UnreadableError(f"cannot be understood ({error})", at=path) from error
 
 
 def check_kept(cache: Cache, name: str) -> None:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, ClassVar, Protocol
 import numpy as np
 
 from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.feature_name import FeatureName
 from tfser.manifests.options import Option
 from tfser.manifests.plugins import UPSTREAMS as PLUGGED
 from tfser.manifests.plugins import add_loaded
@@ -260,11 +261,15 @@ def feature_pass(name: str, request: FeatureRequest | None = None) -> Pass:
     for option, text in (("--features", name), ("--weights", request.weights), ("--revision", request.revision)):
         if text is not None and not text.strip():  # a variable of a script that was never set
             raise UsageError(f"{option} is empty; name something, or leave it out")
-    encoder, slash, layer = name.partition("/")
-    if slash and encoder in ENCODERS:  # as the feature set is called: wavlm-large/12
-        if request.layer not in (None, layer):
+    # As the feature set is called: wavlm-large/12. What else stands in such a name is said by options here, since it could
+    # contradict them.
+    parts = FeatureName.parse(name)
+    if parts.layer is not None and parts.encoder in ENCODERS:
+        if str(parts) != f"{parts.encoder}/{parts.layer}":
+            raise UsageError(f"--features {name}: take {parts.encoder}/{parts.layer}, with --set KEY=VALUE, --dtype and --precision")
+        if request.layer not in (None, parts.layer):
             raise UsageError(f"--features {name} --layer {request.layer}: these name two layers; say it once")
-        name, request = encoder, dataclasses.replace(request, layer=layer)
+        name, request = parts.encoder, dataclasses.replace(request, layer=parts.layer)
     if name in UPSTREAMS:
         upstream = UPSTREAMS[name]
     elif "/" in name or Path(name).is_dir():
