@@ -18,7 +18,7 @@ from typing import Any
 from tfser.heads.reports.figure_data import list_of, text_of
 from tfser.heads.results.marks import mark
 from tfser.heads.results.outcomes import Outcome, find, read_outcome
-from tfser.heads.results.score_tables import Wanted, table
+from tfser.heads.results.score_tables import table
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.catalogue.run_files import run_folders

@@ -266,7 +266,8 @@ def feature_pass(name: str, request: FeatureRequest | None = None) -> Pass:
     parts = FeatureName.parse(name)
     if parts.layer is not None and parts.encoder in ENCODERS:
         if str(parts) != f"{parts.encoder}/{parts.layer}":
-            raise UsageError(f"--features {name}: take {parts.encoder}/{parts.layer}, with --set KEY=VALUE, --dtype and --precision")
+            plain = f"{parts.encoder}/{parts.layer}"
+            raise UsageError(f"--features {name}: take {plain}, with --set KEY=VALUE, --dtype and --precision")
         if request.layer not in (None, parts.layer):
             raise UsageError(f"--features {name} --layer {request.layer}: these name two layers; say it once")
         name, request = parts.encoder, dataclasses.replace(request, layer=parts.layer)
