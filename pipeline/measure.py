@@ -261,8 +261,10 @@ def _measure(
         return Measured(), error.strerror or str(error)
     size, mtime_ns, ctime_ns = stamp
     try:
+        # One pass gives facts and hash: decoding is what a scan takes its time for.
         facts, content_hash = survey(path, utterance.start_s, utterance.end_s, max_duration_s=max_duration_s)
     except AudioError as error:
+        # The stamp stays with what could not be read: the next scan believes it until the file changes.
         return Measured(size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns), error.reason
     return (
         Measured(

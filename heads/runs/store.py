@@ -286,6 +286,8 @@ def _go_on_with_exchange(cache: Cache, run_id: str, note: Callable[[str], None])
 
     Two renames, the old one away and the new one into its place; whichever a kill leaves undone is done by the next who comes.
     """
+    # Every state that a kill can leave is told from which of the three folders are there and whether the new
+    # one is finished; nothing has to be remembered elsewhere.
     live = run_folder(cache, run_id)
     new, old = _beside(cache, run_id)
     done = False

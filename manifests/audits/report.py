@@ -157,6 +157,7 @@ def split_report(
         is_foreign=True,
         claims=claims,
     )
+    # The same views as the audits saw, so that what is counted is what was judged.
     with audited(connection, protocol=split.name, corpus=corpus, feature_sets=[], is_foreign=True, claims=claims):
         utterances, unreadable = _counts(connection)
         independence = fold_independence(connection, split.name, corpus)

@@ -251,6 +251,8 @@ def ensure_protocol(cache: Cache, corpus: str, spec: str, *, own: OwnProtocol | 
         create(trial)
         insert_corpora(trial, [read_corpus(cache, name) for name in corpora])
         install(trial, corpus, protocol)
+    # The user's file first, then that it was asked for: a kill between the two leaves a copy that nobody names,
+    # and never a name without a file.
     if own is not None:
         keep_own(cache, own)
     with cache.lock(f"protocols/{corpus if len(corpora) == 1 else 'asked'}"):

@@ -105,6 +105,7 @@ def _json(file: TextIO, connection: Connection, protocol: str, corpora: str) -> 
 
 def _audformat(connection: Connection, protocol: str, corpora: str, path: Path) -> int:
     """Write the folder aside and put it in its place, where an earlier export may stand, and nothing else."""
+    # Only an earlier export is ever replaced: --output may name a folder of somebody's data by mistake.
     if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or _is_export(path))):
         raise UsageError(f"--output {path}: something else is there; name a folder that is new, or empty")
     about = _about(connection, protocol, corpora)
@@ -139,6 +140,7 @@ def _audformat(connection: Connection, protocol: str, corpora: str, path: Path) 
         header = _header(about, [f"fold{s['fold']}.{s['role']}" for s in sides], "segmented" if cut else "filewise")
         (temporary / "db.yaml").write_text(json.dumps(header, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         fsync_path(temporary / "db.yaml")
+        # Two renames: a reader sees the old folder, for a moment none, or the new one, and never half of it.
         if path.exists():
             old = path.with_name(f"{temporary.name}.old")
             path.rename(old)

@@ -25,6 +25,8 @@ def describe(connection: Connection, protocol: str, corpora: str) -> dict[str, A
     about = rows(
         connection, "SELECT * EXCLUDE (corpus) FROM protocols WHERE protocol = ? AND corpora = ? LIMIT 1", [protocol, corpora]
     )[0]
+    # Leave-one-utterance-out of a large corpus is millions of cells that nobody reads: sizes alone then, by
+    # arithmetic.
     if about["folds"] * len(ROLES) * len(about["classes"]) > _MOST_COUNTS:
         sides = _sides(connection, protocol, corpora, about["folds"], about["validation"])
         return {**about, "in_no_fold": _unused(connection, protocol, corpora), "counts": sides}

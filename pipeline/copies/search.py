@@ -204,6 +204,8 @@ def search(cache: Cache, corpus: str, *, on_start: Callable[[int], None] | None 
 
     folder = cache.corpus(corpus)
     with cache.lock(f"fingerprints/{corpus}"):
+        # By content hash and not by utterance: the same audio under ten names is one fingerprint. A corpus's
+        # own come first, so that its words stand where two corpora share audio.
         prints: dict[str, bytes] = {}
         own: set[str] = set()
         for name in [corpus, *(c for c in cache.corpora() if c != corpus)]:
@@ -215,6 +217,7 @@ def search(cache: Cache, corpus: str, *, on_start: Callable[[int], None] | None 
                 own = own or set(kept) if name == corpus else own
                 prints = kept | prints
         names = sorted(prints)
+        # The state of a search is what was compared and how: with the same state there is nothing to find.
         state = hashlib.sha256("\n".join([str(ALGORITHM), str(SIMILARITY), *names, corpus]).encode()).hexdigest()[:16]
         arrays = [np.frombuffer(prints[name], "<u4").astype(np.uint32) for name in names]
         short = sum(int(np.count_nonzero(words)) < MIN_WORDS for words in arrays)

@@ -66,6 +66,7 @@ class LogMelConfig:
     floor: float = 1e-10
 
     def __post_init__(self) -> None:
+        # Each bound by itself first, then those that need others: the message names the field that is off.
         nyquist = self.sample_rate_hz / 2
         for field, is_allowed, wanted in (
             ("sample_rate_hz", _whole(self.sample_rate_hz) and self.sample_rate_hz > 0, "a whole number above 0"),
@@ -87,6 +88,8 @@ class LogMelConfig:
             raise UsageError(
                 f"LogMelConfig: n_fft is {self.n_fft}; at least the window of {self.window_samples} samples is wanted"
             )
+        # An empty band would be the floor's logarithm in every frame: a column that says nothing and looks like
+        # a feature.
         empty = int((mel_filters(self).sum(0) == 0).sum())
         if empty:
             raise UsageError(

@@ -262,6 +262,8 @@ def _write_parquet(path: Path, ids: list[str], stored: list[Array], words: dict[
         metadata={key: words[key] for key in sorted(words)},
     )
     with (
+        # Uncompressed and without a dictionary: frames of float16 hardly compress, and bytes that lie as they
+        # are can be mapped.
         path.open("wb") as raw,
         pq.ParquetWriter(raw, schema, compression="none", use_dictionary=False, write_statistics=False) as file,
     ):

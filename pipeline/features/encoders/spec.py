@@ -235,6 +235,7 @@ def encoder_spec(
         UsageError: if the name, a layer, an option or the precision is off.
         TfserError: if files are missing or damaged.
     """
+    # All that can be wrong with the words is refused before anything is fetched: weights are gigabytes.
     known = ENCODERS.get(name)
     if known is None and "/" not in name and not is_folder(name):
         raise unknown("encoder", name, list(ENCODERS))
@@ -249,6 +250,8 @@ def encoder_spec(
     if revision is not None and is_folder(source):
         raise UsageError(f"--revision {revision}: {source} is a folder, which has no revisions")
     found = find(source, revision)
+    # What is done follows from config.json and not from the name: "base" and "large" are conventions, and
+    # folders bear any name.
     config = read_config(found)
     family = str(config.get("model_type"))
     if family not in DEFAULTS:
