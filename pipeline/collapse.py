@@ -21,13 +21,14 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.catalogue.stored import SKIPPED, read_skipped
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.files import sweep
-from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES, take_stock
+from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES
 from tfser.pipeline.features.feature_set import Described, write_description
 from tfser.pipeline.features.stacks import Collapsed
 from tfser.pipeline.measure import Advance, disk_errors
 from tfser.pipeline.shards.reader import ShardReader, checksum_of, damaged_frames
 from tfser.pipeline.shards.rows import write_rows
 from tfser.pipeline.shards.writer import SUFFIXES, Array, ShardFormat, ShardMember, write_shard
+from tfser.pipeline.stock import take_stock
 
 Row = Mapping[str, Any]
 

@@ -31,12 +31,13 @@ from tfser.manifests.feature_name import joined_names, meant
 from tfser.manifests.files import sweep
 from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.collapse import check_disk, deal, format_of, read_frames, write_members
-from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES, take_stock
+from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES
 from tfser.pipeline.features.feature_set import Described, write_description
 from tfser.pipeline.features.stacks import layers_of
 from tfser.pipeline.measure import Advance, disk_errors
 from tfser.pipeline.shards.reader import ShardReader
 from tfser.pipeline.shards.writer import Array, ShardMember
+from tfser.pipeline.stock import take_stock
 
 ALGORITHM = 1
 """Raised whenever the same parts would give other numbers than before."""

@@ -9,7 +9,6 @@ stamp either, so the next scan tries again.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,21 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.stored import CORPUS, SKIPPED, UTTERANCES, read_about, read_skipped, skipped_rows
-from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnknownContentError, UnreadableError
+from tfser.manifests.catalogue.stored import CORPUS, SKIPPED, UTTERANCES
+from tfser.manifests.errors import TfserError
 from tfser.manifests.files import sweep
-from tfser.manifests.notes import note
-from tfser.manifests.utterances import MEASURED, Measured, Skipped, Utterance, skipped_table, to_table
+from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.pipeline.corpora.base import CorpusReader, Reading, absolute, is_same_folder
+from tfser.pipeline.last_scan import LastScan, found_other, is_same, kept_limit, last_scan, measured_before
 from tfser.pipeline.measure import (
     Advance,
     DecodingOptions,
-    SegmentKey,
     Surveyed,
     disk_errors,
     flag_lengths,
     measure_all,
-    segment_key,
 )
 from tfser.pipeline.scan_report import ScanReport
 from tfser.pipeline.sound.audio import MAX_DURATION_S
@@ -112,7 +109,7 @@ def scan(
         if reader.prepare is not None:
             with disk_errors(root, _WAY_OUT):
                 reader.prepare(root, listeners.on_prepare)
-        last = _last_scan(cache, corpus)
+        last = last_scan(cache, corpus)
         _check_adapter(last, corpus, reader)
         # A folder that is named in another way is the same folder: it keeps its name, and nothing in it is decoded twice.
         if last.about is not None and is_same_folder(root, Path(last.about["root"])):
@@ -124,10 +121,10 @@ def scan(
         if not how.allow_loss:
             _check_loss(corpus, root, last.table, scanned)
         reading.notes.extend(_notes(scanned.surveyed, scanned.measured, how.rescan))
-        about = _about(corpus, reader, root, options, reading) | scanned.kept_limit
+        about = _about(corpus, reader, root, options, reading) | scanned.limit
         table = to_table(corpus, reading.utterances, scanned.measured)
         skipped = _skipped(corpus, reading, scanned.surveyed.reasons)
-        changed = not _is_same(last, about, table, skipped)
+        changed = not is_same(last, about, table, skipped)
         if changed:
             _store(cache, folder, about, table, skipped)
     return _report(corpus, root, last, scanned, about, skipped, changed)
@@ -141,7 +138,7 @@ class _Scanned:
     surveyed: Surveyed
     measured: Sequence[Measured]
     """As surveyed, flagged by the lengths of the others."""
-    kept_limit: Mapping[str, float]
+    limit: Mapping[str, float]
     """What `corpus.json` says of the longest utterance; nothing where it is the ordinary one and nobody ever asked."""
 
 
@@ -149,20 +146,20 @@ def _look(
     cache: Cache,
     corpus: str,
     root: Path,
-    last: _LastScan,
+    last: LastScan,
     reading: Reading,
     how: ScanOptions,
     listeners: ScanListeners,
 ) -> _Scanned:
     """Measure what a reader found; what the last scan measured and nobody touched since is not decoded again."""
-    kept = _kept_limit(last.about)
+    kept = kept_limit(last.about)
     limit = how.max_duration_s or kept or MAX_DURATION_S
     surveyed = measure_all(
         root,
         reading.utterances,
-        _known(last, root, limit == (kept or MAX_DURATION_S)),
+        measured_before(last, root, limit == (kept or MAX_DURATION_S)),
         DecodingOptions(
-            workers=how.workers, rescan=how.rescan, again=_found_other(cache, corpus), max_duration_s=limit
+            workers=how.workers, rescan=how.rescan, again=found_other(cache, corpus), max_duration_s=limit
         ),
         listeners.begin,
     )
@@ -171,14 +168,14 @@ def _look(
         surveyed=surveyed,
         measured=flag_lengths(surveyed.measured),
         # Caches of before there was a limit stay as they are: a key that is new would make every scan of them a change.
-        kept_limit={} if limit == MAX_DURATION_S and kept is None else {"max_duration_s": limit},
+        limit={} if limit == MAX_DURATION_S and kept is None else {"max_duration_s": limit},
     )
 
 
 def _report(
     corpus: str,
     root: Path,
-    last: _LastScan,
+    last: LastScan,
     scanned: _Scanned,
     about: Mapping[str, Any],
     skipped: Sequence[Skipped],
@@ -202,16 +199,7 @@ def _report(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _LastScan:
-    """What an earlier scan said of the corpus, its rows, and what it passed over; None for each that there is not."""
-
-    about: dict[str, Any] | None
-    table: pa.Table | None
-    skipped: list[Skipped] | None
-
-
-def _check_adapter(last: _LastScan, corpus: str, reader: CorpusReader) -> None:
+def _check_adapter(last: LastScan, corpus: str, reader: CorpusReader) -> None:
     """Refuse a corpus that another reader has scanned under this name.
 
     Raises:
@@ -239,13 +227,6 @@ def _about(
         "default_protocol": reader.default_protocol or _default_protocol(reading.utterances),
         "expected": expected.to_json() if expected is not None else None,
     }
-
-
-def _is_same(last: _LastScan, about: Mapping[str, Any], table: pa.Table, skipped: Sequence[Skipped]) -> bool:
-    """Tell whether a scan came to what the last one had: then no file of the cache is touched."""
-    if last.about is None or last.table is None or last.skipped != skipped:
-        return False
-    return {key: last.about.get(key) for key in about} == about and _equal(last.table, table)
 
 
 def _store(
@@ -334,69 +315,6 @@ def _check_ids(utterances: Sequence[Utterance], root: Path) -> None:
         raise TfserError(f"{root}: the utterance id {twice[0]!r} stands for {' and '.join(paths[:2])}; ids must be unique")
 
 
-def _last_scan(cache: Cache, corpus: str) -> _LastScan:
-    """Return what the last scan of a corpus left in the cache.
-
-    What is damaged is moved to the cache's folder `removed`, and made again by this scan.
-
-    Raises:
-        UnreadableError: if a file could not be read just now: to write over it would lose what it says.
-    """
-    folder = cache.corpus(corpus)
-    return _LastScan(
-        about=_whole(cache, folder / CORPUS, lambda path: read_about(cache, corpus)),
-        table=_whole(cache, folder / UTTERANCES, lambda path: _with_ctime(cache.read_table(path))),
-        skipped=_whole(
-            cache, folder / SKIPPED, lambda path: skipped_rows(read_skipped(cache, path)) if path.exists() else None
-        ),
-    )
-
-
-def _whole(cache: Cache, path: Path, read: Callable[[Path], T]) -> T | None:
-    """Return what a file of the last scan holds; None where it is missing or damaged."""
-    try:
-        return read(path)
-    except MissingFileError:
-        return None
-    except (DamagedError, UnknownContentError) as error:
-        note(f"{error}; moved to {cache.place(cache.put_away(path).parent)}, and made again")
-        return None
-
-
-def _with_ctime(table: pa.Table) -> pa.Table:
-    """Return the rows of a scan with the column that those of the version before lack; nothing is known of it there."""
-    import pyarrow as pa
-
-    if "ctime_ns" in table.column_names or "mtime_ns" not in table.column_names:
-        return table
-    place = table.column_names.index("mtime_ns") + 1
-    return table.add_column(place, "ctime_ns", pa.nulls(table.num_rows, pa.int64()))
-
-
-def _kept_limit(about: Mapping[str, Any] | None) -> float | None:
-    """Return the longest utterance that an earlier scan was asked to let in; None if it was not asked."""
-    value = (about or {}).get("max_duration_s")
-    return float(value) if isinstance(value, int | float) and value > 0 else None
-
-
-def _found_other(cache: Cache, corpus: str) -> set[str]:
-    """Return the utterances that an extraction since the last scan found to hold other sound than their rows say.
-
-    Their files' stamps may well be the same: the row itself may be damaged, and no stamp would ever tell.
-    """
-    try:
-        scanned = (cache.corpus(corpus) / UTTERANCES).stat().st_mtime_ns
-    except OSError:
-        return set()
-    names: set[str] = set()
-    for path in cache.features.glob(f"*/{corpus}/{SKIPPED}"):
-        with contextlib.suppress(OSError, DamagedError, UnreadableError):  # a list that cannot be read asks for nothing
-            if path.stat().st_mtime_ns >= scanned:
-                rows = skipped_rows(read_skipped(cache, path))
-                names |= {row.utterance_id for row in rows if row.utterance_id and row.stage.startswith("changed:")}
-    return names
-
-
 def _notes(surveyed: Surveyed, measured: Sequence[Measured], rescan: bool) -> list[str]:
     """Return what people should hear of the sound itself: what a second look found, and what is cut off or out of scale."""
     notes = []
@@ -416,37 +334,6 @@ def _notes(surveyed: Surveyed, measured: Sequence[Measured], rescan: bool) -> li
             if number := sum(flag in m.flags for m in measured):
                 notes.append(f"{number:,} utterances {what}; they are flagged '{flag}'")
     return notes
-
-
-def _equal(old: pa.Table, new: pa.Table) -> bool:
-    """Tell whether two tables hold the same, where not-a-number equals itself."""
-    if old.schema != new.schema or old.num_rows != new.num_rows:
-        return False
-    pairs = zip(old.columns, new.columns, strict=True)
-    return all(a.equals(b) or repr(a.to_pylist()) == repr(b.to_pylist()) for a, b in pairs)
-
-
-def _known(last: _LastScan, root: Path, same_limit: bool) -> dict[SegmentKey, tuple[Measured, str | None]]:
-    """Return what an earlier scan of the same root measured, by path and segment, with the reason if it was unreadable.
-
-    Another limit of the length may let in what was too long: then only what could be read counts as known.
-    """
-    table = last.table
-    if last.about is None or last.about["root"] != str(root) or table is None:
-        return {}
-    if not {"path", "start_s", "end_s", "utterance_id", *MEASURED} <= set(table.column_names):
-        return {}
-    reasons = {row.utterance_id: row.reason for row in last.skipped or () if row.stage == "scan"}
-    columns = [table[name].to_pylist() for name in ("path", "start_s", "end_s", "utterance_id", *MEASURED)]
-    known = {}
-    for path, start_s, end_s, name, *values in zip(*columns, strict=True):
-        measured = dict(zip(MEASURED, values, strict=True))
-        is_unheard = measured["content_hash"] is None
-        if measured["size"] is None or (is_unheard and (name not in reasons or not same_limit)):
-            continue
-        measured["flags"] = tuple(flag for flag in measured["flags"] or () if flag not in ("long", "short"))
-        known[segment_key(path, start_s, end_s)] = (Measured(**measured), reasons.get(name))
-    return known
 
 
 def _skipped(corpus: str, reading: Reading, reasons: Mapping[str, str]) -> list[Skipped]:

@@ -62,8 +62,8 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
         TfserError: if no file is named like RAVDESS's.
     """
     reading = Reading()
-    # The same performance comes as speech, as video and as video without sound: one of them is the utterance,
-    # since to read all would put the same voice on both sides of a split.
+    # The same performance comes as sound, as video and as video without sound: one of them is the utterance, since to
+    # read all would count it three times.
     takes: dict[str, list[tuple[int, bool, str, re.Match[str]]]] = {}
     for path in audio_files(root, KNOWN_SUFFIXES | VIDEO_SUFFIXES, reading.skipped):
         name = relative(path, root)
