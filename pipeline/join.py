@@ -81,7 +81,7 @@ def at_pace(frames: Array, count: int, pace_s: float, hop_s: float) -> Array:
     >>> at_pace(np.array([[0.0], [1], [2]]), 6, 0.01, 0.02)[:, 0].tolist()  # slower: repeated, and the last one to the end
     [0.0, 1.0, 1.0, 2.0, 2.0, 2.0]
     >>> at_pace(np.array([[0.0], [1], [2], [3]]), 2, 0.02, 0.01)[:, 0].tolist()  # faster: averaged
-    [0.0, 2.0]
+    [0.0, 1.5]
     """
     own = np.floor(np.arange(count) * (pace_s / hop_s) + 0.5 + 1e-9).astype(np.int64)  # the nearest of the other's frames
     nearest = frames[np.minimum(own, len(frames) - 1)]

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tfser.heads.prediction.inputs import Speech, Unusable, corpus_inputs, measured, named_inputs, standard_input
+from tfser.heads.results.written import score_text
 from tfser.manifests.cache import Cache
 from tfser.manifests.commands.printing import InCache
 from tfser.manifests.display import Begin, Output, bar, print_json, print_rows, say, show, utterance_bar, visible
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.options import Option
 from tfser.manifests.outputs import check_output, format_of, output_to
-from tfser.manifests.wording import count, percent
+from tfser.manifests.wording import count
 
 if TYPE_CHECKING:
     from tfser.heads.prediction.answers import SpokenAnswer
@@ -314,7 +315,7 @@ def _for_people(row: dict[str, Any], classes: Sequence[str], timeline: bool) -> 
     elif "label" in row:
         found["label"] = row["label"]
     found["predicted"] = row["predicted"] or visible(f"- ({row['reason']})")
-    found |= percent(shares, *classes)
+    found |= {name: score_text(shares[name]) for name in classes}
     if "agreement" in row:
         found |= {"agree": f"{100 * row['agreement']:.0f} %", "spread": f"{100 * row['spread']:.1f}"}
     return found

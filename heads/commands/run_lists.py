@@ -14,6 +14,7 @@ import typer
 from tfser.heads.results.descriptions import described, differences, listed, runs_of
 from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.outcomes import find
+from tfser.heads.results.written import score_text
 from tfser.heads.runs.experiment import EVERYTHING
 from tfser.heads.runs.names import give_name, meant_by, names_of, take_name
 from tfser.manifests.catalogue.reading import open_catalogue
@@ -21,7 +22,6 @@ from tfser.manifests.commands.printing import InCache
 from tfser.manifests.display import Output, print_json, print_rows, say, show
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
-from tfser.manifests.wording import percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def list_runs(*, listing: RunListing) -> None:
             "folds": len(row["folds"]),
             "seeds": len(row["seeds"]),
             "for use": "yes" if row["for_use"] else "",
-            "UA": "" if row["UA"] is None else percent(row, "UA")["UA"] + mark(row),
+            "UA": score_text(row["UA"], None, mark(row)),
         }
         for row in found
     ]
