@@ -34,8 +34,8 @@ ROOMS = {
         *("splits", "audits", "commands"),
     ),
     "pipeline": (
-        *("cores", "threads", "memory", "sound", "corpora", "measure", "scan_report", "scan", "source", "shards", "features"),
-        *("extract_report", "extract", "front_end", "collapse", "from_stacks", "join", "verify", "inventory", "copies"),
+        *("cores", "threads", "memory", "sound", "corpora", "measure", "last_scan", "scan_report", "scan", "source"),
+        *("shards", "features", "stock", "extract_report", "extract", "front_end", "collapse", "from_stacks", "join", "verify", "inventory", "copies"),
         "commands",
     ),
     "heads": ("spec", "models", "training", "machine", "runs", "results", "prediction", "notebook", "reports", "commands"),
