@@ -93,15 +93,6 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
             [*key, list(experiment.folds)],
         ).fetchall()
         kept = fold_independence(connection, experiment.protocol, experiment.corpus)
-    place = {(row["corpus"], row["utterance_id"]): i for i, row in enumerate(found)}
-    # An utterance without features stands in no side; whoever lacks some was named by the audit, which has run
-    # before.
-    sides: dict[int, dict[str, list[int]]] = {fold: {"train": [], "val": [], "test": []} for fold in experiment.folds}
-    if EVERYTHING in sides:
-        sides[EVERYTHING]["train"] = list(range(len(found)))
-    for fold, role, *utterance in placed:
-        if tuple(utterance) in place:
-            sides[fold][role].append(place[tuple(utterance)])
     view = experiment.view
     where = [
         FeatureRow(
@@ -120,12 +111,29 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
         labels=np.array([number[r["label"]] for r in found], dtype=np.int64),
         corpora=tuple(r["corpus"] for r in found),
         speakers=tuple(f"{r['corpus']}/{r['speaker']}" if several and r["speaker"] else r["speaker"] for r in found),
-        sides={
-            fold: {role: np.array(sorted(members), dtype=np.int64) for role, members in of.items()}
-            for fold, of in sides.items()
-        },
+        sides=_sides_of(experiment.folds, [(row["corpus"], row["utterance_id"]) for row in found], placed),
         speakers_kept=kept,
     )
+
+
+def _sides_of(
+    folds: Sequence[int], utterances: Sequence[tuple[str, str]], placed: Sequence[tuple[int, str, str, str]]
+) -> dict[int, dict[str, npt.NDArray[np.int64]]]:
+    """Return the rows of each side by fold and role; `placed` are (fold, role, corpus, utterance_id).
+
+    An utterance without features stands in no side; whoever lacks some was named by the audit, which has run before.
+    """
+    place = {utterance: row for row, utterance in enumerate(utterances)}
+    sides: dict[int, dict[str, list[int]]] = {fold: {"train": [], "val": [], "test": []} for fold in folds}
+    if EVERYTHING in sides:
+        sides[EVERYTHING]["train"] = list(range(len(utterances)))
+    for fold, role, *utterance in placed:
+        if tuple(utterance) in place:
+            sides[fold][role].append(place[tuple(utterance)])  # type: ignore[index]
+    return {
+        fold: {role: np.array(sorted(members), dtype=np.int64) for role, members in by_role.items()}
+        for fold, by_role in sides.items()
+    }
 
 
 def utterances_cut(experiment: Experiment, loaded: Loaded) -> int:

@@ -164,19 +164,11 @@ class Trainer:
     ) -> None:
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         packed = data.features
-        # What does not fit is refused before a frame is copied to a device: a plan of a hundred runs should
-        # fail in its first second.
-        _check_settled(recipe)
-        self.frames = spec.sample_frames(config, recipe)
+        # What does not fit is refused before a frame is copied to a device.
+        _check_fits(spec, config, recipe)
+        self.frames, self.batch_norm = spec.sample_frames(config, recipe), spec.batch_norm
         self.most = spec.max_frames(config)  # what the module is made for; an utterance may be cut shorter
         seen = spec.seen_frames(config, recipe)
-        if self.frames is not None and self.most is not None and self.frames > self.most:
-            raise UsageError(f"slices of {self.frames} frames are longer than the {self.most} that {spec.name} is made for")
-        self.batch_norm = spec.batch_norm
-        if self.frames is None and recipe.speed:
-            raise UsageError(f"recipe setting speed={recipe.speed}: only for segments, and {spec.name} eats utterances")
-        if recipe.cmdt and (self.most is None or not (isinstance(spec, Network) and spec.gives_frames)):
-            raise UsageError(f"recipe setting cmdt={recipe.cmdt}: {spec.name} gives no frames to compare; take cmdt=0")
         # The normaliser sees the rows of the training side and no others; the tables that it makes are then
         # applied to all.
         self.normaliser = Normaliser.fit(recipe.normalise, packed.frames, packed.offsets, data.train)
@@ -210,14 +202,19 @@ class Trainer:
         self.history: list[EpochRecord] = []
         self.keeper: Keeper[Prediction | None] = Keeper(recipe.selections)
         self.val_state: dict[str, Tensor] = {}
+        self.fingerprint, self.former = self._fingerprints(spec, config)
+
+    def _fingerprints(self, spec: HeadSpec, config: Settings) -> tuple[str, str]:
+        """Return what this training's checkpoints are known by, and what those of the version before are."""
         # Whole utterances were masked over the batch's longest once: their checkpoints are of another training.
-        more = ["masks within lengths"] if self.frames is None and recipe.time_masks else []
+        more = ["masks within lengths"] if self.frames is None and self.recipe.time_masks else []
         # A recipe's summary is words: it is left out, but checkpoints of the version before hold it. They hold no parts.
-        settings = {name: value for name, value in recipe.to_dict().items() if name != "parts" or self.parts > 1}
-        self.fingerprint, self.former = (
-            _fingerprint([spec.name, config.to_dict(), of_recipe, seed, self.epochs, list(data.classes), _FORMAT], data, more)
-            for of_recipe in (settings | {"summary": ""}, settings)
+        settings = {name: value for name, value in self.recipe.to_dict().items() if name != "parts" or self.parts > 1}
+        now, before = (
+            [spec.name, config.to_dict(), recipe, self.seed, self.epochs, list(self.data.classes), _FORMAT]
+            for recipe in (settings | {"summary": ""}, settings)
         )
+        return _fingerprint(now, self.data, more), _fingerprint(before, self.data, more)
 
     # One epoch.
 
@@ -401,10 +398,22 @@ def side_scores(side: str, data: FoldData, prediction: Prediction | None) -> dic
     return {f"{side}_WA": found.WA, f"{side}_UA": found.UA, f"{side}_WF1": found.WF1, f"{side}_loss": float(loss)}
 
 
-def _check_settled(recipe: Recipe) -> None:
+def _check_fits(spec: HeadSpec, config: Settings, recipe: Recipe) -> None:
+    """Refuse a recipe that is not settled, or asks for what a head has not.
+
+    Raises:
+        UsageError: It does.
+    """
     for kind in ("cut", "slice"):
         if getattr(recipe, f"{kind}_seconds") is not None and getattr(recipe, f"{kind}_frames") is None:
             raise UsageError(f"recipe setting {kind}_seconds: say how long a frame is (Recipe.settled), or {kind}_frames")
+    frames, most = spec.sample_frames(config, recipe), spec.max_frames(config)
+    if frames is not None and most is not None and frames > most:
+        raise UsageError(f"slices of {frames} frames are longer than the {most} that {spec.name} is made for")
+    if frames is None and recipe.speed:
+        raise UsageError(f"recipe setting speed={recipe.speed}: only for segments, and {spec.name} eats utterances")
+    if recipe.cmdt and (most is None or not (isinstance(spec, Network) and spec.gives_frames)):
+        raise UsageError(f"recipe setting cmdt={recipe.cmdt}: {spec.name} gives no frames to compare; take cmdt=0")
 
 
 def _stream(seed: int, epoch: int, purpose: str) -> int:
