@@ -45,13 +45,13 @@ from tfser.heads.training.finite import check_loss, check_prediction, check_weig
 from tfser.heads.training.losses import class_weights
 from tfser.heads.training.normalise import Normaliser
 from tfser.heads.training.parts import Batch, why_whole
-from tfser.heads.training.predict import evaluate, own_randomness, predict
+from tfser.heads.training.predict import TrainedState, evaluate, own_randomness, predict
 from tfser.heads.training.samples import FrameStore, plan
 from tfser.heads.training.step import make_optimiser, move_average, training_loss
 from tfser.manifests.errors import TfserError, UnreadableError, UsageError, first_line
 from tfser.pipeline.features.devices import computing_on
 
-__all__ = ["EpochRecord", "FitResult", "FoldData", "Keeping", "Prediction", "Selection", "fit", "predict"]
+__all__ = ["EpochRecord", "FitResult", "FoldData", "Keeping", "Prediction", "Selection", "TrainedState", "fit", "predict"]
 
 _FORMAT = 2  # of checkpoints; raise it when training's numbers change
 

@@ -254,7 +254,9 @@ def test_trainings_and_predictions_guard_their_device(folds: list[FoldData], mon
     fit_together([FitJob(data=data, seed=0, keeping=Keeping(on_epoch=note))], spec=spec, config=CONFIG, recipe=RECIPE, how="vmap")
     softmax = torch.Tensor.softmax
     monkeypatch.setattr(torch.Tensor, "softmax", lambda *a, **n: (note(), softmax(*a, **n))[1])
-    predict.predict(result.states["last"], data.features, spec=spec, config=CONFIG, recipe=RECIPE, n_classes=3)
+    predict.predict(
+        predict.TrainedState(state=result.states["last"], spec=spec, config=CONFIG, recipe=RECIPE, n_classes=3), data.features
+    )
     assert flags and not any(flags)
     assert torch.backends.cudnn.allow_tf32
     with pytest.raises(ZeroDivisionError), computing_on(CPU), computing_on(CPU):

@@ -23,7 +23,7 @@ from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData
 from tfser.heads.spec.head import HeadSpec, Network, count_parameters
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
-from tfser.heads.training.loop import Keeping, fit, predict
+from tfser.heads.training.loop import Keeping, TrainedState, fit, predict
 from tfser.heads.training.normalise import Normaliser
 from tfser.heads.training.samples import FrameStore
 from tfser.manifests.audits.run import run_audits
@@ -222,11 +222,13 @@ def test_states_predict_and_stopped_trainings_go_on_to_the_same_numbers(tmp_path
     assert all(torch.equal(resumed.states["last"][key], value) for key, value in whole.states["last"].items())
     spec = head("mean_pool")
     config = settled(spec, "mlp", **SMALL["mean_pool"])
-    named = {"spec": spec, "config": config, "recipe": recipe, "n_classes": 2, "utterances": data.test}
-    again = predict(whole.states["last"], data.features, layers=3, **named)  # type: ignore[arg-type]
+    trained = TrainedState(
+        state=whole.states["last"], spec=spec, config=config, recipe=recipe, n_classes=2, layers=data.layers
+    )
+    again = predict(trained, data.features, utterances=data.test)
     np.testing.assert_array_equal(again.utterance_probabilities, whole.selections["last"].test.utterance_probabilities)  # type: ignore[union-attr]
     with pytest.raises(UsageError, match="not a state of mean_pool"):
-        predict(whole.states["last"], data.features, **named)  # type: ignore[arg-type]
+        predict(replace(trained, layers=1), data.features, utterances=data.test)
 
 
 # From a cache to runs, and back into the cache.

@@ -19,7 +19,7 @@ from tfser.heads.models.tf_transformer import TFTransformerConfig
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData
 from tfser.heads.spec.metrics import scores as score
 from tfser.heads.spec.recipes import Recipe
-from tfser.heads.training.loop import Keeping, fit, predict
+from tfser.heads.training.loop import Keeping, TrainedState, fit, predict
 from tfser.manifests.errors import TfserError, UsageError
 
 SMALL = TFTransformerConfig(segment_frames=16, channels=4, feed_forward=8, joint_feed_forward=8, dropout=0.1)
@@ -118,12 +118,14 @@ def test_a_saved_model_predicts_the_same(fold: FoldData, tmp_path: Path, mode: s
     save_file(result.states["last"], tmp_path / "model.safetensors")
     spec = head(name)
     found = predict(
-        load_file(tmp_path / "model.safetensors"),
+        TrainedState(
+            state=load_file(tmp_path / "model.safetensors"),
+            spec=spec,
+            config=SMALL if name == "tf_transformer" else spec.preset(),
+            recipe=recipe,
+            n_classes=3,
+        ),
         fold.features,
-        spec=spec,
-        config=SMALL if name == "tf_transformer" else spec.preset(),
-        recipe=recipe,
-        n_classes=3,
         utterances=fold.test[::-1].copy(),
         speakers=fold.speakers,
     )
@@ -137,7 +139,7 @@ def test_a_state_of_another_head_is_refused(fold: FoldData) -> None:
     state = train(fold, epochs=1).states["last"]
     spec = head("mean_pool")
     with pytest.raises(UsageError, match="not a state of mean_pool"):
-        predict(state, fold.features, spec=spec, config=spec.preset(), recipe=RICH, n_classes=3)
+        predict(TrainedState(state=state, spec=spec, config=spec.preset(), recipe=RICH, n_classes=3), fold.features)
 
 
 def test_a_stopped_training_goes_on(fold: FoldData, tmp_path: Path) -> None:
