@@ -121,6 +121,7 @@ class Cache:
 
         This is how a catalogue knows that it is up to date: one stat a file, no file is opened.
         """
+        # Sizes and times alone: this runs in every command, and a cache has tens of thousands of files.
         patterns = (
             "corpora/*/*.json",
             "corpora/*/*.parquet",
@@ -258,6 +259,8 @@ class Cache:
             return self
         other.make()
         try:
+            # Features are linked, since they are large and read only; rows are copied, so that the folder can
+            # be read where this one is gone.
             if not os.path.lexists(other.features):
                 other.features.symlink_to(self.features)
             elif not other.features.is_symlink() or other.features.resolve() != self.features.resolve():

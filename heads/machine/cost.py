@@ -144,6 +144,8 @@ def profile(
         spec.check(spec.preset(preset), conditions.width or spec.typical_dim)
     gc.collect()
     cases = []
+    # Memory first and once, then times in rounds, each round the other way about: what warms up, throttles or
+    # shares the machine falls on all heads alike, and a median over rounds does not favour whoever stood first.
     with own_randomness(device):
         torch.manual_seed(0)
         for spec, preset in chosen:

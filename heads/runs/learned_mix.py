@@ -139,6 +139,7 @@ def _state(cache: Cache, about: Mapping[str, Any], selection: str) -> tuple[list
     weights = layer_weights(state)
     if weights is None:
         raise UsageError(f"{run_id}: {about['head']} on {about['feature_set']} mixed no layers; there is nothing to write")
+    # Told in run.json and held by the weights: where the two differ, one of them is not what the run gave.
     stated = (about.get("layer_weights") or {}).get(selection)
     if stated is not None and not np.allclose(stated, weights, rtol=0, atol=1e-6):
         raise DamagedError("its mix of layers is not the one of run.json; `tfser train` makes the run anew", at=path)

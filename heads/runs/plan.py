@@ -349,6 +349,8 @@ def estimate(cache: Cache, plan: Plan) -> dict[str, Estimate]:
     for entry in plan.entries:
         of = entry.experiment
         todo = [run for run in entry.runs if run.experiment.again or run.run_id not in plan.finished]
+        # Only runs on the same kind of device, and nothing is guessed beyond what was trained: a wrong estimate
+        # is worse than none.
         near = [row for row in known if row["device"].partition(":")[0] == of.device.partition(":")[0]]
         same = [row["seconds"] for row in near if row["experiment"] == of.name]
         key = (of.spec.name, of.preset, of.feature_set, of.protocol)

@@ -218,10 +218,13 @@ def _work(pipe: Connection, cache: Cache, running: RunningMany) -> None:
     """Train what the parent sends, until it sends None or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    # Before torch is loaded: how its threads wait is read once.
     wait_passively()
     running.prepare("cpu")
     trainer = RunTrainer(cache, tell=lambda event: None, checkpoint_every_s=running.checkpoint_every)
     while (task := _receive(pipe)) is not None:
+        # Runs are numbered within the group: what goes through the pipe is plain data, and the parent has the
+        # objects.
         group = [Run(experiment=_unpacked(e), fold=fold) for e, fold in zip(task.experiments, task.run_folds, strict=True)]
         numbers = {run.run_id: number for number, run in enumerate(group)}
 

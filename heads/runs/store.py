@@ -344,7 +344,7 @@ def read_model(cache: Cache, about: Mapping[str, Any], name: str) -> dict[str, T
         return load(content)
     except (SafetensorError, ValueError, KeyError) as error:
         kind = UnreadableError if is_sealed else DamagedError  # what is sealed was written so, by another version
-        raise kind(f"{folder / name}: holds no weights ({error})") from error
+        raise kind(f"holds no weights ({error})", at=folder / name) from error
 
 
 def _prediction_table(

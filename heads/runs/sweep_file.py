@@ -42,6 +42,8 @@ def read_sweep(path: Path) -> SweepRequest:
         UsageError: the file cannot be read, or a key or value in it is off; the message says where.
     """
     values = as_toml(read_text(path, str(path)), str(path))
+    # Keys may stand above all tables or in [defaults], as TOML files of either habit have them; in both it is
+    # an error, since nobody knows which was meant.
     blocks, table = values.pop("head", []), values.pop("defaults", {})
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
         raise UsageError(f"{path}: write heads as blocks: [[head]], and name = ... below it")

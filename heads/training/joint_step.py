@@ -61,6 +61,8 @@ class Group:
         self.weights: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}
         self.buffers: dict[str, Tensor] = {}
+        # Views and not copies: each trainer's model, optimiser and checkpoints work on their own part as if
+        # they were alone.
         with torch.no_grad():
             for name, _ in models[0].named_parameters():
                 own = [model.get_parameter(name) for model in models]

@@ -228,6 +228,8 @@ class Trainer:
     def close_epoch(self, epoch: int, loss: float, rate: float, train_s: float) -> EpochRecord:
         """Evaluate what an epoch has trained, select, and note it."""
         trained = time.perf_counter()
+        # Looked at before they are used: weights that are no numbers predict some class all the same, and that
+        # would be a score.
         model = self.model if self.average is None else self.average
         check_weights(model.state_dict(), epoch, self.data.features, self.data.train)
         test = evaluate(model, self.store, self.test_layout, self.frames) if len(self.test_layout) else None
@@ -243,6 +245,8 @@ class Trainer:
             eval_s=time.perf_counter() - trained,
             **scores,
         )
+        # Every epoch is evaluated once, on both sides, and each selection is a rule over that history: nothing
+        # is evaluated for being chosen.
         self.history.append(record)
         if self.keeper.add(self.history, test).get("val") == epoch:
             self.val_state = self._state()

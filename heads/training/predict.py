@@ -70,6 +70,7 @@ def predict(
         raise UsageError("there are no utterances to predict")
     if isinstance(spec, Baseline):
         return spec.predict(state, features, rows)
+    # Initial weights are drawn and thrown away: the caller's generator must not notice.
     with computing_on(device):
         with own_randomness(device):
             model = build_module(spec, config, features.frames.shape[1], trained.n_classes, trained.layers).to(device)

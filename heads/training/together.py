@@ -100,6 +100,7 @@ def choose_stacking(
     """
     if how not in HOWS:
         raise unknown("way of stacking", how, HOWS)
+    # A graph needs batches of one shape and an optimiser that counts its steps on the device.
     cuda = torch.device(device).type == "cuda"
     segments = spec.sample_frames(config, recipe) is not None
     graph = cuda and segments and recipe.optimiser in ("adam", "adamw")
@@ -112,6 +113,7 @@ def choose_stacking(
         if why is not None:
             raise UsageError(f"stack={how}: {spec.name} cannot be stacked here: {why}; take stack=auto")
         return Stacking(how=how, graph=graph, reason="asked for")
+    # Measured: on a CPU stacking costs time (docs/log.md), since nothing waits to be launched.
     if why is None and not cuda:
         why = "on a CPU, one job at a time is faster"
     if why is None:  # segments too: a step of slices is made by vmap as well
@@ -120,6 +122,8 @@ def choose_stacking(
         why = "one step of it keeps a GPU busy"
     if why is not None:
         return Stacking(how="none", graph=False, reason=why)
+    # Convolutions of J jobs as one are grouped convolutions, whose kernels are slower than J fast ones side by
+    # side.
     if graph and spec.batch_norm:
         return Stacking(how="streams", graph=True, reason="one CUDA graph a step, a stream a job")
     return Stacking(how="vmap", graph=graph, reason="every layer is one operation over all jobs")

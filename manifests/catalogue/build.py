@@ -117,6 +117,7 @@ def insert_corpora(connection: Connection, corpora: Sequence[StoredCorpus]) -> N
     A column that several corpora have takes their common type; where numbers meet something else, it is text.
     """
     table = next(t for t in schema.TABLES if t.name == "utterances")
+    # DuckDB's names know no case: `Emotion` and `emotion` are one column.
     known = {name.casefold() for name, _, _ in table.columns}
     own: dict[str, tuple[str, set[str]]] = {}
     for corpus in corpora:

@@ -140,7 +140,7 @@ def _read(folder: Path, weights: bool) -> StoredRun | None:
         check_agreement(folder, about, tables)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # what nobody thought of is not shown either
         kind = UnreadableError if digests else DamagedError
-        raise kind(f"{folder}: its tables cannot be compared ({first_line(error, 2)})") from error
+        raise kind(f"its tables cannot be compared ({first_line(error, 2)})", at=folder) from error
     return StoredRun(about=about, tables=tables)
 
 
@@ -180,7 +180,7 @@ def _read_table(folder: Path, name: str, digests: Mapping[str, str]) -> pa.Table
         try:
             table.validate(full=True)  # texts that are none, and places beyond the end, which the reader takes as they are
         except (pa.ArrowException, ValueError) as error:
-            raise kind(f"{path}: holds what cannot be ({first_line(error, 2)})") from error
+            raise kind(f"holds what cannot be ({first_line(error, 2)})", at=path) from error
     wanted = columns_of(name)
     if unknown := sorted(set(table.column_names) - set(wanted.names)):
         raise UnreadableError(f"has a column {unknown[0]!r} that this version of tfser does not know", at=path)
@@ -192,7 +192,7 @@ def _read_table(folder: Path, name: str, digests: Mapping[str, str]) -> pa.Table
         try:
             arrays.append(table[field.name].cast(field.type))
         except (pa.ArrowException, ValueError) as error:
-            raise kind(f"{path}: its column {field.name} does not hold {field.type} ({first_line(error, 2)})") from error
+            raise kind(f"its column {field.name} does not hold {field.type} ({first_line(error, 2)})", at=path) from error
     return pa.table(arrays, schema=wanted)
 
 

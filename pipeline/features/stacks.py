@@ -116,6 +116,7 @@ def layer_cut(source: Mapping[str, Any], layer: str, *, dtype: str | None = None
     layers, stored = layers_of(source), storage_dtype(dtype or source["dtype"])
     which = _layer(layer, layers)
     weights = [0.0, *[1 / (layers - 1)] * (layers - 1)] if which == "mean" else [float(k == which) for k in range(layers)]
+    # The same numbers have the same fingerprint, whoever computed them; what was rounded on the way has not.
     config = json.loads(source["config"])
     exact = source["dtype"] == "float32" or (stored == source["dtype"] and which != "mean")
     own = layer_config(config, which)

@@ -284,6 +284,8 @@ def _parquet_layout(path: Path) -> _Layout:
     """
     import pyarrow.parquet as pq
 
+    # pyarrow would copy every blob to give one; the layout says where they lie, and the lengths before them say
+    # whether it is right.
     with path.open("rb") as raw, pq.ParquetFile(raw) as file:
         table = file.read(columns=["frames", "dim", "dtype"])
         (dim,), (word,) = set(table.column("dim").to_pylist()), set(table.column("dtype").to_pylist())

@@ -160,6 +160,9 @@ class WaveformEncoder(Encoder):
         features = self.stack(torch.from_numpy(values).to(self.device, self.dtype), samples, moments)  # (B, T, C)
         projected = self.projection(features)
         hidden = projected[0] if isinstance(projected, tuple) else projected  # HuBERT has no second value
+        # Frames beyond a piece's own are zeroed before the positional convolution, whose kernel reaches over
+        # them, and masked in attention; with pieces of one length nothing is masked, which is another and
+        # faster path.
         valid = None
         if min(samples) < max(samples):
             lengths = torch.tensor([self.spec.frames(n) for n in samples], device=self.device)
