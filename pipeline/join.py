@@ -236,14 +236,14 @@ def _members(
     readers: dict[str, ShardReader] = {}
     try:
         for row in part:
-            found = [of[row["utterance_id"]] for of in place]
-            lengths = [of["frames"] * p["hop_s"] for of, p in zip(found, target.parts, strict=True)]
+            parts = [of[row["utterance_id"]] for of in place]
+            lengths = [of["frames"] * p["hop_s"] for of, p in zip(parts, target.parts, strict=True)]
             # Frames are matched by time, so a part that ends early would be read from its last frame on; beyond
             # rounding of windows that is another recording.
             if max(lengths) - min(lengths) > MOST_APART_S:
                 each = ", ".join(f"{p['feature_set']} {s:.2f} s" for p, s in zip(target.parts, lengths, strict=True))
                 raise TfserError(f"{row['utterance_id']}: its features are of unequal lengths ({each}), so they cannot be joined")
-            frames = target.combine([read_frames(cache, readers, of) for of in found])
+            frames = target.combine([read_frames(cache, readers, of) for of in parts])
             members.append(ShardMember(utterance_id=row["utterance_id"], content_hash=row["content_hash"], frames=frames))
             if advance is not None:
                 advance(1, row["frames"] * target.hop_s)

@@ -219,13 +219,13 @@ def new_speaker(counts: Counts, metric: str, *, confidence: float = CONFIDENCE) 
     """
     values = np.arcsin(np.sqrt(np.clip(cluster_scores(counts, metric), 0.0, 1.0)))
     n = len(values)
-    said = float(np.median(counts.true[0].sum(axis=1)))
+    utterances = float(np.median(counts.true[0].sum(axis=1)))
     spread = float(values.std(ddof=1)) if n > 1 else 0.0
     if n < _FEWEST or spread < _ROUNDING:
-        return NewSpeaker(low=None, high=None, utterances=said, clusters=n, confidence=confidence)
+        return NewSpeaker(low=None, high=None, utterances=utterances, clusters=n, confidence=confidence)
     reach = _quantile(n - 1.0, confidence) * spread * math.sqrt(1 + 1 / n)
     low, high = (math.sin(min(max(values.mean() + sign * reach, 0.0), math.pi / 2)) ** 2 for sign in (-1, 1))
-    return NewSpeaker(low=low, high=high, utterances=said, clusters=n, confidence=confidence)
+    return NewSpeaker(low=low, high=high, utterances=utterances, clusters=n, confidence=confidence)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -267,7 +267,7 @@ def _compared(
         reason = failed.get(cell.experiment or "", f"no run of it has the selection {selection} yet")
     elif row is not None and row["failed"]:
         reason = f"{row['failed']} of {row['of_runs']} runs failed: {failed.get(cell.experiment or '', '')}"
-    of = row or {}
+    columns = row or {}
     return {
         "table": cell.table,
         "row": cell.row,
@@ -275,19 +275,19 @@ def _compared(
         "metric": cell.metric,
         "paper": cell.paper,
         "ours": _percent(ours),
-        "ours_std": _percent(of.get(f"{cell.metric}_std")),
-        "pooled": _percent(of.get(f"pooled_{cell.metric}")),
+        "ours_std": _percent(columns.get(f"{cell.metric}_std")),
+        "pooled": _percent(columns.get(f"pooled_{cell.metric}")),
         "difference": None if ours is None or cell.paper is None else round(100 * ours - cell.paper, 4),
-        "folds": of.get("folds"),
-        "of_folds": of.get("of_folds"),
-        "seeds": of.get("seeds"),
-        "recipe": of.get("recipe"),
-        "features": of.get("features"),
-        "protocol": of.get("protocol"),
-        "selection": of.get("selection"),
-        "looked_at_test": of.get("looked_at_test"),
-        "audit": of.get("audit"),
-        "speakers_kept": of.get("speakers_kept"),
+        "folds": columns.get("folds"),
+        "of_folds": columns.get("of_folds"),
+        "seeds": columns.get("seeds"),
+        "recipe": columns.get("recipe"),
+        "features": columns.get("features"),
+        "protocol": columns.get("protocol"),
+        "selection": columns.get("selection"),
+        "looked_at_test": columns.get("looked_at_test"),
+        "audit": columns.get("audit"),
+        "speakers_kept": columns.get("speakers_kept"),
         "reason": reason,
         "experiment": cell.experiment,
     }
@@ -327,10 +327,10 @@ def numbered(lines: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, str]], 
 
 def notes(of: Reproduction, table: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what a reader of the cells has to know."""
-    said = [f"{of.paper.name}: {of.paper.source}. Percent; ours: mean ± sample standard deviation over folds and seeds."]
+    lines = [f"{of.paper.name}: {of.paper.source}. Percent; ours: mean ± sample standard deviation over folds and seeds."]
     ran = [row for row in table if row["ours"] is not None]
     if of.on_synthetic:
-        said.append(
+        lines.append(
             "SYNTHETIC: these rows were trained on the built-in, made-up sounds, since no corpus of the paper is in the cache. "
             "They show that the way is open from end to end and say nothing about the paper."
         )
@@ -338,13 +338,13 @@ def notes(of: Reproduction, table: Sequence[Mapping[str, Any]]) -> list[str]:
     shortened = {each.experiment.name for each in entries if _other_epochs(each.experiment)}
     short = sorted({row["recipe"] for row in ran if row["experiment"] in shortened})
     if short:
-        said.append(f"Trained by {', '.join(short)}, not as long as the paper: no reproduction of its numbers.")
+        lines.append(f"Trained by {', '.join(short)}, not as long as the paper: no reproduction of its numbers.")
     if any(len(row["folds"]) < row["of_folds"] for row in ran):
-        said.append("Not all folds were run.")
-    said += [f"{line}." for line in explain_marks(ran)]
+        lines.append("Not all folds were run.")
+    lines += [f"{line}." for line in explain_marks(ran)]
     if ran and not any(row["looked_at_test"] for row in ran):
-        said.append("The papers do not say how their epochs were chosen; ours is the last one (see --selection).")
-    return said
+        lines.append("The papers do not say how their epochs were chosen; ours is the last one (see --selection).")
+    return lines
 
 
 def _other_epochs(of: Experiment) -> bool:

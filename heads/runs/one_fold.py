@@ -78,7 +78,7 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
     # utterances of one state the folds of another.
     with open_catalogue(cache) as connection:
         check_unchanged(connection, experiment)
-        found = rows(
+        utterances = rows(
             connection,
             "SELECT f.*, a.label, u.speaker FROM features f "
             "JOIN assignments a ON a.corpus = f.corpus AND a.utterance_id = f.utterance_id "
@@ -104,14 +104,14 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
             checksum=r["checksum"],
             first_column=None if view is None else view.first_column,
         )
-        for r in found
+        for r in utterances
     ]
     return Loaded(
         features=load_packed(where, progress=progress, verify=cache.verify),
-        labels=np.array([number[r["label"]] for r in found], dtype=np.int64),
-        corpora=tuple(r["corpus"] for r in found),
-        speakers=tuple(f"{r['corpus']}/{r['speaker']}" if several and r["speaker"] else r["speaker"] for r in found),
-        sides=_sides_of(experiment.folds, [(row["corpus"], row["utterance_id"]) for row in found], placed),
+        labels=np.array([number[r["label"]] for r in utterances], dtype=np.int64),
+        corpora=tuple(r["corpus"] for r in utterances),
+        speakers=tuple(f"{r['corpus']}/{r['speaker']}" if several and r["speaker"] else r["speaker"] for r in utterances),
+        sides=_sides_of(experiment.folds, [(row["corpus"], row["utterance_id"]) for row in utterances], placed),
         speakers_kept=kept,
     )
 

@@ -64,31 +64,31 @@ def data_hash(connection: Connection, protocol: str, corpus: str, feature_set: s
     """Hash what training and audits see of each utterance that has features: its audio, speaker, session and dialogue."""
     corpora = corpus.split(JOINED_BY)
     which = "a.corpus, a.utterance_id" if len(corpora) > 1 else "a.utterance_id"
-    found = connection.execute(
+    seen = connection.execute(
         f"SELECT {which}, u.content_hash, u.speaker, u.session, u.dialogue FROM assignments a "
         "JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id "
         "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
         "WHERE a.protocol = ? AND list_contains(?, a.corpus) ORDER BY a.corpus, a.utterance_id",
         [feature_set, protocol, corpora],
     ).fetchall()
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
 
 
 def _lengths(connection: Connection, protocol: str, corpus: str, feature_set: str) -> npt.NDArray[np.int64]:
     """Return the frames of each utterance (n,) of a protocol, in the order of their lengths."""
-    found = connection.execute(
+    counted = connection.execute(
         "SELECT f.frames FROM assignments a "
         "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
         "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL ORDER BY f.frames",
         [feature_set, protocol, corpus.split(JOINED_BY)],
     ).fetchnumpy()
-    return np.asarray(found["frames"], dtype=np.int64)
+    return np.asarray(counted["frames"], dtype=np.int64)
 
 
 def _training_frames(connection: Connection, protocol: str, corpus: str, feature_set: str) -> dict[int, list[int]]:
     """Return the frames of each training utterance by fold; of `EVERYTHING`, those of all."""
     key = [feature_set, protocol, corpus.split(JOINED_BY)]
-    found = connection.execute(
+    by_fold = connection.execute(
         "SELECT s.fold, list(f.frames) FROM folds s "
         "JOIN features f ON f.corpus = s.corpus AND f.utterance_id = s.utterance_id AND f.feature_set = ? "
         "WHERE s.protocol = ? AND list_contains(?, s.corpus) AND s.role = 'train' GROUP BY s.fold "
@@ -97,7 +97,7 @@ def _training_frames(connection: Connection, protocol: str, corpus: str, feature
         "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL",
         key * 2,
     ).fetchall()
-    return dict(found)
+    return dict(by_fold)
 
 
 def count_samples(spec: HeadSpec, config: Settings, recipe: Recipe, frames: Sequence[int]) -> int:

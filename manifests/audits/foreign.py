@@ -150,19 +150,19 @@ def _files(folder: Path, notes: list[str]) -> dict[Path, str | None]:
 
     Where no file's name says a role, that of the folder it lies in counts (train/1.csv, test/1.csv).
     """
-    found = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix.casefold() in _SUFFIXES and p.name[0] not in "._"]
-    roles = {p: role_of_name(p.name) for p in found}
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix.casefold() in _SUFFIXES and p.name[0] not in "._"]
+    roles = {p: role_of_name(p.name) for p in files}
     if not any(roles.values()):
-        for p in found:
+        for p in files:
             below = reversed(p.relative_to(folder).parts[:-1])
             roles[p] = next((role for part in below if (role := role_of_name(f"{part}.csv"))), None)
     if not any(roles.values()):
         raise UsageError(f"--split {folder}: no file in it names a side (train.csv, test.json, ...); name the files one by one")
     chosen: dict[tuple[Path, str], Path] = {}
-    for path in sorted((p for p in found if roles[p]), key=lambda p: _SUFFIXES.index(p.suffix.casefold())):
+    for path in sorted((p for p in files if roles[p]), key=lambda p: _SUFFIXES.index(p.suffix.casefold())):
         chosen.setdefault((path.parent, path.stem), path)
-    if left := len(found) - len(chosen):
-        notes.append(f"{left} of {len(found)} files in {folder} are no side of their own and were left out")
+    if left := len(files) - len(chosen):
+        notes.append(f"{left} of {len(files)} files in {folder} are no side of their own and were left out")
     return {path: roles[path] for path in sorted(chosen.values(), key=lambda p: natural_key(p.as_posix()))}
 
 

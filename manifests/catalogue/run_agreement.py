@@ -154,15 +154,15 @@ def _utterances(path: Path, table: pa.Table) -> tuple[Numbers, int]:
 
 
 def _check_confusion(path: Path, table: pa.Table, counted: Counted, classes: Sequence[str]) -> None:
-    found = {(r["selection"], r["level"], r["label"], r["predicted"]): r["count"] for r in table.to_pylist()}
+    stored = {(r["selection"], r["level"], r["label"], r["predicted"]): r["count"] for r in table.to_pylist()}
     wanted = {
         (*key, a, b): int(counts[i, j])
         for key, counts in counted.items()
         for i, a in enumerate(classes)
         for j, b in enumerate(classes)
     }
-    if found != wanted or table.num_rows != len(wanted):
-        raise DamagedError(f"{_difference(found, wanted)}", at=path)
+    if stored != wanted or table.num_rows != len(wanted):
+        raise DamagedError(f"{_difference(stored, wanted)}", at=path)
 
 
 def _check_metrics(
@@ -173,15 +173,15 @@ def _check_metrics(
     history: Sequence[Mapping[str, Any]],
 ) -> None:
     rows = table.to_pylist()
-    found = {(r["selection"], r["level"], r["metric"], r["class"]): r["value"] for r in rows}
+    stored = {(r["selection"], r["level"], r["metric"], r["class"]): r["value"] for r in rows}
     # Nothing that is stored is believed: scores and counts follow from the predictions, which vouch for runs of
     # the versions that had no seals.
     wanted = {(*key, *name): value for key, counts in counted.items() for name, value in _scores(counts, classes).items()}
-    close = found.keys() == wanted.keys() and all(
-        found[key] is not None and abs(found[key] - value) <= _CLOSE for key, value in wanted.items()
+    close = stored.keys() == wanted.keys() and all(
+        stored[key] is not None and abs(stored[key] - value) <= _CLOSE for key, value in wanted.items()
     )
     if not close or len(rows) != len(wanted):
-        raise DamagedError(f"{_difference(found, wanted)}", at=path)
+        raise DamagedError(f"{_difference(stored, wanted)}", at=path)
     epochs = {(r["selection"], r["epoch"]) for r in rows}
     if len(epochs) != len({selection for selection, _ in epochs}):
         raise DamagedError("the rows of a selection are of several epochs", at=path)

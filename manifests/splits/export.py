@@ -111,14 +111,16 @@ def _audformat(connection: Connection, protocol: str, corpora: str, path: Path) 
     about = _about(connection, protocol, corpora)
     several = "+" in corpora
     members = "FROM assignments a JOIN protocols p USING (protocol, corpus) JOIN utterances u USING (corpus, utterance_id) "
-    of = "WHERE p.protocol = ? AND p.corpora = ?"
+    chosen = "WHERE p.protocol = ? AND p.corpora = ?"
     cut = rows(
-        connection, f"SELECT count(*) AS n {members} {of} AND (u.start_s IS NOT NULL OR u.end_s IS NOT NULL)", [protocol, corpora]
+        connection,
+        f"SELECT count(*) AS n {members} {chosen} AND (u.start_s IS NOT NULL OR u.end_s IS NOT NULL)",
+        [protocol, corpora],
     )[0]["n"]
     sides = rows(
         connection,
         "SELECT DISTINCT f.fold, f.role FROM folds f JOIN protocols p USING (protocol, corpus) "
-        f"{of} ORDER BY f.fold, list_position(['train', 'val', 'test'], f.role)",
+        f"{chosen} ORDER BY f.fold, list_position(['train', 'val', 'test'], f.role)",
         [protocol, corpora],
     )
     if not path.parent.is_dir():

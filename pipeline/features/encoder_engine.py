@@ -111,7 +111,7 @@ class Batcher:
             windows = self.spec.windows(len(whole))
             moments = self.encoder.moments(whole) if len(windows) > 1 else None
             pieces += [_Piece(i, whole[start:stop], moments) for start, stop in windows]
-        found: list[tuple[Frames, ...] | None] = [None] * len(pieces)
+        results: list[tuple[Frames, ...] | None] = [None] * len(pieces)
         # The longest first: if a batch does not fit, it shows at once, and every later one is smaller.
         waiting = deque(sorted(range(len(pieces)), key=lambda p: -len(pieces[p].samples)))
         while waiting:
@@ -125,9 +125,9 @@ class Batcher:
                 waiting.extendleft(reversed(batch))
                 continue
             for p, of in zip(batch, frames, strict=True):
-                found[p] = of
+                results[p] = of
         by_utterance: list[list[tuple[Frames, ...]]] = [[] for _ in samples]
-        for piece, of_piece in zip(pieces, found, strict=True):
+        for piece, of_piece in zip(pieces, results, strict=True):
             by_utterance[piece.utterance].append(of_piece or ())
         return [
             tuple(self.spec.stitch(list(parts), len(whole)) for parts in zip(*of, strict=True))
