@@ -107,7 +107,7 @@ class Cache:
         return self.root / "protocols"
 
     @property
-    def features(self) -> Path:
+    def feature_root(self) -> Path:
         """The folder of all feature sets."""
         return self.root / "features"
 
@@ -261,9 +261,9 @@ class Cache:
         try:
             # Features are linked, since they are large and read only; rows are copied, so that the folder can
             # be read where this one is gone.
-            if not os.path.lexists(other.features):
-                other.features.symlink_to(self.features)
-            elif not other.features.is_symlink() or other.features.resolve() != self.features.resolve():
+            if not os.path.lexists(other.feature_root):
+                other.feature_root.symlink_to(self.feature_root)
+            elif not other.feature_root.is_symlink() or other.feature_root.resolve() != self.feature_root.resolve():
                 raise UsageError(f"--runs {folder}: this folder has features that are not those of {self.root}; name another")
             with other.lock("corpora"):
                 for path in (p for pattern in ("corpora/*/*", "protocols/*.toml") for p in sorted(self.root.glob(pattern))):

@@ -111,7 +111,7 @@ def _of_corpus(
     shard_bytes: int,
     shard_utterances: int,
 ) -> CollapseReport:
-    folder = cache.features / target.folder / corpus
+    folder = cache.feature_root / target.folder / corpus
     with cache.lock(f"features/{target.folder}/{corpus}", on_wait):
         sweep(folder)
         have, repaired = take_stock(cache, folder)

@@ -172,7 +172,7 @@ class _Writer:
     ) -> None:
         self.cache, self.corpus, self.features = cache, corpus, features
         self.format, self.most_bytes, self.most = format, most_bytes, most
-        self.folder = cache.features / features.folder / corpus
+        self.folder = cache.feature_root / features.folder / corpus
         sweep(self.folder)
         self._have, repaired = take_stock(cache, self.folder)
         self._wanted: set[str] = set()
@@ -291,7 +291,7 @@ class _Writer:
 def _tell_of_namesakes(cache: Cache, features: FeatureSet, tell: Tell) -> None:
     """Say where the cache holds another encoder under this name, and how each of the two is asked for then."""
     mine = {"source": dict(features.origin), "config": dict(features.config)}
-    for path in sorted(cache.features.glob(f"*/{FEATURE_SET}")) if features.origin else []:
+    for path in sorted(cache.feature_root.glob(f"*/{FEATURE_SET}")) if features.origin else []:
         with contextlib.suppress(DamagedError, UnreadableError):  # those are named by whoever needs them
             about = read_feature_set(cache, path.parent)
             if about["name"] == features.name and other_encoder(about, mine):
@@ -423,7 +423,7 @@ def _disk(writers: Sequence[_Writer]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        folder = writers[0].folder if len(writers) == 1 else writers[0].cache.features
+        folder = writers[0].folder if len(writers) == 1 else writers[0].cache.feature_root
         safe = sum(writer.report.extracted for writer in writers)
         way_out = f"{safe} utterances of this run are safe; make room and run the same command again"
         with disk_errors(folder, way_out):

@@ -129,7 +129,7 @@ def doomed(
         return [cache.removed] if os.path.lexists(cache.removed) else []
     if run is not None and run in {p.name for p in cache.runs.glob("[!.]*") if p.is_dir()}:
         return [cache.runs / run]
-    finished = sorted(cache.features.glob(f"*/*/[!.]*{ROWS_SUFFIX}"))  # before the catalogue, which so knows all of them
+    finished = sorted(cache.feature_root.glob(f"*/*/[!.]*{ROWS_SUFFIX}"))  # before the catalogue, which so knows all of them
     with open_catalogue(cache) as connection:
         sets = {r["feature_set"]: cache.root / r["folder"] for r in rows(connection, "FROM feature_sets")}
         if run is not None:
@@ -150,7 +150,7 @@ def doomed(
         if not part.is_dir():
             raise UsageError(f"there are no features {features} of {corpus} in {cache.root}")
         return [part]
-    found = [p for p in cache.features.glob(f"*/{corpus}") if p.is_dir()]
+    found = [p for p in cache.feature_root.glob(f"*/{corpus}") if p.is_dir()]
     return [*found, cache.corpus(corpus or "")]
 
 
@@ -178,7 +178,7 @@ def delete(cache: Cache, paths: list[Path]) -> int:
         if not os.path.lexists(path):
             continue
         size = size_of(path)
-        is_set = path.parent == cache.features and not path.is_symlink()
+        is_set = path.parent == cache.feature_root and not path.is_symlink()
         inner = [p for p in path.iterdir() if p.is_dir()] if is_set else []
         try:
             for folder in sorted(inner):

@@ -93,7 +93,8 @@ def at_pace(frames: Array, count: int, pace_s: float, hop_s: float) -> Array:
     total = np.zeros((count, frames.shape[1]), np.float64)
     np.add.at(total, belongs, used)
     mean = (total / np.maximum(number, 1)[:, None]).astype(frames.dtype)
-    return np.where(number[:, None] > 0, mean, nearest)
+    nearest[number > 0] = mean[number > 0]
+    return nearest
 
 
 def joined(cache: Cache, name: str) -> Joined:
@@ -191,7 +192,7 @@ def _join_corpus(
     begin: Callable[[int, float], Advance] | None,
     on_wait: Callable[[str], None] | None,
 ) -> JoinReport:
-    folder = cache.features / target.folder / corpus
+    folder = cache.feature_root / target.folder / corpus
     place = [{row["utterance_id"]: row for row in part} for part in stored]
     everyone = dict.fromkeys(row["utterance_id"] for part in stored for row in part)
     whole = [row for row in stored[0] if all(row["utterance_id"] in part for part in place)]
@@ -255,7 +256,7 @@ def _members(
 
 def _excuse(cache: Cache, target: Joined, corpus: str, folder: Path) -> None:
     """Excuse the utterances that the extraction of any part excused, such as those too short for it, each once."""
-    excused: dict[tuple[str | None, str], Skipped] = {}
+    excused: dict[tuple[str | None, str | None], Skipped] = {}
     for part in target.parts:
         for row in skipped_rows(read_skipped(cache, cache.root / part["folder"] / corpus / SKIPPED)):
             excused.setdefault((row.utterance_id, row.path), row)

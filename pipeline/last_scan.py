@@ -89,7 +89,7 @@ def found_other(cache: Cache, corpus: str) -> set[str]:
     except OSError:
         return set()
     names: set[str] = set()
-    for path in cache.features.glob(f"*/{corpus}/{SKIPPED}"):
+    for path in cache.feature_root.glob(f"*/{corpus}/{SKIPPED}"):
         with contextlib.suppress(OSError, DamagedError, UnreadableError):  # a list that cannot be read asks for nothing
             if path.stat().st_mtime_ns >= scanned:
                 rows = skipped_rows(read_skipped(cache, path))

@@ -205,7 +205,7 @@ def _protocols(cache: Cache) -> Iterator[Problem]:
 
 
 def _feature_sets(cache: Cache) -> Iterator[Problem]:
-    for folder in sorted(p for p in cache.features.glob("[!.]*") if p.is_dir()):
+    for folder in sorted(p for p in cache.feature_root.glob("[!.]*") if p.is_dir()):
         if next(folder.glob("*"), None) is not None:
             path, again = folder / FEATURE_SET, "extract again to write it"
             yield from _found(_look(cache, path, partial(_fingerprinted, cache, folder), again))
@@ -245,7 +245,7 @@ CHECKS: tuple[Check, ...] = (_index, _corpora, _protocols, _feature_sets, _runs)
 
 
 def _feature_folders(cache: Cache) -> list[Path]:
-    return sorted(p for p in cache.features.glob("[!.]*/[!.]*") if p.is_dir() and not p.name.endswith((".json", ".tmp")))
+    return sorted(p for p in cache.feature_root.glob("[!.]*/[!.]*") if p.is_dir() and not p.name.endswith((".json", ".tmp")))
 
 
 def _shards(folder: Path) -> list[Path]:

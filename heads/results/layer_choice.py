@@ -200,9 +200,8 @@ def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -
     who = ("all",) * len(read.outcome.keys) if by is None else read.outcome.clusters(by)
     classes = tuple(sorted({*read.outcome.labels, *(name for row in read.outcome.predicted for name in row)}))
     counts = read.outcome.counts(who, classes)
-    values = {
-        name: [scores[name] for scores in read.scores.values() if scores[name] is not None]
-        for name in ("UA", "WA", "val_UA")
+    values: dict[str, list[float]] = {
+        name: [score for scores in read.scores.values() if (score := scores[name]) is not None] for name in ("UA", "WA", "val_UA")
     }
     experiment = read.entry.experiment
     row: dict[str, Any] = {

@@ -127,7 +127,7 @@ def _stack(cache: Cache, corpus: str, asked: str | None) -> str:
         if not found and meant(str(replace(parts, layer=None)), have):
             return str(replace(parts, layer=None))
     if len(found) == 1:
-        return found[0]
+        return str(found[0])
     if found:
         raise UsageError(f"which layers? {corpus} has {', '.join(found)}; say --features NAME")
     what = "no features of all layers" if asked is None else f"no layers of {asked}"

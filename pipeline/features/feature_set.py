@@ -87,7 +87,7 @@ def fingerprint_of(config: Mapping[str, Any], dtype: str) -> str:
 
 def write_description(cache: Cache, features: Described) -> None:
     """Write down what a feature set is, unless it stands there already."""
-    path = cache.features / features.folder / FEATURE_SET
+    path = cache.feature_root / features.folder / FEATURE_SET
     about = {
         "name": features.name,
         "kind": features.kind,

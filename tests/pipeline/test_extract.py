@@ -60,7 +60,7 @@ def index(cache: Cache, root: Path) -> None:
 
 def frames(cache: Cache, features: FeatureSet = LOGMEL) -> dict[str, bytes]:
     """The frames of each utterance that has some for its content."""
-    folder, found = cache.features / features.folder / "c", {}
+    folder, found = cache.feature_root / features.folder / "c", {}
     table = pq.read_table(cache.corpus("c") / "utterances.parquet", columns=["utterance_id", "content_hash"])
     live = {(row["utterance_id"], row["content_hash"]) for row in table.to_pylist()}
     for row in read_rows(folder).to_pylist():
@@ -73,7 +73,7 @@ def frames(cache: Cache, features: FeatureSet = LOGMEL) -> dict[str, bytes]:
 
 def shards(cache: Cache, features: FeatureSet = LOGMEL) -> dict[str, tuple[int, int]]:
     """Inode and time of each file of the features."""
-    folder = cache.features / features.folder / "c"
+    folder = cache.feature_root / features.folder / "c"
     return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in sorted(folder.iterdir())}
 
 

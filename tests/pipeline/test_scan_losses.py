@@ -85,7 +85,7 @@ def test_where_nothing_can_be_read_the_exit_code_says_so(cache: Cache, root: Pat
         assert "0 utterances decoded now" in result.stderr or "nothing had changed" in result.stderr
         last = result.stderr.splitlines()[-1]
         assert last.startswith(f"tfser: t: none of the 4 utterances in {root} has audio that can be read (") and "LFS" in last
-    assert not list(cache.features.glob("*"))
+    assert not list(cache.feature_root.glob("*"))
     rows = pq.read_table(cache.corpus("t") / "utterances.parquet").to_pylist()
     assert [row["speaker"] for row in rows] == ["s0", "s1", "s2", "s3"]  # who speaks can be audited without audio
 

@@ -46,7 +46,7 @@ def work(cache: Cache, features: FeatureSet = LOGMEL, corpus: str = "c") -> tupl
 
 
 def folder_of(cache: Cache, features: FeatureSet = LOGMEL, corpus: str = "c") -> Path:
-    return cache.features / features.folder / corpus
+    return cache.feature_root / features.folder / corpus
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def content(cache: Cache) -> dict[str, bytes]:
 
 
 def shards(cache: Cache) -> list[Path]:
-    return sorted(cache.features.glob("*/c/*.h5"))
+    return sorted(cache.feature_root.glob("*/c/*.h5"))
 
 
 def run(*words: str) -> Any:
@@ -244,7 +244,7 @@ def test_no_layer_is_collapsed_out_of_damaged_frames(cache: Cache, put_corpus: A
     frames = {f"u{i}": np.random.default_rng(i).standard_normal((6, 8)).astype("f4") for i in range(3)}
     put_corpus(cache, [Utterance(utterance_id=name, path=f"{name}.wav", label="anger") for name in frames])
     put_stack(cache, frames, 2)
-    (shard,) = cache.features.glob("*/toy/*.h5")
+    (shard,) = cache.feature_root.glob("*/toy/*.h5")
     data = bytearray(shard.read_bytes())
     with h5py.File(shard) as file:
         data[file["frames"].id.get_offset() + file["frames"].id.get_storage_size() - 20] ^= 4
