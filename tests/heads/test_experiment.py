@@ -178,7 +178,7 @@ def test_numbers_do_not_depend_on_how_the_cache_grew(tmp_path: Path) -> None:
     straight, grown = Cache(tmp_path / "straight"), Cache(tmp_path / "grown")
     fill_with_tones(straight, tmp_path / "wavs")
     fill_with_tones(grown, tmp_path / "wavs")
-    for shard in grown.features.glob("*/toy/*"):
+    for shard in grown.feature_root.glob("*/toy/*"):
         shard.unlink()
     extract(grown, "toy", feature_set("logmel"), shard_utterances=5, format="parquet")
     refresh(grown)

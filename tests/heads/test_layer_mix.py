@@ -482,7 +482,7 @@ def test_a_run_whose_features_are_gone_or_whose_weights_are_damaged(cache: Cache
     with pytest.raises(DamagedError, match="is not what was written"):
         mix_of_run(filled, run_id)
     run(filled, epochs=1, again=True)
-    for path in filled.features.glob("*/feature_set.json"):
+    for path in filled.feature_root.glob("*/feature_set.json"):
         path.unlink()
     refresh(filled)
     with pytest.raises(TfserError, match="no longer in the cache"):
