@@ -126,13 +126,8 @@ def write_shard(
             for ``dtype``.
         OSError: the disk is full or cannot be written; nothing is left behind.
     """
-    if format not in SUFFIXES:
-        raise unknown("shard format", format, list(SUFFIXES))
-    if dtype not in get_args(StorageDtype):
-        raise unknown("storage dtype", dtype, list(get_args(StorageDtype)))
-    if not name or name != Path(name).name or name.startswith("."):
-        raise UsageError(f"{name!r} cannot be the name of a shard")
     # Checked and converted before a file is begun: what does not fit leaves nothing behind.
+    _check_words(name, dtype, format)
     stored = _storable(name, members, dtype)
     # CRC-32 of each utterance's frames, to compare when they are read, and SHA-256 of the file, to tell a whole
     # shard from an exchanged one: the first is fast enough to run before each training, the second holds
@@ -169,6 +164,15 @@ def _layer_checksums(frames: Array, layers: int) -> tuple[str, ...]:
     """Return the CRC-32 of each layer of an utterance's frames, as if it had been stored by itself."""
     parts = np.split(frames, layers, axis=1)
     return tuple(f"{zlib.crc32(np.ascontiguousarray(part).data):08x}" for part in parts)
+
+
+def _check_words(name: str, dtype: str, format: str) -> None:
+    if format not in SUFFIXES:
+        raise unknown("shard format", format, list(SUFFIXES))
+    if dtype not in get_args(StorageDtype):
+        raise unknown("storage dtype", dtype, list(get_args(StorageDtype)))
+    if not name or name != Path(name).name or name.startswith("."):
+        raise UsageError(f"{name!r} cannot be the name of a shard")
 
 
 def _storable(name: str, members: Sequence[ShardMember], dtype: StorageDtype) -> list[Array]:

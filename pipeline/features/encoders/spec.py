@@ -235,17 +235,8 @@ def encoder_spec(
         UsageError: if the name, a layer, an option or the precision is off.
         TfserError: if files are missing or damaged.
     """
-    # All that can be wrong with the words is refused before anything is fetched: weights are gigabytes.
     known = ENCODERS.get(name)
-    if known is None and "/" not in name and not is_folder(name):
-        raise unknown("encoder", name, list(ENCODERS))
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
-    for key in settings or {}:
-        if key not in OPTIONS:
-            raise unknown(f"option of {name}", key, OPTIONS)
-    if known is None and weights not in (None, name) and is_folder(name):
-        raise UsageError(f"--features {name} --weights {weights}: these name two encoders; give the second as --features alone")
+    _check_words(name, known, weights, precision, settings or {})
     source = weights or (known.hub if known else name)
     if revision is not None and is_folder(source):
         raise UsageError(f"--revision {revision}: {source} is a folder, which has no revisions")
@@ -273,6 +264,25 @@ def encoder_spec(
         **front(name, files, values, settings or {}, notes),
         notes=tuple(notes),
     )
+
+
+def _check_words(
+    name: str, known: Known | None, weights: str | None, precision: str, settings: Mapping[str, str]
+) -> None:
+    """Refuse all that can be wrong with the words before anything is fetched: weights are gigabytes.
+
+    Raises:
+        UsageError: if the name, the precision or an option is off, or two encoders are named.
+    """
+    if known is None and "/" not in name and not is_folder(name):
+        raise unknown("encoder", name, list(ENCODERS))
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    for key in settings:
+        if key not in OPTIONS:
+            raise unknown(f"option of {name}", key, OPTIONS)
+    if known is None and weights not in (None, name) and is_folder(name):
+        raise UsageError(f"--features {name} --weights {weights}: these name two encoders; give the second as --features alone")
 
 
 def _outputs(
