@@ -106,7 +106,7 @@ class CAMSER(nn.Module):
         """
         if frames.shape[1] != self.frames:
             raise UsageError(f"segments of {frames.shape[1]} frames; this head was built for {self.frames}")
-        spectrogram, mfcc, encoder = torch.split(frames, list(self.sizes), dim=-1)  # (b, T, bands), (b, T, coefficients), (b, T, E)
+        spectrogram, mfcc, encoder = torch.split(frames, list(self.sizes), dim=-1)  # (b, T, bands), (b, T, .), (b, T, E)
         picture = functional.interpolate(spectrogram.transpose(1, 2)[:, None], size=tuple(self.image), mode="bilinear")
         s = self._relu(self.of_spectrogram, self.convolutions(picture).flatten(1))  # (b, 128)
         states = self.lstm(functional.normalize(mfcc, dim=-1), lengths)  # (b, T, 2 units)

@@ -73,6 +73,8 @@ def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
     Raises:
         CannotWriteError: if the catalogue cannot be written.
     """
+    # Asked before the lock, so that readers of a current catalogue never wait, and again within it: who waited
+    # finds it built.
     if not rebuild and _built_from(cache) == cache.sources():
         return False
     try:
@@ -81,6 +83,8 @@ def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
             if before == cache.sources():
                 return False
             sweep(cache.root)
+            # Files may vanish while they are read (a run that is removed, a shard that is made anew): then the
+            # list is taken again, and only a state that stands still is an error.
             for again in reversed(range(_TRIES)):
                 sources = cache.sources()
                 try:
@@ -149,7 +153,7 @@ def check_catalogue(cache: Cache, *, is_remembered: bool = True) -> bool:
                 if not seals.is_file_sealed(file, cache.place(cache.catalogue), str(cache.catalogue)):
                     # An older version's has none, but is a row of whole blocks.
                     if file.read(12)[8:] != b"DUCK" or (status.st_size - _HEADERS) % _BLOCK:
-                        raise DamagedError(f"{cache.catalogue}: is no catalogue, or not all of one")
+                        raise DamagedError("is no catalogue, or not all of one", at=cache.catalogue)
                     return False
                 _WHOLE.add(stamp)
     except MissingFileError:
@@ -262,6 +266,8 @@ def ensure_protocol(cache: Cache, corpus: str, spec: str, *, own: OwnProtocol | 
         create(trial)
         insert_corpora(trial, [read_corpus(cache, name) for name in corpora])
         install(trial, corpus, protocol)
+    # The user's file first, then that it was asked for: a kill between the two leaves a copy that nobody names,
+    # and never a name without a file.
     if own is not None:
         keep_own(cache, own)
     with cache.lock(f"protocols/{corpus if len(corpora) == 1 else 'asked'}"):

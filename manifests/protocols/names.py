@@ -132,6 +132,8 @@ def _with_arguments(text: str, protocol: Protocol, arguments: list[str]) -> Prot
         if arguments:
             raise UsageError(f"protocol {text!r}: {base} takes no number")
         return protocol
+    # Corpora are put in one order inside the name: cross:a+b:c and cross:b+a:c are the same protocol, with the
+    # same hash.
     if base == "cross":
         if len(arguments) != 2:
             raise UsageError(f"protocol {text!r}: say what to train on and what to test on: cross:emodb+casia:iemocap")

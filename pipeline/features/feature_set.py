@@ -104,6 +104,8 @@ def write_description(cache: Cache, features: Described) -> None:
         stored = read_feature_set(cache, path.parent)
         return {k: stored.get(k) for k in about} == about
 
+    # Looked at without the lock first: extractions of ten corpora would otherwise queue up to find that nothing
+    # is to do.
     with contextlib.suppress(DamagedError, UnknownContentError, MissingFileError):
         if stands():
             return

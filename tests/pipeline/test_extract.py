@@ -31,6 +31,7 @@ from tfser.pipeline.features.registry import FeatureSet, feature_set
 from tfser.pipeline.scan import scan
 from tfser.pipeline.shards.reader import ShardReader
 from tfser.pipeline.shards.rows import read_rows
+from tfser.pipeline.stock import take_stock
 from tfser.pipeline.verify import repair, verify
 
 from ..conftest import covering
@@ -400,7 +401,7 @@ def test_rows_that_may_not_be_read_are_not_removed(scanned: Cache, monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse)
         with pytest.raises(UnreadableError, match="Permission denied"):
-            extraction.take_stock(scanned, scanned.feature_root / LOGMEL.folder / "c")
+            take_stock(scanned, scanned.feature_root / LOGMEL.folder / "c")
     assert shards(scanned) == before
 
 

@@ -17,7 +17,7 @@ from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import extract
 from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.inventory import doomed
-from tfser.pipeline.scan import ScanReport, scan
+from tfser.pipeline.scan import ScanOptions, ScanReport, scan
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def root(tmp_path: Path, write_wav) -> Path:
 
 def run(cache: Cache, root: Path, *, table: Path | None = None, **how: bool) -> ScanReport:
     options = {"table": str(table or root.parent / "t.csv")}
-    return scan(cache, READER, corpus="t", root=root, options=options, workers=1, **how)
+    return scan(cache, READER, corpus="t", root=root, options=options, how=ScanOptions(workers=1, **how))
 
 
 def test_an_unmounted_corpus_keeps_its_rows_and_features(cache: Cache, root: Path) -> None:
