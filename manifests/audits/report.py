@@ -13,7 +13,8 @@ from tfser.manifests.audits.foreign import ForeignSplit
 from tfser.manifests.audits.matching import Matched, install
 from tfser.manifests.audits.participation import Tally
 from tfser.manifests.audits.participation import finding as absence
-from tfser.manifests.audits.run import Audit, Finding, run_audits
+from tfser.manifests.audits.participation import unmatched
+from tfser.manifests.audits.run import LEVELS, Audit, Finding, run_audits
 from tfser.manifests.audits.seen import audited
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import UsageError, unknown
@@ -117,6 +118,8 @@ def protocol_report(
         audits=audits,
         examples=_EVERY if every else 5,
     )
+    found += unmatched(connection, protocol=protocol, corpus=corpus)
+    found.sort(key=lambda finding: LEVELS.index(finding.level))
     about = rows(
         connection, "SELECT keeps_apart FROM protocols WHERE protocol = ? AND corpora = ? LIMIT 1", [protocol, corpus]
     )
