@@ -37,7 +37,7 @@ def show_training(store: Cache, requests: Sequence[Request], running: Running, f
         say(f"chosen for you: {', '.join(experiments[0].chosen)}")
     several = len(experiments) > 1
     headings = {of.name: f"features {of.feature_set}" for of in experiments} if several else {}
-    failed = _train_folds(store, experiments, running, headings)
+    failed = train_folds(store, experiments, running, headings)
     lost = {failure.run.run_id for failure in failed}
     shown = [of for of in experiments if any(of.run_id(fold) not in lost for fold in of.folds)]
     print_scores(store, shown, format)
@@ -82,12 +82,12 @@ def show_ablation(
         experiment.name: f"{number} of {len(table)}: {row.name} ({experiment.preset}, {experiment.recipe_name})"
         for number, (row, experiment) in enumerate(table, start=1)
     }
-    failed = _train_folds(store, [experiment for _, experiment in table], running, headings)
+    failed = train_folds(store, [experiment for _, experiment in table], running, headings)
     print_ablation(table[0][1], compare(store, table, selection), format)
     _raise_if(failed)
 
 
-def _train_folds(
+def train_folds(
     store: Cache, experiments: Sequence[Experiment], running: Running, headings: Mapping[str, str]
 ) -> list[Failure]:
     """Train the folds of experiments after the audits of all of them; return those of which a side is empty."""

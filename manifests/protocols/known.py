@@ -199,7 +199,7 @@ PROTOCOLS = {
         *(
             Protocol(
                 name=origin,
-                summary=f"{who}'s published split of a corpus",
+                summary=f"{who}'s published split of a corpus; some leak speakers",
                 grouped_by="utterance_id",
                 keeps_apart=(),
                 needs="CORPUS",
