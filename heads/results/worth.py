@@ -21,8 +21,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfser.heads.results.intervals import METRICS, Counts, Interval, Permutation, cluster_scores, count, difference, interval
-from tfser.heads.results.intervals import permutation_test
+from tfser.heads.results.intervals import (
+    METRICS,
+    Counts,
+    Interval,
+    Permutation,
+    cluster_scores,
+    count,
+    difference,
+    interval,
+    permutation_test,
+)
 from tfser.heads.results.outcomes import Outcome
 from tfser.manifests.audits.matching import Matched
 from tfser.manifests.catalogue.reading import Connection, rows

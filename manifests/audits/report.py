@@ -11,9 +11,8 @@ from typing import Any
 
 from tfser.manifests.audits.foreign import ForeignSplit
 from tfser.manifests.audits.matching import Matched, install
-from tfser.manifests.audits.participation import Tally
+from tfser.manifests.audits.participation import Tally, unmatched
 from tfser.manifests.audits.participation import finding as absence
-from tfser.manifests.audits.participation import unmatched
 from tfser.manifests.audits.run import LEVELS, Audit, Finding, run_audits
 from tfser.manifests.audits.seen import audited
 from tfser.manifests.catalogue.reading import Connection, rows
