@@ -58,9 +58,10 @@ class WorthRequest(Training):
     ] = field(default_factory=dict)
     features: Annotated[str | None, Option("Feature set; the head's favourite if left out.", metavar="NAME")] = None
     seeds: Annotated[
-        tuple[int, ...], Option("A seed, a list (0,1) or a range (0-4).", metavar="N", numbers=True, also="seed", read=parse_seeds)
+        tuple[int, ...],
+        Option("A seed, a list (0,1) or a range (0-4).", metavar="N", numbers=True, also="seed", read=parse_seeds),
     ] = (0,)
-    draws: Annotated[int, Option("How often the clean split is drawn.", metavar="N", minimum=1, maximum=1000)] = 1
+    draws: Annotated[int, Option("How often the clean split is drawn.", metavar="N", minimum=1, maximum=1000)] = 5
     metric: Annotated[str, Option("UA, WA, WF1 or macro_F1.")] = "UA"
     selection: Annotated[str, Option("How the epochs are chosen.", metavar="NAME")] = "last"
 
@@ -245,7 +246,7 @@ def _print(of: Worth) -> None:
 
 def _markdown(of: Worth, command: str) -> list[str]:
     """Return a report to paste into an issue."""
-    lines = [f"## What `{of.plan.called}` of {of.plan.corpus} is worth", "", f"**{in_one_line(of).capitalize()}.**", ""]
+    lines = [f"## What `{of.plan.called}` of {of.plan.corpus} is worth", "", f"**T{in_one_line(of)[1:]}.**", ""]
     lines += [*markdown_lines(_arms(of)), "", *(f"{line}.  " for line in (*_below(of), *of.plan.notes)), ""]
     lines += [f"### By speaker ({count(len(of.speakers), 'speaker')})", "", *markdown_lines(_speakers(of)), ""]
     return [*lines, f"Made by tfser {__version__}: `{command}`"]

@@ -141,8 +141,8 @@ def cells_of(connection: Connection, protocol: str, corpus: str, label_column: s
     )
     if nameless := {row["utterance_id"] for row in found if row["speaker"] is None}:
         raise TfserError(
-            f"{protocol}: {len(nameless):,} of its utterances name no speaker ({min(nameless)}), so what their speakers are worth "
-            "cannot be told; fill the column speaker and scan again"
+            f"{protocol}: {len(nameless):,} of its utterances name no speaker ({min(nameless)}), so nobody can "
+            "be kept apart for sure; fill the column speaker and scan again"
         )
     return [
         Cell(
@@ -180,7 +180,8 @@ def own_of_split(cells: Sequence[Cell], called: str, corpus: str) -> list[OwnPro
         for a, b in (("train", "test"), ("val", "test"), ("train", "val")):
             if both := of[a] & of[b]:
                 raise UsageError(
-                    f"{called}: {len(both)} utterances stand in {a} and in {b} of fold {fold} ({min(both)}); `tfser audit` lists them"
+                    f"{called}: {len(both)} utterances stand in {a} and in {b} of fold {fold} ({min(both)}); `tfser audit` lists "
+                    "them"
                 )
         if missing := [role for role in ("train", "test") if not of[role]]:
             raise UsageError(f"{called}: fold {fold} has no {missing[0]} side that is in {corpus}")
@@ -361,8 +362,9 @@ def method(of: Worth) -> str:
     published, clean = of.plan.sizes
     draws = len(of.plan.clean)
     return (
-        f"{of.head} on {of.features}, trained on the split and on {clean.folds} folds of whole speakers over the same utterances"
-        f"{f', drawn {draws} times' if draws > 1 else ''} (on average {published.train:,.0f} and {clean.train:,.0f} to train on); "
+        f"{of.head} on {of.features}, trained on the split and on {clean.folds} folds of whole speakers over the same "
+        f"utterances{f', drawn {draws} times' if draws > 1 else ''} (on average {published.train:,.0f} and "
+        f"{clean.train:,.0f} to train on); "
         f"both scored on the same {of.utterances:,} test utterances; interval over {of.difference.clusters} speakers, jackknife "
         f"with Student's t; p = {of.permutation.p:.3g}, whole speakers exchanged"
     )
