@@ -112,7 +112,8 @@ def compare(
     """
     writing.kind()  # before anything is computed
     with open_catalogue(writing.store) as connection:
-        sides = [read_outcome(connection, find(connection, name), selection=selection, level=level) for name in (a, b, *(more or ()))]
+        subjects = [find(connection, name) for name in (a, b, *(more or ()))]
+        sides = [read_outcome(connection, subject, selection=selection, level=level) for subject in subjects]
     if more:
         many = compare_many(sides, metric=metric, clusters=clusters, common=common)
         writing.deliver(many.rows(), lambda: print_many(many), as_json=many.to_dict())

@@ -214,7 +214,8 @@ def _pairs(counted: Sequence[Counts], metric: str) -> tuple[tuple[Pair, ...], fl
     gaps = [difference(counted[a], counted[b], metric) for a, b in places]
     n = len(counted[0].clusters)
     if n < 2:
-        return tuple(Pair(a=a, b=b, difference=g, p=None, seen_from=None) for (a, b), g in zip(places, gaps, strict=True)), CONFIDENCE, True
+        alone = tuple(Pair(a=a, b=b, difference=gap, p=None, seen_from=None) for (a, b), gap in zip(places, gaps, strict=True))
+        return alone, CONFIDENCE, True
     values = np.array([gap.value for gap in gaps])
     without = np.stack([without_one(of, metric) for of in counted])
     deviations = np.stack([(n - 1) * (gaps[i].value - (without[a] - without[b])) for i, (a, b) in enumerate(places)], axis=1)
@@ -330,12 +331,15 @@ def in_words(of: ManyComparison) -> list[str]:
     """Return what a reader must know, a sentence a line."""
     by = of.clustered_by
     if by is None:
-        return ["no intervals and no letters: speakers are unknown, or not known to be new to all of them; --clusters names others"]
+        return [
+            "no intervals and no letters: speakers are unknown, or not known to be new to all of them; --clusters names others"
+        ]
     n = of.scores[0].clusters
     lines = [
-        f"{len(of.pairs)} differences at once: their intervals hold together at 95 %, each by itself at {100 * of.per_pair:.2f} %",
-        f"systems that share a letter are not told apart: step-down max-T over {'all' if of.exact else 'drawn'} exchanges of whole "
-        f"{by}s, p < 0.05",
+        f"{len(of.pairs)} differences at once: their intervals hold together at 95 %, each by itself at "
+        f"{100 * of.per_pair:.2f} %",
+        f"systems that share a letter are not told apart (p < 0.05): step-down max-T over {'all' if of.exact else 'drawn'} "
+        f"exchanges of whole {by}s",
     ]
     if (least := of.seen_from) is not None:
         lines.append(
