@@ -22,7 +22,7 @@ SYSTEMS = 4
 
 
 def simulate(rng: np.random.Generator, skills: np.ndarray, speakers: int, each: int, spread: float) -> list[Outcome]:
-    """Return the predictions of systems of the given skills (logits): speakers differ by 0.6 for all, and by `spread` for each."""
+    """Return the predictions of systems of the given skills (logits); speakers differ by 0.6 for all, by `spread` for each."""
     n = speakers * each
     who = np.repeat(np.arange(speakers), each)
     truth = np.tile(np.arange(len(CLASSES)), n // len(CLASSES) + 1)[:n]
@@ -100,8 +100,8 @@ def main() -> None:
     for speakers in asked.speakers:
         found = measure(asked.simulations, speakers, asked.each, asked.spread)
         print(
-            f"{speakers} speakers: all six hold {100 * found['held']:.1f} %, equal systems told apart {100 * found['wrong']:.1f} %, "
-            f"a difference of {100 * found['seen_from']:.1f} points seen {100 * found['seen']:.1f} %",
+            f"{speakers} speakers: all six hold {100 * found['held']:.1f} %, equal systems told apart "
+            f"{100 * found['wrong']:.1f} %, a difference of {100 * found['seen_from']:.1f} points seen {100 * found['seen']:.1f} %",
             flush=True,
         )
 

@@ -343,8 +343,8 @@ def in_words(of: ManyComparison) -> list[str]:
     ]
     if (least := of.seen_from) is not None:
         lines.append(
-            f"with these {n} {by}s, differences under {100 * least:.1f} points of {of.metric} cannot be seen (in 80 % of such data; "
-            "median over the pairs)"
+            f"with these {n} {by}s, differences under {100 * least:.1f} points of {of.metric} cannot be seen (in 80 % "
+            "of such data; median over the pairs)"
         )
     if n < FEW:
         lines.append(f"only {n} {by}s: no exchange of them reaches p < 0.05, so all share a letter whatever the difference")
