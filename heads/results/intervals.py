@@ -273,23 +273,44 @@ def permutation_test(
         signs = 1.0 - 2.0 * (codes[:, None] >> np.arange(n) & 1)
     else:
         signs = np.random.default_rng(seed).choice((-1.0, 1.0), (draws, n))
-    # Scores are sums over clusters, so an exchange is a sign in front of half the difference: one matrix
-    # product for all of them.
-    true = a.true.sum(axis=1)  # (S, K), the same for both
-    sizes = np.zeros(len(signs))
-    for s in range(seeds):  # one at a time: three seeds against ten are thirty pairs
-        swapped = {}
-        for name, (x, y) in parts.items():
-            middle = (x[s] + y[s]).sum(axis=0) / 2
-            moved = signs @ ((x[s] - y[s])[differ] / 2)  # (m, K)
-            swapped[name] = (middle + moved, middle - moved)
-        for side, sign in ((0, 1.0), (1, -1.0)):
-            sizes += sign * _score(swapped["hits"][side], true[s], swapped["predicted"][side], metric) / seeds
+    every = np.ones((len(signs), len(differ)))
+    every[:, differ] = signs
+    sizes = exchanged(a, b, metric, every)
     # Ties count as at least as large, whatever rounding says: the exchange that was seen is always among them.
     at_least = int((np.abs(sizes) >= seen - 1e-12).sum())
     p = at_least / len(signs) if exact else (1 + at_least) / (1 + draws)
     smallest = min(1.0, 2.0 / 2**n) if exact else 1 / (1 + draws)
     return Permutation(p=float(p), exact=exact, draws=2**n if exact else draws, clusters=n, smallest_p=smallest)
+
+
+def exchanged(a: Counts, b: Counts, metric: str, signs: Floats) -> Floats:
+    """Return the difference of A and B after whole clusters were exchanged between them: (m,).
+
+    Args:
+        a: counts over S seeds.
+        b: counts of the same utterances; where it has other seeds than A, both are repeated until they have as many.
+        metric: the score.
+        signs: (m, G) of 1 and -1: whose predictions each cluster keeps, and whose are exchanged.
+    """
+    seeds = math.lcm(len(a.hits), len(b.hits))
+    a, b = a.repeated(seeds), b.repeated(seeds)
+    # Scores are sums over clusters, so an exchange is a sign in front of half the difference: one matrix product for all of them.
+    true = a.true.sum(axis=1)  # (S, K), the same for both
+    sizes = np.zeros(len(signs))
+    for s in range(seeds):  # one at a time: three seeds against ten are thirty pairs
+        swapped = {}
+        for name, x, y in (("hits", a.hits[s], b.hits[s]), ("predicted", a.predicted[s], b.predicted[s])):
+            middle = (x + y).sum(axis=0) / 2
+            moved = signs @ ((x - y) / 2)  # (m, K)
+            swapped[name] = (middle + moved, middle - moved)
+        for side, sign in ((0, 1.0), (1, -1.0)):
+            sizes += sign * _score(swapped["hits"][side], true[s], swapped["predicted"][side], metric) / seeds
+    return sizes
+
+
+def without_one(counts: Counts, metric: str) -> Floats:
+    """Return the score without each cluster in turn, averaged over the seeds: (G,); see `_without_one`."""
+    return _without_one(counts, metric)
 
 
 def mcnemar(a_right: npt.ArrayLike, b_right: npt.ArrayLike) -> tuple[int, int, float]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tfser.heads.runs.experiment import EVERYTHING, Experiment, check_unchanged
 from tfser.heads.runs.store import RunOutcome, Selected, begin, finish, peek, pick_up, save_model, versions
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Selection
-from tfser.manifests.audits.participation import definition, finding, participation
+from tfser.manifests.audits.participation import definition, finding, participation, unmatched
 from tfser.manifests.audits.run import Finding, blocking, run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
@@ -150,6 +150,7 @@ def audit_experiment(cache: Cache, experiment: Experiment) -> list[Finding]:
     protocol, corpus, feature_set = experiment.protocol, experiment.corpus, experiment.stored
     with open_catalogue(cache) as connection:
         found = run_audits(connection, protocol=protocol, corpus=corpus, feature_sets=[feature_set])
+        found += unmatched(connection, protocol=protocol, corpus=corpus)
         defined = definition(cache, protocol)
         tally = participation(connection, protocol=protocol, corpus=corpus, defined=defined, feature_set=feature_set)
     return [*found, finding(tally, protocol=protocol, corpus=corpus)]

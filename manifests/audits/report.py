@@ -11,9 +11,9 @@ from typing import Any
 
 from tfser.manifests.audits.foreign import ForeignSplit
 from tfser.manifests.audits.matching import Matched, install
-from tfser.manifests.audits.participation import Tally
+from tfser.manifests.audits.participation import Tally, unmatched
 from tfser.manifests.audits.participation import finding as absence
-from tfser.manifests.audits.run import Audit, Finding, run_audits
+from tfser.manifests.audits.run import LEVELS, Audit, Finding, run_audits
 from tfser.manifests.audits.seen import audited
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import UsageError, unknown
@@ -117,6 +117,8 @@ def protocol_report(
         audits=audits,
         examples=_EVERY if every else 5,
     )
+    findings += unmatched(connection, protocol=protocol, corpus=corpus)
+    findings.sort(key=lambda finding: LEVELS.index(finding.level))
     about = rows(
         connection, "SELECT keeps_apart FROM protocols WHERE protocol = ? AND corpora = ? LIMIT 1", [protocol, corpus]
     )

@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
+from tfser.manifests.audits.encoders import cards_query, names_query
 from tfser.manifests.catalogue.views import BOUND, FOLD_ROLES, FOLD_UTTERANCES, FOLDS
 from tfser.manifests.connections import Connection, quote, quote_name
 from tfser.manifests.protocols.protocol import JOINED_BY
@@ -239,6 +240,8 @@ def _common(main: str, feature_sets: Sequence[str] | None, is_foreign: bool) -> 
         "unused": _NO_UNUSED if is_foreign else _UNUSED.format(main=main),
         "voices": f"SELECT speaker, {voice('speaker')} AS voice FROM (SELECT DISTINCT speaker FROM utterances "
         "WHERE corpus IN (SELECT corpus FROM temp.protocols)) WHERE speaker IS NOT NULL",
+        "encoder_cards": cards_query(),
+        "encoder_names": names_query(),
         "folds": FOLDS,
         "fold_utterances": FOLD_UTTERANCES,
         **_SIDED,

@@ -21,6 +21,7 @@ from tfser.manifests.labels import NO_EMOTION, normalise
 from tfser.manifests.natural import natural_key
 from tfser.manifests.protocols.conditions import check_columns, check_condition
 from tfser.manifests.protocols.known import PROTOCOLS
+from tfser.manifests.protocols.listed import Placed, PublishedList, place_list, published_lists
 from tfser.manifests.protocols.protocol import JOINED_BY, Protocol
 from tfser.manifests.protocols.validation import HOLDING_OUT, hold_out
 
@@ -210,6 +211,8 @@ def _labels(connection: Connection, corpora: Sequence[str], protocol: Protocol) 
 
 def _folds(connection: Connection, protocol: Protocol, where: str) -> tuple[str, str, int]:
     """Return the SQL of a member's fold and role, and the number of folds."""
+    if protocol.listed is not None:
+        return _published(connection, protocol, where)
     if protocol.sides is not None:
         return _sides(connection, protocol, where)
     # Dealt by the hash of the key: who is in which fold stays so when utterances are added, and does not follow
@@ -248,6 +251,28 @@ def _folds(connection: Connection, protocol: Protocol, where: str) -> tuple[str,
         listed = 'm."group" IS NOT NULL AND m."group" NOT IN (SELECT name FROM dealt)'
         return f"CASE WHEN {listed} THEN 1 ELSE {_DEALT} END", f"CASE WHEN {listed} THEN 'train' END", folds
     return _DEALT, "NULL::VARCHAR", folds
+
+
+def _published(connection: Connection, protocol: Protocol, where: str) -> tuple[str, str, int]:
+    """Return the SQL of fold and role where a published split says them by utterance."""
+    of = published_lists()[str(protocol.listed)]
+    corpora = [row[0] for row in connection.execute("SELECT DISTINCT corpus FROM members").fetchall()]
+    placed = placed_list(connection, of, corpora[0]) if corpora else None
+    if placed is None or not placed.folds:
+        raise TfserError(f"{where}: none of the {of.rows:,} files that {of.name} lists is an utterance of it")
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE dealt AS SELECT unnest(?) AS name, unnest(?)::INTEGER AS fold, unnest(?)::VARCHAR AS role",
+        [list(placed.folds), list(placed.folds.values()), list(placed.roles.values())],
+    )
+    return _DEALT, '(SELECT d.role FROM dealt d WHERE d.name = m."group")', of.folds
+
+
+def placed_list(connection: Connection, of: PublishedList, corpus: str) -> Placed:
+    """Return where a published split puts the utterances of a corpus of an open catalogue."""
+    utterances = connection.execute(
+        "SELECT utterance_id, path, split FROM utterances WHERE corpus = ? ORDER BY utterance_id", [corpus]
+    ).fetchall()
+    return place_list(of, corpus, utterances)
 
 
 _DEALT = '(SELECT d.fold FROM dealt d WHERE d.name = m."group")'
