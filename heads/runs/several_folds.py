@@ -107,7 +107,8 @@ def _train_begun(
     on_note: Callable[[str], None] | None,
 ) -> dict[int, RunResult | TfserError]:
     """Train what is begun in one group and store what comes out; return by number the results, or a training's own error."""
-    from tfser.heads.training.together import FitJob, Keeping, choose_stacking, fit_together, provenance
+    from tfser.heads.training.loop import Keeping
+    from tfser.heads.training.together import FitJob, choose_stacking, fit_together, provenance
 
     experiment = runs[0][0]
     stacking = choose_stacking(

@@ -13,6 +13,7 @@ import functools
 import json
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from tfser.manifests.connections import quote
 from tfser.manifests.protocols.listed import published_lists
@@ -40,16 +41,16 @@ def encoder_cards() -> tuple[EncoderCard, ...]:
     return tuple(found)
 
 
-def _file() -> dict[str, list[dict[str, object]]]:
+def _file() -> dict[str, Any]:
     text = resources.files("tfser.manifests.audits").joinpath("encoders.json").read_text(encoding="utf-8")
-    told: dict[str, list[dict[str, object]]] = json.loads(text)
-    return told
+    cards: dict[str, Any] = json.loads(text)
+    return cards
 
 
 @functools.cache
 def cards_query() -> str:
     """Return the SQL of the view `encoder_cards`: a row an encoder and corpus that it saw; null: its data are not all listed."""
-    rows = [(c.encoder, corpus, c.part, c.source) for c in encoder_cards() for corpus in c.trained_on]
+    rows: list[tuple[str | None, ...]] = [(c.encoder, corpus, c.part, c.source) for c in encoder_cards() for corpus in c.trained_on]
     rows += [(c.encoder, None, c.part, c.source) for c in encoder_cards() if not c.complete]
     values = ", ".join(f"({', '.join('NULL' if value is None else quote(value) for value in row)})" for row in rows)
     return f"SELECT * FROM (VALUES {values}) AS cards(encoder, heard, part, source)"

@@ -232,7 +232,7 @@ def _timing(sentence: str, slowing: float, rate: float, rng: np.random.Generator
     seconds[[0, -1]] = rng.uniform(0.06, 0.16, 2)
     seconds[-3:-1] *= 1.25
     ends = np.cumsum(seconds)
-    times = (np.arange(round(float(ends[-1]) / FRAME_S)) + 0.5) * FRAME_S
+    times = (np.arange(round(float(ends[-1]) / FRAME_S), dtype=np.float64) + 0.5) * FRAME_S
     return _Timing(
         phones=[phone for phone, _ in segments],
         stressed=[stressed for _, stressed in segments],
