@@ -84,7 +84,7 @@ def at_pace(frames: Array, count: int, pace_s: float, hop_s: float) -> Array:
     [0.0, 1.5]
     """
     own = np.floor(np.arange(count) * (pace_s / hop_s) + 0.5 + 1e-9).astype(np.int64)  # the nearest of the other's frames
-    nearest = frames[np.minimum(own, len(frames) - 1)]
+    nearest: Array = frames[np.minimum(own, len(frames) - 1)]
     belongs = np.floor(np.arange(len(frames)) * (hop_s / pace_s) + 0.5 + 1e-9).astype(np.int64)
     belongs, used = belongs[belongs < count], frames[: int((belongs < count).sum())]
     number = np.bincount(belongs, minlength=count)

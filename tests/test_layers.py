@@ -29,9 +29,9 @@ FRONT = (
 
 ROOMS = {
     "manifests": (
-        *("errors", "labels", "natural", "wording", "feature_name", "notes", "plugins", "failures", "seals", "utterances"),
-        *("connections", "files", "cache", "texts", "streams", "options", "outputs", "display", "protocols", "catalogue"),
-        *("splits", "audits", "commands"),
+        *("errors", "labels", "natural", "wording", "widths", "feature_name", "notes", "plugins", "failures", "seals"),
+        *("utterances", "connections", "files", "cache", "texts", "streams", "options", "outputs", "display", "protocols"),
+        *("catalogue", "splits", "audits", "commands"),
     ),
     "pipeline": (
         *("cores", "threads", "memory", "sound", "corpora", "measure", "last_scan", "scan_report", "scan", "source"),

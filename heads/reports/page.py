@@ -156,13 +156,13 @@ def _experiment(connection: Connection, one: Contender, wishes: Wishes) -> dict[
         if cells.get((a, b))
     }
     about = spoken(connection, [one.experiment])
-    figures: tuple[tuple[str, Callable[[], Any]], ...] = (
+    drawings: tuple[tuple[str, Callable[[], Any]], ...] = (
         ("speakers", lambda: scores_data.speakers(connection, one)),
         ("confusion", lambda: scores_data.confusion(one)),
         ("curves", lambda: scores_data.curves(connection, one)),
         ("failing", lambda: failing_data.failing(one, about)),
     )
-    for kind, make in figures:
+    for kind, make in drawings:
         try:
             data = make()
         except UsageError as error:

@@ -201,7 +201,7 @@ def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -
     classes = tuple(sorted({*read.outcome.labels, *(name for row in read.outcome.predicted for name in row)}))
     counts = read.outcome.counts(who, classes)
     values: dict[str, list[float]] = {
-        name: [score for scores in read.scores.values() if (score := scores[name]) is not None] for name in ("UA", "WA", "val_UA")
+        name: [one for scores in read.scores.values() if (one := scores[name]) is not None] for name in ("UA", "WA", "val_UA")
     }
     experiment = read.entry.experiment
     row: dict[str, Any] = {

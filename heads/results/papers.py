@@ -29,7 +29,7 @@ from tfser.heads.spec.selections import check_name
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, unknown
-from tfser.manifests.feature_name import joined_names, meant
+from tfser.manifests.feature_name import FeatureName, joined_names, meant
 from tfser.manifests.options import shared
 
 SYNTHETIC = "synthetic"
@@ -239,7 +239,9 @@ def missing(cache: Cache, corpus: str, features: str) -> str | None:
     with open_catalogue(cache) as connection:
         found = rows(connection, "SELECT DISTINCT feature_set FROM features WHERE corpus = ?", [corpus])
     have = {row["feature_set"] for row in found}
-    if meant(features, have):
+    # Stored in another format they are the paper's; made with other settings, such as fewer bands, they are not.
+    settings = FeatureName.parse(features).options
+    if any(FeatureName.parse(name).options == settings for name in meant(features, have)):
         return None
     if len(parts) > 1:
         return f"no {features} features of {corpus}: extract each, and run `tfser cache join --features {features}`"

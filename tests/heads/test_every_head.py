@@ -42,7 +42,7 @@ TINY: dict[str, dict[str, object]] = {
 
 
 RATES = {"ca_mser": 1e-3}  # no norm in it
-ALWAYS: dict[str, dict[str, object]] = {"ca_mser": {"parts": (6, 5), "segment_frames": 12, "image": (63, 63)}}
+ALWAYS: dict[str, dict[str, object]] = {"ca_mser": {"part_dims": (6, 5), "segment_frames": 12, "image": (63, 63)}}
 """What a head needs to take features of the widths below."""
 
 

@@ -40,7 +40,7 @@ SMALL = {
     "mean_pool": {"hidden": (8,)},
     "tf_mamba": {"width": 16, "attention_heads": 2, "state": 4, "scan_heads": 2},
     "tf_transformer": {"segment_frames": 16, "channels": 16},
-    "ca_mser": {"parts": (40, 20), "segment_frames": 12, "image": (63, 63), "lstm_units": 4},
+    "ca_mser": {"part_dims": (40, 20), "segment_frames": 12, "image": (63, 63), "lstm_units": 4},
 }
 
 
