@@ -1,8 +1,8 @@
 """What an encoder has heard: a card for each encoder that is known, as the audit `encoder_saw_corpus` reads it.
 
 `encoders.json` says of each encoder (its id on the hub) on what it was trained, whether that list is complete, which part of it
-was (an encoder may be frozen below a classifier that saw the corpus), and where this was read. `emobox` stands for every corpus of
-EmoBox's published splits. Of encoders without a card, a corpus's name in the encoder's own is a hint, and no more.
+was (an encoder may be frozen below a classifier that saw the corpus), and where this was read. `emobox` stands for every corpus
+of EmoBox's published splits. Of encoders without a card, a corpus's name in the encoder's own is a hint, and no more.
 
 Nothing here looks at weights: a folder that is called otherwise than on the hub has no card.
 """
