@@ -51,6 +51,8 @@ CONTENTS = (
         Line("sweep", f"{HEADS}.sweep:sweep",
              "Train heads x presets x recipes x features x seeds x folds; what is finished is found.",
              goes_on=True),
+        Line("layers", f"{HEADS}.layers:layers",
+             "Score every layer of an encoder, and let validation speakers choose one, fold by fold.", goes_on=True),
         Line("reproduce", f"{HEADS}.sweep:reproduce",
              "Run what a paper's tables hold, and print its numbers, ours and the difference, or why a cell could not run.",
              goes_on=True),
@@ -63,8 +65,26 @@ CONTENTS = (
         Line("worth", f"{HEADS}.worth:worth",
              "Train one head on a published split and on one that keeps speakers apart, and say what the difference is.",
              goes_on=True),
+        Line("report", f"{HEADS}.report:report",
+             "Write a page of scores with intervals, speakers, confusions, errors and audits, with the SQL of each number."),
+        Line("plot", f"{HEADS}.report:plot",
+             "Draw one figure for a paper: readable at one column or two, for any colour vision, fonts embedded."),
         Line("sql", f"{MANIFESTS}.sql:sql",
              "Ask the catalogue; tables and columns are in docs/schema.md (`tfser manifest schema`)."),
+    )),
+    Stage("Using a model", (
+        Line("predict", f"{HEADS}.predicting:predict",
+             "Predict the emotion in audio: a class and probabilities for each input, or for each window of it (--timeline)."),
+        Line("export", f"{HEADS}.exporting:export",
+             "Write a trained model to a folder that needs no cache: safetensors, JSON and a card, no pickle."),
+        Line("runs ls", f"{HEADS}.run_lists:list_runs",
+             "List experiments: what each is, its folds and seeds, whether it was trained for use, and its UA."),
+        Line("runs show", f"{HEADS}.run_lists:show_run",
+             "Show what an experiment or a run is: its whole configuration, versions, folds and seeds."),
+        Line("runs diff", f"{HEADS}.run_lists:diff_runs",
+             "Show in what two experiments or runs differ; `tfser compare` tests whether their scores do."),
+        Line("runs name", f"{HEADS}.run_lists:name_run",
+             "Give an experiment a name, which every command that takes an experiment knows."),
     )),
     Stage("Cache", (
         Line("cache ls", f"{PIPELINE}.cache:cache_ls",
@@ -87,7 +107,8 @@ CONTENTS = (
         Line("profile", f"{HEADS}.machine:profile",
              "Measure what heads cost, all under the same conditions: parameters, multiply-accumulates, time, memory."),
         Line("demo", f"{HEADS}.demo:demo",
-             "Go the whole way on the built-in synthetic corpus: generate, extract, audit, train two heads, print the scores.",
+             "Go the whole way on the built-in synthetic corpus: generate, extract, audit, train two heads, "
+             "print and draw the scores.",
              goes_on=True),
     )),
 )  # fmt: skip
@@ -99,11 +120,12 @@ class Contents(Program):
     contents: ClassVar = CONTENTS
     chapters: ClassVar = {
         "protocol": "Protocols: which splits there are (ls, show, export).",
+        "runs": "Runs and experiments: list, show, diff, name.",
         "cache": "The cache: list, size up, verify, remove, collapse layers, join sets.",
         "manifest": "The catalogue: path, schema, rebuild.",
     }
     names: ClassVar = {
-        "head": "tfser.heads:HEADS",
+        "head": "tfser.heads:head_names",
         "corpus": "tfser.pipeline.corpora:CORPORA",
         "setting": f"{HEADS}.heads:known_settings",
     }

@@ -21,23 +21,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from tfser.manifests.errors import ReaderGoneError, TfserError
-from tfser.manifests.wording import cell, plain
+from tfser.manifests.widths import GAP, at_words, column_widths
+from tfser.manifests.wording import UNSAFE, cell, plain, visible
 
 _WIDE = 400  # columns of a table that goes into a file or a pipe
 _NARROWEST = 20  # columns of a terminal; a smaller number in COLUMNS is no terminal's
-_UNSAFE = re.compile(
-    "[\x00-\x1f\x7f-\x9f"  # control characters: C0, DEL, C1
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what turns the direction of text
-    "\u200b\u2028\u2029\ufeff\ud800-\udfff\U000e0000-\U000e007f]"  # line ends, what cannot be seen, halves of characters
-)
-
 Begin = Callable[[int, float], Callable[[int, float], None]]
 """`begin(utterances, audio_s)` starts a bar and returns `advance(utterances, audio_s)`."""
 
@@ -64,24 +59,12 @@ class Lines(tuple[str, ...]):
     """A cell of several lines; a line end within a text is shown as an escape."""
 
 
-def visible(text: str) -> str:
-    r"""Return a text with whatever a terminal would obey, or nobody could see, as an escape.
-
-    >>> print(visible("anger\x1b[2J\n\u202espeaker"))
-    anger\x1b[2J\n\u202espeaker
-    """
-    return _UNSAFE.sub(lambda found: _escape(found[0]), text)
-
-
-def _escape(character: str) -> str:
-    code, short = ord(character), {"\n": r"\n", "\t": r"\t", "\r": r"\r"}.get(character)
-    return short or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
-
-
 def say(*lines: str) -> None:
     """Tell people something, on standard error."""
+    width = _columns(sys.stderr)
     for line in lines:
-        _notes().print(visible(line), markup=False)
+        for part in at_words(visible(line), width):
+            _notes().print(part, markup=False)
 
 
 def show(*lines: str) -> None:
@@ -95,7 +78,7 @@ def print_json(value: Any) -> None:
     """Print a value as JSON; what a terminal would obey is escaped, which reads back as the same text."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     with _to_output():
-        print(_UNSAFE.sub(lambda found: found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1], text))
+        print(UNSAFE.sub(lambda found: found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1], text))
 
 
 @contextlib.contextmanager
@@ -147,14 +130,41 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, columns: Seque
             writer.writerow(shown(n) for n in names)
             writer.writerows([shown(cell(row[n], exact=True)) for n in names] for row in rows)
     else:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in names:
-            right = any(_is_number(row[name]) for row in rows)
-            table.add_column(visible(name), justify="right" if right else "left", overflow="fold", no_wrap=right)
-        for row in rows:
-            table.add_row(*(_shown(row[n]) for n in names))
-        with _to_output():
-            Console(highlight=False, markup=False, emoji=False, width=terminal_width() or _WIDE).print(table)
+        _print_table(rows, names)
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Draw rows below their headers; where a terminal is too narrow for whole words, one record below the other."""
+    cells = [[_shown(row[name]) for name in names] for row in rows]
+    right = [any(_is_number(row[name]) for row in rows) for name in names]
+    headers, room = [visible(name) for name in names], terminal_width() or _WIDE
+    widths = column_widths(headers, cells, right, room)
+    if widths is None and terminal_width() is not None:
+        tables = [_record(headers, row) for row in cells]
+    else:
+        tables = [Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")]
+        for at, header in enumerate(headers):
+            place: Literal["left", "right"] = "right" if right[at] else "left"
+            width = None if widths is None else widths[at]
+            tables[0].add_column(header, justify=place, overflow="fold", no_wrap=widths is None and right[at], width=width)
+        for row in cells:
+            tables[0].add_row(*row)
+    with _to_output():
+        console = Console(highlight=False, markup=False, emoji=False, width=room)
+        for number, table in enumerate(tables):
+            if number:
+                console.print()
+            console.print(table)
+
+
+def _record(headers: Sequence[str], row: Sequence[str]) -> Table:
+    """Return one row as lines of a header and a value."""
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for header, value in zip(headers, row, strict=True):
+        table.add_row(header, value)
+    return table
 
 
 def _shown(value: Any) -> str:

@@ -8,8 +8,30 @@ from __future__ import annotations
 import decimal
 import json
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
+
+UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f"  # control characters: C0, DEL, C1
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # what turns the direction of text
+    "\u200b\u2028\u2029\ufeff\ud800-\udfff\U000e0000-\U000e007f]"  # line ends, what cannot be seen, halves of characters
+)
+"""What a terminal would obey, or nobody could see."""
+
+
+def visible(text: str) -> str:
+    r"""Return a text with whatever a terminal would obey, or nobody could see, as an escape.
+
+    >>> print(visible("anger\x1b[2J\n\u202espeaker"))
+    anger\x1b[2J\n\u202espeaker
+    """
+    return UNSAFE.sub(lambda found: _escape(found[0]), text)
+
+
+def _escape(character: str) -> str:
+    code, short = ord(character), {"\n": r"\n", "\t": r"\t", "\r": r"\r"}.get(character)
+    return short or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
 
 
 def cell(value: Any, *, exact: bool = False) -> str:

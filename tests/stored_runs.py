@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tfser.heads.runs.store import Selected, begin, finish
+from tfser.heads.runs.store import RunOutcome, Selected, begin, finish
 from tfser.manifests.cache import Cache
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Measured, Utterance, skipped_table, to_table
@@ -63,6 +63,7 @@ def put_experiment(
     speakers_kept: str | None = "kept",
     corpus: str = "toy",
     classes: Sequence[str] = CLASSES,
+    history: Sequence[Mapping[str, Any]] | None = None,
     **more: Any,
 ) -> None:
     """Write an experiment's runs: each utterance is taken for its own class with probability `right`, less for odd speakers.
@@ -80,6 +81,7 @@ def put_experiment(
         speakers_kept: as the run stores it; None: a run that is older than the column.
         corpus: name.
         classes: what the head tells apart; utterances of other labels are not tested.
+        history: of each run; five epochs of a falling loss if left out.
         more: other columns of its runs (protocol, protocol_hash, config ...).
     """
     K = len(classes)
@@ -120,11 +122,13 @@ def put_experiment(
             finish(
                 cache,
                 about,
-                classes=classes,
-                utterances=[(corpus, u.utterance_id) for u in tested],
-                labels=labels,
-                selections=kept,
-                history=[{"epoch": n + 1, "loss": 1.0 / (n + 1)} for n in range(5)],
+                RunOutcome(
+                    classes=classes,
+                    utterances=[(corpus, u.utterance_id) for u in tested],
+                    labels=labels,
+                    selections=kept,
+                    history=history or [{"epoch": n + 1, "loss": 1.0 / (n + 1)} for n in range(5)],
+                ),
             )
 
 

@@ -83,3 +83,15 @@ def test_wrong_requests_get_one_line_and_exit_2(words: tuple[str, ...], said: st
     result = run("cache", "collapse", *words)
     assert result.exit_code == 2, result.stderr
     assert said in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_a_layer_of_a_stack_is_audited_and_trained_on_by_its_name() -> None:
+    audit = run("audit", "--features", "enc/1")
+    assert audit.exit_code == 0, audit.stderr
+    assert run("audit", "--features", "enc/7").exit_code == 2
+    trained = run("train", "--head", "logreg", "--features", "enc/each", "--fold", "1", *FAST, "--format", "json")
+    assert trained.exit_code == 0, trained.stderr
+    shown = run("sql", "SELECT feature_set FROM runs ORDER BY 1", "--format", "csv")
+    assert shown.stdout.split() == ["feature_set", "enc/0", "enc/1", "enc/2"]
+    listed = json.loads(run("cache", "ls", "--format", "json").stdout)
+    assert [e["feature_set"] for e in listed] == ["enc/all"]  # and nothing was stored for it

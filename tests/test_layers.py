@@ -14,7 +14,10 @@ ROOT = Path(__file__).parents[1]
 LAYERS = ("manifests", "pipeline", "heads", "cli")
 SOURCES = [*sorted(p for layer in LAYERS[:-1] for p in (ROOT / layer).rglob("*.py")), ROOT / "cli.py"]
 
-HEAVY = frozenset({"torch", "transformers", "sklearn", "h5py", "scipy", "soundfile", "soxr", "av", "audformat", "safetensors"})
+HEAVY = frozenset(
+    {"torch", "transformers", "sklearn", "h5py", "scipy", "soundfile", "soxr", "av", "audformat", "safetensors"}
+    | {"matplotlib", "jinja2"}
+)
 """What takes long to import, or is not everywhere."""
 
 FRONT = (
@@ -26,15 +29,16 @@ FRONT = (
 
 ROOMS = {
     "manifests": (
-        *("errors", "labels", "natural", "wording", "feature_name", "notes", "failures", "seals", "utterances", "connections"),
-        *("files", "cache", "texts", "streams", "options", "outputs", "display", "protocols", "catalogue", "splits", "audits"),
-        "commands",
+        *("errors", "labels", "natural", "wording", "widths", "feature_name", "notes", "plugins", "failures", "seals"),
+        *("utterances", "connections", "files", "cache", "texts", "streams", "options", "outputs", "display", "protocols"),
+        *("catalogue", "splits", "audits", "commands"),
     ),
     "pipeline": (
-        *("cores", "threads", "memory", "sound", "corpora", "measure", "scan_report", "scan", "source", "shards", "features"),
-        *("extract_report", "extract", "collapse", "join", "verify", "inventory", "copies", "commands"),
+        *("cores", "threads", "memory", "sound", "corpora", "measure", "last_scan", "scan_report", "scan", "source"),
+        *("shards", "features", "stock", "extract_report", "extract", "front_end", "collapse", "from_stacks", "join", "verify"),
+        *("inventory", "copies", "commands"),
     ),
-    "heads": ("spec", "models", "training", "machine", "runs", "results", "commands"),
+    "heads": ("spec", "models", "training", "machine", "runs", "results", "prediction", "notebook", "reports", "commands"),
 }
 """The files and folders of each room, from the ground up: whoever stands here imports from its left alone."""
 

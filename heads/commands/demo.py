@@ -1,50 +1,62 @@
-"""`tfser demo`: the whole way from sound to scores, on a corpus that needs no download."""
+"""`tfser demo`: the whole way from sound to scores and a page, on a corpus that needs no download."""
 
 from __future__ import annotations
 
 import time
 from typing import Annotated
 
+from tfser.heads.commands.report import report_here
 from tfser.heads.commands.scores import show_scores
 from tfser.heads.results.score_tables import Wanted
-from tfser.heads.runs.request import Request
-from tfser.heads.runs.running import Running
+from tfser.heads.runs.request import LayerRequest, Request
+from tfser.heads.runs.running import Running, RunningMany
 from tfser.manifests.cache import Cache, default_cache_root
 from tfser.manifests.catalogue.views import TAKEN_FOR
 from tfser.manifests.commands.printing import InCache, Writing
-from tfser.manifests.display import Output, say
+from tfser.manifests.display import Output, TableOutput, say
+from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
 from tfser.manifests.splits.split import Split
 from tfser.pipeline.commands.audit import AuditOutput, AuditRequest, audited, print_reports
-from tfser.pipeline.commands.extract import extract_synthetic
+from tfser.pipeline.commands.extract import extract_synthetic, show_extraction
+from tfser.pipeline.features.engine import Computing
+from tfser.pipeline.features.registry import UPSTREAMS, FeatureRequest, feature_pass
+from tfser.pipeline.source import Source
 
 
 def demo(
     *,
     epochs: Annotated[int, Option("For TF-Transformer.", minimum=1)] = 10,
+    features: Annotated[
+        str, Option("logmel, or an encoder (whisper-base): all of its layers, in half precision.", metavar="NAME")
+    ] = "logmel",
+    weights: Annotated[
+        str | None, Option("With an encoder: its weights, a hub id or folder instead of its own.", metavar="ID|DIR")
+    ] = None,
     place: InCache,
 ) -> None:
-    """Go the whole way on the built-in synthetic corpus: generate, extract, audit, train two heads, print the scores.
+    """Go the whole way on the built-in synthetic corpus: generate, extract, audit, train two heads, print and draw the scores.
+
+    With an encoder, its layers are scored instead, and a head is trained on their learned mix.
 
     Example:
         tfser demo --epochs 3
+        tfser demo --features whisper-base --weights ~/weights/whisper-base
     """
     start = time.monotonic()
     store = Cache(place.cache or default_cache_root() / "demo")
     here = f"--cache {store.root}"
-    say(f"$ tfser extract --corpus synthetic {here}")
-    extract_synthetic(store)
-    say("", f"$ tfser audit {here}")
-    print_reports(audited(store, Split(), AuditRequest()), AuditOutput.table)
-    running = Running()
-    running.prepare("auto")
-    from tfser.heads.commands.training import show_training
-
-    for name, more in (("mean_pool", None), ("tf_transformer", epochs)):
-        say("", f"$ tfser train --head {name} --fold all" + (f" --epochs {more} {here}" if more else f" {here}"))
-        show_training(store, [Request(head=name, epochs=more, corpus="synthetic")], running, Output.table)
+    if features == "logmel":
+        if weights is not None:
+            raise UsageError("--weights goes with the features of an encoder: --features whisper-base")
+        _from_log_mel(store, epochs, here)
+    else:
+        _from_an_encoder(store, features, weights, here)
     say("", f"$ tfser scores {here}")
     show_scores(Wanted(), Writing(cache=store.root))
+    page = store.root / "report.html"
+    say("", f"$ tfser report --output {page} {here}")
+    report_here(store, page)
     say(
         "",
         f"done in {time.monotonic() - start:.0f} s; everything lies in {store.root}. These sounds are "
@@ -52,3 +64,51 @@ def demo(
         f"  tfser sql '{TAKEN_FOR}' {here}",
         "  tfser extract --corpus emodb --root FOLDER",
     )
+
+
+def _from_log_mel(store: Cache, epochs: int, here: str) -> None:
+    """Extract, audit, and train two heads."""
+    say(f"$ tfser extract --corpus synthetic {here}")
+    extract_synthetic(store)
+    _audit(store, here)
+    running = Running()
+    running.prepare("auto")
+    from tfser.heads.commands.training import show_training
+
+    for name, more in (("mean_pool", None), ("tf_transformer", epochs)):
+        say("", f"$ tfser train --head {name} --fold all" + (f" --epochs {more} {here}" if more else f" {here}"))
+        request = Request(head=name, epochs=more, corpus="synthetic", features="logmel")
+        show_training(store, [request], running, Output.table)
+
+
+def _from_an_encoder(store: Cache, features: str, weights: str | None, here: str) -> None:
+    """Extract all layers in one pass, audit, ask which layer, and train on a mix of them."""
+    own = UPSTREAMS[features].options if features in UPSTREAMS else ()
+    settings = {"window": "clip"} if "window" in own else {}  # Whisper: 30 s of silence behind each sound would take minutes
+    asked = FeatureRequest(
+        layer="all", weights=weights, settings=settings, dtype="float16", memo=store.root / "weights.json"
+    )
+    wanted = feature_pass(features, asked)
+    if not wanted.is_encoder:
+        raise UsageError(f"--features {features}: the demo takes logmel or an encoder")
+    (name,) = (of.name for of in wanted.sets)
+    more = f" --weights {weights}" if weights else ""
+    more += "".join(f" --set {key}={value}" for key, value in settings.items())
+    say(f"$ tfser extract --corpus synthetic --features {features} --layer all --dtype float16{more} {here}")
+    compute = Computing().settled(features, is_encoder=True, tell=say)
+    show_extraction(store, Source(corpus="synthetic"), wanted, compute)
+    _audit(store, here)
+    running = RunningMany()
+    running.prepare("auto")
+    from tfser.heads.commands.layers import show_layers
+    from tfser.heads.commands.training import show_training
+
+    say("", f"$ tfser layers --features {name} --mix none {here}")
+    show_layers(store, LayerRequest(features=name, mix="none", corpus="synthetic"), running, TableOutput.table)
+    say("", f"$ tfser train --head mean_pool --fold all --features {name} {here}")
+    show_training(store, [Request(head="mean_pool", corpus="synthetic", features=name)], running, Output.table)
+
+
+def _audit(store: Cache, here: str) -> None:
+    say("", f"$ tfser audit {here}")
+    print_reports(audited(store, Split(), AuditRequest()), AuditOutput.table)

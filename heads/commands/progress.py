@@ -27,7 +27,7 @@ from tfser.heads.runs.in_turn import Event
 from tfser.heads.runs.plan import Entry, Estimate, Plan, Run
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue
-from tfser.manifests.display import visible
+from tfser.manifests.wording import visible
 
 if TYPE_CHECKING:
     from tfser.heads.spec.fold import EpochRecord
@@ -142,7 +142,7 @@ class SweepView:
             line.spent.append(time.monotonic() - self._started[run.run_id])
         if self._live is None:
             how = f"{duration(line.spent[-1])}" if event.trained else "found finished"
-            text = score_text(score and score.UA, None, line.mark, unit="%", empty="-")
+            text = score_text(None if score is None else score.UA, None, line.mark, unit="%", empty="-")
             self._print(f"{self._count()} {self._called(run)}: UA {text}, {how}{self._left_text()}")
 
     def _print(self, text: str) -> None:

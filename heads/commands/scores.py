@@ -16,6 +16,7 @@ from tfser.heads.results.many import compare_many
 from tfser.heads.results.outcomes import find, read_outcome
 from tfser.heads.results.reference_numbers import beside_scores
 from tfser.heads.results.score_tables import Wanted, table, whole_utterances
+from tfser.heads.runs.names import meant_by
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.commands.printing import Writing
 from tfser.manifests.display import terminal_width
@@ -55,7 +56,8 @@ def scores(
     """
     if name and wanted.experiment:
         raise UsageError("--experiment goes without the argument: both name experiments")
-    wanted = replace(wanted, experiment=name or wanted.experiment)
+    text = name or wanted.experiment
+    wanted = replace(wanted, experiment=text and meant_by(writing.store, text))
     show_scores(wanted, writing, by=by, clusters=clusters, published=published)
 
 
@@ -112,7 +114,7 @@ def compare(
     """
     writing.kind()  # before anything is computed
     with open_catalogue(writing.store) as connection:
-        subjects = [find(connection, name) for name in (a, b, *(more or ()))]
+        subjects = [find(connection, meant_by(writing.store, name)) for name in (a, b, *(more or ()))]
         sides = [read_outcome(connection, subject, selection=selection, level=level) for subject in subjects]
     if more:
         many = compare_many(sides, metric=metric, clusters=clusters, common=common)

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from tfser.heads import head
 from tfser.heads.commands.ablation_table import print_ablation
 from tfser.heads.commands.fold_progress import FoldBars
-from tfser.heads.commands.training_table import print_scores
+from tfser.heads.commands.training_table import print_for_use, print_scores
 from tfser.heads.results.ablation import compare, plan_rows, reference_rows
-from tfser.heads.runs.experiment import Experiment, resolve
+from tfser.heads.runs.experiment import EVERYTHING, Experiment, each_request, resolve
 from tfser.heads.runs.in_turn import Failure, run_here
+from tfser.heads.runs.names import give_name
 from tfser.heads.runs.one_fold import EmptySideError
 from tfser.heads.runs.plan import entry_of, make_plan
 from tfser.heads.runs.request import Request
@@ -25,19 +26,37 @@ from tfser.manifests.display import Output, say
 from tfser.manifests.errors import TfserError, UsageError
 
 
-def show_training(store: Cache, requests: Sequence[Request], running: Running, format: Output) -> None:
+def show_training(
+    store: Cache, requests: Sequence[Request], running: Running, format: Output, *, name: str | None = None
+) -> None:
     """Train what is requested, which differs in its features alone, and print the scores.
+
+    Args:
+        store: the cache.
+        requests: what is asked.
+        running: how it is trained.
+        format: how the scores are printed.
+        name: what to call the experiment.
 
     Raises:
         UsageError: if a request is off; nothing is trained then.
         TfserError: if an audit forbids a fold, or a fold could not be trained; the others are done then.
     """
-    experiments = list({of.name: of for of in (resolve(store, each) for each in requests)}.values())
+    settled = (resolve(store, of) for each in requests for of in each_request(store, each))
+    experiments = list({of.name: of for of in settled}.values())
     if experiments[0].chosen:
         say(f"chosen for you: {', '.join(experiments[0].chosen)}")
     several = len(experiments) > 1
+    if name is not None:
+        if several:
+            raise UsageError(f"--name {name}: names one experiment, and these are {len(experiments)}")
+        give_name(store, name, experiments[0].name)
     headings = {of.name: f"features {of.feature_set}" for of in experiments} if several else {}
     failed = train_folds(store, experiments, running, headings)
+    if experiments[0].folds == (EVERYTHING,):
+        print_for_use(store, experiments, format)
+        _raise_if(failed)
+        return
     lost = {failure.run.run_id for failure in failed}
     shown = [of for of in experiments if any(of.run_id(fold) not in lost for fold in of.folds)]
     print_scores(store, shown, format)

@@ -28,7 +28,7 @@ from tfser.manifests.protocols.protocol import JOINED_BY
 BY = ("seed", "fold", "class", "speaker", "session")
 """What a table can have rows of, besides experiments."""
 
-_NO_INTERVAL = {
+_NO_INTERVAL: dict[str, str] = {
     **{kind: f"no interval over speakers: {words}" for kind, words in NOT_INDEPENDENT.items()},
     "overridden": "no interval over speakers: a fold was trained although its audit failed",
 }
@@ -89,17 +89,17 @@ def table(
     about = _about(connection)
     names = _chosen(wanted, about)
     _check_selection(connection, wanted, names)
-    which = _Which(experiments=names, selection=wanted.selection, segments=wanted.segments)
+    wanted_runs = _Which(experiments=names, selection=wanted.selection, segments=wanted.segments)
     if by is None:
-        found = _experiments(connection, which, about, clusters)
+        found = _experiments(connection, wanted_runs, about, clusters)
     elif by == "seed":
-        found = [dict(vars(score)) for score in scores_of_seeds(connection, **vars(which))]
+        found = [dict(vars(score)) for score in scores_of_seeds(connection, **vars(wanted_runs))]
     elif by == "fold":
-        found = _by_fold(connection, which)
+        found = _by_fold(connection, wanted_runs)
     elif by in ("speaker", "session"):
-        found = _by_speaker_or_session(connection, by, which)
+        found = _by_speaker_or_session(connection, by, wanted_runs)
     elif by == "class":
-        found = _by_class(connection, which, clusters)
+        found = _by_class(connection, wanted_runs, clusters)
     else:
         raise unknown("table of scores by", by, BY)
     return [{**row, **about[row["experiment"]], "looked_at_test": peeks(row["selection"])} for row in found]

@@ -24,7 +24,13 @@ class Training:
 
     panel: ClassVar[str] = "Training"
     folds: Annotated[
-        str, Option("A fold, a list (1,3), a range (2-4), or all.", flag="--fold", metavar="N", numbers=True)
+        str,
+        Option(
+            "A fold, a list (1,3), a range (2-4), all; of train, none: one model of all utterances, for use.",
+            flag="--fold",
+            metavar="N",
+            numbers=True,
+        ),
     ] = "all"
     epochs: Annotated[int | None, Option("Instead of the recipe's number.", minimum=1)] = None
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1 ...")] = "auto"
@@ -133,3 +139,25 @@ class SweepRequest(Training, Split):
     reference: Annotated[
         bool, Option("The reference heads logreg and svm, once a feature set.")
     ] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerRequest(Training, Split):
+    """What is asked about the layers of an encoder; None is left to be chosen."""
+
+    panel: ClassVar[str] = "Head"
+    features: Annotated[
+        str | None, Option("Features of all layers: whisper-base/all, or whisper-base.", metavar="NAME")
+    ] = None
+    head: Annotated[str, Option("What judges the layers; see `tfser heads`.", metavar="NAME")] = "logreg"
+    mix: Annotated[
+        str, Option("What learns a mix of the layers, where --head is fitted at once and learns none; or none.", metavar="NAME")
+    ] = "mean_pool"
+    preset: Annotated[str | None, Option("Variant of the head.", metavar="NAME")] = None
+    recipe: Annotated[str | None, Option("Way of training the head.", metavar="NAME")] = None
+    settings: Annotated[
+        Mapping[str, str], Option("Change a setting of the head's recipe or preset.", flag="--set", metavar="KEY=VALUE")
+    ] = field(default_factory=dict)
+    seeds: Annotated[
+        tuple[int, ...], Option("A seed, a list (0,1) or a range (0-4); 0 if left out.", metavar="N", read=parse_seeds)
+    ] = (0,)

@@ -48,6 +48,8 @@ def install(connection: Connection, corpus: str, split: ForeignSplit) -> Matched
     number = split.numbers
     columns: dict[str, list[object]] = {part.split()[0]: [] for part in SPLIT_COLUMNS.split(", ")}
     seen: set[str] = set()
+    # How many utterances a row may mean: none, one, several. Only the first kind is evidence; a row that may
+    # mean two is counted and left out, since a guess could invent a leak or hide one.
     counts = [0, 0, 0]
     for entry in split.entries:
         found = finder.find(entry.names, entry.role)

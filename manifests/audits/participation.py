@@ -122,6 +122,8 @@ def participation(
         defined: its `definition`; None: a label is `label`, and there is no condition.
         feature_set: what has to be there of each; None: audio that can be read.
     """
+    # The reasons are tried in the order in which an utterance falls out on its way into a fold, so that each
+    # has one: no label, the condition, another label, no fold, no audio, no features.
     column, where = (defined.label_column, defined.where) if defined is not None else ("label", Protocol.where)
     quoted = '"' + column.replace('"', '""') + '"'
     there = "u.content_hash IS NOT NULL"

@@ -126,6 +126,8 @@ def audited(
         is_foreign: whether the rows are those of a foreign split.
         claims: columns that a foreign split is held to keep apart.
     """
+    # Views stand before the tables under the same names, so an audit is plain SQL that cannot see more than it
+    # is to judge, and a foreign split needs no other one.
     main = _database(connection)
     turn = _turn(connection)
     views = _foreign(turn, protocol, corpus, claims) if is_foreign else _own(main, turn, protocol, corpus)
@@ -136,6 +138,7 @@ def audited(
         views = {"utterances": f"SELECT * REPLACE ({kept}) FROM {main}.utterances"} | views
     made: list[str] = []
     try:
+        # Small views that many audits join are made once, as tables.
         first = [name for name in ("utterances", "protocols", "all_assignments") if name in views]
         for name in dict.fromkeys((*first, *_SMALL, *views)):
             kind = "TABLE" if name in _SMALL else "VIEW"

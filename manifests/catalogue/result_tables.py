@@ -45,7 +45,7 @@ RESULT_TABLES = (
         protocol VARCHAR -- protocol name
         protocol_hash VARCHAR -- of its rows when the run was made
         validation VARCHAR -- validation policy
-        fold INTEGER -- from 1
+        fold INTEGER -- from 1; 0: trained on all labelled utterances, for use (`train --fold none`), and tested on none
         seed BIGINT -- random seed
         feature_set VARCHAR -- name
         fingerprint VARCHAR -- of the feature set

@@ -138,6 +138,8 @@ def _with_arguments(text: str, protocol: Protocol, arguments: list[str]) -> Prot
         if len(arguments) != 1:
             raise UsageError(f"protocol {text!r}: say of which corpus: {base}:iemocap (`tfser protocol ls` lists them)")
         return list_protocol(find_list(base, arguments[0]))
+    # Corpora are put in one order inside the name: cross:a+b:c and cross:b+a:c are the same protocol, with the
+    # same hash.
     if base == "cross":
         if len(arguments) != 2:
             raise UsageError(f"protocol {text!r}: say what to train on and what to test on: cross:emodb+casia:iemocap")

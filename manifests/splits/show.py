@@ -33,6 +33,8 @@ def describe(connection: Connection, protocol: str, corpora: str) -> dict[str, A
     about = rows(
         connection, "SELECT * EXCLUDE (corpus) FROM protocols WHERE protocol = ? AND corpora = ? LIMIT 1", [protocol, corpora]
     )[0]
+    # Leave-one-utterance-out of a large corpus is millions of cells that nobody reads: sizes alone then, by
+    # arithmetic.
     if about["folds"] * len(ROLES) * len(about["classes"]) > _MOST_COUNTS:
         sides = _sides(connection, protocol, corpora, about["folds"], about["validation"])
         return {**about, "speakers_kept": None, "in_no_fold": _unused(connection, protocol, corpora), "counts": sides}
@@ -66,24 +68,24 @@ def describe(connection: Connection, protocol: str, corpora: str) -> dict[str, A
 
 def _unused(connection: Connection, protocol: str, corpora: str) -> int:
     """Count the utterances that no fold tests or trains on."""
-    found = rows(
+    counted = rows(
         connection,
         "SELECT count(*) AS n FROM assignments a JOIN protocols p USING (protocol, corpus) "
         "WHERE p.protocol = ? AND p.corpora = ? AND a.fold IS NULL",
         [protocol, corpora],
     )
-    return int(found[0]["n"])
+    return int(counted[0]["n"])
 
 
 def _sides(connection: Connection, protocol: str, corpora: str, folds: int, validation: str) -> list[dict[str, Any]]:
     """Return the size of each side alone, by arithmetic and not by rolling the folds out: thousands of them take no time."""
-    of = "JOIN protocols p USING (protocol, corpus) WHERE p.protocol = ? AND p.corpora = ?"
+    joined = "JOIN protocols p USING (protocol, corpus) WHERE p.protocol = ? AND p.corpora = ?"
     cells = rows(
         connection,
-        f"SELECT corpus, a.fold, a.role, a.part, count(*) AS n FROM assignments a {of} AND a.fold IS NOT NULL GROUP BY ALL",
+        f"SELECT corpus, a.fold, a.role, a.part, count(*) AS n FROM assignments a {joined} AND a.fold IS NOT NULL GROUP BY ALL",
         [protocol, corpora],
     )
-    held = rows(connection, f"SELECT corpus, h.part, h.fold FROM held_out h {of}", [protocol, corpora])
+    held = rows(connection, f"SELECT corpus, h.part, h.fold FROM held_out h {joined}", [protocol, corpora])
     fixed = {role: sum(c["n"] for c in cells if c["role"] == role) for role in ROLES}
     tested: dict[int, int] = {}
     of_part: dict[tuple[str, int], list[dict[str, Any]]] = {}

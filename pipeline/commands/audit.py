@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,6 +29,7 @@ from tfser.manifests.splits.split import Split
 from tfser.manifests.wording import count
 from tfser.pipeline.copies.fingerprints import update_fingerprints
 from tfser.pipeline.copies.search import search
+from tfser.pipeline.features.layer_views import layer_views
 from tfser.pipeline.scan_report import skipped_lines
 
 
@@ -111,10 +112,7 @@ def audited(store: Cache, split: Split, request: AuditRequest, *, every: bool = 
     if request.near_duplicates:
         _find_near_duplicates(store, corpus)
     with open_catalogue(store) as connection:
-        known = [row["feature_set"] for row in rows(connection, "SELECT feature_set FROM feature_sets")]
-        for feature_set in request.features:
-            if feature_set not in known:
-                raise unknown("feature set", feature_set, known)
+        features = _stored(rows(connection, "FROM feature_sets"), request.features)
         if foreign is not None:
             for note in foreign.notes:
                 say(note)
@@ -123,10 +121,23 @@ def audited(store: Cache, split: Split, request: AuditRequest, *, every: bool = 
         names = [name] if name else [row["protocol"] for row in rows(connection, of_corpus, [corpus])]
         return [
             audit_report.protocol_report(
-                connection, protocol=each, corpus=corpus, feature_sets=list(request.features) or None, audits=audits, every=every
+                connection, protocol=each, corpus=corpus, feature_sets=features or None, audits=audits, every=every
             ).counted(participation(connection, protocol=each, corpus=corpus, defined=definition(store, each)))
             for each in names
         ]
+
+
+def _stored(sets: Sequence[Mapping[str, Any]], asked: Sequence[str]) -> list[str]:
+    """Return the feature sets whose shards hold what was asked for: of one layer that is read out of a stack, the stack.
+
+    Raises:
+        UsageError: if there is no such feature set.
+    """
+    known, views = [row["feature_set"] for row in sets], layer_views(sets)
+    for name in asked:
+        if name not in known and name not in views:
+            raise unknown("feature set", name, known)
+    return list(dict.fromkeys(name if name in known else views[name].stack for name in asked))
 
 
 def _chosen(store: Cache, split: Split, *, named: bool) -> tuple[str, str | None]:

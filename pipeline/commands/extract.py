@@ -15,11 +15,13 @@ from tfser.manifests.commands.printing import InCache
 from tfser.manifests.display import Output, print_rows, say, utterance_bar
 from tfser.manifests.errors import TfserError
 from tfser.manifests.options import Option
+from tfser.manifests.wording import count
 from tfser.pipeline.commands.scan import Strict, show_scan
 from tfser.pipeline.extract import extract_pass
 from tfser.pipeline.extract_report import ExtractReport
 from tfser.pipeline.features.engine import Compute, Computing
 from tfser.pipeline.features.registry import FeatureRequest, Pass, feature_pass
+from tfser.pipeline.from_stacks import take_stored_layers
 from tfser.pipeline.scan_report import ScanReport
 from tfser.pipeline.source import Source
 
@@ -102,6 +104,11 @@ def show_extraction(
         refresh_if_possible(store)
         raise TfserError(scanned.failure)
     try:
+        with utterance_bar("taking stored layers") as begin:
+            taken = take_stored_layers(store, scanned.corpus, wanted, begin=begin, on_wait=say)
+        for of in taken:
+            written = count(of.report.written, "utterance")
+            say(f"{scanned.corpus} / {of.feature_set}: {written} taken from {of.stack}, without audio")
         with utterance_bar(f"extracting {', '.join(of.name for of in wanted.sets)}") as begin:
             reports = extract_pass(
                 store, scanned.corpus, wanted, compute=compute, format=shards.value, begin=begin, on_wait=say

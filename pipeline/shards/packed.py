@@ -24,6 +24,7 @@ from tfser.manifests.cache import Verify
 from tfser.manifests.errors import TfserError
 from tfser.pipeline.cores import cores
 from tfser.pipeline.shards.reader import ShardReader, Stamp, checksum_of, damaged_frames
+from tfser.pipeline.shards.rows import layer_checksums
 
 Array = npt.NDArray[Any]
 Progress = Callable[[int, int], None]
@@ -110,7 +111,8 @@ class PackedFeatures:
 class FeatureRow:
     """Where one utterance lies: ``frames`` frames of ``dim`` numbers from ``first_frame`` on in the shard ``path``.
 
-    ``checksum`` is what the frames' bytes have to add up to; None: nobody can say.
+    ``checksum`` is what the frames' bytes have to add up to; None: nobody can say. With ``first_column``, the frames are those
+    ``dim`` columns of wider ones, one layer of a stack, and ``checksum`` is that of the wider ones.
     """
 
     utterance_id: str
@@ -119,10 +121,12 @@ class FeatureRow:
     frames: int
     dim: int
     checksum: str | None = None
+    first_column: int | None = None
 
 
-_CHECKED: dict[Stamp, set[int]] = defaultdict(set)
-"""The first frames of the utterances that this process has compared with their checksums, by the shard's file."""
+_CHECKED: dict[Stamp, set[tuple[int, int | None]]] = defaultdict(set)
+"""The utterances that this process has compared with their checksums, by the shard's file: first frame, and first column of what
+was compared of it alone."""
 
 
 def load_packed(
@@ -141,31 +145,34 @@ def load_packed(
         ShardError: a shard is damaged, ends before a row does, or holds frames that are not those that were written.
         UnreadableError: a shard is missing, or could not be read just now.
     """
-    if not rows:
-        raise TfserError("no features to load: extract them first (`tfser extract`)")
-    dims = {row.dim for row in rows}
-    if len(dims) > 1:
-        raise TfserError(f"features of different widths cannot be packed together: {sorted(dims)}")
+    column = _column(rows)
+    # One array of the final size, read into by shard: each would otherwise be held twice while they are put
+    # together.
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum([row.frames for row in rows], out=offsets[1:])
     by_shard: dict[Path, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         by_shard[row.path].append(place)
-
+    # The dtype is that of the shards: float16 stays so in memory, and becomes float32 batch by batch on the
+    # device.
     with ShardReader(rows[0].path) as reader:
         frames = _destination(int(offsets[-1]), rows[0].dim, reader.dtype, out)
 
     def read(path: Path) -> int:
         with ShardReader(path) as reader:
-            if reader.dim != frames.shape[1] or reader.dtype != frames.dtype:
+            if (column is None and reader.dim != frames.shape[1]) or reader.dtype != frames.dtype:
                 found, wanted = f"{reader.dim} {reader.dtype}", f"{frames.shape[1]} {frames.dtype}"
                 raise TfserError(f"{path} holds frames of {found} numbers, {wanted} are wanted as in {rows[0].path}")
             for first, start, stop in _runs(rows, by_shard[path], offsets):
-                reader.read_into(frames[start:stop], first, stop - start)
+                if column is None:
+                    reader.read_into(frames[start:stop], first, stop - start)
+                else:
+                    reader.read_columns_into(frames[start:stop], first, column)
             if verify == "once":
-                _compare(path, reader.stamp, [(rows[i], frames[offsets[i] : offsets[i + 1]]) for i in by_shard[path]])
+                _compare(reader, [(rows[i], frames[offsets[i] : offsets[i + 1]]) for i in by_shard[path]])
         return len(by_shard[path])
 
+    # Threads only where reading is the work: for a small corpus, starting them takes longer.
     done = 0
     with ThreadPoolExecutor(_workers()) as pool:
         for count in (pool.map if frames.nbytes >= _WORTH_THREADS else map)(read, by_shard):
@@ -175,13 +182,48 @@ def load_packed(
     return PackedFeatures(frames=frames, offsets=offsets, utterance_ids=tuple(row.utterance_id for row in rows))
 
 
-def _compare(path: Path, stamp: Stamp, read: Sequence[tuple[FeatureRow, Array]]) -> None:
-    """Compare frames that were read from one shard with their checksums, unless this process did so before."""
-    checked = _CHECKED[stamp]
-    new = [(row, frames) for row, frames in read if row.checksum is not None and row.first_frame not in checked]
-    if wrong := [row.utterance_id for row, frames in new if checksum_of(frames) != row.checksum]:
-        raise damaged_frames(path, wrong)
-    checked.update(row.first_frame for row, _ in new)
+def _column(rows: Sequence[FeatureRow]) -> int | None:
+    """Return the column from which on the rows' features are read, where they are a layer of a stack.
+
+    Raises:
+        TfserError: if there are no rows, or rows of different widths or layers.
+    """
+    if not rows:
+        raise TfserError("no features to load: extract them first (`tfser extract`)")
+    dims, columns = {row.dim for row in rows}, {row.first_column for row in rows}
+    if len(dims) > 1:
+        raise TfserError(f"features of different widths cannot be packed together: {sorted(dims)}")
+    if len(columns) > 1:
+        raise TfserError("columns of different layers cannot be packed together")
+    return columns.pop()
+
+
+def _compare(reader: ShardReader, read: Sequence[tuple[FeatureRow, Array]]) -> None:
+    """Compare frames that were read from one shard with their checksums, unless this process did so before.
+
+    Columns of a stack are compared with their layer's own checksum. Where the shard's rows have none, which older versions wrote,
+    the whole frames are read and compared, once.
+    """
+    checked = _CHECKED[reader.stamp]
+    new = [
+        (row, frames)
+        for row, frames in read
+        if row.checksum is not None and not {(row.first_frame, None), (row.first_frame, row.first_column)} & checked
+    ]
+    of_layers = layer_checksums(reader.path) if new and new[0][0].first_column is not None else {}
+    wrong: list[str] = []
+    for row, frames in new:
+        wanted, found, column = row.checksum, frames, row.first_column
+        if column is not None and row.first_frame in of_layers:
+            wanted = of_layers[row.first_frame][column // row.dim]
+        elif column is not None:
+            found, column = reader.frames_of(row.first_frame, row.frames), None
+        if checksum_of(found) != wanted:
+            wrong.append(row.utterance_id)
+        checked.add((row.first_frame, column))
+    if wrong:
+        checked.difference_update({(row.first_frame, column) for row, _ in new for column in (None, row.first_column)})
+        raise damaged_frames(reader.path, wrong)
 
 
 def forget_compared() -> None:

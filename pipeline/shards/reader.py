@@ -122,11 +122,32 @@ class ShardReader:
             target[at : at + len(segment)] = segment
             at += len(segment)
 
+    def read_columns_into(self, dest: Array, first_frame: int, first_column: int) -> None:
+        """Read some columns of consecutive frames into ``dest``, (frames, columns) of the shard's dtype: one layer of a stack.
+
+        Only the pages of the file that hold these columns are touched.
+
+        Raises:
+            ShardError: the shard ends before, or the reader is closed.
+            TfserError: ``dest`` has another dtype, or the frames are too narrow.
+        """
+        frames, columns = dest.shape
+        if dest.dtype != self.dtype or not 0 <= first_column <= self.dim - columns:
+            raise TfserError(
+                f"columns {first_column} to {first_column + columns} as {dest.dtype} cannot be read from {self.path.name}, "
+                f"whose frames are {self.dim} {self.dtype}"
+            )
+        at = 0
+        for segment in self._segments(first_frame, frames):
+            there = segment.view(self.dtype).reshape(-1, self.dim)
+            dest[at : at + len(there)] = there[:, first_column : first_column + columns]
+            at += len(there)
+
     def _segments(self, first_frame: int, frames: int) -> list[npt.NDArray[np.uint8]]:
         """Return the bytes of the frames as views of the map, one for each stretch of the file that holds some."""
         end = first_frame + frames
         if self._bytes is None:
-            raise ShardError(f"{self.path}: the reader is closed")
+            raise ShardError("the reader is closed", at=self.path)
         if first_frame < 0 or frames < 0 or end > self.offsets[-1]:
             raise _damaged(self.path, f"frames {first_frame} to {end} are asked for, it has {self.offsets[-1]}")
         if frames == 0:
@@ -169,7 +190,7 @@ def damaged_frames(path: Path, utterances: Sequence[str]) -> ShardError:
 
 
 def _damaged(path: Path, reason: str) -> ShardError:
-    return ShardError(f"{path}: {reason}; {_WAY_OUT}")
+    return ShardError(f"{reason}; {_WAY_OUT}", at=path)
 
 
 _WAY_OUT = "move damaged shards away with `tfser cache verify --repair`, then extract again"
@@ -189,10 +210,11 @@ def _as_shard_errors(path: Path) -> Iterator[None]:
         try:
             problem = no_shard(path)
         except DamagedError as damage:
-            raise _damaged(path, str(damage).removeprefix(f"{path}: ")) from error
+            raise _damaged(path, damage.reason) from error
         if problem is not None:
             raise _damaged(path, problem) from error
-        raise UnreadableError(f"{could_not_read(path, error)}; `tfser cache verify` says whether it is damaged") from error
+        reason = could_not_read(path, error).reason
+        raise UnreadableError(f"{reason}; `tfser cache verify` says whether it is damaged", at=path) from error
 
 
 def no_shard(path: Path) -> str | None:
@@ -262,6 +284,8 @@ def _parquet_layout(path: Path) -> _Layout:
     """
     import pyarrow.parquet as pq
 
+    # pyarrow would copy every blob to give one; the layout says where they lie, and the lengths before them say
+    # whether it is right.
     with path.open("rb") as raw, pq.ParquetFile(raw) as file:
         table = file.read(columns=["frames", "dim", "dtype"])
         (dim,), (word,) = set(table.column("dim").to_pylist()), set(table.column("dtype").to_pylist())

@@ -6,8 +6,9 @@ What comes in: a written shard, or a folder of shards. What goes out: the file o
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,10 @@ ROWS_SUFFIX = ".rows.parquet"
 SIZE, SHA256 = "shard_size_bytes", "shard_sha256"
 """What the footer of rows says of the shard's file; those of the version before have no SHA-256."""
 
+LAYERS = "layer_checksums"
+"""What it says of frames that hold several layers: the checksums of each layer, utterance by utterance, as JSON; of older ones,
+nothing."""
+
 
 def write_rows(shard: ShardFile, cache: Cache | None = None) -> Path:
     """Write ``<name>.rows.parquet`` beside a shard's file, after which the shard counts; return its path.
@@ -37,6 +42,8 @@ def write_rows(shard: ShardFile, cache: Cache | None = None) -> Path:
     """
     import pyarrow as pa
 
+    # The rows are written after the shard, and a shard without rows does not exist for readers: a kill between
+    # the two leaves nothing half.
     n = len(shard.utterance_ids)
     table = pa.table(
         {
@@ -56,6 +63,7 @@ def write_rows(shard: ShardFile, cache: Cache | None = None) -> Path:
             SHA256: shard.sha256,
             "shard_checksum": shard.checksum,
             "dtype": shard.dtype,
+            **({LAYERS: json.dumps(shard.layer_checksums)} if shard.layer_checksums else {}),
         }
     )
     path = rows_path(shard.path)
@@ -98,7 +106,7 @@ def stem_of(shard: Path) -> str:
     for suffix in SUFFIXES.values():
         if shard.name.endswith(suffix):
             return shard.name.removesuffix(suffix)
-    raise ShardError(f"{shard}: not the name of a shard; it would end in {' or '.join(SUFFIXES.values())}")
+    raise ShardError(f"not the name of a shard; it would end in {' or '.join(SUFFIXES.values())}", at=shard)
 
 
 def load_rows(path: Path, cache: Cache | None = None) -> pa.Table:
@@ -116,16 +124,31 @@ def load_rows(path: Path, cache: Cache | None = None) -> pa.Table:
     table = read_table(path, place=cache.place(path) if cache is not None else None)
     said = metadata_of(table)
     if not table.schema.remove_metadata().equals(rows_schema()):
-        raise UnreadableError(f"{path}: cannot be understood (its columns are not those of feature rows)")
+        raise UnreadableError("cannot be understood (its columns are not those of feature rows)", at=path)
     shards = set(table.column("shard").to_pylist())
     if not said.get(SIZE, "").isdigit() or len(shards) != 1 or Path(str(min(shards))).name != min(shards):
-        raise UnreadableError(f"{path}: cannot be understood (it does not say whose rows it holds)")
+        raise UnreadableError("cannot be understood (it does not say whose rows it holds)", at=path)
     shard = path.with_name(str(shards.pop()))
     with opened(shard) as file:
         size = os.fstat(file.fileno()).st_size
     if size != int(said[SIZE]):
-        raise ShardError(f"{shard}: has {size} bytes, {said[SIZE]} were written")
+        raise ShardError(f"has {size} bytes, {said[SIZE]} were written", at=shard)
     return table
+
+
+def layer_checksums(shard: Path) -> Mapping[int, Sequence[str]]:
+    """Return the checksums of each layer of a shard's utterances, by their first frame; empty where its rows have none.
+
+    Raises:
+        DamagedError: if the rows are not what was written there.
+        UnreadableError: if they could not be read.
+    """
+    table = read_table(rows_path(shard))
+    text = metadata_of(table).get(LAYERS)
+    if text is None:
+        return {}
+    found = json.loads(text)
+    return dict(zip(table.column("first_frame").to_pylist(), found, strict=True))
 
 
 def metadata_of(table: pa.Table) -> dict[str, str]:

@@ -235,7 +235,7 @@ def test_what_an_outdated_feature_set_skipped_excuses_nothing(cache, put_corpus,
     put_corpus(cache, corpus())
     put_features(cache, ids[:-1])
     listed = [Skipped(corpus="toy", utterance_id="s4_3", path=None, stage="extract:logmel", reason="short")]
-    current, outdated = cache.features / "logmel-abcdef012345", cache.features / "logmel-fedcba543210"
+    current, outdated = cache.feature_root / "logmel-abcdef012345", cache.feature_root / "logmel-fedcba543210"
     about = read_json(current / "feature_set.json")
     write_json(outdated / "feature_set.json", about | {"fingerprint": "fedcba543210", "created_at": "2024-01-01T00:00:00"})
     write_table(outdated / "toy" / "skipped.parquet", skipped_table(listed))

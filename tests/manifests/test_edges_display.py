@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tfser.manifests.display import Lines, Output, bar, print_json, print_rows, say, show, terminal_width, visible
+from tfser.manifests.display import Lines, Output, bar, print_json, print_rows, say, show, terminal_width
+from tfser.manifests.wording import visible
 
 HOSTILE = "an\x1b[2Jger\x07\n\x9b31m\u202evil\ttab\u2066\ufeff\ud83d\x7f\u2028end"
 OBEYED = set("\x1b\x07\x9b\u202e\t\u2066\ufeff\ud83d\x7f\u2028\r")

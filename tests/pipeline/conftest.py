@@ -15,7 +15,7 @@ from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, r
 from tfser.pipeline.corpora.base import CorpusReader
 from tfser.pipeline.extract import extract
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scan import ScanOptions, scan
 
 
 class WriteVideo(Protocol):
@@ -69,8 +69,8 @@ def whole_line() -> WholeLine:
     """Run the whole line on a corpus of a few utterances."""
 
     def run(cache: Cache, reader: CorpusReader, root: Path) -> list[Finding]:
-        report = scan(cache, reader, corpus=reader.name, root=root, workers=1)
-        again = scan(cache, reader, corpus=reader.name, root=root, workers=1)
+        report = scan(cache, reader, corpus=reader.name, root=root, how=ScanOptions(workers=1))
+        again = scan(cache, reader, corpus=reader.name, root=root, how=ScanOptions(workers=1))
         assert (report.changed, again.changed, again.decoded) == (True, False, 0)
         done = extract(cache, reader.name, feature_set("logmel"), workers=1)
         readable = report.utterances - sum(s.stage == "scan" for s in report.skipped)
@@ -85,3 +85,18 @@ def whole_line() -> WholeLine:
         return findings
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Whisper of random weights: two layers of 32, windows of 100 positions, that is, two seconds."""
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    sizes = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 48}
+    others = {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16, "vocab_size": 60}
+    tokens = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 1)
+    folder = tmp_path_factory.mktemp("tiny") / "whisper"
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        config = transformers.WhisperConfig(**sizes, **others, **tokens, max_source_positions=100)
+        transformers.WhisperModel(config).save_pretrained(folder)
+    return folder

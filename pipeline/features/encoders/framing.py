@@ -87,6 +87,8 @@ class ConvFraming:
         """Return one window up to `chunk`, else the least number of nearly equal ones."""
         if n_samples <= self.chunk:
             return [(0, n_samples)]
+        # Windows of nearly equal length instead of full ones and a rest: a rest of a second would be seen with
+        # no context.
         new = n_samples - self.overlap  # samples that are not shared with the window before
         count = math.ceil(new / (self.chunk - self.overlap - self.hop))
         starts = [i * new // count // self.hop * self.hop for i in range(count)]
@@ -121,17 +123,21 @@ class ConvFraming:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowFraming:
-    """Frames of an encoder that always sees one length, filled with silence: Whisper. In samples.
+    """Frames of an encoder with windows of one length, Whisper: filled with silence, or cut to what there is. In samples.
 
     A frame stands for `hop` samples; the frames of a file are those that stand for any of its samples.
 
     >>> framing = WindowFraming(window=480_000, hop=320)
-    >>> framing.frames(16_001), framing.windows(500_000)
-    (51, [(0, 480000), (480000, 500000)])
+    >>> framing.frames(16_001), framing.windows(500_000), framing.computed(16_001)
+    (51, [(0, 480000), (480000, 500000)], 480000)
+    >>> WindowFraming(window=480_000, hop=320, is_filled=False).computed(16_001)
+    16320
     """
 
     window: int
     hop: int
+    is_filled: bool = True
+    """Whether every window is computed in its whole length, as in training; else in that of its own frames."""
 
     @property
     def minimum_samples(self) -> int:
@@ -151,11 +157,16 @@ class WindowFraming:
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def computed(self, n_samples: int) -> int:
-        """Return the whole window, however short the piece."""
-        return self.window
+        """Return the whole window, however short the piece; of one that is not filled, whole frames."""
+        return self.window if self.is_filled else min(self.frames(n_samples) * self.hop, self.window)
 
     def describe(self) -> dict[str, Any]:
         """Return the window and how it is used."""
+        if not self.is_filled:
+            return {
+                "window_samples": self.window,
+                "rule": "its own length in whole hops, the positions cut to it; longer files in consecutive windows",
+            }
         return {
             "window_samples": self.window,
             "rule": "filled with silence and trimmed to ceil(samples / hop) frames; longer files in consecutive windows",

@@ -9,14 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.pipeline.features.encoders.architecture import MEL_DEFAULTS, PREPROCESSOR_DEFAULTS, shown, whole
 from tfser.pipeline.features.encoders.framing import ConvFraming, WindowFraming
 from tfser.pipeline.features.encoders.weights import PREPROCESSOR, PROCESSOR, Found, read_preprocessor
 from tfser.pipeline.sound.recording import RATES_HZ
 
-OPTIONS = ("chunk_s", "overlap_s", "do_normalize")
-"""What `--set` knows of encoders."""
+RAW_OPTIONS, WHISPER_OPTIONS = ("chunk_s", "overlap_s", "do_normalize"), ("window",)
+OPTIONS = (*RAW_OPTIONS, *WHISPER_OPTIONS)
+"""What `--set` knows of encoders: of those of raw samples, and of Whisper."""
+
+WINDOWS = ("padded", "clip")
+"""How Whisper's windows are computed: filled with silence to 30 s, as in its training, or in the clip's own length."""
 
 CHUNK_S, OVERLAP_S = 40.0, 4.0
 
@@ -25,6 +29,11 @@ def raw_front(
     name: str, found: Found, values: Mapping[str, Any], settings: Mapping[str, str], notes: list[str]
 ) -> dict[str, Any]:
     """Return what an encoder of raw samples needs before its first layer."""
+    for key in settings:
+        if key not in RAW_OPTIONS:
+            raise UsageError(f"--set {key}: {name} takes raw samples; {key} is an option of Whisper")
+    # The model's own file decides about normalisation; where it has none the library's default is taken and
+    # said, since both give features and one of them is wrong.
     stored = read_preprocessor(found)
     preprocessor = _settings(stored, PREPROCESSOR_DEFAULTS)
     normalise = bool(preprocessor["do_normalize"])
@@ -52,9 +61,13 @@ def raw_front(
 def whisper_front(
     name: str, found: Found, values: Mapping[str, Any], settings: Mapping[str, str], notes: list[str]
 ) -> dict[str, Any]:
-    """Return what Whisper needs: its window is what its positions cover, two Mel frames each (30 s)."""
+    """Return what Whisper needs: its window is what its positions cover, two Mel frames each (30 s), filled or cut."""
     for key in settings:
-        raise UsageError(f"--set {key}: {name} is a Whisper; its window and its input are fixed")
+        if key not in WHISPER_OPTIONS:
+            raise UsageError(f"--set {key}: {name} is a Whisper, which takes {', '.join(WHISPER_OPTIONS)}; its input is fixed")
+    filling = settings.get("window", WINDOWS[0]).strip().lower()
+    if filling not in WINDOWS:
+        raise unknown("window of a Whisper", filling, WINDOWS)
     read = read_preprocessor(found)
     path, stored = read if read is not None else (found.folder / PREPROCESSOR, {})
     preprocessor = _settings(read, MEL_DEFAULTS)
@@ -67,7 +80,7 @@ def whisper_front(
                 " these two files do not belong together"
             )
     mel = {"n_fft": int(preprocessor["n_fft"]), "hop_length": hop, "bands": int(values["num_mel_bins"])}
-    framing = WindowFraming(window=window, hop=2 * hop)
+    framing = WindowFraming(window=window, hop=2 * hop, is_filled=filling == WINDOWS[0])
     return {"sample_rate_hz": rate, "normalise": False, "mel": mel, "framing": framing}
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tfser.manifests.errors import UsageError, unknown
 from tfser.pipeline.features.encoders.architecture import DEFAULTS, architecture, check, depth, width
-from tfser.pipeline.features.encoders.framing import Framing
+from tfser.pipeline.features.encoders.framing import Framing, WindowFraming
 from tfser.pipeline.features.encoders.front import OPTIONS, raw_front, whisper_front
 from tfser.pipeline.features.encoders.weights import CONFIG, Found, content_hash, find, is_folder, read_config
 
@@ -200,6 +200,9 @@ class EncoderSpec:
             config["mel"] = dict(self.mel)
             config["input"] = "log-Mel: log10, at most 8 below the window's maximum, (x + 4) / 4"
             config["batch"] = "every window on its own; attention sees the silence that fills it"
+            if isinstance(self.framing, WindowFraming) and not self.framing.is_filled:
+                config["input"] = "log-Mel: log10, at most 8 below the piece's maximum, (x + 4) / 4"
+                config["batch"] = "every window on its own; attention sees its own frames only"
         if output.label == "all":
             config["layers"] = self.n_layers + 1
         return config
@@ -224,7 +227,7 @@ def encoder_spec(
         revision: branch, tag or commit of a hub id.
         layer: a number, `last`, `mean` (over 1..N), `all` (0..N side by side), or several of these with commas between.
         precision: of the computation.
-        settings: `chunk_s`, `overlap_s` (what two neighbours share in all), `do_normalize`.
+        settings: `chunk_s`, `overlap_s` (what two neighbours share in all), `do_normalize`; of a Whisper, `window`.
         memo: a file that remembers hashes of weights.
         rehash: read the weights whatever is remembered of them.
 
@@ -233,40 +236,53 @@ def encoder_spec(
         TfserError: if files are missing or damaged.
     """
     known = ENCODERS.get(name)
-    if known is None and "/" not in name and not is_folder(name):
-        raise unknown("encoder", name, list(ENCODERS))
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
-    for key in settings or {}:
-        if key not in OPTIONS:
-            raise unknown(f"option of {name}", key, OPTIONS)
-    if known is None and weights not in (None, name) and is_folder(name):
-        raise UsageError(f"--features {name} --weights {weights}: these name two encoders; give the second as --features alone")
+    _check_words(name, known, weights, precision, settings or {})
     source = weights or (known.hub if known else name)
     if revision is not None and is_folder(source):
         raise UsageError(f"--revision {revision}: {source} is a folder, which has no revisions")
-    found = find(source, revision)
-    config = read_config(found)
+    files = find(source, revision)
+    # What is done follows from config.json and not from the name: "base" and "large" are conventions, and
+    # folders bear any name.
+    config = read_config(files)
     family = str(config.get("model_type"))
     if family not in DEFAULTS:
         raise UsageError(f"{source}: model_type {family!r} is none of the families that extract here: {', '.join(DEFAULTS)}")
     if known is not None and family != known.family:
         raise UsageError(f"{source}: holds a {family}, and {name} is a {known.family}; name it by its folder or hub id instead")
     values = architecture(family, config)
-    check(found.folder / CONFIG, values, family)
+    check(files.folder / CONFIG, values, family)
     notes: list[str] = []
     front = whisper_front if family == "whisper" else raw_front
     return EncoderSpec(
         name=name if known else Path(name).resolve().name if is_folder(name) else name.rsplit("/", 1)[-1],
         family=family,
-        found=found,
-        weights=content_hash(found, memo, again=rehash),
+        found=files,
+        weights=content_hash(files, memo, again=rehash),
         architecture=values,
         outputs=_outputs(name, layer, known, values, notes),
         precision=next(p for p in PRECISIONS if p == precision),
-        **front(name, found, values, settings or {}, notes),
+        **front(name, files, values, settings or {}, notes),
         notes=tuple(notes),
     )
+
+
+def _check_words(
+    name: str, known: Known | None, weights: str | None, precision: str, settings: Mapping[str, str]
+) -> None:
+    """Refuse all that can be wrong with the words before anything is fetched: weights are gigabytes.
+
+    Raises:
+        UsageError: if the name, the precision or an option is off, or two encoders are named.
+    """
+    if known is None and "/" not in name and not is_folder(name):
+        raise unknown("encoder", name, list(ENCODERS))
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    for key in settings:
+        if key not in OPTIONS:
+            raise unknown(f"option of {name}", key, OPTIONS)
+    if known is None and weights not in (None, name) and is_folder(name):
+        raise UsageError(f"--features {name} --weights {weights}: these name two encoders; give the second as --features alone")
 
 
 def _outputs(

@@ -2,6 +2,11 @@
 
 Radford et al. 2022. Every window is encoded on its own and attends to the silence that fills it, as in training; nothing of
 a batch-mate can reach it. The final LayerNorm is part of the last layer's hidden state, and of no other.
+
+With `window=clip` nothing is filled but the last hop: the spectrogram is that of the piece, the positions are cut to it, and
+attention sees its own frames only. In a batch of several lengths the shorter ones' spectrograms end in zeros, which is what the
+first convolution sees beyond the end of a piece alone, and their further positions are masked. (The second convolution, of stride
+2 over an even number of frames, looks beyond no end.)
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from torch.nn import functional
 
 from tfser.pipeline.features.encoders.encoder import Encoder
 from tfser.pipeline.features.encoders.exact import Moments
+from tfser.pipeline.features.encoders.framing import WindowFraming
 from tfser.pipeline.features.encoders.products import use_products
 from tfser.pipeline.features.encoders.spec import EncoderSpec
 
@@ -30,7 +36,7 @@ class WhisperEncoder(Encoder):
         super().__init__(spec, device)
         self.model = model.to(device=device, dtype=self.dtype)
         use_products(self.model)
-        self.window = spec.framing.computed(0)
+        self.is_filled = not isinstance(spec.framing, WindowFraming) or spec.framing.is_filled
         extractor: Any = transformers.WhisperFeatureExtractor
         self.mel = extractor(
             feature_size=spec.mel["bands"],
@@ -43,21 +49,39 @@ class WhisperEncoder(Encoder):
         self, pieces: Sequence[npt.NDArray[np.float32]], moments: Sequence[Moments | None] | None = None
     ) -> Iterator[Tensor]:
         """Yield hidden states 0..highest, (B, positions, D) each."""
-        # In float32 whatever the encoder computes in: float16 has no number for the floor of 1e-10 below the logarithm, so that
-        # quiet speech would get other features than loud speech (half of the encoder's output at -40 dB).
-        with torch.autocast(self.device.type, enabled=False):
-            mel = self.mel(
-                [np.asarray(piece, dtype=np.float32) for piece in pieces],
-                sampling_rate=self.spec.sample_rate_hz,
-                max_length=self.window,
-                return_tensors="pt",
-                device=str(self.device),
-            )["input_features"]
+        mel, mask = self._input(pieces)
         x = mel.to(self.device, self.dtype)  # (B, bands, 2 positions)
         x = functional.gelu(self.model.conv1(x))
         x = functional.gelu(self.model.conv2(x)).transpose(1, 2)
-        hidden = x + self.model.embed_positions.weight
+        hidden = x + self.model.embed_positions.weight[: x.shape[1]]
         yield hidden
         for k, layer in enumerate(self.model.layers, start=1):
-            hidden = layer(hidden, None)
+            hidden = layer(hidden, mask)
             yield self.model.layer_norm(hidden) if k == self.spec.n_layers else hidden
+
+    def _input(self, pieces: Sequence[npt.NDArray[np.float32]]) -> tuple[Tensor, Tensor | None]:
+        """Return log-Mel frames (B, bands, 2 positions), and which positions attention may see, (B, 1, 1, positions), or all."""
+        if self.is_filled:
+            return self._log_mel(pieces, self.spec.framing.computed(0)), None
+        each = [self._log_mel([piece], self.spec.framing.computed(len(piece))) for piece in pieces]
+        lengths = [mel.shape[-1] for mel in each]
+        longest = max(lengths)
+        mel = torch.cat([functional.pad(of, (0, longest - of.shape[-1])) for of in each])
+        if min(lengths) == longest:
+            return mel, None
+        positions = torch.tensor(lengths, device=self.device) // 2
+        return mel, (torch.arange(longest // 2, device=self.device) < positions[:, None])[:, None, None, :]
+
+    def _log_mel(self, pieces: Sequence[npt.NDArray[np.float32]], samples: int) -> Tensor:
+        """Return the log-Mel frames (B, bands, samples / hop) of pieces that are filled with silence to so many samples."""
+        # In float32 whatever the encoder computes in: float16 has no number for the floor of 1e-10 below the logarithm, so that
+        # quiet speech would get other features than loud speech (half of the encoder's output at -40 dB).
+        with torch.autocast(self.device.type, enabled=False):
+            found: Tensor = self.mel(
+                [np.asarray(piece, dtype=np.float32) for piece in pieces],
+                sampling_rate=self.spec.sample_rate_hz,
+                max_length=samples,
+                return_tensors="pt",
+                device=str(self.device),
+            )["input_features"]
+        return found

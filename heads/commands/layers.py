@@ -1,0 +1,166 @@
+"""`tfser layers`: which layer of an encoder, by training on each, and asking validation speakers.
+
+What is trained is planned by `tfser.heads.runs.layer_plan`, what comes out is read by `tfser.heads.results.layer_choice`, and
+drawn by `tfser.heads.reports.layers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tfser.heads.runs.request import LayerRequest
+from tfser.heads.runs.running import RunningMany
+from tfser.manifests.cache import Cache
+from tfser.manifests.commands.printing import PrintingTables
+from tfser.manifests.display import Output, TableOutput, print_rows, say, terminal_width
+from tfser.manifests.errors import UsageError
+from tfser.manifests.options import Option
+from tfser.manifests.outputs import check_output, writing
+
+if TYPE_CHECKING:
+    from tfser.heads.results.layer_choice import LayerScores
+    from tfser.heads.runs.layer_plan import LayerPlan
+
+_KINDS = (".png", ".svg", ".pdf")
+
+_MAY_GO = ("WA", "mix weight", "validation UA", "UA")
+"""Columns that a narrow terminal can do without, the first one first."""
+
+
+def layers(
+    *,
+    request: LayerRequest,
+    selection: Annotated[
+        str, Option("Whose scores, of a head that is trained by epochs: last or val.", panel="Output and cache")
+    ] = "last",
+    output: Annotated[
+        Path | None, Option("Draw the scores there: a .png, .svg or .pdf file.", metavar="FILE", panel="Output and cache")
+    ] = None,
+    running: RunningMany,
+    printing: PrintingTables,
+) -> None:
+    """Score every layer of an encoder, and let validation speakers choose one, fold by fold. Exits with 1 if a run failed.
+
+    Raises:
+        UsageError: if the request is off; nothing is trained then.
+        TfserError: if an audit forbids a fold.
+
+    Example:
+        tfser layers --features whisper-base/all
+        tfser layers --features whisper-base --head mean_pool --seeds 0-1 --output layers.pdf
+    """
+    if output is not None and output.suffix.casefold() not in _KINDS:
+        raise UsageError(f"--output {output}: name a file that ends in {', '.join(_KINDS)}")
+    check_output(output)
+    running.prepare(request.device)
+    if not show_layers(running.store(printing.cache), request, running, printing.format, selection=selection, output=output):
+        raise typer.Exit(1)
+
+
+def show_layers(
+    store: Cache,
+    request: LayerRequest,
+    running: RunningMany,
+    format: TableOutput,
+    *,
+    selection: str = "last",
+    output: Path | None = None,
+) -> bool:
+    """Train on every layer, print what came out and draw it if asked; return whether no run failed.
+
+    Raises:
+        UsageError: if the request is off; nothing is trained then.
+        TfserError: if an audit forbids a fold.
+    """
+    from tfser.heads.commands.sweep_table import failure_lines
+    from tfser.heads.commands.sweeps import run_plan
+    from tfser.heads.results.layer_choice import layer_scores
+    from tfser.heads.runs.layer_plan import plan_layers
+
+    plan = plan_layers(store, request)
+    failures = run_plan(store, plan.plan, running, selection)
+    found = layer_scores(store, plan, selection)
+    _print(found, plan, format)
+    if output is not None:
+        _draw(output, found.rows)
+        say(f"drawn in {output}")
+    for line in failure_lines(failures):
+        say(line)
+    return not failures
+
+
+def _print(found: LayerScores, plan: LayerPlan, format: TableOutput) -> None:
+    """Print the table, and in words what was chosen, what that is worth, and how it is to be read."""
+    from tfser.heads.commands.columns import fitted
+    from tfser.heads.commands.sweep_table import print_table
+    from tfser.heads.results.marks import explain_marks
+
+    if format in (TableOutput.json, TableOutput.csv):
+        print_rows(found.rows, Output(format.value))
+        return
+    lines, narrow = [_line(row) for row in found.rows], list[str]()
+    if format is TableOutput.table:
+        lines, narrow = fitted(lines, terminal_width(), _MAY_GO)
+    print_table(lines, format)
+    for note in (*narrow, *_words(found, plan), *explain_marks(found.rows)):
+        say(note)
+
+
+def _line(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row as people read it: percent with one decimal, and marks."""
+    from tfser.heads.results.marks import mark
+
+    signs, low, high = mark(row), row["pooled_UA_low"], row["pooled_UA_high"]
+    return {
+        "layer": row["what"] if row["layer"] is None else str(row["layer"]),
+        "head": row["head"],
+        "validation UA": _percent(row["validation_UA"]),
+        "chosen": "" if row["chosen_in"] is None else f"{row['chosen_in']}×" if row["layer"] is not None else "",
+        "UA": _percent(row["UA"]) + ("" if row["UA_std"] is None else f" ± {_percent(row['UA_std'])}"),
+        "WA": _percent(row["WA"]),
+        "pooled UA": f"{_percent(row['pooled_UA'])}{signs}",
+        "95 %": "" if low is None else f"{_percent(low)} to {_percent(high)}",
+        "mix weight": "" if row["mix_weight"] is None else f"{row['mix_weight']:.2f}",
+    }
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _words(found: LayerScores, plan: LayerPlan) -> list[str]:
+    """Return what was found, a sentence a line."""
+    of, lines = plan.of, list(found.notes)
+    if found.best is not None:
+        folds = len(found.chosen)
+        lines.append(
+            f"layer {found.best} does best on the validation speakers of all {folds} folds ({of.validation}): "
+            f"--features {plan.layers[found.best].experiment.feature_set}"
+        )
+        lines.append(
+            "the score of `chosen` is honest: the layer of each fold was chosen by speakers that it does not test; "
+            "the best layer's own score was picked by looking"
+        )
+    if found.gain is not None:
+        value, low, high = found.gain
+        ends = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
+        last = max(plan.layers)
+        lines.append(f"chosen against the last layer ({last}), the same speakers: UA {100 * value:+.1f}{ends} points")
+    first = found.rows[0]
+    if first["clusters"]:
+        lines.append(f"95 %: over {first['clusters']} {first['clustered_by']}s; {of.protocol} on {of.corpus}")
+    return lines
+
+
+def _draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    from tfser.heads.reports.layers import layers_figure
+    from tfser.heads.reports.style import as_bytes, house_style
+
+    with house_style():
+        content = as_bytes(layers_figure(rows), path.suffix.casefold().removeprefix("."))
+    with writing(path) as file:
+        file.write(content)

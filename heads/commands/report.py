@@ -1,0 +1,218 @@
+"""`tfser report` and `tfser plot`: a page that people send to co-authors, and single figures for papers."""
+
+from __future__ import annotations
+
+import shlex
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tfser.heads.reports.wishes import PLOTS, PlotWishes, ReportWishes
+from tfser.manifests.cache import Cache
+from tfser.manifests.commands.printing import InCache
+from tfser.manifests.display import say, show
+from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.options import Option
+from tfser.manifests.outputs import check_output, format_of, output_to, writing
+from tfser.manifests.wording import size
+
+if TYPE_CHECKING:
+    from tfser.heads.reports.material import Material
+    from tfser.manifests.catalogue.reading import Connection
+
+PAGE = Path("report.html")
+
+
+class ReportKind(StrEnum):
+    """How a report is written."""
+
+    html = "html"
+    markdown = "markdown"
+    latex = "latex"
+
+
+def report(
+    experiments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[EXPERIMENT ...]", help="Ids, or enough of them; all complete ones if left out."),
+    ] = None,
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="The page (report.html if left out); tables: else standard output."),
+    ] = None,
+    format: Annotated[
+        ReportKind | None, Option("html, or the tables as markdown or latex; by the output's suffix if left out.")
+    ] = None,
+    wishes: ReportWishes,
+    place: InCache,
+) -> None:
+    """Write a page of scores with intervals, speakers, confusions, errors and audits, with the SQL of each number.
+
+    It is one file that opens from a disk and needs no network. --format markdown and latex write its tables.
+
+    Raises:
+        UsageError: if there is no such experiment, or nothing to report.
+
+    Example:
+        tfser report
+        tfser report svm logreg --output report.html --audio
+    """
+    from tfser.heads.reports.material import read_material
+    from tfser.manifests.catalogue.reading import open_catalogue
+
+    kind = format or _kind_of(output)
+    if kind is not ReportKind.html and wishes.audio:
+        raise UsageError("--audio goes with a page, not with --format markdown or latex")
+    target = (output or PAGE) if kind is ReportKind.html else output
+    check_output(target)
+    store = place.store
+    with open_catalogue(store) as connection:
+        material = read_material(store, connection, experiments or (), selection=wishes.selection)
+        if kind is ReportKind.html:
+            assert target is not None
+            text, files = page_text(connection, material, wishes, experiments or [], target)
+        else:
+            tables = table_lines(connection, material, kind)
+    if kind is not ReportKind.html:
+        with output_to(target):
+            show(*tables)
+        if target is not None:
+            say(f"tables written to {target}")
+        return
+    assert target is not None
+    write(target, text, files)
+    say_where(target, text, files, material)
+
+
+def say_where(target: Path, text: str, files: dict[str, bytes], material: Material) -> None:
+    """Say what was left out, and where the page lies."""
+    for what, why in material.left_out:
+        say(f"left out: {what}: {why}")
+    beside = f", with {len(files)} recordings in {target.parent / _beside(target)}" if files else ""
+    say(f"{target} ({size(len(text.encode()))}){beside}: open it in a browser")
+
+
+def report_here(store: Cache, target: Path) -> None:
+    """Write the page of everything in a cache, and say where it lies.
+
+    Raises:
+        UsageError: if there is nothing to report.
+    """
+    from tfser.heads.reports.material import read_material
+    from tfser.manifests.catalogue.reading import open_catalogue
+
+    with open_catalogue(store) as connection:
+        material = read_material(store, connection)
+        text, files = page_text(connection, material, ReportWishes(), [], target)
+    write(target, text, files)
+    say(f"the report page: {target}; open it in a browser")
+
+
+def _kind_of(output: Path | None) -> ReportKind:
+    """Return how to write by the output's suffix: a page where it says nothing else."""
+    suffix = None if output is None else format_of(output, ("html", "htm", "md", "tex"))
+    return {"md": ReportKind.markdown, "tex": ReportKind.latex}.get(suffix or "html", ReportKind.html)
+
+
+def _beside(target: Path) -> str:
+    """Return the name of the folder beside a page that holds its recordings."""
+    return f"{target.stem}-audio"
+
+
+def page_text(
+    connection: Connection, material: Material, wishes: ReportWishes, named: list[str], target: Path
+) -> tuple[str, dict[str, bytes]]:
+    """Return the page, and by name the recordings that go beside it."""
+    from tfser.heads.reports import page
+    from tfser.heads.reports.recordings import listen
+    from tfser.heads.reports.trust_data import mistakes
+
+    chosen = page.detailed(material, bool(named))
+    heard = None
+    if wishes.audio:
+        of = [member for member in material.members if member.experiment in chosen]
+        wanted = [(row["corpus"], row["utterance_id"]) for one in of for row in mistakes(connection, one).rows]
+        heard = listen(connection, wanted, _beside(target), wishes.audio_mb)
+    words = ["tfser report", *map(shlex.quote, named), "--output", shlex.quote(target.name)]
+    words += [f"--selection {shlex.quote(wishes.selection)}"] if wishes.selection != "last" else []
+    words += ["--audio"] if wishes.audio else []
+    asked = page.Wishes(experiments=chosen, command=" ".join(words), heard=heard, title=wishes.title)
+    return page.write_page(connection, material, asked), dict(heard.files) if heard else {}
+
+
+def write(target: Path, text: str, files: dict[str, bytes]) -> None:
+    """Write the page, its recordings first, so that a page never lacks one."""
+    if files:
+        (target.parent / _beside(target)).mkdir(exist_ok=True)
+    for name, content in files.items():
+        with writing(target.parent / name) as file:
+            file.write(content)
+    with writing(target) as file:
+        file.write(text.encode(errors="backslashreplace"))
+
+
+def table_lines(connection: Connection, material: Material, kind: ReportKind) -> list[str]:
+    """Return the tables of a report: scores, and of each experiment in detail recalls, speakers and groups."""
+    from tfser.heads.reports import corpus_data, failing_data, report_tables, scores_data
+    from tfser.heads.reports.material import spoken
+
+    tables = [report_tables.score_table(material, group) for group in material.groups]
+    for one in material.members:
+        tables.append(report_tables.recall_table(scores_data.confusion(one)))
+        if any(who is not None for who in one.outcome.who["speaker"]):
+            tables.append(report_tables.speaker_table(scores_data.speakers(connection, one)))
+        groups = failing_data.failing(one, spoken(connection, [one.experiment]))
+        if groups.rows:
+            tables.append(report_tables.failing_table(groups))
+    for group in material.groups:
+        table, _ = corpus_data.speakers_table(connection, group)
+        if table.rows:
+            tables.append(table)
+    if material.left_out:
+        rows = [{"what": what, "why": why} for what, why in material.left_out]
+        tables.append(report_tables.table_of(f"left out: {len(rows)}", rows))
+    return report_tables.markdown_of(tables) if kind is ReportKind.markdown else report_tables.latex_of(tables)
+
+
+def plot(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"{', '.join(PLOTS)}.")],
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[EXPERIMENT ...]", help="Ids, or enough of them; of features: an utterance."),
+    ] = None,
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="x.svg, x.pdf or x.png.")],
+    wishes: PlotWishes,
+    place: InCache,
+) -> None:
+    """Draw one figure for a paper: readable at one column or two, for any colour vision, fonts embedded.
+
+    Raises:
+        UsageError: if there is no such kind, or what it needs is not there.
+
+    Example:
+        tfser plot confusion svm --output confusion.pdf --width one
+        tfser plot features 03a01Fa --output features.png
+    """
+    from tfser.heads.reports.plots import plot as draw_plot
+    from tfser.heads.reports.style import COLUMN_INCHES, FILE_KINDS, as_bytes, house_style
+    from tfser.manifests.catalogue.reading import open_catalogue
+
+    if wishes.width not in COLUMN_INCHES:
+        raise unknown("width", wishes.width, list(COLUMN_INCHES))
+    if kind not in PLOTS:
+        raise unknown("kind of plot", kind, list(PLOTS))
+    check_output(output)
+    suffix = format_of(output, FILE_KINDS)
+    if suffix is None:
+        raise UsageError(f"--output {output}: name a file that ends in .svg, .pdf or .png")
+    store = place.store
+    with open_catalogue(store) as connection, house_style():
+        figure = draw_plot(store, connection, kind, names or (), wishes, COLUMN_INCHES[wishes.width])
+        content = as_bytes(figure, suffix)
+    with writing(output) as file:
+        file.write(content)
+    say(f"{kind}: {output} ({size(len(content))})")

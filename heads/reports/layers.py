@@ -1,0 +1,92 @@
+"""The drawing of scores by layer: rows of `tfser.heads.results.layer_choice` in, a Matplotlib figure out.
+
+Every layer has its pooled UA on the test speakers with the interval, and beside it, hollow, its UA on the validation speakers,
+which choose. What is no layer is a line across: the choice, the learned mix, all layers together. How often a layer was chosen
+stands above the axis. Colours are told apart by any eye and stand beside shapes and dashes. Nothing is computed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tfser.heads.reports.style import BLUE, COLUMN_INCHES, FAINT, GREEN, INK, ORANGE, VERMILION, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_ACROSS = {"chosen": (VERMILION, "-"), "learned mix": (GREEN, "--"), "all side by side": (FAINT, ":")}
+"""What is drawn as a line across, its colour and its dashes."""
+
+
+def layers_figure(rows: Sequence[Mapping[str, Any]], width: float = COLUMN_INCHES["one"]) -> Figure:
+    """Draw UA by layer.
+
+    Call it, and save what it returns, in `tfser.heads.reports.style.house_style`.
+
+    Args:
+        rows: of one encoder, as `layer_choice` has them or as the command's JSON holds them.
+        width: in inches.
+    """
+    figure = new_figure(width, 1.9 + 0.3 * width)
+    ax: Axes = figure.subplots()
+    layers = [row for row in rows if row["layer"] is not None]
+    _across(ax, rows)
+    numbers = [row["layer"] for row in layers]
+    scores = [100 * row["pooled_UA"] for row in layers]
+    for row in layers:
+        if row["pooled_UA_low"] is not None:
+            ends = [100 * row["pooled_UA_low"], 100 * row["pooled_UA_high"]]
+            ax.plot([row["layer"]] * 2, ends, color=BLUE, linewidth=2.2, alpha=0.45, solid_capstyle="butt")
+    ax.plot(numbers, scores, "o-", color=BLUE, markersize=4.5, label="test speakers, 95 % interval")
+    validated = [(row["layer"], 100 * row["validation_UA"]) for row in layers if row["validation_UA"] is not None]
+    if validated:
+        x, y = zip(*validated, strict=True)
+        ax.plot(x, y, "s:", color=ORANGE, markersize=4, markerfacecolor="none", label="validation speakers, mean over folds")
+    _times(ax, layers)
+    ax.set_xticks(numbers)
+    ax.set_xlabel(f"layer of {_encoder(layers)} (0: its input)")
+    ax.set_ylabel(f"UA of {layers[0]['head']} (%)")
+    ax.grid(axis="y")
+    ax.margins(y=0.14)
+    figure.legend(loc="outside lower center", ncols=1 if width < 5 else 2, handlelength=2.4)
+    return figure
+
+
+def _across(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draw what is no layer as lines across, each with its score in the legend."""
+    for row in rows:
+        if row["layer"] is None and row["what"] in _ACROSS:
+            color, dashes = _ACROSS[row["what"]]
+            words = "chosen by validation speakers, fold by fold" if row["what"] == "chosen" else f"{row['what']} ({row['head']})"
+            ax.axhline(
+                100 * row["pooled_UA"],
+                color=color,
+                linestyle=dashes,
+                linewidth=1,
+                zorder=1,
+                label=f"{words}: {100 * row['pooled_UA']:.1f}",
+            )
+
+
+def _times(ax: Axes, layers: Sequence[Mapping[str, Any]]) -> None:
+    """Write how many folds chose each layer along the top."""
+    if any(row["chosen_in"] for row in layers):
+        for row in layers:
+            if row["chosen_in"]:
+                ax.text(
+                    row["layer"],
+                    0.98,
+                    f"{row['chosen_in']}×",
+                    transform=ax.get_xaxis_transform(),
+                    ha="center",
+                    va="top",
+                    color=INK,
+                    fontsize=7,
+                )
+        ax.set_title("×: how many folds chose the layer", fontsize=7, color=INK)
+
+
+def _encoder(layers: Sequence[Mapping[str, Any]]) -> str:
+    return str(layers[0]["features"]).partition("/")[0]

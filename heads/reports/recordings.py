@@ -1,0 +1,84 @@
+"""The sound of utterances for a page: embedded while it is small, else files beside the page.
+
+In goes which utterances are to be heard and the corpora's folders, as the catalogue knows them; out comes, for each, the text of
+an address that a player takes (`data:` or a relative name), and the files to be written. Sound that cannot be had (no folder, no
+file, unreadable) is counted with its reason, and the page does without. Nothing is read outside of a corpus's own rows, and names
+of files that are written are made of numbers, whatever an utterance is called.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tfser.heads.reports.wishes import EMBEDDED_MB
+from tfser.manifests.catalogue.reading import Connection, rows
+from tfser.manifests.errors import TfserError
+
+_RATE_HZ = 16000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """What was found of the utterances to be heard.
+
+    Attributes:
+        addresses: by corpus and id, what a player takes.
+        files: by name, relative to the page, the content of each file beside it; empty where all is embedded.
+        missing: by corpus and id, why there is no sound.
+        megabytes: of sound, as FLAC.
+    """
+
+    addresses: Mapping[tuple[str, str], str]
+    files: Mapping[str, bytes]
+    missing: Mapping[tuple[str, str], str]
+    megabytes: float
+
+
+def listen(connection: Connection, wanted: Sequence[tuple[str, str]], beside: str, embedded_mb: float = EMBEDDED_MB) -> Heard:
+    """Return the sound of utterances as FLAC, one channel, at 16 kHz at most.
+
+    Args:
+        connection: the catalogue.
+        wanted: corpus and id of each.
+        beside: the folder beside the page for files, if all of them are more than `embedded_mb`.
+        embedded_mb: how many megabytes may be part of the page.
+    """
+    roots = {row["corpus"]: row["root"] for row in rows(connection, "SELECT corpus, root FROM corpora")}
+    sounds: dict[tuple[str, str], bytes] = {}
+    missing: dict[tuple[str, str], str] = {}
+    for key in dict.fromkeys(wanted):
+        found = rows(connection, "SELECT path, start_s, end_s FROM utterances WHERE corpus = ? AND utterance_id = ?", list(key))
+        if not found or key[0] not in roots:
+            missing[key] = "is no longer in the catalogue"
+            continue
+        try:
+            sounds[key] = _encoded(Path(roots[key[0]]) / found[0]["path"], found[0])
+        except (TfserError, OSError) as error:
+            missing[key] = " ".join(str(error).split())
+    size = sum(map(len, sounds.values()))
+    if size <= embedded_mb * 1e6:
+        addresses = {key: f"data:audio/flac;base64,{base64.b64encode(of).decode()}" for key, of in sounds.items()}
+        return Heard(addresses=addresses, files={}, missing=missing, megabytes=size / 1e6)
+    names = {key: f"{beside}/{i + 1:04d}.flac" for i, key in enumerate(sounds)}
+    files = {names[key]: of for key, of in sounds.items()}
+    return Heard(addresses=names, files=files, missing=missing, megabytes=size / 1e6)
+
+
+def _encoded(path: Path, row: Mapping[str, Any]) -> bytes:
+    """Return an utterance's sound as FLAC."""
+    import soundfile
+
+    from tfser.pipeline.sound.audio import decode, resample
+
+    audio = decode(path, start_s=row["start_s"], end_s=row["end_s"])
+    samples, rate = audio.samples, audio.sample_rate
+    if rate > _RATE_HZ:
+        samples, rate = resample(samples, rate, _RATE_HZ), _RATE_HZ
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, rate, format="FLAC", subtype="PCM_16")
+    return stream.getvalue()

@@ -1,0 +1,224 @@
+"""The tables of a report, as text that a page, Markdown and LaTeX share: scores, recalls, speakers, groups, published numbers.
+
+In go contenders and `FigureData`; out come `ReportTable`s, whose cells are texts as people read them: percent with intervals and
+marks. Markdown and LaTeX (booktabs) are written here; nothing is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tfser.heads import REFERENCE_HEADS
+from tfser.heads.reports.figure_data import FigureData, Numbers, percent_of
+from tfser.heads.reports.material import ContenderGroup, Material
+from tfser.heads.results.marks import IN_LATEX, explain_marks, mark, standing
+from tfser.manifests.wording import cell, count, visible
+
+_ESCAPED = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    '"': r"\textquotedbl{}", "±": r"$\pm$", "−": r"$-$", "…": r"\ldots{}", "[": "{[}", "]": "{]}", **IN_LATEX,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportTable:
+    """A table as people read it: cells are texts (in a page also links and players), `right` names the columns of numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    right: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+    sql: str = ""
+
+
+def table_of(title: str, found: Sequence[Mapping[str, Any]], *, most: int | None = None, sql: str = "") -> ReportTable:
+    """Return rows as a table, numbers with six digits; of more than `most` rows the first ones, and a note that says so."""
+    columns = tuple(found[0]) if found else ()
+    shown = found if most is None else found[:most]
+    right = frozenset(
+        name for name in columns if any(isinstance(row[name], (int, float)) and not isinstance(row[name], bool) for row in shown)
+    )
+    notes = (f"The first {len(shown)} of {len(found):,} rows; the SQL gives all.",) if len(shown) < len(found) else ()
+    return ReportTable(
+        title=title,
+        columns=columns,
+        rows=tuple(tuple(cell(row[name]) for name in columns) for row in shown),
+        right=right,
+        notes=notes,
+        sql=sql,
+    )
+
+
+def of_numbers(numbers: Numbers, most: int = 60) -> ReportTable:
+    """Return the numbers of a figure as a table with its SQL."""
+    return table_of(numbers.title, numbers.rows, most=most, sql=numbers.sql)
+
+
+def score_table(material: Material, group: ContenderGroup) -> ReportTable:
+    """Return every selection of every experiment of a group, the best by the report's selection first."""
+    lines = [
+        {
+            "experiment": member.name + (" (reference)" if row["head"] in REFERENCE_HEADS else ""),
+            "features": row["feature_set"],
+            "validation": row["validation"],
+            "selection": row["selection"],
+            "seeds": str(len(row["seeds"])),
+            "folds": f"{row['folds']}/{row['of_folds'] or '?'}",
+            "UA": _spread(row, "UA"),
+            "WA": _spread(row, "WA"),
+            "pooled UA [95 %]": _range(row, "pooled_UA"),
+            "pooled WA [95 %]": _range(row, "pooled_WA"),
+            "clusters": count(row["clusters"], row["clustered_by"]) if row["clusters"] else "",
+            "audit": standing(row),
+        }
+        for member in group.members
+        for row in material.table
+        if row["experiment"] == member.experiment
+    ]
+    columns = tuple(lines[0])
+    numeric = frozenset({"seeds", "folds", "UA", "WA", "pooled UA [95 %]", "pooled WA [95 %]"})
+    shown = [row for row in material.table if row["experiment"] in {m.experiment for m in group.members}]
+    classes = f": {len(group.classes)} classes ({', '.join(group.classes)})" if group.classes else ""
+    return ReportTable(
+        title=f"{group.corpus}, {group.protocol}{classes}",
+        columns=columns,
+        rows=tuple(tuple(line.values()) for line in lines),
+        right=numeric,
+        notes=tuple(explain_marks(shown)),
+    )
+
+
+def _spread(row: Mapping[str, Any], name: str) -> str:
+    if row[name] is None:
+        return ""
+    deviation = row.get(f"{name}_std")
+    return percent_of(row[name]) + ("" if deviation is None else f" ± {percent_of(deviation)}") + mark(row)
+
+
+def _range(row: Mapping[str, Any], name: str) -> str:
+    if row[name] is None:
+        return ""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{percent_of(row[name])}{mark(row)}" + ("" if low is None else f" [{percent_of(low)}, {percent_of(high)}]")
+
+
+def recall_table(data: FigureData) -> ReportTable:
+    """Return the recalls of a confusion with their intervals, and how often each class was taken for each other one."""
+    classes, recalls = data.details["classes"], data.numbers[1].rows
+    share = {(row["label"], row["predicted"]): row for row in data.rows}
+    digits = 0 if data.details["seeds"] == 1 else 1
+    lines = tuple(
+        (
+            row["label"],
+            f"{row['n']:.0f}",
+            _with_bounds(row, "recall"),
+            *(f"{share[row['label'], b]['n']:.{digits}f}" for b in classes),
+        )
+        for row in recalls
+    )
+    return ReportTable(
+        title=data.title,
+        columns=("true class", "n", "recall [95 %]", *classes),
+        rows=lines,
+        right=frozenset({"n", "recall [95 %]", *classes}),
+        notes=data.notes,
+    )
+
+
+def speaker_table(data: FigureData) -> ReportTable:
+    """Return the UA of each speaker, the worst first."""
+    several = data.details["several"]
+    return ReportTable(
+        title=data.title,
+        columns=("speaker", "gender", "session", "n", "UA"),
+        rows=tuple(
+            (
+                f"{row['corpus']}/{row['speaker']}" if several else str(row["speaker"]),
+                row["gender"] or "",
+                row["session"] or "",
+                str(row["n"]),
+                percent_of(row["UA"]),
+            )
+            for row in data.rows
+        ),
+        right=frozenset({"n", "UA"}),
+        notes=data.notes,
+    )
+
+
+def failing_table(data: FigureData) -> ReportTable:
+    """Return the UA of each group of utterances, the weakest first."""
+    return ReportTable(
+        title=data.title,
+        columns=("by", "group", "n", "classes", "UA [95 %]"),
+        rows=tuple((row["what"], row["group"], str(row["n"]), str(row["classes"]), _with_bounds(row, "UA")) for row in data.rows),
+        right=frozenset({"n", "classes", "UA [95 %]"}),
+        notes=data.notes,
+    )
+
+
+def _with_bounds(row: Mapping[str, Any], name: str) -> str:
+    if row[name] is None:
+        return ""
+    return percent_of(row[name]) + ("" if row["low"] is None else f" [{percent_of(row['low'])}, {percent_of(row['high'])}]")
+
+
+# For a manuscript.
+
+
+def markdown_of(tables: Sequence[ReportTable]) -> list[str]:
+    """Return tables as lines of Markdown; what would end a cell or begin a tag is escaped."""
+    lines: list[str] = []
+    for of in tables:
+        lines += [f"**{_marked_down(of.title)}**", ""]
+        lines.append(f"| {' | '.join(map(_marked_down, of.columns))} |")
+        lines.append(f"| {' | '.join('---:' if name in of.right else '---' for name in of.columns)} |")
+        lines += [f"| {' | '.join(_marked_down(str(value)) for value in row)} |" for row in of.rows]
+        lines += ["", *(f"{_marked_down(note)}  " for note in of.notes), ""]
+    return lines
+
+
+def _marked_down(text: str) -> str:
+    """Return a text as a cell of Markdown.
+
+    >>> _marked_down("a|b <i>")
+    'a\\\\|b &lt;i&gt;'
+    """
+    escaped = visible(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{letter}" if letter in "|*_`[" else letter for letter in escaped)
+
+
+def latex_of(tables: Sequence[ReportTable]) -> list[str]:
+    r"""Return tables as lines of LaTeX for the package booktabs, each an environment `table` with its caption and notes."""
+    lines = [r"% needs \usepackage{booktabs} and \usepackage[T1]{fontenc}"]
+    for of in tables:
+        columns = "".join("r" if name in of.right else "l" for name in of.columns)
+        lines += [
+            r"\begin{table}",
+            r"\centering\small",
+            rf"\caption{{{latex(of.title)}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            " & ".join(map(latex, of.columns)) + r" \\",
+            r"\midrule",
+            *(" & ".join(latex(str(value)) for value in row) + r" \\" for row in of.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(rf"\par\smallskip\footnotesize {latex(note)}" for note in of.notes),
+            r"\end{table}",
+            "",
+        ]
+    return lines
+
+
+def latex(text: str) -> str:
+    r"""Return a text as LaTeX writes it.
+
+    >>> print(latex("tf_mamba: 5 %"))
+    tf\_mamba: 5 \%
+    """
+    return "".join(_ESCAPED.get(letter, letter) for letter in visible(text))

@@ -1,0 +1,431 @@
+"""The figures of scores: experiments with intervals, speakers one by one, confusions, and how they went epoch by epoch.
+
+In go contenders (`tfser.heads.reports.material`); out comes `FigureData`: the numbers of `tfser.heads.results`, and the SQL that
+gives them. Nothing is drawn here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfser.heads.reports.figure_data import FigureData, Numbers, Row, list_of, percent_of, text_of
+from tfser.heads.reports.material import Contender, ContenderGroup
+from tfser.heads.results.intervals import cluster_scores, difference, interval
+from tfser.heads.results.marks import explain_marks, is_independent
+from tfser.heads.spec.selections import ORDER_SQL, peeks
+from tfser.manifests.catalogue.reading import Connection, rows
+from tfser.manifests.errors import UsageError
+from tfser.manifests.wording import count
+
+MOST_ROWS = 40
+"""Of a forest: more would be no picture; the table of scores has all."""
+
+_MOST_JOINED = 20
+"""Pairs are compared among so many of the best: their number grows with the square."""
+
+
+def forest(group: ContenderGroup) -> FigureData:
+    """Return every experiment of a group with its pooled UA and interval, and which of them are not told apart.
+
+    Two are not told apart where the 95 % interval of their difference over speakers (`heads.results.intervals.difference`) holds
+    0. They are compared only where both tested the same utterances and their speakers are new to both.
+    """
+    shown = group.members[:MOST_ROWS]
+    drawn = tuple(
+        {
+            "experiment": one.experiment,
+            "name": one.name,
+            "pooled_UA": one.row["pooled_UA"],
+            "low": one.row["pooled_UA_low"],
+            "high": one.row["pooled_UA_high"],
+            "clusters": one.row["clusters"],
+            "seeds": len(one.outcome.seeds),
+            "mark": one.mark,
+        }
+        for one in shown
+    )
+    sql = _forest_sql(shown)
+    joined, compared = _not_told_apart(shown[:_MOST_JOINED])
+    notes = list(explain_marks([one.row for one in shown]))
+    if joined:
+        notes.append(
+            "Dots on one line at the right: not told apart, the 95 % interval over speakers of each pair's difference holds 0 "
+            "(no correction for many comparisons)."
+        )
+    elif compared:
+        notes.append(
+            "Every pair that was compared is told apart: the 95 % interval of its difference over speakers leaves 0 out."
+        )
+    if len(group.members) > len(shown):
+        notes.append(f"The best {len(shown)} of {len(group.members)} are drawn.")
+    if len(shown) > _MOST_JOINED:
+        notes.append(f"Pairs are compared among the best {_MOST_JOINED}.")
+    best = drawn[0]
+    return FigureData(
+        kind="forest",
+        title=f"Scores with intervals over speakers: {group.corpus}, {group.protocol}",
+        reading=f"{count(len(shown), 'experiment')}; the highest pooled UA is {percent_of(best['pooled_UA'])} % "
+        f"{_bounds(best)}({best['name']}).",
+        numbers=(Numbers(title="pooled UA", sql=sql, rows=drawn, checked=("experiment", "pooled_UA")),),
+        notes=tuple(notes),
+        details={"joined": joined, "chance": 1 / len(group.classes) if group.classes else None},
+    )
+
+
+def _forest_sql(shown: Sequence[Contender]) -> str:
+    """Return SQL that gives the pooled UA of experiments, the highest first."""
+    ids = list_of(one.experiment for one in shown)
+    selection = shown[0].outcome.selection
+    if selection == "last":
+        return f"SELECT experiment, pooled_UA FROM results\nWHERE experiment IN {ids}\nORDER BY pooled_UA DESC, experiment"
+    of_seeds = " OR ".join(
+        f"(experiment = {text_of(one.experiment)} AND seed IN ({', '.join(map(str, one.outcome.seeds))}))" for one in shown
+    )
+    return (
+        "SELECT experiment, avg(pooled_UA ORDER BY seed) AS pooled_UA FROM scores\n"
+        f"WHERE selection = {text_of(selection)} AND level = 'utterance' AND ({of_seeds})\n"
+        "GROUP BY experiment ORDER BY pooled_UA DESC, experiment"
+    )
+
+
+def _bounds(row: Row) -> str:
+    return "" if row["low"] is None else f"[{percent_of(row['low'])}, {percent_of(row['high'])}] "
+
+
+def _not_told_apart(shown: Sequence[Contender]) -> tuple[tuple[tuple[int, ...], ...], int]:
+    """Return the largest sets of experiments (their places) of which no pair is told apart, and how many pairs were compared."""
+    alike: set[tuple[int, int]] = set()
+    compared = 0
+    counts = []
+    for one in shown:
+        usable = is_independent(one.row) and None not in one.outcome.who["speaker"]
+        counts.append(one.outcome.counts(one.outcome.clusters("speaker"), one.classes) if usable else None)
+    for i, a in enumerate(shown):
+        for j in range(i + 1, len(shown)):
+            b, of_a, of_b = shown[j], counts[i], counts[j]
+            same = a.outcome.keys == b.outcome.keys and a.outcome.labels == b.outcome.labels and a.classes == b.classes
+            if not same or of_a is None or of_b is None:
+                continue
+            compared += 1
+            found = difference(of_a, of_b, "UA")
+            if found.low is None or found.high is None or found.low <= 0 <= found.high:
+                alike.add((i, j))
+    return _largest_sets(len(shown), alike), compared
+
+
+def _largest_sets(n: int, pairs: set[tuple[int, int]]) -> tuple[tuple[int, ...], ...]:
+    """Return sets of places, each pair of which is among the pairs, that together hold every pair: each as large as can be.
+
+    >>> _largest_sets(4, {(0, 1), (1, 2), (0, 2), (2, 3)})
+    ((0, 1, 2), (2, 3))
+    """
+    found: list[tuple[int, ...]] = []
+    for pair in sorted(pairs):
+        if any(set(pair) <= set(of) for of in found):
+            continue
+        members = list(pair)
+        for other in range(n):
+            if other not in members and all((min(other, m), max(other, m)) in pairs for m in members):
+                members.append(other)
+        found.append(tuple(sorted(members)))
+    return tuple(found)
+
+
+def speakers(connection: Connection, one: Contender) -> FigureData:
+    """Return the UA of each speaker by itself, the worst first, with how much each says, gender and session.
+
+    Raises:
+        UsageError: No speaker of the experiment's test side is known.
+    """
+    outcome = one.outcome
+    known = [i for i, who in enumerate(outcome.who["speaker"]) if who is not None]
+    if not known:
+        raise UsageError(f"{one.experiment}: no speaker of its test side is known, so none can be shown")
+    counts = outcome.take(known).counts([f"{outcome.keys[i][0]}/{outcome.who['speaker'][i]}" for i in known], one.classes)
+    score = dict(zip(counts.clusters, cluster_scores(counts, "UA").tolist(), strict=True))
+    sql = _speakers_sql(one)
+    about = {(row["corpus"], row["speaker"]): row for row in rows(connection, sql)}
+    drawn = sorted(
+        (
+            {
+                "corpus": corpus,
+                "speaker": name,
+                "gender": row["gender"],
+                "session": row["session"] or None,
+                "n": int(counts.true[0, counts.clusters.index(f"{corpus}/{name}")].sum()),
+                "UA": score[f"{corpus}/{name}"],
+            }
+            for (corpus, name), row in about.items()
+        ),
+        key=lambda row: (row["UA"], row["corpus"], row["speaker"]),
+    )
+    missing = len(outcome.keys) - len(known)
+    notes = [*explain_marks([one.row]), "UA of a speaker is over the classes that the speaker has."]
+    notes += [f"{count(missing, 'utterance')} of unknown speakers are left out."] if missing else []
+    worst, best = drawn[0], drawn[-1]
+    return FigureData(
+        kind="speakers",
+        title=f"One dot a speaker: {one.name}{one.mark}",
+        reading=f"{count(len(drawn), 'speaker')}, from {percent_of(worst['UA'])} % ({worst['speaker']}) "
+        f"to {percent_of(best['UA'])} % ({best['speaker']}).",
+        numbers=(
+            Numbers(
+                title="UA of each speaker",
+                sql=sql,
+                rows=tuple(drawn),
+                checked=("speaker", "gender", "n", "UA"),
+            ),
+        ),
+        notes=tuple(notes),
+        details={
+            "mean": one.row["pooled_UA"],
+            "low": one.row["pooled_UA_low"],
+            "high": one.row["pooled_UA_high"],
+            "several": len({row["corpus"] for row in drawn}) > 1,
+        },
+    )
+
+
+def _speakers_sql(one: Contender) -> str:
+    """Return SQL that scores each speaker by itself, with what is known of who it is."""
+    return (
+        "WITH recalls AS (\n"
+        "  SELECT corpus, speaker, seed, label, count(*) AS n, avg(hit::INTEGER) AS recall\n"
+        f"  {one.source()} AND speaker IS NOT NULL GROUP BY ALL\n"
+        "), of_seed AS (\n"
+        "  SELECT corpus, speaker, seed, sum(n)::BIGINT AS n, avg(recall ORDER BY label) AS UA FROM recalls GROUP BY ALL\n"
+        "), people AS (\n"
+        "  SELECT corpus, speaker, min(gender) AS gender, array_to_string(list_sort(list(DISTINCT session)), ', ') AS session\n"
+        "  FROM utterances GROUP BY ALL\n"
+        ")\n"
+        "SELECT corpus, speaker, any_value(gender) AS gender, any_value(session) AS session, max(n) AS n, "
+        "avg(UA ORDER BY seed) AS UA\n"
+        "FROM of_seed JOIN people USING (corpus, speaker) GROUP BY corpus, speaker ORDER BY UA, corpus, speaker"
+    )
+
+
+def confusion(one: Contender) -> FigureData:
+    """Return whom an experiment takes for whom: counts and shares of each true class, and each recall with its interval.
+
+    Counts are means over the seeds.
+    """
+    cells, seeds = _cells(one), len(one.outcome.seeds)
+    classes = one.classes
+    truth = {name: sum(cells.get((name, other), 0.0) for other in classes) for name in classes}
+    drawn = tuple(
+        {
+            "label": a,
+            "predicted": b,
+            "n": cells.get((a, b), 0.0),
+            "share": cells.get((a, b), 0.0) / truth[a] if truth[a] else None,
+        }
+        for a in classes
+        for b in classes
+    )
+    sql = _confusion_sql(one)
+    recalls = _recalls(one, classes)
+    notes = list(explain_marks([one.row]))
+    if seeds > 1:
+        notes.append(f"Counts are means over {seeds} seeds.")
+    weakest = min((row for row in recalls if row["recall"] is not None), key=lambda row: row["recall"])
+    return FigureData(
+        kind="confusion",
+        title=f"Confusion: {one.name}{one.mark}",
+        reading="Rows are true classes, columns what they were taken for; the lowest recall is "
+        f"{percent_of(weakest['recall'])} % ({weakest['label']}).",
+        numbers=(
+            Numbers(
+                title="counts and shares of the true class", sql=sql, rows=drawn, checked=("label", "predicted", "n", "share")
+            ),
+            Numbers(title="recalls", sql=_recall_sql(one), rows=recalls, checked=("label", "n", "recall")),
+        ),
+        notes=tuple(notes),
+        details={"classes": classes, "seeds": seeds},
+    )
+
+
+def _cells(one: Contender) -> dict[tuple[str, str], float]:
+    """Count true and predicted classes: the mean over the seeds."""
+    found: dict[tuple[str, str], float] = {}
+    for of_seed in one.outcome.predicted:
+        for pair in zip(one.outcome.labels, of_seed, strict=True):
+            found[pair] = found.get(pair, 0.0) + 1
+    return {pair: n / len(one.outcome.seeds) for pair, n in found.items()}
+
+
+def _grid(classes: Sequence[str]) -> str:
+    """Return the head of SQL that names all pairs of classes, in the order in which they are drawn."""
+    values = ", ".join(f"({i}, {text_of(name)})" for i, name in enumerate(classes))
+    return f"WITH classes(place, name) AS (VALUES {values})"
+
+
+def _confusion_sql(one: Contender) -> str:
+    counted = (
+        f"SELECT label, predicted, sum(n) AS n FROM result_confusion WHERE experiment = {text_of(one.experiment)} GROUP BY ALL"
+        if one.outcome.selection == "last"
+        else f"SELECT label, predicted, count(*) AS n {one.source()} GROUP BY ALL"
+    )
+    return (
+        f"{_grid(one.classes)},\ncounted AS (\n  {counted}\n)\n"
+        f"SELECT a.name AS label, b.name AS predicted, coalesce(n, 0) / {len(one.outcome.seeds)} AS n,\n"
+        "  coalesce(n, 0) / nullif(sum(n) OVER (PARTITION BY a.name), 0) AS share\n"
+        "FROM classes a CROSS JOIN classes b LEFT JOIN counted ON label = a.name AND predicted = b.name\n"
+        "ORDER BY a.place, b.place"
+    )
+
+
+def _recall_sql(one: Contender) -> str:
+    return (
+        f"{_grid(one.classes)}\nSELECT name AS label, count(p.label) / {len(one.outcome.seeds)} AS n, "
+        "avg(hit::INTEGER) AS recall\n"
+        f"FROM classes LEFT JOIN (SELECT * {one.source()}) p ON p.label = name\nGROUP BY name, place ORDER BY place"
+    )
+
+
+def _recalls(one: Contender, classes: Sequence[str]) -> tuple[Row, ...]:
+    by = one.row["clustered_by"]
+    who = ("all",) * len(one.outcome.keys) if by is None else one.outcome.clusters(by)
+    counts = one.outcome.counts(who, classes)
+    drawn = []
+    for k, name in enumerate(classes):
+        n = float(counts.true[0, :, k].sum())
+        if not n:
+            drawn.append({"label": name, "n": 0.0, "recall": None, "low": None, "high": None})
+            continue
+        found = interval(counts.only(name), "UA")
+        drawn.append({"label": name, "n": n, "recall": found.value, "low": found.low, "high": found.high})
+    return tuple(drawn)
+
+
+def confusion_difference(a: Contender, b: Contender) -> FigureData:
+    """Return by how much the row shares of A's confusion are above those of B's.
+
+    Raises:
+        UsageError: The two do not tell the same classes apart.
+    """
+    if set(a.classes) != set(b.classes):
+        raise UsageError(f"{a.experiment} and {b.experiment} tell other classes apart: there is no difference of confusions")
+    of_a, of_b = ({(row["label"], row["predicted"]): row["share"] for row in confusion(one).rows} for one in (a, b))
+    drawn = tuple(
+        {
+            "label": x,
+            "predicted": y,
+            "share_a": of_a[x, y],
+            "share_b": of_b[x, y],
+            "difference": None if of_a[x, y] is None or of_b[x, y] is None else of_a[x, y] - of_b[x, y],
+        }
+        for x in a.classes
+        for y in a.classes
+    )
+
+    sql = _difference_sql(a, b)
+    largest = max(drawn, key=lambda row: abs(row["difference"] or 0.0))
+    return FigureData(
+        kind="difference",
+        title=f"Difference of confusions: {a.name}{a.mark} minus {b.name}{b.mark}",
+        reading=f"Points of each row's share; the largest change is {100 * (largest['difference'] or 0):+.1f} points: "
+        f"{largest['label']} taken for {largest['predicted']}.",
+        numbers=(
+            Numbers(
+                title="shares of the true class",
+                sql=sql,
+                rows=drawn,
+                checked=("label", "predicted", "share_a", "share_b", "difference"),
+            ),
+        ),
+        notes=tuple(explain_marks([a.row, b.row])),
+        details={"classes": a.classes, "a": a.name, "b": b.name},
+    )
+
+
+def _difference_sql(a: Contender, b: Contender) -> str:
+    """Return SQL that gives the row shares of two confusions and their difference."""
+
+    def counted(one: Contender) -> str:
+        return f"SELECT label, predicted, count(*) AS n {one.source()} GROUP BY ALL"
+
+    def share(of: str) -> str:
+        return f"coalesce({of}.n, 0) / nullif(sum({of}.n) OVER (PARTITION BY p.name), 0) AS share_{of}"
+
+    return (
+        f"{_grid(a.classes)},\na AS (\n  {counted(a)}\n), b AS (\n  {counted(b)}\n), both_sides AS (\n"
+        f"  SELECT p.place AS row_place, q.place AS column_place, p.name AS label, q.name AS predicted, {share('a')},\n"
+        f"    {share('b')}\n  FROM classes p CROSS JOIN classes q\n"
+        "  LEFT JOIN a ON a.label = p.name AND a.predicted = q.name LEFT JOIN b ON b.label = p.name AND b.predicted = q.name\n)\n"
+        "SELECT label, predicted, share_a, share_b, share_a - share_b AS difference FROM both_sides\n"
+        "ORDER BY row_place, column_place"
+    )
+
+
+def curves(connection: Connection, one: Contender) -> FigureData:
+    """Return the UA of every fold and seed after each epoch, which epochs each selection took, and what looking is worth.
+
+    Raises:
+        UsageError: The head is fitted at once: there are no epochs, or the history of its runs has no UA.
+    """
+    where = f"WHERE r.experiment = {text_of(one.experiment)}"
+    history_sql = (
+        "SELECT r.seed, r.fold, h.epoch, h.test_UA, h.val_UA, h.loss\n"
+        f"FROM history h JOIN runs r USING (run_id) {where}\nORDER BY r.seed, r.fold, h.epoch"
+    )
+    history = rows(connection, history_sql)
+    scored = [row for row in history if row["test_UA"] is not None or row["val_UA"] is not None]
+    if len({row["epoch"] for row in scored}) < 2:
+        raise UsageError(f"{one.experiment}: no epochs to draw: the head is fitted at once, or its runs kept no UA by epoch")
+    chosen_sql = (
+        "SELECT seed, fold, selection, epoch, UA FROM fold_scores\n"
+        f"WHERE experiment = {text_of(one.experiment)} AND level = 'utterance' AND selection IN ('last', 'val', 'test-oracle')\n"
+        f"ORDER BY {ORDER_SQL}, seed, fold"
+    )
+    chosen = rows(connection, chosen_sql)
+    gaps_sql = (
+        "SELECT selection, avg(UA ORDER BY seed, fold) AS UA, count(*) AS runs FROM fold_scores\n"
+        f"WHERE experiment = {text_of(one.experiment)} AND level = 'utterance' AND selection IN ('last', 'val', 'test-oracle')\n"
+        f"GROUP BY selection ORDER BY {ORDER_SQL}"
+    )
+    gaps = rows(connection, gaps_sql)
+    reading, gap = _gap_in_words(gaps)
+    return FigureData(
+        kind="curves",
+        title=f"Epoch by epoch: {one.name}{one.mark}",
+        reading=reading,
+        numbers=(
+            Numbers(
+                title="UA after each epoch",
+                sql=history_sql,
+                rows=tuple(history),
+                checked=("seed", "fold", "epoch", "test_UA", "val_UA", "loss"),
+            ),
+            Numbers(
+                title="chosen epochs", sql=chosen_sql, rows=tuple(chosen), checked=("seed", "fold", "selection", "epoch", "UA")
+            ),
+            Numbers(title="means over folds and seeds", sql=gaps_sql, rows=tuple(gaps), checked=("selection", "UA", "runs")),
+        ),
+        notes=tuple(explain_marks([*({**one.row, "selection": row["selection"]} for row in gaps)])),
+        details={"gap": gap},
+    )
+
+
+def _gap_in_words(gaps: Sequence[Mapping[str, Any]]) -> tuple[str, float | None]:
+    """Say what each selection scores on average, and return by how many points looking at the test fold is above `last`."""
+    value = {row["selection"]: row["UA"] for row in gaps}
+    gap = None if None in (value.get("last"), value.get("test-oracle")) else 100 * (value["test-oracle"] - value["last"])
+    said = ", ".join(f"{row['selection']}{'†' if peeks(row['selection']) else ''} {percent_of(row['UA'])} %" for row in gaps)
+    reading = f"Mean UA over folds and seeds: {said}."
+    if gap is not None:
+        reading += f" Choosing the epoch on the test fold adds {gap:.1f} points that no new speaker would see."
+    return reading, gap
+
+
+def mean_curve(found: Sequence[Mapping[str, Any]], column: str) -> tuple[list[int], list[float]]:
+    """Return epochs and the mean over folds and seeds of a column; epochs that not all of them have are left out."""
+    by_epoch: dict[int, list[float]] = {}
+    for row in found:
+        if row[column] is not None:
+            by_epoch.setdefault(row["epoch"], []).append(row[column])
+    most = max((len(values) for values in by_epoch.values()), default=0)
+    kept = {epoch: float(np.mean(values)) for epoch, values in sorted(by_epoch.items()) if len(values) == most}
+    return list(kept), list(kept.values())

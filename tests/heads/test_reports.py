@@ -1,0 +1,338 @@
+"""Reports: every number that is drawn is what its SQL gives; other people's text does no harm; pages repeat themselves."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfser.heads.reports import corpus_data, drawing, failing_data, page, report_tables, scores_data, style, trust_data
+from tfser.heads.reports.figure_data import FigureData, Numbers
+from tfser.heads.reports.material import Material, read_material, spoken
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import Connection, open_catalogue
+from tfser.manifests.catalogue.statements import select
+from tfser.manifests.errors import UsageError
+
+HOSTILE = '<script>alert(1)</script> & "so" \u202ereversed\x07 $x_1$'
+
+
+def _load() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tfser_tests_stored_runs", Path(__file__).parents[1] / "stored_runs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    stored = _load()
+    cache = Cache(tmp_path_factory.mktemp("reports") / "cache")
+    utterances = [
+        replace(
+            of,
+            transcript=HOSTILE,
+            gender="FM"[int(str(of.speaker)) % 2],
+            sentence=f"s{i % 3}",
+            extra={"rater_agreement": 0.5 + (i % 7) / 14},
+        )
+        for i, of in enumerate(stored.make_utterances(speakers=6))
+    ]
+    stored.put_utterances(cache, utterances)
+    # What the last epoch scored stands in the metrics, which the catalogue compares; here it is left out of the history.
+    known = [{"epoch": n + 1, "loss": 1.0 / (n + 1), "test_UA": 0.4 + n / 20, "val_UA": 0.3 + n / 30} for n in range(5)]
+    epochs = [{**row, "test_UA": None} if row["epoch"] == 5 else row for row in known]
+    both = ("last", "test-oracle")
+    stored.put_experiment(cache, "mean_pool-a", utterances, right=0.9, seeds=(0, 1), selections=both, history=epochs)
+    stored.put_experiment(cache, "svm-b", utterances, right=0.85)
+    stored.put_experiment(cache, "mean_pool-leaky", utterances, right=0.8, audit="overridden", speakers_kept="broken")
+    stored.put_experiment(cache, "tf_mamba-part", utterances, right=0.6, only_folds=(1, 2))
+    (cache.runs / "tf_mamba-begun-f1-s0").mkdir()
+    return cache
+
+
+@pytest.fixture(scope="module")
+def connection(cache: Cache) -> Iterator[Connection]:
+    with open_catalogue(cache) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="module")
+def material(cache: Cache, connection: Connection) -> Material:
+    return read_material(cache, connection, ["mean_pool-a", "svm-b", "mean_pool-leaky", "tf_mamba-part"])
+
+
+def _every_figure(connection: Connection, material: Material) -> list[FigureData]:
+    found = [scores_data.forest(group) for group in material.groups]
+    for one in material.members:
+        sure = trust_data.read_sureness(connection, one)
+        found += [scores_data.speakers(connection, one), scores_data.confusion(one)]
+        found += [trust_data.reliability(one, sure), trust_data.risk(one, sure), trust_data.entropy(one, sure)]
+        found += [trust_data.mistakes(connection, one), failing_data.failing(one, spoken(connection, [one.experiment]))]
+    members = {one.experiment: one for one in material.members}
+    found.append(scores_data.curves(connection, members["mean_pool-a"]))
+    found.append(scores_data.confusion_difference(members["mean_pool-a"], members["svm-b"]))
+    lengths = corpus_data.durations(connection, material.groups[0])
+    return found + ([lengths] if lengths else [])
+
+
+def _check(connection: Connection, numbers: Numbers) -> None:
+    """Run the statement that stands beneath a figure, and compare what it gives with what is drawn."""
+    answer = select(connection, numbers.sql)
+    given_rows = [dict(zip(answer.names, row, strict=True)) for row in answer.rows]
+    assert len(given_rows) == len(numbers.rows), numbers.title
+    for of_sql, drawn in zip(given_rows, numbers.rows, strict=True):
+        for column in numbers.checked:
+            a, b = of_sql[column], drawn[column]
+            if a is None or b is None or isinstance(a, (str, bool, dict)):
+                assert a == b, (numbers.title, column, of_sql, drawn)
+            else:
+                assert float(a) == pytest.approx(float(b), abs=1e-9), (numbers.title, column, of_sql, drawn)
+
+
+def test_every_statement_gives_the_numbers_that_are_drawn(connection: Connection, material: Material) -> None:
+    figures = _every_figure(connection, material)
+    assert {of.kind for of in figures} >= {"forest", "speakers", "confusion", "difference", "curves", "reliability", "risk",
+                                           "entropy", "failing", "mistakes"}  # fmt: skip
+    for of in figures:
+        for numbers in of.numbers:
+            assert numbers.checked
+            _check(connection, numbers)
+
+
+def test_other_selections_have_statements_too(cache: Cache, connection: Connection) -> None:
+    oracle = read_material(cache, connection, ["mean_pool-a"], selection="test-oracle")
+    one = oracle.members[0]
+    assert one.mark == "†"
+    sure = trust_data.read_sureness(connection, one)
+    for of in (scores_data.forest(oracle.groups[0]), scores_data.speakers(connection, one), scores_data.confusion(one),
+               trust_data.reliability(one, sure)):  # fmt: skip
+        for numbers in of.numbers:
+            _check(connection, numbers)
+
+
+def test_what_is_drawn_is_the_data(connection: Connection, material: Material) -> None:
+    """The marks and texts of the figures are at the numbers."""
+    one = next(of for of in material.members if of.experiment == "svm-b")
+    forest, speakers, confusion = (
+        scores_data.forest(material.groups[0]), scores_data.speakers(connection, one), scores_data.confusion(one),
+    )  # fmt: skip
+    with style.house_style():
+        ax = drawing.draw(forest, 7.0).axes[0]
+        dots = sorted((line.get_ydata()[0], line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "o")
+        assert dots == [(y, pytest.approx(100 * row["pooled_UA"])) for y, row in enumerate(forest.rows)]
+        ax = drawing.draw(speakers, 3.5).axes[0]
+        of_speakers = {int(y): x for line in ax.lines if line.get_linestyle() == "None"
+                       for x, y in zip(*line.get_data(), strict=True)}  # fmt: skip
+        assert [of_speakers[y] for y in range(len(speakers.rows))] == pytest.approx([100 * row["UA"] for row in speakers.rows])
+        ax = drawing.draw(confusion, 7.0).axes[0]
+        said = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in ax.texts}
+    K = len(one.classes)
+    for i, row in enumerate(confusion.rows):
+        wanted = f"{row['n']:.0f}\n{100 * row['share']:.0f} %" if row["n"] else None
+        assert said.get(divmod(i, K)) == wanted
+
+
+def test_calibration_by_hand(connection: Connection, material: Material) -> None:
+    """Probabilities are 0.8 for what is said and 0.1 for the two others, so both scores follow from the share that is right."""
+    one = next(of for of in material.members if of.experiment == "svm-b")
+    sure = trust_data.read_sureness(connection, one)
+    share = float(np.mean([a == b for a, b in zip(one.outcome.labels, one.outcome.predicted[0], strict=True)]))
+    found = trust_data.reliability(one, sure).details
+    assert found["ECE"] == pytest.approx(abs(share - 0.8), abs=1e-6)
+    assert found["Brier"] == pytest.approx(share * (0.04 + 0.02) + (1 - share) * (0.64 + 0.81 + 0.01), abs=1e-6)
+    last = trust_data.risk(one, sure).rows[-1]
+    assert last["coverage"] == 1
+    assert last["risk"] == pytest.approx(1 - share)
+
+
+def _some_pairs(n: int) -> st.SearchStrategy[tuple[int, set[tuple[int, int]]]]:
+    places = st.integers(0, n - 1)
+    return st.sets(st.tuples(places, places)).map(lambda of: (n, of))
+
+
+@settings(max_examples=40)
+@given(st.integers(2, 7).flatmap(_some_pairs))
+def test_sets_that_are_not_told_apart(drawn: tuple[int, set[tuple[int, int]]]) -> None:
+    n, ends = drawn
+    pairs = {(min(a, b), max(a, b)) for a, b in ends if a != b}
+    sets = scores_data._largest_sets(n, pairs)
+    inside = {(a, b) for of in sets for a in of for b in of if a < b}
+    assert inside == pairs
+    for of in sets:  # none can take another one in
+        assert not any(all((min(o, m), max(o, m)) in pairs for m in of) for o in range(n) if o not in of)
+
+
+def test_what_is_left_out_is_counted(cache: Cache, connection: Connection, material: Material) -> None:
+    every = read_material(cache, connection)
+    scores = [one.row["pooled_UA"] for one in every.groups[0].members]
+    assert scores == sorted(scores, reverse=True)
+    reasons = dict(every.left_out)
+    assert "only begun" in reasons["tf_mamba-begun-f1-s0"]
+    assert len(every.members) + sum(not what.endswith("-s0") for what in reasons) == 4
+    with pytest.raises(UsageError, match="unknown experiment"):
+        read_material(cache, connection, ["nobody"])
+    with pytest.raises(UsageError, match="no predictions of the selection val"):
+        read_material(cache, connection, ["svm-b"], selection="val")
+
+
+class _Reader(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.targets: list[str] = []
+        self.headings: list[int] = []
+        self.addresses: list[str] = []
+        self.headers_without_scope = 0
+        self.scripts = 0
+        self.figures: list[Mapping[str, str | None]] = []
+        self.handlers: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        of = dict(attrs)
+        if of.get("id"):
+            self.ids.append(str(of["id"]))
+        self.handlers += [name for name in of if name.startswith("on")]
+        for name in ("href", "src", "xlink:href"):
+            if (where := of.get(name)) is not None:
+                (self.targets if where.startswith("#") else self.addresses).append(where)
+        if re.fullmatch(r"h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        self.headers_without_scope += tag == "th" and of.get("scope") not in ("col", "row")
+        self.scripts += tag == "script"
+        if tag == "svg":
+            self.figures.append(of)
+
+
+def _page(connection: Connection, material: Material) -> str:
+    wishes = page.Wishes(experiments=("mean_pool-a",), command="tfser report", title=HOSTILE)
+    return page.write_page(connection, material, wishes)
+
+
+@pytest.fixture(scope="module")
+def written(connection: Connection, material: Material) -> str:
+    return _page(connection, material)
+
+
+def test_the_page(written: str) -> None:
+    text = written
+    reader = _Reader()
+    reader.feed(text)
+    assert len(reader.ids) == len(set(reader.ids)), "an id stands twice"
+    assert {target.removeprefix("#") for target in reader.targets} <= set(reader.ids), "a link leads nowhere"
+    assert not reader.addresses, "the page asks for something outside of it"
+    assert reader.scripts == 1
+    assert not reader.handlers
+    assert reader.headings[0] == 1
+    assert all(b - a <= 1 for a, b in zip(reader.headings, reader.headings[1:], strict=False)), "a level of headings is left out"
+    assert not reader.headers_without_scope
+    assert len(reader.figures) >= 9
+    for of in reader.figures:
+        names = str(of["aria-labelledby"]).split()
+        assert of["role"] in ("img", "group")
+        assert set(names) <= set(reader.ids)
+    assert "<script>alert" not in text
+    assert "\u202e" not in text
+    assert "\x07" not in text
+    assert "test speakers in training" in text
+    assert "upper bound, and no result" in text
+    assert len(text.encode()) < 2_000_000
+    assert text.count("cell-") > 10
+
+
+def test_statements_on_the_page_run(connection: Connection, written: str) -> None:
+    found = [html.unescape(of) for of in re.findall(r'<code class="sql">(.*?)</code>', written, re.S)]
+    assert len(found) > 15
+    for sql in found:
+        select(connection, sql)
+
+
+def test_the_same_runs_give_the_same_bytes(cache: Cache, connection: Connection, material: Material, written: str) -> None:
+    again = read_material(cache, connection, ["mean_pool-a", "svm-b", "mean_pool-leaky", "tf_mamba-part"])
+    assert _page(connection, again) == written
+    data = scores_data.forest(material.groups[0])
+    with style.house_style():
+        for kind in style.FILE_KINDS:
+            assert style.as_bytes(drawing.draw(data, 3.5), kind) == style.as_bytes(drawing.draw(data, 3.5), kind), kind
+
+
+def test_files_for_papers(connection: Connection, material: Material) -> None:
+    """A PDF is as wide as a column, and its letters are letters of an embedded TrueType font."""
+    with style.house_style():
+        pdf = style.as_bytes(drawing.draw(scores_data.confusion(material.members[0]), style.COLUMN_INCHES["one"]), "pdf")
+    assert b"/FontFile2" in pdf
+    assert b"/Type3" not in pdf
+    assert re.search(rb"/MediaBox \[ ?0 0 252 ", pdf)
+    assert b"CreationDate" not in pdf
+
+
+def _tables(connection: Connection, material: Material) -> list[report_tables.ReportTable]:
+    one = material.members[0]
+    tables = [report_tables.score_table(material, material.groups[0]), report_tables.recall_table(scores_data.confusion(one))]
+    tables.append(report_tables.speaker_table(scores_data.speakers(connection, one)))
+    tables.append(report_tables.failing_table(failing_data.failing(one, spoken(connection, [one.experiment]))))
+    return [*tables, report_tables.table_of(HOSTILE, [{"what \\ #": "a & b_c % {} ~ ^ | < >", "x": 1.5}])]
+
+
+def test_markdown_tables_have_as_many_cells_as_columns(connection: Connection, material: Material) -> None:
+    tables = _tables(connection, material)
+    lines = report_tables.markdown_of(tables)
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == sum(len(of.rows) + 2 for of in tables)
+    cells = [len(re.findall(r"(?<!\\)\|", line)) - 1 for line in rows]
+    assert cells == [len(of.columns) for of in tables for _ in range(len(of.rows) + 2)]
+    assert "<script>" not in "\n".join(lines)
+
+
+def test_latex_tables_are_whole(connection: Connection, material: Material, tmp_path: Path) -> None:
+    tables = _tables(connection, material)
+    lines = report_tables.latex_of(tables)
+    open_ones: list[str] = []
+    for what, name in re.findall(r"\\(begin|end)\{(\w+)\}", "\n".join(lines)):
+        if what == "begin":
+            open_ones.append(name)
+        else:
+            assert open_ones.pop() == name
+    assert not open_ones
+    for line in lines:
+        plain = re.sub(r"\\[\\{}&%$#_]|\$\\?[\w^{}\\]*-?\$", "", line)
+        assert plain.count("{") == plain.count("}"), line
+        if not line.startswith("%"):
+            assert not set("%#_") & set(plain), line
+    if shutil.which("pdflatex") is None:
+        pytest.skip("no pdflatex here: the tables were checked for balance and escaping, not compiled")
+    document = [r"\documentclass{article}", r"\usepackage[T1]{fontenc}", r"\usepackage{booktabs}", r"\begin{document}"]
+    (tmp_path / "t.tex").write_text("\n".join([*document, *lines, r"\end{document}"]), encoding="utf-8")
+    done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True,
+                          timeout=120, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+
+
+def test_commands_say_every_setting() -> None:
+    config: dict[str, Any] = {
+        "head_config": {"hidden": [8, 4]},
+        "recipe_config": {"summary": "s", "lr": 0.1, "cut_frames": None, "jitter": True, "validation": None},
+    }
+    row = {"head": "mean_pool", "preset": "mlp", "recipe": "default", "corpus": "toy", "protocol": "loso-speaker",
+           "feature_set": "logmel", "seed": 1, "fold": 2, "device": "cpu", "audit": "gaps"}  # fmt: skip
+    (command,) = corpus_data.commands_of([row, {**row, "fold": 1}], config)
+    assert "--fold 1,2" in command
+    assert "--set hidden=8,4 --set lr=0.1 --set cut_frames=none --set jitter=true" in command
+    assert command.endswith("--allow-gaps")
