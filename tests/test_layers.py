@@ -34,9 +34,9 @@ ROOMS = {
         *("catalogue", "splits", "audits", "commands"),
     ),
     "pipeline": (
-        *("cores", "threads", "memory", "sound", "corpora", "measure", "scan_report", "scan", "source", "shards", "features"),
-        *("extract_report", "extract", "front_end", "collapse", "from_stacks", "join", "verify", "inventory", "copies"),
-        "commands",
+        *("cores", "threads", "memory", "sound", "corpora", "measure", "last_scan", "scan_report", "scan", "source"),
+        *("shards", "features", "stock", "extract_report", "extract", "front_end", "collapse", "from_stacks", "join", "verify"),
+        *("inventory", "copies", "commands"),
     ),
     "heads": ("spec", "models", "training", "machine", "runs", "results", "prediction", "notebook", "reports", "commands"),
 }

@@ -23,11 +23,11 @@ from tfser.heads.prediction.inputs import Speech, Unusable, corpus_inputs, measu
 from tfser.heads.results.written import score_text
 from tfser.manifests.cache import Cache
 from tfser.manifests.commands.printing import InCache
-from tfser.manifests.display import Begin, Output, bar, print_json, print_rows, say, show, utterance_bar, visible
+from tfser.manifests.display import Begin, Output, bar, print_json, print_rows, say, show, utterance_bar
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.options import Option
 from tfser.manifests.outputs import check_output, format_of, output_to
-from tfser.manifests.wording import count
+from tfser.manifests.wording import count, visible
 
 if TYPE_CHECKING:
     from tfser.heads.prediction.answers import SpokenAnswer

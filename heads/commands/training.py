@@ -52,7 +52,7 @@ def show_training(
             raise UsageError(f"--name {name}: names one experiment, and these are {len(experiments)}")
         give_name(store, name, experiments[0].name)
     headings = {of.name: f"features {of.feature_set}" for of in experiments} if several else {}
-    failed = _train_folds(store, experiments, running, headings)
+    failed = train_folds(store, experiments, running, headings)
     if experiments[0].folds == (EVERYTHING,):
         print_for_use(store, experiments, format)
         _raise_if(failed)
@@ -101,12 +101,12 @@ def show_ablation(
         experiment.name: f"{number} of {len(table)}: {row.name} ({experiment.preset}, {experiment.recipe_name})"
         for number, (row, experiment) in enumerate(table, start=1)
     }
-    failed = _train_folds(store, [experiment for _, experiment in table], running, headings)
+    failed = train_folds(store, [experiment for _, experiment in table], running, headings)
     print_ablation(table[0][1], compare(store, table, selection), format)
     _raise_if(failed)
 
 
-def _train_folds(
+def train_folds(
     store: Cache, experiments: Sequence[Experiment], running: Running, headings: Mapping[str, str]
 ) -> list[Failure]:
     """Train the folds of experiments after the audits of all of them; return those of which a side is empty."""

@@ -20,15 +20,15 @@ from tfser.manifests.display import Output, print_rows, say, show, terminal_widt
 
 def print_scores(store: Cache, experiments: Sequence[Experiment], format: Output) -> None:
     """Print the scores of each experiment's folds and, if there are several, over them; of several in csv or JSON in one list."""
-    found = [_scores_of(store, experiment) for experiment in experiments]
+    scores = [_scores_of(store, experiment) for experiment in experiments]
     if format is not Output.table:
         several = len(experiments) > 1
-        named = zip(experiments, found, strict=True)
+        named = zip(experiments, scores, strict=True)
         lines = [({"features": of.feature_set} if several else {}) | row for of, (folds, _) in named for row in folds]
         if experiments:
             print_rows(lines, format)
         return
-    for experiment, (folds, over) in zip(experiments, found, strict=True):
+    for experiment, (folds, over) in zip(experiments, scores, strict=True):
         if len(experiments) > 1:
             show(f"features {experiment.feature_set}")
         _print_experiment(store, experiment, folds, over)

@@ -117,7 +117,7 @@ def audit(frame: Any, *, protocol: str = "official-split", claims: Sequence[str]
         )
         for row, text in zip(rows, hashes, strict=True)
     ]
-    about = {"adapter": "table", "root": "", "scanned_at": None, "default_protocol": protocol, "options": {}}
+    about: dict[str, Any] = {"adapter": "table", "root": "", "scanned_at": None, "default_protocol": protocol, "options": {}}
     corpus = StoredCorpus(name=FRAME, about=about, utterances=to_table(FRAME, utterances, measured), skipped=skipped_table([]))
     wanted = parse(protocol, {})
     if protocol == "official-split":  # a corpus's own split may share speakers; one's own is held to what it claims
@@ -161,7 +161,7 @@ def _utterances(rows: Sequence[Mapping[str, Any]], *, needs_split: bool) -> list
         side = row.get("split")
         if side is not None and str(side).lower() not in _SIDES:
             raise unknown(f"side of row {number} (split)", str(side), list(_SIDES))
-        own = {name: str(row[name]) for name in texts if row.get(name) is not None}
+        own: dict[str, Any] = {name: str(row[name]) for name in texts if row.get(name) is not None}
         name = str(row.get("utterance_id") or row.get("path") or number)
         split = None if side is None else _SIDES[str(side).lower()]
         found.append(Utterance(utterance_id=name, path=str(row.get("path") or name), split=split, **own))

@@ -230,4 +230,5 @@ def evaluated(
 
 def mean_of(members: Floats) -> Floats:
     """Return the mean over heads (K,); of one head, its own bits."""
-    return members[0] if len(members) == 1 else members.astype(np.float64).mean(axis=0).astype(np.float32)
+    mean: Floats = members[0] if len(members) == 1 else members.astype(np.float64).mean(axis=0).astype(np.float32)
+    return mean

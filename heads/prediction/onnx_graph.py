@@ -163,9 +163,11 @@ class DftFilter(nn.Module):
             power = real.square() + imaginary.square()
             mean = power[:, 1:].mean(dim=1, keepdim=True)
             tiny = torch.finfo(power.dtype).tiny
-            return ((power + tiny).log() - (mean + tiny).log() > filter_of.threshold).to(power.dtype)
+            kept: Tensor = ((power + tiny).log() - (mean + tiny).log() > filter_of.threshold).to(power.dtype)
+            return kept
         share = torch.linspace(0, 1, real.shape[1])[:, None]
-        return (filter_of.threshold > share)[None].to(real.dtype)
+        passed: Tensor = (filter_of.threshold > share)[None].to(real.dtype)
+        return passed
 
 
 def quadratic_scan(
@@ -186,12 +188,13 @@ def _without_loops() -> Iterator[None]:
     """Let TF-Mamba scan by `quadratic_scan` meanwhile: its own loops run over a length that a graph does not know."""
     from tfser.heads.models import tf_mamba
 
-    own = tf_mamba.ssd
-    tf_mamba.ssd = quadratic_scan
+    module: Any = tf_mamba
+    own = module.ssd
+    module.ssd = quadratic_scan
     try:
         yield
     finally:
-        tf_mamba.ssd = own
+        module.ssd = own
 
 
 def graph_module(trained: TrainedHead) -> nn.Module:
@@ -243,6 +246,7 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
                 dynamic_shapes={"frames": moving},
                 verbose=False,
             )
+            assert program is not None  # with dynamo=True there always is one
             program.save(path, external_data=False)
     except Exception as error:  # whatever the exporter raises over an operator: it is its word on why
         path.unlink(missing_ok=True)

@@ -110,14 +110,14 @@ def to_tensorboard(cache: Cache, runs: Sequence[Mapping[str, Any]], folder: Path
             place = folder / run["experiment"] / f"f{run['fold']}-s{run['seed']}"
             if place.is_dir() and any(place.glob("events.*")):
                 continue
-            with SummaryWriter(str(place)) as writer:  # type: ignore[no-untyped-call]
+            with SummaryWriter(str(place)) as writer:
                 for name, epoch, value in _points(run):
-                    writer.add_scalar(name, value, epoch)  # type: ignore[no-untyped-call]
+                    writer.add_scalar(name, value, epoch)
                 for row in run["scores"]:
-                    writer.add_scalar(score_name(row), row["value"], row["epoch"])  # type: ignore[no-untyped-call]
+                    writer.add_scalar(score_name(row), row["value"], row["epoch"])
                 lines = [f"    {key}: {value}" for key, value in sorted(parameters_of(run).items())]
                 about = f"{run['run_id']}, audit {standing(run)}\n\n" + "\n".join(lines)
-                writer.add_text("configuration", about, 0)  # type: ignore[no-untyped-call]
+                writer.add_text("configuration", about, 0)
             written += 1
     except OSError as error:
         raise TfserError(f"--tensorboard {folder}: cannot be written ({(error.strerror or str(error)).lower()})") from error

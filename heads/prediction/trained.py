@@ -88,19 +88,21 @@ class TrainedHead:
         Raises:
             UsageError: the features are of another width, or the speakers are needed and not given.
         """
-        from tfser.heads.training.predict import predict
+        from tfser.heads.training.predict import TrainedState, predict
 
         return predict(
-            self.state,
+            TrainedState(
+                state=self.state,
+                spec=self.spec,
+                config=self.config,
+                recipe=self.recipe,
+                n_classes=len(self.classes),
+                layers=self.features.layers,
+            ),
             features,
-            spec=self.spec,
-            config=self.config,
-            recipe=self.recipe,
-            n_classes=len(self.classes),
             utterances=rows_of,
             speakers=speakers,
             device=device,
-            layers=self.features.layers,
         )
 
 

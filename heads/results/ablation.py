@@ -89,6 +89,8 @@ def _row(
 ) -> dict[str, Any]:
     """Return a row of the table; `first` are the UA of the table's first row by fold, empty while that row itself is made."""
     spec = experiment.spec
+    # Fold by fold and not mean against mean: folds differ more than rows do, and a gain over the folds that
+    # both have is free of that.
     UA = {score.fold: score.UA for score in scores if score.UA is not None}
     gains = [UA[fold] - first[fold] for fold in sorted(UA.keys() & first.keys())]
     spreads = {metric: Spread.of(getattr(score, metric) for score in scores) for metric in METRICS}
