@@ -72,8 +72,25 @@ CONTENTS = (
         Line("fuse", f"{HEADS}.fuse:fuse_runs",
              "Average the probabilities of experiments (late fusion), and store the result, which `scores` and `compare` know.",
              goes_on=True),
+        Line("worth", f"{HEADS}.worth:worth",
+             "Train one head on a published split and on one that keeps speakers apart, and say what the difference is.",
+             goes_on=True),
         Line("sql", f"{MANIFESTS}.sql:sql",
              "Ask the catalogue; tables and columns are in docs/schema.md (`tfser manifest schema`)."),
+    )),
+    Stage("Using a model", (
+        Line("predict", f"{HEADS}.predicting:predict",
+             "Predict the emotion in audio: a class and probabilities for each input, or for each window of it (--timeline)."),
+        Line("export", f"{HEADS}.exporting:export",
+             "Write a trained model to a folder that needs no cache: safetensors, JSON and a card, no pickle."),
+        Line("runs ls", f"{HEADS}.run_lists:list_runs",
+             "List experiments: what each is, its folds and seeds, whether it was trained for use, and its UA."),
+        Line("runs show", f"{HEADS}.run_lists:show_run",
+             "Show what an experiment or a run is: its whole configuration, versions, folds and seeds."),
+        Line("runs diff", f"{HEADS}.run_lists:diff_runs",
+             "Show in what two experiments or runs differ; `tfser compare` tests whether their scores do."),
+        Line("runs name", f"{HEADS}.run_lists:name_run",
+             "Give an experiment a name, which every command that takes an experiment knows."),
     )),
     Stage("Cache", (
         Line("cache ls", f"{PIPELINE}.cache:cache_ls",
@@ -109,11 +126,12 @@ class Contents(Program):
     contents: ClassVar = CONTENTS
     chapters: ClassVar = {
         "protocol": "Protocols: which splits there are (ls, show, export).",
+        "runs": "Runs and experiments: list, show, diff, name.",
         "cache": "The cache: list, size up, verify, remove, collapse layers, join sets.",
         "manifest": "The catalogue: path, schema, rebuild.",
     }
     names: ClassVar = {
-        "head": "tfser.heads:HEADS",
+        "head": "tfser.heads:head_names",
         "corpus": "tfser.pipeline.corpora:CORPORA",
         "setting": f"{HEADS}.heads:known_settings",
     }

@@ -29,7 +29,7 @@ from tfser.heads import head
 from tfser.heads.models.layer_mix import build_module
 from tfser.heads.models.ssd import ssd, unavailable
 from tfser.heads.spec.fold import FoldData
-from tfser.heads.training.loop import Trainer, fit
+from tfser.heads.training.loop import Keeping, Trainer, fit
 from tfser.heads.training.parts import Batch, padding
 from tfser.heads.training.step import make_optimiser, training_loss
 from tfser.heads.training.together import FitJob, fit_together
@@ -189,7 +189,7 @@ def mamba_step(at: Place) -> None:
     config = spec.settled(spec.preset(), hop_s=0.02, longest=int(data.features.lengths.max()), device=str(at.device))
     times: dict[int, float] = {}
     for parts in (1, 2, 4) if not at.toy else (1, 2):
-        trainer = Trainer(data, spec, config, replace(recipe, parts=parts), 0, at.device, 3)
+        trainer = Trainer(data, spec, config, replace(recipe, parts=parts), 0, at.device)
         times[parts] = at.seconds(lambda trainer=trainer: trainer.train_epoch(1), rounds=1)  # type: ignore[misc]
     padded = {parts: padding(data.features.lengths, recipe.batch_size, parts) for parts in times}
     said = ", ".join(f"{parts}: {seconds:.2f} s at {padded[parts]:.2f} times the frames" for parts, seconds in times.items())
@@ -212,12 +212,13 @@ def folds_at_once(at: Place, name: str, dim: int, count: int, n: int, recipe_nam
         values = {"segment_frames": 16, "channels": 4, "feed_forward": 8, "joint_feed_forward": 8}
     config = spec.settled(replace(spec.preset(), **values), hop_s=0.02, longest=longest, device=str(at.device))
     recipe = replace(spec.recipe(recipe_name), precision="auto" if at.device.type == "cuda" else "float32")
-    recipe = replace(recipe, warmup_epochs=0, eval_hop=None if at.toy else recipe.eval_hop)
+    recipe = replace(recipe, epochs=3, warmup_epochs=0, eval_hop=None if at.toy else recipe.eval_hop)
 
     def epoch_of(how: Any, jobs: int) -> float:
         ends: list[float] = []
-        chosen = [FitJob(data=data, seed=0, on_epoch=lambda _: ends.append(time.perf_counter())) for data in folds[:jobs]]
-        options: dict[str, Any] = {"device": at.device, "epochs": 3, "how": how}
+        keeping = Keeping(on_epoch=lambda _: ends.append(time.perf_counter()))
+        chosen = [FitJob(data=data, seed=0, keeping=keeping) for data in folds[:jobs]]
+        options: dict[str, Any] = {"device": at.device, "how": how}
         fit_together(chosen, spec=spec, config=config, recipe=recipe, on_note=note, **options)
         return (ends[-1] - ends[jobs - 1]) / 2 * (count / jobs)  # the last two of three epochs
 
@@ -316,7 +317,7 @@ def epoch(at: Place) -> None:
     spec = head("tf_mamba")
     config = spec.settled(spec.preset(), hop_s=0.02, longest=int(data.features.lengths.max()), device=str(at.device))
     recipe = replace(spec.recipe(), precision="bfloat16" if at.device.type == "cuda" else "float32")
-    trainer = Trainer(data, spec, config, recipe, 0, at.device, 3)
+    trainer = Trainer(data, spec, config, recipe, 0, at.device)
     cached = at.seconds(lambda: trainer.train_epoch(1), rounds=1)
     layer = nn.TransformerEncoderLayer(D, 4 if at.toy else 16, 4 * D, batch_first=True)
     encoder = nn.TransformerEncoder(layer, 2 if at.toy else 12, enable_nested_tensor=False)  # of WavLM-Large's size
@@ -343,7 +344,8 @@ def resident(at: Place) -> None:
     held = folds[0].features.frames.nbytes
     if at.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(at.device)
-    fit_together(jobs, spec=spec, config=spec.preset(), recipe=spec.recipe(), device=at.device, epochs=1, how="streams")
+    recipe = replace(spec.recipe(), epochs=1, warmup_epochs=0)
+    fit_together(jobs, spec=spec, config=spec.preset(), recipe=recipe, device=at.device, how="streams")
     if at.device.type != "cuda":
         for claim in ("features lie on the device once", "no wait in a training step"):
             at.say(claim, left_out=True, said="only a GPU counts what it holds and when it is waited for")
@@ -351,7 +353,7 @@ def resident(at: Place) -> None:
     peak = torch.cuda.max_memory_allocated(at.device) / held
     at.say("features lie on the device once", peak, unit="times their bytes at the peak", bar=2.0, holds=peak < 2.0,
            size=f"4 folds, {held / 1e9:.2f} GB")  # fmt: skip
-    trainer = Trainer(folds[0], spec, spec.preset(), spec.recipe(), 0, at.device, 1)
+    trainer = Trainer(folds[0], spec, spec.preset(), spec.recipe(), 0, at.device)
     steps = trainer.batches(1)
     next(steps)
     torch.cuda.set_sync_debug_mode("error")

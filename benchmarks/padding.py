@@ -140,7 +140,7 @@ def make_trainer(chosen: argparse.Namespace, lengths: np.ndarray[Any, np.dtype[n
     spec = head(chosen.head)
     recipe = settle_precision(replace(spec.recipe(), precision=chosen.precision, parts=parts), device)
     config = spec.settled(spec.preset(), hop_s=chosen.hop, longest=int(lengths.max()), device=device)
-    return Trainer(data, spec, config, recipe, 0, torch.device(device), recipe.epochs)
+    return Trainer(data, spec, config, recipe, 0, torch.device(device))
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def work(chosen: argparse.Namespace) -> None:
 
     from tfser.heads import head
     from tfser.heads.spec.fold import EpochRecord
-    from tfser.heads.training.loop import fit
+    from tfser.heads.training.loop import Keeping, fit
     from tfser.heads.training.samples import plan
     from tfser.pipeline.features.devices import processor
 
@@ -199,10 +199,10 @@ def work(chosen: argparse.Namespace) -> None:
     if together:
         from tfser.heads.training.together import FitJob, fit_together
 
-        jobs = [FitJob(data=data, seed=0, on_epoch=on_epoch) for data in folds]
+        jobs = [FitJob(data=data, seed=0, keeping=Keeping(on_epoch=on_epoch)) for data in folds]
         fit_together(jobs, spec=spec, config=config, recipe=recipe, device=device, how=how, on_note=said.append)
     else:
-        fit(folds[0], spec=spec, config=config, recipe=recipe, seed=0, device=device, on_epoch=on_epoch)
+        fit(folds[0], spec=spec, config=config, recipe=recipe, seed=0, device=device, keeping=Keeping(on_epoch=on_epoch))
 
 
 def made_up(utterances: int | None, folds: int, device: str) -> list[FoldData]:

@@ -29,6 +29,9 @@ HEADS: dict[str, str] = {
     **{name: f"tfser.heads.models.{name}" for name in TABLE_ONE},
 }
 
+REGISTERED: dict[str, HeadSpec] = {}
+"""Heads of this process alone (`tfser.register_head`): a notebook's own, by name."""
+
 REFERENCE_HEADS = ("logreg", "svm")
 """What stands in every table of a sweep or an ablation: hard to beat on small corpora, and a table that hides that misleads."""
 
@@ -37,17 +40,32 @@ REFERENCE_FEATURES = "egemaps"
 encoder, and with logistic regression are hard to beat by networks on log-Mel."""
 
 
+def head_names() -> list[str]:
+    """Return the names of all heads: tfser's own, those of plug-ins (entry points `tfser.heads`), those of this process."""
+    from tfser.manifests.plugins import HEADS as GROUP
+    from tfser.manifests.plugins import plugins
+
+    return list(dict.fromkeys([*HEADS, *plugins(GROUP), *REGISTERED]))
+
+
 def head(name: str) -> HeadSpec:
     """Return a head's specification by its name.
 
     Raises:
         UsageError: There is no such head; the message lists those there are.
+        PluginError: It is of another package, and cannot be loaded.
     """
     from tfser.heads.spec.head import HeadSpec
     from tfser.manifests.errors import unknown
+    from tfser.manifests.plugins import HEADS as GROUP
+    from tfser.manifests.plugins import plugins
 
+    if name in REGISTERED:
+        return REGISTERED[name]
+    if name not in HEADS and name in plugins(GROUP):
+        return plugins(GROUP)[name].load(HeadSpec)
     if name not in HEADS:
-        raise unknown("head", name, sorted(HEADS))
+        raise unknown("head", name, sorted(head_names()))
     module, _, attribute = HEADS[name].partition(":")
     spec = getattr(import_module(module), attribute or "HEAD")
     if not isinstance(spec, HeadSpec):

@@ -107,7 +107,7 @@ class Cache:
         return self.root / "protocols"
 
     @property
-    def features(self) -> Path:
+    def feature_root(self) -> Path:
         """The folder of all feature sets."""
         return self.root / "features"
 
@@ -121,6 +121,7 @@ class Cache:
 
         This is how a catalogue knows that it is up to date: one stat a file, no file is opened.
         """
+        # Sizes and times alone: this runs in every command, and a cache has tens of thousands of files.
         patterns = (
             "corpora/*/*.json",
             "corpora/*/*.parquet",
@@ -175,12 +176,12 @@ class Cache:
         """
         value = self.read_json(path)
         if not isinstance(value, dict):
-            raise UnknownContentError(f"{path}: cannot be understood (it holds no JSON object)")
+            raise UnknownContentError("cannot be understood (it holds no JSON object)", at=path)
         for key, kind in keys.items():
             if key not in value:
-                raise UnknownContentError(f"{path}: cannot be understood (it has no {key!r})")
+                raise UnknownContentError(f"cannot be understood (it has no {key!r})", at=path)
             if not isinstance(value[key], kind):
-                raise UnknownContentError(f"{path}: cannot be understood ({key!r} is {str(value[key])[:40]!r})")
+                raise UnknownContentError(f"cannot be understood ({key!r} is {str(value[key])[:40]!r})", at=path)
         return value
 
     def write_json(self, path: Path, value: Mapping[str, Any]) -> None:
@@ -258,9 +259,11 @@ class Cache:
             return self
         other.make()
         try:
-            if not os.path.lexists(other.features):
-                other.features.symlink_to(self.features)
-            elif not other.features.is_symlink() or other.features.resolve() != self.features.resolve():
+            # Features are linked, since they are large and read only; rows are copied, so that the folder can
+            # be read where this one is gone.
+            if not os.path.lexists(other.feature_root):
+                other.feature_root.symlink_to(self.feature_root)
+            elif not other.feature_root.is_symlink() or other.feature_root.resolve() != self.feature_root.resolve():
                 raise UsageError(f"--runs {folder}: this folder has features that are not those of {self.root}; name another")
             with other.lock("corpora"):
                 for path in (p for pattern in ("corpora/*/*", "protocols/*.toml") for p in sorted(self.root.glob(pattern))):
@@ -307,6 +310,7 @@ class Cache:
         self.make()
         folder = self.root / "locks"
         path = folder / (what.replace("/", "--") + ".lock")
+        # Tried without waiting first: whoever has to wait says so and for whom, or does other work.
         try:
             folder.mkdir(exist_ok=True)
             lock = FileLock(path)
@@ -322,6 +326,7 @@ class Cache:
                 lock.acquire()
         except (OSError, NotImplementedError) as error:  # the latter is how filelock says that there are no locks
             raise CannotWriteError(f"cache {self.root}: {_why_no_lock(error)}") from error
+        # The owner is for people alone: a lock that nobody holds counts whatever is written there.
         try:
             with contextlib.suppress(OSError):
                 path.with_suffix(".owner").write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")

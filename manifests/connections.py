@@ -78,17 +78,6 @@ def duckdb_path(path: Path) -> str:
         raise TfserError(f"{path}: DuckDB reads only paths that are UTF-8; use a folder of another name") from error
 
 
-def exactly(path: Path) -> str:
-    """Return the pattern that matches one path and nothing else, for `read_parquet`, which takes every path as a pattern.
-
-    Use it with `hive_partitioning = false`: a folder called label=anger would else give every row a column of that name.
-
-    >>> exactly(Path("/caches/exp[1]/what?.parquet"))
-    '/caches/exp[[]1]/what[?].parquet'
-    """
-    return "".join(f"[{mark}]" if mark in "*?[" else mark for mark in duckdb_path(path))
-
-
 def interruptibly(connection: Connection, work: Callable[[], T]) -> T:
     """Return what `work` returns, which runs queries on a connection; Ctrl-C ends the query at once.
 

@@ -21,13 +21,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from tfser.manifests.errors import ReaderGoneError, TfserError
+from tfser.manifests.widths import GAP, at_words, column_widths
 from tfser.manifests.wording import UNSAFE, cell, plain, visible
 
 _WIDE = 400  # columns of a table that goes into a file or a pipe
@@ -60,8 +61,10 @@ class Lines(tuple[str, ...]):
 
 def say(*lines: str) -> None:
     """Tell people something, on standard error."""
+    width = _columns(sys.stderr)
     for line in lines:
-        _notes().print(visible(line), markup=False)
+        for part in at_words(visible(line), width):
+            _notes().print(part, markup=False)
 
 
 def show(*lines: str) -> None:
@@ -127,14 +130,41 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, columns: Seque
             writer.writerow(shown(n) for n in names)
             writer.writerows([shown(cell(row[n], exact=True)) for n in names] for row in rows)
     else:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in names:
-            right = any(_is_number(row[name]) for row in rows)
-            table.add_column(visible(name), justify="right" if right else "left", overflow="fold", no_wrap=right)
-        for row in rows:
-            table.add_row(*(_shown(row[n]) for n in names))
-        with _to_output():
-            Console(highlight=False, markup=False, emoji=False, width=terminal_width() or _WIDE).print(table)
+        _print_table(rows, names)
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Draw rows below their headers; where a terminal is too narrow for whole words, one record below the other."""
+    cells = [[_shown(row[name]) for name in names] for row in rows]
+    right = [any(_is_number(row[name]) for row in rows) for name in names]
+    headers, room = [visible(name) for name in names], terminal_width() or _WIDE
+    widths = column_widths(headers, cells, right, room)
+    if widths is None and terminal_width() is not None:
+        tables = [_record(headers, row) for row in cells]
+    else:
+        tables = [Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")]
+        for at, header in enumerate(headers):
+            place: Literal["left", "right"] = "right" if right[at] else "left"
+            width = None if widths is None else widths[at]
+            tables[0].add_column(header, justify=place, overflow="fold", no_wrap=widths is None and right[at], width=width)
+        for row in cells:
+            tables[0].add_row(*row)
+    with _to_output():
+        console = Console(highlight=False, markup=False, emoji=False, width=room)
+        for number, table in enumerate(tables):
+            if number:
+                console.print()
+            console.print(table)
+
+
+def _record(headers: Sequence[str], row: Sequence[str]) -> Table:
+    """Return one row as lines of a header and a value."""
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for header, value in zip(headers, row, strict=True):
+        table.add_row(header, value)
+    return table
 
 
 def _shown(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
+from pathlib import Path
 
 
 class TfserError(Exception):
@@ -17,13 +18,31 @@ class TfserError(Exception):
     """What the command line adds to the message of every error of this kind."""
 
 
-class DamagedError(TfserError):
+class FileError(TfserError):
+    """Something about one file or folder: `at` says which, `reason` what; the message has both."""
+
+    def __init__(self, reason: str, at: Path | str | None = None) -> None:
+        super().__init__(reason if at is None else f"{at}: {reason}")
+        self.reason, self.at = reason, None if at is None else Path(at)
+
+    def seen_from(self, folder: Path) -> str:
+        """Return the message for those who have named a file or folder already: what is in it is called from there.
+
+        >>> DamagedError("is empty", at="cache/runs/a/run.json").seen_from(Path("cache/runs/a"))
+        'run.json: is empty'
+        """
+        if self.at is None or self.at == folder:
+            return self.reason
+        return f"{self.at.relative_to(folder).as_posix()}: {self.reason}" if folder in self.at.parents else str(self)
+
+
+class DamagedError(FileError):
     """Bytes of the cache were read, and they are not those that were written: the only thing that is ever called damage."""
 
     way_out = "; `tfser cache verify` says what to do"
 
 
-class UnreadableError(TfserError):
+class UnreadableError(FileError):
     """A file could not be opened, read, locked or understood just now.
 
     By permission, for want of memory, because somebody holds it, because a library is missing or a newer version wrote it: it may

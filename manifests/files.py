@@ -50,6 +50,8 @@ def aside(path: Path) -> Iterator[Path]:
 
     The caller must have closed the temporary file when the block ends.
     """
+    # Beside and not in a temporary folder: only within one file system is a rename whole. The folder is fsynced
+    # too, since a rename that is not on the disk is undone by a power cut.
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
@@ -117,14 +119,14 @@ def opened(path: Path) -> Iterator[BufferedReader]:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise DamagedError(f"{path}: {kind_of(path)} lies where a file was written")
+                raise DamagedError(f"{kind_of(path)} lies where a file was written", at=path)
             yield file
     except FileNotFoundError as error:
         if path.is_symlink():  # the file behind the link may be away for a while: a disk that is not mounted
-            raise UnreadableError(f"{path}: could not be read (a link to {path.readlink()}, which is not there)") from error
-        raise MissingFileError(f"{path}: is missing") from error
+            raise UnreadableError(f"could not be read (a link to {path.readlink()}, which is not there)", at=path) from error
+        raise MissingFileError("is missing", at=path) from error
     except IsADirectoryError as error:
-        raise DamagedError(f"{path}: a folder lies where a file was written") from error
+        raise DamagedError("a folder lies where a file was written", at=path) from error
     except (OSError, MemoryError) as error:
         raise could_not_read(path, error) from error
 
@@ -140,7 +142,7 @@ def could_not_read(path: Path, error: BaseException) -> UnreadableError:
     """Return the error for a file that could not be read, with the system's or the library's reason in one line."""
     reason = error.strerror if isinstance(error, OSError) else None
     reason = reason or ("not enough memory" if isinstance(error, MemoryError) else " ".join(str(error).split()))
-    return UnreadableError(f"{path}: could not be read ({reason or type(error).__name__})")
+    return UnreadableError(f"could not be read ({reason or type(error).__name__})", at=path)
 
 
 def read_sealed(path: Path, place: str | None) -> bytes:
@@ -194,7 +196,7 @@ def read_json(path: Path, *, place: str | None = None) -> Any:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:  # a sealed file that fits is always JSON: these bytes were never written
-        raise DamagedError(f"{path}: is no JSON ({error})") from error
+        raise DamagedError(f"is no JSON ({error})", at=path) from error
     if place is not None and isinstance(value, dict):
         value.pop(seals.KEY, None)
     return value
@@ -239,4 +241,4 @@ def check_parquet(path: Path, content: bytes) -> None:
     """
     footer = int.from_bytes(content[-8:-4], "little")
     if content[:4] != b"PAR1" or content[-4:] != b"PAR1" or not 0 < footer <= len(content) - 12:
-        raise DamagedError(f"{path}: is no Parquet file, or not all of one")
+        raise DamagedError("is no Parquet file, or not all of one", at=path)

@@ -59,16 +59,16 @@ def is_sealed(content: bytes, place: str, name: str) -> bool:
         DamagedError: if the seal does not fit the content or the place, or half of a seal is left.
     """
     if not content:
-        raise DamagedError(f"{name}: is empty")
+        raise DamagedError("is empty", at=name)
     found = list(_SEAL.finditer(content))
     last = found[-1] if found else None
     if last is None:
         # One changed bit cannot hit both ends of a seal: half of one says that there was one.
         if _BEFORE in content or _AFTER in content:
-            raise DamagedError(f"{name}: its seal is damaged")
+            raise DamagedError("its seal is damaged", at=name)
         return False
     if _digits(content, last.start(1), place) != last[1]:
-        raise DamagedError(f"{name}: its content is not what was written there")
+        raise DamagedError("its content is not what was written there", at=name)
     return True
 
 
@@ -88,13 +88,13 @@ def is_file_sealed(file: BinaryIO, place: str, name: str) -> bool:
     """
     size = file.seek(0, 2)
     if not size:
-        raise DamagedError(f"{name}: is empty")
+        raise DamagedError("is empty", at=name)
     file.seek(max(0, size - len(EMPTY)))
     found = _SEAL.fullmatch(file.read())
     digits = _digits_before_end(file, place, size - len(EMPTY)) if found is not None else b""
     file.seek(0)
     if found is not None and digits != found[1]:
-        raise DamagedError(f"{name}: its content is not what was written there")
+        raise DamagedError("its content is not what was written there", at=name)
     return found is not None
 
 

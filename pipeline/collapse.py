@@ -21,13 +21,14 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.catalogue.stored import SKIPPED, read_skipped
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.files import sweep
-from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES, take_stock
+from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES
 from tfser.pipeline.features.feature_set import Described, write_description
 from tfser.pipeline.features.stacks import Collapsed
 from tfser.pipeline.measure import Advance, disk_errors
 from tfser.pipeline.shards.reader import ShardReader, checksum_of, damaged_frames
 from tfser.pipeline.shards.rows import write_rows
 from tfser.pipeline.shards.writer import SUFFIXES, Array, ShardFormat, ShardMember, write_shard
+from tfser.pipeline.stock import take_stock
 
 Row = Mapping[str, Any]
 
@@ -74,6 +75,8 @@ def collapse(
         of = "SELECT f.*, u.content_hash FROM features f JOIN utterances u USING (corpus, utterance_id) WHERE f.feature_set = ?"
         stored = rows(connection, f"{of} ORDER BY f.corpus, f.shard, f.first_frame", [source["feature_set"]])
         named = {row["feature_set"]: row["fingerprint"] for row in rows(connection, "FROM feature_sets")}
+    # A name stands for one fingerprint in a cache: the same name for other numbers would be found by every
+    # command that asks by name.
     if named.get(target.name, target.fingerprint) != target.fingerprint:
         raise UsageError(f"{target.name} is another feature set in this cache; choose another --name, or remove that one first")
     have = sorted({row["corpus"] for row in stored})
@@ -108,7 +111,7 @@ def _of_corpus(
     shard_bytes: int,
     shard_utterances: int,
 ) -> CollapseReport:
-    folder = cache.features / target.folder / corpus
+    folder = cache.feature_root / target.folder / corpus
     with cache.lock(f"features/{target.folder}/{corpus}", on_wait):
         sweep(folder)
         have, repaired = take_stock(cache, folder)

@@ -13,10 +13,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ import numpy.typing as npt
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.fill_features import other_encoder
 from tfser.manifests.catalogue.stored import FEATURE_SET, SKIPPED, read_corpus, read_feature_set, read_skipped
-from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnreadableError, unknown
+from tfser.manifests.errors import DamagedError, TfserError, UnreadableError, unknown
 from tfser.manifests.files import sweep
 from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.extract_report import ExtractReport
@@ -34,11 +33,12 @@ from tfser.pipeline.features.engine import AudioRow, Compute, Result, Samples, T
 from tfser.pipeline.features.feature_set import write_description
 from tfser.pipeline.features.registry import FeatureSet, Pass, alone
 from tfser.pipeline.measure import Advance, audio_path, disk_errors
-from tfser.pipeline.shards.rows import ROWS_SUFFIX, read_stock, write_rows
-from tfser.pipeline.shards.writer import SUFFIXES, ShardFormat, ShardMember, StorageDtype, write_shard
+from tfser.pipeline.shards.rows import write_rows
+from tfser.pipeline.shards.writer import ShardFormat, ShardMember, StorageDtype, write_shard
 from tfser.pipeline.sound.audio import content_hash, decode, resample
 from tfser.pipeline.sound.recording import AudioError, TooLongError
 from tfser.pipeline.sound.video import MissingExtraError
+from tfser.pipeline.stock import take_stock
 
 SHARD_BYTES = 128 * 2**20
 """A shard is closed once it holds this many bytes of frames ..."""
@@ -133,16 +133,20 @@ def extract_pass(
     with contextlib.ExitStack() as locks:
         for features in sorted(job.sets, key=lambda of: of.folder):  # everybody in the same order: nobody waits in a circle
             locks.enter_context(cache.lock(f"features/{features.folder}/{corpus}", on_wait))
+        # After the locks: what another extraction has just finished is in stock now, and is not made again.
         root, rows, unread = _rows(cache, corpus)
         writers = [_Writer(cache, corpus, of, len(rows), unread, format, shard_bytes, shard_utterances) for of in job.sets]
         wanted = [[writer.wants(row) for writer in writers] for row in rows]  # all are asked: each lists what it skips
         todo = [row for row, by_writer in zip(rows, wanted, strict=True) if any(by_writer)]
+        # Disk space is looked at before the encoder is loaded, which may take minutes and gigabytes of its own.
         if todo:
             _check_disk(cache, writers, todo, compute.tell if job.is_encoder else None)
         with _disk(writers):
             if todo:
                 advance = begin(len(todo), sum(row.duration_s for row in todo)) if begin is not None else None
                 _run(writers, root, job, todo, compute, advance)
+            # Also where nothing was to do: what a feature set is and who was left out are written even if every
+            # utterance was too short.
             for writer in writers:
                 writer.describe()
                 _write_skipped(cache, writer.folder / SKIPPED, writer.report.skipped)
@@ -168,7 +172,7 @@ class _Writer:
     ) -> None:
         self.cache, self.corpus, self.features = cache, corpus, features
         self.format, self.most_bytes, self.most = format, most_bytes, most
-        self.folder = cache.features / features.folder / corpus
+        self.folder = cache.feature_root / features.folder / corpus
         sweep(self.folder)
         self._have, repaired = take_stock(cache, self.folder)
         self._wanted: set[str] = set()
@@ -226,8 +230,8 @@ class _Writer:
         if frames is None:
             self.skip(row, reason or "unreadable")
             return
-        if (narrow := _narrow(frames, self.features.dtype)) is None:
-            self._overflown.append((row, _overflow(self.features, frames)))
+        if (narrow := narrowed(frames, self.features.dtype)) is None:
+            self._overflown.append((row, why_not_stored(frames, self.features.dtype, self.features.config)))
             if report.before + self._taken + len(self._overflown) >= ENOUGH:
                 self._refuse_if_most()
             return
@@ -237,6 +241,8 @@ class _Writer:
         self._members.append(ShardMember(utterance_id=row.utterance_id, content_hash=row.content_hash, frames=narrow))
         self._size += narrow.nbytes
         report.audio_s += row.duration_s
+        # A shard closes by size, by number and, for encoders, by age: a kill costs what is in memory, and
+        # minutes of a GPU are worth more than a full shard.
         is_old = time.monotonic() - self._opened >= self._most_s
         if self._size >= self.most_bytes or len(self._members) >= self.most or is_old:
             self.close()
@@ -265,6 +271,8 @@ class _Writer:
         if not members:
             return
         self.describe()
+        # The name is the hash of its members, so that an extraction which was interrupted and gone on with ends
+        # in files of the same names where shards hold the same.
         features = self.features
         digest = hashlib.sha256(features.fingerprint.encode())
         for member in members:
@@ -283,7 +291,7 @@ class _Writer:
 def _tell_of_namesakes(cache: Cache, features: FeatureSet, tell: Tell) -> None:
     """Say where the cache holds another encoder under this name, and how each of the two is asked for then."""
     mine = {"source": dict(features.origin), "config": dict(features.config)}
-    for path in sorted(cache.features.glob(f"*/{FEATURE_SET}")) if features.origin else []:
+    for path in sorted(cache.feature_root.glob(f"*/{FEATURE_SET}")) if features.origin else []:
         with contextlib.suppress(DamagedError, UnreadableError):  # those are named by whoever needs them
             about = read_feature_set(cache, path.parent)
             if about["name"] == features.name and other_encoder(about, mine):
@@ -292,36 +300,6 @@ def _tell_of_namesakes(cache: Cache, features: FeatureSet, tell: Tell) -> None:
                     f"this one by --features {features.name}@{features.fingerprint[:8]}, for that one by "
                     f"{features.name}@{about['fingerprint'][:8]}"
                 )
-
-
-def take_stock(cache: Cache, folder: Path) -> tuple[set[tuple[str, str]], list[str]]:
-    """Return which utterances a folder holds, each with its content hash, and what had to go, one line each.
-
-    Damaged shards, and rows whose shard is gone, are moved to `removed/`, so that their utterances are extracted again; what a
-    killed writer never finished is taken away. Call it while holding the lock of the folder's writers.
-
-    Raises:
-        UnreadableError: if rows or their shard could not be read just now, which is no reason to make them again.
-    """
-    if not folder.is_dir():
-        return set(), []
-    stock = read_stock(folder, cache)
-    for path, error in stock.broken.items():
-        if isinstance(error, UnreadableError) and not (isinstance(error, MissingFileError) and path.exists()):
-            raise error
-    told: list[str] = []
-    named = set(stock.rows["shard"].to_pylist())
-    for path, error in stock.broken.items():
-        stem = path.name.removesuffix(ROWS_SUFFIX)
-        beside = [path.with_name(stem + suffix) for suffix in SUFFIXES.values()]
-        shards = [p for p in beside if os.path.lexists(p) and p.name not in named]
-        gone = [cache.place(cache.put_away(p)) for p in (path, *shards)]  # rows first: without them the shard does not count
-        told.append(f"{error}; moved to {Path(gone[0]).parent}, and made again")
-    for suffix in SUFFIXES.values():
-        for path in folder.glob(f"[!.]*{suffix}"):
-            if path.name not in named:
-                path.unlink()
-    return set(zip(stock.rows["utterance_id"].to_pylist(), stock.rows["content_hash"].to_pylist(), strict=True)), told
 
 
 def _rows(cache: Cache, corpus: str) -> tuple[Path, list[AudioRow], int]:
@@ -422,19 +400,19 @@ def _results(root: Path, job: Pass, todo: Sequence[AudioRow], compute: Compute) 
     yield from job.engine(todo, load, compute)
 
 
-def _narrow(frames: npt.NDArray[Any], dtype: StorageDtype) -> npt.NDArray[Any] | None:
+def narrowed(frames: npt.NDArray[Any], dtype: StorageDtype) -> npt.NDArray[Any] | None:
     """Return the frames in their storage dtype; None where they do not fit."""
     with np.errstate(over="ignore"):
         narrow = frames.astype(dtype, copy=False)
     return narrow if np.isfinite(narrow).all() else None
 
 
-def _overflow(features: FeatureSet, frames: npt.NDArray[Any]) -> str:
-    """Say why frames cannot be stored, and the way out."""
+def why_not_stored(frames: npt.NDArray[Any], dtype: str, config: Mapping[str, Any]) -> str:
+    """Say why frames of a feature set's configuration cannot be stored, and the way out."""
     if np.isfinite(frames).all():
-        return f"{float(np.abs(frames).max()):g} is too large for {features.dtype}; store float32 instead (--dtype float32)"
+        return f"{float(np.abs(frames).max()):g} is too large for {dtype}; store float32 instead (--dtype float32)"
     why = "its features hold NaN or infinite values; they are not stored"
-    if features.config.get("precision") == "float16":
+    if config.get("precision") == "float16":
         why += ": half precision overflowed, so compute in bfloat16 or float32 (--precision)"
     return why
 
@@ -445,7 +423,7 @@ def _disk(writers: Sequence[_Writer]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        folder = writers[0].folder if len(writers) == 1 else writers[0].cache.features
+        folder = writers[0].folder if len(writers) == 1 else writers[0].cache.feature_root
         safe = sum(writer.report.extracted for writer in writers)
         way_out = f"{safe} utterances of this run are safe; make room and run the same command again"
         with disk_errors(folder, way_out):

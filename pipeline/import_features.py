@@ -26,12 +26,13 @@ from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.feature_name import checked_name
 from tfser.manifests.files import sweep
 from tfser.pipeline.collapse import check_disk, deal, write_members
-from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES, take_stock
+from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES
 from tfser.pipeline.feature_files import Given
 from tfser.pipeline.features.feature_set import PER_UTTERANCE, PER_UTTERANCE_HOP_S, Described, write_description
 from tfser.pipeline.features.registry import UPSTREAMS
 from tfser.pipeline.measure import Advance, disk_errors
 from tfser.pipeline.shards.writer import ShardMember, storage_dtype
+from tfser.pipeline.stock import take_stock
 
 ALGORITHM = 1
 """Raised whenever the same file would give other numbers than before."""

@@ -54,20 +54,21 @@ def list_features(cache: Cache) -> list[StoredFeatures]:
         }
         totals = {r["corpus"]: r["n"] for r in rows(connection, "SELECT corpus, count(*) AS n FROM utterances GROUP BY ALL")}
     entries = []
-    for of in sets:
-        for folder in sorted(p for p in (cache.root / of["folder"]).iterdir() if p.is_dir()):
+    # Shards on disk against rows that still count: what is stale is there and serves nobody.
+    for features in sets:
+        for folder in sorted(p for p in (cache.root / features["folder"]).iterdir() if p.is_dir()):
             stored = read_rows(folder, cache).num_rows
-            live = counts.get((of["feature_set"], folder.name), {"live": 0, "frames": 0})
+            live = counts.get((features["feature_set"], folder.name), {"live": 0, "frames": 0})
             entries.append(
                 StoredFeatures(
-                    feature_set=of["feature_set"],
+                    feature_set=features["feature_set"],
                     corpus=folder.name,
                     utterances=totals.get(folder.name, 0),
                     live=live["live"],
                     stale=stored - live["live"],
                     frames=int(live["frames"] or 0),
-                    dim=of["dim"],
-                    dtype=of["dtype"],
+                    dim=features["dim"],
+                    dtype=features["dtype"],
                     shards=len(list(folder.glob("[!.]*.rows.parquet"))),
                     bytes=size_of(folder),
                     folder=folder.relative_to(cache.root).as_posix(),
@@ -118,15 +119,17 @@ def doomed(
     Raises:
         UsageError: if nothing is named, or what is named is not there.
     """
+    # One kind of thing at a time: a removal that is two removals is easily more than was meant.
     if sum((features is not None or corpus is not None, run is not None, stale, removed)) != 1:
         raise UsageError("say what to remove: --features NAME [--corpus NAME], --corpus NAME, --run ID, --stale or --removed")
+    # Neither this nor a run's folder needs the catalogue, which may be what is damaged.
     if removed:
         if not cache.is_one():
             raise UsageError(f"no cache at {cache.root}; name another with --cache")
         return [cache.removed] if os.path.lexists(cache.removed) else []
     if run is not None and run in {p.name for p in cache.runs.glob("[!.]*") if p.is_dir()}:
         return [cache.runs / run]
-    finished = sorted(cache.features.glob(f"*/*/[!.]*{ROWS_SUFFIX}"))  # before the catalogue, which so knows all of them
+    finished = sorted(cache.feature_root.glob(f"*/*/[!.]*{ROWS_SUFFIX}"))  # before the catalogue, which so knows all of them
     with open_catalogue(cache) as connection:
         sets = {r["feature_set"]: cache.root / r["folder"] for r in rows(connection, "FROM feature_sets")}
         if run is not None:
@@ -147,20 +150,20 @@ def doomed(
         if not part.is_dir():
             raise UsageError(f"there are no features {features} of {corpus} in {cache.root}")
         return [part]
-    found = [p for p in cache.features.glob(f"*/{corpus}") if p.is_dir()]
+    found = [p for p in cache.feature_root.glob(f"*/{corpus}") if p.is_dir()]
     return [*found, cache.corpus(corpus or "")]
 
 
 def _stale(cache: Cache, finished: Iterable[Path], live: set[str], sets: dict[str, Path]) -> list[Path]:
     outdated = [sets[name] for name in superseded(sets)]
-    found: list[Path] = list(outdated)
+    paths: list[Path] = list(outdated)
     for rows_file in finished:
         if rows_file.parent.parent in outdated:
             continue
         shards = [p for p in frames_of(rows_file) if p.exists()]
         if not any(cache.place(p) in live for p in shards):
-            found += [rows_file, *shards]
-    return found
+            paths += [rows_file, *shards]
+    return paths
 
 
 def delete(cache: Cache, paths: list[Path]) -> int:
@@ -175,7 +178,7 @@ def delete(cache: Cache, paths: list[Path]) -> int:
         if not os.path.lexists(path):
             continue
         size = size_of(path)
-        is_set = path.parent == cache.features and not path.is_symlink()
+        is_set = path.parent == cache.feature_root and not path.is_symlink()
         inner = [p for p in path.iterdir() if p.is_dir()] if is_set else []
         try:
             for folder in sorted(inner):

@@ -32,12 +32,13 @@ from tfser.manifests.feature_name import joined_names, meant
 from tfser.manifests.files import sweep
 from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.collapse import check_disk, deal, format_of, read_frames, write_members
-from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES, take_stock
+from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES
 from tfser.pipeline.features.feature_set import PER_UTTERANCE, Described, is_per_utterance, write_description
 from tfser.pipeline.features.stacks import layers_of
 from tfser.pipeline.measure import Advance, disk_errors
 from tfser.pipeline.shards.reader import ShardReader
 from tfser.pipeline.shards.writer import Array, ShardMember
+from tfser.pipeline.stock import take_stock
 
 ALGORITHM = 1
 """Raised whenever the same parts would give other numbers than before."""
@@ -81,10 +82,10 @@ def at_pace(frames: Array, count: int, pace_s: float, hop_s: float) -> Array:
     >>> at_pace(np.array([[0.0], [1], [2]]), 6, 0.01, 0.02)[:, 0].tolist()  # slower: repeated, and the last one to the end
     [0.0, 1.0, 1.0, 2.0, 2.0, 2.0]
     >>> at_pace(np.array([[0.0], [1], [2], [3]]), 2, 0.02, 0.01)[:, 0].tolist()  # faster: averaged
-    [0.0, 2.0]
+    [0.0, 1.5]
     """
     own = np.floor(np.arange(count) * (pace_s / hop_s) + 0.5 + 1e-9).astype(np.int64)  # the nearest of the other's frames
-    nearest = frames[np.minimum(own, len(frames) - 1)]
+    nearest: Array = frames[np.minimum(own, len(frames) - 1)]
     belongs = np.floor(np.arange(len(frames)) * (hop_s / pace_s) + 0.5 + 1e-9).astype(np.int64)
     belongs, used = belongs[belongs < count], frames[: int((belongs < count).sum())]
     number = np.bincount(belongs, minlength=count)
@@ -93,7 +94,8 @@ def at_pace(frames: Array, count: int, pace_s: float, hop_s: float) -> Array:
     total = np.zeros((count, frames.shape[1]), np.float64)
     np.add.at(total, belongs, used)
     mean = (total / np.maximum(number, 1)[:, None]).astype(frames.dtype)
-    return np.where(number[:, None] > 0, mean, nearest)
+    nearest[number > 0] = mean[number > 0]
+    return nearest
 
 
 def joined(cache: Cache, name: str) -> Joined:
@@ -108,6 +110,8 @@ def joined(cache: Cache, name: str) -> Joined:
         raise UsageError(f"{name} names one feature set; join two or more: logmel+wavlm-large/12")
     with open_catalogue(cache) as connection:
         stored = {row["feature_set"]: row for row in rows(connection, "FROM feature_sets")}
+    # A part is a feature set of its own and no joined one; one that may mean several is asked back about, since
+    # a guess would be a part of the fingerprint.
     parts = []
     for of in names:
         close = meant(of, [known for known in stored if len(joined_names(known)) == 1])
@@ -133,6 +137,8 @@ def joined(cache: Cache, name: str) -> Joined:
     }
     if all(single):
         config["per"] = PER_UTTERANCE
+    # A part that was learned in a fold binds the whole to that fold: tested elsewhere it would have seen the
+    # test side.
     owners = [owner for part in parts if (owner := json.loads(part["config"]).get("belongs_to"))]
     if any(owner != owners[0] for owner in owners):
         raise TfserError(f"{name}: its parts were learned in different folds, so no fold could be tested on them")
@@ -193,11 +199,13 @@ def _join_corpus(
     begin: Callable[[int, float], Advance] | None,
     on_wait: Callable[[str], None] | None,
 ) -> JoinReport:
-    folder = cache.features / target.folder / corpus
+    folder = cache.feature_root / target.folder / corpus
     place = [{row["utterance_id"]: row for row in part} for part in stored]
     everyone = dict.fromkeys(row["utterance_id"] for part in stored for row in part)
     whole = [row for row in stored[0] if all(row["utterance_id"] in part for part in place)]
     lacking = {p["feature_set"]: len(everyone) - len(of) for p, of in zip(target.parts, place, strict=True)}
+    # Stock is taken under the lock, as an extraction does: the same rules of what is damaged, unfinished or
+    # there already.
     with cache.lock(f"features/{target.folder}/{corpus}", on_wait):
         sweep(folder)
         there, repaired = take_stock(cache, folder)
@@ -236,13 +244,15 @@ def _members(
     readers: dict[str, ShardReader] = {}
     try:
         for row in part:
-            found = [of[row["utterance_id"]] for of in place]
-            timed = [(of, p) for of, p in zip(found, target.parts, strict=True) if not is_per_utterance(p)]
+            parts = [of[row["utterance_id"]] for of in place]
+            timed = [(of, p) for of, p in zip(parts, target.parts, strict=True) if not is_per_utterance(p)]
             lengths = {p["feature_set"]: of["frames"] * p["hop_s"] for of, p in timed}
+            # Frames are matched by time, so a part that ends early would be read from its last frame on; beyond
+            # rounding of windows that is another recording.
             if lengths and max(lengths.values()) - min(lengths.values()) > MOST_APART_S:
                 each = ", ".join(f"{name} {s:.2f} s" for name, s in lengths.items())
                 raise TfserError(f"{row['utterance_id']}: its features are of unequal lengths ({each}), so they cannot be joined")
-            frames = target.combine([read_frames(cache, readers, of) for of in found])
+            frames = target.combine([read_frames(cache, readers, of) for of in parts])
             members.append(ShardMember(utterance_id=row["utterance_id"], content_hash=row["content_hash"], frames=frames))
             if advance is not None:
                 advance(1, row["frames"] * target.hop_s)
@@ -254,7 +264,7 @@ def _members(
 
 def _excuse(cache: Cache, target: Joined, corpus: str, folder: Path) -> None:
     """Excuse the utterances that the extraction of any part excused, such as those too short for it, each once."""
-    excused: dict[tuple[str | None, str], Skipped] = {}
+    excused: dict[tuple[str | None, str | None], Skipped] = {}
     for part in target.parts:
         for row in skipped_rows(read_skipped(cache, cache.root / part["folder"] / corpus / SKIPPED)):
             excused.setdefault((row.utterance_id, row.path), row)

@@ -133,16 +133,26 @@ def disk_errors(folder: Path, way_out: str) -> Iterator[None]:
         raise TfserError(f"{folder}: cannot be written ({error.strerror or error}); {way_out}") from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class DecodingOptions:
+    """What of a corpus is decoded, and how."""
+
+    workers: int | None = None
+    """Decoding threads; None takes one a core, at most eight."""
+    rescan: bool = False
+    """Decode everything, whatever is known."""
+    again: Set[str] = frozenset()
+    """Utterances to decode whatever is known, by their ids."""
+    max_duration_s: float = MAX_DURATION_S
+    """What is longer is listed as unreadable, whether it was measured before or not."""
+
+
 def measure_all(
     root: Path,
     utterances: Sequence[Utterance],
     known: Mapping[SegmentKey, tuple[Measured, str | None]],
+    how: DecodingOptions,
     begin: Callable[[int], Advance] | None,
-    workers: int | None,
-    *,
-    rescan: bool = False,
-    again: Set[str] = frozenset(),
-    max_duration_s: float = MAX_DURATION_S,
 ) -> Surveyed:
     """Return what is known or now measured of each utterance.
 
@@ -150,41 +160,34 @@ def measure_all(
         root: of the corpus.
         utterances: to measure.
         known: what was measured before, with the reason where it was unreadable; the stamp in it decides whether it holds.
+        how: what is decoded again, and how.
         begin: told how many utterances will be decoded; returns what to call as they are.
-        workers: decoding threads; None takes one a core, at most eight.
-        rescan: decode everything, whatever is known.
-        again: utterances to decode whatever is known, by their ids.
-        max_duration_s: what is longer is listed as unreadable, whether it was measured before or not.
 
     Raises:
         MissingExtraError: if there are videos to decode and nothing that reads them is installed.
     """
+    # One stamp a file, taken once and before anything is decoded: segments of a file that is written meanwhile must not
+    # end up under two stamps, of which the later one would vouch for sound that was read before it.
     stamps: dict[str, _Stamp | str] = {}
     measured: list[Measured | None] = []
     reasons: dict[str, str] = {}
     for u in utterances:
         if (stamp := stamps.get(u.path)) is None:
             stamp = stamps[u.path] = _stamp(audio_path(root, u.path))
-        before, reason = known.get(segment_key(u.path, u.start_s, u.end_s), (None, None))
-        if isinstance(stamp, str):
-            measured.append(Measured())
-            reasons[u.utterance_id] = stamp
-        elif before is not None and not rescan and u.utterance_id not in again and _holds(before, stamp):
-            if before.duration_s is not None and before.duration_s > max_duration_s:
-                before, reason = _unread(before), f"{before.duration_s:,.0f} s of sound, and {max_duration_s:,.0f} s is the most"
-            measured.append(before)
-            if before.content_hash is None:
-                reasons[u.utterance_id] = reason or "unreadable"
-        else:
-            measured.append(None)
+        row, reason = _as_known(u, stamp, known.get(segment_key(u.path, u.start_s, u.end_s)), how)
+        measured.append(row)
+        if reason is not None:
+            reasons[u.utterance_id] = reason
+    # A missing reader of videos is an error now and not thousands of unreadable rows later.
     todo = [i for i, m in enumerate(measured) if m is None]
     videos = {utterances[i].path for i in todo if Path(utterances[i].path).suffix.lower() in VIDEO_SUFFIXES}
     if videos:
         video.need(f"{root} holds {len(videos):,} video {'file' if len(videos) == 1 else 'files'} to read")
+    # Several threads decode, results come in the order of the rows: the same corpus gives the same files however many there are.
     advance = begin(len(todo)) if begin is not None and todo else None
     decoded = compared = different = 0
-    jobs = ((root, utterances[i], stamps[utterances[i].path], max_duration_s) for i in todo)
-    for i, (result, reason) in zip(todo, in_order(lambda job: _measure(*job), jobs, workers), strict=True):
+    jobs = ((root, utterances[i], stamps[utterances[i].path], how.max_duration_s) for i in todo)
+    for i, (result, reason) in zip(todo, in_order(lambda job: _measure(*job), jobs, how.workers), strict=True):
         measured[i] = result
         decoded += result.content_hash is not None
         u = utterances[i]
@@ -193,7 +196,7 @@ def measure_all(
             compared += 1
             different += result.content_hash != before.content_hash
         if reason is not None:
-            reasons[utterances[i].utterance_id] = reason
+            reasons[u.utterance_id] = reason
         if advance is not None:
             advance(1, result.duration_s or 0.0)
     return Surveyed(
@@ -203,6 +206,20 @@ def measure_all(
         compared=compared,
         different=different,
     )
+
+
+def _as_known(
+    utterance: Utterance, stamp: _Stamp | str, known: tuple[Measured, str | None] | None, how: DecodingOptions
+) -> tuple[Measured | None, str | None]:
+    """Return what can be said of an utterance without decoding it (None: it is to be decoded), and why it is unreadable."""
+    if isinstance(stamp, str):
+        return Measured(), stamp
+    if known is None or how.rescan or utterance.utterance_id in how.again or not _holds(known[0], stamp):
+        return None, None
+    row, reason = known
+    if row.duration_s is not None and row.duration_s > how.max_duration_s:
+        row, reason = _unread(row), f"{row.duration_s:,.0f} s of sound, and {how.max_duration_s:,.0f} s is the most"
+    return row, (reason or "unreadable") if row.content_hash is None else None
 
 
 def _holds(before: Measured, stamp: _Stamp) -> bool:
@@ -244,8 +261,10 @@ def _measure(
         return Measured(), error.strerror or str(error)
     size, mtime_ns, ctime_ns = stamp
     try:
+        # One pass gives facts and hash: decoding is what a scan takes its time for.
         facts, content_hash = survey(path, utterance.start_s, utterance.end_s, max_duration_s=max_duration_s)
     except AudioError as error:
+        # The stamp stays with what could not be read: the next scan believes it until the file changes.
         return Measured(size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns), error.reason
     return (
         Measured(

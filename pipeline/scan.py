@@ -9,7 +9,6 @@ stamp either, so the next scan tries again.
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,24 +17,61 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.stored import CORPUS, SKIPPED, UTTERANCES, read_about, read_skipped, skipped_rows
-from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnknownContentError, UnreadableError
+from tfser.manifests.catalogue.stored import CORPUS, SKIPPED, UTTERANCES
+from tfser.manifests.errors import TfserError
 from tfser.manifests.files import sweep
-from tfser.manifests.notes import note
-from tfser.manifests.utterances import MEASURED, Measured, Skipped, Utterance, skipped_table, to_table
+from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.pipeline.corpora.base import CorpusReader, Reading, absolute, is_same_folder
-from tfser.pipeline.measure import Advance, SegmentKey, Surveyed, disk_errors, flag_lengths, measure_all, segment_key
+from tfser.pipeline.last_scan import LastScan, found_other, is_same, kept_limit, last_scan, measured_before
+from tfser.pipeline.measure import (
+    Advance,
+    DecodingOptions,
+    Surveyed,
+    disk_errors,
+    flag_lengths,
+    measure_all,
+)
 from tfser.pipeline.scan_report import ScanReport
 from tfser.pipeline.sound.audio import MAX_DURATION_S
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ScanReport", "now", "scan"]
+__all__ = ["ScanListeners", "ScanOptions", "ScanReport", "now", "scan"]
 
 T = TypeVar("T")
 
 _WAY_OUT = "make room and run the same command again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanOptions:
+    """How a scan looks at a corpus."""
+
+    workers: int | None = None
+    """Decoding threads; None takes one a core, at most eight."""
+    rescan: bool = False
+    """Decode every file, whatever is known of it, and note how many hold other sound than before."""
+    max_duration_s: float | None = None
+    """The longest utterance; longer ones are listed as unreadable. It is kept with the corpus; None takes what was kept, or half
+    an hour."""
+    allow_loss: bool = False
+    """Replace the rows even if most of what the last scan could read is gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanListeners:
+    """Who hears how a scan goes; nobody has to."""
+
+    begin: Callable[[int], Advance] | None = None
+    """Told how many utterances will be decoded; returns what to call as they are."""
+    on_prepare: Callable[[int, int], None] | None = None
+    """Told (done, of) while a generated corpus is made."""
+    on_wait: Callable[[str], None] | None = None
+    """Told when another scan of the same corpus has to be waited for."""
+
+
+_ORDINARY, _NOBODY = ScanOptions(), ScanListeners()
 
 
 def scan(
@@ -45,13 +81,8 @@ def scan(
     corpus: str,
     root: Path,
     options: Mapping[str, Any] | None = None,
-    begin: Callable[[int], Advance] | None = None,
-    on_prepare: Callable[[int, int], None] | None = None,
-    on_wait: Callable[[str], None] | None = None,
-    workers: int | None = None,
-    rescan: bool = False,
-    max_duration_s: float | None = None,
-    allow_loss: bool = False,
+    how: ScanOptions = _ORDINARY,
+    listeners: ScanListeners = _NOBODY,
 ) -> ScanReport:
     """Index a corpus into the cache.
 
@@ -61,14 +92,8 @@ def scan(
         corpus: the name it gets; the reader's own but for `table`.
         root: its folder.
         options: of the reader.
-        begin: told how many utterances will be decoded; returns what to call as they are.
-        on_prepare: told (done, of) while a generated corpus is made.
-        on_wait: told when another scan of the same corpus has to be waited for.
-        workers: decoding threads; None takes one a core, at most eight.
-        rescan: decode every file, whatever is known of it, and note how many hold other sound than before.
-        max_duration_s: the longest utterance; longer ones are listed as unreadable. It is kept with the corpus; None takes what
-            was kept, or half an hour.
-        allow_loss: replace the rows even if most of what the last scan could read is gone.
+        how: what is decoded, and what is accepted.
+        listeners: who hears how it goes.
 
     Raises:
         TfserError: if the folder is not such a corpus, two utterances share an id, most of what the last scan could read is
@@ -77,45 +102,87 @@ def scan(
     folder, root = cache.corpus(corpus), absolute(root)
     if not _is_text(str(root)):
         raise TfserError(f"{_as_text(str(root))}: the folder's name is not UTF-8; rename it")
-    with cache.lock(f"corpora/{corpus}", on_wait):
+    # One lock from the first look to the last file: two scans at once would each keep what only the other has measured.
+    with cache.lock(f"corpora/{corpus}", listeners.on_wait):
         # What a killed scan left is swept away, and a corpus that is made rather than found is made.
         sweep(folder)
         if reader.prepare is not None:
             with disk_errors(root, _WAY_OUT):
-                reader.prepare(root, on_prepare)
-        last = _last_scan(cache, corpus)
+                reader.prepare(root, listeners.on_prepare)
+        last = last_scan(cache, corpus)
         _check_adapter(last, corpus, reader)
         # A folder that is named in another way is the same folder: it keeps its name, and nothing in it is decoded twice.
         if last.about is not None and is_same_folder(root, Path(last.about["root"])):
             root = Path(last.about["root"])
-        # What the reader finds is measured: what the last scan measured and nobody touched since is not decoded again.
         reading = _without_odd_names(reader.read(root, dict(options or {})))
         _check_ids(reading.utterances, root)
-        kept = _kept_limit(last.about)
-        limit = max_duration_s or kept or MAX_DURATION_S
-        surveyed = measure_all(
-            root,
-            reading.utterances,
-            _known(last, root, limit == (kept or MAX_DURATION_S)),
-            begin,
-            workers,
-            rescan=rescan,
-            again=_found_other(cache, corpus),
-            max_duration_s=limit,
-        )
-        measured = flag_lengths(surveyed.measured)
-        # The rows stay as they are where most of the corpus is gone, and where nothing changed.
-        if not allow_loss:
-            _check_loss(corpus, root, last.table, reading.utterances, measured, surveyed.reasons)
-        reading.notes.extend(_notes(surveyed, measured, rescan))
-        about = _about(corpus, reader, root, options, reading)
-        if limit != MAX_DURATION_S or kept is not None:  # caches of before the limit stay as they are
-            about["max_duration_s"] = limit
-        table = to_table(corpus, reading.utterances, measured)
-        skipped = _skipped(corpus, reading, surveyed.reasons)
-        changed = not _is_same(last, about, table, skipped)
+        scanned = _look(cache, corpus, root, last, reading, how, listeners)
+        # The check comes before anything is written: the rows stay as they are where most of the corpus is gone.
+        if not how.allow_loss:
+            _check_loss(corpus, root, last.table, scanned)
+        reading.notes.extend(_notes(scanned.surveyed, scanned.measured, how.rescan))
+        about = {**_about(corpus, reader, root, options, reading), **scanned.limit}
+        table = to_table(corpus, reading.utterances, scanned.measured)
+        skipped = _skipped(corpus, reading, scanned.surveyed.reasons)
+        changed = not is_same(last, about, table, skipped)
         if changed:
             _store(cache, folder, about, table, skipped)
+    return _report(corpus, root, last, scanned, about, skipped, changed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scanned:
+    """What the reader found and what was measured of it, in the order of the utterances."""
+
+    reading: Reading
+    surveyed: Surveyed
+    measured: Sequence[Measured]
+    """As surveyed, flagged by the lengths of the others."""
+    limit: Mapping[str, float]
+    """What `corpus.json` says of the longest utterance; nothing where it is the ordinary one and nobody ever asked."""
+
+
+def _look(
+    cache: Cache,
+    corpus: str,
+    root: Path,
+    last: LastScan,
+    reading: Reading,
+    how: ScanOptions,
+    listeners: ScanListeners,
+) -> _Scanned:
+    """Measure what a reader found; what the last scan measured and nobody touched since is not decoded again."""
+    kept = kept_limit(last.about)
+    limit = how.max_duration_s or kept or MAX_DURATION_S
+    surveyed = measure_all(
+        root,
+        reading.utterances,
+        measured_before(last, root, limit == (kept or MAX_DURATION_S)),
+        DecodingOptions(
+            workers=how.workers, rescan=how.rescan, again=found_other(cache, corpus), max_duration_s=limit
+        ),
+        listeners.begin,
+    )
+    return _Scanned(
+        reading=reading,
+        surveyed=surveyed,
+        measured=flag_lengths(surveyed.measured),
+        # Caches of before there was a limit stay as they are: a key that is new would make every scan of them a change.
+        limit={} if limit == MAX_DURATION_S and kept is None else {"max_duration_s": limit},
+    )
+
+
+def _report(
+    corpus: str,
+    root: Path,
+    last: LastScan,
+    scanned: _Scanned,
+    about: Mapping[str, Any],
+    skipped: Sequence[Skipped],
+    changed: bool,
+) -> ScanReport:
+    """Return what a scan says of itself; `removed` are the rows of the last one whose ids are in the corpus no more."""
+    reading, surveyed = scanned.reading, scanned.surveyed
     ids = {u.utterance_id for u in reading.utterances}
     removed = len(set(last.table["utterance_id"].to_pylist()) - ids) if last.table is not None else 0
     return ScanReport(
@@ -128,20 +195,11 @@ def scan(
         skipped=tuple(skipped),
         default_protocol=about["default_protocol"],
         notes=tuple(reading.notes),
-        **_counts(reading, measured, surveyed.reasons),
+        **_counts(reading, scanned.measured, surveyed.reasons),
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _LastScan:
-    """What an earlier scan said of the corpus, its rows, and what it passed over; None for each that there is not."""
-
-    about: dict[str, Any] | None
-    table: pa.Table | None
-    skipped: list[Skipped] | None
-
-
-def _check_adapter(last: _LastScan, corpus: str, reader: CorpusReader) -> None:
+def _check_adapter(last: LastScan, corpus: str, reader: CorpusReader) -> None:
     """Refuse a corpus that another reader has scanned under this name.
 
     Raises:
@@ -169,13 +227,6 @@ def _about(
         "default_protocol": reader.default_protocol or _default_protocol(reading.utterances),
         "expected": expected.to_json() if expected is not None else None,
     }
-
-
-def _is_same(last: _LastScan, about: Mapping[str, Any], table: pa.Table, skipped: Sequence[Skipped]) -> bool:
-    """Tell whether a scan came to what the last one had: then no file of the cache is touched."""
-    if last.about is None or last.table is None or last.skipped != skipped:
-        return False
-    return {key: last.about.get(key) for key in about} == about and _equal(last.table, table)
 
 
 def _store(
@@ -209,14 +260,7 @@ def _counts(reading: Reading, measured: Sequence[Measured], reasons: Mapping[str
     }
 
 
-def _check_loss(
-    corpus: str,
-    root: Path,
-    old: pa.Table | None,
-    utterances: Sequence[Utterance],
-    measured: Sequence[Measured],
-    reasons: Mapping[str, str],
-) -> None:
+def _check_loss(corpus: str, root: Path, old: pa.Table | None, scanned: _Scanned) -> None:
     """Keep a scan from replacing rows by next to nothing: a folder that is not mounted is no corpus that was emptied.
 
     What the last scan could read counts as still there if its id can be read now, or its audio under another id.
@@ -226,13 +270,14 @@ def _check_loss(
     """
     if old is None:
         return
-    ids = {u.utterance_id for u, m in zip(utterances, measured, strict=True) if m.content_hash is not None}
-    hashes = {m.content_hash for m in measured}
+    pairs = zip(scanned.reading.utterances, scanned.measured, strict=True)
+    ids = {utterance.utterance_id for utterance, measured in pairs if measured.content_hash is not None}
+    hashes = {measured.content_hash for measured in scanned.measured}
     before = zip(old["utterance_id"].to_pylist(), old["content_hash"].to_pylist(), strict=True)
-    had = [(name, of) for name, of in before if of is not None]
-    lost = [name for name, of in had if name not in ids and of not in hashes]
+    had = [(name, content) for name, content in before if content is not None]
+    lost = [name for name, content in had if name not in ids and content not in hashes]
     if 2 * len(lost) > len(had):
-        why = f" ({lost[0]}: {reasons.get(lost[0], 'not in the corpus any more')})"
+        why = f" ({lost[0]}: {scanned.surveyed.reasons.get(lost[0], 'not in the corpus any more')})"
         raise TfserError(
             f"{corpus}: {len(lost):,} of the {len(had):,} utterances that the last scan could read are gone from {root}{why}; "
             "what the cache holds of it stays as it was. Is the folder mounted, and the right one? If they are gone for good, "
@@ -270,69 +315,6 @@ def _check_ids(utterances: Sequence[Utterance], root: Path) -> None:
         raise TfserError(f"{root}: the utterance id {twice[0]!r} stands for {' and '.join(paths[:2])}; ids must be unique")
 
 
-def _last_scan(cache: Cache, corpus: str) -> _LastScan:
-    """Return what the last scan of a corpus left in the cache.
-
-    What is damaged is moved to the cache's folder `removed`, and made again by this scan.
-
-    Raises:
-        UnreadableError: if a file could not be read just now: to write over it would lose what it says.
-    """
-    folder = cache.corpus(corpus)
-    return _LastScan(
-        about=_whole(cache, folder / CORPUS, lambda path: read_about(cache, corpus)),
-        table=_whole(cache, folder / UTTERANCES, lambda path: _with_ctime(cache.read_table(path))),
-        skipped=_whole(
-            cache, folder / SKIPPED, lambda path: skipped_rows(read_skipped(cache, path)) if path.exists() else None
-        ),
-    )
-
-
-def _whole(cache: Cache, path: Path, read: Callable[[Path], T]) -> T | None:
-    """Return what a file of the last scan holds; None where it is missing or damaged."""
-    try:
-        return read(path)
-    except MissingFileError:
-        return None
-    except (DamagedError, UnknownContentError) as error:
-        note(f"{error}; moved to {cache.place(cache.put_away(path).parent)}, and made again")
-        return None
-
-
-def _with_ctime(table: pa.Table) -> pa.Table:
-    """Return the rows of a scan with the column that those of the version before lack; nothing is known of it there."""
-    import pyarrow as pa
-
-    if "ctime_ns" in table.column_names or "mtime_ns" not in table.column_names:
-        return table
-    place = table.column_names.index("mtime_ns") + 1
-    return table.add_column(place, "ctime_ns", pa.nulls(table.num_rows, pa.int64()))
-
-
-def _kept_limit(about: Mapping[str, Any] | None) -> float | None:
-    """Return the longest utterance that an earlier scan was asked to let in; None if it was not asked."""
-    value = (about or {}).get("max_duration_s")
-    return float(value) if isinstance(value, int | float) and value > 0 else None
-
-
-def _found_other(cache: Cache, corpus: str) -> set[str]:
-    """Return the utterances that an extraction since the last scan found to hold other sound than their rows say.
-
-    Their files' stamps may well be the same: the row itself may be damaged, and no stamp would ever tell.
-    """
-    try:
-        scanned = (cache.corpus(corpus) / UTTERANCES).stat().st_mtime_ns
-    except OSError:
-        return set()
-    names: set[str] = set()
-    for path in cache.features.glob(f"*/{corpus}/{SKIPPED}"):
-        with contextlib.suppress(OSError, DamagedError, UnreadableError):  # a list that cannot be read asks for nothing
-            if path.stat().st_mtime_ns >= scanned:
-                rows = skipped_rows(read_skipped(cache, path))
-                names |= {row.utterance_id for row in rows if row.utterance_id and row.stage.startswith("changed:")}
-    return names
-
-
 def _notes(surveyed: Surveyed, measured: Sequence[Measured], rescan: bool) -> list[str]:
     """Return what people should hear of the sound itself: what a second look found, and what is cut off or out of scale."""
     notes = []
@@ -352,37 +334,6 @@ def _notes(surveyed: Surveyed, measured: Sequence[Measured], rescan: bool) -> li
             if number := sum(flag in m.flags for m in measured):
                 notes.append(f"{number:,} utterances {what}; they are flagged '{flag}'")
     return notes
-
-
-def _equal(old: pa.Table, new: pa.Table) -> bool:
-    """Tell whether two tables hold the same, where not-a-number equals itself."""
-    if old.schema != new.schema or old.num_rows != new.num_rows:
-        return False
-    pairs = zip(old.columns, new.columns, strict=True)
-    return all(a.equals(b) or repr(a.to_pylist()) == repr(b.to_pylist()) for a, b in pairs)
-
-
-def _known(last: _LastScan, root: Path, same_limit: bool) -> dict[SegmentKey, tuple[Measured, str | None]]:
-    """Return what an earlier scan of the same root measured, by path and segment, with the reason if it was unreadable.
-
-    Another limit of the length may let in what was too long: then only what could be read counts as known.
-    """
-    table = last.table
-    if last.about is None or last.about["root"] != str(root) or table is None:
-        return {}
-    if not {"path", "start_s", "end_s", "utterance_id", *MEASURED} <= set(table.column_names):
-        return {}
-    reasons = {row.utterance_id: row.reason for row in last.skipped or () if row.stage == "scan"}
-    columns = [table[name].to_pylist() for name in ("path", "start_s", "end_s", "utterance_id", *MEASURED)]
-    known = {}
-    for path, start_s, end_s, name, *values in zip(*columns, strict=True):
-        measured = dict(zip(MEASURED, values, strict=True))
-        is_unheard = measured["content_hash"] is None
-        if measured["size"] is None or (is_unheard and (name not in reasons or not same_limit)):
-            continue
-        measured["flags"] = tuple(flag for flag in measured["flags"] or () if flag not in ("long", "short"))
-        known[segment_key(path, start_s, end_s)] = (Measured(**measured), reasons.get(name))
-    return known
 
 
 def _skipped(corpus: str, reading: Reading, reasons: Mapping[str, str]) -> list[Skipped]:

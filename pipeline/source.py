@@ -6,7 +6,7 @@ was said in an earlier scan of the same corpus need not be said again (`tfser.pi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -14,8 +14,7 @@ from typing import Annotated, ClassVar
 from tfser.manifests.cache import Cache
 from tfser.manifests.options import Option
 from tfser.pipeline.corpora import Located, locate
-from tfser.pipeline.measure import Advance
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scan import ScanListeners, ScanOptions, scan
 from tfser.pipeline.scan_report import ScanReport
 
 
@@ -66,20 +65,15 @@ def scan_source(
     cache: Cache,
     source: Source,
     located: Located,
-    *,
-    begin: Callable[[int], Advance] | None = None,
-    on_prepare: Callable[[int, int], None] | None = None,
-    on_wait: Callable[[str], None] | None = None,
+    listeners: ScanListeners,
 ) -> ScanReport:
-    """Index a source into the cache, as `tfser.pipeline.scan.scan`, which says what the callbacks are told and what is raised.
+    """Index a source into the cache, as `tfser.pipeline.scan.scan`, which says what is raised.
 
     Args:
         cache: where to.
         source: what was asked.
         located: where that is (`Source.locate`).
-        begin: told how many utterances will be decoded; returns what to call as they are.
-        on_prepare: told (done, of) while a generated corpus is made.
-        on_wait: told when another scan of the same corpus has to be waited for.
+        listeners: who hears how it goes.
     """
     return scan(
         cache,
@@ -87,10 +81,6 @@ def scan_source(
         corpus=located.corpus,
         root=located.root,
         options=located.options,
-        begin=begin,
-        on_prepare=on_prepare,
-        on_wait=on_wait,
-        rescan=source.rescan,
-        max_duration_s=source.max_duration,
-        allow_loss=source.allow_loss,
+        how=ScanOptions(rescan=source.rescan, max_duration_s=source.max_duration, allow_loss=source.allow_loss),
+        listeners=listeners,
     )

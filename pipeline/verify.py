@@ -36,7 +36,7 @@ from tfser.manifests.catalogue.stored import (
     read_skipped,
     read_utterances,
 )
-from tfser.manifests.errors import DamagedError, MissingFileError, UnreadableError, UsageError
+from tfser.manifests.errors import DamagedError, FileError, MissingFileError, UnreadableError, UsageError
 from tfser.manifests.files import could_not_read, is_left_over, opened, sha256_of
 from tfser.manifests.protocols.own import read_kept
 from tfser.manifests.protocols.protocol import JOINED_BY
@@ -146,9 +146,9 @@ def _look(
     Only a `DamagedError` is damage. Whatever else is raised says that this file could not be checked now.
     """
 
-    def problem(kind: Kind, error: Exception, moves: tuple[Path, ...] = ()) -> Problem:
+    def problem(kind: Kind, error: FileError, moves: tuple[Path, ...] = ()) -> Problem:
         # The problem's line begins with the place; what lies in a folder is named from there.
-        reason = str(error).removeprefix(f"{path}: ").replace(f"{path}/", "").replace(f"{cache.root}/", "")
+        reason = error.seen_from(path)
         advice = f"let it be read and verify again; else: {way_out}" if kind == "could not be checked" else way_out
         return Problem(path=cache.place(path), kind=kind, reason=reason, way_out=advice, moves=moves, again=again)
 
@@ -205,7 +205,7 @@ def _protocols(cache: Cache) -> Iterator[Problem]:
 
 
 def _feature_sets(cache: Cache) -> Iterator[Problem]:
-    for folder in sorted(p for p in cache.features.glob("[!.]*") if p.is_dir()):
+    for folder in sorted(p for p in cache.feature_root.glob("[!.]*") if p.is_dir()):
         if next(folder.glob("*"), None) is not None:
             path, again = folder / FEATURE_SET, "extract again to write it"
             yield from _found(_look(cache, path, partial(_fingerprinted, cache, folder), again))
@@ -217,7 +217,7 @@ def _fingerprinted(cache: Cache, folder: Path) -> dict[str, Any]:
     """Return what a feature set says of itself, whose fingerprint is that of its configuration."""
     about = read_feature_set(cache, folder)
     if fingerprint_of(about["config"], about["dtype"]) != about["fingerprint"]:
-        raise DamagedError(f"{folder / FEATURE_SET}: its configuration has another fingerprint than it says")
+        raise DamagedError("its configuration has another fingerprint than it says", at=folder / FEATURE_SET)
     return about
 
 
@@ -245,7 +245,7 @@ CHECKS: tuple[Check, ...] = (_index, _corpora, _protocols, _feature_sets, _runs)
 
 
 def _feature_folders(cache: Cache) -> list[Path]:
-    return sorted(p for p in cache.features.glob("[!.]*/[!.]*") if p.is_dir() and not p.name.endswith((".json", ".tmp")))
+    return sorted(p for p in cache.feature_root.glob("[!.]*/[!.]*") if p.is_dir() and not p.name.endswith((".json", ".tmp")))
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -306,14 +306,14 @@ def _compare(cache: Cache, shard: Path) -> None:
         if sha256_of(shard) != wanted:
             _refuse_held(shard)
             if sha256_of(shard) != wanted:
-                raise ShardError(f"{shard}: its content is not what was written there")
+                raise ShardError("its content is not what was written there", at=shard)
         return
     if (problem := no_shard(shard)) is not None:
-        raise ShardError(f"{shard}: {problem}")
+        raise ShardError(f"{problem}", at=shard)
     with ShardReader(shard) as reader:
         if wrong := reader.damaged(table.to_pylist()):
             _refuse_held(shard)
-            raise DamagedError(f"{shard}: the frames of {listed(wrong, 1)} are not those that were written")
+            raise DamagedError(f"the frames of {listed(wrong, 1)} are not those that were written", at=shard)
 
 
 def _refuse_held(shard: Path) -> None:
@@ -328,9 +328,9 @@ def _refuse_held(shard: Path) -> None:
             fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise UnreadableError(f"{shard}: another program has it open for writing") from error
+                raise UnreadableError("another program has it open for writing", at=shard) from error
             if marked:  # a disk without locks: nobody can tell
-                raise UnreadableError(f"{shard}: another program may have it open for writing") from error
+                raise UnreadableError("another program may have it open for writing", at=shard) from error
 
 
 # -- left-overs ---------------------------------------------------------------------------------------------------------------

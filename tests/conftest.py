@@ -242,7 +242,7 @@ def put_features() -> PutFeatures:
     def put(
         cache: Cache, ids: list[str], *, corpus: str = "toy", name: str = "logmel", shard: str = "0"
     ) -> None:
-        folder = cache.features / f"{name.replace('/', '-')}-abcdef012345"
+        folder = cache.feature_root / f"{name.replace('/', '-')}-abcdef012345"
         about = {
             "name": name,
             "fingerprint": "abcdef012345",
@@ -306,7 +306,7 @@ def put_stack() -> PutStack:
     ) -> None:
         config = {"family": "wavlm", "layer": "all"} | ({"layers": layers} if layers > 1 else {}) | dict(config or {})
         fingerprint = fingerprint_of(config, dtype)
-        folder = cache.features / f"{name.replace('/', '-')}-{fingerprint}"
+        folder = cache.feature_root / f"{name.replace('/', '-')}-{fingerprint}"
         about = {
             "name": name,
             "fingerprint": fingerprint,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tfser.heads.runs.store import Selected, begin, finish
+from tfser.heads.runs.store import RunOutcome, Selected, begin, finish
 from tfser.manifests.cache import Cache
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Measured, Utterance, skipped_table, to_table
@@ -122,11 +122,13 @@ def put_experiment(
             finish(
                 cache,
                 about,
-                classes=classes,
-                utterances=[(corpus, u.utterance_id) for u in tested],
-                labels=labels,
-                selections=kept,
-                history=history or [{"epoch": n + 1, "loss": 1.0 / (n + 1)} for n in range(5)],
+                RunOutcome(
+                    classes=classes,
+                    utterances=[(corpus, u.utterance_id) for u in tested],
+                    labels=labels,
+                    selections=kept,
+                    history=history or [{"epoch": n + 1, "loss": 1.0 / (n + 1)} for n in range(5)],
+                ),
             )
 
 

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -128,5 +129,5 @@ def test_common_compares_what_both_tested() -> None:
 
 
 def test_compare_stands_behind_scores_in_the_help() -> None:
-    lines = [line.split()[0] for line in run("--help").stdout.splitlines() if line.startswith("  ") and line.strip()]
-    assert lines[lines.index("scores") + 1] == "compare"
+    names = re.findall(r"^  (\w+)", run("--help").stdout, re.M)
+    assert names[names.index("scores") + 1] == "compare"

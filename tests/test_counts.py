@@ -28,7 +28,7 @@ from tfser.manifests.labels import NO_EMOTION
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import extract
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scan import ScanOptions, scan
 
 GOOD = [f"g{i}.wav" for i in range(6)]
 LABELS = ["", " ", "none", "N/A", "nan", "null", "NA", "anger", "joy", "Joy", "undecided", "xxx"]
@@ -66,7 +66,7 @@ def test_counts_add_up_at_every_stage(tmp_path_factory: pytest.TempPathFactory, 
     folder = tmp_path_factory.mktemp("counts")
     cache, file = Cache(folder / "cache"), write(folder, rows)
     try:
-        scanned = scan(cache, READER, corpus="t", root=root, options={"table": str(file)}, workers=1)
+        scanned = scan(cache, READER, corpus="t", root=root, options={"table": str(file)}, how=ScanOptions(workers=1))
     except TfserError as error:  # rows that share an id and differ, or none with a path: said, and nothing is written
         assert "share the utterance id" in str(error) or "no row makes an utterance" in str(error)
         assert not cache.corpora()

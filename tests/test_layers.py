@@ -29,16 +29,16 @@ FRONT = (
 
 ROOMS = {
     "manifests": (
-        *("errors", "labels", "natural", "wording", "feature_name", "notes", "failures", "seals", "utterances", "connections"),
-        *("files", "cache", "texts", "streams", "options", "outputs", "display", "protocols", "catalogue", "splits", "audits"),
-        "commands",
+        *("errors", "labels", "natural", "wording", "widths", "feature_name", "notes", "plugins", "failures", "seals"),
+        *("utterances", "connections", "files", "cache", "texts", "streams", "options", "outputs", "display", "protocols"),
+        *("catalogue", "splits", "audits", "commands"),
     ),
     "pipeline": (
-        *("cores", "threads", "memory", "sound", "corpora", "measure", "scan_report", "scan", "source", "shards", "features"),
-        *("extract_report", "extract", "collapse", "from_stacks", "join", "feature_files", "import_features"),
-        *("verify", "inventory", "copies", "commands"),
+        *("cores", "threads", "memory", "sound", "corpora", "measure", "last_scan", "scan_report", "scan", "source"),
+        *("shards", "features", "stock", "extract_report", "extract", "front_end", "collapse", "from_stacks", "join"),
+        *("feature_files", "import_features", "verify", "inventory", "copies", "commands"),
     ),
-    "heads": ("spec", "models", "training", "machine", "runs", "results", "reports", "commands"),
+    "heads": ("spec", "models", "training", "machine", "runs", "results", "prediction", "notebook", "reports", "commands"),
 }
 """The files and folders of each room, from the ground up: whoever stands here imports from its left alone."""
 

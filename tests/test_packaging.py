@@ -35,7 +35,7 @@ def test_constraints_pin_what_the_project_depends_on() -> None:
     assert needed <= pinned, f"constraints.txt lacks {needed - pinned}"
 
 
-def test_a_wheel_holds_every_module_and_every_audit(tmp_path: Path) -> None:
+def test_a_wheel_holds_every_module_audit_and_table(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", minversion="77", reason="the wheel is built without isolation, with setuptools 77 or newer")
     copy = tmp_path / "tree"
     shutil.copytree(
@@ -45,7 +45,9 @@ def test_a_wheel_holds_every_module_and_every_audit(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {p for room in ROOMS for kind in ("*.py", "*.sql") for p in (ROOT / room).rglob(kind)}
+    kinds = ("*.py", "*.sql", "*.tsv.gz", "*.json", "*.csv")
+    wanted = {p for room in ROOMS for kind in kinds for p in (ROOT / room).rglob(kind)}
+    assert {p.name for p in wanted} >= {"index.json", "reference_numbers.csv", "emobox_emodb.tsv.gz", "encoders.json"}
     names = {f"tfser/{p.relative_to(ROOT).as_posix()}" for p in wanted} | {"tfser/cli.py", "tfser/__init__.py", "tfser/py.typed"}
     assert names <= held, f"the wheel lacks {sorted(names - held)}"
     assert not [name for name in held if name.startswith(("heads/", "pipeline/", "manifests/", "tests/"))]

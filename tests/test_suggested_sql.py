@@ -1,4 +1,4 @@
-"""The questions that the README and the demo suggest: they give the numbers of `tfser scores`, whatever else the cache holds."""
+"""The questions that docs/queries.md and the demo suggest: the numbers of `tfser scores`, whatever else there is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
 from tfser.manifests.catalogue.views import TAKEN_FOR
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "queries.md"
 
 
 def _load() -> ModuleType:
@@ -45,15 +45,15 @@ def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]
 
 
 def suggested(column: str) -> str:
-    """The README's query that gives a column."""
-    if not README.exists():
-        pytest.skip("the README is not part of an installed package")
-    found = re.findall(r'^tfser sql "(.*)"$', README.read_text(encoding="utf-8"), re.M)
+    """The page's query that gives a column."""
+    if not PAGE.exists():
+        pytest.skip("the pages are not part of an installed package")
+    found = re.findall(r'^tfser sql "(.*)"$', PAGE.read_text(encoding="utf-8"), re.M)
     (query,) = [text for text in found if re.search(rf"\b{column}\b", text)]
     return query
 
 
-def test_the_readme_s_accuracy_is_that_of_scores(connection: Connection) -> None:
+def test_the_page_s_accuracy_is_that_of_scores(connection: Connection) -> None:
     found = {row["experiment"]: row["pooled_WA"] for row in rows(connection, suggested("pooled_WA"))}
     shown = {row["experiment"]: row["pooled_WA"] for row in table(connection, Wanted(selection="last"))}
     assert len(found) == 3 and found == pytest.approx(shown)

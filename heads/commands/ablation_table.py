@@ -17,6 +17,8 @@ def print_ablation(experiment: Experiment, table: Sequence[dict[str, Any]], form
     if format is not Output.table:
         print_rows(table, format)
         return
+    # Of a paper's numbers those of this corpus; where it printed none of it, all, so that a reader sees what
+    # there is.
     printed = list(dict.fromkeys(name for row in table for name in row["paper"]))
     shown = [name for name in printed if name.startswith(experiment.corpus)] or printed
     lines = []

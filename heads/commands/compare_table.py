@@ -54,6 +54,7 @@ def in_words(of: Comparison) -> list[str]:
     if few < many:
         said += f"; of the first {count(few, 'seed')} of each only"
     lines.append(f"McNemar's test, exact, {said}")
+    # Said each time: McNemar's p is what papers print, and of clustered utterances it is too small.
     unit = of.clustered_by or "speaker"
     lines.append(f"  it takes utterances as independent, which those of one {unit} are not, so its p is too small")
     if of.new_speaker and of.new_speaker[0].low is not None and of.new_speaker[1].low is not None:

@@ -18,6 +18,8 @@ def print_profiles(found: Sequence[Profile]) -> None:
         f"{count(of.batch_size, 'utterance')} of {count(of.frames, 'frame')}, {of.classes} classes"
         + "".join(f"; scan {scan}" for scan in sorted({one.config["scan"] for one in found if one.config.get("branches")}))
     )
+    # Heads of segments are measured on more and shorter samples of the same sound: what each was fed stands
+    # above the table, since times are of that.
     fed: dict[str, list[str]] = {}
     for one in found:
         fed.setdefault(f"{one.samples} x {one.sample_frames} x {one.width}", []).append(one.head)

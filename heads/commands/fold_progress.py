@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from tfser.heads.commands.sweep_table import duration
 from tfser.heads.results.summary import run_score
 from tfser.heads.results.written import score_text
+from tfser.heads.runs.experiment import EVERYTHING
 from tfser.heads.runs.in_turn import Event
 from tfser.heads.runs.plan import Plan, Run
 from tfser.manifests.cache import Cache
@@ -112,6 +113,8 @@ class FoldBars:
 
     def _called(self, run: Run) -> str:
         place, of = self._places[run.run_id]
+        if run.fold == EVERYTHING:
+            return "all labelled utterances"
         return f"fold {run.fold}" + (f" ({place} of {of})" if of > 1 else "")
 
     def _left_text(self) -> str:

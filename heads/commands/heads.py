@@ -7,14 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from tfser.heads import HEADS, TABLE_ONE, head
+from tfser.heads import TABLE_ONE, head, head_names
 from tfser.heads.runs.setting_list import setting_names, settings_of
 from tfser.heads.spec import lineages
+from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.recipes import FRAMES_RECIPES
 from tfser.manifests.commands.printing import Format
-from tfser.manifests.display import Output, print_rows, say, show
+from tfser.manifests.display import Output, print_rows, say, show, terminal_width
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
+from tfser.manifests.plugins import HEADS as GROUP
+from tfser.manifests.plugins import PluginError, with_origins
+from tfser.manifests.widths import at_words
 from tfser.pipeline.features.registry import UPSTREAMS
 
 
@@ -35,15 +39,17 @@ def heads(
     """
     if name is not None:
         spec = head(name)
-        print_rows(settings_of(spec, preset, recipe), format)
-        say(f"defaults of preset {preset or spec.default_preset} and recipe {recipe or spec.default_recipe}")
-        say(f"presets: {', '.join(spec.presets)}; recipes: {', '.join(spec.recipe_names)}")
+        _print_settings(spec, preset, recipe, format)
         return
     if preset or recipe:
         raise UsageError("--preset and --recipe go with the name of a head: tfser heads NAME")
     rows: list[dict[str, Any]] = []
-    for known in HEADS:
-        spec = head(known)
+    for known in head_names():
+        try:
+            spec = head(known)
+        except PluginError as error:
+            rows.append({"head": known, "presets": "", "recipes": "", "about": str(error)})
+            continue
         rows.append(
             {
                 "head": known,
@@ -52,6 +58,7 @@ def heads(
                 "about": f"{spec.summary} ({spec.source})",
             }
         )
+    rows = with_origins(rows, "head", GROUP, always=format is not Output.table)
     shared = lineages.listed()
     if format is Output.table:
         print_rows([row for row in rows if row["head"] not in TABLE_ONE], format)
@@ -64,6 +71,23 @@ def heads(
         every: list[dict[str, Any]] = [{"head": None, "presets": None, "recipes": of["recipe"], **of} for of in shared]
         columns = [*rows[0], *(column for column in shared[0] if column not in (*rows[0], "recipe"))]
         print_rows([dict.fromkeys(columns) | row for row in (*rows, *every)], format, columns)
+
+
+def _print_settings(spec: HeadSpec, preset: str | None, recipe: str | None, format: Output) -> None:
+    """Print what `--set` takes: a table for the architecture and one for the training, each below whose defaults it shows."""
+    rows = settings_of(spec, preset, recipe)
+    if format is not Output.table:
+        print_rows(rows, format)
+        return
+    columns = ["setting", "default", "takes", "meaning"]
+    preset, recipe = preset or spec.default_preset, recipe or spec.default_recipe
+    show(*at_words(f"{spec.name}: {spec.summary} ({spec.source})", terminal_width()))
+    for part, of in (("architecture", f"preset {preset}"), ("training", f"recipe {recipe}")):
+        if found := [row for row in rows if row["of"] == part]:
+            show("", f"{part}, with the defaults of {of}:")
+            print_rows(found, format, columns)
+    say("", f"--preset: {', '.join(spec.presets)}", f"--recipe: {', '.join(spec.recipe_names)}")
+    say(f"for instance: tfser train --head {spec.name} --preset {preset} --recipe {recipe} --set {rows[0]['setting']}=VALUE")
 
 
 def _default_first(default: str, names: Iterable[str]) -> str:

@@ -8,11 +8,16 @@ from typing import Annotated
 import typer
 
 from tfser.heads.commands.compare_table import print_comparison
+from tfser.heads.commands.many_table import print_many
+from tfser.heads.commands.published_table import markdown_published, print_published
 from tfser.heads.commands.score_report import markdown, print_table
 from tfser.heads.results.compare import compare as compare_outcomes
+from tfser.heads.results.many import compare_many
 from tfser.heads.results.outcomes import find, read_outcome
+from tfser.heads.results.reference_numbers import beside_scores
 from tfser.heads.results.score_tables import Wanted, table, whole_utterances
-from tfser.manifests.catalogue.reading import open_catalogue
+from tfser.heads.runs.names import meant_by
+from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.commands.printing import Writing
 from tfser.manifests.display import terminal_width
 from tfser.manifests.errors import UsageError
@@ -35,6 +40,7 @@ def scores(
         str | None, Option("A row a seed, fold, class, speaker or session, not an experiment.", metavar="WHAT")
     ] = None,
     clusters: Clusters = None,
+    published: Annotated[bool, Option("Below, what others print for the same corpora and tasks.")] = False,
     wanted: Wanted,
     writing: Writing,
 ) -> None:
@@ -46,14 +52,18 @@ def scores(
     Example:
         tfser scores --by speaker --head mean_pool
         tfser scores --selection last --output scores.md
+        tfser scores --published --corpus emodb
     """
     if name and wanted.experiment:
         raise UsageError("--experiment goes without the argument: both name experiments")
-    wanted = replace(wanted, experiment=name or wanted.experiment)
-    show_scores(wanted, writing, by=by, clusters=clusters)
+    text = name or wanted.experiment
+    wanted = replace(wanted, experiment=text and meant_by(writing.store, text))
+    show_scores(wanted, writing, by=by, clusters=clusters, published=published)
 
 
-def show_scores(wanted: Wanted, writing: Writing, *, by: str | None = None, clusters: str | None = None) -> None:
+def show_scores(
+    wanted: Wanted, writing: Writing, *, by: str | None = None, clusters: str | None = None, published: bool = False
+) -> None:
     """Print or write the scores of runs.
 
     Raises:
@@ -63,16 +73,28 @@ def show_scores(wanted: Wanted, writing: Writing, *, by: str | None = None, clus
     with open_catalogue(writing.store) as connection:
         found = table(connection, wanted, by=by, clusters=clusters)
         once = sorted(whole_utterances(connection, [row["experiment"] for row in found])) if wanted.segments else []
+        readers = {row["corpus"]: row["adapter"] for row in rows(connection, "SELECT corpus, adapter FROM corpora")}
+    theirs = beside_scores(found, readers) if published else []
+
+    def for_people() -> None:
+        print_table(found, by, terminal_width(), once)
+        if published:
+            print_published(theirs, terminal_width())
+
     writing.deliver(
         found,
-        lambda: print_table(found, by, terminal_width(), once),
-        as_markdown=lambda: markdown(found, by, once),
+        for_people,
+        as_json={"scores": found, "published": theirs} if published else None,
+        as_markdown=lambda: [*markdown(found, by, once), *(markdown_published(theirs) if published else ())],
     )
 
 
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="An experiment: its id, or enough of it; or a run.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The one to compare it with.")],
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[C ...]", help="Further ones: all pairs at once, and letters for groups.")
+    ] = None,
     *,
     metric: Annotated[str, Option("UA, WA, WF1 or macro_F1: what is tested.")] = "UA",
     selection: Annotated[str, Option("How the epochs were chosen.", metavar="NAME")] = "last",
@@ -88,9 +110,15 @@ def compare(
 
     Example:
         tfser compare mean_pool svm --metric WF1
+        tfser compare mean_pool svm logreg tf_mamba
     """
     writing.kind()  # before anything is computed
     with open_catalogue(writing.store) as connection:
-        sides = [read_outcome(connection, find(connection, name), selection=selection, level=level) for name in (a, b)]
+        subjects = [find(connection, meant_by(writing.store, name)) for name in (a, b, *(more or ()))]
+        sides = [read_outcome(connection, subject, selection=selection, level=level) for subject in subjects]
+    if more:
+        many = compare_many(sides, metric=metric, clusters=clusters, common=common)
+        writing.deliver(many.rows(), lambda: print_many(many), as_json=many.to_dict())
+        return
     found = compare_outcomes(sides[0], sides[1], metric=metric, clusters=clusters, common=common)
     writing.deliver(found.rows(), lambda: print_comparison(found), as_json=found.to_dict())

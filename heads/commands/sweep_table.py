@@ -105,6 +105,7 @@ def readable(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 def legend(table: Sequence[Mapping[str, Any]], references: bool) -> list[str]:
     """Return what a reader of the table has to know."""
+    # Only what stands in this table is explained: a legend of everything is read by nobody.
     protocols = dict.fromkeys(
         f"{row['corpus']}, {row['protocol']}" + (f", validation {row['validation']}" if row["validation"] != "none" else "")
         for row in table
@@ -139,6 +140,7 @@ def legend(table: Sequence[Mapping[str, Any]], references: bool) -> list[str]:
         notes.append(
             "Incomplete: not all runs are finished; their number says of how many a mean is. Pooled are the seeds with the most."
         )
+    # Runs stored by versions before lack some scores; a mean over fewer than it seems is said by name.
     for row in table:
         short = [f"{m} of {row[f'{m}_runs']} runs" for m in ("UA", "WA", "WF1") if row[f"{m}_runs"] != row["runs"]]
         folds = len(row["folds"]) if row["runs"] == row["of_runs"] else row["pooled_folds"]

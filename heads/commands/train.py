@@ -24,6 +24,7 @@ def train(
             "Feature sets, a list (a,b) or repeated; the head's favourite if left out.", metavar="NAMES", panel="Head"
         ),
     ] = (),
+    name: Annotated[str | None, Option("What to call the experiment, for later commands.", metavar="NAME", panel="Head")] = None,
     running: Running,
     printing: Printing,
 ) -> None:
@@ -42,7 +43,7 @@ def train(
     from tfser.heads.commands.training import show_training
 
     requests = [replace(request, features=name) for name in features] or [request]
-    show_training(running.store(printing.cache), requests, running, printing.format)
+    show_training(running.store(printing.cache), requests, running, printing.format, name=name)
 
 
 def ablate(

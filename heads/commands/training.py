@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from tfser.heads import head
 from tfser.heads.commands.ablation_table import print_ablation
 from tfser.heads.commands.fold_progress import FoldBars
-from tfser.heads.commands.training_table import print_scores
+from tfser.heads.commands.training_table import print_for_use, print_scores
 from tfser.heads.results.ablation import compare, plan_rows, reference_rows
-from tfser.heads.runs.experiment import Experiment, each_request, resolve
+from tfser.heads.runs.experiment import EVERYTHING, Experiment, each_request, resolve
 from tfser.heads.runs.in_turn import Failure, run_here
+from tfser.heads.runs.names import give_name
 from tfser.heads.runs.one_fold import EmptySideError
 from tfser.heads.runs.plan import entry_of, make_plan
 from tfser.heads.runs.references import reference_features
@@ -26,8 +27,17 @@ from tfser.manifests.display import Output, say
 from tfser.manifests.errors import TfserError, UsageError
 
 
-def show_training(store: Cache, requests: Sequence[Request], running: Running, format: Output) -> None:
+def show_training(
+    store: Cache, requests: Sequence[Request], running: Running, format: Output, *, name: str | None = None
+) -> None:
     """Train what is requested, which differs in its features alone, and print the scores.
+
+    Args:
+        store: the cache.
+        requests: what is asked.
+        running: how it is trained.
+        format: how the scores are printed.
+        name: what to call the experiment.
 
     Raises:
         UsageError: if a request is off; nothing is trained then.
@@ -38,8 +48,16 @@ def show_training(store: Cache, requests: Sequence[Request], running: Running, f
     if experiments[0].chosen:
         say(f"chosen for you: {', '.join(experiments[0].chosen)}")
     several = len(experiments) > 1
+    if name is not None:
+        if several:
+            raise UsageError(f"--name {name}: names one experiment, and these are {len(experiments)}")
+        give_name(store, name, experiments[0].name)
     headings = {of.name: f"features {of.feature_set}" for of in experiments} if several else {}
-    failed = _train_folds(store, experiments, running, headings)
+    failed = train_folds(store, experiments, running, headings)
+    if experiments[0].folds == (EVERYTHING,):
+        print_for_use(store, experiments, format)
+        _raise_if(failed)
+        return
     lost = {failure.run.run_id for failure in failed}
     shown = [of for of in experiments if any(of.run_id(fold) not in lost for fold in of.folds)]
     print_scores(store, shown, format)
@@ -87,14 +105,14 @@ def show_ablation(
         experiment.name: f"{number} of {len(table)}: {row.name} ({experiment.preset}, {experiment.recipe_name})"
         for number, (row, experiment) in enumerate(table, start=1)
     }
-    failed = _train_folds(store, [experiment for _, experiment in table], running, headings)
+    failed = train_folds(store, [experiment for _, experiment in table], running, headings)
     print_ablation(table[0][1], compare(store, table, selection), format)
     if functionals and functionals.lacking:
         say(functionals.lacking)
     _raise_if(failed)
 
 
-def _train_folds(
+def train_folds(
     store: Cache, experiments: Sequence[Experiment], running: Running, headings: Mapping[str, str]
 ) -> list[Failure]:
     """Train the folds of experiments after the audits of all of them; return those of which a side is empty."""

@@ -9,29 +9,54 @@ from tfser.heads.commands.columns import fitted
 from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.scores import scores_of_runs, scores_of_seeds
 from tfser.heads.results.written import score_text
-from tfser.heads.runs.experiment import Experiment
+from tfser.heads.runs.experiment import EVERYTHING, Experiment
 from tfser.heads.spec import lineages
 from tfser.heads.spec.selections import explain, peeks
 from tfser.manifests.audits.participation import definition, participation
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.reading import open_catalogue
+from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.display import Output, print_rows, say, show, terminal_width
 
 
 def print_scores(store: Cache, experiments: Sequence[Experiment], format: Output) -> None:
     """Print the scores of each experiment's folds and, if there are several, over them; of several in csv or JSON in one list."""
-    found = [_scores_of(store, experiment) for experiment in experiments]
+    scores = [_scores_of(store, experiment) for experiment in experiments]
     if format is not Output.table:
         several = len(experiments) > 1
-        named = zip(experiments, found, strict=True)
+        named = zip(experiments, scores, strict=True)
         lines = [({"features": of.feature_set} if several else {}) | row for of, (folds, _) in named for row in folds]
         if experiments:
             print_rows(lines, format)
         return
-    for experiment, (folds, over) in zip(experiments, found, strict=True):
+    for experiment, (folds, over) in zip(experiments, scores, strict=True):
         if len(experiments) > 1:
             show(f"features {experiment.feature_set}")
         _print_experiment(store, experiment, folds, over)
+
+
+def print_for_use(store: Cache, experiments: Sequence[Experiment], format: Output) -> None:
+    """Print the runs that were trained on all labelled utterances, and which cross-validated experiment vouches for each."""
+    names = [experiment.run_id(EVERYTHING) for experiment in experiments]
+    with open_catalogue(store) as connection:
+        found = rows(
+            connection,
+            "SELECT run_id, experiment, feature_set, epochs, round(seconds, 1) AS seconds FROM runs "
+            "WHERE list_contains(?, run_id) ORDER BY run_id",
+            [names],
+        )
+        tested = scores_of_seeds(
+            connection, experiments=[experiment.name for experiment in experiments], selection="last"
+        )
+    for row in found:
+        row["tested_folds"] = max((score.folds for score in tested if score.experiment == row["experiment"]), default=0)
+    print_rows(found, format, ["run_id", "experiment", "feature_set", "epochs", "seconds", "tested_folds"])
+    for row in found:
+        if not row["tested_folds"]:
+            say(
+                f"nothing vouches for {row['run_id']}: no fold of its configuration is tested; the same command with --fold all "
+                "cross-validates it"
+            )
+    say("trained on all labelled utterances: these weights have no test scores; those of their experiment's folds stand for them")
 
 
 def _scores_of(store: Cache, experiment: Experiment) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

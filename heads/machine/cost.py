@@ -159,6 +159,8 @@ def profile(
         spec.check(spec.preset(preset), conditions.width or spec.typical_dim)
     gc.collect()
     cases = []
+    # Memory first and once, then times in rounds, each round the other way about: what warms up, throttles or
+    # shares the machine falls on all heads alike, and a median over rounds does not favour whoever stood first.
     with own_randomness(device):
         torch.manual_seed(0)
         for spec, preset in chosen:
@@ -285,7 +287,7 @@ class _Case:
         return count_macs(portable, samples, torch.full((len(samples),), frames))
 
     def result(self) -> Profile:
-        of = self.conditions
+        conditions = self.conditions
         return Profile(
             head=self.spec.name,
             preset=self.preset,
@@ -300,17 +302,17 @@ class _Case:
             step_p90_ms=float(np.percentile(self.step, 90)),
             latency_peak_bytes=self.latency_peak,
             step_peak_bytes=self.step_peak,
-            batch_size=of.batch_size,
-            frames=of.frames,
+            batch_size=conditions.batch_size,
+            frames=conditions.frames,
             width=self.width,
-            classes=of.classes,
+            classes=conditions.classes,
             samples=len(self.samples),
             sample_frames=self.frames,
-            device=of.device,
-            processor=processor(of.device),
-            precision=of.precision,
+            device=conditions.device,
+            processor=processor(conditions.device),
+            precision=conditions.precision,
             threads=torch.get_num_threads(),
-            repeats=of.repeats,
+            repeats=conditions.repeats,
             config=self.config.to_dict(),
         )
 

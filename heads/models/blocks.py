@@ -225,7 +225,8 @@ def windowed_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor, window: i
     # A finite number: beyond an utterance's end there may be no token to see.
     scores = scores.float().masked_fill(~near[:, None], torch.finfo(torch.float32).min)
     weights = scores.softmax(dim=-1).to(v.dtype)
-    return (weights.unsqueeze(3) @ values.transpose(3, 4)).squeeze(3)
+    out: Tensor = (weights.unsqueeze(3) @ values.transpose(3, 4)).squeeze(3)
+    return out
 
 
 def frame_classifier(width: int, hidden: tuple[int, ...], n_classes: int, rate: float) -> nn.Module:

@@ -10,7 +10,7 @@ encoder's width, K classes.
     e = ReLU(Linear(w frames))                                                   (b, 128)
     [s; m; e] -> Linear-ReLU 128 -> Linear-ReLU 128 -> logits
 
-What comes in is a joined feature set of three parts (`tfser cache join --features logmel+mfcc+wav2vec2-base/12`); `parts` are
+What comes in is a joined feature set of three parts (`tfser cache join --features logmel+mfcc+wav2vec2-base/12`); `part_dims` are
 the widths of the first two. Ours: the spectrogram is the log-Mel one, of one channel and scaled to AlexNet's image, where the
 published code has a coloured picture of another; AlexNet begins untrained, not from ImageNet, and its own classifier, whose
 result the published code throws away, is not built; the encoder is not trained along, and its frames come at the pace of the
@@ -44,7 +44,7 @@ class CAMSERConfig(Settings):
         UsageError: A value makes no sense.
     """
 
-    parts: Annotated[tuple[int, ...], ABOVE_0] = (80, 40)
+    part_dims: Annotated[tuple[int, ...], ABOVE_0] = (80, 40)
     """Columns of the spectrogram and of MFCC; the encoder's are the rest. A joined feature set says its own."""
     segment_frames: Annotated[int, ABOVE_0] = 300
     """T: frames of one segment."""
@@ -61,8 +61,8 @@ class CAMSERConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.parts) != 2:
-            raise self._off("parts", "two widths: of the spectrogram and of MFCC")
+        if len(self.part_dims) != 2:
+            raise self._off("part_dims", "two widths: of the spectrogram and of MFCC")
         if len(self.image) != 2 or min(self.image) < _SMALLEST_IMAGE:
             raise self._off("image", f"a height and a width from {_SMALLEST_IMAGE} on")
 
@@ -84,7 +84,7 @@ class CAMSER(nn.Module):
 
     def __init__(self, config: CAMSERConfig, dim: int, n_classes: int) -> None:
         super().__init__()
-        bands, coefficients = config.parts
+        bands, coefficients = config.part_dims
         self.sizes = (bands, coefficients, dim - bands - coefficients)
         self.frames, self.image = config.segment_frames, config.image
         self.convolutions = alexnet_convolutions()
@@ -106,7 +106,7 @@ class CAMSER(nn.Module):
         """
         if frames.shape[1] != self.frames:
             raise UsageError(f"segments of {frames.shape[1]} frames; this head was built for {self.frames}")
-        spectrogram, mfcc, encoder = frames.split(self.sizes, dim=-1)  # (b, T, bands), (b, T, coefficients), (b, T, E)
+        spectrogram, mfcc, encoder = torch.split(frames, list(self.sizes), dim=-1)  # (b, T, bands), (b, T, .), (b, T, E)
         picture = functional.interpolate(spectrogram.transpose(1, 2)[:, None], size=tuple(self.image), mode="bilinear")
         s = self._relu(self.of_spectrogram, self.convolutions(picture).flatten(1))  # (b, 128)
         states = self.lstm(functional.normalize(mfcc, dim=-1), lengths)  # (b, T, 2 units)
@@ -122,10 +122,10 @@ class CAMSER(nn.Module):
 
 
 def _check(config: CAMSERConfig, dim: int) -> None:
-    if dim <= sum(config.parts):
+    if dim <= sum(config.part_dims):
         raise UsageError(
-            f"ca_mser: of a width of {dim}, parts={','.join(map(str, config.parts))} leave nothing for an encoder; it reads "
-            "three feature sets side by side: `tfser cache join --features logmel+mfcc+wav2vec2-base/12`"
+            f"ca_mser: of a width of {dim}, part_dims={','.join(map(str, config.part_dims))} leave nothing for an encoder; "
+            "it reads three feature sets side by side: `tfser cache join --features logmel+mfcc+wav2vec2-base/12`"
         )
 
 

@@ -72,7 +72,8 @@ class ENT(nn.Module):
         if self.frame is None:
             return logits
         nodes = self.frame(h.tanh()).log_softmax(dim=-1)  # (B, L, K)
-        return logits + nodes.masked_fill(~valid[:, :, None], -torch.inf).amax(dim=1)
+        best: Tensor = nodes.masked_fill(~valid[:, :, None], -torch.inf).amax(dim=1)  # (B, K)
+        return logits + best
 
     def pool(self, h: Tensor, valid: Tensor) -> Tensor:  # (B, L, D), (B, L) -> (B, D)
         """Return what the utterance head sees."""

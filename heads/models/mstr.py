@@ -21,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -81,14 +82,14 @@ class ScaleLayer(TransformerLayer):
         gathered = []
         for scale in self.scales:
             x, there = pool_frames(v, valid, scale)  # (b, L / s, D), (b, L / s)
-            parts = (self._split(layer(x)) for layer in (self.query, self.key, self.value))
-            tokens = windowed_attention(*parts, there, self.window).transpose(1, 2).flatten(2)  # (b, L / s, D)
+            q, k, v_near = (self._split(layer(x)) for layer in (self.query, self.key, self.value))
+            tokens = windowed_attention(q, k, v_near, there, self.window).transpose(1, 2).flatten(2)  # (b, L / s, D)
             gathered.append(tokens.repeat_interleave(scale, dim=1)[:, : v.shape[1]])  # (b, L, D)
         if self.mixer is None:
             mixed = gathered[0]
         else:
             share = self.mixer(v).softmax(dim=-1)  # (b, L, scales)
-            mixed = sum(share[:, :, i, None] * of for i, of in enumerate(gathered))  # type: ignore[assignment]
+            mixed = torch.stack(gathered, dim=3).mul(share[:, :, None]).sum(dim=3)
         out: Tensor = self.out(mixed)
         return out
 
@@ -98,8 +99,8 @@ def pool_frames(x: Tensor, valid: Tensor, frames: int) -> tuple[Tensor, Tensor]:
     if frames == 1:
         return x, valid
     fill = -x.shape[1] % frames
-    x = functional.pad(x.masked_fill(~valid[:, :, None], 0.0), (0, 0, 0, fill)).unflatten(1, (-1, frames))
-    there = functional.pad(valid, (0, fill)).unflatten(1, (-1, frames))
+    x = functional.pad(x.masked_fill(~valid[:, :, None], 0.0), (0, 0, 0, fill)).view(len(x), -1, frames, x.shape[2])
+    there = functional.pad(valid, (0, fill)).view(len(x), -1, frames)
     return x.sum(dim=2) / there.sum(dim=2).clamp(min=1)[:, :, None], there.any(dim=2)
 
 

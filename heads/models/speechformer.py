@@ -123,9 +123,9 @@ class Merge(nn.Module):
         """Return the merged tokens (B, T', D), and which there are (B, T'), of tokens (B, T, D) and (B, T)."""
         fill = -x.shape[1] % self.tokens
         x = functional.pad(x.masked_fill(~valid[:, :, None], 0.0), (0, 0, 0, fill))
-        there = functional.pad(valid, (0, fill)).unflatten(1, (-1, self.tokens))  # (B, T', tokens)
+        there = functional.pad(valid, (0, fill)).view(len(x), -1, self.tokens)  # (B, T', tokens)
         count = there.sum(dim=2).clamp(min=1)  # (B, T')
-        mean = x.unflatten(1, (-1, self.tokens)).sum(dim=2) / count[:, :, None]  # (B, T', D)
+        mean = x.view(len(x), -1, self.tokens, x.shape[2]).sum(dim=2) / count[:, :, None]  # (B, T', D)
         return self.norm(self.linear(mean)), there.any(dim=2)
 
 

@@ -20,7 +20,7 @@ same learned token.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -139,10 +139,10 @@ class SpeechFormerPP(nn.Module):
                 words, x = layer.both(words, x, places, there, valid, member).split((W, x.shape[1]), dim=1)
             places = 0.0
             if stage_number < len(self.merges):
-                merge = self.merges[stage_number]
-                words = merge.norm(merge.linear(words))  # type: ignore[operator, union-attr]
+                merge: Any = self.merges[stage_number]
+                words = merge.norm(merge.linear(words))
                 x, valid = merge(x, valid)
-                second = max(1, second // merge.tokens)  # type: ignore[operator, union-attr]
+                second = max(1, second // merge.tokens)
         pooled = masked_mean(torch.cat([words, x], dim=1), torch.cat([there, valid], dim=1))  # (B, D)
         logits: Tensor = self.classifier(pooled)  # (B, K)
         return logits

@@ -135,6 +135,8 @@ class FrequencyFilter(nn.Module):
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:  # (B, L, C), (B, L) -> (B, L, C)
         """Filter along time; frames that are not valid count as zero."""
         with torch.autocast(x.device.type, enabled=False):  # transforms know no bfloat16
+            # Zeros beyond an utterance's end, and one length of transform for all batches: otherwise the bins,
+            # and so the prediction, would depend on how long the batch-mates are.
             masked = x.float().masked_fill(~valid[:, :, None], 0.0)
             spectrum = torch.fft.rfft(masked, n=self.size, dim=1)  # (B, F, C), Eq. 3
             filtered: Tensor = torch.fft.irfft(spectrum * self.mask(spectrum), n=self.size, dim=1)  # (B, size, C), Eq. 4
@@ -142,6 +144,8 @@ class FrequencyFilter(nn.Module):
 
     def mask(self, spectrum: Tensor) -> Tensor:  # (B, F, C) -> (B, F, C) or (1, F, C)
         """Return 1 for the bins that are kept and 0 for the others; in training, with the gradient of a sigmoid."""
+        # A hard step has no gradient in its threshold. Forward it stays hard, as printed; backward it is the
+        # sigmoid's (straight-through).
         margin = self._margin(spectrum)
         hard = (margin > 0).to(margin.dtype)
         if not torch.is_grad_enabled():
@@ -152,6 +156,9 @@ class FrequencyFilter(nn.Module):
     def _margin(self, spectrum: Tensor) -> Tensor:
         """Return by how much a bin passes: above 0 it is kept."""
         if self.kind == "power":
+            # In logarithms and relative to the channel's own mean: the same threshold then means the same for
+            # features of any scale, and a step of the optimiser is a factor. Detached, since what is learned is
+            # where to cut, not how to move bins across the cut.
             power = spectrum.detach().abs().square()  # (B, F, C)
             mean = power[:, 1:].mean(dim=1, keepdim=True)  # above 0 Hz: an offset is no scale
             tiny = torch.finfo(power.dtype).tiny
@@ -188,6 +195,8 @@ class MambaBranch(nn.Module):
 
     def forward(self, u: Tensor, valid: Tensor) -> Tensor:  # (B, L, D), (B, L) -> (B, L, D)
         """Transform a batch; a frame's result depends on frames before it and, through the filter, on valid ones after it."""
+        # z gates the output and dt is a step length: neither is a signal over time, so neither is convolved or
+        # filtered.
         z, xBC, dt = self.in_proj(u).split(self.sizes, dim=-1)  # (B, L, E), (B, L, E + 2 G N), (B, L, H)
         if self.conv is not None:
             xBC = functional.silu(self._convolve(xBC, self.conv))  # Eq. 2
@@ -203,6 +212,8 @@ class MambaBranch(nn.Module):
             self.D,
             backend=choose_backend(u.device) if self.scan == "auto" else self.scan,  # type: ignore[arg-type]
         ).flatten(2)  # (B, L, E)
+        # The paper prints neither gate nor norm, but its 6.38 M parameters a branch need the gate's
+        # in-projection: this is Mamba-2's own ending, normalised by groups and in float32.
         gated = (y * functional.silu(z)).float().view(*y.shape[:2], self.groups, -1)  # (B, L, G, E / G)
         normed = functional.rms_norm(gated, gated.shape[-1:], eps=1e-5).flatten(2) * self.norm_weight  # (B, L, E)
         out: Tensor = self.out_proj(normed)  # (B, L, D)
@@ -234,6 +245,8 @@ class TemporalFrequencyBlock(nn.Module):
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:  # (B, L, D), (B, L) -> (B, L, D)
         """Return M of Eq. 1."""
+        # With one branch only, its normalised input takes the other's place, so that half of the fusion is no
+        # dead weight.
         u = self.norm(x)
         rate, training = self.dropout, self.training
         found = [dropout(branch(u, valid), rate, training) for branch in self.branches]
@@ -270,6 +283,7 @@ class TFMamba(nn.Module):
         Raises:
             UsageError: There are more than ``max_frames`` frames.
         """
+        # Refused and not cut here: whoever gathers the frames cuts them, counts them and says so.
         if frames.shape[1] > self.max_frames:
             raise UsageError(f"{frames.shape[1]} frames; this head was built for {self.max_frames} at most")
         valid = valid_frames(frames, lengths)

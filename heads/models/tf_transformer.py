@@ -117,10 +117,13 @@ class ConvEncoder(nn.Module):
 
     def _first(self, x: Tensor, present: Tensor | None) -> Tensor:  # (b, f, d), (b,) -> (b, ., ., c1)
         """Convolve and batch-normalise."""
+        # Patches are a view: no copy is made until the product reads them.
         (high, wide), (down, across), norm = self.padding, self.stride, self.first_norm
         x = functional.pad(x, (wide, wide, high, high))
         patches = x.unfold(1, self.kernel[0], down).unfold(2, self.kernel[1], across).flatten(3)  # (b, ., ., k)
         kernels = self.first.weight.flatten(1)  # (c1, k)
+        # Statistics in the weights' own precision: bfloat16 keeps eight bits, and a variance is a difference of
+        # means.
         with torch.autocast(x.device.type, enabled=False):
             if present is not None:
                 mean, variance = self._present_statistics(patches.to(kernels.dtype), kernels, present)
@@ -130,11 +133,15 @@ class ConvEncoder(nn.Module):
                 mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
             scale = norm.weight * torch.rsqrt(variance + norm.eps)  # (c1,)
             kernels, shift = kernels * scale[:, None], norm.bias - mean * scale
+        # Batch norm is inside the kernels now, so that the largest map of the network is written once and never
+        # read to be normalised.
         return functional.linear(patches, kernels, shift)
 
     def _statistics(self, patches: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:  # (n, k), (c1, k) -> 2 x (c1,)
         """Return mean and variance of the convolution's output, and keep their running averages."""
         norm, n = self.first_norm, len(patches)
+        # Centred before they are squared: mean(x^2) - mean(x)^2 would cancel where features lie far from zero,
+        # as log energies do.
         patch_mean = patches.mean(dim=0)
         centred = patches - patch_mean
         covariance = centred.T @ centred / n  # (k, k)
@@ -148,6 +155,8 @@ class ConvEncoder(nn.Module):
 
     def _present_statistics(self, patches: Tensor, kernels: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """As `_statistics`, of the samples that are there: (b, ., ., k), (c1, k), (b,) -> 2 x (c1,)."""
+        # No boolean index: its size would be fetched from the device, which a CUDA graph cannot do. Those that
+        # are not there weigh nothing instead.
         n = present.sum() * patches[0, ..., 0].numel()
         share = (present.to(patches.dtype) / n).sqrt()  # (b,), its square is 1 / n, or nothing
         share = share[:, None, None].expand_as(patches[..., 0]).flatten()
@@ -166,6 +175,8 @@ class ConvEncoder(nn.Module):
             shown = y * present.to(norm.weight.dtype)[:, None, None, None]
             n = present.sum() * y[0, 0].numel()
             ratio = shown[:, 0].numel() / n
+            # One pass over the map with zeros in it; what the zeros did to mean and variance is taken out in
+            # closed form afterwards.
             variance, mean = torch.var_mean(shown, dim=(0, 2, 3), correction=0)  # with zeros for those that are not there
             variance = ratio * variance - ratio * (ratio - 1) * mean.square()
             mean = ratio * mean
@@ -225,6 +236,8 @@ class TFTransformer(nn.Module):
         x = frames.transpose(1, 2)  # (b, f, d); the one channel is left out
         q = self._queries(x, present)  # (b, f/4, d/4) or None
         k = self._keys(x, present)  # (b, f/4, d/4) or None
+        # Table 5 does not say what stands in for a removed module: without the joint encoder both maps are
+        # pooled as its output would be, without q or k the joint encoder attends to its own input.
         if self.joint is None:
             y_hat = torch.cat([pool(y) for y in (q, k) if y is not None], dim=-1)  # (b, d)
         else:

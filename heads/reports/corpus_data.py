@@ -247,7 +247,7 @@ def corpora_rows(connection: Connection, groups: Sequence[ContenderGroup]) -> tu
         f"LEFT JOIN utterances u USING (corpus)\nWHERE c.corpus IN {list_of(names)} "
         "GROUP BY c.corpus, c.adapter ORDER BY c.corpus"
     )
-    found = []
+    found: list[Row] = []
     for row in rows(connection, sql):
         reader = CORPORA.get(row["adapter"])
         found.append(

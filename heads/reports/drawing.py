@@ -196,7 +196,8 @@ def curves(data: FigureData, width: float) -> Figure:
                 alpha=0.85,
                 label=name,
             )
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    locator: Any = ax.xaxis.get_major_locator()
+    locator.set_params(integer=True)
     ax.set_xlabel("epoch")
     ax.set_ylabel("UA (%)")
     ax.grid(axis="y")

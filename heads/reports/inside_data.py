@@ -194,12 +194,14 @@ def tokens(watched: Watched) -> TokenView:
     import torch
     from torch.nn import functional
 
-    block = watched.model.block  # type: ignore[union-attr]
+    block: Any = watched.model.block
     branches = list(block.branches) if block is not None else []
     temporal = next((b for b in branches if b.conv is not None), None)
     frequency = next((b for b in branches if b.filter is not None), None)
     if temporal is None and frequency is None:
         raise UsageError(f"{watched.about['run_id']}: its preset {watched.about['preset']} has no branch to look into")
+    # Hooks watch the pass that the head makes; nothing is computed in another way for the figure, and they are
+    # gone whatever happens.
     seen: dict[str, Any] = {}
     hooks = []
     if temporal is not None:
@@ -224,7 +226,7 @@ def tokens(watched: Watched) -> TokenView:
         spectral = _spectra(frequency.filter, seen["into"], watched.hop_s)
     return TokenView(
         utterance=watched.utterance,
-        seconds=np.arange(L) * watched.hop_s,
+        seconds=np.arange(L, dtype=np.float64) * watched.hop_s,
         before=before,
         after=after,
         kind=frequency.filter.kind if frequency is not None else "",

@@ -18,7 +18,7 @@ from typing import Any
 from tfser.heads.reports.figure_data import list_of, text_of
 from tfser.heads.results.marks import mark
 from tfser.heads.results.outcomes import Outcome, find, read_outcome
-from tfser.heads.results.score_tables import Wanted, table
+from tfser.heads.results.score_tables import table
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.catalogue.run_files import run_folders
@@ -124,6 +124,8 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
     ids = asked or list(dict.fromkeys(row["experiment"] for row in every))
     left_out: list[tuple[str, str]] = []
     kept: list[str] = []
+    # An experiment that lacks folds is left out of what was not named, since its mean is over easier or harder
+    # folds than the others'; who names it wants to see it.
     for name in ids:
         if name not in about:
             left_out.append((name, f"has no predictions of the selection {selection}"))
@@ -149,11 +151,6 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
     ]
     shown = tuple(row for row in every if row["experiment"] in set(kept))
     return Material(selection=selection, groups=_grouped(members), table=shown, left_out=tuple(left_out))
-
-
-def wanted_of(experiment: str) -> Wanted:
-    """Return what a table of scores of one experiment is of."""
-    return Wanted(experiment=experiment)
 
 
 def _lacking(row: Mapping[str, Any]) -> str:

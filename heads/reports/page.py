@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,12 +156,13 @@ def _experiment(connection: Connection, one: Contender, wishes: Wishes) -> dict[
         if cells.get((a, b))
     }
     about = spoken(connection, [one.experiment])
-    for kind, make in (
+    drawings: tuple[tuple[str, Callable[[], Any]], ...] = (
         ("speakers", lambda: scores_data.speakers(connection, one)),
         ("confusion", lambda: scores_data.confusion(one)),
         ("curves", lambda: scores_data.curves(connection, one)),
         ("failing", lambda: failing_data.failing(one, about)),
-    ):
+    )
+    for kind, make in drawings:
         try:
             data = make()
         except UsageError as error:

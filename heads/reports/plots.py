@@ -143,7 +143,7 @@ def _embedding(plan: Plan) -> Figure:
     if len(wishes.features) > 1:
         raise UsageError("--features: an embedding is of one feature set")
     feature_set = wishes.features[0] if wishes.features else None
-    found = paper_data.embed(cache, connection, _one(plan), wishes.method, feature_set)  # type: ignore[arg-type]
+    found = paper_data.embed(cache, connection, _one(plan), wishes.method, feature_set)
     return paper_drawing.embedding(found, width)
 
 

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +91,7 @@ def house_style(**changes: Any) -> Iterator[None]:
         # A name in letters that the font lacks: a page has the reader's fonts, a file shows a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**_RC, **changes})
+        matplotlib.rcParams.update(cast(Any, {**_RC, **changes}))
         yield
 
 
@@ -169,7 +169,7 @@ def _drawn_once(figure: Figure) -> str:
     figure.set_layout_engine("none")
     figure.patch.set_visible(False)
     stream = io.StringIO()
-    canvas.print_svg(stream, metadata=dict(_NO_DATE["svg"]))
+    canvas.print_svg(stream, metadata=dict(_NO_DATE["svg"]))  # type: ignore[no-untyped-call]
     return stream.getvalue()
 
 

@@ -15,6 +15,7 @@ from tfser.heads.models.layer_mix import parameters
 from tfser.heads.results.marks import of_runs
 from tfser.heads.results.scores import RunScore, Spread, scores_of_runs
 from tfser.heads.runs.experiment import Experiment
+from tfser.heads.runs.plan import check_is_tested
 from tfser.heads.runs.request import Request
 from tfser.heads.spec.head import AblationRow, HeadSpec
 from tfser.heads.spec.selections import peeks
@@ -37,8 +38,9 @@ def plan_rows(spec: HeadSpec, request: Request, presets: Sequence[str] = ()) -> 
         presets: only rows of these; none: all.
 
     Raises:
-        UsageError: There is no such preset.
+        UsageError: There is no such preset, or no fold is tested.
     """
+    check_is_tested(request.folds)
     table = spec.ablation or tuple(AblationRow(name=preset, preset=preset) for preset in spec.presets)
     for preset in presets:
         if preset not in spec.presets:
@@ -89,6 +91,8 @@ def _row(
 ) -> dict[str, Any]:
     """Return a row of the table; `first` are the UA of the table's first row by fold, empty while that row itself is made."""
     spec = experiment.spec
+    # Fold by fold and not mean against mean: folds differ more than rows do, and a gain over the folds that
+    # both have is free of that.
     UA = {score.fold: score.UA for score in scores if score.UA is not None}
     gains = [UA[fold] - first[fold] for fold in sorted(UA.keys() & first.keys())]
     spreads = {metric: Spread.of(getattr(score, metric) for score in scores) for metric in METRICS}

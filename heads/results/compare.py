@@ -197,14 +197,20 @@ def compare(
         raise unknown("metric", metric, METRICS)
     if a.subject == b.subject:
         raise UsageError(f"both are {a.subject.name}: name two experiments")
+    # Matched before anything is counted: every number below is then of the same utterances under the same
+    # labels.
     a, b, left_out = _match(a, b, common)
     by = choose_clusters((a, b), clusters)
+    # Without units that can be taken as independent everything is one cluster: scores stay, intervals and tests
+    # fall away by themselves.
     who = ("all",) * len(a.keys) if by is None else a.clusters(by)
-    classes = tuple(sorted({*a.labels, *(name for of in (a, b) for row in of.predicted for name in row)}))
+    classes = tuple(sorted({*a.labels, *(name for side in (a, b) for row in side.predicted for name in row)}))
     A, B = a.counts(who, classes), b.counts(who, classes)
+    # Folds are compared only where both have the same ones: a fold of five and a fold of ten share their number
+    # and nothing else.
     folded = a.folds == b.folds
     folds = [f"{fold:06d}" for fold in a.folds]  # so that they sort as numbers
-    right = [[np.array(row) == np.array(of.labels) for row in of.predicted] for of in (a, b)]
+    right = [[np.array(row) == np.array(side.labels) for row in side.predicted] for side in (a, b)]
     return Comparison(
         a=a,
         b=b,

@@ -167,6 +167,8 @@ def interval(counts: Counts, metric: str, *, confidence: float = CONFIDENCE) -> 
     found = _symmetric(value, _without_one(counts, metric), counts, metric, confidence)
     if not found.std_error or not 0 < value < 1:
         return found
+    # On the logit scale, where the interval stays between 0 and 1; by simulation it covers better than the
+    # symmetric one where most utterances are right (docs/methods.md).
     reach = _quantile(found.df, confidence) * found.std_error / (value * (1 - value))
     return replace(found, low=float(expit(logit(value) - reach)), high=float(expit(logit(value) + reach)))
 
@@ -183,6 +185,7 @@ def difference(a: Counts, b: Counts, metric: str, *, confidence: float = CONFIDE
     found = _symmetric(value, without, a, metric, confidence)
     if not found.std_error:
         return found
+    # No logit here: a difference has either sign, and is cut at -1 and 1 alone.
     reach = _quantile(found.df, confidence) * found.std_error
     return replace(found, low=max(value - reach, -1.0), high=min(value + reach, 1.0))
 
@@ -216,13 +219,13 @@ def new_speaker(counts: Counts, metric: str, *, confidence: float = CONFIDENCE) 
     """
     values = np.arcsin(np.sqrt(np.clip(cluster_scores(counts, metric), 0.0, 1.0)))
     n = len(values)
-    said = float(np.median(counts.true[0].sum(axis=1)))
+    utterances = float(np.median(counts.true[0].sum(axis=1)))
     spread = float(values.std(ddof=1)) if n > 1 else 0.0
     if n < _FEWEST or spread < _ROUNDING:
-        return NewSpeaker(low=None, high=None, utterances=said, clusters=n, confidence=confidence)
+        return NewSpeaker(low=None, high=None, utterances=utterances, clusters=n, confidence=confidence)
     reach = _quantile(n - 1.0, confidence) * spread * math.sqrt(1 + 1 / n)
     low, high = (math.sin(min(max(values.mean() + sign * reach, 0.0), math.pi / 2)) ** 2 for sign in (-1, 1))
-    return NewSpeaker(low=low, high=high, utterances=said, clusters=n, confidence=confidence)
+    return NewSpeaker(low=low, high=high, utterances=utterances, clusters=n, confidence=confidence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,10 +256,14 @@ def permutation_test(
     Raises:
         ValueError: The two were not counted over the same utterances.
     """
+    # Each side's seeds are repeated to a common number, so that the difference that is tested is the one of the
+    # two means that is shown.
     _same(a, b)
     seeds = math.lcm(len(a.hits), len(b.hits))
     a, b = a.repeated(seeds), b.repeated(seeds)
     parts = {n: (getattr(a, n), getattr(b, n)) for n in ("hits", "predicted")}
+    # A cluster in which both predicted the same changes nothing when it is exchanged: only those that differ
+    # count towards the 2^G.
     differ = np.logical_or.reduce([(x != y).any(axis=(0, 2)) for x, y in parts.values()])
     n = int(differ.sum())
     seen = abs(score(a, metric) - score(b, metric))
@@ -266,20 +273,44 @@ def permutation_test(
         signs = 1.0 - 2.0 * (codes[:, None] >> np.arange(n) & 1)
     else:
         signs = np.random.default_rng(seed).choice((-1.0, 1.0), (draws, n))
-    true = a.true.sum(axis=1)  # (S, K), the same for both
-    sizes = np.zeros(len(signs))
-    for s in range(seeds):  # one at a time: three seeds against ten are thirty pairs
-        swapped = {}
-        for name, (x, y) in parts.items():
-            middle = (x[s] + y[s]).sum(axis=0) / 2
-            moved = signs @ ((x[s] - y[s])[differ] / 2)  # (m, K)
-            swapped[name] = (middle + moved, middle - moved)
-        for side, sign in ((0, 1.0), (1, -1.0)):
-            sizes += sign * _score(swapped["hits"][side], true[s], swapped["predicted"][side], metric) / seeds
+    every = np.ones((len(signs), len(differ)))
+    every[:, differ] = signs
+    sizes = exchanged(a, b, metric, every)
+    # Ties count as at least as large, whatever rounding says: the exchange that was seen is always among them.
     at_least = int((np.abs(sizes) >= seen - 1e-12).sum())
     p = at_least / len(signs) if exact else (1 + at_least) / (1 + draws)
     smallest = min(1.0, 2.0 / 2**n) if exact else 1 / (1 + draws)
     return Permutation(p=float(p), exact=exact, draws=2**n if exact else draws, clusters=n, smallest_p=smallest)
+
+
+def exchanged(a: Counts, b: Counts, metric: str, signs: Floats) -> Floats:
+    """Return the difference of A and B after whole clusters were exchanged between them: (m,).
+
+    Args:
+        a: counts over S seeds.
+        b: counts of the same utterances; where it has other seeds than A, both are repeated until they have as many.
+        metric: the score.
+        signs: (m, G) of 1 and -1: whose predictions each cluster keeps, and whose are exchanged.
+    """
+    seeds = math.lcm(len(a.hits), len(b.hits))
+    a, b = a.repeated(seeds), b.repeated(seeds)
+    # Scores are sums over clusters, so an exchange is a sign in front of half the difference: one matrix product for all of them.
+    true = a.true.sum(axis=1)  # (S, K), the same for both
+    sizes = np.zeros(len(signs))
+    for s in range(seeds):  # one at a time: three seeds against ten are thirty pairs
+        swapped = {}
+        for name, x, y in (("hits", a.hits[s], b.hits[s]), ("predicted", a.predicted[s], b.predicted[s])):
+            middle = (x + y).sum(axis=0) / 2
+            moved = signs @ ((x - y) / 2)  # (m, K)
+            swapped[name] = (middle + moved, middle - moved)
+        for side, sign in ((0, 1.0), (1, -1.0)):
+            sizes += sign * _score(swapped["hits"][side], true[s], swapped["predicted"][side], metric) / seeds
+    return sizes
+
+
+def without_one(counts: Counts, metric: str) -> Floats:
+    """Return the score without each cluster in turn, averaged over the seeds: (G,); see `_without_one`."""
+    return _without_one(counts, metric)
 
 
 def mcnemar(a_right: npt.ArrayLike, b_right: npt.ArrayLike) -> tuple[int, int, float]:
@@ -374,6 +405,8 @@ def _degrees_of_freedom(true: Floats, metric: str) -> float:
         true: (G, K) utterances by cluster and class.
         metric: WA and WF1 weight utterances alike, UA and macro_F1 the classes.
     """
+    # Only the sizes of clusters enter, not what was predicted: the degrees of freedom are of the design, and do
+    # not swing with the score.
     of_class = true.sum(axis=0)
     share = _ratio(true, of_class[None]) / (of_class > 0).sum() if metric in ("UA", "macro_F1") else true / true.sum()
     each = share / np.maximum(true, 1)  # what one utterance weighs

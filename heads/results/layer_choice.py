@@ -75,7 +75,7 @@ def layer_scores(cache: Cache, plan: LayerPlan, selection: str = "last") -> Laye
     """
     if peeks(selection):
         raise UsageError(f"--selection {selection}: it looked at the test side, and a choice among layers would look once more")
-    found: list[_Read] = []
+    scores: list[_Read] = []
     notes: list[str] = []
     with open_catalogue(cache) as connection:
         for layer, words, entry in layer_entries(plan):
@@ -83,13 +83,13 @@ def layer_scores(cache: Cache, plan: LayerPlan, selection: str = "last") -> Laye
             if read is None:
                 notes.append(f"{words} ({entry.experiment.feature_set}) has no finished run")
             else:
-                found.append(read)
+                scores.append(read)
         weights = _mix_weights(connection, plan)
-    layers = {read.layer: read for read in found if read.layer is not None}
+    layers = {read.layer: read for read in scores if read.layer is not None}
     if not layers:
         raise UsageError("no layer has a finished run, so there is nothing to choose from")
     chosen, best = _choice(layers)
-    table = [_row(read, chosen, weights) for read in found]
+    table = [_row(read, chosen, weights) for read in scores]
     gain = None
     if chosen:
         picked = _composite(layers, chosen)
@@ -191,9 +191,7 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
         predicted=tuple(tuple(said[key][s] for key in kept.keys) for s in range(len(seeds))),
         audit="overridden" if any(layers[layer].outcome.audit == "overridden" for layer in chosen.values()) else kept.audit,
     )
-    return _Read(
-        layer=None, words=CHOSEN, entry=first.entry, selection=first.selection, scores=scores, outcome=outcome
-    )
+    return _Read(layer=None, words=CHOSEN, entry=first.entry, selection=first.selection, scores=scores, outcome=outcome)
 
 
 def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -> dict[str, Any]:
@@ -202,13 +200,15 @@ def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -
     who = ("all",) * len(read.outcome.keys) if by is None else read.outcome.clusters(by)
     classes = tuple(sorted({*read.outcome.labels, *(name for row in read.outcome.predicted for name in row)}))
     counts = read.outcome.counts(who, classes)
-    values = {name: [of[name] for of in read.scores.values() if of[name] is not None] for name in ("UA", "WA", "val_UA")}
-    of = read.entry.experiment
+    values: dict[str, list[float]] = {
+        name: [one for scores in read.scores.values() if (one := scores[name]) is not None] for name in ("UA", "WA", "val_UA")
+    }
+    experiment = read.entry.experiment
     row: dict[str, Any] = {
         "layer": read.layer,
         "what": read.words,
-        "head": of.spec.name,
-        "features": of.feature_set if read.words != CHOSEN else None,
+        "head": experiment.spec.name,
+        "features": experiment.feature_set if read.words != CHOSEN else None,
         "validation_UA": mean(values["val_UA"]) if values["val_UA"] else None,
         "UA": mean(values["UA"]) if values["UA"] else None,
         "UA_std": stdev(values["UA"]) if len(values["UA"]) > 1 else None,
@@ -230,10 +230,10 @@ def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -
         "selection": read.selection,
         "audit": read.outcome.audit,
         "speakers_kept": read.outcome.speakers_kept,
-        "corpus": of.corpus,
-        "protocol": of.protocol,
-        "validation": of.validation,
-        "experiment": of.name if read.words != CHOSEN else None,
+        "corpus": experiment.corpus,
+        "protocol": experiment.protocol,
+        "validation": experiment.validation,
+        "experiment": experiment.name if read.words != CHOSEN else None,
     }
 
 

@@ -113,24 +113,30 @@ def read_outcome(connection: Connection, subject: Subject, *, selection: str = "
     Raises:
         UsageError: It has none of this selection and level; the message lists those that it has.
     """
-    found = connection.execute(
+    predictions = connection.execute(
         "SELECT seed, corpus, utterance_id, segment, fold, label, predicted, speaker, session, dialogue FROM test_predictions "
         "WHERE experiment = ? AND selection = ? AND level = ? AND (?::VARCHAR IS NULL OR run_id = ?)",
         [subject.experiment, selection, level, subject.run_id, subject.run_id],
     ).fetchall()
-    if not found:
+    if not predictions:
         have = "SELECT DISTINCT selection, level FROM test_predictions WHERE experiment = ? ORDER BY 1, 2 DESC"
         known = [f"{row['selection']} ({row['level']})" for row in rows(connection, have, [subject.experiment])]
         raise UsageError(f"{subject.name} has no predictions of {selection} ({level}); it has: {', '.join(known) or 'none'}")
-    several = len({row[:4] for row in found}) < len(found)  # tested in several folds: they are told apart
+    # A protocol may test an utterance in several folds (a session that stands in two test sides): its
+    # predictions are then told apart by fold, since to pick one would be a choice.
+    several = len({row[:4] for row in predictions}) < len(predictions)  # tested in several folds: they are told apart
     of_seed: dict[int, dict[Key, Any]] = {}
-    for seed, *row in found:
+    for seed, *row in predictions:
         of_seed.setdefault(seed, {})[tuple(row[: 4 if several else 3])] = row[3:]
+    # The seeds that tested the largest set; others are named, since a mean over different utterances is no mean
+    # over seeds.
     largest = max(of_seed.values(), key=len).keys()
     seeds = tuple(sorted(seed for seed, of in of_seed.items() if of.keys() == largest))
     keys = tuple(sorted(largest, key=lambda key: tuple((part is not None, part) for part in key)))
     first = [of_seed[seeds[0]][key] for key in keys]
     labels = tuple(row[1] for row in first)
+    # Labels can differ where the corpus was scanned anew between two seeds: neither of them is then known to be
+    # right.
     for seed in seeds:
         if any(of_seed[seed][key][1] != label for key, label in zip(keys, labels, strict=True)):
             raise TfserError(f"{subject.name}: its seeds {seeds[0]} and {seed} have other true labels; train one of them --again")
@@ -211,7 +217,8 @@ def pooled(
     """
     if clusters is not None and clusters not in CLUSTERS:
         raise unknown("kind of clusters", clusters, CLUSTERS)
-    which = (
+    # One query counts, in the database: millions of predictions never become Python rows.
+    wanted = (
         "(?::VARCHAR[] IS NULL OR list_contains(?, experiment)) AND (level = 'utterance' OR ?) "
         "AND (?::VARCHAR[] IS NULL OR list_contains(?, run_id))"
     )
@@ -220,11 +227,13 @@ def pooled(
     folds: dict[tuple[str, str, str], int] = {}
     for *key, seed, n, side, n_folds in connection.execute(
         "SELECT experiment, selection, level, seed, count(*), bit_xor(hash(corpus, utterance_id, segment, fold, label)), "
-        f"count(DISTINCT fold) FROM test_predictions WHERE {which} GROUP BY ALL ORDER BY ALL",
+        f"count(DISTINCT fold) FROM test_predictions WHERE {wanted} GROUP BY ALL ORDER BY ALL",
         asked,
     ).fetchall():
         sides.setdefault((key[0], key[1], key[2]), {})[seed] = (n, side)
         folds[key[0], key[1], key[2]] = max(n_folds, folds.get((key[0], key[1], key[2]), 0))
+    # Speakers are units only if all runs of the experiment kept them apart; what is asked for by name is taken
+    # at its word where it is known for every utterance.
     name = clusters or "speaker"
     allowed = "bool_and(speakers_kept = 'kept' AND audit <> 'overridden')" if name == "speaker" else "true"
     counted = connection.execute(
@@ -232,7 +241,7 @@ def pooled(
         "WHERE ?::VARCHAR[] IS NULL OR list_contains(?, run_id) GROUP BY experiment), "
         "known AS (SELECT experiment, selection, level, "
         f"if(any_value(a.units) AND count({name}) = count(*), '{name}', NULL) AS by_what FROM test_predictions "
-        f"JOIN allowed a USING (experiment) WHERE {which} GROUP BY ALL) "
+        f"JOIN allowed a USING (experiment) WHERE {wanted} GROUP BY ALL) "
         "SELECT t.experiment, t.selection, t.level, k.by_what, t.seed, "
         f"if(k.by_what IS NULL, 'all', t.corpus || '/' || t.{name}), "
         "t.label, t.predicted, count(*) FROM test_predictions t JOIN known k USING (experiment, selection, level) "
@@ -250,6 +259,8 @@ def pooled(
 def _pool(cells: Sequence[Any], by: str | None, sides: Mapping[int, tuple[int, int]], folds: int) -> Pooled:
     import numpy as np
 
+    # A set of tested utterances is known by its size and the exclusive or of its rows' hashes, which needs no
+    # order and no list.
     largest = max(sides.values(), key=lambda side: side[0])
     seeds = tuple(sorted(seed for seed, side in sides.items() if side == largest))
     dropped = tuple(sorted(sides.keys() - set(seeds)))

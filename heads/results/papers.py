@@ -29,7 +29,7 @@ from tfser.heads.spec.selections import check_name
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, unknown
-from tfser.manifests.feature_name import joined_names, meant
+from tfser.manifests.feature_name import FeatureName, joined_names, meant
 from tfser.manifests.options import shared
 
 SYNTHETIC = "synthetic"
@@ -112,48 +112,92 @@ def prepare(
     request = Request(head=paper.head, recipe=paper.recipe, **shared(Training, training or Training()))
     if on_synthetic and request.epochs is None:
         request = replace(request, epochs=SYNTHETIC_EPOCHS)
-    cells: list[Cell] = []
-    entries: list[Entry] = []
-    audited: dict[Key, str | None] = {}
-    for table in choose_tables(paper, tables):
-        beside: dict[tuple[str, str], tuple[str, ...]] = {}
-        for row in table.rows:
-            for corpus, printed in _by_corpus(row, on_synthetic).items():
-                of, why = None, OTHER if row.preset is None else None
-                if why is None:
-                    wanted = _features(cache, paper, row, corpus)
-                    asked = replace(
-                        request,
-                        head=row.head or paper.head,
-                        recipe=row.recipe or paper.recipe,
-                        preset=row.preset,
-                        settings=dict(row.settings),
-                        features=wanted,
-                    )
-                    entries, of, why = _plan_row(cache, paper, corpus, asked, seeds, entries, audited)
-                    if of is not None:
-                        beside.setdefault((corpus, wanted), tuple(printed))
-                cells += [
-                    Cell(
-                        table=table.number, row=row.name, corpus=corpus, metric=metric, paper=value, experiment=of, reason=why
-                    )
-                    for metric, value in printed.items()
-                ]
-        beside |= {(corpus, REFERENCE_FEATURES): metrics for (corpus, _), metrics in beside.items()}
-        for (corpus, wanted), metrics in beside.items():
-            for name in REFERENCE_HEADS:
-                asked = replace(request, head=name, recipe=None, epochs=None, features=wanted)
-                entries, of, why = _plan_row(cache, paper, corpus, asked, seeds[:1], entries, audited)
-                row_name = f"{name} on {wanted} (reference)"
-                cells += [
-                    Cell(table=table.number, row=row_name, corpus=corpus, metric=metric, paper=None, experiment=of, reason=why)
-                    for metric in metrics
-                ]
+    planner = _Planner(cache, paper, request, seeds)
+    cells = [cell for table in choose_tables(paper, tables) for cell in planner.cells_of(table, on_synthetic)]
     return Reproduction(
         paper=paper,
         cells=tuple(cells),
-        plan=make_plan(cache, entries) if entries else None,
+        plan=make_plan(cache, planner.entries) if planner.entries else None,
         on_synthetic=on_synthetic,
+    )
+
+
+class _Planner:
+    """Plans a paper's rows one after another: what two of them have in common is one entry, and is audited once."""
+
+    def __init__(self, cache: Cache, paper: Paper, request: Request, seeds: tuple[int, ...]) -> None:
+        self.cache, self.paper, self.request, self.seeds = cache, paper, request, seeds
+        self.entries: list[Entry] = []
+        self._audited: dict[Key, str | None] = {}
+
+    def cells_of(self, table: PublishedTable, on_synthetic: bool) -> list[Cell]:
+        """Return a table's cells, and below them those of the reference heads on each corpus and features that it used."""
+        cells: list[Cell] = []
+        used: dict[tuple[str, str], tuple[str, ...]] = {}
+        for row in table.rows:
+            for corpus, printed in _by_corpus(row, on_synthetic).items():
+                features = _features(self.cache, self.paper, row, corpus)
+                experiment, reason = self._row(row, corpus, features)
+                cells += [_cell(table, row.name, corpus, metric, value, experiment, reason) for metric, value in printed.items()]
+                if experiment is not None:
+                    used.setdefault((corpus, features), tuple(printed))
+        # A reference head is fitted at once and by no seed: one is enough, and the paper's recipe and epochs are not its own.
+        used |= {(corpus, REFERENCE_FEATURES): metrics for (corpus, _), metrics in used.items()}
+        for (corpus, features), metrics in used.items():
+            for name in REFERENCE_HEADS:
+                request = replace(self.request, head=name, recipe=None, epochs=None, features=features)
+                experiment, reason = self._plan(corpus, request, self.seeds[:1])
+                row_name = f"{name} on {features} (reference)"
+                cells += [_cell(table, row_name, corpus, metric, None, experiment, reason) for metric in metrics]
+        return cells
+
+    def _row(self, row: PublishedRow, corpus: str, features: str) -> tuple[str | None, str | None]:
+        """Plan a printed row; return its experiment's name, or the reason why there is none."""
+        if row.preset is None:
+            return None, OTHER
+        request = replace(
+            self.request,
+            head=row.head or self.paper.head,
+            recipe=row.recipe or self.paper.recipe,
+            preset=row.preset,
+            settings=dict(row.settings),
+            features=features,
+        )
+        return self._plan(corpus, request, self.seeds)
+
+    def _plan(self, corpus: str, request: Request, seeds: tuple[int, ...]) -> tuple[str | None, str | None]:
+        """Add a request to the entries; return its experiment's name, or the reason why there is none.
+
+        What does not fit leaves out this cell alone: a paper's other corpora and rows go on without it.
+        """
+        if why := missing(self.cache, corpus, request.features or ""):
+            return None, why
+        asked = replace(request, corpus=corpus, protocol=self.paper.protocols.get(corpus))
+        try:
+            merged = settle(self.cache, [PlannedRequest(request=asked, seeds=seeds)], onto=self.entries)
+        except TfserError as error:
+            return None, str(error)
+        experiment = merged[-1].experiment
+        key = data_key(experiment)
+        if key not in self._audited:
+            self._audited[key] = _audit(self.cache, merged[-1])
+        if (why := self._audited[key]) is not None:
+            return None, why
+        self.entries = merged
+        return experiment.name, None
+
+
+def _cell(
+    table: PublishedTable,
+    row: str,
+    corpus: str,
+    metric: str,
+    printed: float | None,
+    experiment: str | None,
+    reason: str | None,
+) -> Cell:
+    return Cell(
+        table=table.number, row=row, corpus=corpus, metric=metric, paper=printed, experiment=experiment, reason=reason
     )
 
 
@@ -166,32 +210,6 @@ def _by_corpus(row: PublishedRow, on_synthetic: bool) -> dict[str, dict[str, flo
         corpus, metric = name.split()
         found.setdefault(corpus, {})[metric] = value
     return found
-
-
-def _plan_row(
-    cache: Cache,
-    paper: Paper,
-    corpus: str,
-    request: Request,
-    seeds: tuple[int, ...],
-    entries: list[Entry],
-    audited: dict[Key, str | None],
-) -> tuple[list[Entry], str | None, str | None]:
-    """Return the entries with those of a request, and its experiment's name or the reason why there is none."""
-    if why := missing(cache, corpus, request.features or ""):
-        return entries, None, why
-    asked = replace(request, corpus=corpus, protocol=paper.protocols.get(corpus))
-    try:
-        merged = settle(cache, [PlannedRequest(request=asked, seeds=seeds)], onto=entries)
-    except TfserError as error:
-        return entries, None, str(error)
-    experiment = merged[-1].experiment
-    key = data_key(experiment)
-    if key not in audited:
-        audited[key] = _audit(cache, merged[-1])
-    if (why := audited[key]) is not None:
-        return entries, None, why
-    return merged, experiment.name, None
 
 
 def _audit(cache: Cache, entry: Entry) -> str | None:
@@ -222,7 +240,9 @@ def missing(cache: Cache, corpus: str, features: str) -> str | None:
     with open_catalogue(cache) as connection:
         found = rows(connection, "SELECT DISTINCT feature_set FROM features WHERE corpus = ?", [corpus])
     have = {row["feature_set"] for row in found}
-    if meant(features, have):
+    # Stored in another format they are the paper's; made with other settings, such as fewer bands, they are not.
+    settings = FeatureName.parse(features).options
+    if any(FeatureName.parse(name).options == settings for name in meant(features, have)):
         return None
     if len(parts) > 1:
         return f"no {features} features of {corpus}: extract each, and run `tfser cache join --features {features}`"
@@ -250,7 +270,7 @@ def _compared(
         reason = failed.get(cell.experiment or "", f"no run of it has the selection {selection} yet")
     elif row is not None and row["failed"]:
         reason = f"{row['failed']} of {row['of_runs']} runs failed: {failed.get(cell.experiment or '', '')}"
-    of = row or {}
+    columns = row or {}
     return {
         "table": cell.table,
         "row": cell.row,
@@ -258,19 +278,19 @@ def _compared(
         "metric": cell.metric,
         "paper": cell.paper,
         "ours": _percent(ours),
-        "ours_std": _percent(of.get(f"{cell.metric}_std")),
-        "pooled": _percent(of.get(f"pooled_{cell.metric}")),
+        "ours_std": _percent(columns.get(f"{cell.metric}_std")),
+        "pooled": _percent(columns.get(f"pooled_{cell.metric}")),
         "difference": None if ours is None or cell.paper is None else round(100 * ours - cell.paper, 4),
-        "folds": of.get("folds"),
-        "of_folds": of.get("of_folds"),
-        "seeds": of.get("seeds"),
-        "recipe": of.get("recipe"),
-        "features": of.get("features"),
-        "protocol": of.get("protocol"),
-        "selection": of.get("selection"),
-        "looked_at_test": of.get("looked_at_test"),
-        "audit": of.get("audit"),
-        "speakers_kept": of.get("speakers_kept"),
+        "folds": columns.get("folds"),
+        "of_folds": columns.get("of_folds"),
+        "seeds": columns.get("seeds"),
+        "recipe": columns.get("recipe"),
+        "features": columns.get("features"),
+        "protocol": columns.get("protocol"),
+        "selection": columns.get("selection"),
+        "looked_at_test": columns.get("looked_at_test"),
+        "audit": columns.get("audit"),
+        "speakers_kept": columns.get("speakers_kept"),
         "reason": reason,
         "experiment": cell.experiment,
     }
@@ -310,10 +330,10 @@ def numbered(lines: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, str]], 
 
 def notes(of: Reproduction, table: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what a reader of the cells has to know."""
-    said = [f"{of.paper.name}: {of.paper.source}. Percent; ours: mean ± sample standard deviation over folds and seeds."]
+    lines = [f"{of.paper.name}: {of.paper.source}. Percent; ours: mean ± sample standard deviation over folds and seeds."]
     ran = [row for row in table if row["ours"] is not None]
     if of.on_synthetic:
-        said.append(
+        lines.append(
             "SYNTHETIC: these rows were trained on the built-in, made-up sounds, since no corpus of the paper is in the cache. "
             "They show that the way is open from end to end and say nothing about the paper."
         )
@@ -321,13 +341,13 @@ def notes(of: Reproduction, table: Sequence[Mapping[str, Any]]) -> list[str]:
     shortened = {each.experiment.name for each in entries if _other_epochs(each.experiment)}
     short = sorted({row["recipe"] for row in ran if row["experiment"] in shortened})
     if short:
-        said.append(f"Trained by {', '.join(short)}, not as long as the paper: no reproduction of its numbers.")
+        lines.append(f"Trained by {', '.join(short)}, not as long as the paper: no reproduction of its numbers.")
     if any(len(row["folds"]) < row["of_folds"] for row in ran):
-        said.append("Not all folds were run.")
-    said += [f"{line}." for line in explain_marks(ran)]
+        lines.append("Not all folds were run.")
+    lines += [f"{line}." for line in explain_marks(ran)]
     if ran and not any(row["looked_at_test"] for row in ran):
-        said.append("The papers do not say how their epochs were chosen; ours is the last one (see --selection).")
-    return said
+        lines.append("The papers do not say how their epochs were chosen; ours is the last one (see --selection).")
+    return lines
 
 
 def _other_epochs(of: Experiment) -> bool:

@@ -89,17 +89,17 @@ def table(
     about = _about(connection)
     names = _chosen(wanted, about)
     _check_selection(connection, wanted, names)
-    which = _Which(experiments=names, selection=wanted.selection, segments=wanted.segments)
+    wanted_runs = _Which(experiments=names, selection=wanted.selection, segments=wanted.segments)
     if by is None:
-        found = _experiments(connection, which, about, clusters)
+        found = _experiments(connection, wanted_runs, about, clusters)
     elif by == "seed":
-        found = [dict(vars(score)) for score in scores_of_seeds(connection, **vars(which))]
+        found = [dict(vars(score)) for score in scores_of_seeds(connection, **vars(wanted_runs))]
     elif by == "fold":
-        found = _by_fold(connection, which)
+        found = _by_fold(connection, wanted_runs)
     elif by in ("speaker", "session"):
-        found = _by_speaker_or_session(connection, by, which)
+        found = _by_speaker_or_session(connection, by, wanted_runs)
     elif by == "class":
-        found = _by_class(connection, which, clusters)
+        found = _by_class(connection, wanted_runs, clusters)
     else:
         raise unknown("table of scores by", by, BY)
     return [{**row, **about[row["experiment"]], "looked_at_test": peeks(row["selection"])} for row in found]

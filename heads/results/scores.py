@@ -160,13 +160,13 @@ def scores_of_runs(
         segments: segment level, too.
     """
     narrowed, values = _narrowed(selection, segments, run_id=runs, experiment=experiments, seed=seeds, fold=folds)
-    found = rows(
+    scored = rows(
         connection,
         f"SELECT {_OF_RUN}, {_OF_FOLDS} FROM fold_scores s JOIN runs r USING (run_id) {narrowed.format('r.', 's.')} "
         f"ORDER BY experiment, level DESC, {ORDER_SQL}, seed, fold",
         values,
     )
-    return [RunScore(**row) for row in found]
+    return [RunScore(**row) for row in scored]
 
 
 def scores_of_seeds(
@@ -214,13 +214,13 @@ def stored_scores(cache: Cache, run_id: str) -> dict[str, RunScore]:
     lacking = {"speakers_kept": "unknown", "device_name": None, "validation": "none"}
     about = {**lacking, **read_json(folder / "run.json")}
     of_run = {field.name: about.get(field.name) for field in fields(RunScore)}
-    found: dict[str, dict[str, Any]] = {}
+    scored: dict[str, dict[str, Any]] = {}
     for row in pq.read_table(folder / "metrics.parquet").to_pylist():
         if row["level"] == "utterance" and row["class"] is None:
-            found.setdefault(row["selection"], {"epoch": row["epoch"]})[row["metric"]] = row["value"]
+            scored.setdefault(row["selection"], {"epoch": row["epoch"]})[row["metric"]] = row["value"]
     counted = pq.read_table(folder / "confusion.parquet").to_pylist()
     scores = {}
-    for selection, values in found.items():
+    for selection, values in scored.items():
         cells = [row for row in counted if row["selection"] == selection and row["level"] == "utterance"]
         n = sum(row["count"] for row in cells)
         hits = sum(row["count"] for row in cells if row["label"] == row["predicted"])

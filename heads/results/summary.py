@@ -72,14 +72,14 @@ def shown_scores(connection: Connection, entries: Sequence[Entry], selection: st
     have: dict[str, dict[str, RunScore]] = {}
     for score in scores_of_runs(connection, runs=ids):
         have.setdefault(score.run_id, {})[score.selection] = score
-    found: dict[str, list[RunScore]] = {entry.experiment.name: [] for entry in entries}
+    by_experiment: dict[str, list[RunScore]] = {entry.experiment.name: [] for entry in entries}
     for entry in entries:
         for run in entry.runs:
             of_run = have.get(run.run_id, {})
             shown = shown_selection(entry.experiment.spec, selection, of_run)
             if shown is not None:
-                found[entry.experiment.name].append(of_run[shown])
-    return found
+                by_experiment[entry.experiment.name].append(of_run[shown])
+    return by_experiment
 
 
 def run_rows(connection: Connection, entries: Sequence[Entry], selection: str) -> list[dict[str, Any]]:
@@ -118,18 +118,20 @@ def _summary_of(
     entry: Entry, scores: Sequence[RunScore], shown: str, failed: int, pooled_columns: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the row of one experiment, whose runs that came to their end scored so under the selection that is shown."""
-    of = entry.experiment
+    experiment = entry.experiment
     spreads = {metric: Spread.of(getattr(score, metric) for score in scores) for metric in METRICS}
     counted = next((score.parameters for score in scores if score.parameters is not None), None)
     return {
-        "head": of.spec.name,
-        "preset": of.preset,
-        "recipe": of.recipe_name,
-        "features": of.feature_set,
-        "parameters": parameters(of.spec, of.config, of.dim, len(of.classes), of.layers) if counted is None else counted,
+        "head": experiment.spec.name,
+        "preset": experiment.preset,
+        "recipe": experiment.recipe_name,
+        "features": experiment.feature_set,
+        "parameters": parameters(experiment.spec, experiment.config, experiment.dim, len(experiment.classes), experiment.layers)
+        if counted is None
+        else counted,
         "seeds": entry.seeds,
         "folds": entry.folds,
-        "of_folds": of.of_folds,
+        "of_folds": experiment.of_folds,
         "runs": len(scores),
         "of_runs": len(entry.runs),
         "failed": failed,
@@ -143,11 +145,11 @@ def _summary_of(
         "looked_at_test": peeks(shown),
         **of_runs(map(vars, scores)),
         "reference": entry.reference,
-        "corpus": of.corpus,
-        "protocol": of.protocol,
-        "validation": of.validation,
+        "corpus": experiment.corpus,
+        "protocol": experiment.protocol,
+        "validation": experiment.validation,
         "seconds": sum(score.seconds for score in scores),
-        "experiment": of.name,
+        "experiment": experiment.name,
     }
 
 

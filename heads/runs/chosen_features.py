@@ -105,6 +105,8 @@ def _there(connection: Connection, corpus: str, asked: str | None) -> _There:
     if not have:
         each = "; ".join(f"{name} has {', '.join(sorted(found))}" for name, found in of_corpus.items())
         raise UsageError(f"no feature set that all corpora have: {each}; extract the same one of each")
+    # A learned mix belongs to the fold that it was learned in, and what a newer version replaced is still
+    # there: both are for those who ask by name.
     bound = {row["feature_set"] for row in rows(connection, f"SELECT feature_set FROM feature_sets WHERE {BOUND}")}
     sets = {row["feature_set"]: row for row in rows(connection, "FROM feature_sets")}
     old = superseded(have)
@@ -120,6 +122,7 @@ def _asked(there: _There, corpus: str, asked: str) -> str:
     """Return the one feature set that a name means: what is stored under it, else one layer of a stack."""
     if asked in there.have:
         return asked
+    # Two encoders of one name (a fine-tuned one beside its origin) are never chosen between.
     if alike := namesakes(asked, [*there.have, *there.views]):
         sources = {name: there.sets[name] if name in there.sets else there.views[name].row for name in alike}
         places = (json.loads(row["source"] or "{}").get("weights", "?") for row in sources.values())

@@ -6,22 +6,19 @@ made of its whole configuration, so the same request finds the same runs.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from tfser.heads import HEADS, head
-from tfser.heads.runs.chosen_features import choose_features, spread
+from tfser.heads.runs.chosen_features import spread
 from tfser.heads.runs.head_choice import with_head
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.setting_list import unknown_setting
 from tfser.heads.runs.store import digest
+from tfser.heads.runs.training_data import TrainingData, count_samples, data_hash, look_up
 from tfser.heads.spec.first_words import named_by
 from tfser.heads.spec.head import Baseline, HeadSpec, Network
 from tfser.heads.spec.precision import settle_precision
@@ -29,19 +26,22 @@ from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training.parts import settle_parts
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
+from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.splits.choose import choose_protocol
 from tfser.pipeline.features.devices import choose_device
 from tfser.pipeline.features.feature_set import is_per_utterance
 from tfser.pipeline.features.layer_views import LayerView, asks_for_each
-from tfser.pipeline.features.stacks import layers_of
 
 How = Literal["none", "vmap", "streams"]
 
 METHOD_VERSION = 2
 """Raised when the same configuration would train to other numbers, so that old runs are not taken for new ones."""
+
+
+EVERYTHING = 0
+"""The number of the fold that trains on all labelled utterances and tests nobody: `--fold none`, a model for use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,8 @@ class Experiment:
     """Of a recipe that counts steps: the epochs that they come to in each fold of the protocol, from fold 1 on."""
     view: LayerView | None = None
     """Where the features are one layer of a stored stack: which. It names nothing: an extracted layer is the same numbers."""
+    counted_on_all: int = 0
+    """... and on all labelled utterances."""
 
     def epochs(self, fold: int | None = None) -> int:
         """Return how many epochs a fold is trained, or the fold that is trained longest: 1 for heads that are fitted at once."""
@@ -89,6 +91,8 @@ class Experiment:
             return 1
         if not self.counted_epochs:
             return self.recipe.epochs
+        if fold == EVERYTHING or self.folds == (EVERYTHING,):
+            return self.counted_on_all
         return max(self.counted_epochs) if fold is None else self.counted_epochs[fold - 1]
 
     def configuration(self) -> dict[str, Any]:
@@ -165,83 +169,122 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     """
     request, why = with_head(cache, request)
     spec = head(request.head)
-    said: list[str] = [] if why is None else [why]
-    preset = request.preset or spec.default_preset
-    config = spec.preset(preset)
-    recipe_name = request.recipe or spec.default_recipe
-    recipe = spec.recipe(recipe_name)
-    settings = ({} if request.width is None else {"width": str(request.width)}) | dict(request.settings)
-    if request.epochs is not None and isinstance(spec, Network):
-        settings["epochs"] = str(request.epochs)
-    config, recipe, changes = _with_settings(spec, config, recipe, settings)
-    corpus, protocol, validation_said = _choose_protocol(cache, request, recipe)
-    said += validation_said
+    preset, recipe_name = request.preset or spec.default_preset, request.recipe or spec.default_recipe
+    # Settings come before the protocol, since a recipe may bring a validation policy.
+    config, recipe, changes = _with_settings(spec, spec.preset(preset), spec.recipe(recipe_name), _settings(spec, request))
+    corpus, protocol, chosen = _choose_protocol(cache, request, recipe)
+    chosen += [] if why is None else [why]
     if request.epochs is not None and isinstance(spec, Baseline):
-        said.append(f"one fit instead of {request.epochs} epochs ({spec.name} is fitted at once)")
-    with open_catalogue(cache) as connection:
-        about = rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [protocol, corpus])[0]
-        features = choose_features(connection, spec, corpus, request.features)
-        of = features.row
-        data_hash = _data_hash(connection, protocol, corpus, features.stored)
-        lengths = _lengths(connection, protocol, corpus, features.stored)
-        trained = _training_frames(connection, protocol, corpus, features.stored) if recipe.steps is not None else {}
+        chosen.append(f"one fit instead of {request.epochs} epochs ({spec.name} is fitted at once)")
+    data = look_up(cache, request.features, spec, recipe, corpus, protocol)
     for asked, what, value in (
         (request.corpus, "corpus", corpus),
         (request.protocol, "protocol", protocol),
-        (request.features, "features", features.name),
+        (request.features, "features", data.features.name),
         (request.preset, "preset", preset),
         (request.recipe, "recipe", recipe_name),
     ):
         if asked is None:
-            said.append(f"{what} {value}")
-    _check_frames(spec, of)
-    layers = layers_of(of)
-    config = _with_parts(spec, config, of)
-    spec.check(config, of["dim"] // layers)
-    device = choose_device(request.device) if isinstance(spec, Network) else "cpu"
-    recipe = recipe.settled(of["hop_s"])
-    longest = int(lengths.max(initial=1))
-    longest = spec.sample_frames(config, recipe) or min(longest, recipe.cut_frames or longest)
-    config = spec.settled(config, hop_s=of["hop_s"], longest=longest, device=device)
-    recipe = settle_precision(recipe, device)
-    samples = [_samples(spec, config, recipe, trained.get(fold, ())) for fold in range(1, about["folds"] + 1)]
-    stacked: How = "none"
-    if request.stack:
-        from tfser.heads.training.together import choose_stacking
-
-        chosen = choose_stacking(spec, config, recipe, device, layers=layers, dim=of["dim"] // layers)
-        stacked = chosen.how
-        if stacked == "none":
-            said.append(f"trained one by one ({chosen.reason})")
-    recipe, whole = settle_parts(spec, config, recipe, device, lengths, stacked=stacked != "none")
-    said += [] if whole is None else [whole]
+            chosen.append(f"{what} {value}")
+    _check_frames(spec, data.features.row)
+    way = _settle(request, spec, config, recipe, data)
     return Experiment(
         spec=spec,
         preset=preset,
-        config=config,
+        config=way.config,
         recipe_name="+".join([recipe_name, *changes]),
-        recipe=recipe,
+        recipe=way.recipe,
         corpus=corpus,
-        feature_set=features.name,
-        fingerprint=of["fingerprint"],
-        dim=of["dim"],
+        feature_set=data.features.name,
+        fingerprint=data.features.row["fingerprint"],
+        dim=data.features.row["dim"],
         protocol=protocol,
-        protocol_hash=about["hash"],
-        validation=about["validation"],
-        classes=tuple(about["classes"]),
-        folds=_folds(request.folds, about["folds"], protocol),
-        of_folds=about["folds"],
+        protocol_hash=data.protocol["hash"],
+        validation=data.protocol["validation"],
+        classes=tuple(data.protocol["classes"]),
+        folds=way.folds,
+        of_folds=data.protocol["folds"],
         seed=request.seed,
-        device=device,
-        data_hash=data_hash,
+        device=way.device,
+        data_hash=data.hash,
         allow_leaks=request.allow_leaks,
         allow_gaps=request.allow_gaps,
         again=request.again,
-        chosen=tuple(said),
-        layers=layers,
+        chosen=(*chosen, *way.chosen),
+        layers=data.layers,
+        stacked=way.stacked,
+        view=data.features.view,
+        counted_epochs=way.counted_epochs[1:],
+        counted_on_all=way.counted_epochs[EVERYTHING] if way.counted_epochs else 0,
+    )
+
+
+def _settings(spec: HeadSpec, request: Request) -> dict[str, str]:
+    """Return what is asked of recipe and architecture: `--width` and `--epochs` are settings by shorter names.
+
+    So they are a part of what settings make of a recipe's name. A baseline has no epochs to shorten, which is said instead of
+    refused, since sweeps ask all their heads alike.
+    """
+    settings = ({} if request.width is None else {"width": str(request.width)}) | dict(request.settings)
+    if request.epochs is not None and isinstance(spec, Network):
+        settings["epochs"] = str(request.epochs)
+    return settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """How it is trained: what depends on data and device, settled."""
+
+    config: Settings
+    recipe: Recipe
+    folds: tuple[int, ...]
+    device: str
+    stacked: How
+    counted_epochs: tuple[int, ...]
+    """On everything, then in each fold of the protocol; nothing for recipes that count epochs."""
+    chosen: tuple[str, ...]
+    """What was settled otherwise than it was asked, in sentences."""
+
+
+def _settle(request: Request, spec: HeadSpec, config: Settings, recipe: Recipe, data: TrainingData) -> _Way:
+    """Settle what a configuration and a recipe leave to the data and the device, so that `auto` never stands in a run's name.
+
+    The order matters: widths before the check, seconds to frames before the longest sample, that before what the head settles by
+    it, and parts last, since they depend on all of these.
+    """
+    row, layers = data.features.row, data.layers
+    config = _with_parts(spec, config, row)
+    spec.check(config, row["dim"] // layers)
+    device = choose_device(request.device) if isinstance(spec, Network) else "cpu"
+    recipe = recipe.settled(row["hop_s"])
+    longest = int(data.lengths.max(initial=1))
+    longest = spec.sample_frames(config, recipe) or min(longest, recipe.cut_frames or longest)
+    config = spec.settled(config, hop_s=row["hop_s"], longest=longest, device=device)
+    recipe = settle_precision(recipe, device)
+    counted: list[int] = []
+    if recipe.steps is not None:
+        for fold in range(EVERYTHING, data.protocol["folds"] + 1):
+            samples = count_samples(spec, config, recipe, data.trained.get(fold, ()))
+            counted.append(recipe.length(-(-samples // recipe.batch_size)))
+    folds, chosen = _folds(request.folds, data.protocol["folds"], data.protocol["protocol"]), list[str]()
+    # Stacking is asked for: on by default it would rename runs, and on a CPU it costs time (docs/log.md).
+    stacked: How = "none"
+    if request.stack and folds != (EVERYTHING,):
+        from tfser.heads.training.together import choose_stacking
+
+        stacking = choose_stacking(spec, config, recipe, device, layers=layers, dim=row["dim"] // layers)
+        stacked = stacking.how
+        if stacked == "none":
+            chosen.append(f"trained one by one ({stacking.reason})")
+    recipe, whole = settle_parts(spec, config, recipe, device, data.lengths, stacked=stacked != "none")
+    return _Way(
+        config=config,
+        recipe=recipe,
+        folds=folds,
+        device=device,
         stacked=stacked,
-        view=features.view,
-        counted_epochs=() if recipe.steps is None else tuple(recipe.length(-(-n // recipe.batch_size)) for n in samples),
+        counted_epochs=tuple(counted),
+        chosen=(*chosen, *([] if whole is None else [whole])),
     )
 
 
@@ -322,53 +365,6 @@ def _with_settings(
     return new_config, new_recipe, changes
 
 
-def _data_hash(connection: Connection, protocol: str, corpus: str, feature_set: str) -> str:
-    """Hash what training and audits see of each utterance that has features: its audio, speaker, session and dialogue."""
-    corpora = corpus.split(JOINED_BY)
-    which = "a.corpus, a.utterance_id" if len(corpora) > 1 else "a.utterance_id"
-    found = connection.execute(
-        f"SELECT {which}, u.content_hash, u.speaker, u.session, u.dialogue FROM assignments a "
-        "JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id "
-        "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
-        "WHERE a.protocol = ? AND list_contains(?, a.corpus) ORDER BY a.corpus, a.utterance_id",
-        [feature_set, protocol, corpora],
-    ).fetchall()
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
-
-
-def _lengths(connection: Connection, protocol: str, corpus: str, feature_set: str) -> npt.NDArray[np.int64]:
-    """Return the frames of each utterance (n,) of a protocol, in the order of their lengths."""
-    found = connection.execute(
-        "SELECT f.frames FROM assignments a "
-        "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
-        "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL ORDER BY f.frames",
-        [feature_set, protocol, corpus.split(JOINED_BY)],
-    ).fetchnumpy()
-    return np.asarray(found["frames"], dtype=np.int64)
-
-
-def _training_frames(connection: Connection, protocol: str, corpus: str, feature_set: str) -> dict[int, list[int]]:
-    """Return the frames of each training utterance by fold."""
-    found = connection.execute(
-        "SELECT s.fold, list(f.frames) FROM folds s "
-        "JOIN features f ON f.corpus = s.corpus AND f.utterance_id = s.utterance_id AND f.feature_set = ? "
-        "WHERE s.protocol = ? AND list_contains(?, s.corpus) AND s.role = 'train' GROUP BY s.fold",
-        [feature_set, protocol, corpus.split(JOINED_BY)],
-    ).fetchall()
-    return dict(found)
-
-
-def _samples(spec: HeadSpec, config: Settings, recipe: Recipe, frames: Sequence[int]) -> int:
-    """Count the training samples of utterances of so many frames, as `tfser.heads.training.samples.plan` lays them; at least
-    one."""
-    length, most = spec.sample_frames(config, recipe), spec.seen_frames(config, recipe)
-    if length is None:
-        return max(1, len(frames))
-    hop = recipe.train_hop or length
-    seen = (n if most is None else min(n, most) for n in frames)
-    return max(1, sum(1 + -(-max(n - length, 0) // hop) for n in seen))
-
-
 def check_unchanged(connection: Connection, experiment: Experiment) -> None:
     """Make sure that a catalogue still holds the data that an experiment was settled on.
 
@@ -378,19 +374,21 @@ def check_unchanged(connection: Connection, experiment: Experiment) -> None:
     of = [experiment.protocol, experiment.corpus]
     now = rows(connection, "SELECT hash FROM protocols WHERE protocol = ? AND corpora = ?", of)
     same = now and now[0]["hash"] == experiment.protocol_hash
-    if not same or _data_hash(connection, of[0], of[1], experiment.stored) != experiment.data_hash:
+    if not same or data_hash(connection, of[0], of[1], experiment.stored) != experiment.data_hash:
         raise TfserError(f"{experiment.corpus} was scanned or extracted anew while this ran; run the same command again")
 
 
 def _folds(text: str, count: int, protocol: str) -> tuple[int, ...]:
-    """Parse `all`, `3`, `1,3` or `2-4`."""
+    """Parse `all`, `3`, `1,3`, `2-4` or `none`."""
+    if text == "none":
+        return (EVERYTHING,)
     if text == "all":
         return tuple(range(1, count + 1))
     chosen: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*([0-9]{1,6})(?:-([0-9]{1,6}))?\s*", part)
         if match is None:
-            raise UsageError(f"--fold {text}: write a number, a list (1,3), a range (2-4) or all")
+            raise UsageError(f"--fold {text}: write a number, a list (1,3), a range (2-4), all or none")
         chosen += range(int(match[1]), int(match[2] or match[1]) + 1)
     if not chosen or min(chosen) < 1 or max(chosen) > count:
         raise UsageError(f"--fold {text}: {protocol} has folds 1 to {count}")

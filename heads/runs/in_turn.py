@@ -144,12 +144,16 @@ class RunTrainer:
         for run in group:
             self.tell(Event(kind="start", run=run))
 
+        # Bound to the group here: who trains knows runs by their numbers in it, and who listens knows no
+        # numbers.
         def on_epoch(number: int, record: EpochRecord) -> None:
             self.tell(Event(kind="epoch", run=group[number], record=record))
 
         def loaded() -> Loaded:
             return self._shelf.get(group[0].experiment, folds)
 
+        # The first time round nobody waits: another process's run may be through by the end of the queue, and
+        # there is other work until then.
         on_wait = self._note if wait else _on_busy
         if group[0].experiment.stacked == "none":
             result = train_fold(

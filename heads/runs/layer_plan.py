@@ -59,6 +59,8 @@ def plan_layers(cache: Cache, request: LayerRequest) -> LayerPlan:
     layers = [name for name in spread(cache, corpus, str(replace(parts, layer="each"))) if name is not None]
     if len(layers) < 2:
         raise UsageError(f"--features {stack}: {corpus} has one layer of {parts.encoder}; `tfser extract --layer all` has all")
+    # A layer that is stored twice (in float16 beside float32) would stand in the table twice, and one of them
+    # would be picked by chance.
     by_layer: dict[int, Entry] = {}
     for name in layers:
         (entry,) = settle(cache, [_planned(request, validation, request.head, name)])
@@ -67,6 +69,8 @@ def plan_layers(cache: Cache, request: LayerRequest) -> LayerPlan:
             twice = f"{by_layer[number].experiment.feature_set} and {entry.experiment.feature_set}"
             raise UsageError(f"--features {stack}: which layer {number}? The cache holds {twice}; name more of one")
         by_layer[number] = entry
+    # What a single layer has to beat: all of them side by side for a baseline, a mix that is learned for a
+    # network.
     others: dict[str, Entry] = {}
     if parts.layer == ALL:
         is_fitted = isinstance(head(request.head), Baseline)
@@ -123,7 +127,7 @@ def _stack(cache: Cache, corpus: str, asked: str | None) -> str:
         if not found and meant(str(replace(parts, layer=None)), have):
             return str(replace(parts, layer=None))
     if len(found) == 1:
-        return found[0]
+        return str(found[0])
     if found:
         raise UsageError(f"which layers? {corpus} has {', '.join(found)}; say --features NAME")
     what = "no features of all layers" if asked is None else f"no layers of {asked}"

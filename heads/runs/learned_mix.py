@@ -62,6 +62,8 @@ def mix_of_run(
     source = found[0]
     if layers_of(source) != len(weights):
         raise TfserError(f"{run_id}: it mixes {len(weights)} layers, and {source['feature_set']} has {layers_of(source)}")
+    # The run stands in the configuration, so that two runs with the same weights are two feature sets: what was
+    # learned in a fold must not be tested in another.
     config = _configuration(about, selection, weights, normaliser)
 
     def combine(frames: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -79,6 +81,8 @@ def mix_of_run(
             combine=combine,
         )
 
+    # Named by its fingerprint unless somebody names it: the same mix of the same run is found again, and no
+    # other one overwrites it.
     encoder = FeatureName.parse(source["feature_set"]).encoder
     named = checked_name(name) if name else f"{encoder}/mix-{described('').fingerprint[:8]}"
     return source, described(named), str(about["corpus"]).split(JOINED_BY)
@@ -135,13 +139,14 @@ def _state(cache: Cache, about: Mapping[str, Any], selection: str) -> tuple[list
     weights = layer_weights(state)
     if weights is None:
         raise UsageError(f"{run_id}: {about['head']} on {about['feature_set']} mixed no layers; there is nothing to write")
+    # Told in run.json and held by the weights: where the two differ, one of them is not what the run gave.
     stated = (about.get("layer_weights") or {}).get(selection)
     if stated is not None and not np.allclose(stated, weights, rtol=0, atol=1e-6):
-        raise DamagedError(f"{path}: its mix of layers is not the one of run.json; `tfser train` makes the run anew")
+        raise DamagedError("its mix of layers is not the one of run.json; `tfser train` makes the run anew", at=path)
     try:
         mean, deviation = state["normaliser.mean"].numpy(), state["normaliser.deviation"].numpy()
     except KeyError as error:
-        raise DamagedError(f"{path}: has no normalisation; `tfser train` makes the run anew") from error
+        raise DamagedError("has no normalisation; `tfser train` makes the run anew", at=path) from error
     if mode == "speaker":
         raise UsageError(
             f"{run_id}: its normalise=speaker takes statistics over all utterances of a speaker, which no feature set of single "

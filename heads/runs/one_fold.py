@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.runs.experiment import Experiment, check_unchanged
-from tfser.heads.runs.store import Selected, begin, finish, peek, pick_up, save_model, versions
+from tfser.heads.runs.experiment import EVERYTHING, Experiment, check_unchanged
+from tfser.heads.runs.store import RunOutcome, Selected, begin, finish, peek, pick_up, save_model, versions
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Selection
-from tfser.manifests.audits.participation import definition, finding, participation
+from tfser.manifests.audits.participation import definition, finding, participation, unmatched
 from tfser.manifests.audits.run import Finding, blocking, run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
@@ -74,9 +74,11 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
     number = {name: i for i, name in enumerate(experiment.classes)}
     key = [experiment.protocol, experiment.corpora]
     several = len(experiment.corpora) > 1
+    # Rows, folds and who is independent from one open catalogue: a scan between two queries would give
+    # utterances of one state the folds of another.
     with open_catalogue(cache) as connection:
         check_unchanged(connection, experiment)
-        found = rows(
+        utterances = rows(
             connection,
             "SELECT f.*, a.label, u.speaker FROM features f "
             "JOIN assignments a ON a.corpus = f.corpus AND a.utterance_id = f.utterance_id "
@@ -91,11 +93,6 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
             [*key, list(experiment.folds)],
         ).fetchall()
         kept = fold_independence(connection, experiment.protocol, experiment.corpus)
-    place = {(row["corpus"], row["utterance_id"]): i for i, row in enumerate(found)}
-    sides: dict[int, dict[str, list[int]]] = {fold: {"train": [], "val": [], "test": []} for fold in experiment.folds}
-    for fold, role, *utterance in placed:
-        if tuple(utterance) in place:
-            sides[fold][role].append(place[tuple(utterance)])
     view = experiment.view
     where = [
         FeatureRow(
@@ -107,19 +104,36 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
             checksum=r["checksum"],
             first_column=None if view is None else view.first_column,
         )
-        for r in found
+        for r in utterances
     ]
     return Loaded(
         features=load_packed(where, progress=progress, verify=cache.verify),
-        labels=np.array([number[r["label"]] for r in found], dtype=np.int64),
-        corpora=tuple(r["corpus"] for r in found),
-        speakers=tuple(f"{r['corpus']}/{r['speaker']}" if several and r["speaker"] else r["speaker"] for r in found),
-        sides={
-            fold: {role: np.array(sorted(members), dtype=np.int64) for role, members in of.items()}
-            for fold, of in sides.items()
-        },
+        labels=np.array([number[r["label"]] for r in utterances], dtype=np.int64),
+        corpora=tuple(r["corpus"] for r in utterances),
+        speakers=tuple(f"{r['corpus']}/{r['speaker']}" if several and r["speaker"] else r["speaker"] for r in utterances),
+        sides=_sides_of(experiment.folds, [(row["corpus"], row["utterance_id"]) for row in utterances], placed),
         speakers_kept=kept,
     )
+
+
+def _sides_of(
+    folds: Sequence[int], utterances: Sequence[tuple[str, str]], placed: Sequence[tuple[int, str, str, str]]
+) -> dict[int, dict[str, npt.NDArray[np.int64]]]:
+    """Return the rows of each side by fold and role; `placed` are (fold, role, corpus, utterance_id).
+
+    An utterance without features stands in no side; whoever lacks some was named by the audit, which has run before.
+    """
+    place = {utterance: row for row, utterance in enumerate(utterances)}
+    sides: dict[int, dict[str, list[int]]] = {fold: {"train": [], "val": [], "test": []} for fold in folds}
+    if EVERYTHING in sides:
+        sides[EVERYTHING]["train"] = list(range(len(utterances)))
+    for fold, role, *utterance in placed:
+        if tuple(utterance) in place:
+            sides[fold][role].append(place[tuple(utterance)])  # type: ignore[index]
+    return {
+        fold: {role: np.array(sorted(members), dtype=np.int64) for role, members in by_role.items()}
+        for fold, by_role in sides.items()
+    }
 
 
 def utterances_cut(experiment: Experiment, loaded: Loaded) -> int:
@@ -136,6 +150,7 @@ def audit_experiment(cache: Cache, experiment: Experiment) -> list[Finding]:
     protocol, corpus, feature_set = experiment.protocol, experiment.corpus, experiment.stored
     with open_catalogue(cache) as connection:
         found = run_audits(connection, protocol=protocol, corpus=corpus, feature_sets=[feature_set])
+        found += unmatched(connection, protocol=protocol, corpus=corpus)
         defined = definition(cache, protocol)
         tally = participation(connection, protocol=protocol, corpus=corpus, defined=defined, feature_set=feature_set)
     return [*found, finding(tally, protocol=protocol, corpus=corpus)]
@@ -187,7 +202,7 @@ def train_fold(
         UnreadableError: if its run cannot be read now: it may be whole, and is not trained over.
         EmptySideError: if a side of it is empty.
     """
-    from tfser.heads.training.loop import fit
+    from tfser.heads.training.loop import Keeping, fit
 
     check_audit(experiment, findings, fold)
     run_id, note = experiment.run_id(fold), on_note or (lambda _: None)
@@ -205,9 +220,9 @@ def train_fold(
             recipe=experiment.recipe,
             seed=experiment.seed,
             device=experiment.device,
-            checkpoint_dir=begun.checkpoint_dir,
-            checkpoint_every_s=checkpoint_every_s,
-            on_epoch=on_epoch,
+            keeping=Keeping(
+                checkpoint_dir=begun.checkpoint_dir, checkpoint_every_s=checkpoint_every_s, on_epoch=on_epoch
+            ),
         )
         return store_run(cache, begun, result, note)
 
@@ -245,7 +260,8 @@ def begin_run(
     sides = _sides(experiment, loaded, fold)
     about = _about(experiment, fold, findings) | {
         "utterances_cut": utterances_cut(experiment, loaded),
-        "speakers_kept": loaded.speakers_kept.get(fold, "unknown"),
+        # A run on everything has no test speaker who could have been heard.
+        "speakers_kept": "kept" if fold == EVERYTHING else loaded.speakers_kept.get(fold, "unknown"),
     }
     known = tuple(name for name in loaded.speakers if name is not None)
     data = FoldData(
@@ -280,11 +296,13 @@ def store_run(cache: Cache, begun: Begun, result: FitResult, note: Callable[[str
             "finished_at": now(),
             "seconds": sum(r.train_s + r.eval_s for r in result.history),
         },
-        classes=begun.data.classes,
-        utterances=[(loaded.corpora[i], loaded.features.utterance_ids[i]) for i in test],
-        labels=loaded.labels[test],
-        selections=[_selected(name, of, test) for name, of in result.selections.items()],
-        history=[_history_row(record) for record in result.history],
+        RunOutcome(
+            classes=begun.data.classes,
+            utterances=[(loaded.corpora[i], loaded.features.utterance_ids[i]) for i in test],
+            labels=loaded.labels[test],
+            selections=[_selected(name, of, test) for name, of in result.selections.items()] if len(test) else [],
+            history=[_history_row(record) for record in result.history],
+        ),
         folder=begun.folder,
         note=note,
     )
@@ -336,7 +354,10 @@ def _history_row(record: EpochRecord) -> dict[str, Any]:
 
 def _sides(experiment: Experiment, loaded: Loaded, fold: int) -> Mapping[str, npt.NDArray[np.int64]]:
     sides = loaded.sides[fold]
-    wanted = ("train", "test") if experiment.validation in WITHOUT_VAL else ("train", "val", "test")
+    if fold == EVERYTHING:
+        wanted: tuple[str, ...] = ("train",)
+    else:
+        wanted = ("train", "test") if experiment.validation in WITHOUT_VAL else ("train", "val", "test")
     for side in wanted:
         if not len(sides[side]):
             raise EmptySideError(

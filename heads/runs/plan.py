@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from tfser.heads import HEADS, REFERENCE_HEADS, head
+from tfser.heads import HEADS, REFERENCE_HEADS, head, head_names
 from tfser.heads.runs.experiment import Experiment, each_request, resolve
 from tfser.heads.runs.one_fold import audit_experiment, check_audit
 from tfser.heads.runs.references import reference_features
@@ -148,8 +148,11 @@ def expand(request: SweepRequest) -> list[PlannedRequest]:
         UsageError: if a name is unknown or fits none of the heads.
     """
     if not request.heads:
-        raise UsageError(f"a sweep needs a head: --head NAME (known: {', '.join(sorted(HEADS))}), or a file with [[head]] blocks")
+        known = ", ".join(sorted(head_names()))
+        raise UsageError(f"a sweep needs a head: --head NAME (known: {known}), or a file with [[head]] blocks")
     specs = [head(block.name) for block in request.heads]
+    # A name that no head has is an error before anything is settled; one that only some heads have is theirs
+    # alone: `--preset full linear` over two heads trains what each of them has.
     _check_used("preset", request.presets, specs, {spec.name: list(spec.presets) for spec in specs})
     _check_used("recipe", request.recipes, specs, {spec.name: spec.recipe_names for spec in specs})
     for key in request.settings:
@@ -164,6 +167,7 @@ def expand(request: SweepRequest) -> list[PlannedRequest]:
         recipes = _own("recipe", block.recipes, spec.name, spec.recipe_names, list(spec.recipes)) or _shared(
             request.recipes, spec.name, spec.recipe_names, list(spec.recipes)
         )
+        # `HEAD.KEY=VALUE` comes after `KEY=VALUE`, and the block's own after both: the narrower word wins.
         settings = {key: text for key, text in request.settings.items() if "." not in key}
         settings |= {key.partition(".")[2]: text for key, text in request.settings.items() if key.startswith(f"{spec.name}.")}
         wanted += [
@@ -206,8 +210,23 @@ def reference_wanted(
     ]
 
 
+def check_is_tested(folds: str) -> None:
+    """Refuse to tabulate what is tested on nothing.
+
+    Raises:
+        UsageError: if the folds are `none`.
+    """
+    if folds == "none":
+        raise UsageError("--fold none trains one model for use, which has no scores to tabulate: take `tfser train`")
+
+
 def _shared_request(request: SweepRequest, name: str) -> Request:
-    """Return what every head of a sweep is asked."""
+    """Return what every head of a sweep is asked.
+
+    Raises:
+        UsageError: if no fold is tested.
+    """
+    check_is_tested(request.folds)
     return Request(head=name, **shared(Training, request), **shared(Split, request))
 
 
@@ -247,22 +266,24 @@ def settle(cache: Cache, wanted: Sequence[PlannedRequest], onto: Sequence[Entry]
         UsageError: if a name is unknown, or a setting or feature set does not fit its head.
         TfserError: if the corpus cannot fill the protocol.
     """
-    found: dict[str, Entry] = {entry.experiment.name: entry for entry in onto}
+    # By the experiment's name, which holds its whole configuration: two presets that come to the same numbers
+    # are one entry.
+    entries: dict[str, Entry] = {entry.experiment.name: entry for entry in onto}
     for each, settled in _settled(cache, wanted):
         runs = [
             Run(experiment=replace(settled, seed=seed), fold=fold)
             for seed in each.seeds
             for fold in settled.folds
         ]
-        entry = found.pop(settled.name, None)
+        entry = entries.pop(settled.name, None)
         before = entry.runs if entry else ()
         merged = {run.run_id: run for run in (*before, *runs)}
-        found[settled.name] = Entry(
+        entries[settled.name] = Entry(
             experiment=entry.experiment if entry else runs[0].experiment,
             runs=tuple(merged.values()),
             reference=each.reference and (entry is None or entry.reference),
         )
-    return list(found.values())
+    return list(entries.values())
 
 
 def _settled(cache: Cache, wanted: Sequence[PlannedRequest]) -> Iterator[tuple[PlannedRequest, Experiment]]:
@@ -289,8 +310,11 @@ def make_plan(cache: Cache, entries: Sequence[Entry]) -> Plan:
     Raises:
         TfserError: if an audit forbids a fold.
     """
+    # Entries of one data set stand together, since only one set of features is in memory at a time; among them
+    # the order of asking stays.
     keys = list(dict.fromkeys(data_key(entry.experiment) for entry in entries))
     ordered = sorted(entries, key=lambda entry: keys.index(data_key(entry.experiment)))
+    # All folds are judged before any is trained: a leak in the last one should not cost a night.
     findings: dict[Key, list[Finding]] = {}
     of_stack: dict[Key, list[Finding]] = {}  # the layers of a stack have one audit: its utterances are theirs
     for entry in ordered:
@@ -330,48 +354,50 @@ def estimate(cache: Cache, plan: Plan) -> dict[str, Estimate]:
     A finished run of the same experiment tells its time; else the time of an epoch of the same head and preset on the same
     features, times the epochs. Nothing is guessed beyond that.
     """
-    found: dict[str, Estimate] = {}
+    estimates: dict[str, Estimate] = {}
     with open_catalogue(cache) as connection:
         known = rows(connection, "SELECT experiment, head, preset, feature_set, protocol, epochs, seconds, device FROM runs")
     for entry in plan.entries:
-        of = entry.experiment
+        experiment = entry.experiment
         todo = [run for run in entry.runs if run.experiment.again or run.run_id not in plan.finished]
-        near = [row for row in known if row["device"].partition(":")[0] == of.device.partition(":")[0]]
-        same = [row["seconds"] for row in near if row["experiment"] == of.name]
-        key = (of.spec.name, of.preset, of.feature_set, of.protocol)
+        # Only runs on the same kind of device, and nothing is guessed beyond what was trained: a wrong estimate
+        # is worse than none.
+        near = [row for row in known if row["device"].partition(":")[0] == experiment.device.partition(":")[0]]
+        same = [row["seconds"] for row in near if row["experiment"] == experiment.name]
+        key = (experiment.spec.name, experiment.preset, experiment.feature_set, experiment.protocol)
         epochs = [
             row["seconds"] / row["epochs"]
             for row in near
             if (row["head"], row["preset"], row["feature_set"], row["protocol"]) == key and row["epochs"]
         ]
         if not todo:
-            found[of.name] = Estimate(seconds=0.0, known_by="finished")
+            estimates[experiment.name] = Estimate(seconds=0.0, known_by="finished")
         elif same:
-            found[of.name] = Estimate(seconds=len(todo) * mean(same), known_by="runs of this experiment")
+            estimates[experiment.name] = Estimate(seconds=len(todo) * mean(same), known_by="runs of this experiment")
         elif epochs:
             seconds = mean(epochs) * sum(run.experiment.epochs(run.fold) for run in todo)
-            found[of.name] = Estimate(seconds=seconds, known_by="an epoch of this head and preset")
+            estimates[experiment.name] = Estimate(seconds=seconds, known_by="an epoch of this head and preset")
         else:
-            found[of.name] = Estimate(seconds=None, known_by="no estimate yet")
-    return found
+            estimates[experiment.name] = Estimate(seconds=None, known_by="no estimate yet")
+    return estimates
 
 
 def feature_bytes(cache: Cache, plan: Plan) -> dict[Key, int]:
     """Return the memory that each of the plan's features takes while its runs are trained; only one of them is held at a time."""
     import numpy as np
 
-    found: dict[Key, int] = {}
+    sizes: dict[Key, int] = {}
     with open_catalogue(cache) as connection:
         for entry in plan.entries:
-            of, key = entry.experiment, data_key(entry.experiment)
-            if key not in found:
+            experiment, key = entry.experiment, data_key(entry.experiment)
+            if key not in sizes:
                 row = rows(
                     connection,
                     "SELECT coalesce(sum(f.frames), 0) AS frames, (SELECT any_value(dtype) FROM feature_sets s "
                     "WHERE s.feature_set = ?) AS dtype FROM features f JOIN assignments a "
                     "ON a.corpus = f.corpus AND a.utterance_id = f.utterance_id WHERE f.feature_set = ? AND a.protocol = ? "
                     "AND a.fold IS NOT NULL AND list_contains(?, a.corpus)",
-                    [of.stored, of.stored, of.protocol, of.corpora],
+                    [experiment.stored, experiment.stored, experiment.protocol, experiment.corpora],
                 )[0]
-                found[key] = int(row["frames"]) * of.dim * np.dtype(row["dtype"]).itemsize
-    return found
+                sizes[key] = int(row["frames"]) * experiment.dim * np.dtype(row["dtype"]).itemsize
+    return sizes

@@ -70,77 +70,100 @@ def run_in_processes(
         running: processes at once, and how each of them computes; threads that are None share the cores out evenly.
         tell: told what happens, in this process.
     """
-    folds, failures = folds_by_key(runs), list[Failure]()
-    queue = [(group, False) for group in groups(runs)]
-    jobs = min(running.jobs, len(queue))
+    # Threads are shared out by the processes that there will be, not by those that were asked for: two groups in eight
+    # processes would leave three quarters of the cores idle.
+    jobs = min(running.jobs, len(groups(runs)))
     of_each = replace(running, jobs=1, threads=running.threads or max(1, cores() // max(jobs, 1)))
-    workers: list[_Worker] = []
+    pool = _Pool(runs, findings, tell)
+    try:
+        while pool.has_work():
+            # A worker that died is replaced here, so one that cannot live takes the runs with it one by one and never all.
+            while pool.queue and len(pool.workers) < jobs:
+                pool.workers.append(_start(cache, of_each))
+                pool.give(pool.workers[-1])
+            by_pipe = {worker.pipe: worker for worker in pool.workers}
+            for pipe in wait(list(by_pipe)):
+                pool.hear(by_pipe[pipe])  # type: ignore[index]
+    finally:
+        pool.close()
+    return pool.failures
 
-    def give(worker: _Worker) -> None:
+
+class _Pool:
+    """The parent's side: the groups that wait, the workers that are at it, and what has failed."""
+
+    def __init__(self, runs: Sequence[Run], findings: Findings, tell: Tell) -> None:
+        self.queue = [(group, False) for group in groups(runs)]
+        """Groups, and whether to wait for another process that is at one of their runs."""
+        self.workers: list[_Worker] = []
+        self.failures: list[Failure] = []
+        self._folds, self._findings, self._tell = folds_by_key(runs), findings, tell
+
+    def has_work(self) -> bool:
+        return bool(self.queue) or any(worker.group for worker in self.workers)
+
+    def give(self, worker: _Worker) -> None:
         """Hand a worker its next group, or let it go."""
         worker.group, worker.ended = (), set()
-        if not queue:
+        if not self.queue:
             _send(worker, None)
             return
-        worker.group, waits = queue.pop(0)
+        worker.group, waits = self.queue.pop(0)
         key = data_key(worker.group[0].experiment)
         _send(
             worker,
             _Task(
                 experiments=tuple(_packed(run.experiment) for run in worker.group),
                 run_folds=tuple(run.fold for run in worker.group),
-                folds=folds[key],
-                findings=tuple(findings[key]),
+                folds=self._folds[key],
+                findings=tuple(self._findings[key]),
                 wait=waits,
             ),
         )
 
-    def fail(worker: _Worker, why: str) -> None:
+    def hear(self, worker: _Worker) -> None:
+        """Take one message of a worker, or notice that it is gone: a closed pipe is the only sign that a kill leaves."""
+        try:
+            kind, number, values = worker.pipe.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            self.workers.remove(worker)
+            how = _how(worker.process.exitcode)
+            self._fail(worker, f"its process died ({how}); the same command goes on from the run's checkpoint")
+            return
+        run = worker.group[number] if number is not None else None
+        if kind == "through":
+            self.give(worker)
+        elif kind == "gave-up":
+            self._fail(worker, values["text"])
+            self.give(worker)
+        else:
+            self._tell(Event(kind=kind, run=run, **values))
+            if kind == "failed" and run is not None:
+                self.failures.append(Failure(run=run, reason=values["text"]))
+            if kind in ("done", "failed") and run is not None:
+                worker.ended.add(run.run_id)
+            # A group is busy as a whole, after its last run has said so: it goes to the end of the queue, where waiting for
+            # the other process keeps nobody from other work.
+            if kind == "busy" and run is worker.group[-1]:
+                self.queue.append((worker.group, True))
+                self.give(worker)
+
+    def _fail(self, worker: _Worker, why: str) -> None:
         for run in worker.group:
             if run.run_id in worker.ended:  # what it died of came after
                 continue
-            failures.append(Failure(run=run, reason=why))
-            tell(Event(kind="failed", run=run, text=why))
+            self.failures.append(Failure(run=run, reason=why))
+            self._tell(Event(kind="failed", run=run, text=why))
 
-    try:
-        while queue or any(worker.group for worker in workers):
-            while queue and len(workers) < jobs:
-                workers.append(_start(cache, of_each))
-                give(workers[-1])
-            by_pipe = {worker.pipe: worker for worker in workers}
-            for pipe in wait(list(by_pipe)):
-                worker = by_pipe[pipe]  # type: ignore[index]
-                try:
-                    kind, number, values = worker.pipe.recv()
-                except (EOFError, OSError):
-                    worker.process.join()
-                    workers.remove(worker)
-                    how = _how(worker.process.exitcode)
-                    fail(worker, f"its process died ({how}); the same command goes on from the run's checkpoint")
-                    continue
-                run = worker.group[number] if number is not None else None
-                if kind == "through":
-                    give(worker)
-                elif kind == "gave-up":
-                    fail(worker, values["text"])
-                    give(worker)
-                else:
-                    tell(Event(kind=kind, run=run, **values))
-                    if kind == "failed" and run is not None:
-                        failures.append(Failure(run=run, reason=values["text"]))
-                    if kind in ("done", "failed") and run is not None:
-                        worker.ended.add(run.run_id)
-                    if kind == "busy" and run is worker.group[-1]:
-                        queue.append((worker.group, True))
-                        give(worker)
-    finally:
-        for worker in workers:
-            worker.pipe.close()  # a worker that waits for more ends by itself; one at work is ended
+    def close(self) -> None:
+        """End the workers: one that waits for more ends by itself when its pipe closes, one at work is ended."""
+        for worker in self.workers:
+            worker.pipe.close()
             if worker.group:
                 worker.process.terminate()
-        for worker in workers:
+        for worker in self.workers:
             worker.process.join()
-    return failures
 
 
 def _start(cache: Cache, running: RunningMany) -> _Worker:
@@ -195,10 +218,13 @@ def _work(pipe: Connection, cache: Cache, running: RunningMany) -> None:
     """Train what the parent sends, until it sends None or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    # Before torch is loaded: how its threads wait is read once.
     wait_passively()
     running.prepare("cpu")
     trainer = RunTrainer(cache, tell=lambda event: None, checkpoint_every_s=running.checkpoint_every)
     while (task := _receive(pipe)) is not None:
+        # Runs are numbered within the group: what goes through the pipe is plain data, and the parent has the
+        # objects.
         group = [Run(experiment=_unpacked(e), fold=fold) for e, fold in zip(task.experiments, task.run_folds, strict=True)]
         numbers = {run.run_id: number for number, run in enumerate(group)}
 

@@ -24,7 +24,13 @@ class Training:
 
     panel: ClassVar[str] = "Training"
     folds: Annotated[
-        str, Option("A fold, a list (1,3), a range (2-4), or all.", flag="--fold", metavar="N", numbers=True)
+        str,
+        Option(
+            "A fold, a list (1,3), a range (2-4), all; of train, none: one model of all utterances, for use.",
+            flag="--fold",
+            metavar="N",
+            numbers=True,
+        ),
     ] = "all"
     epochs: Annotated[int | None, Option("Instead of the recipe's number.", minimum=1)] = None
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1 ...")] = "auto"

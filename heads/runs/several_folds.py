@@ -79,23 +79,23 @@ def _begin_all(
     note: Callable[[str], None],
 ) -> tuple[dict[int, RunResult | TfserError], dict[int, Begun]]:
     """Return, by number, the runs that are finished or cannot be trained, and those that are begun; their locks are held."""
-    found: dict[int, RunResult | TfserError] = {}
+    ended: dict[int, RunResult | TfserError] = {}
     begun: dict[int, Begun] = {}
     for i, (experiment, fold) in enumerate(runs):
         # A fold that its audit refuses is not even looked at: the others of the group go on without it.
         try:
             check_audit(experiment, findings, fold)
         except TfserError as error:
-            found[i] = error
+            ended[i] = error
             continue
         try:
             if (done := pick_up(cache, experiment.run_id(fold), again=experiment.again, note=note)) is not None:
-                found[i] = RunResult(about=done, trained=False)
+                ended[i] = RunResult(about=done, trained=False)
             else:
                 begun[i] = begin_run(cache, experiment, fold, loaded(), findings, note)
         except (EmptySideError, UnreadableError) as error:
-            found[i] = error
-    return found, begun
+            ended[i] = error
+    return ended, begun
 
 
 def _train_begun(
@@ -107,37 +107,44 @@ def _train_begun(
     on_note: Callable[[str], None] | None,
 ) -> dict[int, RunResult | TfserError]:
     """Train what is begun in one group and store what comes out; return by number the results, or a training's own error."""
+    from tfser.heads.training.loop import Keeping
     from tfser.heads.training.together import FitJob, choose_stacking, fit_together, provenance
 
-    of = runs[0][0]
-    stacking = choose_stacking(of.spec, of.config, of.recipe, of.device, of.stacked, layers=of.layers)
+    # How it is stacked is settled by the experiment, whose name holds it; here it is only looked up for what
+    # run.json says of it.
+    experiment = runs[0][0]
+    stacking = choose_stacking(
+        experiment.spec, experiment.config, experiment.recipe, experiment.device, experiment.stacked, layers=experiment.layers
+    )
     jobs = [
         FitJob(
             data=run.data,
             seed=runs[i][0].seed,
-            checkpoint_dir=run.checkpoint_dir,
-            on_epoch=None if on_epoch is None else _numbered(i, on_epoch),
+            keeping=Keeping(
+                checkpoint_dir=run.checkpoint_dir,
+                checkpoint_every_s=checkpoint_every_s,
+                on_epoch=None if on_epoch is None else _numbered(i, on_epoch),
+            ),
         )
         for i, run in begun.items()
     ]
     results = fit_together(
         jobs,
-        spec=of.spec,
-        config=of.config,
-        recipe=of.recipe,
-        device=of.device,
-        checkpoint_every_s=checkpoint_every_s,
-        how=of.stacked,
+        spec=experiment.spec,
+        config=experiment.config,
+        recipe=experiment.recipe,
+        device=experiment.device,
+        how=experiment.stacked,
         on_note=on_note,
     )
-    found: dict[int, RunResult | TfserError] = {}
+    ended: dict[int, RunResult | TfserError] = {}
     for (i, run), result in zip(begun.items(), results, strict=True):
         if isinstance(result, TfserError):
-            found[i] = result
+            ended[i] = result
         else:
             about = {**run.about, **provenance(stacking, result.together)}
-            found[i] = store_run(cache, replace(run, about=about), result, on_note or (lambda _: None))
-    return found
+            ended[i] = store_run(cache, replace(run, about=about), result, on_note or (lambda _: None))
+    return ended
 
 
 def _numbered(i: int, tell: Callable[[int, EpochRecord], None]) -> Callable[[EpochRecord], None]:

@@ -49,6 +49,7 @@ from tfser.manifests.files import could_not_read, fsync_path, read_bytes, sweep,
 from tfser.manifests.seals import EMPTY, KEY, sealed
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from torch import Tensor
 
 LIBRARIES = ("torch", "numpy", "duckdb", "h5py", "pyarrow", "soundfile", "soxr")
@@ -68,6 +69,22 @@ class Selected:
     segments: npt.NDArray[np.float32]  # (S, K)
     segment_utterance: npt.NDArray[np.int64]
     segment_number: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutcome:
+    """What a training came to on its U test utterances, as it is stored."""
+
+    classes: Sequence[str]
+    """Names, in the order of the head's outputs."""
+    utterances: Sequence[tuple[str, str]]
+    """Corpus and id of the test utterances."""
+    labels: npt.NDArray[np.int64]
+    """(U,) their true class numbers."""
+    selections: Sequence[Selected]
+    """Predictions, one set a selection; none of a run that was trained on everything."""
+    history: Sequence[Mapping[str, Any]]
+    """One mapping an epoch."""
 
 
 def versions() -> dict[str, str]:
@@ -187,12 +204,8 @@ def _goes_on(folder: Path, about: Mapping[str, Any]) -> bool:
 def finish(
     cache: Cache,
     about: Mapping[str, Any],
+    outcome: RunOutcome,
     *,
-    classes: Sequence[str],
-    utterances: Sequence[tuple[str, str]],
-    labels: npt.NDArray[np.int64],
-    selections: Sequence[Selected],
-    history: Sequence[Mapping[str, Any]],
     folder: Path | None = None,
     note: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
@@ -201,62 +214,63 @@ def finish(
     Args:
         cache: the cache.
         about: all columns of the table `runs`.
-        classes: names, in the order of the head's outputs.
-        utterances: corpus and id of the U test utterances.
-        labels: (U,) their true class numbers.
-        selections: predictions, one set a selection.
-        history: one mapping an epoch.
+        outcome: what the training came to.
         folder: what `begin` gave; the run's own if left out. Another one takes the run's place at the end.
         note: told if something is set aside then.
 
     Raises:
         TfserError: if probabilities are no numbers; nothing is written then.
     """
+    for selected in outcome.selections:
+        if not (np.isfinite(selected.utterances).all() and np.isfinite(selected.segments).all()):
+            raise TfserError(f"{about['run_id']}: the predictions of {selected.selection} are no numbers; nothing is stored")
+    folder = folder or run_folder(cache, about["run_id"])
+    tables = _tables(about, outcome)
+    for table in TABLES:
+        write_table(folder / f"{table}.parquet", tables[table], place=place(folder, f"{table}.parquet"))
+    # run.json is written last of all: until then the folder is a training that was begun, whatever else lies in it, and the
+    # digests that it holds are of files that are on the disk already, read back as they lie there.
+    files = [*(f"{table}.parquet" for table in TABLES), *sorted(path.name for path in folder.glob("model*.safetensors"))]
+    digests = {file: hashlib.sha256(read_bytes(folder / file)).hexdigest() for file in files}
+    done = {**about, "classes": list(outcome.classes), "files": digests, "status": "finished"}
+    write_json(folder / "run.json", done, place=place(folder, "run.json"))
+    # Only now may the checkpoint go: a kill before this line leaves a training that goes on, one after it a finished run.
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    if folder != run_folder(cache, about["run_id"]):
+        _go_on_with_exchange(cache, about["run_id"], note or (lambda _: None))
+    return done
+
+
+def _tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table]:
+    """Return the tables of a run by their names; scores and confusion counts are computed from the predictions beside them."""
     import pyarrow as pa
 
-    for of in selections:
-        if not (np.isfinite(of.utterances).all() and np.isfinite(of.segments).all()):
-            raise TfserError(f"{about['run_id']}: the predictions of {of.selection} are no numbers; nothing is stored")
-    folder = folder or run_folder(cache, about["run_id"])
-    run_id, fold = about["run_id"], about["fold"]
+    classes, labels, utterances = outcome.classes, outcome.labels, outcome.utterances
     predictions, metrics, confusion = [], [], []
-    for of in selections:
+    for selected in outcome.selections:
+        at = selected.segment_utterance
         for level, truth, probabilities, names, numbers in (
-            ("utterance", labels, of.utterances, utterances, None),
-            (
-                "segment",
-                labels[of.segment_utterance],
-                of.segments,
-                [utterances[u] for u in of.segment_utterance],
-                of.segment_number,
-            ),
+            ("utterance", labels, selected.utterances, utterances, None),
+            ("segment", labels[at], selected.segments, [utterances[u] for u in at], selected.segment_number),
         ):
-            key = {"run_id": run_id, "fold": fold, "selection": of.selection, "level": level}
+            key = {"run_id": about["run_id"], "fold": about["fold"], "selection": selected.selection, "level": level}
             predictions.append(_prediction_table(key, classes, names, truth, probabilities, numbers))
-            found = scores(truth, probabilities.argmax(axis=1), len(classes))
-            metrics += _metric_rows(key | {"epoch": of.epoch}, found, classes)
+            scored = scores(truth, probabilities.argmax(axis=1), len(classes))
+            metrics += _metric_rows(key | {"epoch": selected.epoch}, scored, classes)
+            # Zeros too: a confusion matrix is K x K rows whatever was predicted, so that sums over folds need no joins.
             confusion += [
-                key | {"label": a, "predicted": b, "count": found.confusion[i][j]}
+                key | {"label": a, "predicted": b, "count": scored.confusion[i][j]}
                 for i, a in enumerate(classes)
                 for j, b in enumerate(classes)
             ]
-    rows = [{"run_id": run_id, **row} for row in history]
-    tables = {
-        "history": pa.Table.from_pylist(rows, schema=columns_of("history")),
-        "predictions": pa.concat_tables(predictions),
+    history = [{"run_id": about["run_id"], **row} for row in outcome.history]
+    return {
+        "history": pa.Table.from_pylist(history, schema=columns_of("history")),
+        # A run on all labelled utterances was tested on none.
+        "predictions": pa.concat_tables(predictions) if predictions else columns_of("predictions").empty_table(),
         "metrics": pa.Table.from_pylist(metrics, schema=columns_of("metrics")),
         "confusion": pa.Table.from_pylist(confusion, schema=columns_of("confusion")),
     }
-    for table in TABLES:
-        write_table(folder / f"{table}.parquet", tables[table], place=place(folder, f"{table}.parquet"))
-    files = [*(f"{table}.parquet" for table in TABLES), *sorted(path.name for path in folder.glob("model*.safetensors"))]
-    digests = {file: hashlib.sha256(read_bytes(folder / file)).hexdigest() for file in files}
-    done = {**about, "classes": list(classes), "files": digests, "status": "finished"}
-    write_json(folder / "run.json", done, place=place(folder, "run.json"))
-    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    if folder != run_folder(cache, run_id):
-        _go_on_with_exchange(cache, run_id, note or (lambda _: None))
-    return done
 
 
 # A run that is trained again.
@@ -272,6 +286,8 @@ def _go_on_with_exchange(cache: Cache, run_id: str, note: Callable[[str], None])
 
     Two renames, the old one away and the new one into its place; whichever a kill leaves undone is done by the next who comes.
     """
+    # Every state that a kill can leave is told from which of the three folders are there and whether the new
+    # one is finished; nothing has to be remembered elsewhere.
     live = run_folder(cache, run_id)
     new, old = _beside(cache, run_id)
     done = False
@@ -328,7 +344,7 @@ def read_model(cache: Cache, about: Mapping[str, Any], name: str) -> dict[str, T
         return load(content)
     except (SafetensorError, ValueError, KeyError) as error:
         kind = UnreadableError if is_sealed else DamagedError  # what is sealed was written so, by another version
-        raise kind(f"{folder / name}: holds no weights ({error})") from error
+        raise kind(f"holds no weights ({error})", at=folder / name) from error
 
 
 def _prediction_table(
@@ -338,7 +354,7 @@ def _prediction_table(
     truth: npt.NDArray[np.int64],
     probabilities: npt.NDArray[np.float32],
     numbers: npt.NDArray[np.int64] | None,
-) -> Any:
+) -> pa.Table:
     import pyarrow as pa
 
     n, k = probabilities.shape

@@ -42,6 +42,8 @@ def read_sweep(path: Path) -> SweepRequest:
         UsageError: the file cannot be read, or a key or value in it is off; the message says where.
     """
     values = as_toml(read_text(path, str(path)), str(path))
+    # Keys may stand above all tables or in [defaults], as TOML files of either habit have them; in both it is
+    # an error, since nobody knows which was meant.
     blocks, table = values.pop("head", []), values.pop("defaults", {})
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
         raise UsageError(f"{path}: write heads as blocks: [[head]], and name = ... below it")
@@ -49,7 +51,7 @@ def read_sweep(path: Path) -> SweepRequest:
         raise UsageError(f"{path}: defaults is a table: [defaults]")
     if twice := sorted(values.keys() & table.keys()):
         raise UsageError(f"{path}: {twice[0]} stands twice, above all tables and in [defaults]")
-    found = _fields(f"{path}, defaults", values | table, SweepRequest, ("head", "defaults"))
+    fields = _fields(f"{path}, defaults", values | table, SweepRequest, ("head", "defaults"))
     heads = []
     for number, block in enumerate(blocks, start=1):
         where = f"{path}, [[head]] {number}" + (f" ({block['name']})" if isinstance(block.get("name"), str) else "")
@@ -59,7 +61,7 @@ def read_sweep(path: Path) -> SweepRequest:
         heads.append(HeadBlock(**_fields(where, block, HeadBlock)))
     if not heads:
         raise UsageError(f"{path}: no head: write a block [[head]] with name = ...")
-    return SweepRequest(heads=tuple(heads), **found)
+    return SweepRequest(heads=tuple(heads), **fields)
 
 
 def asked(file: Path | None, heads: Sequence[str], said: Mapping[str, Any]) -> SweepRequest:
@@ -94,7 +96,7 @@ def _fields(where: str, values: Mapping[str, Any], kind: type, also: Sequence[st
         also: keys that stand there for something else, for errors.
     """
     known = {key: field for field in declared(kind).values() for key in field.keys}
-    found: dict[str, Any] = {}
+    values_read: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
             names = [*known, *also]
@@ -102,10 +104,10 @@ def _fields(where: str, values: Mapping[str, Any], kind: type, also: Sequence[st
             hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(names))}"
             raise UsageError(f"{where}: unknown key {key!r}{hint}")
         field = known[key]
-        if field.name in found:
+        if field.name in values_read:
             raise UsageError(f"{where}: {key} stands twice: say {' or '.join(field.keys)}")
-        found[field.name] = _value(f"{where}, {key}", value, field)
-    return found
+        values_read[field.name] = _value(f"{where}, {key}", value, field)
+    return values_read
 
 
 def _value(where: str, value: Any, field: Declared) -> Any:

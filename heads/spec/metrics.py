@@ -61,6 +61,8 @@ def scores(labels: npt.ArrayLike, predictions: npt.ArrayLike, n_classes: int) ->
     total = int(counts.sum())
     if not total:
         raise ValueError("nothing to score: no predictions")
+    # A class without test utterances has no recall and is left out of UA (a fold without disgust); one that was
+    # predicted but never true counts in the macro F1, with 0, as in scikit-learn.
     hits = np.diagonal(counts).astype(np.float64)
     true, predicted = counts.sum(axis=1), counts.sum(axis=0)
     present = true > 0

@@ -202,6 +202,8 @@ class Recipe(Settings):
             return self.lr * min(1.0, (step + 1) / warmup)
         if self.schedule == "constant":
             return self.lr
+        # Schedules begin behind the warm-up, and the floor is where the step after the last one would be: the
+        # last step itself is still worth taking.
         since = step - warmup
         period = self.period_epochs * steps_per_epoch
         if self.schedule == "step":

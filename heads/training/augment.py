@@ -39,6 +39,8 @@ def augment(samples: Tensor, lengths: Tensor, unit: Tensor, recipe: Recipe, gene
     """
     B, L, D = samples.shape
     device = samples.device
+    # The order is part of what a seed means. The warp comes first, since the others act on places of the warped
+    # spectrum; masks come last, so that nothing is added to what they hide.
     if recipe.warp:
         samples = warp_bands(samples, 1 + recipe.warp * _even(B, generator, device))
     if recipe.gain_db:
@@ -50,6 +52,7 @@ def augment(samples: Tensor, lengths: Tensor, unit: Tensor, recipe: Recipe, gene
         samples = samples.masked_fill(spans(B, L, recipe.time_mask_frames, generator, device, lengths)[:, :, None], 0.0)
     for _ in range(recipe.band_masks):
         samples = samples.masked_fill(spans(B, D, recipe.band_mask_bands, generator, device)[:, None, :], 0.0)
+    # Gain and tilt have moved the padding off zero, and some heads read it.
     beyond = torch.arange(L, device=device) >= lengths[:, None]  # (B, L)
     return samples.masked_fill(beyond[:, :, None], 0.0)
 
@@ -74,6 +77,7 @@ def spans(
             a sample does not depend on how long the others of its batch are.
     """
     most = min(longest, size)
+    # Two draws a sample, whatever its length: so the draws that follow do not depend on who is in the batch.
     width = torch.randint(0, most + 1, (B,), generator=generator).to(device)
     place = torch.rand(B, generator=generator).to(device)
     within = torch.full((B,), size, device=device) if lengths is None else lengths  # never fetched: a device would be waited for

@@ -114,6 +114,7 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
         NotFiniteError: Features of an utterance are no numbers.
     """
     began = time.perf_counter()
+    # Only the rows of this fold: a broken utterance elsewhere in the corpus is no reason to refuse it.
     inputs = finite_statistics(
         data.features, np.concatenate([data.train, data.val, data.test]), deviation=bool((data.features.lengths > 1).any())
     )
@@ -122,14 +123,20 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
     if len(present) < 2:
         raise UsageError("a reference head needs training utterances of two classes at least")
     weights = class_weights(recipe, labels, len(data.classes)).numpy().astype(np.float64)[labels]
+    # Scaled by the training side alone, and the scaler is a part of the state: a test utterance is measured
+    # with training's rule.
     scaled, state = _scale(inputs[data.train])
     if isinstance(config, LogRegConfig):
         found = _fit_logreg(config, scaled, labels, weights, present)
     else:
         found = _fit_svm(config, scaled, labels, weights, present)
     state |= {name: torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)) for name, value in found.items()}
+    # A fold whose training side lacks a class still predicts K classes, with probability 0 for that one, so
+    # that folds can be put together.
     state = _with_absent_classes(state, present, len(data.classes))
     trained = time.perf_counter()
+    # From here on it looks like one epoch of a network: what is stored, selected and compared needs no second
+    # way.
     val, test = (_predict(state, inputs, np.sort(rows)) if len(rows) else None for rows in (data.val, data.test))
     on_train = _probabilities(state, inputs[data.train])[np.arange(len(labels)), labels]
     record = EpochRecord(
@@ -198,6 +205,7 @@ def _fit_svm(
 
     if len(inputs) > MOST_UTTERANCES:
         raise UsageError(f"svm takes at most {MOST_UTTERANCES:,} training utterances, not {len(inputs):,}; take --head logreg")
+    # One kernel matrix for all one-against-rest machines, which would otherwise each compute it anew.
     gram = _kernel(inputs, inputs, config.width, config.kernel)
     dual = np.zeros((len(present), len(inputs)))  # (K, n)
     intercept = np.zeros(len(present))

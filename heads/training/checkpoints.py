@@ -51,6 +51,8 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     except MissingFileError:
         return None
     with_seal = is_sealed(content, FILE, str(path))
+    # The header is read by hand, since safetensors gives its metadata for files on disk alone, and these are
+    # bytes that were checked.
     try:
         size = int.from_bytes(content[:8], "little")
         header = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["tfser"])
@@ -59,7 +61,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         return from_bytes(content), header
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         kind = UnreadableError if with_seal else DamagedError  # what is sealed was written so, by another version
-        raise kind(f"{path}: not a readable checkpoint ({error})") from error
+        raise kind(f"not a readable checkpoint ({error})", at=path) from error
 
 
 def flatten_optimiser(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -61,6 +61,8 @@ class Group:
         self.weights: dict[str, Tensor] = {}
         self.gradients: dict[str, Tensor] = {}
         self.buffers: dict[str, Tensor] = {}
+        # Views and not copies: each trainer's model, optimiser and checkpoints work on their own part as if
+        # they were alone.
         with torch.no_grad():
             for name, _ in models[0].named_parameters():
                 own = [model.get_parameter(name) for model in models]
@@ -80,12 +82,15 @@ class Group:
     def run_epoch(self) -> list[EpochRecord | TfserError]:
         """Train one epoch of each job, then evaluate."""
         began = time.perf_counter()
+        # Each trainer draws its own batches, so a job sees the samples, in the order, that it would see alone.
         epochs = [len(trainer.history) + 1 for trainer in self.trainers]
         batches = [trainer.batches(epoch) for trainer, epoch in zip(self.trainers, epochs, strict=True)]
         totals = torch.zeros(len(self.trainers), device=self.device)
         rates = [0.0] * len(self.trainers)
         for trainer in self.trainers:
             trainer.model.train()
+        # Only steps that all jobs have are taken together: with a job that is through, every operation would go
+        # over fewer jobs, and a graph would have to be made anew for each length.
         for _ in range(min(trainer.steps() for trainer in self.trainers)):
             found = [next(of) for of in batches]
             for j, (trainer, (_, rate, _)) in enumerate(zip(self.trainers, found, strict=True)):
@@ -96,11 +101,15 @@ class Group:
             totals += self.losses * sizes.to(self.device, non_blocking=True)
             for trainer, (step, _, _) in zip(self.trainers, found, strict=True):
                 trainer.update_average(step)
+        # What larger folds have left is done one by one: folds differ by few steps, and each costs a launch of
+        # its own.
         for j, (trainer, rest) in enumerate(zip(self.trainers, batches, strict=True)):  # steps that not all have
             for step, rate, batch in rest:
                 rates[j] = rate
                 totals[j] += self._step_alone(j, rate, batch) * len(batch)
                 trainer.update_average(step)
+        # The one wait of an epoch: a loss that is fetched after each step would empty the device's queue each
+        # time.
         sums = totals.cpu()  # waits for the device
         train_s = (time.perf_counter() - began) / len(self.trainers)
         outcomes: list[EpochRecord | TfserError] = []
@@ -138,6 +147,8 @@ class Group:
 
     def _step(self, batch: Padded) -> None:
         """Take a step of all jobs, and leave their losses in `losses`."""
+        # Captured at the first real batch, whose shapes all others have; where it cannot be, what was launched
+        # as one operation is slower than a stream a job.
         if self.wants_graph and self.graph is None and isinstance(batch, dict):
             self.graph = self._graph(batch, self.compute)
             if self.graph is None:
@@ -280,11 +291,14 @@ class Graph:
 
     def __init__(self, group: Group, batch: Mapping[str, Tensor], compute: Callable[[dict[str, Tensor]], None]) -> None:
         self.batch = {name: tensor.clone() for name, tensor in batch.items()}
+        # Warming up, capturing and trying out all train on the batch: whatever they change is put back, so that
+        # a graph's first step is the first step.
         before = {id(tensor): tensor.detach().clone() for tensor in group.state()}
         side = torch.cuda.Stream(group.device)  # type: ignore[no-untyped-call]
         try:
             side.wait_stream(torch.cuda.current_stream(group.device))
             with torch.cuda.stream(side):
+                # cuBLAS, cuDNN and the optimiser allocate in their first calls, which a capture forbids.
                 for _ in range(_WARM_UPS):
                     compute(self.batch)
             torch.cuda.current_stream(group.device).wait_stream(side)

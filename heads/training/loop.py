@@ -23,7 +23,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +40,35 @@ from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.selections import Keeper
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training import checkpoints
-from tfser.heads.training.augment import augment, changes_samples, mix
+from tfser.heads.training.batches import BatchMaker
 from tfser.heads.training.finite import check_loss, check_prediction, check_weights
 from tfser.heads.training.losses import class_weights
 from tfser.heads.training.normalise import Normaliser
-from tfser.heads.training.parts import Batch, in_parts, why_whole
-from tfser.heads.training.predict import evaluate, own_randomness, predict
+from tfser.heads.training.parts import Batch, why_whole
+from tfser.heads.training.predict import TrainedState, evaluate, own_randomness, predict
 from tfser.heads.training.samples import FrameStore, plan
 from tfser.heads.training.step import make_optimiser, move_average, training_loss
 from tfser.manifests.errors import TfserError, UnreadableError, UsageError, first_line
 from tfser.pipeline.features.devices import computing_on
 
-__all__ = ["EpochRecord", "FitResult", "FitStoppedError", "FoldData", "Prediction", "Selection", "fit", "predict"]
+__all__ = ["EpochRecord", "FitResult", "FoldData", "Keeping", "Prediction", "Selection", "TrainedState", "fit", "predict"]
 
 _FORMAT = 2  # of checkpoints; raise it when training's numbers change
 
 
-class FitStoppedError(TfserError):
-    """The training was asked to stop; its state lies in the checkpoint folder, if there is one."""
+@dataclass(frozen=True, kw_only=True)
+class Keeping:
+    """Where the state of a training is kept, and who hears of it; none of its numbers depends on that."""
+
+    checkpoint_dir: Path | None = None
+    """Where its state is kept; one that is found there is resumed. None: nothing is kept."""
+    checkpoint_every_s: float = 60.0
+    """At the end of an epoch the state is kept if so many seconds have gone by since the last time."""
+    on_epoch: Callable[[EpochRecord], None] | None = None
+    """Called after each epoch that is trained now, not for those that a checkpoint brought; what it raises ends the training."""
+
+
+_KEEP_NOTHING = Keeping()
 
 
 def fit(
@@ -68,13 +79,9 @@ def fit(
     recipe: Recipe,
     seed: int,
     device: torch.device | str = "cpu",
-    checkpoint_dir: Path | None = None,
-    checkpoint_every_s: float = 60.0,
-    epochs: int | None = None,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
+    keeping: Keeping = _KEEP_NOTHING,
 ) -> FitResult:
-    """Train a head on a fold; a head with a ``fit`` of its own is fitted by that, and nothing below the recipe applies.
+    """Train a head on a fold; a `Baseline` is fitted at once, and of what stands below the recipe only the listener applies.
 
     Args:
         data: The fold.
@@ -83,12 +90,7 @@ def fit(
         recipe: How to train.
         seed: Everything random follows from it: weights, order, dropout, augmentation.
         device: Where to train.
-        checkpoint_dir: Where to keep the state; one that is found there is resumed. None: nothing is kept.
-        checkpoint_every_s: At the end of an epoch the state is kept if so many seconds have gone by since the last
-            time.
-        epochs: Instead of the recipe's number; schedules stretch with it.
-        on_epoch: Called after each epoch of this call, not for those that a checkpoint brought.
-        should_stop: Asked after each epoch; if it says so, the state is kept and `FitStoppedError` raised.
+        keeping: Where its state is kept, and who hears of each epoch.
 
     Raises:
         UsageError: The features' width does not fit the head, or the recipe does not fit the data.
@@ -96,26 +98,27 @@ def fit(
         DamagedError: The checkpoint is not what was written.
         UnreadableError: The checkpoint cannot be read now, or is of another version.
         NotFiniteError: Features, the loss, weights or predictions are no numbers.
-        FitStoppedError: ``should_stop`` said so.
         TfserError: It does not fit into the device's memory.
     """
+    # A baseline has no epochs, so nothing of the loop applies to it; what it predicts is looked at all the
+    # same.
     if isinstance(spec, Baseline):
-        found = spec.fit(data, config, recipe)
-        for name, selection in found.selections.items():
+        fitted = spec.fit(data, config, recipe)
+        for name, selection in fitted.selections.items():
             check_prediction(selection.test, f"test ({name})", selection.epoch, data.features, data.train)
-        if on_epoch is not None:
-            on_epoch(found.history[-1])
-        return found
+        if keeping.on_epoch is not None:
+            keeping.on_epoch(fitted.history[-1])
+        return fitted
     recipe = settle_precision(recipe, str(device))
     device = torch.device(device)
-    if epochs is not None and epochs < 1:
-        raise UsageError(f"epochs={epochs}: at least 1")
+    # Generators and TF32 flags are the process's: whoever calls this from a notebook finds them as they were,
+    # whatever happens here.
     try:
         with computing_on(device), own_randomness(device):
-            trainer = Trainer(data, spec, config, recipe, seed, device, epochs)
-            if checkpoint_dir is not None:
-                trainer.resume(checkpoint_dir)
-            return _train(trainer, checkpoint_dir, checkpoint_every_s, on_epoch, should_stop)
+            trainer = Trainer(data, spec, config, recipe, seed, device)
+            if keeping.checkpoint_dir is not None:
+                trainer.resume(keeping.checkpoint_dir)
+            return _train(trainer, keeping)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(spec, device) from error
 
@@ -128,27 +131,18 @@ def out_of_memory(spec: HeadSpec, device: torch.device) -> TfserError:
     )
 
 
-def _train(
-    trainer: Trainer,
-    checkpoint_dir: Path | None,
-    checkpoint_every_s: float,
-    on_epoch: Callable[[EpochRecord], None] | None,
-    should_stop: Callable[[], bool] | None,
-) -> FitResult:
-    """Train what is left of a training's epochs; the arguments are those of `fit`."""
-    epochs, kept = trainer.epochs, time.monotonic()
-    while len(trainer.history) < epochs:
+def _train(trainer: Trainer, keeping: Keeping) -> FitResult:
+    """Train what is left of a training's epochs."""
+    kept = time.monotonic()
+    while len(trainer.history) < trainer.epochs:
         record = trainer.run_epoch()
-        done = record.epoch == epochs
-        stop = not done and should_stop is not None and should_stop()
-        if checkpoint_dir is not None and (done or stop or time.monotonic() - kept >= checkpoint_every_s):
-            trainer.keep(checkpoint_dir)
+        # Kept before anybody hears of it: whatever ends the process while it is told, the epoch is not trained twice.
+        due = record.epoch == trainer.epochs or time.monotonic() - kept >= keeping.checkpoint_every_s
+        if keeping.checkpoint_dir is not None and due:
+            trainer.keep(keeping.checkpoint_dir)
             kept = time.monotonic()
-        if on_epoch is not None:
-            on_epoch(record)
-        if stop:
-            where = f"its state is kept in {checkpoint_dir}" if checkpoint_dir else "nothing of it is kept"
-            raise FitStoppedError(f"stopped after epoch {record.epoch} of {epochs}; {where}")
+        if keeping.on_epoch is not None:
+            keeping.on_epoch(record)
     return trainer.result()
 
 
@@ -166,51 +160,61 @@ class Trainer:
         recipe: Recipe,
         seed: int,
         device: torch.device,
-        epochs: int | None,
         frames: Tensor | None = None,
     ) -> None:
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         packed = data.features
-        _check_settled(recipe)
-        self.frames = spec.sample_frames(config, recipe)
+        # What does not fit is refused before a frame is copied to a device.
+        _check_fits(spec, config, recipe)
+        self.frames, self.batch_norm = spec.sample_frames(config, recipe), spec.batch_norm
         self.most = spec.max_frames(config)  # what the module is made for; an utterance may be cut shorter
         seen = spec.seen_frames(config, recipe)
-        if self.frames is not None and self.most is not None and self.frames > self.most:
-            raise UsageError(f"slices of {self.frames} frames are longer than the {self.most} that {spec.name} is made for")
-        self.batch_norm = spec.batch_norm
-        if self.frames is None and recipe.speed:
-            raise UsageError(f"recipe setting speed={recipe.speed}: only for segments, and {spec.name} eats utterances")
-        if recipe.cmdt and (self.most is None or not (isinstance(spec, Network) and spec.gives_frames)):
-            raise UsageError(f"recipe setting cmdt={recipe.cmdt}: {spec.name} gives no frames to compare; take cmdt=0")
+        # The normaliser sees the rows of the training side and no others; the tables that it makes are then
+        # applied to all.
         self.normaliser = Normaliser.fit(recipe.normalise, packed.frames, packed.offsets, data.train)
         tables = self.normaliser.tables(packed.frames, packed.offsets, data.speakers)
         self.store = FrameStore(packed.frames if frames is None else frames, packed.offsets, *tables, device, seen)
+        # Training and evaluation have hops of their own: overlapping segments are more samples to learn from, and
+        # in every epoch's evaluation they cost as much more.
         self.layout = plan(packed.offsets, data.train, self.frames, recipe.train_hop, seen)
         self.val_layout = plan(packed.offsets, data.val, self.frames, recipe.eval_hop, seen)
         self.test_layout = plan(packed.offsets, data.test, self.frames, recipe.eval_hop, seen)
-        self.epochs = recipe.length(self.steps()) if epochs is None else epochs
-        self.counts = torch.from_numpy(self.store.lengths)
-        self.augments = changes_samples(recipe)
+        self.epochs = recipe.length(self.steps())
         self.parts = 1 if recipe.parts is None or why_whole(spec, config, recipe) is not None else recipe.parts
         labels = torch.from_numpy(data.labels)
-        self.targets = nn.functional.one_hot(labels, len(data.classes)).float().to(device)  # (n, K)
+        targets = nn.functional.one_hot(labels, len(data.classes)).float().to(device)  # (n, K)
         self.class_weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
 
+        # Weights have a stream of their own: what a network begins with does not depend on how many draws its
+        # data took.
         torch.manual_seed(_stream(seed, 0, "weights"))
         self.model = build_module(spec, config, packed.frames.shape[1], len(data.classes), data.layers).to(device)
         self.average = copy.deepcopy(self.model) if recipe.averaging else None
+        self.maker = BatchMaker(
+            store=self.store,
+            targets=targets,
+            recipe=recipe,
+            frames=self.frames,
+            parts=self.parts,
+            layer_mix=self.model if isinstance(self.model, LayerMix) else None,
+        )
         self.optimiser = make_optimiser(recipe, self.model)
         self.history: list[EpochRecord] = []
         self.keeper: Keeper[Prediction | None] = Keeper(recipe.selections)
         self.val_state: dict[str, Tensor] = {}
+        self.fingerprint, self.former = self._fingerprints(spec, config)
+
+    def _fingerprints(self, spec: HeadSpec, config: Settings) -> tuple[str, str]:
+        """Return what this training's checkpoints are known by, and what those of the version before are."""
         # Whole utterances were masked over the batch's longest once: their checkpoints are of another training.
-        more = ["masks within lengths"] if self.frames is None and recipe.time_masks else []
+        more = ["masks within lengths"] if self.frames is None and self.recipe.time_masks else []
         # A recipe's summary is words: it is left out, but checkpoints of the version before hold it. They hold no parts.
-        settings = {name: value for name, value in recipe.to_dict().items() if name != "parts" or self.parts > 1}
-        self.fingerprint, self.former = (
-            _fingerprint([spec.name, config.to_dict(), of_recipe, seed, self.epochs, list(data.classes), _FORMAT], data, more)
-            for of_recipe in (settings | {"summary": ""}, settings)
+        settings = {name: value for name, value in self.recipe.to_dict().items() if name != "parts" or self.parts > 1}
+        now, before = (
+            [spec.name, config.to_dict(), recipe, self.seed, self.epochs, list(self.data.classes), _FORMAT]
+            for recipe in (settings | {"summary": ""}, settings)
         )
+        return _fingerprint(now, self.data, more), _fingerprint(before, self.data, more)
 
     # One epoch.
 
@@ -224,6 +228,8 @@ class Trainer:
     def close_epoch(self, epoch: int, loss: float, rate: float, train_s: float) -> EpochRecord:
         """Evaluate what an epoch has trained, select, and note it."""
         trained = time.perf_counter()
+        # Looked at before they are used: weights that are no numbers predict some class all the same, and that
+        # would be a score.
         model = self.model if self.average is None else self.average
         check_weights(model.state_dict(), epoch, self.data.features, self.data.train)
         test = evaluate(model, self.store, self.test_layout, self.frames) if len(self.test_layout) else None
@@ -239,6 +245,8 @@ class Trainer:
             eval_s=time.perf_counter() - trained,
             **scores,
         )
+        # Every epoch is evaluated once, on both sides, and each selection is a rule over that history: nothing
+        # is evaluated for being chosen.
         self.history.append(record)
         if self.keeper.add(self.history, test).get("val") == epoch:
             self.val_state = self._state()
@@ -277,7 +285,7 @@ class Trainer:
             zip(utterance.tensor_split(steps), start.tensor_split(steps), strict=True), start=(epoch - 1) * steps
         ):
             rate = self.recipe.learning_rate(step, steps, self.epochs)
-            yield step, rate, self._batch(rows, starts, generator)
+            yield step, rate, self.maker.batch(rows, starts, generator)
 
     def mean_loss(self, epoch: int, total: Tensor) -> float:
         """Return an epoch's loss per training sample.
@@ -288,53 +296,6 @@ class Trainer:
         mean = float(total) / len(self.layout)
         check_loss(mean, epoch, self.data.features, self.data.train)
         return mean
-
-    def _batch(self, rows: Tensor, starts: Tensor, generator: torch.Generator) -> Batch:
-        """Gather and augment a batch of rows (B,) on the CPU, without waiting for the device: it computes the step before."""
-        recipe = self.recipe
-        cut = in_parts(self.store.lengths[rows.numpy()], self.parts) if self.parts > 1 else []
-        order = rows[torch.from_numpy(np.concatenate(cut))] if len(cut) > 1 else rows
-        targets = self.targets[order.to(self.device, non_blocking=True)]
-        if len(cut) > 1 and not self.augments:  # each part is read at its own length
-            found = [self._mixed(*self.store.gather(rows[part], starts[part], None)) for part in cut]
-            return Batch(tuple(samples for samples, _ in found), tuple(lengths for _, lengths in found), targets)
-        starts, pace = self._places(rows, starts, generator)
-        samples, lengths = self._mixed(*self.store.gather(rows, starts, self.frames, pace))
-        gain = self.store.gain(rows)
-        gain = self.model.mix(gain) if isinstance(self.model, LayerMix) else gain
-        samples = augment(samples, lengths, gain, recipe, generator)
-        if len(cut) > 1:  # augmentation draws for the batch as a whole
-            spans = [int(self.store.lengths[rows[part].numpy()].max()) for part in cut]
-            parts = [torch.from_numpy(part).to(self.device, non_blocking=True) for part in cut]
-            of_parts = tuple(samples[part, :span] for part, span in zip(parts, spans, strict=True))
-            return Batch(of_parts, tuple(lengths[part] for part in parts), targets)
-        if recipe.mixup:
-            samples, lengths, targets = mix(samples, lengths, targets, recipe.mixup, generator)
-        return Batch((samples,), (lengths,), targets)
-
-    def _mixed(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return samples (B, L, M D) of several layers as their learned mix (B, L, D), and any others as they are."""
-        return (self.model.mix(samples), lengths) if isinstance(self.model, LayerMix) else (samples, lengths)
-
-    def _places(self, rows: Tensor, starts: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """Draw where the samples begin (B,) and at which pace their frames are read (B,), as the recipe says."""
-        recipe, L, B = self.recipe, self.frames, len(rows)
-        if L is None or not (recipe.jitter or recipe.speed):
-            return starts, None
-        counts = self.counts[rows]  # (B,) frames of the utterances
-        pace = None
-        if recipe.speed:
-            pace = 1 + recipe.speed * (2 * torch.rand(B, generator=generator) - 1)
-        reach = L if pace is None else ((L - 1) * pace).ceil() + 1  # frames that a sample spans
-        last = (counts - reach).clamp(min=0)  # an utterance that is too short goes on cyclically
-        if recipe.jitter:
-            hop = recipe.train_hop or L
-            moved = starts + (hop * (torch.rand(B, generator=generator) - 0.5)).round()
-            anywhere = (counts * torch.rand(B, generator=generator)).floor()
-            starts = torch.where(counts < L, anywhere, torch.minimum(moved.clamp(min=0), last)).long()
-        else:
-            starts = torch.minimum(starts, last).long()
-        return starts, pace
 
     def update_average(self, step: int) -> None:
         """Move the averaged weights and batch-norm statistics towards the present ones; faster in the first steps."""
@@ -441,10 +402,22 @@ def side_scores(side: str, data: FoldData, prediction: Prediction | None) -> dic
     return {f"{side}_WA": found.WA, f"{side}_UA": found.UA, f"{side}_WF1": found.WF1, f"{side}_loss": float(loss)}
 
 
-def _check_settled(recipe: Recipe) -> None:
+def _check_fits(spec: HeadSpec, config: Settings, recipe: Recipe) -> None:
+    """Refuse a recipe that is not settled, or asks for what a head has not.
+
+    Raises:
+        UsageError: It does.
+    """
     for kind in ("cut", "slice"):
         if getattr(recipe, f"{kind}_seconds") is not None and getattr(recipe, f"{kind}_frames") is None:
             raise UsageError(f"recipe setting {kind}_seconds: say how long a frame is (Recipe.settled), or {kind}_frames")
+    frames, most = spec.sample_frames(config, recipe), spec.max_frames(config)
+    if frames is not None and most is not None and frames > most:
+        raise UsageError(f"slices of {frames} frames are longer than the {most} that {spec.name} is made for")
+    if frames is None and recipe.speed:
+        raise UsageError(f"recipe setting speed={recipe.speed}: only for segments, and {spec.name} eats utterances")
+    if recipe.cmdt and (most is None or not (isinstance(spec, Network) and spec.gives_frames)):
+        raise UsageError(f"recipe setting cmdt={recipe.cmdt}: {spec.name} gives no frames to compare; take cmdt=0")
 
 
 def _stream(seed: int, epoch: int, purpose: str) -> int:

@@ -78,6 +78,8 @@ def utterance_sums(frames: npt.NDArray[np.floating], offsets: npt.NDArray[np.int
         raise UsageError(f"utterance number {empty} of the fold has no frames; extract the features again")
     n, dim = len(counts), frames.shape[1]
     sums, squares = np.empty((n, dim)), np.empty((n, dim))
+    # Block by block: float64 copies of a corpus's frames, and their squares, would take eight times the memory
+    # of stored float16.
     first = 0
     while first < n:
         room = offsets[first] + max(1, _BLOCK_VALUES // dim)
@@ -114,6 +116,8 @@ class Normaliser:
         """Measure what the mode needs on the training utterances (rows ``train``) and nothing else."""
         dim = frames.shape[1]
         mean, deviation = np.zeros(dim), np.ones(dim)
+        # Only the rows of the training side enter, and their frames weigh the same whoever they are of: a mean
+        # of utterances' means would give a short one more say for each frame.
         if mode in ("train", "utterance-mean"):
             sums, squares = utterance_sums(frames, offsets)
             counts = np.diff(offsets)[train, None]
@@ -143,6 +147,8 @@ class Normaliser:
             return self.mean[None].copy(), np.float32(1) / self.deviation[None]
         sums, squares = utterance_sums(frames, offsets)
         counts = np.diff(offsets)[:, None].astype(np.float64)
+        # All utterances that are given of a speaker, test side included: transductive, as its name in the docs
+        # says, and so never a default.
         if self.mode == "speaker":
             if speakers is None or not all(speakers):
                 raise UsageError("normalise=speaker needs every utterance's speaker; take train or utterance instead")

@@ -85,6 +85,8 @@ def in_parts(lengths: Lengths, parts: int) -> list[npt.NDArray[np.int64]]:
         begin = cost.argmin(axis=1)
         begins.append(begin)
         least = cost[np.arange(B), begin]
+    # Read back from the last part to the first; a part that begins at the first sample ends the way early,
+    # since fewer parts were enough.
     cuts, end = [B], B
     for begin in reversed(begins):
         if end == 0:
@@ -132,6 +134,8 @@ def settle_parts(
         lengths: (n,) frames of the utterances.
         stacked: the run is trained together with others, in batches of one size.
     """
+    # A recipe with `parts` left open and one that asks for what it would get end as the same recipe, and so as
+    # the same run.
     asked, reason = recipe.parts, why_whole(spec, config, recipe)
     if reason is None and stacked:
         reason = "stacked trainings share one padded batch"
@@ -140,6 +144,8 @@ def settle_parts(
         return whole, None if asked is None or asked == 1 else f"batches are not parted: {reason}"
     if asked is not None:
         return (whole if asked == 1 else recipe), None
+    # On by default only where it was measured, and only where padding is worth it: another rounding is another
+    # run, with a name of its own.
     parts = PARTS.get(device.partition(":")[0], 1)
     most = spec.seen_frames(config, recipe)
     seen = lengths if most is None else np.minimum(lengths, most)

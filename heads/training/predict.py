@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,38 +27,53 @@ _SEGMENTS, _UTTERANCES = 128, 32  # samples evaluated at a time
 _SEGMENTS_GPU = 1024  # where each launch costs as much as the work of many segments
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedState:
+    """What a training gave, and what has to be known of it to compute with it."""
+
+    state: Mapping[str, Tensor]
+    """One of `FitResult.states`, also after a round through safetensors."""
+    spec: HeadSpec
+    config: Settings
+    recipe: Recipe
+    n_classes: int
+    layers: int = 1
+    """Of the features (`FoldData.layers`)."""
+
+
 def predict(
-    state: Mapping[str, Tensor],
+    trained: TrainedState,
     features: PackedFeatures,
     *,
-    spec: HeadSpec,
-    config: Settings,
-    recipe: Recipe,
-    n_classes: int,
     utterances: Indices | None = None,
     speakers: tuple[str, ...] | None = None,
     device: torch.device | str = "cpu",
-    layers: int = 1,
 ) -> Prediction:
-    """Predict with a trained model: ``state`` is one of `FitResult.states`, also after a round through safetensors.
+    """Predict with a trained model.
 
-    ``utterances`` are the rows to predict (None: all), ``speakers`` are needed by normalise=speaker only, ``layers`` is the
-    features' number of layers (`FoldData.layers`). The numbers are those of the training's own test predictions if the
-    features are the same.
+    The numbers are those of the training's own test predictions if the features are the same.
+
+    Args:
+        trained: What was trained.
+        features: Of the utterances.
+        utterances: The rows to predict; None: all.
+        speakers: Of all utterances; needed by normalise=speaker only.
+        device: Where to compute.
 
     Raises:
         UsageError: There is nothing to predict, the features' width does not fit the head, or the state is not one of this
             head and configuration.
     """
-    device = torch.device(device)
+    device, spec, config, recipe, state = torch.device(device), trained.spec, trained.config, trained.recipe, trained.state
     rows = np.arange(len(features.utterance_ids)) if utterances is None else utterances
     if not len(rows):
         raise UsageError("there are no utterances to predict")
     if isinstance(spec, Baseline):
         return spec.predict(state, features, rows)
+    # Initial weights are drawn and thrown away: the caller's generator must not notice.
     with computing_on(device):
         with own_randomness(device):
-            model = build_module(spec, config, features.frames.shape[1], n_classes, layers).to(device)
+            model = build_module(spec, config, features.frames.shape[1], trained.n_classes, trained.layers).to(device)
         try:
             model.load_state_dict(checkpoints.part(state, "model"))
             normaliser = Normaliser(
@@ -93,6 +109,8 @@ def evaluate(model: nn.Module, store: FrameStore, layout: SamplePlan, frames: in
         predicted = torch.cat(found).cpu()  # one copy: each would wait for the device
     probabilities = np.empty_like(predicted.numpy())
     probabilities[by_length] = predicted.numpy()
+    # In float64 and in the order of rows: the mean over segments must not depend on the order in which batches
+    # came.
     rows_found, begins, counts = np.unique(utterance, return_index=True, return_counts=True)
     means = np.add.reduceat(probabilities.astype(np.float64), begins, axis=0) / counts[:, None]
     return Prediction(

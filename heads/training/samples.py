@@ -67,6 +67,8 @@ def plan(
     if not 0 < hop <= frames:
         raise UsageError(f"a hop of {hop} frames does not fit segments of {frames}: take 1 to {frames}")
     counts = np.diff(offsets)[utterances] if most is None else np.minimum(np.diff(offsets)[utterances], most)
+    # The last segment ends at the last frame, overlapping its neighbour more than the hop says: padding it
+    # would show the head silence that is not there, dropping it would lose the end of most utterances.
     spare = np.maximum(counts - frames, 0)  # (m,) the last possible start
     counts = 1 + -(-spare // hop)
     utterance = np.repeat(utterances, counts)
@@ -117,11 +119,14 @@ class FrameStore:
         Returns:
             Normalised float32 frames (B, L, D), and lengths (B,) int64.
         """
+        # The longest length is known on the CPU: asking the device for it would wait for the step before.
         span = int(self.lengths[utterance.numpy()].max()) if frames is None else frames
         utterance, start = (of.to(self.device, non_blocking=True) for of in (utterance, start))
         counts = self.counts[utterance]  # (B,)
         lengths = counts if frames is None else torch.full_like(counts, frames)
         steps = torch.arange(span, device=self.device)  # (L,)
+        # Read at the pace from the stored frames instead of being resampled beforehand: each epoch draws
+        # another pace, and the cache holds one copy.
         if pace is None:
             samples = self._read(utterance, start[:, None] + steps)  # (B, L, D)
         else:

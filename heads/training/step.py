@@ -36,11 +36,15 @@ def training_loss(
     """
     logits: list[Tensor] = []  # (b, K) each
     vectors: list[Tensor] = []  # (k, b, V) each
+    # Each part goes through the head alone and the loss is taken of all logits together: a mean of the parts'
+    # means would weigh a sample by the part that it fell into.
     with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
         for samples, lengths in zip(batch.samples, batch.lengths, strict=True):
             if recipe.cmdt and most is not None:
                 frames = model.encode(samples, lengths)  # type: ignore[operator]
                 logits.append(model.classify(frames, lengths))  # type: ignore[operator]
+                # The transform along time and the norms of its bins in float32: bfloat16's eight bits lose the
+                # weaker bins beside the stronger ones.
                 with torch.autocast(frames.device.type, enabled=False):
                     vectors.append(spectra(frames.float(), lengths, most, recipe))
             else:
@@ -54,6 +58,8 @@ def training_loss(
 
 def make_optimiser(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """Make the optimiser; its groups' `own_rate` is what the schedule's rate is multiplied by."""
+    # Three groups: matrices decay; biases, norms and other vectors do not, as is usual; thresholds and a layer
+    # mix have a rate of their own, since at the weights' rate they hardly leave where they begin.
     own: list[nn.Parameter] = model.own_rate_parameters() if hasattr(model, "own_rate_parameters") else []  # type: ignore[operator]
     among = {id(parameter) for parameter in own}
     shared = [parameter for parameter in model.parameters() if id(parameter) not in among]

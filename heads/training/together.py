@@ -30,8 +30,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -44,7 +43,7 @@ from tfser.heads.spec.precision import settle_precision
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training.joint_step import Group, make_capturable
-from tfser.heads.training.loop import FitStoppedError, Trainer, fit, out_of_memory
+from tfser.heads.training.loop import Keeping, Trainer, fit, out_of_memory
 from tfser.heads.training.predict import own_randomness
 from tfser.heads.training.samples import placed
 from tfser.manifests.errors import TfserError, UsageError, unknown
@@ -67,10 +66,8 @@ class FitJob:
 
     data: FoldData
     seed: int
-    checkpoint_dir: Path | None = None
-    """Where its state is kept; one that is found there is resumed."""
-    on_epoch: Callable[[EpochRecord], None] | None = None
-    """Called after each epoch that is trained now."""
+    keeping: Keeping = field(default_factory=Keeping)
+    """Where its state is kept, and who hears of its epochs. A group keeps its states as often as the one that asks for most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +100,7 @@ def choose_stacking(
     """
     if how not in HOWS:
         raise unknown("way of stacking", how, HOWS)
+    # A graph needs batches of one shape and an optimiser that counts its steps on the device.
     cuda = torch.device(device).type == "cuda"
     segments = spec.sample_frames(config, recipe) is not None
     graph = cuda and segments and recipe.optimiser in ("adam", "adamw")
@@ -115,6 +113,7 @@ def choose_stacking(
         if why is not None:
             raise UsageError(f"stack={how}: {spec.name} cannot be stacked here: {why}; take stack=auto")
         return Stacking(how=how, graph=graph, reason="asked for")
+    # Measured: on a CPU stacking costs time (docs/log.md), since nothing waits to be launched.
     if why is None and not cuda:
         why = "on a CPU, one job at a time is faster"
     if why is None:  # segments too: a step of slices is made by vmap as well
@@ -123,6 +122,8 @@ def choose_stacking(
         why = "one step of it keeps a GPU busy"
     if why is not None:
         return Stacking(how="none", graph=False, reason=why)
+    # Convolutions of J jobs as one are grouped convolutions, whose kernels are slower than J fast ones side by
+    # side.
     if graph and spec.batch_norm:
         return Stacking(how="streams", graph=True, reason="one CUDA graph a step, a stream a job")
     return Stacking(how="vmap", graph=graph, reason="every layer is one operation over all jobs")
@@ -161,9 +162,6 @@ def fit_together(
     config: Settings,
     recipe: Recipe,
     device: torch.device | str = "cpu",
-    checkpoint_every_s: float = 60.0,
-    epochs: int | None = None,
-    should_stop: Callable[[], bool] | None = None,
     how: How = "auto",
     on_note: Callable[[str], None] | None = None,
 ) -> list[FitResult | TfserError]:
@@ -175,9 +173,6 @@ def fit_together(
         config: Its configuration.
         recipe: How to train.
         device: Where to train.
-        checkpoint_every_s: At the end of an epoch all states are kept if so many seconds have gone by since the last time.
-        epochs: Instead of the recipe's number; schedules stretch with it.
-        should_stop: Asked after each epoch of the group; if it says so, all states are kept and `FitStoppedError` raised.
         how: One of `HOWS`; auto: as `choose_stacking` says.
         on_note: Told, once each, why jobs are not stacked, or why there is no CUDA graph where there should be one.
 
@@ -188,7 +183,6 @@ def fit_together(
     Raises:
         UsageError: The jobs do not belong together, or a recipe does not fit.
         TfserError: A checkpoint belongs to another training or cannot be read.
-        FitStoppedError: ``should_stop`` said so.
     """
     note = on_note or (lambda _: None)
     recipe = settle_precision(recipe, str(device))
@@ -199,35 +193,11 @@ def fit_together(
     if stacking.how == "none":
         if how == "auto" and len(jobs) > 1:
             note(f"trained one by one: {stacking.reason}")
-        return [_alone(job, spec, config, recipe, device, checkpoint_every_s, epochs, should_stop) for job in jobs]
-    recipe = replace(recipe, parts=None)  # one padded batch for all
-    if epochs is not None and epochs < 1:
-        raise UsageError(f"epochs={epochs}: at least 1")
+        return [_alone(job, spec, config, recipe, device) for job in jobs]
     if len({(job.data.features.frames.shape[1], job.data.classes) for job in jobs}) > 1:
         raise UsageError("jobs that are trained together need features of one width, and the same classes")
-    results: dict[int, FitResult | TfserError] = {}
-    told = [0] * len(jobs)  # the last epoch that each job's listener has heard of
-    listening = [_listening(job, told, i) for i, job in enumerate(jobs)]
-    waiting = [list(range(len(jobs)))] if jobs else []
-    terms = _Terms(spec, config, recipe, device, epochs, stacking, checkpoint_every_s, should_stop, note)
-    with computing_on(device), own_randomness(device):
-        while waiting:
-            group = waiting.pop(0)
-            members = [listening[i] for i in group]
-            try:
-                found = _train_group(members, terms)
-            except torch.OutOfMemoryError as error:
-                if len(group) == 1:
-                    raise out_of_memory(spec, device) from error
-                found, half = [], math.ceil(len(group) / 2)
-                waiting[:0] = [group[:half], group[half:]]
-                said = f"{len(group)} trainings of {spec.name} at once do not fit into memory"
-                note(f"{device}: {said}; going on with {half} at a time")
-            if found:
-                results |= zip(group, found, strict=True)
-            else:  # out of the handler: the error holds what did not fit
-                _free(device)
-    return [results[i] for i in range(len(jobs))]
+    recipe = replace(recipe, parts=None)  # one padded batch for all
+    return _in_groups(jobs, _Terms(spec, config, recipe, device, stacking, note))
 
 
 @dataclass(frozen=True)
@@ -238,11 +208,35 @@ class _Terms:
     config: Settings
     recipe: Recipe
     device: torch.device
-    epochs: int | None
     stacking: Stacking
-    checkpoint_every_s: float
-    should_stop: Callable[[], bool] | None
     note: Callable[[str], None]
+
+
+def _in_groups(jobs: Sequence[FitJob], terms: _Terms) -> list[FitResult | TfserError]:
+    """Train all jobs at once, or in smaller groups where they do not fit into memory; return their results in their order."""
+    results: dict[int, FitResult | TfserError] = {}
+    told = [0] * len(jobs)  # the last epoch that each job's listener has heard of
+    listening = [_listening(job, told, i) for i, job in enumerate(jobs)]
+    waiting = [list(range(len(jobs)))] if jobs else []
+    with computing_on(terms.device), own_randomness(terms.device):
+        while waiting:
+            group = waiting.pop(0)
+            trained: list[FitResult | TfserError] = []
+            try:
+                trained = _train_group([listening[i] for i in group], terms)
+            except torch.OutOfMemoryError as error:
+                if len(group) == 1:
+                    raise out_of_memory(terms.spec, terms.device) from error
+                # Halves, and not one job less: a group that misses by a little would be tried, and fail, many times over.
+                half = math.ceil(len(group) / 2)
+                waiting[:0] = [group[:half], group[half:]]
+                too_many = f"{len(group)} trainings of {terms.spec.name} at once do not fit into memory"
+                terms.note(f"{terms.device}: {too_many}; going on with {half} at a time")
+            if trained:
+                results |= zip(group, trained, strict=True)
+            else:  # out of the handler: the error holds what did not fit
+                _free(terms.device)
+    return [results[i] for i in range(len(jobs))]
 
 
 def _train_group(jobs: Sequence[FitJob], terms: _Terms) -> list[FitResult | TfserError]:
@@ -258,21 +252,19 @@ def _train_group(jobs: Sequence[FitJob], terms: _Terms) -> list[FitResult | Tfse
         if id(packed) not in frames:
             frames[id(packed)] = placed(packed, terms.device)
         shared = frames[id(packed)]
-        trainers.append(
-            Trainer(job.data, terms.spec, terms.config, terms.recipe, job.seed, terms.device, terms.epochs, shared)
-        )
+        trainers.append(Trainer(job.data, terms.spec, terms.config, terms.recipe, job.seed, terms.device, shared))
     for job, trainer in zip(jobs, trainers, strict=True):
         if terms.stacking.graph:
             make_capturable(trainer.optimiser, terms.device)
-        if job.checkpoint_dir is not None:
-            trainer.resume(job.checkpoint_dir)
+        if job.keeping.checkpoint_dir is not None:
+            trainer.resume(job.keeping.checkpoint_dir)
     failed = _train_all(jobs, trainers, terms)
     return [failed.get(i) or replace(trainer.result(), together=len(jobs)) for i, trainer in enumerate(trainers)]
 
 
 def _listening(job: FitJob, told: list[int], i: int) -> FitJob:
     """Return a job whose listener hears of each epoch once, whether or not it is trained again."""
-    listener = job.on_epoch
+    listener = job.keeping.on_epoch
     if listener is None:
         return job
 
@@ -281,7 +273,7 @@ def _listening(job: FitJob, told: list[int], i: int) -> FitJob:
             told[i] = record.epoch
             listener(record)
 
-    return replace(job, on_epoch=hear)
+    return replace(job, keeping=replace(job.keeping, on_epoch=hear))
 
 
 def _free(device: torch.device) -> None:
@@ -291,31 +283,12 @@ def _free(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _alone(
-    job: FitJob,
-    spec: HeadSpec,
-    config: Settings,
-    recipe: Recipe,
-    device: torch.device,
-    checkpoint_every_s: float,
-    epochs: int | None,
-    should_stop: Callable[[], bool] | None,
-) -> FitResult | TfserError:
+def _alone(job: FitJob, spec: HeadSpec, config: Settings, recipe: Recipe, device: torch.device) -> FitResult | TfserError:
     try:
         return fit(
-            job.data,
-            spec=spec,
-            config=config,
-            recipe=recipe,
-            seed=job.seed,
-            device=device,
-            checkpoint_dir=job.checkpoint_dir,
-            checkpoint_every_s=checkpoint_every_s,
-            epochs=epochs,
-            on_epoch=job.on_epoch,
-            should_stop=should_stop,
+            job.data, spec=spec, config=config, recipe=recipe, seed=job.seed, device=device, keeping=job.keeping
         )
-    except (FitStoppedError, UsageError):
+    except UsageError:  # the request's own mistake, and so every job's
         raise
     except TfserError as error:
         return error
@@ -325,7 +298,7 @@ def _train_all(jobs: Sequence[FitJob], trainers: Sequence[Trainer], terms: _Term
     """Train until every job is done; return the errors of those that failed, by their number."""
     failed: dict[int, TfserError] = {}
     group: Group | None = None
-    kept = time.monotonic()
+    kept, every_s = time.monotonic(), min(job.keeping.checkpoint_every_s for job in jobs)
     # In an order of their own, so that the order in which jobs are given changes nothing.
     order = sorted(range(len(jobs)), key=lambda i: (trainers[i].fingerprint, i))
     while True:
@@ -341,19 +314,15 @@ def _train_all(jobs: Sequence[FitJob], trainers: Sequence[Trainer], terms: _Term
                 failed[i] = outcome
             else:
                 records[i] = outcome
-        stop = terms.should_stop is not None and terms.should_stop()
-        stop = stop and any(len(trainers[i].history) < trainers[i].epochs for i in records)
-        due = stop or time.monotonic() - kept >= terms.checkpoint_every_s
+        # All states are kept before anybody hears of the epoch, so that a group which ends there goes on as one.
+        due = time.monotonic() - kept >= every_s
         for i in records:
-            folder = jobs[i].checkpoint_dir
+            folder = jobs[i].keeping.checkpoint_dir
             if folder is not None and (due or len(trainers[i].history) == trainers[i].epochs):
                 trainers[i].keep(folder)
         kept = time.monotonic() if due else kept
         for i, record in records.items():
-            callback = jobs[i].on_epoch
+            callback = jobs[i].keeping.on_epoch
             if callback is not None:
                 callback(record)
-        if stop:
-            where = "its state is kept" if all(job.checkpoint_dir for job in jobs) else "some of it is not kept"
-            raise FitStoppedError(f"a group of {len(jobs)} trainings was stopped; {where}")
 

@@ -150,19 +150,19 @@ def _files(folder: Path, notes: list[str]) -> dict[Path, str | None]:
 
     Where no file's name says a role, that of the folder it lies in counts (train/1.csv, test/1.csv).
     """
-    found = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix.casefold() in _SUFFIXES and p.name[0] not in "._"]
-    roles = {p: role_of_name(p.name) for p in found}
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix.casefold() in _SUFFIXES and p.name[0] not in "._"]
+    roles = {p: role_of_name(p.name) for p in files}
     if not any(roles.values()):
-        for p in found:
+        for p in files:
             below = reversed(p.relative_to(folder).parts[:-1])
             roles[p] = next((role for part in below if (role := role_of_name(f"{part}.csv"))), None)
     if not any(roles.values()):
         raise UsageError(f"--split {folder}: no file in it names a side (train.csv, test.json, ...); name the files one by one")
     chosen: dict[tuple[Path, str], Path] = {}
-    for path in sorted((p for p in found if roles[p]), key=lambda p: _SUFFIXES.index(p.suffix.casefold())):
+    for path in sorted((p for p in files if roles[p]), key=lambda p: _SUFFIXES.index(p.suffix.casefold())):
         chosen.setdefault((path.parent, path.stem), path)
-    if left := len(found) - len(chosen):
-        notes.append(f"{left} of {len(found)} files in {folder} are no side of their own and were left out")
+    if left := len(files) - len(chosen):
+        notes.append(f"{left} of {len(files)} files in {folder} are no side of their own and were left out")
     return {path: roles[path] for path in sorted(chosen.values(), key=lambda p: natural_key(p.as_posix()))}
 
 
@@ -222,6 +222,9 @@ def _walk(value: Any, context: _Context, fold: str | None, role: str | None, key
 
 
 def _walk_map(value: dict[str, Any], context: _Context, fold: str | None, role: str | None, key: str | None) -> None:
+    # From the surest sign to the vaguest, since one object may look like several shapes: a record has columns
+    # that name utterances, sides are words for roles, folds are numbers, and whatever else maps names to
+    # objects is taken for utterances.
     if isinstance(value.get("meta_data"), list):
         _walk(value["meta_data"], context, fold, role)
     elif any(name.casefold() in _NAME_COLUMNS for name in value) and not any(isinstance(v, dict) for v in value.values()):
@@ -275,12 +278,15 @@ def _add(context: _Context, names: list[str], plain: Mapping[str, str], fold: st
 
 def _entries(context: _Context) -> list[SplitRow]:
     """Return the rows of a file's records: one each, or one a fold where there is a column a fold, or the file is of several."""
+    # What a column means shows in all of its values: numbers behind roles are folds only if training and
+    # testing have the same ones, and a column of another name is a role only if every value is.
     sides_by_file = context.place.role is not None
     numbered = _numbers_are_folds(r.plain[name] for r in context.records for name in _ROLE_COLUMNS if name in r.plain)
     columns = _ROLE_COLUMNS if any(_said(r.plain, _ROLE_COLUMNS) or r.role for r in context.records) else _hidden_role(context)
     entries: list[SplitRow] = []
     for record in context.records:
         plain = record.plain
+        # A column a fold makes one row of the file several rows of the split.
         wide = [(match[1], role_of(v)) for name, v in plain.items() if (match := _WIDE.fullmatch(name)) and role_of(v)]
         said = _said(plain, columns)
         of_fold = _OWN_FOLD_COLUMNS if sides_by_file else _FOLD_COLUMNS
@@ -347,6 +353,7 @@ def _hidden_role(context: _Context) -> Sequence[str]:
 
 def _read_table(text: str, context: _Context) -> None:
     """Read csv, tsv, or a plain list of ids or paths; a first line without a known column's name is a row."""
+    # Delimiters are counted in the first line alone: texts further down hold commas of their own.
     first = next((line for line in text.split("\n") if line.strip()), "")
     delimiter = max(",;\t|", key=first.count) if any(mark in first for mark in ",;\t|") else ","
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)

@@ -6,6 +6,7 @@ made. `participation` counts, out of the catalogue, who takes part in a protocol
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,11 @@ from typing import Any
 from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, rows
+from tfser.manifests.connections import quote
 from tfser.manifests.errors import TfserError
+from tfser.manifests.labels import NO_EMOTION
+from tfser.manifests.protocols.folds import placed_list
+from tfser.manifests.protocols.listed import ORIGINS, find_list
 from tfser.manifests.protocols.names import parse
 from tfser.manifests.protocols.own import own_protocols
 from tfser.manifests.protocols.protocol import JOINED_BY, Protocol
@@ -24,12 +29,16 @@ NO_AUDIO = "no readable audio"
 NO_LABEL = "no label"
 OTHER_LABEL = "label outside the classes"
 OTHER_ROWS = "outside the condition"
+NOT_LISTED = "not in the published list"
 NO_FOLD = "in no fold"
 NO_FEATURES = "no features"
 """The reasons, in the order in which they are asked for: an utterance is listed under the first that holds."""
 
 TAKES_NO_PART = "takes_no_part"
 """The name of the finding."""
+
+NOT_IN_CORPUS = "list_unmatched"
+"""The name of the finding on files that a published split lists and the corpus lacks."""
 
 _MOST = 5
 """Labels that a sentence names."""
@@ -113,6 +122,8 @@ def participation(
         defined: its `definition`; None: a label is `label`, and there is no condition.
         feature_set: what has to be there of each; None: audio that can be read.
     """
+    # The reasons are tried in the order in which an utterance falls out on its way into a fold, so that each
+    # has one: no label, the condition, another label, no fold, no audio, no features.
     column, where = (defined.label_column, defined.where) if defined is not None else ("label", Protocol.where)
     quoted = '"' + column.replace('"', '""') + '"'
     there = "u.content_hash IS NOT NULL"
@@ -121,6 +132,7 @@ def participation(
             "EXISTS (SELECT 1 FROM features f WHERE f.corpus = u.corpus AND f.utterance_id = u.utterance_id "
             "AND f.feature_set = ?)"
         )
+    listed_class = _is_of_a_class(defined) if defined is not None and defined.listed else "FALSE"
     found = rows(
         connection,
         f"WITH u AS (SELECT corpus, utterance_id, content_hash, {quoted}::VARCHAR AS said, coalesce((\n{where}\n), FALSE) "
@@ -128,6 +140,7 @@ def participation(
         "judged AS (SELECT said, CASE "
         f"WHEN a.utterance_id IS NULL AND said IS NULL THEN '{NO_LABEL}' "
         f"WHEN a.utterance_id IS NULL AND NOT inside THEN '{OTHER_ROWS}' "
+        f"WHEN a.utterance_id IS NULL AND {listed_class} THEN '{NOT_LISTED}' "
         f"WHEN a.utterance_id IS NULL THEN '{OTHER_LABEL}' "
         f"WHEN a.fold IS NULL THEN '{NO_FOLD}' "
         f"WHEN {there} THEN NULL "
@@ -136,7 +149,7 @@ def participation(
         "SELECT reason, said, count(*) AS n FROM judged GROUP BY ALL ORDER BY n DESC, said",
         [corpus.split(JOINED_BY), *([feature_set] if feature_set is not None else []), protocol],
     )
-    left_out = dict.fromkeys((NO_LABEL, OTHER_ROWS, OTHER_LABEL, NO_FOLD, NO_AUDIO, NO_FEATURES), 0)
+    left_out = dict.fromkeys((NO_LABEL, OTHER_ROWS, NOT_LISTED, OTHER_LABEL, NO_FOLD, NO_AUDIO, NO_FEATURES), 0)
     used = 0
     for row in found:
         if row["reason"] is None:
@@ -150,6 +163,41 @@ def participation(
         left_out=left_out,
         details={OTHER_LABEL: listed(words, _MOST)} if words else {},
     )
+
+
+def _is_of_a_class(defined: Protocol) -> str:
+    """Return the SQL of whether a label, `said`, belongs to one of a protocol's classes."""
+    words = sorted(defined.labels if defined.labels is not None else NO_EMOTION)
+    names = ", ".join(quote(word) for word in words)
+    return f"said {'IN' if defined.labels is not None else 'NOT IN'} ({names})"
+
+
+def unmatched(connection: Connection, *, protocol: str, corpus: str) -> list[Finding]:
+    """Return how many files of the published split that a protocol is are not in the corpus; nothing for other protocols."""
+    origin, _, rest = protocol.partition(":")
+    if origin not in ORIGINS:
+        return []
+    of = find_list(origin, re.split("[@/]", rest, maxsplit=1)[0])
+    placed = placed_list(connection, of, corpus)
+    lost = placed.unknown + placed.ambiguous
+    return [
+        Finding(
+            audit=NOT_IN_CORPUS,
+            title="files of the published list that are no utterance here",
+            protocol=protocol,
+            corpus=corpus,
+            fold=None,
+            level="warning" if lost else "ok",
+            rows=lost,
+            action="a score is one of another split than the published one; say so, or scan the whole corpus" if lost else "",
+            examples=(
+                {"listed": placed.rows, "unknown": placed.unknown, "ambiguous": placed.ambiguous, "for_instance": placed.example},
+            )
+            if lost
+            else (),
+            explanation=f"of {placed.rows:,} files that {of.source} lists, {lost:,} could not be told here",
+        )
+    ]
 
 
 def finding(tally: Tally, *, protocol: str, corpus: str) -> Finding:

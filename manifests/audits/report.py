@@ -11,9 +11,9 @@ from typing import Any
 
 from tfser.manifests.audits.foreign import ForeignSplit
 from tfser.manifests.audits.matching import Matched, install
-from tfser.manifests.audits.participation import Tally
+from tfser.manifests.audits.participation import Tally, unmatched
 from tfser.manifests.audits.participation import finding as absence
-from tfser.manifests.audits.run import Audit, Finding, run_audits
+from tfser.manifests.audits.run import LEVELS, Audit, Finding, run_audits
 from tfser.manifests.audits.seen import audited
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import UsageError, unknown
@@ -109,7 +109,7 @@ def protocol_report(
     every: bool = False,
 ) -> AuditReport:
     """Audit a protocol of the catalogue; `every` keeps every row of a finding, not the first few."""
-    found = run_audits(
+    findings = run_audits(
         connection,
         protocol=protocol,
         corpus=corpus,
@@ -117,6 +117,8 @@ def protocol_report(
         audits=audits,
         examples=_EVERY if every else 5,
     )
+    findings += unmatched(connection, protocol=protocol, corpus=corpus)
+    findings.sort(key=lambda finding: LEVELS.index(finding.level))
     about = rows(
         connection, "SELECT keeps_apart FROM protocols WHERE protocol = ? AND corpora = ? LIMIT 1", [protocol, corpus]
     )
@@ -128,7 +130,7 @@ def protocol_report(
         corpus=corpus,
         protocol=protocol,
         keeps_apart=apart,
-        findings=tuple(found),
+        findings=tuple(findings),
         independence=independence,
         utterances=utterances,
         unreadable=unreadable,
@@ -147,7 +149,7 @@ def split_report(
     if not rows(connection, "SELECT 1 FROM corpora WHERE corpus = ?", [corpus]):
         raise UsageError(f"corpus {corpus} is not in this cache; run `tfser scan --corpus {corpus}` first")
     matched = install(connection, corpus, split)
-    found = run_audits(
+    findings = run_audits(
         connection,
         protocol=split.name,
         corpus=corpus,
@@ -157,6 +159,7 @@ def split_report(
         is_foreign=True,
         claims=claims,
     )
+    # The same views as the audits saw, so that what is counted is what was judged.
     with audited(connection, protocol=split.name, corpus=corpus, feature_sets=[], is_foreign=True, claims=claims):
         utterances, unreadable = _counts(connection)
         independence = fold_independence(connection, split.name, corpus)
@@ -164,7 +167,7 @@ def split_report(
         corpus=corpus,
         protocol=split.name,
         keeps_apart=tuple(claims),
-        findings=tuple(found),
+        findings=tuple(findings),
         matched=matched,
         independence=independence,
         utterances=utterances,
@@ -184,13 +187,13 @@ def _counts(connection: Connection) -> tuple[int, int]:
 
 def leaks(findings: Sequence[Finding], column: str = "speaker") -> list[dict[str, Any]]:
     """Return who stands on both sides, a row each: the folds in which that is so, and utterances by side over these folds."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    leaking: dict[tuple[str, str], dict[str, Any]] = {}
     for finding in findings:
         if finding.audit != f"{column}_overlap":
             continue
         for row in finding.examples:
             name = str(row[column])
-            line = found.setdefault((finding.corpus, name), {column: name, "folds": [], "test": [], "train": [], "val": []})
+            line = leaking.setdefault((finding.corpus, name), {column: name, "folds": [], "test": [], "train": [], "val": []})
             line["folds"].append(finding.fold)
             for side in ("test", "train", "val"):
                 line[side].append(row[f"{side}_utterances"])
@@ -202,7 +205,7 @@ def leaks(findings: Sequence[Finding], column: str = "speaker") -> list[dict[str
             "train_utterances": _spread(line["train"]),
             "val_utterances": _spread(line["val"]),
         }
-        for line in found.values()
+        for line in leaking.values()
     ]
 
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
+from tfser.manifests.audits.encoders import cards_query, names_query
 from tfser.manifests.catalogue.views import BOUND, FOLD_ROLES, FOLD_UTTERANCES, FOLDS
 from tfser.manifests.connections import Connection, quote, quote_name
 from tfser.manifests.protocols.protocol import JOINED_BY
@@ -125,6 +126,8 @@ def audited(
         is_foreign: whether the rows are those of a foreign split.
         claims: columns that a foreign split is held to keep apart.
     """
+    # Views stand before the tables under the same names, so an audit is plain SQL that cannot see more than it
+    # is to judge, and a foreign split needs no other one.
     main = _database(connection)
     turn = _turn(connection)
     views = _foreign(turn, protocol, corpus, claims) if is_foreign else _own(main, turn, protocol, corpus)
@@ -135,6 +138,7 @@ def audited(
         views = {"utterances": f"SELECT * REPLACE ({kept}) FROM {main}.utterances"} | views
     made: list[str] = []
     try:
+        # Small views that many audits join are made once, as tables.
         first = [name for name in ("utterances", "protocols", "all_assignments") if name in views]
         for name in dict.fromkeys((*first, *_SMALL, *views)):
             kind = "TABLE" if name in _SMALL else "VIEW"
@@ -236,6 +240,8 @@ def _common(main: str, feature_sets: Sequence[str] | None, is_foreign: bool) -> 
         "unused": _NO_UNUSED if is_foreign else _UNUSED.format(main=main),
         "voices": f"SELECT speaker, {voice('speaker')} AS voice FROM (SELECT DISTINCT speaker FROM utterances "
         "WHERE corpus IN (SELECT corpus FROM temp.protocols)) WHERE speaker IS NOT NULL",
+        "encoder_cards": cards_query(),
+        "encoder_names": names_query(),
         "folds": FOLDS,
         "fold_utterances": FOLD_UTTERANCES,
         **_SIDED,

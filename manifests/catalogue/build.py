@@ -69,6 +69,8 @@ def build(cache: Cache, connection: Connection, before: Sources, sources: Source
     if fresh:
         create(connection)
     left_out = LeftOut(cache, connection)
+    # Corpora before features, since features count only where an utterance has their content hash; runs after
+    # both, since predictions name utterances.
     connection.execute("BEGIN")
     if changed("corpora/", "protocols/"):
         _read_corpora(cache, connection, left_out)
@@ -78,11 +80,15 @@ def build(cache: Cache, connection: Connection, before: Sources, sources: Source
     if changed("runs/"):
         unread = read_runs(cache, connection, before, sources)
         sources = {path: stamp for path, stamp in sources.items() if path not in unread}
+    # Whether speakers are new to a head follows from protocols: where these changed every run is judged again,
+    # else only those that came.
     if changed("corpora/", "protocols/"):
         judge_speakers(cache, connection)
     elif changed("runs/"):
         came = {PurePosixPath(p).parts[1] for p in sources if p.startswith("runs/") and sources[p] != before.get(p)}
         judge_speakers(cache, connection, came)
+    # The stamps come last and in one transaction: a build that dies before them is begun anew by the next
+    # command. What could not be read just now has none, so it is looked at again though no file has changed.
     connection.execute("BEGIN")
     connection.execute("DELETE FROM sources")
     kept = {place: stamp for place, stamp in sources.items() if place not in left_out.again}
@@ -111,6 +117,7 @@ def insert_corpora(connection: Connection, corpora: Sequence[StoredCorpus]) -> N
     A column that several corpora have takes their common type; where numbers meet something else, it is text.
     """
     table = next(t for t in schema.TABLES if t.name == "utterances")
+    # DuckDB's names know no case: `Emotion` and `emotion` are one column.
     known = {name.casefold() for name, _, _ in table.columns}
     own: dict[str, tuple[str, set[str]]] = {}
     for corpus in corpora:
@@ -142,6 +149,8 @@ def asked_file(cache: Cache, corpora: str) -> Path:
 
 
 def _read_corpora(cache: Cache, connection: Connection, left_out: LeftOut) -> None:
+    # All corpora are read anew where one has changed: their own columns make up the table `utterances`, whose
+    # types depend on all of them.
     own = own_protocols(cache)
     for table in ("corpora", "protocols", "assignments", "held_out"):
         connection.execute(f"DELETE FROM {table}")

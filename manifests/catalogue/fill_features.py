@@ -72,21 +72,25 @@ def _insert_features(
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    # DuckDB is handed the tables that were checked, never a path: between a check and a second reading another
+    # file may lie there.
     tables: list[pa.Table] = []
     for path in shards:
         corpus = path.parent.name
         try:
             table = cache.read_table(path).replace_schema_metadata(None)
             if missing := set(_SHARD_COLUMNS) - set(table.column_names):
-                raise UnknownContentError(f"{path}: cannot be understood (it has no column {min(missing)})")
+                raise UnknownContentError(f"cannot be understood (it has no column {min(missing)})", at=path)
             if pc.any(pc.not_equal(table["dim"], dim)).as_py():
-                raise DamagedError(f"{path}: its frames are not {dim} numbers wide, as those of {name} are")
+                raise DamagedError(f"its frames are not {dim} numbers wide, as those of {name} are", at=path)
         except (DamagedError, UnreadableError) as error:
             left_out.note("features", corpus, path, error)
             continue
         tables.append(table.select(_SHARD_COLUMNS).append_column("corpus", pa.array([corpus] * table.num_rows, pa.string())))
     if not tables:
         return
+    # The join by content hash is what keeps a stale feature from being served; of frames that two shards have,
+    # the first by name counts, so that the same cache gives the same rows.
     with registered(connection, pa.concat_tables(tables)):
         connection.execute(
             """

@@ -103,7 +103,8 @@ def judge_speakers(cache: Cache, connection: Connection, only: Collection[str] |
     verdicts: dict[str, str] = {}
     for run_id, protocol, corpus, fold, here in found:
         verdict = judged[protocol, corpus].get(fold) if here else _stored_verdict(cache, run_id)
-        verdicts[run_id] = verdict or "unknown"
+        # A run on all utterances (fold 0) is tested on nobody, so it takes nothing from what its experiment's scores are worth.
+        verdicts[run_id] = "kept" if fold == 0 else verdict or "unknown"
     if verdicts:
         connection.execute("BEGIN")
         connection.execute(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.connections import Connection
-from tfser.manifests.errors import UnreadableError
+from tfser.manifests.errors import FileError, UnreadableError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -49,12 +49,12 @@ class LeftOut:
         self._cache, self._connection = cache, connection
         self.again: set[str] = set()
 
-    def note(self, stage: str, corpus: str | None, path: Path, error: Exception) -> None:
+    def note(self, stage: str, corpus: str | None, path: Path, error: FileError) -> None:
         """Note one file."""
-        place, reason = self._cache.place(path), str(error).replace(f"{self._cache.root}/", "")
+        place = self._cache.place(path)
         if isinstance(error, UnreadableError):
             self.again |= {place}
         self._connection.execute(
             "INSERT INTO skipped BY NAME SELECT ? AS corpus, NULL AS utterance_id, ? AS path, ? AS stage, ? AS reason",
-            [corpus, place, stage, reason.removeprefix(f"{place}: ").removeprefix(f"{place}/")],
+            [corpus, place, stage, error.seen_from(path)],
         )

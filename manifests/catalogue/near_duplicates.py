@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.errors import DamagedError, MissingFileError, UnreadableError
+from tfser.manifests.errors import DamagedError, FileError, MissingFileError, UnreadableError
 
 FINGERPRINTS = "fingerprints.parquet"
 PAIRS = "near_duplicates.parquet"
@@ -23,7 +23,7 @@ PAIR_COLUMNS = ("content_hash", "other_hash", "similarity", "evidence", "offset_
 
 
 def read_near_duplicates(
-    cache: Cache, connection: duckdb.DuckDBPyConnection, corpora: Sequence[str], leave_out: Callable[[str, Path, Exception], None]
+    cache: Cache, connection: duckdb.DuckDBPyConnection, corpora: Sequence[str], leave_out: Callable[[str, Path, FileError], None]
 ) -> None:
     """Fill the tables `fingerprints` and `near_duplicates` of an open catalogue that holds the corpora's rows.
 
@@ -50,7 +50,7 @@ def read_near_duplicates(
                 leave_out(corpus, path, error)
                 continue
             except KeyError as error:
-                leave_out(corpus, path, UnreadableError(f"{path}: cannot be understood (it has no column {error})"))
+                leave_out(corpus, path, UnreadableError(f"cannot be understood (it has no column {error})", at=path))
                 continue
             if path.name == PAIRS:
                 pairs.append(table)

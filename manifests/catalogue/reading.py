@@ -59,6 +59,9 @@ _HEADERS, _BLOCK = 3 * 4096, 1 << 18
 _WHOLE: set[tuple[str, int, int, int]] = set()
 """The catalogues, by path, inode, size and time, whose seal this process has looked at."""
 
+_BUILT: dict[tuple[str, int, int, int], dict[str, Stamp]] = {}
+"""What catalogues of this version were built from, by the same four: every command asks several times."""
+
 
 def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
     """Bring the catalogue up to date with the cache's files; return whether anything had changed.
@@ -70,6 +73,8 @@ def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
     Raises:
         CannotWriteError: if the catalogue cannot be written.
     """
+    # Asked before the lock, so that readers of a current catalogue never wait, and again within it: who waited
+    # finds it built.
     if not rebuild and _built_from(cache) == cache.sources():
         return False
     try:
@@ -78,6 +83,8 @@ def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
             if before == cache.sources():
                 return False
             sweep(cache.root)
+            # Files may vanish while they are read (a run that is removed, a shard that is made anew): then the
+            # list is taken again, and only a state that stands still is an error.
             for again in reversed(range(_TRIES)):
                 sources = cache.sources()
                 try:
@@ -141,12 +148,12 @@ def check_catalogue(cache: Cache, *, is_remembered: bool = True) -> bool:
     try:
         with opened(cache.catalogue) as file:
             status = os.fstat(file.fileno())
-            stamp = (str(cache.catalogue), status.st_ino, status.st_size, status.st_mtime_ns)
+            stamp = _stamp(cache.catalogue, status)
             if stamp not in _WHOLE or not is_remembered:
                 if not seals.is_file_sealed(file, cache.place(cache.catalogue), str(cache.catalogue)):
                     # An older version's has none, but is a row of whole blocks.
                     if file.read(12)[8:] != b"DUCK" or (status.st_size - _HEADERS) % _BLOCK:
-                        raise DamagedError(f"{cache.catalogue}: is no catalogue, or not all of one")
+                        raise DamagedError("is no catalogue, or not all of one", at=cache.catalogue)
                     return False
                 _WHOLE.add(stamp)
     except MissingFileError:
@@ -154,16 +161,28 @@ def check_catalogue(cache: Cache, *, is_remembered: bool = True) -> bool:
     return True
 
 
+def _stamp(path: Path, status: os.stat_result) -> tuple[str, int, int, int]:
+    """Return what tells a file from any other that stood at its path."""
+    return str(path), status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def _built_from(cache: Cache) -> dict[str, Stamp] | None:
     """Return the stamps that the catalogue was built from; None if there is none that this version can read, and is whole."""
     try:
+        # Asked before the file is read: whoever puts another in its place meanwhile gives that one another stamp.
+        try:
+            stamp = _stamp(cache.catalogue, cache.catalogue.stat())
+        except OSError:
+            return None
         if not check_catalogue(cache):
             return None
-        with contextlib.closing(_attach(cache.catalogue)) as connection:
-            version = connection.execute("SELECT version FROM meta").fetchone()
-            if version != (schema.VERSION,):
-                return None
-            return {p: (size, mtime) for p, size, mtime in connection.execute("FROM sources").fetchall()}
+        if stamp not in _BUILT:
+            with contextlib.closing(_attach(cache.catalogue)) as connection:
+                version = connection.execute("SELECT version FROM meta").fetchone()
+                if version != (schema.VERSION,):
+                    return None
+                _BUILT[stamp] = {p: (size, mtime) for p, size, mtime in connection.execute("FROM sources").fetchall()}
+        return dict(_BUILT[stamp])
     except DamagedError as error:
         note(f"{error}; it is an index, and is built anew")
     except (UnreadableError, duckdb.Error):
@@ -247,6 +266,8 @@ def ensure_protocol(cache: Cache, corpus: str, spec: str, *, own: OwnProtocol | 
         create(trial)
         insert_corpora(trial, [read_corpus(cache, name) for name in corpora])
         install(trial, corpus, protocol)
+    # The user's file first, then that it was asked for: a kill between the two leaves a copy that nobody names,
+    # and never a name without a file.
     if own is not None:
         keep_own(cache, own)
     with cache.lock(f"protocols/{corpus if len(corpora) == 1 else 'asked'}"):

@@ -24,6 +24,8 @@ def _scores_by(column: str, summary: str, meaning: str) -> Table:
         WA DOUBLE -- hits by n
         n_by_class MAP(VARCHAR,BIGINT) -- test utterances by true class
         hits_by_class MAP(VARCHAR,BIGINT) -- those that are right, by class
+        audit VARCHAR -- passed; overridden: a fold was trained with --allow-leaks though its audit failed; gaps: --allow-gaps
+        speakers_kept VARCHAR -- see `runs`: broken and unknown are no scores for new speakers
         """,
         view=True,
     )
@@ -43,7 +45,7 @@ RESULT_TABLES = (
         protocol VARCHAR -- protocol name
         protocol_hash VARCHAR -- of its rows when the run was made
         validation VARCHAR -- validation policy
-        fold INTEGER -- from 1
+        fold INTEGER -- from 1; 0: trained on all labelled utterances, for use (`train --fold none`), and tested on none
         seed BIGINT -- random seed
         feature_set VARCHAR -- name
         fingerprint VARCHAR -- of the feature set
@@ -257,6 +259,8 @@ RESULT_TABLES = (
         WA DOUBLE -- hits by n
         WF1 DOUBLE -- F1 by the classes' sizes
         macro_F1 DOUBLE -- plain mean of F1
+        audit VARCHAR -- passed; overridden: a fold was trained with --allow-leaks though its audit failed; gaps: --allow-gaps
+        speakers_kept VARCHAR -- see `runs`: broken and unknown are no scores for new speakers
         """,
         view=True,
     ),
@@ -275,6 +279,8 @@ RESULT_TABLES = (
         recall DOUBLE -- hits by n
         precision DOUBLE -- hits by predicted; null where nothing was taken for the class
         F1 DOUBLE -- harmonic mean of the two
+        audit VARCHAR -- passed; overridden: a fold was trained with --allow-leaks though its audit failed; gaps: --allow-gaps
+        speakers_kept VARCHAR -- see `runs`: broken and unknown are no scores for new speakers
         """,
         view=True,
     ),

@@ -38,8 +38,14 @@ def check_agreement(folder: Path, about: Mapping[str, Any], tables: Mapping[str,
     for name, table in tables.items():
         for column, value in (("run_id", about.get("run_id")), ("fold", about.get("fold"))):
             if column in table.column_names and set(table[column].unique().to_pylist()) - {value}:
-                raise DamagedError(f"{folder / name}.parquet: has rows of another {'run' if column == 'run_id' else 'fold'}")
+                other = "run" if column == "run_id" else "fold"
+                raise DamagedError(f"has rows of another {other}", at=folder / f"{name}.parquet")
     history = _check_history(folder, about, tables["history"])
+    if about.get("fold") == 0:  # trained on all labelled utterances, tested on none
+        for name in ("predictions", "confusion", "metrics"):
+            if tables[name].num_rows:
+                raise DamagedError("has rows, of a run that was tested on nothing", at=folder / f"{name}.parquet")
+        return
     counted, classes = _check_predictions(folder / "predictions.parquet", about, tables["predictions"])
     _check_confusion(folder / "confusion.parquet", tables["confusion"], counted, classes)
     _check_metrics(folder / "metrics.parquet", tables["metrics"], counted, classes, history)
@@ -49,53 +55,53 @@ def _check_history(folder: Path, about: Mapping[str, Any], table: pa.Table) -> l
     path = folder / "history.parquet"
     rows: list[dict[str, Any]] = table.to_pylist()
     if [row["epoch"] for row in rows] != list(range(1, (about.get("epochs") or len(rows)) + 1)):
-        raise DamagedError(f"{path}: {len(rows)} epochs of {about.get('epochs')} are there, or out of order")
+        raise DamagedError(f"{len(rows)} epochs of {about.get('epochs')} are there, or out of order", at=path)
     for row in rows:
         for name, value in row.items():
             share = name.endswith(("_WA", "_UA", "_WF1"))
             if isinstance(value, float) and not (0 <= value <= 1 if share else math.isfinite(value)):
-                raise DamagedError(f"{path}: {name} of epoch {row['epoch']} is {value}")
+                raise DamagedError(f"{name} of epoch {row['epoch']} is {value}", at=path)
     return rows
 
 
 def _check_predictions(path: Path, about: Mapping[str, Any], table: pa.Table) -> tuple[Counted, list[str]]:
     """Return the counts of true and predicted classes, and the K classes."""
     if not table.num_rows:
-        raise DamagedError(f"{path}: has no rows")
+        raise DamagedError("has no rows", at=path)
     values, classes = _probabilities(path, about, table)
     label, predicted = (_codes(path, table, name, classes)[0] for name in ("label", "predicted"))
     selection, selections = _codes(path, table, "selection")
     level, levels = _codes(path, table, "level")
     if set(levels) - {"utterance", "segment"}:
-        raise DamagedError(f"{path}: the level of a row is {levels[0]!r}")
+        raise DamagedError(f"the level of a row is {levels[0]!r}", at=path)
     if (values[np.arange(len(values)), predicted] < values.max(axis=1)).any():
-        raise DamagedError(f"{path}: a row's predicted class is not its most probable one")
+        raise DamagedError("a row's predicted class is not its most probable one", at=path)
 
     # Who was tested: the same utterances under every selection and at both levels, each with one label.
     who, people = _utterances(path, table)
     part = table["segment"].combine_chunks()
     if (np.asarray(part.is_valid()) != (np.array(levels)[level] == "segment")).any():
-        raise DamagedError(f"{path}: a row has a segment's number and is none, or is one and has none")
+        raise DamagedError("a row has a segment's number and is none, or is one and has none", at=path)
     segment = part.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     true = np.full(people, -1)
     true[who] = label
     if (true[who] != label).any():
-        raise DamagedError(f"{path}: an utterance has two true classes")
+        raise DamagedError("an utterance has two true classes", at=path)
     K, counted = len(classes), dict[tuple[str, str], Numbers]()
     for s, e in sorted(set(zip(selection.tolist(), level.tolist(), strict=True))):
         rows = (selection == s) & (level == e)
         tested = np.bincount(who[rows], minlength=people)
         if not tested.all() or (levels[e] == "utterance" and (tested != 1).any()):
-            raise DamagedError(f"{path}: {selections[s]}, {levels[e]}: not every one of {people} utterances is there once")
+            raise DamagedError(f"{selections[s]}, {levels[e]}: not every one of {people} utterances is there once", at=path)
         # Numbers from 0 on, none twice: then the largest is one less than their number, and they add up to what they must.
         last, total = np.zeros(people, dtype=np.int64), np.zeros(people, dtype=np.int64)
         np.maximum.at(last, who[rows], segment[rows])
         np.add.at(total, who[rows], segment[rows])
         if (last != tested - 1).any() or (total != tested * (tested - 1) // 2).any():
-            raise DamagedError(f"{path}: {selections[s]}: segments of an utterance are missing, or are there twice")
+            raise DamagedError(f"{selections[s]}: segments of an utterance are missing, or are there twice", at=path)
         counted[selections[s], levels[e]] = np.bincount(label[rows] * K + predicted[rows], minlength=K * K).reshape(K, K)
     if "last" not in selections or "utterance" not in levels or len(counted) != len(selections) * len(levels):
-        raise DamagedError(f"{path}: a selection or a level is missing")
+        raise DamagedError("a selection or a level is missing", at=path)
     return counted, classes
 
 
@@ -103,12 +109,12 @@ def _codes(path: Path, table: pa.Table, name: str, known: Sequence[str] | None =
     """Return a column's values as numbers into a list: the one that is given, or that of the values."""
     column = table[name].combine_chunks()
     if column.null_count:
-        raise DamagedError(f"{path}: {name} is empty in a row")
+        raise DamagedError(f"{name} is empty in a row", at=path)
     encoded = column.dictionary_encode()
     found = encoded.dictionary.to_pylist()
     names = list(known) if known is not None else sorted(found)
     if odd := sorted(set(found) - set(names)):
-        raise DamagedError(f"{path}: {name} is {odd[0]!r}, none of the classes {', '.join(names)}")
+        raise DamagedError(f"{name} is {odd[0]!r}, none of the classes {', '.join(names)}", at=path)
     numbers = np.array([names.index(of) for of in found], dtype=np.int64)
     return numbers[encoded.indices.to_numpy(zero_copy_only=False)], names
 
@@ -121,16 +127,16 @@ def _probabilities(path: Path, about: Mapping[str, Any], table: pa.Table) -> tup
     classes = list(stated) if isinstance(stated, list) and stated else maps.keys[: int(lengths[0])].to_pylist()
     K, start = len(classes), maps.offsets[0].as_py()
     if maps.null_count or not K or (lengths != K).any():
-        raise DamagedError(f"{path}: a row has no probabilities of {K} classes")
+        raise DamagedError(f"a row has no probabilities of {K} classes", at=path)
     names = maps.keys[start : start + K * len(maps)].dictionary_encode()
     order = names.indices.to_numpy(zero_copy_only=False).reshape(-1, K)
     if (order != order[0]).any() or [names.dictionary[int(i)].as_py() for i in order[0]] != classes:
-        raise DamagedError(f"{path}: the probabilities of a row are of other classes than {', '.join(map(str, classes))}")
+        raise DamagedError(f"the probabilities of a row are of other classes than {', '.join(map(str, classes))}", at=path)
     values = maps.items[start : start + K * len(maps)].to_numpy(zero_copy_only=False).reshape(-1, K)
     if not np.isfinite(values).all():
-        raise DamagedError(f"{path}: {int((~np.isfinite(values)).any(axis=1).sum())} of its predictions are no numbers")
+        raise DamagedError(f"{int((~np.isfinite(values)).any(axis=1).sum())} of its predictions are no numbers", at=path)
     if (values < -_BARELY).any() or (values > 1 + _BARELY).any() or (np.abs(values.sum(axis=1) - 1) > 1e-3).any():
-        raise DamagedError(f"{path}: the probabilities of a row do not add up to 1")
+        raise DamagedError("the probabilities of a row do not add up to 1", at=path)
     return values, classes
 
 
@@ -140,7 +146,7 @@ def _utterances(path: Path, table: pa.Table) -> tuple[Numbers, int]:
     for name in ("corpus", "utterance_id"):
         column = table[name].combine_chunks()
         if column.null_count:
-            raise DamagedError(f"{path}: {name} is empty in a row")
+            raise DamagedError(f"{name} is empty in a row", at=path)
         pair.append(column.dictionary_encode())
     numbers = [of.indices.to_numpy(zero_copy_only=False).astype(np.int64) for of in pair]
     _, who = np.unique(numbers[0] * len(pair[1].dictionary) + numbers[1], return_inverse=True)
@@ -148,15 +154,15 @@ def _utterances(path: Path, table: pa.Table) -> tuple[Numbers, int]:
 
 
 def _check_confusion(path: Path, table: pa.Table, counted: Counted, classes: Sequence[str]) -> None:
-    found = {(r["selection"], r["level"], r["label"], r["predicted"]): r["count"] for r in table.to_pylist()}
+    stored = {(r["selection"], r["level"], r["label"], r["predicted"]): r["count"] for r in table.to_pylist()}
     wanted = {
         (*key, a, b): int(counts[i, j])
         for key, counts in counted.items()
         for i, a in enumerate(classes)
         for j, b in enumerate(classes)
     }
-    if found != wanted or table.num_rows != len(wanted):
-        raise DamagedError(f"{path}: {_difference(found, wanted)}")
+    if stored != wanted or table.num_rows != len(wanted):
+        raise DamagedError(f"{_difference(stored, wanted)}", at=path)
 
 
 def _check_metrics(
@@ -167,23 +173,25 @@ def _check_metrics(
     history: Sequence[Mapping[str, Any]],
 ) -> None:
     rows = table.to_pylist()
-    found = {(r["selection"], r["level"], r["metric"], r["class"]): r["value"] for r in rows}
+    stored = {(r["selection"], r["level"], r["metric"], r["class"]): r["value"] for r in rows}
+    # Nothing that is stored is believed: scores and counts follow from the predictions, which vouch for runs of
+    # the versions that had no seals.
     wanted = {(*key, *name): value for key, counts in counted.items() for name, value in _scores(counts, classes).items()}
-    close = found.keys() == wanted.keys() and all(
-        found[key] is not None and abs(found[key] - value) <= _CLOSE for key, value in wanted.items()
+    close = stored.keys() == wanted.keys() and all(
+        stored[key] is not None and abs(stored[key] - value) <= _CLOSE for key, value in wanted.items()
     )
     if not close or len(rows) != len(wanted):
-        raise DamagedError(f"{path}: {_difference(found, wanted)}")
+        raise DamagedError(f"{_difference(stored, wanted)}", at=path)
     epochs = {(r["selection"], r["epoch"]) for r in rows}
     if len(epochs) != len({selection for selection, _ in epochs}):
-        raise DamagedError(f"{path}: the rows of a selection are of several epochs")
+        raise DamagedError("the rows of a selection are of several epochs", at=path)
     for selection, epoch in epochs:
         if epoch is None or not 1 <= epoch <= len(history) or (selection == "last" and epoch != len(history)):
-            raise DamagedError(f"{path}: {selection} is of epoch {epoch}, and {len(history)} were trained")
+            raise DamagedError(f"{selection} is of epoch {epoch}, and {len(history)} were trained", at=path)
         for name in ("WA", "UA"):
             then, now = history[epoch - 1][f"test_{name}"], wanted[selection, "utterance", name, None]
             if then is not None and abs(then - now) > _BARELY:
-                raise DamagedError(f"{path}: {name} of {selection} is {now:.4f}, and {then:.4f} in history.parquet")
+                raise DamagedError(f"{name} of {selection} is {now:.4f}, and {then:.4f} in history.parquet", at=path)
 
 
 def _scores(counts: Numbers, classes: Sequence[str]) -> dict[tuple[str, str | None], float]:

@@ -56,9 +56,9 @@ def read_about(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
     about = files.read_json(path, place=place(folder, "run.json"))
     if not isinstance(about, dict) or "status" not in about:
-        raise DamagedError(f"{path}: it describes no run")
+        raise DamagedError("it describes no run", at=path)
     if about.get("run_id", run_of(folder.name)) != run_of(folder.name):
-        raise DamagedError(f"{path}: it describes the run {about['run_id']!r}")
+        raise DamagedError(f"it describes the run {about['run_id']!r}", at=path)
     return about
 
 
@@ -103,7 +103,7 @@ def check_run(folder: Path) -> None:
     """
     try:
         if not stat.S_ISDIR(folder.stat().st_mode):
-            raise DamagedError(f"{folder}: no folder of a run")
+            raise DamagedError("no folder of a run", at=folder)
         check_begun(folder)
         read_run(folder, weights=True)
     except MissingFileError:  # removed just now, or nothing is in it yet
@@ -121,7 +121,7 @@ def check_begun(folder: Path) -> None:
     if not os.path.lexists(folder / "run.json"):
         left = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".") and p.name != "checkpoint")
         if left and not os.path.lexists(folder / "run.json"):  # still: it is written first
-            raise DamagedError(f"{folder / 'run.json'}: is missing, beside {', '.join(left)}")
+            raise DamagedError(f"is missing, beside {', '.join(left)}", at=folder / 'run.json')
 
 
 def _read(folder: Path, weights: bool) -> StoredRun | None:
@@ -140,7 +140,7 @@ def _read(folder: Path, weights: bool) -> StoredRun | None:
         check_agreement(folder, about, tables)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # what nobody thought of is not shown either
         kind = UnreadableError if digests else DamagedError
-        raise kind(f"{folder}: its tables cannot be compared ({first_line(error, 2)})") from error
+        raise kind(f"its tables cannot be compared ({first_line(error, 2)})", at=folder) from error
     return StoredRun(about=about, tables=tables)
 
 
@@ -156,9 +156,9 @@ def read_file(folder: Path, name: str, digests: Mapping[str, str]) -> tuple[byte
         content = files.read_bytes(path)
     except MissingFileError as error:
         files.read_bytes(folder / "run.json")  # gone as well: somebody removes the run
-        raise DamagedError(f"{path}: is missing") from error
+        raise DamagedError("is missing", at=path) from error
     if name in digests and hashlib.sha256(content).hexdigest() != digests[name]:
-        raise DamagedError(f"{path}: its content is not what was written there")
+        raise DamagedError("its content is not what was written there", at=path)
     return content, seals.is_sealed(content, place(folder, name), str(path))
 
 
@@ -180,10 +180,10 @@ def _read_table(folder: Path, name: str, digests: Mapping[str, str]) -> pa.Table
         try:
             table.validate(full=True)  # texts that are none, and places beyond the end, which the reader takes as they are
         except (pa.ArrowException, ValueError) as error:
-            raise kind(f"{path}: holds what cannot be ({first_line(error, 2)})") from error
+            raise kind(f"holds what cannot be ({first_line(error, 2)})", at=path) from error
     wanted = columns_of(name)
     if unknown := sorted(set(table.column_names) - set(wanted.names)):
-        raise UnreadableError(f"{path}: has a column {unknown[0]!r} that this version of tfser does not know")
+        raise UnreadableError(f"has a column {unknown[0]!r} that this version of tfser does not know", at=path)
     arrays = []
     for field in wanted:
         if field.name not in table.column_names:
@@ -192,7 +192,7 @@ def _read_table(folder: Path, name: str, digests: Mapping[str, str]) -> pa.Table
         try:
             arrays.append(table[field.name].cast(field.type))
         except (pa.ArrowException, ValueError) as error:
-            raise kind(f"{path}: its column {field.name} does not hold {field.type} ({first_line(error, 2)})") from error
+            raise kind(f"its column {field.name} does not hold {field.type} ({first_line(error, 2)})", at=path) from error
     return pa.table(arrays, schema=wanted)
 
 

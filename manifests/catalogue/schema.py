@@ -5,7 +5,7 @@ from __future__ import annotations
 from tfser.manifests.catalogue.data_tables import DATA_TABLES
 from tfser.manifests.catalogue.result_tables import RESULT_TABLES
 
-VERSION = 9
+VERSION = 10
 """Raised when a table changes: an older catalogue is then rebuilt from the files, never read."""
 
 TABLES = (*DATA_TABLES, *RESULT_TABLES)

@@ -84,7 +84,7 @@ def read_feature_set(cache: Cache, folder: Path) -> dict[str, Any]:
     texts = dict.fromkeys(("name", "kind", "fingerprint", "dtype", "created_at"), str)
     about = cache.read_object(path, {**texts, "dim": int, "hop_s": (int, float), "config": dict})
     if not folder.name.endswith(f"-{about['fingerprint']}"):
-        raise DamagedError(f"{path}: describes the feature set {about['fingerprint']}, which is not this folder's")
+        raise DamagedError(f"describes the feature set {about['fingerprint']}, which is not this folder's", at=path)
     return about
 
 
@@ -96,7 +96,7 @@ def asked_protocols(cache: Cache, path: Path) -> list[str]:
         return []
     listed = value.get("protocols") if isinstance(value, dict) else value  # a list: the version before
     if not isinstance(listed, list) or not all(isinstance(spec, str) for spec in listed):
-        raise UnknownContentError(f"{path}: cannot be understood (it lists no protocols)")
+        raise UnknownContentError("cannot be understood (it lists no protocols)", at=path)
     return listed
 
 
@@ -105,7 +105,7 @@ def _as_contract(path: Path, table: pa.Table) -> pa.Table:
     import pyarrow as pa
 
     if missing := {"utterance_id", "path", "content_hash"} - set(table.column_names):
-        raise UnknownContentError(f"{path}: cannot be understood (it has no column {min(missing)})")
+        raise UnknownContentError(f"cannot be understood (it has no column {min(missing)})", at=path)
     kinds = {name: column_type(name) for name in contract_columns()}
     fields = [pa.field(f.name, kinds.get(f.name, f.type)) for f in table.schema]
     return _cast(path, table.replace_schema_metadata(None), pa.schema(fields))
@@ -118,4 +118,4 @@ def _cast(path: Path, table: pa.Table, schema: pa.Schema) -> pa.Table:
     try:
         return table.select(schema.names).cast(schema)
     except (pa.ArrowException, KeyError) as error:
-        raise UnknownContentError(f"{path}: cannot be understood ({' '.join(str(error).split())})") from error
+        raise UnknownContentError(f"cannot be understood ({' '.join(str(error).split())})", at=path) from error

@@ -133,12 +133,18 @@ WITH scored AS (
   SELECT run_id, selection, level, sum(count)::BIGINT AS n, sum(count) FILTER (label = predicted)::BIGINT AS hits
   FROM confusion GROUP BY ALL
 )
-SELECT experiment, seed, selection, level, fold, run_id, epoch, coalesce(n, 0) AS n, coalesce(hits, 0) AS hits, UA, WA, WF1,
-  macro_F1
-FROM scored LEFT JOIN counted USING (run_id, selection, level)
+SELECT s.experiment, s.seed, s.selection, s.level, s.fold, s.run_id, s.epoch, coalesce(c.n, 0) AS n, coalesce(c.hits, 0) AS hits,
+  s.UA, s.WA, s.WF1, s.macro_F1, r.audit, r.speakers_kept
+FROM scored s JOIN runs r ON r.run_id = s.run_id
+LEFT JOIN counted c ON c.run_id = s.run_id AND c.selection = s.selection AND c.level = s.level
 """
 
-CLASS_SCORES = """
+_STANDING = f"""(
+  SELECT experiment, seed, {_AUDIT_OF_RUNS} AS audit, {_WORST_OF_RUNS} AS speakers_kept FROM runs GROUP BY experiment, seed
+)"""
+"""What the numbers of an experiment's seed are worth, for views of its parts."""
+
+CLASS_SCORES = f"""
 WITH counted AS (
   SELECT r.experiment, r.seed, c.selection, c.level, c.label, c.predicted, sum(c.count)::BIGINT AS n
   FROM confusion c JOIN runs r USING (run_id) GROUP BY ALL
@@ -148,8 +154,9 @@ WITH counted AS (
 )
 SELECT experiment, seed, selection, level, class, sum(n)::BIGINT AS n, sum(hits)::BIGINT AS hits,
   sum(predicted)::BIGINT AS predicted, sum(hits) / nullif(sum(n), 0) AS recall,
-  sum(hits) / nullif(sum(predicted), 0) AS precision, 2 * sum(hits) / nullif(sum(n) + sum(predicted), 0) AS F1
-FROM named GROUP BY experiment, seed, selection, level, class
+  sum(hits) / nullif(sum(predicted), 0) AS precision, 2 * sum(hits) / nullif(sum(n) + sum(predicted), 0) AS F1,
+  any_value(s.audit) AS audit, any_value(s.speakers_kept) AS speakers_kept
+FROM named JOIN {_STANDING} s USING (experiment, seed) GROUP BY experiment, seed, selection, level, class
 """
 
 
@@ -163,8 +170,9 @@ WITH by_class AS (
 SELECT experiment, seed, selection, level, corpus, {column}, sum(n)::BIGINT AS n, sum(hits)::BIGINT AS hits,
   count(*) AS classes, avg(hits / n ORDER BY label) AS UA, sum(hits) / sum(n) AS WA,
   map_from_entries(list((label, n) ORDER BY label)) AS n_by_class,
-  map_from_entries(list((label, hits) ORDER BY label)) AS hits_by_class
-FROM by_class GROUP BY experiment, seed, selection, level, corpus, {column}
+  map_from_entries(list((label, hits) ORDER BY label)) AS hits_by_class,
+  any_value(s.audit) AS audit, any_value(s.speakers_kept) AS speakers_kept
+FROM by_class JOIN {_STANDING} s USING (experiment, seed) GROUP BY experiment, seed, selection, level, corpus, {column}
 """
 
 

@@ -37,6 +37,8 @@ def opened(command: Callable[..., Any]) -> Callable[..., Any]:
     Raises:
         TypeError: if two options share a name.
     """
+    # Typer reads a command by its signature, so that is what is made here: fields become options and the
+    # dataclasses are put together again when the command is called. What has no field stays as it was declared.
     hints = typing.get_type_hints(command, include_extras=True)
     parameters: dict[str, inspect.Parameter] = {}
     groups: dict[str, tuple[type, bool]] = {}

@@ -33,6 +33,8 @@ def check_condition(text: str, where: str) -> frozenset[str]:
         UsageError: if it is none, or more than one.
     """
     query = f"SELECT 1 FROM utterances WHERE {text}\n"
+    # DuckDB itself reads it, into a tree: a pattern over the text would let through what only DuckDB
+    # understands. The connection has no files, so nothing can be read by trying.
     connection = open_memory()
     lock_down(connection)
     try:
@@ -40,6 +42,8 @@ def check_condition(text: str, where: str) -> frozenset[str]:
         if tree.get("error"):
             message = str(tree.get("error_message", "")).splitlines()[0]
             raise UsageError(f"{where}: {text!r} is no SQL condition ({message})")
+        # Functions that look at other rows or at the clock would make a protocol's rows, and so its hash,
+        # depend on more than the corpus.
         changing = {
             row[0]
             for row in connection.execute(

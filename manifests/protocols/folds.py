@@ -21,6 +21,7 @@ from tfser.manifests.labels import NO_EMOTION, normalise
 from tfser.manifests.natural import natural_key
 from tfser.manifests.protocols.conditions import check_columns, check_condition
 from tfser.manifests.protocols.known import PROTOCOLS
+from tfser.manifests.protocols.listed import Placed, PublishedList, place_list, published_lists
 from tfser.manifests.protocols.protocol import JOINED_BY, Protocol
 from tfser.manifests.protocols.validation import HOLDING_OUT, hold_out
 
@@ -96,6 +97,8 @@ def _install(connection: Connection, corpus: str, protocol: Protocol) -> None:
     for name in corpora:
         if protocol.corpora and _adapter(connection, name) not in protocol.corpora:
             raise UsageError(f"protocol {protocol.name} is for {', '.join(protocol.corpora)}, not for {name}")
+    # A condition is checked for what it is before it is run: it is a user's SQL, and may read its utterance's
+    # columns and nothing else.
     where = f"protocol {protocol.name}" if protocol.over else f"protocol {protocol.name} on corpus {corpus}"
     condition = check_condition(protocol.where, where) if protocol.where != Protocol.where else frozenset()
     check_columns(connection, condition | {protocol.grouped_by, protocol.label_column}, where)
@@ -104,6 +107,8 @@ def _install(connection: Connection, corpus: str, protocol: Protocol) -> None:
     except duckdb.Error as error:
         raise TfserError(f"{where}: its condition cannot be computed ({first_line(error)})") from error
     fold, role, folds = _folds(connection, protocol, where)
+    # Who tests is settled before who validates: validation takes from the training side what is there, and
+    # never a tester.
     connection.execute(f"CREATE OR REPLACE TEMP TABLE placed AS SELECT m.*, {fold} AS fold, {role} AS role FROM members m")
     if protocol.others == "leave-out":
         connection.execute("DELETE FROM placed WHERE fold IS NULL")
@@ -151,7 +156,7 @@ def _members(connection: Connection, corpora: Sequence[str], protocol: Protocol)
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE members AS SELECT u.corpus, u.utterance_id, {named.format('utterance_id')} AS key, "
         f'c.class AS label, {group} AS "group", u.speaker, {named.format("speaker")} AS voice '
-        f'FROM ({_chosen_rows(protocol)}) u JOIN chosen c ON u.{quote_name(protocol.label_column)} = c.chosen_label',
+        f"FROM ({_chosen_rows(protocol)}) u JOIN chosen c ON u.{quote_name(protocol.label_column)} = c.chosen_label",
         [list(corpora)],
     )
     return classes
@@ -174,11 +179,13 @@ def _labels(connection: Connection, corpora: Sequence[str], protocol: Protocol) 
         [list(corpora)],
     ).fetchall():
         present[name].append(label)
-    of = f"protocol {protocol.name}: corpus"
+    subject = f"protocol {protocol.name}: corpus"
+    # Without a map, the classes are the labels that all of the corpora have: a class that one of two lacks
+    # would be learned from the other's microphones.
     if protocol.labels is None:
         for name, words in present.items():
             if not set(words) - NO_EMOTION:
-                raise TfserError(f"{of} {name} has no labels; fill its column {column} and scan again")
+                raise TfserError(f"{subject} {name} has no labels; fill its column {column} and scan again")
         kept = sorted(set.intersection(*(set(words) for words in present.values())) - NO_EMOTION)
         if len(kept) < 2 and len(corpora) > 1:
             raise TfserError(
@@ -186,7 +193,7 @@ def _labels(connection: Connection, corpora: Sequence[str], protocol: Protocol) 
                 "say which classes with --labels, for instance common4"
             )
         if len(kept) < 2:
-            raise TfserError(f"{of} {corpora[0]} has one class only ({kept[0]}); at least two are needed")
+            raise TfserError(f"{subject} {corpora[0]} has one class only ({kept[0]}); at least two are needed")
         return {label: label for label in kept}, kept
 
     def known(label: str) -> str:
@@ -195,7 +202,7 @@ def _labels(connection: Connection, corpora: Sequence[str], protocol: Protocol) 
     for name, words in present.items():
         if not any(known(label) in words for label in protocol.labels):
             raise TfserError(
-                f"{of} {name} has none of its labels ({', '.join(protocol.labels)}); it has {', '.join(words) or 'none'}"
+                f"{subject} {name} has none of its labels ({', '.join(protocol.labels)}); it has {', '.join(words) or 'none'}"
             )
     found = {word for words in present.values() for word in words}
     labels = {known(label): name for label, name in protocol.labels.items() if known(label) in found}
@@ -204,8 +211,12 @@ def _labels(connection: Connection, corpora: Sequence[str], protocol: Protocol) 
 
 def _folds(connection: Connection, protocol: Protocol, where: str) -> tuple[str, str, int]:
     """Return the SQL of a member's fold and role, and the number of folds."""
+    if protocol.listed is not None:
+        return _published(connection, protocol, where)
     if protocol.sides is not None:
         return _sides(connection, protocol, where)
+    # Dealt by the hash of the key: who is in which fold stays so when utterances are added, and does not follow
+    # the order of the rows.
     if protocol.grouped_by == "utterance_id" and protocol.k:
         count = (connection.execute("SELECT count(*) FROM members").fetchone() or (0,))[0]
         if count < protocol.k:
@@ -215,6 +226,7 @@ def _folds(connection: Connection, protocol: Protocol, where: str) -> tuple[str,
             f"((row_number() OVER (ORDER BY md5(key), key) - 1) % {protocol.k} + 1)::INTEGER AS fold FROM members"
         )
         return _DEALT, "NULL::VARCHAR", protocol.k
+    # In the order in which people count (S2 before S10), so that fold numbers are those that papers print.
     counted: Sequence[tuple[str, int]] = connection.execute(
         'SELECT "group", count(*) FROM members WHERE "group" IS NOT NULL GROUP BY 1'
     ).fetchall()
@@ -225,9 +237,7 @@ def _folds(connection: Connection, protocol: Protocol, where: str) -> tuple[str,
         _check_listed(folds_of, groups, protocol, where)
     else:
         if len(groups) < 2:
-            raise TfserError(
-                f"{where}: the column {protocol.grouped_by} has {_words(groups)}; at least two groups are needed"
-            )
+            raise TfserError(f"{where}: the column {protocol.grouped_by} has {_words(groups)}; at least two groups are needed")
         try:
             folds_of = deal(groups, protocol.k) if protocol.k else {name: i for i, name in enumerate(groups, 1)}
         except TfserError as error:
@@ -243,21 +253,43 @@ def _folds(connection: Connection, protocol: Protocol, where: str) -> tuple[str,
     return _DEALT, "NULL::VARCHAR", folds
 
 
+def _published(connection: Connection, protocol: Protocol, where: str) -> tuple[str, str, int]:
+    """Return the SQL of fold and role where a published split says them by utterance."""
+    of = published_lists()[str(protocol.listed)]
+    corpora = [row[0] for row in connection.execute("SELECT DISTINCT corpus FROM members").fetchall()]
+    placed = placed_list(connection, of, corpora[0]) if corpora else None
+    if placed is None or not placed.folds:
+        raise TfserError(f"{where}: none of the {of.rows:,} files that {of.name} lists is an utterance of it")
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE dealt AS SELECT unnest(?) AS name, unnest(?)::INTEGER AS fold, unnest(?)::VARCHAR AS role",
+        [list(placed.folds), list(placed.folds.values()), list(placed.roles.values())],
+    )
+    return _DEALT, '(SELECT d.role FROM dealt d WHERE d.name = m."group")', of.folds
+
+
+def placed_list(connection: Connection, of: PublishedList, corpus: str) -> Placed:
+    """Return where a published split puts the utterances of a corpus of an open catalogue."""
+    utterances = connection.execute(
+        "SELECT utterance_id, path, split FROM utterances WHERE corpus = ? ORDER BY utterance_id", [corpus]
+    ).fetchall()
+    return place_list(of, corpus, utterances)
+
+
 _DEALT = '(SELECT d.fold FROM dealt d WHERE d.name = m."group")'
 
 
 def _sides(connection: Connection, protocol: Protocol, where: str) -> tuple[str, str, int]:
     """Return the SQL of fold and role where roles are fixed: one fold."""
     sides = dict(protocol.sides or {})
-    found = {row[0] for row in connection.execute('SELECT DISTINCT "group" FROM members').fetchall()}
+    groups = {row[0] for row in connection.execute('SELECT DISTINCT "group" FROM members').fetchall()}
     if protocol.grouped_by == "split" and all(name == role for name, role in sides.items()):
-        if not {"train", "test"} <= found:
+        if not {"train", "test"} <= groups:
             raise TfserError(
-                f"{where}: the column split must say train and test; it says {_words(found)}. A protocol of your own says which "
+                f"{where}: the column split must say train and test; it says {_words(groups)}. A protocol of your own says which "
                 'value is which side: grouped_by = "split" and a table [sides] (docs/protocols.md)'
             )
     else:
-        _check_listed(sides, found, protocol, where)
+        _check_listed(sides, groups, protocol, where)
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE dealt AS SELECT unnest(?) AS name, unnest(?) AS role", [list(sides), list(sides.values())]
     )
@@ -267,9 +299,7 @@ def _sides(connection: Connection, protocol: Protocol, where: str) -> tuple[str,
     return f"CASE WHEN {role} IS NOT NULL THEN 1 END", role, 1
 
 
-def _check_listed(
-    listed: Mapping[str, object], found: Mapping[str, int] | set[str], protocol: Protocol, where: str
-) -> None:
+def _check_listed(listed: Mapping[str, object], found: Mapping[str, int] | set[str], protocol: Protocol, where: str) -> None:
     """Make sure that the corpora have every group that a protocol lists, under some label.
 
     Raises:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tfser.manifests.protocols.listed import ORIGINS
 from tfser.manifests.protocols.protocol import Protocol
 
 
@@ -194,6 +195,16 @@ PROTOCOLS = {
             grouped_by="corpus",
             keeps_apart=("corpus",),
             needs="A,B,...",
+        ),
+        *(
+            Protocol(
+                name=origin,
+                summary=f"{who}'s published split of a corpus; some leak speakers",
+                grouped_by="utterance_id",
+                keeps_apart=(),
+                needs="CORPUS",
+            )
+            for origin, who in ORIGINS.items()
         ),
     )
 }

@@ -8,6 +8,7 @@ A protocol is written `NAME[:ARGUMENTS][@LABELS][/VALIDATION]`, for instance
     group-kfold:5:session@anger,happiness:happiness+excitement/next-group
     cross:emodb+casia:iemocap@common4/speakers:1       train on two corpora, test on a third
     loco:emodb,casia,esd                               leave one corpus out
+    emobox:emodb                                       a published split (`listed`)
 
 Folds count from 1, and fold k tests the k-th group in natural order (speaker 9 before speaker 10). LABELS is a map as
 `labels.parse_label_map` reads it, or the name of one; VALIDATION a policy of `validation`. A name is canonical: asking for the
@@ -29,6 +30,7 @@ from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.labels import LABELS, format_label_map, normalise, parse_label_map
 from tfser.manifests.natural import natural_key
 from tfser.manifests.protocols.known import PROTOCOLS
+from tfser.manifests.protocols.listed import ORIGINS, find_list, list_protocol
 from tfser.manifests.protocols.protocol import GROUP_COLUMNS, JOINED_BY, Protocol
 from tfser.manifests.protocols.validation import canonical_policy
 
@@ -132,6 +134,12 @@ def _with_arguments(text: str, protocol: Protocol, arguments: list[str]) -> Prot
         if arguments:
             raise UsageError(f"protocol {text!r}: {base} takes no number")
         return protocol
+    if base in ORIGINS:
+        if len(arguments) != 1:
+            raise UsageError(f"protocol {text!r}: say of which corpus: {base}:iemocap (`tfser protocol ls` lists them)")
+        return list_protocol(find_list(base, arguments[0]))
+    # Corpora are put in one order inside the name: cross:a+b:c and cross:b+a:c are the same protocol, with the
+    # same hash.
     if base == "cross":
         if len(arguments) != 2:
             raise UsageError(f"protocol {text!r}: say what to train on and what to test on: cross:emodb+casia:iemocap")

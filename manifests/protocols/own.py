@@ -119,13 +119,13 @@ def read_kept(path: Path) -> OwnProtocol:
         text = as_text(content, path.name)
         told = as_toml(text, path.name)
     except UsageError as error:
-        raise DamagedError(f"{path}: its content is not what was written there ({error})") from error
+        raise DamagedError(f"its content is not what was written there ({error})", at=path) from error
     if path.name != f"{told.get('name')}.{_digits(told)}.toml":
-        raise DamagedError(f"{path}: its content is not what was written there")
+        raise DamagedError("its content is not what was written there", at=path)
     try:
-        return parse_own(text, str(path))
+        return parse_own(text, path.name)
     except UsageError as error:
-        raise UnreadableError(str(error)) from error
+        raise UnreadableError(f"cannot be understood ({error})", at=path) from error
 
 
 def check_kept(cache: Cache, name: str) -> None:
@@ -164,6 +164,7 @@ class _Reader:
         return UsageError(f"{self.file}: {key}: {reason}")
 
     def protocol(self) -> Protocol:
+        # Unknown keys first: a misspelt `grouped_by` would otherwise be a protocol by speakers, without a word.
         for key in self.told:
             if key not in KEYS:
                 close = difflib.get_close_matches(key, KEYS, n=1)
@@ -175,6 +176,8 @@ class _Reader:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in PROTOCOLS:
             taken = "is the name of a protocol that tfser knows" if name in PROTOCOLS else "use letters, digits, '_' and '-'"
             raise self.fail("name", f"{name!r}: {taken}")
+        # The digits of the content are in the name, so that a file which was edited is another protocol, with
+        # other runs.
         digits = _digits(self.told)
         over = self.over()
         several = over is not None and len(over) > 1

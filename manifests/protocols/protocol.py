@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-GROUP_COLUMNS = ("speaker", "session", "dialogue")
+GROUP_COLUMNS = ("speaker", "session", "dialogue", "sentence")
 """The columns of `utterances` that folds can be made of, and kept apart."""
 
 JOINED_BY = "+"
@@ -55,6 +55,8 @@ class Protocol:
     validation: str = "none"
     used_by: tuple[str, ...] = ()
     needs: str | None = None
+    listed: str | None = None
+    """The published split that says who is tested where (`listed`), instead of groups."""
 
     @property
     def corpus(self) -> str | None:

@@ -103,6 +103,7 @@ def _check_no_val(connection: duckdb.DuckDBPyConnection, where: str) -> None:
 
 def _speakers(connection: duckdb.DuckDBPyConnection, number: int, folds: int, where: str) -> None:
     _check_no_val(connection, where)
+    # An utterance of an unknown speaker may be of the one who is held out, so nobody can be held out for sure.
     nameless = connection.execute(
         f"SELECT count(*), min(key) FROM placed WHERE {named('speaker')} IS NULL AND fold IS NOT NULL "
         "AND role IS DISTINCT FROM 'test'"

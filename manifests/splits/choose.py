@@ -9,6 +9,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
 from tfser.manifests.catalogue.stored import read_about
 from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.protocols.listed import published_lists
 from tfser.manifests.protocols.names import Own, draws_on, parse, specify
 from tfser.manifests.protocols.own import check_kept, is_file, own_protocols, read_own
 from tfser.manifests.protocols.protocol import JOINED_BY
@@ -101,7 +102,8 @@ def _check_no_split(cache: Cache, corpus: str, protocol: str | None) -> None:
 
 def _only_fitting(cache: Cache, protocol: str | None, own: Own) -> str | None:
     """Return the one corpus of the cache that a protocol is for, by its reader; None if there are none or several."""
-    readers = parse(protocol, own).corpora if protocol is not None else None
+    asked = parse(protocol, own) if protocol is not None else None
+    readers = None if asked is None else (published_lists()[asked.listed].corpus,) if asked.listed else asked.corpora
     if readers is None:
         return None
     fitting = [name for name in cache.corpora() if read_about(cache, name)["adapter"] in readers]

@@ -105,19 +105,22 @@ def _json(file: TextIO, connection: Connection, protocol: str, corpora: str) -> 
 
 def _audformat(connection: Connection, protocol: str, corpora: str, path: Path) -> int:
     """Write the folder aside and put it in its place, where an earlier export may stand, and nothing else."""
+    # Only an earlier export is ever replaced: --output may name a folder of somebody's data by mistake.
     if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or _is_export(path))):
         raise UsageError(f"--output {path}: something else is there; name a folder that is new, or empty")
     about = _about(connection, protocol, corpora)
     several = "+" in corpora
     members = "FROM assignments a JOIN protocols p USING (protocol, corpus) JOIN utterances u USING (corpus, utterance_id) "
-    of = "WHERE p.protocol = ? AND p.corpora = ?"
+    chosen = "WHERE p.protocol = ? AND p.corpora = ?"
     cut = rows(
-        connection, f"SELECT count(*) AS n {members} {of} AND (u.start_s IS NOT NULL OR u.end_s IS NOT NULL)", [protocol, corpora]
+        connection,
+        f"SELECT count(*) AS n {members} {chosen} AND (u.start_s IS NOT NULL OR u.end_s IS NOT NULL)",
+        [protocol, corpora],
     )[0]["n"]
     sides = rows(
         connection,
         "SELECT DISTINCT f.fold, f.role FROM folds f JOIN protocols p USING (protocol, corpus) "
-        f"{of} ORDER BY f.fold, list_position(['train', 'val', 'test'], f.role)",
+        f"{chosen} ORDER BY f.fold, list_position(['train', 'val', 'test'], f.role)",
         [protocol, corpora],
     )
     if not path.parent.is_dir():
@@ -139,6 +142,7 @@ def _audformat(connection: Connection, protocol: str, corpora: str, path: Path) 
         header = _header(about, [f"fold{s['fold']}.{s['role']}" for s in sides], "segmented" if cut else "filewise")
         (temporary / "db.yaml").write_text(json.dumps(header, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         fsync_path(temporary / "db.yaml")
+        # Two renames: a reader sees the old folder, for a moment none, or the new one, and never half of it.
         if path.exists():
             old = path.with_name(f"{temporary.name}.old")
             path.rename(old)

@@ -6,9 +6,17 @@ from typing import Any
 
 from tfser.manifests.catalogue.reading import rows
 from tfser.manifests.connections import Connection
+from tfser.manifests.protocols.independence import fold_independence, worst
 from tfser.manifests.protocols.known import PROTOCOLS
+from tfser.manifests.protocols.listed import ORIGINS, list_protocol, published_lists
 
 ROLES = ("train", "val", "test")
+
+_NOT_KEPT = {
+    "broken": "NOT SPEAKER-INDEPENDENT: test speakers train or validate; scores on it are marked",
+    "unknown": "speakers cannot be told for every utterance; scores on it are marked",
+}
+"""What the headline says of a protocol whose scores are not known to be of new speakers."""
 
 _MOST_COUNTS = 200_000
 """Counts (folds x sides x classes) that are worth showing; with more of them the classes are left out."""
@@ -25,9 +33,11 @@ def describe(connection: Connection, protocol: str, corpora: str) -> dict[str, A
     about = rows(
         connection, "SELECT * EXCLUDE (corpus) FROM protocols WHERE protocol = ? AND corpora = ? LIMIT 1", [protocol, corpora]
     )[0]
+    # Leave-one-utterance-out of a large corpus is millions of cells that nobody reads: sizes alone then, by
+    # arithmetic.
     if about["folds"] * len(ROLES) * len(about["classes"]) > _MOST_COUNTS:
         sides = _sides(connection, protocol, corpora, about["folds"], about["validation"])
-        return {**about, "in_no_fold": _unused(connection, protocol, corpora), "counts": sides}
+        return {**about, "speakers_kept": None, "in_no_fold": _unused(connection, protocol, corpora), "counts": sides}
     counted = rows(
         connection,
         "SELECT f.fold, f.role, f.label, count(*) AS n FROM folds f JOIN protocols p USING (protocol, corpus) "
@@ -52,29 +62,30 @@ def describe(connection: Connection, protocol: str, corpora: str) -> dict[str, A
     for key in sorted(table, key=lambda key: (key[0], ROLES.index(key[1]))):
         of = table[key]
         counts.append({"fold": key[0], "role": key[1], **of, "all": sum(of.values()), "speakers": speakers[key]})
-    return {**about, "in_no_fold": _unused(connection, protocol, corpora), "counts": counts}
+    judged = {"speakers_kept": worst(fold_independence(connection, protocol, corpora).values())}
+    return {**about, **judged, "in_no_fold": _unused(connection, protocol, corpora), "counts": counts}
 
 
 def _unused(connection: Connection, protocol: str, corpora: str) -> int:
     """Count the utterances that no fold tests or trains on."""
-    found = rows(
+    counted = rows(
         connection,
         "SELECT count(*) AS n FROM assignments a JOIN protocols p USING (protocol, corpus) "
         "WHERE p.protocol = ? AND p.corpora = ? AND a.fold IS NULL",
         [protocol, corpora],
     )
-    return int(found[0]["n"])
+    return int(counted[0]["n"])
 
 
 def _sides(connection: Connection, protocol: str, corpora: str, folds: int, validation: str) -> list[dict[str, Any]]:
     """Return the size of each side alone, by arithmetic and not by rolling the folds out: thousands of them take no time."""
-    of = "JOIN protocols p USING (protocol, corpus) WHERE p.protocol = ? AND p.corpora = ?"
+    joined = "JOIN protocols p USING (protocol, corpus) WHERE p.protocol = ? AND p.corpora = ?"
     cells = rows(
         connection,
-        f"SELECT corpus, a.fold, a.role, a.part, count(*) AS n FROM assignments a {of} AND a.fold IS NOT NULL GROUP BY ALL",
+        f"SELECT corpus, a.fold, a.role, a.part, count(*) AS n FROM assignments a {joined} AND a.fold IS NOT NULL GROUP BY ALL",
         [protocol, corpora],
     )
-    held = rows(connection, f"SELECT corpus, h.part, h.fold FROM held_out h {of}", [protocol, corpora])
+    held = rows(connection, f"SELECT corpus, h.part, h.fold FROM held_out h {joined}", [protocol, corpora])
     fixed = {role: sum(c["n"] for c in cells if c["role"] == role) for role in ROLES}
     tested: dict[int, int] = {}
     of_part: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -105,6 +116,8 @@ def headline(about: dict[str, Any]) -> list[str]:
         f"grouped by {about['grouped_by']}",
         f"  keeps apart {', '.join(about['keeps_apart']) or 'nothing'}; validation {about['validation']}",
     ]
+    if about["speakers_kept"] in _NOT_KEPT:
+        lines.append(f"  {_NOT_KEPT[about['speakers_kept']]} (`tfser audit` names them)")
     lines += [f"  {'used by' if i == 0 else '       '} {who}" for i, who in enumerate(about["used_by"])]
     if about["counts"] and "speakers" not in about["counts"][0]:
         lines.append(f"  {len(about['classes']):,} classes in {about['folds']:,} folds: the counts below are of whole sides")
@@ -118,7 +131,7 @@ def listed() -> list[dict[str, Any]]:
     return [
         {
             "protocol": p.name + (f":{p.needs}" if p.needs else ""),
-            "corpora": ", ".join(p.corpora) if p.corpora else "any",
+            "corpora": published_lists()[p.listed].corpus if p.listed else ", ".join(p.corpora) if p.corpora else "any",
             "about": p.summary,
             "classes": list(dict.fromkeys(p.labels.values())) if p.labels else [],
             "grouped_by": p.grouped_by,
@@ -126,6 +139,8 @@ def listed() -> list[dict[str, Any]]:
             "validation": p.validation,
             "version": p.version,
             "used_by": list(p.used_by),
+            "speakers": published_lists()[p.listed].independence if p.listed else None,
+            "verdict": published_lists()[p.listed].verdict if p.listed else None,
         }
-        for p in PROTOCOLS.values()
+        for p in (*(p for p in PROTOCOLS.values() if p.name not in ORIGINS), *map(list_protocol, published_lists().values()))
     ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from tfser.manifests import plugins
 from tfser.manifests.commands.printing import Format, Printing
 from tfser.manifests.display import Lines, Output, print_rows, say
+from tfser.manifests.plugins import with_origins
 from tfser.pipeline.corpora import CORPORA, remembered
 from tfser.pipeline.features.registry import UPSTREAMS
 
@@ -28,7 +30,8 @@ def corpora(*, printing: Printing) -> None:
         else:
             row |= {"licence": reader.licence, "page": reader.page, "source": reader.source}
         rows.append(row)
-    print_rows(rows, printing.format)
+    always = printing.format is not Output.table
+    print_rows(with_origins(rows, "corpus", plugins.CORPORA, always=always), printing.format)
 
 
 def features(*, format: Format = Output.table) -> None:
@@ -43,5 +46,5 @@ def features(*, format: Format = Output.table) -> None:
         if upstream.hub is not None:
             row |= {"about": Lines((upstream.summary, upstream.hub))} if format is Output.table else {"hub": upstream.hub}
         rows.append(row)
-    print_rows(rows, format)
+    print_rows(with_origins(rows, "features", plugins.UPSTREAMS, always=format is not Output.table), format)
     say("and any wav2vec 2.0, HuBERT, WavLM or Whisper by its hub id or folder: --features organisation/name")

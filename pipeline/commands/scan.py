@@ -12,6 +12,7 @@ from tfser.manifests.commands.printing import Printing
 from tfser.manifests.display import Output, bar, print_rows, say, utterance_bar
 from tfser.manifests.errors import TfserError
 from tfser.manifests.options import Option
+from tfser.pipeline.scan import ScanListeners
 from tfser.pipeline.scan_report import ScanReport
 from tfser.pipeline.source import Source, scan_source
 
@@ -47,9 +48,11 @@ def show_scan(store: Cache, source: Source) -> ScanReport:
             store,
             source,
             located,
-            begin=lambda files: begin(files, 0.0),
-            on_prepare=lambda done, total: generating(completed=done, total=total),
-            on_wait=say,
+            ScanListeners(
+                begin=lambda files: begin(files, 0.0),
+                on_prepare=lambda done, total: generating(completed=done, total=total),
+                on_wait=say,
+            ),
         )
     for line in report.lines():
         say(line)

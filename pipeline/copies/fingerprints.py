@@ -76,11 +76,14 @@ class Fingerprinter:
         """Return the (words,) of mono samples; none for sounds that are too short for a single one."""
         if rate != _RATE:
             samples = resample(samples, rate, _RATE)
+        # After Haitsma and Kalker's scheme: a bit says whether the spectrum's slope rises from one time to the
+        # next, which level, filters and codecs hardly change.
         if len(samples) < (_SMOOTH + _LAG) * _CONFIG.hop_samples:
             return np.empty(0, np.uint32)
         level = self._front.extract(samples) * (10 / np.log(10))  # (frames, 35) dB
         loudest = level.max(axis=1)
         top = float(np.percentile(loudest, 95))
+        # Silence has slopes of noise: words there are zero, and zero matches nothing.
         heard = loudest > top - _RANGE_DB
         level = np.maximum(level, top - _RANGE_DB)
         padded = np.pad(level, ((_SMOOTH // 2, _SMOOTH // 2), (0, 0)), mode="edge")

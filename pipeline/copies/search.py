@@ -96,6 +96,7 @@ def find_pairs(prints: Sequence[Words], *, only: npt.NDArray[np.bool_] | None = 
     active = np.add.reduceat(np.append(words != 0, False).astype(np.int64), np.minimum(starts[:-1], len(words)))
     active[lengths == 0] = 0
     usable = active >= MIN_WORDS
+    # A pair is proposed once for each offset that shares a word; the best of them is the overlap that is meant.
     best: dict[tuple[int, int], Pair] = {}
     for a, b, offset in _proposed(words, starts, usable, only, partition):
         for pair in _checked(words, starts, active, a, b, offset):
@@ -142,6 +143,8 @@ def _pairs_of_runs(
     run = np.repeat(sizes, sizes)
     found: list[Indices] = []
     count = 0
+    # Runs of one key are walked by distance, all at once as arrays: pairs of a run of r entries are r squared,
+    # so long runs (silence, hum) stop at their neighbours.
     for distance in range(1, _LONG_RUN):
         same = keys[distance:] == keys[:-distance]
         if distance > _NEIGHBOURS:
@@ -201,6 +204,8 @@ def search(cache: Cache, corpus: str, *, on_start: Callable[[int], None] | None 
 
     folder = cache.corpus(corpus)
     with cache.lock(f"fingerprints/{corpus}"):
+        # By content hash and not by utterance: the same audio under ten names is one fingerprint. A corpus's
+        # own come first, so that its words stand where two corpora share audio.
         prints: dict[str, bytes] = {}
         own: set[str] = set()
         for name in [corpus, *(c for c in cache.corpora() if c != corpus)]:
@@ -212,6 +217,7 @@ def search(cache: Cache, corpus: str, *, on_start: Callable[[int], None] | None 
                 own = own or set(kept) if name == corpus else own
                 prints = kept | prints
         names = sorted(prints)
+        # The state of a search is what was compared and how: with the same state there is nothing to find.
         state = hashlib.sha256("\n".join([str(ALGORITHM), str(SIMILARITY), *names, corpus]).encode()).hexdigest()[:16]
         arrays = [np.frombuffer(prints[name], "<u4").astype(np.uint32) for name in names]
         short = sum(int(np.count_nonzero(words)) < MIN_WORDS for words in arrays)

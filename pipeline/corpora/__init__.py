@@ -12,6 +12,8 @@ from tfser.manifests.cache import Cache, check_name
 from tfser.manifests.catalogue.stored import read_about
 from tfser.manifests.errors import DamagedError, UnreadableError, UsageError, unknown
 from tfser.manifests.notes import note
+from tfser.manifests.plugins import CORPORA as PLUGGED
+from tfser.manifests.plugins import add_loaded
 from tfser.pipeline.corpora import audformat_db, casia, crema_d, emodb, iemocap, meld, ravdess, synthetic
 from tfser.pipeline.corpora import table as user_table
 from tfser.pipeline.corpora.audformat_files import header_of
@@ -30,6 +32,7 @@ CORPORA: dict[str, CorpusReader] = {
     "table": user_table.READER,
     **{name: corpus.reader() for name, corpus in PATTERNS.items()},
 }
+add_loaded(PLUGGED, CorpusReader, CORPORA)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,23 +92,14 @@ def locate(
         raise UsageError(f"--table, --column and --delimiter go with --corpus table, not with {reader.name}")
     known = [c for c, about in scanned.items() if about["adapter"] == reader.name]
     also = f", or one that was scanned: --corpus {' or '.join(known)}" if known else ""
-    # What was not said now is as it was at the last scan.
     old = before.get("options", {})
-    options: dict[str, Any] = {}
-    if reader is audformat_db.READER:
-        if root is None and not before:
-            raise UsageError(f"--corpus audformat: name the database's folder with --root FOLDER{also}")
-        options = {"columns": dict(columns) if columns is not None else old.get("columns", {})}
-    if reader is user_table.READER:
-        if table is None and "table" not in old:
-            raise UsageError(f"--corpus table: name the file with --table FILE{also}")
-        options = {
-            "table": str(absolute(table)) if table else old["table"],
-            "columns": dict(columns) if columns is not None else old.get("columns", {}),
-            "delimiter": delimiter or old.get("delimiter"),
-        }
-        if root is None and "root" not in before:
-            root = Path(options["table"]).parent
+    if reader is audformat_db.READER and root is None and not before:
+        raise UsageError(f"--corpus audformat: name the database's folder with --root FOLDER{also}")
+    if reader is user_table.READER and table is None and "table" not in old:
+        raise UsageError(f"--corpus table: name the file with --table FILE{also}")
+    options = _options(reader, old, table, columns, delimiter)
+    if reader is user_table.READER and root is None and "root" not in before:
+        root = Path(options["table"]).parent
     # A corpus that is made has a folder of its own in the cache; any other has to be somewhere.
     if reader.prepare is not None and root is None:
         root = Path(before["root"]) if before else cache.root / reader.name
@@ -116,6 +110,23 @@ def locate(
         root=find_root(reader, root, before.get("root"), corpus),
         options=options,
     )
+
+
+def _options(
+    reader: CorpusReader,
+    old: Mapping[str, Any],
+    table: Path | None,
+    columns: Mapping[str, str] | None,
+    delimiter: str | None,
+) -> dict[str, Any]:
+    """Return a reader's options; what was not said now is as it was at the last scan."""
+    if reader is not audformat_db.READER and reader is not user_table.READER:
+        return {}
+    options: dict[str, Any] = {"columns": dict(columns) if columns is not None else old.get("columns", {})}
+    if reader is audformat_db.READER:
+        return options
+    path = str(absolute(table)) if table else old["table"]
+    return {"table": path, **options, "delimiter": delimiter or old.get("delimiter")}
 
 
 def _chosen(

@@ -41,6 +41,8 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
         )
     labels = chosen["label"]
     _check_kinds(root, labels)
+    # Utterances are the rows of the tables that hold the emotion; files in no such table are listed, since the
+    # count of a database is of all of them.
     keys = list(dict.fromkeys(key for column in labels for key in column.values))
     splits = {key: column.split for column in labels for key in column.values if column.split is not None}
     own = _own(database, chosen)

@@ -115,6 +115,7 @@ def open_database(root: Path) -> Opened:
                 values[name] = _values(database, name, path)
             except Exception as error:
                 raise TfserError(f"{root}: audformat cannot read the table {name} ({first_line(error)})") from error
+    # What is said of speakers or files once, in a table of its own, is joined by the index's name.
     facts = {
         str(table.df.index.names[0]).casefold(): _facts(table.df.index, values[name])
         for name, table in database.misc_tables.items()
@@ -122,6 +123,8 @@ def open_database(root: Path) -> Opened:
     }
     columns: list[Column] = []
     for name, table in database.tables.items():
+        # A split may stand in the header or, as many databases have it, in the table's name alone; two sides in
+        # one name say nothing.
         keys = [_key(entry) for entry in table.df.index]
         side = database.splits[table.split_id].type if table.split_id in database.splits else None
         parts = [part for part in name.split(".") if part.casefold() in SIDES]

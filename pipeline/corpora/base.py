@@ -123,6 +123,8 @@ def audio_files(
                 raise TfserError(f"{inner}: cannot be read ({error.strerror})") from error
             skipped.append((None, relative(inner, folder), f"this folder cannot be read: {error.strerror}"))
             return
+        # By device and inode and only against the folders above: a link to a folder elsewhere is followed, one
+        # that leads back would never end.
         here = (status.st_dev, status.st_ino)
         if here in above:
             return

@@ -83,6 +83,8 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
         TfserError: if there is no table or no clip in it, or a table cannot be read.
     """
     reading = Reading()
+    # Copies differ in their folders' names and depths, so tables and clips are found by what they are called;
+    # the splits of clips follow from their folders.
     files = list(audio_files(root, {".csv", *KNOWN_SUFFIXES, *VIDEO_SUFFIXES}, reading.skipped))
     tables = _tables(root, files, reading)
     if not tables:
@@ -107,6 +109,8 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
                 path = folder / f"dia{key[1]}_utt{key[2]}{suffix}"
                 missing.append(_name(key))
             reading.utterances.append(_utterance(root, key, row, path))
+    # Clips that no table labels are listed, and so is a row without a clip: counts in are counts used and
+    # counts listed.
     _account(root, clips, labelled, tables, reading)
     if missing:
         reading.notes.append(

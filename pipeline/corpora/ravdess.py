@@ -62,6 +62,8 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
         TfserError: if no file is named like RAVDESS's.
     """
     reading = Reading()
+    # The same performance comes as sound, as video and as video without sound: one of them is the utterance, since to
+    # read all would count it three times.
     takes: dict[str, list[tuple[int, bool, str, re.Match[str]]]] = {}
     for path in audio_files(root, KNOWN_SUFFIXES | VIDEO_SUFFIXES, reading.skipped):
         name = relative(path, root)
@@ -73,6 +75,8 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
         takes.setdefault(match["performance"], []).append((_ORDER.index(match["modality"]), is_video, name, match))
     again: Counter[str] = Counter()
     for members in takes.values():
+        # Audio before video, the shorter path before the longer one: which file is taken does not depend on the
+        # order of a disk.
         members.sort(key=lambda take: (*take[:2], take[2].count("/"), take[2]))
         (_, _, name, match), *others = members
         if match["modality"] == "02":

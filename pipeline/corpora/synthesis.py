@@ -151,9 +151,13 @@ class _Score(NamedTuple):
 
 
 def _score(config: SynthesisConfig, utterance: SyntheticUtterance, voice: Speaker, rng: np.random.Generator) -> _Score:
-    """Plan one utterance: durations, then pitch, loudness and formants on the 5 ms grid."""
+    """Plan one utterance: durations, then pitch, loudness and formants on the 5 ms grid.
+
+    The order of the draws from ``rng`` is part of the corpus: another one makes other sounds, and a new `VERSION`.
+    """
     emotion = EMOTIONS[utterance.label]
-    # A take is more or less aroused whatever its emotion, and that moves the same means the way that anger does.
+    # A take is more or less aroused whatever its emotion, and that moves the same means the way that anger does: so means say
+    # something of the class, and not everything.
     arousal = rng.normal(0, 1.0)
     pitch_st, level_db, rate, effort, breath = (
         config.mean_cue * np.array(emotion.means)
@@ -164,55 +168,20 @@ def _score(config: SynthesisConfig, utterance: SyntheticUtterance, voice: Speake
     share = config.contour_cue  # 0: as neutral speech; 1: the emotion's own course; 2: overdone
     shape = Course(*(base + share * (own - base) for own, base in zip(emotion.course, Course(), strict=True)))
 
-    # Durations: stretched where stressed and at the end, slowed down or hurried along the way, same total either way.
-    pause = PHONES[","]
-    segments: list[tuple[Phone, bool]] = [(pause, False)]
-    for name in SENTENCES[utterance.sentence].split():
-        phone = PHONES[name.rstrip("1")]
-        if phone.closure_s:
-            hold = -22.0 if phone.voice_db > OFF else OFF  # a voiced stop's closure hums
-            segments.append((phone._replace(seconds=phone.closure_s, voice_db=hold, noise_db=OFF), False))
-        segments.append((phone, name.endswith("1")))
-    segments.append((pause, False))
-    seconds = np.array([phone.seconds for phone, _ in segments])
-    seconds *= np.exp(rng.normal(0, 0.12, len(seconds)))
-    seconds *= np.where([stressed for _, stressed in segments], 1.45, 1.0)
-    place = np.linspace(-1, 1, len(seconds))
-    warp = np.exp((shape.slowing * voice.expressive + rng.normal(0, 0.06)) * place)
-    seconds *= warp * seconds.sum() / (seconds * warp).sum() / (voice.rate * math.exp(rate))
-    seconds[[0, -1]] = rng.uniform(0.06, 0.16, 2)
-    seconds[-3:-1] *= 1.25
-    ends = np.cumsum(seconds)
-    T = round(float(ends[-1]) / FRAME_S)
-    t = (np.arange(T) + 0.5) * FRAME_S
-    which = np.minimum(np.searchsorted(ends, t), len(segments) - 1)  # (T,)
-    phones = [phone for phone, _ in segments]
+    timing = _timing(utterance.sentence, shape.slowing * voice.expressive, voice.rate * math.exp(rate), rng)
+    phones, T = timing.phones, len(timing.times_s)
 
     def track(values: list[float], width_s: float) -> Array:
-        return _smooth(np.array(values)[which], width_s)
+        return _smooth(np.array(values)[timing.phone_at], width_s)
 
+    # The fourth formant hardly moves in speech: it is the speaker's, and stays put.
     formants = [track([phone.formants_hz[i] for phone in phones], width) for i, width in enumerate((0.05, 0.07, 0.07))]
     formants = [f * voice.tract * (1 + 0.03 * _wander(rng, T, 0.12)) for f in formants]
     formants.append(np.full(T, 3500.0 * voice.tract))
 
-    # Pitch and loudness: declination, accents, boundary tone, tremor; the means are taken out and set once.
-    u = np.clip((t - seconds[0]) / (ends[-2] - seconds[0]), 0, 1)
-    st, db = shape.declination_st * (0.5 - u), shape.fade_db * (0.5 - u)
-    for index, (_, stressed) in enumerate(segments):
-        if stressed:
-            begin, weight = ends[index] - seconds[index], math.exp(rng.normal(0, 0.25))
-            peak = begin + seconds[index] * np.clip(shape.peak + rng.normal(0, 0.08), 0, 1)
-            stretch = math.exp(rng.normal(0, 0.15))
-            bump = _bump(t - peak, max(shape.attack_s, 0.01) * stretch, max(shape.release_s, 0.01) * stretch)
-            st += weight * shape.accent_st * bump
-            db += weight * shape.accent_db * bump
-    st += shape.final_st * np.clip((t - ends[-2] + 0.25) / 0.25, 0, 1) ** 2
-    tremor = np.sin(2 * np.pi * rng.uniform(5.0, 7.0) * t + rng.uniform(0, 2 * np.pi))
-    st += shape.tremor_st * tremor
-    db += shape.tremor_db * tremor
-    st = st * voice.expressive + 0.5 * _wander(rng, T, 0.2)
-    db = db * voice.expressive + 1.0 * _wander(rng, T, 0.15)
+    st, db = _melody(timing, shape, voice, rng)
     voiced = track([_linear(phone.voice_db) for phone in phones], 0.025)
+    # The mean over what is voiced is taken out and set once, so that a contour's shape says nothing about its height.
     st += pitch_st - (st * voiced).sum() / voiced.sum()
     return _Score(
         f0_hz=np.clip(voice.f0_hz * 2 ** (st / 12), 55, 600),
@@ -226,6 +195,75 @@ def _score(config: SynthesisConfig, utterance: SyntheticUtterance, voice: Speake
         breath=voice.breath * math.exp(float(breath)),
         level_db=float(level_db),
     )
+
+
+class _Timing(NamedTuple):
+    """When each of the S phones of an utterance sounds, and on which of them each of the T steps of 5 ms falls."""
+
+    phones: list[Phone]
+    stressed: list[bool]
+    seconds: Array  # (S,)
+    ends_s: Array  # (S,)
+    times_s: Array  # (T,)
+    phone_at: NDArray[np.intp]  # (T,)
+
+
+def _timing(sentence: str, slowing: float, rate: float, rng: np.random.Generator) -> _Timing:
+    """Draw the durations: stretched where stressed and at the end, slowed down or hurried along the way, same total either way.
+
+    The total is the rate's alone: otherwise a contour that slows down would also be told by its length.
+    """
+    pause = PHONES[","]
+    segments: list[tuple[Phone, bool]] = [(pause, False)]
+    for name in SENTENCES[sentence].split():
+        phone = PHONES[name.rstrip("1")]
+        if phone.closure_s:
+            hold = -22.0 if phone.voice_db > OFF else OFF  # a voiced stop's closure hums
+            segments.append((phone._replace(seconds=phone.closure_s, voice_db=hold, noise_db=OFF), False))
+        segments.append((phone, name.endswith("1")))
+    segments.append((pause, False))
+    seconds = np.array([phone.seconds for phone, _ in segments])
+    seconds *= np.exp(rng.normal(0, 0.12, len(seconds)))
+    seconds *= np.where([stressed for _, stressed in segments], 1.45, 1.0)
+    place = np.linspace(-1, 1, len(seconds))
+    warp = np.exp((slowing + rng.normal(0, 0.06)) * place)
+    seconds *= warp * seconds.sum() / (seconds * warp).sum() / rate
+    # After the total is set: the silence around speech, and the lengthening before it, belong to no emotion.
+    seconds[[0, -1]] = rng.uniform(0.06, 0.16, 2)
+    seconds[-3:-1] *= 1.25
+    ends = np.cumsum(seconds)
+    times = (np.arange(round(float(ends[-1]) / FRAME_S), dtype=np.float64) + 0.5) * FRAME_S
+    return _Timing(
+        phones=[phone for phone, _ in segments],
+        stressed=[stressed for _, stressed in segments],
+        seconds=seconds,
+        ends_s=ends,
+        times_s=times,
+        phone_at=np.minimum(np.searchsorted(ends, times), len(segments) - 1),
+    )
+
+
+def _melody(timing: _Timing, shape: Course, voice: Speaker, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Return pitch in semitones and loudness in dB, (T,) each: declination, accents, boundary tone, tremor."""
+    t, seconds, ends = timing.times_s, timing.seconds, timing.ends_s
+    u = np.clip((t - seconds[0]) / (ends[-2] - seconds[0]), 0, 1)
+    st, db = shape.declination_st * (0.5 - u), shape.fade_db * (0.5 - u)
+    # Accents vary in weight, place and width by themselves, so that none of an emotion's accents is known by one number.
+    for index, stressed in enumerate(timing.stressed):
+        if stressed:
+            begin, weight = ends[index] - seconds[index], math.exp(rng.normal(0, 0.25))
+            peak = begin + seconds[index] * np.clip(shape.peak + rng.normal(0, 0.08), 0, 1)
+            stretch = math.exp(rng.normal(0, 0.15))
+            bump = _bump(t - peak, max(shape.attack_s, 0.01) * stretch, max(shape.release_s, 0.01) * stretch)
+            st += weight * shape.accent_st * bump
+            db += weight * shape.accent_db * bump
+    st += shape.final_st * np.clip((t - ends[-2] + 0.25) / 0.25, 0, 1) ** 2
+    tremor = np.sin(2 * np.pi * rng.uniform(5.0, 7.0) * t + rng.uniform(0, 2 * np.pi))
+    st += shape.tremor_st * tremor
+    db += shape.tremor_db * tremor
+    # Drift comes last and is not scaled by the speaker: a monotonous voice wanders as much as a lively one.
+    T = len(t)
+    return st * voice.expressive + 0.5 * _wander(rng, T, 0.2), db * voice.expressive + 1.0 * _wander(rng, T, 0.15)
 
 
 def _linear(db: float) -> float:
@@ -353,6 +391,8 @@ def generate(root: Path, config: SynthesisConfig, progress: Callable[[int, int],
             f"{settings}: this folder holds a synthetic corpus of another version or configuration; "
             "give another folder, or delete this one"
         )
+    # The configuration is written before the first recording, the table after the last: a folder without the
+    # one is nobody's, and one without the other is not finished.
     for session in SESSIONS:
         (root / session).mkdir(parents=True, exist_ok=True)
     if not ours:  # wav files without a configuration beside them are of unknown origin: out before it claims the folder

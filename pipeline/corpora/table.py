@@ -83,6 +83,8 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
         )
     files = Files(root)
     reading, clash = _rows(table, names, files)
+    # A guessed id column that repeats itself was a wrong guess (a clip's name without its folder, say): the
+    # paths are tried, and it is said. One that the user named is an error.
     if clash and guessed:
         others = {"path": names["path"], **_columns(file, table.column_names, chosen, without="utterance_id")}
         by_path, still = _rows(table, others, files)

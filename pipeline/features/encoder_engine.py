@@ -104,12 +104,15 @@ class Batcher:
         Raises:
             TfserError: one piece alone does not fit into memory.
         """
+        # Windows of an utterance need its moments (a group norm over all of it), which are computed once and
+        # before it is cut.
         pieces: list[_Piece] = []
         for i, whole in enumerate(samples):
             windows = self.spec.windows(len(whole))
             moments = self.encoder.moments(whole) if len(windows) > 1 else None
             pieces += [_Piece(i, whole[start:stop], moments) for start, stop in windows]
-        found: list[tuple[Frames, ...] | None] = [None] * len(pieces)
+        results: list[tuple[Frames, ...] | None] = [None] * len(pieces)
+        # The longest first: if a batch does not fit, it shows at once, and every later one is smaller.
         waiting = deque(sorted(range(len(pieces)), key=lambda p: -len(pieces[p].samples)))
         while waiting:
             batch = self._next(pieces, waiting)
@@ -122,9 +125,9 @@ class Batcher:
                 waiting.extendleft(reversed(batch))
                 continue
             for p, of in zip(batch, frames, strict=True):
-                found[p] = of
+                results[p] = of
         by_utterance: list[list[tuple[Frames, ...]]] = [[] for _ in samples]
-        for piece, of_piece in zip(pieces, found, strict=True):
+        for piece, of_piece in zip(pieces, results, strict=True):
             by_utterance[piece.utterance].append(of_piece or ())
         return [
             tuple(self.spec.stitch(list(parts), len(whole)) for parts in zip(*of, strict=True))
@@ -180,11 +183,15 @@ _Message = tuple[Result | None, BaseException | None]
 
 def _run(todo: Sequence[Sequence[AudioRow]], load: Load, batchers: Sequence[Batcher], threads: int) -> Iterator[Result]:
     """Yield results as devices finish blocks."""
+    # Three kinds of threads: a pool decodes ahead, one thread a device computes, and this one, which the caller
+    # drives, hands results to the disk. None waits for a slower one longer than its queue is.
     results = _Results()
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         spec = batchers[0].spec
         source = _Source(todo, lambda row: _decode(row, load, spec), pool, ahead=len(batchers) + _AHEAD)
 
+        # Whatever stops a device travels as a message, BaseException too: a thread that dies in silence would
+        # leave the reader waiting for ever.
         def work(batcher: Batcher) -> None:
             try:
                 while not results.stopped and (block := source.next()) is not None:
@@ -207,6 +214,8 @@ def _run(todo: Sequence[Sequence[AudioRow]], load: Load, batchers: Sequence[Batc
                     at_work -= 1
                 else:
                     yield result
+        # Also where the caller stops early (Ctrl-C, a full disk): nothing more is decoded, and threads are
+        # joined, so that no encoder is freed while it computes.
         finally:
             results.stop()
             source.cancel()

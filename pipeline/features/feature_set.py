@@ -102,7 +102,7 @@ def fingerprint_of(config: Mapping[str, Any], dtype: str) -> str:
 
 def write_description(cache: Cache, features: Described) -> None:
     """Write down what a feature set is, unless it stands there already."""
-    path = cache.features / features.folder / FEATURE_SET
+    path = cache.feature_root / features.folder / FEATURE_SET
     about = {
         "name": features.name,
         "kind": features.kind,
@@ -119,6 +119,8 @@ def write_description(cache: Cache, features: Described) -> None:
         stored = read_feature_set(cache, path.parent)
         return {k: stored.get(k) for k in about} == about
 
+    # Looked at without the lock first: extractions of ten corpora would otherwise queue up to find that nothing
+    # is to do.
     with contextlib.suppress(DamagedError, UnknownContentError, MissingFileError):
         if stands():
             return

@@ -47,12 +47,15 @@ def layer_views(sets: Sequence[Mapping[str, Any]]) -> dict[str, LayerView]:
     Args:
         sets: rows of the table `feature_sets`, of all feature sets: a view whose name another one has is left out.
     """
+    # A layer that is stored by itself stands before the view of the same name, which has the same numbers: a
+    # view is what saves storing it.
     taken = {row["feature_set"]: row["fingerprint"] for row in sets}
-    plain = {name.partition("@")[0] for name in taken if "@" not in name}
+    plain = {name for name in taken if FeatureName.parse(name).is_current}
     found: list[LayerView] = []
     for row in sets:
-        name, replaced, _ = row["feature_set"].partition("@")
-        if layers_of(row) == 1 or FeatureName.parse(name).layer != ALL or (replaced and name in plain):
+        parsed = FeatureName.parse(row["feature_set"])
+        replaced = not parsed.is_current and FeatureName.plain(row["feature_set"]) in plain
+        if layers_of(row) == 1 or parsed.layer != ALL or replaced:
             continue
         found += [_view(row, layer) for layer in range(layers_of(row))]
     alike: dict[str, set[str]] = {}

@@ -66,6 +66,7 @@ class LogMelConfig:
     floor: float = 1e-10
 
     def __post_init__(self) -> None:
+        # Each bound by itself first, then those that need others: the message names the field that is off.
         nyquist = self.sample_rate_hz / 2
         for field, is_allowed, wanted in (
             ("sample_rate_hz", _whole(self.sample_rate_hz) and self.sample_rate_hz > 0, "a whole number above 0"),
@@ -87,6 +88,8 @@ class LogMelConfig:
             raise UsageError(
                 f"LogMelConfig: n_fft is {self.n_fft}; at least the window of {self.window_samples} samples is wanted"
             )
+        # An empty band would be the floor's logarithm in every frame: a column that says nothing and looks like
+        # a feature.
         empty = int((mel_filters(self).sum(0) == 0).sum())
         if empty:
             raise UsageError(
@@ -160,6 +163,8 @@ class LogMel:
             raise UsageError(f"log-Mel wants mono samples of the shape (n,), not {samples.shape}")
         if len(samples) < config.minimum_samples:
             raise UsageError(f"log-Mel wants {config.minimum_samples} samples (one window) or more, got {len(samples)}")
+        # Zeros on both sides and the window in the middle of each frame: frame t stands for the sound around t
+        # hops, and every sample is in a frame.
         n_frames, size, length = config.frames(len(samples)), config.n_fft, config.window_samples
         left = (size - length) // 2  # where the window begins in its frame
         padded = np.zeros(len(samples) + 2 * size)
@@ -167,6 +172,7 @@ class LogMel:
         signal[:] = samples
         signal[1:] -= config.preemphasis * np.asarray(samples[:-1], np.float64)
 
+        # In blocks, so that the spectrum of an hour is never in memory.
         frames = np.lib.stride_tricks.sliding_window_view(padded[left:], length)[:: config.hop_samples]
         windowed = np.zeros((min(_BLOCK, n_frames), size))
         out = np.empty((n_frames, config.n_mels))

@@ -18,7 +18,10 @@ from typing import Annotated, Any, ClassVar, Protocol
 import numpy as np
 
 from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.feature_name import FeatureName
 from tfser.manifests.options import Option
+from tfser.manifests.plugins import UPSTREAMS as PLUGGED
+from tfser.manifests.plugins import add_loaded
 from tfser.pipeline.features.encoder_engine import encoder_engine
 from tfser.pipeline.features.encoders.front import OPTIONS, RAW_OPTIONS, WHISPER_OPTIONS
 from tfser.pipeline.features.encoders.spec import ENCODERS, PRECISIONS, EncoderSpec, LayerOutput, encoder_spec
@@ -185,6 +188,8 @@ def _encoder(name: str, request: FeatureRequest, dtype: StorageDtype) -> Pass:
         )
 
     spec = spec_of(request.settings, request.rehash)
+    # A setting counts as changed only if leaving it out makes another configuration, for each key by itself: so
+    # `--set chunk_s=40` and nothing are one feature set.
     changed: dict[str, float | str] = {}
     for key, text in request.settings.items():  # a default that is written out changes neither numbers nor name
         try:
@@ -246,6 +251,8 @@ UPSTREAMS: dict[str, Upstream] = {
 }
 """What `--features` knows, by name."""
 
+add_loaded(PLUGGED, Upstream, UPSTREAMS)
+
 
 def feature_pass(name: str, request: FeatureRequest | None = None) -> Pass:
     """Return what makes the features of a name: one of `UPSTREAMS`, or the hub id or folder of another encoder.
@@ -261,11 +268,16 @@ def feature_pass(name: str, request: FeatureRequest | None = None) -> Pass:
     for option, text in (("--features", name), ("--weights", request.weights), ("--revision", request.revision)):
         if text is not None and not text.strip():  # a variable of a script that was never set
             raise UsageError(f"{option} is empty; name something, or leave it out")
-    encoder, slash, layer = name.partition("/")
-    if slash and encoder in ENCODERS:  # as the feature set is called: wavlm-large/12
-        if request.layer not in (None, layer):
+    # As the feature set is called: wavlm-large/12. What else stands in such a name is said by options here, since it could
+    # contradict them.
+    parts = FeatureName.parse(name)
+    if parts.layer is not None and parts.encoder in ENCODERS:
+        if str(parts) != f"{parts.encoder}/{parts.layer}":
+            plain = f"{parts.encoder}/{parts.layer}"
+            raise UsageError(f"--features {name}: take {plain}, with --set KEY=VALUE, --dtype and --precision")
+        if request.layer not in (None, parts.layer):
             raise UsageError(f"--features {name} --layer {request.layer}: these name two layers; say it once")
-        name, request = encoder, dataclasses.replace(request, layer=layer)
+        name, request = parts.encoder, dataclasses.replace(request, layer=parts.layer)
     if name in UPSTREAMS:
         upstream = UPSTREAMS[name]
     elif "/" in name or Path(name).is_dir():

@@ -52,18 +52,18 @@ def layered(cache: Cache, name: str) -> tuple[dict[str, Any], int]:
         UsageError: if there is no such feature set, or it has one layer.
     """
     with open_catalogue(cache) as connection:
-        found = {row["feature_set"]: row for row in rows(connection, "FROM feature_sets")}
-    close = meant(name, found)
+        stored = {row["feature_set"]: row for row in rows(connection, "FROM feature_sets")}
+    close = meant(name, stored)
     if not close:
-        raise unknown("feature set", name, list(found))
+        raise unknown("feature set", name, list(stored))
     if len(close) > 1:
         raise UsageError(f"{name} may be {' or '.join(close)}; say which")
-    layers = layers_of(found[name := close[0]])
+    layers = layers_of(stored[name := close[0]])
     if layers == 1:
-        several = [of for of in found if layers_of(found[of]) > 1]
+        several = [of for of in stored if layers_of(stored[of]) > 1]
         have = f"those that hold several: {', '.join(several)}" if several else "store them with `tfser extract --layer all`"
         raise UsageError(f"{name} holds one layer, so there is nothing to collapse; {have}")
-    return found[name], layers
+    return stored[name], layers
 
 
 def weighted_sum(frames: Array, weights: Sequence[float], shift: Array | None = None, scale: Array | None = None) -> Array:
@@ -116,6 +116,7 @@ def layer_cut(source: Mapping[str, Any], layer: str, *, dtype: str | None = None
     layers, stored = layers_of(source), storage_dtype(dtype or source["dtype"])
     which = _layer(layer, layers)
     weights = [0.0, *[1 / (layers - 1)] * (layers - 1)] if which == "mean" else [float(k == which) for k in range(layers)]
+    # The same numbers have the same fingerprint, whoever computed them; what was rounded on the way has not.
     config = json.loads(source["config"])
     exact = source["dtype"] == "float32" or (stored == source["dtype"] and which != "mean")
     own = layer_config(config, which)

@@ -145,21 +145,16 @@ def load_packed(
         ShardError: a shard is damaged, ends before a row does, or holds frames that are not those that were written.
         UnreadableError: a shard is missing, or could not be read just now.
     """
-    if not rows:
-        raise TfserError("no features to load: extract them first (`tfser extract`)")
-    dims = {row.dim for row in rows}
-    if len(dims) > 1:
-        raise TfserError(f"features of different widths cannot be packed together: {sorted(dims)}")
+    column = _column(rows)
+    # One array of the final size, read into by shard: each would otherwise be held twice while they are put
+    # together.
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum([row.frames for row in rows], out=offsets[1:])
     by_shard: dict[Path, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         by_shard[row.path].append(place)
-
-    columns = {row.first_column for row in rows}
-    if len(columns) > 1:
-        raise TfserError("columns of different layers cannot be packed together")
-    column = columns.pop()
+    # The dtype is that of the shards: float16 stays so in memory, and becomes float32 batch by batch on the
+    # device.
     with ShardReader(rows[0].path) as reader:
         frames = _destination(int(offsets[-1]), rows[0].dim, reader.dtype, out)
 
@@ -177,6 +172,7 @@ def load_packed(
                 _compare(reader, [(rows[i], frames[offsets[i] : offsets[i + 1]]) for i in by_shard[path]])
         return len(by_shard[path])
 
+    # Threads only where reading is the work: for a small corpus, starting them takes longer.
     done = 0
     with ThreadPoolExecutor(_workers()) as pool:
         for count in (pool.map if frames.nbytes >= _WORTH_THREADS else map)(read, by_shard):
@@ -184,6 +180,22 @@ def load_packed(
             if progress is not None:
                 progress(done, len(rows))
     return PackedFeatures(frames=frames, offsets=offsets, utterance_ids=tuple(row.utterance_id for row in rows))
+
+
+def _column(rows: Sequence[FeatureRow]) -> int | None:
+    """Return the column from which on the rows' features are read, where they are a layer of a stack.
+
+    Raises:
+        TfserError: if there are no rows, or rows of different widths or layers.
+    """
+    if not rows:
+        raise TfserError("no features to load: extract them first (`tfser extract`)")
+    dims, columns = {row.dim for row in rows}, {row.first_column for row in rows}
+    if len(dims) > 1:
+        raise TfserError(f"features of different widths cannot be packed together: {sorted(dims)}")
+    if len(columns) > 1:
+        raise TfserError("columns of different layers cannot be packed together")
+    return columns.pop()
 
 
 def _compare(reader: ShardReader, read: Sequence[tuple[FeatureRow, Array]]) -> None:

@@ -147,7 +147,7 @@ class ShardReader:
         """Return the bytes of the frames as views of the map, one for each stretch of the file that holds some."""
         end = first_frame + frames
         if self._bytes is None:
-            raise ShardError(f"{self.path}: the reader is closed")
+            raise ShardError("the reader is closed", at=self.path)
         if first_frame < 0 or frames < 0 or end > self.offsets[-1]:
             raise _damaged(self.path, f"frames {first_frame} to {end} are asked for, it has {self.offsets[-1]}")
         if frames == 0:
@@ -190,7 +190,7 @@ def damaged_frames(path: Path, utterances: Sequence[str]) -> ShardError:
 
 
 def _damaged(path: Path, reason: str) -> ShardError:
-    return ShardError(f"{path}: {reason}; {_WAY_OUT}")
+    return ShardError(f"{reason}; {_WAY_OUT}", at=path)
 
 
 _WAY_OUT = "move damaged shards away with `tfser cache verify --repair`, then extract again"
@@ -210,10 +210,11 @@ def _as_shard_errors(path: Path) -> Iterator[None]:
         try:
             problem = no_shard(path)
         except DamagedError as damage:
-            raise _damaged(path, str(damage).removeprefix(f"{path}: ")) from error
+            raise _damaged(path, damage.reason) from error
         if problem is not None:
             raise _damaged(path, problem) from error
-        raise UnreadableError(f"{could_not_read(path, error)}; `tfser cache verify` says whether it is damaged") from error
+        reason = could_not_read(path, error).reason
+        raise UnreadableError(f"{reason}; `tfser cache verify` says whether it is damaged", at=path) from error
 
 
 def no_shard(path: Path) -> str | None:
@@ -283,6 +284,8 @@ def _parquet_layout(path: Path) -> _Layout:
     """
     import pyarrow.parquet as pq
 
+    # pyarrow would copy every blob to give one; the layout says where they lie, and the lengths before them say
+    # whether it is right.
     with path.open("rb") as raw, pq.ParquetFile(raw) as file:
         table = file.read(columns=["frames", "dim", "dtype"])
         (dim,), (word,) = set(table.column("dim").to_pylist()), set(table.column("dtype").to_pylist())

@@ -42,6 +42,8 @@ def write_rows(shard: ShardFile, cache: Cache | None = None) -> Path:
     """
     import pyarrow as pa
 
+    # The rows are written after the shard, and a shard without rows does not exist for readers: a kill between
+    # the two leaves nothing half.
     n = len(shard.utterance_ids)
     table = pa.table(
         {
@@ -104,7 +106,7 @@ def stem_of(shard: Path) -> str:
     for suffix in SUFFIXES.values():
         if shard.name.endswith(suffix):
             return shard.name.removesuffix(suffix)
-    raise ShardError(f"{shard}: not the name of a shard; it would end in {' or '.join(SUFFIXES.values())}")
+    raise ShardError(f"not the name of a shard; it would end in {' or '.join(SUFFIXES.values())}", at=shard)
 
 
 def load_rows(path: Path, cache: Cache | None = None) -> pa.Table:
@@ -122,15 +124,15 @@ def load_rows(path: Path, cache: Cache | None = None) -> pa.Table:
     table = read_table(path, place=cache.place(path) if cache is not None else None)
     said = metadata_of(table)
     if not table.schema.remove_metadata().equals(rows_schema()):
-        raise UnreadableError(f"{path}: cannot be understood (its columns are not those of feature rows)")
+        raise UnreadableError("cannot be understood (its columns are not those of feature rows)", at=path)
     shards = set(table.column("shard").to_pylist())
     if not said.get(SIZE, "").isdigit() or len(shards) != 1 or Path(str(min(shards))).name != min(shards):
-        raise UnreadableError(f"{path}: cannot be understood (it does not say whose rows it holds)")
+        raise UnreadableError("cannot be understood (it does not say whose rows it holds)", at=path)
     shard = path.with_name(str(shards.pop()))
     with opened(shard) as file:
         size = os.fstat(file.fileno()).st_size
     if size != int(said[SIZE]):
-        raise ShardError(f"{shard}: has {size} bytes, {said[SIZE]} were written")
+        raise ShardError(f"has {size} bytes, {said[SIZE]} were written", at=shard)
     return table
 
 

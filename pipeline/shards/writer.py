@@ -126,13 +126,12 @@ def write_shard(
             for ``dtype``.
         OSError: the disk is full or cannot be written; nothing is left behind.
     """
-    if format not in SUFFIXES:
-        raise unknown("shard format", format, list(SUFFIXES))
-    if dtype not in get_args(StorageDtype):
-        raise unknown("storage dtype", dtype, list(get_args(StorageDtype)))
-    if not name or name != Path(name).name or name.startswith("."):
-        raise UsageError(f"{name!r} cannot be the name of a shard")
+    # Checked and converted before a file is begun: what does not fit leaves nothing behind.
+    _check_words(name, dtype, format)
     stored = _storable(name, members, dtype)
+    # CRC-32 of each utterance's frames, to compare when they are read, and SHA-256 of the file, to tell a whole
+    # shard from an exchanged one: the first is fast enough to run before each training, the second holds
+    # against intent.
     checksums = [zlib.crc32(frames.data) for frames in stored]
     total = 0
     for frames in stored:
@@ -165,6 +164,15 @@ def _layer_checksums(frames: Array, layers: int) -> tuple[str, ...]:
     """Return the CRC-32 of each layer of an utterance's frames, as if it had been stored by itself."""
     parts = np.split(frames, layers, axis=1)
     return tuple(f"{zlib.crc32(np.ascontiguousarray(part).data):08x}" for part in parts)
+
+
+def _check_words(name: str, dtype: str, format: str) -> None:
+    if format not in SUFFIXES:
+        raise unknown("shard format", format, list(SUFFIXES))
+    if dtype not in get_args(StorageDtype):
+        raise unknown("storage dtype", dtype, list(get_args(StorageDtype)))
+    if not name or name != Path(name).name or name.startswith("."):
+        raise UsageError(f"{name!r} cannot be the name of a shard")
 
 
 def _storable(name: str, members: Sequence[ShardMember], dtype: StorageDtype) -> list[Array]:
@@ -208,6 +216,8 @@ def _write_hdf5(path: Path, ids: list[str], stored: list[Array], words: dict[str
         file.create_dataset("offsets", data=offsets, track_times=False)
         texts = np.array(ids, dtype=object)
         file.create_dataset("utterance_id", data=texts, dtype=h5py.string_dtype("utf-8"), track_times=False)
+        # Contiguous, allocated at once and never filled: frames lie in one piece, so that readers may map them
+        # and a row is an offset.
         how = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         how.set_layout(h5py.h5d.CONTIGUOUS)
         how.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -256,6 +266,8 @@ def _write_parquet(path: Path, ids: list[str], stored: list[Array], words: dict[
         metadata={key: words[key] for key in sorted(words)},
     )
     with (
+        # Uncompressed and without a dictionary: frames of float16 hardly compress, and bytes that lie as they
+        # are can be mapped.
         path.open("wb") as raw,
         pq.ParquetWriter(raw, schema, compression="none", use_dictionary=False, write_statistics=False) as file,
     ):

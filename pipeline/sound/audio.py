@@ -122,6 +122,8 @@ def stream(
     for block in _decoded(path, start, end, recording, max_duration_s):
         if not len(block):
             continue
+        # Each block is looked at as it comes: a file that is no recording (floats of 1e30, not-a-number) is
+        # found in its first second.
         top = float(max(block.max(), -block.min()))
         if not math.isfinite(top):
             raise AudioError(path, "some samples are NaN or infinite")
@@ -171,6 +173,8 @@ def _read(
     import soundfile
 
     try:
+        # libsndfile reads a cut file to its end without a word: what the header promises is read beforehand,
+        # and compared with what came.
         promised = promise(path)
         is_mp3 = path.suffix.lower() == ".mp3"
         with contextlib.ExitStack() as opened:
@@ -183,6 +187,7 @@ def _read(
             is_known = 0 <= total < _UNKNOWN_LENGTH
             first = 0 if start_s is None else round(start_s * rate)
             wanted = total if end_s is None else round(end_s * rate)
+            # A little beyond the end is rounding of a table's seconds, more is another file.
             if is_known and total and (first >= total or wanted > total + round(_SLACK_S * rate)):
                 segment = f"the segment {first / rate:g} to {wanted / rate:g} s"
                 cut = ", which is cut off" if promised.is_short else ""

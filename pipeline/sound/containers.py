@@ -81,6 +81,7 @@ def promise(path: Path) -> Promise:
     Raises:
         OSError: if it cannot be read.
     """
+    # By the first bytes and not by the name: corpora hold wav files called .mp3, and the other way about.
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
@@ -111,6 +112,8 @@ def _wav(file: BinaryIO, size: int, head: bytes) -> Promise:
         elif name == b"data":
             stated = long_size if length == 0xFFFFFFFF and long_size is not None else length
             there = size - at - 8
+            # Recorders that were switched off leave a length of zero before the sound: it is patched in memory,
+            # and the file is listed as damaged and read.
             if length == 0 and there > 0 and not _is_chunk(file, at + 8, size, order):
                 whole = min(there, 0xFFFFFFFE).to_bytes(4, order)
                 return Promise(is_short=True, patch={4: min(size - 8, 0xFFFFFFFE).to_bytes(4, order), at + 4: whole})

@@ -132,7 +132,7 @@ def test_the_same_audio_in_both_corpora_stops_training(both: Path, filled: Cache
 
 
 def test_corpora_without_a_feature_set_in_common(filled: Cache) -> None:
-    for shard in filled.features.glob("*/second/*.rows.parquet"):
+    for shard in filled.feature_root.glob("*/second/*.rows.parquet"):
         shard.unlink()
     refresh(filled)
     with pytest.raises(TfserError, match="no features of second in the cache; run `tfser extract --corpus second` first"):

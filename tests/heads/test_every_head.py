@@ -19,7 +19,7 @@ from tfser.heads.spec.fold import FoldData
 from tfser.heads.spec.head import HeadSpec, Network
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
-from tfser.heads.training.loop import fit, predict
+from tfser.heads.training.loop import TrainedState, fit, predict
 from tfser.manifests.errors import UsageError
 
 CASES = [(name, preset) for name in HEADS if isinstance(head(name), Network) for preset in head(name).presets]
@@ -42,7 +42,7 @@ TINY: dict[str, dict[str, object]] = {
 
 
 RATES = {"ca_mser": 1e-3}  # no norm in it
-ALWAYS: dict[str, dict[str, object]] = {"ca_mser": {"parts": (6, 5), "segment_frames": 12, "image": (63, 63)}}
+ALWAYS: dict[str, dict[str, object]] = {"ca_mser": {"part_dims": (6, 5), "segment_frames": 12, "image": (63, 63)}}
 """What a head needs to take features of the widths below."""
 
 
@@ -173,7 +173,11 @@ def test_a_fold_is_trained_saved_and_predicted_alike(name: str, preset: str, fol
     first, again = (fit(fold, spec=spec, config=config, recipe=recipe, seed=0) for _ in range(2))
     save_file(first.states["last"], tmp_path / "model.safetensors")
     state = load_file(tmp_path / "model.safetensors")
-    found = predict(state, fold.features, spec=spec, config=config, recipe=recipe, n_classes=3, utterances=fold.test[::-1].copy())
+    found = predict(
+        TrainedState(state=state, spec=spec, config=config, recipe=recipe, n_classes=3),
+        fold.features,
+        utterances=fold.test[::-1].copy(),
+    )
     test = first.selections["last"].test
     assert test is not None and test.utterance.tolist() == fold.test.tolist()
     for key, values in vars(test).items():

@@ -21,7 +21,7 @@ from tfser.heads.runs.chosen_features import meant_here
 from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.one_fold import audit_experiment, load, train_fold
 from tfser.heads.runs.request import Request
-from tfser.heads.training.loop import predict
+from tfser.heads.training.loop import TrainedState, predict
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
@@ -110,12 +110,14 @@ def test_a_saved_model_predicts_what_the_run_stored(filled: Cache) -> None:
     experiment = resolve(filled, Request(head="mean_pool", device="cpu", epochs=2))
     data = load(filled, experiment)
     again = predict(
-        load_file(filled.runs / result.about["run_id"] / "model.safetensors"),
+        TrainedState(
+            state=load_file(filled.runs / result.about["run_id"] / "model.safetensors"),
+            spec=spec,
+            config=type(spec.preset("mlp")).from_dict(config["head_config"]),
+            recipe=type(spec.recipe()).from_dict(config["recipe_config"]),
+            n_classes=len(config["classes"]),
+        ),
         data.features,
-        spec=spec,
-        config=type(spec.preset("mlp")).from_dict(config["head_config"]),
-        recipe=type(spec.recipe()).from_dict(config["recipe_config"]),
-        n_classes=len(config["classes"]),
     )
     refresh(filled)
     with open_catalogue(filled) as connection:
@@ -176,7 +178,7 @@ def test_numbers_do_not_depend_on_how_the_cache_grew(tmp_path: Path) -> None:
     straight, grown = Cache(tmp_path / "straight"), Cache(tmp_path / "grown")
     fill_with_tones(straight, tmp_path / "wavs")
     fill_with_tones(grown, tmp_path / "wavs")
-    for shard in grown.features.glob("*/toy/*"):
+    for shard in grown.feature_root.glob("*/toy/*"):
         shard.unlink()
     extract(grown, "toy", feature_set("logmel"), shard_utterances=5, format="parquet")
     refresh(grown)

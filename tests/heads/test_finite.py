@@ -11,12 +11,12 @@ import pytest
 
 from tfser.heads import HEADS, head
 from tfser.heads.models.tf_transformer import TFTransformerConfig
-from tfser.heads.runs.store import Selected, begin, finish
+from tfser.heads.runs.store import RunOutcome, Selected, begin, finish
 from tfser.heads.spec.fold import FitResult, FoldData
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import LARGEST, SMALLEST, Settings
 from tfser.heads.training.finite import NotFiniteError
-from tfser.heads.training.loop import fit
+from tfser.heads.training.loop import Keeping, fit
 from tfser.heads.training.together import FitJob, fit_together
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
@@ -25,10 +25,11 @@ NETWORKS = ("mean_pool", "tf_transformer")
 SMALL = TFTransformerConfig(segment_frames=16, channels=4, feed_forward=8, joint_feed_forward=8, dropout=0.0)
 
 
-def train(fold: FoldData, name: str, recipe: Recipe | None = None, **options: Any) -> FitResult:
+def train(fold: FoldData, name: str, recipe: Recipe | None = None, **keeping: Any) -> FitResult:
     spec = head(name)
     recipe = recipe or replace(spec.recipe(), epochs=2, warmup_epochs=0, steps=None, train_hop=None, eval_hop=None)
-    return fit(fold, spec=spec, config=SMALL if name == "tf_transformer" else spec.preset(), recipe=recipe, seed=0, **options)
+    config = SMALL if name == "tf_transformer" else spec.preset()
+    return fit(fold, spec=spec, config=config, recipe=recipe, seed=0, keeping=Keeping(**keeping))
 
 
 def spoil(fold: FoldData, utterance: int, value: float) -> FoldData:
@@ -106,15 +107,14 @@ def test_nothing_is_stored_that_is_no_number(cache: Cache) -> None:
         segment_number=numbers,
     )  # fmt: skip
     with pytest.raises(TfserError, match="no numbers"):
-        finish(
-            cache,
-            about,
+        outcome = RunOutcome(
             classes=("a", "b"),
             utterances=[("c", "u0"), ("c", "u1")],
             labels=numbers,
             selections=[selected],
             history=[],
         )
+        finish(cache, about, outcome)
     assert [path.name for path in (cache.runs / "a-1").iterdir()] == ["run.json"]
 
 

@@ -24,7 +24,7 @@ from tfser.heads.spec.fold import FitResult, FoldData
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.training import joint_step, loop, predict, together
 from tfser.heads.training.joint_step import Graph, Group
-from tfser.heads.training.loop import Trainer, fit
+from tfser.heads.training.loop import Keeping, Trainer, fit
 from tfser.heads.training.samples import placed
 from tfser.heads.training.step import move_average
 from tfser.heads.training.together import LARGE_STEP, FitJob, choose_stacking, fit_together, step_size
@@ -44,7 +44,7 @@ def folds(fold: FoldData) -> list[FoldData]:
 
 
 def trainers_of(folds: list[FoldData], recipe: Recipe = RECIPE) -> list[Trainer]:
-    return [Trainer(data, head("mean_pool"), CONFIG, recipe, i, CPU, recipe.epochs) for i, data in enumerate(folds)]
+    return [Trainer(data, head("mean_pool"), CONFIG, recipe, i, CPU) for i, data in enumerate(folds)]
 
 
 # What is stacked.
@@ -86,7 +86,7 @@ def test_a_group_that_does_not_fit_is_halved_and_gives_the_same_numbers(
     monkeypatch.setattr(Group, "run_epoch", short_of_memory)
     heard: list[list[int]] = [[] for _ in folds]
     jobs = [
-        FitJob(data=data, seed=i, on_epoch=lambda record, i=i: heard[i].append(record.epoch))  # type: ignore[misc]
+        FitJob(data=data, seed=i, keeping=Keeping(on_epoch=lambda record, i=i: heard[i].append(record.epoch)))  # type: ignore[misc]
         for i, data in enumerate(folds)
     ]
     said: list[str] = []
@@ -250,11 +250,13 @@ def test_trainings_and_predictions_guard_their_device(folds: list[FoldData], mon
         flags.append(torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32)
 
     data, spec = folds[0], head("mean_pool")
-    result = fit(data, spec=spec, config=CONFIG, recipe=RECIPE, seed=0, on_epoch=note)
-    fit_together([FitJob(data=data, seed=0, on_epoch=note)], spec=spec, config=CONFIG, recipe=RECIPE, how="vmap")
+    result = fit(data, spec=spec, config=CONFIG, recipe=RECIPE, seed=0, keeping=Keeping(on_epoch=note))
+    fit_together([FitJob(data=data, seed=0, keeping=Keeping(on_epoch=note))], spec=spec, config=CONFIG, recipe=RECIPE, how="vmap")
     softmax = torch.Tensor.softmax
     monkeypatch.setattr(torch.Tensor, "softmax", lambda *a, **n: (note(), softmax(*a, **n))[1])
-    predict.predict(result.states["last"], data.features, spec=spec, config=CONFIG, recipe=RECIPE, n_classes=3)
+    predict.predict(
+        predict.TrainedState(state=result.states["last"], spec=spec, config=CONFIG, recipe=RECIPE, n_classes=3), data.features
+    )
     assert flags and not any(flags)
     assert torch.backends.cudnn.allow_tf32
     with pytest.raises(ZeroDivisionError), computing_on(CPU), computing_on(CPU):
@@ -280,7 +282,7 @@ class Fetches(TorchDispatchMode):
 @pytest.mark.parametrize("parts", [None, 3])
 def test_no_number_is_fetched_while_batches_are_made_and_losses_computed(fold: FoldData, parts: int | None) -> None:
     recipe = replace(RECIPE, parts=parts, time_masks=1, time_mask_frames=3)
-    trainer = Trainer(fold, head("mean_pool"), CONFIG, recipe, 0, CPU, 2)
+    trainer = Trainer(fold, head("mean_pool"), CONFIG, recipe, 0, CPU)
     with Fetches() as fetches:
         for _, _, batch in trainer.batches(1):
             loop.training_loss(trainer.model, batch, trainer.class_weights, recipe, None).backward()  # type: ignore[no-untyped-call]
@@ -288,7 +290,7 @@ def test_no_number_is_fetched_while_batches_are_made_and_losses_computed(fold: F
 
 
 def test_an_evaluation_copies_its_predictions_once(fold: FoldData, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Trainer(fold, head("mean_pool"), CONFIG, RECIPE, 0, CPU, 2)
+    trainer = Trainer(fold, head("mean_pool"), CONFIG, RECIPE, 0, CPU)
     monkeypatch.setattr(predict, "_UTTERANCES", 2)
     monkeypatch.setattr(torch.Tensor, "cpu", counted := _counting(torch.Tensor.cpu))
     found = predict.evaluate(trainer.model, trainer.store, trainer.test_layout, None)

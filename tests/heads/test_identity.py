@@ -119,7 +119,7 @@ def test_what_a_recipe_says_of_itself_is_not_in_a_checkpoint_s_fingerprint(fold:
     spec = head(name)
 
     def fingerprint(recipe: Recipe) -> str:
-        return Trainer(fold, spec, spec.preset(), recipe, 0, torch.device("cpu"), None).fingerprint
+        return Trainer(fold, spec, spec.preset(), recipe, 0, torch.device("cpu")).fingerprint
 
     recipe = spec.recipe()
     assert fingerprint(recipe) == fingerprint(replace(recipe, summary="a mended word"))

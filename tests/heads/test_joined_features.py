@@ -32,7 +32,7 @@ def cache_of_three(cache: Cache, put_corpus: Any, put_stack: Any) -> Cache:
     for number, (name, kind, dim) in enumerate((("logmel", "logmel", 3), ("mfcc", "mfcc", 2), ("enc/3", "wavlm", 4))):
         rng = np.random.default_rng(number)
         put_stack(cache, {i: rng.standard_normal((14, dim)).astype(np.float32) for i in IDS}, 1, name=name)
-        (made,) = (of for of in cache.features.glob(f"{name.replace('/', '-')}-*") if len(of.name.split("-")[-1]) == 16)
+        (made,) = (of for of in cache.feature_root.glob(f"{name.replace('/', '-')}-*") if len(of.name.split("-")[-1]) == 16)
         about = json.loads((made / "feature_set.json").read_text()) | {"kind": kind, "fingerprint": f"{number}" * 16}
         moved = made.rename(made.with_name(f"{name.replace('/', '-')}-{about['fingerprint']}"))
         write_json(moved / "feature_set.json", about)

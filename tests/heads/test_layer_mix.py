@@ -19,11 +19,11 @@ from tfser.heads.runs.learned_mix import mix_of_run
 from tfser.heads.runs.one_fold import RunResult, audit_experiment, load, train_fold
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.store import run_folder
-from tfser.heads.spec.fold import FitResult, FoldData
+from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData
 from tfser.heads.spec.head import HeadSpec, Network, count_parameters
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
-from tfser.heads.training.loop import FitStoppedError, fit, predict
+from tfser.heads.training.loop import Keeping, TrainedState, fit, predict
 from tfser.heads.training.normalise import Normaliser
 from tfser.heads.training.samples import FrameStore
 from tfser.manifests.audits.run import run_audits
@@ -40,7 +40,7 @@ SMALL = {
     "mean_pool": {"hidden": (8,)},
     "tf_mamba": {"width": 16, "attention_heads": 2, "state": 4, "scan_heads": 2},
     "tf_transformer": {"segment_frames": 16, "channels": 16},
-    "ca_mser": {"parts": (40, 20), "segment_frames": 12, "image": (63, 63), "lstm_units": 4},
+    "ca_mser": {"part_dims": (40, 20), "segment_frames": 12, "image": (63, 63), "lstm_units": 4},
 }
 
 
@@ -154,10 +154,10 @@ def make_fold(layers: int, dim: int, telling: int, *, seed: int = 0, n: int = 90
     )
 
 
-def train(data: FoldData, recipe: Recipe = RECIPE, name: str = "mean_pool", **named: Any) -> FitResult:
+def train(data: FoldData, recipe: Recipe = RECIPE, name: str = "mean_pool", **keeping: Any) -> FitResult:
     spec = head(name)
     config = settled(spec, spec.default_preset, **SMALL[name])
-    return fit(data, spec=spec, config=config, recipe=recipe, seed=1, device="cpu", **named)
+    return fit(data, spec=spec, config=config, recipe=recipe, seed=1, device="cpu", keeping=Keeping(**keeping))
 
 
 def mean_of_layers(data: FoldData) -> FoldData:
@@ -211,17 +211,24 @@ def test_states_predict_and_stopped_trainings_go_on_to_the_same_numbers(tmp_path
     data = make_fold(3, 8, 1)
     recipe = replace(RECIPE, epochs=3, averaging=0.9)
     whole = train(data, recipe)
-    with pytest.raises(FitStoppedError):
-        train(data, recipe, checkpoint_dir=tmp_path, should_stop=lambda: True)
+
+
+    def stop(record: EpochRecord) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(data, recipe, checkpoint_dir=tmp_path, checkpoint_every_s=0.0, on_epoch=stop)
     resumed = train(data, recipe, checkpoint_dir=tmp_path)
     assert all(torch.equal(resumed.states["last"][key], value) for key, value in whole.states["last"].items())
     spec = head("mean_pool")
     config = settled(spec, "mlp", **SMALL["mean_pool"])
-    named = {"spec": spec, "config": config, "recipe": recipe, "n_classes": 2, "utterances": data.test}
-    again = predict(whole.states["last"], data.features, layers=3, **named)  # type: ignore[arg-type]
+    trained = TrainedState(
+        state=whole.states["last"], spec=spec, config=config, recipe=recipe, n_classes=2, layers=data.layers
+    )
+    again = predict(trained, data.features, utterances=data.test)
     np.testing.assert_array_equal(again.utterance_probabilities, whole.selections["last"].test.utterance_probabilities)  # type: ignore[union-attr]
     with pytest.raises(UsageError, match="not a state of mean_pool"):
-        predict(whole.states["last"], data.features, **named)  # type: ignore[arg-type]
+        predict(replace(trained, layers=1), data.features, utterances=data.test)
 
 
 # From a cache to runs, and back into the cache.
@@ -475,7 +482,7 @@ def test_a_run_whose_features_are_gone_or_whose_weights_are_damaged(cache: Cache
     with pytest.raises(DamagedError, match="is not what was written"):
         mix_of_run(filled, run_id)
     run(filled, epochs=1, again=True)
-    for path in filled.features.glob("*/feature_set.json"):
+    for path in filled.feature_root.glob("*/feature_set.json"):
         path.unlink()
     refresh(filled)
     with pytest.raises(TfserError, match="no longer in the cache"):

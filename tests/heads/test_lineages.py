@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +16,14 @@ from tfser.heads.spec.lineages import LINEAGES, explain, listed
 from tfser.heads.spec.metrics import scores
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.selections import Rule, peeks
-from tfser.heads.training.loop import fit, predict
+from tfser.heads.training.loop import Keeping, TrainedState, fit, predict
 from tfser.manifests.errors import UsageError
 
 TINY = MeanPoolConfig(hidden=(4,))
 
 
-def train(fold: FoldData, recipe: Recipe, **options: object) -> FitResult:
-    return fit(fold, spec=head("mean_pool"), config=TINY, recipe=recipe, **{"seed": 0, **options})  # type: ignore[arg-type]
+def train(fold: FoldData, recipe: Recipe, seed: int = 0, **keeping: Any) -> FitResult:
+    return fit(fold, spec=head("mean_pool"), config=TINY, recipe=recipe, seed=seed, keeping=Keeping(**keeping))
 
 
 @pytest.mark.parametrize("name", LINEAGES)
@@ -116,8 +117,9 @@ def test_a_cut_utterance_is_seen_to_its_limit_only(fold: FoldData) -> None:
     first, second = train(fold, recipe), train(other, recipe)
     assert first.history[-1].loss == second.history[-1].loss
     for data in (fold, other):
-        options = {"spec": head("mean_pool"), "config": TINY, "recipe": recipe, "n_classes": 3, "utterances": fold.test}
-        found = predict(first.states["last"], data.features, **options)  # type: ignore[arg-type]
+        state = first.states["last"]
+        trained = TrainedState(state=state, spec=head("mean_pool"), config=TINY, recipe=recipe, n_classes=3)
+        found = predict(trained, data.features, utterances=fold.test)
         test = first.selections["last"].test
         assert test is not None
         np.testing.assert_array_equal(found.utterance_probabilities, test.utterance_probabilities)

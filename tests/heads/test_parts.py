@@ -53,7 +53,7 @@ def uneven(n: int = 37, layers: int = 1) -> FoldData:
 
 
 def trainer(name: str, recipe: Recipe, data: FoldData) -> Trainer:
-    return Trainer(data, head(name), CONFIGS[name], recipe, 3, CPU, recipe.epochs)
+    return Trainer(data, head(name), CONFIGS[name], recipe, 3, CPU)
 
 
 def recipe_of(name: str, **changes: Any) -> Recipe:

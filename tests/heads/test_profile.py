@@ -166,7 +166,7 @@ def test_names_select_heads_and_presets() -> None:
         return [f"{spec.name} {preset}" for spec, preset in select(*chosen)]
 
     assert names(["mean_pool"]) == ["mean_pool mlp", "mean_pool linear"]
-    assert names([], ["full"]) == ["tf_mamba full", "tf_transformer full"]
+    assert {"tf_mamba full", "tf_transformer full"} < set(names([], ["full"]))
     assert names(["tf_transformer", "mean_pool"], ["full", "mlp"]) == ["mean_pool mlp", "tf_transformer full"]
     with pytest.raises(UsageError, match="unknown head 'mean_pol'"):
         select(["mean_pol"])

@@ -22,16 +22,18 @@ from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training import baselines as reference
 from tfser.heads.training.baselines import LogRegConfig, SVMConfig, statistics
-from tfser.heads.training.loop import fit, predict
+from tfser.heads.training.loop import Keeping, TrainedState, fit, predict
 from tfser.manifests.errors import UsageError
 
 BALANCED = Recipe(class_weights="balanced")
 
 
-def train(fold: FoldData, config: Settings | None = None, recipe: Recipe | None = None, **options: object) -> FitResult:
+def train(
+    fold: FoldData, config: Settings | None = None, recipe: Recipe | None = None, seed: int = 0, **keeping: Any
+) -> FitResult:
     spec = head("svm" if isinstance(config, SVMConfig) else "logreg")
-    options = {"seed": 0, **options}
-    return fit(fold, spec=spec, config=config or LogRegConfig(), recipe=recipe or spec.recipe(), **options)  # type: ignore[arg-type]
+    recipe = recipe or spec.recipe()
+    return fit(fold, spec=spec, config=config or LogRegConfig(), recipe=recipe, seed=seed, keeping=Keeping(**keeping))
 
 
 def probabilities(result: FitResult) -> np.ndarray:
@@ -148,14 +150,14 @@ def test_wide_features_are_fitted(fold: FoldData) -> None:
 
 
 def test_states_of_something_else_are_refused(fold: FoldData) -> None:
-    spec = head("logreg")
-    state = train(fold).states["last"]
-    options = {"spec": spec, "config": LogRegConfig(), "recipe": Recipe(), "n_classes": 3}
+    trained = TrainedState(
+        state=train(fold).states["last"], spec=head("logreg"), config=LogRegConfig(), recipe=Recipe(), n_classes=3
+    )
     with pytest.raises(UsageError, match="not a state of a reference head"):
-        predict({}, fold.features, **options)  # type: ignore[arg-type]
+        predict(replace(trained, state={}), fold.features)
     narrow = replace(fold.features, frames=fold.features.frames[:, :8])
     with pytest.raises(UsageError, match="16 wide, and these are 8 wide"):
-        predict(state, narrow, **options)  # type: ignore[arg-type]
+        predict(trained, narrow)
 
 
 @pytest.mark.parametrize("values", [{"C": 0.0}, {"C": float("inf")}, {"width": -1.0}, {"kernel": "cosine"}])

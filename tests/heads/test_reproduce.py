@@ -46,9 +46,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory, iemocap_tree: ModuleType, wr
     found = locate(cache, "iemocap", root=above / "iemocap")
     scan(cache, found.reader, corpus="iemocap", root=found.root, options=found.options)
     extract(cache, "iemocap", feature_set("logmel", {"n_mels": "16"}))
-    (folder,) = cache.features.glob("logmel*")
+    (folder,) = cache.feature_root.glob("logmel*")
     about = cache.read_json(folder / "feature_set.json")
-    twin = cache.features / f"wavlm-large-12-{about['fingerprint'][::-1]}"
+    twin = cache.feature_root / f"wavlm-large-12-{about['fingerprint'][::-1]}"
     shutil.copytree(folder, twin)
     cache.write_json(twin / "feature_set.json", about | {"name": "wavlm-large", "fingerprint": about["fingerprint"][::-1]})
     for path in twin.rglob("*.parquet"):  # sealed for the place where they lie now

@@ -24,7 +24,7 @@ from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.learned_mix import mix_of_run
 from tfser.heads.runs.one_fold import RunResult, audit_experiment, load, train_fold
 from tfser.heads.runs.request import Request
-from tfser.heads.runs.store import Selected, begin, finish, finished, peek, pick_up, run_folder, save_model
+from tfser.heads.runs.store import RunOutcome, Selected, begin, finish, finished, peek, pick_up, run_folder, save_model
 from tfser.heads.training import checkpoints
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
@@ -62,21 +62,23 @@ def put(cache: Cache, run_id: str, *, seed: int = 0, again: bool = False) -> Pat
     finish(
         cache,
         about,
-        classes=CLASSES,
-        utterances=[("toy", f"u{i}") for i in range(n)],
-        labels=labels,
-        selections=[
-            Selected(
-                selection=name,
-                epoch=2,
-                utterances=segments.mean(axis=1),
-                segments=segments.reshape(-1, 3),
-                segment_utterance=np.repeat(np.arange(n), 2),
-                segment_number=np.tile([0, 1], n),
-            )
-            for name in ("last", "test-oracle")
-        ],
-        history=[{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": 0.5}],
+        RunOutcome(
+            classes=CLASSES,
+            utterances=[("toy", f"u{i}") for i in range(n)],
+            labels=labels,
+            selections=[
+                Selected(
+                    selection=name,
+                    epoch=2,
+                    utterances=segments.mean(axis=1),
+                    segments=segments.reshape(-1, 3),
+                    segment_utterance=np.repeat(np.arange(n), 2),
+                    segment_number=np.tile([0, 1], n),
+                )
+                for name in ("last", "test-oracle")
+            ],
+            history=[{"epoch": 1, "loss": 1.0}, {"epoch": 2, "loss": 0.5}],
+        ),
         folder=folder,
     )
     return run_folder(cache, run_id)

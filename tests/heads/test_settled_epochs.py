@@ -68,7 +68,7 @@ def test_the_settled_number_is_what_is_trained(filled: Cache, settings: dict[str
     lengths = []
     for fold in (1, 2, 3):
         begun = begin_run(filled, experiment, fold, loaded, findings, pytest.fail)
-        args = (experiment.spec, experiment.config, experiment.recipe, 0, torch.device("cpu"), None)
+        args = (experiment.spec, experiment.config, experiment.recipe, 0, torch.device("cpu"))
         lengths.append(Trainer(begun.data, *args).epochs)
         assert begun.about["epochs"] == lengths[-1]
     assert [experiment.epochs(fold) for fold in (1, 2, 3)] == lengths and experiment.epochs() == max(lengths)

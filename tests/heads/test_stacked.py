@@ -23,7 +23,7 @@ from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training.finite import NotFiniteError
 from tfser.heads.training.joint_step import Graph, Group, make_capturable, set_rate
-from tfser.heads.training.loop import FitStoppedError, Trainer, fit
+from tfser.heads.training.loop import Keeping, Trainer, fit
 from tfser.heads.training.parts import Batch
 from tfser.heads.training.step import training_loss
 from tfser.heads.training.together import (
@@ -103,7 +103,7 @@ def assert_close(one: FitResult, other: FitResult, atol: float = 1e-4) -> None:
 
 def trainers_of(name: str, folds: list[FoldData], recipe: Recipe) -> list[Trainer]:
     device = torch.device("cpu")
-    return [Trainer(data, spec_of(name), SMALL[name], recipe, 7 + i, device, recipe.epochs) for i, data in enumerate(folds)]
+    return [Trainer(data, spec_of(name), SMALL[name], recipe, 7 + i, device) for i, data in enumerate(folds)]
 
 
 def group_of(trainers: list[Trainer], how: str) -> Group:
@@ -197,27 +197,36 @@ def test_a_stopped_group_goes_on_together_or_alone(folds: list[FoldData], tmp_pa
     recipe = recipe_of("tf_transformer")
     seen: list[tuple[int, int]] = []
 
-    def jobs(folder: Path) -> list[FitJob]:
-        def note(i: int) -> Any:
+    def jobs(folder: Path, fatal: int = 0) -> list[FitJob]:
+        def keeping(i: int) -> Keeping:
             def on_epoch(record: EpochRecord) -> None:
                 seen.append((i, record.epoch))
+                if record.epoch == fatal and len(seen) == len(folds):
+                    raise KeyboardInterrupt
 
-            return on_epoch
+            return Keeping(checkpoint_dir=folder / str(i), checkpoint_every_s=0.0 if fatal else 60.0, on_epoch=on_epoch)
 
-        return [FitJob(data=d, seed=7 + i, checkpoint_dir=folder / str(i), on_epoch=note(i)) for i, d in enumerate(folds)]
+        return [FitJob(data=d, seed=7 + i, keeping=keeping(i)) for i, d in enumerate(folds)]
 
     options: dict[str, Any] = {"spec": spec_of("tf_transformer"), "config": SMALL["tf_transformer"], "recipe": recipe}
     whole = together("tf_transformer", folds, recipe)
-    with pytest.raises(FitStoppedError, match="its state is kept"):
-        fit_together(jobs(tmp_path), how="vmap", should_stop=lambda: True, **options)
+    with pytest.raises(KeyboardInterrupt):
+        fit_together(jobs(tmp_path, fatal=1), how="vmap", **options)
     assert sorted(seen) == [(0, 1), (1, 1), (2, 1)]
     # One goes on alone, and is an epoch ahead of the others when the group is formed again.
     ahead: list[int] = []
-    with pytest.raises(FitStoppedError):
+
+    def stop(record: EpochRecord) -> None:
+        ahead.append(record.epoch)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
         fit(
-            folds[1], seed=8, checkpoint_dir=tmp_path / "1", on_epoch=lambda record: ahead.append(record.epoch),
-            should_stop=lambda: True, **options,
-        )  # fmt: skip
+            folds[1],
+            seed=8,
+            keeping=Keeping(checkpoint_dir=tmp_path / "1", checkpoint_every_s=0.0, on_epoch=stop),
+            **options,
+        )
     assert ahead == [2]
     seen.clear()
     for one, other in zip(fit_together(jobs(tmp_path), how="vmap", **options), whole, strict=True):

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from tfser.heads.models.layer_mix import build_module
 from tfser.heads.models.tf_mamba import HEAD, FrequencyFilter, MambaBranch, TFMamba, TFMambaConfig
-from tfser.heads.spec.fold import FoldData
+from tfser.heads.spec.fold import EpochRecord, FoldData
 from tfser.heads.spec.head import count_parameters
 from tfser.heads.spec.recipes import Recipe
-from tfser.heads.training.loop import FitStoppedError, fit, predict
+from tfser.heads.training.loop import Keeping, TrainedState, fit, predict
 from tfser.manifests.errors import UsageError
 
 SMALL = {"width": 16, "attention_heads": 2, "state": 8, "hidden": (8, 4), "max_frames": 48, "scan": "chunked"}
@@ -336,12 +336,8 @@ def test_a_fold_is_trained_with_cmdt_and_predicts_what_it_stored(tmp_path: Path,
     assert result.history[0].loss > plain.history[0].loss  # CMDT is in it
     save_file(result.states["last"], tmp_path / "model.safetensors")
     again = predict(
-        load_file(tmp_path / "model.safetensors"),
+        TrainedState(state=load_file(tmp_path / "model.safetensors"), spec=HEAD, config=config, recipe=TRAIN, n_classes=3),
         fold.features,
-        spec=HEAD,
-        config=config,
-        recipe=TRAIN,
-        n_classes=3,
         utterances=fold.test,
     )
     stored = result.selections["last"].test
@@ -375,12 +371,15 @@ def test_thresholds_move_at_their_own_rate_and_do_not_decay(fold: FoldData) -> N
 
 def test_a_training_that_was_stopped_goes_on_to_the_same_numbers(tmp_path: Path, fold: FoldData) -> None:
     whole = fit(fold, spec=HEAD, config=small(), recipe=TRAIN, seed=0)
-    calls = iter([False, True])
-    with pytest.raises(FitStoppedError):
-        fit(
-            fold, spec=HEAD, config=small(), recipe=TRAIN, seed=0, checkpoint_dir=tmp_path, should_stop=lambda: next(calls)
-        )
-    resumed = fit(fold, spec=HEAD, config=small(), recipe=TRAIN, seed=0, checkpoint_dir=tmp_path)
+
+    def stop(record: EpochRecord) -> None:
+        if record.epoch == 2:
+            raise KeyboardInterrupt
+
+    options = {"spec": HEAD, "config": small(), "recipe": TRAIN, "seed": 0}
+    with pytest.raises(KeyboardInterrupt):
+        fit(fold, keeping=Keeping(checkpoint_dir=tmp_path, checkpoint_every_s=0.0, on_epoch=stop), **options)
+    resumed = fit(fold, keeping=Keeping(checkpoint_dir=tmp_path), **options)
     for name, tensor in whole.states["last"].items():
         assert torch.equal(tensor, resumed.states["last"][name]), name
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tfser.heads.models.tf_transformer import TFTransformerConfig
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData
 from tfser.heads.spec.metrics import scores as score
 from tfser.heads.spec.recipes import Recipe
-from tfser.heads.training.loop import FitStoppedError, fit, predict
+from tfser.heads.training.loop import Keeping, TrainedState, fit, predict
 from tfser.manifests.errors import TfserError, UsageError
 
 SMALL = TFTransformerConfig(segment_frames=16, channels=4, feed_forward=8, joint_feed_forward=8, dropout=0.1)
@@ -30,10 +31,20 @@ RICH = Recipe(
 )  # fmt: skip
 
 
-def train(fold: FoldData, recipe: Recipe = RICH, name: str = "tf_transformer", **options: object) -> FitResult:
+def train(
+    fold: FoldData,
+    recipe: Recipe = RICH,
+    name: str = "tf_transformer",
+    *,
+    seed: int = 3,
+    epochs: int | None = None,
+    **keeping: Any,
+) -> FitResult:
     spec = head(name)
     config = SMALL if name == "tf_transformer" else spec.preset()
-    return fit(fold, spec=spec, config=config, recipe=recipe, seed=options.pop("seed", 3), **options)  # type: ignore[arg-type]
+    if epochs is not None:
+        recipe = replace(recipe, epochs=epochs, warmup_epochs=min(recipe.warmup_epochs, epochs / 2))
+    return fit(fold, spec=spec, config=config, recipe=recipe, seed=seed, keeping=Keeping(**keeping))
 
 
 def assert_same(one: FitResult, other: FitResult) -> None:
@@ -107,12 +118,14 @@ def test_a_saved_model_predicts_the_same(fold: FoldData, tmp_path: Path, mode: s
     save_file(result.states["last"], tmp_path / "model.safetensors")
     spec = head(name)
     found = predict(
-        load_file(tmp_path / "model.safetensors"),
+        TrainedState(
+            state=load_file(tmp_path / "model.safetensors"),
+            spec=spec,
+            config=SMALL if name == "tf_transformer" else spec.preset(),
+            recipe=recipe,
+            n_classes=3,
+        ),
         fold.features,
-        spec=spec,
-        config=SMALL if name == "tf_transformer" else spec.preset(),
-        recipe=recipe,
-        n_classes=3,
         utterances=fold.test[::-1].copy(),
         speakers=fold.speakers,
     )
@@ -126,7 +139,7 @@ def test_a_state_of_another_head_is_refused(fold: FoldData) -> None:
     state = train(fold, epochs=1).states["last"]
     spec = head("mean_pool")
     with pytest.raises(UsageError, match="not a state of mean_pool"):
-        predict(state, fold.features, spec=spec, config=spec.preset(), recipe=RICH, n_classes=3)
+        predict(TrainedState(state=state, spec=spec, config=spec.preset(), recipe=RICH, n_classes=3), fold.features)
 
 
 def test_a_stopped_training_goes_on(fold: FoldData, tmp_path: Path) -> None:
@@ -135,9 +148,11 @@ def test_a_stopped_training_goes_on(fold: FoldData, tmp_path: Path) -> None:
     def note(record: EpochRecord) -> None:
         seen.append(record.epoch)
         torch.rand(3)  # a caller's own use of randomness changes nothing
+        if record.epoch == 2:
+            raise KeyboardInterrupt
 
-    with pytest.raises(FitStoppedError, match="after epoch 2 of 4"):
-        train(fold, checkpoint_dir=tmp_path, on_epoch=note, should_stop=lambda: len(seen) == 1)
+    with pytest.raises(KeyboardInterrupt):
+        train(fold, checkpoint_dir=tmp_path, checkpoint_every_s=0.0, on_epoch=note)
     result = train(fold, checkpoint_dir=tmp_path, on_epoch=note)
     assert seen == [1, 2, 3, 4]
     assert_same(result, train(fold))
@@ -149,6 +164,7 @@ def test_a_stopped_training_goes_on(fold: FoldData, tmp_path: Path) -> None:
 CHILD = """
 import importlib.util, os, signal, sys
 from pathlib import Path
+from typing import Any
 
 import torch
 

@@ -25,7 +25,7 @@ NAMES = {
     *("duplicate_audio", "near_duplicates", "near_duplicates_unsearched", "features_missing", "mix_of_other_fold"),
     *("class_missing", "class_collapsed", "label_shift", "duration_leak", "level_leak", "recording_leak", "flags_by_class"),
     *("utterance_in_no_fold", "utterance_in_two", "published_counts", "split_unmatched", "split_twice", "split_labels"),
-    *("audio_unreadable", "duplicates_in_corpus", "near_duplicate_labels", "speaker_genders"),
+    *("audio_unreadable", "duplicates_in_corpus", "near_duplicate_labels", "speaker_genders", "encoder_saw_corpus"),
 }
 
 
@@ -235,7 +235,7 @@ def test_what_an_outdated_feature_set_skipped_excuses_nothing(cache, put_corpus,
     put_corpus(cache, corpus())
     put_features(cache, ids[:-1])
     listed = [Skipped(corpus="toy", utterance_id="s4_3", path=None, stage="extract:logmel", reason="short")]
-    current, outdated = cache.features / "logmel-abcdef012345", cache.features / "logmel-fedcba543210"
+    current, outdated = cache.feature_root / "logmel-abcdef012345", cache.feature_root / "logmel-fedcba543210"
     about = read_json(current / "feature_set.json")
     write_json(outdated / "feature_set.json", about | {"fingerprint": "fedcba543210", "created_at": "2024-01-01T00:00:00"})
     write_table(outdated / "toy" / "skipped.parquet", skipped_table(listed))

@@ -308,8 +308,8 @@ def test_outdated_feature_sets_bear_their_fingerprint(cache, put_corpus, put_fea
     put_corpus(cache, corpus())
     put_features(cache, ["u0"])
     put_features(cache, ["u0", "u1"], shard="1")  # u0 in two shards: one of them serves
-    folder = cache.features / "logmel-fedcba543210"
-    about = json.loads((cache.features / "logmel-abcdef012345" / "feature_set.json").read_text())
+    folder = cache.feature_root / "logmel-fedcba543210"
+    about = json.loads((cache.feature_root / "logmel-abcdef012345" / "feature_set.json").read_text())
     write_json(folder / "feature_set.json", about | {"fingerprint": "fedcba543210", "created_at": "2025-02-01T00:00:00"})
     with open_catalogue(cache) as connection:
         names = rows(connection, "SELECT feature_set FROM feature_sets ORDER BY 1")

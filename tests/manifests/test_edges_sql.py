@@ -14,7 +14,7 @@ from tfser.manifests.audits.run import audits_in, parse_audit, run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh
 from tfser.manifests.catalogue.statements import select, select_arrow
-from tfser.manifests.connections import exactly, interruptibly, lock_down, open_memory, quote, quote_name
+from tfser.manifests.connections import interruptibly, lock_down, open_memory, quote, quote_name
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.protocols.conditions import check_condition
 from tfser.manifests.utterances import Utterance
@@ -169,19 +169,6 @@ def test_a_cache_in_an_awkward_folder_is_no_pattern(tmp_path, put_corpus):
             assert connection.execute("SELECT count(*), min(label) FROM utterances").fetchone() == (4, "anger"), name
         assert cache.catalogue.is_file(), name
         assert not [p for p in tmp_path.rglob("*.wal*") if p.is_file()], name
-
-
-def test_exact_patterns_match_their_file_alone(tmp_path):
-    with contextlib.closing(open_memory()) as connection:
-        for number, name in enumerate(AWKWARD):
-            (tmp_path / name).mkdir()
-            connection.execute(f"COPY (SELECT {number} AS n) TO {quote(str(tmp_path / 'x.parquet'))}")
-            (tmp_path / "x.parquet").rename(tmp_path / name / "x.parquet")
-        for number, name in enumerate(AWKWARD):
-            found = connection.execute(
-                "FROM read_parquet(?, hive_partitioning = false)", [exactly(tmp_path / name / "x.parquet")]
-            ).fetchall()
-            assert found == [(number,)], name
 
 
 def test_names_are_quoted():

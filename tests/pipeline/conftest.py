@@ -15,7 +15,7 @@ from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, r
 from tfser.pipeline.corpora.base import CorpusReader
 from tfser.pipeline.extract import extract
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scan import ScanOptions, scan
 
 
 class WriteVideo(Protocol):
@@ -69,8 +69,8 @@ def whole_line() -> WholeLine:
     """Run the whole line on a corpus of a few utterances."""
 
     def run(cache: Cache, reader: CorpusReader, root: Path) -> list[Finding]:
-        report = scan(cache, reader, corpus=reader.name, root=root, workers=1)
-        again = scan(cache, reader, corpus=reader.name, root=root, workers=1)
+        report = scan(cache, reader, corpus=reader.name, root=root, how=ScanOptions(workers=1))
+        again = scan(cache, reader, corpus=reader.name, root=root, how=ScanOptions(workers=1))
         assert (report.changed, again.changed, again.decoded) == (True, False, 0)
         done = extract(cache, reader.name, feature_set("logmel"), workers=1)
         readable = report.utterances - sum(s.stage == "scan" for s in report.skipped)

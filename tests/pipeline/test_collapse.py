@@ -90,7 +90,8 @@ def test_a_layer_is_its_columns_and_the_mean_leaves_the_input_out(
         else:
             np.testing.assert_array_equal(found[name], expected)
     assert verify(cache) == []
-    assert len(list((cache.features / target.folder / "toy").glob(f"*.{'h5' if format == 'hdf5' else 'frames.parquet'}"))) == 1
+    suffix = "h5" if format == "hdf5" else "frames.parquet"
+    assert len(list((cache.feature_root / target.folder / "toy").glob(f"*.{suffix}"))) == 1
     assert run(cache, target)[0].written == 0
 
 
@@ -139,13 +140,13 @@ def test_a_layer_may_be_stored_in_half_and_what_does_not_fit_is_refused(cache: C
 def test_only_what_is_missing_is_written(cache: Cache, put: Callable[..., Any], put_corpus: Any, put_stack: Any) -> None:
     put()
     run(cache, cut(cache, "1"))
-    before = {p.name: p.read_bytes() for p in (cache.features / cut(cache, "1").folder / "toy").iterdir()}
+    before = {p.name: p.read_bytes() for p in (cache.feature_root / cut(cache, "1").folder / "toy").iterdir()}
     more = [*IDS, "v0", "v1"]
     put_corpus(cache, [Utterance(utterance_id=i, path=f"{i}.wav") for i in more])
     put_stack(cache, {i: np.ones((2, M * D), np.float32) for i in ("v0", "v1")}, M)
     (report,) = run(cache, cut(cache, "1"))
     assert (report.before, report.written) == (N, 2)
-    after = {p.name: p.read_bytes() for p in (cache.features / cut(cache, "1").folder / "toy").iterdir()}
+    after = {p.name: p.read_bytes() for p in (cache.feature_root / cut(cache, "1").folder / "toy").iterdir()}
     assert before.items() <= after.items() and set(read(cache, "enc/1")) == set(more)
 
 
@@ -236,7 +237,7 @@ def _die(root: Path, step: int) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="takes fork and signals")
 def test_killed_at_every_step_it_goes_on_to_the_same_files(cache: Cache, put: Callable[..., Any]) -> None:
     put()
-    folder = cache.features / cut(cache, "2").folder / "toy"
+    folder = cache.feature_root / cut(cache, "2").folder / "toy"
     run(cache, cut(cache, "2"), shard_utterances=3)
     whole = files(folder)
     assert len(whole) == 8  # four shards and their rows

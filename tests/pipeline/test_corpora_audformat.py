@@ -12,7 +12,7 @@ from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.corpora import locate
 from tfser.pipeline.corpora.audformat_db import read
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scan import ScanOptions, scan
 
 audformat = pytest.importorskip("audformat")
 
@@ -115,11 +115,13 @@ def test_scanned_and_queried(tmp_path, cache, write_wav):
         write_wav(root / name, 0.1, seed=i)
     found = locate(cache, "audformat", root=root)
     assert found.corpus == "emodb-audformat"  # emodb is the name of another
-    report = scan(cache, found.reader, corpus=found.corpus, root=found.root, options=found.options, workers=1)
+    report = scan(cache, found.reader, corpus=found.corpus, root=found.root, options=found.options, how=ScanOptions(workers=1))
     assert (report.utterances, report.decoded, report.default_protocol) == (4, 3, "official-split")
     assert [(s.path, s.stage) for s in report.skipped] == [("wav/d.wav", "scan")]
     assert locate(cache, "emodb-audformat") == found
-    assert not scan(cache, found.reader, corpus=found.corpus, root=found.root, options=found.options, workers=1).changed
+    assert not scan(
+        cache, found.reader, corpus=found.corpus, root=found.root, options=found.options, how=ScanOptions(workers=1)
+    ).changed
     refresh(cache)
     with open_catalogue(cache) as connection:
         sides = "SELECT role, count(*) AS n FROM folds WHERE protocol = 'official-split' GROUP BY ALL ORDER BY 1"

@@ -14,7 +14,7 @@ import soundfile
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError
 from tfser.pipeline.corpora.crema_d import READER, SENTENCES, read
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scan import ScanOptions, scan
 
 ACTORS = range(1001, 1092)
 EMOTIONS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
@@ -176,7 +176,7 @@ def test_pointers_of_git_lfs_say_what_they_are(tmp_path, cache):
     (tmp_path / "AudioWAV").mkdir()
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     (tmp_path / "AudioWAV" / "1001_DFA_ANG_XX.wav").write_text(pointer)
-    report = scan(cache, READER, corpus="crema_d", root=tmp_path, workers=1)
+    report = scan(cache, READER, corpus="crema_d", root=tmp_path, how=ScanOptions(workers=1))
     assert [s.reason for s in report.skipped] == [
         "this is a pointer of Git LFS, not the recording; run `git lfs pull` in the corpus's folder"
     ]

@@ -12,7 +12,7 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError
 from tfser.pipeline.corpora.base import audio_files, read_lines, read_text
 from tfser.pipeline.corpora.emodb import READER, read
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scan import ScanOptions, scan
 
 COUNTS = {"anger": 127, "boredom": 81, "neutral": 79, "happiness": 71, "fear": 69, "sadness": 62, "disgust": 46}
 
@@ -49,9 +49,9 @@ def test_listeners(emodb):
 
 
 def test_scan_protocol_and_audit(emodb, cache):
-    report = scan(cache, READER, corpus="emodb", root=emodb, workers=1)
+    report = scan(cache, READER, corpus="emodb", root=emodb, how=ScanOptions(workers=1))
     assert (report.utterances, report.decoded, report.skipped) == (535, 535, ())
-    assert not scan(cache, READER, corpus="emodb", root=emodb, workers=1).decoded
+    assert not scan(cache, READER, corpus="emodb", root=emodb, how=ScanOptions(workers=1)).decoded
     with open_catalogue(cache) as connection:
         folds = rows(
             connection,
@@ -117,7 +117,7 @@ def test_links_that_go_round_are_followed_once(tmp_path, write_wav):
 def test_file_names_that_are_no_text(tmp_path, cache, write_wav):
     write_wav(tmp_path / "wav" / "03a01Fa.wav", 0.1)
     write_wav(tmp_path / "wav" / "x.wav", 0.1).rename(os.fsdecode(os.fsencode(tmp_path / "wav") + b"/b\xe4se.wav"))
-    report = scan(cache, READER, corpus="emodb", root=tmp_path, workers=1)
+    report = scan(cache, READER, corpus="emodb", root=tmp_path, how=ScanOptions(workers=1))
     assert len(report.skipped) == 1
 
 

@@ -15,7 +15,7 @@ from tfser.manifests.errors import TfserError
 from tfser.manifests.labels import LABELS
 from tfser.pipeline.corpora.base import Reading
 from tfser.pipeline.corpora.iemocap import READER, read
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scan import ScanOptions, scan
 
 LABELS_OF_ALL = {
     "anger": 1103,
@@ -172,7 +172,7 @@ def test_missing_wav_and_wav_without_label(tmp_path, cache, iemocap_tree, write_
     folder = root / "Session1/sentences/wav/Ses01F_impro01"
     (folder / "Ses01F_impro01_F000.wav").unlink()
     shutil.copyfile(folder / "Ses01F_impro01_M000.wav", folder / "Ses01F_impro01_F777.wav")
-    report = scan(cache, READER, corpus="iemocap", root=root, workers=1)
+    report = scan(cache, READER, corpus="iemocap", root=root, how=ScanOptions(workers=1))
     assert report.utterances == 3
     assert {(s.utterance_id, s.stage) for s in report.skipped} == {
         ("Ses01F_impro01_F000", "scan"),

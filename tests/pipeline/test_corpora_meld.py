@@ -17,7 +17,7 @@ from tfser.manifests.errors import TfserError
 from tfser.manifests.labels import LABELS
 from tfser.pipeline.corpora.base import Reading
 from tfser.pipeline.corpora.meld import FOLDERS, READER, read
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scan import ScanOptions, scan
 from tfser.pipeline.sound import video
 from tfser.pipeline.sound.video import MissingExtraError
 
@@ -390,9 +390,9 @@ def test_without_the_video_library(tmp_path, cache, write_wav, monkeypatch):
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(b"never opened")
     with pytest.raises(MissingExtraError, match=r"28 video files to read.*pip install '\.\[video\]'"):
-        scan(cache, READER, corpus="meld", root=tmp_path, workers=1)
+        scan(cache, READER, corpus="meld", root=tmp_path, how=ScanOptions(workers=1))
     for seed, path in enumerate(sorted(tmp_path.rglob("*.mp4"))):
         write_wav(path.with_suffix(".wav"), 0.1, seed)
-    report = scan(cache, READER, corpus="meld", root=tmp_path, workers=1)
+    report = scan(cache, READER, corpus="meld", root=tmp_path, how=ScanOptions(workers=1))
     assert (report.utterances, report.decoded, report.skipped) == (28, 28, ())
     assert "some clips are there in more than one kind of file" in report.notes[0]

@@ -20,7 +20,7 @@ from tfser.manifests.labels import LABELS, normalise
 from tfser.pipeline.corpora import CORPORA, filenames, locate
 from tfser.pipeline.corpora.base import Expected
 from tfser.pipeline.corpora.patterns import PATTERNS
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scan import ScanOptions, scan
 
 OWN_WORDS = {"apologetic", "assertive", "concerned", "encouraging"}  # of JL; the field has none for them
 GENDERS = {  # women's and men's utterances
@@ -297,9 +297,11 @@ def test_scan_says_what_differs_and_keeps_the_published_counts(tmp_path, cache, 
     for who, emotion in itertools.product(("f1", "m1"), ("dis", "gio")):
         write_wav(tmp_path / "EMOVO" / f"{emotion}-{who}-b1.wav", 0.1, seed=len(who + emotion))
     found = locate(cache, "emovo", root=tmp_path / "EMOVO")
-    report = scan(cache, found.reader, corpus="emovo", root=found.root, options=found.options, workers=1)
+    report = scan(cache, found.reader, corpus="emovo", root=found.root, options=found.options, how=ScanOptions(workers=1))
     assert report.notes == ("the counts differ from the published ones: 4 of 588 utterances, 2 of 6 speakers",)
-    assert not scan(cache, found.reader, corpus="emovo", root=found.root, options=found.options, workers=1).changed
+    assert not scan(
+        cache, found.reader, corpus="emovo", root=found.root, options=found.options, how=ScanOptions(workers=1)
+    ).changed
     about = read_json(cache.corpus("emovo") / "corpus.json")
     assert about["expected"] == {"utterances": 588, "speakers": 6, "labels": dict(PATTERNS["emovo"].expected.labels)}
     refresh(cache)

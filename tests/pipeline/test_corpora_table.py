@@ -19,7 +19,7 @@ from tfser.manifests.files import write_json
 from tfser.pipeline.corpora import CORPORA, locate
 from tfser.pipeline.corpora.base import Reading
 from tfser.pipeline.corpora.table import READER, read
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scan import ScanOptions, scan
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_absolute_paths(root, tmp_path, write_wav):
 def test_missing_files_are_rows_and_listed(root, cache):
     (root / "t.csv").write_text("path,label\nwav/a.wav,x\nwav/gone.wav,x\n")
     found = locate(cache, "table", table=root / "t.csv", name="mine")
-    report = scan(cache, found.reader, corpus="mine", root=found.root, options=found.options, workers=1)
+    report = scan(cache, found.reader, corpus="mine", root=found.root, options=found.options, how=ScanOptions(workers=1))
     assert report.utterances == 2
     assert [(s.utterance_id, s.stage) for s in report.skipped] == [("wav/gone", "scan")]
 
@@ -161,7 +161,7 @@ def test_columns_without_a_name_or_with_the_same(root):
 def scanned(cache, root, text, name="mine", **options):
     file = root / f"{name}.csv"
     file.write_text(text, encoding="utf-8")
-    scan(cache, READER, corpus=name, root=root, options={"table": str(file), **options}, workers=1)
+    scan(cache, READER, corpus=name, root=root, options={"table": str(file), **options}, how=ScanOptions(workers=1))
     refresh(cache)
 
 
@@ -190,7 +190,7 @@ def test_types_that_do_not_go_together(root, cache, other):
         reading = read(root, {"table": str(root / f"{name}.parquet")})
         (u,) = reading.utterances
         changed = replace(READER, read=lambda *_, u=u, v=values: Reading(utterances=[replace(u, extra={"own": v[0]})]))
-        scan(cache, changed, corpus=name, root=root, workers=1)
+        scan(cache, changed, corpus=name, root=root, how=ScanOptions(workers=1))
     with open_catalogue(cache) as connection:
         found = rows(connection, "SELECT own FROM utterances ORDER BY corpus")
     assert len(found) == 2
@@ -262,7 +262,7 @@ def test_guessed_ids_that_recur_give_way_to_the_paths(root, cache):
     note, unnamed = reading.notes
     assert unnamed.endswith(f"t.csv: 1 audio file in {root} is in no row: wav/deep/c.flac")
     assert "the column Utterance_ID repeats itself, so the paths are the utterances' ids" in note
-    report = scan(cache, READER, corpus="meld", root=root, options={"table": str(root / "t.csv")}, workers=1)
+    report = scan(cache, READER, corpus="meld", root=root, options={"table": str(root / "t.csv")}, how=ScanOptions(workers=1))
     assert report.notes == (note, unnamed) and report.utterances == 3
     with pytest.raises(TfserError, match="rows 1 and 3 share the utterance id '0'"):  # chosen: taken at its word
         table(root, MELD, columns={"id": "Utterance_ID"})
@@ -382,7 +382,7 @@ def test_names_that_are_taken(root, cache):
 def test_a_table_is_remembered(root, cache):
     (root / "t.csv").write_text("file_of,emo,spk\na,x,03\n")
     found = locate(cache, "table", table=root / "t.csv", columns={"path": "file_of"}, name="mine")
-    scan(cache, found.reader, corpus=found.corpus, root=found.root, options=found.options, workers=1)
+    scan(cache, found.reader, corpus=found.corpus, root=found.root, options=found.options, how=ScanOptions(workers=1))
     assert locate(cache, "mine") == found
     assert locate(cache, "table", name="mine") == found
     with pytest.raises(UsageError, match="name the file with --table FILE, or one that was scanned: --corpus mine"):

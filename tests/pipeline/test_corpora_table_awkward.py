@@ -19,7 +19,7 @@ from tfser.manifests.errors import TfserError
 from tfser.manifests.labels import normalise
 from tfser.pipeline.corpora.base import Reading
 from tfser.pipeline.corpora.table import READER, read
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scan import ScanOptions, scan
 from tfser.pipeline.sound.audio import decode
 
 LETTERS = st.characters(categories=["L", "N", "P", "S"], include_characters=" \n\"',;|\t")
@@ -154,7 +154,7 @@ def test_segments_of_long_files(long_files, cache):
     lines += ["one.wav;19,5;;joy;1", "one.wav;19,5;25;joy;2", "one.wav;20;21;joy;1", "one.wav;30;;joy;1"]
     (long_files / "t.csv").write_text("\n".join(lines), encoding="cp1252")
     options = {"table": str(long_files / "t.csv")}
-    report = scan(cache, READER, corpus="long", root=long_files, options=options, workers=1)
+    report = scan(cache, READER, corpus="long", root=long_files, options=options, how=ScanOptions(workers=1))
     assert (report.utterances, report.decoded) == (44, 41)
     assert [s.utterance_id for s in report.skipped] == ["one_19.5-25", "one_20-21", "one_30-end"]  # behind the end
     refresh(cache)

@@ -219,7 +219,7 @@ def test_what_overflows_half_precision_ends_that_set_alone(
     monkeypatch.setattr(Batcher, "run", lambda self, samples: [(of[0] + np.inf,) for of in run(self, samples)])
     (never,) = extract(scanned, job(weights, "3"))
     assert never.refused is not None and "NaN or infinite" in never.refused and never.extracted == 0
-    assert not list((scanned.features / job(weights, "3").sets[0].folder / "c").glob("*.h5"))
+    assert not list((scanned.feature_root / job(weights, "3").sets[0].folder / "c").glob("*.h5"))
 
 
 def test_what_cannot_be_heard_is_listed_and_the_rest_goes_on(cache: Cache, root: Path, weights: Path, tmp_path: Path) -> None:
@@ -430,7 +430,7 @@ def _hear_ctrl_c() -> None:
 def test_a_killed_extraction_goes_on_with_what_is_missing(scanned: Cache, root: Path, weights: Path, sign: int) -> None:
     words = ["extract", "--corpus", "table", "--name", "c", "--table", str(root / "t.csv"), "--root", str(root)]
     words += ["--cache", str(scanned.root), "--features", "wavlm-large", "--weights", str(weights), "--layer", "1,2"]
-    folders = [scanned.features / of.folder / "c" for of in job(weights, "1,2").sets]
+    folders = [scanned.feature_root / of.folder / "c" for of in job(weights, "1,2").sets]
     with subprocess.Popen(
         [sys.executable, "-c", DRIVER, *words], stderr=subprocess.PIPE, text=True, preexec_fn=_hear_ctrl_c
     ) as process:

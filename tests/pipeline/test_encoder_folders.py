@@ -287,14 +287,14 @@ def test_neither_of_two_encoders_takes_the_other_s_name(two: tuple[Cache, Path, 
 
 def test_a_newer_version_of_one_encoder_takes_its_name(two: tuple[Cache, Path, Path, list[str]]) -> None:
     cache, one, other, _ = two
-    shutil.rmtree(next(p.parent for p in cache.features.glob("*/feature_set.json") if str(other) in p.read_text()))
+    shutil.rmtree(next(p.parent for p in cache.feature_root.glob("*/feature_set.json") if str(other) in p.read_text()))
     assert list(held(cache)) == ["enc/2"]
     weights = one / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     try:
         weights.write_bytes(data)
-        path = next(cache.features.glob("*/feature_set.json"))
+        path = next(cache.feature_root.glob("*/feature_set.json"))
         about = cache.read_json(path)
         cache.write_json(path, about | {"created_at": "1" + about["created_at"][1:]})  # seconds are too coarse here
         take(cache, one, [])

@@ -31,6 +31,7 @@ from tfser.pipeline.features.registry import FeatureSet, feature_set
 from tfser.pipeline.scan import scan
 from tfser.pipeline.shards.reader import ShardReader
 from tfser.pipeline.shards.rows import read_rows
+from tfser.pipeline.stock import take_stock
 from tfser.pipeline.verify import repair, verify
 
 from ..conftest import covering
@@ -59,7 +60,7 @@ def index(cache: Cache, root: Path) -> None:
 
 def frames(cache: Cache, features: FeatureSet = LOGMEL) -> dict[str, bytes]:
     """The frames of each utterance that has some for its content."""
-    folder, found = cache.features / features.folder / "c", {}
+    folder, found = cache.feature_root / features.folder / "c", {}
     table = pq.read_table(cache.corpus("c") / "utterances.parquet", columns=["utterance_id", "content_hash"])
     live = {(row["utterance_id"], row["content_hash"]) for row in table.to_pylist()}
     for row in read_rows(folder).to_pylist():
@@ -72,7 +73,7 @@ def frames(cache: Cache, features: FeatureSet = LOGMEL) -> dict[str, bytes]:
 
 def shards(cache: Cache, features: FeatureSet = LOGMEL) -> dict[str, tuple[int, int]]:
     """Inode and time of each file of the features."""
-    folder = cache.features / features.folder / "c"
+    folder = cache.feature_root / features.folder / "c"
     return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in sorted(folder.iterdir())}
 
 
@@ -251,7 +252,7 @@ def test_float16_that_overflows_is_refused(scanned: Cache) -> None:
     half = feature_set("logmel", dtype="float16")
     with pytest.raises(TfserError, match=r"1e\+06 is too large for float16; store float32"):
         extract(scanned, "c", dataclasses.replace(half, engine=one_by_one(lambda: Loud().extract)))
-    assert not list((scanned.features / half.folder / "c").glob("*"))
+    assert not list((scanned.feature_root / half.folder / "c").glob("*"))
     assert extract(scanned, "c", dataclasses.replace(LOGMEL, engine=one_by_one(lambda: Loud().extract))).extracted == 10
 
 
@@ -265,7 +266,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_done(scanned: Cache, mon
         patch.setattr(extraction, "_results", None)  # nothing is computed
         with pytest.raises(TfserError, match=r"logmel of 10 utterances needs about 0\.\d MB, and .* has 0\.0 MB free"):
             extract(scanned, "c", LOGMEL)
-    assert not (scanned.features / LOGMEL.folder).exists()
+    assert not (scanned.feature_root / LOGMEL.folder).exists()
     assert complete(extract(scanned, "c", LOGMEL))
 
 
@@ -290,7 +291,7 @@ def test_a_disk_that_fills_up(
         with pytest.raises(TfserError) as caught:
             extract(scanned, "c", LOGMEL, shard_utterances=2)
     assert "\n" not in str(caught.value) and "the disk is full" in str(caught.value) and "are safe" in str(caught.value)
-    folder = scanned.features / LOGMEL.folder / "c"
+    folder = scanned.feature_root / LOGMEL.folder / "c"
     safe = read_rows(folder)["utterance_id"].to_pylist() if folder.exists() else []
     assert f"{len(safe)} utterances of this run are safe" in str(caught.value)
     assert not list(scanned.root.rglob(".*.tmp"))
@@ -350,7 +351,7 @@ def test_what_is_gone_or_cut_is_made_again(
     scanned: Cache, whole: dict[str, bytes], format: Any, then: Any, damage: str
 ) -> None:
     extract(scanned, "c", LOGMEL, format=format, shard_utterances=4)
-    folder = scanned.features / LOGMEL.folder / "c"
+    folder = scanned.feature_root / LOGMEL.folder / "c"
     rows_file = sorted(folder.glob("*.rows.parquet"))[0]
     lost = pq.read_table(rows_file).num_rows
     file = rows_file if damage.startswith("rows") else folder / pq.read_table(rows_file)["shard"][0].as_py()
@@ -373,7 +374,7 @@ def test_what_is_gone_or_cut_is_made_again(
 @pytest.mark.parametrize("format", ["hdf5", "parquet"])
 def test_flipped_bits_are_found_and_repaired(scanned: Cache, whole: dict[str, bytes], format: Any) -> None:
     extract(scanned, "c", LOGMEL, format=format, shard_utterances=4)
-    folder = scanned.features / LOGMEL.folder / "c"
+    folder = scanned.feature_root / LOGMEL.folder / "c"
     shard = sorted(p for p in folder.iterdir() if "rows" not in p.name)[0]
     data = bytearray(shard.read_bytes())
     data[-2000] ^= 1
@@ -400,14 +401,14 @@ def test_rows_that_may_not_be_read_are_not_removed(scanned: Cache, monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse)
         with pytest.raises(UnreadableError, match="Permission denied"):
-            extraction.take_stock(scanned, scanned.features / LOGMEL.folder / "c")
+            take_stock(scanned, scanned.feature_root / LOGMEL.folder / "c")
     assert shards(scanned) == before
 
 
 @pytest.mark.parametrize("damage", [None, b"{", b"[]"])
 def test_a_description_that_is_gone_or_damaged_is_written_again(scanned: Cache, damage: bytes | None) -> None:
     extract(scanned, "c", LOGMEL)
-    about = scanned.features / LOGMEL.folder / "feature_set.json"
+    about = scanned.feature_root / LOGMEL.folder / "feature_set.json"
     about.write_bytes(damage) if damage else about.unlink()
     assert len(verify(scanned)) == 1
     report = extract(scanned, "c", LOGMEL)
@@ -419,7 +420,7 @@ def test_a_damaged_list_of_skipped_is_written_again(scanned: Cache, root: Path) 
     soundfile.write(root / "u01.wav", np.zeros(100), RATE)
     index(scanned, root)
     extract(scanned, "c", LOGMEL)
-    file = scanned.features / LOGMEL.folder / "c" / "skipped.parquet"
+    file = scanned.feature_root / LOGMEL.folder / "c" / "skipped.parquet"
     good = file.read_bytes()
     file.write_bytes(good[:30])
     extract(scanned, "c", LOGMEL)

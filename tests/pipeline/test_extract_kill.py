@@ -73,7 +73,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, root: Path) -> dict[str, byt
 
 
 def folder_of(cache: Cache) -> Path:
-    return cache.features / LOGMEL.folder / "c"
+    return cache.feature_root / LOGMEL.folder / "c"
 
 
 def frames(cache: Cache) -> dict[str, bytes]:
@@ -114,7 +114,7 @@ def check_finish(cache: Cache, whole: dict[str, bytes], format: Any = "hdf5") ->
     assert before.items() <= finished(cache).items()
     assert frames(cache) == whole
     left = [p.name for p in folder_of(cache).iterdir() if p.name not in finished(cache)]
-    assert left == [] and not list(cache.features.rglob(".*.tmp"))
+    assert left == [] and not list(cache.feature_root.rglob(".*.tmp"))
 
 
 def killed(target: Callable[..., None], *args: Any, after: float | None = None) -> bool:

@@ -76,7 +76,7 @@ def test_what_the_stack_lacks_is_extracted(filled: Cache, tiny_whisper: Path) ->
     """Half of the stack is there; the layer's other half comes from audio, to the same numbers."""
     whole = job(tiny_whisper, "all")
     extract_pass(filled, corpus_of(filled), whole, compute=Compute(), shard_utterances=2)
-    kept, gone = sorted(filled.features.glob("whisper*/*/*.rows.parquet"))
+    kept, gone = sorted(filled.feature_root.glob("whisper*/*/*.rows.parquet"))
     gone.unlink()
     wanted = job(tiny_whisper, "2")
     (taken,) = take_stored_layers(filled, corpus_of(filled), wanted)

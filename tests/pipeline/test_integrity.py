@@ -277,7 +277,7 @@ def test_every_bit_counts(
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "{}" in KINDS[kind].pattern or kind == "feature_set.json"])
 def test_a_file_that_was_exchanged_with_its_like_is_damaged(cache: Cache, original: Cache, kind: str) -> None:
     if kind == "feature_set.json":
-        one, other = sorted(cache.features.glob("*/feature_set.json"))
+        one, other = sorted(cache.feature_root.glob("*/feature_set.json"))
     else:
         one = _files(cache, kind)[0]
         # Both corpora hold the same audio: shards of one name are alike, and so are exchanged within the folder.

@@ -77,7 +77,7 @@ def test_an_utterance_that_a_part_lacks_is_missed_by_the_audit_unless_a_part_exc
         return [of for of in found if of.audit == "features_missing" and of.level != "ok"]
 
     assert sum(finding.rows for finding in missing()) == 1
-    (folder,) = cache.features.glob("b-3*")
+    (folder,) = cache.feature_root.glob("b-3*")
     excused = Skipped(corpus="toy", utterance_id=IDS[-1], path=None, stage="extract:b/3+float16", reason="too short")
     write_table(folder / "toy" / "skipped.parquet", skipped_table([excused]))
     join(cache, target)
@@ -88,7 +88,7 @@ def test_the_fingerprint_is_of_the_parts_in_their_order(cache: Cache, two: Any) 
     one, other = joined(cache, "a+b/3"), joined(cache, "b/3+a")
     assert one.fingerprint != other.fingerprint and other.name == "b/3+float16+a"
     assert [part["feature_set"] for part in one.config["parts"]] == ["a", "b/3+float16"]
-    (folder,) = cache.features.glob("a-*")
+    (folder,) = cache.feature_root.glob("a-*")
     about = json.loads((folder / "feature_set.json").read_text())
     moved = folder.rename(folder.with_name("a-" + about["fingerprint"][::-1]))
     write_json(moved / "feature_set.json", about | {"fingerprint": about["fingerprint"][::-1]})
@@ -130,7 +130,7 @@ def test_what_cannot_be_joined_is_refused(cache: Cache, two: Any, put_stack: Any
 def test_parts_of_unequal_lengths_are_refused_by_name(cache: Cache, two: Any, put_stack: Any) -> None:
     longer = {name: np.concatenate([of, np.zeros((30, 2), np.float32)]) for name, of in frames(2, 3).items()}
     put_stack(cache, longer, 1, name="c", dtype="float16")
-    (folder,) = cache.features.glob("c-*")
+    (folder,) = cache.feature_root.glob("c-*")
     about = json.loads((folder / "feature_set.json").read_text())
     about |= {"fingerprint": "c" * 16}
     moved = folder.rename(folder.with_name("c-" + about["fingerprint"]))
@@ -142,7 +142,7 @@ def test_parts_of_unequal_lengths_are_refused_by_name(cache: Cache, two: Any, pu
 def test_a_set_that_belongs_to_a_fold_makes_one_that_does(cache: Cache, two: Any) -> None:
     owner = {"run_id": "r", "protocol": "loso-speaker", "fold": 1}
     for name, fold in (("a", 1), ("b-3", 1)):
-        (folder,) = cache.features.glob(f"{name}-*" if name == "a" else "b-3*")
+        (folder,) = cache.feature_root.glob(f"{name}-*" if name == "a" else "b-3*")
         about = json.loads((folder / "feature_set.json").read_text())
         write_json(folder / "feature_set.json", about | {"config": about["config"] | {"belongs_to": owner | {"fold": fold}}})
     assert joined(cache, "a+b/3").config["belongs_to"] == owner
@@ -178,7 +178,7 @@ def test_a_joined_name_is_meant_by_those_who_name_all_of_it() -> None:
 
 def test_no_part_s_file_is_touched(cache: Cache, two: Any) -> None:
     def stamps() -> dict[Path, bytes]:
-        return {path: path.read_bytes() for name in ("a-[0-9a-f]*", "b-3*") for path in cache.features.glob(f"{name}/*/*.h5")}
+        return {path: path.read_bytes() for name in ("a-[0-9a-f]*", "b-3*") for path in cache.feature_root.glob(f"{name}/*/*.h5")}
 
     before = stamps()
     join(cache, joined(cache, "a+b/3"))

@@ -90,7 +90,7 @@ def test_layers_that_there_are_not_are_said(cache: Cache, stacked: dict[str, np.
 
 
 def _shards(cache: Cache) -> list[Path]:
-    return sorted(p for p in cache.features.glob("*/toy/*") if not p.name.endswith(".rows.parquet"))
+    return sorted(p for p in cache.feature_root.glob("*/toy/*") if not p.name.endswith(".rows.parquet"))
 
 
 def _spoil(path: Path, number: float) -> None:

@@ -16,7 +16,7 @@ from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, r
 from tfser.pipeline.copies.fingerprints import Fingerprinter, stored, update_fingerprints
 from tfser.pipeline.copies.search import MIN_WORDS, find_pairs, search
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scan import ScanOptions, scan
 from tfser.pipeline.sound.audio import resample
 
 RATE = 16000
@@ -120,7 +120,7 @@ def test_from_audio_to_audit(cache, corpus):
     options = {"table": str(corpus / "toy.csv"), "columns": {}, "delimiter": None}
 
     def scanned():
-        scan(cache, READER, corpus="toy", root=corpus, options=options, workers=1)
+        scan(cache, READER, corpus="toy", root=corpus, options=options, how=ScanOptions(workers=1))
 
     scanned()
     first = update_fingerprints(cache, "toy", workers=2)

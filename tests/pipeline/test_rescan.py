@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import ExtractReport, extract
 from tfser.pipeline.features.engine import one_by_one
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.measure import in_order
-from tfser.pipeline.scan import ScanReport, scan
+from tfser.pipeline.measure import Advance, in_order
+from tfser.pipeline.scan import ScanListeners, ScanOptions, ScanReport, scan
 
 RATE = 16000
 LOGMEL = feature_set("logmel")
@@ -40,8 +41,10 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def run(cache: Cache, root: Path, **options: Any) -> ScanReport:
-    return scan(cache, READER, corpus="c", root=root, options={"table": str(root / "t.csv")}, **options)
+def run(cache: Cache, root: Path, begin: Callable[[int], Advance] | None = None, **how: Any) -> ScanReport:
+    options = {"table": str(root / "t.csv")}
+    heard = ScanListeners(begin=begin)
+    return scan(cache, READER, corpus="c", root=root, options=options, how=ScanOptions(**how), listeners=heard)
 
 
 def hashes(cache: Cache) -> dict[str, str]:

@@ -25,7 +25,7 @@ from tfser.pipeline import measure
 from tfser.pipeline.corpora.base import CorpusReader, Reading, audio_files, relative
 from tfser.pipeline.extract import extract
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.scan import ScanReport, scan
+from tfser.pipeline.scan import ScanListeners, ScanOptions, ScanReport, scan
 
 RATE = 16000
 
@@ -40,7 +40,7 @@ READER = CorpusReader(name="folder", summary="", source="", layout="", read=read
 
 
 def run(cache: Cache, root: Path, **options: Any) -> ScanReport:
-    return scan(cache, READER, corpus="c", root=root, options=options, workers=2)
+    return scan(cache, READER, corpus="c", root=root, options=options, how=ScanOptions(workers=2))
 
 
 def rows(cache: Cache) -> dict[str, dict[str, Any]]:
@@ -92,7 +92,7 @@ def test_a_second_scan_decodes_nothing_and_touches_no_file(cache: Cache, root: P
         corpus="c",
         root=root,
         options={"also": ["gone.wav"]},
-        begin=lambda n: begun.append(n) or (lambda count, seconds: None),  # type: ignore[func-returns-value]
+        listeners=ScanListeners(begin=lambda n: begun.append(n) or (lambda count, seconds: None)),  # type: ignore[func-returns-value]
     )
     assert decoded == [] and begun == []
     assert (second.utterances, second.decoded, second.changed, second.removed) == (6, 0, False, 0)
@@ -386,7 +386,7 @@ def test_what_goes_in_comes_out_or_is_listed(
             ),
             default_protocol=None,
         )
-        scanned = scan(cache, reader, corpus="c", root=root, workers=1, allow_loss=True)
+        scanned = scan(cache, reader, corpus="c", root=root, how=ScanOptions(workers=1, allow_loss=True))
         report = extract(cache, "c", feature_set("logmel"), shard_utterances=shard, workers=1)
         listed = {s.utterance_id for s in (*scanned.skipped, *report.skipped)}
         assert len(listed) == len(scanned.skipped) + len(report.skipped)

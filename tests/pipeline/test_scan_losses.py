@@ -17,7 +17,7 @@ from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import extract
 from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.inventory import doomed
-from tfser.pipeline.scan import ScanReport, scan
+from tfser.pipeline.scan import ScanOptions, ScanReport, scan
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def root(tmp_path: Path, write_wav) -> Path:
 
 def run(cache: Cache, root: Path, *, table: Path | None = None, **how: bool) -> ScanReport:
     options = {"table": str(table or root.parent / "t.csv")}
-    return scan(cache, READER, corpus="t", root=root, options=options, workers=1, **how)
+    return scan(cache, READER, corpus="t", root=root, options=options, how=ScanOptions(workers=1, **how))
 
 
 def test_an_unmounted_corpus_keeps_its_rows_and_features(cache: Cache, root: Path) -> None:
@@ -85,7 +85,7 @@ def test_where_nothing_can_be_read_the_exit_code_says_so(cache: Cache, root: Pat
         assert "0 utterances decoded now" in result.stderr or "nothing had changed" in result.stderr
         last = result.stderr.splitlines()[-1]
         assert last.startswith(f"tfser: t: none of the 4 utterances in {root} has audio that can be read (") and "LFS" in last
-    assert not list(cache.features.glob("*"))
+    assert not list(cache.feature_root.glob("*"))
     rows = pq.read_table(cache.corpus("t") / "utterances.parquet").to_pylist()
     assert [row["speaker"] for row in rows] == ["s0", "s1", "s2", "s3"]  # who speaks can be audited without audio
 

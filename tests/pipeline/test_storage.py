@@ -46,7 +46,7 @@ def work(cache: Cache, features: FeatureSet = LOGMEL, corpus: str = "c") -> tupl
 
 
 def folder_of(cache: Cache, features: FeatureSet = LOGMEL, corpus: str = "c") -> Path:
-    return cache.features / features.folder / corpus
+    return cache.feature_root / features.folder / corpus
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_removing_a_feature_set_or_a_part_of_it(full: Cache) -> None:
     assert {(e.feature_set, e.corpus) for e in list_features(full)} == {("logmel", "d"), ("logmel+float16", "c")}
     delete(full, doomed(full, features="logmel"))
     assert [e.feature_set for e in list_features(full)] == ["logmel+float16"]
-    assert not (full.features / LOGMEL.folder).exists() and verify(full) == []
+    assert not (full.feature_root / LOGMEL.folder).exists() and verify(full) == []
     assert work(full) == (0, 5)
 
 
@@ -313,7 +313,7 @@ def test_an_outdated_feature_set_is_kept_apart_and_can_be_removed(full: Cache, m
         names = {r["feature_set"]: r["fingerprint"] for r in rows(connection, "FROM feature_sets")}
     outdated = f"logmel@{LOGMEL.fingerprint[:8]}"
     assert names == {"logmel": changed.fingerprint, outdated: LOGMEL.fingerprint, "logmel+float16": HALF.fingerprint}
-    assert doomed(full, features=outdated) == doomed(full, stale=True) == [full.features / LOGMEL.folder]
+    assert doomed(full, features=outdated) == doomed(full, stale=True) == [full.feature_root / LOGMEL.folder]
     delete(full, doomed(full, stale=True))
     assert {e.feature_set for e in list_features(full)} == {"logmel", "logmel+float16"}
 

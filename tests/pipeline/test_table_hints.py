@@ -15,7 +15,7 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.splits.choose import choose_protocol
 from tfser.pipeline.corpora.base import Reading, read_lines
 from tfser.pipeline.corpora.table import READER, read
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scan import ScanOptions, scan
 
 
 @pytest.fixture
@@ -105,7 +105,9 @@ HOSTILE: dict[str, Any] = {
 def test_times_that_python_does_not_have(root: Path, cache, kind: str, name: str) -> None:
     pq.write_table(pa.table({"path": ["0.wav", "1.wav"], name: HOSTILE[kind]}), root / "t.parquet")
     try:
-        report = scan(cache, READER, corpus="t", root=root, options={"table": str(root / "t.parquet")}, workers=1)
+        report = scan(
+            cache, READER, corpus="t", root=root, options={"table": str(root / "t.parquet")}, how=ScanOptions(workers=1)
+        )
     except TfserError as error:
         assert name == "start" and "no row makes an utterance; row 1: start " in str(error)
         return
@@ -134,7 +136,7 @@ def test_a_transcript_of_wide_letters_without_a_mark(tmp_path: Path) -> None:
 
 def test_one_speaker_is_not_no_speakers(root: Path, cache) -> None:
     (root / "t.csv").write_text("path,label,speaker,split\n0.wav,joy,ann,first\n1.wav,rage,ann,second\n")
-    scan(cache, READER, corpus="t", root=root, options={"table": str(root / "t.csv")}, workers=1)
+    scan(cache, READER, corpus="t", root=root, options={"table": str(root / "t.csv")}, how=ScanOptions(workers=1))
     with pytest.raises(
         UsageError, match=r"t has one speaker \(ann\), no sessions and a split that says first, second, which makes no folds"
     ):
@@ -145,7 +147,7 @@ def test_one_speaker_is_not_no_speakers(root: Path, cache) -> None:
 @pytest.mark.parametrize("speaker", ["ann", ""])
 def test_neither_several_speakers_nor_a_split(root: Path, cache, speaker: str) -> None:
     (root / "t.csv").write_text(f"path,label,speaker\n0.wav,joy,{speaker}\n1.wav,rage,{speaker}\n")
-    scan(cache, READER, corpus="t", root=root, options={"table": str(root / "t.csv")}, workers=1)
+    scan(cache, READER, corpus="t", root=root, options={"table": str(root / "t.csv")}, how=ScanOptions(workers=1))
     who = "one speaker (ann)" if speaker else "no speakers"
     with pytest.raises(UsageError, match=rf"t has {re.escape(who)}, no sessions and no split, which makes no folds"):
         choose_protocol(cache, "t")

@@ -65,7 +65,7 @@ def content(cache: Cache) -> dict[str, bytes]:
 
 
 def shards(cache: Cache) -> list[Path]:
-    return sorted(cache.features.glob("*/c/*.h5"))
+    return sorted(cache.feature_root.glob("*/c/*.h5"))
 
 
 def run(*words: str) -> Any:
@@ -132,7 +132,7 @@ def test_little_memory_is_no_damage(full: Cache) -> None:
 
 
 def test_rows_and_runs_of_a_newer_version_stay(full: Cache) -> None:
-    path = sorted(full.features.glob("*/c/*.rows.parquet"))[0]
+    path = sorted(full.feature_root.glob("*/c/*.rows.parquet"))[0]
     table = pq.read_table(path)
     full.write_table(path, table.append_column("newer", pa.array([1] * table.num_rows)))
     for name in ("history", "metrics", "confusion", "predictions"):
@@ -178,7 +178,7 @@ def test_left_overs_are_looked_for_in_the_caches_own_folders_alone(full: Cache) 
 def test_links_are_moved_and_removed_as_links(full: Cache, tmp_path: Path) -> None:
     """D5."""
     real = tmp_path / "elsewhere"
-    folder = full.features / LOGMEL.folder
+    folder = full.feature_root / LOGMEL.folder
     folder.rename(real)
     folder.symlink_to(real)
     assert verify(full) == []
@@ -244,7 +244,7 @@ def test_no_layer_is_collapsed_out_of_damaged_frames(cache: Cache, put_corpus: A
     frames = {f"u{i}": np.random.default_rng(i).standard_normal((6, 8)).astype("f4") for i in range(3)}
     put_corpus(cache, [Utterance(utterance_id=name, path=f"{name}.wav", label="anger") for name in frames])
     put_stack(cache, frames, 2)
-    (shard,) = cache.features.glob("*/toy/*.h5")
+    (shard,) = cache.feature_root.glob("*/toy/*.h5")
     data = bytearray(shard.read_bytes())
     with h5py.File(shard) as file:
         data[file["frames"].id.get_offset() + file["frames"].id.get_storage_size() - 20] ^= 4
@@ -316,7 +316,7 @@ def test_a_cache_of_the_version_before_is_read(old: Cache) -> None:
 
 @pytest.mark.parametrize("suffix", [".h5", ".frames.parquet", ".rows.parquet"])
 def test_old_shards_are_checked_by_their_frames(old: Cache, suffix: str) -> None:
-    (path,) = old.features.glob(f"*float16*/*/*{suffix}") if "parquet" in suffix else old.features.glob(f"*/*/*{suffix}")
+    (path,) = old.feature_root.glob(f"*float16*/*/*{suffix}") if "parquet" in suffix else old.feature_root.glob(f"*/*/*{suffix}")
     whole = path.read_bytes()
     for data in (whole[: len(whole) // 2], b"", whole[:-300] + bytes([whole[-300] ^ 1]) + whole[-299:]):
         path.write_bytes(data)
@@ -327,7 +327,7 @@ def test_old_shards_are_checked_by_their_frames(old: Cache, suffix: str) -> None
 
 def test_old_files_that_contradict_their_folder_are_damaged(old: Cache) -> None:
     """W6: the descriptions of two feature sets, exchanged."""
-    one, other = sorted(old.features.glob("*/feature_set.json"))
+    one, other = sorted(old.feature_root.glob("*/feature_set.json"))
     first, second = one.read_bytes(), other.read_bytes()
     one.write_bytes(second)
     other.write_bytes(first)

@@ -18,7 +18,7 @@ from tfser.manifests.cache import Cache
 from tfser.pipeline.corpora.table import READER as TABLE
 from tfser.pipeline.extract import extract
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scan import ScanOptions, scan
 from tfser.pipeline.sound import video
 from tfser.pipeline.sound.audio import VIDEO_SUFFIXES, content_hash, decode, describe
 from tfser.pipeline.sound.recording import AudioError
@@ -146,7 +146,7 @@ def test_two_scans_in_two_caches_agree(tmp_path, write_video):
     hashes = []
     for name in ("a", "b"):
         cache = Cache(tmp_path / name)
-        assert scan(cache, TABLE, corpus="c", root=root, options=options, workers=2).skipped == ()
+        assert scan(cache, TABLE, corpus="c", root=root, options=options, how=ScanOptions(workers=2)).skipped == ()
         from pyarrow.parquet import read_table
 
         hashes.append(read_table(cache.corpus("c") / "utterances.parquet")["content_hash"].to_pylist())
@@ -166,7 +166,7 @@ def test_without_the_extra_a_scan_says_so_once_and_keeps_nothing(tmp_path, cache
         (root / f"{i}.mp4").write_bytes(clip.read_bytes())
     options = table(root, "w.wav", "0.mp4", "1.mp4", "2.mp4")
     with pytest.raises(MissingExtraError, match=r"holds 3 video files to read: .*pip install '\.\[video\]'") as caught:
-        scan(cache, TABLE, corpus="c", root=root, options=options, workers=1)
+        scan(cache, TABLE, corpus="c", root=root, options=options, how=ScanOptions(workers=1))
     assert "\n" not in str(caught.value)
     assert cache.corpora() == []
 
@@ -176,9 +176,9 @@ def test_without_the_extra_what_was_scanned_stays_and_an_extraction_stops(tmp_pa
     root.mkdir()
     (root / "0.mp4").write_bytes(clip.read_bytes())
     options = table(root, "0.mp4")
-    scan(cache, TABLE, corpus="c", root=root, options=options, workers=1)
+    scan(cache, TABLE, corpus="c", root=root, options=options, how=ScanOptions(workers=1))
     monkeypatch.setattr(video, "is_installed", lambda: False)
-    assert scan(cache, TABLE, corpus="c", root=root, options=options, workers=1).decoded == 0
+    assert scan(cache, TABLE, corpus="c", root=root, options=options, how=ScanOptions(workers=1)).decoded == 0
     with pytest.raises(MissingExtraError, match="pip install"):
         extract(cache, "c", feature_set("logmel"), workers=1)
     monkeypatch.undo()

@@ -80,6 +80,8 @@ class Encoder(ABC):
             raise ValueError(f"a piece of {longest} samples is longer than the window of {self.spec.framing.computed(longest)}")
         outputs = self.spec.outputs
         kept: list[list[Tensor]] = [[] for _ in outputs]
+        # Layers are taken as they come out, and only those that are wanted are held: all of a large encoder's
+        # would be twenty times the batch. The mean is summed on the way, in float32.
         with computing_on(self.device), torch.inference_mode(), self._computing():
             for k, state in enumerate(self.states(pieces, moments)):
                 for output, held in zip(outputs, kept, strict=True):
@@ -92,7 +94,9 @@ class Encoder(ABC):
             for output, held in zip(outputs, kept, strict=True):
                 if output.label == "mean":
                     held[0] /= len(output.layers)
+            # One copy for all layers: each would wait for the device.
             arrays = to_host(kept, self.device)
+        # Cut to a piece's own frames: what lies beyond is of the padding.
         return [
             tuple(
                 np.concatenate([array[i, :length] for array in held], axis=1)
@@ -156,6 +160,9 @@ class WaveformEncoder(Encoder):
         features = self.stack(torch.from_numpy(values).to(self.device, self.dtype), samples, moments)  # (B, T, C)
         projected = self.projection(features)
         hidden = projected[0] if isinstance(projected, tuple) else projected  # HuBERT has no second value
+        # Frames beyond a piece's own are zeroed before the positional convolution, whose kernel reaches over
+        # them, and masked in attention; with pieces of one length nothing is masked, which is another and
+        # faster path.
         valid = None
         if min(samples) < max(samples):
             lengths = torch.tensor([self.spec.frames(n) for n in samples], device=self.device)

@@ -178,6 +178,8 @@ class GatedAttention(nn.Module):
         """
         assert position_bias is not None
         B, T, D = hidden.shape
+        # One product for q, k and v, and fused attention: scores and weights of (H, T, T) never stand in
+        # memory, as they do in transformers.
         qkv = linear(hidden, self.in_weight, self.in_bias).view(B, T, 3, self.heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         gates = functional.linear(hidden.view(B, T, self.heads, self.head_dim), self.gate_weight, self.gate_bias).sigmoid()

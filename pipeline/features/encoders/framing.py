@@ -87,6 +87,8 @@ class ConvFraming:
         """Return one window up to `chunk`, else the least number of nearly equal ones."""
         if n_samples <= self.chunk:
             return [(0, n_samples)]
+        # Windows of nearly equal length instead of full ones and a rest: a rest of a second would be seen with
+        # no context.
         new = n_samples - self.overlap  # samples that are not shared with the window before
         count = math.ceil(new / (self.chunk - self.overlap - self.hop))
         starts = [i * new // count // self.hop * self.hop for i in range(count)]

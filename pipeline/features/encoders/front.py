@@ -32,6 +32,8 @@ def raw_front(
     for key in settings:
         if key not in RAW_OPTIONS:
             raise UsageError(f"--set {key}: {name} takes raw samples; {key} is an option of Whisper")
+    # The model's own file decides about normalisation; where it has none the library's default is taken and
+    # said, since both give features and one of them is wrong.
     stored = read_preprocessor(found)
     preprocessor = _settings(stored, PREPROCESSOR_DEFAULTS)
     normalise = bool(preprocessor["do_normalize"])

@@ -236,40 +236,53 @@ def encoder_spec(
         TfserError: if files are missing or damaged.
     """
     known = ENCODERS.get(name)
-    if known is None and "/" not in name and not is_folder(name):
-        raise unknown("encoder", name, list(ENCODERS))
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
-    for key in settings or {}:
-        if key not in OPTIONS:
-            raise unknown(f"option of {name}", key, OPTIONS)
-    if known is None and weights not in (None, name) and is_folder(name):
-        raise UsageError(f"--features {name} --weights {weights}: these name two encoders; give the second as --features alone")
+    _check_words(name, known, weights, precision, settings or {})
     source = weights or (known.hub if known else name)
     if revision is not None and is_folder(source):
         raise UsageError(f"--revision {revision}: {source} is a folder, which has no revisions")
-    found = find(source, revision)
-    config = read_config(found)
+    files = find(source, revision)
+    # What is done follows from config.json and not from the name: "base" and "large" are conventions, and
+    # folders bear any name.
+    config = read_config(files)
     family = str(config.get("model_type"))
     if family not in DEFAULTS:
         raise UsageError(f"{source}: model_type {family!r} is none of the families that extract here: {', '.join(DEFAULTS)}")
     if known is not None and family != known.family:
         raise UsageError(f"{source}: holds a {family}, and {name} is a {known.family}; name it by its folder or hub id instead")
     values = architecture(family, config)
-    check(found.folder / CONFIG, values, family)
+    check(files.folder / CONFIG, values, family)
     notes: list[str] = []
     front = whisper_front if family == "whisper" else raw_front
     return EncoderSpec(
         name=name if known else Path(name).resolve().name if is_folder(name) else name.rsplit("/", 1)[-1],
         family=family,
-        found=found,
-        weights=content_hash(found, memo, again=rehash),
+        found=files,
+        weights=content_hash(files, memo, again=rehash),
         architecture=values,
         outputs=_outputs(name, layer, known, values, notes),
         precision=next(p for p in PRECISIONS if p == precision),
-        **front(name, found, values, settings or {}, notes),
+        **front(name, files, values, settings or {}, notes),
         notes=tuple(notes),
     )
+
+
+def _check_words(
+    name: str, known: Known | None, weights: str | None, precision: str, settings: Mapping[str, str]
+) -> None:
+    """Refuse all that can be wrong with the words before anything is fetched: weights are gigabytes.
+
+    Raises:
+        UsageError: if the name, the precision or an option is off, or two encoders are named.
+    """
+    if known is None and "/" not in name and not is_folder(name):
+        raise unknown("encoder", name, list(ENCODERS))
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    for key in settings:
+        if key not in OPTIONS:
+            raise unknown(f"option of {name}", key, OPTIONS)
+    if known is None and weights not in (None, name) and is_folder(name):
+        raise UsageError(f"--features {name} --weights {weights}: these name two encoders; give the second as --features alone")
 
 
 def _outputs(

@@ -78,6 +78,8 @@ def content_hash(found: Found, memo: Path | None = None, *, again: bool = False)
             stored = read_json(memo, place=memo.name)
             known = stored if isinstance(stored, dict) else {}
     digests, changed = [], False
+    # By the file behind the link: the hub's cache links one file under many names. Its own note of changes
+    # (ctime) is in the stamp, since size and time can be copied along with other content.
     for path in sorted(found.files):
         real = path.resolve()
         status = real.stat()

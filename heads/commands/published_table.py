@@ -1,0 +1,77 @@
+"""Published numbers as `tfser scores --published` prints them: three groups for each corpus and protocol, in percent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfser.heads.commands.columns import fitted
+from tfser.heads.results.marks import HEARD
+from tfser.heads.results.reference_numbers import GROUPS, METRICS
+from tfser.heads.results.written import score_text
+from tfser.manifests.display import Output, markdown_lines, print_rows, show
+
+Row = Mapping[str, Any]
+
+_MOST = 8
+"""Rows of a group that a table shows."""
+
+_EXPLAINED = {
+    "same protocol": "the same utterances tested by heads trained on the same ones",
+    "other protocol": "other folds or utterances: no number of the same test",
+    "speakers shared": "test speakers are heard in training: no number of new speakers",
+}
+
+
+def print_published(found: Sequence[Row], width: int | None) -> None:
+    """Print published rows below a table of scores."""
+    if not found:
+        show("", "no published numbers of these corpora and numbers of classes are known here")
+        return
+    for heading, group, rows in _grouped(found):
+        shown, notes = fitted([_line(row) for row in rows[:_MOST]], width, ("protocol", "macro F1", "WA", "training"))
+        show("", f"{heading}: {group}, {_EXPLAINED[group]}")
+        print_rows(shown, Output.table)
+        show(*notes, *_more(rows))
+    show("", *_below(found))
+
+
+def markdown_published(found: Sequence[Row]) -> list[str]:
+    """Return the same as lines of Markdown."""
+    lines = []
+    for heading, group, rows in _grouped(found):
+        lines += ["", f"**{heading}: {group}**, {_EXPLAINED[group]}", "", *markdown_lines([_line(row) for row in rows[:_MOST]])]
+        lines += ["", *_more(rows)] if len(rows) > _MOST else []
+    return [*lines, "", *(f"{line}  " for line in _below(found))]
+
+
+def _grouped(found: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
+    beside = dict.fromkeys((row["of"], row["beside"]) for row in found)
+    every = [
+        (
+            f"published, {of}, beside {protocol}",
+            group,
+            [row for row in found if (row["of"], row["beside"], row["group"]) == (of, protocol, group)],
+        )
+        for of, protocol in beside
+        for group in GROUPS
+    ]
+    return [each for each in every if each[2]]
+
+
+def _line(row: Row) -> dict[str, Any]:
+    mark = HEARD if row["speakers"] == "broken" else ""
+    scores = {name.replace("_", " "): score_text(row[name], None, mark) for name in METRICS}
+    apart = {"kept": "apart", "broken": "shared", "unknown": "not checked"}[row["speakers"]]
+    return {"encoder": row["encoder"], **scores, "speakers": apart, "training": row["training"], "protocol": row["protocol"]}
+
+
+def _more(rows: Sequence[Row]) -> list[str]:
+    return [f"and {len(rows) - _MOST} more; --format json has all"] if len(rows) > _MOST else []
+
+
+def _below(found: Sequence[Row]) -> list[str]:
+    """Return the sources, the notes on single rows, and what the mark means."""
+    lines = [f"{row['encoder']} ({row['of']}): {row['note']}" for row in found if row["note"]]
+    lines += [f"{HEARD} test speakers are heard in training"] if any(row["speakers"] == "broken" for row in found) else []
+    return [*dict.fromkeys(lines), f"sources: {'; '.join(dict.fromkeys(row['source'] for row in found))}"]

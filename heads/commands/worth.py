@@ -1,0 +1,263 @@
+"""`tfser worth`: what a published split is worth, beside one that keeps speakers apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from tfser import __version__
+from tfser.heads.results.marks import HEARD
+from tfser.heads.results.outcomes import Subject, read_outcome
+from tfser.heads.results.worth import (
+    Worth,
+    WorthPlan,
+    cells_of,
+    clean_splits,
+    in_one_line,
+    matched_note,
+    measure,
+    method,
+    own_of_split,
+    sizes_of,
+)
+from tfser.heads.runs.request import Request, Training, parse_seeds
+from tfser.heads.runs.running import Running
+from tfser.manifests.audits.foreign import read_split
+from tfser.manifests.audits.matching import install
+from tfser.manifests.audits.participation import definition, unmatched
+from tfser.manifests.audits.seen import audited
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue
+from tfser.manifests.commands.printing import Writing
+from tfser.manifests.display import Output, markdown_lines, print_rows, say, show
+from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.options import Option, shared
+from tfser.manifests.protocols.own import OwnProtocol
+from tfser.manifests.protocols.protocol import JOINED_BY
+from tfser.manifests.splits.choose import choose_corpus, settled
+from tfser.manifests.splits.split import Split
+from tfser.manifests.wording import count
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorthRequest(Training):
+    """What is trained on both splits."""
+
+    panel: ClassVar[str] = "Head"
+    published: Annotated[
+        tuple[str, ...],
+        Option("The split's files: csv, json, jsonl or a folder; repeat.", flag="--split", metavar="FILE", commas=False),
+    ] = ()
+    head: Annotated[str, Option("What to train on both.", metavar="NAME")] = "logreg"
+    preset: Annotated[str | None, Option("Variant of the architecture.", metavar="NAME")] = None
+    recipe: Annotated[str | None, Option("Way of training.", metavar="NAME")] = None
+    settings: Annotated[
+        Mapping[str, str], Option("Change a setting of the recipe or of the preset.", flag="--set", metavar="KEY=VALUE")
+    ] = field(default_factory=dict)
+    features: Annotated[str | None, Option("Feature set; the head's favourite if left out.", metavar="NAME")] = None
+    seeds: Annotated[
+        tuple[int, ...],
+        Option("A seed, a list (0,1) or a range (0-4).", metavar="N", numbers=True, also="seed", read=parse_seeds),
+    ] = (0,)
+    draws: Annotated[int, Option("How often the clean split is drawn.", metavar="N", minimum=1, maximum=1000)] = 5
+    metric: Annotated[str, Option("UA, WA, WF1 or macro_F1.")] = "UA"
+    selection: Annotated[str, Option("How the epochs are chosen.", metavar="NAME")] = "last"
+
+
+def worth(*, request: WorthRequest, split: Split, running: Running, writing: Writing) -> None:
+    """Train one head on a published split and on one that keeps speakers apart, and say what the difference is.
+
+    Raises:
+        UsageError: if the request is off.
+        TfserError: if an audit forbids a fold, or a fold could not be trained.
+
+    Example:
+        tfser worth --corpus emodb --protocol emobox:emodb
+        tfser worth --corpus emodb --split train.csv --split test.csv --format markdown --output worth.md
+    """
+    writing.kind()  # before anything is trained
+    if request.folds != "all":
+        raise UsageError("--fold: both splits are trained over all of their folds; leave it out")
+    running.prepare(request.device)
+    store = running.store(writing.cache)
+    plan = _planned(store, request, split)
+    for note in plan.notes:
+        say(note)
+    found = _trained(store, request, running, plan)
+    writing.deliver(
+        [_row(found)],
+        lambda: _print(found),
+        as_json=found.to_dict(),
+        as_markdown=lambda: _markdown(found, _command(request, split)),
+    )
+
+
+def _planned(store: Cache, request: WorthRequest, split: Split) -> WorthPlan:
+    """Settle both arms."""
+    notes: list[str] = []
+    if request.published:
+        if split.protocol or split.labels or split.validation:
+            raise UsageError("--split goes without --protocol, --labels and --validation")
+        corpus = choose_corpus(store, split.corpus)
+        foreign = read_split([Path(path) for path in request.published])
+        notes += foreign.notes
+        called, column = foreign.name.removeprefix("split:"), "label"
+        with open_catalogue(store) as connection:
+            notes.append(matched_note(install(connection, corpus, foreign)))
+            with audited(connection, protocol=foreign.name, corpus=corpus, feature_sets=[], is_foreign=True):
+                cells = cells_of(connection, foreign.name, corpus, column)
+        made = own_of_split(cells, called, corpus)
+        published: tuple[tuple[str, OwnProtocol | None], ...] = tuple(
+            (ensure_protocol(store, corpus, own.protocol.name, own=own), own) for own in made
+        )
+    else:
+        if not split.protocol:
+            raise UsageError("name what is to be weighed: --split FILES, or --protocol NAME (`tfser protocol ls`)")
+        corpus, called = settled(store, split, split.protocol)
+        if JOINED_BY in corpus:
+            raise UsageError(f"{called} is over several corpora; `tfser worth` weighs splits of one")
+        defined = definition(store, called)
+        with open_catalogue(store) as connection:
+            notes += [of.explanation for of in unmatched(connection, protocol=called, corpus=corpus) if of.rows]
+            cells = cells_of(connection, called, corpus, defined.label_column if defined else "label")
+        published = ((called, None),)
+    drawn, more = clean_splits(cells, called, corpus, request.draws)
+    clean = tuple((ensure_protocol(store, corpus, own.protocol.name, own=own), own) for own in drawn)
+    with open_catalogue(store) as connection:
+        first = cells_of(connection, clean[0][0], corpus, "label")
+    return WorthPlan(
+        corpus=corpus,
+        called=called,
+        published=published,
+        clean=clean,
+        sizes=(sizes_of(cells), sizes_of(first)),
+        notes=(*notes, *more),
+    )
+
+
+def _trained(store: Cache, request: WorthRequest, running: Running, plan: WorthPlan) -> Worth:
+    """Train what is not finished of both arms, and measure."""
+    from tfser.heads.commands.training import train_folds
+    from tfser.heads.runs.experiment import resolve
+
+    asked = Request(
+        **shared(Training, request),
+        head=request.head,
+        preset=request.preset,
+        recipe=request.recipe,
+        settings=request.settings,
+        features=request.features,
+        corpus=plan.corpus,
+    )
+    arms = [[name for name, _ in plan.published], [name for name, _ in plan.clean]]
+    experiments = [[resolve(store, replace(asked, protocol=name)) for name in arm] for arm in arms]
+    every = [replace(of, seed=seed) for arm in experiments for of in arm for seed in request.seeds]
+    if experiments[0][0].chosen:
+        say(f"chosen for you: {', '.join(experiments[0][0].chosen)}")
+    headings = {of.name: f"{of.protocol}" for of in every}
+    for seed in request.seeds:
+        if failed := train_folds(store, [of for of in every if of.seed == seed], running, headings):
+            raise TfserError(failed[0].reason)
+    with open_catalogue(store) as connection:
+        outcomes = [
+            [read_outcome(connection, Subject(experiment=of.name), selection=request.selection) for of in arm]
+            for arm in experiments
+        ]
+    of = experiments[0][0]
+    head = of.spec.name if of.preset in ("plain", "full") else f"{of.spec.name} ({of.preset})"
+    return measure(plan, outcomes[0], outcomes[1], head=head, features=of.feature_set, metric=request.metric)
+
+
+def _row(of: Worth) -> dict[str, Any]:
+    """Return the answer as one flat row."""
+    published, clean = of.plan.sizes
+    return {
+        "split": of.plan.called,
+        "corpus": of.plan.corpus,
+        "head": of.head,
+        "features": of.features,
+        "metric": of.metric,
+        "selection": of.selection,
+        "utterances": of.utterances,
+        "speakers": of.difference.clusters,
+        "published": of.published,
+        "clean": of.clean.value,
+        "worth": of.difference.value,
+        "worth_low": of.difference.low,
+        "worth_high": of.difference.high,
+        "p_permutation": of.permutation.p,
+        "draws": len(of.plan.clean),
+        "train_published": published.train,
+        "train_clean": clean.train,
+        "test_speakers_heard": published.shared,
+        "test_speakers": published.speakers,
+    }
+
+
+def _arms(of: Worth) -> list[dict[str, Any]]:
+    """Return the two splits beside each other, for people."""
+    published, clean = of.plan.sizes
+    ends = "" if of.clean.low is None or of.clean.high is None else f" [{100 * of.clean.low:.1f}, {100 * of.clean.high:.1f}]"
+    mark = HEARD if published.shared else ""
+    return [
+        {
+            "split": name,
+            "folds": sizes.folds,
+            "train": round(sizes.train),
+            "val": round(sizes.val),
+            "test": round(sizes.test),
+            "test speakers heard": f"{sizes.shared} of {sizes.speakers}",
+            f"{of.metric} [95 %]": score,
+        }
+        for name, sizes, score in (
+            (of.plan.called, published, f"{100 * of.published:.1f}{mark}"),
+            ("speakers apart", clean, f"{100 * of.clean.value:.1f}{ends}"),
+        )
+    ]
+
+
+def _speakers(of: Worth) -> list[dict[str, Any]]:
+    return [
+        {"speaker": name, "n": n, "as published": f"{100 * a:.1f}", "apart": f"{100 * b:.1f}", "worth": f"{100 * (a - b):+.1f}"}
+        for name, n, a, b in of.speakers
+    ]
+
+
+def _below(of: Worth) -> list[str]:
+    lines = [method(of)]
+    if len(of.by_draw) > 1:
+        lines.append(f"{of.metric} with speakers apart, by draw: {', '.join(f'{100 * value:.1f}' for value in of.by_draw)}")
+    if of.plan.sizes[0].shared:
+        lines.append(f"{HEARD} test speakers are heard in training: no interval of that score by itself")
+    else:
+        lines.append("the published split keeps its speakers apart: the difference is one between two clean splits")
+    return lines
+
+
+def _print(of: Worth) -> None:
+    """Print the answer, and how it was made."""
+    show(in_one_line(of), "")
+    print_rows(_arms(of), Output.table)
+    if len(of.speakers) <= 30:
+        show("")
+        print_rows(_speakers(of), Output.table)
+    show("", *_below(of))
+
+
+def _markdown(of: Worth, command: str) -> list[str]:
+    """Return a report to paste into an issue."""
+    lines = [f"## What `{of.plan.called}` of {of.plan.corpus} is worth", "", f"**T{in_one_line(of)[1:]}.**", ""]
+    lines += [*markdown_lines(_arms(of)), "", *(f"{line}.  " for line in (*_below(of), *of.plan.notes)), ""]
+    lines += [f"### By speaker ({count(len(of.speakers), 'speaker')})", "", *markdown_lines(_speakers(of)), ""]
+    return [*lines, f"Made by tfser {__version__}: `{command}`"]
+
+
+def _command(request: WorthRequest, split: Split) -> str:
+    """Return the command that says the same, without what only says where things lie."""
+    words = ["tfser worth", f"--corpus {split.corpus}" if split.corpus else "", f"--head {request.head}"]
+    words += [f"--protocol {split.protocol}" if split.protocol else "", *(f"--split {path}" for path in request.published)]
+    words += [f"--features {request.features}" if request.features else "", f"--draws {request.draws}"]
+    return re.sub(" +", " ", " ".join(words)).strip()

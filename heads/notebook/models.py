@@ -1,0 +1,175 @@
+"""Trained heads in a notebook: an experiment that was just trained, and a head that is called on a waveform.
+
+What comes in: a request, or the name of a run, an experiment or an exported folder. What goes out: `TrainedExperiment`
+with its runs and scores, `TrainedModel` with class probabilities. Both are what the command line trains and predicts
+with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfser.heads.prediction.answers import SpokenAnswer, answers, evaluated, frames_of, mean_of, pack
+from tfser.heads.prediction.inputs import Unusable, measured, named_inputs
+from tfser.heads.prediction.loading import Model, load_model
+from tfser.heads.results.score_tables import Wanted, table
+from tfser.heads.runs.experiment import EVERYTHING, Experiment, resolve
+from tfser.heads.runs.in_turn import run_here
+from tfser.heads.runs.plan import Entry, Run, make_plan
+from tfser.heads.runs.request import Request
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import open_catalogue, refresh_if_possible
+from tfser.manifests.errors import TfserError, UsageError
+from tfser.pipeline.features.engine import Compute
+from tfser.pipeline.sound.audio import resample
+
+
+@dataclass(frozen=True)
+class TrainedExperiment:
+    """An experiment that is trained: `name` is its id, `runs` the ids of the runs that were asked for."""
+
+    cache: Cache
+    experiment: Experiment
+    runs: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The experiment's id."""
+        return self.experiment.name
+
+    def scores(self, *, by: str | None = None) -> list[dict[str, Any]]:
+        """Return its scores as shares of 1, with intervals over speakers; `by`: seed, fold, class, speaker or session."""
+        if self.experiment.folds == (EVERYTHING,):
+            raise UsageError(f"{self.name}: trained on all utterances, so it has no test scores; train folds='all' for some")
+        with open_catalogue(self.cache) as connection:
+            return table(connection, Wanted(experiment=self.name), by=by)
+
+    def model(self, fold: int | None = None) -> TrainedModel:
+        """Return the trained head of a fold, ready to be called; the only run's if there is one."""
+        ids = [run for run in self.runs if fold is None or f"-f{fold}-" in run.removeprefix(self.name)]
+        if len(ids) != 1:
+            raise UsageError(f"which run? {', '.join(self.runs)}; say fold=")
+        return load(ids[0], cache=self.cache)
+
+
+def train_experiment(cache: Cache, request: Request, seeds: Sequence[int]) -> TrainedExperiment:
+    """Train what a request asks for with each of some seeds.
+
+    Raises:
+        UsageError: a name is unknown, or the cache leaves a choice.
+        TfserError: an audit forbids a fold, or a run failed.
+    """
+    settled = resolve(cache, request)
+    runs = tuple(Run(experiment=replace(settled, seed=seed), fold=fold) for seed in seeds for fold in settled.folds)
+    plan = make_plan(cache, [Entry(experiment=runs[0].experiment, runs=runs)])
+    try:
+        failures = run_here(cache, plan.runs, plan.findings, tell=lambda event: None, go_on_after=TfserError)
+    finally:
+        refresh_if_possible(cache)
+    if failures:
+        raise TfserError(f"{failures[0].run.run_id}: {failures[0].reason}")
+    return TrainedExperiment(cache, settled, tuple(run.run_id for run in runs))
+
+
+class TrainedModel:
+    """A trained head, or the mean of several, with what makes its frames.
+
+    Attributes:
+        classes: names, in the order of the probabilities.
+        sample_rate: of the audio that the front-end wants; other rates are resampled.
+        name: the run's id, or the first one's.
+    """
+
+    def __init__(self, model: Model, device: str = "cpu") -> None:
+        self._model, self._compute = model, Compute(devices=(device,))
+        self.classes = model.heads[0].classes
+        self.sample_rate = model.front.sample_rate_hz
+        self.name = model.heads[0].name
+
+    def __call__(self, waveform: npt.ArrayLike, sample_rate: int | None = None) -> dict[str, float]:
+        """Return the probabilities of a waveform by class.
+
+        Args:
+            waveform: (n,) mono or (channels, n), full scale 1; a torch tensor, too.
+            sample_rate: of it; None: the model's own.
+
+        Raises:
+            UsageError: it is no sound, too short, or the head has to know who speaks.
+        """
+        members = self._members(waveform, sample_rate)
+        return {name: float(value) for name, value in zip(self.classes, mean_of(members), strict=True)}
+
+    def _members(self, waveform: npt.ArrayLike, sample_rate: int | None) -> npt.NDArray[np.float32]:
+        heads, front = self._model.heads, self._model.front
+        if any(of.needs_speakers for of in heads):
+            raise UsageError(
+                f"{self.name} normalises by speaker: one waveform does not say what that is; predict files of a speaker"
+            )
+        samples = np.asarray(waveform, dtype=np.float32)
+        if samples.ndim == 2:
+            samples = samples.mean(axis=0, dtype=np.float64).astype(np.float32)
+        if samples.ndim != 1 or not len(samples) or not np.isfinite(samples).all():
+            raise UsageError(f"a waveform is (n,) or (channels, n) finite numbers, n above 0; this one is {samples.shape}")
+        samples = resample(samples, sample_rate or front.sample_rate_hz, front.sample_rate_hz)
+        seconds = len(samples) / front.sample_rate_hz
+        if seconds < front.minimum_s:
+            raise UsageError(f"{seconds * 1000:.4g} ms of audio, shorter than one window of {front.minimum_s * 1000:g} ms")
+        heard, reasons = frames_of(front, [seconds], lambda row: samples, self._compute)
+        if reasons:
+            raise UsageError(reasons[0])
+        ((members, _),) = evaluated(heads, pack([heard[0]], ["waveform"]), self._compute.devices[0], ())
+        return members
+
+    def predict(self, *files: str | Path) -> list[dict[str, Any]]:
+        """Return a dict for each file of the names (files, folders, globs), as `tfser predict --format json` prints it.
+
+        What cannot be read has `predicted` None and a `reason`.
+        """
+        usable, lost = measured(named_inputs([str(file) for file in files]), minimum_s=self._model.front.minimum_s)
+        found: list[Mapping[str, Any]] = []
+        for answer in answers(self._model.heads, self._model.front, usable, known=self._model.known, compute=self._compute):
+            if isinstance(answer, SpokenAnswer):
+                found.append({**answer.to_dict(), "reason": None})
+            else:
+                lost.append(answer)
+        return [dict(row) for row in found] + [_without_answer(of) for of in lost]
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {', '.join(self.classes)}>"
+
+
+def _without_answer(lost: Unusable) -> dict[str, Any]:
+    return {"input": lost.name, "predicted": None, "probabilities": None, "reason": lost.reason}
+
+
+def load(
+    name: str | Path,
+    *,
+    cache: Cache | str | Path | None = None,
+    ensemble: bool = False,
+    selection: str = "last",
+    weights: str | None = None,
+    device: str = "cpu",
+) -> TrainedModel:
+    """Return a trained head that can be called on a waveform.
+
+    Args:
+        name: a folder of `tfser export`, or a run or an experiment of a cache.
+        cache: of the run; the command line's own if left out. A folder needs none.
+        ensemble: the mean over an experiment's folds and seeds.
+        selection: last, or val (the validated epoch).
+        weights: where the encoder is, if not where it was.
+        device: where to compute.
+
+    Raises:
+        UsageError: there is nothing of this name, or it leaves a choice.
+        TfserError: weights are damaged, or the encoder is not here.
+    """
+    store = cache if isinstance(cache, Cache) else Cache(None if cache is None else Path(cache))
+    return TrainedModel(load_model(str(name), store, ensemble=ensemble, selection=selection, weights=weights), device)

@@ -1,0 +1,151 @@
+"""A head of one's own, without a package: a class or a function becomes a head like any other, in this process.
+
+What comes in: something that makes a `torch.nn.Module` for a feature width and a number of classes. What goes out: a
+`HeadSpec` among the registered ones, so that it is trained under the same protocols and audits, and stands in the same
+tables. Its source code is part
+of its configuration: a class that was changed is another head, and its old runs are not taken for the new one's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from tfser.heads import HEADS, REGISTERED
+from tfser.heads.spec.head import HeadSpec, Network
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.spec.settings import Settings
+from tfser.manifests.cache import check_name
+from tfser.manifests.errors import UsageError
+from tfser.manifests.plugins import HEADS as GROUP
+from tfser.manifests.plugins import plugins
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Build = Callable[[int, int], "nn.Module"]
+"""`build(dim, n_classes)`: a module class, or a function."""
+
+PLAIN = Recipe(
+    summary="AdamW, 30 epochs, cosine: the plain recipe of a registered head",
+    optimiser="adamw",
+    lr=1e-3,
+    weight_decay=1e-2,
+    schedule="cosine",
+    warmup_epochs=1,
+    epochs=30,
+    batch_size=32,
+    normalise="train",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnConfig(Settings):
+    """What a registered head's numbers depend on beyond the data and the recipe.
+
+    Raises:
+        UsageError: a number is not positive.
+    """
+
+    code: str = ""
+    """Of the class or function: a digest of its source, or the version that was given."""
+    max_frames: int | None = None
+    """An utterance is cut after so many frames; None: nowhere."""
+
+    def __post_init__(self) -> None:
+        if self.max_frames is not None and self.max_frames < 1:
+            raise UsageError(f"max_frames={self.max_frames}: must be above 0, or none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnSegmentConfig(OwnConfig):
+    """The same of a head that eats segments.
+
+    Raises:
+        UsageError: a number is not positive.
+    """
+
+    segment_frames: int = 80
+    """Frames of a segment."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.segment_frames < 1:
+            raise UsageError(f"segment_frames={self.segment_frames}: must be above 0")
+
+
+def register_head(
+    name: str,
+    build: Build,
+    *,
+    summary: str = "",
+    inputs: Literal["utterances", "segments"] = "utterances",
+    segment_frames: int = 80,
+    recipe: Recipe | Mapping[str, object] | None = None,
+    version: str | None = None,
+) -> HeadSpec:
+    """Register a head for this process, in place of one of the name that was registered before.
+
+    Args:
+        name: for `train`, tables and run ids.
+        build: a module class or a function, called as `build(dim, n_classes)`; the module's `forward(frames (B, L, dim),
+            lengths (B,))` returns logits (B, n_classes). What lies beyond a sample's length, and batch-mates, must not
+            change its logits.
+        summary: one line for tables.
+        inputs: whole utterances, padded with zeros to the longest of a batch, or segments of a fixed length.
+        segment_frames: of segments.
+        recipe: how to train it unless told otherwise, or what differs from the plain one.
+        version: of code that cannot be read (`build` is no class or function of a file or a notebook's cell), or that
+            consists of more than `build`; raise it when the numbers change.
+
+    Raises:
+        UsageError: the name is taken by a head of tfser or of a plug-in, or the code cannot be read and has no version.
+    """
+    check_name("head", name)
+    if name in HEADS or name in plugins(GROUP):
+        raise UsageError(f"a head called {name} is there already; take another name")
+    code = digest_of(build) if version is None else f"version {version}"
+    is_cut = inputs == "segments"
+    config = OwnSegmentConfig(code=code, segment_frames=segment_frames) if is_cut else OwnConfig(code=code)
+    way = recipe if isinstance(recipe, Recipe) else replace(PLAIN, **dict(recipe or {}))  # type: ignore[arg-type]
+    spec = Network(
+        name=name,
+        summary=summary or (inspect.getdoc(build) or "a head of one's own").splitlines()[0],
+        source="registered in this process",
+        presets={"plain": config},
+        default_preset="plain",
+        recipes={"default": way},
+        default_recipe="default",
+        features=("logmel",),
+        inputs=inputs,
+        build=lambda config, dim, n_classes: build(dim, n_classes),
+        check=_check,
+        frames_limit=lambda config: config.max_frames,
+        typical_dim=80,
+    )
+    REGISTERED[name] = spec
+    return spec
+
+
+def _check(config: OwnConfig, dim: int) -> None:
+    if dim <= 0:
+        raise UsageError(f"features of a positive width are wanted, not {dim}")
+
+
+def digest_of(build: Build) -> str:
+    """Return a digest of the source of a class or function.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        text = textwrap.dedent(inspect.getsource(build))
+    except (OSError, TypeError) as error:
+        raise UsageError(
+            f"the source of {build!r} cannot be read, so its runs would not be told from another version's; give a version="
+        ) from error
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,234 @@
+"""From measured speech to class probabilities, by one trained head or by several.
+
+What comes in: trained heads of one feature set, what makes its frames, and speech. What goes out: an `SpokenAnswer` for each
+piece that could be heard, and an `Unusable` for each that could not. Frames are computed once, however many heads look at
+them, and are let go with their part (`tfser.heads.prediction.companies`). Nothing is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfser.heads.prediction.companies import Familiar, Part, parts
+from tfser.heads.prediction.inputs import Speech, Unusable
+from tfser.heads.prediction.trained import TrainedHead
+from tfser.manifests.errors import TfserError, UsageError
+from tfser.pipeline.features.engine import AudioRow, Compute, Frames, Load, Samples
+from tfser.pipeline.front_end import FrontEnd
+from tfser.pipeline.measure import Advance
+from tfser.pipeline.shards.packed import PackedFeatures
+from tfser.pipeline.sound.audio import decode, resample
+from tfser.pipeline.sound.video import MissingExtraError
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpokenAnswer:
+    """What one or several heads say of a piece of speech.
+
+    Attributes:
+        speech: the piece.
+        classes: K names.
+        probabilities: (K,) float32; of several heads their mean.
+        members: (M, K) those of each head.
+        segments: (S, K) of the segments, of the first head.
+        seen: train, val or test: on which side of the head's training the very same sound was (of several heads: train,
+            if it was of any); None: on none.
+    """
+
+    speech: Speech
+    classes: tuple[str, ...]
+    probabilities: Floats
+    members: Floats
+    segments: Floats
+    seen: str | None = None
+
+    @property
+    def predicted(self) -> str:
+        """The class of the largest probability."""
+        return self.classes[int(self.probabilities.argmax())]
+
+    @property
+    def agreement(self) -> float:
+        """The share of the heads whose own class this is."""
+        return float((self.members.argmax(axis=1) == self.probabilities.argmax()).mean())
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation over the heads of the predicted class's probability; 0 of one head."""
+        return float(self.members[:, int(self.probabilities.argmax())].astype(np.float64).std())
+
+    def shares(self) -> dict[str, float]:
+        """Return the probabilities by class."""
+        return {name: float(value) for name, value in zip(self.classes, self.probabilities, strict=True)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as a row: the input, what is predicted, and the probabilities by class."""
+        piece = self.speech
+        row: dict[str, Any] = {"input": piece.name}
+        if piece.utterance_id is not None:
+            row |= {"corpus": piece.corpus, "utterance_id": piece.utterance_id, "label": piece.label}
+        row |= {"seconds": round(piece.duration_s, 3), "predicted": self.predicted, "probabilities": self.shares()}
+        if len(self.members) > 1:
+            row |= {"agreement": self.agreement, "spread": self.spread}
+        return row | {"seen": self.seen}
+
+
+def check_together(heads: Sequence[TrainedHead]) -> None:
+    """Refuse heads that cannot answer together.
+
+    Raises:
+        UsageError: if they were trained on several feature sets, or tell other classes apart.
+    """
+    first = heads[0]
+    for other in heads[1:]:
+        if (other.features.fingerprint, other.classes) != (first.features.fingerprint, first.classes):
+            raise UsageError(f"{other.name} and {first.name} have other features or classes: they cannot answer together")
+
+
+def answers(
+    heads: Sequence[TrainedHead],
+    front: FrontEnd,
+    speech: Sequence[Speech],
+    *,
+    known: Familiar | None = None,
+    compute: Compute | None = None,
+    advance: Advance | None = None,
+) -> Iterator[SpokenAnswer | Unusable]:
+    """Predict measured speech, part by part.
+
+    Args:
+        heads: at least one.
+        front: makes frames of their feature set.
+        speech: with lengths and hashes.
+        known: what the first head was tested and trained on.
+        compute: where; the heads compute on its first device.
+        advance: called with a count and seconds as pieces are heard.
+
+    Raises:
+        UsageError: the heads cannot answer together, or it has to be known who speaks and is not.
+        TfserError: the encoder cannot be loaded.
+    """
+    check_together(heads)
+    known, compute = known or Familiar(), compute or Compute()
+    by_speaker = any(of.needs_speakers for of in heads)
+    for part in parts(speech, known, front, by_speaker=by_speaker):
+        if by_speaker and not all(part.speakers):
+            raise UsageError(
+                f"{heads[0].name} normalises by speaker, and nothing says who speaks in {part.speech[0].name}: name the "
+                "speaker of all inputs with --speaker, or train with --set normalise=train"
+            )
+        yield from _of_part(heads, front, part, known, compute, advance)
+
+
+def _of_part(
+    heads: Sequence[TrainedHead],
+    front: FrontEnd,
+    part: Part,
+    known: Familiar,
+    compute: Compute,
+    advance: Advance | None,
+) -> Iterator[SpokenAnswer | Unusable]:
+    def load(row: AudioRow) -> Samples:
+        piece = part.speech[int(row.utterance_id)]
+        return samples_of(piece, front.sample_rate_hz)
+
+    lengths = [piece.duration_s for piece in part.speech]
+    heard, reasons = frames_of(front, lengths, load, compute, advance)
+    for place, reason in sorted(reasons.items()):
+        yield Unusable(name=part.speech[place].name, reason=reason)
+    places = sorted(heard)
+    if not places:
+        return
+    packed = pack([heard[place] for place in places], [part.speech[place].name for place in places])
+    speakers = tuple(part.speakers[place] or "" for place in places)
+    for place, (members, segments) in zip(places, evaluated(heads, packed, compute.devices[0], speakers), strict=True):
+        piece = part.speech[place]
+        yield SpokenAnswer(
+            speech=piece,
+            classes=heads[0].classes,
+            probabilities=mean_of(members),
+            members=members,
+            segments=segments,
+            seen=known.roles.get(piece.content_hash),
+        )
+
+
+def samples_of(piece: Speech, rate: int) -> Samples:
+    """Return the (n,) mono samples of a piece at a rate.
+
+    Raises:
+        TfserError: it cannot be read; the text is the reason without the path.
+    """
+    try:
+        audio = decode(piece.path, piece.start_s, piece.end_s, max_duration_s=piece.duration_s + 1.0)
+    except MissingExtraError:
+        raise
+    except TfserError as error:
+        raise TfserError(str(error).removeprefix(f"{piece.path}: ")) from error
+    return resample(audio.samples, audio.sample_rate, rate)
+
+
+def frames_of(
+    front: FrontEnd, lengths_s: Sequence[float], load: Load, compute: Compute, advance: Advance | None = None
+) -> tuple[dict[int, Frames], Mapping[int, str]]:
+    """Return the frames of pieces of audio as the cache would hold them, by number, and why others have none.
+
+    Args:
+        front: what makes them.
+        lengths_s: of each piece.
+        load: returns the samples of a row, whose `utterance_id` is the piece's number.
+        compute: where.
+        advance: called with a count and seconds.
+    """
+    todo = [
+        AudioRow(utterance_id=str(i), path="", start_s=None, end_s=None, content_hash="", duration_s=seconds)
+        for i, seconds in enumerate(lengths_s)
+    ]
+    heard: dict[int, Frames] = {}
+    reasons: dict[int, str] = {}
+    for result in front.engine(todo, load, compute):
+        place = int(result.row.utterance_id)
+        if result.frames is None:
+            reasons[place] = result.reason or "unreadable"
+        else:
+            try:
+                heard[place] = front.stored_frames(result.frames[0])
+            except TfserError as error:
+                reasons[place] = str(error)
+        if advance is not None:
+            advance(1, result.row.duration_s)
+    return heard, reasons
+
+
+def pack(frames: Sequence[Frames], names: Sequence[str]) -> PackedFeatures:
+    """Return the frames of several utterances as one array."""
+    offsets = np.zeros(len(frames) + 1, np.int64)
+    np.cumsum([len(each) for each in frames], out=offsets[1:])
+    return PackedFeatures(frames=np.concatenate(frames), offsets=offsets, utterance_ids=tuple(names))
+
+
+def evaluated(
+    heads: Sequence[TrainedHead], packed: PackedFeatures, device: str, speakers: tuple[str, ...]
+) -> list[tuple[Floats, Floats]]:
+    """Return for each utterance what each head says (M, K), and what the first one says of its segments (S, K)."""
+    found = [of.predict(packed, speakers=speakers, device="cpu" if of.is_fitted_at_once else device) for of in heads]
+    first, number = found[0], np.arange(len(packed.utterance_ids))
+    starts = np.searchsorted(first.segment_utterance, number)
+    stops = np.searchsorted(first.segment_utterance, number, side="right")
+    return [
+        (np.stack([of.utterance_probabilities[i] for of in found]), first.segment_probabilities[starts[i] : stops[i]])
+        for i in number
+    ]
+
+
+def mean_of(members: Floats) -> Floats:
+    """Return the mean over heads (K,); of one head, its own bits."""
+    mean: Floats = members[0] if len(members) == 1 else members.astype(np.float64).mean(axis=0).astype(np.float32)
+    return mean

@@ -1,0 +1,235 @@
+"""The card of an exported model: what it is, what it learnt from, what vouches for it, and what it must not be used for.
+
+What comes in: `CardFacts`, gathered by `tfser.heads.prediction.export`. What goes out: Markdown with the header that
+model hubs read. Every number comes from stored runs; where nothing vouches for a model, the card says so in that place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tfser.heads.prediction.trained import TrainedHead
+from tfser.heads.results.marks import explain_marks, mark
+from tfser.heads.runs.experiment import EVERYTHING
+from tfser.manifests.feature_name import FeatureName
+from tfser.manifests.wording import cell
+from tfser.pipeline.features.encoders.spec import ENCODERS
+
+CAUTIONS = """\
+* **An expression is not a feeling.** The classes are labels that listeners gave to recordings, many of them acted. The model
+  says which of these labels a recording resembles; it does not say what a person feels, means, or is going to do.
+* **Do not decide about people with it.** Not in hiring, schooling, insurance, policing, migration, medicine or the watching of
+  workers. The European Union's AI Act (Regulation 2024/1689, Article 5(1)(f)) forbids emotion recognition at work and in
+  schools but for medical or safety reasons.
+* **It knows few voices.** Other languages, accents, ages, microphones, rooms and ways of speaking than those above are outside
+  of what was tested, and scores fall there, often to chance.
+* **It always answers.** Silence, music and emotions that are no class get one of its classes. Probabilities are not calibrated.
+* **Ask those who speak.** Recordings of voices are personal data.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """What a card says.
+
+    Attributes:
+        heads: the exported heads, of one experiment.
+        corpora: rows of corpora with `corpus`, `utterances`, `speakers`, `minutes`, `licence`, `page`.
+        protocol: the protocol's row, None if the catalogue does not hold it any more.
+        scores: the row of `tfser.heads.results.score_tables` for the exported selection; None: no test of this
+            configuration.
+        onnx: what was compared, if there is a graph.
+        encoder: whether the encoder's files are in the folder.
+    """
+
+    heads: Sequence[TrainedHead]
+    corpora: Sequence[Mapping[str, Any]]
+    protocol: Mapping[str, Any] | None
+    scores: Mapping[str, Any] | None
+    onnx: Mapping[str, Any] | None
+    encoder: bool
+
+
+def card(facts: CardFacts, name: str) -> str:
+    """Return the card as Markdown.
+
+    Args:
+        facts: what it says.
+        name: what the model is called.
+    """
+    sections = [
+        _header(facts),
+        f"# {name}\n",
+        _what(facts),
+        _use(facts, name),
+        "## What it was trained on\n\n" + _data(facts),
+        "## What vouches for it\n\n" + _worth(facts),
+        "## Intended use\n\nResearch on speech emotion recognition: to compare methods, to reproduce a result, to look at "
+        "recordings like those above.\n",
+        "## Limits and cautions\n\n" + CAUTIONS,
+        "## How it was made\n\n" + _made(facts),
+    ]
+    return "\n".join(sections)
+
+
+def _header(facts: CardFacts) -> str:
+    """Return the YAML that hubs read; JSON's way of writing texts is YAML's, too."""
+    tags = ["speech-emotion-recognition", "tfser", facts.heads[0].spec.name]
+    lines = [
+        "---",
+        "library_name: tfser",
+        "pipeline_tag: audio-classification",
+        "tags:",
+        *(f"- {json.dumps(tag)}" for tag in tags),
+    ]
+    return "\n".join([*lines, "---", ""])
+
+
+def _what(facts: CardFacts) -> str:
+    first = facts.heads[0]
+    about = first.about
+    count = f"The mean of {len(facts.heads)} heads (folds and seeds of one experiment). " if len(facts.heads) > 1 else ""
+    return (
+        f"{count}Takes speech, gives one of {len(first.classes)} classes: {', '.join(first.classes)}.\n\n"
+        f"* Head: {first.spec.name}, preset {about['preset']} ({first.spec.summary}; {first.spec.source}), "
+        f"{about['parameters'] or 0:,} parameters.\n"
+        f"* Features: {first.features.name}, fingerprint `{first.features.fingerprint}`. {_encoder(facts)}\n"
+    )
+
+
+def _encoder(facts: CardFacts) -> str:
+    """Return what makes the frames, and what an encoder was trained on itself."""
+    features = facts.heads[0].features
+    if not features.is_encoder:
+        return "Computed from the audio alone, without trained weights."
+    known = ENCODERS.get(FeatureName.parse(features.name).encoder)
+    source = features.source.get("weights", "unknown")
+    learnt = f"{known.summary}; the card of {known.hub} says more" if known else f"see {source} for what it was trained on"
+    commit = features.source.get("commit") or "unknown"
+    where = "in the folder `encoder`" if facts.encoder else f"not in this folder: {source}, commit {commit}"
+    return (
+        f"They come from an encoder ({learnt}). Its weights have the content hash `{features.config.get('weights')}` and are "
+        f"{where}. What the encoder learnt from may hold voices of any test set."
+    )
+
+
+def _use(facts: CardFacts, name: str) -> str:
+    lines = ["```sh", f"tfser predict {name} recording.wav", f"tfser predict {name} folder/ --format csv", "```"]
+    text = "## Use\n\n" + "\n".join(lines) + "\n"
+    if facts.onnx is not None:
+        text += (
+            f"\n`model.onnx` takes {facts.onnx['input']} as the front-end makes them (normalisation is inside) and gives "
+            "`probabilities`. "
+            f"onnxruntime's differ from PyTorch's by at most {facts.onnx['largest_difference']:.1e} on "
+            f"{facts.onnx['utterances']} utterances.\n"
+        )
+    return text
+
+
+def _data(facts: CardFacts) -> str:
+    about = facts.heads[0].about
+    lines = _table([dict(row) for row in facts.corpora]) if facts.corpora else ["The corpora are no longer in the cache."]
+    folds = sorted({of.about["fold"] for of in facts.heads})
+    if folds == [EVERYTHING]:
+        side = (
+            "All labelled utterances of the protocol: nothing was held out, so no test score can be had for these very weights."
+        )
+    else:
+        side = f"The training side of fold {', '.join(map(str, folds))}; the other folds' test speakers are in it."
+    protocol = f"Protocol {about['protocol']}, hash `{about['protocol_hash']}`, validation {about['validation']}." + (
+        f" {facts.protocol['summary']}." if facts.protocol and facts.protocol["summary"] else ""
+    )
+    return "\n".join(lines) + f"\n\n{protocol}\n\n{side}\n"
+
+
+def _worth(facts: CardFacts) -> str:
+    first = facts.heads[0]
+    about, row = first.about, facts.scores
+    audit = "Audit of the split: " + {"passed": "passed", "gaps": "something was lacking, and allowed (--allow-gaps)"}.get(
+        str(about["audit"]), "FAILED, and training was allowed all the same (--allow-leaks)"
+    )
+    if row is None:
+        return (
+            f"{audit}.\n\n**Nothing: no test of this configuration is in the cache it was exported from.** Cross-validate it "
+            f"(`tfser train --fold all` with the same settings) before anybody believes it.\n"
+        )
+    marks = mark(row)
+    of = f"{row['folds']} of {row['of_folds']} folds, seeds {', '.join(map(str, row['seeds']))}"
+    table = []
+    for metric in ("UA", "WA"):
+        low, high = row[f"pooled_{metric}_low"], row[f"pooled_{metric}_high"]
+        cells = {
+            "score": metric,
+            "mean over folds": _percent(row[metric], marks),
+            "pooled": _percent(row[f"pooled_{metric}"], marks),
+            "95 % over speakers": "none" if low is None else f"{100 * low:.1f} to {100 * high:.1f}",
+        }
+        table.append(cells)
+    explained = list(explain_marks([row]))
+    who = (
+        "These weights were tested on nobody: the scores are those of the same configuration, cross-validated"
+        if any(of.about["fold"] == EVERYTHING for of in facts.heads)
+        else "Scores of the experiment that these weights are from"
+    )
+    return "\n".join(
+        [
+            f"{audit}. Test speakers: {_SPEAKERS.get(str(row['speakers_kept']), 'not known to be new')}.",
+            "",
+            f"{who}: experiment `{about['experiment']}`, selection {first.selection}, {of}, in percent.",
+            "",
+            *_table(table),
+            "",
+            *explained,
+            "",
+        ]
+    )
+
+
+_SPEAKERS = {
+    "kept": "not heard in training or validation",
+    "broken": "SOME WERE HEARD IN TRAINING: no scores for new speakers",
+    "unknown": "not known; nobody can say whether the head had heard them",
+}
+
+
+def _percent(value: float | None, marks: str) -> str:
+    return "" if value is None else f"{100 * value:.1f}{marks}"
+
+
+def _made(facts: CardFacts) -> str:
+    rows = [
+        {
+            "run": of.name,
+            "fold": "all" if of.about["fold"] == EVERYTHING else of.about["fold"],
+            "seed": of.about["seed"],
+            "epochs": of.about["epochs"],
+            "device": of.about["device"],
+            "finished": of.about["finished_at"],
+        }
+        for of in facts.heads
+    ]
+    first = facts.heads[0]
+    versions = first.about.get("versions") or {}
+    made = ", ".join(f"{key} {versions[key]}" for key in ("tfser", "python", "torch", "numpy") if key in versions)
+    return "\n".join(
+        [
+            f"Recipe {first.about['recipe']}, selection {first.selection}: {_SELECTIONS.get(first.selection, '')}. "
+            f"Made with {made}. `tfser.json` holds the whole configuration.",
+            "",
+            *_table(rows),
+            "",
+        ]
+    )
+
+
+_SELECTIONS = {"last": "the last epoch, chosen by looking at nothing", "val": "the epoch of the best validation UA"}
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return rows as the lines of a Markdown table; what would end a cell or a line is escaped."""
+    names = list(rows[0])
+    cells = [[" ".join(cell(row[name]).split()).replace("|", r"\|") for name in names] for row in rows]
+    return [f"| {' | '.join(row)} |" for row in (names, ["---"] * len(names), *cells)]

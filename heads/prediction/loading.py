@@ -1,0 +1,58 @@
+"""A model by its name: a run, an experiment, or an exported folder, with what makes its frames and what it has seen.
+
+What comes in: what a person typed. What goes out: `Model`, ready to be called. Which of the three a text is, is decided
+here alone: a folder that exists is a folder, anything else is looked up in the cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tfser.heads.prediction.companies import Familiar, known_to
+from tfser.heads.prediction.folder import read_folder
+from tfser.heads.prediction.trained import TrainedHead, choose_runs, ears, trained_head
+from tfser.manifests.cache import Cache
+from tfser.manifests.errors import UsageError
+from tfser.pipeline.front_end import FrontEnd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Trained heads of one feature set, what makes its frames, and what the first head was tested and trained on."""
+
+    heads: tuple[TrainedHead, ...]
+    front: FrontEnd
+    known: Familiar
+
+
+def load_model(text: str, cache: Cache, *, ensemble: bool = False, selection: str = "last", weights: str | None = None) -> Model:
+    """Return what a text names.
+
+    Args:
+        text: an exported folder, a run, an experiment, or a piece of its id.
+        cache: where runs are; of a folder, nothing of it is needed.
+        ensemble: take all folds and seeds.
+        selection: last or val.
+        weights: of the encoder; None: where they were.
+
+    Raises:
+        UsageError: there is nothing of this name, or it leaves a choice.
+        TfserError: weights are damaged, or the encoder is not here.
+    """
+    path = Path(text).expanduser()
+    if path.is_dir():
+        heads = read_folder(path)  # several of them are an ensemble, which it was exported as
+        if ensemble and len(heads) < 2:
+            raise UsageError(f"--ensemble: {text} holds one head; export an experiment with --ensemble")
+        if selection != heads[0].selection:
+            raise UsageError(f"--selection {selection}: {text} was exported with the weights of {heads[0].selection}")
+        return Model(heads=heads, front=ears(None, heads[0].features, weights), known=Familiar())
+    heads = tuple(trained_head(cache, run, selection=selection) for run in choose_runs(cache, text, ensemble=ensemble))
+    known = known_to(cache, heads[0].about)
+    roles = dict(known.roles)
+    for other in heads[1:]:
+        for content, role in known_to(cache, other.about).roles.items():
+            if role == "train" or content not in roles:  # what any of them has learnt from, all of them answer from
+                roles[content] = role
+    return Model(heads=heads, front=ears(cache, heads[0].features, weights), known=replace(known, roles=roles))

@@ -1,0 +1,313 @@
+"""A trained head as ONNX: frames as the cache stores them in, class probabilities out, normalisation and layer mix
+included.
+
+What comes in: a `TrainedHead`, and a few utterances' frames. What goes out: `model.onnx`, written only once onnxruntime
+has given PyTorch's probabilities for those frames to 1e-4, and what was checked.
+
+* Heads of whole utterances take `frames` (1, L, D), any L up to what the head sees, and give `probabilities` (1, K).
+* Heads of segments take `frames` (B, L, D) with the segment's own L and any B; an utterance's prediction is the mean over
+  its segments' probabilities, cut as `tfser.heads.training.samples` cuts them.
+* The reference heads take an utterance, too: mean and deviation over time are part of the graph.
+
+Two things are computed in another way, since a graph of fixed operators has no loop over a length that it does not know
+and
+few runtimes have an inverse Fourier transform of odd lengths: TF-Mamba's scan as one product per head (its quadratic
+form, Dao and Gu 2024, section 3), and its Fourier transforms as products with the matrices of the discrete transform
+(DFT). Nothing here changes a head.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tfser.heads.models.layer_mix import build_module
+from tfser.heads.prediction.trained import TrainedHead
+from tfser.heads.training import checkpoints
+from tfser.heads.training.predict import own_randomness
+from tfser.heads.training.samples import FrameStore, plan
+from tfser.manifests.errors import TfserError, UsageError, first_line
+from tfser.pipeline.shards.packed import PackedFeatures
+
+TOLERANCE = 1e-4
+"""The largest difference of a probability between PyTorch and onnxruntime."""
+
+OPSET = 18
+
+
+class NoGraphError(UsageError):
+    """A head cannot be written as ONNX, and why."""
+
+
+def need_onnx() -> None:
+    """Check that ONNX files can be written and run here.
+
+    Raises:
+        UsageError: if a library is not installed.
+    """
+    lacking = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if lacking:
+        raise UsageError(f"--onnx needs {', '.join(lacking)}: pip install 'tfser[onnx]'")
+
+
+def check_graph(trained: TrainedHead) -> None:
+    """Refuse a head that no graph of frames alone can stand for.
+
+    Raises:
+        NoGraphError: saying why.
+    """
+    if trained.needs_speakers:
+        raise NoGraphError(
+            f"--onnx: {trained.name} normalises by speaker, over all of a speaker's utterances, and a graph sees one at a time; "
+            "train with --set normalise=train"
+        )
+
+
+class FramesToProbabilities(nn.Module):
+    """A network behind the normalisation that it was trained with."""
+
+    def __init__(self, trained: TrainedHead, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.mode = network, trained.recipe.normalise
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.register_buffer("mean", trained.state["normaliser.mean"].float())
+        self.register_buffer("deviation", trained.state["normaliser.deviation"].float())
+
+    def forward(self, frames: Tensor) -> Tensor:  # (B, L, D) -> (B, K)
+        """Normalise, classify; every frame counts."""
+        x = frames.float()
+        if self.mode in ("none", "train"):
+            x = (x - self.mean) * (1 / self.deviation)
+        else:
+            mean = x.double().mean(dim=1, keepdim=True)
+            if self.mode == "utterance-mean":
+                x = (x - mean.float()) * (1 / self.deviation)
+            else:
+                variance = x.double().square().mean(dim=1, keepdim=True) - mean.square()
+                x = (x - mean.float()) * (1 / variance.clamp(min=0).sqrt().clamp(min=1e-3)).float()
+        lengths = torch.full_like(x[:, 0, 0], x.shape[1]).long()
+        probabilities: Tensor = self.network(x, lengths).float().softmax(dim=-1)
+        return probabilities
+
+
+class StatisticsToProbabilities(nn.Module):
+    """A reference head: mean and deviation over time, then what scikit-learn has fitted
+    (`tfser.heads.training.baselines`)."""
+
+    def __init__(self, trained: TrainedHead) -> None:
+        super().__init__()
+        self.names = [name.replace(".", "_") for name in trained.state]
+        for name, tensor in trained.state.items():
+            self.register_buffer(name.replace(".", "_"), tensor.double())
+
+    def forward(self, frames: Tensor) -> Tensor:  # (B, L, D) -> (B, K)
+        """Return the softmax of the scores."""
+        x = frames.double()
+        mean = x.mean(dim=1)
+        deviation = (x.square().mean(dim=1) - mean.square()).clamp(min=0).sqrt()
+        at = self.get_buffer
+        scaled = (torch.cat([mean, deviation], dim=1) - at("inputs_mean")) / at("inputs_deviation")
+        if "model_support" in self.names:
+            support = at("model_support")
+            distances = scaled.square().sum(1, keepdim=True) + support.square().sum(1) - 2 * scaled @ support.T
+            kernel = torch.exp(-at("kernel_width")[0] * distances.clamp(min=0) / scaled.shape[1])
+            scores = kernel @ at("model_dual").T
+        else:
+            scores = scaled @ at("model_weight").T
+        # A class that nobody trained has minus infinity, which some runtimes' softmax does not know.
+        probabilities: Tensor = (scores + at("model_intercept").clamp(min=-1e30)).softmax(dim=-1).float()
+        return probabilities
+
+
+class DftFilter(nn.Module):
+    """TF-Mamba's frequency filter with both transforms as matrix products; the numbers of `FrequencyFilter`."""
+
+    def __init__(self, original: Any) -> None:
+        super().__init__()
+        n, bins = original.size, original.size // 2 + 1
+        angle = 2 * math.pi * np.outer(np.arange(n), np.arange(bins)) / n  # (n, F)
+        weight = np.full(bins, 2.0)
+        weight[0] = weight[-1] = 1.0  # n is even: the first and the last bin have no twin
+        self.original = original
+        self.cos: Tensor
+        self.sin: Tensor
+        self.weight: Tensor
+        self.register_buffer("cos", torch.from_numpy(np.cos(angle)).float())
+        self.register_buffer("sin", torch.from_numpy(np.sin(angle)).float())
+        self.register_buffer("weight", torch.from_numpy(weight / n).float())
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:  # (B, L, C), (B, L) -> (B, L, C)
+        """Filter along time; every frame is valid."""
+        cos, sin = self.cos[: x.shape[1]], self.sin[: x.shape[1]]  # (L, F): frames beyond the end are zero
+        real = torch.einsum("lf,blc->bfc", cos, x)
+        imaginary = -torch.einsum("lf,blc->bfc", sin, x)
+        kept = self._kept(real, imaginary) * self.weight[:, None]
+        back = torch.einsum("lf,bfc->blc", cos, real * kept)
+        return back - torch.einsum("lf,bfc->blc", sin, imaginary * kept)
+
+    def _kept(self, real: Tensor, imaginary: Tensor) -> Tensor:
+        filter_of = self.original
+        if filter_of.kind == "power":
+            power = real.square() + imaginary.square()
+            mean = power[:, 1:].mean(dim=1, keepdim=True)
+            tiny = torch.finfo(power.dtype).tiny
+            kept: Tensor = ((power + tiny).log() - (mean + tiny).log() > filter_of.threshold).to(power.dtype)
+            return kept
+        share = torch.linspace(0, 1, real.shape[1])[:, None]
+        passed: Tensor = (filter_of.threshold > share)[None].to(real.dtype)
+        return passed
+
+
+def quadratic_scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, *, backend: str = "", chunk: int = 0
+) -> Tensor:
+    """Return what `tfser.heads.models.ssd.ssd` does, by one (L, L) product a head: no loop over frames, whatever L is."""
+    r = x.shape[2] // B.shape[2]
+    total = (dt * A).double().clamp(min=-1000).cumsum(dim=1).transpose(1, 2)  # (b, h, L)
+    earlier = torch.ones_like(total[0, 0][:, None] - total[0, 0][None, :]).tril()  # (L, L)
+    decay = (((total[..., :, None] - total[..., None, :]) * earlier).exp() * earlier).to(x.dtype)
+    scores = torch.einsum("btgn,bsgn->bgts", C, B).repeat_interleave(r, dim=1)  # (b, h, L, L)
+    y = torch.einsum("bhts,bshp->bthp", scores * decay, x * dt[..., None])
+    return y if D is None else y + x * D[:, None]
+
+
+@contextlib.contextmanager
+def _without_loops() -> Iterator[None]:
+    """Let TF-Mamba scan by `quadratic_scan` meanwhile: its own loops run over a length that a graph does not know."""
+    from tfser.heads.models import tf_mamba
+
+    module: Any = tf_mamba
+    own = module.ssd
+    module.ssd = quadratic_scan
+    try:
+        yield
+    finally:
+        module.ssd = own
+
+
+def graph_module(trained: TrainedHead) -> nn.Module:
+    """Return the module that is written: frames (B, L, D) to probabilities (B, K)."""
+    if trained.is_fitted_at_once:
+        return StatisticsToProbabilities(trained).eval()
+    with own_randomness(torch.device("cpu")):
+        network = build_module(trained.spec, trained.config, trained.features.dim, len(trained.classes), trained.features.layers)
+    network.load_state_dict(checkpoints.part(trained.state, "model"))
+    network = copy.deepcopy(network)
+    for module in network.modules():
+        if type(getattr(module, "filter", None)).__name__ == "FrequencyFilter":
+            module.filter = DftFilter(module.filter)
+    return FramesToProbabilities(trained, network).eval()
+
+
+def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict[str, Any]:
+    """Write a trained head as ONNX, and compare what it says of some utterances with PyTorch.
+
+    Args:
+        trained: the head.
+        path: a file that is not there yet.
+        packed: frames of utterances of its feature set, real ones if there are any.
+
+    Returns:
+        What was compared: `utterances`, `largest_difference`, `tolerance`, `opset`.
+
+    Raises:
+        NoGraphError: the head cannot be written, and why.
+        TfserError: onnxruntime gives other numbers; nothing is left then.
+    """
+    need_onnx()
+    check_graph(trained)
+    module = graph_module(trained)
+    # A head of segments has one length and any number of them, one of utterances any length and no batch:
+    # padding in the graph would be a second way to compute the same.
+    segment = None if trained.is_fitted_at_once else trained.spec.sample_frames(trained.config, trained.recipe)
+    samples = _samples(trained, packed, segment)
+    batch, frames = torch.export.Dim("batch", min=1), torch.export.Dim("frames", min=2, max=_most(trained))
+    moving: dict[int, Any] = {1: frames} if segment is None else {0: batch}
+    example = samples[0] if segment is None else torch.cat([samples[0], samples[0]])
+    try:
+        with torch.inference_mode(False), torch.no_grad(), _without_loops(), _quiet():
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["frames"],
+                output_names=["probabilities"],
+                dynamic_shapes={"frames": moving},
+                verbose=False,
+            )
+            assert program is not None  # with dynamo=True there always is one
+            program.save(path, external_data=False)
+    except Exception as error:  # whatever the exporter raises over an operator: it is its word on why
+        path.unlink(missing_ok=True)
+        raise NoGraphError(f"--onnx: {trained.name} cannot be written as ONNX ({first_line(error)[:200]})") from error
+    # Looked at on real frames before anybody has the file: an operator may be exported to something that only
+    # looks alike.
+    worst = _compare(trained, path, packed, samples)
+    if not worst <= TOLERANCE:
+        path.unlink(missing_ok=True)
+        raise TfserError(f"--onnx: onnxruntime's probabilities differ from PyTorch's by {worst:.2g}, more than {TOLERANCE:g}")
+    return {
+        "utterances": len(packed.utterance_ids),
+        "largest_difference": worst,
+        "tolerance": TOLERANCE,
+        "opset": OPSET,
+        "input": f"frames float32 ({'B' if segment else '1'}, {segment or 'L'}, {trained.features.dim})",
+    }
+
+
+def _most(trained: TrainedHead) -> int | None:
+    return None if trained.is_fitted_at_once else trained.spec.seen_frames(trained.config, trained.recipe)
+
+
+def _samples(trained: TrainedHead, packed: PackedFeatures, segment: int | None) -> list[Tensor]:
+    """Return what the graph is given for each utterance: its frames, or its segments, float32 and not normalised."""
+    rows, dim, most = np.arange(len(packed.utterance_ids)), packed.frames.shape[1], _most(trained)
+    plain = np.zeros((1, dim), np.float32), np.ones((1, dim), np.float32)
+    store = FrameStore(packed.frames, packed.offsets, *plain, torch.device("cpu"), most)
+    layout = plan(packed.offsets, rows, segment, trained.recipe.eval_hop if segment else None, most)
+    return [
+        store.gather(torch.from_numpy(layout.utterance[own]), torch.from_numpy(layout.start[own]), segment)[0]
+        for own in (layout.utterance == row for row in rows)
+    ]
+
+
+def _compare(trained: TrainedHead, path: Path, packed: PackedFeatures, samples: Sequence[Tensor]) -> float:
+    """Return the largest difference between onnxruntime's probabilities and those that `TrainedHead.predict` gives."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    expected = trained.predict(packed).utterance_probabilities
+    worst = 0.0
+    for row, sample in zip(expected, samples, strict=True):
+        (found,) = session.run(["probabilities"], {"frames": sample.numpy()})
+        difference = np.abs(found.astype(np.float64).mean(axis=0) - row).max()
+        worst = max(worst, float(difference) if np.isfinite(difference) else math.inf)
+    return worst
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's own remarks off the terminal: what it fails over is told in one line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

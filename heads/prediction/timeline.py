@@ -1,0 +1,190 @@
+"""Long recordings, window by window, in bounded memory.
+
+What comes in: a recording of any length. What goes out: for each window its start and end in seconds and the class
+probabilities.
+A window is predicted as a file would be that held nothing else: its samples at the recording's own rate are cut out,
+resampled and turned into frames alone, so `tfser predict` of that piece gives the same numbers (to the rounding of
+batches). Windows begin at 0, `step`, 2 `step` ...; if samples are left over at the end, one more window ends at the last
+sample. A recording that is shorter than a window is one window. Blocks of the file are decoded one after the other and
+let go.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfser.heads.prediction.answers import Floats, evaluated, frames_of, mean_of, pack
+from tfser.heads.prediction.inputs import Speech
+from tfser.heads.prediction.trained import TrainedHead
+from tfser.manifests.errors import TfserError, UsageError
+from tfser.pipeline.features.engine import AudioRow, Compute, Samples
+from tfser.pipeline.front_end import FrontEnd
+from tfser.pipeline.measure import Advance
+from tfser.pipeline.sound.audio import resample, stream
+from tfser.pipeline.sound.recording import Recording
+
+AT_ONCE = 32
+"""Windows that are evaluated together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """What is heard from `start_s` to `end_s` of a recording; `reason` says why there is no answer, where there is
+    none."""
+
+    speech: Speech
+    start_s: float
+    end_s: float
+    classes: tuple[str, ...]
+    members: Floats
+    """(M, K); (0, K) where there is no answer."""
+    reason: str | None = None
+
+    @property
+    def probabilities(self) -> Floats:
+        """(K,) the mean over the heads."""
+        return mean_of(self.members)
+
+    @property
+    def predicted(self) -> str:
+        """The class of the largest probability."""
+        return self.classes[int(self.probabilities.argmax())]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as a row."""
+        row = {"input": self.speech.name, "start_s": round(self.start_s, 4), "end_s": round(self.end_s, 4)}
+        if self.reason is not None:
+            return row | {"predicted": None, "probabilities": None, "reason": self.reason}
+        shares = {name: float(value) for name, value in zip(self.classes, self.probabilities, strict=True)}
+        return row | {"predicted": self.predicted, "probabilities": shares, "reason": None}
+
+    def rttm(self) -> str:
+        """Return it as a line of RTTM: the class where a diarisation has the speaker, its probability as the confidence.
+
+        Blanks part the fields, so those in the file's name are written as underscores.
+        """
+        name = "_".join(Path(self.speech.name).stem.split()) or "-"
+        label = "_".join(self.predicted.split())
+        confidence = float(self.probabilities.max())
+        return f"SPEAKER {name} 1 {self.start_s:.3f} {self.end_s - self.start_s:.3f} <NA> <NA> {label} {confidence:.4f} <NA>"
+
+
+def check_windows(window_s: float, step_s: float, front: FrontEnd) -> None:
+    """Refuse windows that make no frame, or leave gaps.
+
+    Raises:
+        UsageError: saying what is off.
+    """
+    if window_s < front.minimum_s:
+        raise UsageError(f"--window {window_s:g}: shorter than one window of the features ({front.minimum_s * 1000:g} ms)")
+    if not 0 < step_s <= window_s:
+        raise UsageError(
+            f"--step {step_s:g}: must be above 0 and no longer than the window ({window_s:g} s), or sound is left out"
+        )
+
+
+def cut(
+    blocks: Iterable[Samples], recording: Recording, window_s: float, step_s: float
+) -> Iterator[tuple[float, float, Samples]]:
+    """Yield the windows of a stream as start, end (both in seconds) and samples at the recording's rate.
+
+    At any time about a block and a window are held.
+    """
+    held = np.empty(0, np.float32)
+    first = start = 0  # of what is held, and of the next window, in samples
+    last_end = 0
+    rate = size = step = 0
+    for block in blocks:
+        if not rate:
+            rate = recording.sample_rate
+            size, step = max(1, round(window_s * rate)), max(1, round(step_s * rate))
+        held = np.concatenate([held, block])
+        while start + size <= first + len(held):
+            last_end = start + size
+            yield start / rate, last_end / rate, held[start - first : last_end - first]
+            start += step
+        # The last window may reach back by its whole length.
+        keep = max(first, min(start, first + len(held) - size))
+        held, first = held[keep - first :].copy(), keep
+    total = first + len(held)
+    if total > last_end:
+        begin = max(0, total - size)
+        yield begin / rate, total / rate, held[begin - first :]
+
+
+def windows(
+    heads: Sequence[TrainedHead],
+    front: FrontEnd,
+    speech: Speech,
+    *,
+    window_s: float,
+    step_s: float,
+    compute: Compute | None = None,
+    advance: Advance | None = None,
+) -> Iterator[Window]:
+    """Predict a recording window by window.
+
+    Args:
+        heads: at least one, of one feature set.
+        front: makes its frames.
+        speech: the recording; it need not be measured.
+        window_s: length of a window in seconds.
+        step_s: from one window's start to the next.
+        compute: where.
+        advance: called with 0 and the seconds that are new in each window.
+
+    Raises:
+        UsageError: a head normalises by speaker, and nothing says who speaks.
+        TfserError: the recording cannot be read, at its beginning or where it breaks; what came before was yielded.
+    """
+    compute = compute or Compute()
+    if any(of.needs_speakers for of in heads):
+        raise UsageError(f"{heads[0].name} normalises by speaker: a window alone does not say what that is; it has no timeline")
+    recording = Recording()
+    blocks = stream(speech.path, speech.start_s, speech.end_s, recording, max_duration_s=math.inf)
+    batch: list[tuple[float, float, Samples]] = []
+    done = 0.0
+    for window in cut(blocks, recording, window_s, step_s):
+        batch.append(window)
+        if len(batch) == AT_ONCE:
+            yield from _answered(heads, front, speech, batch, recording.sample_rate, compute)
+            if advance is not None:
+                advance(0, batch[-1][1] - done)
+            done, batch = batch[-1][1], []
+    if batch:
+        yield from _answered(heads, front, speech, batch, recording.sample_rate, compute)
+        if advance is not None:
+            advance(0, batch[-1][1] - done)
+
+
+def _answered(
+    heads: Sequence[TrainedHead],
+    front: FrontEnd,
+    speech: Speech,
+    batch: Sequence[tuple[float, float, Samples]],
+    rate: int,
+    compute: Compute,
+) -> Iterator[Window]:
+    def load(row: AudioRow) -> Samples:
+        samples = resample(batch[int(row.utterance_id)][2], rate, front.sample_rate_hz)
+        if len(samples) < front.minimum_s * front.sample_rate_hz:
+            raise TfserError(f"{len(samples) / front.sample_rate_hz * 1000:.4g} ms, shorter than one window of the features")
+        return samples
+
+    heard, reasons = frames_of(front, [end - start for start, end, _ in batch], load, compute)
+    places = sorted(heard)
+    found: dict[int, Floats] = {}
+    if places:
+        packed = pack([heard[place] for place in places], [str(place) for place in places])
+        answered = evaluated(heads, packed, compute.devices[0], ())
+        found = {place: members for place, (members, _) in zip(places, answered, strict=True)}
+    classes = heads[0].classes
+    for place, (start, end, _) in enumerate(batch):
+        members = found.get(place, np.empty((0, len(classes)), np.float32))
+        yield Window(speech=speech, start_s=start, end_s=end, classes=classes, members=members, reason=reasons.get(place))

@@ -1,0 +1,243 @@
+"""Trained heads, ready for use: the weights of a finished run with everything that it takes to call them on new frames.
+
+What comes in: a run of a cache. What goes out: `TrainedHead`, whose `predict` is the very evaluation that the training
+stored its test predictions with. Nothing here reads audio, and nothing is changed in a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tfser.heads import head
+from tfser.heads.runs.experiment import EVERYTHING
+from tfser.heads.runs.learned_mix import FILES, mix_of_run
+from tfser.heads.runs.names import meant_by
+from tfser.heads.runs.store import finished, read_model, run_folder
+from tfser.heads.spec.head import Baseline, HeadSpec
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.spec.settings import Settings
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import open_catalogue, rows
+from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.pipeline.front_end import FrontEnd, StoredSet, front_end
+from tfser.pipeline.shards.packed import PackedFeatures
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from torch import Tensor
+
+    from tfser.heads.spec.fold import Prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedHead:
+    """A head with its trained weights, and what it has to be given.
+
+    Attributes:
+        about: what the run says of itself (run.json).
+        spec, config, recipe: the head, its configuration, and how it was trained, which says how frames are normalised
+            and cut.
+        classes: K names, in the order of the head's outputs.
+        selection: how the epoch of the weights was chosen.
+        state: the weights with their normalisation.
+        features: the feature set that it was trained on.
+    """
+
+    about: Mapping[str, Any]
+    spec: HeadSpec
+    config: Settings
+    recipe: Recipe
+    classes: tuple[str, ...]
+    selection: str
+    state: Mapping[str, Tensor]
+    features: StoredSet
+
+    @property
+    def name(self) -> str:
+        """The run's id."""
+        return str(self.about["run_id"])
+
+    @property
+    def needs_speakers(self) -> bool:
+        """Whether frames are normalised by speaker, so that it has to be known who speaks."""
+        return not self.is_fitted_at_once and self.recipe.normalise == "speaker"
+
+    @property
+    def is_fitted_at_once(self) -> bool:
+        """Whether it is a reference head, which has no network and computes on the CPU."""
+        return isinstance(self.spec, Baseline)
+
+    def predict(
+        self,
+        features: PackedFeatures,
+        *,
+        speakers: tuple[str, ...] | None = None,
+        rows_of: npt.NDArray[Any] | None = None,
+        device: str = "cpu",
+    ) -> Prediction:
+        """Return the class probabilities of utterances and their segments, as the training evaluated its own.
+
+        Args:
+            features: frames of the feature set that the head was trained on, n utterances.
+            speakers: (n,) who speaks; needed where frames are normalised by speaker.
+            rows_of: the utterances to predict; None: all.
+            device: where to compute.
+
+        Raises:
+            UsageError: the features are of another width, or the speakers are needed and not given.
+        """
+        from tfser.heads.training.predict import TrainedState, predict
+
+        return predict(
+            TrainedState(
+                state=self.state,
+                spec=self.spec,
+                config=self.config,
+                recipe=self.recipe,
+                n_classes=len(self.classes),
+                layers=self.features.layers,
+            ),
+            features,
+            utterances=rows_of,
+            speakers=speakers,
+            device=device,
+        )
+
+
+def trained_head(cache: Cache, run_id: str, *, selection: str = "last") -> TrainedHead:
+    """Return the trained head of a finished run.
+
+    Args:
+        cache: the cache.
+        run_id: of the run.
+        selection: last or val: those whose weights a run keeps.
+
+    Raises:
+        UsageError: there is no such run, or it keeps no weights of this selection.
+        DamagedError: a file of it is not what was written.
+        UnreadableError: a file of it cannot be read now.
+        TfserError: the description of its features is no longer in the cache.
+    """
+    about = finished(cache, run_id)
+    if about is None:
+        raise UsageError(f"no finished run {run_id!r} in {cache.runs}; `tfser runs ls` lists them")
+    if selection not in FILES:
+        raise unknown("selection whose weights are kept", selection, list(FILES))
+    if not (run_folder(cache, run_id) / FILES[selection]).exists() and selection != "last":
+        raise UsageError(f"{run_id}: no epoch was selected by validation ({about['validation']}); take --selection last")
+    return TrainedHead(
+        about=about,
+        **described(about),
+        selection=selection,
+        state=read_model(cache, about, FILES[selection]),
+        features=stored_set(cache, about),
+    )
+
+
+def described(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return head, configuration, recipe and classes of a run, as `TrainedHead` calls them, out of what it says of
+    itself.
+
+    Raises:
+        TfserError: the head is not known here, or has no such settings: another version's, or a plug-in's that is not
+            installed.
+    """
+    config = about["config"]
+    try:
+        spec = head(about["head"])
+        kind = type(spec.preset())
+        return {
+            "spec": spec,
+            "config": kind.from_dict(config["head_config"]),
+            "recipe": Recipe.from_dict(config["recipe_config"]),
+            "classes": tuple(about["classes"]),
+        }
+    except UsageError as error:
+        raise TfserError(f"{about['run_id']}: cannot be used by this version or without its plug-in ({error})") from error
+
+
+def stored_set(cache: Cache, about: Mapping[str, Any]) -> StoredSet:
+    """Return the feature set that a run was trained on.
+
+    Raises:
+        TfserError: the cache no longer says what it is.
+    """
+    with open_catalogue(cache) as connection:
+        found = rows(connection, "FROM feature_sets WHERE fingerprint = ?", [about["fingerprint"]])
+    if not found:
+        raise TfserError(
+            f"{about['run_id']}: its features {about['feature_set']} ({about['fingerprint']}) are no longer in the cache, so "
+            "nothing says how to compute them; extract them again"
+        )
+    return StoredSet.of_row(found[0])
+
+
+def ears(cache: Cache | None, features: StoredSet, weights: str | None = None) -> FrontEnd:
+    """Return what makes a head's frames of audio, a learned mix of layers among them.
+
+    Args:
+        cache: where hashes of weights are remembered, and the runs that learned mixes are; None: an exported folder has
+            neither.
+        features: that the head was trained on.
+        weights: of the encoder; None: where they were.
+
+    Raises:
+        TfserError: as `front_end`; the run that learned the mix is gone.
+    """
+    memo = None if cache is None else cache.root / "weights.json"
+    if features.config.get("layer") != "mix":
+        return front_end(features, weights=weights, memo=memo)
+    if cache is None:
+        raise TfserError(f"{features.name}: a mix of layers that a run learned; it is computed beside that run's cache alone")
+    owner = features.config["belongs_to"]["run_id"]
+    source, mixed, _ = mix_of_run(cache, owner, selection=features.config["selection"], dtype=features.dtype, name=features.name)
+    if mixed.fingerprint != features.fingerprint:
+        raise TfserError(f"{features.name}: the run {owner} has learned another mix since; collapse it again")
+    whole = front_end(StoredSet.of_row(source), weights=weights, memo=memo)
+    return FrontEnd(
+        stored=features,
+        sample_rate_hz=whole.sample_rate_hz,
+        minimum_s=whole.minimum_s,
+        frames=whole.frames,
+        engine=whole.engine,
+        combine=lambda frames: mixed.combine(whole.stored_frames(frames)),
+    )
+
+
+def choose_runs(cache: Cache, text: str, *, ensemble: bool = False) -> list[str]:
+    """Return the runs that a text means: one, or all folds and seeds of an experiment.
+
+    Args:
+        cache: the cache.
+        text: the id of a run or an experiment, or a piece of one.
+        ensemble: whether several are wanted.
+
+    Raises:
+        UsageError: there is none of this name, or an experiment has several runs and nothing says which.
+    """
+    from tfser.heads.results.outcomes import find
+
+    with open_catalogue(cache) as connection:
+        subject = find(connection, meant_by(cache, text))
+        if subject.run_id is not None and not ensemble:
+            return [subject.run_id]
+        found = rows(
+            connection,
+            "SELECT run_id, fold FROM runs WHERE experiment = ? AND (?::VARCHAR IS NULL OR run_id = ?) ORDER BY fold, seed",
+            [subject.experiment, subject.run_id, subject.run_id],
+        )
+    whole = [row["run_id"] for row in found if row["fold"] == EVERYTHING]
+    parts = [row["run_id"] for row in found if row["fold"] != EVERYTHING]
+    if ensemble:
+        if len(parts or whole) < 2:
+            raise UsageError(f"--ensemble: {text} has one run, {(parts or whole)[0]}; train more folds or seeds, or leave it out")
+        return parts or whole
+    one: Sequence[str] = whole or parts
+    if len(one) > 1:
+        raise UsageError(
+            f"{subject.experiment} has {len(one)} runs: name one ({one[0]} ...), take their mean with --ensemble, or train one "
+            "on all labelled utterances with `tfser train --fold none`"
+        )
+    return [one[0]]

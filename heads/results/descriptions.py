@@ -1,0 +1,106 @@
+"""What a run or an experiment is, and in what two of them differ.
+
+What comes in: the catalogue. What goes out: rows for people and programs: experiments with their runs and scores, the
+flat configuration of one, the settings in which two differ. Nothing is judged here; `tfser compare` tests differences of
+scores.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfser.heads.results.marks import of_runs
+from tfser.heads.results.outcomes import Subject
+from tfser.heads.runs.experiment import EVERYTHING
+from tfser.manifests.catalogue.reading import Connection, rows
+from tfser.manifests.errors import UsageError
+
+_SELECT = (
+    "SELECT r.experiment, any_value(head) AS head, any_value(preset) AS preset, any_value(recipe) AS recipe, "
+    "any_value(corpus) AS corpus, any_value(protocol) AS protocol, any_value(feature_set) AS feature_set, "
+    "list(DISTINCT seed ORDER BY seed) AS seeds, list(DISTINCT fold ORDER BY fold) AS folds, count(*) AS runs, "
+    "max(finished_at) AS finished_at, sum(seconds) AS seconds FROM runs r GROUP BY r.experiment ORDER BY r.experiment"
+)
+
+
+def listed(connection: Connection, names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return a row an experiment: its names, what it is, its runs, and the UA of the last epoch over its folds and seeds.
+
+    Args:
+        connection: the catalogue.
+        names: the experiment of each name that people gave.
+    """
+    called: dict[str, list[str]] = {}
+    for name, experiment in sorted(names.items()):
+        called.setdefault(experiment, []).append(name)
+    scores = {row["experiment"]: row for row in rows(connection, "SELECT experiment, UA, audit, speakers_kept FROM results")}
+    found = []
+    for row in rows(connection, _SELECT):
+        folds = row.pop("folds")
+        score = scores.get(row["experiment"], {})
+        found.append(
+            {"experiment": row["experiment"], "names": called.get(row["experiment"], [])}
+            | row
+            | {
+                "folds": [fold for fold in folds if fold != EVERYTHING],
+                "for_use": EVERYTHING in folds,
+                "UA": score.get("UA"),
+                "audit": score.get("audit"),
+                "speakers_kept": score.get("speakers_kept"),
+                "selection": "last",
+            }
+        )
+    return found
+
+
+def runs_of(connection: Connection, subject: Subject) -> list[dict[str, Any]]:
+    """Return the rows of `runs` of an experiment or of one run, by fold and seed."""
+    return rows(
+        connection,
+        "SELECT * FROM runs WHERE experiment = ? AND (?::VARCHAR IS NULL OR run_id = ?) ORDER BY fold, seed",
+        [subject.experiment, subject.run_id, subject.run_id],
+    )
+
+
+def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return a configuration with its parts side by side, under names with dots.
+
+    >>> flat({"head": "svm", "head_config": {"C": 1.0}})
+    {'head': 'svm', 'head_config.C': 1.0}
+    """
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return found
+
+
+def described(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what runs of one experiment have in common: the configuration flat, and what their scores are worth."""
+    first = runs[0]
+    common = {key: first[key] for key in ("experiment", "parameters", "classes", "device_name")}
+    return common | flat(json.loads(first["config"])) | of_runs(runs) | {"versions": json.loads(first["versions"] or "{}")}
+
+
+def differences(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row for each thing in which two experiments or runs differ: what, and the value on either side.
+
+    Raises:
+        UsageError: one of them has no runs.
+    """
+    if not a or not b:
+        raise UsageError("nothing to compare: one of the two has no finished run")
+    sides = [_sides(of) for of in (a, b)]
+    keys = list(dict.fromkeys([*sides[0], *sides[1]]))
+    return [
+        {"what": key, "a": sides[0].get(key), "b": sides[1].get(key)} for key in keys if sides[0].get(key) != sides[1].get(key)
+    ]
+
+
+def _sides(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what can differ: the configuration, the versions, folds and seeds."""
+    about = described(runs)
+    versions = {f"versions.{name}": value for name, value in about.pop("versions").items()}
+    folds = sorted({run["fold"] for run in runs})
+    return about | {"folds": folds, "seeds": sorted({run["seed"] for run in runs})} | versions

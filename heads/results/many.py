@@ -1,0 +1,353 @@
+"""Several experiments on the same test utterances: which of them can be told apart at all, when all pairs are looked at.
+
+In go the stored test predictions of M systems; out come their scores, the M (M - 1) / 2 differences with simultaneous intervals
+and adjusted p values, letters for groups that are not told apart, and how large a difference would have to be to be seen.
+
+* **Intervals**: of all differences at once, at 95 % together. Each is the cluster-robust one of two systems
+  (`tfser.heads.results.intervals`: delete-one-speaker jackknife, Student's t), wider by one factor: the level of each is lowered
+  until the largest of all t values exceeds its bound in 5 % of simulated data (single-step max-t: Hothorn, Bretz and Westfall,
+  Biometrical Journal 50, 2008). The data are G draws from a normal distribution with the covariance of the speakers'
+  jackknife deviations over the pairs, so pairs that share a system, and systems that err alike, are not paid for twice.
+* **p values**: step-down max-T over exchanges of whole speakers (Westfall and Young, Resampling-Based Multiple Testing, 1993).
+  The same speakers are exchanged in all pairs; all 2^(G - 1) exchanges are counted up to 14 speakers, else as many are drawn as
+  for two systems. Two systems that share a letter have an adjusted p of 0.05 or more.
+* **Smallest difference that is seen**: what the bounds above would exclude in 80 % of data like these, were all speakers to gain
+  as much: simulated from the same normal distribution, for each pair.
+
+Every simulation has a fixed seed. With fewer than six speakers no exchange can reach p < 0.05, whatever the systems.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from tfser.heads.results.intervals import (
+    CONFIDENCE,
+    FEW,
+    METRICS,
+    Counts,
+    Floats,
+    Interval,
+    difference,
+    exchanged,
+    interval,
+    without_one,
+)
+from tfser.heads.results.outcomes import Outcome, choose_clusters
+from tfser.heads.spec.selections import peeks
+from tfser.manifests.errors import TfserError, UsageError, unknown
+
+_EXACT_UP_TO = 14
+_DRAWS = 19_999
+_SIMULATED = 20_000
+_POWER = 0.8
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two of the systems, by their places, the better one first: difference with simultaneous interval, adjusted p."""
+
+    a: int
+    b: int
+    difference: Interval
+    p: float | None
+    seen_from: float | None
+    """The difference that would be seen in 80 % of data like these; None where nothing varies between clusters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyComparison:
+    """The outcome; systems are in the order of their scores, the best first. Scores are shares of 1.
+
+    `letters` has one text a system: those that share a letter are not told apart. `per_pair` is the confidence of each pair's
+    interval by itself. Where nothing makes clusters, `clustered_by` is None, and there are neither intervals nor letters.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    metric: str
+    clustered_by: str | None
+    scores: tuple[Interval, ...]
+    pairs: tuple[Pair, ...]
+    letters: tuple[str, ...]
+    per_pair: float
+    exact: bool
+    left_out: int
+
+    @property
+    def seen_from(self) -> float | None:
+        """The median over the pairs of the smallest difference that is seen."""
+        known = [pair.seen_from for pair in self.pairs if pair.seen_from is not None]
+        return float(np.median(known)) if known else None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row a pair, for csv and Parquet."""
+        names = [of.subject.name for of in self.outcomes]
+        return [
+            {
+                "a": names[pair.a],
+                "b": names[pair.b],
+                "metric": self.metric,
+                "selection": self.outcomes[0].selection,
+                "looked_at_test": peeks(self.outcomes[0].selection),
+                "score_a": self.scores[pair.a].value,
+                "score_b": self.scores[pair.b].value,
+                **{f"difference_{what}": getattr(pair.difference, what) for what in ("value", "low", "high")},
+                "p_adjusted": pair.p,
+                "seen_from": pair.seen_from,
+                "letters_a": self.letters[pair.a],
+                "letters_b": self.letters[pair.b],
+                "clustered_by": self.clustered_by,
+                "clusters": None if self.clustered_by is None else pair.difference.clusters,
+                "audit_a": self.outcomes[pair.a].audit,
+                "audit_b": self.outcomes[pair.b].audit,
+                "speakers_kept_a": self.outcomes[pair.a].speakers_kept,
+                "speakers_kept_b": self.outcomes[pair.b].speakers_kept,
+            }
+            for pair in self.pairs
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON can hold it."""
+        systems = [
+            {
+                "name": of.subject.name,
+                "audit": of.audit,
+                "speakers_kept": of.speakers_kept,
+                "seeds": list(of.seeds),
+                self.metric: score.to_dict(),
+                "letters": letters,
+            }
+            for of, score, letters in zip(self.outcomes, self.scores, self.letters, strict=True)
+        ]
+        return {
+            "metric": self.metric,
+            "selection": self.outcomes[0].selection,
+            "looked_at_test": peeks(self.outcomes[0].selection),
+            "clustered_by": self.clustered_by,
+            "clusters": None if self.clustered_by is None else self.scores[0].clusters,
+            "utterances": len(self.outcomes[0].keys),
+            "left_out": self.left_out,
+            "systems": systems,
+            "pairs": self.rows(),
+            "confidence": CONFIDENCE,
+            "confidence_per_pair": self.per_pair,
+            "p_exact": self.exact,
+            "seen_from": self.seen_from,
+        }
+
+
+def compare_many(
+    outcomes: Sequence[Outcome], *, metric: str = "UA", clusters: str | None = None, common: bool = False
+) -> ManyComparison:
+    """Compare all pairs of several experiments at once.
+
+    Args:
+        outcomes: what was tested of each.
+        metric: the score that is tested: UA, WA, WF1 or macro_F1.
+        clusters: speaker, session or dialogue; if left out, the speakers, where they are known and new to all.
+        common: leave out what not all of them tested, or under another true label, instead of refusing.
+
+    Raises:
+        UsageError: Two are the same, they were not tested alike, or cannot be clustered as asked for.
+        TfserError: They have no utterance in common.
+    """
+    if metric not in METRICS:
+        raise unknown("metric", metric, METRICS)
+    named = [of.subject for of in outcomes]
+    if twice := [of.name for i, of in enumerate(named) if of in named[:i]]:
+        raise UsageError(f"{twice[0]} stands there twice: name different experiments")
+    outcomes, left_out = _matched(outcomes, common)
+    by = choose_clusters(outcomes, clusters)
+    classes = tuple(sorted({*outcomes[0].labels, *(name for of in outcomes for row in of.predicted for name in row)}))
+    who = ("all",) * len(outcomes[0].keys) if by is None else outcomes[0].clusters(by)
+    counted = [of.counts(who, classes) for of in outcomes]
+    scores = [interval(of, metric) for of in counted]
+    order = sorted(range(len(counted)), key=lambda i: (-scores[i].value, named[i].name))
+    counted = [counted[i] for i in order]
+    pairs, per_pair, exact = _pairs(counted, metric) if by is not None else ((), CONFIDENCE, True)
+    apart = {(pair.a, pair.b) for pair in pairs if pair.p is not None and pair.p < 1 - CONFIDENCE}
+    return ManyComparison(
+        outcomes=tuple(outcomes[i] for i in order),
+        metric=metric,
+        clustered_by=by,
+        scores=tuple(scores[i] for i in order),
+        pairs=pairs,
+        letters=letters_of(len(order), apart) if by is not None else ("",) * len(order),
+        per_pair=per_pair,
+        exact=exact,
+        left_out=left_out,
+    )
+
+
+def _matched(outcomes: Sequence[Outcome], common: bool) -> tuple[list[Outcome], int]:
+    """Return all of them over the same utterances in the same order, and how many were left out for it."""
+    places: list[Mapping[Any, int]] = [{key: i for i, key in enumerate(of.keys)} for of in outcomes]
+    first = outcomes[0]
+    shared = [
+        key
+        for i, key in enumerate(first.keys)
+        if all(
+            key in there and of.labels[there[key]] == first.labels[i] for of, there in zip(outcomes, places, strict=True)
+        )
+    ]
+    left_out = len({key for of in outcomes for key in of.keys}) - len(shared)
+    if not shared:
+        raise TfserError("they tested no utterance in common under the same label")
+    if left_out and not common:
+        raise UsageError(
+            f"not tested alike: {left_out:,} utterances were not tested by all of them, or under other labels; --common compares "
+            f"the {len(shared):,} that were"
+        )
+    return [of.take([there[key] for key in shared]) for of, there in zip(outcomes, places, strict=True)], left_out
+
+
+def _pairs(counted: Sequence[Counts], metric: str) -> tuple[tuple[Pair, ...], float, bool]:
+    """Return all pairs, the confidence of each by itself, and whether the p values are of all exchanges."""
+    places = list(combinations(range(len(counted)), 2))
+    gaps = [difference(counted[a], counted[b], metric) for a, b in places]
+    n = len(counted[0].clusters)
+    if n < 2:
+        alone = tuple(Pair(a=a, b=b, difference=gap, p=None, seen_from=None) for (a, b), gap in zip(places, gaps, strict=True))
+        return alone, CONFIDENCE, True
+    values = np.array([gap.value for gap in gaps])
+    without = np.stack([without_one(of, metric) for of in counted])
+    deviations = np.stack([(n - 1) * (gaps[i].value - (without[a] - without[b])) for i, (a, b) in enumerate(places)], axis=1)
+    errors = np.array([gap.std_error or 0.0 for gap in gaps])
+    varies = errors > _ROUNDING
+    means, spreads = _simulated(deviations[:, varies], n)
+    per_pair = _level(means, spreads, n)
+    p, exact = _adjusted(counted, places, metric, errors, values)
+    found = []
+    seen = iter(_seen_from(means, spreads, n, per_pair, deviations[:, varies]))
+    for i, (a, b) in enumerate(places):
+        gap = difference(counted[a], counted[b], metric, confidence=per_pair)
+        at_least = next(seen) if varies[i] else None
+        found.append(Pair(a=a, b=b, difference=replace(gap, confidence=CONFIDENCE), p=p[i], seen_from=at_least))
+    return tuple(found), per_pair, exact
+
+
+def _simulated(deviations: Floats, n: int) -> tuple[Floats, Floats]:
+    """Return means and standard errors of simulated differences around zero: (draws, pairs) each, in units of one's deviation.
+
+    G normal draws with the covariance of the deviations are G x G independent numbers times the deviations.
+    """
+    rng = np.random.default_rng(0)
+    scale = np.sqrt((deviations**2).sum(axis=0) / (n - 1))
+    unit = deviations / np.where(scale > 0, scale, 1.0) / np.sqrt(n - 1)
+    means, spreads = [], []
+    for _ in range(max(1, _SIMULATED // 2_000)):
+        drawn = rng.standard_normal((2_000, n, n)) @ unit  # (draws, G, pairs)
+        means.append(drawn.mean(axis=1))
+        spreads.append(drawn.std(axis=1, ddof=1) / np.sqrt(n))
+    return np.concatenate(means), np.concatenate(spreads)
+
+
+def _level(means: Floats, spreads: Floats, n: int) -> float:
+    """Return the confidence of one pair by itself at which all pairs hold together."""
+    from scipy.special import stdtr
+
+    if not means.shape[1]:
+        return CONFIDENCE
+    largest = np.abs(means / spreads).max(axis=1)
+    bound = float(np.quantile(largest, CONFIDENCE, method="higher"))
+    return max(CONFIDENCE, float(1 - 2 * stdtr(n - 1, -bound)))
+
+
+def _seen_from(means: Floats, spreads: Floats, n: int, per_pair: float, deviations: Floats) -> list[float]:
+    """Return for each pair the smallest true difference whose interval leaves zero out in 80 % of the simulated data."""
+    from scipy.special import stdtrit
+
+    bound = float(stdtrit(n - 1, (1 + per_pair) / 2))
+    scale = np.sqrt((deviations**2).sum(axis=0) / (n - 1))
+    # The interval lies above zero where the difference exceeds bound * error - mean.
+    needed = np.quantile(bound * spreads - means, _POWER, axis=0)
+    return [min(1.0, float(value)) for value in needed * scale]
+
+
+def _adjusted(
+    counted: Sequence[Counts], places: Sequence[tuple[int, int]], metric: str, errors: Floats, values: Floats
+) -> tuple[list[float], bool]:
+    """Return the step-down max-T p value of each pair, over exchanges of whole clusters, and whether all were counted."""
+    n = len(counted[0].clusters)
+    exact = n <= _EXACT_UP_TO
+    if exact:  # the first cluster is never exchanged: the opposite exchange gives the same sizes
+        codes = np.arange(2 ** (n - 1))
+        signs = np.concatenate([np.ones((len(codes), 1)), 1.0 - 2.0 * (codes[:, None] >> np.arange(n - 1) & 1)], axis=1)
+    else:
+        signs = np.random.default_rng(0).choice((-1.0, 1.0), (_DRAWS, n))
+    safe = np.where(errors > _ROUNDING, errors, np.inf)
+    sizes = np.stack([np.abs(exchanged(counted[a], counted[b], metric, signs)) for a, b in places], axis=1) / safe
+    seen = np.abs(values) / safe
+    p = np.ones(len(places))
+    order = np.argsort(-seen, kind="stable")
+    largest = np.zeros(len(signs))
+    for i in order[::-1]:  # the maximum over this pair and all smaller ones
+        largest = np.maximum(largest, sizes[:, i])
+        at_least = int((largest >= seen[i] - 1e-12).sum())
+        p[i] = at_least / len(signs) if exact else (1 + at_least) / (1 + len(signs))
+    highest = 0.0
+    for i in order:  # no pair is surer than a larger one
+        highest = max(highest, p[i])
+        p[i] = highest
+    return [float(value) for value in p], exact
+
+
+def letters_of(systems: int, apart: set[tuple[int, int]]) -> tuple[str, ...]:
+    """Return letters such that two systems share one unless they are told apart (Piepho, J. Comput. Graph. Stat. 13, 2004).
+
+    >>> letters_of(3, {(0, 2)})
+    ('a', 'ab', 'b')
+    >>> letters_of(2, set())
+    ('a', 'a')
+
+    Args:
+        systems: how many there are, the best first.
+        apart: pairs of places, the smaller first.
+    """
+    groups = [frozenset(range(systems))]
+    for a, b in sorted(apart):
+        split = [of - {one} for of in groups if {a, b} <= of for one in (b, a)]
+        kept = [of for of in groups if not {a, b} <= of]
+        groups = []
+        for of in sorted({*kept, *split}, key=lambda of: (-len(of), sorted(of))):
+            if not any(of <= other for other in groups):
+                groups.append(of)
+    named = dict(zip(sorted(groups, key=sorted), _letters(), strict=False))
+    return tuple("".join(letter for of, letter in named.items() if i in of) for i in range(systems))
+
+
+def _letters() -> list[str]:
+    return [*string.ascii_lowercase, *string.ascii_uppercase, *(f"({i})" for i in range(1, 1000))]
+
+
+def in_words(of: ManyComparison) -> list[str]:
+    """Return what a reader must know, a sentence a line."""
+    by = of.clustered_by
+    if by is None:
+        return [
+            "no intervals and no letters: speakers are unknown, or not known to be new to all of them; --clusters names others"
+        ]
+    n = of.scores[0].clusters
+    lines = [
+        f"{len(of.pairs)} differences at once: their intervals hold together at 95 %, each by itself at "
+        f"{100 * of.per_pair:.2f} %",
+        f"systems that share a letter are not told apart (p < 0.05): step-down max-T over {'all' if of.exact else 'drawn'} "
+        f"exchanges of whole {by}s",
+    ]
+    if (least := of.seen_from) is not None:
+        lines.append(
+            f"with these {n} {by}s, differences under {100 * least:.1f} points of {of.metric} cannot be seen (in 80 % "
+            "of such data; median over the pairs)"
+        )
+    if n < FEW:
+        lines.append(f"only {n} {by}s: no exchange of them reaches p < 0.05, so all share a letter whatever the difference")
+    if of.left_out:
+        lines.append(f"{of.left_out:,} utterances are left out, which not all of them tested, or under another label")
+    return lines

@@ -1,0 +1,130 @@
+"""Published scores beside ours: what others print for the same corpus and task, sorted by whether it may be compared.
+
+In goes a corpus (as its reader is called), a protocol and the number of its classes; out come rows of `reference_numbers.csv`,
+which ships with the package, one a system, in three groups:
+
+* `same protocol`: the same utterances are tested by heads that were trained on the same ones;
+* `other protocol`: other folds, other utterances or other classes' sides; whether speakers are apart is said of each;
+* `speakers shared`: test speakers are heard in training, so that the number is none of new speakers.
+
+Every row of the file names where it was read; a number from memory is not in it. The audits' own verdict on a split stands over
+what its publishers say. Nothing here says that two numbers compare: encoders, heads and the choice of epochs differ, and stand
+beside each number.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from tfser.manifests.protocols.listed import published_lists
+
+GROUPS = ("same protocol", "other protocol", "speakers shared")
+METRICS = ("UA", "WA", "macro_F1")
+"""The scores of a row that a table shows; the file has others, of other tasks."""
+
+_SAME = {"iemocap4-session": "emobox:iemocap", "s3prl:iemocap": "emobox:iemocap"}
+"""Protocols whose rows are those of a published list under another name (a test compares them)."""
+
+_LIST_OF = {"EmoBox partition": "emobox"}
+"""Whose split the file means by its name of a protocol."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceNumber:
+    """One published figure, as the file has it; `value` is in `unit`: %, 0-1 or -1..1."""
+
+    corpus: str
+    task: str
+    classes: int | None
+    protocol: str
+    speakers: str
+    speakers_in_words: str
+    encoder: str
+    training: str
+    metric: str
+    value: float
+    unit: str
+    note: str
+    source: str
+
+    @property
+    def share(self) -> float:
+        """The value as a share of 1."""
+        return self.value / 100 if self.unit == "%" else self.value
+
+
+@functools.cache
+def reference_numbers() -> tuple[ReferenceNumber, ...]:
+    """Return all published figures, in the order of the file."""
+    text = resources.files("tfser.heads.results").joinpath("reference_numbers.csv").read_text(encoding="utf-8")
+    found = []
+    for row in csv.DictReader(text.splitlines()):
+        told: dict[str, Any] = {**row, "classes": int(row["classes"]) if row["classes"] else None, "value": float(row["value"])}
+        found.append(ReferenceNumber(**told))
+    return tuple(found)
+
+
+def published_beside(corpus: str, protocol: str, classes: int | None = None) -> list[dict[str, Any]]:
+    """Return the published rows of a corpus and of classification, best UA first within each of the GROUPS.
+
+    Args:
+        corpus: as its reader is called (`corpora.adapter`): emodb, crema_d, iemocap.
+        protocol: ours, by its canonical name.
+        classes: how many ours has; rows of another number are left out; None: all.
+
+    Returns:
+        Rows with group, encoder, training, UA, WA and macro_F1 (shares of 1, or None), protocol, speakers (kept, broken or
+        unknown), speakers_in_words, classes, note and source.
+    """
+    systems: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for of in reference_numbers():
+        same_task = of.task == "categorical" and (classes is None or of.classes in (None, classes))
+        if of.corpus != corpus or not same_task or of.metric not in METRICS:
+            continue
+        key = (of.protocol, of.encoder, of.training, of.note)
+        row = systems.setdefault(
+            key,
+            {
+                "group": _group(of, protocol),
+                "encoder": of.encoder,
+                "training": of.training,
+                **dict.fromkeys(METRICS),
+                "protocol": of.protocol,
+                "classes": of.classes,
+                "speakers": of.speakers,
+                "speakers_in_words": of.speakers_in_words,
+                "note": of.note,
+                "source": of.source,
+            },
+        )
+        row[of.metric] = of.share
+    return sorted(systems.values(), key=lambda row: (GROUPS.index(row["group"]), -(row["UA"] or row["WA"] or 0), row["encoder"]))
+
+
+def _group(of: ReferenceNumber, protocol: str) -> str:
+    """Return the group of a figure beside our protocol."""
+    ours = protocol.partition("/")[0]  # who validates changes neither what is tested nor, beyond its own part, what trains
+    ours = _SAME.get(ours, ours)
+    theirs = f"{_LIST_OF.get(of.protocol, '')}:{of.corpus}"
+    if theirs in published_lists() and ours == theirs:
+        return GROUPS[0]
+    return GROUPS[2] if of.speakers == "broken" else GROUPS[1]
+
+
+def beside_scores(found: Sequence[dict[str, Any]], readers: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the published rows beside each corpus, protocol and set of classes of a table of scores.
+
+    Args:
+        found: rows with corpus, protocol and classes (`score_tables.table`).
+        readers: what each corpus of the cache is read by (`corpora.adapter`), by its name there.
+    """
+    result: list[dict[str, Any]] = []
+    for corpus, protocol, n in dict.fromkeys((row["corpus"], row["protocol"], len(row["classes"] or ())) for row in found):
+        theirs = published_beside(readers.get(corpus, corpus), protocol, n or None)
+        result += [{"of": corpus, "beside": protocol, **row} for row in theirs]
+    return result

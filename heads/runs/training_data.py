@@ -1,0 +1,111 @@
+"""What the catalogue says of the data that is trained on: a protocol's rows, on one feature set.
+
+What comes in: a protocol, its corpora and the features that were asked for. What goes out: what a run's name and length depend
+on, all of one state of the cache. Nothing here reads a frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tfser.heads.runs.chosen_features import Features, choose_features
+from tfser.heads.spec.head import HeadSpec
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.spec.settings import Settings
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
+from tfser.manifests.protocols.protocol import JOINED_BY
+from tfser.pipeline.features.stacks import layers_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """What the catalogue says of a protocol on features, all of one state of the cache."""
+
+    protocol: Mapping[str, Any]
+    """Its row of `protocols`."""
+    features: Features
+    hash: str
+    lengths: npt.NDArray[np.int64]
+    """(n,) frames of the utterances."""
+    trained: Mapping[int, Sequence[int]]
+    """Frames of each training utterance by fold; nothing for recipes that count epochs."""
+
+    @property
+    def layers(self) -> int:
+        """Layers that the features hold side by side."""
+        return layers_of(self.features.row)
+
+
+def look_up(
+    cache: Cache, features: str | None, spec: HeadSpec, recipe: Recipe, corpus: str, protocol: str
+) -> TrainingData:
+    """Read what a training depends on, from one open catalogue: a scan between two queries would mix two states."""
+    with open_catalogue(cache) as connection:
+        chosen = choose_features(connection, spec, corpus, features)
+        key = (connection, protocol, corpus, chosen.stored)
+        return TrainingData(
+            protocol=rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [protocol, corpus])[0],
+            features=chosen,
+            hash=data_hash(*key),
+            lengths=_lengths(*key),
+            trained=_training_frames(*key) if recipe.steps is not None else {},
+        )
+
+
+def data_hash(connection: Connection, protocol: str, corpus: str, feature_set: str) -> str:
+    """Hash what training and audits see of each utterance that has features: its audio, speaker, session and dialogue."""
+    corpora = corpus.split(JOINED_BY)
+    which = "a.corpus, a.utterance_id" if len(corpora) > 1 else "a.utterance_id"
+    seen = connection.execute(
+        f"SELECT {which}, u.content_hash, u.speaker, u.session, u.dialogue FROM assignments a "
+        "JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id "
+        "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
+        "WHERE a.protocol = ? AND list_contains(?, a.corpus) ORDER BY a.corpus, a.utterance_id",
+        [feature_set, protocol, corpora],
+    ).fetchall()
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:16]
+
+
+def _lengths(connection: Connection, protocol: str, corpus: str, feature_set: str) -> npt.NDArray[np.int64]:
+    """Return the frames of each utterance (n,) of a protocol, in the order of their lengths."""
+    counted = connection.execute(
+        "SELECT f.frames FROM assignments a "
+        "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
+        "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL ORDER BY f.frames",
+        [feature_set, protocol, corpus.split(JOINED_BY)],
+    ).fetchnumpy()
+    return np.asarray(counted["frames"], dtype=np.int64)
+
+
+def _training_frames(connection: Connection, protocol: str, corpus: str, feature_set: str) -> dict[int, list[int]]:
+    """Return the frames of each training utterance by fold; of `EVERYTHING`, those of all."""
+    key = [feature_set, protocol, corpus.split(JOINED_BY)]
+    by_fold = connection.execute(
+        "SELECT s.fold, list(f.frames) FROM folds s "
+        "JOIN features f ON f.corpus = s.corpus AND f.utterance_id = s.utterance_id AND f.feature_set = ? "
+        "WHERE s.protocol = ? AND list_contains(?, s.corpus) AND s.role = 'train' GROUP BY s.fold "
+        "UNION ALL SELECT 0, list(f.frames) FROM assignments a "
+        "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
+        "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL",
+        key * 2,
+    ).fetchall()
+    return dict(by_fold)
+
+
+def count_samples(spec: HeadSpec, config: Settings, recipe: Recipe, frames: Sequence[int]) -> int:
+    """Count the training samples of utterances of so many frames, as `tfser.heads.training.samples.plan` lays them; at least
+    one."""
+    length, most = spec.sample_frames(config, recipe), spec.seen_frames(config, recipe)
+    if length is None:
+        return max(1, len(frames))
+    hop = recipe.train_hop or length
+    seen = (n if most is None else min(n, most) for n in frames)
+    return max(1, sum(1 + -(-max(n - length, 0) // hop) for n in seen))

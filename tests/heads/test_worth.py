@@ -1,0 +1,114 @@
+"""What a published split is worth: the clean split of the same sizes, and the difference on the same test utterances."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfser.heads.results.intervals import count, difference
+from tfser.heads.results.outcomes import Outcome, Subject
+from tfser.heads.results.worth import Cell, WorthPlan, clean_splits, in_one_line, measure, own_of_split, sizes_of
+from tfser.manifests.errors import TfserError, UsageError
+
+CLASSES = ("anger", "neutral")
+
+
+def make_cells(speakers: int, each: int, folds: int) -> list[Cell]:
+    """Return a split that deals every speaker's utterances into all folds: each is tested once."""
+    return [
+        Cell(
+            fold=fold,
+            role="test" if i % folds + 1 == fold else "train",
+            utterance=f"s{s}u{i}",
+            label=CLASSES[i % 2],
+            said=CLASSES[i % 2],
+            speaker=f"s{s}",
+        )
+        for fold in range(1, folds + 1)
+        for s in range(speakers)
+        for i in range(each)
+    ]
+
+
+@given(st.integers(2, 9), st.integers(4, 9), st.integers(2, 4), st.integers(1, 3))
+def test_the_clean_split_tests_everybody_once_and_shares_nobody(speakers: int, each: int, folds: int, draws: int) -> None:
+    cells = make_cells(speakers, each, folds)
+    drawn, notes = clean_splits(cells, "theirs", "toy", draws)
+    assert len(drawn) == draws and bool(notes) == (speakers < folds)
+    for own in drawn:
+        of = own.protocol
+        assert of.keeps_apart == ("speaker",) and of.groups is not None and len(of.groups) == min(folds, speakers)
+        everyone = [name for fold in of.groups for name in fold]
+        assert sorted(everyone) == sorted({cell.utterance for cell in cells})
+        spoken = [{name.partition("u")[0] for name in fold} for fold in of.groups]
+        assert sum(map(len, spoken)) == len(set().union(*spoken)) == speakers
+    again, _ = clean_splits(cells, "theirs", "toy", draws)
+    assert [own.text for own in again] == [own.text for own in drawn]
+
+
+def test_a_foreign_split_becomes_protocols_that_say_the_same() -> None:
+    cells = make_cells(3, 6, 3)
+    (once,) = own_of_split(cells, "theirs", "toy")
+    assert once.protocol.groups is not None and [len(fold) for fold in once.protocol.groups] == [6, 6, 6]
+    assert once.protocol.keeps_apart == ()
+    fewer = [cell for cell in cells if (cell.fold, cell.role, cell.utterance) != (1, "train", "s0u1")]
+    parts = own_of_split(fewer, "theirs", "toy")
+    assert len(parts) == 3 and all(part.protocol.sides for part in parts)
+    twice = [*cells, replace(cells[0], role="train" if cells[0].role == "test" else "test")]
+    with pytest.raises(UsageError, match="stand in train and in test of fold 1"):
+        own_of_split(twice, "theirs", "toy")
+    with pytest.raises(TfserError, match="one speaker alone"):
+        clean_splits(make_cells(1, 6, 3), "theirs", "toy", 1)
+
+
+def outcome(name: str, keys: list[str], predicted: list[list[str]]) -> Outcome:
+    n = len(keys)
+    return Outcome(
+        subject=Subject(experiment=name),
+        selection="last",
+        level="utterance",
+        audit="passed",
+        speakers_kept="kept",
+        seeds=tuple(range(len(predicted))),
+        dropped=(),
+        keys=tuple(("toy", key, None) for key in keys),
+        folds=(1,) * n,
+        labels=tuple(CLASSES[int(key.partition("u")[2]) % 2] for key in keys),
+        predicted=tuple(tuple(row) for row in predicted),
+        who={"speaker": tuple(key.partition("u")[0] for key in keys), "session": (None,) * n, "dialogue": (None,) * n},
+    )
+
+
+def test_the_difference_is_that_of_the_same_utterances() -> None:
+    rng = np.random.default_rng(0)
+    cells = make_cells(6, 8, 4)
+    keys = sorted({cell.utterance for cell in cells})
+    theirs, ours = ([[str(rng.choice(CLASSES)) for _ in keys] for _ in range(2)] for _ in range(2))
+    made, _ = clean_splits(cells, "theirs", "toy", 1)
+    plan = WorthPlan(
+        corpus="toy",
+        called="theirs",
+        published=(("theirs", None),),
+        clean=tuple((own.protocol.name, own) for own in made),
+        sizes=(sizes_of(cells), sizes_of(cells)),
+    )
+    places = rng.permutation(len(keys))
+    shuffled = outcome("clean", [keys[i] for i in places], [[row[i] for i in places] for row in ours])
+    found = measure(plan, [outcome("theirs", keys, theirs)], [shuffled], head="logreg", features="logmel", metric="UA")
+    who = [key.partition("u")[0] for key in keys]
+    labels = [CLASSES[int(key.partition("u")[2]) % 2] for key in keys]
+    by_hand = difference(count(who, labels, theirs, CLASSES), count(who, labels, ours, CLASSES), "UA")
+    assert found.difference == by_hand and found.utterances == 48
+    assert in_one_line(found).startswith("this split is worth ") and "points of UA [" in in_one_line(found)
+    some = outcome("clean", keys[1:], [row[1:] for row in ours])
+    with pytest.raises(TfserError, match="no clean prediction"):
+        measure(plan, [outcome("theirs", keys, theirs)], [some], head="logreg", features="logmel", metric="UA")
+
+
+def test_sizes_count_who_is_heard() -> None:
+    found = sizes_of(make_cells(3, 6, 3))
+    assert (found.folds, found.train, found.test, found.shared, found.speakers) == (3, 12.0, 6.0, 9, 9)

@@ -1,0 +1,59 @@
+"""Tables and notes on a terminal: headers keep whole words, numbers stay in one piece, lines end at words."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfser.manifests.display import Output, print_rows, say
+from tfser.manifests.widths import GAP, at_words, column_widths
+
+WORDS = st.text("abcdefg ", min_size=1, max_size=30)
+
+
+@given(st.lists(st.tuples(WORDS, WORDS, st.booleans()), min_size=1, max_size=6), st.integers(20, 120))
+def test_columns_fit_and_keep_whole_words(columns: list[tuple[str, str, bool]], room: int) -> None:
+    names, texts, whole = zip(*columns, strict=True)
+    widths = column_widths(names, [texts], whole, room)
+    if widths is None:  # nothing that could be shown has been given up
+        assert sum(max(map(len, [*name.split(), *text.split(), text if one else ""]), default=0)
+                   for name, text, one in columns) + GAP * (len(names) - 1) > room  # fmt: skip
+        return
+    assert sum(widths) + GAP * (len(names) - 1) <= room
+    for (name, text, one_piece), width in zip(columns, widths, strict=True):
+        assert width >= max(map(len, name.split()), default=0)
+        assert not one_piece or width >= len(text)
+
+
+@given(st.text("abc ", min_size=1, max_size=200), st.integers(10, 60))
+def test_lines_lose_no_word(line: str, width: int) -> None:
+    lines = at_words(line, width)
+    assert " ".join(lines).split() == line.split()
+    assert all(len(part) <= width or len(part.split()) == 1 for part in lines if line.strip())
+
+
+class Terminal(io.StringIO):
+    """A terminal that keeps what is written."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_a_terminal_shows_whole_headers_or_records(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    terminal, notes = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", notes)
+    row = {"feature_set": "logmel", "utterances": 107535, "macro F1": "39.6", "action": "choose folds or a label map " * 3}
+    print_rows([row, row], Output.table)
+    text = terminal.getvalue()
+    assert "feature_set" in text and "utterances" in text and "107535" in text
+    assert max(map(len, text.replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines())) <= columns
+    say("upper bounds, and no results " * 4)
+    assert all(word in {"upper", "bounds,", "and", "no", "results"} for word in notes.getvalue().split())
+    assert max(map(len, notes.getvalue().splitlines())) <= columns

@@ -1,0 +1,176 @@
+"""docs/python.md and docs/own_head.md: their code runs, in one process a page, on the synthetic corpus."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tfser
+from tfser.heads import REGISTERED
+from tfser.heads.notebook.exchange import audit
+from tfser.manifests.cache import Cache
+from tfser.manifests.errors import TfserError, UsageError
+from tfser.pipeline.corpora import CORPORA
+from tfser.pipeline.extract import extract
+from tfser.pipeline.features.registry import feature_set
+from tfser.pipeline.scan import scan
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def blocks(page: str) -> str:
+    return "\n".join(re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.S))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache that the pages speak of."""
+    folder = tmp_path_factory.mktemp("pages")
+    cache = Cache(folder / "cache")
+    scan(cache, CORPORA["synthetic"], corpus="synthetic", root=folder)
+    extract(cache, "synthetic", feature_set("logmel", {}, "float32"))
+    return cache.root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["python.md", "own_head.md"])
+def test_the_code_of_a_page_runs(root: Path, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a file, as a head's source has to be read."""
+    script = tmp_path / "page.py"
+    script.write_text(blocks(page), encoding="utf-8")
+    monkeypatch.setenv("TFSER_CACHE", str(root))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "UA" in done.stdout
+
+
+def test_a_head_takes_fewer_than_30_lines() -> None:
+    assert len([line for line in blocks("own_head.md").splitlines() if line.strip()]) < 30
+
+
+def test_every_public_name_is_on_the_page_and_in_the_changelog() -> None:
+    page = (DOCS / "python.md").read_text(encoding="utf-8")
+    changes = (DOCS.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+    for name in set(tfser.__all__) - {"__version__"}:
+        assert f"`tfser.{name}`" in page and f"`tfser.{name}`" in changes, name
+        assert getattr(tfser, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        tfser.nothing  # noqa: B018
+
+
+def test_importing_it_loads_nothing_heavy() -> None:
+    code = "import tfser, sys; tfser.Cache; sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'sklearn', 'h5py')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+ROWS = [
+    {"utterance_id": f"{speaker}{i}", "speaker": speaker, "label": label, "split": "test" if speaker == "c" else "train"}
+    for speaker in "abc"
+    for i, label in enumerate(("anger", "sadness", "anger", "sadness"))
+]
+
+
+def test_a_sound_split_passes_and_a_leak_is_found() -> None:
+    assert audit(ROWS)
+    same = [{**ROWS[0], "content_hash": "same"}, *ROWS[1:-1], {**ROWS[-1], "content_hash": "same"}]
+    for leaky in ([*ROWS[:-1], {**ROWS[-1], "speaker": "a"}], same):
+        found = audit(leaky)
+        assert not found and found.errors and str(found).startswith("error")
+    import pyarrow as pa
+
+    assert audit(pa.Table.from_pylist(ROWS)) and audit(ROWS, protocol="loso-speaker")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "no rows"),
+        ([{"split": "train"}], "unknown column 'label'"),
+        ([{"label": "x"}], "unknown column 'split'"),
+        ([{"label": "x", "split": "tset"}], "did you mean 'test'"),
+        ([ROWS[0], ROWS[0]], "name each utterance once"),
+        ("text", "a table is wanted"),
+    ],
+)
+def test_tables_that_are_off(rows: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        audit(rows)
+
+
+def test_a_registered_head_is_known_by_its_code() -> None:
+    pytest.importorskip("torch")
+
+    def one(dim: int, n_classes: int) -> object:
+        return (dim, n_classes)
+
+    def two(dim: int, n_classes: int) -> object:
+        return (n_classes, dim)
+
+    try:
+        codes = {tfser.register_head("mine", build).preset().to_dict()["code"] for build in (one, two, one)}  # type: ignore[arg-type]
+        assert len(codes) == 2
+        with pytest.raises(UsageError, match="give a version="):
+            tfser.register_head("mine", eval("lambda dim, n_classes: None"))
+        assert tfser.register_head("mine", eval("lambda d, n: None"), version="1").preset().to_dict()["code"] == "version 1"
+        with pytest.raises(UsageError, match="there already"):
+            tfser.register_head("svm", one)  # type: ignore[arg-type]
+    finally:
+        REGISTERED.pop("mine", None)
+
+
+def test_features_come_in_every_shape(root: Path) -> None:
+    cache = tfser.Cache(root)
+    frames, packed = cache.features("logmel"), cache.packed("logmel")
+    assert list(frames) == list(packed.utterance_ids) and len(frames) == len(cache.utterances())
+    first = packed.utterance_ids[0]
+    np.testing.assert_array_equal(frames[first], packed.of(0))
+    assert not frames[first].flags.writeable
+    items = [cache.dataset("logmel")[i] for i in range(3)]
+    batch = tfser.collate(items)
+    assert batch["frames"].shape == (3, max(len(item["frames"]) for item in items), 80)
+    assert batch["lengths"].tolist() == [len(item["frames"]) for item in items]
+    with pytest.raises(UsageError, match="unknown feature set"):
+        cache.features("logmol")
+
+
+@pytest.mark.slow
+def test_a_hugging_face_data_set_has_the_same_frames(root: Path) -> None:
+    pytest.importorskip("datasets", reason="the extra [datasets]")
+    cache = tfser.Cache(root)
+    found, frames = cache.hugging_face("logmel"), cache.features("logmel")
+    row = found[1]
+    np.testing.assert_array_equal(np.array(row["features"], np.float32), frames[row["utterance_id"]])
+    assert len(found) == len(frames)
+
+
+def test_a_broken_plug_in_is_one_line(tmp_path: Path) -> None:
+    """Three entry points of a package whose module fails while it is imported, and one head that works."""
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[tfser.heads]\nbad = broken_module:HEAD\ngood = tfser.heads.models.mean_pool:HEAD\n"
+        "[tfser.upstreams]\nworse = broken_module:UPSTREAM\n[tfser.corpora]\nwrong = tfser.heads.models.mean_pool:HEAD\n"
+    )
+    (tmp_path / "broken_module.py").write_text("raise RuntimeError('half\\nwritten')\n")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from tfser.cli import app\n"
+        "for words in (['heads', '--format', 'json'], ['features'], ['corpora'], ['train', '--head', 'bad']):\n"
+        "    print(app(words, standalone_mode=False))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "plug-in bad of broken 1.0: cannot be loaded (RuntimeError: half" in done.stdout
+    assert '"from": "broken 1.0"' in done.stdout and '"head": "good"' in done.stdout
+    for line in (
+        "plug-in worse of broken 1.0: cannot be loaded",
+        "plug-in wrong of broken 1.0: tfser.heads.models.mean_pool:HEAD is a",
+    ):
+        assert line in done.stderr
+    assert issubclass(UsageError, TfserError)
