@@ -37,8 +37,9 @@ WITH told AS (
   LEFT JOIN utterances u ON u.corpus = p.corpus AND u.utterance_id = p.utterance_id
   WHERE p.level = 'utterance' AND list_contains(?, r.experiment) AND (?::VARCHAR IS NULL OR p.selection = ?)
 )
-SELECT * FROM (SELECT experiment, selection, seed, speaker, least(floor(sure * {BINS})::INTEGER, {BINS - 1}) AS bin, count(*) AS n,
-  count_if(hit)::BIGINT AS hits, sum(sure) AS sure, sum(-ln(greatest(of_true, 1e-12))) AS nll,
+SELECT * FROM (SELECT experiment, selection, seed, speaker,
+  least(floor(sure * {BINS})::INTEGER, {BINS - 1}) AS bin, count(*) AS n, count_if(hit)::BIGINT AS hits,
+  sum(sure) AS sure, sum(-ln(greatest(of_true, 1e-12))) AS nll,
   sum(squares - 2 * of_true + 1) AS brier, bool_and(is_new) AS is_new
 FROM told GROUP BY ALL) ORDER BY experiment, {ORDER_SQL}, seed, speaker, bin
 """
