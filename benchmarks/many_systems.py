@@ -101,8 +101,8 @@ def main() -> None:
         found = measure(asked.simulations, speakers, asked.each, asked.spread)
         print(
             f"{speakers} speakers: all six hold {100 * found['held']:.1f} %, equal systems told apart "
-            f"{100 * found['wrong']:.1f} %, a difference of {100 * found['seen_from']:.1f} points seen "
-            f"{100 * found['seen']:.1f} %",
+            f"{100 * found['wrong']:.1f} %, a difference of {100 * found['seen_from']:.1f} points "
+            f"seen {100 * found['seen']:.1f} %",
             flush=True,
         )
 

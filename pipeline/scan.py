@@ -121,7 +121,7 @@ def scan(
         if not how.allow_loss:
             _check_loss(corpus, root, last.table, scanned)
         reading.notes.extend(_notes(scanned.surveyed, scanned.measured, how.rescan))
-        about = _about(corpus, reader, root, options, reading) | scanned.limit
+        about = {**_about(corpus, reader, root, options, reading), **scanned.limit}
         table = to_table(corpus, reading.utterances, scanned.measured)
         skipped = _skipped(corpus, reading, scanned.surveyed.reasons)
         changed = not is_same(last, about, table, skipped)

@@ -64,6 +64,11 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_the_readme_is_a_page_and_names_the_test_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120 and re.search(r"^make test\b", text, re.M)
+
+
 def test_nothing_of_a_machine_is_in_the_tree() -> None:
     """Paths of one machine, and placeholders."""
     if not (ROOT / ".git").exists():

@@ -35,6 +35,7 @@ from tfser.manifests.commands.printing import Writing
 from tfser.manifests.display import Output, markdown_lines, print_rows, say, show
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.options import Option, shared
+from tfser.manifests.protocols.own import OwnProtocol
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.splits.choose import choose_corpus, settled
 from tfser.manifests.splits.split import Split
@@ -109,7 +110,9 @@ def _planned(store: Cache, request: WorthRequest, split: Split) -> WorthPlan:
             with audited(connection, protocol=foreign.name, corpus=corpus, feature_sets=[], is_foreign=True):
                 cells = cells_of(connection, foreign.name, corpus, column)
         made = own_of_split(cells, called, corpus)
-        published = tuple((ensure_protocol(store, corpus, own.protocol.name, own=own), own) for own in made)
+        published: tuple[tuple[str, OwnProtocol | None], ...] = tuple(
+            (ensure_protocol(store, corpus, own.protocol.name, own=own), own) for own in made
+        )
     else:
         if not split.protocol:
             raise UsageError("name what is to be weighed: --split FILES, or --protocol NAME (`tfser protocol ls`)")

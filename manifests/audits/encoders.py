@@ -1,8 +1,8 @@
 """What an encoder has heard: a card for each encoder that is known, as the audit `encoder_saw_corpus` reads it.
 
-`encoders.json` says of each encoder (its id on the hub) on what it was trained, whether that list is complete, which part of it
-was (an encoder may be frozen below a classifier that saw the corpus), and where this was read. `emobox` stands for every corpus
-of EmoBox's published splits. Of encoders without a card, a corpus's name in the encoder's own is a hint, and no more.
+`encoders.json` says of each encoder (its id on the hub) on what it was trained, whether that list is complete, which part of
+it was (an encoder may be frozen below a classifier that saw the corpus), and where this was read. `emobox` stands for every
+corpus of EmoBox's published splits. Of encoders without a card, a corpus's name in the encoder's own is a hint, and no more.
 
 Nothing here looks at weights: a folder that is called otherwise than on the hub has no card.
 """
@@ -13,6 +13,7 @@ import functools
 import json
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 from tfser.manifests.connections import quote
 from tfser.manifests.protocols.listed import published_lists
@@ -40,16 +41,17 @@ def encoder_cards() -> tuple[EncoderCard, ...]:
     return tuple(found)
 
 
-def _file() -> dict[str, list[dict[str, object]]]:
+def _file() -> dict[str, Any]:
     text = resources.files("tfser.manifests.audits").joinpath("encoders.json").read_text(encoding="utf-8")
-    told: dict[str, list[dict[str, object]]] = json.loads(text)
-    return told
+    cards: dict[str, Any] = json.loads(text)
+    return cards
 
 
 @functools.cache
 def cards_query() -> str:
     """Return the SQL of the view `encoder_cards`: a row an encoder and corpus that it saw; null: its data are not all listed."""
-    rows = [(c.encoder, corpus, c.part, c.source) for c in encoder_cards() for corpus in c.trained_on]
+    rows: list[tuple[str | None, ...]] = []
+    rows += [(c.encoder, corpus, c.part, c.source) for c in encoder_cards() for corpus in c.trained_on]
     rows += [(c.encoder, None, c.part, c.source) for c in encoder_cards() if not c.complete]
     values = ", ".join(f"({', '.join('NULL' if value is None else quote(value) for value in row)})" for row in rows)
     return f"SELECT * FROM (VALUES {values}) AS cards(encoder, heard, part, source)"

@@ -232,7 +232,7 @@ def _timing(sentence: str, slowing: float, rate: float, rng: np.random.Generator
     seconds[[0, -1]] = rng.uniform(0.06, 0.16, 2)
     seconds[-3:-1] *= 1.25
     ends = np.cumsum(seconds)
-    times = (np.arange(round(float(ends[-1]) / FRAME_S)) + 0.5) * FRAME_S
+    times = (np.arange(round(float(ends[-1]) / FRAME_S), dtype=np.float64) + 0.5) * FRAME_S
     return _Timing(
         phones=[phone for phone, _ in segments],
         stressed=[stressed for _, stressed in segments],
@@ -391,6 +391,8 @@ def generate(root: Path, config: SynthesisConfig, progress: Callable[[int, int],
             f"{settings}: this folder holds a synthetic corpus of another version or configuration; "
             "give another folder, or delete this one"
         )
+    # The configuration is written before the first recording, the table after the last: a folder without the
+    # one is nobody's, and one without the other is not finished.
     for session in SESSIONS:
         (root / session).mkdir(parents=True, exist_ok=True)
     if not ours:  # wav files without a configuration beside them are of unknown origin: out before it claims the folder

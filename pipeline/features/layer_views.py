@@ -53,9 +53,9 @@ def layer_views(sets: Sequence[Mapping[str, Any]]) -> dict[str, LayerView]:
     plain = {name for name in taken if FeatureName.parse(name).is_current}
     found: list[LayerView] = []
     for row in sets:
-        name = FeatureName.parse(row["feature_set"])
-        replaced = not name.is_current and FeatureName.plain(row["feature_set"]) in plain
-        if layers_of(row) == 1 or name.layer != ALL or replaced:
+        parsed = FeatureName.parse(row["feature_set"])
+        replaced = not parsed.is_current and FeatureName.plain(row["feature_set"]) in plain
+        if layers_of(row) == 1 or parsed.layer != ALL or replaced:
             continue
         found += [_view(row, layer) for layer in range(layers_of(row))]
     alike: dict[str, set[str]] = {}
