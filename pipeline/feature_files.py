@@ -86,8 +86,9 @@ def read_given(
         ".npz": lambda: (_of_npz(path), ()),
         **dict.fromkeys((".csv", ".tsv", ".parquet"), lambda: _of_table(path, id_column, ignore, as_frames)),
     }
+    empty: tuple[str, ...] = ()
     if path.is_dir():
-        rows, columns = _of_folder(path), ()
+        rows, columns = _of_folder(path), empty
     elif path.suffix.lower() in readers:
         if ids is not None and path.suffix.lower() != ".npy":
             raise UsageError(f"--ids is for .npy files; {path} names its utterances itself")

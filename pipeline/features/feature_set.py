@@ -38,7 +38,7 @@ def is_per_utterance(feature_set: Mapping[str, Any]) -> bool:
     >>> is_per_utterance({"config": '{"per": "utterance"}'}), is_per_utterance({"config": "{}"})
     (True, False)
     """
-    return json.loads(feature_set["config"]).get("per") == PER_UTTERANCE
+    return bool(json.loads(feature_set["config"]).get("per") == PER_UTTERANCE)
 
 
 @dataclass(frozen=True, kw_only=True)
