@@ -132,7 +132,7 @@ def import_features(
         for name, row_id in sorted(matched.items())
         if place[name]["content_hash"] is not None
     }
-    folder = cache.features / target.folder / corpus
+    folder = cache.feature_root / target.folder / corpus
     with cache.lock(f"features/{target.folder}/{corpus}", on_wait):
         sweep(folder)
         there, repaired = take_stock(cache, folder)

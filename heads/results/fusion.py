@@ -25,7 +25,7 @@ import numpy.typing as npt
 from tfser.heads.results.marks import of_runs
 from tfser.heads.results.outcomes import find
 from tfser.heads.runs.experiment import METHOD_VERSION
-from tfser.heads.runs.store import Selected, begin, digest, finish, peek, pick_up, run_folder, versions
+from tfser.heads.runs.store import RunOutcome, Selected, begin, digest, finish, peek, pick_up, run_folder, versions
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.catalogue.run_files import read_run
@@ -218,21 +218,23 @@ def _store(cache: Cache, about: dict[str, Any], stored: Mapping[str, Sequence[_P
     finish(
         cache,
         about | {"finished_at": now(), "seconds": time.perf_counter() - began},
-        classes=about["classes"],
-        utterances=first.utterances,
-        labels=np.array([number[name] for name in first.labels], dtype=np.int64),
-        selections=[
-            Selected(
-                selection=selection,
-                epoch=1,
-                utterances=mean,
-                segments=mean,
-                segment_utterance=np.arange(count),
-                segment_number=np.zeros(count, dtype=np.int64),
-            )
-            for selection, mean in means.items()
-        ],
-        history=[{"epoch": 1, "loss": None, "lr": 0.0}],
+        RunOutcome(
+            classes=about["classes"],
+            utterances=first.utterances,
+            labels=np.array([number[name] for name in first.labels], dtype=np.int64),
+            selections=[
+                Selected(
+                    selection=selection,
+                    epoch=1,
+                    utterances=mean,
+                    segments=mean,
+                    segment_utterance=np.arange(count),
+                    segment_number=np.zeros(count, dtype=np.int64),
+                )
+                for selection, mean in means.items()
+            ],
+            history=[{"epoch": 1, "loss": None, "lr": 0.0}],
+        ),
         folder=folder,
     )
 
