@@ -282,7 +282,10 @@ def _adjusted(
         signs = np.concatenate([np.ones((len(codes), 1)), 1.0 - 2.0 * (codes[:, None] >> np.arange(n - 1) & 1)], axis=1)
     else:
         signs = np.random.default_rng(0).choice((-1.0, 1.0), (_DRAWS, n))
-    safe = np.where(errors > _ROUNDING, errors, np.inf)
+    # What each pair is measured by must not change when clusters are exchanged: the mean square of what each cluster adds. By
+    # their standard errors, which do, the largest of six pairs was found different in 17 % of equal systems instead of 5.
+    scale = np.sqrt(values**2 + (n - 1) * errors**2)
+    safe = np.where(scale > _ROUNDING, scale, np.inf)
     sizes = np.stack([np.abs(exchanged(counted[a], counted[b], metric, signs)) for a, b in places], axis=1) / safe
     seen = np.abs(values) / safe
     p = np.ones(len(places))

@@ -133,7 +133,7 @@ def list_protocol(of: PublishedList) -> Protocol:
     folds = f"{of.folds} folds" if of.folds > 1 else "1 fold"
     return Protocol(
         name=of.name,
-        summary=f"{ORIGINS[of.name.partition(':')[0]]}'s {of.corpus}: {folds}; {of.verdict}",
+        summary=f"{ORIGINS[of.name.partition(':')[0]]}'s {of.corpus}: {folds}; {of.verdict.partition(' in each')[0]}",
         labels=_CLASSES.get(of.name),
         grouped_by="utterance_id",
         k=of.folds if of.folds > 1 else None,

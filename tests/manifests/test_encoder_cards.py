@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 
 import duckdb
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from tfser.manifests.audits.encoders import encoder_cards
 from tfser.manifests.audits.run import packaged_audits, run_audits
 from tfser.manifests.catalogue.build import build
+from tfser.manifests.files import read_json, write_json
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.features.encoders.spec import ENCODERS
 
@@ -48,7 +48,7 @@ def test_the_audit(cache, put_corpus, put_features, weights: str, adapter: str, 
     put_corpus(cache, ROWS, adapter=adapter)
     put_features(cache, [u.utterance_id for u in ROWS], name="mine")
     (file,) = cache.feature_root.glob("*/feature_set.json")
-    file.write_text(json.dumps({**json.loads(file.read_text()), "source": {"weights": weights, "commit": None}}))
+    write_json(file, {**read_json(file), "source": {"weights": weights, "commit": None}})
     with contextlib.closing(duckdb.connect()) as connection:
         build(cache, connection, {}, cache.sources(), fresh=True)
         (found,) = run_audits(connection, protocol="loso-speaker", corpus="toy", audits=AUDIT)
