@@ -22,6 +22,7 @@ TABLE_ONE = (
 HEADS: dict[str, str] = {
     "logreg": "tfser.heads.training.baselines:LOGREG",
     "svm": "tfser.heads.training.baselines:SVM",
+    "probe": "tfser.heads.training.probe:PROBE",
     "mean_pool": "tfser.heads.models.mean_pool",
     "tf_mamba": "tfser.heads.models.tf_mamba",
     "tf_transformer": "tfser.heads.models.tf_transformer",
@@ -33,6 +34,10 @@ REGISTERED: dict[str, HeadSpec] = {}
 
 REFERENCE_HEADS = ("logreg", "svm")
 """What stands in every table of a sweep or an ablation: hard to beat on small corpora, and a table that hides that misleads."""
+
+REFERENCE_FEATURES = "egemaps"
+"""The features on which the reference heads stand in every table too, where the cache has them: functionals that need no
+encoder, and with logistic regression are hard to beat by networks on log-Mel."""
 
 
 def head_names() -> list[str]:

@@ -9,7 +9,8 @@ parts lacks is left out, counted, and missed by the audits as in any other featu
 **The rule.** The first feature set sets the pace. Each frame of another belongs to the frame of the first that begins nearest to
 it in time (frame i of a set begins i hops after the start; a tie goes to the later). A frame of the first shows the mean of
 those that belong to it; where there are none, since the other is slower, it shows the other's frame that begins nearest to it,
-and past the other's end its last. So sets of one hop stand frame by frame, slower ones are repeated, faster ones averaged.
+and past the other's end its last. A set of one frame an utterance (functionals) stands beside every frame; it cannot set the pace
+of others. So sets of one hop stand frame by frame, slower ones are repeated, faster ones averaged.
 Beginnings are not centres: windows of unequal lengths are up to half their difference apart.
 """
 
@@ -32,7 +33,7 @@ from tfser.manifests.files import sweep
 from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.collapse import check_disk, deal, format_of, read_frames, write_members
 from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES
-from tfser.pipeline.features.feature_set import Described, write_description
+from tfser.pipeline.features.feature_set import PER_UTTERANCE, Described, is_per_utterance, write_description
 from tfser.pipeline.features.stacks import layers_of
 from tfser.pipeline.measure import Advance, disk_errors
 from tfser.pipeline.shards.reader import ShardReader
@@ -124,12 +125,18 @@ def joined(cache: Cache, name: str) -> Joined:
             raise UsageError(f"{close[0]} holds several layers; make one of them a feature set first: {way_out}")
     if len({part["fingerprint"] for part in parts}) < len(parts):
         raise UsageError(f"{name} names a feature set twice")
+    single = [is_per_utterance(part) for part in parts]
+    if single[0] and not all(single):
+        way_out = "+".join(part["feature_set"] for part in sorted(parts, key=is_per_utterance))
+        raise UsageError(f"{parts[0]['feature_set']} has one frame an utterance and cannot set the pace; write {way_out}")
     config: dict[str, Any] = {
         "kind": "joined",
         "algorithm": ALGORITHM,
         "rule": RULE,
         "parts": [{key: part[key] for key in ("feature_set", "kind", "fingerprint", "dim", "hop_s")} for part in parts],
     }
+    if all(single):
+        config["per"] = PER_UTTERANCE
     # A part that was learned in a fold binds the whole to that fold: tested elsewhere it would have seen the
     # test side.
     owners = [owner for part in parts if (owner := json.loads(part["config"]).get("belongs_to"))]
@@ -238,11 +245,12 @@ def _members(
     try:
         for row in part:
             parts = [of[row["utterance_id"]] for of in place]
-            lengths = [of["frames"] * p["hop_s"] for of, p in zip(parts, target.parts, strict=True)]
+            timed = [(of, p) for of, p in zip(parts, target.parts, strict=True) if not is_per_utterance(p)]
+            lengths = {p["feature_set"]: of["frames"] * p["hop_s"] for of, p in timed}
             # Frames are matched by time, so a part that ends early would be read from its last frame on; beyond
             # rounding of windows that is another recording.
-            if max(lengths) - min(lengths) > MOST_APART_S:
-                each = ", ".join(f"{p['feature_set']} {s:.2f} s" for p, s in zip(target.parts, lengths, strict=True))
+            if lengths and max(lengths.values()) - min(lengths.values()) > MOST_APART_S:
+                each = ", ".join(f"{name} {s:.2f} s" for name, s in lengths.items())
                 raise TfserError(f"{row['utterance_id']}: its features are of unequal lengths ({each}), so they cannot be joined")
             frames = target.combine([read_frames(cache, readers, of) for of in parts])
             members.append(ShardMember(utterance_id=row["utterance_id"], content_hash=row["content_hash"], frames=frames))

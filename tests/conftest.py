@@ -284,6 +284,7 @@ class PutStack(Protocol):
         dtype: Literal["float32", "float16"] = "float32",
         format: Literal["hdf5", "parquet"] = "hdf5",
         per_shard: int = 5,
+        config: Mapping[str, Any] | None = None,
     ) -> None: ...
 
 
@@ -301,8 +302,9 @@ def put_stack() -> PutStack:
         dtype: Literal["float32", "float16"] = "float32",
         format: Literal["hdf5", "parquet"] = "hdf5",
         per_shard: int = 5,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
-        config: dict[str, Any] = {"family": "wavlm", "layer": "all"} | ({"layers": layers} if layers > 1 else {})
+        config = {"family": "wavlm", "layer": "all"} | ({"layers": layers} if layers > 1 else {}) | dict(config or {})
         fingerprint = fingerprint_of(config, dtype)
         folder = cache.feature_root / f"{name.replace('/', '-')}-{fingerprint}"
         about = {

@@ -96,7 +96,7 @@ def test_cut_utterances_are_counted_and_said(cache: Path) -> None:
         (("train", "--head", "svm", "--set", "C=0"), "C=0.0: must be above 0"),
         (("train", "--head", "svm", "--recipe", "superb"), "svm is not trained by epochs; take default or balanced"),
         (("train", "--head", "mean_pool", "--set", "selections=best"), "unknown selection 'best'"),
-        (("profile", "--head", "logreg"), "logreg is fitted by scikit-learn and has no network"),
+        (("profile", "--head", "logreg"), "logreg is fitted at once and has no network"),
         (("ablate", "--head", "tf_mamba", "--fold", "9"), "folds 1 to 5"),
     ],
 )

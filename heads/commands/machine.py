@@ -38,10 +38,14 @@ def profile(
     """
     kept = process.prepare(conditions.device)
     from tfser.heads.commands.cost_table import print_profiles
+    from tfser.heads.machine.cost import fitting, select
     from tfser.heads.machine.cost import profile as measure
-    from tfser.heads.machine.cost import select
 
     chosen = select(heads, presets)
+    if not heads:  # of those that were named, one that does not fit is an error
+        chosen, odd = fitting(chosen, conditions.width)
+        for why in odd.values():
+            say(f"left out: {why}")
     with bar("measuring", len(chosen) * (1 + conditions.repeats)) as update:
         found = measure(chosen, conditions, advance=lambda: update(advance=1))
     if format is Output.table:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfser.heads.commands.columns import fitted
+from tfser.heads.results.calibration import MEASURES
 from tfser.heads.results.marks import explain_marks, mark, standing
 from tfser.heads.results.score_tables import SAID_BY_MARKS
 from tfser.heads.results.written import interval_text, range_text, score_text
@@ -179,6 +180,10 @@ def _line(row: Row, by: str | None, names: Mapping[str, str]) -> dict[str, Any]:
         line |= {_NEW: range_text(row["new_speaker_UA_low"], row["new_speaker_UA_high"], mark(row), digits=0)}
         line |= {"clusters": count(row["clusters"], row["clustered_by"]) if row["clusters"] else ""}
         line |= {"seconds": round(row["seconds"], 1)}
+    elif by == "calibration":
+        line |= {"seeds": len(row["seeds"]), "n": row["n"]}
+        line |= {f"{name} [95 %]": _measure(row, name) for name in MEASURES}
+        line |= {"clusters": count(row["clusters"], row["clustered_by"]) if row["clusters"] else ""}
     else:
         line |= {"seeds": len(row["seeds"]), by: row[by], "n": row["n"]}
         if by == "class":
@@ -187,6 +192,15 @@ def _line(row: Row, by: str | None, names: Mapping[str, str]) -> dict[str, Any]:
         else:
             line |= {"UA": _spread(row, "UA"), "WA": _spread(row, "WA")}
     return line | {"audit": standing(row), "experiment": names[row["experiment"]]}
+
+
+def _measure(row: Row, name: str) -> str:
+    """Return a measure of calibration with its interval: as it is, ECE in percent like the scores that it is a difference of."""
+    value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
+    if name == "ECE":
+        return interval_text(value, low, high, mark(row))
+    ends = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    return f"{value:.3f}{mark(row)}{ends}"
 
 
 def _folds(row: Row) -> str:

@@ -37,7 +37,8 @@ def scores(
     ] = None,
     *,
     by: Annotated[
-        str | None, Option("A row a seed, fold, class, speaker or session, not an experiment.", metavar="WHAT")
+        str | None,
+        Option("A row a seed, fold, class, speaker or session; or calibration: NLL, Brier score, ECE.", metavar="WHAT"),
     ] = None,
     clusters: Clusters = None,
     published: Annotated[bool, Option("Below, what others print for the same corpora and tasks.")] = False,

@@ -37,18 +37,22 @@ def _expendable(lines: Sequence[Mapping[str, str]]) -> list[str]:
     return [*alike, *(["recipe"] if len(apart) == len(lines) else []), *_MAY_GO]
 
 
-def print_summary(table: Sequence[Mapping[str, Any]], format: TableOutput, *, references: bool) -> None:
+def print_summary(
+    table: Sequence[Mapping[str, Any]], format: TableOutput, *, references: bool, lacking: str | None = None
+) -> None:
     """Print a sweep's table on standard output; what explains it goes below it, or in a plain table to standard error.
 
     Args:
         table: of `tfser.heads.results.summary.summary`.
         format: how.
         references: whether the reference heads are in it.
+        lacking: which reference rows are missing, and how they are had.
     """
     if format in (TableOutput.json, TableOutput.csv):
         print_rows(table, Output(format.value))
         return
     lines, notes = readable(table), legend(table, references)
+    notes += [f"{lacking}."] if lacking else []
     if format is TableOutput.table:
         lines, narrow = fitted(lines, terminal_width(), _expendable(lines))
         print_rows(lines, Output.table)

@@ -49,7 +49,8 @@ def show_sweep(
         print_plan(plan, estimate(cache, plan), feature_bytes(cache, plan), showing.format, jobs=running.jobs)
         return True
     failures = run_plan(cache, plan, running, showing.selection)
-    print_summary(summary(cache, plan, showing.selection, failures), showing.format, references=plan.references)
+    table = summary(cache, plan, showing.selection, failures)
+    print_summary(table, showing.format, references=plan.references, lacking=plan.lacking)
     if output is not None:
         write_runs(output, rows_of_plan(cache, plan, showing.selection))
     for line in failure_lines(failures):

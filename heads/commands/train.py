@@ -35,6 +35,7 @@ def train(
         TfserError: if an audit forbids a fold, or a fold could not be trained.
 
     Example:
+        tfser train --features whisper-base/3
         tfser train --head mean_pool --features logmel --protocol loso-speaker
         tfser train --head tf_transformer --fold 1 --set lr=0.001 --epochs 20
     """

@@ -17,6 +17,7 @@ from tfser.heads.runs.in_turn import Failure, run_here
 from tfser.heads.runs.names import give_name
 from tfser.heads.runs.one_fold import EmptySideError
 from tfser.heads.runs.plan import entry_of, make_plan
+from tfser.heads.runs.references import reference_features
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.running import Running
 from tfser.heads.spec.selections import BASE, check_name
@@ -91,6 +92,9 @@ def show_ablation(
     check_name(selection)
     planned = [*plan_rows(head(request.head), request, presets), *(reference_rows(request) if reference else ())]
     table = [(row, resolve(store, wanted)) for row, wanted in planned]  # all of them, before the first is trained
+    functionals = reference_features(store, table[0][1].corpus) if reference else None
+    if functionals and functionals.name not in (None, table[0][1].feature_set):
+        table += [(row, resolve(store, wanted)) for row, wanted in reference_rows(request, functionals.name)]
     if selection not in (*BASE, *table[0][1].recipe.selections):
         raise UsageError(f"--selection {selection}: this recipe does not keep it; add --set selections={selection}")
     if selection.startswith("val") and table[0][1].validation == "none":
@@ -103,6 +107,8 @@ def show_ablation(
     }
     failed = train_folds(store, [experiment for _, experiment in table], running, headings)
     print_ablation(table[0][1], compare(store, table, selection), format)
+    if functionals and functionals.lacking:
+        say(functionals.lacking)
     _raise_if(failed)
 
 

@@ -110,7 +110,9 @@ def _planned(store: Cache, request: WorthRequest, split: Split) -> WorthPlan:
             with audited(connection, protocol=foreign.name, corpus=corpus, feature_sets=[], is_foreign=True):
                 cells = cells_of(connection, foreign.name, corpus, column)
         made = own_of_split(cells, called, corpus)
-        published: tuple[tuple[str, OwnProtocol | None], ...] = tuple((ensure_protocol(store, corpus, own.protocol.name, own=own), own) for own in made)
+        published: tuple[tuple[str, OwnProtocol | None], ...] = tuple(
+            (ensure_protocol(store, corpus, own.protocol.name, own=own), own) for own in made
+        )
     else:
         if not split.protocol:
             raise UsageError("name what is to be weighed: --split FILES, or --protocol NAME (`tfser protocol ls`)")

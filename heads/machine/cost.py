@@ -107,7 +107,7 @@ def select(heads: Sequence[str] = (), presets: Sequence[str] = ()) -> list[tuple
     """
     for name in heads:
         if not isinstance(head(name), Network):
-            raise UsageError(f"{name} is fitted by scikit-learn and has no network to measure")
+            raise UsageError(f"{name} is fitted at once and has no network to measure")
     specs = [spec for spec in map(head, HEADS) if (spec.name in heads if heads else isinstance(spec, Network))]
     known = list(dict.fromkeys(preset for spec in specs for preset in spec.presets))
     for preset in presets:
@@ -118,6 +118,21 @@ def select(heads: Sequence[str] = (), presets: Sequence[str] = ()) -> list[tuple
         if heads and not any(of is spec for of, _ in found):
             raise UsageError(f"{spec.name} has no preset {' or '.join(presets)}; it has {', '.join(spec.presets)}")
     return found
+
+
+def fitting(
+    chosen: Sequence[tuple[HeadSpec, str]], width: int | None
+) -> tuple[list[tuple[HeadSpec, str]], dict[str, str]]:
+    """Return those of the heads that can take a feature width (None: each its own), and why others cannot, by their name."""
+    found, odd = [], {}
+    for spec, preset in chosen:
+        try:
+            spec.check(spec.preset(preset), width or spec.typical_dim)
+        except UsageError as error:
+            odd[spec.name] = str(error)
+        else:
+            found.append((spec, preset))
+    return found, odd
 
 
 def profile(

@@ -82,5 +82,6 @@ HEAD = Network(
     inputs="utterances",
     build=MeanPool,
     check=_check,
+    per_utterance=True,
     typical_dim=1024,
 )

@@ -72,6 +72,8 @@ def known_to(cache: Cache, about: Mapping[str, Any]) -> Familiar:
             "WHERE protocol = ? AND list_contains(?, corpus) AND fold = ? AND content_hash IS NOT NULL"
         )
         roles = rows(connection, sides, [about["protocol"], corpora, about["fold"]])
+    # By the sound and not by the name: a file that was tested under another name is the same utterance, and
+    # what was trained on is said of it.
     by_hash: dict[str, list[Key]] = defaultdict(list)
     for row in tested:
         by_hash[row["content_hash"]].append((row["corpus"], row["utterance_id"]))
@@ -104,6 +106,8 @@ def parts(speech: Sequence[Speech], known: Familiar, front: FrontEnd, *, by_spea
         front: what makes the frames.
         by_speaker: whether all of a speaker has to be together.
     """
+    # Each tested utterance is taken once, so that two inputs of the same sound do not both count as the one
+    # that was tested.
     free = {content: list(keys) for content, keys in known.tested.items()}
     tested: dict[Key, Speech] = {}
     others: list[Speech] = []

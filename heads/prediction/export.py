@@ -56,6 +56,7 @@ def export(
     check_target(folder)
     runs = choose_runs(cache, text, ensemble=wish.ensemble)
     heads = [trained_head(cache, run, selection=wish.selection) for run in runs]
+    # All that can be refused is refused before the folder is begun.
     if heads[0].features.config.get("layer") == "mix":
         raise UsageError(
             f"{heads[0].name}: its features are the mix of layers that {heads[0].features.config['belongs_to']['run_id']} "

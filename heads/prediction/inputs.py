@@ -131,6 +131,7 @@ def corpus_inputs(cache: Cache, corpus: str) -> tuple[list[Speech], list[Unusabl
     Raises:
         UsageError: if the corpus is not in the cache.
     """
+    # What the scan could not read comes along with its reason: counts in are answers plus reasons.
     with open_catalogue(cache) as connection:
         about = rows(connection, "SELECT root FROM corpora WHERE corpus = ?", [corpus])
         if not about:

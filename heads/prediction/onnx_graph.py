@@ -229,6 +229,8 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
     need_onnx()
     check_graph(trained)
     module = graph_module(trained)
+    # A head of segments has one length and any number of them, one of utterances any length and no batch:
+    # padding in the graph would be a second way to compute the same.
     segment = None if trained.is_fitted_at_once else trained.spec.sample_frames(trained.config, trained.recipe)
     samples = _samples(trained, packed, segment)
     batch, frames = torch.export.Dim("batch", min=1), torch.export.Dim("frames", min=2, max=_most(trained))
@@ -251,6 +253,8 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
     except Exception as error:  # whatever the exporter raises over an operator: it is its word on why
         path.unlink(missing_ok=True)
         raise NoGraphError(f"--onnx: {trained.name} cannot be written as ONNX ({first_line(error)[:200]})") from error
+    # Looked at on real frames before anybody has the file: an operator may be exported to something that only
+    # looks alike.
     worst = _compare(trained, path, packed, samples)
     if not worst <= TOLERANCE:
         path.unlink(missing_ok=True)

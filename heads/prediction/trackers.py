@@ -143,6 +143,8 @@ def to_mlflow(cache: Cache, runs: Sequence[Mapping[str, Any]], uri: str) -> int:
     try:
         client = MlflowClient(tracking_uri=uri)
         written = 0
+        # What is there already is told by the run's id in a tag, so that the same command may be given again
+        # after more runs.
         for name in dict.fromkeys(run["experiment"] for run in runs):
             own = [run for run in runs if run["experiment"] == name]
             found = client.get_experiment_by_name(name)

@@ -53,6 +53,8 @@ def failing(one: Contender, spoken: Spoken) -> FigureData:
         groups, sql = _parts(column, unit, values) if unit is not None else _by_word(column, values)
         found = []
         for place, (name, members) in enumerate(groups):
+            # Small groups swing by chance, and the weakest of many small ones is always very weak: they are
+            # counted, not drawn.
             if len(members) < _FEWEST:
                 few += 1
                 continue

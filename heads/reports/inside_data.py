@@ -200,6 +200,8 @@ def tokens(watched: Watched) -> TokenView:
     frequency = next((b for b in branches if b.filter is not None), None)
     if temporal is None and frequency is None:
         raise UsageError(f"{watched.about['run_id']}: its preset {watched.about['preset']} has no branch to look into")
+    # Hooks watch the pass that the head makes; nothing is computed in another way for the figure, and they are
+    # gone whatever happens.
     seen: dict[str, Any] = {}
     hooks = []
     if temporal is not None:

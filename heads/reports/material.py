@@ -124,6 +124,8 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
     ids = asked or list(dict.fromkeys(row["experiment"] for row in every))
     left_out: list[tuple[str, str]] = []
     kept: list[str] = []
+    # An experiment that lacks folds is left out of what was not named, since its mean is over easier or harder
+    # folds than the others'; who names it wants to see it.
     for name in ids:
         if name not in about:
             left_out.append((name, f"has no predictions of the selection {selection}"))

@@ -48,6 +48,8 @@ def forest(group: ContenderGroup) -> FigureData:
         for one in shown
     )
     sql = _forest_sql(shown)
+    # Pairs are compared and not intervals laid side by side: two intervals may overlap while the difference
+    # over the same speakers is clear.
     joined, compared = _not_told_apart(shown[:_MOST_JOINED])
     notes = list(explain_marks([one.row for one in shown]))
     if joined:

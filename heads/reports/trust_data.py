@@ -86,6 +86,8 @@ def read_sureness(connection: Connection, one: Contender) -> Sureness:
 
 def reliability(one: Contender, sure: Sureness) -> FigureData:
     """Return how often an experiment is right where it is so and so sure, with ECE and Brier score."""
+    # Of equal width and not of equal numbers: they are what the expected calibration error is defined over, and
+    # what SQL can state.
     bins = np.minimum(np.floor(sure.sure * BINS), BINS - 1).astype(int)
     drawn: list[Row] = []
     for b in sorted(set(bins.tolist())):

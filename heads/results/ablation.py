@@ -52,11 +52,13 @@ def plan_rows(spec: HeadSpec, request: Request, presets: Sequence[str] = ()) -> 
     ]
 
 
-def reference_rows(request: Request) -> list[tuple[AblationRow, Request]]:
-    """Return a row for each reference head, on the same features and folds, with its own defaults."""
+def reference_rows(request: Request, functionals: str | None = None) -> list[tuple[AblationRow, Request]]:
+    """Return a row for each reference head, with its own defaults: on the same features and folds, or on the functionals."""
     of = replace(request, preset=None, recipe=None, settings={}, width=None, epochs=None)
+    of = of if functionals is None else replace(of, features=functionals)
+    on = "" if functionals is None else f" on {functionals}"
     return [
-        (AblationRow(name=f"{name} (reference)", preset=head(name).default_preset), replace(of, head=name))
+        (AblationRow(name=f"{name}{on} (reference)", preset=head(name).default_preset), replace(of, head=name))
         for name in REFERENCE_HEADS
     ]
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tfser.heads import REFERENCE_HEADS
+from tfser.heads import REFERENCE_FEATURES, REFERENCE_HEADS
 from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.published import Paper, PublishedRow, PublishedTable
 from tfser.heads.results.summary import check_selection, summary
@@ -142,6 +142,7 @@ class _Planner:
                 if experiment is not None:
                     used.setdefault((corpus, features), tuple(printed))
         # A reference head is fitted at once and by no seed: one is enough, and the paper's recipe and epochs are not its own.
+        used |= {(corpus, REFERENCE_FEATURES): metrics for (corpus, _), metrics in used.items()}
         for (corpus, features), metrics in used.items():
             for name in REFERENCE_HEADS:
                 request = replace(self.request, head=name, recipe=None, epochs=None, features=features)

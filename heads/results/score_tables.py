@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Annotated, Any, ClassVar, TypeVar
 
+from tfser.heads.results.calibration import calibration
 from tfser.heads.results.intervals import CONFIDENCE, FEW, METRICS, interval, new_speaker, seed_scores
 from tfser.heads.results.marks import is_independent, of_runs
 from tfser.heads.results.outcomes import Pooled, pooled
@@ -25,7 +26,7 @@ from tfser.manifests.options import Option
 from tfser.manifests.protocols.independence import NOT_INDEPENDENT
 from tfser.manifests.protocols.protocol import JOINED_BY
 
-BY = ("seed", "fold", "class", "speaker", "session")
+BY = ("seed", "fold", "class", "speaker", "session", "calibration")
 """What a table can have rows of, besides experiments."""
 
 _NO_INTERVAL: dict[str, str] = {
@@ -100,6 +101,8 @@ def table(
         found = _by_speaker_or_session(connection, by, wanted_runs)
     elif by == "class":
         found = _by_class(connection, wanted_runs, clusters)
+    elif by == "calibration":
+        found = calibration(connection, names, wanted.selection)
     else:
         raise unknown("table of scores by", by, BY)
     return [{**row, **about[row["experiment"]], "looked_at_test": peeks(row["selection"])} for row in found]

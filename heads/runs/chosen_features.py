@@ -19,7 +19,7 @@ from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.feature_name import ALL, DTYPES, FeatureName, joined_names, meant
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.pipeline.features.encoders.spec import ENCODERS
-from tfser.pipeline.features.feature_set import namesakes, superseded
+from tfser.pipeline.features.feature_set import is_per_utterance, namesakes, superseded
 from tfser.pipeline.features.layer_views import LayerView, asks_for_each, each_layer, layer_views, meant_views
 from tfser.pipeline.features.registry import UPSTREAMS
 
@@ -143,17 +143,19 @@ def _asked(there: _There, corpus: str, asked: str) -> str:
 
 def _favourite(there: _There, spec: HeadSpec, corpus: str) -> str:
     """Return the feature set that a head takes where none was asked for."""
+    # Functionals stand beside the others in most caches, for the reference rows: they are for those who ask.
+    current = [name for name in there.current if not is_per_utterance(there.sets[name])] or there.current
     for name in spec.features:
         # A stack of layers, and numbers that were computed in other ways than by default, are for those who ask.
-        parts = {of: FeatureName.parse(of) for of in meant_here(name, there.current)}
+        parts = {of: FeatureName.parse(of) for of in meant_here(name, current)}
         wanted = set(FeatureName.parse(name).options)
         found = [of for of, part in parts.items() if part.layer != ALL and set(part.options) <= wanted]
         if len(found) == 1:
             return found[0]
         if found:
             break  # several layers, and nothing says which
-    if len(there.current) == 1:
-        return there.current[0]
+    if len(current) == 1:
+        return current[0]
     raise UsageError(f"which features? The cache holds {', '.join(there.current)} of {corpus}; say --features NAME")
 
 

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from tfser.heads import head
+from tfser.heads import HEADS, head
 from tfser.heads.runs.chosen_features import spread
+from tfser.heads.runs.head_choice import with_head
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.setting_list import unknown_setting
 from tfser.heads.runs.store import digest
@@ -30,6 +31,7 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.splits.choose import choose_protocol
 from tfser.pipeline.features.devices import choose_device
+from tfser.pipeline.features.feature_set import is_per_utterance
 from tfser.pipeline.features.layer_views import LayerView, asks_for_each
 
 How = Literal["none", "vmap", "streams"]
@@ -165,11 +167,13 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         UsageError: if a name is unknown, or the cache leaves several choices or none.
         TfserError: if the corpus cannot fill the protocol.
     """
+    request, why = with_head(cache, request)
     spec = head(request.head)
     preset, recipe_name = request.preset or spec.default_preset, request.recipe or spec.default_recipe
     # Settings come before the protocol, since a recipe may bring a validation policy.
     config, recipe, changes = _with_settings(spec, spec.preset(preset), spec.recipe(recipe_name), _settings(spec, request))
     corpus, protocol, chosen = _choose_protocol(cache, request, recipe)
+    chosen += [] if why is None else [why]
     if request.epochs is not None and isinstance(spec, Baseline):
         chosen.append(f"one fit instead of {request.epochs} epochs ({spec.name} is fitted at once)")
     data = look_up(cache, request.features, spec, recipe, corpus, protocol)
@@ -182,6 +186,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     ):
         if asked is None:
             chosen.append(f"{what} {value}")
+    _check_frames(spec, data.features.row)
     way = _settle(request, spec, config, recipe, data)
     return Experiment(
         spec=spec,
@@ -281,6 +286,19 @@ def _settle(request: Request, spec: HeadSpec, config: Settings, recipe: Recipe, 
         counted_epochs=tuple(counted),
         chosen=(*chosen, *([] if whole is None else [whole])),
     )
+
+
+def _check_frames(spec: HeadSpec, feature_set: Mapping[str, Any]) -> None:
+    """Refuse functionals for a head that looks along time.
+
+    Raises:
+        UsageError: if the feature set has one frame an utterance, and the head needs several.
+    """
+    if is_per_utterance(feature_set) and not spec.per_utterance:
+        able = ", ".join(name for name in HEADS if head(name).per_utterance)
+        raise UsageError(
+            f"{feature_set['feature_set']} has one frame an utterance, and {spec.name} needs frames over time; for it: {able}"
+        )
 
 
 def _with_parts(spec: HeadSpec, config: Settings, feature_set: Mapping[str, Any]) -> Settings:

@@ -15,6 +15,7 @@ from statistics import mean
 from tfser.heads import HEADS, REFERENCE_HEADS, head, head_names
 from tfser.heads.runs.experiment import Experiment, each_request, resolve
 from tfser.heads.runs.one_fold import audit_experiment, check_audit
+from tfser.heads.runs.references import reference_features
 from tfser.heads.runs.request import Request, SweepRequest, Training
 from tfser.heads.runs.setting_list import UnknownSettingError
 from tfser.heads.spec.head import HeadSpec
@@ -79,6 +80,8 @@ class Plan:
     findings: Mapping[Key, Sequence[Finding]]
     finished: frozenset[str]
     references: bool
+    lacking: str | None = None
+    """Which reference rows are missing and how they are had; None where none are, or nobody wants them."""
 
     @property
     def runs(self) -> list[Run]:
@@ -131,9 +134,11 @@ def plan_sweep(cache: Cache, request: SweepRequest) -> Plan:
         TfserError: if an audit forbids a fold, or the corpus cannot fill the protocol.
     """
     entries = settle(cache, expand(request))
-    if request.reference:
-        entries = settle(cache, reference_wanted(request, entries), onto=entries)
-    return make_plan(cache, entries)
+    if not request.reference:
+        return make_plan(cache, entries)
+    functionals = reference_features(cache, entries[0].experiment.corpus)
+    entries = settle(cache, reference_wanted(request, entries, functionals.name), onto=entries)
+    return replace(make_plan(cache, entries), lacking=functionals.lacking)
 
 
 def expand(request: SweepRequest) -> list[PlannedRequest]:
@@ -184,18 +189,24 @@ def expand(request: SweepRequest) -> list[PlannedRequest]:
     return wanted
 
 
-def reference_wanted(request: SweepRequest, entries: Sequence[Entry]) -> list[PlannedRequest]:
-    """Return the requests of the reference heads: each once a feature set, with its defaults and the sweep's first seed."""
+def reference_wanted(
+    request: SweepRequest, entries: Sequence[Entry], functionals: str | None = None
+) -> list[PlannedRequest]:
+    """Return the requests of the reference heads: each once a feature set, with its defaults and the sweep's first seed.
+
+    A head that the sweep asks for itself stands in it already; on the functionals, where there are any, all of them stand.
+    """
     asked = {block.name for block in request.heads}
+    sets = [entry.experiment.feature_set for entry in entries]
     return [
         PlannedRequest(
             request=replace(_shared_request(request, name), features=feature_set, epochs=None),
             seeds=request.seeds[:1],
             reference=True,
         )
-        for feature_set in dict.fromkeys(entry.experiment.feature_set for entry in entries)
+        for feature_set in dict.fromkeys([*sets, *([functionals] if functionals else [])])
         for name in REFERENCE_HEADS
-        if name in HEADS and name not in asked
+        if name in HEADS and (name not in asked or feature_set not in sets)
     ]
 
 

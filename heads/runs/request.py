@@ -58,11 +58,16 @@ class OneHead(Training, Split):
     seed: Annotated[int, Option("Random seed.", minimum=0, maximum=2**63 - 1)] = 0
 
 
+AUTO = "auto"
+"""Stands for the head that fits the features best (`tfser.heads.runs.head_choice`)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request(OneHead):
     """What was asked of one experiment; None is left to be chosen."""
 
     panel: ClassVar[str] = "Head"
+    head: Annotated[str, Option("What to train, see `tfser heads`; auto: by the features.", metavar="NAME")] = AUTO
     preset: Annotated[str | None, Option("Variant of the architecture.", metavar="NAME")] = None
     features: str | None = None
     """One feature set; commands that take several make a request of each."""

@@ -110,6 +110,8 @@ def _train_begun(
     from tfser.heads.training.loop import Keeping
     from tfser.heads.training.together import FitJob, choose_stacking, fit_together, provenance
 
+    # How it is stacked is settled by the experiment, whose name holds it; here it is only looked up for what
+    # run.json says of it.
     experiment = runs[0][0]
     stacking = choose_stacking(
         experiment.spec, experiment.config, experiment.recipe, experiment.device, experiment.stacked, layers=experiment.layers

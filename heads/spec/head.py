@@ -94,6 +94,8 @@ class HeadSpec:
     count in them (None: all)."""
     ablation: tuple[AblationRow, ...] = ()
     """The rows of the paper's ablation table, in its order."""
+    per_utterance: bool = False
+    """It can read feature sets that have one frame an utterance, such as functionals; other heads need frames over time."""
     reads: tuple[str, ...] = ()
     """Of a head that takes feature sets apart again (`tfser cache join`): the kind of each part, in order, `*` for any; its
     configuration has `parts`, the widths of all but the last. None: it reads any features."""
@@ -223,6 +225,8 @@ class Baseline(HeadSpec):
     """``fit(data, config, recipe)`` stands in for `tfser.heads.training.loop.fit`."""
     predict: Callable[[Mapping[str, Tensor], PackedFeatures, npt.NDArray[np.int64]], Prediction]
     """``predict(state, features, rows)`` with what such a ``fit`` learnt."""
+    weighs_classes: bool = True
+    """Weights of classes mean something to it."""
 
     def _no_recipe(self, name: str) -> UsageError:
         if name in LINEAGES:
@@ -232,7 +236,7 @@ class Baseline(HeadSpec):
     @property
     def recipe_settings(self) -> AbstractSet[str] | None:
         """Only weights of classes: there is no loop that the others could mean something to."""
-        return {"class_weights", "class_beta"}
+        return {"class_weights", "class_beta"} if self.weighs_classes else set()
 
     def selection(self, asked: str) -> str:
         """Return `last`: where there are no epochs, there is no choice."""

@@ -4,9 +4,10 @@ On small corpora they are hard to beat, so a table without them misleads. They g
 predictions and statistics as every other head, but are fitted at once by scikit-learn instead of by epochs of torch
 (`Baseline`):
 
-* **Inputs** are the mean and the population standard deviation over time of each feature, 2 D numbers an utterance, scaled to
-  mean 0 and deviation 1 on the training utterances of the fold (StandardScaler). Nothing is measured on validation or test
-  utterances, so the recipe's ``normalise`` does not apply, and a speaker-wise (transductive) variant is not offered.
+* **Inputs** are the mean and the population standard deviation over time of each feature, 2 D numbers an utterance (where every
+  utterance of a fold is one frame, as functionals are: that frame, D numbers), scaled to mean 0 and deviation 1 on the
+  training utterances of the fold (StandardScaler). Nothing is measured on validation or test utterances, so the recipe's
+  ``normalise`` does not apply, and a speaker-wise (transductive) variant is not offered.
 * **logreg**: multinomial logistic regression with an L2 penalty, by L-BFGS. C = 1, scikit-learn's default, is not tuned;
   ``strong`` penalises 100 times as much, for wide features and few utterances. Its probabilities are the model's own.
 * **svm**: one machine a class against the rest (Rifkin and Klautau 2004), hinge loss. The kernel is exp(-width |x - y|^2 / 2 D)
@@ -82,18 +83,20 @@ class SVMConfig(Settings):
     """Of the rbf kernel: how fast it falls with the squared distance per input."""
 
 
-@np.errstate(invalid="ignore", over="ignore")  # of features that are no numbers: `_finite_statistics` says so
-def statistics(features: PackedFeatures) -> Floats:
-    """Return the mean and the standard deviation over time of each utterance's features: (n, 2 D)."""
+@np.errstate(invalid="ignore", over="ignore")  # of features that are no numbers: `finite_statistics` says so
+def statistics(features: PackedFeatures, *, deviation: bool = True) -> Floats:
+    """Return the mean and the standard deviation over time of each utterance's features: (n, 2 D), or the mean alone (n, D)."""
     sums, squares = utterance_sums(features.frames, features.offsets)
     counts = np.diff(features.offsets)[:, None]
-    mean = sums / counts
+    mean: Floats = sums / counts
+    if not deviation:
+        return mean
     return np.concatenate([mean, np.sqrt(np.maximum(squares / counts - mean**2, 0.0))], axis=1)
 
 
-def _finite_statistics(features: PackedFeatures, rows: Indices) -> Floats:
+def finite_statistics(features: PackedFeatures, rows: Indices, *, deviation: bool) -> Floats:
     """Return `statistics`, refusing utterances among ``rows`` whose features are no numbers; they are sums, which say so."""
-    inputs = statistics(features)
+    inputs = statistics(features, deviation=deviation)
     odd = ~np.isfinite(inputs[rows]).all(axis=1)
     refuse_features(features, sorted(int(row) for row in rows[odd]))
     return inputs
@@ -112,7 +115,9 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
     """
     began = time.perf_counter()
     # Only the rows of this fold: a broken utterance elsewhere in the corpus is no reason to refuse it.
-    inputs = _finite_statistics(data.features, np.concatenate([data.train, data.val, data.test]))
+    inputs = finite_statistics(
+        data.features, np.concatenate([data.train, data.val, data.test]), deviation=bool((data.features.lengths > 1).any())
+    )
     labels = data.labels[data.train]
     present = np.unique(labels)
     if len(present) < 2:
@@ -160,11 +165,10 @@ def predict(state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices
     """
     if "inputs.mean" not in state or "model.intercept" not in state:
         raise UsageError("this is not a state of a reference head")
-    if len(state["inputs.mean"]) != 2 * features.frames.shape[1]:
-        raise UsageError(
-            f"this state is of features {len(state['inputs.mean']) // 2} wide, and these are {features.frames.shape[1]} wide"
-        )
-    return _predict(state, _finite_statistics(features, rows), np.sort(rows))
+    inputs, dim = len(state["inputs.mean"]), features.frames.shape[1]
+    if inputs not in (dim, 2 * dim):
+        raise UsageError(f"this state is of features {inputs // 2} wide, and these are {dim} wide")
+    return _predict(state, finite_statistics(features, rows, deviation=inputs == 2 * dim), np.sort(rows))
 
 
 def _scale(inputs: Floats) -> tuple[Floats, dict[str, Tensor]]:
@@ -289,6 +293,7 @@ def _spec(name: str, summary: str, source: str, presets: Mapping[str, Settings],
         features=("wavlm-large", "hubert-large", "logmel"),
         inputs="utterances",
         check=_check,
+        per_utterance=True,
         typical_dim=1024,
         fit=fit,
         predict=predict,

@@ -50,7 +50,8 @@ def _file() -> dict[str, Any]:
 @functools.cache
 def cards_query() -> str:
     """Return the SQL of the view `encoder_cards`: a row an encoder and corpus that it saw; null: its data are not all listed."""
-    rows: list[tuple[str | None, ...]] = [(c.encoder, corpus, c.part, c.source) for c in encoder_cards() for corpus in c.trained_on]
+    rows: list[tuple[str | None, ...]] = []
+    rows += [(c.encoder, corpus, c.part, c.source) for c in encoder_cards() for corpus in c.trained_on]
     rows += [(c.encoder, None, c.part, c.source) for c in encoder_cards() if not c.complete]
     values = ", ".join(f"({', '.join('NULL' if value is None else quote(value) for value in row)})" for row in rows)
     return f"SELECT * FROM (VALUES {values}) AS cards(encoder, heard, part, source)"

@@ -1,7 +1,7 @@
 -- title: features missing or stale
 -- level: error
 -- explanation: utterances of the protocol that a feature set lacks, or whose audio changed since they were extracted, and that neither the scan nor that feature set's extraction listed as skipped
--- action: run `tfser extract` for that feature set again; it finishes exactly what is missing
+-- action: run `tfser extract` for that feature set again (of a joined one `tfser cache join`, of an imported one `tfser import-features`); it finishes exactly what is missing
 -- kind: gap
 SELECT m.protocol, m.corpus, NULL::INTEGER AS fold, 'error' AS level, c.feature_set, m.utterance_id
 FROM members m

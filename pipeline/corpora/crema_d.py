@@ -66,6 +66,7 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
         TfserError: if no file is named like CREMA-D's, or a side table cannot be read.
     """
     reading = Reading()
+    # One walk for clips and side tables: which of the published folders are there differs from copy to copy.
     files = list(audio_files(root, {".csv", *KNOWN_SUFFIXES, *VIDEO_SUFFIXES}, reading.skipped))
     actors = {row["actorid"]: row for row in _rows(files, "VideoDemographics.csv") if "actorid" in row}
     crowd = _crowd(files)
@@ -79,6 +80,8 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
             continue
         clips.setdefault(_id(path.stem), []).append(path)
     again: Counter[str] = Counter()
+    # The corpus is published as wav, mp3 and video of the same clips: one of them is the utterance, and the
+    # others are counted, or listed where they are of the same kind.
     for utterance_id, paths in sorted(clips.items()):
         first, *others = sorted(paths, key=_order)
         reading.utterances.append(_utterance(root, utterance_id, first, actors, crowd))

@@ -53,6 +53,8 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
     listeners = _listeners(root)
     reading = Reading()
     seen: dict[str, str] = {}
+    # Everything that the corpus says of a recording is in its name; only what listeners said comes from a
+    # table, where there is one.
     for path in audio_files(folder, skipped=reading.skipped):
         name = relative(path, root)
         match = _NAME.fullmatch(path.stem)

@@ -106,6 +106,7 @@ def _read(corpus: FileNames, root: Path, options: Mapping[str, Any]) -> Reading:
     Raises:
         TfserError: if no file is named like the corpus's.
     """
+    # Any folders may stand before the name: people unpack an archive into whatever is there.
     pattern = re.compile(rf"(?:.*?/)??{corpus.pattern}", re.IGNORECASE)
     reading = Reading(notes=list(corpus.notes))
     words = _Words(corpus.transcripts, root) if corpus.transcripts is not None else None

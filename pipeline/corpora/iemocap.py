@@ -50,6 +50,8 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
         raise READER.fail(root, "there is no folder Session1 in it, nor in a folder of it")
     reading = Reading()
     for session in sessions:
+        # By session, since audio, transcripts and labels of one lie in three trees. The labels decide what is
+        # an utterance: a recording without a consensus label is listed, not dropped.
         wavs = session / "sentences" / "wav"
         audio = {path.stem: path for path in audio_files(wavs, skipped=reading.skipped)} if wavs.is_dir() else {}
         words = dict(_transcripts(session / "dialog" / "transcriptions"))

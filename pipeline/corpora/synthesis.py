@@ -391,6 +391,8 @@ def generate(root: Path, config: SynthesisConfig, progress: Callable[[int, int],
             f"{settings}: this folder holds a synthetic corpus of another version or configuration; "
             "give another folder, or delete this one"
         )
+    # The configuration is written before the first recording, the table after the last: a folder without the
+    # one is nobody's, and one without the other is not finished.
     for session in SESSIONS:
         (root / session).mkdir(parents=True, exist_ok=True)
     if not ours:  # wav files without a configuration beside them are of unknown origin: out before it claims the folder

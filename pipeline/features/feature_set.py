@@ -25,6 +25,21 @@ from tfser.manifests.notes import note
 from tfser.pipeline.scan import now
 from tfser.pipeline.shards.writer import StorageDtype
 
+PER_UTTERANCE = "utterance"
+"""What the configuration's ``per`` says of a feature set that has one frame an utterance."""
+
+PER_UTTERANCE_HOP_S = 1.0
+"""Stands where other sets have the seconds between frames: there is but one."""
+
+
+def is_per_utterance(feature_set: Mapping[str, Any]) -> bool:
+    """Tell whether a row of the table `feature_sets` has one frame an utterance, which says nothing of time.
+
+    >>> is_per_utterance({"config": '{"per": "utterance"}'}), is_per_utterance({"config": "{}"})
+    (True, False)
+    """
+    return bool(json.loads(feature_set["config"]).get("per") == PER_UTTERANCE)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Described:

@@ -27,6 +27,7 @@ from tfser.pipeline.features.encoders.front import OPTIONS, RAW_OPTIONS, WHISPER
 from tfser.pipeline.features.encoders.spec import ENCODERS, PRECISIONS, EncoderSpec, LayerOutput, encoder_spec
 from tfser.pipeline.features.engine import Engine, one_by_one
 from tfser.pipeline.features.feature_set import Described
+from tfser.pipeline.features.functionals import LICENCE, ComParEConfig, EGeMAPSConfig, Functionals
 from tfser.pipeline.features.logmel import LogMel, LogMelConfig
 from tfser.pipeline.features.mfcc import MFCC, MFCCConfig
 from tfser.pipeline.shards.writer import StorageDtype, storage_dtype
@@ -240,6 +241,12 @@ UPSTREAMS: dict[str, Upstream] = {
         "log-Mel spectrogram: 80 bands, 20 ms Hamming window, 10 ms hop, 16 kHz (TF-Transformer, section 3.3)",
     ),
     "mfcc": front_end(MFCCConfig, MFCC, "40 mel-frequency cepstral coefficients: the orthonormal DCT-II of the log-Mel frames"),
+    "egemaps": front_end(
+        EGeMAPSConfig, Functionals, f"eGeMAPS functionals: one vector of 88 an utterance (Eyben et al. 2016). {LICENCE}"
+    ),
+    "compare2016": front_end(
+        ComParEConfig, Functionals, f"ComParE functionals: one vector of 6,373 an utterance (Schuller et al. 2016). {LICENCE}"
+    ),
     **{name: _encoder_upstream(known.summary, known.hub, known.family) for name, known in ENCODERS.items()},
 }
 """What `--features` knows, by name."""

@@ -25,7 +25,7 @@ SHORTFALL_S = 0.25
 
 
 class MissingExtraError(TfserError):
-    """PyAV is not installed, so no video file can be read at all: nothing that is wrong with one file."""
+    """What all of a kind needs is not installed, as PyAV for video files: nothing that is wrong with one file."""
 
 
 def is_installed() -> bool:

@@ -15,7 +15,7 @@ from tfser.heads import HEADS, head
 from tfser.heads.commands.cost_table import figure_3
 from tfser.heads.machine import cost as profiling
 from tfser.heads.machine import peak
-from tfser.heads.machine.cost import Conditions, Profile, count_macs, profile, select
+from tfser.heads.machine.cost import Conditions, Profile, count_macs, fitting, profile, select
 from tfser.heads.machine.peak import peak_bytes
 from tfser.heads.spec.head import Network
 from tfser.manifests.errors import TfserError, UsageError
@@ -208,3 +208,10 @@ def test_the_text_of_figure_3_stands_beside_ours() -> None:
     ratio = found[1].parameters / found[0].parameters
     assert "1.87 x its latency" in line and f"1.81 x its parameters, here {ratio:.2f} x" in line
     assert figure_3(found[:1]) == []
+
+
+def test_heads_that_cannot_take_a_width_are_left_out_with_the_reason() -> None:
+    found, odd = fitting(select(), 80)
+    assert list(odd) == ["ca_mser"] and "width of 80" in odd["ca_mser"]
+    assert {spec.name for spec, _ in found} == {spec.name for spec, _ in select()} - {"ca_mser"}
+    assert fitting(select(), None) == (select(), {})

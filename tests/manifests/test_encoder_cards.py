@@ -47,7 +47,7 @@ def test_every_named_encoder_has_a_card_and_every_card_a_source() -> None:
 def test_the_audit(cache, put_corpus, put_features, weights: str, adapter: str, level: str | None, words: str | None) -> None:
     put_corpus(cache, ROWS, adapter=adapter)
     put_features(cache, [u.utterance_id for u in ROWS], name="mine")
-    (file,) = cache.features.glob("*/feature_set.json")
+    (file,) = cache.feature_root.glob("*/feature_set.json")
     file.write_text(json.dumps({**json.loads(file.read_text()), "source": {"weights": weights, "commit": None}}))
     with contextlib.closing(duckdb.connect()) as connection:
         build(cache, connection, {}, cache.sources(), fresh=True)

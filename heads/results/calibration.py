@@ -1,0 +1,107 @@
+"""How far probabilities can be believed: log loss, Brier score and calibration error, with intervals over speakers.
+
+In goes the catalogue; out comes a row an experiment and selection, over the test utterances of all folds, averaged over seeds:
+
+* NLL: the mean of -log of the true class's probability (natural; a probability below 1e-12 counts as that);
+* Brier: the mean over utterances of the sum over classes of (probability - truth)^2, from 0 to 2 (Brier, Monthly Weather Review
+  78, 1950);
+* ECE: ten bins of equal width by the largest probability; the mean of |share right - mean probability|, weighted by utterances
+  (Guo et al., "On calibration of modern neural networks", ICML 2017). Few utterances alone make it larger than zero.
+
+Intervals are the delete-one-speaker jackknife's with Student's t (`tfser.heads.results.intervals`), where speakers are known and
+new to the head; they are cut at zero. Of ECE, whose bins are absolute values, read them as a rough guide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfser.heads.results.intervals import CONFIDENCE, Floats
+from tfser.heads.spec.selections import ORDER_SQL
+from tfser.manifests.catalogue.reading import Connection
+
+MEASURES = ("NLL", "Brier", "ECE")
+BINS = 10
+
+_CELLS = f"""
+WITH told AS (
+  SELECT r.experiment, p.selection, r.seed, p.corpus || '/' || u.speaker AS speaker, p.label = p.predicted AS hit,
+    list_max(map_values(p.probabilities)) AS sure, coalesce(p.probabilities[p.label], 0) AS of_true,
+    list_sum(list_transform(map_values(p.probabilities), lambda x: x * x)) AS squares,
+    r.speakers_kept = 'kept' AND r.audit <> 'overridden' AS is_new
+  FROM predictions p JOIN runs r USING (run_id)
+  LEFT JOIN utterances u ON u.corpus = p.corpus AND u.utterance_id = p.utterance_id
+  WHERE p.level = 'utterance' AND list_contains(?, r.experiment) AND (?::VARCHAR IS NULL OR p.selection = ?)
+)
+SELECT * FROM (SELECT experiment, selection, seed, speaker,
+  least(floor(sure * {BINS})::INTEGER, {BINS - 1}) AS bin, count(*) AS n, count_if(hit)::BIGINT AS hits,
+  sum(sure) AS sure, sum(-ln(greatest(of_true, 1e-12))) AS nll,
+  sum(squares - 2 * of_true + 1) AS brier, bool_and(is_new) AS is_new
+FROM told GROUP BY ALL) ORDER BY experiment, {ORDER_SQL}, seed, speaker, bin
+"""
+
+
+def calibration(connection: Connection, experiments: Sequence[str], selection: str | None = None) -> list[dict[str, Any]]:
+    """Return a row an experiment and selection, in their order.
+
+    Args:
+        connection: the catalogue.
+        experiments: whole names.
+        selection: one of them; None: all that there are.
+    """
+    found = connection.execute(_CELLS, [list(experiments), selection, selection]).fetchall()
+    groups: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+    for experiment, chosen, *cell in found:
+        groups.setdefault((experiment, chosen), []).append(tuple(cell))
+    return [
+        {"experiment": experiment, "selection": chosen, "level": "utterance", **_measured(cells)}
+        for (experiment, chosen), cells in groups.items()
+    ]
+
+
+def _measured(cells: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    """Return the measures of one experiment and selection; cells are (seed, speaker, bin, n, hits, sure, nll, brier, is_new)."""
+    seeds = sorted({cell[0] for cell in cells})
+    who = sorted({cell[1] for cell in cells if cell[1] is not None})
+    units = all(cell[1] is not None and cell[8] for cell in cells) and len(who) > 1
+    place = {name: i for i, name in enumerate(who)} if units else {}
+    # By seed, speaker and bin: utterances, hits, summed largest probability, summed log loss and squares.
+    sums = np.zeros((len(seeds), max(1, len(place)), BINS, 5))
+    for seed, speaker, bin_, *values, _ in cells:
+        sums[seeds.index(seed), place.get(speaker, 0), bin_] += values
+    total = sums.sum(axis=1)
+    row: dict[str, Any] = {
+        "seeds": seeds,
+        "n": int(total[:, :, 0].sum(axis=1).max()),
+        "clustered_by": "speaker" if units else None,
+        "clusters": len(place) if units else None,
+        "confidence": CONFIDENCE,
+    }
+    without = np.stack([_measures(total - sums[:, g]) for g in range(len(place))]) if units else None
+    for i, (name, value) in enumerate(zip(MEASURES, _measures(total), strict=True)):
+        low, high = _ends(float(value), without[:, i]) if without is not None else (None, None)
+        row |= {name: float(value), f"{name}_low": low, f"{name}_high": high}
+    return row
+
+
+def _measures(sums: Floats) -> Floats:
+    """Return NLL, Brier and ECE of sums by seed and bin, averaged over the seeds: (3,)."""
+    n = sums[:, :, 0].sum(axis=1)
+    gaps = np.abs(sums[:, :, 1] - sums[:, :, 2]).sum(axis=1)
+    return np.array([(sums[:, :, 3].sum(axis=1) / n).mean(), (sums[:, :, 4].sum(axis=1) / n).mean(), (gaps / n).mean()])
+
+
+def _ends(value: float, without: Floats) -> tuple[float | None, float | None]:
+    """Return the interval of a value, of what it is without each cluster; None where nothing varies between them."""
+    from scipy.special import stdtrit
+
+    n = len(without)
+    error = math.sqrt((n - 1) / n * float(((without - value) ** 2).sum()))
+    if error < 1e-9:
+        return None, None
+    reach = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error
+    return max(0.0, value - reach), value + reach

@@ -1,0 +1,121 @@
+"""Late fusion: the mean of probabilities, stored with its sources; marks are inherited, odd pairs are refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from tfser.cli import app
+from tfser.heads.results.fusion import fuse, plan_fusion
+from tfser.heads.results.outcomes import find, read_outcome
+from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
+from tfser.manifests.errors import TfserError, UsageError
+from tfser.pipeline.verify import verify
+
+
+def run(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def stored() -> ModuleType:
+    path = Path(__file__).parents[1] / "stored_runs.py"
+    spec = importlib.util.spec_from_file_location("stored_runs", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def probabilities(cache: Cache, experiment: str) -> dict[tuple[Any, ...], dict[str, float]]:
+    refresh(cache)
+    with open_catalogue(cache) as connection:
+        found = rows(
+            connection,
+            "SELECT p.*, r.seed FROM predictions p JOIN runs r USING (run_id) WHERE r.experiment = ? AND level = 'utterance'",
+            [experiment],
+        )
+    return {(of["fold"], of["seed"], of["utterance_id"]): dict(of["probabilities"]) for of in found}
+
+
+def test_a_fusion_is_the_mean_of_its_sources(cache: Cache, stored: ModuleType) -> None:
+    people = stored.make_utterances(speakers=3, each=4)
+    stored.put_utterances(cache, people)
+    stored.put_experiment(cache, "one", people)
+    stored.put_experiment(cache, "two", people, seeds=(0, 1))
+    refresh(cache)
+    plan = plan_fusion(cache, ["one", "two"])
+    done = fuse(cache, plan)
+    assert (done.made, done.found) == (6, 0) and verify(cache) == []
+    one, two, both = (probabilities(cache, name) for name in ("one", "two", plan.experiment))
+    assert both.keys() == two.keys()  # a source of one seed goes with every seed
+    for (fold, seed, name), found in both.items():
+        for label, value in found.items():
+            wanted = (one[fold, 0, name][label] + two[fold, seed, name][label]) / 2
+            assert value == pytest.approx(wanted, abs=1e-6)
+    assert (fuse(cache, plan).made, plan_fusion(cache, ["two", "one"]).experiment) == (0, plan.experiment)
+    with open_catalogue(cache) as connection:
+        outcome = read_outcome(connection, find(connection, plan.experiment))
+        about = rows(connection, "SELECT * FROM runs WHERE experiment = ?", [plan.experiment])[0]
+    assert len(outcome.keys) == len(people) and outcome.speakers_kept == "kept"
+    assert [of["experiment"] for of in json.loads(about["config"])["sources"]] == ["one", "two"]
+
+
+def test_marks_are_inherited_and_a_source_that_changed_is_fused_again(cache: Cache, stored: ModuleType) -> None:
+    people = stored.make_utterances(speakers=2, each=3)
+    stored.put_utterances(cache, people)
+    stored.put_experiment(cache, "one", people, audit="overridden", selections=("last", "test-oracle"))
+    stored.put_experiment(cache, "two", people, selections=("last", "test-oracle"))
+    refresh(cache)
+    plan = plan_fusion(cache, ["one", "two"])
+    fuse(cache, plan)
+    refresh(cache)
+    with open_catalogue(cache) as connection:
+        found = rows(connection, "SELECT audit, selection FROM runs JOIN metrics USING (run_id) WHERE experiment = ?",
+        [plan.experiment])
+    assert {(of["audit"], of["selection"]) for of in found} == {("overridden", "last"), ("overridden", "test-oracle")}
+    before = probabilities(cache, plan.experiment)
+    stored.put_experiment(cache, "two", people, right=0.1, selections=("last", "test-oracle"))
+    refresh(cache)
+    assert fuse(cache, plan_fusion(cache, ["one", "two"])).made == 2
+    after = probabilities(cache, plan.experiment)
+    assert before.keys() == after.keys() and before != after
+
+
+def test_what_does_not_go_together_is_refused(cache: Cache, stored: ModuleType) -> None:
+    people = stored.make_utterances(speakers=2, each=3)
+    stored.put_utterances(cache, people)
+    folds = {of.utterance_id: int(of.speaker or 0) - 2 for of in people}
+    stored.put_experiment(cache, "one", people, folds=folds)
+    stored.put_experiment(cache, "fewer", people[1:], folds=folds)
+    stored.put_experiment(cache, "classes", people, folds=folds, classes=(*stored.CLASSES, "fear"))
+    stored.put_experiment(cache, "half", people, folds=folds, only_folds=(1,))
+    refresh(cache)
+    with pytest.raises(UsageError, match="classes is"):
+        plan_fusion(cache, ["one", "classes"])
+    with pytest.raises(UsageError, match="each named once"):
+        plan_fusion(cache, ["one", "one"])
+    with pytest.raises(TfserError, match="extract what is missing"):
+        fuse(cache, plan_fusion(cache, ["one", "fewer"]))
+    half = plan_fusion(cache, ["one", "half"])
+    assert set(half.runs) == {(1, 0)} and half.left_out == ("fold 2, seed 0: no run of half",)
+
+
+def test_the_command_says_what_it_made(cache: Cache, stored: ModuleType) -> None:
+    people = stored.make_utterances(speakers=3, each=4)
+    stored.put_utterances(cache, people)
+    for name in ("one", "two"):
+        stored.put_experiment(cache, name, people)
+    done = run("fuse", "one", "two", "--cache", cache.root)
+    assert done.exit_code == 0, done.output
+    assert "3 runs made, 0 were there" in done.output and "fusion" in done.output
+    assert run("compare", "one", "fusion-mean", "--cache", cache.root).exit_code == 0
+    assert run("fuse", "one", "--cache", cache.root).exit_code == 2
