@@ -8,9 +8,8 @@ one record below the other instead. Nothing here prints.
 from __future__ import annotations
 
 import textwrap
+import unicodedata
 from collections.abc import Sequence
-
-from rich.cells import cell_len
 
 GAP = 2
 """Columns between two columns."""
@@ -51,6 +50,15 @@ def column_widths(names: Sequence[str], cells: Sequence[Sequence[str]], whole: S
         widths[at] += given
         spare -= given
     return widths
+
+
+def cell_len(text: str) -> int:
+    """Return the columns that a text takes: wide characters take two, marks that sit on others none.
+
+    >>> cell_len("fold"), cell_len("愤怒"), cell_len("e\N{COMBINING ACUTE ACCENT}")
+    (4, 4, 1)
+    """
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
 def _narrowest(texts: Sequence[str], one_piece: bool, least: int) -> int:
