@@ -51,7 +51,7 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class SystemPair:
     """Two of the systems, by their places, the better one first: difference with simultaneous interval, adjusted p."""
 
     a: int
@@ -74,7 +74,7 @@ class ManyComparison:
     metric: str
     clustered_by: str | None
     scores: tuple[Interval, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[SystemPair, ...]
     letters: tuple[str, ...]
     per_pair: float
     exact: bool
@@ -208,13 +208,13 @@ def _matched(outcomes: Sequence[Outcome], common: bool) -> tuple[list[Outcome], 
     return [of.take([there[key] for key in shared]) for of, there in zip(outcomes, places, strict=True)], left_out
 
 
-def _pairs(counted: Sequence[Counts], metric: str) -> tuple[tuple[Pair, ...], float, bool]:
+def _pairs(counted: Sequence[Counts], metric: str) -> tuple[tuple[SystemPair, ...], float, bool]:
     """Return all pairs, the confidence of each by itself, and whether the p values are of all exchanges."""
     places = list(combinations(range(len(counted)), 2))
     gaps = [difference(counted[a], counted[b], metric) for a, b in places]
     n = len(counted[0].clusters)
     if n < 2:
-        alone = tuple(Pair(a=a, b=b, difference=gap, p=None, seen_from=None) for (a, b), gap in zip(places, gaps, strict=True))
+        alone = tuple(SystemPair(a=a, b=b, difference=gap, p=None, seen_from=None) for (a, b), gap in zip(places, gaps, strict=True))
         return alone, CONFIDENCE, True
     values = np.array([gap.value for gap in gaps])
     without = np.stack([without_one(of, metric) for of in counted])
@@ -229,7 +229,7 @@ def _pairs(counted: Sequence[Counts], metric: str) -> tuple[tuple[Pair, ...], fl
     for i, (a, b) in enumerate(places):
         gap = difference(counted[a], counted[b], metric, confidence=per_pair)
         at_least = next(seen) if varies[i] else None
-        found.append(Pair(a=a, b=b, difference=replace(gap, confidence=CONFIDENCE), p=p[i], seen_from=at_least))
+        found.append(SystemPair(a=a, b=b, difference=replace(gap, confidence=CONFIDENCE), p=p[i], seen_from=at_least))
     return tuple(found), per_pair, exact
 
 

@@ -44,7 +44,7 @@ ROLES = ("train", "val", "test")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
+class SplitCell:
     """One utterance in one fold of the published split: its side, class, the corpus's own label, and who speaks."""
 
     fold: int
@@ -125,7 +125,7 @@ class Worth:
         }
 
 
-def cells_of(connection: Connection, protocol: str, corpus: str, label_column: str) -> list[Cell]:
+def cells_of(connection: Connection, protocol: str, corpus: str, label_column: str) -> list[SplitCell]:
     """Return who is where in a protocol, or in the foreign split that stands in its place (`audits.seen.audited`).
 
     Raises:
@@ -145,7 +145,7 @@ def cells_of(connection: Connection, protocol: str, corpus: str, label_column: s
             "be kept apart for sure; fill the column speaker and scan again"
         )
     return [
-        Cell(
+        SplitCell(
             fold=row["fold"],
             role=row["role"],
             utterance=row["utterance_id"],
@@ -157,7 +157,7 @@ def cells_of(connection: Connection, protocol: str, corpus: str, label_column: s
     ]
 
 
-def sizes_of(cells: Sequence[Cell]) -> Sizes:
+def sizes_of(cells: Sequence[SplitCell]) -> Sizes:
     """Count the sides of a split's folds."""
     folds = sorted({cell.fold for cell in cells})
     n = {role: sum(cell.role == role for cell in cells) / len(folds) for role in ROLES}
@@ -166,7 +166,7 @@ def sizes_of(cells: Sequence[Cell]) -> Sizes:
     return Sizes(folds=len(folds), **n, shared=len(tested & heard), speakers=len(tested))
 
 
-def own_of_split(cells: Sequence[Cell], called: str, corpus: str) -> list[OwnProtocol]:
+def own_of_split(cells: Sequence[SplitCell], called: str, corpus: str) -> list[OwnProtocol]:
     """Return protocols that are a foreign split: one where every utterance is tested once and trains otherwise, else one a fold.
 
     Raises:
@@ -196,7 +196,7 @@ def own_of_split(cells: Sequence[Cell], called: str, corpus: str) -> list[OwnPro
     ]
 
 
-def clean_splits(cells: Sequence[Cell], called: str, corpus: str, draws: int) -> tuple[list[OwnProtocol], list[str]]:
+def clean_splits(cells: Sequence[SplitCell], called: str, corpus: str, draws: int) -> tuple[list[OwnProtocol], list[str]]:
     """Return the speaker-clean split of the same utterances, once a draw, and notes on what is not alike.
 
     Raises:
@@ -243,7 +243,7 @@ def _dealt(spoken: Mapping[str, int], k: int, draw: int) -> dict[str, int]:
 
 
 def _own(
-    name: str, cells: Iterable[Cell], corpus: str, groups: Mapping[str, Any], *, apart: Sequence[str], validation: str = "none"
+    name: str, cells: Iterable[SplitCell], corpus: str, groups: Mapping[str, Any], *, apart: Sequence[str], validation: str = "none"
 ) -> OwnProtocol:
     """Return a protocol of lists of utterances, as if it had been read from a file."""
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "split"

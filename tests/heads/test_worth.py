@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from tfser.heads.results.intervals import count, difference
 from tfser.heads.results.outcomes import Outcome, Subject
-from tfser.heads.results.worth import Cell, WorthPlan, clean_splits, in_one_line, measure, own_of_split, sizes_of
+from tfser.heads.results.worth import SplitCell, WorthPlan, clean_splits, in_one_line, measure, own_of_split, sizes_of
 from tfser.manifests.errors import TfserError, UsageError
 
 CLASSES = ("anger", "neutral")
 
 
-def make_cells(speakers: int, each: int, folds: int) -> list[Cell]:
+def make_cells(speakers: int, each: int, folds: int) -> list[SplitCell]:
     """Return a split that deals every speaker's utterances into all folds: each is tested once."""
     return [
-        Cell(
+        SplitCell(
             fold=fold,
             role="test" if i % folds + 1 == fold else "train",
             utterance=f"s{s}u{i}",
