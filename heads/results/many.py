@@ -214,7 +214,9 @@ def _pairs(counted: Sequence[Counts], metric: str) -> tuple[tuple[SystemPair, ..
     gaps = [difference(counted[a], counted[b], metric) for a, b in places]
     n = len(counted[0].clusters)
     if n < 2:
-        alone = tuple(SystemPair(a=a, b=b, difference=gap, p=None, seen_from=None) for (a, b), gap in zip(places, gaps, strict=True))
+        alone = tuple(
+            SystemPair(a=a, b=b, difference=gap, p=None, seen_from=None) for (a, b), gap in zip(places, gaps, strict=True)
+        )
         return alone, CONFIDENCE, True
     values = np.array([gap.value for gap in gaps])
     without = np.stack([without_one(of, metric) for of in counted])

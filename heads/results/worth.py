@@ -243,7 +243,13 @@ def _dealt(spoken: Mapping[str, int], k: int, draw: int) -> dict[str, int]:
 
 
 def _own(
-    name: str, cells: Iterable[SplitCell], corpus: str, groups: Mapping[str, Any], *, apart: Sequence[str], validation: str = "none"
+    name: str,
+    cells: Iterable[SplitCell],
+    corpus: str,
+    groups: Mapping[str, Any],
+    *,
+    apart: Sequence[str],
+    validation: str = "none",
 ) -> OwnProtocol:
     """Return a protocol of lists of utterances, as if it had been read from a file."""
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "split"
