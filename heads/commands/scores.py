@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 import typer
 
@@ -90,6 +90,17 @@ def show_scores(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Comparing:
+    """What of the predictions of several experiments is compared, and how."""
+
+    metric: Annotated[str, Option("UA, WA, WF1 or macro_F1: what is tested.")] = "UA"
+    selection: Annotated[str, Option("How the epochs were chosen.", metavar="NAME")] = "last"
+    level: Annotated[str, Option("utterance or segment.")] = "utterance"
+    common: Annotated[bool, Option("Compare what both tested under the same label, where they differ in that.")] = False
+    clusters: Clusters = None
+
+
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="An experiment: its id, or enough of it; or a run.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The one to compare it with.")],
@@ -97,11 +108,7 @@ def compare(
         list[str] | None, typer.Argument(metavar="[C ...]", help="Further ones: all pairs at once, and letters for groups.")
     ] = None,
     *,
-    metric: Annotated[str, Option("UA, WA, WF1 or macro_F1: what is tested.")] = "UA",
-    selection: Annotated[str, Option("How the epochs were chosen.", metavar="NAME")] = "last",
-    level: Annotated[str, Option("utterance or segment.")] = "utterance",
-    common: Annotated[bool, Option("Compare what both tested under the same label, where they differ in that.")] = False,
-    clusters: Clusters = None,
+    comparing: Comparing,
     writing: Writing,
 ) -> None:
     """Compare two experiments on the same test utterances: difference with interval, tests, wins by fold and speaker.
@@ -116,10 +123,11 @@ def compare(
     writing.kind()  # before anything is computed
     with open_catalogue(writing.store) as connection:
         subjects = [find(connection, meant_by(writing.store, name)) for name in (a, b, *(more or ()))]
-        sides = [read_outcome(connection, subject, selection=selection, level=level) for subject in subjects]
+        sides = [read_outcome(connection, subject, selection=comparing.selection, level=comparing.level) for subject in subjects]
+    how: dict[str, Any] = {"metric": comparing.metric, "clusters": comparing.clusters, "common": comparing.common}
     if more:
-        many = compare_many(sides, metric=metric, clusters=clusters, common=common)
+        many = compare_many(sides, **how)
         writing.deliver(many.rows(), lambda: print_many(many), as_json=many.to_dict())
         return
-    found = compare_outcomes(sides[0], sides[1], metric=metric, clusters=clusters, common=common)
+    found = compare_outcomes(sides[0], sides[1], **how)
     writing.deliver(found.rows(), lambda: print_comparison(found), as_json=found.to_dict())
