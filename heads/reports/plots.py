@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING
 
 from tfser.heads.reports import drawing, failing_data, scores_data, trust_data
 from tfser.heads.reports.figure_data import FigureData
+from tfser.heads.reports.layers import layers_figure
 from tfser.heads.reports.material import Contender, ContenderGroup, read_material, spoken
 from tfser.heads.reports.wishes import PLOTS, PlotWishes
+from tfser.heads.results.layer_choice import layer_scores
+from tfser.heads.runs.layer_plan import plan_layers
+from tfser.heads.runs.request import LayerRequest
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection
 from tfser.manifests.errors import UsageError, unknown
@@ -160,6 +164,15 @@ def _features(plan: Plan) -> Figure:
     return paper_drawing.features(view, width)
 
 
+def _layers(plan: Plan) -> Figure:
+    cache, _, _, wishes, width = plan
+    if len(wishes.features) > 1:
+        raise UsageError("--features: layers are of one encoder")
+    asked = LayerRequest(features=wishes.features[0] if wishes.features else None)
+    # What `tfser layers` trained is found by its runs' names; nothing is trained here.
+    return layers_figure(layer_scores(cache, plan_layers(cache, asked), wishes.selection).rows, width)
+
+
 DRAWN: dict[str, Callable[[Plan], Figure]] = {
     "forest": _forest,
     "speakers": _of_one(scores_data.speakers),
@@ -173,6 +186,7 @@ DRAWN: dict[str, Callable[[Plan], Figure]] = {
     "cost": _cost,
     "tokens": _tokens,
     "attention": _attention,
+    "layers": _layers,
     "embedding": _embedding,
     "features": _features,
 }

@@ -20,6 +20,7 @@ PLOTS: dict[str, str] = {
     "cost": "score against latency and parameters (TF-Mamba, Fig. 3)",
     "tokens": "tokens and spectrum before and after TF-Mamba's modules (its Fig. 4)",
     "attention": "log-Mel frames and TF-Transformer's attention (its Fig. 3)",
+    "layers": "UA by layer of an encoder, and the layer that validation speakers chose (after `tfser layers`)",
     "embedding": "utterances in a plane, by class and by speaker",
     "features": "wave, log-Mel and encoder frames of one utterance",
 }
