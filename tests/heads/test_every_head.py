@@ -160,7 +160,7 @@ def test_bfloat16_autocast_runs(case: tuple[HeadSpec, str]) -> None:
 @pytest.mark.parametrize(("name", "preset"), ALL)
 def test_widths_that_do_not_fit_are_named(name: str, preset: str) -> None:
     with pytest.raises(UsageError, match="width"):
-        build_module(head(name), settled(head(name), preset), 0, CLASSES)
+        head(name).check(settled(head(name), preset), 0)
 
 
 @pytest.mark.parametrize(("name", "preset"), ALL)

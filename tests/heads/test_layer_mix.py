@@ -44,6 +44,10 @@ SMALL = {
 }
 
 
+STRETCH = {"speechformer": 10}
+"""It merges frames into words: of a short utterance one is left, and attention over one token has nothing to learn."""
+
+
 def settled(spec: HeadSpec, preset: str, **changes: object) -> Settings:
     return spec.settled(replace(spec.preset(preset), **changes), hop_s=0.02, longest=100, device="cpu")
 
@@ -51,7 +55,7 @@ def settled(spec: HeadSpec, preset: str, **changes: object) -> Settings:
 def batch(spec: HeadSpec, config: Settings, n: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     length = spec.segment_frames(config)
-    lengths = torch.full((n,), length) if length is not None else torch.arange(n) * 7 + 12
+    lengths = torch.full((n,), length) if length is not None else (torch.arange(n) * 7 + 12) * STRETCH.get(spec.name, 1)
     frames = torch.randn(n, int(lengths.max()), M * D, generator=generator)
     return frames.masked_fill((torch.arange(frames.shape[1]) >= lengths[:, None])[:, :, None], 0.0), lengths
 
