@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +28,15 @@ CASES = [(name, preset) for name in HEADS if isinstance(head(name), Network) for
 ALL = [(name, preset) for name in HEADS for preset in head(name).presets]
 CLASSES = 4
 DIM = 80
+OFTEN = ("logreg", "svm", "probe", "mean_pool", "tf_mamba", "tf_transformer", "shift_lstm")
+"""Whose trainings are among the fast tests; those of the other heads of Table I are slow ones, what they compute is not."""
+
+
+def trained(cases: Sequence[tuple[str, str]]) -> list[Any]:
+    """Return cases of a test that trains, those of heads that are looked at less often marked slow."""
+    return [pytest.param(*case, marks=() if case[0] in OFTEN else pytest.mark.slow, id="-".join(case)) for case in cases]
+
+
 ATTENTION = {"heads": 2, "feed_forward": 16, "dropout": 0.0}
 TINY: dict[str, dict[str, object]] = {
     "tf_transformer": {"segment_frames": 32, "channels": 16, "dropout": 0.0},
@@ -116,8 +127,9 @@ def test_every_parameter_gets_a_gradient(case: tuple[HeadSpec, str]) -> None:
         assert parameter.grad.abs().max() > 1e-9, name
 
 
-def test_one_batch_can_be_learnt_by_heart(case: tuple[HeadSpec, str]) -> None:
-    spec, preset = case
+@pytest.mark.parametrize(("name", "preset"), trained(CASES))
+def test_one_batch_can_be_learnt_by_heart(name: str, preset: str) -> None:
+    spec = head(name)
     module, config = build(spec, preset, 32, **TINY.get(spec.name, {}))
     frames, lengths = batch(spec, config, 12, 32, step=1)
     labels = torch.arange(12) % CLASSES
@@ -163,7 +175,7 @@ def test_widths_that_do_not_fit_are_named(name: str, preset: str) -> None:
         head(name).check(settled(head(name), preset), 0)
 
 
-@pytest.mark.parametrize(("name", "preset"), ALL)
+@pytest.mark.parametrize(("name", "preset"), trained(ALL))
 def test_a_fold_is_trained_saved_and_predicted_alike(name: str, preset: str, fold: FoldData, tmp_path: Path) -> None:
     """The whole way of a run: two epochs at most, one selection at least, and the saved state gives the stored predictions."""
     spec = head(name)

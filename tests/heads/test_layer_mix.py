@@ -63,7 +63,15 @@ def batch(spec: HeadSpec, config: Settings, n: int = 4) -> tuple[torch.Tensor, t
 # The module, around every head.
 
 
-@pytest.fixture(params=CASES, ids=[f"{name}-{preset}" for name, preset in CASES])
+OFTEN = ("mean_pool", "tf_mamba", "tf_transformer", "shift_lstm")
+"""Heads whose mixes are among the fast tests: one that is fed in each way, and one with a state."""
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(one, marks=() if one[0] in OFTEN else pytest.mark.slow, id="-".join(one)) for one in CASES
+    ]
+)
 def case(request: pytest.FixtureRequest) -> tuple[HeadSpec, Settings, LayerMix]:
     spec = head(request.param[0])
     config = settled(spec, request.param[1], **(SMALL[spec.name] if spec.reads else {}))
