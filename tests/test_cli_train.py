@@ -85,7 +85,7 @@ def test_cut_utterances_are_counted_and_said(cache: Path) -> None:
         (("train", "--head", "tf_mamba", "--width", "12"), "attention_heads=8 must divide the width 12"),
         (("train", "--head", "tf_mamba", "--set", "filter=lowpass"), "unknown filter 'lowpass'"),
         (("train", "--head", "tf_mamba", "--set", "scan=mamba_ssm"), "scan=mamba_ssm cannot run on cpu"),
-        (("train", "--head", "tf_mamba", "--set", "cmdt_axis=space"), "one of time, feature"),
+        (("train", "--head", "tf_mamba", "--set", "cmdt_axis=space"), "unknown cmdt_axis 'space'; Known: feature, time"),
         (("train", "--head", "mean_pool", "--width", "12"), "unknown setting 'width'"),
         (("train", "--head", "mean_pool", "--set", "cmdt=0.1"), "mean_pool gives no frames"),
         (("ablate", "--head", "tf_mamba", "--preset", "fll"), "did you mean 'full'?"),
@@ -156,7 +156,7 @@ def test_reference_heads_are_trained_like_any_other(cache: Path) -> None:
     assert {row["selection"] for row in rows} == {"last"} and {row["epoch"] for row in rows} == {1}
     about = of_run(cache, rows[0]["run_id"])
     assert about["recipe"] == "balanced+C=0.1" and about["epochs"] == 1 and about["audit"] == "passed"
-    assert about["config"]["head_config"] == {"C": 0.1} and about["parameters"] == 4 * 2 * 80 + 4
+    assert about["config"]["head_config"]["C"] == 0.1 and about["parameters"] == 4 * 2 * 80 + 4
     assert (cache / "runs" / rows[0]["run_id"] / "model.safetensors").exists()
     history = json.loads(run("sql", f"SELECT * FROM history WHERE run_id = '{rows[0]['run_id']}'", "--format", "json").stdout)
     assert len(history) == 1 and history[0]["val_UA"] is not None

@@ -115,7 +115,7 @@ def test_ctrl_c_ends_a_query_at_once(cache, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("train", "--corpus", "x"), "known: logreg, svm, mean_pool, tf_mamba, tf_transformer"),
+        (("train", "--corpus", "x"), "corpus x is not in"),
         (("scan",), "emodb"),
         (("train", "--head", "mean_pool", "--lr", "0.01"), "there is no option --lr, but a setting: write --set lr=VALUE"),
         (("extract", "--n-mels", "80"), "write --set n_mels=VALUE"),

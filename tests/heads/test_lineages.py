@@ -80,7 +80,7 @@ def test_every_network_has_them_and_its_own_win() -> None:
             if isinstance(spec, Network):
                 assert spec.recipe(lineage) == of.recipe
             else:
-                with pytest.raises(UsageError, match="not trained by epochs; take default or balanced"):
+                with pytest.raises(UsageError, match="not trained by epochs; take default"):
                     spec.recipe(lineage)
     own = Recipe(summary="own")
     assert replace(head("mean_pool"), recipes={"superb": own}).recipe("superb") is own
