@@ -28,7 +28,7 @@ M, D = 3, 4
 NAMES = [f"{speaker}{i}" for speaker in "abc" for i in range(6)]
 
 
-@pytest.fixture(params=["hdf5", "parquet"])
+@pytest.fixture(params=["hdf5", pytest.param("parquet", marks=pytest.mark.slow)])
 def stacked(request: pytest.FixtureRequest, cache: Cache, put_corpus: Any, put_stack: Any) -> dict[str, np.ndarray]:
     """Fill the cache with three speakers of two classes and three layers, and return the frames."""
     put_corpus(
