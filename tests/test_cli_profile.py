@@ -33,7 +33,7 @@ def _threads() -> Iterator[None]:
         (("--batch-size", "0"), "--batch-size"),
         (("--frames", "-3"), "--frames"),
         (("--width", "0"), "--width"),
-        (("--width", "30"), "width"),
+        (("--head", "tf_mamba", "--width", "30"), "width"),
         (("--classes", "1"), "--classes"),
         (("--repeats", "0"), "--repeats"),
         (("--threads", "0"), "--threads"),
@@ -68,7 +68,8 @@ def test_json_is_a_list_of_objects_with_numbers() -> None:
 
 
 def test_tables_say_the_conditions_and_the_paper_s_counts() -> None:
-    result = run("profile", *SMALL, "--preset", "mlp", "--preset", "full", "--batch-size", "2")
+    heads = ("--head", "mean_pool", "--head", "tf_mamba", "--head", "tf_transformer")
+    result = run("profile", *heads, *SMALL, "--preset", "mlp", "--preset", "full", "--batch-size", "2")
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0].endswith("1 CPU thread, float32: 2 utterances of 24 frames, 4 classes; scan chunked")
