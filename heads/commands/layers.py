@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tfser.heads.results.written import score_text
 from tfser.heads.runs.request import LayerRequest
 from tfser.heads.runs.running import RunningMany
 from tfser.manifests.cache import Cache
@@ -120,7 +121,7 @@ def _line(row: Mapping[str, Any]) -> dict[str, Any]:
         "head": row["head"],
         "validation UA": _percent(row["validation_UA"]),
         "chosen": "" if row["chosen_in"] is None else f"{row['chosen_in']}×" if row["layer"] is not None else "",
-        "UA": _percent(row["UA"]) + ("" if row["UA_std"] is None else f" ± {_percent(row['UA_std'])}"),
+        "UA": score_text(row["UA"], row["UA_std"]),
         "WA": _percent(row["WA"]),
         "pooled UA": f"{_percent(row['pooled_UA'])}{signs}",
         "95 %": "" if low is None else f"{_percent(low)} to {_percent(high)}",

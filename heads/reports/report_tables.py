@@ -14,6 +14,7 @@ from tfser.heads import REFERENCE_HEADS
 from tfser.heads.reports.figure_data import FigureData, Numbers, percent_of
 from tfser.heads.reports.material import ContenderGroup, Material
 from tfser.heads.results.marks import IN_LATEX, explain_marks, mark, standing
+from tfser.heads.results.written import score_text
 from tfser.manifests.wording import cell, count, visible
 
 _ESCAPED = {
@@ -93,10 +94,7 @@ def score_table(material: Material, group: ContenderGroup) -> ReportTable:
 
 
 def _spread(row: Mapping[str, Any], name: str) -> str:
-    if row[name] is None:
-        return ""
-    deviation = row.get(f"{name}_std")
-    return percent_of(row[name]) + ("" if deviation is None else f" ± {percent_of(deviation)}") + mark(row)
+    return "" if row[name] is None else score_text(row[name], row.get(f"{name}_std"), mark(row))
 
 
 def _range(row: Mapping[str, Any], name: str) -> str:
