@@ -156,7 +156,7 @@ def test_reference_heads_are_trained_like_any_other(cache: Path) -> None:
     assert {row["selection"] for row in rows} == {"last"} and {row["epoch"] for row in rows} == {1}
     about = of_run(cache, rows[0]["run_id"])
     assert about["recipe"] == "balanced+C=0.1" and about["epochs"] == 1 and about["audit"] == "passed"
-    assert about["config"]["head_config"]["C"] == 0.1 and about["parameters"] == 4 * 2 * 80 + 4
+    assert about["config"]["head_config"] == {"C": 0.1, "threads": None} and about["parameters"] == 4 * 2 * 80 + 4
     assert (cache / "runs" / rows[0]["run_id"] / "model.safetensors").exists()
     history = json.loads(run("sql", f"SELECT * FROM history WHERE run_id = '{rows[0]['run_id']}'", "--format", "json").stdout)
     assert len(history) == 1 and history[0]["val_UA"] is not None

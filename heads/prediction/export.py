@@ -17,6 +17,7 @@ from tfser.heads.prediction.card import CardFacts, card
 from tfser.heads.prediction.folder import CARD, ENCODER, check_target, new_folder, write_description, write_weights
 from tfser.heads.prediction.trained import TrainedHead, choose_runs, ears, trained_head
 from tfser.heads.results.score_tables import Wanted, table
+from tfser.heads.results.scores import selections_of
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
@@ -100,7 +101,7 @@ def gathered(cache: Cache, heads: Sequence[TrainedHead], onnx: dict[str, Any] | 
         protocol = rows(
             connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [about["protocol"], about["corpus"]]
         )
-        tested = rows(connection, "SELECT 1 FROM metrics JOIN runs USING (run_id) WHERE experiment = ?", [about["experiment"]])
+        tested = selections_of(connection, [about["experiment"]])
         scores = table(connection, Wanted(experiment=about["experiment"])) if tested else []
     for row in corpora:
         reader = CORPORA.get(row.pop("adapter"))

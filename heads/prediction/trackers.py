@@ -16,8 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfser.heads.results.intervals import METRICS
 from tfser.heads.results.marks import standing
 from tfser.heads.results.outcomes import find
+from tfser.heads.results.scores import scores_of_runs
 from tfser.heads.runs.names import meant_by
 from tfser.heads.spec.selections import peeks
 from tfser.manifests.cache import Cache
@@ -42,15 +44,16 @@ def finished_runs(cache: Cache, text: str) -> list[dict[str, Any]]:
         found = rows(connection, f"SELECT * FROM runs WHERE {where} ORDER BY seed, fold", key)
         of_run = f"run_id IN (SELECT run_id FROM runs WHERE {where})"
         history = rows(connection, f"SELECT * FROM history WHERE {of_run} ORDER BY run_id, epoch", key)
-        scores = rows(
-            connection,
-            f"SELECT run_id, selection, epoch, metric, value FROM metrics WHERE {of_run} AND class IS NULL "
-            "AND level = 'utterance' ORDER BY run_id, selection, metric",
-            key,
-        )
+        scored = scores_of_runs(connection, runs=[row["run_id"] for row in found])
     for run in found:
         run["history"] = [row for row in history if row["run_id"] == run["run_id"]]
-        run["scores"] = [row for row in scores if row["run_id"] == run["run_id"]]
+        run["scores"] = [
+            {**score.columns("selection", "epoch"), "metric": metric, "value": getattr(score, metric)}
+            for score in sorted(scored, key=lambda score: score.selection)
+            if score.run_id == run["run_id"]
+            for metric in METRICS
+            if getattr(score, metric) is not None
+        ]
     return found
 
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from tfser.heads.results.marks import of_runs
 from tfser.heads.results.outcomes import find
+from tfser.heads.results.scores import scores_of_runs
 from tfser.heads.runs.experiment import METHOD_VERSION
 from tfser.heads.runs.store import RunOutcome, Selected, begin, digest, finish, peek, pick_up, run_folder, versions
 from tfser.manifests.cache import Cache
@@ -81,11 +82,7 @@ def plan_fusion(cache: Cache, names: Sequence[str]) -> FusionPlan:
         if len(set(experiments)) < 2 or len(set(experiments)) < len(experiments):
             raise UsageError("a fusion needs two experiments or more, each named once")
         stored = [rows(connection, "SELECT * FROM runs WHERE experiment = ? ORDER BY seed, fold", [name]) for name in experiments]
-        kept = rows(
-            connection,
-            "SELECT DISTINCT run_id, selection FROM metrics JOIN runs USING (run_id) WHERE list_contains(?, experiment)",
-            [experiments],
-        )
+        kept = [score.columns("run_id", "selection") for score in scores_of_runs(connection, experiments=experiments)]
     _check_alike(experiments, [of[0] for of in stored])
     places = [{(row["fold"], row["seed"]): row for row in of} for of in stored]
     seeds = [sorted({seed for _, seed in of}) for of in places]

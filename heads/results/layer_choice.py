@@ -20,6 +20,7 @@ from typing import Any
 
 from tfser.heads.results.intervals import METRICS, difference, interval
 from tfser.heads.results.outcomes import Outcome, Subject, choose_clusters, read_outcome
+from tfser.heads.results.scores import scores_of_runs
 from tfser.heads.runs.layer_plan import LayerPlan, layer_entries
 from tfser.heads.runs.plan import Entry
 from tfser.heads.spec.head import Baseline
@@ -103,23 +104,21 @@ def layer_scores(cache: Cache, plan: LayerPlan, selection: str = "last") -> Laye
 def _read(connection: Connection, layer: int | None, words: str, entry: Entry, selection: str) -> _Read | None:
     """Read one entry's finished runs; None where there is none."""
     shown = "last" if isinstance(entry.experiment.spec, Baseline) else selection
-    found = rows(
-        connection,
-        "SELECT r.seed, r.fold, max(m.value) FILTER (m.metric = 'UA') AS UA, max(m.value) FILTER (m.metric = 'WA') AS WA, "
-        "any_value(h.val_UA) AS val_UA FROM runs r JOIN metrics m USING (run_id) "
-        "LEFT JOIN history h ON h.run_id = r.run_id AND h.epoch = m.epoch "
-        "WHERE list_contains(?, r.run_id) AND m.selection = ? AND m.level = 'utterance' AND m.class IS NULL "
-        "GROUP BY ALL ORDER BY r.seed, r.fold",
-        [[run.run_id for run in entry.runs], shown],
-    )
+    runs = [run.run_id for run in entry.runs]
+    found = scores_of_runs(connection, runs=runs, selection=shown)
     if not found:
         return None
+    epochs = rows(connection, "SELECT run_id, epoch, val_UA FROM history WHERE list_contains(?, run_id)", [runs])
+    validated = {(row["run_id"], row["epoch"]): row["val_UA"] for row in epochs}
     return _Read(
         layer=layer,
         words=words,
         entry=entry,
         selection=shown,
-        scores={(row["seed"], row["fold"]): row for row in found},
+        scores={
+            (score.seed, score.fold): {**score.columns("UA", "WA"), "val_UA": validated.get((score.run_id, score.epoch))}
+            for score in found
+        },
         outcome=_of_runs(read_outcome(connection, Subject(experiment=entry.experiment.name), selection=shown), entry),
     )
 

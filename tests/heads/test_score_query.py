@@ -118,15 +118,11 @@ def test_a_score_is_written_with_its_marks_whatever_else_stands_there(
     assert interval_text(value, None, None, marks) == score_text(value, None, marks)
 
 
-TO_BE_MOVED = {"prediction/trackers.py", "prediction/export.py", "results/fusion.py", "results/layer_choice.py"}
-"""These read single scores by themselves still; no further file may. Whoever moves one takes it out of here."""
-
-
 def test_no_other_file_of_the_heads_asks_for_scores_or_writes_deviations() -> None:
     files = {path.relative_to(HEADS).as_posix(): path.read_text(encoding="utf-8") for path in HEADS.rglob("*.py")}
     asking = {name for name, text in files.items() if re.search(r"(FROM|JOIN) (metrics|fold_scores|scores)\b", text)}
     writing = {name for name, text in files.items() if re.search(r"± \{", text)}
     assert (asking - {name for name in asking if name.startswith("reports/")}, writing) == (
-        {"results/scores.py"} | TO_BE_MOVED,
+        {"results/scores.py"},
         {"results/written.py"},
     )
