@@ -319,7 +319,7 @@ def _with_parts(spec: HeadSpec, config: Settings, feature_set: Mapping[str, Any]
             f"{spec.name} reads {kinds} side by side, and {feature_set['feature_set']} is not that; "
             f"join them first: `tfser cache join --features {spec.features[0]}`"
         )
-    return replace(config, parts=tuple(part["dim"] for part in parts[:-1]))  # type: ignore[call-arg]
+    return replace(config, part_dims=tuple(part["dim"] for part in parts[:-1]))  # type: ignore[call-arg]
 
 
 def _choose_protocol(cache: Cache, request: Request, recipe: Recipe) -> tuple[str, str, list[str]]:

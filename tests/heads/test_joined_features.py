@@ -58,7 +58,7 @@ def test_ca_mser_takes_the_widths_of_the_parts(cache_of_three: Cache) -> None:
     join(cache_of_three, joined(cache_of_three, "logmel+mfcc+enc/3"))
     asked = Request(head="ca_mser", features="logmel+mfcc+enc/3", folds="1", epochs=1, settings=SMALL, device="cpu")
     experiment = resolve(cache_of_three, asked)
-    assert experiment.config.to_dict()["parts"] == [3, 2]
+    assert experiment.config.to_dict()["part_dims"] == [3, 2]
     loaded = load(cache_of_three, experiment)
     assert train_fold(cache_of_three, experiment, 1, lambda: loaded, audit_experiment(cache_of_three, experiment)).trained
 

@@ -58,8 +58,9 @@ def test_whisper_s_log_mel_is_float32_whatever_the_encoder_computes_in() -> None
         raise InterruptedError
 
     encoder = object.__new__(WhisperEncoder)
-    encoder.device, encoder.window, encoder.mel = CPU, 100, mel
-    encoder.spec = SimpleNamespace(sample_rate_hz=16000)  # type: ignore[assignment]
+    encoder.device, encoder.is_filled, encoder.mel = CPU, True, mel
+    framing = SimpleNamespace(computed=lambda _: 100)
+    encoder.spec = SimpleNamespace(sample_rate_hz=16000, framing=framing)  # type: ignore[assignment]
     with torch.autocast("cpu", torch.bfloat16), pytest.raises(InterruptedError):
         next(encoder.states([np.zeros(9, np.float32)]))
     assert seen == [False]
