@@ -34,6 +34,10 @@ class Source:
         Option("With table or audformat: what a column is called, e.g. label=emo.", flag="--column", metavar="OURS=THEIRS"),
     ] = field(default_factory=dict)
     delimiter: Annotated[str | None, Option("With --corpus table: between columns; guessed if left out.")] = None
+    scale: Annotated[
+        str | None,
+        Option("Ends of the scale that valence, arousal and dominance are rated on: 1-7, -1:1.", metavar="LOW-HIGH"),
+    ] = None
     rescan: Annotated[
         bool, Option("Decode every file again, and read weights again, instead of believing size and time.")
     ] = False
@@ -58,6 +62,7 @@ class Source:
             table=self.table,
             columns=self.columns or None,
             delimiter=self.delimiter,
+            scale=self.scale,
         )
 
 

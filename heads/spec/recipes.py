@@ -33,6 +33,7 @@ Normalise = Literal["none", "train", "utterance", "utterance-mean", "speaker"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Axis = Literal["time", "feature"]
 Similarity = Literal["complex", "magnitude"]
+RatingLoss = Literal["ccc", "mse", "mix"]
 ClassWeights = Literal["none", "balanced", "inverse-sqrt", "effective"]
 
 
@@ -96,6 +97,11 @@ class Recipe(Settings):
     """Of effective: towards 0 it becomes none, towards 1 balanced."""
     focal: Annotated[float, AT_LEAST_0] = later(0.0)
     """The focal loss's gamma, see `tfser.heads.training.losses.cross_entropy`; 0: cross-entropy."""
+    rating_loss: RatingLoss = later("ccc")
+    """Of dimensions (`--target`): ccc, which is 1 - CCC over the batch; mse, the mean squared error on 0..1; or mix, both with
+    ``rating_mix``. See `tfser.heads.training.rating_loss`."""
+    rating_mix: Annotated[float, SHARE] = later(0.5)
+    """Of rating_loss=mix: the share of 1 - CCC; the rest is the squared error, as a multiple of the ratings' variance."""
     own_rate: Annotated[float, ABOVE_0] = 0.01
     """Learning rate of parameters that need one of their own (TF-Mamba's thresholds), scheduled like ``lr``; they have no
     weight decay."""

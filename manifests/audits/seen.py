@@ -5,6 +5,7 @@ tables `protocols`, `assignments`, `held_out`, `fold_roles`, `folds`, `fold_utte
 
 * `members`: one row an utterance of the split, with its class and the columns of `utterances` that audits compare; `turn_s` is
   its place in the dialogue in seconds, where the corpus says it;
+* `scales` (corpus, low, high): the scale that ratings of a corpus are on, where it is known or declared;
 * `checked_feature_sets` (feature_set, corpus): those that have to be complete;
 * `split_rows` (file, line, written, fold, role, corpus, utterance_id, matches, label, speaker): what a foreign split says, row by
   row; empty for a protocol.
@@ -29,6 +30,7 @@ from collections.abc import Iterator, Sequence
 from tfser.manifests.audits.encoders import cards_query, names_query
 from tfser.manifests.catalogue.views import BOUND, FOLD_ROLES, FOLD_UTTERANCES, FOLDS
 from tfser.manifests.connections import Connection, quote, quote_name
+from tfser.manifests.dimensions import scales_query
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.protocols.speakers import named, voice
 
@@ -240,6 +242,7 @@ def _common(main: str, feature_sets: Sequence[str] | None, is_foreign: bool) -> 
         "unused": _NO_UNUSED if is_foreign else _UNUSED.format(main=main),
         "voices": f"SELECT speaker, {voice('speaker')} AS voice FROM (SELECT DISTINCT speaker FROM utterances "
         "WHERE corpus IN (SELECT corpus FROM temp.protocols)) WHERE speaker IS NOT NULL",
+        "scales": scales_query(f"{main}.corpora"),
         "encoder_cards": cards_query(),
         "encoder_names": names_query(),
         "folds": FOLDS,
