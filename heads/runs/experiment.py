@@ -18,6 +18,7 @@ from tfser.heads.runs.head_choice import with_head
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.setting_list import unknown_setting
 from tfser.heads.runs.store import digest
+from tfser.heads.runs.target import check_learns, check_protocol, without_classes
 from tfser.heads.runs.training_data import TrainingData, count_samples, data_hash, look_up
 from tfser.heads.spec.first_words import named_by
 from tfser.heads.spec.head import Baseline, HeadSpec, Network
@@ -84,6 +85,15 @@ class Experiment:
     """Where the features are one layer of a stored stack: which. It names nothing: an extracted layer is the same numbers."""
     counted_on_all: int = 0
     """... and on all labelled utterances."""
+    scales: tuple[tuple[str, float, float], ...] = ()
+    """Where dimensions are learned: each corpus with the ends of the scale that it is rated on."""
+    targets: tuple[str, ...] = ()
+    """Dimensions that are learned; then there are no classes."""
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the head gives: one a class, or one a dimension."""
+        return len(self.targets or self.classes)
 
     def epochs(self, fold: int | None = None) -> int:
         """Return how many epochs a fold is trained, or the fold that is trained longest: 1 for heads that are fitted at once."""
@@ -115,6 +125,7 @@ class Experiment:
             "device": self.device.partition(":")[0],
             **({"layers": self.layers} if self.layers > 1 else {}),
             **({"stacked": self.stacked} if self.stacked != "none" else {}),
+            **({"targets": list(self.targets), "scales": [list(of) for of in self.scales]} if self.targets else {}),
         }
 
     def identity(self) -> dict[str, Any]:
@@ -155,7 +166,7 @@ def each_request(cache: Cache, request: Request) -> list[Request]:
     if not asks_for_each(request.features):
         return [request]
     corpus, _ = choose_protocol(
-        cache, request.corpus, request.protocol, labels=request.labels, validation=request.validation
+        cache, request.corpus, request.protocol, labels=request.split_labels, validation=request.validation
     )
     return [replace(request, features=name) for name in spread(cache, corpus, request.features)]
 
@@ -172,11 +183,17 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     preset, recipe_name = request.preset or spec.default_preset, request.recipe or spec.default_recipe
     # Settings come before the protocol, since a recipe may bring a validation policy.
     config, recipe, changes = _with_settings(spec, spec.preset(preset), spec.recipe(recipe_name), _settings(spec, request))
+    if request.targets:
+        recipe, off = without_classes(recipe, request.settings)
+        changes += off
+    check_learns(spec, request.targets)
     corpus, protocol, chosen = _choose_protocol(cache, request, recipe)
     chosen += [] if why is None else [why]
     if request.epochs is not None and isinstance(spec, Baseline):
         chosen.append(f"one fit instead of {request.epochs} epochs ({spec.name} is fitted at once)")
-    data = look_up(cache, request.features, spec, recipe, corpus, protocol)
+    data = look_up(cache, request.features, spec, recipe, corpus, protocol, request.targets)
+    check_protocol(data.protocol, request.targets)
+    chosen += _of_scales(data)
     for asked, what, value in (
         (request.corpus, "corpus", corpus),
         (request.protocol, "protocol", protocol),
@@ -216,7 +233,18 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         view=data.features.view,
         counted_epochs=way.counted_epochs[1:],
         counted_on_all=way.counted_epochs[EVERYTHING] if way.counted_epochs else 0,
+        targets=request.targets,
+        scales=tuple((name, scale.low, scale.high) for name, scale in data.scales.items()),
     )
+
+
+def _of_scales(data: TrainingData) -> list[str]:
+    """Say on which scales ratings are, each of which is mapped to 0..1."""
+    named = [f"{name} {scale}" for name, scale in data.scales.items()]
+    if not named:
+        return []
+    several = "; each is mapped to 0..1 by its own" if len({str(scale) for scale in data.scales.values()}) > 1 else ""
+    return [f"rated on the scale{'s' if len(named) > 1 else ''} {', '.join(named)}{several}"]
 
 
 def _settings(spec: HeadSpec, request: Request) -> dict[str, str]:
@@ -326,7 +354,7 @@ def _choose_protocol(cache: Cache, request: Request, recipe: Recipe) -> tuple[st
     """Return corpus and protocol, under the recipe's validation policy where none is asked for, and what to say of it."""
 
     def choose(validation: str | None) -> tuple[str, str]:
-        return choose_protocol(cache, request.corpus, request.protocol, labels=request.labels, validation=validation)
+        return choose_protocol(cache, request.corpus, request.protocol, labels=request.split_labels, validation=validation)
 
     if request.validation is not None or recipe.validation is None:
         return *choose(request.validation), []
@@ -374,7 +402,7 @@ def check_unchanged(connection: Connection, experiment: Experiment) -> None:
     of = [experiment.protocol, experiment.corpus]
     now = rows(connection, "SELECT hash FROM protocols WHERE protocol = ? AND corpora = ?", of)
     same = now and now[0]["hash"] == experiment.protocol_hash
-    if not same or data_hash(connection, of[0], of[1], experiment.stored) != experiment.data_hash:
+    if not same or data_hash(connection, of[0], of[1], experiment.stored, experiment.targets) != experiment.data_hash:
         raise TfserError(f"{experiment.corpus} was scanned or extracted anew while this ran; run the same command again")
 
 

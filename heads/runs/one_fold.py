@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from tfser.heads.runs.experiment import EVERYTHING, Experiment, check_unchanged
 from tfser.heads.runs.store import RunOutcome, Selected, begin, finish, peek, pick_up, save_model, versions
+from tfser.heads.runs.target import mapped
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Selection
 from tfser.manifests.audits.participation import definition, finding, participation, unmatched
 from tfser.manifests.audits.run import Finding, blocking, run_audits
@@ -48,6 +49,8 @@ class Loaded:
     speakers: tuple[str | None, ...]
     sides: Mapping[int, Mapping[str, npt.NDArray[np.int64]]]
     speakers_kept: Mapping[int, Independence]
+    ratings: npt.NDArray[np.float32] | None = None
+    """(n, T) true ratings on 0..1, where dimensions are learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,7 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
         check_unchanged(connection, experiment)
         utterances = rows(
             connection,
-            "SELECT f.*, a.label, u.speaker FROM features f "
+            f"SELECT f.*, a.label, u.speaker{''.join(f', u.{name}' for name in experiment.targets)} FROM features f "
             "JOIN assignments a ON a.corpus = f.corpus AND a.utterance_id = f.utterance_id "
             "JOIN utterances u ON u.corpus = f.corpus AND u.utterance_id = f.utterance_id "
             "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL AND f.feature_set = ? "
@@ -108,12 +111,22 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
     ]
     return Loaded(
         features=load_packed(where, progress=progress, verify=cache.verify),
-        labels=np.array([number[r["label"]] for r in utterances], dtype=np.int64),
+        labels=np.array([0 if experiment.targets else number[r["label"]] for r in utterances], dtype=np.int64),
+        ratings=_ratings_of(experiment, utterances),
         corpora=tuple(r["corpus"] for r in utterances),
         speakers=tuple(f"{r['corpus']}/{r['speaker']}" if several and r["speaker"] else r["speaker"] for r in utterances),
         sides=_sides_of(experiment.folds, [(row["corpus"], row["utterance_id"]) for row in utterances], placed),
         speakers_kept=kept,
     )
+
+
+def _ratings_of(experiment: Experiment, utterances: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float32] | None:
+    """Return the true ratings (n, T) on 0..1; None where classes are learned."""
+    if not experiment.targets:
+        return None
+    said = np.array([[row[name] for name in experiment.targets] for row in utterances], dtype=np.float64)
+    shape = (len(utterances), len(experiment.targets))
+    return mapped(said.reshape(shape), [row["corpus"] for row in utterances], experiment.scales).astype(np.float32)
 
 
 def _sides_of(
@@ -270,6 +283,8 @@ def begin_run(
         classes=experiment.classes,
         speakers=known if len(known) == len(loaded.speakers) else None,
         layers=experiment.layers,
+        targets=experiment.targets,
+        ratings=loaded.ratings,
         **sides,
     )
     begun = Begun(about=about, folder=begin(cache, about, again=experiment.again, note=note), loaded=loaded, data=data)
@@ -300,6 +315,9 @@ def store_run(cache: Cache, begun: Begun, result: FitResult, note: Callable[[str
             classes=begun.data.classes,
             utterances=[(loaded.corpora[i], loaded.features.utterance_ids[i]) for i in test],
             labels=loaded.labels[test],
+            ratings=None if loaded.ratings is None else loaded.ratings[test],
+            scales=tuple(begun.about["config"].get("scales", ())),
+            targets=begun.data.targets,
             selections=[_selected(name, of, test) for name, of in result.selections.items()] if len(test) else [],
             history=[_history_row(record) for record in result.history],
         ),
@@ -349,6 +367,7 @@ def _history_row(record: EpochRecord) -> dict[str, Any]:
         "test_UA": record.test_UA,
         "test_WF1": record.test_WF1,
         "test_loss": record.test_loss,
+        **({"val_CCC": record.val_CCC, "test_CCC": record.test_CCC} if record.val_UA is record.test_UA is None else {}),
     }
 
 
@@ -390,4 +409,5 @@ def _about(experiment: Experiment, fold: int, findings: Sequence[Finding]) -> di
         "started_at": now(),
         "versions": versions(),
         "config": experiment.configuration(),
+        **({"targets": list(experiment.targets)} if experiment.targets else {}),
     }

@@ -21,6 +21,7 @@ from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
+from tfser.manifests.dimensions import Scale, scales_of
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.pipeline.features.stacks import layers_of
 
@@ -37,6 +38,8 @@ class TrainingData:
     """(n,) frames of the utterances."""
     trained: Mapping[int, Sequence[int]]
     """Frames of each training utterance by fold; nothing for recipes that count epochs."""
+    scales: Mapping[str, Scale]
+    """Of each corpus, where dimensions are learned."""
 
     @property
     def layers(self) -> int:
@@ -45,7 +48,13 @@ class TrainingData:
 
 
 def look_up(
-    cache: Cache, features: str | None, spec: HeadSpec, recipe: Recipe, corpus: str, protocol: str
+    cache: Cache,
+    features: str | None,
+    spec: HeadSpec,
+    recipe: Recipe,
+    corpus: str,
+    protocol: str,
+    targets: tuple[str, ...] = (),
 ) -> TrainingData:
     """Read what a training depends on, from one open catalogue: a scan between two queries would mix two states."""
     with open_catalogue(cache) as connection:
@@ -54,18 +63,23 @@ def look_up(
         return TrainingData(
             protocol=rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [protocol, corpus])[0],
             features=chosen,
-            hash=data_hash(*key),
+            hash=data_hash(*key, targets),
             lengths=_lengths(*key),
             trained=_training_frames(*key) if recipe.steps is not None else {},
+            scales=scales_of(connection, corpus.split(JOINED_BY)) if targets else {},
         )
 
 
-def data_hash(connection: Connection, protocol: str, corpus: str, feature_set: str) -> str:
-    """Hash what training and audits see of each utterance that has features: its audio, speaker, session and dialogue."""
+def data_hash(
+    connection: Connection, protocol: str, corpus: str, feature_set: str, targets: tuple[str, ...] = ()
+) -> str:
+    """Hash what training and audits see of each utterance that has features: its audio, speaker, session and dialogue; and its
+    ratings, where dimensions are learned."""
     corpora = corpus.split(JOINED_BY)
     which = "a.corpus, a.utterance_id" if len(corpora) > 1 else "a.utterance_id"
+    columns = ", ".join((which, *(f"u.{name}" for name in ("content_hash", "speaker", "session", "dialogue", *targets))))
     seen = connection.execute(
-        f"SELECT {which}, u.content_hash, u.speaker, u.session, u.dialogue FROM assignments a "
+        f"SELECT {columns} FROM assignments a "
         "JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id "
         "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
         "WHERE a.protocol = ? AND list_contains(?, a.corpus) ORDER BY a.corpus, a.utterance_id",

@@ -27,8 +27,8 @@ SUMS = ("n", "t", "p", "tt", "pp", "tp", "error")
 DIMENSION_METRICS = ("CCC", "pearson", "MAE", "scale_shift", "location_shift")
 """As tables call them."""
 
-_TINY = 1e-12
-"""A variance below this, of ratings from 0 to 1, is rounding: the ratings are constant."""
+_TINY = 1e-9
+"""A variance below this, of ratings from 0 to 1, (a deviation of 0.00003) is no spread: the ratings are constant."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,7 +101,7 @@ class Recipe(Settings):
     """Of dimensions (`--target`): ccc, which is 1 - CCC over the batch; mse, the mean squared error on 0..1; or mix, both with
     ``rating_mix``. See `tfser.heads.training.rating_loss`."""
     rating_mix: Annotated[float, SHARE] = later(0.5)
-    """Of rating_loss=mix: the share of 1 - CCC; the rest is the squared error, as a multiple of the ratings' variance."""
+    """Of rating_loss=mix: the share of 1 - CCC; the rest is the squared error in units of 1/12."""
     own_rate: Annotated[float, ABOVE_0] = 0.01
     """Learning rate of parameters that need one of their own (TF-Mamba's thresholds), scheduled like ``lr``; they have no
     weight decay."""

@@ -125,7 +125,7 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
     weights = class_weights(recipe, labels, len(data.classes)).numpy().astype(np.float64)[labels]
     # Scaled by the training side alone, and the scaler is a part of the state: a test utterance is measured
     # with training's rule.
-    scaled, state = _scale(inputs[data.train])
+    scaled, state = scale_inputs(inputs[data.train])
     if isinstance(config, LogRegConfig):
         found = _fit_logreg(config, scaled, labels, weights, present)
     else:
@@ -171,7 +171,7 @@ def predict(state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices
     return _predict(state, finite_statistics(features, rows, deviation=inputs == 2 * dim), np.sort(rows))
 
 
-def _scale(inputs: Floats) -> tuple[Floats, dict[str, Tensor]]:
+def scale_inputs(inputs: Floats) -> tuple[Floats, dict[str, Tensor]]:
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(inputs)
@@ -206,7 +206,7 @@ def _fit_svm(
     if len(inputs) > MOST_UTTERANCES:
         raise UsageError(f"svm takes at most {MOST_UTTERANCES:,} training utterances, not {len(inputs):,}; take --head logreg")
     # One kernel matrix for all one-against-rest machines, which would otherwise each compute it anew.
-    gram = _kernel(inputs, inputs, config.width, config.kernel)
+    gram = kernel_of(inputs, inputs, config.width, config.kernel)
     dual = np.zeros((len(present), len(inputs)))  # (K, n)
     intercept = np.zeros(len(present))
     for k, number in enumerate(present):
@@ -224,7 +224,7 @@ def _fit_svm(
     }
 
 
-def _kernel(a: Floats, b: Floats, width: float, kind: Kernel = "rbf") -> Floats:
+def kernel_of(a: Floats, b: Floats, width: float, kind: Kernel = "rbf") -> Floats:
     """Return the kernel between inputs (n, I) and (m, I): (n, m)."""
     products = a @ b.T
     if kind == "rbf":
@@ -251,7 +251,7 @@ def _probabilities(state: Mapping[str, Tensor], inputs: Floats) -> Floats:
     of = {name: tensor.cpu().numpy().astype(np.float64) for name, tensor in state.items()}
     scaled = (inputs - of["inputs.mean"]) / of["inputs.deviation"]
     if "model.support" in of:
-        scores = _kernel(scaled, of["model.support"], float(of["kernel.width"][0])) @ of["model.dual"].T
+        scores = kernel_of(scaled, of["model.support"], float(of["kernel.width"][0])) @ of["model.dual"].T
     else:
         scores = scaled @ of["model.weight"].T
     scores = scores + of["model.intercept"]
@@ -294,6 +294,7 @@ def _spec(name: str, summary: str, source: str, presets: Mapping[str, Settings],
         inputs="utterances",
         check=_check,
         per_utterance=True,
+        learns=frozenset({"classes"}),
         typical_dim=1024,
         fit=fit,
         predict=predict,

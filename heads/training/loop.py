@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from tfser.heads.models.layer_mix import LayerMix, build_module
+from tfser.heads.spec.dimension_metrics import mean_ccc
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Prediction, Selection
 from tfser.heads.spec.head import Baseline, HeadSpec, Network, count_parameters
 from tfser.heads.spec.metrics import scores as score
@@ -165,7 +166,7 @@ class Trainer:
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         packed = data.features
         # What does not fit is refused before a frame is copied to a device.
-        _check_fits(spec, config, recipe)
+        _check_fits(spec, config, recipe, bool(data.targets))
         self.frames, self.batch_norm = spec.sample_frames(config, recipe), spec.batch_norm
         self.most = spec.max_frames(config)  # what the module is made for; an utterance may be cut shorter
         seen = spec.seen_frames(config, recipe)
@@ -181,14 +182,17 @@ class Trainer:
         self.test_layout = plan(packed.offsets, data.test, self.frames, recipe.eval_hop, seen)
         self.epochs = recipe.length(self.steps())
         self.parts = 1 if recipe.parts is None or why_whole(spec, config, recipe) is not None else recipe.parts
-        labels = torch.from_numpy(data.labels)
-        targets = nn.functional.one_hot(labels, len(data.classes)).float().to(device)  # (n, K)
-        self.class_weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
+        if data.ratings is not None:  # no class weighs anything, by which a step knows what its targets are
+            targets, self.class_weights = torch.from_numpy(data.ratings).to(device), torch.ones(0, device=device)  # (n, T), (0,)
+        else:
+            labels = torch.from_numpy(data.labels)
+            targets = nn.functional.one_hot(labels, len(data.classes)).float().to(device)  # (n, K)
+            self.class_weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
 
         # Weights have a stream of their own: what a network begins with does not depend on how many draws its
         # data took.
         torch.manual_seed(_stream(seed, 0, "weights"))
-        self.model = build_module(spec, config, packed.frames.shape[1], len(data.classes), data.layers).to(device)
+        self.model = build_module(spec, config, packed.frames.shape[1], data.outputs, data.layers).to(device)
         self.average = copy.deepcopy(self.model) if recipe.averaging else None
         self.maker = BatchMaker(
             store=self.store,
@@ -232,8 +236,10 @@ class Trainer:
         # would be a score.
         model = self.model if self.average is None else self.average
         check_weights(model.state_dict(), epoch, self.data.features, self.data.train)
-        test = evaluate(model, self.store, self.test_layout, self.frames) if len(self.test_layout) else None
-        val = evaluate(model, self.store, self.val_layout, self.frames) if len(self.val_layout) else None
+        val, test = (
+            evaluate(model, self.store, layout, self.frames, rates=bool(self.data.targets)) if len(layout) else None
+            for layout in (self.val_layout, self.test_layout)
+        )
         for side, found in (("test", test), ("val", val)):
             check_prediction(found, side, epoch, self.data.features, self.data.train)
         scores = side_scores("val", self.data, val) | side_scores("test", self.data, test)
@@ -386,7 +392,10 @@ def _fingerprint(described: list[Any], data: FoldData, more: list[str]) -> str:
     """Return what a checkpoint is known by: everything that the numbers of a training follow from but the frames."""
     described += [data.layers] if data.layers > 1 else []
     described += more
+    described += [list(data.targets)] if data.targets else []
     digest = hashlib.sha256(json.dumps(described).encode())
+    if data.ratings is not None:
+        digest.update(np.ascontiguousarray(data.ratings).tobytes() + b"|")
     for array in (data.labels, data.train, data.val, data.test, data.features.offsets):
         digest.update(np.ascontiguousarray(array).tobytes() + b"|")
     return digest.hexdigest()
@@ -396,13 +405,18 @@ def side_scores(side: str, data: FoldData, prediction: Prediction | None) -> dic
     """Return an epoch's utterance-level scores of a side (val or test), as `EpochRecord` calls them."""
     if prediction is None:
         return {f"{side}_{name}": None for name in ("WA", "UA", "WF1", "loss")}
+    if data.ratings is not None:
+        true, rated = data.ratings[prediction.utterance], prediction.utterance_probabilities
+        missing: dict[str, Any] = {f"{side}_{name}": None for name in ("WA", "UA", "WF1")}
+        loss = float(np.square(true.astype(np.float64) - rated).mean())
+        return missing | {f"{side}_loss": loss, f"{side}_CCC": mean_ccc(true, rated)}
     labels, probabilities = data.labels[prediction.utterance], prediction.utterance_probabilities
     found = score(labels, probabilities.argmax(axis=1), probabilities.shape[1])
     loss = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels].astype(np.float64), 1e-30)).mean()
     return {f"{side}_WA": found.WA, f"{side}_UA": found.UA, f"{side}_WF1": found.WF1, f"{side}_loss": float(loss)}
 
 
-def _check_fits(spec: HeadSpec, config: Settings, recipe: Recipe) -> None:
+def _check_fits(spec: HeadSpec, config: Settings, recipe: Recipe, rates: bool) -> None:
     """Refuse a recipe that is not settled, or asks for what a head has not.
 
     Raises:
@@ -416,6 +430,8 @@ def _check_fits(spec: HeadSpec, config: Settings, recipe: Recipe) -> None:
         raise UsageError(f"slices of {frames} frames are longer than the {most} that {spec.name} is made for")
     if frames is None and recipe.speed:
         raise UsageError(f"recipe setting speed={recipe.speed}: only for segments, and {spec.name} eats utterances")
+    if recipe.cmdt and rates:
+        raise UsageError(f"recipe setting cmdt={recipe.cmdt}: it pulls classes together, and dimensions have none; take cmdt=0")
     if recipe.cmdt and (most is None or not (isinstance(spec, Network) and spec.gives_frames)):
         raise UsageError(f"recipe setting cmdt={recipe.cmdt}: {spec.name} gives no frames to compare; take cmdt=0")
 

@@ -139,6 +139,29 @@ FROM scored s JOIN runs r ON r.run_id = s.run_id
 LEFT JOIN counted c ON c.run_id = s.run_id AND c.selection = s.selection AND c.level = s.level
 """
 
+TEST_RATINGS = """
+SELECT r.experiment, r.seed, p.run_id, p.fold, p.selection, p.level, p.corpus, p.utterance_id, p.segment,
+  u.speaker, u.session, u.dialogue, p.dimension, (p.rating - p.low) / (p.high - p.low) AS rating,
+  (p.predicted - p.low) / (p.high - p.low) AS predicted, abs(p.predicted - p.rating) AS error
+FROM rated_predictions p JOIN runs r USING (run_id)
+LEFT JOIN utterances u ON u.corpus = p.corpus AND u.utterance_id = p.utterance_id
+"""
+
+DIMENSION_SCORES = """
+WITH scored AS (
+  SELECT m.run_id, m.selection, m.level, m.class AS dimension, max(m.epoch) AS epoch,
+    max(m.value) FILTER (m.metric = 'CCC') AS CCC, max(m.value) FILTER (m.metric = 'pearson') AS pearson,
+    max(m.value) FILTER (m.metric = 'MAE') AS MAE, max(m.value) FILTER (m.metric = 'scale_shift') AS scale_shift,
+    max(m.value) FILTER (m.metric = 'location_shift') AS location_shift
+  FROM metrics m JOIN runs r USING (run_id) WHERE r.targets IS NOT NULL GROUP BY ALL
+), counted AS (
+  SELECT run_id, selection, level, dimension, count(*) AS n FROM rated_predictions GROUP BY ALL
+)
+SELECT r.experiment, r.seed, s.selection, s.level, r.fold, s.run_id, s.epoch, s.dimension, c.n, s.CCC, s.pearson, s.MAE,
+  s.scale_shift, s.location_shift, r.audit, r.speakers_kept
+FROM scored s JOIN runs r USING (run_id) JOIN counted c USING (run_id, selection, level, dimension)
+"""
+
 _STANDING = f"""(
   SELECT experiment, seed, {_AUDIT_OF_RUNS} AS audit, {_WORST_OF_RUNS} AS speakers_kept FROM runs GROUP BY experiment, seed
 )"""
@@ -186,6 +209,8 @@ VIEWS = {
     "fold_scores": FOLD_SCORES,
     "scores": SCORES,
     "test_predictions": TEST_PREDICTIONS,
+    "test_ratings": TEST_RATINGS,
+    "dimension_scores": DIMENSION_SCORES,
     "class_scores": CLASS_SCORES,
     "speaker_scores": _scores_by("speaker"),
     "session_scores": _scores_by("session"),
