@@ -52,8 +52,8 @@ SCALES = {
     "synthetic": Scale(1.0, 5.0),
 }
 """By reader. Sources: Busso et al., IEMOCAP, Language Resources and Evaluation 42 (2008) (self-assessment manikins, 1 to
-5); Busso et al., MSP-IMPROV, IEEE Transactions on Affective Computing 8 (2017) (manikins, 1 to 5); Lotfian and Busso, MSP-Podcast,
-IEEE Transactions on Affective Computing 10 (2019) (manikins, 1 to 7); `tfser.pipeline.corpora.synthetic`."""
+5); Busso et al., MSP-IMPROV, IEEE Transactions on Affective Computing 8 (2017) (manikins, 1 to 5); Lotfian and Busso,
+MSP-Podcast, IEEE Transactions on Affective Computing 10 (2019) (manikins, 1 to 7); `tfser.pipeline.corpora.synthetic`."""
 
 
 def parse_targets(text: str) -> tuple[str, ...]:

@@ -26,7 +26,8 @@ from tfser.heads.results.marks import of_runs
 from tfser.heads.results.outcomes import find
 from tfser.heads.results.scores import scores_of_runs
 from tfser.heads.runs.experiment import METHOD_VERSION
-from tfser.heads.runs.store import RunOutcome, Selected, begin, digest, finish, peek, pick_up, run_folder, versions
+from tfser.heads.runs.outcome import RunOutcome, Selected
+from tfser.heads.runs.store import begin, digest, finish, peek, pick_up, run_folder, versions
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.catalogue.run_files import read_run

@@ -1,14 +1,15 @@
 """What a score of dimensions is worth when a speaker's utterances are alike: `intervals` for ratings instead of classes.
 
 In go sums by seed, cluster (speaker) and dimension (`tfser.heads.spec.dimension_metrics`); out come CCC, pearson and MAE with
-intervals, differences with intervals, and p values. As for UA, a score is pooled: computed from the sums over all test utterances of
-a seed, averaged over the seeds; of several dimensions it is the mean of theirs. The speaker is the unit throughout.
+intervals, differences with intervals, and p values. As for UA, a score is pooled: computed from the sums over all test
+utterances of a seed, averaged over the seeds; of several dimensions it is the mean of theirs. The speaker is the unit
+throughout.
 
 * The variance is that of the delete-one-speaker jackknife, times G / (G - 1): CCC is a ratio of second moments, in which the
-  deviations of few speakers stand squared, so that the plain jackknife's is a little short (by simulation 92.7 to 95.2 % of 95 at ten
-  speakers). Student's t has the degrees of freedom of `intervals`.
-* The interval of CCC and of pearson is taken on Fisher's scale (artanh, delta method) and turned back, so it stays between -1 and 1;
-  that of MAE on the scale of logarithms; that of a difference is symmetric.
+  deviations of few speakers stand squared, so that the plain jackknife's is a little short (by simulation 92.7 to 95.2 % of
+  95 at ten speakers). Student's t has the degrees of freedom of `intervals`.
+* The interval of CCC and of pearson is taken on Fisher's scale (artanh, delta method) and turned back, so it stays between
+  -1 and 1; that of MAE on the scale of logarithms; that of a difference is symmetric.
 * The permutation test exchanges whole speakers, as for classes.
 
 `benchmarks/intervals.py --dimensions` simulates speakers and prints how often the intervals hold the truth.
@@ -86,7 +87,7 @@ def rating_interval(moments: Moments, metric: str, *, confidence: float = CONFID
     if value is None:
         return None
     found = _wider(value, _without_one(moments, metric), moments, confidence)
-    if not found.std_error or abs(value) >= 1 and metric != "MAE":
+    if not found.std_error or (abs(value) >= 1 and metric != "MAE"):
         return found
     reach = quantile(found.df, confidence) * found.std_error
     if metric == "MAE":

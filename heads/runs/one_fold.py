@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.heads.runs.experiment import EVERYTHING, Experiment, check_unchanged
-from tfser.heads.runs.store import RunOutcome, Selected, begin, finish, peek, pick_up, save_model, versions
+from tfser.heads.runs.outcome import RunOutcome, Selected
+from tfser.heads.runs.store import begin, finish, peek, pick_up, save_model, versions
 from tfser.heads.runs.target import mapped
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Selection
 from tfser.manifests.audits.participation import definition, finding, participation, unmatched

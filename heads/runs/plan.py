@@ -332,7 +332,8 @@ def make_plan(cache: Cache, entries: Sequence[Entry]) -> Plan:
         entries=tuple(ordered),
         findings=findings,
         finished=frozenset(row["run_id"] for row in done),
-        references=any(entry.reference or entry.experiment.spec.name in (*REFERENCE_HEADS, *DIMENSION_REFERENCES) for entry in ordered),
+        references=any(entry.reference or entry.experiment.spec.name in (*REFERENCE_HEADS, *DIMENSION_REFERENCES) for entry
+        in ordered),
     )
 
 

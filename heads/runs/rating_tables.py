@@ -1,7 +1,8 @@
 """The tables of a run that learned dimensions: every predicted rating beside the true one, and the scores of each dimension.
 
-In: a `RunOutcome` whose predictions are ratings on 0..1. Out: Arrow tables with the catalogue's columns. Ratings are stored on the
-scale of the utterance's corpus, with the ends of that scale beside them. Tables of classes are empty: such a run has none.
+In: a `RunOutcome` whose predictions are ratings on 0..1. Out: Arrow tables with the catalogue's columns. Ratings are stored
+on the scale of the utterance's corpus, with the ends of that scale beside them. Tables of classes are empty: such a run has
+none.
 """
 
 from __future__ import annotations

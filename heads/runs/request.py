@@ -76,7 +76,8 @@ class Targeted(Training, Split):
         name = rated_name(self.targets)
         own = (self.protocol or "").partition("@")[2].partition("/")[0]
         if own and parse_rated(own) != self.targets:
-            raise UsageError(f"--protocol {self.protocol}: for --target {','.join(self.targets)} its name says @{name}, or nothing")
+            asked = ",".join(self.targets)
+            raise UsageError(f"--protocol {self.protocol}: for --target {asked} its name says @{name}, or nothing")
         return None if own else name
 
 

@@ -25,7 +25,6 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser import __version__
-from tfser.heads.runs.outcome import RunOutcome, Selected
+from tfser.heads.runs.outcome import RunOutcome
 from tfser.heads.runs.rating_tables import rating_tables
 from tfser.heads.spec.metrics import Scores, scores
 from tfser.manifests.cache import AGAIN, BEFORE, Cache

@@ -1,7 +1,8 @@
 """What learning dimensions instead of classes asks of heads, recipes and protocols; refused or said before anything is trained.
 
 In: a head, a recipe, a protocol's row, and the dimensions that are learned (none: classes). Out: the recipe without what only
-classes give a meaning to, with what was changed; or one clear line. True ratings on 0..1 come of `mapped`, and go back by `unmapped`.
+classes give a meaning to, with what was changed; or one clear line. True ratings on 0..1 come of `mapped`, and go back by
+`unmapped`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def check_learns(spec: HeadSpec, targets: tuple[str, ...]) -> None:
         raise UsageError(f"{spec.name} learns classes alone; for --target {','.join(targets)} take {instead} or a network")
     if not targets and "classes" not in spec.learns:
         instead = ", ".join(REFERENCE_HEADS)
-        raise UsageError(f"{spec.name} learns dimensions alone: name them with --target valence,arousal; for classes take {instead}")
+        raise UsageError(f"{spec.name} learns dimensions alone: name them with --target valence; for classes take {instead}")
 
 
 def check_protocol(protocol: Mapping[str, Any], targets: tuple[str, ...]) -> None:

@@ -4,9 +4,9 @@ There are two kinds: a `Network`, trained by epochs, and a `Baseline`, fitted at
 differs between the kinds the spec answers itself, so that hardly anybody but those who train it asks which kind it is.
 
 A network is a ``torch.nn.Module`` with ``forward(frames (B, L, D), lengths (B,)) -> logits (B, K)``: B samples, L
-frames, D the feature width, K classes, or K dimensions (`tfser.heads.training.rating_loss` says what their outputs mean). ``frames`` are float, already normalised; ``lengths`` are int64 and say how
-many frames of each sample are valid. What lies beyond a sample's length must not change its logits, and neither must
-its batch-mates.
+frames, D the feature width, K classes, or K dimensions (`tfser.heads.training.rating_loss` says what their outputs mean).
+``frames`` are float, already normalised; ``lengths`` are int64 and say how many frames of each sample are valid. What lies
+beyond a sample's length must not change its logits, and neither must its batch-mates.
 
 Two ways of feeding a head:
 

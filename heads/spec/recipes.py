@@ -33,7 +33,6 @@ Normalise = Literal["none", "train", "utterance", "utterance-mean", "speaker"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Axis = Literal["time", "feature"]
 Similarity = Literal["complex", "magnitude"]
-RatingLoss = Literal["ccc", "mse", "mix"]
 ClassWeights = Literal["none", "balanced", "inverse-sqrt", "effective"]
 
 
@@ -97,7 +96,7 @@ class Recipe(Settings):
     """Of effective: towards 0 it becomes none, towards 1 balanced."""
     focal: Annotated[float, AT_LEAST_0] = later(0.0)
     """The focal loss's gamma, see `tfser.heads.training.losses.cross_entropy`; 0: cross-entropy."""
-    rating_loss: RatingLoss = later("ccc")
+    rating_loss: Literal["ccc", "mse", "mix"] = later("ccc")
     """Of dimensions (`--target`): ccc, which is 1 - CCC over the batch; mse, the mean squared error on 0..1; or mix, both with
     ``rating_mix``. See `tfser.heads.training.rating_loss`."""
     rating_mix: Annotated[float, SHARE] = later(0.5)

@@ -172,6 +172,7 @@ def predict(state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices
 
 
 def scale_inputs(inputs: Floats) -> tuple[Floats, dict[str, Tensor]]:
+    """Return inputs (n, I) at mean 0 and deviation 1, and the state that measures others by the same rule."""
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(inputs)

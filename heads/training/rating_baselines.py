@@ -1,4 +1,5 @@
-"""Reference heads of dimensions: ridge regression and support vector regression on the mean and deviation of an utterance's frames.
+"""Reference heads of dimensions: ridge regression and support vector regression on the mean and deviation of an utterance's
+frames.
 
 They stand for `logreg` and `svm` (`tfser.heads.training.baselines`, whose inputs and scaling they share) where ratings are
 learned instead of classes:

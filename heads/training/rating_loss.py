@@ -3,12 +3,13 @@
 A head's output z stands for the rating 0.5 + z on 0..1: a head that has learned nothing says about the middle of the scale. In
 training it is free; what is predicted is cut to 0..1, since nobody's rating lies beyond its scale.
 
-1 - CCC is taken over the samples of a batch, the mean over the dimensions, with Lin's moments divided by B. It is **not** the mean
-of a loss of single samples, and the CCC of a small batch is biased: even for the same errors its expectation is not the CCC over
-all samples. Where predictions are t + noise, the mean over batches of B is the farther below the population's the smaller B is
-(about 0.03 at B = 8 and CCC = 0.67, below 0.01 from B = 32 on; `tests/heads/test_rating_loss.py`). So batches of 16 and more are
-meant; a batch whose ratings and predictions are all alike has no CCC and gives a loss of 1 without a gradient of its own. The mix
-with the squared error, which has no such bias, keeps small batches honest.
+1 - CCC is taken over the samples of a batch, the mean over the dimensions, with Lin's moments divided by B. It is **not**
+the mean of a loss of single samples, and the CCC of a small batch is biased: even for the same errors its expectation is
+not the CCC over all samples. Where predictions are t + noise, the mean over batches of B is the farther below the
+population's the smaller B is (about 0.03 at B = 8 and CCC = 0.67, below 0.01 from B = 32 on;
+`tests/heads/test_rating_loss.py`). So batches of 16 and more are meant; a batch whose ratings and predictions are all alike
+has no CCC and gives a loss of 1 without a gradient of its own. The mix with the squared error, which has no such bias,
+keeps small batches honest.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The tables of a run on dimensions beside one another: scores are computed again from the ratings.
 
 The same for dimensions as `run_agreement` is for classes: what comes in is what run.json says and the run's tables with the
-catalogue's columns; what goes out is nothing, or a `DamagedError` that names the file and what is wrong with it. Every row must be
-there: each test utterance once under every selection and dimension, all epochs, all scores.
+catalogue's columns; what goes out is nothing, or a `DamagedError` that names the file and what is wrong with it. Every row
+must be there: each test utterance once under every selection and dimension, all epochs, all scores.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def check_ratings(folder: Path, about: Mapping[str, Any], tables: Mapping[str, p
             raise DamagedError("has rows, of a run that learned no classes", at=folder / f"{name}.parquet")
     epochs = [row["epoch"] for row in tables["history"].to_pylist()]
     if epochs != list(range(1, (about.get("epochs") or len(epochs)) + 1)):
-        raise DamagedError(f"{len(epochs)} epochs of {about.get('epochs')} are there, or out of order", at=folder / "history.parquet")
+        path = folder / "history.parquet"
+        raise DamagedError(f"{len(epochs)} epochs of {about.get('epochs')} are there, or out of order", at=path)
     rated, path = tables["rated_predictions"], folder / "rated_predictions.parquet"
     if about.get("fold") == 0:
         if rated.num_rows or tables["metrics"].num_rows:
@@ -78,7 +79,8 @@ def _checked(path: Path, table: pa.Table, targets: Sequence[str]) -> dict[tuple[
 
 
 def _check_scores(
-    path: Path, stored: Sequence[Mapping[str, Any]], groups: Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]], epochs: int
+    path: Path, stored: Sequence[Mapping[str, Any]], groups: Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]],
+    epochs: int
 ) -> None:
     """Compare the stored scores with those of the ratings.
 
@@ -98,7 +100,8 @@ def _check_scores(
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the scores that stored ratings must have: a second account of `tfser.heads.spec.dimension_metrics`, in other words."""
+    """Return the scores that stored ratings must have: a second account of `tfser.heads.spec.dimension_metrics`, in other
+    words."""
     ends = [(row["low"], row["high"] - row["low"]) for row in rows]
     true = np.array([(row["rating"] - low) / width for row, (low, width) in zip(rows, ends, strict=True)])
     said = np.array([(row["predicted"] - low) / width for row, (low, width) in zip(rows, ends, strict=True)])

@@ -36,7 +36,7 @@ WORST = "CASE WHEN bool_or({0} = 'broken') THEN 'broken' WHEN bool_and({0} = 'ke
 
 _WORST_OF_RUNS = WORST.format("speakers_kept")
 
-_AUDIT_OF_RUNS = (
+WORST_AUDIT = (
     "CASE WHEN bool_or(audit = 'overridden') THEN 'overridden' WHEN bool_or(audit = 'gaps') THEN 'gaps' ELSE 'passed' END"
 )
 
@@ -65,7 +65,7 @@ SELECT s.experiment, any_value(head) AS head, any_value(preset) AS preset, any_v
   avg(WF1 ORDER BY fold) AS WF1, avg(macro_F1 ORDER BY fold) AS macro_F1,
   any_value(pooled_WA) AS pooled_WA, any_value(pooled_UA) AS pooled_UA,
   coalesce(any_value(pooled_folds), 0) AS pooled_folds, sum(seconds ORDER BY fold) AS seconds,
-  {_AUDIT_OF_RUNS} AS audit, {_WORST_OF_RUNS} AS speakers_kept
+  {WORST_AUDIT} AS audit, {_WORST_OF_RUNS} AS speakers_kept
 FROM of_fold s LEFT JOIN pooled USING (experiment, seed, selection, level)
 LEFT JOIN counted USING (experiment, seed, selection, level)
 GROUP BY s.experiment, s.seed, s.selection, s.level
@@ -76,7 +76,7 @@ WITH about AS (
   SELECT experiment, any_value(head) AS head, any_value(preset) AS preset, any_value(recipe) AS recipe,
     any_value(feature_set) AS feature_set, any_value(corpus) AS corpus, any_value(protocol) AS protocol,
     any_value(validation) AS validation, any_value(classes) AS classes,
-    {_AUDIT_OF_RUNS} AS audit, {_WORST_OF_RUNS} AS speakers_kept
+    {WORST_AUDIT} AS audit, {_WORST_OF_RUNS} AS speakers_kept
   FROM runs GROUP BY experiment
 ), over_folds AS (
   SELECT experiment, avg(UA ORDER BY seed, fold) AS UA, stddev_samp(UA ORDER BY seed, fold) AS UA_std,
@@ -163,7 +163,7 @@ FROM scored s JOIN runs r USING (run_id) JOIN counted c USING (run_id, selection
 """
 
 _STANDING = f"""(
-  SELECT experiment, seed, {_AUDIT_OF_RUNS} AS audit, {_WORST_OF_RUNS} AS speakers_kept FROM runs GROUP BY experiment, seed
+  SELECT experiment, seed, {WORST_AUDIT} AS audit, {_WORST_OF_RUNS} AS speakers_kept FROM runs GROUP BY experiment, seed
 )"""
 """What the numbers of an experiment's seed are worth, for views of its parts."""
 
