@@ -17,8 +17,8 @@ from tfser.heads.results.dimension_compare import compare_ratings
 from tfser.heads.results.dimension_tables import BY as RATED_BY
 from tfser.heads.results.dimension_tables import dimension_table
 from tfser.heads.results.many import compare_many
-from tfser.heads.results.outcomes import find, read_outcome
-from tfser.heads.results.rating_outcomes import check_classes, read_rated_outcome, targets_of
+from tfser.heads.results.outcomes import check_classes, find, read_outcome, targets_of
+from tfser.heads.results.rating_outcomes import read_rated_outcome
 from tfser.heads.results.reference_numbers import beside_scores
 from tfser.heads.results.score_tables import Wanted, table, whole_utterances
 from tfser.heads.runs.names import meant_by

@@ -39,7 +39,7 @@ class TrainedHead:
         about: what the run says of itself (run.json).
         spec, config, recipe: the head, its configuration, and how it was trained, which says how frames are normalised
             and cut.
-        classes: K names, in the order of the head's outputs.
+        classes: K names, in the order of the head's outputs; of a head of dimensions, theirs.
         selection: how the epoch of the weights was chosen.
         state: the weights with their normalisation.
         features: the feature set that it was trained on.
@@ -53,6 +53,17 @@ class TrainedHead:
     selection: str
     state: Mapping[str, Tensor]
     features: StoredSet
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The dimensions that it rates, whose names `classes` then holds; none of a head of classes."""
+        return tuple(self.about["config"].get("targets", ()))
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """The ends of the scale that it rates on: its corpus's, or 0 and 1 where its corpora have several."""
+        ends = {(low, high) for _, low, high in self.about["config"].get("scales", ())}
+        return ends.pop() if len(ends) == 1 else (0.0, 1.0)
 
     @property
     def name(self) -> str:
@@ -77,7 +88,7 @@ class TrainedHead:
         rows_of: npt.NDArray[Any] | None = None,
         device: str = "cpu",
     ) -> Prediction:
-        """Return the class probabilities of utterances and their segments, as the training evaluated its own.
+        """Return the class probabilities (or ratings on 0..1) of utterances and segments, as the training evaluated its own.
 
         Args:
             features: frames of the feature set that the head was trained on, n utterances.
@@ -96,7 +107,8 @@ class TrainedHead:
                 spec=self.spec,
                 config=self.config,
                 recipe=self.recipe,
-                n_classes=len(self.classes),
+                n_classes=0 if self.targets else len(self.classes),
+                targets=self.targets,
                 layers=self.features.layers,
             ),
             features,
@@ -152,7 +164,7 @@ def described(about: Mapping[str, Any]) -> dict[str, Any]:
             "spec": spec,
             "config": kind.from_dict(config["head_config"]),
             "recipe": Recipe.from_dict(config["recipe_config"]),
-            "classes": tuple(about["classes"]),
+            "classes": tuple(config.get("targets") or about["classes"]),
         }
     except UsageError as error:
         raise TfserError(f"{about['run_id']}: cannot be used by this version or without its plug-in ({error})") from error

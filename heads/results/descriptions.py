@@ -20,7 +20,8 @@ from tfser.manifests.errors import UsageError
 
 _RATED = (
     "WITH of_run AS (SELECT experiment, run_id, seed, fold, avg(CCC ORDER BY dimension) AS CCC, any_value(audit) AS audit, "
-    "any_value(speakers_kept) AS speakers_kept FROM dimension_scores WHERE selection = 'last' AND level = 'utterance' GROUP BY ALL) "
+    "any_value(speakers_kept) AS speakers_kept FROM dimension_scores WHERE selection = 'last' AND level = 'utterance' "
+    "GROUP BY ALL) "
     f"SELECT experiment, avg(CCC ORDER BY seed, fold) AS CCC, {WORST_AUDIT} AS audit, {WORST.format('speakers_kept')} "
     "AS speakers_kept FROM of_run GROUP BY experiment"
 )

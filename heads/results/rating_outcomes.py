@@ -52,25 +52,6 @@ class RatedOutcome:
         return gathered(clusters, self.dimensions, self.true, self.predicted, self.error)
 
 
-def targets_of(connection: Connection, subject: Subject) -> tuple[str, ...]:
-    """Return the dimensions that an experiment learned; none of one on classes."""
-    found = rows(connection, "SELECT any_value(targets) AS targets FROM runs WHERE experiment = ?", [subject.experiment])
-    return tuple(found[0]["targets"] or ()) if found else ()
-
-
-def check_classes(connection: Connection, subject: Subject, what: str) -> None:
-    """Refuse an experiment on dimensions where only classes mean something.
-
-    Raises:
-        UsageError: it is one; the line says what there is for it.
-    """
-    if targets := targets_of(connection, subject):
-        raise UsageError(
-            f"{subject.name} learned {', '.join(targets)} and no classes, and {what} is of classes; "
-            "scores, compare, runs, report and predict know dimensions"
-        )
-
-
 def read_rated_outcome(
     connection: Connection,
     subject: Subject,
