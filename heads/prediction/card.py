@@ -187,6 +187,7 @@ def _worth(facts: CardFacts) -> str:
         }
         table.append(cells)
     explained = list(explain_marks([row]))
+    unit = "" if facts.dimensions else ", in percent"
     who = (
         "These weights were tested on nobody: the scores are those of the same configuration, cross-validated"
         if any(of.about["fold"] == EVERYTHING for of in facts.heads)
@@ -196,7 +197,7 @@ def _worth(facts: CardFacts) -> str:
         [
             f"{audit}. Test speakers: {_SPEAKERS.get(str(row['speakers_kept']), 'not known to be new')}.",
             "",
-            f"{who}: experiment `{about['experiment']}`, selection {first.selection}, {of}{'' if facts.dimensions else ', in percent'}.",
+            f"{who}: experiment `{about['experiment']}`, selection {first.selection}, {of}{unit}.",
             "",
             *_table(table),
             "",

@@ -34,6 +34,11 @@ PAGE_INCHES, SMALL_INCHES = 5.2, 3.3
 DETAILED = 2
 """Experiments that are shown in detail where none is named: the best of them."""
 
+SCORES_NOTE = (
+    "UA: unweighted accuracy, the mean of the classes' recalls; WA: weighted accuracy, the share that is right. Pooled: over all "
+    "test utterances of a seed's folds together. The interval is of other speakers of the same kind."
+)
+
 _MOST_BYTES = 1_900_000
 _CELL_ROWS = (40, 15, 6, 2, 0)
 """Utterances shown a cell: as many as leave the page small."""
@@ -106,8 +111,8 @@ def write_page(connection: Connection, material: Material, wishes: Wishes) -> st
     chosen = [member for member in material.members if member.experiment in wishes.experiments]
     with house_style():
         parts = [_experiment(connection, one, wishes) for one in chosen]
-        differences = [_drawn(data, f"d{i + 1}") for i, data in enumerate(_differences(material, chosen))]
-        forests = [_drawn(scores_data.forest(group), f"f{i + 1}") for i, group in enumerate(material.groups)]
+        differences = [drawn(data, f"d{i + 1}") for i, data in enumerate(_differences(material, chosen))]
+        forests = [drawn(scores_data.forest(group), f"f{i + 1}") for i, group in enumerate(material.groups)]
         corpora = _corpora(connection, material)
     context = _context(connection, material, wishes, chosen)
     context |= {
@@ -118,14 +123,15 @@ def write_page(connection: Connection, material: Material, wishes: Wishes) -> st
     text = ""
     for most in _CELL_ROWS:
         shown = [{**part, "cells": _cells(part["one"], part["in_cells"], most)} for part in parts]
-        text = _render({**context, "experiments": shown})
+        text = render({**context, "experiments": shown})
         sound = sum(map(len, wishes.heard.addresses.values())) if wishes.heard else 0
         if len(text.encode(errors="backslashreplace")) - sound <= _MOST_BYTES:
             break
     return text
 
 
-def _render(context: Mapping[str, Any]) -> str:
+def render(context: Mapping[str, Any]) -> str:
+    """Return the page of what its template needs."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -139,7 +145,8 @@ def _render(context: Mapping[str, Any]) -> str:
     )
 
 
-def _drawn(data: FigureData, key: str, links: Mapping[str, tuple[str, str]] | None = None, width: float = PAGE_INCHES) -> Drawn:
+def drawn(data: FigureData, key: str, links: Mapping[str, tuple[str, str]] | None = None, width: float = PAGE_INCHES) -> Drawn:
+    """Return a figure drawn, with the tables of its numbers."""
     svg = inline_svg(draw(data, width), key, visible(data.title), visible(data.reading), links)
     return Drawn(key=key, data=data, svg=svg, numbers=[of_numbers(numbers) for numbers in data.numbers])
 
@@ -171,10 +178,10 @@ def _experiment(connection: Connection, one: Contender, wishes: Wishes) -> dict[
         if not data.rows:
             missing.append(f"{data.title}: {data.reading}")
             continue
-        figures.append(_drawn(data, f"{one.key}-{kind}", links if kind == "confusion" else None))
+        figures.append(drawn(data, f"{one.key}-{kind}", links if kind == "confusion" else None))
     sure = trust_data.read_sureness(connection, one)
     trust = [
-        _drawn(make(one, sure), f"{one.key}-{make.__name__}", width=SMALL_INCHES)
+        drawn(make(one, sure), f"{one.key}-{make.__name__}", width=SMALL_INCHES)
         for make in (trust_data.reliability, trust_data.risk, trust_data.entropy)
     ]
     return {
@@ -306,7 +313,7 @@ def _corpora(connection: Connection, material: Material) -> list[dict[str, Any]]
                 "title": f"{group.corpus}, {group.protocol}",
                 "notes": notes,
                 "speakers": table,
-                "durations": _drawn(lengths, f"l{i + 1}").shown() if lengths else None,
+                "durations": drawn(lengths, f"l{i + 1}").shown() if lengths else None,
                 "duplicates": of_numbers(corpus_data.duplicates(connection, group)),
             }
         )
@@ -344,4 +351,5 @@ def _context(connection: Connection, material: Material, wishes: Wishes, chosen:
         "licences": table_of("corpora", licences, sql=licences_sql),
         "made": [corpus_data.how_made(connection, one) for one in chosen],
         "command": wishes.command,
+        "scores_note": SCORES_NOTE,
     }

@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 
-from tfser.heads import HEADS, TABLE_ONE
+from tfser.heads import DIMENSION_REFERENCES, HEADS, TABLE_ONE
 from tfser.heads.prediction.answers import SpokenAnswer, answers
 from tfser.heads.prediction.companies import Familiar
 from tfser.heads.prediction.export import Wish, export
@@ -140,6 +140,7 @@ KINDS = [
         head, features, marks=() if head not in TABLE_ONE and (features == "logmel" or head == "mean_pool") else pytest.mark.slow
     )
     for head in HEADS
+    if head not in DIMENSION_REFERENCES
     for features in SETS
 ]
 
