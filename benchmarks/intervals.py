@@ -318,7 +318,7 @@ class Raters:
         true = rng.normal(0, 1, len(who)) + rng.normal(0, self.own, len(of))[who]
         half = np.sqrt(0.5) if systems > 1 else 0.0
         rest = np.sqrt(1 - half**2)
-        shared = [rng.normal(0, 1, len(of)) * half, rng.normal(0, 1, len(of)) * half, rng.normal(0, 1, (self.seeds, len(who))) * half]
+        shared = [half * rng.normal(0, 1, shape) for shape in (len(of), len(of), (self.seeds, len(who)))]
         said = []
         for _ in range(systems):
             bias = self.bias * (shared[0] + rest * rng.normal(0, 1, len(of)))
