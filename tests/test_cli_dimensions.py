@@ -3,50 +3,62 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
-from tfser.manifests.files import write_table
+from tfser.manifests.catalogue.rating_agreement import check_ratings
+from tfser.manifests.catalogue.reading import open_catalogue, rows
+from tfser.manifests.catalogue.run_files import read_about, tables_of
+from tfser.manifests.errors import DamagedError
 
 from .conftest import run
 
 N = 10
 
 
-def write_corpus(root: Path) -> Path:
+def write_corpus(root: Path, folder: str, table: str, *, seed: int = 0) -> Path:
     """Six speakers whose level follows their arousal and whose pitch follows their valence; some lack a label or a rating."""
     lines = ["path,label,speaker,valence,arousal,dominance"]
     for s, speaker in enumerate("abcdef"):
-        (root / speaker).mkdir(parents=True)
+        (root / folder / speaker).mkdir(parents=True)
         for i in range(N):
-            rng = np.random.default_rng([s, i])
+            rng = np.random.default_rng([s, i, seed])
             valence, arousal = rng.uniform(1, 5, 2)
             t = np.arange(4800) / 16000
             tone = 10 ** ((arousal - 5) / 4) * 0.3 * np.sin(2 * np.pi * (300 + 250 * valence) * t)
-            soundfile.write(root / speaker / f"u{i}.wav", tone + 0.01 * rng.standard_normal(len(t)), 16000)
+            soundfile.write(root / folder / speaker / f"u{i}.wav", tone + 0.01 * rng.standard_normal(len(t)), 16000)
             label = "" if i % 2 else "anger" if arousal > 3 else "sadness"
             rated = "" if i == 0 else f"{arousal:.2f}"
-            lines.append(f"{speaker}/u{i}.wav,{label},{speaker},{valence:.2f},{rated},")
-    (root / "toy.csv").write_text("\n".join(lines))
-    return root / "toy.csv"
+            lines.append(f"{folder}/{speaker}/u{i}.wav,{label},{speaker},{valence:.2f},{rated},")
+    (root / table).write_text("\n".join(lines))
+    return root / table
+
+
+def session() -> list[list[str]]:
+    """The commands of docs/dimensions.md, word by word."""
+    page = (Path(__file__).parents[1] / "docs" / "dimensions.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    return [shlex.split(line)[1:] for line in block.splitlines()]
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the corpus, and a cache in which two heads were trained on valence and arousal."""
+    """A folder with the corpus, and a cache in which two heads were trained as the page does."""
     here = tmp_path_factory.mktemp("dimensions")
-    table, cache = write_corpus(here / "corpus"), here / "cache"
-    named = ("--corpus", "table", "--table", table, "--scale", "1-5")
-    assert run("extract", *named, "--features", "logmel", "--cache", cache).exit_code == 0
-    for words in (("ridge",), ("mean_pool", "--epochs", 4, "--device", "cpu", "--set", "rating_loss=mix")):
-        found = run("train", "--head", *words, "--target", "arousal,valence", "--cache", cache)
-        assert found.exit_code == 0, found.output
+    write_corpus(here, "recordings", "mine.csv")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        for words in session()[:3]:
+            found = run(*words, "--cache", here / "cache")
+            assert found.exit_code == 0, found.output
     return here
 
 
@@ -61,6 +73,16 @@ def read_json(*words: object) -> list[dict]:
     found = run(*words, "--format", "json")
     assert found.exit_code == 0, found.output
     return json.loads(found.stdout)
+
+
+def test_the_page_s_session_runs(here: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made)
+    for words in session()[3:]:
+        found = run(*words, "--cache", here)
+        assert found.exit_code == 0, (words, found.output)
+        if words[0] == "sweep":  # the reference heads of dimensions, in a table for a paper
+            assert "| svr |" in found.stdout and "| ridge |" in found.stdout and "pooled CCC" in found.stdout
+    assert (made / "dimensions.html").exists()
 
 
 def test_a_small_head_rates_speakers_that_it_never_heard(made: Path) -> None:
@@ -131,16 +153,6 @@ def test_two_experiments_are_compared_over_speakers(made: Path) -> None:
     assert shown.exit_code == 0 and "permutation test of MAE" in shown.stdout
 
 
-def test_a_sweep_has_the_reference_heads_of_dimensions(here: Path) -> None:
-    table = read_json("sweep", "--head", "ridge", "--target", "arousal", "--fold", "1-2", "--cache", here)
-    assert [(row["head"], row["reference"], row["dimension"], row["folds"]) for row in table] == [
-        ("ridge", False, "arousal", 2), ("svr", True, "arousal", 2)
-    ]  # fmt: skip
-    assert all(row["CCC"] > 0.3 for row in table)
-    shown = run("sweep", "--head", "ridge", "--target", "arousal", "--fold", "1-2", "--cache", here, "--format", "markdown")
-    assert shown.exit_code == 0 and "pooled CCC" in shown.stdout
-
-
 def test_runs_and_pages_know_dimensions(made: Path, tmp_path: Path) -> None:
     listed = read_json("runs", "ls", "--cache", made / "cache")
     assert all(row["UA"] is None and row["CCC"] > 0.5 for row in listed)
@@ -159,15 +171,15 @@ def test_predictions_are_on_the_corpus_s_scale_and_those_that_were_stored(made: 
     with open_catalogue(Cache(made / "cache")) as connection:
         stored = rows(
             connection,
-            "SELECT run_id, utterance_id, dimension, predicted FROM rated_predictions WHERE run_id LIKE 'mean_pool%' AND fold = 1 "
-            "AND level = 'utterance' AND selection = 'last' ORDER BY utterance_id, dimension",
+            "SELECT run_id, utterance_id, dimension, predicted FROM rated_predictions WHERE run_id LIKE 'mean_pool%' "
+            "AND fold = 1 AND level = 'utterance' AND selection = 'last' ORDER BY utterance_id, dimension",
         )
     run_id = stored[0]["run_id"]
     folder = tmp_path / "handed-on"
     assert run("export", run_id, folder, "--cache", made / "cache").exit_code == 0
     card = (folder / "README.md").read_text()
     assert "ratings of valence, arousal, each from 1 to 5" in card and "CCC, valence" in card
-    speaker = made / "corpus" / stored[0]["utterance_id"].split("/")[0]
+    speaker = made / "recordings" / stored[0]["utterance_id"].split("/")[-2]
     for model in (run_id, folder):
         words = ("predict", model, speaker, "--cache", made / "cache", "--format", "json")
         found = json.loads(run(*words).stdout)
@@ -183,7 +195,7 @@ def test_predictions_are_on_the_corpus_s_scale_and_those_that_were_stored(made: 
 
 REFUSED = {
     ("--target", "arousel"): "unknown target 'arousel'; did you mean 'arousal'",
-    ("--target", "dominance"): "no utterance of toy is rated for dominance; it has ratings of valence (60), arousal (54)",
+    ("--target", "dominance"): "no utterance of mine is rated for dominance; it has ratings of valence (60), arousal (54)",
     ("--target", "class,valence"): "name either class or dimensions",
     ("--target", "valence", "--labels", "common4"): "have no classes; leave it out",
     ("--target", "valence", "--head", "logreg"): "logreg learns classes alone; for --target valence take ridge, svr or a network",
@@ -208,7 +220,7 @@ def test_what_cannot_be_learned_is_refused_in_one_line(made: Path, words: tuple[
         (("plot", "confusion", "ridge", "--output", "x.svg"), "learned valence, arousal and no classes"),
         (("fuse", "ridge", "mean_pool"), "learned valence, arousal and no classes"),
         (("compare", "ridge", "mean_pool", "--metric", "UA"), "unknown metric of dimensions 'UA'"),
-        (("predict", "ridge", "corpus", "--ensemble", "--timeline", "--format", "rttm"), "names a class"),
+        (("predict", "ridge", "recordings", "--ensemble", "--timeline", "--format", "rttm"), "names a class"),
     ],
 )
 def test_commands_of_classes_say_so(made: Path, words: tuple[str, ...], why: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +230,7 @@ def test_commands_of_classes_say_so(made: Path, words: tuple[str, ...], why: str
 
 
 def test_a_scale_has_to_be_declared_and_what_leaves_it_is_found(here: Path, tmp_path: Path) -> None:
-    table = write_corpus(tmp_path / "other")
+    table = write_corpus(tmp_path, "others", "other.csv", seed=1)
     named = ("--corpus", "table", "--table", table, "--name", "other")
     assert run("extract", *named, "--features", "logmel", "--cache", here).exit_code == 0
     words = ("train", "--head", "ridge", "--target", "valence", "--corpus", "other", "--cache", here)
@@ -230,24 +242,26 @@ def test_a_scale_has_to_be_declared_and_what_leaves_it_is_found(here: Path, tmp_
     left = [of for of in (findings if isinstance(findings, list) else findings["findings"]) if of["audit"] == "scale_left"]
     assert left[0]["level"] == "warning" and {row["dimension"] for row in left[0]["examples"]} == {"valence", "arousal"}
     # Two corpora, two scales: each is mapped by its own, and that is said.
-    both = run("train", "--head", "ridge", "--target", "valence", "--protocol", "cross:toy:other", "--cache", here)
-    assert both.exit_code == 0 and "rated on the scales other 1-4, toy 1-5; each is mapped to 0..1 by its own" in both.output
+    both = run("train", "--head", "ridge", "--target", "valence", "--protocol", "cross:mine:other", "--cache", here)
+    assert both.exit_code == 0 and "rated on the scales mine 1-5, other 1-4; each is mapped to 0..1 by its own" in both.output, both.output
 
 
-def test_ratings_are_part_of_a_run_s_name_and_of_its_agreement(here: Path) -> None:
-    import pyarrow.parquet as pq
+def test_a_run_whose_ratings_and_scores_differ_is_damaged(made: Path) -> None:
+    folder = next((made / "cache" / "runs").glob("ridge*-f1-s0"))
+    about = read_about(folder)
+    tables = {name: pq.read_table(folder / f"{name}.parquet") for name in tables_of(about)}
+    check_ratings(folder, about, tables)
+    rated = tables["rated_predictions"]
+    column = rated.column_names.index("predicted")
+    moved = rated.set_column(column, "predicted", [[value / 2 + 1 for value in rated["predicted"].to_pylist()]])
+    for changed, why in ((moved, "by the predictions it is"), (rated.slice(1), "not every utterance is there once")):
+        with pytest.raises(DamagedError, match=why):
+            check_ratings(folder, about, tables | {"rated_predictions": changed})
 
+
+def test_another_scale_is_another_experiment(here: Path) -> None:
     names = {row["experiment"] for row in read_json("runs", "ls", "--cache", here)}
-    folder = next((here / "runs").glob("ridge*-f1-s0"))
-    table = pq.read_table(folder / "rated_predictions.parquet")
-    column = table.column_names.index("predicted")
-    moved = table.set_column(column, "predicted", [[value / 2 + 1 for value in table["predicted"].to_pylist()]])
-    write_table(folder / "rated_predictions.parquet", moved)
-    refresh(Cache(here))
-    left = read_json("sql", "SELECT reason FROM skipped WHERE stage = 'run'", "--cache", here)
-    assert len(left) == 1 and "rated_predictions.parquet" in left[0]["reason"]
-    # Another scale: another experiment.
-    assert run("scan", "--corpus", "toy", "--scale", "0-6", "--cache", here).exit_code == 0
+    assert run("scan", "--corpus", "mine", "--scale", "0-6", "--cache", here).exit_code == 0
     assert run("train", "--head", "ridge", "--target", "arousal,valence", "--fold", 1, "--cache", here).exit_code == 0
     now = {row["experiment"] for row in read_json("runs", "ls", "--cache", here)}
     assert len(now - names) == 1

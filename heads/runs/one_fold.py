@@ -368,7 +368,8 @@ def _history_row(record: EpochRecord) -> dict[str, Any]:
         "test_UA": record.test_UA,
         "test_WF1": record.test_WF1,
         "test_loss": record.test_loss,
-        **({"val_CCC": record.val_CCC, "test_CCC": record.test_CCC} if record.val_UA is record.test_UA is None else {}),
+        "val_CCC": record.val_CCC,
+        "test_CCC": record.test_CCC,
     }
 
 

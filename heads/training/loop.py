@@ -212,8 +212,11 @@ class Trainer:
         """Return what this training's checkpoints are known by, and what those of the version before are."""
         # Whole utterances were masked over the batch's longest once: their checkpoints are of another training.
         more = ["masks within lengths"] if self.frames is None and self.recipe.time_masks else []
-        # A recipe's summary is words: it is left out, but checkpoints of the version before hold it. They hold no parts.
-        settings = {name: value for name, value in self.recipe.to_dict().items() if name != "parts" or self.parts > 1}
+        # A recipe's summary is words: it is left out, but checkpoints of the version before hold it. They hold no parts, and
+        # nothing of losses that only dimensions have.
+        off = set() if self.parts > 1 else {"parts"}
+        off |= set() if self.data.targets else {"rating_loss", "rating_mix"}
+        settings = {name: value for name, value in self.recipe.to_dict().items() if name not in off}
         now, before = (
             [spec.name, config.to_dict(), recipe, self.seed, self.epochs, list(self.data.classes), _FORMAT]
             for recipe in (settings | {"summary": ""}, settings)

@@ -47,6 +47,7 @@ def test_ccc_is_audmetric_s() -> None:
         assert dimension_scores(true, said).pearson == pytest.approx(audmetric.pearson_cc(true, said), abs=1e-9)
 
 
+@pytest.mark.slow  # its import takes seconds
 def test_ccc_is_torchmetrics_s() -> None:
     functional = pytest.importorskip("torchmetrics.functional", reason="torchmetrics is not installed")
     true, said = drawn(4000)
