@@ -8,8 +8,8 @@ with the scale shift v = sd p / sd t (1: ratings are spread as widely as they ar
 u = (mean p - mean t) / sqrt(sd t sd p) (0: none). Variances are those of the population (divided by n), as in Lin's paper and in
 audmetric. CCC, pearson and both shifts are the same on any scale of ratings; MAE is in the units of the ratings.
 
-What has no value is None: CCC where both sides are one and the same constant; pearson and the shifts where either side is
-constant (CCC is 0 then).
+What has no value is None: CCC where both sides are one and the same constant, and of one utterance; pearson and the shifts
+where either side is constant (CCC is 0 then).
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def of_sums(sums: Floats, metric: str) -> Floats:
         constant = (var_t < _TINY) | (var_p < _TINY)
         if metric == "CCC":
             below = var_t + var_p + gap**2
-            return np.asarray(np.where(below < _TINY, np.nan, np.where(constant, 0.0, 2 * cov / below)))
+            none = (below < _TINY) | (n < 2)
+            return np.asarray(np.where(none, np.nan, np.where(constant, 0.0, 2 * cov / below)))
         if metric == "pearson":
             value = np.clip(cov / np.sqrt(var_t * var_p), -1.0, 1.0)
         elif metric == "scale_shift":

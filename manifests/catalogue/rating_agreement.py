@@ -107,7 +107,7 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     said = np.array([(row["predicted"] - low) / width for row, (low, width) in zip(rows, ends, strict=True)])
     found = {"MAE": float(np.mean([abs(row["predicted"] - row["rating"]) for row in rows]))}
     squares = true.var() + said.var() + (true.mean() - said.mean()) ** 2
-    if squares < 1e-9:
+    if squares < 1e-9 or len(rows) < 2:
         return found
     if true.var() < 1e-9 or said.var() < 1e-9:
         return found | {"CCC": 0.0}
