@@ -18,7 +18,7 @@ from tfser.heads.runs.experiment import EVERYTHING, Experiment, check_unchanged
 from tfser.heads.runs.outcome import RunOutcome, Selected
 from tfser.heads.runs.store import begin, finish, peek, pick_up, save_model, versions
 from tfser.heads.runs.target import mapped
-from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Selection
+from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Selection, UnlearnableError
 from tfser.manifests.audits.participation import definition, finding, participation, unmatched
 from tfser.manifests.audits.run import Finding, blocking, run_audits
 from tfser.manifests.cache import Cache
@@ -63,7 +63,7 @@ class RunResult:
 
 
 class EmptySideError(TfserError):
-    """A fold cannot be trained: nothing is left of one of its sides."""
+    """A fold cannot be trained: nothing is left of one of its sides, or nothing can be learned from it."""
 
 
 def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], None] | None = None) -> Loaded:
@@ -278,16 +278,19 @@ def begin_run(
         "speakers_kept": "kept" if fold == EVERYTHING else loaded.speakers_kept.get(fold, "unknown"),
     }
     known = tuple(name for name in loaded.speakers if name is not None)
-    data = FoldData(
-        features=loaded.features,
-        labels=loaded.labels,
-        classes=experiment.classes,
-        speakers=known if len(known) == len(loaded.speakers) else None,
-        layers=experiment.layers,
-        targets=experiment.targets,
-        ratings=loaded.ratings,
-        **sides,
-    )
+    try:
+        data = FoldData(
+            features=loaded.features,
+            labels=loaded.labels,
+            classes=experiment.classes,
+            speakers=known if len(known) == len(loaded.speakers) else None,
+            layers=experiment.layers,
+            targets=experiment.targets,
+            ratings=loaded.ratings,
+            **sides,
+        )
+    except UnlearnableError as error:
+        raise EmptySideError(f"{experiment.protocol} fold {fold}: {error}") from error
     begun = Begun(about=about, folder=begin(cache, about, again=experiment.again, note=note), loaded=loaded, data=data)
     try:
         checkpoints.load(begun.checkpoint_dir)

@@ -42,6 +42,10 @@ class Prediction:
     """(m, K) the mean over each utterance's segments."""
 
 
+class UnlearnableError(UsageError):
+    """The training side's ratings are all alike."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FoldData:
     """One fold: n utterances, and who is in which role.
@@ -105,7 +109,7 @@ class FoldData:
             raise UsageError(f"utterance {odd!r}: its rating is no number")
         for name, values in zip(self.targets, self.ratings[self.train].T, strict=True):
             if values.min() == values.max():
-                raise UsageError(f"all {len(values):,} training utterances have the same {name}: there is nothing to learn")
+                raise UnlearnableError(f"all {len(values):,} training utterances have the same {name}: there is nothing to learn")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from tfser.heads import head
 from tfser.heads.spec.dimension_metrics import dimension_scores, mean_ccc, of_sums, sums_of
-from tfser.heads.spec.fold import EpochRecord
+from tfser.heads.spec.fold import EpochRecord, FoldData
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.selections import Rule
+from tfser.heads.training.loop import fit
 from tfser.heads.training.rating_loss import MIDDLE, ccc, rated, rating_loss
+from tfser.manifests.errors import UsageError
+
+from .conftest import rated as rated_fold
 
 RATINGS = hnp.arrays(np.float64, st.integers(2, 30), elements=st.floats(0, 1, width=32))
 
@@ -83,7 +90,7 @@ def test_what_has_no_value() -> None:
     assert dimension_scores([0.5, 0.5], [0.5, 0.5]).CCC is None
     constant = dimension_scores([0.2, 0.8], [0.5, 0.5])
     assert (constant.CCC, constant.pearson, constant.scale_shift, constant.location_shift) == (0.0, None, None, None)
-    assert dimension_scores([0.4], [0.6]).CCC == 0.0 and pytest.approx(0.2) == dimension_scores([0.4], [0.6]).MAE
+    assert dimension_scores([0.4], [0.6]).CCC is None and pytest.approx(0.2) == dimension_scores([0.4], [0.6]).MAE
     assert mean_ccc([[0.5, 0.1], [0.5, 0.9]], [[0.5, 0.1], [0.5, 0.9]]) == 1.0
     with pytest.raises(ValueError, match="nothing to score"):
         dimension_scores([], [])
@@ -135,6 +142,23 @@ def test_a_small_batch_s_ccc_is_biased() -> None:
     short = {size: whole - mean_of_batches(size) for size in (4, 8, 16, 32, 64)}
     assert short[4] > short[8] > short[16] > short[32] > 0
     assert 0.02 < short[8] < 0.06 and short[32] < 0.015
+
+
+def test_ratings_that_nothing_can_be_learned_from_are_refused(fold: FoldData) -> None:
+    of = rated_fold(fold)
+    assert of.ratings is not None
+    constant, odd = of.ratings.copy(), of.ratings.copy()
+    constant[of.train, 1], odd[of.test[0], 0] = 0.5, np.nan
+    with pytest.raises(UsageError, match="all 12 training utterances have the same arousal"):
+        replace(of, ratings=constant)
+    with pytest.raises(UsageError, match="its rating is no number"):
+        replace(of, ratings=odd)
+    with pytest.raises(UsageError, match="pulls classes together"):
+        spec = head("mean_pool")
+        fit(of, spec=spec, config=spec.preset(), recipe=Recipe(cmdt=1.0, epochs=1), seed=0)
+    with pytest.raises(UsageError, match="name them with --target"):
+        spec = head("ridge")
+        fit(fold, spec=spec, config=spec.preset(), recipe=spec.recipe(), seed=0)
 
 
 def test_dimensions_are_selected_by_mean_ccc() -> None:
