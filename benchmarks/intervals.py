@@ -335,15 +335,20 @@ def _moments(who: Ints, true: Floats, said: Floats) -> Moments:
     return gathered(names, ["arousal"], ratings[:, None], predicted[..., None], np.abs(said - true)[..., None])
 
 
+def _spoken(speakers: int, each: int) -> Ints:
+    """Draw unequal numbers of utterances (G,), five at least."""
+    return np.asarray(np.maximum(unequal(speakers, 1, each=each)[:, 0], 5))
+
+
 RATERS = (
     Raters(name="equal", sizes=np.full(10, 50)),
-    Raters(name="unequal", sizes=unequal(10, 1, each=50)[:, 0]),
-    Raters(name="unequal, 3 seeds", sizes=unequal(10, 1, each=50)[:, 0], seeds=3),
+    Raters(name="unequal", sizes=_spoken(10, 50)),
+    Raters(name="unequal, 3 seeds", sizes=_spoken(10, 50), seeds=3),
     Raters(name="speakers alike", sizes=np.full(10, 50), bias=0.1, scale=0.1),
     Raters(name="speakers far apart", sizes=np.full(10, 50), own=0.5, bias=0.6, scale=0.3),
     Raters(name="weak system", sizes=np.full(10, 50), slope=0.3, noise=0.8),
     Raters(name="strong system", sizes=np.full(10, 50), own=0.2, bias=0.2, slope=0.9, noise=0.3, scale=0.05),
-    Raters(name="unequal", sizes=unequal(24, 1, each=20)[:, 0]),
+    Raters(name="unequal", sizes=_spoken(24, 20)),
     Raters(name="equal", sizes=np.full(4, 50)),
 )
 

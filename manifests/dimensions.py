@@ -12,9 +12,12 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from tfser.manifests.connections import Connection, quote
 from tfser.manifests.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from tfser.manifests.connections import Connection
 
 DIMENSIONS = ("valence", "arousal", "dominance")
 """In the order in which heads give them; columns of `utterances`."""
@@ -140,6 +143,8 @@ def scale_of(adapter: str, options: str | None) -> Scale | None:
 
 def scales_query(corpora: str) -> str:
     """Return the SQL of (corpus, low, high) of the corpora whose scale is known; `corpora` is that table's name."""
+    from tfser.manifests.connections import quote
+
     known = ", ".join(f"({quote(reader)}, {scale.low}, {scale.high})" for reader, scale in SCALES.items())
     said = "regexp_extract(json_extract_string(c.options, '$.scale'), '^(-?[0-9.]+)[-:](-?[0-9.]+)$', {0})"
     ends = ", ".join(

@@ -351,7 +351,7 @@ def _ratings_for_people(row: dict[str, Any], names: Sequence[str], timeline: boo
     found |= {name: number_text(None if rated is None else rated[name], empty="-", digits=2) for name in names}
     if row.get("reason"):
         found["why"] = visible(row["reason"])
-    return found | {f"± {name}": number_text(value, digits=2) for name, value in row.get("spread", {}).items()}
+    return found | {f"spread {name}": number_text(value, digits=2) for name, value in row.get("spread", {}).items()}
 
 
 def _tell(heard: _Heard, named: int, seconds: float, trained: Sequence[TrainedHead]) -> None:
