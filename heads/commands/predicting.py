@@ -119,7 +119,7 @@ def predict(
     heads: Heads,
     predictions: Predictions,
 ) -> None:
-    """Predict the emotion in audio: a class and probabilities (or ratings) for each input, or window of it (--timeline).
+    """Predict the emotion in audio: a class with probabilities, or ratings, for each input or window (--timeline).
 
     Audio goes through exactly the front-end or encoder that the head was trained on. What cannot be read is listed with
     the reason, and the rest goes on; exits with 1 if nothing could be read.

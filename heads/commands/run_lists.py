@@ -32,7 +32,7 @@ class RunListing(InCache):
 
 
 def list_runs(*, listing: RunListing) -> None:
-    """List experiments: what each is, its folds and seeds, whether it was trained for use, and its UA (of dimensions its CCC).
+    """List experiments: what each is, its folds and seeds, whether it was trained for use, and its UA or CCC.
 
     Example:
         tfser runs ls --format json
