@@ -29,7 +29,7 @@ def rating_tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa
     corpora = [corpus for corpus, _ in outcome.utterances]
     ends = {name: (low, high) for name, low, high in outcome.scales}
     true = unmapped(outcome.ratings, corpora, outcome.scales) if corpora else outcome.ratings
-    rated, metrics = [], list[dict[str, Any]]()
+    rated, metrics = list[pa.Table](), list[dict[str, Any]]()
     for selected in outcome.selections:
         at = selected.segment_utterance
         for level, rows, predicted, numbers in (

@@ -98,7 +98,10 @@ def evaluate(
     model: nn.Module, store: FrameStore, layout: SamplePlan, frames: int | None, *, rates: bool = False
 ) -> Prediction:
     """Predict in evaluation mode and float32, the utterances in ascending order of their rows; ``rates``: dimensions."""
-    of_outputs = rated if rates else lambda outputs: outputs.softmax(dim=-1)
+
+    def of_outputs(outputs: Tensor) -> Tensor:
+        return rated(outputs) if rates else outputs.softmax(dim=-1)
+
     order = np.lexsort((layout.number, layout.utterance))
     utterance, number, start = layout.utterance[order], layout.number[order], layout.start[order]
     # Whole utterances are batched by length, which saves padding; the result is put back in order.
