@@ -18,7 +18,8 @@ from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.selections import Rule
 from tfser.heads.training.loop import fit
 from tfser.heads.training.rating_loss import MIDDLE, ccc, rated, rating_loss
-from tfser.manifests.errors import UsageError
+from tfser.heads.training.together import FitJob, fit_together
+from tfser.manifests.errors import TfserError, UsageError
 
 from .conftest import rated as rated_fold
 
@@ -167,3 +168,16 @@ def test_dimensions_are_selected_by_mean_ccc() -> None:
     history = [EpochRecord(epoch=i + 1, val_CCC=value, **common, **none) for i, value in enumerate((0.1, 0.4, 0.4, 0.2))]
     assert Rule.parse("val").choose(history) == 2
     assert Rule.parse("test-oracle").choose(history) is None
+
+
+def test_trainings_that_share_their_steps_learn_the_same_ratings(fold: FoldData) -> None:
+    spec, recipe = head("mean_pool"), Recipe(epochs=2, batch_size=5, rating_loss="mix")
+    config = spec.preset().with_settings({"dropout": "0"})
+    jobs = [FitJob(data=rated_fold(fold), seed=seed) for seed in (0, 1)]
+    together = fit_together(jobs, spec=spec, config=config, recipe=recipe, how="vmap")
+    for job, found in zip(jobs, together, strict=True):
+        alone = fit(job.data, spec=spec, config=config, recipe=recipe, seed=job.seed)
+        assert not isinstance(found, TfserError) and found.together == 2
+        one, other = alone.selections["last"].test, found.selections["last"].test
+        assert one is not None and other is not None
+        np.testing.assert_allclose(one.utterance_probabilities, other.utterance_probabilities, atol=1e-4)
