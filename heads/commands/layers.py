@@ -79,10 +79,11 @@ def show_layers(
     """
     from tfser.heads.commands.sweep_table import failure_lines
     from tfser.heads.commands.sweeps import run_plan
-    from tfser.heads.results.layer_choice import layer_scores
+    from tfser.heads.results.layer_choice import check_choice, layer_scores
     from tfser.heads.runs.layer_plan import plan_layers
 
     plan = plan_layers(store, request)
+    check_choice(plan, selection)
     failures = run_plan(store, plan.plan, running, selection)
     found = layer_scores(store, plan, selection)
     _print(found, plan, format)

@@ -21,6 +21,7 @@ from typing import Any
 from tfser.heads.results.intervals import METRICS, difference, interval
 from tfser.heads.results.outcomes import Outcome, Subject, choose_clusters, read_outcome
 from tfser.heads.results.scores import scores_of_runs
+from tfser.heads.results.summary import check_selection
 from tfser.heads.runs.layer_plan import LayerPlan, layer_entries
 from tfser.heads.runs.plan import Entry
 from tfser.heads.spec.head import Baseline
@@ -63,6 +64,17 @@ class _Read:
     outcome: Outcome
 
 
+def check_choice(plan: LayerPlan, selection: str) -> None:
+    """Refuse a selection that chooses nothing honestly, or that a head of the plan does not have; before anything is trained.
+
+    Raises:
+        UsageError: if it is one.
+    """
+    if peeks(selection):
+        raise UsageError(f"--selection {selection}: it looked at the test side, and a choice among layers would look once more")
+    check_selection(plan.plan, selection)
+
+
 def layer_scores(cache: Cache, plan: LayerPlan, selection: str = "last") -> LayerScores:
     """Read the scores of finished runs by layer, and choose.
 
@@ -72,10 +84,9 @@ def layer_scores(cache: Cache, plan: LayerPlan, selection: str = "last") -> Laye
         selection: whose scores, of networks: last, or val.
 
     Raises:
-        UsageError: a selection that looked at the test side, which chooses nothing honestly, or none of the layers is trained.
+        UsageError: if the selection is off, see `check_choice`, or none of the layers is trained.
     """
-    if peeks(selection):
-        raise UsageError(f"--selection {selection}: it looked at the test side, and a choice among layers would look once more")
+    check_choice(plan, selection)
     scores: list[_Read] = []
     notes: list[str] = []
     with open_catalogue(cache) as connection:
