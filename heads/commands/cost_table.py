@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tfser.heads.machine.cost import Profile
 from tfser.heads.results.published import FIG_3
+from tfser.heads.training.cost import Profile
 from tfser.manifests.display import Output, print_rows, say, show
 from tfser.manifests.wording import count, short
 

@@ -54,9 +54,9 @@ def costs(connection: Connection, material: Material, device: str = "cpu") -> tu
         UsageError: No experiment has a network.
     """
     from tfser.heads import head as head_of
-    from tfser.heads.machine.conditions import Conditions
-    from tfser.heads.machine.cost import profile
     from tfser.heads.spec.head import Network
+    from tfser.heads.training.conditions import Conditions
+    from tfser.heads.training.cost import profile
 
     found, left_out = [], []
     for one in material.members:

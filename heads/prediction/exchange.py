@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tfser.heads.notebook.frames import feature_rows
+from tfser.heads.prediction.frames import feature_rows
 from tfser.manifests.audits.run import Finding, run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.build import create, insert_corpora

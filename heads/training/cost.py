@@ -11,7 +11,7 @@ measured does not depend on the numbers in the frames.
   training mode: without the optimiser, augmentation and other losses, which belong to a recipe. Both are taken round by round
   over all heads, so that a machine that grows slower or faster does so for all, and each timed call follows an untimed one of
   its own. On a CPU they depend on the allocator, too: see `tfser.pipeline.memory`.
-* **Memory** is the most that one such pass or step holds beyond the weights and the frames: see `tfser.heads.machine.peak`. That
+* **Memory** is the most that one such pass or step holds beyond the weights and the frames: see `tfser.heads.training.peak`. That
   of a step includes the gradients, not the optimiser's state.
 """
 
@@ -33,11 +33,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tfser.heads import HEADS, head
-from tfser.heads.machine.conditions import Conditions
-from tfser.heads.machine.peak import peak_bytes
 from tfser.heads.models.layer_mix import build_module
 from tfser.heads.spec.head import HeadSpec, Network, count_parameters
 from tfser.heads.spec.settings import Settings
+from tfser.heads.training.conditions import Conditions
+from tfser.heads.training.peak import peak_bytes
 from tfser.heads.training.predict import own_randomness
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.pipeline.features.devices import choose_device, processor
