@@ -11,11 +11,10 @@ moved to the cache's folder `removed`, and its utterances are extracted again.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,21 +32,15 @@ from tfser.pipeline.features.engine import AudioRow, Compute, Result, Samples, T
 from tfser.pipeline.features.feature_set import write_description
 from tfser.pipeline.features.registry import FeatureSet, Pass, alone
 from tfser.pipeline.measure import Advance, audio_path, disk_errors
-from tfser.pipeline.shards.rows import write_rows
-from tfser.pipeline.shards.writer import ShardFormat, ShardMember, StorageDtype, write_shard
+from tfser.pipeline.new_shards import AS_USUAL, Writing, store_members
+from tfser.pipeline.shards.writer import ShardMember, StorageDtype
 from tfser.pipeline.sound.audio import content_hash, decode, resample
 from tfser.pipeline.sound.recording import AudioError, TooLongError
 from tfser.pipeline.sound.video import MissingExtraError
 from tfser.pipeline.stock import take_stock
 
-SHARD_BYTES = 128 * 2**20
-"""A shard is closed once it holds this many bytes of frames ..."""
-
-SHARD_UTTERANCES = 512
-"""... or this many utterances: so much work at most is done again after a kill ..."""
-
 SHARD_SECONDS = 300.0
-"""... or, of an encoder, what it computed in so many seconds."""
+"""A shard of an encoder's frames is closed, too, once it holds what was computed in so many seconds."""
 
 ENOUGH = 64
 """After so many utterances a feature set ends where most of them overflow; before, a few odd ones decide nothing."""
@@ -55,57 +48,31 @@ ENOUGH = 64
 _CHANGED = "the file changed between scan and extraction, or its row did; run the extraction again, which decodes it anew"
 
 
-Begin = Callable[[int, float], Advance]
-"""Told the number of utterances and the seconds of audio to come; returns what to call as they are done."""
-
-
 def extract(
-    cache: Cache,
-    corpus: str,
-    features: FeatureSet,
-    *,
-    format: ShardFormat = "hdf5",
-    begin: Begin | None = None,
-    on_wait: Callable[[str], None] | None = None,
-    workers: int | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    shard_utterances: int = SHARD_UTTERANCES,
+    cache: Cache, corpus: str, features: FeatureSet, *, workers: int | None = None, **how: Any
 ) -> ExtractReport:
     """Extract what one feature set lacks of a scanned corpus; see `extract_pass`.
+
+    Args:
+        cache: where the rows are and the shards go.
+        corpus: a corpus that was scanned.
+        features: what to compute.
+        workers: threads that decode.
+        how: fields of `Writing`.
 
     Raises:
         UsageError: if the corpus is not in the cache.
         TfserError: if its rows are damaged, the disk is or would be full, or values do not fit the dtype. What was
             finished stays.
     """
-    compute = Compute(workers=workers)
-    (report,) = extract_pass(
-        cache,
-        corpus,
-        alone(features),
-        compute=compute,
-        format=format,
-        begin=begin,
-        on_wait=on_wait,
-        shard_bytes=shard_bytes,
-        shard_utterances=shard_utterances,
-    )
+    (report,) = extract_pass(cache, corpus, alone(features), Compute(workers=workers), Writing(**how))
     if report.refused is not None:
         raise TfserError(report.refused)
     return report
 
 
 def extract_pass(
-    cache: Cache,
-    corpus: str,
-    job: Pass,
-    *,
-    compute: Compute,
-    format: ShardFormat = "hdf5",
-    begin: Begin | None = None,
-    on_wait: Callable[[str], None] | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    shard_utterances: int = SHARD_UTTERANCES,
+    cache: Cache, corpus: str, job: Pass, compute: Compute, how: Writing = AS_USUAL
 ) -> list[ExtractReport]:
     """Extract what the feature sets of a pass lack of a scanned corpus, in one run over the audio.
 
@@ -114,11 +81,7 @@ def extract_pass(
         corpus: a corpus that was scanned.
         job: what to compute.
         compute: where.
-        format: of new shards.
-        begin: told the number of utterances and the seconds of audio to come; returns what to call as they are done.
-        on_wait: told when another extraction of the same corpus and feature set has to be waited for.
-        shard_bytes: closes a shard.
-        shard_utterances: closes a shard.
+        how: sizes and format of new shards, and who is told.
 
     Returns:
         A report for each feature set. One in which the values of most utterances do not fit is `refused`; the others go on.
@@ -132,10 +95,10 @@ def extract_pass(
         raise unknown("corpus", corpus, cache.corpora())
     with contextlib.ExitStack() as locks:
         for features in sorted(job.sets, key=lambda of: of.folder):  # everybody in the same order: nobody waits in a circle
-            locks.enter_context(cache.lock(f"features/{features.folder}/{corpus}", on_wait))
+            locks.enter_context(cache.lock(f"features/{features.folder}/{corpus}", how.on_wait))
         # After the locks: what another extraction has just finished is in stock now, and is not made again.
         root, rows, unread = _rows(cache, corpus)
-        writers = [_Writer(cache, corpus, of, len(rows), unread, format, shard_bytes, shard_utterances) for of in job.sets]
+        writers = [_Writer(cache, corpus, features, len(rows), unread, how) for features in job.sets]
         wanted = [[writer.wants(row) for writer in writers] for row in rows]  # all are asked: each lists what it skips
         todo = [row for row, by_writer in zip(rows, wanted, strict=True) if any(by_writer)]
         # Disk space is looked at before the encoder is loaded, which may take minutes and gigabytes of its own.
@@ -143,7 +106,7 @@ def extract_pass(
             _check_disk(cache, writers, todo, compute.tell if job.is_encoder else None)
         with _disk(writers):
             if todo:
-                advance = begin(len(todo), sum(row.duration_s for row in todo)) if begin is not None else None
+                advance = how.begin(len(todo), sum(row.duration_s for row in todo)) if how.begin is not None else None
                 _run(writers, root, job, todo, compute, advance)
             # Also where nothing was to do: what a feature set is and who was left out are written even if every
             # utterance was too short.
@@ -160,18 +123,9 @@ class _Writer:
     """What one feature set of a pass lacks of a corpus, and the shards that it is written to."""
 
     def __init__(
-        self,
-        cache: Cache,
-        corpus: str,
-        features: FeatureSet,
-        readable: int,
-        unreadable: int,
-        format: ShardFormat,
-        most_bytes: int,
-        most: int,
+        self, cache: Cache, corpus: str, features: FeatureSet, readable: int, unreadable: int, how: Writing
     ) -> None:
-        self.cache, self.corpus, self.features = cache, corpus, features
-        self.format, self.most_bytes, self.most = format, most_bytes, most
+        self.cache, self.corpus, self.features, self.how = cache, corpus, features, how
         self.folder = cache.feature_root / features.folder / corpus
         sweep(self.folder)
         self._have, repaired = take_stock(cache, self.folder)
@@ -244,7 +198,7 @@ class _Writer:
         # A shard closes by size, by number and, for encoders, by age: a kill costs what is in memory, and
         # minutes of a GPU are worth more than a full shard.
         is_old = time.monotonic() - self._opened >= self._most_s
-        if self._size >= self.most_bytes or len(self._members) >= self.most or is_old:
+        if self._size >= self.how.shard_bytes or len(self._members) >= self.how.shard_utterances or is_old:
             self.close()
 
     def finish(self) -> None:
@@ -271,21 +225,10 @@ class _Writer:
         if not members:
             return
         self.describe()
-        # The name is the hash of its members, so that an extraction which was interrupted and gone on with ends
-        # in files of the same names where shards hold the same.
-        features = self.features
-        digest = hashlib.sha256(features.fingerprint.encode())
-        for member in members:
-            digest.update(f"\n{member.utterance_id}\t{member.content_hash}".encode())
-        words = {"feature_set": features.name, "fingerprint": features.fingerprint, "corpus": self.corpus}
-        name = digest.hexdigest()[:16]
-        layers = int(features.config.get("layers", 1))
-        shard = write_shard(
-            self.folder, name, members, dtype=features.dtype, format=self.format, attributes=words, layers=layers
-        )
-        write_rows(shard, self.cache)
+        layers = int(self.features.config.get("layers", 1))
+        size = store_members(self.cache, self.folder, self.features, members, self.how.format or "hdf5", layers)
         self.report.extracted += len(members)
-        self.report.bytes += shard.size_bytes
+        self.report.bytes += size
 
 
 def _tell_of_namesakes(cache: Cache, features: FeatureSet, tell: Tell) -> None:

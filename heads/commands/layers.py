@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from tfser.heads.commands.columns import fitted
+from tfser.heads.commands.sweep_table import failure_lines, print_table
+from tfser.heads.reports.layers import layers_figure
+from tfser.heads.reports.style import as_bytes, house_style
+from tfser.heads.results.layer_choice import LayerScores, layer_scores
+from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.written import score_text
+from tfser.heads.runs.layer_plan import LayerPlan, plan_layers
 from tfser.heads.runs.request import LayerRequest
 from tfser.heads.runs.running import RunningMany
 from tfser.manifests.cache import Cache
@@ -21,10 +28,6 @@ from tfser.manifests.display import Output, TableOutput, print_rows, say, termin
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
 from tfser.manifests.outputs import check_output, writing
-
-if TYPE_CHECKING:
-    from tfser.heads.results.layer_choice import LayerScores
-    from tfser.heads.runs.layer_plan import LayerPlan
 
 _KINDS = (".png", ".svg", ".pdf")
 
@@ -77,10 +80,7 @@ def show_layers(
         UsageError: if the request is off; nothing is trained then.
         TfserError: if an audit forbids a fold.
     """
-    from tfser.heads.commands.sweep_table import failure_lines
     from tfser.heads.commands.sweeps import run_plan
-    from tfser.heads.results.layer_choice import layer_scores
-    from tfser.heads.runs.layer_plan import plan_layers
 
     plan = plan_layers(store, request)
     failures = run_plan(store, plan.plan, running, selection)
@@ -96,10 +96,6 @@ def show_layers(
 
 def _print(found: LayerScores, plan: LayerPlan, format: TableOutput) -> None:
     """Print the table, and in words what was chosen, what that is worth, and how it is to be read."""
-    from tfser.heads.commands.columns import fitted
-    from tfser.heads.commands.sweep_table import print_table
-    from tfser.heads.results.marks import explain_marks
-
     if format in (TableOutput.json, TableOutput.csv):
         print_rows(found.rows, Output(format.value))
         return
@@ -113,8 +109,6 @@ def _print(found: LayerScores, plan: LayerPlan, format: TableOutput) -> None:
 
 def _line(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row as people read it: percent with one decimal, and marks."""
-    from tfser.heads.results.marks import mark
-
     signs, low, high = mark(row), row["pooled_UA_low"], row["pooled_UA_high"]
     return {
         "layer": row["what"] if row["layer"] is None else str(row["layer"]),
@@ -158,9 +152,6 @@ def _words(found: LayerScores, plan: LayerPlan) -> list[str]:
 
 
 def _draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    from tfser.heads.reports.layers import layers_figure
-    from tfser.heads.reports.style import as_bytes, house_style
-
     with house_style():
         content = as_bytes(layers_figure(rows), path.suffix.casefold().removeprefix("."))
     with writing(path) as file:

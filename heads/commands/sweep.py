@@ -19,6 +19,7 @@ from tfser.heads.runs.sweep_file import asked
 from tfser.manifests.commands.opening import Said
 from tfser.manifests.display import say
 from tfser.manifests.options import Option
+from tfser.pipeline.commands.extract import extract_synthetic
 
 
 def sweep(
@@ -84,7 +85,6 @@ def reproduce(
     running.prepare(training.device)
     from tfser.heads.commands.sweeps import show_reproduction
     from tfser.heads.results.papers import choose_tables, has_a_corpus
-    from tfser.pipeline.commands.extract import extract_synthetic
 
     choose_tables(of, tables)
     on_synthetic = not showing.dry_run and not has_a_corpus(store, of)

@@ -23,6 +23,7 @@ from tfser.heads.results.worth import (
     own_of_split,
     sizes_of,
 )
+from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.request import Request, Training, parse_seeds
 from tfser.heads.runs.running import Running
 from tfser.manifests.audits.foreign import read_split
@@ -141,7 +142,6 @@ def _planned(store: Cache, request: WorthRequest, split: Split) -> WorthPlan:
 def _trained(store: Cache, request: WorthRequest, running: Running, plan: WorthPlan) -> Worth:
     """Train what is not finished of both arms, and measure."""
     from tfser.heads.commands.training import train_folds
-    from tfser.heads.runs.experiment import resolve
 
     asked = Request(
         **shared(Training, request),

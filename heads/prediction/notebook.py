@@ -11,7 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfser.heads.prediction.exchange import as_hugging_face
 from tfser.heads.prediction.frames import StoredFrames, feature_rows
+from tfser.heads.results.score_tables import Wanted, table
+from tfser.heads.runs.names import meant_by
+from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.catalogue.statements import select_arrow
@@ -149,8 +153,6 @@ class NotebookCache(Cache):
         Raises:
             UsageError: `datasets` is not installed.
         """
-        from tfser.heads.prediction.exchange import as_hugging_face
-
         return as_hugging_face(self, feature_set, corpus)
 
     # Training, and what came of it.
@@ -199,7 +201,6 @@ class NotebookCache(Cache):
             TfserError: an audit forbids a fold.
         """
         from tfser.heads.prediction.notebook_models import train_experiment
-        from tfser.heads.runs.request import Request
 
         request = Request(
             head=head,
@@ -226,9 +227,6 @@ class NotebookCache(Cache):
             experiment: an id, a name, or a piece of it; all if left out.
             by: seed, fold, class, speaker or session: a row each, instead of a row an experiment.
         """
-        from tfser.heads.results.score_tables import Wanted, table
-        from tfser.heads.runs.names import meant_by
-
         with open_catalogue(self) as connection:
             wanted = Wanted(experiment=None if experiment is None else meant_by(self, experiment))
             return table(connection, wanted, by=by)

@@ -21,12 +21,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tfser.heads import head as head_of
 from tfser.heads.reports.figure_data import text_of
 from tfser.heads.results.outcomes import find
 from tfser.heads.runs.store import finished, read_model
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.training.normalise import Normaliser
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.pipeline.shards.packed import FeatureRow, load_packed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -109,8 +113,6 @@ def _tested(
 
 def _features(cache: Cache, connection: Connection, about: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[Any, float]:
     """Return the packed frames of one utterance, and the seconds from one to the next."""
-    from tfser.pipeline.shards.packed import FeatureRow, load_packed
-
     found = rows(
         connection,
         "SELECT f.*, s.hop_s FROM features f JOIN feature_sets s USING (feature_set) "
@@ -134,11 +136,8 @@ def _loaded(cache: Cache, about: Mapping[str, Any], packed: Any, speaker: str | 
     """Return a run's trained module in evaluation mode, and the utterance as it was given to it."""
     import torch
 
-    from tfser.heads import head as head_of
     from tfser.heads.models.layer_mix import build_module
-    from tfser.heads.spec.recipes import Recipe
     from tfser.heads.training import checkpoints
-    from tfser.heads.training.normalise import Normaliser
 
     config = about["config"]
     spec = head_of(about["head"])

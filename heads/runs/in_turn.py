@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from tfser.heads.runs.experiment import Experiment
 from tfser.heads.runs.one_fold import Loaded, load, train_fold, utterances_cut
 from tfser.heads.runs.plan import Key, Run, data_key
 from tfser.heads.runs.several_folds import train_together
+from tfser.heads.spec.fold import EpochRecord
 from tfser.heads.training.normalise import KeptSums
+from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, first_line
 from tfser.manifests.wording import count
-
-if TYPE_CHECKING:
-    from tfser.heads.runs.experiment import Experiment
-    from tfser.heads.spec.fold import EpochRecord
-    from tfser.manifests.audits.run import Finding
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,17 +10,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from tfser.heads.runs.experiment import Experiment
 from tfser.heads.runs.one_fold import Begun, EmptySideError, Loaded, RunResult, begin_run, check_audit, store_run
 from tfser.heads.runs.store import peek, pick_up
+from tfser.heads.spec.fold import EpochRecord
 from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UnreadableError, UsageError
-
-if TYPE_CHECKING:
-    from tfser.heads.spec.fold import EpochRecord
 
 
 def train_together(

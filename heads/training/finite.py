@@ -8,19 +8,16 @@ first class for everybody, silently.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tfser.heads.spec.fold import Prediction
 from tfser.manifests.errors import TfserError
 from tfser.manifests.wording import more
-
-if TYPE_CHECKING:
-    from tfser.heads.spec.fold import Prediction
-    from tfser.pipeline.shards.packed import PackedFeatures
+from tfser.pipeline.shards.packed import PackedFeatures
 
 Indices = npt.NDArray[np.int64]
 
