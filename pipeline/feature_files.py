@@ -100,12 +100,12 @@ def read_given(
 
 def _checked(path: Path, rows: Sequence[tuple[str, Any]], columns: Sequence[str], as_frames: bool) -> dict[str, Frames]:
     """Return the rows as matrices, each of which is what was announced."""
-    found: dict[str, Frames] = {}
+    checked: dict[str, Frames] = {}
     width: tuple[str, int] | None = None
     for name, value in rows:
         if not name:
-            raise UsageError(f"{path}: row {len(found) + 1} has no utterance id")
-        if name in found:
+            raise UsageError(f"{path}: row {len(checked) + 1} has no utterance id")
+        if name in checked:
             hint = "" if as_frames else "; if its rows are frames over time, say how far apart: --hop SECONDS"
             raise UsageError(f"{path}: the utterance {name!r} stands there twice{hint}")
         array = np.asarray(value)
@@ -125,10 +125,10 @@ def _checked(path: Path, rows: Sequence[tuple[str, Any]], columns: Sequence[str]
         width = width or (name, narrow.shape[1])
         if narrow.shape[1] != width[1]:
             raise UsageError(f"{path}: {name!r} is {narrow.shape[1]} numbers wide, and {width[0]!r} {width[1]}")
-        found[name] = narrow
-    if not found:
+        checked[name] = narrow
+    if not checked:
         raise UsageError(f"{path}: there are no features in it")
-    return found
+    return checked
 
 
 def _of_npy(path: Path, ids: Path | None) -> list[tuple[str, Any]]:

@@ -52,15 +52,15 @@ def take_stored_layers(
         have = {row["feature_set"] for row in rows(connection, held, [corpus])}
     named = {row["feature_set"]: row["fingerprint"] for row in sets}
     stacks = [row for row in sets if row["feature_set"] in have and layers_of(row) > 1]
-    found: list[Taken] = []
+    taken: list[Taken] = []
     for features in job.sets:
         if named.get(features.name, features.fingerprint) != features.fingerprint:
             continue  # its name is that of a set which it replaces: the extraction says so
         for stack in stacks:
             if (cut := _same(stack, features)) is not None:
                 (report,) = collapse(cache, stack, cut, [corpus], how)
-                found += [Taken(feature_set=features.name, stack=stack["feature_set"], report=report)] if report.written else []
-    return found
+                taken += [Taken(feature_set=features.name, stack=stack["feature_set"], report=report)] if report.written else []
+    return taken
 
 
 def _same(stack: dict[str, Any], features: FeatureSet) -> Collapsed | None:

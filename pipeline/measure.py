@@ -13,7 +13,7 @@ import errno
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -168,21 +168,17 @@ def measure_all(
     """
     # One stamp a file, taken once and before anything is decoded: segments of a file that is written meanwhile must not
     # end up under two stamps, of which the later one would vouch for sound that was read before it.
-    stamps: dict[str, _Stamp | str] = {}
+    stamps = {path: _stamp(audio_path(root, path)) for path in dict.fromkeys(u.path for u in utterances)}
+    before = [known.get(segment_key(u.path, u.start_s, u.end_s)) for u in utterances]
     measured: list[Measured | None] = []
     reasons: dict[str, str] = {}
-    for u in utterances:
-        if (stamp := stamps.get(u.path)) is None:
-            stamp = stamps[u.path] = _stamp(audio_path(root, u.path))
-        row, reason = _as_known(u, stamp, known.get(segment_key(u.path, u.start_s, u.end_s)), how)
+    for u, old in zip(utterances, before, strict=True):
+        row, reason = _as_known(u, stamps[u.path], old, how)
         measured.append(row)
         if reason is not None:
             reasons[u.utterance_id] = reason
-    # A missing reader of videos is an error now and not thousands of unreadable rows later.
     todo = [i for i, m in enumerate(measured) if m is None]
-    videos = {utterances[i].path for i in todo if Path(utterances[i].path).suffix.lower() in VIDEO_SUFFIXES}
-    if videos:
-        video.need(f"{root} holds {len(videos):,} video {'file' if len(videos) == 1 else 'files'} to read")
+    _need_video(root, {utterances[i].path for i in todo})
     # Several threads decode, results come in the order of the rows: the same corpus gives the same files however many there are.
     advance = begin(len(todo)) if begin is not None and todo else None
     decoded = compared = different = 0
@@ -190,13 +186,11 @@ def measure_all(
     for i, (result, reason) in zip(todo, in_order(lambda job: _measure(*job), jobs, how.workers), strict=True):
         measured[i] = result
         decoded += result.content_hash is not None
-        u = utterances[i]
-        before, _ = known.get(segment_key(u.path, u.start_s, u.end_s), (None, None))
-        if before is not None and before.content_hash is not None:
+        if (old := before[i]) is not None and old[0].content_hash is not None:
             compared += 1
-            different += result.content_hash != before.content_hash
+            different += result.content_hash != old[0].content_hash
         if reason is not None:
-            reasons[u.utterance_id] = reason
+            reasons[utterances[i].utterance_id] = reason
         if advance is not None:
             advance(1, result.duration_s or 0.0)
     return Surveyed(
@@ -206,6 +200,17 @@ def measure_all(
         compared=compared,
         different=different,
     )
+
+
+def _need_video(root: Path, paths: Collection[str]) -> None:
+    """Make sure that videos can be read, if there are any: an error now and not thousands of unreadable rows later.
+
+    Raises:
+        MissingExtraError: if nothing that reads them is installed.
+    """
+    videos = [path for path in paths if Path(path).suffix.lower() in VIDEO_SUFFIXES]
+    if videos:
+        video.need(f"{root} holds {len(videos):,} video {'file' if len(videos) == 1 else 'files'} to read")
 
 
 def _as_known(

@@ -94,16 +94,16 @@ def show_layers(
     return not failures
 
 
-def _print(found: LayerScores, plan: LayerPlan, format: TableOutput) -> None:
+def _print(scores: LayerScores, plan: LayerPlan, format: TableOutput) -> None:
     """Print the table, and in words what was chosen, what that is worth, and how it is to be read."""
     if format in (TableOutput.json, TableOutput.csv):
-        print_rows(found.rows, Output(format.value))
+        print_rows(scores.rows, Output(format.value))
         return
-    lines, narrow = [_line(row) for row in found.rows], list[str]()
+    lines, narrow = [_line(row) for row in scores.rows], list[str]()
     if format is TableOutput.table:
         lines, narrow = fitted(lines, terminal_width(), _MAY_GO)
     print_table(lines, format)
-    for note in (*narrow, *_words(found, plan), *explain_marks(found.rows)):
+    for note in (*narrow, *_words(scores, plan), *explain_marks(scores.rows)):
         say(note)
 
 
@@ -127,27 +127,27 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def _words(found: LayerScores, plan: LayerPlan) -> list[str]:
+def _words(scores: LayerScores, plan: LayerPlan) -> list[str]:
     """Return what was found, a sentence a line."""
-    of, lines = plan.of, list(found.notes)
-    if found.best is not None:
-        folds = len(found.chosen)
+    experiment, lines = plan.of, list(scores.notes)
+    if scores.best is not None:
+        folds = len(scores.chosen)
         lines.append(
-            f"layer {found.best} does best on the validation speakers of all {folds} folds ({of.validation}): "
-            f"--features {plan.layers[found.best].experiment.feature_set}"
+            f"layer {scores.best} does best on the validation speakers of all {folds} folds ({experiment.validation}): "
+            f"--features {plan.layers[scores.best].experiment.feature_set}"
         )
         lines.append(
             "the score of `chosen` is honest: the layer of each fold was chosen by speakers that it does not test; "
             "the best layer's own score was picked by looking"
         )
-    if found.gain is not None:
-        value, low, high = found.gain
+    if scores.gain is not None:
+        value, low, high = scores.gain
         ends = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
         last = max(plan.layers)
         lines.append(f"chosen against the last layer ({last}), the same speakers: UA {100 * value:+.1f}{ends} points")
-    first = found.rows[0]
+    first = scores.rows[0]
     if first["clusters"]:
-        lines.append(f"95 %: over {first['clusters']} {first['clustered_by']}s; {of.protocol} on {of.corpus}")
+        lines.append(f"95 %: over {first['clusters']} {first['clustered_by']}s; {experiment.protocol} on {experiment.corpus}")
     return lines
 
 

@@ -145,36 +145,38 @@ def attention(view: AttentionView, width: float) -> Figure:
     return figure
 
 
-def embedding(found: Embedded, width: float) -> Figure:
+def embedding(embedded: Embedded, width: float) -> Figure:
     """Draw utterances in a plane, coloured by class and, beside it, by speaker."""
     beside = width > 5
     figure = new_figure(width, 3.4 if beside else 6.6)
     axes = figure.subplots(1, 2) if beside else figure.subplots(2, 1)
-    for ax, title, names in ((axes[0], "class", found.labels), (axes[1], "speaker", found.speakers)):
-        _scatter(ax, found, names)
+    for ax, title, names in ((axes[0], "class", embedded.labels), (axes[1], "speaker", embedded.speakers)):
+        _scatter(ax, embedded, names)
         ax.set_title(f"by {title}")
-        if found.explained is not None:
-            ax.set_xlabel(f"principal component 1 ({100 * found.explained[0]:.0f} % of variance)")
-            ax.set_ylabel(f"principal component 2 ({100 * found.explained[1]:.0f} %)")
+        if embedded.explained is not None:
+            ax.set_xlabel(f"principal component 1 ({100 * embedded.explained[0]:.0f} % of variance)")
+            ax.set_ylabel(f"principal component 2 ({100 * embedded.explained[1]:.0f} %)")
         else:
-            called = {"tsne": "t-SNE", "umap": "UMAP"}[found.method]
+            called = {"tsne": "t-SNE", "umap": "UMAP"}[embedded.method]
             ax.set_xlabel(f"{called} 1 (no unit)")
             ax.set_ylabel(f"{called} 2 (no unit)")
-    figure.suptitle(f"{found.feature_set}, mean over frames, {len(found.labels):,} utterances", x=0.01, ha="left", fontsize=8)
+    title = f"{embedded.feature_set}, mean over frames, {len(embedded.labels):,} utterances"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=8)
     return figure
 
 
-def _scatter(ax: Axes, found: Embedded, names: Sequence[str]) -> None:
+def _scatter(ax: Axes, embedded: Embedded, names: Sequence[str]) -> None:
     every = sorted(set(names), key=lambda name: (-names.count(name), name))
     shown, rest = every[:_MOST_NAMES], every[_MOST_NAMES:]
     for i, name in enumerate(shown):
-        of = np.array([n == name for n in names])
+        members = np.array([n == name for n in names])
         marker = MARKERS[(i + i // len(CYCLE)) % len(MARKERS)]  # colours come again, with other shapes
-        ax.scatter(found.places[of, 0], found.places[of, 1], s=9, color=CYCLE[i % len(CYCLE)], marker=marker,
+        ax.scatter(embedded.places[members, 0], embedded.places[members, 1], s=9, color=CYCLE[i % len(CYCLE)], marker=marker,
                    linewidth=0, alpha=0.75, label=short_text(name, 14))  # fmt: skip
     if rest:
-        of = np.array([n in set(rest) for n in names])
-        ax.scatter(found.places[of, 0], found.places[of, 1], s=6, color=FAINT, linewidth=0, label=f"{len(rest)} more")
+        members = np.array([n in set(rest) for n in names])
+        places = embedded.places[members]
+        ax.scatter(places[:, 0], places[:, 1], s=6, color=FAINT, linewidth=0, label=f"{len(rest)} more")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.1, borderaxespad=0.2)
     ax.tick_params(labelbottom=False, labelleft=False, length=0)
 

@@ -31,14 +31,14 @@ class ReportTable:
     sql: str = ""
 
 
-def table_of(title: str, found: Sequence[Mapping[str, Any]], *, most: int | None = None, sql: str = "") -> ReportTable:
+def table_of(title: str, given: Sequence[Mapping[str, Any]], *, most: int | None = None, sql: str = "") -> ReportTable:
     """Return rows as a table, numbers with six digits; of more than `most` rows the first ones, and a note that says so."""
-    columns = tuple(found[0]) if found else ()
-    shown = found if most is None else found[:most]
+    columns = tuple(given[0]) if given else ()
+    shown = given if most is None else given[:most]
     right = frozenset(
         name for name in columns if any(isinstance(row[name], (int, float)) and not isinstance(row[name], bool) for row in shown)
     )
-    notes = (f"The first {len(shown)} of {len(found):,} rows; the SQL gives all.",) if len(shown) < len(found) else ()
+    notes = (f"The first {len(shown)} of {len(given):,} rows; the SQL gives all.",) if len(shown) < len(given) else ()
     return ReportTable(
         title=title,
         columns=columns,

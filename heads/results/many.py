@@ -160,15 +160,15 @@ def compare_many(
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
-    named = [of.subject for of in outcomes]
-    if twice := [of.name for i, of in enumerate(named) if of in named[:i]]:
+    named = [outcome.subject for outcome in outcomes]
+    if twice := [outcome.name for i, outcome in enumerate(named) if outcome in named[:i]]:
         raise UsageError(f"{twice[0]} stands there twice: name different experiments")
     outcomes, left_out = _matched(outcomes, common)
     by = choose_clusters(outcomes, clusters)
-    classes = tuple(sorted({*outcomes[0].labels, *(name for of in outcomes for row in of.predicted for name in row)}))
+    classes = tuple(sorted({*outcomes[0].labels, *(name for outcome in outcomes for row in outcome.predicted for name in row)}))
     who = ("all",) * len(outcomes[0].keys) if by is None else outcomes[0].clusters(by)
-    counted = [of.counts(who, classes) for of in outcomes]
-    scores = [interval(of, metric) for of in counted]
+    counted = [outcome.counts(who, classes) for outcome in outcomes]
+    scores = [interval(outcome, metric) for outcome in counted]
     order = sorted(range(len(counted)), key=lambda i: (-scores[i].value, named[i].name))
     counted = [counted[i] for i in order]
     pairs, per_pair, exact = _pairs(counted, metric) if by is not None else ((), CONFIDENCE, True)
@@ -188,16 +188,17 @@ def compare_many(
 
 def _matched(outcomes: Sequence[Outcome], common: bool) -> tuple[list[Outcome], int]:
     """Return all of them over the same utterances in the same order, and how many were left out for it."""
-    places: list[Mapping[Any, int]] = [{key: i for i, key in enumerate(of.keys)} for of in outcomes]
+    places: list[Mapping[Any, int]] = [{key: i for i, key in enumerate(outcome.keys)} for outcome in outcomes]
     first = outcomes[0]
     shared = [
         key
         for i, key in enumerate(first.keys)
         if all(
-            key in there and of.labels[there[key]] == first.labels[i] for of, there in zip(outcomes, places, strict=True)
+            key in there and outcome.labels[there[key]] == first.labels[i]
+            for outcome, there in zip(outcomes, places, strict=True)
         )
     ]
-    left_out = len({key for of in outcomes for key in of.keys}) - len(shared)
+    left_out = len({key for outcome in outcomes for key in outcome.keys}) - len(shared)
     if not shared:
         raise TfserError("they tested no utterance in common under the same label")
     if left_out and not common:
@@ -205,7 +206,7 @@ def _matched(outcomes: Sequence[Outcome], common: bool) -> tuple[list[Outcome], 
             f"not tested alike: {left_out:,} utterances were not tested by all of them, or under other labels; --common compares "
             f"the {len(shared):,} that were"
         )
-    return [of.take([there[key] for key in shared]) for of, there in zip(outcomes, places, strict=True)], left_out
+    return [outcome.take([there[key] for key in shared]) for outcome, there in zip(outcomes, places, strict=True)], left_out
 
 
 def _pairs(counted: Sequence[Counts], metric: str) -> tuple[tuple[SystemPair, ...], float, bool]:
@@ -226,13 +227,13 @@ def _pairs(counted: Sequence[Counts], metric: str) -> tuple[tuple[SystemPair, ..
     means, spreads = _simulated(deviations[:, varies], n)
     per_pair = _level(means, spreads, n)
     p, exact = _adjusted(counted, places, metric, errors, values)
-    found = []
+    pairs = []
     seen = iter(_seen_from(means, spreads, n, per_pair, deviations[:, varies]))
     for i, (a, b) in enumerate(places):
         gap = difference(counted[a], counted[b], metric, confidence=per_pair)
         at_least = next(seen) if varies[i] else None
-        found.append(SystemPair(a=a, b=b, difference=replace(gap, confidence=CONFIDENCE), p=p[i], seen_from=at_least))
-    return tuple(found), per_pair, exact
+        pairs.append(SystemPair(a=a, b=b, difference=replace(gap, confidence=CONFIDENCE), p=p[i], seen_from=at_least))
+    return tuple(pairs), per_pair, exact
 
 
 def _simulated(deviations: Floats, n: int) -> tuple[Floats, Floats]:

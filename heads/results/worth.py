@@ -132,14 +132,14 @@ def cells_of(connection: Connection, protocol: str, corpus: str, label_column: s
         TfserError: if some of its utterances name no speaker: nobody could be kept apart for sure.
     """
     column = '"' + label_column.replace('"', '""') + '"'
-    found = rows(
+    cells = rows(
         connection,
         f"SELECT DISTINCT f.fold, f.role, f.utterance_id, f.label, u.{column}::VARCHAR AS said, {named('u.speaker')} AS speaker "
         "FROM folds f JOIN utterances u ON u.corpus = f.corpus AND u.utterance_id = f.utterance_id "
         "WHERE f.protocol = ? AND f.corpus = ? AND u.content_hash IS NOT NULL ORDER BY ALL",
         [protocol, corpus],
     )
-    if nameless := {row["utterance_id"] for row in found if row["speaker"] is None}:
+    if nameless := {row["utterance_id"] for row in cells if row["speaker"] is None}:
         raise TfserError(
             f"{protocol}: {len(nameless):,} of its utterances name no speaker ({min(nameless)}), so nobody can "
             "be kept apart for sure; fill the column speaker and scan again"
@@ -153,7 +153,7 @@ def cells_of(connection: Connection, protocol: str, corpus: str, label_column: s
             said=row["said"],
             speaker=row["speaker"],
         )
-        for row in found
+        for row in cells
     ]
 
 
@@ -220,13 +220,13 @@ def clean_splits(cells: Sequence[SplitCell], called: str, corpus: str, draws: in
         )
     share = sizes.val / (sizes.train + sizes.val)
     policy = "none" if not sizes.val else f"random-leaky:{min(max(share, 0.0001), 0.9999):.4f}"
-    found = []
+    splits = []
     for draw in range(1, draws + 1):
         of = _dealt(spoken, k, draw)
         folds = [sorted(name for name, speaker in speaker_of.items() if of[speaker] == fold) for fold in range(1, k + 1)]
         name = f"clean-{called}-draw{draw}"
-        found.append(_own(name, cells, corpus, {"folds": folds}, apart=("speaker",), validation=policy))
-    return found, notes
+        splits.append(_own(name, cells, corpus, {"folds": folds}, apart=("speaker",), validation=policy))
+    return splits, notes
 
 
 def _dealt(spoken: Mapping[str, int], k: int, draw: int) -> dict[str, int]:
@@ -323,14 +323,14 @@ def measure(
 
 def _mean_score(counts: Counts, metric: str, seeds: slice) -> float:
     """Return the pooled score of some of the seeds."""
-    of = Counts(
+    mean_counts = Counts(
         clusters=counts.clusters,
         classes=counts.classes,
         hits=counts.hits[seeds],
         true=counts.true[seeds],
         predicted=counts.predicted[seeds],
     )
-    return interval(of, metric).value
+    return interval(mean_counts, metric).value
 
 
 def _published_rows(
@@ -363,16 +363,17 @@ def in_one_line(of: Worth) -> str:
     return f"this split is worth {100 * gap.value:+.1f} points of {of.metric}{ends}"
 
 
-def method(of: Worth) -> str:
+def method(worth: Worth) -> str:
     """Return how the number was made, in a sentence or two."""
-    published, clean = of.plan.sizes
-    draws = len(of.plan.clean)
+    published, clean = worth.plan.sizes
+    draws = len(worth.plan.clean)
     return (
-        f"{of.head} on {of.features}, trained on the split and on {clean.folds} folds of whole speakers over the same "
+        f"{worth.head} on {worth.features}, trained on the split and on {clean.folds} folds of whole speakers over the same "
         f"utterances{f', drawn {draws} times' if draws > 1 else ''} (on average {published.train:,.0f} and "
         f"{clean.train:,.0f} to train on); "
-        f"both scored on the same {of.utterances:,} test utterances; interval over {of.difference.clusters} speakers, jackknife "
-        f"with Student's t; p = {of.permutation.p:.3g}, whole speakers exchanged"
+        f"both scored on the same {worth.utterances:,} test utterances; "
+        f"interval over {worth.difference.clusters} speakers, jackknife "
+        f"with Student's t; p = {worth.permutation.p:.3g}, whole speakers exchanged"
     )
 
 

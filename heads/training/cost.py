@@ -124,15 +124,15 @@ def fitting(
     chosen: Sequence[tuple[HeadSpec, str]], width: int | None
 ) -> tuple[list[tuple[HeadSpec, str]], dict[str, str]]:
     """Return those of the heads that can take a feature width (None: each its own), and why others cannot, by their name."""
-    found, odd = [], {}
+    fit, odd = [], {}
     for spec, preset in chosen:
         try:
             spec.check(spec.preset(preset), width or spec.typical_dim)
         except UsageError as error:
             odd[spec.name] = str(error)
         else:
-            found.append((spec, preset))
-    return found, odd
+            fit.append((spec, preset))
+    return fit, odd
 
 
 def profile(
@@ -238,13 +238,13 @@ class _Case:
         self.step_peak = self._peak(self._backward)
 
     def _peak(self, work: Callable[[], None]) -> int | None:
-        found = []
+        peaks = []
         for number in range(_WARM_UPS + _PEAKS):
             peak = peak_bytes(work, self.device)
             self.module.zero_grad(set_to_none=True)
             if number >= _WARM_UPS and peak is not None:
-                found.append(peak)
-        return round(statistics.median(found)) if found else None
+                peaks.append(peak)
+        return round(statistics.median(peaks)) if peaks else None
 
     def measure_time(self) -> None:
         self.module.eval()

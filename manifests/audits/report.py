@@ -254,20 +254,20 @@ def summary(report: AuditReport) -> str:
 
 def markdown(report: AuditReport, command: str, version: str) -> str:
     """Return a report to paste into an issue: verdict, who leaks, findings, what each means and what to do."""
-    found = [f for f in report.findings if f.level != "ok"]
+    findings = [f for f in report.findings if f.level != "ok"]
     verdict = "fails" if report.errors else "passes"
     lines = [f"## Split audit: {_code(report.protocol)} of {report.corpus} {verdict}", "", summary(report) + ".", ""]
     for column in GROUP_COLUMNS:
-        who = leaks(found, column)
+        who = leaks(findings, column)
         if who and (column == "speaker" or column in report.keeps_apart):
             lines += [f"### {column.capitalize()}s on both sides: {len(who)}", "", *_markdown_table(who), ""]
     passed = sum(f.level == "ok" for f in report.findings)
-    if found:
-        shown = [{**line, "audit": _code(line["audit"])} for line in table(found)[:-1]]
+    if findings:
+        shown = [{**line, "audit": _code(line["audit"])} for line in table(findings)[:-1]]
         for line in shown:
             del line["action"]
         lines += ["### Findings", "", *_markdown_table(shown), ""]
-        said: dict[str, Finding] = {f.audit: f for f in found}
+        said: dict[str, Finding] = {f.audit: f for f in findings}
         lines += [f"* **{f.title}**: {f.explanation}. What to do: {f.action}." for f in said.values()] + [""]
     lines += [f"{count(passed, 'other audit')} found nothing. Made by tfser {version}: {_code(command)}"]
     return "\n".join(lines)

@@ -179,7 +179,7 @@ def _run(connection: Connection, audit: Audit, protocol: str, corpus: str, examp
     # Examples are chosen in the database, in the order of the audit's own query: a leak of a million pairs
     # costs five rows, and the count is of all.
     try:
-        found = rows(
+        matches = rows(
             connection,
             f"WITH found AS ({audit.query}\n), placed AS (SELECT *, row_number() OVER () AS place_ "
             "FROM found), numbered AS (SELECT *, row_number() OVER (PARTITION BY fold, level ORDER BY place_) AS number_, "
@@ -190,7 +190,7 @@ def _run(connection: Connection, audit: Audit, protocol: str, corpus: str, examp
     except duckdb.Error as error:
         raise TfserError(f"audit {audit.name}: {first_line(error)}") from error
     grouped: dict[tuple[int | None, str], list[dict[str, Any]]] = {}
-    for row in found:
+    for row in matches:
         if row["level"] not in LEVELS:
             raise TfserError(f"audit {audit.name}: level {row['level']!r} is none of {', '.join(LEVELS)}")
         grouped.setdefault((row["fold"], row["level"]), []).append(row)

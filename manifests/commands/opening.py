@@ -47,7 +47,7 @@ def opened(command: Callable[..., Any]) -> Callable[..., Any]:
         name, hint = parameter.name, hints[parameter.name]
         kind, only_said = _kind_of(hint)
         if kind is not None:
-            shown = {of.name: _as_parameter(of) for of in declared(kind).values()}
+            shown = {option.name: _as_parameter(option) for option in declared(kind).values()}
             groups[name] = (kind, only_said)
         elif (one := option_of(name, hint, _default_of(parameter), None)) is not None:
             shown, single[name] = {name: _as_parameter(one)}, one
@@ -62,8 +62,8 @@ def opened(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def call(**given: Any) -> Any:
         context = given.pop(_CONTEXT, None)
-        for name, of in single.items():
-            given[name] = of.default if given[name] is None else of.value(given[name])
+        for name, option in single.items():
+            given[name] = option.default if given[name] is None else option.value(given[name])
         for name, (kind, only_said) in groups.items():
             of_group = {field: given.pop(field) for field in declared(kind)}
             given[name] = values(kind, _said(context, of_group)) if only_said else build(kind, of_group)

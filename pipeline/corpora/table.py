@@ -83,23 +83,10 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
         )
     files = Files(root)
     reading, clash = _rows(table, names, files)
-    # A guessed id column that repeats itself was a wrong guess (a clip's name without its folder, say): the
-    # paths are tried, and it is said. One that the user named is an error.
     if clash and guessed:
         others = {"path": names["path"], **_columns(file, table.column_names, chosen, without="utterance_id")}
-        by_path, still = _rows(table, others, files)
-        if not still:
-            by_path.notes.append(
-                f"{file}: the column {names['utterance_id']} repeats itself, so the paths are the utterances' ids; "
-                "for others, name a column with --column utterance_id=NAME"
-            )
-            reading, clash, names = by_path, None, others
-    if clash and guessed and names["path"] == names["utterance_id"]:
-        raise UsageError(
-            f"{file}: no column looks like a path, and {names['path']} does not tell the rows apart; name the path with --column "
-            f"path=NAME. It has: {', '.join(table.column_names)}"
-        )
-    if clash:
+        reading, names = _by_path(file, table, names, others, files, clash)
+    elif clash:
         raise TfserError(f"{file}: {clash}")
     files.check_level(str(file))
     reading.skipped.extend(files.unread)
@@ -114,6 +101,32 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
     if (note := unnamed_note(file, root, (u.path for u in reading.utterances))) is not None:
         reading.notes.append(note)
     return reading
+
+
+def _by_path(
+    file: Path, table: pa.Table, names: Mapping[str, str], others: dict[str, str], files: Files, clash: str
+) -> tuple[Reading, dict[str, str]]:
+    """Read a table whose guessed column of ids repeats itself by its paths; return that, and its column for each of ours.
+
+    It was a wrong guess (a clip's name without its folder, say), which is said. Of a column that the user named it is an error.
+
+    Raises:
+        UsageError: if the column was taken for the paths, too.
+        TfserError: if the paths repeat themselves as well.
+    """
+    reading, still = _rows(table, others, files)
+    if not still:
+        reading.notes.append(
+            f"{file}: the column {names['utterance_id']} repeats itself, so the paths are the utterances' ids; "
+            "for others, name a column with --column utterance_id=NAME"
+        )
+        return reading, others
+    if names["path"] == names["utterance_id"]:
+        raise UsageError(
+            f"{file}: no column looks like a path, and {names['path']} does not tell the rows apart; name the path with --column "
+            f"path=NAME. It has: {', '.join(table.column_names)}"
+        )
+    raise TfserError(f"{file}: {clash}")
 
 
 def _rows(table: pa.Table, names: Mapping[str, str], files: Files) -> tuple[Reading, str | None]:
