@@ -115,6 +115,7 @@ def _checked(path: Path, rows: Sequence[tuple[str, Any]], columns: Sequence[str]
         matrix = np.atleast_2d(array)
         if not as_frames and len(matrix) > 1:
             raise UsageError(f"{path}: {name!r} has {len(matrix)} frames; say how far apart they are: --hop SECONDS")
+        # Numbers are judged as they will be trained on: one that float32 has no room for is as bad as NaN.
         with np.errstate(over="ignore"):
             narrow = matrix.astype(np.float32)
         if not np.isfinite(narrow).all():

@@ -224,6 +224,7 @@ def print_plan(
         for row in table
     ]
     print_table(lines, format)
+    # What is known of the time is kept apart from what is not: a sum over both would be a promise.
     todo = [row for row in table if row["to_do"]]
     known = [row for row in todo if row["seconds"] is not None]
     unknown = sum(row["to_do"] for row in todo if row["seconds"] is None)

@@ -106,6 +106,8 @@ def _planned(store: Cache, request: WorthRequest, split: Split) -> WorthPlan:
         foreign = read_split([Path(path) for path in request.published])
         notes += foreign.notes
         called, column = foreign.name.removeprefix("split:"), "label"
+        # The rows of the files are matched and looked at as the audits do, and become protocols of the cache: both arms
+        # are then trained by the same code.
         with open_catalogue(store) as connection:
             notes.append(matched_note(install(connection, corpus, foreign)))
             with audited(connection, protocol=foreign.name, corpus=corpus, feature_sets=[], is_foreign=True):
@@ -125,6 +127,8 @@ def _planned(store: Cache, request: WorthRequest, split: Split) -> WorthPlan:
             notes += [of.explanation for of in unmatched(connection, protocol=called, corpus=corpus) if of.rows]
             cells = cells_of(connection, called, corpus, defined.label_column if defined else "label")
         published = ((called, None),)
+    # The clean arm is drawn from the very utterances of the published one, so that nothing but who stands where
+    # differs.
     drawn, more = clean_splits(cells, called, corpus, request.draws)
     clean = tuple((ensure_protocol(store, corpus, own.protocol.name, own=own), own) for own in drawn)
     with open_catalogue(store) as connection:
@@ -158,6 +162,7 @@ def _trained(store: Cache, request: WorthRequest, running: Running, plan: WorthP
     if experiments[0][0].chosen:
         say(f"chosen for you: {', '.join(experiments[0][0].chosen)}")
     headings = {settled.name: f"{settled.protocol}" for settled in every}
+    # Seed by seed: where it is stopped, both arms have the same seeds.
     for seed in request.seeds:
         if failed := train_folds(store, [settled for settled in every if settled.seed == seed], running, headings):
             raise TfserError(failed[0].reason)

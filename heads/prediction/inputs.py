@@ -143,6 +143,7 @@ def corpus_inputs(cache: Cache, corpus: str) -> tuple[list[Speech], list[Unusabl
             "ORDER BY u.utterance_id",
             [corpus],
         )
+    # Nothing is decoded here: what the scan read once is believed until its audio is asked for.
     speech, unusable = [], []
     for row in found:
         name = f"{corpus}/{row['utterance_id']}"

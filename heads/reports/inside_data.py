@@ -146,12 +146,14 @@ def _loaded(cache: Cache, run_json: Mapping[str, Any], packed: Any, speaker: str
     if run_json.get("layer_weights"):
         raise UsageError(f"{run_json['run_id']}: it mixes layers; look inside of a run on one layer")
     state = read_model(cache, run_json, "model.safetensors")
+    # Weights are drawn before they are replaced, which must not move the draws of whoever goes on after this.
     with torch.random.fork_rng(devices=[]):
         model = build_module(spec, settings, packed.frames.shape[1], len(run_json["classes"]))
     try:
         model.load_state_dict(checkpoints.part(state, "model"))
     except RuntimeError as error:
         raise TfserError(f"{run_json['run_id']}: its weights are not those of this version's {run_json['head']}") from error
+    # Normalised as the run did: a head that is shown other numbers attends elsewhere.
     normaliser = Normaliser(
         mode=recipe.normalise, mean=state["normaliser.mean"].numpy(), deviation=state["normaliser.deviation"].numpy()
     )

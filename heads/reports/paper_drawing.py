@@ -115,6 +115,7 @@ def attention(view: AttentionView, width: float) -> Figure:
     f, n = view.logmel.shape
     extent = (0.0, n * view.hop_s, 0.0, float(f))
     time = None if view.time is None else np.tile(view.time[None, :], (f, 1))
+    # Modules that the head lacks have no map; the spectrogram comes first, so that each map is read against it.
     maps = [("log-Mel spectrogram", None), ("time attention", time), ("frequency attention", view.frequency),
             ("time-frequency attention", view.joint)]  # fmt: skip
     shown = [(title, of) for title, of in maps if of is not None or title == "log-Mel spectrogram"]
@@ -139,6 +140,7 @@ def attention(view: AttentionView, width: float) -> Figure:
             ax.set_ylabel("Mel band")
     for ax in axes[len(shown) :]:
         ax.set_axis_off()
+    # One bar for all maps: weights of different modules are on one scale.
     if image is not None:
         figure.colorbar(image, ax=list(axes[1 : len(shown)]), label="weight in its segment", pad=0.01)
     figure.suptitle(short_text(described(view.utterance), 70), x=0.01, ha="left", fontsize=8)

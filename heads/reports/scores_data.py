@@ -220,6 +220,7 @@ def confusion(contender: Contender) -> FigureData:
     """
     cells, seeds = _cells(contender), len(contender.outcome.seeds)
     classes = contender.classes
+    # Shares are of the true class: a class that is never tested has none, which is not the same as 0.
     truth = {name: sum(cells.get((name, other), 0.0) for other in classes) for name in classes}
     drawn = tuple(
         {
@@ -315,6 +316,7 @@ def confusion_difference(a: Contender, b: Contender) -> FigureData:
     """
     if set(a.classes) != set(b.classes):
         raise UsageError(f"{a.experiment} and {b.experiment} tell other classes apart: there is no difference of confusions")
+    # Shares and not counts are compared: the two may have tested different numbers of utterances.
     of_a, of_b = ({(row["label"], row["predicted"]): row["share"] for row in confusion(contender).rows} for contender in (a, b))
     drawn = tuple(
         {
@@ -382,6 +384,7 @@ def curves(connection: Connection, contender: Contender) -> FigureData:
         "SELECT r.seed, r.fold, h.epoch, h.test_UA, h.val_UA, h.loss\n"
         f"FROM history h JOIN runs r USING (run_id) {where}\nORDER BY r.seed, r.fold, h.epoch"
     )
+    # Runs of before the columns have epochs without UA: they are no curve, and no zero.
     history = rows(connection, history_sql)
     scored = [row for row in history if row["test_UA"] is not None or row["val_UA"] is not None]
     if len({row["epoch"] for row in scored}) < 2:

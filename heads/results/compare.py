@@ -278,6 +278,7 @@ def notes(comparison: Comparison) -> list[str]:
             lines.append(f"{side.subject.name}: seeds {dropped} are left out: they did not test the same utterances")
     if comparison.left_out:
         lines.append(f"{comparison.left_out:,} utterances are left out, which only one of them tested, or under another label")
+    # Why there is no interval comes before what an interval means: whoever reads one line reads the first.
     n, by = comparison.clusters, comparison.clustered_by
     if by is None or n is None:
         lines.append(

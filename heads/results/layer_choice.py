@@ -195,6 +195,7 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
 
 def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -> dict[str, Any]:
     """Return an entry's row: means over folds and seeds, pooled scores with their intervals, and how often it was chosen."""
+    # The composite of chosen layers has an outcome like any layer's own, so one row is made of both in one way.
     by = choose_clusters((read.outcome,))
     who = ("all",) * len(read.outcome.keys) if by is None else read.outcome.clusters(by)
     classes = tuple(sorted({*read.outcome.labels, *(name for row in read.outcome.predicted for name in row)}))
@@ -213,6 +214,7 @@ def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -
         "UA_std": stdev(values["UA"]) if len(values["UA"]) > 1 else None,
         "WA": mean(values["WA"]) if values["WA"] else None,
     }
+    # Without clusters the pooled score stands alone: an interval over utterances would be too narrow.
     for metric in METRICS[:2]:
         score = interval(counts, metric)
         row |= {f"pooled_{metric}": score.value}

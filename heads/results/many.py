@@ -163,12 +163,14 @@ def compare_many(
     named = [outcome.subject for outcome in outcomes]
     if twice := [outcome.name for i, outcome in enumerate(named) if outcome in named[:i]]:
         raise UsageError(f"{twice[0]} stands there twice: name different experiments")
+    # Everybody is compared on the same utterances, clustered in the same way: differences are paired only then.
     outcomes, left_out = _matched(outcomes, common)
     by = choose_clusters(outcomes, clusters)
     classes = tuple(sorted({*outcomes[0].labels, *(name for outcome in outcomes for row in outcome.predicted for name in row)}))
     who = ("all",) * len(outcomes[0].keys) if by is None else outcomes[0].clusters(by)
     counted = [outcome.counts(who, classes) for outcome in outcomes]
     scores = [interval(outcome, metric) for outcome in counted]
+    # The best comes first, and letters go down from it; names settle ties, so that the table is the same every time.
     order = sorted(range(len(counted)), key=lambda i: (-scores[i].value, named[i].name))
     counted = [counted[i] for i in order]
     pairs, per_pair, exact = _pairs(counted, metric) if by is not None else ((), CONFIDENCE, True)

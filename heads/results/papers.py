@@ -266,6 +266,7 @@ def _compared(
 ) -> dict[str, Any]:
     own = None if row is None else row[cell.metric]
     reason = cell.reason
+    # A cell without a number of ours always says why; a number whose runs failed in part says that beside it.
     if reason is None and own is None:
         reason = failed.get(cell.experiment or "", f"no run of it has the selection {selection} yet")
     elif row is not None and row["failed"]:

@@ -292,12 +292,14 @@ def measure(
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
+    # The published arm says which utterances are scored; each draw of the clean one has to have tested all of them.
     who, labels, right, where = _published_rows(published)
     there = [_by_utterance(of) for of in clean]
     if lost := [key for key in where if any(key not in of for of in there)]:
         raise TfserError(f"{len(lost)} test utterances of {plan.called} have no clean prediction ({lost[0][1]}); train --again")
     others = [[of[key][1][s] for key in where] for of, out in zip(there, clean, strict=True) for s in range(len(out.seeds))]
     classes = tuple(sorted({*labels, *(name for row in (*right, *others) for name in row)}))
+    # Both arms are counted by the same speakers, so that the difference is of pairs: a speaker's own ease cancels out.
     a, b = count(who, labels, right, classes), count(who, labels, others, classes)
     per_draw, start = [], 0
     for out in clean:

@@ -365,6 +365,7 @@ def _read_table(text: str, context: _Context) -> None:
             if not any(cells):
                 continue
             context.line = rows.line_num
+            # The first line that holds anything is a header if it names a known column, else the first row.
             if header is None:
                 folded = [cell.casefold() for cell in cells]
                 if any(name in _KNOWN_COLUMNS or _WIDE.fullmatch(name) for name in folded):

@@ -119,6 +119,7 @@ def protocol_report(
     )
     findings += unmatched(connection, protocol=protocol, corpus=corpus)
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
+    # What a protocol promises stands beside what is true of it, fold by fold.
     about = rows(
         connection, "SELECT keeps_apart FROM protocols WHERE protocol = ? AND corpora = ? LIMIT 1", [protocol, corpus]
     )

@@ -59,6 +59,7 @@ def opened(command: Callable[..., Any]) -> Callable[..., Any]:
     if any(only_said for _, only_said in groups.values()):
         parameters[_CONTEXT] = inspect.Parameter(_CONTEXT, inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
+    # The way back: the parser hands over single values, and the command gets the dataclasses that it declared.
     @functools.wraps(command)
     def call(**given: Any) -> Any:
         context = given.pop(_CONTEXT, None)

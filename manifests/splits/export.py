@@ -110,6 +110,7 @@ def _audformat(connection: Connection, protocol: str, corpora: str, path: Path) 
     several = "+" in corpora
     members = "FROM assignments a JOIN protocols p USING (protocol, corpus) JOIN utterances u USING (corpus, utterance_id) "
     chosen = "WHERE p.protocol = ? AND p.corpora = ?"
+    # One segment anywhere makes all tables segmented: a database of both kinds is read by few tools.
     cut = rows(
         connection,
         f"SELECT count(*) AS n {members} {chosen} AND (u.start_s IS NOT NULL OR u.end_s IS NOT NULL)",
@@ -121,6 +122,7 @@ def _audformat(connection: Connection, protocol: str, corpora: str, path: Path) 
         f"{chosen} ORDER BY f.fold, list_position(['train', 'val', 'test'], f.role)",
         [protocol, corpora],
     )
+    # Written aside: a folder that was begun and not finished must not look like an export.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
     count = 0

@@ -86,6 +86,7 @@ def _sides(connection: Connection, protocol: str, corpora: str, folds: int, vali
         [protocol, corpora],
     )
     held = rows(connection, f"SELECT corpus, h.part, h.fold FROM held_out h {joined}", [protocol, corpora])
+    # Rows with a role of their own stand on that side in every fold; the others are tested once and train elsewhere.
     fixed = {role: sum(c["n"] for c in cells if c["role"] == role) for role in ROLES}
     tested: dict[int, int] = {}
     of_part: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -95,6 +96,8 @@ def _sides(connection: Connection, protocol: str, corpora: str, folds: int, vali
         if cell["part"] is not None and cell["role"] in (None, "train"):
             of_part.setdefault((cell["corpus"], cell["part"]), []).append(cell)
     free = sum(tested.values())
+    # A part that is held out leaves the training side only where it would have trained: not in the fold that tests its
+    # group.
     held_in: dict[int, int] = {}
     for part in held:
         would_train = (c["n"] for c in of_part.get((part["corpus"], part["part"]), ()) if c["role"] or c["fold"] != part["fold"])

@@ -168,6 +168,7 @@ def utterance_of(row: Mapping[str, str], own: Mapping[str, Any], files: Files) -
     if start is not None and end is not None and end <= start:
         raise ValueError(f"the segment ends at {_digits(end)} s and starts at {_digits(start)} s")
     segment = "" if start is None and end is None else f"_{_digits(start or 0)}-{'end' if end is None else _digits(end)}"
+    # Without an id column the path is the id, and the segment tells rows of one file apart.
     stem, _, ending = path.rpartition(".")
     stem = stem if f".{ending.lower()}" in KNOWN_SUFFIXES else path
     valence, arousal, dominance = (_number(row.get(name), name) for name in ("valence", "arousal", "dominance"))
