@@ -16,7 +16,7 @@ from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
 from tfser.manifests.catalogue.stored import SKIPPED, read_skipped
 from tfser.manifests.errors import UsageError, unknown
 from tfser.pipeline.features.stacks import Collapsed
-from tfser.pipeline.new_shards import AS_USUAL, OpenShards, Row, Writing, Written, write_lacking
+from tfser.pipeline.new_shards import AS_USUAL, OpenShards, Row, ShardWriting, Written, write_lacking
 from tfser.pipeline.shards.writer import Array
 
 
@@ -35,7 +35,7 @@ def collapse(
     source: Mapping[str, Any],
     target: Collapsed,
     corpora: Sequence[str] | None = None,
-    how: Writing = AS_USUAL,
+    how: ShardWriting = AS_USUAL,
 ) -> list[Written]:
     """Write what a feature set lacks of another one's utterances, collapsed; its shards have the format of the source's.
 

@@ -32,7 +32,7 @@ from tfser.pipeline.features.engine import AudioRow, Compute, Result, Samples, T
 from tfser.pipeline.features.feature_set import write_description
 from tfser.pipeline.features.registry import FeatureSet, Pass, alone
 from tfser.pipeline.measure import Advance, audio_path, disk_errors
-from tfser.pipeline.new_shards import AS_USUAL, Writing, store_members
+from tfser.pipeline.new_shards import AS_USUAL, ShardWriting, store_members
 from tfser.pipeline.shards.writer import ShardMember, StorageDtype
 from tfser.pipeline.sound.audio import content_hash, decode, resample
 from tfser.pipeline.sound.recording import AudioError, TooLongError
@@ -58,21 +58,21 @@ def extract(
         corpus: a corpus that was scanned.
         features: what to compute.
         workers: threads that decode.
-        how: fields of `Writing`.
+        how: fields of `ShardWriting`.
 
     Raises:
         UsageError: if the corpus is not in the cache.
         TfserError: if its rows are damaged, the disk is or would be full, or values do not fit the dtype. What was
             finished stays.
     """
-    (report,) = extract_pass(cache, corpus, alone(features), Compute(workers=workers), Writing(**how))
+    (report,) = extract_pass(cache, corpus, alone(features), Compute(workers=workers), ShardWriting(**how))
     if report.refused is not None:
         raise TfserError(report.refused)
     return report
 
 
 def extract_pass(
-    cache: Cache, corpus: str, job: Pass, compute: Compute, how: Writing = AS_USUAL
+    cache: Cache, corpus: str, job: Pass, compute: Compute, how: ShardWriting = AS_USUAL
 ) -> list[ExtractReport]:
     """Extract what the feature sets of a pass lack of a scanned corpus, in one run over the audio.
 
@@ -123,7 +123,7 @@ class _Writer:
     """What one feature set of a pass lacks of a corpus, and the shards that it is written to."""
 
     def __init__(
-        self, cache: Cache, corpus: str, features: FeatureSet, readable: int, unreadable: int, how: Writing
+        self, cache: Cache, corpus: str, features: FeatureSet, readable: int, unreadable: int, how: ShardWriting
     ) -> None:
         self.cache, self.corpus, self.features, self.how = cache, corpus, features, how
         self.folder = cache.feature_root / features.folder / corpus

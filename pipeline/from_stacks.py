@@ -15,7 +15,7 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.pipeline.collapse import collapse
 from tfser.pipeline.features.registry import FeatureSet, Pass
 from tfser.pipeline.features.stacks import Collapsed, layer_cut, layers_of
-from tfser.pipeline.new_shards import AS_USUAL, Writing, Written
+from tfser.pipeline.new_shards import AS_USUAL, ShardWriting, Written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ def take_stored_layers(
     cache: Cache,
     corpus: str,
     job: Pass,
-    how: Writing = AS_USUAL,
+    how: ShardWriting = AS_USUAL,
 ) -> list[Taken]:
     """Write what stored stacks hold of the feature sets of a pass; return what was written, one a feature set.
 

@@ -26,7 +26,7 @@ from tfser.pipeline.extract import narrowed, why_not_stored
 from tfser.pipeline.feature_files import Given
 from tfser.pipeline.features.feature_set import PER_UTTERANCE, PER_UTTERANCE_HOP_S, Described
 from tfser.pipeline.features.registry import UPSTREAMS
-from tfser.pipeline.new_shards import AS_USUAL, Writing, Written, write_lacking
+from tfser.pipeline.new_shards import AS_USUAL, ShardWriting, Written, write_lacking
 from tfser.pipeline.shards.writer import Array, storage_dtype
 
 ALGORITHM = 1
@@ -87,7 +87,7 @@ def imported(
 
 
 def import_features(
-    cache: Cache, corpus: str, given: Given, target: Described, how: Writing = AS_USUAL
+    cache: Cache, corpus: str, given: Given, target: Described, how: ShardWriting = AS_USUAL
 ) -> ImportReport:
     """Write what a feature set lacks of what a file holds; an import that was killed goes on where it was.
 

@@ -33,7 +33,7 @@ from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.collapse import stored_frames
 from tfser.pipeline.features.feature_set import PER_UTTERANCE, Described, is_per_utterance
 from tfser.pipeline.features.stacks import layers_of
-from tfser.pipeline.new_shards import AS_USUAL, OpenShards, Row, Writing, Written, write_lacking
+from tfser.pipeline.new_shards import AS_USUAL, OpenShards, Row, ShardWriting, Written, write_lacking
 from tfser.pipeline.shards.writer import Array
 
 ALGORITHM = 1
@@ -146,7 +146,7 @@ def joined(cache: Cache, name: str) -> Joined:
     )
 
 
-def join(cache: Cache, target: Joined, corpora: Sequence[str] | None = None, how: Writing = AS_USUAL) -> list[JoinReport]:
+def join(cache: Cache, target: Joined, corpora: Sequence[str] | None = None, how: ShardWriting = AS_USUAL) -> list[JoinReport]:
     """Write what a joined feature set lacks; a join that was killed goes on where it was.
 
     Args:
@@ -173,7 +173,7 @@ def join(cache: Cache, target: Joined, corpora: Sequence[str] | None = None, how
     ]
 
 
-def _join_corpus(cache: Cache, target: Joined, corpus: str, stored: Sequence[Sequence[Row]], how: Writing) -> JoinReport:
+def _join_corpus(cache: Cache, target: Joined, corpus: str, stored: Sequence[Sequence[Row]], how: ShardWriting) -> JoinReport:
     """Join what the parts hold of one corpus: ``stored`` are the rows of each part."""
     by_utterance = [{row["utterance_id"]: row for row in part} for part in stored]
     everyone = {row["utterance_id"] for part in stored for row in part}

@@ -40,7 +40,7 @@ Begin = Callable[[int, float], Advance]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Writing:
+class ShardWriting:
     """How new shards are written, and who is told of it."""
 
     format: ShardFormat | None = None
@@ -55,7 +55,7 @@ class Writing:
     """Closes a shard."""
 
 
-AS_USUAL = Writing()
+AS_USUAL = ShardWriting()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ def write_lacking(
     corpus: str,
     rows: Sequence[Row],
     frames_of: Callable[[OpenShards, Row], Array],
-    how: Writing,
+    how: ShardWriting,
     excuse: Callable[[Path], None] = lambda folder: None,
 ) -> Written:
     """Write what a feature set lacks of some utterances.
@@ -142,7 +142,7 @@ def write_lacking(
     return Written(corpus=corpus, before=len(rows) - len(todo), written=len(todo), bytes=size, repaired=tuple(repaired))
 
 
-def _dealt(todo: Sequence[Row], item: int, how: Writing) -> Iterator[Sequence[Row]]:
+def _dealt(todo: Sequence[Row], item: int, how: ShardWriting) -> Iterator[Sequence[Row]]:
     """Deal rows into shards of a fixed size, as an extraction does; a frame takes ``item`` bytes."""
     start, held = 0, 0
     for i, row in enumerate(todo, start=1):

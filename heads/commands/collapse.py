@@ -14,7 +14,7 @@ from tfser.manifests.options import Option
 from tfser.manifests.wording import count
 from tfser.pipeline.collapse import collapse
 from tfser.pipeline.features.stacks import Collapsed, layer_cut, layered
-from tfser.pipeline.new_shards import Writing
+from tfser.pipeline.new_shards import ShardWriting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def cache_collapse(*, request: CollapseRequest, place: InCache) -> None:
     store = place.store
     source, target, corpora = request.source(store)
     with utterance_bar(f"collapsing to {target.name}") as begin:
-        reports = collapse(store, source, target, corpora, Writing(begin=begin, on_wait=say))
+        reports = collapse(store, source, target, corpora, ShardWriting(begin=begin, on_wait=say))
     refresh(store)
     for report in reports:
         for line in report.repaired:

@@ -11,7 +11,7 @@ from tfser.manifests.display import say, utterance_bar
 from tfser.manifests.options import Option
 from tfser.manifests.wording import count
 from tfser.pipeline.join import join, joined
-from tfser.pipeline.new_shards import Writing
+from tfser.pipeline.new_shards import ShardWriting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ def cache_join(*, request: JoinRequest, place: InCache) -> None:
     store = place.store
     target = joined(store, request.features)
     with utterance_bar(f"joining {target.name}") as begin:
-        reports = join(store, target, [request.corpus] if request.corpus else None, Writing(begin=begin, on_wait=say))
+        reports = join(store, target, [request.corpus] if request.corpus else None, ShardWriting(begin=begin, on_wait=say))
     refresh(store)
     for report in reports:
         for line in report.repaired:

@@ -35,7 +35,7 @@ DRIVER = """
 import sys, time
 from tfser.pipeline import extract
 from tfser.pipeline import new_shards
-new_shards.Writing.__init__.__kwdefaults__["shard_utterances"] = 2
+new_shards.ShardWriting.__init__.__kwdefaults__["shard_utterances"] = 2
 real, pause = extract.decode, float(sys.argv.pop(1))
 def slowly(*args, **named):
     time.sleep(pause)

@@ -163,7 +163,7 @@ def test_a_killed_join_goes_on(cache: Cache, two: Any, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(module, "store_members", dying)
     with pytest.raises(KeyboardInterrupt):
-        join(cache, target, how=module.Writing(shard_utterances=2))
+        join(cache, target, how=module.ShardWriting(shard_utterances=2))
     (report,) = join(cache, target)
     assert report.before > 0 and report.before + report.written == 6 and set(read(cache, target.name)) == set(IDS[:-1])
 
