@@ -197,17 +197,17 @@ def _of_table(
     columns = tuple(name for name in names if name != key and name not in ignore)
     if not columns:
         raise UsageError(f"{path}: there are no features beside the column {key}")
-    ids = ["" if of is None else str(of) for of in table[key].to_pylist()]
+    ids = ["" if value is None else str(value) for value in table[key].to_pylist()]
     values = _numbers(path, table, columns)
     if values is None:  # one column of lists
         lists = table[columns[0]].to_pylist()
-        return [(name, [] if of is None else of) for name, of in zip(ids, lists, strict=True)], ()
+        return [(name, [] if value is None else value) for name, value in zip(ids, lists, strict=True)], ()
     if not as_frames:
         return list(zip(ids, values, strict=True)), columns
     frames: dict[str, list[int]] = {}
     for row, name in enumerate(ids):
         frames.setdefault(name, []).append(row)
-    return [(name, values[of]) for name, of in frames.items()], columns
+    return [(name, values[value]) for name, value in frames.items()], columns
 
 
 def _numbers(path: Path, table: Any, columns: Sequence[str]) -> npt.NDArray[np.float64] | None:

@@ -150,7 +150,7 @@ class DecodingOptions:
 def measure_all(
     root: Path,
     utterances: Sequence[Utterance],
-    known: Mapping[SegmentKey, tuple[Measured, str | None]],
+    earlier: Mapping[SegmentKey, tuple[Measured, str | None]],
     how: DecodingOptions,
     begin: Callable[[int], Advance] | None,
 ) -> Surveyed:
@@ -159,7 +159,7 @@ def measure_all(
     Args:
         root: of the corpus.
         utterances: to measure.
-        known: what was measured before, with the reason where it was unreadable; the stamp in it decides whether it holds.
+        earlier: what was measured before, with the reason where it was unreadable; the stamp in it decides whether it holds.
         how: what is decoded again, and how.
         begin: told how many utterances will be decoded; returns what to call as they are.
 
@@ -169,7 +169,7 @@ def measure_all(
     # One stamp a file, taken once and before anything is decoded: segments of a file that is written meanwhile must not
     # end up under two stamps, of which the later one would vouch for sound that was read before it.
     stamps = {path: _stamp(audio_path(root, path)) for path in dict.fromkeys(u.path for u in utterances)}
-    before = [known.get(segment_key(u.path, u.start_s, u.end_s)) for u in utterances]
+    before = [earlier.get(segment_key(u.path, u.start_s, u.end_s)) for u in utterances]
     measured: list[Measured | None] = []
     reasons: dict[str, str] = {}
     for u, old in zip(utterances, before, strict=True):
@@ -214,14 +214,14 @@ def _need_video(root: Path, paths: Collection[str]) -> None:
 
 
 def _as_known(
-    utterance: Utterance, stamp: _Stamp | str, known: tuple[Measured, str | None] | None, how: DecodingOptions
+    utterance: Utterance, stamp: _Stamp | str, earlier: tuple[Measured, str | None] | None, how: DecodingOptions
 ) -> tuple[Measured | None, str | None]:
     """Return what can be said of an utterance without decoding it (None: it is to be decoded), and why it is unreadable."""
     if isinstance(stamp, str):
         return Measured(), stamp
-    if known is None or how.rescan or utterance.utterance_id in how.again or not _holds(known[0], stamp):
+    if earlier is None or how.rescan or utterance.utterance_id in how.again or not _holds(earlier[0], stamp):
         return None, None
-    row, reason = known
+    row, reason = earlier
     if row.duration_s is not None and row.duration_s > how.max_duration_s:
         row, reason = _unread(row), f"{row.duration_s:,.0f} s of sound, and {how.max_duration_s:,.0f} s is the most"
     return row, (reason or "unreadable") if row.content_hash is None else None

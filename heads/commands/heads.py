@@ -45,15 +45,15 @@ def heads(
         raise UsageError("--preset and --recipe go with the name of a head: tfser heads NAME")
     rows: list[dict[str, Any]] = []
     # A plug-in that does not load stands in the list with its reason: one broken package hides no head.
-    for known in head_names():
+    for called in head_names():
         try:
-            spec = head(known)
+            spec = head(called)
         except PluginError as error:
-            rows.append({"head": known, "presets": "", "recipes": "", "about": str(error)})
+            rows.append({"head": called, "presets": "", "recipes": "", "about": str(error)})
             continue
         rows.append(
             {
-                "head": known,
+                "head": called,
                 "presets": _default_first(spec.default_preset, spec.presets),
                 "recipes": _default_first(spec.default_recipe, spec.recipes),
                 "about": f"{spec.summary} ({spec.source})",

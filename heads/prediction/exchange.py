@@ -156,7 +156,7 @@ def _utterances(rows: Sequence[Mapping[str, Any]], *, needs_split: bool) -> list
             raise unknown("column", column, list(rows[0]))
     texts = [of.name for of in fields(Utterance) if of.name not in ("utterance_id", "path", "extra", "split")]
     texts = [name for name in texts if name not in ("valence", "arousal", "dominance", "start_s", "end_s")]
-    found = []
+    utterances = []
     for number, row in enumerate(rows):
         side = row.get("split")
         if side is not None and str(side).lower() not in _SIDES:
@@ -164,7 +164,7 @@ def _utterances(rows: Sequence[Mapping[str, Any]], *, needs_split: bool) -> list
         own: dict[str, Any] = {name: str(row[name]) for name in texts if row.get(name) is not None}
         name = str(row.get("utterance_id") or row.get("path") or number)
         split = None if side is None else _SIDES[str(side).lower()]
-        found.append(Utterance(utterance_id=name, path=str(row.get("path") or name), split=split, **own))
-    if len({of.utterance_id for of in found}) < len(found):
+        utterances.append(Utterance(utterance_id=name, path=str(row.get("path") or name), split=split, **own))
+    if len({of.utterance_id for of in utterances}) < len(utterances):
         raise UsageError("two rows have one utterance_id (or path): name each utterance once")
-    return found
+    return utterances

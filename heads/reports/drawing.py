@@ -176,8 +176,8 @@ def curves(data: FigureData, width: float) -> Figure:
     ax = figure.subplots()
     # Single folds are faint: they show the spread, and the thick lines, which are read, are their means.
     for key in dict.fromkeys((row["seed"], row["fold"]) for row in history):
-        of = [row for row in history if (row["seed"], row["fold"]) == key and row["test_UA"] is not None]
-        ax.plot([row["epoch"] for row in of], [100 * row["test_UA"] for row in of], color=BLUE, alpha=0.22, linewidth=0.7)
+        shown = [row for row in history if (row["seed"], row["fold"]) == key and row["test_UA"] is not None]
+        ax.plot([row["epoch"] for row in shown], [100 * row["test_UA"] for row in shown], color=BLUE, alpha=0.22, linewidth=0.7)
     for column, colour, style, name in (("test_UA", BLUE, "-", "test"), ("val_UA", GREEN, "--", "validation")):
         epochs, values = mean_curve(history, column)
         if epochs:
@@ -187,12 +187,12 @@ def curves(data: FigureData, width: float) -> Figure:
     marks = {"last": ("o", BLUE, BLUE), "val": ("s", GREEN, GREEN), "test-oracle": ("D", VERMILION, "none")}
     mean = {row["selection"]: row["UA"] for row in gaps}
     for selection, (marker, colour, face) in marks.items():
-        of = [row for row in chosen if row["selection"] == selection and row["UA"] is not None]
-        if of:
+        shown = [row for row in chosen if row["selection"] == selection and row["UA"] is not None]
+        if shown:
             name = f"{selection}{'†' if peeks(selection) else ''} {percent_of(mean[selection])} %"
             ax.plot(
-                [row["epoch"] for row in of],
-                [100 * row["UA"] for row in of],
+                [row["epoch"] for row in shown],
+                [100 * row["UA"] for row in shown],
                 marker,
                 color=colour,
                 markerfacecolor=face,

@@ -174,21 +174,21 @@ def _unusable_runs(cache: Cache, connection: Connection) -> list[tuple[str, str]
     return damaged + [(name, "only begun: its training is not finished") for name in begun]
 
 
-def _names(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _names(experiments: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return what each experiment is called: its head, and of the rest as much as tells it from the others."""
-    parts = {row["experiment"]: [str(row["head"])] for row in found}
+    parts = {row["experiment"]: [str(row["head"])] for row in experiments}
     for column in ("preset", "recipe", "feature_set", "corpus", "protocol", "differs"):
-        taken = [" ".join(of) for of in parts.values()]
-        for row in found:
+        taken = [" ".join(words) for words in parts.values()]
+        for row in experiments:
             mine = parts[row["experiment"]]
-            if taken.count(" ".join(mine)) > 1 and len({other[column] for other in found}) > 1 and row[column]:
+            if taken.count(" ".join(mine)) > 1 and len({other[column] for other in experiments}) > 1 and row[column]:
                 parts[row["experiment"]] = [*mine, str(row[column])]
-    taken = [" ".join(of) for of in parts.values()]
-    for name, of in parts.items():
-        if taken.count(" ".join(of)) > 1:
+    taken = [" ".join(words) for words in parts.values()]
+    for name, words in parts.items():
+        if taken.count(" ".join(words)) > 1:
             digest = _DIGEST.fullmatch(name)
-            parts[name] = [*of, digest[1] if digest else name]
-    return {name: " ".join(of) for name, of in parts.items()}
+            parts[name] = [*words, digest[1] if digest else name]
+    return {name: " ".join(words) for name, words in parts.items()}
 
 
 def _grouped(members: Sequence[Contender]) -> tuple[ContenderGroup, ...]:

@@ -118,16 +118,16 @@ def attention(view: AttentionView, width: float) -> Figure:
     # Modules that the head lacks have no map; the spectrogram comes first, so that each map is read against it.
     maps = [("log-Mel spectrogram", None), ("time attention", time), ("frequency attention", view.frequency),
             ("time-frequency attention", view.joint)]  # fmt: skip
-    shown = [(title, of) for title, of in maps if of is not None or title == "log-Mel spectrogram"]
+    shown = [(title, weights) for title, weights in maps if weights is not None or title == "log-Mel spectrogram"]
     beside = width > 5
     shape = (-(-len(shown) // 2), 2) if beside else (len(shown), 1)
     figure = new_figure(width, 0.5 + 1.75 * shape[0])
     axes = figure.subplots(*shape, squeeze=False, sharex=True, sharey=True).ravel()
     image = None
-    for i, (ax, (title, of)) in enumerate(zip(axes, shown, strict=False)):
+    for i, (ax, (title, weights)) in enumerate(zip(axes, shown, strict=False)):
         picture = ax.imshow(view.logmel, origin="lower", aspect="auto", extent=extent, cmap="gray_r", interpolation="nearest")
-        if of is not None:
-            image = ax.imshow(of, origin="lower", aspect="auto", extent=extent, cmap="viridis", vmin=0, vmax=1, alpha=0.62,
+        if weights is not None:
+            image = ax.imshow(weights, origin="lower", aspect="auto", extent=extent, cmap="viridis", vmin=0, vmax=1, alpha=0.62,
                               interpolation="nearest")  # fmt: skip
         else:
             figure.colorbar(picture, ax=ax, label="ln power", pad=0.01)

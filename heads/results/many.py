@@ -117,14 +117,14 @@ class ManyComparison:
         """Return everything as JSON can hold it."""
         systems = [
             {
-                "name": of.subject.name,
-                "audit": of.audit,
-                "speakers_kept": of.speakers_kept,
-                "seeds": list(of.seeds),
+                "name": outcome.subject.name,
+                "audit": outcome.audit,
+                "speakers_kept": outcome.speakers_kept,
+                "seeds": list(outcome.seeds),
                 self.metric: score.to_dict(),
                 "letters": letters,
             }
-            for of, score, letters in zip(self.outcomes, self.scores, self.letters, strict=True)
+            for outcome, score, letters in zip(self.outcomes, self.scores, self.letters, strict=True)
         ]
         return {
             "metric": self.metric,
@@ -321,41 +321,41 @@ def letters_of(systems: int, apart: set[tuple[int, int]]) -> tuple[str, ...]:
     """
     groups = [frozenset(range(systems))]
     for a, b in sorted(apart):
-        split = [of - {one} for of in groups if {a, b} <= of for one in (b, a)]
-        kept = [of for of in groups if not {a, b} <= of]
+        split = [group - {one} for group in groups if {a, b} <= group for one in (b, a)]
+        kept = [group for group in groups if not {a, b} <= group]
         groups = []
-        for of in sorted({*kept, *split}, key=lambda of: (-len(of), sorted(of))):
-            if not any(of <= other for other in groups):
-                groups.append(of)
+        for group in sorted({*kept, *split}, key=lambda group: (-len(group), sorted(group))):
+            if not any(group <= other for other in groups):
+                groups.append(group)
     named = dict(zip(sorted(groups, key=sorted), _letters(), strict=False))
-    return tuple("".join(letter for of, letter in named.items() if i in of) for i in range(systems))
+    return tuple("".join(letter for group, letter in named.items() if i in group) for i in range(systems))
 
 
 def _letters() -> list[str]:
     return [*string.ascii_lowercase, *string.ascii_uppercase, *(f"({i})" for i in range(1, 1000))]
 
 
-def in_words(of: ManyComparison) -> list[str]:
+def in_words(comparison: ManyComparison) -> list[str]:
     """Return what a reader must know, a sentence a line."""
-    by = of.clustered_by
+    by = comparison.clustered_by
     if by is None:
         return [
             "no intervals and no letters: speakers are unknown, or not known to be new to all of them; --clusters names others"
         ]
-    n = of.scores[0].clusters
+    n = comparison.scores[0].clusters
     lines = [
-        f"{len(of.pairs)} differences at once: their intervals hold together at 95 %, each by itself at "
-        f"{100 * of.per_pair:.2f} %",
-        f"systems that share a letter are not told apart (p < 0.05): step-down max-T over {'all' if of.exact else 'drawn'} "
-        f"exchanges of whole {by}s",
+        f"{len(comparison.pairs)} differences at once: their intervals hold together at 95 %, each by itself at "
+        f"{100 * comparison.per_pair:.2f} %",
+        "systems that share a letter are not told apart (p < 0.05): step-down max-T over "
+        f"{'all' if comparison.exact else 'drawn'} exchanges of whole {by}s",
     ]
-    if (least := of.seen_from) is not None:
+    if (least := comparison.seen_from) is not None:
         lines.append(
-            f"with these {n} {by}s, differences under {100 * least:.1f} points of {of.metric} cannot be seen (in 80 % "
+            f"with these {n} {by}s, differences under {100 * least:.1f} points of {comparison.metric} cannot be seen (in 80 % "
             "of such data; median over the pairs)"
         )
     if n < FEW:
         lines.append(f"only {n} {by}s: no exchange of them reaches p < 0.05, so all share a letter whatever the difference")
-    if of.left_out:
-        lines.append(f"{of.left_out:,} utterances are left out, which not all of them tested, or under another label")
+    if comparison.left_out:
+        lines.append(f"{comparison.left_out:,} utterances are left out, which not all of them tested, or under another label")
     return lines

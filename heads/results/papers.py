@@ -250,15 +250,16 @@ def missing(cache: Cache, corpus: str, features: str) -> str | None:
 
 
 def compare(
-    cache: Cache, of: Reproduction, selection: str = "last", failures: Sequence[Failure] = ()
+    cache: Cache, reproduction: Reproduction, selection: str = "last", failures: Sequence[Failure] = ()
 ) -> list[dict[str, Any]]:
     """Return one row a cell: the paper's number, ours, and the difference, all in percent.
 
     `ours` is the mean over folds and seeds with the sample deviation `ours_std`, `pooled` over all test utterances (WA and UA).
     """
-    found = {row["experiment"]: row for row in summary(cache, of.plan, selection, failures)} if of.plan else {}
+    plan = reproduction.plan
+    found = {row["experiment"]: row for row in summary(cache, plan, selection, failures)} if plan else {}
     why = {failure.run.experiment.name: failure.reason for failure in failures}
-    return [_compared(cell, found.get(cell.experiment or ""), why, selection) for cell in of.cells]
+    return [_compared(cell, found.get(cell.experiment or ""), why, selection) for cell in reproduction.cells]
 
 
 def _compared(

@@ -176,23 +176,23 @@ def own_of_split(cells: Sequence[SplitCell], called: str, corpus: str) -> list[O
     sides: dict[int, dict[str, set[str]]] = {k: {role: set() for role in ROLES} for k in folds}
     for cell in cells:
         sides[cell.fold][cell.role].add(cell.utterance)
-    for fold, of in sides.items():
+    for fold, members in sides.items():
         for a, b in (("train", "test"), ("val", "test"), ("train", "val")):
-            if both := of[a] & of[b]:
+            if both := members[a] & members[b]:
                 raise UsageError(
                     f"{called}: {len(both)} utterances stand in {a} and in {b} of fold {fold} ({min(both)}); `tfser audit` lists "
                     "them"
                 )
-        if missing := [role for role in ("train", "test") if not of[role]]:
+        if missing := [role for role in ("train", "test") if not members[role]]:
             raise UsageError(f"{called}: fold {fold} has no {missing[0]} side that is in {corpus}")
     everyone = {cell.utterance for cell in cells}
-    tests = [of["test"] for of in sides.values()]
+    tests = [members["test"] for members in sides.values()]
     once = len(folds) > 1 and sum(map(len, tests)) == len(everyone) == len(set().union(*tests))
-    if once and all(of["train"] == everyone - of["test"] for of in sides.values()):
-        return [_own(called, cells, corpus, {"folds": [sorted(of) for of in tests]}, apart=())]
+    if once and all(members["train"] == everyone - members["test"] for members in sides.values()):
+        return [_own(called, cells, corpus, {"folds": [sorted(members) for members in tests]}, apart=())]
     return [
-        _own(f"{called}-fold{fold}", cells, corpus, {"sides": {r: sorted(of[r]) for r in ROLES if of[r]}}, apart=())
-        for fold, of in sides.items()
+        _own(f"{called}-fold{fold}", cells, corpus, {"sides": {r: sorted(members[r]) for r in ROLES if members[r]}}, apart=())
+        for fold, members in sides.items()
     ]
 
 
@@ -339,17 +339,17 @@ def _published_rows(
     published: Sequence[Outcome],
 ) -> tuple[list[str], list[str], list[list[str]], list[tuple[Any, ...]]]:
     """Return speaker, true class, predictions by seed and key of every test utterance, over all protocols of the arm."""
-    seeds = min(len(of.seeds) for of in published)
+    seeds = min(len(outcome.seeds) for outcome in published)
     who: list[str] = []
     labels: list[str] = []
     right: list[list[str]] = [[] for _ in range(seeds)]
     where: list[tuple[Any, ...]] = []
-    for of in published:
-        who += of.clusters("speaker")
-        labels += of.labels
-        where += [key[:2] for key in of.keys]
+    for outcome in published:
+        who += outcome.clusters("speaker")
+        labels += outcome.labels
+        where += [key[:2] for key in outcome.keys]
         for s in range(seeds):
-            right[s] += of.predicted[s]
+            right[s] += outcome.predicted[s]
     return who, labels, right, where
 
 

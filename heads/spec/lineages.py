@@ -184,13 +184,13 @@ def listed() -> list[dict[str, str]]:
     return [
         {
             "recipe": name,
-            "reports": ", ".join(of.reports),
-            "validation": of.recipe.validation or "",
-            "about": of.recipe.summary,
-            "caveat": of.caveat,
-            "source": of.source,
+            "reports": ", ".join(lineage.reports),
+            "validation": lineage.recipe.validation or "",
+            "about": lineage.recipe.summary,
+            "caveat": lineage.caveat,
+            "source": lineage.source,
         }
-        for name, of in LINEAGES.items()
+        for name, lineage in LINEAGES.items()
     ]
 
 

@@ -216,12 +216,12 @@ def _scores(counts: Numbers, classes: Sequence[str]) -> dict[tuple[str, str | No
     return scores
 
 
-def _difference(found: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> str:
+def _difference(stated: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> str:
     """Say in words what is the first difference of stored numbers from those of the predictions."""
     for key, value in wanted.items():
-        if key not in found:
+        if key not in stated:
             return f"lacks {', '.join(str(of) for of in key if of is not None)}"
-        if found[key] is None or abs(found[key] - value) > _CLOSE:
+        if stated[key] is None or abs(stated[key] - value) > _CLOSE:
             words = ", ".join(str(of) for of in key if of is not None)
-            return f"says {found[key]} of {words}, and by the predictions it is {value:.6g}"
+            return f"says {stated[key]} of {words}, and by the predictions it is {value:.6g}"
     return "has a row too many"

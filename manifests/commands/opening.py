@@ -93,22 +93,22 @@ def _default_of(parameter: inspect.Parameter) -> Any:
     return MISSING if parameter.default is inspect.Parameter.empty else parameter.default
 
 
-def _as_parameter(of: Declared) -> inspect.Parameter:
+def _as_parameter(declared_option: Declared) -> inspect.Parameter:
     """Return the parameter that stands for an option, as the parser wants it."""
-    flag, hint, default, option = of.flag, of.hint, of.default, of.option
-    if of.is_switch and (default is not False or option.negative):
+    flag, hint, default, option = declared_option.flag, declared_option.hint, declared_option.default, declared_option.option
+    if declared_option.is_switch and (default is not False or option.negative):
         # A switch that may be on without being asked for needs a way to be turned off.
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
-    if of.is_many:
+    if declared_option.is_many:
         hint, default = list[str] | None, None
     elif option.read is not None:
         hint, default = str | None, None
     bounds: dict[str, Any] = {
         name: bound for name, bound in (("min", option.minimum), ("max", option.maximum)) if bound is not None
     }
-    described = typer.Option(flag, help=option.help, metavar=option.metavar, rich_help_panel=of.panel, **bounds)
+    described = typer.Option(flag, help=option.help, metavar=option.metavar, rich_help_panel=declared_option.panel, **bounds)
     return inspect.Parameter(
-        of.name,
+        declared_option.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=inspect.Parameter.empty if default is MISSING else default,
         annotation=Annotated[hint, described],

@@ -141,15 +141,15 @@ def _columns(database: Any, values: Mapping[str, Mapping[str, list[Any]]]) -> It
         side = database.splits[table.split_id].type if table.split_id in database.splits else None
         parts = [part for part in name.split(".") if part.casefold() in SIDES]
         split = SIDES.get(str(side).casefold()) or (SIDES[parts[0].casefold()] if len(parts) == 1 else None)
-        for column, about in table.columns.items():
-            scheme = database.schemes[about.scheme_id] if about.scheme_id is not None else None
+        for column, header in table.columns.items():
+            scheme = database.schemes[header.scheme_id] if header.scheme_id is not None else None
             labels = scheme.labels if scheme is not None else None
             if isinstance(labels, str):
                 labels = _facts(database.misc_tables[labels].df.index, values[labels])
             yield Column(
                 table=name,
                 column=column,
-                scheme=about.scheme_id,
+                scheme=header.scheme_id,
                 split=split,
                 values=dict(zip(keys, values[name][column], strict=True)),
                 meanings={plain(value): meaning for value, meaning in labels.items()} if isinstance(labels, dict) else {},

@@ -402,8 +402,8 @@ def generate(root: Path, config: SynthesisConfig, progress: Callable[[int, int],
     rows = utterances(config)
     settings = root / "synthetic.json"
     wanted = json.dumps({"version": VERSION, "config": asdict(config)}, indent=1) + "\n"
-    ours = settings.exists()
-    if ours and settings.read_text(encoding="utf-8") != wanted:
+    claimed = settings.exists()
+    if claimed and settings.read_text(encoding="utf-8") != wanted:
         raise UsageError(
             f"{settings}: this folder holds a synthetic corpus of another version or configuration; "
             "give another folder, or delete this one"
@@ -412,7 +412,7 @@ def generate(root: Path, config: SynthesisConfig, progress: Callable[[int, int],
     # one is nobody's, and one without the other is not finished.
     for session in SESSIONS:
         (root / session).mkdir(parents=True, exist_ok=True)
-    if not ours:  # wav files without a configuration beside them are of unknown origin: out before it claims the folder
+    if not claimed:  # wav files without a configuration beside them are of unknown origin: out before it claims the folder
         for name in ["synthetic.csv", *(row.relative_path for row in rows)]:
             (root / name).unlink(missing_ok=True)
         write_bytes(settings, wanted.encode())

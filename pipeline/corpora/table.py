@@ -305,20 +305,20 @@ def _clean(value: Any) -> str | None:
     return str(value).strip() or None
 
 
-def _seconds(text: str | None, which: str) -> float | None:
+def _seconds(text: str | None, column: str) -> float | None:
     """Read seconds, or a clock time like 00:01:02.5 or 0 days 00:01:02.5."""
     if text is None:
         return None
     if clock := _CLOCK.fullmatch(text):
         hours = int(clock["days"] or 0) * 24 + int(clock["hours"] or 0)
         return hours * 3600 + int(clock["minutes"]) * 60 + float(clock["seconds"].replace(",", "."))
-    value = _number(text, which)
+    value = _number(text, column)
     if value is not None and value < 0:
-        raise ValueError(f"{which} {text!r} is before the beginning")
+        raise ValueError(f"{column} {text!r} is before the beginning")
     return value
 
 
-def _number(text: str | None, which: str) -> float | None:
+def _number(text: str | None, column: str) -> float | None:
     """Read a number, with a decimal point or comma; nothing where the table says that there is none."""
     if text is None or text.casefold() in NOTHING:
         return None
@@ -327,7 +327,7 @@ def _number(text: str | None, which: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{which} {text!r} is no number")
+        raise ValueError(f"{column} {text!r} is no number")
     return value
 
 
