@@ -20,6 +20,7 @@ import numpy as np
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import sweep
+from tfser.manifests.wording import count
 from tfser.pipeline.features.feature_set import Described, write_description
 from tfser.pipeline.measure import Advance, disk_errors
 from tfser.pipeline.shards.reader import ShardReader, checksum_of, damaged_frames
@@ -68,6 +69,14 @@ class Written:
     bytes: int
     repaired: tuple[str, ...]
     """What was damaged and moved away, a line each."""
+
+    def lines(self, target: Described) -> list[str]:
+        """Return what people are told of it."""
+        here = f"{self.corpus} / {target.name}"
+        return [
+            *(f"repaired: {line}" for line in self.repaired),
+            f"{here}: {count(self.written, 'utterance')} written, {self.before:,} were there",
+        ]
 
 
 class OpenShards:

@@ -73,7 +73,9 @@ def _drawn(contender: Contender, spoken: Spoken) -> tuple[list[dict[str, Any]], 
         few += len(groups) - len(large)
         if len(large) < 2:  # one group alone is everybody
             continue
-        scored = [{"what": title, "group": name, "place": place, **_scored(contender, members)} for place, name, members in large]
+        scored: list[dict[str, Any]] = [
+            {"what": title, "group": name, "place": place, **_scored(contender, members)} for place, name, members in large
+        ]
         scored.sort(key=lambda row: (row["UA"], row["place"]))
         hidden += max(0, len(scored) - _MOST_GROUPS)
         drawn += scored[:_MOST_GROUPS] if unit is None else scored

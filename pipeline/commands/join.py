@@ -39,10 +39,9 @@ def cache_join(*, request: JoinRequest, place: InCache) -> None:
         reports = join(store, target, [request.corpus] if request.corpus else None, ShardWriting(begin=begin, on_wait=say))
     refresh(store)
     for report in reports:
-        for line in report.repaired:
-            say(f"repaired: {line}")
-        say(f"{report.corpus} / {target.name}: {count(report.written, 'utterance')} written, {report.before:,} were there")
+        for line in report.lines(target):
+            say(line)
         for part, number in report.lacking.items():
             say(f"{report.corpus}: {count(number, 'utterance')} left out, which {part} lacks (`tfser audit` names them)")
-    if owner := target.config.get("belongs_to"):
-        say(f"it belongs to {owner['protocol']} fold {owner['fold']}: other folds and protocols are refused (`tfser audit`)")
+    for line in target.bound_to():
+        say(line)
