@@ -110,7 +110,7 @@ def _planned(store: Cache, request: WorthRequest, split: Split) -> WorthPlan:
         # are then trained by the same code.
         with open_catalogue(store) as connection:
             notes.append(matched_note(install(connection, corpus, foreign)))
-            with audited(connection, protocol=foreign.name, corpus=corpus, feature_sets=[], is_foreign=True):
+            with audited(connection, protocol=foreign.name, corpus=corpus, feature_sets=[], claims=()):
                 cells = cells_of(connection, foreign.name, corpus, column)
         made = own_of_split(cells, called, corpus)
         published: tuple[tuple[str, OwnProtocol | None], ...] = tuple(

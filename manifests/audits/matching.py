@@ -5,7 +5,7 @@ the corpus's name before the id. A path fits the utterances whose own path ends 
 the utterance of that id. Several that fit equally well are several: nothing is guessed, but that of ids which recur in the
 corpus's own splits (MELD's) the one of the row's side is meant.
 
-`install` puts the matched rows into a connection for `audit.run_audits(is_foreign=True)`.
+`install` puts the matched rows into a connection for `run_audits(claims=...)`.
 """
 
 from __future__ import annotations

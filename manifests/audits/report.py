@@ -157,11 +157,10 @@ def split_report(
         feature_sets=[],
         audits=audits,
         examples=_EVERY,
-        is_foreign=True,
         claims=claims,
     )
     # The same views as the audits saw, so that what is counted is what was judged.
-    with audited(connection, protocol=split.name, corpus=corpus, feature_sets=[], is_foreign=True, claims=claims):
+    with audited(connection, protocol=split.name, corpus=corpus, feature_sets=[], claims=claims):
         utterances, unreadable = _counts(connection)
         independence = fold_independence(connection, split.name, corpus)
     return AuditReport(
