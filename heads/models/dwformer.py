@@ -54,7 +54,6 @@ class DWFormerConfig(AttentionSettings):
     """Weak frames are multiplied by it."""
 
 
-
 class ReceivingLayer(TransformerLayer):
     """A Transformer layer that also tells how much attention each token received."""
 

@@ -33,7 +33,6 @@ class ShiftLSTMConfig(FrameSettings):
     """One in so many features is shifted by one frame; 0: none."""
 
 
-
 class ShiftLSTM(nn.Module):
     """The whole network."""
 

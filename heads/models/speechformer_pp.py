@@ -43,7 +43,6 @@ class SpeechFormerPPConfig(SpeechFormerConfig):
     """Learned word tokens; later seconds begin from the last one."""
 
 
-
 class WordLayer(SpeechLayer):
     """A layer over words and tokens; ``window`` None: all attend to all."""
 
