@@ -397,7 +397,7 @@ def curves(connection: Connection, contender: Contender) -> FigureData:
     )
     chosen = rows(connection, chosen_sql)
     gaps_sql = (
-        "SELECT selection, avg(UA ORDER BY seed, fold) AS UA, count(*) AS runs {scores}"
+        f"SELECT selection, avg(UA ORDER BY seed, fold) AS UA, count(*) AS runs {scores}"
         f"GROUP BY selection ORDER BY {ORDER_SQL}"
     )
     gaps = rows(connection, gaps_sql)
