@@ -147,7 +147,7 @@ def write_lacking(
             advance = how.begin(len(todo), frames * target.hop_s) if how.begin is not None and todo else None
             for part in _dealt(todo, item, how):
                 members = _members(cache, target, part, frames_of, advance)
-                size += store_members(cache, folder, target, members, how.format or _format_of(part[0]))
+                size += store_members(cache, folder, target, members, how.format or _format_of(part[0]))[1]
     return Written(corpus=corpus, before=len(rows) - len(todo), written=len(todo), bytes=size, repaired=tuple(repaired))
 
 
@@ -188,8 +188,8 @@ def _format_of(row: Row) -> ShardFormat:
 
 def store_members(
     cache: Cache, folder: Path, target: Described, members: Sequence[ShardMember], format: ShardFormat, layers: int = 1
-) -> int:
-    """Write one shard of a corpus's folder, then the rows that make it count; return its size in bytes.
+) -> tuple[Path, int]:
+    """Write one shard of a corpus's folder, then the rows that make it count; return the file of these, and the shard's bytes.
 
     Its name is the hash of its members, so that a writer which was interrupted and gone on with ends in files of the same names
     where shards hold the same.
@@ -200,8 +200,7 @@ def store_members(
     words = {"feature_set": target.name, "fingerprint": target.fingerprint, "corpus": folder.name}
     name = digest.hexdigest()[:16]
     shard = write_shard(folder, name, members, dtype=target.dtype, format=format, attributes=words, layers=layers)
-    write_rows(shard, cache)
-    return shard.size_bytes
+    return write_rows(shard, cache), shard.size_bytes
 
 
 def _check_disk(cache: Cache, target: Described, utterances: int, size: int) -> None:
