@@ -116,8 +116,8 @@ def _read(connection: Connection, layer: int | None, words: str, entry: Entry, s
     """Read one entry's finished runs; None where there is none."""
     shown = "last" if isinstance(entry.experiment.spec, Baseline) else selection
     runs = [run.run_id for run in entry.runs]
-    found = scores_of_runs(connection, runs=runs, selection=shown)
-    if not found:
+    scored = scores_of_runs(connection, runs=runs, selection=shown)
+    if not scored:
         return None
     epochs = rows(connection, "SELECT run_id, epoch, val_UA FROM history WHERE list_contains(?, run_id)", [runs])
     validated = {(row["run_id"], row["epoch"]): row["val_UA"] for row in epochs}
@@ -128,7 +128,7 @@ def _read(connection: Connection, layer: int | None, words: str, entry: Entry, s
         selection=shown,
         scores={
             (score.seed, score.fold): {**score.columns("UA", "WA"), "val_UA": validated.get((score.run_id, score.epoch))}
-            for score in found
+            for score in scored
         },
         outcome=_of_runs(read_outcome(connection, Subject(experiment=entry.experiment.name), selection=shown), entry),
     )
@@ -182,7 +182,7 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
     """Return what the chosen layers' heads said, each of the test side of its own folds."""
     first = layers[next(iter(chosen.values()))]
     seeds = sorted(set.intersection(*(set(layers[layer].outcome.seeds) for layer in chosen.values())))
-    said: dict[tuple[Any, ...], tuple[str, ...]] = {}
+    predictions: dict[tuple[Any, ...], tuple[str, ...]] = {}
     about: dict[tuple[Any, ...], int] = {}
     scores: dict[tuple[int, int], Mapping[str, float | None]] = {}
     for fold, layer in chosen.items():
@@ -190,15 +190,15 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
         places = [outcome.seeds.index(seed) for seed in seeds]
         for i, key in enumerate(outcome.keys):
             if outcome.folds[i] == fold:
-                said[key] = tuple(outcome.predicted[place][i] for place in places)
+                predictions[key] = tuple(outcome.predicted[place][i] for place in places)
                 about[key] = i
         scores |= {key: of for key, of in layers[layer].scores.items() if key[1] == fold and key[0] in seeds}
-    kept = first.outcome.take([i for i, key in enumerate(first.outcome.keys) if key in said])
+    kept = first.outcome.take([i for i, key in enumerate(first.outcome.keys) if key in predictions])
     outcome = replace(
         kept,
         subject=Subject(experiment="chosen layer"),
         seeds=tuple(seeds),
-        predicted=tuple(tuple(said[key][s] for key in kept.keys) for s in range(len(seeds))),
+        predicted=tuple(tuple(predictions[key][s] for key in kept.keys) for s in range(len(seeds))),
         audit="overridden" if any(layers[layer].outcome.audit == "overridden" for layer in chosen.values()) else kept.audit,
     )
     return _Read(layer=None, words=CHOSEN, entry=first.entry, selection=first.selection, scores=scores, outcome=outcome)
@@ -206,6 +206,7 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
 
 def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -> dict[str, Any]:
     """Return an entry's row: means over folds and seeds, pooled scores with their intervals, and how often it was chosen."""
+    # The composite of chosen layers has an outcome like any layer's own, so one row is made of both in one way.
     by = choose_clusters((read.outcome,))
     who = ("all",) * len(read.outcome.keys) if by is None else read.outcome.clusters(by)
     classes = tuple(sorted({*read.outcome.labels, *(name for row in read.outcome.predicted for name in row)}))
@@ -224,6 +225,7 @@ def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -
         "UA_std": stdev(values["UA"]) if len(values["UA"]) > 1 else None,
         "WA": mean(values["WA"]) if values["WA"] else None,
     }
+    # Without clusters the pooled score stands alone: an interval over utterances would be too narrow.
     for metric in METRICS[:2]:
         score = interval(counts, metric)
         row |= {f"pooled_{metric}": score.value}
