@@ -16,7 +16,7 @@ from tfser.heads.commands.columns import fitted
 from tfser.heads.commands.sweep_table import failure_lines, print_table
 from tfser.heads.reports.layers import layers_figure
 from tfser.heads.reports.style import as_bytes, house_style
-from tfser.heads.results.layer_choice import LayerScores, layer_scores
+from tfser.heads.results.layer_choice import LayerScores, check_choice, layer_scores
 from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.written import score_text
 from tfser.heads.runs.layer_plan import LayerPlan, plan_layers
