@@ -47,11 +47,11 @@ def listed(connection: Connection, names: Mapping[str, str]) -> list[dict[str, A
         called.setdefault(experiment, []).append(name)
     scores = {row["experiment"]: row for row in rows(connection, "SELECT experiment, UA, audit, speakers_kept FROM results")}
     scores |= {row["experiment"]: row for row in rows(connection, _RATED)}
-    found = []
+    experiments = []
     for row in rows(connection, _SELECT):
         folds = row.pop("folds")
         score = scores.get(row["experiment"], {})
-        found.append(
+        experiments.append(
             {"experiment": row["experiment"], "names": called.get(row["experiment"], [])}
             | row
             | {
@@ -64,7 +64,7 @@ def listed(connection: Connection, names: Mapping[str, str]) -> list[dict[str, A
                 "selection": "last",
             }
         )
-    return found
+    return experiments
 
 
 def runs_of(connection: Connection, subject: Subject) -> list[dict[str, Any]]:
