@@ -1,9 +1,9 @@
 """Joining feature sets: the frames of several, side by side, as one ordinary feature set (early fusion).
 
-What comes in: the names of stored feature sets, `logmel+wavlm-large/12`. What goes out: shards of another feature set that bears
-that name, written as a collapse writes its own (`tfser.pipeline.collapse`): whoever trains on it, audits it or verifies it needs
-to know nothing of where it came from. Its fingerprint is made of those of its parts, in their order, and of the rule below, so
-features that were made anew never stand in it unnoticed. No audio is read, and nothing is invented: an utterance that one of the
+What comes in: the names of stored feature sets, `logmel+wavlm-large/12`; a layer may stand in a stack of all of them. What goes
+out: shards of another feature set that bears that name, written as a collapse writes its own (`tfser.pipeline.collapse`): whoever
+trains on it, audits it or verifies it needs to know nothing of where it came from. Its fingerprint is made of those of its parts,
+in their order, and of the rule below, so features that were made anew never stand in it unnoticed. No audio is read, and nothing is invented: an utterance that one of the
 parts lacks is left out, counted, and missed by the audits as in any other feature set.
 
 **The rule.** The first feature set sets the pace. Each frame of another belongs to the frame of the first that begins nearest to
@@ -28,12 +28,13 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.catalogue.stored import SKIPPED, read_skipped, skipped_rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.manifests.feature_name import joined_names, meant
+from tfser.manifests.feature_name import FeatureName, joined_names, meant
 from tfser.manifests.files import sweep
 from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.collapse import check_disk, deal, format_of, read_frames, write_members
 from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES
 from tfser.pipeline.features.feature_set import PER_UTTERANCE, Described, is_per_utterance, write_description
+from tfser.pipeline.features.layer_views import layer_views, meant_views
 from tfser.pipeline.features.stacks import layers_of
 from tfser.pipeline.measure import Advance, disk_errors
 from tfser.pipeline.shards.reader import ShardReader
@@ -51,7 +52,11 @@ RULE = "the first sets the pace; others: the mean of the frames that begin neare
 
 @dataclass(frozen=True, kw_only=True)
 class Joined(Described):
-    """A feature set of several others side by side, which are rows of the table `feature_sets`."""
+    """A feature set of several others side by side.
+
+    Each part is a row of the table `feature_sets`, with the feature set whose shards hold it (`stored_as`: of a layer of a stack
+    the stack) and the first of its columns there (`first_column`).
+    """
 
     parts: tuple[Mapping[str, Any], ...]
 
@@ -110,19 +115,7 @@ def joined(cache: Cache, name: str) -> Joined:
         raise UsageError(f"{name} names one feature set; join two or more: logmel+wavlm-large/12")
     with open_catalogue(cache) as connection:
         stored = {row["feature_set"]: row for row in rows(connection, "FROM feature_sets")}
-    # A part is a feature set of its own and no joined one; one that may mean several is asked back about, since
-    # a guess would be a part of the fingerprint.
-    parts = []
-    for of in names:
-        close = meant(of, [known for known in stored if len(joined_names(known)) == 1])
-        if not close:
-            raise unknown("feature set", of, list(stored))
-        if len(close) > 1:
-            raise UsageError(f"{of} may be {' or '.join(close)}; say which")
-        parts.append(stored[close[0]])
-        if layers_of(parts[-1]) > 1:
-            way_out = f"`tfser cache collapse --features {close[0]} --layer K`"
-            raise UsageError(f"{close[0]} holds several layers; make one of them a feature set first: {way_out}")
+    parts = [_part(of, stored) for of in names]
     if len({part["fingerprint"] for part in parts}) < len(parts):
         raise UsageError(f"{name} names a feature set twice")
     single = [is_per_utterance(part) for part in parts]
@@ -155,6 +148,31 @@ def joined(cache: Cache, name: str) -> Joined:
     )
 
 
+def _part(asked: str, stored: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the part of a name: of the feature sets that are stored, or else one layer of a stack of them.
+
+    A part is a feature set of its own and no joined one; one that may mean several is asked back about, since a guess would be a
+    part of the fingerprint.
+
+    Raises:
+        UsageError: if there is none, there are several, or it holds several layers.
+    """
+    close = meant(asked, [known for known in stored if len(joined_names(known)) == 1])
+    views = layer_views(list(stored.values()))
+    among = close or meant_views(asked, views.values())
+    if not among:
+        raise unknown("feature set", asked, [*stored, *views])
+    if len(among) > 1:
+        raise UsageError(f"{asked} may be {' or '.join(among)}; say which")
+    if not close:
+        view = views[among[0]]
+        return {**view.row, "stored_as": view.stack, "first_column": view.first_column}
+    if layers_of(stored[close[0]]) > 1:
+        way_out = f"name one of them: {FeatureName.parse(close[0]).encoder}/{layers_of(stored[close[0]]) - 1}"
+        raise UsageError(f"{close[0]} holds several layers; {way_out}")
+    return {**stored[close[0]], "stored_as": close[0], "first_column": 0}
+
+
 def join(
     cache: Cache,
     target: Joined,
@@ -178,7 +196,7 @@ def join(
     """
     with open_catalogue(cache) as connection:
         of = "SELECT f.*, u.content_hash FROM features f JOIN utterances u USING (corpus, utterance_id) WHERE f.feature_set = ?"
-        stored = [rows(connection, f"{of} ORDER BY f.corpus, f.shard, f.first_frame", [p["feature_set"]]) for p in target.parts]
+        stored = [rows(connection, f"{of} ORDER BY f.corpus, f.shard, f.first_frame", [p["stored_as"]]) for p in target.parts]
     have = sorted(set.intersection(*({row["corpus"] for row in part} for part in stored)))
     for corpus in corpora or ():
         if corpus not in have:
@@ -252,7 +270,9 @@ def _members(
             if lengths and max(lengths.values()) - min(lengths.values()) > MOST_APART_S:
                 each = ", ".join(f"{name} {s:.2f} s" for name, s in lengths.items())
                 raise TfserError(f"{row['utterance_id']}: its features are of unequal lengths ({each}), so they cannot be joined")
-            frames = target.combine([read_frames(cache, readers, of) for of in parts])
+            columns = [slice(p["first_column"], p["first_column"] + p["dim"]) for p in target.parts]
+            read = (read_frames(cache, readers, of)[:, own] for of, own in zip(parts, columns, strict=True))
+            frames = target.combine(list(read))
             members.append(ShardMember(utterance_id=row["utterance_id"], content_hash=row["content_hash"], frames=frames))
             if advance is not None:
                 advance(1, row["frames"] * target.hop_s)
