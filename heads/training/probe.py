@@ -41,12 +41,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Indices, Prediction, Selection
+from tfser.heads.spec.fold import FitResult, FoldData, Indices, Prediction
 from tfser.heads.spec.head import Baseline
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import ABOVE_0, INSIDE_0_1, Settings, later
-from tfser.heads.training.baselines import BY_SPEAKER, SPEAKER_WORDS, finite_statistics, of_speakers
-from tfser.heads.training.loop import side_scores
+from tfser.heads.training.baselines import (
+    BY_SPEAKER,
+    SPEAKER_WORDS,
+    finite_statistics,
+    of_speakers,
+    of_whole_utterances,
+    one_epoch,
+)
 from tfser.manifests.errors import UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
 
@@ -127,22 +133,14 @@ def fit(data: FoldData, config: ProbeConfig, recipe: Recipe) -> FitResult:
     if by_speaker:
         state[BY_SPEAKER] = torch.tensor(True)
     trained = time.perf_counter()
-    val, test = (_predict(state, inputs, np.sort(rows)) if len(rows) else None for rows in (data.val, data.test))
     on_train = _probabilities(state, inputs[data.train])[np.arange(len(labels)), labels]
-    record = EpochRecord(
-        epoch=1,
+    return one_epoch(
+        data,
+        state,
+        lambda rows: of_whole_utterances(_probabilities(state, inputs[rows]), rows),
         loss=float(-np.log(np.maximum(on_train, 1e-30)).mean()),
-        learning_rate=0.0,
-        train_s=trained - began,
-        eval_s=time.perf_counter() - trained,
-        **side_scores("val", data, val),
-        **side_scores("test", data, test),
-    )
-    return FitResult(
-        history=(record,),
-        selections={"last": Selection(epoch=1, test=test)},
-        states={"last": state},
         parameters=state["model.weight"].numel() + state["model.intercept"].numel(),
+        times=(began, trained),
     )
 
 
@@ -162,11 +160,14 @@ def predict(
     quantiles = tuple(state["choice.quantiles"].tolist()) if "choice.quantiles" in state else ()
     if layers * width not in ((2 + len(quantiles)) * dim, dim if not quantiles else -1):
         raise UsageError(f"this state is of {layers} layers of {width} inputs each, and these features are {dim} wide")
+    rows = np.sort(rows)
     # By speaker the others of a speaker count, too: every utterance that is given.
     by_speaker = BY_SPEAKER in state
     every = np.arange(len(features.utterance_ids)) if by_speaker else rows
     inputs = _inputs(features, every, layers, layers * width != dim, quantiles)
-    return _predict(state, of_speakers(inputs, speakers) if by_speaker else inputs, np.sort(rows))
+    if by_speaker:
+        inputs = of_speakers(inputs, speakers)
+    return of_whole_utterances(_probabilities(state, inputs[rows]), rows)
 
 
 def _inputs(
@@ -314,17 +315,6 @@ def _probabilities(state: Mapping[str, Tensor], inputs: Floats) -> Floats:
         scores = scaled @ of["model.weight"][place].T + of["model.intercept"][place]
         total += scores / of["choice.temperature"][place]
     return np.exp(_log_softmax(total / len(of["choice.layers"])))
-
-
-def _predict(state: Mapping[str, Tensor], inputs: Floats, rows: Indices) -> Prediction:
-    probabilities = _probabilities(state, inputs[rows]).astype(np.float32)
-    return Prediction(
-        segment_utterance=rows,
-        segment_number=np.zeros(len(rows), dtype=np.int64),
-        segment_probabilities=probabilities,
-        utterance=rows,
-        utterance_probabilities=probabilities,
-    )
 
 
 def _check(config: ProbeConfig, dim: int) -> None:
