@@ -28,7 +28,7 @@ from tfser.manifests.files import sweep
 from tfser.pipeline.collapse import check_disk, deal, write_members
 from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES
 from tfser.pipeline.feature_files import Given
-from tfser.pipeline.features.feature_set import PER_UTTERANCE, PER_UTTERANCE_HOP_S, Described, write_description
+from tfser.pipeline.features.feature_set import IMPORTED, PER_UTTERANCE, PER_UTTERANCE_HOP_S, Described, write_description
 from tfser.pipeline.features.registry import UPSTREAMS
 from tfser.pipeline.measure import Advance, disk_errors
 from tfser.pipeline.shards.writer import ShardMember, storage_dtype
@@ -36,8 +36,6 @@ from tfser.pipeline.stock import take_stock
 
 ALGORITHM = 1
 """Raised whenever the same file would give other numbers than before."""
-
-KIND = "imported"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +80,12 @@ def imported(
         raise UsageError(f"--name {called}: features of this name are made by `tfser extract`; choose another")
     if hop_s is not None and not 0.0001 <= hop_s <= 60:
         raise UsageError(f"--hop {hop_s:g}: from 0.0001 to 60 seconds")
-    config: dict[str, Any] = {"kind": KIND, "algorithm": ALGORITHM, "content": given.digest()}
+    config: dict[str, Any] = {"kind": IMPORTED, "algorithm": ALGORITHM, "content": given.digest()}
     config |= {"per": PER_UTTERANCE} if hop_s is None else {"hop_s": hop_s}
     origin = {"file": path.name, "sha256": _sha256(path), "columns": list(given.columns)}
     return Described(
         name=called,
-        kind=KIND,
+        kind=IMPORTED,
         config=config,
         dim=given.dim,
         dtype=storage_dtype(dtype),

@@ -36,7 +36,7 @@ ROOMS = {
     "pipeline": (
         *("cores", "threads", "memory", "sound", "corpora", "measure", "last_scan", "scan_report", "scan", "source"),
         *("shards", "features", "stock", "extract_report", "extract", "front_end", "collapse", "from_stacks", "join"),
-        *("feature_files", "import_features", "verify", "inventory", "copies", "commands"),
+        *("joint_front_end", "feature_files", "import_features", "verify", "inventory", "copies", "commands"),
     ),
     "heads": ("spec", "models", "training", "machine", "runs", "results", "prediction", "notebook", "reports", "commands"),
 }
