@@ -7,7 +7,8 @@ has given PyTorch's probabilities for those frames to 1e-4, and what was checked
 * Heads of whole utterances take `frames` (1, L, D), any L up to what the head sees, and give `probabilities` (1, K).
 * Heads of segments take `frames` (B, L, D) with the segment's own L and any B; an utterance's prediction is the mean over
   its segments' probabilities, cut as `tfser.heads.training.samples` cuts them.
-* The reference heads take an utterance, too: mean and deviation over time are part of the graph.
+* What is fitted at once (the reference heads, the probe) takes an utterance, too: mean and deviation over time are part of
+  the graph.
 
 Two things are computed in another way, since a graph of fixed operators has no loop over a length that it does not know
 and
@@ -38,6 +39,7 @@ from tfser.heads.training import checkpoints
 from tfser.heads.training.predict import own_randomness
 from tfser.heads.training.samples import FrameStore, plan
 from tfser.manifests.errors import TfserError, UsageError, first_line
+from tfser.pipeline.features.feature_set import PER_UTTERANCE
 from tfser.pipeline.shards.packed import PackedFeatures
 
 TOLERANCE = 1e-4
@@ -114,11 +116,11 @@ class StatisticsToProbabilities(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:  # (B, L, D) -> (B, K)
         """Return the softmax of the scores."""
-        x = frames.double()
-        mean = x.mean(dim=1)
-        deviation = (x.square().mean(dim=1) - mean.square()).clamp(min=0).sqrt()
         at = self.get_buffer
-        scaled = (torch.cat([mean, deviation], dim=1) - at("inputs_mean")) / at("inputs_deviation")
+        mean, deviation = _statistics(frames)
+        # Of features of one frame an utterance there is no deviation over time, and none was fitted.
+        of_time = [mean, deviation] if len(at("inputs_mean")) > mean.shape[1] else [mean]
+        scaled = (torch.cat(of_time, dim=1) - at("inputs_mean")) / at("inputs_deviation")
         if "model_support" in self.names:
             support = at("model_support")
             distances = scaled.square().sum(1, keepdim=True) + support.square().sum(1) - 2 * scaled @ support.T
@@ -128,6 +130,41 @@ class StatisticsToProbabilities(nn.Module):
             scores = scaled @ at("model_weight").T
         # A class that nobody trained has minus infinity, which some runtimes' softmax does not know.
         probabilities: Tensor = (scores + at("model_intercept").clamp(min=-1e30)).softmax(dim=-1).float()
+        return probabilities
+
+
+def _statistics(frames: Tensor) -> tuple[Tensor, Tensor]:  # (B, L, D) -> (B, D) each, float64
+    """Return mean and population deviation over time."""
+    x = frames.double()
+    mean = x.mean(dim=1)
+    return mean, (x.square().mean(dim=1) - mean.square()).clamp(min=0).sqrt()
+
+
+class ProbeToProbabilities(nn.Module):
+    """The probe: each chosen layer's statistics, scored on their own, and the mean of the scores
+    (`tfser.heads.training.probe`)."""
+
+    def __init__(self, trained: TrainedHead) -> None:
+        super().__init__()
+        self.chosen = [int(layer) for layer in trained.state["choice.layers"]]
+        self.layers = int(trained.state["choice.of_layers"])
+        for name, tensor in trained.state.items():
+            if not name.startswith("choice.") or name == "choice.temperature":
+                self.register_buffer(name.replace(".", "_"), tensor.double())
+
+    def forward(self, frames: Tensor) -> Tensor:  # (B, L, M*D) -> (B, K)
+        """Return the softmax of the mean over layers of their scores."""
+        at = self.get_buffer
+        mean, deviation = (each.unflatten(1, (self.layers, -1)) for each in _statistics(frames))  # (B, M, D)
+        width = at("inputs_mean").shape[1]
+        inputs = torch.cat([mean, deviation], dim=2) if width > mean.shape[2] else mean  # (B, M, I)
+        # A class that nobody trained has minus infinity, which some runtimes' softmax does not know.
+        intercept = at("model_intercept").clamp(min=-1e30)
+        scores = []
+        for place, layer in enumerate(self.chosen):
+            scaled = (inputs[:, layer] - at("inputs_mean")[place]) / at("inputs_deviation")[place]
+            scores.append((scaled @ at("model_weight")[place].T + intercept[place]) / at("choice_temperature")[place])
+        probabilities: Tensor = torch.stack(scores).mean(dim=0).softmax(dim=-1).float()
         return probabilities
 
 
@@ -200,7 +237,8 @@ def _without_loops() -> Iterator[None]:
 def graph_module(trained: TrainedHead) -> nn.Module:
     """Return the module that is written: frames (B, L, D) to probabilities (B, K)."""
     if trained.is_fitted_at_once:
-        return StatisticsToProbabilities(trained).eval()
+        is_probe = "choice.layers" in trained.state
+        return (ProbeToProbabilities(trained) if is_probe else StatisticsToProbabilities(trained)).eval()
     with own_randomness(torch.device("cpu")):
         network = build_module(trained.spec, trained.config, trained.features.dim, len(trained.classes), trained.features.layers)
     network.load_state_dict(checkpoints.part(trained.state, "model"))
@@ -235,6 +273,8 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
     samples = _samples(trained, packed, segment)
     batch, frames = torch.export.Dim("batch", min=1), torch.export.Dim("frames", min=2, max=_most(trained))
     moving: dict[int, Any] = {1: frames} if segment is None else {0: batch}
+    if trained.features.config.get("per") == PER_UTTERANCE:
+        moving = {}  # one frame, always
     example = samples[0] if segment is None else torch.cat([samples[0], samples[0]])
     try:
         with torch.inference_mode(False), torch.no_grad(), _without_loops(), _quiet():
@@ -264,7 +304,7 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
         "largest_difference": worst,
         "tolerance": TOLERANCE,
         "opset": OPSET,
-        "input": f"frames float32 ({'B' if segment else '1'}, {segment or 'L'}, {trained.features.dim})",
+        "input": f"frames float32 ({'B' if segment else '1'}, {segment or ('L' if moving else 1)}, {trained.features.dim})",
     }
 
 

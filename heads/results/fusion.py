@@ -81,7 +81,8 @@ def plan_fusion(cache: Cache, names: Sequence[str]) -> FusionPlan:
         experiments = [of.experiment for of in subjects]
         if len(set(experiments)) < 2 or len(set(experiments)) < len(experiments):
             raise UsageError("a fusion needs two experiments or more, each named once")
-        trained = [rows(connection, "SELECT * FROM runs WHERE experiment = ? ORDER BY seed, fold", [name]) for name in experiments]
+        of_one = "SELECT * FROM runs WHERE experiment = ? ORDER BY seed, fold"
+        trained = [rows(connection, of_one, [name]) for name in experiments]
         kept = [score.columns("run_id", "selection") for score in scores_of_runs(connection, experiments=experiments)]
     # A run on everything has no test side, so there is nothing to fuse of it.
     stored = [[row for row in of if row["fold"] != EVERYTHING] for of in trained]

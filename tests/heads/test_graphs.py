@@ -21,7 +21,7 @@ from ..trained_heads import JOINED, LAYERS, Trained
 HELD_BACK: dict[str, str] = {}
 """Heads that have no graph, and a piece of the reason that they give."""
 
-CASES = [*((head, JOINED if head == "ca_mser" else "logmel") for head in HEADS), ("mean_pool", LAYERS)]
+CASES = [*((head, JOINED if head == "ca_mser" else "logmel") for head in HEADS), ("mean_pool", LAYERS), ("probe", LAYERS)]
 
 
 @pytest.fixture(scope="module")

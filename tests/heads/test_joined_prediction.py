@@ -151,19 +151,20 @@ def test_features_that_are_a_learned_mix(trained: Trained, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("features", ["egemaps", "logmel+egemaps"])
-def test_functionals(trained: Trained, tmp_path: Path, features: str) -> None:
+@pytest.mark.parametrize(("head", "features"), [("logreg", "egemaps"), ("mean_pool", "egemaps"), ("probe", "logmel+egemaps")])
+def test_functionals(trained: Trained, tmp_path: Path, head: str, features: str) -> None:
     pytest.importorskip("opensmile", reason="functionals are computed by openSMILE, the extra [opensmile]")
     trained.extract("egemaps")
     refresh(trained.cache)
     if "+" in features:
         join(trained.cache, joined(trained.cache, features))
         refresh(trained.cache)
-    (run_id,) = trained.need(("logreg", features))
+    (run_id,) = trained.need((head, features))
     (tmp_path / "audio").mkdir()
     names = trained.elsewhere(tmp_path / "audio")
     check_fold(load_model(run_id, trained.cache), trained.cache, run_id, names, tmp_path / "audio")
-    export(trained.cache, run_id, tmp_path / "model")
+    pytest.importorskip("onnxruntime", reason="graphs are run with onnxruntime, the extra [onnx]")
+    export(trained.cache, run_id, tmp_path / "model", Wish(onnx=True))
     here = predictions(run_id, trained.audio / "a", trained.cache.root)
     assert away(trained, tmp_path / "model", tmp_path) == here
 
