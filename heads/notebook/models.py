@@ -111,7 +111,10 @@ class TrainedModel:
             raise UsageError(
                 f"{self.name} normalises by speaker: one waveform does not say what that is; predict files of a speaker"
             )
-        samples = np.asarray(waveform, dtype=np.float32)
+        try:
+            samples = np.asarray(waveform, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"a waveform is (n,) or (channels, n) numbers, no {type(waveform).__name__}") from error
         if samples.ndim == 2:
             samples = samples.mean(axis=0, dtype=np.float64).astype(np.float32)
         if samples.ndim != 1 or not len(samples) or not np.isfinite(samples).all():
