@@ -10,11 +10,11 @@ has given PyTorch's probabilities for those frames to 1e-4, and what was checked
 * What is fitted at once (the reference heads, the probe) takes an utterance, too: mean and deviation over time are part of
   the graph.
 
-Two things are computed in another way, since a graph of fixed operators has no loop over a length that it does not know
+Three things are computed in another way, since a graph of fixed operators has no loop over a length that it does not know
 and
 few runtimes have an inverse Fourier transform of odd lengths: TF-Mamba's scan as one product per head (its quadratic
-form, Dao and Gu 2024, section 3), and its Fourier transforms as products with the matrices of the discrete transform
-(DFT). Nothing here changes a head.
+form, Dao and Gu 2024, section 3), its Fourier transforms as products with the matrices of the discrete transform
+(DFT), and LSTMs over whole utterances without packing them. Nothing here changes a head.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tfser.heads.models.blocks import BidirectionalLSTM
 from tfser.heads.models.layer_mix import build_module
 from tfser.heads.prediction.trained import TrainedHead
 from tfser.heads.training import checkpoints
@@ -207,6 +208,19 @@ class DftFilter(nn.Module):
         return passed
 
 
+class FullLSTM(nn.Module):
+    """A bidirectional LSTM over utterances that are all as long as the batch: nothing is packed, which a graph cannot."""
+
+    def __init__(self, original: BidirectionalLSTM) -> None:
+        super().__init__()
+        self.lstm = original.lstm
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # (B, L, D), (B,) -> (B, L, 2 H)
+        """Return both directions' states side by side; every frame is valid."""
+        states: Tensor = self.lstm(x.float())[0]
+        return states
+
+
 def quadratic_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, *, backend: str = "", chunk: int = 0
 ) -> Tensor:
@@ -243,9 +257,12 @@ def graph_module(trained: TrainedHead) -> nn.Module:
         network = build_module(trained.spec, trained.config, trained.features.dim, len(trained.classes), trained.features.layers)
     network.load_state_dict(checkpoints.part(trained.state, "model"))
     network = copy.deepcopy(network)
-    for module in network.modules():
+    for module in list(network.modules()):
         if type(getattr(module, "filter", None)).__name__ == "FrequencyFilter":
             module.filter = DftFilter(module.filter)
+        for name, child in list(module.named_children()):
+            if isinstance(child, BidirectionalLSTM):
+                setattr(module, name, FullLSTM(child))
     return FramesToProbabilities(trained, network).eval()
 
 
@@ -292,7 +309,7 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
             program.save(path, external_data=False)
     except Exception as error:  # whatever the exporter raises over an operator: it is its word on why
         path.unlink(missing_ok=True)
-        raise NoGraphError(f"--onnx: {trained.name} cannot be written as ONNX ({first_line(error)[:200]})") from error
+        raise NoGraphError(f"--onnx: {trained.name} cannot be written as ONNX ({_reason(trained, error)})") from error
     # Looked at on real frames before anybody has the file: an operator may be exported to something that only
     # looks alike.
     worst = _compare(trained, path, packed, samples)
@@ -306,6 +323,15 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
         "opset": OPSET,
         "input": f"frames float32 ({'B' if segment else '1'}, {segment or ('L' if moving else 1)}, {trained.features.dim})",
     }
+
+
+def _reason(trained: TrainedHead, error: BaseException) -> str:
+    """Return why a head has no graph: as it says itself, else what the exporter failed over at first."""
+    if told := getattr(trained.spec, "no_graph", ""):
+        return str(told)
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)[:200]
 
 
 def _most(trained: TrainedHead) -> int | None:
