@@ -65,7 +65,7 @@ def need_onnx() -> None:
 
 
 def check_graph(trained: TrainedHead) -> None:
-    """Refuse a head that no graph of frames alone can stand for.
+    """Refuse a head that no graph of frames alone can stand for, or that says itself that it has none.
 
     Raises:
         NoGraphError: saying why.
@@ -75,6 +75,8 @@ def check_graph(trained: TrainedHead) -> None:
             f"--onnx: {trained.name} normalises by speaker, over all of a speaker's utterances, and a graph sees one at a time; "
             "train with --set normalise=train"
         )
+    if trained.spec.no_graph is not None:
+        raise NoGraphError(f"--onnx: {trained.name} cannot be written as ONNX: {trained.spec.no_graph}")
 
 
 class FramesToProbabilities(nn.Module):
@@ -309,7 +311,7 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
             program.save(path, external_data=False)
     except Exception as error:  # whatever the exporter raises over an operator: it is its word on why
         path.unlink(missing_ok=True)
-        raise NoGraphError(f"--onnx: {trained.name} cannot be written as ONNX ({_reason(trained, error)})") from error
+        raise NoGraphError(f"--onnx: {trained.name} cannot be written as ONNX ({_reason(error)})") from error
     # Looked at on real frames before anybody has the file: an operator may be exported to something that only
     # looks alike.
     worst = _compare(trained, path, packed, samples)
@@ -325,10 +327,8 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
     }
 
 
-def _reason(trained: TrainedHead, error: BaseException) -> str:
-    """Return why a head has no graph: as it says itself, else what the exporter failed over at first."""
-    if told := getattr(trained.spec, "no_graph", ""):
-        return str(told)
+def _reason(error: BaseException) -> str:
+    """Return what the exporter failed over at first."""
     while error.__cause__ is not None:
         error = error.__cause__
     return first_line(error)[:200]
