@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tfser.heads.prediction.companies import Familiar
 from tfser.heads.prediction.inputs import Speech, Unusable, corpus_inputs, measured, named_inputs, standard_input
 from tfser.heads.results.written import score_text
 from tfser.manifests.cache import Cache
@@ -28,14 +29,14 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.options import Option
 from tfser.manifests.outputs import check_output, format_of, output_to
 from tfser.manifests.wording import count, visible
+from tfser.pipeline.features.devices import choose_device
+from tfser.pipeline.features.engine import Compute
+from tfser.pipeline.joint_front_end import FrontEnds
 
 if TYPE_CHECKING:
     from tfser.heads.prediction.answers import SpokenAnswer
-    from tfser.heads.prediction.companies import Familiar
     from tfser.heads.prediction.fused import Voice
     from tfser.heads.prediction.timeline import Window
-    from tfser.pipeline.features.engine import Compute
-    from tfser.pipeline.joint_front_end import FrontEnds
 
 
 class PredictionOutput(StrEnum):
@@ -87,6 +88,7 @@ class Predictions(InCache):
     ] = None
     output: Annotated[Path | None, Option("Write there instead of standard output.", metavar="FILE")] = None
     strict: Annotated[bool, Option("Exit with 1 if an input could not be used.")] = False
+
     def kind(self) -> PredictionOutput:
         """Return how to write: as asked, else by the output's suffix, else a table; and look at the output."""
         check_output(self.output)
@@ -164,8 +166,6 @@ def _ready(model: str, heads: Heads, cache: Cache) -> tuple[list[Voice], FrontEn
         torch.set_num_threads(heads.threads)
     from tfser.heads.prediction.answers import check_together
     from tfser.heads.prediction.loading import load_model
-    from tfser.pipeline.features.devices import choose_device
-    from tfser.pipeline.features.engine import Compute
 
     loaded = load_model(model, cache, ensemble=heads.ensemble, selection=heads.selection, weights=heads.weights)
     check_together(loaded.heads)

@@ -17,6 +17,7 @@ from tfser.heads.prediction.card import CardFacts, card
 from tfser.heads.prediction.folder import CARD, ENCODER, check_target, new_folder, write_description, write_weights
 from tfser.heads.prediction.fused import voice
 from tfser.heads.prediction.makers import makers, view_of
+from tfser.heads.prediction.onnx_graph import check_graph, need_onnx, write_onnx
 from tfser.heads.prediction.trained import TrainedHead, choose_runs
 from tfser.heads.results.score_tables import Wanted, table
 from tfser.heads.results.scores import selections_of
@@ -62,8 +63,6 @@ def export(
     heads = [_one_head(cache, run, wish.selection) for run in runs]
     # All that can be refused is refused before the folder is begun.
     if wish.onnx:
-        from tfser.heads.prediction.onnx_graph import check_graph, need_onnx
-
         need_onnx()
         if len(heads) > 1:
             raise UsageError("--onnx writes one head, not an ensemble: export a run")
@@ -73,8 +72,6 @@ def export(
         travels = _copy_encoders(cache, heads[0], wish, aside, tell)
         compared = None
         if wish.onnx:
-            from tfser.heads.prediction.onnx_graph import write_onnx
-
             compared = write_onnx(heads[0], aside / "model.onnx", some_utterances(cache, heads[0]))
         facts = gathered(cache, heads, compared, travels)
         (aside / CARD).write_text(card(facts, folder.name), encoding="utf-8")

@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tfser.heads.models import tf_mamba
 from tfser.heads.models.blocks import BidirectionalLSTM
 from tfser.heads.models.layer_mix import build_module
 from tfser.heads.prediction.trained import TrainedHead
@@ -239,8 +240,6 @@ def quadratic_scan(
 @contextlib.contextmanager
 def _without_loops() -> Iterator[None]:
     """Let TF-Mamba scan by `quadratic_scan` meanwhile: its own loops run over a length that a graph does not know."""
-    from tfser.heads.models import tf_mamba
-
     module: Any = tf_mamba
     own = module.ssd
     module.ssd = quadratic_scan
@@ -370,7 +369,7 @@ def _compare(trained: TrainedHead, path: Path, packed: PackedFeatures, samples: 
 def _quiet() -> Iterator[None]:
     """Keep the exporter's own remarks off the terminal: what it fails over is told in one line."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""What the audits see: temporary views of the catalogue's own table names that hold only what is being audited.
+"""What the audits see: temporary tables and views of the catalogue's own table names that hold only what is being audited.
 
 They hold a protocol of the catalogue, or a foreign split: the rows that `foreign` read and matched. Beside the catalogue's
 tables `protocols`, `assignments`, `held_out`, `fold_roles`, `folds`, `fold_utterances` and `skipped` there are more:
@@ -38,8 +38,13 @@ _COLUMNS = (
 _TURNS = ("turn_start_s", "start_s")
 """Columns that place an utterance in its dialogue, the better one first; the first is some corpora's own."""
 
-_SMALL = ("protocols", "checked_feature_sets", "skipped", "unused", "held_out", "fold_roles", "voices")
-"""Computed once, in an order in which they can be, and not anew by each audit."""
+_FIRST = ("utterances", "protocols", "all_assignments")
+_NEXT = ("checked_feature_sets", "skipped", "unused", "held_out", "fold_roles", "voices")
+"""The order in which they are made: each reads those before it."""
+
+_VIEWS = ("utterances", "split_rows", "folds", "fold_utterances")
+"""What stays a view: the catalogue's own rows, and rows times folds. All else is computed once, and not anew by each audit, most
+of whose time would go into planning the same joins again."""
 
 _USED = " AND NOT EXISTS (SELECT 1 FROM temp.unused s WHERE s.corpus = m.corpus AND s.utterance_id = m.utterance_id)"
 
@@ -112,36 +117,33 @@ def audited(
     protocol: str,
     corpus: str,
     feature_sets: Sequence[str] | None,
-    is_foreign: bool = False,
-    claims: Sequence[str] = (),
+    claims: Sequence[str] | None = None,
 ) -> Iterator[None]:
     """Let temporary views stand before the tables, which hold only what is audited; take them away in the end.
 
     Args:
-        connection: an open catalogue; for a foreign split, with what `foreign.install` puts there.
+        connection: an open catalogue; for a foreign split, with what `matching.install` puts there.
         protocol: the protocol's name, or what the foreign split is called.
         corpus: the corpus, or all corpora of the protocol as `protocols.corpora` joins them.
         feature_sets: the ones that have to be complete; None takes those that hold any feature of the corpus and
             are bound to no fold.
-        is_foreign: whether the rows are those of a foreign split.
-        claims: columns that a foreign split is held to keep apart.
+        claims: columns that a foreign split is held to keep apart; None: the rows are a protocol's.
     """
     # Views stand before the tables under the same names, so an audit is plain SQL that cannot see more than it
     # is to judge, and a foreign split needs no other one.
     main = _database(connection)
     turn = _turn(connection)
-    views = _foreign(turn, protocol, corpus, claims) if is_foreign else _own(main, turn, protocol, corpus)
-    views |= _common(main, feature_sets, is_foreign)
+    views = _own(main, turn, protocol, corpus) if claims is None else _foreign(turn, protocol, corpus, claims)
+    views |= _common(main, feature_sets, is_foreign=claims is not None)
     if nobody := _nobody(connection, corpus):  # before all others: they read it
         said = ", ".join(quote(name) for name in nobody)
         kept = f"CASE WHEN speaker IN ({said}) THEN NULL ELSE speaker END AS speaker"
         views = {"utterances": f"SELECT * REPLACE ({kept}) FROM {main}.utterances"} | views
     made: list[str] = []
     try:
-        # Small views that many audits join are made once, as tables.
-        first = [name for name in ("utterances", "protocols", "all_assignments") if name in views]
-        for name in dict.fromkeys((*first, *_SMALL, *views)):
-            kind = "TABLE" if name in _SMALL else "VIEW"
+        order = (*(name for name in _FIRST if name in views), *_NEXT, *views)
+        for name in dict.fromkeys(order):
+            kind = "VIEW" if name in _VIEWS else "TABLE"
             connection.execute(f"CREATE OR REPLACE TEMP {kind} {name} AS {views[name]}")
             made.append(f"{kind} IF EXISTS temp.{name}")
         yield

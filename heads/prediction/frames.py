@@ -41,7 +41,7 @@ def feature_rows(cache: Cache, feature_set: str, corpus: str | None) -> list[dic
         if len(names) > 1:
             raise UsageError(f"{feature_set} may be {' or '.join(names)}; say which")
         view = None if names[0] in have else views[names[0]]
-        found = rows(
+        stored = rows(
             connection,
             "SELECT f.*, u.speaker, u.label FROM features f JOIN utterances u USING (corpus, utterance_id) "
             "WHERE f.feature_set = ? AND f.corpus = ? ORDER BY f.utterance_id",
@@ -50,7 +50,7 @@ def feature_rows(cache: Cache, feature_set: str, corpus: str | None) -> list[dic
     return [
         {key: row[key] for key in ("corpus", "utterance_id", "speaker", "label")}
         | {"feature_set": names[0], "where": where_of(cache, row, view)}
-        for row in found
+        for row in stored
     ]
 
 
