@@ -294,26 +294,20 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
     if trained.features.config.get("per") == PER_UTTERANCE:
         moving = {}  # one frame, always
     example = samples[0] if segment is None else torch.cat([samples[0], samples[0]])
-    try:
-        with torch.inference_mode(False), torch.no_grad(), _without_loops(), _quiet():
-            program = torch.onnx.export(
-                module,
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=["frames"],
-                output_names=["probabilities"],
-                dynamic_shapes={"frames": moving},
-                verbose=False,
-            )
-            assert program is not None  # with dynamo=True there always is one
-            program.save(path, external_data=False)
-    except Exception as error:  # whatever the exporter raises over an operator: it is its word on why
-        path.unlink(missing_ok=True)
-        raise NoGraphError(f"--onnx: {trained.name} cannot be written as ONNX ({_reason(error)})") from error
     # Looked at on real frames before anybody has the file: an operator may be exported to something that only
-    # looks alike.
-    worst = _compare(trained, path, packed, samples)
+    # looks alike. The exporter's optimiser may fix a length that is not fixed (of ENT's frame classifier): then without it.
+    try:
+        _save(trained, module, example, moving, path, optimise=True)
+        worst = _compare(trained, path, packed, samples)
+    except _CannotRunError:
+        _save(trained, module, example, moving, path, optimise=False)
+        try:
+            worst = _compare(trained, path, packed, samples)
+        except _CannotRunError as error:
+            path.unlink(missing_ok=True)
+            raise NoGraphError(
+                f"--onnx: onnxruntime cannot run the graph of {trained.name} ({first_line(error)[:200]})"
+            ) from error
     if not worst <= TOLERANCE:
         path.unlink(missing_ok=True)
         raise TfserError(f"--onnx: onnxruntime's probabilities differ from PyTorch's by {worst:.2g}, more than {TOLERANCE:g}")
@@ -324,6 +318,38 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
         "opset": OPSET,
         "input": f"frames float32 ({'B' if segment else '1'}, {segment or ('L' if moving else 1)}, {trained.features.dim})",
     }
+
+
+class _CannotRunError(Exception):
+    """onnxruntime cannot run a graph on frames that it was written for."""
+
+
+def _save(
+    trained: TrainedHead, module: nn.Module, example: Tensor, moving: dict[int, Any], path: Path, *, optimise: bool
+) -> None:
+    """Write a module as ONNX.
+
+    Raises:
+        NoGraphError: the exporter fails over an operator; nothing is left then.
+    """
+    try:
+        with torch.inference_mode(False), torch.no_grad(), _without_loops(), _quiet():
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["frames"],
+                output_names=["probabilities"],
+                dynamic_shapes={"frames": moving},
+                optimize=optimise,
+                verbose=False,
+            )
+            assert program is not None  # with dynamo=True there always is one
+            program.save(path, external_data=False)
+    except Exception as error:  # whatever the exporter raises over an operator: it is its word on why
+        path.unlink(missing_ok=True)
+        raise NoGraphError(f"--onnx: {trained.name} cannot be written as ONNX ({_reason(error)})") from error
 
 
 def _reason(error: BaseException) -> str:
@@ -350,16 +376,26 @@ def _samples(trained: TrainedHead, packed: PackedFeatures, segment: int | None) 
 
 
 def _compare(trained: TrainedHead, path: Path, packed: PackedFeatures, samples: Sequence[Tensor]) -> float:
-    """Return the largest difference between onnxruntime's probabilities and those that `TrainedHead.predict` gives."""
+    """Return the largest difference between onnxruntime's probabilities and those that `TrainedHead.predict` gives.
+
+    Raises:
+        _CannotRunError: it cannot run the graph.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its classes have no base of their own
+        raise _CannotRunError(first_line(error)) from error
     expected = trained.predict(packed).utterance_probabilities
     worst = 0.0
     for row, sample in zip(expected, samples, strict=True):
-        (found,) = session.run(["probabilities"], {"frames": sample.numpy()})
+        try:
+            (found,) = session.run(["probabilities"], {"frames": sample.numpy()})
+        except Exception as error:
+            raise _CannotRunError(first_line(error)) from error
         difference = np.abs(found.astype(np.float64).mean(axis=0) - row).max()
         worst = max(worst, float(difference) if np.isfinite(difference) else math.inf)
     return worst
