@@ -91,6 +91,7 @@ def test_weights_of_a_joined_set_are_those_of_its_encoder(trained: Trained, tmp_
         moved.rename(trained.weights)
 
 
+@pytest.mark.slow
 def test_a_joined_set_of_two_paces_and_rates(trained: Trained, tmp_path: Path) -> None:
     """What is refused in a set is told for the whole: the shortest audio is that of the part that wants most."""
     (run_id,) = trained.need(("logreg", JOINED))
@@ -104,7 +105,7 @@ def test_a_joined_set_of_two_paces_and_rates(trained: Trained, tmp_path: Path) -
 # -- one layer, and mixes of them --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("features", ["wavlm-large/1+float16", "wavlm-large/1-of-all"])
+@pytest.mark.parametrize("features", ["wavlm-large/1+float16", pytest.param("wavlm-large/1-of-all", marks=pytest.mark.slow)])
 def test_a_layer_of_a_stack(trained: Trained, tmp_path: Path, features: str) -> None:
     """Read where it lies, and stored by itself in a wider dtype than its stack."""
     if features.endswith("-of-all"):
@@ -120,6 +121,7 @@ def test_a_layer_of_a_stack(trained: Trained, tmp_path: Path, features: str) -> 
     assert away(trained, tmp_path / "model", tmp_path) == here
 
 
+@pytest.mark.slow
 def test_a_mix_of_layers_that_a_head_learns(trained: Trained, tmp_path: Path) -> None:
     (run_id,) = trained.need(("mean_pool", LAYERS))
     export(trained.cache, run_id, tmp_path / "model")
@@ -227,6 +229,7 @@ def test_a_fusion_is_exported_as_its_members(trained: Trained, tmp_path: Path) -
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_a_fusion_is_shown_like_any_other(trained: Trained, tmp_path: Path) -> None:
     run_id = fused(trained)
     experiment = run_id.rsplit("-f", 1)[0]
