@@ -32,7 +32,7 @@ from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.feature_name import FeatureName, joined_names, meant
 from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.collapse import stored_frames
-from tfser.pipeline.features.feature_set import PER_UTTERANCE, Described, is_per_utterance
+from tfser.pipeline.features.feature_set import JOINED, PER_UTTERANCE, Described, is_per_utterance
 from tfser.pipeline.features.layer_views import layer_views, meant_views
 from tfser.pipeline.features.stacks import layers_of
 from tfser.pipeline.new_shards import AS_USUAL, OpenShards, Row, ShardWriting, Written, write_lacking
@@ -59,10 +59,7 @@ class Joined(Described):
 
     def combine(self, frames: Sequence[Array]) -> Array:
         """Return the frames (t, dim) of one utterance from those of the parts, (t_i, dim_i) each."""
-        hops = [part["hop_s"] for part in self.parts]
-        t = len(frames[0])
-        placed = [at_pace(of, t, hops[0], hop).astype(np.float32) for of, hop in zip(frames, hops, strict=True)]
-        return np.concatenate(placed, axis=1)
+        return side_by_side(frames, [part["hop_s"] for part in self.parts])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +92,59 @@ def at_pace(frames: Array, count: int, pace_s: float, hop_s: float) -> Array:
     return nearest
 
 
+def side_by_side(frames: Sequence[Array], hops_s: Sequence[float]) -> Array:
+    """Return the frames (t, dim) float32 of one utterance from those of the parts, (t_i, dim_i) each, by the module's
+    rule."""
+    count, pace_s = len(frames[0]), hops_s[0]
+    placed = [at_pace(of, count, pace_s, hop_s).astype(np.float32) for of, hop_s in zip(frames, hops_s, strict=True)]
+    return np.concatenate(placed, axis=1)
+
+
+def apart(parts: Sequence[Mapping[str, Any]], frames: Sequence[int]) -> str | None:
+    """Return why an utterance's parts cannot be joined: what they have of it is of unequal lengths. None: they can be.
+
+    Frames are matched by time, so a part that ends early would be read from its last frame on; beyond rounding of
+    windows that is another recording.
+
+    Args:
+        parts: what describes them, with their configurations.
+        frames: how many each has of the utterance.
+    """
+    timed = [of for of in zip(parts, frames, strict=True) if of[0]["config"].get("per") != PER_UTTERANCE]
+    lengths = {part["feature_set"]: count * part["hop_s"] for part, count in timed}
+    if not lengths or max(lengths.values()) - min(lengths.values()) <= MOST_APART_S:
+        return None
+    each = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in lengths.items())
+    return f"its features are of unequal lengths ({each}), so they cannot be joined"
+
+
+def joined_config(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return everything that changes the numbers of a joined set.
+
+    Args:
+        parts: what describes them, in their order: `feature_set`, `kind`, `fingerprint`, `dim`, `hop_s`, `config`.
+
+    Raises:
+        TfserError: they were learned in different folds.
+    """
+    config: dict[str, Any] = {
+        "kind": JOINED,
+        "algorithm": ALGORITHM,
+        "rule": RULE,
+        "parts": [{key: part[key] for key in ("feature_set", "kind", "fingerprint", "dim", "hop_s")} for part in parts],
+    }
+    if all(part["config"].get("per") == PER_UTTERANCE for part in parts):
+        config["per"] = PER_UTTERANCE
+    # A part that was learned in a fold binds the whole to that fold: tested elsewhere it would have seen the
+    # test side.
+    owners = [owner for part in parts if (owner := part["config"].get("belongs_to"))]
+    if any(owner != owners[0] for owner in owners):
+        raise TfserError("its parts were learned in different folds, so no fold could be tested on them")
+    if owners:
+        config["belongs_to"] = owners[0]
+    return config
+
+
 def joined(cache: Cache, name: str) -> Joined:
     """Return what stands for several feature sets, named with a plus between them.
 
@@ -114,24 +164,14 @@ def joined(cache: Cache, name: str) -> Joined:
     if single[0] and not all(single):
         way_out = "+".join(part["feature_set"] for part in sorted(parts, key=is_per_utterance))
         raise UsageError(f"{parts[0]['feature_set']} has one frame an utterance and cannot set the pace; write {way_out}")
-    config: dict[str, Any] = {
-        "kind": "joined",
-        "algorithm": ALGORITHM,
-        "rule": RULE,
-        "parts": [{key: part[key] for key in ("feature_set", "kind", "fingerprint", "dim", "hop_s")} for part in parts],
-    }
-    if all(single):
-        config["per"] = PER_UTTERANCE
-    # A part that was learned in a fold binds the whole to that fold: tested elsewhere it would have seen the
-    # test side.
-    owners = [owner for part in parts if (owner := json.loads(part["config"]).get("belongs_to"))]
-    if any(owner != owners[0] for owner in owners):
-        raise TfserError(f"{name}: its parts were learned in different folds, so no fold could be tested on them")
-    if owners:
-        config["belongs_to"] = owners[0]
+    described = [dict(part) | {"config": json.loads(part["config"])} for part in parts]
+    try:
+        config = joined_config(described)
+    except TfserError as error:
+        raise TfserError(f"{name}: {error}") from error
     return Joined(
         name="+".join(part["feature_set"] for part in parts),
-        kind="joined",
+        kind=JOINED,
         config=config,
         dim=sum(part["dim"] for part in parts),
         dtype="float16" if all(part["dtype"] == "float16" for part in parts) else "float32",
@@ -199,34 +239,20 @@ def _join_corpus(cache: Cache, target: Joined, corpus: str, stored: Sequence[Seq
     whole = [row for row in stored[0] if all(row["utterance_id"] in part for part in by_utterance)]
     lacking = {p["feature_set"]: len(everyone) - len(rows) for p, rows in zip(target.parts, by_utterance, strict=True)}
 
-    def side_by_side(shards: OpenShards, row: Row) -> Array:
+    described = [dict(part) | {"config": json.loads(part["config"])} for part in target.parts]
+
+    def frames_of(shards: OpenShards, row: Row) -> Array:
         parts = [part[row["utterance_id"]] for part in by_utterance]
-        _check_lengths(target, parts)
+        if too_far := apart(described, [part["frames"] for part in parts]):
+            raise TfserError(f"{row['utterance_id']}: {too_far}")
         columns = (slice(p["first_column"], p["first_column"] + p["dim"]) for p in target.parts)
         return target.combine([shards.frames_of(part)[:, own] for part, own in zip(parts, columns, strict=True)])
 
     def excuse(folder: Path) -> None:
         _excuse(cache, target, corpus, folder)
 
-    written = write_lacking(cache, target, corpus, whole, side_by_side, how, excuse)
+    written = write_lacking(cache, target, corpus, whole, frames_of, how, excuse)
     return JoinReport(**vars(written), lacking={name: number for name, number in lacking.items() if number})
-
-
-def _check_lengths(target: Joined, parts: Sequence[Row]) -> None:
-    """Refuse an utterance whose parts are of unequal lengths.
-
-    Frames are matched by time, so a part that ends early would be read from its last frame on; beyond rounding of windows that
-    is another recording.
-
-    Raises:
-        TfserError: they differ by more than `MOST_APART_S`.
-    """
-    timed = [(row, p) for row, p in zip(parts, target.parts, strict=True) if not is_per_utterance(p)]
-    lengths = {p["feature_set"]: row["frames"] * p["hop_s"] for row, p in timed}
-    if lengths and max(lengths.values()) - min(lengths.values()) > MOST_APART_S:
-        each = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in lengths.items())
-        name = parts[0]["utterance_id"]
-        raise TfserError(f"{name}: its features are of unequal lengths ({each}), so they cannot be joined")
 
 
 def _excuse(cache: Cache, target: Joined, corpus: str, folder: Path) -> None:

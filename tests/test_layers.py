@@ -37,7 +37,8 @@ ROOMS = {
     "pipeline": (
         *("cores", "threads", "memory", "sound", "corpora", "measure", "last_scan", "scan_report", "scan", "source"),
         *("part", "shards", "features", "stock", "new_shards", "extract_report", "feature_writer", "extract", "front_end"),
-        *("collapse", "from_stacks", "join", "feature_files", "import_features", "verify", "inventory", "copies", "commands"),
+        *("collapse", "from_stacks", "join", "joint_front_end", "feature_files", "import_features", "verify", "inventory"),
+        *("copies", "commands"),
     ),
     "heads": ("spec", "models", "training", "runs", "results", "prediction", "reports", "commands"),
 }

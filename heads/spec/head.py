@@ -94,6 +94,8 @@ class HeadSpec:
     count in them (None: all)."""
     ablation: tuple[AblationRow, ...] = ()
     """The rows of the paper's ablation table, in its order."""
+    no_graph: str | None = None
+    """Why it cannot be written as ONNX (`tfser.heads.prediction.onnx_graph`); None: it can."""
     per_utterance: bool = False
     """It can read feature sets that have one frame an utterance, such as functionals; other heads need frames over time."""
     reads: tuple[str, ...] = ()

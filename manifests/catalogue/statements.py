@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -58,7 +59,9 @@ def select_arrow(connection: Connection, query: str) -> Any:
     Raises:
         UsageError: as `select`.
     """
-    with _only_reading(query):
+    with _only_reading(query), warnings.catch_warnings():
+        # DuckDB 2 remarks that this copies the rows; its other way refuses a connection that is in use.
+        warnings.filterwarnings("ignore", message="Arrow output on a DB-API result")
         return interruptibly(connection, lambda: connection.execute(query).to_arrow_table())
 
 
