@@ -258,28 +258,3 @@ def corpora_rows(connection: Connection, groups: Sequence[ContenderGroup]) -> tu
             }
         )
     return found, sql
-
-
-def published_rows(group: ContenderGroup) -> list[dict[str, Any]]:
-    """Return what papers print for a group's corpus, as they print it: never of our runs, and never in one table with them."""
-    wanted = {"iemocap", "meld", "casia"} & set(group.corpus.split(JOINED_BY))
-    if not wanted:  # the papers' tables know no other corpus, and reading them loads the networks
-        return []
-    from tfser.heads.results.published import PAPERS
-
-    found = []
-    for paper in PAPERS.values():
-        for table in paper.tables():
-            for row in table.rows:
-                scores = {k.split(" ", 1)[1]: v for k, v in row.printed.items() if k.split(" ", 1)[0] in wanted}
-                if scores:
-                    found.append(
-                        {
-                            "paper": paper.source,
-                            "table": table.number,
-                            "row": row.name,
-                            **{name: scores.get(name) for name in ("UA", "WA", "WF1")},
-                            "protocol there": ", ".join(paper.protocols[c] for c in sorted(wanted) if c in paper.protocols),
-                        }
-                    )
-    return found

@@ -26,8 +26,16 @@ from tfser.manifests.wording import count, visible
 PAGE_INCHES, SMALL_INCHES = 5.2, 3.3
 """How wide figures of a page are drawn: letters of 7.5 points are read at 1280 pixels and at 420."""
 
-CellLink = Callable[[str, str], str]
-"""Returns where the cell of a true and a predicted class leads."""
+
+@dataclass(frozen=True, kw_only=True)
+class Links:
+    """Where a page leads: `cell` returns it for a true and a predicted class, `utterance` for a corpus and an id.
+
+    None: a cell leads to the page's own list of utterances, an utterance nowhere.
+    """
+
+    cell: Callable[[str, str], str] | None = None
+    utterance: Callable[[str, str], str] | None = None
 
 
 @dataclass(kw_only=True)
@@ -53,7 +61,7 @@ def drawn(data: FigureData, key: str, links: Mapping[str, tuple[str, str]] | Non
 
 
 def experiment_part(
-    connection: Connection, one: Contender, heard: Heard | None = None, cell_link: CellLink | None = None
+    connection: Connection, one: Contender, heard: Heard | None = None, links: Links | None = None
 ) -> dict[str, Any]:
     """Return everything that a page says of one experiment, its figures drawn. Call in `house_style`.
 
@@ -61,10 +69,11 @@ def experiment_part(
         connection: the catalogue.
         one: the experiment.
         heard: the sound of its confident mistakes, if that is wanted.
-        cell_link: where the cells of the confusion lead; to the same page's own list of utterances if left out.
+        links: where cells of the confusion and utterances lead.
     """
+    links = links or Links()
     cells = trust_data.in_cells(connection, one)
-    figures, missing = _figures(connection, one, _cell_links(one, cells, cell_link))
+    figures, missing = _figures(connection, one, _cell_links(one, cells, links.cell))
     sure = trust_data.read_sureness(connection, one)
     trust = [
         drawn(make(one, sure), f"{one.key}-{make.__name__}", width=SMALL_INCHES)
@@ -78,14 +87,14 @@ def experiment_part(
         "sentence": sentence(connection, one),
         "figures": [figure.shown() for figure in figures],
         "trust": [figure.shown() for figure in trust],
-        "mistakes": _mistakes(connection, one, heard),
+        "mistakes": _mistakes(connection, one, heard, links),
         "missing": missing,
         "in_cells": cells,
     }
 
 
 def _cell_links(
-    one: Contender, cells: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]], cell_link: CellLink | None
+    one: Contender, cells: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]], cell_link: Callable[[str, str], str] | None
 ) -> dict[str, tuple[str, str]]:
     """Return by place in the confusion where a cell that holds utterances leads, and what a screen reader says of it."""
     return {
@@ -163,15 +172,16 @@ def cells_part(one: Contender, cells: Mapping[tuple[str, str], Sequence[Mapping[
     return {"cells": found, "summary": summary + more, "sql": trust_data.in_cell_sql(one)}
 
 
-def _mistakes(connection: Connection, one: Contender, heard: Heard | None) -> dict[str, Any] | None:
+def _mistakes(connection: Connection, one: Contender, heard: Heard | None, links: Links) -> dict[str, Any] | None:
     data = trust_data.mistakes(connection, one)
     if not data.rows:
         return None
     columns = ["utterance", "speaker", "true", "taken for", "sure (%)", "seconds", "transcript"]
     lines = []
     for row in data.rows:
+        name = row["utterance_id"]
         line: list[Any] = [
-            row["utterance_id"],
+            {"href": links.utterance(row["corpus"], name), "text": name} if links.utterance else name,
             row["speaker"] or "",
             row["label"],
             row["predicted"],

@@ -20,6 +20,7 @@ from tfser.heads.reports import corpus_data, scores_data
 from tfser.heads.reports.figure_data import FigureData
 from tfser.heads.reports.material import Contender, Material
 from tfser.heads.reports.one_experiment import cells_part, drawn, experiment_part, sentence
+from tfser.heads.reports.published_data import published_tables
 from tfser.heads.reports.recordings import Heard
 from tfser.heads.reports.report_tables import of_numbers, score_table, table_of
 from tfser.heads.reports.style import house_style
@@ -141,11 +142,7 @@ def _context(connection: Connection, material: Material, wishes: Wishes, chosen:
     findings, findings_sql = corpus_data.audit_findings(connection, members)
     licences, licences_sql = corpus_data.corpora_rows(connection, material.groups)
     tables = [score_table(material, group) for group in material.groups]
-    published = [
-        table_of(f"Published for {group.corpus}: as papers print it, under their own protocols, not ours", found)
-        for group in material.groups
-        if (found := corpus_data.published_rows(group))
-    ]
+    published = {of.title: of for group in material.groups for of in published_tables(connection, group)}
     corpora = ", ".join(dict.fromkeys(group.corpus for group in material.groups))
     detail = f", {len(chosen)} of them in detail" if len(chosen) < len(members) else ""
     left = f"; {len(material.left_out)} left out, listed below" if material.left_out else ""
@@ -158,7 +155,7 @@ def _context(connection: Connection, material: Material, wishes: Wishes, chosen:
         "sentences": [{"text": sentence(connection, one), "alarm": not is_independent(one.row)} for one in members[:40]],
         "marks": explain_marks([one.row for one in members]),
         "score_tables": tables,
-        "published": published,
+        "published": list(published.values()),
         "left_out": table_of("left out, and why", [{"what": a, "why": b} for a, b in material.left_out])
         if material.left_out
         else None,
