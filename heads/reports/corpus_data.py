@@ -18,6 +18,7 @@ from tfser.heads.reports.report_tables import ReportTable, table_of
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.wording import count
+from tfser.manifests.wording import listed as names_listed
 
 _MOST_SPEAKERS = 60
 """Of a table of speakers by classes; of more, those with the fewest utterances are shown."""
@@ -137,7 +138,7 @@ def audit_findings(connection: Connection, members: Sequence[Contender]) -> tupl
                 of["experiments"].append(names[row["experiment"]])
     order = {"error": 0, "warning": 1, "info": 2}
     listed = sorted(found.values(), key=lambda row: (order.get(row["level"], 3), row["audit"], str(row["fold"])))
-    return [{**row, "experiments": ", ".join(row["experiments"])} for row in listed], sql
+    return [{**row, "experiments": names_listed(row["experiments"], 4)} for row in listed], sql
 
 
 def how_made(connection: Connection, one: Contender) -> dict[str, Any]:

@@ -219,8 +219,11 @@ def sentence(connection: Connection, one: Contender) -> str:
         new = f"; a new speaker's UA lies between {ends[0]} and {ends[1]} %"
     seeds = f"{count(len(outcome.seeds), 'seed')}"
     lacking = f", incomplete: {one.incomplete}" if one.incomplete else ""
+    # What the name says is not said again.
+    about = {"preset": f"preset {row['preset']}", "recipe": f"recipe {row['recipe']}", "feature_set": f"on {row['feature_set']}"}
+    told = [words for column, words in about.items() if str(row[column]) not in one.name.split()]
     return (
-        f"{one.name} ({row['head']} {row['preset']}, recipe {row['recipe']}, on {row['feature_set']}): pooled UA "
+        f"{one.name}{' (' + ', '.join(told) + ')' if told else ''}: pooled UA "
         f"{percent_of(row['pooled_UA'])} %{one.mark}{bounds}{over}, WA {percent_of(row['pooled_WA'])} %, selection "
         f"{outcome.selection}, {seeds}, {count(len(outcome.keys), 'utterance')}{new}; protocol {row['protocol']} "
         f"(hash {hashes}), "

@@ -32,6 +32,9 @@ from tfser.manifests.wording import count
 DETAILED = 2
 """Experiments that are shown in detail where none is named: the best of them."""
 
+_SENTENCES = 6
+"""Experiments that a sentence is said of at the head."""
+
 _MOST_BYTES = 1_900_000
 _CELL_ROWS = (40, 15, 6, 2, 0)
 """Utterances shown a cell: as many as leave the page small."""
@@ -146,13 +149,16 @@ def _context(connection: Connection, material: Material, wishes: Wishes, chosen:
     corpora = ", ".join(dict.fromkeys(group.corpus for group in material.groups))
     detail = f", {len(chosen)} of them in detail" if len(chosen) < len(members) else ""
     left = f"; {len(material.left_out)} left out, listed below" if material.left_out else ""
+    # A sentence for those in detail and the next best: of more, nobody reads them, and the table has all.
+    told = [*chosen, *(one for one in members if one not in chosen)][:_SENTENCES]
     heard = wishes.heard
     if heard is not None and heard.missing:
         left += f"; {count(len(heard.missing), 'recording')} could not be had"
     return {
         "title": wishes.title or f"Speech emotion recognition on {corpora}",
         "subtitle": f"{count(len(members), 'experiment')}{detail}{left}.",
-        "sentences": [{"text": sentence(connection, one), "alarm": not is_independent(one.row)} for one in members[:40]],
+        "sentences": [{"text": sentence(connection, one), "alarm": not is_independent(one.row)} for one in told],
+        "more": f"{len(members) - len(told)} more stand in the table." if len(told) < len(members) else "",
         "marks": explain_marks([one.row for one in members]),
         "score_tables": tables,
         "published": list(published.values()),

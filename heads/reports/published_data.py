@@ -11,7 +11,7 @@ from typing import Any
 
 from tfser.heads.reports.figure_data import Row
 from tfser.heads.reports.material import ContenderGroup
-from tfser.heads.reports.report_tables import ReportTable, table_of
+from tfser.heads.reports.report_tables import ReportTable, table_of, without_shared
 from tfser.heads.results.marks import HEARD
 from tfser.heads.results.reference_numbers import EXPLAINED, GROUPS, METRICS, published_beside
 from tfser.heads.results.written import score_text
@@ -42,7 +42,8 @@ def published_tables(connection: Connection, group: ContenderGroup) -> list[Repo
                 left = len(members) - len(shown.rows)
                 more = (f"And {left} more: tfser scores --published --format json.",) if left else ()
                 heard = (f"{HEARD} {EXPLAINED[GROUPS[2]]}.",) if any(row["speakers"] == "shared" for row in members) else ()
-                tables.append(replace(shown, right=frozenset(_SCORES), notes=(*heard, *more)))
+                shown = replace(shown, right=frozenset(_SCORES), notes=(*heard, *more))
+                tables.append(without_shared(shown, ("speakers", "training", "protocol there", "source")))
     printed = _printed_by_papers(group)
     if printed:
         tables.append(table_of(f"published for {group.corpus} in the papers of heads that are here, as they print it", printed))

@@ -269,7 +269,9 @@ def mistakes(connection: Connection, one: Contender, most: int = 20) -> FigureDa
         "SELECT p.corpus, p.utterance_id, p.speaker, p.seed, p.fold, p.label, p.predicted, sure, of_true,\n"
         "  u.duration_s, u.transcript\n"
         "FROM p LEFT JOIN utterances u ON u.corpus = p.corpus AND u.utterance_id = p.utterance_id\n"
-        f"WHERE NOT hit ORDER BY sure DESC, p.corpus, p.utterance_id, p.seed, p.fold LIMIT {most}"
+        "WHERE NOT hit QUALIFY row_number() OVER (\n"
+        "    PARTITION BY p.corpus, p.utterance_id ORDER BY sure DESC, p.seed, p.fold) = 1\n"
+        f"ORDER BY sure DESC, p.corpus, p.utterance_id LIMIT {most}"
     )
     result = connection.execute(sql)
     names = [column[0] for column in result.description or ()]

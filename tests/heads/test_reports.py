@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfser.heads.reports import corpus_data, drawing, failing_data, page, report_tables, scores_data, style, trust_data
+from tfser.heads.reports.contender_names import contender_names
 from tfser.heads.reports.figure_data import FigureData, Numbers
 from tfser.heads.reports.material import Material, read_material, spoken
 from tfser.heads.reports.published_data import published_tables
@@ -206,11 +207,32 @@ def test_published_numbers_stand_by_themselves(connection: Connection, material:
     for row, of in zip(shared.rows, theirs, strict=False):
         cells = dict(zip(shared.columns, row, strict=True))
         assert cells["UA"] == f"{100 * of['UA']:.1f}§"
-        assert cells["speakers"] == "shared"
-        assert of["source"] in cells["source"]
+        assert cells["encoder"] == of["encoder"]
+    assert any("speakers shared" in note and theirs[0]["source"] in note for note in shared.notes), "of all rows, said once"
     iemocap = replace(group, corpus="iemocap", protocols=("iemocap4-session",), classes=tuple("abcd"))
     titles = [table.title for table in published_tables(connection, iemocap)]
     assert [next(kind for kind in (*GROUPS, "papers") if kind in title) for title in titles] == [*GROUPS[:2], "papers"]
+
+
+_OF_RUNS = st.fixed_dictionaries(
+    {name: st.sampled_from(["a", "a+b", "b+a", "a+b+c", ""]) for name in ("head", "preset", "recipe", "protocol", "differs")}
+)
+
+
+@given(st.lists(_OF_RUNS, min_size=1, max_size=8))
+def test_no_two_experiments_share_a_name(found: list[dict[str, str]]) -> None:
+    plain = {"feature_set": "logmel", "corpus": "toy"}
+    rows = [{**row, **plain, "experiment": f"e-{i:010x}"} for i, row in enumerate(found)]
+    names = contender_names(rows)
+    assert len(set(names.values())) == len(rows)
+    assert all(names[row["experiment"]].startswith(row["head"]) for row in rows)
+
+
+def test_what_every_row_says_is_said_once() -> None:
+    table = report_tables.ReportTable(title="t", columns=("a", "b", "c"), rows=(("1", "x", "y"), ("2", "x", "")))
+    found = report_tables.without_shared(table, ("a", "b", "c"))
+    assert (found.columns, found.rows, found.notes) == (("a", "c"), (("1", "y"), ("2", "")), ("All rows: b x.",))
+    assert report_tables.without_shared(replace(table, rows=table.rows[:1]), ("b",)).columns == table.columns
 
 
 def test_what_is_left_out_is_counted(cache: Cache, connection: Connection, material: Material) -> None:
