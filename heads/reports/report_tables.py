@@ -64,12 +64,12 @@ def score_table(material: Material, group: ContenderGroup) -> ReportTable:
     lines = [
         {
             "experiment": member.name + (" (reference)" if row["head"] in REFERENCE_HEADS else ""),
-            "features": row["feature_set"],
             "selection": row["selection"],
             "pooled UA [95 %]": _range(row, "pooled_UA"),
             "pooled WA [95 %]": _range(row, "pooled_WA"),
             "UA": _spread(row, "UA"),
             "WA": _spread(row, "WA"),
+            "features": row["feature_set"],
             "validation": row["validation"],
             "seeds": str(len(row["seeds"])),
             "folds": f"{row['folds']}/{row['of_folds'] or '?'}",
