@@ -5,7 +5,7 @@ from __future__ import annotations
 from tfser.heads.results.compare import Comparison, notes
 from tfser.heads.results.comparison_texts import compared_line, in_words
 from tfser.heads.results.marks import explain_marks, standing
-from tfser.manifests.display import Output, print_rows, show
+from tfser.manifests.display import Output, print_rows, show, show_wrapped
 from tfser.manifests.wording import count
 
 _MOST_SPEAKERS = 30
@@ -22,8 +22,7 @@ def print_comparison(of: Comparison) -> None:
     show(f"{count(len(of.a.keys), of.a.level)}{clusters}, selection {of.a.selection}; percent{over}", "")
     print_rows([compared_line(of, row, "score", row.name) for row in of.scores], Output.table)
     show("")
-    for line in in_words(of):
-        show(line)
+    show_wrapped(*in_words(of))
     show("")
     print_rows([compared_line(of, row, "recall of", row.name) for row in of.classes], Output.table)
     if 1 < len(of.speakers) <= _MOST_SPEAKERS:
@@ -32,5 +31,4 @@ def print_comparison(of: Comparison) -> None:
     below = [*notes(of), *explain_marks([of.a.row(), of.b.row()])]
     if below:
         show("")
-    for line in below:
-        show(line)
+    show_wrapped(*below)

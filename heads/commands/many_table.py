@@ -5,7 +5,7 @@ from __future__ import annotations
 from tfser.heads.results.comparison_texts import pair_lines, system_lines
 from tfser.heads.results.many import ManyComparison, in_words
 from tfser.heads.results.marks import explain_marks
-from tfser.manifests.display import Output, print_rows, show
+from tfser.manifests.display import Output, print_rows, show, show_wrapped
 from tfser.manifests.wording import count
 
 _MOST_PAIRS = 66
@@ -23,4 +23,5 @@ def print_many(of: ManyComparison) -> None:
         print_rows(pair_lines(of, _MOST_PAIRS), Output.table)
         if len(of.pairs) > _MOST_PAIRS:
             show(f"and {len(of.pairs) - _MOST_PAIRS} pairs more; --format csv has all")
-    show("", *in_words(of), *explain_marks([side.row() for side in of.outcomes]))
+    show("")
+    show_wrapped(*in_words(of), *explain_marks([side.row() for side in of.outcomes]))

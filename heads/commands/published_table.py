@@ -9,7 +9,7 @@ from tfser.heads.commands.columns import fitted
 from tfser.heads.results.marks import HEARD
 from tfser.heads.results.reference_numbers import EXPLAINED, GROUPS, METRICS
 from tfser.heads.results.written import score_text
-from tfser.manifests.display import Output, markdown_lines, print_rows, show
+from tfser.manifests.display import Output, markdown_lines, print_rows, show, show_wrapped
 
 Row = Mapping[str, Any]
 
@@ -25,8 +25,9 @@ def print_published(found: Sequence[Row], width: int | None) -> None:
         shown, notes = fitted([_line(row) for row in rows[:_MOST]], width, ("protocol", "macro F1", "WA", "training"))
         show("", f"{heading}: {group}, {EXPLAINED[group]}")
         print_rows(shown, Output.table)
-        show(*notes, *_more(rows))
-    show("", *_below(found))
+        show_wrapped(*notes, *_more(rows))
+    show("")
+    show_wrapped(*_below(found))
 
 
 def markdown_published(found: Sequence[Row]) -> list[str]:
