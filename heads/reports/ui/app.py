@@ -78,7 +78,7 @@ def build_app(library: Library, token: str) -> Starlette:
     routes = [Route(path, _answering(library, make), methods=["GET"]) for path, make in pages.items()]
     guards = [
         Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS), www_redirect=False),
-        Middleware(Guard, token=token),  # type: ignore[arg-type]
+        Middleware(Guard, token=token),
     ]
     return Starlette(routes=routes, middleware=guards, lifespan=lifespan, exception_handlers={404: _nowhere})
 
@@ -134,7 +134,7 @@ def _overview(library: Library, request: Request) -> Response:
 
 def _utterances(library: Library, request: Request) -> Response:
     asked = listing.read_asked(request.query_params)
-    with library.reading() as connection:
+    with library.reading(is_limited=True) as connection:
         found = listing.list_utterances(connection, asked)
         choices = listing.choices(connection, asked.corpus)
     several = len(choices["corpora"]) > 1
@@ -261,10 +261,11 @@ def _report(library: Library, request: Request) -> Response:
 def _sql(library: Library, request: Request) -> Response:
     query = request.query_params.get("q", "").strip()
     number = _page_number(request)
-    found, problem = None, None
+    found: dict[str, Any] | None = None
+    problem: str | None = None
     if query:
         try:
-            with library.reading() as connection:
+            with library.reading(is_limited=True) as connection:
                 found = results_pages.answer(connection, query, number)
         except UsageError as error:
             problem = " ".join(str(error).split())

@@ -1,8 +1,9 @@
 """What the pages of `tfser ui` read from: one cache, and which folders sound may come from.
 
 In goes a cache; out come connections to its catalogue, each for one request: read-only, closed to files and settings
-(`tfser.manifests.catalogue.reading`), and ended when a question takes too long or the program stops. A cache that is written at
-the same time is read as it was when the request came. Nothing is written but the catalogue, which every command keeps up to date.
+(`tfser.manifests.catalogue.reading`), and ended when a user's own question takes too long or the program stops. A cache that is
+written at the same time is read as it was when the request came. Nothing is written but the catalogue, which every command keeps
+up to date.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
+
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue
 from tfser.manifests.errors import TfserError, UsageError
 
 PATIENCE_S = 20.0
-"""How long one request may keep the catalogue busy."""
+"""How long a statement that a user wrote may keep the catalogue busy; the pages' own questions end by themselves."""
 
 
 class Library:
@@ -36,8 +39,11 @@ class Library:
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[Connection]:
+    def reading(self, *, is_limited: bool = False) -> Iterator[Connection]:
         """Yield a connection to the catalogue as it is now.
+
+        Args:
+            is_limited: end what takes longer than this library's patience: for statements that a user wrote.
 
         Raises:
             UsageError: There is no such cache, or what was asked took too long and was ended.
@@ -51,12 +57,13 @@ class Library:
 
             timer = threading.Timer(self._patience_s, end)
             timer.daemon = True
-            timer.start()
+            if is_limited:
+                timer.start()
             with self._lock:
                 self._open.add(connection)
             try:
                 yield connection
-            except TfserError as error:
+            except (TfserError, duckdb.InterruptException) as error:
                 if late.is_set():
                     raise UsageError(f"this took longer than {self._patience_s:g} s and was ended; ask for less") from error
                 raise

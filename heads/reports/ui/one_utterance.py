@@ -42,7 +42,7 @@ def utterance_part(library: Library, connection: Connection, row: Mapping[str, A
     """
     key = {"corpus": row["corpus"], "id": row["utterance_id"]}
     troubles: list[str] = []
-    sound = None
+    sound: str | None = None
     try:
         file = audio_file(row, library.folders)
         if has_changed(row, file):
@@ -50,7 +50,7 @@ def utterance_part(library: Library, connection: Connection, row: Mapping[str, A
         sound = f"sound?{urlencode(key)}"
     except (TfserError, OSError) as error:
         troubles.append(f"No sound: {error}.")
-    figure = None
+    figure: dict[str, Any] | None = None
     try:
         figure = _figure(library, connection, row, feature_set, has_sound=sound is not None)
     except (TfserError, OSError) as error:

@@ -185,7 +185,7 @@ def audits(library: Library, connection: Connection, corpus: str, protocol: str)
         }
         for row in known
     ]
-    report = None
+    report: dict[str, Any] | None = None
     if protocol:
         if not any(link["is_here"] for link in links):
             raise UsageError(f"there is no protocol {protocol!r} of {corpus or 'any corpus'} in this cache")
