@@ -19,6 +19,7 @@ from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.wording import count
 from tfser.manifests.wording import listed as names_listed
+from tfser.pipeline.corpora import CORPORA
 
 _MOST_SPEAKERS = 60
 """Of a table of speakers by classes; of more, those with the fewest utterances are shown."""
@@ -240,8 +241,6 @@ def _written(value: Any) -> str:
 
 def corpora_rows(connection: Connection, groups: Sequence[ContenderGroup]) -> tuple[list[Row], str]:
     """Return the corpora of a report with where they come from and under which licence, and the SQL of what the cache knows."""
-    from tfser.pipeline.corpora import CORPORA
-
     names = sorted({name for group in groups for name in group.corpus.split(JOINED_BY)})
     sql = (
         "SELECT c.corpus, c.adapter, count(u.utterance_id) AS utterances, count(DISTINCT u.speaker) AS speakers FROM corpora c "

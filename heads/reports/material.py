@@ -117,7 +117,7 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
         UsageError: There is no experiment, none of that name, or none that can be shown.
     """
     every = table(connection)
-    about = {row["experiment"]: row for row in every if row["selection"] == selection}
+    chosen = {row["experiment"]: row for row in every if row["selection"] == selection}
     asked = list(dict.fromkeys(find(connection, name).experiment for name in named))
     ids = asked or list(dict.fromkeys(row["experiment"] for row in every))
     left_out: list[tuple[str, str]] = []
@@ -125,9 +125,9 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
     # An experiment that lacks folds is left out of what was not named, since its mean is over easier or harder
     # folds than the others'; who names it wants to see it.
     for name in ids:
-        if name not in about:
+        if name not in chosen:
             left_out.append((name, f"has no predictions of the selection {selection}"))
-        elif (lacking := _lacking(about[name])) and not asked:
+        elif (lacking := _lacking(chosen[name])) and not asked:
             left_out.append((name, f"incomplete: {lacking}; name it to see it all the same"))
         else:
             kept.append(name)
@@ -135,15 +135,15 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
     if not kept:
         why = f": {left_out[0][0]} {left_out[0][1]}" if left_out else ": no finished run in this cache; `tfser train` makes one"
         raise UsageError(f"nothing to report{why}")
-    names = contender_names([about[name] for name in kept])
+    names = contender_names([chosen[name] for name in kept])
     members = [
         Contender(
             experiment=name,
             name=names[name],
-            row=about[name],
+            row=chosen[name],
             outcome=read_outcome(connection, find(connection, name), selection=selection),
             key=f"e{i + 1}",
-            incomplete=_lacking(about[name]),
+            incomplete=_lacking(chosen[name]),
         )
         for i, name in enumerate(kept)
     ]

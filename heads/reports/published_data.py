@@ -13,6 +13,7 @@ from tfser.heads.reports.figure_data import Row
 from tfser.heads.reports.material import ContenderGroup
 from tfser.heads.reports.report_tables import ReportTable, table_of, without_shared
 from tfser.heads.results.marks import HEARD
+from tfser.heads.results.published import PAPERS
 from tfser.heads.results.reference_numbers import EXPLAINED, GROUPS, METRICS, published_beside
 from tfser.heads.results.written import score_text
 from tfser.manifests.catalogue.reading import Connection, rows
@@ -67,10 +68,8 @@ def _published_line(row: Row) -> dict[str, Any]:
 def _printed_by_papers(group: ContenderGroup) -> list[dict[str, Any]]:
     """Return the rows of the papers' tables for a group's corpus."""
     wanted = {"iemocap", "meld", "casia"} & set(group.corpus.split(JOINED_BY))
-    if not wanted:  # the papers' tables know no other corpus, and reading them loads the networks
+    if not wanted:  # the papers' tables know no other corpus
         return []
-    from tfser.heads.results.published import PAPERS
-
     found = []
     for paper in PAPERS.values():
         for table in paper.tables():

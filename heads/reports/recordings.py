@@ -17,6 +17,7 @@ from pathlib import Path
 from tfser.heads.reports.wishes import EMBEDDED_MB
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import TfserError
+from tfser.pipeline.sound.audio import MAX_DURATION_S, decode, resample
 
 _RATE_HZ = 16000
 
@@ -75,8 +76,6 @@ def as_flac(path: Path, start_s: float | None, end_s: float | None) -> bytes:
         TfserError: if it cannot be decoded.
     """
     import soundfile
-
-    from tfser.pipeline.sound.audio import MAX_DURATION_S, decode, resample
 
     audio = decode(path, start_s=start_s, end_s=end_s, max_duration_s=MAX_DURATION_S)
     samples, rate = audio.samples, audio.sample_rate

@@ -23,6 +23,8 @@ from tfser.heads.reports.ui.sounds import audio_file, has_changed
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import TfserError
 from tfser.manifests.wording import cell, visible
+from tfser.pipeline.features.logmel import LogMel
+from tfser.pipeline.sound.audio import MAX_DURATION_S, decode, resample
 
 _MOST = 200
 """Predictions that are listed."""
@@ -110,9 +112,6 @@ def _figure(
 
 def _spectrogram(audio_row: Mapping[str, Any], library: Library) -> FeatureView:
     """Return the wave of an utterance and its log-Mel frames, computed here and now."""
-    from tfser.pipeline.features.logmel import LogMel
-    from tfser.pipeline.sound.audio import MAX_DURATION_S, decode, resample
-
     file = audio_file(audio_row, library.folders)
     audio = decode(file, start_s=audio_row["start_s"], end_s=audio_row["end_s"], max_duration_s=MAX_DURATION_S)
     front_end = LogMel()

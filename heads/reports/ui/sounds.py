@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from tfser.heads.reports.recordings import as_flac
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.pipeline.sound.audio import content_hash, decode
 
 _KEPT = 16
 """Sounds that are kept: a player asks for a part of one after the other."""
@@ -79,8 +80,6 @@ def has_changed(row: Mapping[str, Any], file: Path) -> bool:
     Raises:
         TfserError: if it cannot be decoded.
     """
-    from tfser.pipeline.sound.audio import content_hash, decode
-
     status = file.stat()
     if (status.st_size, status.st_mtime_ns) == (row["size"], row["mtime_ns"]):
         return False
