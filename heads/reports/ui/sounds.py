@@ -22,7 +22,7 @@ _KEPT = 16
 """Sounds that are kept: a player asks for a part of one after the other."""
 
 
-class Part(NamedTuple):
+class ByteRange(NamedTuple):
     """A part of a content, from the byte `first` up to but not with `end`."""
 
     first: int
@@ -107,11 +107,11 @@ def _decoded(file: Path, start_s: float | None, end_s: float | None, changed_ns:
     return as_flac(file, start_s, end_s)
 
 
-def part_of(header: str | None, size: int) -> Part | None:
+def part_of(header: str | None, size: int) -> ByteRange | None:
     """Return the part that a player asks for by its Range header; None: all of it, as for a header that is none.
 
     >>> part_of("bytes=2-5", 10), part_of("bytes=7-", 10), part_of("bytes=-3", 10), part_of(None, 10)
-    (Part(first=2, end=6), Part(first=7, end=10), Part(first=7, end=10), None)
+    (ByteRange(first=2, end=6), ByteRange(first=7, end=10), ByteRange(first=7, end=10), None)
 
     Raises:
         ValueError: There is no such part.
@@ -121,7 +121,7 @@ def part_of(header: str | None, size: int) -> Part | None:
         return None
     first, last = found.groups()
     end = min(size, int(last) + 1) if last and first else size
-    part = Part(int(first) if first else max(0, size - int(last)), end)
+    part = ByteRange(int(first) if first else max(0, size - int(last)), end)
     if part.first >= part.end:
         raise ValueError(f"no bytes {header} of {size}")
     return part
