@@ -18,7 +18,7 @@ from tfser.heads.results.calibration import MEASURES
 from tfser.heads.results.marks import explain_marks, mark, standing
 from tfser.heads.results.score_tables import SAID_BY_MARKS
 from tfser.heads.results.written import interval_text, range_text, score_text
-from tfser.manifests.display import Output, markdown_lines, print_rows, show
+from tfser.manifests.display import Output, markdown_lines, print_rows, show, show_wrapped
 from tfser.manifests.wording import cell, count
 
 Row = Mapping[str, Any]
@@ -94,11 +94,9 @@ def print_table(rows: Sequence[Row], by: str | None, width: int | None, once: Se
         lines, narrow = fitted(group.lines, width, expendable(group.lines, by))
         show(*textwrap.wrap(group.heading, width or 1000, subsequent_indent="  "))
         print_rows(lines if width is None or _wide(lines) <= width else _merged(lines), Output.table)
-        for note in narrow:
-            show(note)
+        show_wrapped(*narrow)
         show("")
-    for line in below(shown, by):
-        show(line)
+    show_wrapped(*below(shown, by))
     if len(shown) < len(rows):
         show("heads without segments: both levels are the same, and shown once")
 

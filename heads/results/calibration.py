@@ -58,13 +58,19 @@ def calibration(connection: Connection, experiments: Sequence[str], selection: s
     for experiment, chosen, *cell in found:
         groups.setdefault((experiment, chosen), []).append(tuple(cell))
     return [
-        {"experiment": experiment, "selection": chosen, "level": "utterance", **_measured(cells)}
+        {"experiment": experiment, "selection": chosen, "level": "utterance", **measured(cells)}
         for (experiment, chosen), cells in groups.items()
     ]
 
 
-def _measured(cells: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
-    """Return the measures of one experiment and selection; cells are (seed, speaker, bin, n, hits, sure, nll, brier, is_new)."""
+def measured(cells: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    """Return the measures of one experiment and selection with their intervals.
+
+    Args:
+        cells: (seed, speaker, bin, n, hits, sure, nll, brier, is_new): of the n predictions of a seed, a speaker and a bin, how
+            many are right, and the sums of the largest probability, the log loss and the squared distance; whether the speaker is
+            new.
+    """
     seeds = sorted({cell[0] for cell in cells})
     who = sorted({cell[1] for cell in cells if cell[1] is not None})
     units = all(cell[1] is not None and cell[8] for cell in cells) and len(who) > 1

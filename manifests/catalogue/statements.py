@@ -53,6 +53,22 @@ def select(connection: Connection, query: str) -> Answer:
         return Answer(*interruptibly(connection, ask), is_plan=kind == "EXPLAIN")
 
 
+def select_part(connection: Connection, query: str, first: int, most: int) -> Answer:
+    """Run one reading statement, and return so many rows of what it gives, from the row `first` (0 is the first) on.
+
+    Of a SELECT no more than these rows are ever held.
+
+    Raises:
+        UsageError: as `select`.
+    """
+    with _only_reading(query) as kind:
+        pass
+    if kind == "SELECT":
+        return select(connection, f"SELECT * FROM (\n{one_select(query)}\n) LIMIT {most:d} OFFSET {first:d}")
+    found = select(connection, query)
+    return found._replace(rows=found.rows[first : first + most])
+
+
 def select_arrow(connection: Connection, query: str) -> Any:
     """Run one reading statement and return its result as an Arrow table.
 
