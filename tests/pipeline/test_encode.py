@@ -25,6 +25,7 @@ from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import ExtractReport, extract_pass
 from tfser.pipeline.features.devices import choose_devices
 from tfser.pipeline.features.encoder_engine import Batcher, blocks, out_of_memory
+from tfser.pipeline.features.encoders.encoder import Launched
 from tfser.pipeline.features.encoders.loading import load
 from tfser.pipeline.features.encoders.spec import EncoderSpec, encoder_spec
 from tfser.pipeline.features.engine import AudioRow, Compute
@@ -305,12 +306,18 @@ class FakeEncoder:
     def moments(self, samples: np.ndarray) -> None:
         return None
 
-    def encode(self, pieces: Sequence[np.ndarray], moments: Sequence[None]) -> list[tuple[np.ndarray, ...]]:
+    def launch(self, pieces: Sequence[np.ndarray], moments: Sequence[None]) -> Launched:
         lengths = [len(piece) for piece in pieces]
         if max(lengths) * len(lengths) / RATE > self.room:
             raise RuntimeError("CUDA out of memory. Tried to allocate 1 PiB")
         self.batches.append(lengths)
-        return [(np.full((frames_of(len(piece)), 1), piece[0], np.float32),) for piece in pieces]
+        import torch
+
+        counts = [frames_of(n) for n in lengths]
+        filled = torch.full((len(pieces), max(counts), 1), torch.nan)  # beyond a piece's own frames: of the padding
+        for row, count, piece in zip(filled, counts, pieces, strict=True):
+            row[:count] = float(piece[0])
+        return Launched(counts, [[filled]], None)
 
 
 def frames_of(n: int) -> int:
@@ -361,7 +368,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(raw: EncoderSpec) -> No
     assert out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
     assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     of, encoder, _ = batcher(raw, 100, 10)
-    encoder.encode = lambda pieces, moments: 1 / 0  # type: ignore[method-assign]
+    encoder.launch = lambda pieces, moments: 1 / 0  # type: ignore[method-assign]
     with pytest.raises(ZeroDivisionError):
         of.run([np.ones(RATE, np.float32)])
 
@@ -409,11 +416,11 @@ import sys, time
 from tfser.pipeline import extract
 from tfser.pipeline.features import encoder_engine as encode
 extract.extract_pass.__kwdefaults__["shard_utterances"] = 1
-real = encode.Batcher.run
+real = encode.Batcher.begin
 def slowly(self, samples):
     time.sleep(0.25)
     return real(self, samples)
-encode.Batcher.run = slowly
+encode.Batcher.begin = slowly
 from tfser import cli
 cli.main()
 """
