@@ -308,7 +308,13 @@ def _finish(batcher: Batcher, blocks: Iterable[Sequence[_Decoded]]) -> Iterator[
         step = 1 if batcher.budget_s is None else max(1, len(heard))
         for first in range(0, len(heard), step):
             part = heard[first : first + step]
-            flying.append(([row for row, _ in part], batcher.begin([samples for _, samples in part])))
+            try:
+                wait = batcher.begin([samples for _, samples in part])
+            except Exception:
+                while flying:  # what was launched before is done, and kept
+                    yield from _landed(*flying.popleft())
+                raise
+            flying.append(([row for row, _ in part], wait))
             if len(flying) > ahead:
                 yield from _landed(*flying.popleft())
     while flying:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -128,6 +128,8 @@ class Tracing:
         if number == 2 and len(pieces) > 1:
             self.events.append("no room for 2")
             raise RuntimeError("CUDA out of memory")
+        if number == 4:
+            raise ZeroDivisionError
         self.events.append(f"launch {number}")
 
         def frames() -> list[tuple[np.ndarray]]:
@@ -135,6 +137,24 @@ class Tracing:
             return [(np.full((1, 1), piece[0], np.float32),) for piece in pieces]
 
         return SimpleNamespace(frames=frames)
+
+
+def tracing(kind: str) -> tuple[Batcher, Callable[[str, int], Any]]:
+    """Return a batcher on such a device, and what makes a decoded utterance of half a second."""
+    spec: Any = SimpleNamespace(
+        minimum_samples=1,
+        name="tracing",
+        windows=lambda n: [(0, n)],
+        computed_s=lambda n: n / 10,
+        stitch=lambda parts, n: parts[0],
+    )
+    batcher = Batcher(spec, Tracing(kind), Compute(max_batch_seconds=1.0, tell=lambda text: None))  # type: ignore[arg-type]
+
+    def decoded(name: str, number: int) -> Any:
+        row = AudioRow(utterance_id=name, path="", start_s=None, end_s=None, content_hash="", duration_s=0.5)
+        return row, np.full(5, number, np.float32)
+
+    return batcher, decoded
 
 
 @pytest.mark.parametrize(
@@ -149,26 +169,23 @@ def test_a_gpu_is_given_the_next_batch_before_the_last_is_waited_for(
 ) -> None:
     """Out of memory with a batch in flight: halved, and nobody is lost or taken for another."""
     monkeypatch.setattr(encoder_engine, "_free", lambda encoder: None)
-    spec: Any = SimpleNamespace(
-        minimum_samples=1,
-        name="tracing",
-        windows=lambda n: [(0, n)],
-        computed_s=lambda n: n / 10,
-        stitch=lambda parts, n: parts[0],
-    )
-    encoder = Tracing(kind)
-    batcher = Batcher(spec, encoder, Compute(max_batch_seconds=1.0, tell=lambda text: None))  # type: ignore[arg-type]
-
-    def decoded(name: str, number: int) -> Any:
-        row = AudioRow(utterance_id=name, path="", start_s=None, end_s=None, content_hash="", duration_s=0.5)
-        return row, np.full(5, number, np.float32)
-
+    batcher, decoded = tracing(kind)
     broken = (decoded("x", 9)[0], TfserError("no such file"))
     blocks = [[decoded("a", 1), decoded("b", 1)], [decoded("c", 2), broken, decoded("d", 2)], [decoded("e", 3)]]
     found = list(encoder_engine._finish(batcher, blocks))
-    assert encoder.events == expected
+    assert batcher.encoder.events == expected  # type: ignore[attr-defined]
     values = {result.row.utterance_id: None if result.frames is None else float(result.frames[0][0, 0]) for result in found}
     assert values == {"a": 1, "b": 1, "c": 2, "d": 2, "e": 3, "x": None} and len(found) == 6
+
+
+def test_what_is_in_flight_when_the_next_batch_fails_is_kept() -> None:
+    batcher, decoded = tracing("cuda")
+    blocks = [[decoded("a", 1)], [decoded("b", 4)]]
+    found = []
+    with pytest.raises(ZeroDivisionError):
+        for result in encoder_engine._finish(batcher, blocks):
+            found.append(result.row.utterance_id)  # noqa: PERF401
+    assert found == ["a"] and batcher.encoder.events == ["launch 1", "wait 1"]  # type: ignore[attr-defined]
 
 
 def test_samples_are_prepared_where_they_are_decoded() -> None:
