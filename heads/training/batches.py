@@ -136,7 +136,7 @@ class JointMaker:
         """Return samples (J, B, L, D), lengths (J, B), targets (J, B, K) and present (J, B) of the next step of each."""
         J, B, n = len(self.makers), self.size, len(self.makers[0].store.lengths)
         # All that is drawn is drawn on the CPU, job by job, each from its own generator: there it costs no launches.
-        rows, starts = torch.zeros(2, J, B, dtype=torch.long)
+        rows, starts = torch.zeros(J, B, dtype=torch.long), torch.zeros(J, B, dtype=torch.long)
         paces = torch.ones(J, B)
         present = torch.zeros(J, B, dtype=torch.bool)
         for j, (maker, draw) in enumerate(zip(self.makers, draws, strict=True)):
