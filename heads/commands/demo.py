@@ -116,8 +116,11 @@ def _from_an_encoder(store: Cache, features: str, weights: str | None, here: str
     from tfser.heads.commands.layers import show_layers
     from tfser.heads.commands.training import show_training
 
-    say("", f"$ tfser layers --features {name} --mix none {here}")
-    show_layers(store, LayerRequest(features=name, mix="none", corpus="synthetic"), running, TableOutput.table)
+    # The corpus has two sessions, so that there is no third group to validate on: one training speaker of each fold is.
+    held = "speakers:1"
+    say("", f"$ tfser layers --features {name} --mix none --validation {held} {here}")
+    asked_layers = LayerRequest(features=name, mix="none", corpus="synthetic", validation=held)
+    show_layers(store, asked_layers, running, TableOutput.table)
     say("", f"$ tfser train --head mean_pool --fold all --features {name} {here}")
     show_training(store, [Request(head="mean_pool", corpus="synthetic", features=name)], running, Output.table)
 
