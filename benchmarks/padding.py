@@ -42,7 +42,7 @@ def main() -> None:
     options.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     options.add_argument("--parts", default="4", help="numbers, by commas; 1 (whole batches) is always measured")
     options.add_argument("--epochs", type=int, default=2, help="that are timed")
-    options.add_argument("--warm-up", type=int, default=1, help="epochs before them; 0 where one is long enough to hide its start")
+    options.add_argument("--warm-up", type=int, default=1, help="epochs before them; 0 where one is long enough")
     options.add_argument("--threads", type=int)
     options.add_argument("--device", help="cpu or cuda; a GPU if there is one")
     options.add_argument("--format", choices=("table", "json"), default="table")

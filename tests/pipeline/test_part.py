@@ -221,7 +221,9 @@ def test_the_report_keeps_its_counts_for_programs(make: Callable[[str], Cache]) 
     assert replace(report.part or CorpusPart(1, 1)) == CorpusPart(2, 3)
 
 
-def test_the_command_takes_its_part_and_says_so(make: Callable[[str], Cache], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_takes_its_part_and_says_so(
+    make: Callable[[str], Cache], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = make("cache")
     for name, value in array(8, 4, 8, 3).items():  # the last of three tasks: 4, 6 and 8
         monkeypatch.setenv(name, value)
