@@ -118,7 +118,7 @@ class Bare:
 
 sys.meta_path[:] = [Bare if finder is PathFinder else finder for finder in sys.meta_path]
 import gpu_sections, head_step, pytest
-import tfser.heads.machine.cost, tfser.pipeline.features.encoder_engine, tfser.pipeline.features.encoders.loading
+import tfser.heads.training.cost, tfser.pipeline.features.encoder_engine, tfser.pipeline.features.encoders.loading
 from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel, WhisperFeatureExtractor
 words = ["-q", "-m", "gpu", "-p", "no:cacheprovider", "-p", "pytest_timeout", "-p", "gpu_standins"]
 sys.exit(pytest.main([*words, *sys.argv[2:]]))
