@@ -40,7 +40,7 @@ from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.selections import Keeper
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training import checkpoints
-from tfser.heads.training.batches import BatchMaker
+from tfser.heads.training.batches import BatchMaker, Draw
 from tfser.heads.training.finite import check_loss, check_prediction, check_weights
 from tfser.heads.training.losses import class_weights
 from tfser.heads.training.normalise import Normaliser
@@ -273,8 +273,8 @@ class Trainer:
         """Return the steps of an epoch."""
         return -(-len(self.layout) // self.recipe.batch_size)
 
-    def batches(self, epoch: int) -> Iterator[tuple[int, float, Batch]]:
-        """Yield the steps of an epoch: the number, counted over all epochs from 0, the learning rate and the batch."""
+    def draws(self, epoch: int) -> Iterator[Draw]:
+        """Yield which samples each step of an epoch takes; whoever reads one makes its batch before the next."""
         generator = torch.Generator().manual_seed(_stream(self.seed, epoch, "data"))
         steps = self.steps()
         order = torch.randperm(len(self.layout), generator=generator)
@@ -285,7 +285,12 @@ class Trainer:
             zip(utterance.tensor_split(steps), start.tensor_split(steps), strict=True), start=(epoch - 1) * steps
         ):
             rate = self.recipe.learning_rate(step, steps, self.epochs)
-            yield step, rate, self.maker.batch(rows, starts, generator)
+            yield Draw(step=step, rate=rate, rows=rows, starts=starts, generator=generator)
+
+    def batches(self, epoch: int) -> Iterator[tuple[int, float, Batch]]:
+        """Yield the steps of an epoch: the number, counted over all epochs from 0, the learning rate and the batch."""
+        for draw in self.draws(epoch):
+            yield draw.step, draw.rate, self.maker.make(draw)
 
     def mean_loss(self, epoch: int, total: Tensor) -> float:
         """Return an epoch's loss per training sample.

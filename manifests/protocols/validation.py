@@ -86,7 +86,10 @@ def hold_out(connection: duckdb.DuckDBPyConnection, protocol: Protocol, folds: i
     """
     policy, _, number = protocol.validation.partition(":")
     if policy == "next-group" and folds < 3:
-        raise TfserError(f"{where}: next-group validation needs three folds, there are {folds}")
+        raise TfserError(
+            f"{where}: next-group validation needs three folds, there are {folds}; hold out training speakers instead "
+            "(--validation speakers:1), or take a protocol of more folds"
+        )
     if policy == "speakers":
         _speakers(connection, int(number), folds, where)
     elif policy == "random-leaky":
