@@ -7,6 +7,8 @@ take them as its threads deliver them, and the last digits would differ from run
 
 from __future__ import annotations
 
+from tfser.manifests.catalogue.rater_views import RATER_VIEWS
+
 FOLD_ROLES = """
 SELECT p.protocol, p.corpus, p.validation, g.tested_in, k.fold,
   CASE WHEN g.tested_in = k.fold THEN 'test'
@@ -180,6 +182,7 @@ BOUND = "json_extract_string(config, '$.belongs_to.run_id') IS NOT NULL"
 """Of `feature_sets`: whether something in it was learned in a fold, to which it belongs (a collapsed layer mix)."""
 
 VIEWS = {
+    **RATER_VIEWS,
     "fold_roles": FOLD_ROLES,
     "folds": FOLDS,
     "fold_utterances": FOLD_UTTERANCES,
