@@ -55,10 +55,10 @@ DATA_TABLES = (
     table(
         "skipped",
         "What a stage could not use, and why. An utterance that could not be scanned or extracted fails no audit; rows and files"
-        " that a corpus reader passed over (stage read) are no utterances, though they may bear the id of one. Ratings of"
-        " no utterance, or that cannot be read, have the stage rating. The stages corpus, annotations, protocols, near-duplicates,"
-        " features and run are files of the cache that are damaged or could not be read: what they hold is left out of the"
-        " catalogue.",
+        " that a corpus reader passed over (stage read) are no utterances, though they may bear the id of one. Ratings of no"
+        " utterance, or that cannot be read, have the stage rating. The stages corpus, annotations, protocols,"
+        " near-duplicates, features and run are files of the cache that are damaged or could not be read: what they hold is left"
+        " out of the catalogue.",
         """
         corpus VARCHAR -- corpus name; null for a damaged file of no corpus
         utterance_id VARCHAR -- null for a file that is no utterance

@@ -7,9 +7,9 @@ utterances that one rater heard, of whom nobody can agree.
 Krippendorff's alpha is 1 - D_o / D_e (Krippendorff, Computing Krippendorff's alpha-reliability, 2011). Of labels (nominal), with
 n_u ratings of utterance u, n_uc of them of label c, and N the sum of n_u over utterances of two ratings and more:
 D_o = sum_u (n_u^2 - sum_c n_uc^2) / (n_u - 1) / N, and D_e = (N^2 - sum_c n_c^2) / (N (N - 1)). Of values (interval), differences
-are squared, which makes D_o = 2 sum_u n_u s_u^2 / N and D_e = 2 s^2, s_u^2 and s^2 being the sample variances within an utterance
-and of all. Fleiss' kappa is (P - P_e) / (1 - P_e), P the mean over utterances of the share of pairs that agree, P_e the sum of
-squared shares of the labels (Fleiss, Psychological Bulletin 76, 1971, who has equally many raters for each; here they may differ).
+are squared, which makes D_o = 2 sum_u n_u s_u^2 / N and D_e = 2 s^2, s_u^2 and s^2 being the sample variances of an utterance and
+of all. Fleiss' kappa is (P - P_e) / (1 - P_e), P the mean over utterances of the share of pairs that agree, P_e the sum of
+squared shares of the labels (Fleiss, Psychological Bulletin 76, 1971; his raters are equally many, here they may differ).
 """
 
 from __future__ import annotations
