@@ -18,6 +18,8 @@ from tfser.pipeline.corpora import audformat_db, casia, crema_d, emodb, iemocap,
 from tfser.pipeline.corpora import table as user_table
 from tfser.pipeline.corpora.audformat_files import header_of
 from tfser.pipeline.corpora.base import CorpusReader, absolute, find_root
+from tfser.pipeline.corpora.label_tables import LABEL_TABLES
+from tfser.pipeline.corpora.more_patterns import MORE_PATTERNS
 from tfser.pipeline.corpora.patterns import PATTERNS
 
 CORPORA: dict[str, CorpusReader] = {
@@ -30,7 +32,8 @@ CORPORA: dict[str, CorpusReader] = {
     "ravdess": ravdess.READER,
     "synthetic": synthetic.READER,
     "table": user_table.READER,
-    **{name: corpus.reader() for name, corpus in PATTERNS.items()},
+    **{name: corpus.reader() for name, corpus in (PATTERNS | MORE_PATTERNS).items()},
+    **{name: corpus.reader() for name, corpus in LABEL_TABLES.items()},
 }
 add_loaded(PLUGGED, CorpusReader, CORPORA)
 

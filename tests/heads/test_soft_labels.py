@@ -35,7 +35,8 @@ def test_kl_is_cross_entropy_without_the_targets_entropy_and_has_its_gradient():
     assert losses[1].item() == pytest.approx(expected, rel=1e-5)
     gradients = [torch.autograd.grad(loss, logits)[0] for loss in losses]
     torch.testing.assert_close(*gradients)
-    assert cross_entropy(targets.log(), targets, torch.ones(3), 0.0, divergence=True).item() == pytest.approx(0, abs=1e-6)
+    best = cross_entropy(targets.clamp(min=1e-30).log(), targets, torch.ones(3), 0.0, divergence=True)
+    assert best.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_measures_are_those_of_scipy_and_scikit_learn():
@@ -88,8 +89,8 @@ def test_from_ratings_to_scores(rated):
     loaded = load(cache, soft)
     targets = dict(zip(loaded.features.utterance_ids, loaded.targets.tolist(), strict=True))
     assert soft.classes == ("anger", "sadness")
-    assert targets["a/anger0.wav"] == pytest.approx([2 / 3, 1 / 3])  # calm is no class of the protocol
-    assert (targets["b/sadness1.wav"], targets["a/sadness2.wav"]) == ([0, 1], [0, 1])
+    assert targets["a/anger0"] == pytest.approx([2 / 3, 1 / 3])  # calm is no class of the protocol
+    assert (targets["b/sadness1"], targets["a/sadness2"]) == ([0, 1], [0, 1])
     baseline = resolve(cache, Request(corpus="toy", head="logreg", labels_from="distribution"))
     assert baseline.name == resolve(cache, Request(corpus="toy", head="logreg")).name
     assert any("takes no soft labels" in words for words in baseline.chosen)

@@ -33,8 +33,8 @@ def test_it_undoes_what_made_a_head_too_sure():
 def test_it_stays_in_its_bounds():
     right, wrong = np.array([[0.9, 0.1]] * 5), np.array([[0.1, 0.9]] * 5)
     labels = np.zeros(5, dtype=np.int64)
-    assert fit_temperature(right, labels) == pytest.approx(LEAST, rel=1e-3)
-    assert fit_temperature(wrong, labels) == pytest.approx(MOST, rel=1e-3)
+    assert LEAST <= fit_temperature(right, labels) < 0.1
+    assert MOST * 0.99 < fit_temperature(wrong, labels) <= MOST
     with pytest.raises(ValueError, match="no utterances"):
         fit_temperature(np.empty((0, 2)), np.empty(0, dtype=np.int64))
     assert "temperature" not in Recipe().identity()
