@@ -154,13 +154,29 @@ DATA_TABLES = (
     ),
     table(
         "held_out",
-        "Which parts of a protocol's utterances validate in which fold instead of training there.",
+        "Which parts of a protocol's utterances validate in which fold instead of training there, or are left out of it.",
         """
         protocol VARCHAR -- name
         corpus VARCHAR -- corpus name
         part INTEGER -- of `assignments`
-        fold INTEGER -- where it would train, and validates
+        fold INTEGER -- where it would train, and does something else
+        role VARCHAR -- val: it validates; out: it is of no side, see `left_out`
+        reason VARCHAR -- why it is of no side; null where it validates
         """,
+    ),
+    table(
+        "left_out",
+        "Who takes no part in a fold in which a protocol keeps several columns apart at once: they share one of them with those"
+        " whom the fold tests. In some other fold they are tested.",
+        """
+        protocol VARCHAR -- name
+        corpus VARCHAR -- corpus name
+        fold INTEGER -- from 1
+        utterance_id VARCHAR -- utterance
+        label VARCHAR -- after the protocol's map
+        reason VARCHAR -- which of the columns they share with the tested
+        """,
+        view=True,
     ),
     table(
         "fold_roles",
