@@ -27,6 +27,7 @@ from tfser.heads.results.intervals import CONFIDENCE
 from tfser.heads.spec.selections import ORDER_SQL
 from tfser.manifests.audits.participation import definition
 from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.rater_views import AGREEMENT_BANDS
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.protocols.distributions import Key, class_distributions
 from tfser.manifests.protocols.protocol import JOINED_BY
@@ -90,15 +91,14 @@ def label_maps(cache: Cache, connection: Connection) -> dict[str, Mapping[str, s
     return {name: None if protocol is None else protocol.labels for name, protocol in defined.items()}
 
 
-BANDS = ("all agree", "more than half agree", "half or fewer agree", "not rated")
+BANDS = (*AGREEMENT_BANDS, "not rated")
 """By the share of the raters who gave the most frequent label, whatever the label that is predicted."""
 
 _BY_AGREEMENT = f"""
 WITH placed AS (
   SELECT t.experiment, t.seed, t.selection, t.level, t.label, t.hit,
-    CASE WHEN d.majority_share IS NULL THEN 4 WHEN d.majority_share > 1 - {_ROUNDING} THEN 1
-         WHEN d.majority_share > 0.5 + {_ROUNDING} THEN 2 ELSE 3 END AS band
-  FROM test_predictions t LEFT JOIN label_distributions d ON d.corpus = t.corpus AND d.utterance_id = t.utterance_id
+    list_position({list(BANDS)}, coalesce(b.raters_agree, '{BANDS[-1]}')) AS band
+  FROM test_predictions t LEFT JOIN rater_bands b ON b.corpus = t.corpus AND b.utterance_id = t.utterance_id
   WHERE list_contains(?, t.experiment) AND t.level = 'utterance' AND (?::VARCHAR IS NULL OR t.selection = ?)
 ), by_class AS (
   SELECT experiment, seed, selection, level, band, label, count(*) AS n, count_if(hit) AS hits FROM placed GROUP BY ALL

@@ -56,6 +56,16 @@ RATER_TABLES = (
         view=True,
     ),
     table(
+        "rater_bands",
+        "How far the raters of each utterance agree, in words: what `scores --by agreement` and the report group by.",
+        """
+        corpus VARCHAR -- corpus name
+        utterance_id VARCHAR -- utterance
+        raters_agree VARCHAR -- all agree, more than half agree, or half or fewer agree (on the most frequent label)
+        """,
+        view=True,
+    ),
+    table(
         "rater_agreement",
         "How far the raters of a corpus agree: Krippendorff's alpha (1: always, 0: as by chance) and Fleiss' kappa.",
         """

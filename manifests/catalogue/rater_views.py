@@ -103,9 +103,19 @@ SELECT corpus, rater, count(DISTINCT utterance_id) AS utterances, count(label)::
 FROM annotations WHERE counts AND rater IS NOT NULL GROUP BY corpus, rater
 """
 
+AGREEMENT_BANDS = ("all agree", "more than half agree", "half or fewer agree")
+"""How far the raters of an utterance agree, by the share of the votes for the most frequent label."""
+
+RATER_BANDS = f"""
+SELECT corpus, utterance_id, CASE WHEN majority_share > 1 - 1e-9 THEN '{AGREEMENT_BANDS[0]}'
+  WHEN majority_share > 0.5 + 1e-9 THEN '{AGREEMENT_BANDS[1]}' ELSE '{AGREEMENT_BANDS[2]}' END AS raters_agree
+FROM label_distributions
+"""
+
 RATER_VIEWS = {
     "label_votes": LABEL_VOTES,
     "label_distributions": LABEL_DISTRIBUTIONS,
+    "rater_bands": RATER_BANDS,
     "rater_agreement": RATER_AGREEMENT,
     "raters": RATERS,
 }

@@ -13,6 +13,8 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 from sklearn.metrics import f1_score, recall_score
 
+from tfser.heads.reports.failing_data import failing
+from tfser.heads.reports.material import read_material, spoken
 from tfser.heads.results.rater_scores import MEASURES, _measures, _sums
 from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.one_fold import load
@@ -20,6 +22,7 @@ from tfser.heads.runs.request import Request
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.training.losses import cross_entropy
 from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import UsageError
 
 from ..conftest import fill_with_tones, run
@@ -68,7 +71,7 @@ def rated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cache, Path]:
     for speaker in "abc":
         for label in ("anger", "sadness"):
             for i in range(3):
-                names = (label, label, "sadness" if i == 0 and label == "anger" else label)
+                names = (label, label, "sadness" if label == "anger" else label)
                 if (speaker, label, i) != ("a", "sadness", 2):
                     rows += [f"{speaker}/{label}{i}.wav,r{r},{name}" for r, name in enumerate((*names, "calm"))]
     (folder / "ratings.csv").write_text("\n".join(rows))
@@ -106,7 +109,13 @@ def test_from_ratings_to_scores(rated):
     assert all(last[name] is not None for name in MEASURES)
     found = json.loads(run("scores", "--by", "agreement", "--format", "json", "--cache", cache.root).stdout)
     bands = {row["agreement"]: row["n"] for row in found if row["selection"] == "last"}
-    assert bands == {"more than half agree": 14, "half or fewer agree": 3, "not rated": 1}
+    assert bands == {"more than half agree": 8, "half or fewer agree": 9, "not rated": 1}
+    with open_catalogue(cache) as connection:
+        (one,) = read_material(cache, connection, [last["experiment"]]).members
+        drawn = failing(one, spoken(connection, [one.experiment])).numbers[0]
+        by_sql = {(row["group"], row["n"]): row["UA"] for row in rows(connection, drawn.sql) if row["what"] == "raters"}
+    by_hand = {(row["group"], row["n"]): row["UA"] for row in drawn.rows if row["what"] == "raters"}
+    assert by_hand.keys() == {("half or fewer agree", 9), ("more than half agree", 8)} and by_hand == pytest.approx(by_sql)
     shown = run("scores", "--by", "raters", "--cache", cache.root).stdout
     assert "UA of majority" in shown and "macro F1 at 1/K" in shown
 

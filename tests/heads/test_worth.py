@@ -141,11 +141,11 @@ def test_files_are_weighed_from_end_to_end(toned: Path) -> None:
     found = run(*words, *files, "--format", "json")
     assert found.exit_code == 0, found.output
     told = json.loads(found.stdout)
-    told = told[0] if isinstance(told, list) else told
     assert "18 of 18 rows of the split are utterances here" in found.stderr
-    assert (told["split"], told["utterances"], told["speakers"]) == ("train.csv + test.csv", 6, 3)
-    assert (told["test_speakers_heard"], told["test_speakers"], told["draws"]) == (3, 3, 1)
-    assert told["worth"] == pytest.approx(told["published"] - told["clean"])
+    assert (told["split"], told["utterances"]) == ("train.csv + test.csv", 6)
+    assert [row["speaker"] for row in told["speakers"]] == ["a", "b", "c"]
+    assert (told["published"]["shared"], told["clean"]["shared"]) == (3, 0)
+    assert told["worth"]["value"] == pytest.approx(told["published"]["value"] - told["clean"]["value"])
 
 
 @pytest.mark.parametrize(
