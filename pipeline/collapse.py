@@ -21,7 +21,7 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.catalogue.stored import SKIPPED, read_skipped
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.files import sweep
-from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES
+from tfser.pipeline.feature_writer import SHARD_BYTES, SHARD_UTTERANCES
 from tfser.pipeline.features.feature_set import Described, write_description
 from tfser.pipeline.features.stacks import Collapsed
 from tfser.pipeline.measure import Advance, disk_errors

@@ -6,54 +6,33 @@ the engine yields them and closed into a shard at a fixed size; front-ends yield
 extraction was killed does not show in what the next one writes. A shard counts from the moment that its row file exists;
 whatever a killed writer left before that is swept away. What is left of a shard that was cut off or whose rows are damaged is
 moved to the cache's folder `removed`, and its utterances are extracted again.
+
+Several processes may share one extraction (`Compute.part`), on one machine or on many with one disk. An extraction of all holds
+the lock of its feature set and corpus to its end; a part holds the lock of that part to its end, and the feature set's only while
+it looks at what is there and while it writes a shard. What somebody else has stored by then is not stored again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import math
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.fill_features import other_encoder
-from tfser.manifests.catalogue.stored import FEATURE_SET, SKIPPED, read_corpus, read_feature_set, read_skipped
+from tfser.manifests.catalogue.stored import FEATURE_SET, read_corpus, read_feature_set
 from tfser.manifests.errors import DamagedError, TfserError, UnreadableError, unknown
-from tfser.manifests.files import sweep
-from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.extract_report import ExtractReport
+from tfser.pipeline.feature_writer import CHANGED, SHARD_BYTES, SHARD_UTTERANCES, FeatureWriter, Share
 from tfser.pipeline.features.engine import AudioRow, Compute, Result, Samples, Tell
-from tfser.pipeline.features.feature_set import write_description
 from tfser.pipeline.features.registry import FeatureSet, Pass, alone
 from tfser.pipeline.measure import Advance, audio_path, disk_errors
-from tfser.pipeline.shards.rows import write_rows
-from tfser.pipeline.shards.writer import ShardFormat, ShardMember, StorageDtype, write_shard
+from tfser.pipeline.shards.writer import ShardFormat
 from tfser.pipeline.sound.audio import content_hash, decode, resample
 from tfser.pipeline.sound.recording import AudioError, TooLongError
 from tfser.pipeline.sound.video import MissingExtraError
-from tfser.pipeline.stock import take_stock
-
-SHARD_BYTES = 128 * 2**20
-"""A shard is closed once it holds this many bytes of frames ..."""
-
-SHARD_UTTERANCES = 512
-"""... or this many utterances: so much work at most is done again after a kill ..."""
-
-SHARD_SECONDS = 300.0
-"""... or, of an encoder, what it computed in so many seconds."""
-
-ENOUGH = 64
-"""After so many utterances a feature set ends where most of them overflow; before, a few odd ones decide nothing."""
-
-_CHANGED = "the file changed between scan and extraction, or its row did; run the extraction again, which decodes it anew"
-
 
 Begin = Callable[[int, float], Advance]
 """Told the number of utterances and the seconds of audio to come; returns what to call as they are done."""
@@ -132,10 +111,12 @@ def extract_pass(
         raise unknown("corpus", corpus, cache.corpora())
     with contextlib.ExitStack() as locks:
         for features in sorted(job.sets, key=lambda of: of.folder):  # everybody in the same order: nobody waits in a circle
-            locks.enter_context(cache.lock(f"features/{features.folder}/{corpus}", on_wait))
+            lock = f"features/{features.folder}/{corpus}"
+            locks.enter_context(cache.lock(lock if compute.part is None else f"{lock}/{compute.part.name}", on_wait))
         # After the locks: what another extraction has just finished is in stock now, and is not made again.
         root, rows, unread = _rows(cache, corpus)
-        writers = [_Writer(cache, corpus, of, len(rows), unread, format, shard_bytes, shard_utterances) for of in job.sets]
+        share = Share(cache, corpus, compute.part, on_wait)
+        writers = [FeatureWriter(share, of, len(rows), unread, format, shard_bytes, shard_utterances) for of in job.sets]
         wanted = [[writer.wants(row) for writer in writers] for row in rows]  # all are asked: each lists what it skips
         todo = [row for row, by_writer in zip(rows, wanted, strict=True) if any(by_writer)]
         # Disk space is looked at before the encoder is loaded, which may take minutes and gigabytes of its own.
@@ -148,144 +129,11 @@ def extract_pass(
             # Also where nothing was to do: what a feature set is and who was left out are written even if every
             # utterance was too short.
             for writer in writers:
-                writer.describe()
-                _write_skipped(cache, writer.folder / SKIPPED, writer.report.skipped)
+                writer.leave()
                 _tell_of_namesakes(cache, writer.features, compute.tell)
     for writer in writers:
         writer.report.seconds = time.monotonic() - start
     return [writer.report for writer in writers]
-
-
-class _Writer:
-    """What one feature set of a pass lacks of a corpus, and the shards that it is written to."""
-
-    def __init__(
-        self,
-        cache: Cache,
-        corpus: str,
-        features: FeatureSet,
-        readable: int,
-        unreadable: int,
-        format: ShardFormat,
-        most_bytes: int,
-        most: int,
-    ) -> None:
-        self.cache, self.corpus, self.features = cache, corpus, features
-        self.format, self.most_bytes, self.most = format, most_bytes, most
-        self.folder = cache.feature_root / features.folder / corpus
-        sweep(self.folder)
-        self._have, repaired = take_stock(cache, self.folder)
-        self._wanted: set[str] = set()
-        self._members: list[ShardMember] = []
-        self._size, self._opened = 0, 0.0
-        self._most_s = SHARD_SECONDS if features.origin else math.inf
-        self._described = False
-        self._taken, self._overflown = 0, list[tuple[AudioRow, str]]()
-        self.report = ExtractReport(
-            corpus=corpus,
-            feature_set=features.name,
-            utterances=readable + unreadable,
-            before=0,
-            unreadable=unreadable,
-            repaired=repaired,
-        )
-
-    def wants(self, row: AudioRow) -> bool:
-        """Tell whether a row is to be extracted, and count or list it if not."""
-        if (row.utterance_id, row.content_hash) in self._have:
-            self.report.before += 1
-            return False
-        if row.duration_s < self.features.minimum_s:
-            least = f"{self.features.minimum_s * 1000:g} ms"
-            self.skip(row, f"{row.duration_s * 1000:.4g} ms of audio, shorter than one window of {least}")
-            return False
-        self._wanted.add(row.utterance_id)
-        return True
-
-    def need(self, rows: Sequence[AudioRow]) -> int:
-        """Return about how many bytes the wanted ones of some rows will take."""
-        mine = [row for row in rows if row.utterance_id in self._wanted]
-        return sum(self.features.bytes_for(row.duration_s) + 256 for row in mine)
-
-    def describe(self) -> None:
-        """Write down what the feature set is, if there is anything of it; not before, lest an encoder that does not load leave
-        an empty feature set behind."""
-        if not self._described and (self._wanted or self._have or self.report.skipped):
-            write_description(self.cache, self.features)
-            self._described = True
-
-    def skip(self, row: AudioRow, reason: str) -> None:
-        """List a row that has no frames."""
-        self.report.skipped.append(_skip(self.corpus, self.features, row, reason))
-
-    def take(self, row: AudioRow, frames: npt.NDArray[Any] | None, reason: str | None) -> None:
-        """Collect the frames of a row if they are wanted, or list why it has none; close a full shard.
-
-        Values that cannot be stored are that row's own affair, unless most rows have them: then the feature set ends, what it
-        has is kept, and nothing more is taken.
-        """
-        report = self.report
-        if row.utterance_id not in self._wanted or report.refused is not None:
-            return
-        if frames is None:
-            self.skip(row, reason or "unreadable")
-            return
-        if (narrow := narrowed(frames, self.features.dtype)) is None:
-            self._overflown.append((row, why_not_stored(frames, self.features.dtype, self.features.config)))
-            if report.before + self._taken + len(self._overflown) >= ENOUGH:
-                self._refuse_if_most()
-            return
-        self._taken += 1
-        if not self._members:
-            self._opened = time.monotonic()
-        self._members.append(ShardMember(utterance_id=row.utterance_id, content_hash=row.content_hash, frames=narrow))
-        self._size += narrow.nbytes
-        report.audio_s += row.duration_s
-        # A shard closes by size, by number and, for encoders, by age: a kill costs what is in memory, and
-        # minutes of a GPU are worth more than a full shard.
-        is_old = time.monotonic() - self._opened >= self._most_s
-        if self._size >= self.most_bytes or len(self._members) >= self.most or is_old:
-            self.close()
-
-    def finish(self) -> None:
-        """Write what is left; settle whether what overflowed is a few utterances or the feature set."""
-        self.close()
-        self._refuse_if_most()
-        if self.report.refused is None:
-            for row, reason in self._overflown:
-                self.skip(row, reason)
-
-    def _refuse_if_most(self) -> None:
-        """End the feature set where more utterances overflow than are stored."""
-        lost, stored = len(self._overflown), self.report.before + self._taken
-        if lost > stored:
-            name, (row, reason) = self.features.name, self._overflown[0]
-            self.report.refused = (
-                f"{name} ends: the features of {lost:,} of {lost + stored:,} utterances cannot be stored, first of "
-                f"{row.utterance_id}: {reason}; `tfser cache rm --features {name}` removes what it has"
-            )
-
-    def close(self) -> None:
-        """Write what is collected as a shard."""
-        members, self._members, self._size = self._members, [], 0
-        if not members:
-            return
-        self.describe()
-        # The name is the hash of its members, so that an extraction which was interrupted and gone on with ends
-        # in files of the same names where shards hold the same.
-        features = self.features
-        digest = hashlib.sha256(features.fingerprint.encode())
-        for member in members:
-            digest.update(f"\n{member.utterance_id}\t{member.content_hash}".encode())
-        words = {"feature_set": features.name, "fingerprint": features.fingerprint, "corpus": self.corpus}
-        name = digest.hexdigest()[:16]
-        layers = int(features.config.get("layers", 1))
-        shard = write_shard(
-            self.folder, name, members, dtype=features.dtype, format=self.format, attributes=words, layers=layers
-        )
-        write_rows(shard, self.cache)
-        self.report.extracted += len(members)
-        self.report.bytes += shard.size_bytes
 
 
 def _tell_of_namesakes(cache: Cache, features: FeatureSet, tell: Tell) -> None:
@@ -315,7 +163,7 @@ def _rows(cache: Cache, corpus: str) -> tuple[Path, list[AudioRow], int]:
     return Path(stored.about["root"]), rows, stored.utterances.num_rows - len(rows)
 
 
-def _check_disk(cache: Cache, writers: Sequence[_Writer], todo: Sequence[AudioRow], tell: Tell | None) -> None:
+def _check_disk(cache: Cache, writers: Sequence[FeatureWriter], todo: Sequence[AudioRow], tell: Tell | None) -> None:
     need = sum(writer.need(todo) for writer in writers) + (1 << 16)
     free = shutil.disk_usage(cache.root).free
     names = ", ".join(writer.features.name for writer in writers)
@@ -339,29 +187,8 @@ def _size(number: float) -> str:
     return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
 
 
-def _skip(corpus: str, features: FeatureSet, row: AudioRow, reason: str) -> Skipped:
-    """Return what to list. A file that changed is there to be extracted: its stage excuses nothing before the audits."""
-    return Skipped(
-        corpus=corpus,
-        utterance_id=row.utterance_id,
-        path=row.path,
-        stage=f"{'changed' if reason == _CHANGED else 'extract'}:{features.name}",
-        reason=reason,
-    )
-
-
-def _write_skipped(cache: Cache, path: Path, skipped: list[Skipped]) -> None:
-    """Write the list where it changed; an empty list where there was none is no file."""
-    try:
-        if read_skipped(cache, path).equals(skipped_table(skipped)):
-            return
-    except DamagedError:
-        cache.put_away(path)
-    cache.write_table(path, skipped_table(skipped))
-
-
 def _run(
-    writers: Sequence[_Writer], root: Path, job: Pass, todo: Sequence[AudioRow], compute: Compute, advance: Advance | None
+    writers: Sequence[FeatureWriter], root: Path, job: Pass, todo: Sequence[AudioRow], compute: Compute, advance: Advance | None
 ) -> None:
     try:
         with contextlib.closing(_results(root, job, todo, compute)) as results:
@@ -390,35 +217,18 @@ def _results(root: Path, job: Pass, todo: Sequence[AudioRow], compute: Compute) 
         except MissingExtraError:
             raise
         except TooLongError:
-            raise TfserError(_CHANGED) from None
+            raise TfserError(CHANGED) from None
         except AudioError as error:
             raise TfserError(error.reason) from error
         if content_hash(audio) != row.content_hash:
-            raise TfserError(_CHANGED)
+            raise TfserError(CHANGED)
         return resample(audio.samples, audio.sample_rate, job.sample_rate_hz)
 
     yield from job.engine(todo, load, compute)
 
 
-def narrowed(frames: npt.NDArray[Any], dtype: StorageDtype) -> npt.NDArray[Any] | None:
-    """Return the frames in their storage dtype; None where they do not fit."""
-    with np.errstate(over="ignore"):
-        narrow = frames.astype(dtype, copy=False)
-    return narrow if np.isfinite(narrow).all() else None
-
-
-def why_not_stored(frames: npt.NDArray[Any], dtype: str, config: Mapping[str, Any]) -> str:
-    """Say why frames of a feature set's configuration cannot be stored, and the way out."""
-    if np.isfinite(frames).all():
-        return f"{float(np.abs(frames).max()):g} is too large for {dtype}; store float32 instead (--dtype float32)"
-    why = "its features hold NaN or infinite values; they are not stored"
-    if config.get("precision") == "float16":
-        why += ": half precision overflowed, so compute in bfloat16 or float32 (--precision)"
-    return why
-
-
 @contextlib.contextmanager
-def _disk(writers: Sequence[_Writer]) -> Iterator[None]:
+def _disk(writers: Sequence[FeatureWriter]) -> Iterator[None]:
     """Turn a full or broken disk into one line that says what of this extraction is safe."""
     try:
         yield

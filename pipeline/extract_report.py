@@ -9,6 +9,7 @@ from typing import Any
 from tfser.manifests.audits.participation import NO_AUDIO, Tally
 from tfser.manifests.utterances import Skipped
 from tfser.manifests.wording import count
+from tfser.pipeline.part import CorpusPart
 from tfser.pipeline.scan_report import skipped_lines
 
 NOT_COMPUTED = "not computed"
@@ -16,12 +17,16 @@ NOT_COMPUTED = "not computed"
 
 NOT_EXTRACTED = "could not be extracted"
 
+OTHER_PARTS = "left to other parts"
+"""Why a part of an extraction leaves utterances out that nobody has extracted yet."""
+
 
 @dataclass(kw_only=True)
 class ExtractReport:
     """What an extraction did: its `tally` adds up, whatever was read, skipped or refused.
 
-    `unreadable` are utterances whose audio the scan could not read, `before` those that were there already.
+    `unreadable` are utterances whose audio the scan could not read, `before` those that were there already, or that another
+    process stored meanwhile; `elsewhere` are those that belong to other parts than `part` and are not there yet.
     """
 
     corpus: str
@@ -35,6 +40,8 @@ class ExtractReport:
     bytes: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     repaired: list[str] = field(default_factory=list)
+    part: CorpusPart | None = None
+    elsewhere: int = 0
     refused: str | None = None
     """Why the feature set cannot hold this corpus: it has what was finished, and lacks the rest."""
 
@@ -42,15 +49,21 @@ class ExtractReport:
     def tally(self) -> Tally:
         """Which utterances of the corpus have features now, and why the others have none."""
         used, listed = self.before + self.extracted, self.unreadable + len(self.skipped)
-        rest = self.utterances - used - listed if self.refused is not None else 0
-        left_out = {NO_AUDIO: self.unreadable, NOT_EXTRACTED: len(self.skipped), NOT_COMPUTED: rest}
+        rest = self.utterances - used - listed - self.elsewhere if self.refused is not None else 0
+        left_out = {NO_AUDIO: self.unreadable, NOT_EXTRACTED: len(self.skipped), NOT_COMPUTED: rest, OTHER_PARTS: self.elsewhere}
         return Tally(given=self.utterances, used=used, left_out=left_out)
 
     def lines(self, listed: Sequence[tuple[str, str]] = ()) -> list[str]:
         """Return what people are told; what was skipped is named unless it is what was `listed` just before."""
-        head, utterances = f"{self.corpus} / {self.feature_set}:", count(self.utterances, "utterance")
-        reasons = self.tally.reasons()
-        out = f"{self.tally.lost:,} {'lacking' if self.refused else 'skipped'}" + (f" ({reasons})" if reasons else "")
+        whose = f", part {self.part}" if self.part is not None else ""
+        head, utterances = f"{self.corpus} / {self.feature_set}{whose}:", count(self.utterances, "utterance")
+        tally = self.tally
+        # What other parts do is no fault of these utterances: it is said behind what is.
+        own = {reason: number for reason, number in tally.left_out.items() if reason != OTHER_PARTS}
+        lost = Tally(given=tally.given - self.elsewhere, used=tally.used, left_out=own)
+        reasons = lost.reasons()
+        out = f"{lost.lost:,} {'lacking' if self.refused else 'skipped'}" + (f" ({reasons})" if reasons else "")
+        out += f", {self.elsewhere:,} {OTHER_PARTS}" if self.part is not None else ""
         lines = [f"repaired: {line}" for line in self.repaired]
         if self.extracted:
             rate = self.audio_s / max(self.seconds, 1e-6)

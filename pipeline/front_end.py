@@ -23,7 +23,7 @@ from tfser.manifests.errors import DamagedError, TfserError, UnreadableError, Us
 from tfser.manifests.feature_name import FeatureName
 from tfser.manifests.files import read_json
 from tfser.manifests.options import pairs
-from tfser.pipeline.extract import narrowed, why_not_stored
+from tfser.pipeline.feature_writer import narrowed, why_not_stored
 from tfser.pipeline.features.encoder_engine import encoder_engine
 from tfser.pipeline.features.encoders.spec import ENCODERS, EncoderSpec, encoder_spec
 from tfser.pipeline.features.encoders.weights import CONFIG, is_folder

@@ -26,8 +26,8 @@ from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.feature_name import checked_name
 from tfser.manifests.files import sweep
 from tfser.pipeline.collapse import check_disk, deal, write_members
-from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES
 from tfser.pipeline.feature_files import Given
+from tfser.pipeline.feature_writer import SHARD_BYTES, SHARD_UTTERANCES
 from tfser.pipeline.features.feature_set import PER_UTTERANCE, PER_UTTERANCE_HOP_S, Described, write_description
 from tfser.pipeline.features.registry import UPSTREAMS
 from tfser.pipeline.measure import Advance, disk_errors

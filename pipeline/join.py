@@ -32,7 +32,7 @@ from tfser.manifests.feature_name import joined_names, meant
 from tfser.manifests.files import sweep
 from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.collapse import check_disk, deal, format_of, read_frames, write_members
-from tfser.pipeline.extract import SHARD_BYTES, SHARD_UTTERANCES
+from tfser.pipeline.feature_writer import SHARD_BYTES, SHARD_UTTERANCES
 from tfser.pipeline.features.feature_set import PER_UTTERANCE, Described, is_per_utterance, write_description
 from tfser.pipeline.features.stacks import layers_of
 from tfser.pipeline.measure import Advance, disk_errors

@@ -35,8 +35,8 @@ ROOMS = {
     ),
     "pipeline": (
         *("cores", "threads", "memory", "sound", "corpora", "measure", "last_scan", "scan_report", "scan", "source"),
-        *("shards", "features", "stock", "extract_report", "extract", "front_end", "collapse", "from_stacks", "join"),
-        *("feature_files", "import_features", "verify", "inventory", "copies", "commands"),
+        *("part", "shards", "features", "stock", "extract_report", "feature_writer", "extract", "front_end", "collapse"),
+        *("from_stacks", "join", "feature_files", "import_features", "verify", "inventory", "copies", "commands"),
     ),
     "heads": ("spec", "models", "training", "machine", "runs", "results", "prediction", "notebook", "reports", "commands"),
 }

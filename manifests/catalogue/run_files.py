@@ -24,7 +24,7 @@ from tfser.manifests import files, seals
 from tfser.manifests.cache import AGAIN, BEFORE, Cache, run_of
 from tfser.manifests.catalogue import schema
 from tfser.manifests.catalogue.run_agreement import check_agreement
-from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnreadableError, first_line
+from tfser.manifests.errors import DamagedError, FileError, MissingFileError, UnreadableError, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -222,7 +222,7 @@ def _column(value: Any, kind: str) -> Any:
     return json.dumps(value) if isinstance(value, (dict, list)) and not kind.endswith("[]") else value
 
 
-def _check_values(folder: Path, about: Mapping[str, Any], kind_of_error: type[TfserError]) -> None:
+def _check_values(folder: Path, about: Mapping[str, Any], kind_of_error: type[FileError]) -> None:
     """Refuse a run.json whose values do not fit the catalogue's columns."""
     most = {"INTEGER": 2**31, "BIGINT": 2**63}
     for name, kind, _ in next(t.columns for t in schema.TABLES if t.name == "runs"):
@@ -239,4 +239,4 @@ def _check_values(folder: Path, about: Mapping[str, Any], kind_of_error: type[Tf
         else:
             fits = number and isinstance(value, int) and -most[kind] <= value < most[kind]
         if not fits:
-            raise kind_of_error(f"{folder / 'run.json'}: {name} is {str(value)[:40]}, which is out of range or no {kind}")
+            raise kind_of_error(f"{name} is {str(value)[:40]}, which is out of range or no {kind}", at=folder / "run.json")

@@ -19,6 +19,7 @@ from tfser.manifests.options import Option
 from tfser.pipeline.features.devices import choose_device, choose_devices
 from tfser.pipeline.measure import in_order
 from tfser.pipeline.memory import Process
+from tfser.pipeline.part import CorpusPart, read_part
 from tfser.pipeline.sound.video import MissingExtraError
 
 Samples = npt.NDArray[np.float32]
@@ -60,6 +61,7 @@ class Compute:
         devices: torch's names of them, or `auto`, looked up when there is work: each takes a share of the utterances.
         max_batch_seconds: audio in a batch, padding included; None leaves it to the device.
         workers: threads that decode; None takes one a core, at most eight.
+        part: the share of the utterances that this process takes; None: all.
         tell: told what people should know, such as a batch that did not fit.
 
     Raises:
@@ -69,6 +71,7 @@ class Compute:
     devices: tuple[str, ...] = ("cpu",)
     max_batch_seconds: float | None = None
     workers: int | None = None
+    part: CorpusPart | None = None
     tell: Tell = lambda text: None
 
     def __post_init__(self) -> None:
@@ -89,6 +92,10 @@ class Computing(Process):
         float | None, Option("Audio in an encoder's batch, padding included; else by device.", metavar="S")
     ] = None
     workers: Annotated[int | None, Option("Threads that decode; one a core if left out.", minimum=1)] = None
+    part: Annotated[
+        CorpusPart | None,
+        Option("Only a share, beside other processes: 3/16, or slurm in a job array.", metavar="K/N|slurm", read=read_part),
+    ] = None
 
     def settled(self, features: str, *, is_encoder: bool, tell: Tell) -> Compute:
         """Return where a pass over audio computes, with torch set up for it if it is an encoder's.
@@ -106,7 +113,7 @@ class Computing(Process):
             where = self._of_encoder()
         elif self.devices is not None or self.device != "auto" or self.max_batch_seconds is not None:
             raise UsageError(f"--device, --devices and --max-batch-seconds are for encoders; {features} is computed on the CPU")
-        return Compute(devices=where, max_batch_seconds=self.max_batch_seconds, workers=self.workers, tell=tell)
+        return Compute(devices=where, max_batch_seconds=self.max_batch_seconds, workers=self.workers, part=self.part, tell=tell)
 
     def _of_encoder(self) -> tuple[str, ...]:
         """Return where an encoder runs, with torch set up for it."""

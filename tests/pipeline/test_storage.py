@@ -228,7 +228,7 @@ def test_damaged_runs_are_found_and_removed(full: Cache) -> None:
     unreadable = ("runs/newer", "could not be checked")
     damaged = [(f"runs/{name}", "damaged") for name in ("torn", "wide")]
     assert [(p.path, p.kind) for p in found] == [("runs/cut", "damaged"), unreadable, *damaged]
-    assert all("\n" not in p.line and str(full.root) not in p.line for p in found)
+    assert [p.line for p in found if "\n" in p.line or str(full.root) in p.line] == []
     for name in ("cut", "newer", "torn", "wide"):
         assert doomed(full, run=name) == [full.runs / name]
     waited: list[str] = []
