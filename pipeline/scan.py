@@ -128,10 +128,10 @@ def scan(
         about = {**_about(corpus, reader, root, options, reading), **scanned.limit}
         table = to_table(corpus, reading.utterances, scanned.measured)
         skipped = _skipped(corpus, reading, scanned.surveyed.reasons)
-        ratings = annotation_table(corpus, reading.annotations)
-        changed = not is_same(last, about, table, skipped, ratings)
+        found = (about, table, skipped, annotation_table(corpus, reading.annotations))
+        changed = not is_same(last, *found)
         if changed:
-            _store(cache, folder, about, table, skipped, ratings)
+            _store(cache, folder, *found)
     return _report(corpus, root, last, scanned, about, skipped, changed)
 
 

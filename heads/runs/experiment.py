@@ -177,15 +177,8 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     config, recipe, changes = _with_settings(spec, spec.preset(preset), spec.recipe(recipe_name), _settings(spec, request))
     corpus, protocol, chosen = _choose_protocol(cache, request, recipe)
     chosen += [] if why is None else [why]
-    if request.epochs is not None and isinstance(spec, Baseline):
-        chosen.append(f"one fit instead of {request.epochs} epochs ({spec.name} is fitted at once)")
-    if request.labels_from == "distribution" and isinstance(spec, Baseline):
-        chosen.append(f"one label an utterance ({spec.name} takes no soft labels)")
     data = look_up(cache, request.features, spec, recipe, corpus, protocol)
-    if data.rated is not None:
-        rated, every = data.rated
-        rest = "" if rated == every else f"; the other {every - rated:,} have none in these classes and keep their one label"
-        chosen.append(f"soft labels of {rated:,} of {every:,} utterances{rest}")
+    chosen += _instead(request, spec, data)
     for asked, what, value in (
         (request.corpus, "corpus", corpus),
         (request.protocol, "protocol", protocol),
@@ -196,11 +189,8 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         if asked is None:
             chosen.append(f"{what} {value}")
     _check_frames(spec, data.features.row)
-    if recipe.temperature and (data.protocol["validation"] == "none" or request.folds == "none"):
-        raise UsageError(
-            "--set temperature=true: it is fitted on validation utterances, and there are none; hold some out with "
-            "--validation next-group or speakers:N"
-        )
+    if recipe.temperature:
+        _check_temperature(request, data)
     way = _settle(request, spec, config, recipe, data)
     return Experiment(
         spec=spec,
@@ -232,6 +222,33 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         counted_on_all=way.counted_epochs[EVERYTHING] if way.counted_epochs else 0,
         labels=data.labels,
     )
+
+
+def _instead(request: Request, spec: HeadSpec, data: TrainingData) -> list[str]:
+    """Return what a head does in place of what was asked, and whose soft labels it is trained on, in sentences."""
+    said = []
+    if request.epochs is not None and isinstance(spec, Baseline):
+        said.append(f"one fit instead of {request.epochs} epochs ({spec.name} is fitted at once)")
+    if request.labels_from == "distribution" and isinstance(spec, Baseline):
+        said.append(f"one label an utterance ({spec.name} takes no soft labels)")
+    if data.rated is not None:
+        rated, every = data.rated
+        rest = "" if rated == every else f"; the other {every - rated:,} have none in these classes and keep their one label"
+        said.append(f"soft labels of {rated:,} of {every:,} utterances{rest}")
+    return said
+
+
+def _check_temperature(request: Request, data: TrainingData) -> None:
+    """Refuse a temperature where nobody validates.
+
+    Raises:
+        UsageError: nobody does.
+    """
+    if data.protocol["validation"] == "none" or request.folds == "none":
+        raise UsageError(
+            "--set temperature=true: it is fitted on validation utterances, and there are none; hold some out with "
+            "--validation next-group or speakers:N"
+        )
 
 
 def _settings(spec: HeadSpec, request: Request) -> dict[str, str]:
