@@ -18,13 +18,13 @@ Key = tuple[str, str]
 
 
 def class_distributions(
-    connection: Connection, protocol: str, corpora: Sequence[str], classes: Sequence[str], labels: Mapping[str, str] | None
+    connection: Connection, protocol: str | None, corpora: Sequence[str], classes: Sequence[str], labels: Mapping[str, str] | None
 ) -> dict[Key, tuple[float, ...]]:
-    """Return the shares of the classes among the raters' votes, by utterance of the protocol.
+    """Return the shares of the classes among the raters' votes, by utterance.
 
     Args:
         connection: the catalogue.
-        protocol: its name.
+        protocol: whose utterances; None: all of the corpora.
         corpora: the corpora that it draws on.
         classes: in the order of the shares.
         labels: the class of each label; None: every label is its own class.
@@ -33,9 +33,10 @@ def class_distributions(
     found = connection.execute(
         "SELECT v.corpus, v.utterance_id, m.class, sum(v.votes ORDER BY v.label) AS votes FROM label_votes v "
         "JOIN (SELECT unnest(?) AS label, unnest(?) AS class) m ON m.label = v.label "
-        "SEMI JOIN (SELECT corpus, utterance_id FROM assignments WHERE protocol = ? AND list_contains(?, corpus)) a "
-        "ON a.corpus = v.corpus AND a.utterance_id = v.utterance_id GROUP BY ALL ORDER BY ALL",
-        [list(mapped), list(mapped.values()), protocol, list(corpora)],
+        "WHERE list_contains(?, v.corpus) AND (?::VARCHAR IS NULL OR EXISTS (SELECT 1 FROM assignments a "
+        "WHERE a.protocol = ? AND a.corpus = v.corpus AND a.utterance_id = v.utterance_id AND a.fold IS NOT NULL)) "
+        "GROUP BY ALL ORDER BY ALL",
+        [list(mapped), list(mapped.values()), list(corpora), protocol, protocol],
     ).fetchall()
     votes: dict[Key, dict[str, float]] = {}
     for corpus, utterance_id, name, number in found:
