@@ -73,7 +73,7 @@ def rater_scores(
     for (experiment, chosen), predicted in groups.items():
         classes, protocol, corpus = tuple(predicted[0][5]), predicted[0][6], predicted[0][7]
         if (protocol, classes) not in votes:
-            # Of all utterances: the catalogue may not hold an old run's protocol any more, and the predictions say who was tested.
+            # Of all utterances: an old run's protocol may be gone from the catalogue, and the predictions say who was tested.
             labels = maps.get(protocol)
             votes[protocol, classes] = class_distributions(connection, None, corpus.split(JOINED_BY), classes, labels)
         rated = [row for row in predicted if (row[1], row[2]) in votes[protocol, classes]]
