@@ -93,7 +93,7 @@ def _of_row(utterance_id: str, row: Mapping[str, Any]) -> Iterator[Annotation]:
     Raises:
         ValueError: if a value is no number, or nothing is rated.
     """
-    numbers = {name: _number(name, row[name]) for name in DIMENSIONS if name in row}
+    numbers: dict[str, Any] = {name: _number(name, row[name]) for name in DIMENSIONS if name in row}
     rater = str(row["rater"]) if "rater" in row else None
     labels = [label for part in str(row.get("label", "")).split(";") if (label := normalise(part)) is not None]
     if not labels and not numbers:

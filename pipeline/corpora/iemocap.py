@@ -167,7 +167,7 @@ def _annotations(turn: str, rater: str, said: str) -> Iterator[Annotation]:
         "utterance_id": turn, "rater": rater, "setting": "self" if is_own else "multimodal", "counts": not is_own
     }
     if rater.startswith("A"):
-        values = {_DIMENSIONS[found["name"].lower()]: float(found["value"]) for found in _VALUE.finditer(said)}
+        values: dict[str, Any] = {_DIMENSIONS[found["name"].lower()]: float(found["value"]) for found in _VALUE.finditer(said)}
         if values:
             yield Annotation(**about, **values)
         return

@@ -55,7 +55,7 @@ def _rating(name: str, parts: Sequence[str]) -> Iterator[Annotation]:
 
     Only the primary emotion is a vote; secondary ones are shades of it, which raters tick at will.
     """
-    values: dict[str, float] = {}
+    values: dict[str, Any] = {}
     for part in parts[1:]:
         letter, _, number = part.partition(":")
         if letter.strip().lower() in _OF_NAMES and re.fullmatch(r"\s*\d+(\.\d+)?\s*", number):

@@ -136,6 +136,7 @@ def _utterance(corpus: LabelTable, stem: str, path: str, cells: Cells) -> Uttera
     split, gender = cell.get("split"), cell.get("gender", "").casefold()
     speaker = cell.get("speaker")
     used = {name for names in corpus.columns.values() for name in names}
+    values: dict[str, Any] = {name: _number(cell.get(name)) for name in DIMENSIONS}
     own: dict[str, Any] = {name: value for name, value in cells.items() if name not in used}
     return Utterance(
         utterance_id=stem,
@@ -149,7 +150,7 @@ def _utterance(corpus: LabelTable, stem: str, path: str, cells: Cells) -> Uttera
         transcript=cell.get("transcript"),
         label=None if raw is None else corpus.words.get(raw.casefold()) or normalise(raw),
         raw_label=raw,
-        **{name: _number(cell.get(name)) for name in DIMENSIONS},
+        **values,
         extra={**({"partition": split} if "split" in corpus.columns else {}), **own, **named},
     )
 
