@@ -13,11 +13,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tfser.heads.notebook.cache import NotebookCache as Cache
-    from tfser.heads.notebook.datasets import collate
-    from tfser.heads.notebook.exchange import audit
-    from tfser.heads.notebook.models import load
-    from tfser.heads.notebook.own_heads import register_head
+    from tfser.heads.prediction.datasets import collate
+    from tfser.heads.prediction.exchange import audit
+    from tfser.heads.prediction.notebook import NotebookCache as Cache
+    from tfser.heads.prediction.notebook_models import load
+    from tfser.heads.prediction.own_heads import register_head
     from tfser.heads.spec.recipes import Recipe
     from tfser.manifests.errors import TfserError, UsageError
 
@@ -26,14 +26,14 @@ __version__ = "0.1.0"
 __all__ = ["Cache", "Recipe", "TfserError", "UsageError", "__version__", "audit", "collate", "load", "register_head"]
 
 _PLACES = {
-    "Cache": "tfser.heads.notebook.cache:NotebookCache",
+    "Cache": "tfser.heads.prediction.notebook:NotebookCache",
     "Recipe": "tfser.heads.spec.recipes:Recipe",
     "TfserError": "tfser.manifests.errors:TfserError",
     "UsageError": "tfser.manifests.errors:UsageError",
-    "audit": "tfser.heads.notebook.exchange:audit",
-    "collate": "tfser.heads.notebook.datasets:collate",
-    "load": "tfser.heads.notebook.models:load",
-    "register_head": "tfser.heads.notebook.own_heads:register_head",
+    "audit": "tfser.heads.prediction.exchange:audit",
+    "collate": "tfser.heads.prediction.datasets:collate",
+    "load": "tfser.heads.prediction.notebook_models:load",
+    "register_head": "tfser.heads.prediction.own_heads:register_head",
 }
 
 

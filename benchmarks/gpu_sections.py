@@ -178,7 +178,7 @@ def mamba_step(at: Place) -> None:
         training_loss(model, batch, torch.ones(4, device=at.device), recipe, L).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
-    from tfser.heads.machine.cost import count_macs
+    from tfser.heads.training.cost import count_macs
 
     portable = build_module(spec, replace(config, scan="chunked"), D, 4)
     flop = 6.0 * B * count_macs(portable, torch.randn(1, L, D), torch.full((1,), L))

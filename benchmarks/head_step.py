@@ -72,10 +72,10 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     from torch import nn
 
     from tfser.heads import head
-    from tfser.heads.machine.cost import count_macs
-    from tfser.heads.machine.peak import peak_bytes
     from tfser.heads.models.ssd import unavailable
+    from tfser.heads.training.cost import count_macs
     from tfser.heads.training.losses import cmdt
+    from tfser.heads.training.peak import peak_bytes
     from tfser.pipeline.features.devices import processor
 
     if chosen.threads:

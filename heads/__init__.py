@@ -10,6 +10,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from tfser.heads.spec.head import HeadSpec
+from tfser.manifests.errors import unknown
+from tfser.manifests.plugins import HEADS as GROUP
+from tfser.manifests.plugins import plugins
+
 if TYPE_CHECKING:
     from tfser.heads.spec.head import HeadSpec
 
@@ -42,9 +47,6 @@ encoder, and with logistic regression are hard to beat by networks on log-Mel.""
 
 def head_names() -> list[str]:
     """Return the names of all heads: tfser's own, those of plug-ins (entry points `tfser.heads`), those of this process."""
-    from tfser.manifests.plugins import HEADS as GROUP
-    from tfser.manifests.plugins import plugins
-
     return list(dict.fromkeys([*HEADS, *plugins(GROUP), *REGISTERED]))
 
 
@@ -55,11 +57,6 @@ def head(name: str) -> HeadSpec:
         UsageError: There is no such head; the message lists those there are.
         PluginError: It is of another package, and cannot be loaded.
     """
-    from tfser.heads.spec.head import HeadSpec
-    from tfser.manifests.errors import unknown
-    from tfser.manifests.plugins import HEADS as GROUP
-    from tfser.manifests.plugins import plugins
-
     if name in REGISTERED:
         return REGISTERED[name]
     if name not in HEADS and name in plugins(GROUP):

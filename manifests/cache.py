@@ -132,15 +132,15 @@ class Cache:
             "features/*/*/skipped.parquet",
             "runs/*/run.json",
         )
-        found: dict[str, Stamp] = {}
+        stamps: dict[str, Stamp] = {}
         for pattern in patterns:
             for path in self.root.glob(pattern):
                 relative = path.relative_to(self.root)
                 if not any(part.startswith(".") for part in relative.parts):
                     with contextlib.suppress(OSError):  # removed by another process just now, or a link in a circle
                         status = path.stat()
-                        found[relative.as_posix()] = (status.st_size, status.st_mtime_ns)
-        return found
+                        stamps[relative.as_posix()] = (status.st_size, status.st_mtime_ns)
+        return stamps
 
     def require(self) -> Cache:
         """Return this cache if it is one: commands that only read make nothing in a folder that is none.

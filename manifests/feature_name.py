@@ -134,15 +134,15 @@ def meant(asked: str, have: Iterable[str]) -> list[str]:
     if asked in names:
         return [asked]
     wanted = FeatureName.parse(asked)
-    found = {name: FeatureName.parse(name) for name in names}
+    parsed = {name: FeatureName.parse(name) for name in names}
     close = [
-        name for name, parts in found.items() if wanted.could_mean(parts) and (parts.is_current or not wanted.is_current)
+        name for name, parts in parsed.items() if wanted.could_mean(parts) and (parts.is_current or not wanted.is_current)
     ]
     fewest: dict[str | None, int] = {}
     for name in close:
-        layer, words = found[name].layer, _words(found[name])
+        layer, words = parsed[name].layer, _words(parsed[name])
         fewest[layer] = min(words, fewest.get(layer, words))
-    return [name for name in close if _words(found[name]) == fewest[found[name].layer]]
+    return [name for name in close if _words(parsed[name]) == fewest[parsed[name].layer]]
 
 
 def _words(name: FeatureName) -> int:

@@ -137,10 +137,10 @@ def format_label_map(labels: Mapping[str, str]) -> str:
     >>> format_label_map({"anger": "anger", "happiness": "happiness", "excitement": "happiness"})
     'anger,happiness:happiness+excitement'
     """
-    for known, of in LABEL_MAPS.items():
-        if list(of.items()) == list(labels.items()):
-            return known
+    for name_of_map, labels_of_map in LABEL_MAPS.items():
+        if list(labels_of_map.items()) == list(labels.items()):
+            return name_of_map
     members: dict[str, list[str]] = {}
     for label, name in labels.items():
         members.setdefault(name, []).append(label)
-    return ",".join(name if of == [name] else f"{name}:{'+'.join(of)}" for name, of in members.items())
+    return ",".join(name if raw == [name] else f"{name}:{'+'.join(raw)}" for name, raw in members.items())

@@ -113,16 +113,16 @@ def declared(kind: type) -> dict[str, Declared]:
     Fields without an `Option` belong to the code, not to the command line.
     """
     hints = typing.get_type_hints(kind, include_extras=True)
-    of_field = {of.name: of for of in fields(kind)}
-    found: dict[str, Declared] = {}
+    of_field = {option.name: option for option in fields(kind)}
+    options: dict[str, Declared] = {}
     for declaring in kind.__mro__:
         for name in inspect.get_annotations(declaring):
-            if name in of_field and name not in found:
+            if name in of_field and name not in options:
                 field = of_field[name]
                 plain = field.default if field.default_factory is MISSING else field.default_factory()
-                if (of := option_of(name, hints[name], plain, getattr(declaring, "panel", None))) is not None:
-                    found[name] = of
-    return dict(sorted(found.items(), key=lambda item: item[1].default is not MISSING))
+                if (option := option_of(name, hints[name], plain, getattr(declaring, "panel", None))) is not None:
+                    options[name] = option
+    return dict(sorted(options.items(), key=lambda item: item[1].default is not MISSING))
 
 
 def option_of(name: str, hint: Any, default: Any, panel: str | None) -> Declared | None:
@@ -168,13 +168,13 @@ def pairs(flag: str, items: Iterable[str]) -> dict[str, str]:
     >>> pairs("--set", ["lr=0.1", "width = 64"])
     {'lr': '0.1', 'width': '64'}
     """
-    found = {}
+    values = {}
     for item in items:
         key, mark, value = item.partition("=")
         if not mark or not key.strip() or not value.strip():
             raise UsageError(f"{flag} {item}: write KEY=VALUE")
-        found[key.strip()] = value.strip()
-    return found
+        values[key.strip()] = value.strip()
+    return values
 
 
 def listed(items: Iterable[str]) -> tuple[str, ...]:

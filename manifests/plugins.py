@@ -58,14 +58,14 @@ class Plugin:
 def plugins(group: str) -> dict[str, Plugin]:
     """Return the plug-ins of a group by name, in order; of two of one name, the one whose package comes first, which is
     said."""
-    found: dict[str, Plugin] = {}
+    by_name: dict[str, Plugin] = {}
     for entry in sorted(metadata.entry_points(group=group), key=lambda of: (of.name, _origin(of))):
         plugin = Plugin(name=entry.name, value=entry.value, origin=_origin(entry))
-        if entry.name in found:
-            note(f"plug-in {entry.name} of {plugin.origin} is passed over: {found[entry.name].origin} has one of this name")
+        if entry.name in by_name:
+            note(f"plug-in {entry.name} of {plugin.origin} is passed over: {by_name[entry.name].origin} has one of this name")
         else:
-            found[entry.name] = plugin
-    return found
+            by_name[entry.name] = plugin
+    return by_name
 
 
 def _origin(entry: metadata.EntryPoint) -> str:

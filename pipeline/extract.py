@@ -17,74 +17,48 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.fill_features import other_encoder
 from tfser.manifests.catalogue.stored import FEATURE_SET, read_corpus, read_feature_set
 from tfser.manifests.errors import DamagedError, TfserError, UnreadableError, unknown
 from tfser.pipeline.extract_report import ExtractReport
-from tfser.pipeline.feature_writer import CHANGED, SHARD_BYTES, SHARD_UTTERANCES, FeatureWriter, Share
+from tfser.pipeline.feature_writer import CHANGED, FeatureWriter, Share
 from tfser.pipeline.features.engine import AudioRow, Compute, Result, Samples, Tell
 from tfser.pipeline.features.registry import FeatureSet, Pass, alone
 from tfser.pipeline.measure import Advance, audio_path, disk_errors
-from tfser.pipeline.shards.writer import ShardFormat
+from tfser.pipeline.new_shards import AS_USUAL, ShardWriting
 from tfser.pipeline.sound.audio import content_hash, decode, resample
 from tfser.pipeline.sound.recording import AudioError, TooLongError
 from tfser.pipeline.sound.video import MissingExtraError
 
-Begin = Callable[[int, float], Advance]
-"""Told the number of utterances and the seconds of audio to come; returns what to call as they are done."""
 
-
-def extract(
-    cache: Cache,
-    corpus: str,
-    features: FeatureSet,
-    *,
-    format: ShardFormat = "hdf5",
-    begin: Begin | None = None,
-    on_wait: Callable[[str], None] | None = None,
-    workers: int | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    shard_utterances: int = SHARD_UTTERANCES,
-) -> ExtractReport:
+def extract(cache: Cache, corpus: str, features: FeatureSet, *, workers: int | None = None, **how: Any) -> ExtractReport:
     """Extract what one feature set lacks of a scanned corpus; see `extract_pass`.
+
+    Args:
+        cache: where the rows are and the shards go.
+        corpus: a corpus that was scanned.
+        features: what to compute.
+        workers: threads that decode.
+        how: fields of `ShardWriting`.
 
     Raises:
         UsageError: if the corpus is not in the cache.
         TfserError: if its rows are damaged, the disk is or would be full, or values do not fit the dtype. What was
             finished stays.
     """
-    compute = Compute(workers=workers)
-    (report,) = extract_pass(
-        cache,
-        corpus,
-        alone(features),
-        compute=compute,
-        format=format,
-        begin=begin,
-        on_wait=on_wait,
-        shard_bytes=shard_bytes,
-        shard_utterances=shard_utterances,
-    )
+    (report,) = extract_pass(cache, corpus, alone(features), Compute(workers=workers), ShardWriting(**how))
     if report.refused is not None:
         raise TfserError(report.refused)
     return report
 
 
 def extract_pass(
-    cache: Cache,
-    corpus: str,
-    job: Pass,
-    *,
-    compute: Compute,
-    format: ShardFormat = "hdf5",
-    begin: Begin | None = None,
-    on_wait: Callable[[str], None] | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    shard_utterances: int = SHARD_UTTERANCES,
+    cache: Cache, corpus: str, job: Pass, compute: Compute, how: ShardWriting = AS_USUAL
 ) -> list[ExtractReport]:
     """Extract what the feature sets of a pass lack of a scanned corpus, in one run over the audio.
 
@@ -93,11 +67,7 @@ def extract_pass(
         corpus: a corpus that was scanned.
         job: what to compute.
         compute: where.
-        format: of new shards.
-        begin: told the number of utterances and the seconds of audio to come; returns what to call as they are done.
-        on_wait: told when another extraction of the same corpus and feature set has to be waited for.
-        shard_bytes: closes a shard.
-        shard_utterances: closes a shard.
+        how: sizes and format of new shards, and who is told.
 
     Returns:
         A report for each feature set. One in which the values of most utterances do not fit is `refused`; the others go on.
@@ -112,11 +82,11 @@ def extract_pass(
     with contextlib.ExitStack() as locks:
         for features in sorted(job.sets, key=lambda of: of.folder):  # everybody in the same order: nobody waits in a circle
             lock = f"features/{features.folder}/{corpus}"
-            locks.enter_context(cache.lock(lock if compute.part is None else f"{lock}/{compute.part.name}", on_wait))
+            locks.enter_context(cache.lock(lock if compute.part is None else f"{lock}/{compute.part.name}", how.on_wait))
         # After the locks: what another extraction has just finished is in stock now, and is not made again.
         root, rows, unread = _rows(cache, corpus)
-        share = Share(cache, corpus, compute.part, on_wait)
-        writers = [FeatureWriter(share, of, len(rows), unread, format, shard_bytes, shard_utterances) for of in job.sets]
+        share = Share(cache, corpus, compute.part, how.on_wait)
+        writers = [FeatureWriter(share, features, len(rows), unread, how) for features in job.sets]
         wanted = [[writer.wants(row) for writer in writers] for row in rows]  # all are asked: each lists what it skips
         todo = [row for row, by_writer in zip(rows, wanted, strict=True) if any(by_writer)]
         # Disk space is looked at before the encoder is loaded, which may take minutes and gigabytes of its own.
@@ -124,7 +94,7 @@ def extract_pass(
             _check_disk(cache, writers, todo, compute.tell if job.is_encoder else None)
         with _disk(writers):
             if todo:
-                advance = begin(len(todo), sum(row.duration_s for row in todo)) if begin is not None else None
+                advance = how.begin(len(todo), sum(row.duration_s for row in todo)) if how.begin is not None else None
                 _run(writers, root, job, todo, compute, advance)
             # Also where nothing was to do: what a feature set is and who was left out are written even if every
             # utterance was too short.

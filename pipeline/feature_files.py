@@ -100,12 +100,12 @@ def read_given(
 
 def _checked(path: Path, rows: Sequence[tuple[str, Any]], columns: Sequence[str], as_frames: bool) -> dict[str, Frames]:
     """Return the rows as matrices, each of which is what was announced."""
-    found: dict[str, Frames] = {}
+    checked: dict[str, Frames] = {}
     width: tuple[str, int] | None = None
     for name, value in rows:
         if not name:
-            raise UsageError(f"{path}: row {len(found) + 1} has no utterance id")
-        if name in found:
+            raise UsageError(f"{path}: row {len(checked) + 1} has no utterance id")
+        if name in checked:
             hint = "" if as_frames else "; if its rows are frames over time, say how far apart: --hop SECONDS"
             raise UsageError(f"{path}: the utterance {name!r} stands there twice{hint}")
         array = np.asarray(value)
@@ -115,6 +115,7 @@ def _checked(path: Path, rows: Sequence[tuple[str, Any]], columns: Sequence[str]
         matrix = np.atleast_2d(array)
         if not as_frames and len(matrix) > 1:
             raise UsageError(f"{path}: {name!r} has {len(matrix)} frames; say how far apart they are: --hop SECONDS")
+        # Numbers are judged as they will be trained on: one that float32 has no room for is as bad as NaN.
         with np.errstate(over="ignore"):
             narrow = matrix.astype(np.float32)
         if not np.isfinite(narrow).all():
@@ -125,10 +126,10 @@ def _checked(path: Path, rows: Sequence[tuple[str, Any]], columns: Sequence[str]
         width = width or (name, narrow.shape[1])
         if narrow.shape[1] != width[1]:
             raise UsageError(f"{path}: {name!r} is {narrow.shape[1]} numbers wide, and {width[0]!r} {width[1]}")
-        found[name] = narrow
-    if not found:
+        checked[name] = narrow
+    if not checked:
         raise UsageError(f"{path}: there are no features in it")
-    return found
+    return checked
 
 
 def _of_npy(path: Path, ids: Path | None) -> list[tuple[str, Any]]:
@@ -196,17 +197,17 @@ def _of_table(
     columns = tuple(name for name in names if name != key and name not in ignore)
     if not columns:
         raise UsageError(f"{path}: there are no features beside the column {key}")
-    ids = ["" if of is None else str(of) for of in table[key].to_pylist()]
+    ids = ["" if value is None else str(value) for value in table[key].to_pylist()]
     values = _numbers(path, table, columns)
     if values is None:  # one column of lists
         lists = table[columns[0]].to_pylist()
-        return [(name, [] if of is None else of) for name, of in zip(ids, lists, strict=True)], ()
+        return [(name, [] if value is None else value) for name, value in zip(ids, lists, strict=True)], ()
     if not as_frames:
         return list(zip(ids, values, strict=True)), columns
     frames: dict[str, list[int]] = {}
     for row, name in enumerate(ids):
         frames.setdefault(name, []).append(row)
-    return [(name, values[of]) for name, of in frames.items()], columns
+    return [(name, values[value]) for name, value in frames.items()], columns
 
 
 def _numbers(path: Path, table: Any, columns: Sequence[str]) -> npt.NDArray[np.float64] | None:

@@ -8,7 +8,6 @@ here reads audio or knows an encoder.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -28,19 +27,14 @@ from tfser.pipeline.extract_report import ExtractReport
 from tfser.pipeline.features.engine import AudioRow
 from tfser.pipeline.features.feature_set import write_description
 from tfser.pipeline.features.registry import FeatureSet
+from tfser.pipeline.new_shards import ShardWriting, store_members
 from tfser.pipeline.part import CorpusPart
-from tfser.pipeline.shards.rows import ROWS_SUFFIX, load_rows, write_rows
-from tfser.pipeline.shards.writer import ShardFormat, ShardMember, StorageDtype, write_shard
+from tfser.pipeline.shards.rows import ROWS_SUFFIX, load_rows
+from tfser.pipeline.shards.writer import ShardMember, StorageDtype
 from tfser.pipeline.stock import take_stock
 
-SHARD_BYTES = 128 * 2**20
-"""A shard is closed once it holds this many bytes of frames ..."""
-
-SHARD_UTTERANCES = 512
-"""... or this many utterances: so much work at most is done again after a kill ..."""
-
 SHARD_SECONDS = 300.0
-"""... or, of an encoder, what it computed in so many seconds."""
+"""A shard of an encoder's frames is closed, too, once it holds what was computed in so many seconds."""
 
 ENOUGH = 64
 """After so many utterances a feature set ends where most of them overflow; before, a few odd ones decide nothing."""
@@ -72,18 +66,9 @@ class Share:
 class FeatureWriter:
     """What one feature set of a pass lacks of a corpus, and the shards that it is written to."""
 
-    def __init__(
-        self,
-        share: Share,
-        features: FeatureSet,
-        readable: int,
-        unreadable: int,
-        format: ShardFormat,
-        most_bytes: int,
-        most: int,
-    ) -> None:
+    def __init__(self, share: Share, features: FeatureSet, readable: int, unreadable: int, how: ShardWriting) -> None:
         self.share, self.cache, self.corpus, self.features = share, share.cache, share.corpus, features
-        self.format, self.most_bytes, self.most = format, most_bytes, most
+        self.how = how
         self.folder = self.cache.feature_root / features.folder / self.corpus
         with share.alone(features.folder):
             sweep(self.folder)
@@ -163,7 +148,7 @@ class FeatureWriter:
         # A shard closes by size, by number and, for encoders, by age: a kill costs what is in memory, and
         # minutes of a GPU are worth more than a full shard.
         is_old = time.monotonic() - self._opened >= self._most_s
-        if self._size >= self.most_bytes or len(self._members) >= self.most or is_old:
+        if self._size >= self.how.shard_bytes or len(self._members) >= self.how.shard_utterances or is_old:
             self.close()
 
     def finish(self) -> None:
@@ -217,21 +202,11 @@ class FeatureWriter:
         # A feature set that was removed while its parts were computing is described anew with the first shard.
         self._described = self._described and (self.folder.parent / FEATURE_SET).exists()
         self.describe()
-        # The name is the hash of its members, so that an extraction which was interrupted and gone on with ends
-        # in files of the same names where shards hold the same.
-        features = self.features
-        digest = hashlib.sha256(features.fingerprint.encode())
-        for member in members:
-            digest.update(f"\n{member.utterance_id}\t{member.content_hash}".encode())
-        words = {"feature_set": features.name, "fingerprint": features.fingerprint, "corpus": self.corpus}
-        name = digest.hexdigest()[:16]
-        layers = int(features.config.get("layers", 1))
-        shard = write_shard(
-            self.folder, name, members, dtype=features.dtype, format=self.format, attributes=words, layers=layers
-        )
-        self._seen.add(write_rows(shard, self.cache))
+        layers = int(self.features.config.get("layers", 1))
+        row_file, size = store_members(self.cache, self.folder, self.features, members, self.how.format or "hdf5", layers)
+        self._seen.add(row_file)
         self.report.extracted += len(members)
-        self.report.bytes += shard.size_bytes
+        self.report.bytes += size
 
 
 def _skip(corpus: str, features: FeatureSet, row: AudioRow, reason: str) -> Skipped:

@@ -7,16 +7,15 @@ missing then, the extraction computes. Nothing here reads audio or loads an enco
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
-from tfser.pipeline.collapse import CollapseReport, collapse
+from tfser.pipeline.collapse import collapse
 from tfser.pipeline.features.registry import FeatureSet, Pass
 from tfser.pipeline.features.stacks import Collapsed, layer_cut, layers_of
-from tfser.pipeline.measure import Advance
+from tfser.pipeline.new_shards import AS_USUAL, ShardWriting, Written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +24,14 @@ class Taken:
 
     feature_set: str
     stack: str
-    report: CollapseReport
+    report: Written
 
 
 def take_stored_layers(
     cache: Cache,
     corpus: str,
     job: Pass,
-    *,
-    begin: Callable[[int, float], Advance] | None = None,
-    on_wait: Callable[[str], None] | None = None,
+    how: ShardWriting = AS_USUAL,
 ) -> list[Taken]:
     """Write what stored stacks hold of the feature sets of a pass; return what was written, one a feature set.
 
@@ -42,8 +39,7 @@ def take_stored_layers(
         cache: the cache.
         corpus: a corpus that was scanned.
         job: what is about to be extracted.
-        begin: told the number of utterances and seconds to come; returns what to call as they are done.
-        on_wait: told when another writer of the same feature set has to be waited for.
+        how: sizes of shards, and who is told.
 
     Raises:
         TfserError: if a shard of a stack is damaged, or the disk is or would be full. What was finished stays.
@@ -56,15 +52,15 @@ def take_stored_layers(
         have = {row["feature_set"] for row in rows(connection, held, [corpus])}
     named = {row["feature_set"]: row["fingerprint"] for row in sets}
     stacks = [row for row in sets if row["feature_set"] in have and layers_of(row) > 1]
-    found: list[Taken] = []
+    taken: list[Taken] = []
     for features in job.sets:
         if named.get(features.name, features.fingerprint) != features.fingerprint:
             continue  # its name is that of a set which it replaces: the extraction says so
         for stack in stacks:
             if (cut := _same(stack, features)) is not None:
-                (report,) = collapse(cache, stack, cut, [corpus], begin=begin, on_wait=on_wait)
-                found += [Taken(feature_set=features.name, stack=stack["feature_set"], report=report)] if report.written else []
-    return found
+                (report,) = collapse(cache, stack, cut, [corpus], how)
+                taken += [Taken(feature_set=features.name, stack=stack["feature_set"], report=report)] if report.written else []
+    return taken
 
 
 def _same(stack: dict[str, Any], features: FeatureSet) -> Collapsed | None:

@@ -13,26 +13,21 @@ nobody and utterances that nobody brought are counted and named; the audits miss
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
-
-import numpy as np
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.stored import read_corpus
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.feature_name import checked_name
-from tfser.manifests.files import sweep
-from tfser.pipeline.collapse import check_disk, deal, write_members
 from tfser.pipeline.feature_files import Given
-from tfser.pipeline.feature_writer import SHARD_BYTES, SHARD_UTTERANCES
-from tfser.pipeline.features.feature_set import PER_UTTERANCE, PER_UTTERANCE_HOP_S, Described, write_description
+from tfser.pipeline.feature_writer import narrowed, why_not_stored
+from tfser.pipeline.features.feature_set import PER_UTTERANCE, PER_UTTERANCE_HOP_S, Described
 from tfser.pipeline.features.registry import UPSTREAMS
-from tfser.pipeline.measure import Advance, disk_errors
-from tfser.pipeline.shards.writer import ShardMember, storage_dtype
-from tfser.pipeline.stock import take_stock
+from tfser.pipeline.new_shards import AS_USUAL, ShardWriting, Written, write_lacking
+from tfser.pipeline.shards.writer import Array, storage_dtype
 
 ALGORITHM = 1
 """Raised whenever the same file would give other numbers than before."""
@@ -41,24 +36,19 @@ KIND = "imported"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportReport:
+class ImportReport(Written):
     """What an import did.
 
-    `rows` ids were in the file: `used` of them mean an utterance, `strangers` none. `written` utterances are new, `before`
-    were there, `lacking` have no features in the file, `unreadable` have no audio that could be read, so nothing can be tied
-    to it.
+    `rows` ids were in the file: `used` of them mean an utterance, `strangers` none. `lacking` utterances have no features in the
+    file, `unreadable` ones have no audio that could be read, so nothing can be tied to it.
     """
 
     feature_set: str
     rows: int
     used: int
-    written: int
-    before: int
     strangers: tuple[str, ...]
     lacking: tuple[str, ...]
     unreadable: tuple[str, ...]
-    repaired: tuple[str, ...]
-    bytes: int
 
 
 def imported(
@@ -97,13 +87,7 @@ def imported(
 
 
 def import_features(
-    cache: Cache,
-    corpus: str,
-    given: Given,
-    target: Described,
-    *,
-    begin: Callable[[int, float], Advance] | None = None,
-    on_wait: Callable[[str], None] | None = None,
+    cache: Cache, corpus: str, given: Given, target: Described, how: ShardWriting = AS_USUAL
 ) -> ImportReport:
     """Write what a feature set lacks of what a file holds; an import that was killed goes on where it was.
 
@@ -112,8 +96,7 @@ def import_features(
         corpus: a corpus that was scanned.
         given: what the file holds.
         target: of `imported`.
-        begin: told the number of utterances and the seconds of features to come; returns what to call as they are done.
-        on_wait: told when another writer of the same feature set has to be waited for.
+        how: sizes and format of shards, and who is told.
 
     Raises:
         UsageError: the corpus is unknown, two ids mean one utterance, or no id means any.
@@ -122,52 +105,24 @@ def import_features(
     if corpus not in cache.corpora():
         raise unknown("corpus", corpus, cache.corpora())
     stored = read_corpus(cache, corpus).utterances.select(["utterance_id", "path", "content_hash", "start_s"]).to_pylist()
-    place = {row["utterance_id"]: row for row in stored}
+    hashes = {row["utterance_id"]: row["content_hash"] for row in stored}
     matched, strangers = match(list(given.frames), stored)
     if not matched:
-        like = f"{strangers[0]!r} is not like {next(iter(place))!r}" if place else "it has none"
+        like = f"{strangers[0]!r} is not like {next(iter(hashes))!r}" if hashes else "it has none"
         raise UsageError(f"none of the {len(strangers):,} ids means an utterance of {corpus}: {like}")
-    members = {
-        name: narrowed(target, name, given.frames[row_id])
-        for name, row_id in sorted(matched.items())
-        if place[name]["content_hash"] is not None
-    }
-    folder = cache.feature_root / target.folder / corpus
-    with cache.lock(f"features/{target.folder}/{corpus}", on_wait):
-        sweep(folder)
-        there, repaired = take_stock(cache, folder)
-        todo = [
-            {"utterance_id": name, "content_hash": place[name]["content_hash"], "frames": len(frames)}
-            for name, frames in members.items()
-            if (name, place[name]["content_hash"]) not in there
-        ]
-        item, written = target.dim * np.dtype(target.dtype).itemsize, 0
-        check_disk(cache, target, len(todo), sum(row["frames"] for row in todo) * item)
-        with disk_errors(folder, "what was finished is safe; make room and run the same command again"):
-            write_description(cache, target)
-            seconds = sum(row["frames"] for row in todo) * target.hop_s
-            advance = begin(len(todo), seconds) if begin is not None and todo else None
-            for part in deal(todo, item, SHARD_BYTES, SHARD_UTTERANCES):
-                shard = [
-                    ShardMember(
-                        utterance_id=row["utterance_id"], content_hash=row["content_hash"], frames=members[row["utterance_id"]]
-                    )
-                    for row in part
-                ]
-                written += write_members(cache, folder, target, corpus, shard, "hdf5")
-                if advance is not None:
-                    advance(len(part), sum(row["frames"] for row in part) * target.hop_s)
+    # Narrowed before anything is written: a value that does not fit leaves no half of a feature set behind.
+    heard = [(name, own_id) for name, own_id in sorted(matched.items()) if hashes[name] is not None]
+    frames = {name: _fitting(target, name, given.frames[own_id]) for name, own_id in heard}
+    rows = [{"utterance_id": name, "content_hash": hashes[name], "frames": len(frames[name])} for name in frames]
+    written = write_lacking(cache, target, corpus, rows, lambda shards, row: frames[row["utterance_id"]], how)
     return ImportReport(
+        **vars(written),
         feature_set=target.name,
         rows=len(given.frames),
         used=len(matched),
-        written=len(todo),
-        before=len(members) - len(todo),
         strangers=tuple(strangers),
-        lacking=tuple(sorted(set(place) - set(matched))),
-        unreadable=tuple(sorted(name for name in matched if place[name]["content_hash"] is None)),
-        repaired=tuple(repaired),
-        bytes=written,
+        lacking=tuple(sorted(set(hashes) - set(matched))),
+        unreadable=tuple(sorted(name for name in matched if hashes[name] is None)),
     )
 
 
@@ -201,17 +156,15 @@ def match(ids: Sequence[str], utterances: Sequence[Mapping[str, Any]]) -> tuple[
     return found, strangers
 
 
-def narrowed(target: Described, name: str, frames: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _fitting(target: Described, name: str, frames: Array) -> Array:
     """Return an utterance's frames in the dtype of storage.
 
     Raises:
         TfserError: they do not fit.
     """
-    with np.errstate(over="ignore"):
-        narrow = frames.astype(target.dtype, copy=False)
-    if not np.isfinite(narrow).all():
-        largest = float(np.abs(frames).max())
-        raise TfserError(f"{name}: {largest:g} is too large for {target.dtype}; store float32 instead (--dtype float32)")
+    narrow = narrowed(frames, target.dtype)
+    if narrow is None:
+        raise TfserError(f"{name}: {why_not_stored(frames, target.dtype, target.config)}")
     return narrow
 
 

@@ -12,10 +12,12 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.options import Option
 from tfser.pipeline.features.feature_set import superseded
 from tfser.pipeline.shards.rows import ROWS_SUFFIX, read_rows
 from tfser.pipeline.verify import frames_of
@@ -97,33 +99,32 @@ def usage(cache: Cache) -> dict[str, int]:
     return {name: size_of(path) for name, path in parts.items()}
 
 
-def doomed(
-    cache: Cache,
-    *,
-    features: str | None = None,
-    corpus: str | None = None,
-    run: str | None = None,
-    stale: bool = False,
-    removed: bool = False,
-) -> list[Path]:
+@dataclass(frozen=True, kw_only=True)
+class Unwanted:
+    """What is to be removed of a cache: one kind of thing at a time."""
+
+    features: Annotated[str | None, Option("A feature set.", metavar="NAME")] = None
+    corpus: Annotated[str | None, Option("A corpus: its rows and features.", metavar="NAME")] = None
+    run: Annotated[str | None, Option("A run, or an experiment with all its runs.", metavar="ID")] = None
+    stale: Annotated[bool, Option("Shards that no utterance needs, and outdated feature sets.")] = False
+    removed: Annotated[bool, Option("What `cache verify --repair` moved away.")] = False
+
+
+def doomed(cache: Cache, unwanted: Unwanted) -> list[Path]:
     """Return the folders and files that a removal takes away; `delete` does it.
 
-    Args:
-        cache: the cache.
-        features: a feature set; with `corpus`, only that corpus's part of it.
-        corpus: without `features`: the corpus's rows and all its features (not its runs).
-        run: a run (a folder's name below runs/, whatever is in it), or an experiment with all its runs.
-        stale: shards that no utterance needs any more, and outdated feature sets.
-        removed: what was moved away because it was damaged.
+    A feature set goes whole, or with a corpus only its part of it; a corpus without a feature set goes with its rows and all its
+    features, but not its runs. A run is a folder's name below runs/, whatever is in it.
 
     Raises:
         UsageError: if nothing is named, or what is named is not there.
     """
+    features, corpus, run, stale = unwanted.features, unwanted.corpus, unwanted.run, unwanted.stale
     # One kind of thing at a time: a removal that is two removals is easily more than was meant.
-    if sum((features is not None or corpus is not None, run is not None, stale, removed)) != 1:
+    if sum((features is not None or corpus is not None, run is not None, stale, unwanted.removed)) != 1:
         raise UsageError("say what to remove: --features NAME [--corpus NAME], --corpus NAME, --run ID, --stale or --removed")
     # Neither this nor a run's folder needs the catalogue, which may be what is damaged.
-    if removed:
+    if unwanted.removed:
         if not cache.is_one():
             raise UsageError(f"no cache at {cache.root}; name another with --cache")
         return [cache.removed] if os.path.lexists(cache.removed) else []

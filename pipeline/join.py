@@ -1,7 +1,7 @@
 """Joining feature sets: the frames of several, side by side, as one ordinary feature set (early fusion).
 
 What comes in: the names of stored feature sets, `logmel+wavlm-large/12`. What goes out: shards of another feature set that bears
-that name, written as a collapse writes its own (`tfser.pipeline.collapse`): whoever trains on it, audits it or verifies it needs
+that name, written as a collapse writes its own (`tfser.pipeline.new_shards`): whoever trains on it, audits or verifies it needs
 to know nothing of where it came from. Its fingerprint is made of those of its parts, in their order, and of the rule below, so
 features that were made anew never stand in it unnoticed. No audio is read, and nothing is invented: an utterance that one of the
 parts lacks is left out, counted, and missed by the audits as in any other feature set.
@@ -17,7 +17,7 @@ Beginnings are not centres: windows of unequal lengths are up to half their diff
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,12 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.catalogue.stored import SKIPPED, read_skipped, skipped_rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.feature_name import joined_names, meant
-from tfser.manifests.files import sweep
 from tfser.manifests.utterances import Skipped, skipped_table
-from tfser.pipeline.collapse import check_disk, deal, format_of, read_frames, write_members
-from tfser.pipeline.feature_writer import SHARD_BYTES, SHARD_UTTERANCES
-from tfser.pipeline.features.feature_set import PER_UTTERANCE, Described, is_per_utterance, write_description
+from tfser.pipeline.collapse import stored_frames
+from tfser.pipeline.features.feature_set import PER_UTTERANCE, Described, is_per_utterance
 from tfser.pipeline.features.stacks import layers_of
-from tfser.pipeline.measure import Advance, disk_errors
-from tfser.pipeline.shards.reader import ShardReader
-from tfser.pipeline.shards.writer import Array, ShardMember
-from tfser.pipeline.stock import take_stock
+from tfser.pipeline.new_shards import AS_USUAL, OpenShards, Row, ShardWriting, Written, write_lacking
+from tfser.pipeline.shards.writer import Array
 
 ALGORITHM = 1
 """Raised whenever the same parts would give other numbers than before."""
@@ -64,16 +60,11 @@ class Joined(Described):
 
 
 @dataclass(frozen=True, kw_only=True)
-class JoinReport:
-    """What a join did for one corpus: utterances that were there before, that were written, and that a part lacks."""
+class JoinReport(Written):
+    """What a join did for one corpus."""
 
-    corpus: str
-    before: int
-    written: int
     lacking: Mapping[str, int]
     """Utterances that this part lacks and another has, by the part's name."""
-    bytes: int
-    repaired: tuple[str, ...]
 
 
 def at_pace(frames: Array, count: int, pace_s: float, hop_s: float) -> Array:
@@ -155,30 +146,21 @@ def joined(cache: Cache, name: str) -> Joined:
     )
 
 
-def join(
-    cache: Cache,
-    target: Joined,
-    corpora: Sequence[str] | None = None,
-    *,
-    begin: Callable[[int, float], Advance] | None = None,
-    on_wait: Callable[[str], None] | None = None,
-) -> list[JoinReport]:
+def join(cache: Cache, target: Joined, corpora: Sequence[str] | None = None, how: ShardWriting = AS_USUAL) -> list[JoinReport]:
     """Write what a joined feature set lacks; a join that was killed goes on where it was.
 
     Args:
         cache: the cache.
         target: what to make.
         corpora: of which; None: all of which every part has utterances.
-        begin: told the number of utterances and the seconds of audio to come; returns what to call as they are done.
-        on_wait: told when another writer of the same feature set has to be waited for.
+        how: sizes of shards, and who is told.
 
     Raises:
         UsageError: if a part has no utterances of a corpus.
         TfserError: if a shard is damaged, parts differ in length by more than `MOST_APART_S`, or the disk is full.
     """
     with open_catalogue(cache) as connection:
-        of = "SELECT f.*, u.content_hash FROM features f JOIN utterances u USING (corpus, utterance_id) WHERE f.feature_set = ?"
-        stored = [rows(connection, f"{of} ORDER BY f.corpus, f.shard, f.first_frame", [p["feature_set"]]) for p in target.parts]
+        stored = [stored_frames(connection, part["feature_set"]) for part in target.parts]
     have = sorted(set.intersection(*({row["corpus"] for row in part} for part in stored)))
     for corpus in corpora or ():
         if corpus not in have:
@@ -186,80 +168,45 @@ def join(
     if not have:
         raise UsageError(f"no corpus has all of {', '.join(part['feature_set'] for part in target.parts)}; extract them of one")
     return [
-        _join_corpus(cache, target, corpus, [[r for r in part if r["corpus"] == corpus] for part in stored], begin, on_wait)
+        _join_corpus(cache, target, corpus, [[row for row in part if row["corpus"] == corpus] for part in stored], how)
         for corpus in corpora or have
     ]
 
 
-def _join_corpus(
-    cache: Cache,
-    target: Joined,
-    corpus: str,
-    stored: Sequence[Sequence[Mapping[str, Any]]],
-    begin: Callable[[int, float], Advance] | None,
-    on_wait: Callable[[str], None] | None,
-) -> JoinReport:
-    folder = cache.feature_root / target.folder / corpus
-    place = [{row["utterance_id"]: row for row in part} for part in stored]
-    everyone = dict.fromkeys(row["utterance_id"] for part in stored for row in part)
-    whole = [row for row in stored[0] if all(row["utterance_id"] in part for part in place)]
-    lacking = {p["feature_set"]: len(everyone) - len(of) for p, of in zip(target.parts, place, strict=True)}
-    # Stock is taken under the lock, as an extraction does: the same rules of what is damaged, unfinished or
-    # there already.
-    with cache.lock(f"features/{target.folder}/{corpus}", on_wait):
-        sweep(folder)
-        there, repaired = take_stock(cache, folder)
-        todo = [row for row in whole if (row["utterance_id"], row["content_hash"]) not in there]
-        item = target.dim * np.dtype(target.dtype).itemsize
-        check_disk(cache, target, len(todo), sum(row["frames"] for row in todo) * item)
-        written = size = 0
-        with disk_errors(folder, "what was finished is safe; make room and run the same command again"):
-            write_description(cache, target)
-            _excuse(cache, target, corpus, folder)
-            seconds = sum(row["frames"] for row in todo) * target.hop_s
-            advance = begin(len(todo), seconds) if begin is not None and todo else None
-            for part in deal(todo, item, SHARD_BYTES, SHARD_UTTERANCES):
-                members = _members(cache, target, part, place, advance)
-                size += write_members(cache, folder, target, corpus, members, format_of(part[0]["shard"]))
-                written += len(part)
-    return JoinReport(
-        corpus=corpus,
-        before=len(whole) - len(todo),
-        written=written,
-        lacking={name: number for name, number in lacking.items() if number},
-        bytes=size,
-        repaired=tuple(repaired),
-    )
+def _join_corpus(cache: Cache, target: Joined, corpus: str, stored: Sequence[Sequence[Row]], how: ShardWriting) -> JoinReport:
+    """Join what the parts hold of one corpus: ``stored`` are the rows of each part."""
+    by_utterance = [{row["utterance_id"]: row for row in part} for part in stored]
+    everyone = {row["utterance_id"] for part in stored for row in part}
+    whole = [row for row in stored[0] if all(row["utterance_id"] in part for part in by_utterance)]
+    lacking = {p["feature_set"]: len(everyone) - len(rows) for p, rows in zip(target.parts, by_utterance, strict=True)}
+
+    def side_by_side(shards: OpenShards, row: Row) -> Array:
+        parts = [part[row["utterance_id"]] for part in by_utterance]
+        _check_lengths(target, parts)
+        return target.combine([shards.frames_of(part) for part in parts])
+
+    def excuse(folder: Path) -> None:
+        _excuse(cache, target, corpus, folder)
+
+    written = write_lacking(cache, target, corpus, whole, side_by_side, how, excuse)
+    return JoinReport(**vars(written), lacking={name: number for name, number in lacking.items() if number})
 
 
-def _members(
-    cache: Cache,
-    target: Joined,
-    part: Sequence[Mapping[str, Any]],
-    place: Sequence[Mapping[str, Mapping[str, Any]]],
-    advance: Advance | None,
-) -> list[ShardMember]:
-    """Read and join the utterances of one shard to be."""
-    members: list[ShardMember] = []
-    readers: dict[str, ShardReader] = {}
-    try:
-        for row in part:
-            parts = [of[row["utterance_id"]] for of in place]
-            timed = [(of, p) for of, p in zip(parts, target.parts, strict=True) if not is_per_utterance(p)]
-            lengths = {p["feature_set"]: of["frames"] * p["hop_s"] for of, p in timed}
-            # Frames are matched by time, so a part that ends early would be read from its last frame on; beyond
-            # rounding of windows that is another recording.
-            if lengths and max(lengths.values()) - min(lengths.values()) > MOST_APART_S:
-                each = ", ".join(f"{name} {s:.2f} s" for name, s in lengths.items())
-                raise TfserError(f"{row['utterance_id']}: its features are of unequal lengths ({each}), so they cannot be joined")
-            frames = target.combine([read_frames(cache, readers, of) for of in parts])
-            members.append(ShardMember(utterance_id=row["utterance_id"], content_hash=row["content_hash"], frames=frames))
-            if advance is not None:
-                advance(1, row["frames"] * target.hop_s)
-    finally:
-        for reader in readers.values():
-            reader.close()
-    return members
+def _check_lengths(target: Joined, parts: Sequence[Row]) -> None:
+    """Refuse an utterance whose parts are of unequal lengths.
+
+    Frames are matched by time, so a part that ends early would be read from its last frame on; beyond rounding of windows that
+    is another recording.
+
+    Raises:
+        TfserError: they differ by more than `MOST_APART_S`.
+    """
+    timed = [(row, p) for row, p in zip(parts, target.parts, strict=True) if not is_per_utterance(p)]
+    lengths = {p["feature_set"]: row["frames"] * p["hop_s"] for row, p in timed}
+    if lengths and max(lengths.values()) - min(lengths.values()) > MOST_APART_S:
+        each = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in lengths.items())
+        name = parts[0]["utterance_id"]
+        raise TfserError(f"{name}: its features are of unequal lengths ({each}), so they cannot be joined")
 
 
 def _excuse(cache: Cache, target: Joined, corpus: str, folder: Path) -> None:

@@ -13,7 +13,7 @@ import errno
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -150,7 +150,7 @@ class DecodingOptions:
 def measure_all(
     root: Path,
     utterances: Sequence[Utterance],
-    known: Mapping[SegmentKey, tuple[Measured, str | None]],
+    earlier: Mapping[SegmentKey, tuple[Measured, str | None]],
     how: DecodingOptions,
     begin: Callable[[int], Advance] | None,
 ) -> Surveyed:
@@ -159,7 +159,7 @@ def measure_all(
     Args:
         root: of the corpus.
         utterances: to measure.
-        known: what was measured before, with the reason where it was unreadable; the stamp in it decides whether it holds.
+        earlier: what was measured before, with the reason where it was unreadable; the stamp in it decides whether it holds.
         how: what is decoded again, and how.
         begin: told how many utterances will be decoded; returns what to call as they are.
 
@@ -168,21 +168,17 @@ def measure_all(
     """
     # One stamp a file, taken once and before anything is decoded: segments of a file that is written meanwhile must not
     # end up under two stamps, of which the later one would vouch for sound that was read before it.
-    stamps: dict[str, _Stamp | str] = {}
+    stamps = {path: _stamp(audio_path(root, path)) for path in dict.fromkeys(u.path for u in utterances)}
+    before = [earlier.get(segment_key(u.path, u.start_s, u.end_s)) for u in utterances]
     measured: list[Measured | None] = []
     reasons: dict[str, str] = {}
-    for u in utterances:
-        if (stamp := stamps.get(u.path)) is None:
-            stamp = stamps[u.path] = _stamp(audio_path(root, u.path))
-        row, reason = _as_known(u, stamp, known.get(segment_key(u.path, u.start_s, u.end_s)), how)
+    for u, old in zip(utterances, before, strict=True):
+        row, reason = _as_known(u, stamps[u.path], old, how)
         measured.append(row)
         if reason is not None:
             reasons[u.utterance_id] = reason
-    # A missing reader of videos is an error now and not thousands of unreadable rows later.
     todo = [i for i, m in enumerate(measured) if m is None]
-    videos = {utterances[i].path for i in todo if Path(utterances[i].path).suffix.lower() in VIDEO_SUFFIXES}
-    if videos:
-        video.need(f"{root} holds {len(videos):,} video {'file' if len(videos) == 1 else 'files'} to read")
+    _need_video(root, {utterances[i].path for i in todo})
     # Several threads decode, results come in the order of the rows: the same corpus gives the same files however many there are.
     advance = begin(len(todo)) if begin is not None and todo else None
     decoded = compared = different = 0
@@ -190,13 +186,11 @@ def measure_all(
     for i, (result, reason) in zip(todo, in_order(lambda job: _measure(*job), jobs, how.workers), strict=True):
         measured[i] = result
         decoded += result.content_hash is not None
-        u = utterances[i]
-        before, _ = known.get(segment_key(u.path, u.start_s, u.end_s), (None, None))
-        if before is not None and before.content_hash is not None:
+        if (old := before[i]) is not None and old[0].content_hash is not None:
             compared += 1
-            different += result.content_hash != before.content_hash
+            different += result.content_hash != old[0].content_hash
         if reason is not None:
-            reasons[u.utterance_id] = reason
+            reasons[utterances[i].utterance_id] = reason
         if advance is not None:
             advance(1, result.duration_s or 0.0)
     return Surveyed(
@@ -208,15 +202,26 @@ def measure_all(
     )
 
 
+def _need_video(root: Path, paths: Collection[str]) -> None:
+    """Make sure that videos can be read, if there are any: an error now and not thousands of unreadable rows later.
+
+    Raises:
+        MissingExtraError: if nothing that reads them is installed.
+    """
+    videos = [path for path in paths if Path(path).suffix.lower() in VIDEO_SUFFIXES]
+    if videos:
+        video.need(f"{root} holds {len(videos):,} video {'file' if len(videos) == 1 else 'files'} to read")
+
+
 def _as_known(
-    utterance: Utterance, stamp: _Stamp | str, known: tuple[Measured, str | None] | None, how: DecodingOptions
+    utterance: Utterance, stamp: _Stamp | str, earlier: tuple[Measured, str | None] | None, how: DecodingOptions
 ) -> tuple[Measured | None, str | None]:
     """Return what can be said of an utterance without decoding it (None: it is to be decoded), and why it is unreadable."""
     if isinstance(stamp, str):
         return Measured(), stamp
-    if known is None or how.rescan or utterance.utterance_id in how.again or not _holds(known[0], stamp):
+    if earlier is None or how.rescan or utterance.utterance_id in how.again or not _holds(earlier[0], stamp):
         return None, None
-    row, reason = known
+    row, reason = earlier
     if row.duration_s is not None and row.duration_s > how.max_duration_s:
         row, reason = _unread(row), f"{row.duration_s:,.0f} s of sound, and {how.max_duration_s:,.0f} s is the most"
     return row, (reason or "unreadable") if row.content_hash is None else None

@@ -32,17 +32,17 @@ def take_stock(cache: Cache, folder: Path) -> tuple[set[tuple[str, str]], list[s
     for path, error in stock.broken.items():
         if isinstance(error, UnreadableError) and not (isinstance(error, MissingFileError) and path.exists()):
             raise error
-    told: list[str] = []
+    repaired: list[str] = []
     named = set(stock.rows["shard"].to_pylist())
     for path, error in stock.broken.items():
         stem = path.name.removesuffix(ROWS_SUFFIX)
         beside = [path.with_name(stem + suffix) for suffix in SUFFIXES.values()]
         shards = [p for p in beside if os.path.lexists(p) and p.name not in named]
         gone = [cache.place(cache.put_away(p)) for p in (path, *shards)]  # rows first: without them the shard does not count
-        told.append(f"{error}; moved to {Path(gone[0]).parent}, and made again")
+        repaired.append(f"{error}; moved to {Path(gone[0]).parent}, and made again")
     # A shard without rows was never finished; it counts for nobody, and its utterances are in `todo`.
     for suffix in SUFFIXES.values():
         for path in folder.glob(f"[!.]*{suffix}"):
             if path.name not in named:
                 path.unlink()
-    return set(zip(stock.rows["utterance_id"].to_pylist(), stock.rows["content_hash"].to_pylist(), strict=True)), told
+    return set(zip(stock.rows["utterance_id"].to_pylist(), stock.rows["content_hash"].to_pylist(), strict=True)), repaired

@@ -35,10 +35,10 @@ ROOMS = {
     ),
     "pipeline": (
         *("cores", "threads", "memory", "sound", "corpora", "measure", "last_scan", "scan_report", "scan", "source"),
-        *("part", "shards", "features", "stock", "extract_report", "feature_writer", "extract", "front_end", "collapse"),
-        *("from_stacks", "join", "feature_files", "import_features", "verify", "inventory", "copies", "commands"),
+        *("part", "shards", "features", "stock", "new_shards", "extract_report", "feature_writer", "extract", "front_end"),
+        *("collapse", "from_stacks", "join", "feature_files", "import_features", "verify", "inventory", "copies", "commands"),
     ),
-    "heads": ("spec", "models", "training", "machine", "runs", "results", "prediction", "notebook", "reports", "commands"),
+    "heads": ("spec", "models", "training", "runs", "results", "prediction", "reports", "commands"),
 }
 """The files and folders of each room, from the ground up: whoever stands here imports from its left alone."""
 

@@ -12,7 +12,7 @@ import pytest
 
 import tfser
 from tfser.heads import REGISTERED
-from tfser.heads.notebook.exchange import audit
+from tfser.heads.prediction.exchange import audit
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.corpora import CORPORA

@@ -11,9 +11,9 @@ from tfser.manifests.commands.printing import InCache
 from tfser.manifests.display import say, utterance_bar
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
-from tfser.manifests.wording import count
 from tfser.pipeline.collapse import collapse
 from tfser.pipeline.features.stacks import Collapsed, layer_cut, layered
+from tfser.pipeline.new_shards import ShardWriting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +57,10 @@ def cache_collapse(*, request: CollapseRequest, place: InCache) -> None:
     store = place.store
     source, target, corpora = request.source(store)
     with utterance_bar(f"collapsing to {target.name}") as begin:
-        reports = collapse(store, source, target, corpora, begin=begin, on_wait=say)
+        reports = collapse(store, source, target, corpora, ShardWriting(begin=begin, on_wait=say))
     refresh(store)
     for report in reports:
-        for line in report.repaired:
-            say(f"repaired: {line}")
-        say(f"{report.corpus} / {target.name}: {count(report.written, 'utterance')} written, {report.before:,} were there")
-    if owner := target.config.get("belongs_to"):
-        say(f"it belongs to {owner['protocol']} fold {owner['fold']}: other folds and protocols are refused (`tfser audit`)")
+        for line in report.lines(target):
+            say(line)
+    for line in target.bound_to():
+        say(line)

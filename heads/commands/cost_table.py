@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tfser.heads.machine.cost import Profile
 from tfser.heads.results.published import FIG_3
+from tfser.heads.training.cost import Profile
 from tfser.manifests.display import Output, print_rows, say, show
 from tfser.manifests.wording import count, short
 
 
-def print_profiles(found: Sequence[Profile]) -> None:
+def print_profiles(profiles: Sequence[Profile]) -> None:
     """Print profiles for people, under lines that say how they were measured."""
-    of = found[0]
+    first = profiles[0]
+    scans = sorted({profile.config["scan"] for profile in profiles if profile.config.get("branches")})
     show(
-        f"{of.processor} ({of.device}), {count(of.threads, 'CPU thread')}, {of.precision}: "
-        f"{count(of.batch_size, 'utterance')} of {count(of.frames, 'frame')}, {of.classes} classes"
-        + "".join(f"; scan {scan}" for scan in sorted({one.config["scan"] for one in found if one.config.get("branches")}))
+        f"{first.processor} ({first.device}), {count(first.threads, 'CPU thread')}, {first.precision}: "
+        f"{count(first.batch_size, 'utterance')} of {count(first.frames, 'frame')}, {first.classes} classes"
+        + "".join(f"; scan {scan}" for scan in scans)
     )
     # Heads of segments are measured on more and shorter samples of the same sound: what each was fed stands
     # above the table, since times are of that.
     fed: dict[str, list[str]] = {}
-    for one in found:
-        fed.setdefault(f"{one.samples} x {one.sample_frames} x {one.width}", []).append(one.head)
+    for profile in profiles:
+        fed.setdefault(f"{profile.samples} x {profile.sample_frames} x {profile.width}", []).append(profile.head)
     for shape, names in fed.items():
         show(f"  {', '.join(dict.fromkeys(names))}: {shape}")
 
@@ -31,30 +32,31 @@ def print_profiles(found: Sequence[Profile]) -> None:
 
     rows = [
         {
-            "head": one.head,
-            "preset": one.preset,
-            "parameters": f"{one.parameters:,}",
-            "paper": "" if one.paper_parameters is None else f"{one.paper_parameters / 1e6:.2f} M",
-            "MACs": short(one.macs),
-            "ms": _three(one.latency_ms),
-            "p90": _three(one.latency_p90_ms),
-            "step_ms": _three(one.step_ms),
-            "MB": megabytes(one.latency_peak_bytes),
-            "step_MB": megabytes(one.step_peak_bytes),
+            "head": profile.head,
+            "preset": profile.preset,
+            "parameters": f"{profile.parameters:,}",
+            "paper": "" if profile.paper_parameters is None else f"{profile.paper_parameters / 1e6:.2f} M",
+            "MACs": short(profile.macs),
+            "ms": _three(profile.latency_ms),
+            "p90": _three(profile.latency_p90_ms),
+            "step_ms": _three(profile.step_ms),
+            "MB": megabytes(profile.latency_peak_bytes),
+            "step_MB": megabytes(profile.step_peak_bytes),
         }
-        for one in found
+        for profile in profiles
     ]
     columns = [name for name in rows[0] if name != "paper" or any(row["paper"] for row in rows)]
     print_rows(rows, Output.table, columns)
-    say(f"MACs: multiply-accumulates per utterance. ms: forward pass, median and 90th percentile of {of.repeats}.")
+    say(f"MACs: multiply-accumulates per utterance. ms: forward pass, median and 90th percentile of {first.repeats}.")
     say("step: forward and backward. MB: the most memory that each holds beyond weights and frames.")
-    for line in figure_3(found):
+    for line in figure_3(profiles):
         say(line)
 
 
-def figure_3(found: Sequence[Profile]) -> list[str]:
+def figure_3(profiles: Sequence[Profile]) -> list[str]:
     """Return what TF-Mamba's text on its Fig. 3 says of ShiftFormer, with ours, where both were measured at one width."""
-    shown = {one.head: one for one in found if (one.head, one.preset) in (("tf_mamba", "full"), ("shiftformer", "full"))}
+    both = (("tf_mamba", "full"), ("shiftformer", "full"))
+    shown = {profile.head: profile for profile in profiles if (profile.head, profile.preset) in both}
     if len(shown) < 2 or shown["tf_mamba"].width != shown["shiftformer"].width:
         return []
     theirs, own = shown["shiftformer"], shown["tf_mamba"]

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import Annotated
 
+from tfser.heads.commands.layers import show_layers
 from tfser.heads.commands.report import report_here
 from tfser.heads.commands.scores import show_scores
 from tfser.heads.results.score_tables import Wanted
@@ -113,7 +114,6 @@ def _from_an_encoder(store: Cache, features: str, weights: str | None, here: str
     _audit(store, here)
     running = RunningMany()
     running.prepare("auto")
-    from tfser.heads.commands.layers import show_layers
     from tfser.heads.commands.training import show_training
 
     say("", f"$ tfser layers --features {name} --mix none {here}")

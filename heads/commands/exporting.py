@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from tfser.heads.prediction.trackers import finished_runs, to_mlflow, to_tensorboard
 from tfser.manifests.cache import Cache
 from tfser.manifests.commands.printing import InCache
 from tfser.manifests.display import say, show
@@ -112,8 +113,6 @@ def _write(cache: Cache, model: str, folder: Path, exporting: Exporting) -> None
 
 
 def _track(cache: Cache, model: str, tracking: Tracking) -> None:
-    from tfser.heads.prediction.trackers import finished_runs, to_mlflow, to_tensorboard
-
     runs = finished_runs(cache, model)
     if tracking.mlflow is not None:
         say(f"{count(to_mlflow(cache, runs, tracking.mlflow), 'run')} written to {tracking.mlflow}")

@@ -11,7 +11,6 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
 from tfser.heads.commands.sweep_table import duration
 from tfser.heads.results.summary import run_score
@@ -19,11 +18,9 @@ from tfser.heads.results.written import score_text
 from tfser.heads.runs.experiment import EVERYTHING
 from tfser.heads.runs.in_turn import Event
 from tfser.heads.runs.plan import Plan, Run
+from tfser.heads.spec.fold import EpochRecord
 from tfser.manifests.cache import Cache
 from tfser.manifests.display import bar, say
-
-if TYPE_CHECKING:
-    from tfser.heads.spec.fold import EpochRecord
 
 LINE_EVERY_S = 60.0
 """Where there is no terminal, a line is written so often at most."""

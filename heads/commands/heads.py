@@ -44,15 +44,16 @@ def heads(
     if preset or recipe:
         raise UsageError("--preset and --recipe go with the name of a head: tfser heads NAME")
     rows: list[dict[str, Any]] = []
-    for known in head_names():
+    # A plug-in that does not load stands in the list with its reason: one broken package hides no head.
+    for called in head_names():
         try:
-            spec = head(known)
+            spec = head(called)
         except PluginError as error:
-            rows.append({"head": known, "presets": "", "recipes": "", "about": str(error)})
+            rows.append({"head": called, "presets": "", "recipes": "", "about": str(error)})
             continue
         rows.append(
             {
-                "head": known,
+                "head": called,
                 "presets": _default_first(spec.default_preset, spec.presets),
                 "recipes": _default_first(spec.default_recipe, spec.recipes),
                 "about": f"{spec.summary} ({spec.source})",
@@ -60,6 +61,7 @@ def heads(
         )
     rows = with_origins(rows, "head", GROUP, always=format is not Output.table)
     shared = lineages.listed()
+    # People get three short tables; programs get one, whose rows of lineages name no head.
     if format is Output.table:
         print_rows([row for row in rows if row["head"] not in TABLE_ONE], format)
         show("", f"TF-Mamba's Table I compares it with these (recipes: {', '.join(FRAMES_RECIPES)}):")

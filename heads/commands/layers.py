@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from tfser.heads.commands.columns import fitted
+from tfser.heads.commands.sweep_table import failure_lines, print_table
+from tfser.heads.reports.layers import layers_figure
+from tfser.heads.reports.style import as_bytes, house_style
+from tfser.heads.results.layer_choice import LayerScores, check_choice, layer_scores
+from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.written import score_text
+from tfser.heads.runs.layer_plan import LayerPlan, plan_layers
 from tfser.heads.runs.request import LayerRequest
 from tfser.heads.runs.running import RunningMany
 from tfser.manifests.cache import Cache
@@ -21,10 +28,6 @@ from tfser.manifests.display import Output, TableOutput, print_rows, say, termin
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
 from tfser.manifests.outputs import check_output, writing
-
-if TYPE_CHECKING:
-    from tfser.heads.results.layer_choice import LayerScores
-    from tfser.heads.runs.layer_plan import LayerPlan
 
 _KINDS = (".png", ".svg", ".pdf")
 
@@ -77,12 +80,10 @@ def show_layers(
         UsageError: if the request is off; nothing is trained then.
         TfserError: if an audit forbids a fold.
     """
-    from tfser.heads.commands.sweep_table import failure_lines
     from tfser.heads.commands.sweeps import run_plan
-    from tfser.heads.results.layer_choice import layer_scores
-    from tfser.heads.runs.layer_plan import plan_layers
 
     plan = plan_layers(store, request)
+    check_choice(plan, selection)
     failures = run_plan(store, plan.plan, running, selection)
     found = layer_scores(store, plan, selection)
     _print(found, plan, format)
@@ -94,27 +95,21 @@ def show_layers(
     return not failures
 
 
-def _print(found: LayerScores, plan: LayerPlan, format: TableOutput) -> None:
+def _print(scores: LayerScores, plan: LayerPlan, format: TableOutput) -> None:
     """Print the table, and in words what was chosen, what that is worth, and how it is to be read."""
-    from tfser.heads.commands.columns import fitted
-    from tfser.heads.commands.sweep_table import print_table
-    from tfser.heads.results.marks import explain_marks
-
     if format in (TableOutput.json, TableOutput.csv):
-        print_rows(found.rows, Output(format.value))
+        print_rows(scores.rows, Output(format.value))
         return
-    lines, narrow = [_line(row) for row in found.rows], list[str]()
+    lines, narrow = [_line(row) for row in scores.rows], list[str]()
     if format is TableOutput.table:
         lines, narrow = fitted(lines, terminal_width(), _MAY_GO)
     print_table(lines, format)
-    for note in (*narrow, *_words(found, plan), *explain_marks(found.rows)):
+    for note in (*narrow, *_words(scores, plan), *explain_marks(scores.rows)):
         say(note)
 
 
 def _line(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row as people read it: percent with one decimal, and marks."""
-    from tfser.heads.results.marks import mark
-
     signs, low, high = mark(row), row["pooled_UA_low"], row["pooled_UA_high"]
     return {
         "layer": row["what"] if row["layer"] is None else str(row["layer"]),
@@ -133,34 +128,31 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def _words(found: LayerScores, plan: LayerPlan) -> list[str]:
+def _words(scores: LayerScores, plan: LayerPlan) -> list[str]:
     """Return what was found, a sentence a line."""
-    of, lines = plan.of, list(found.notes)
-    if found.best is not None:
-        folds = len(found.chosen)
+    experiment, lines = plan.of, list(scores.notes)
+    if scores.best is not None:
+        folds = len(scores.chosen)
         lines.append(
-            f"layer {found.best} does best on the validation speakers of all {folds} folds ({of.validation}): "
-            f"--features {plan.layers[found.best].experiment.feature_set}"
+            f"layer {scores.best} does best on the validation speakers of all {folds} folds ({experiment.validation}): "
+            f"--features {plan.layers[scores.best].experiment.feature_set}"
         )
         lines.append(
             "the score of `chosen` is honest: the layer of each fold was chosen by speakers that it does not test; "
             "the best layer's own score was picked by looking"
         )
-    if found.gain is not None:
-        value, low, high = found.gain
+    if scores.gain is not None:
+        value, low, high = scores.gain
         ends = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
         last = max(plan.layers)
         lines.append(f"chosen against the last layer ({last}), the same speakers: UA {100 * value:+.1f}{ends} points")
-    first = found.rows[0]
+    first = scores.rows[0]
     if first["clusters"]:
-        lines.append(f"95 %: over {first['clusters']} {first['clustered_by']}s; {of.protocol} on {of.corpus}")
+        lines.append(f"95 %: over {first['clusters']} {first['clustered_by']}s; {experiment.protocol} on {experiment.corpus}")
     return lines
 
 
 def _draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    from tfser.heads.reports.layers import layers_figure
-    from tfser.heads.reports.style import as_bytes, house_style
-
     with house_style():
         content = as_bytes(layers_figure(rows), path.suffix.casefold().removeprefix("."))
     with writing(path) as file:

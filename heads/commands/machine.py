@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tfser.heads.machine.conditions import Conditions
-from tfser.heads.machine.doctor import examine, problems
+from tfser.heads.training.conditions import Conditions
+from tfser.heads.training.doctor import examine, problems
 from tfser.manifests.commands.printing import Format, Printing
 from tfser.manifests.display import Output, bar, print_rows, say
 from tfser.manifests.options import Option
@@ -38,8 +38,8 @@ def profile(
     """
     kept = process.prepare(conditions.device)
     from tfser.heads.commands.cost_table import print_profiles
-    from tfser.heads.machine.cost import fitting, select
-    from tfser.heads.machine.cost import profile as measure
+    from tfser.heads.training.cost import fitting, select
+    from tfser.heads.training.cost import profile as measure
 
     chosen = select(heads, presets)
     if not heads:  # of those that were named, one that does not fit is an error

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tfser.heads.prediction.companies import Familiar
 from tfser.heads.prediction.inputs import Speech, Unusable, corpus_inputs, measured, named_inputs, standard_input
 from tfser.heads.results.written import score_text
 from tfser.manifests.cache import Cache
@@ -28,14 +29,14 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.options import Option
 from tfser.manifests.outputs import check_output, format_of, output_to
 from tfser.manifests.wording import count, visible
+from tfser.pipeline.features.devices import choose_device
+from tfser.pipeline.features.engine import Compute
+from tfser.pipeline.front_end import FrontEnd
 
 if TYPE_CHECKING:
     from tfser.heads.prediction.answers import SpokenAnswer
-    from tfser.heads.prediction.companies import Familiar
     from tfser.heads.prediction.timeline import Window
     from tfser.heads.prediction.trained import TrainedHead
-    from tfser.pipeline.features.engine import Compute
-    from tfser.pipeline.front_end import FrontEnd
 
 
 class PredictionOutput(StrEnum):
@@ -164,8 +165,6 @@ def _ready(model: str, heads: Heads, cache: Cache) -> tuple[list[TrainedHead], F
         torch.set_num_threads(heads.threads)
     from tfser.heads.prediction.answers import check_together
     from tfser.heads.prediction.loading import load_model
-    from tfser.pipeline.features.devices import choose_device
-    from tfser.pipeline.features.engine import Compute
 
     loaded = load_model(model, cache, ensemble=heads.ensemble, selection=heads.selection, weights=heads.weights)
     check_together(loaded.heads)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import mean, median
-from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -25,12 +24,10 @@ from tfser.heads.results.summary import run_score, shown_scores
 from tfser.heads.results.written import score_text
 from tfser.heads.runs.in_turn import Event
 from tfser.heads.runs.plan import Entry, Estimate, Plan, Run
+from tfser.heads.spec.fold import EpochRecord
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue
 from tfser.manifests.wording import visible
-
-if TYPE_CHECKING:
-    from tfser.heads.spec.fold import EpochRecord
 
 _LINES = 30
 """More experiments than this, and the table shows those at work, and how many others there are."""

@@ -5,22 +5,25 @@ from __future__ import annotations
 import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from tfser.heads.reports import corpus_data, failing_data, page, report_tables, scores_data
+from tfser.heads.reports.material import Material, read_material, spoken
+from tfser.heads.reports.plots import plot as draw_plot
+from tfser.heads.reports.recordings import listen
+from tfser.heads.reports.style import COLUMN_INCHES, FILE_KINDS, as_bytes, house_style
+from tfser.heads.reports.trust_data import mistakes
 from tfser.heads.reports.wishes import PLOTS, PlotWishes, ReportWishes
 from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import Connection, open_catalogue
 from tfser.manifests.commands.printing import InCache
 from tfser.manifests.display import say, show
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.options import Option
 from tfser.manifests.outputs import check_output, format_of, output_to, writing
 from tfser.manifests.wording import size
-
-if TYPE_CHECKING:
-    from tfser.heads.reports.material import Material
-    from tfser.manifests.catalogue.reading import Connection
 
 PAGE = Path("report.html")
 
@@ -60,9 +63,6 @@ def report(
         tfser report
         tfser report svm logreg --output report.html --audio
     """
-    from tfser.heads.reports.material import read_material
-    from tfser.manifests.catalogue.reading import open_catalogue
-
     kind = format or _kind_of(output)
     if kind is not ReportKind.html and wishes.audio:
         raise UsageError("--audio goes with a page, not with --format markdown or latex")
@@ -101,9 +101,6 @@ def report_here(store: Cache, target: Path) -> None:
     Raises:
         UsageError: if there is nothing to report.
     """
-    from tfser.heads.reports.material import read_material
-    from tfser.manifests.catalogue.reading import open_catalogue
-
     with open_catalogue(store) as connection:
         material = read_material(store, connection)
         text, files = page_text(connection, material, ReportWishes(), [], target)
@@ -126,10 +123,6 @@ def page_text(
     connection: Connection, material: Material, wishes: ReportWishes, named: list[str], target: Path
 ) -> tuple[str, dict[str, bytes]]:
     """Return the page, and by name the recordings that go beside it."""
-    from tfser.heads.reports import page
-    from tfser.heads.reports.recordings import listen
-    from tfser.heads.reports.trust_data import mistakes
-
     chosen = page.detailed(material, bool(named))
     heard = None
     if wishes.audio:
@@ -156,9 +149,6 @@ def write(target: Path, text: str, files: dict[str, bytes]) -> None:
 
 def table_lines(connection: Connection, material: Material, kind: ReportKind) -> list[str]:
     """Return the tables of a report: scores, and of each experiment in detail recalls, speakers and groups."""
-    from tfser.heads.reports import corpus_data, failing_data, report_tables, scores_data
-    from tfser.heads.reports.material import spoken
-
     tables = [report_tables.score_table(material, group) for group in material.groups]
     for one in material.members:
         tables.append(report_tables.recall_table(scores_data.confusion(one)))
@@ -197,10 +187,6 @@ def plot(
         tfser plot confusion svm --output confusion.pdf --width one
         tfser plot features 03a01Fa --output features.png
     """
-    from tfser.heads.reports.plots import plot as draw_plot
-    from tfser.heads.reports.style import COLUMN_INCHES, FILE_KINDS, as_bytes, house_style
-    from tfser.manifests.catalogue.reading import open_catalogue
-
     if wishes.width not in COLUMN_INCHES:
         raise unknown("width", wishes.width, list(COLUMN_INCHES))
     if kind not in PLOTS:

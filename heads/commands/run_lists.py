@@ -39,11 +39,11 @@ def list_runs(*, listing: RunListing) -> None:
     """
     cache = listing.store
     with open_catalogue(cache) as connection:
-        found = listed(connection, names_of(cache))
+        experiments = listed(connection, names_of(cache))
     if listing.format is not Output.table:
-        print_rows(found, listing.format)
+        print_rows(experiments, listing.format)
         return
-    if not found:
+    if not experiments:
         show(f"no finished run in {cache.runs}")
         return
     shown = [
@@ -57,10 +57,10 @@ def list_runs(*, listing: RunListing) -> None:
             "for use": "yes" if row["for_use"] else "",
             "UA": score_text(row["UA"], None, mark(row)),
         }
-        for row in found
+        for row in experiments
     ]
     print_rows([{key: row[key] for key in row if any(of[key] not in ("", None) for of in shown)} for row in shown], Output.table)
-    for line in explain_marks([row for row in found if row["UA"] is not None]):
+    for line in explain_marks([row for row in experiments if row["UA"] is not None]):
         say(line)
 
 
@@ -77,7 +77,7 @@ def show_run(
     cache = listing.store
     with open_catalogue(cache) as connection:
         runs = runs_of(connection, find(connection, meant_by(cache, model)))
-    about = described(runs)
+    description = described(runs)
     parts = [
         {
             "run_id": run["run_id"],
@@ -89,11 +89,11 @@ def show_run(
         for run in runs
     ]
     if listing.format is Output.json:
-        names = [name for name, experiment in names_of(cache).items() if experiment == about["experiment"]]
-        print_json({**about, "names": names, "runs": parts})
+        names = [name for name, experiment in names_of(cache).items() if experiment == description["experiment"]]
+        print_json({**description, "names": names, "runs": parts})
         return
-    rows = [{"what": key, "value": _text(value)} for key, value in about.items() if key != "versions"]
-    rows += [{"what": f"versions.{name}", "value": value} for name, value in about["versions"].items()]
+    rows = [{"what": key, "value": _text(value)} for key, value in description.items() if key != "versions"]
+    rows += [{"what": f"versions.{name}", "value": value} for name, value in description["versions"].items()]
     print_rows(rows, listing.format)
     if listing.format is Output.table:
         show("")
@@ -114,14 +114,14 @@ def diff_runs(
     cache = listing.store
     with open_catalogue(cache) as connection:
         sides = [runs_of(connection, find(connection, meant_by(cache, text))) for text in (a, b)]
-    found = differences(*sides)
+    differing = differences(*sides)
     if listing.format is Output.table:
-        if not found:
+        if not differing:
             show("they differ in nothing that is stored")
         else:
-            print_rows([{"what": row["what"], a: _text(row["a"]), b: _text(row["b"])} for row in found], Output.table)
+            print_rows([{"what": row["what"], a: _text(row["a"]), b: _text(row["b"])} for row in differing], Output.table)
     else:
-        print_rows(found, listing.format, ["what", "a", "b"])
+        print_rows(differing, listing.format, ["what", "a", "b"])
 
 
 def name_run(

@@ -25,7 +25,7 @@ def check_runs_output(path: Path) -> None:
     check_output(path)
 
 
-def write_runs(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
+def write_runs(path: Path, runs: Sequence[Mapping[str, Any]]) -> None:
     """Write one row a run to a Parquet or csv file, by its suffix, and say how many.
 
     Raises:
@@ -33,8 +33,8 @@ def write_runs(path: Path, found: Sequence[Mapping[str, Any]]) -> None:
     """
     check_runs_output(path)
     if path.suffix.casefold() == ".parquet":
-        write_parquet(path, pa.Table.from_pylist(list(found)))
+        write_parquet(path, pa.Table.from_pylist(list(runs)))
     else:
         with output_to(path):
-            print_rows(found, Output.csv)
-    say(f"{count(len(found), 'row')} written to {path}")
+            print_rows(runs, Output.csv)
+    say(f"{count(len(runs), 'row')} written to {path}")

@@ -82,16 +82,16 @@ def below(found: Sequence[Row], by: str | None = None) -> list[str]:
     return lines
 
 
-def print_table(found: Sequence[Row], by: str | None, width: int | None, once: Sequence[str] = ()) -> None:
+def print_table(rows: Sequence[Row], by: str | None, width: int | None, once: Sequence[str] = ()) -> None:
     """Print rows in groups, each under its heading, and below all what explains them.
 
     Args:
-        found: rows of a table.
+        rows: rows of a table.
         by: what they are of.
         width: of the terminal; None: as wide as need be.
         once: experiments without segments, whose level of segments is left out since it is that of utterances.
     """
-    shown = [row for row in found if row.get("level") != "segment" or row["experiment"] not in once]
+    shown = [row for row in rows if row.get("level") != "segment" or row["experiment"] not in once]
     for group in grouped(shown, by):
         lines, narrow = fitted(group.lines, width, expendable(group.lines, by))
         show(*textwrap.wrap(group.heading, width or 1000, subsequent_indent="  "))
@@ -101,7 +101,7 @@ def print_table(found: Sequence[Row], by: str | None, width: int | None, once: S
         show("")
     for line in below(shown, by):
         show(line)
-    if len(shown) < len(found):
+    if len(shown) < len(rows):
         show("heads without segments: both levels are the same, and shown once")
 
 

@@ -75,21 +75,21 @@ def show_scores(
     writing.kind()  # before anything is computed
     with open_catalogue(writing.store) as connection:
         maps = label_maps(writing.store, connection) if by == "raters" else None
-        found = table(connection, wanted, by=by, clusters=clusters, maps=maps)
-        once = sorted(whole_utterances(connection, [row["experiment"] for row in found])) if wanted.segments else []
+        scored = table(connection, wanted, by=by, clusters=clusters, maps=maps)
+        once = sorted(whole_utterances(connection, [row["experiment"] for row in scored])) if wanted.segments else []
         readers = {row["corpus"]: row["adapter"] for row in rows(connection, "SELECT corpus, adapter FROM corpora")}
-    theirs = beside_scores(found, readers) if published else []
+    theirs = beside_scores(scored, readers) if published else []
 
     def for_people() -> None:
-        print_table(found, by, terminal_width(), once)
+        print_table(scored, by, terminal_width(), once)
         if published:
             print_published(theirs, terminal_width())
 
     writing.deliver(
-        found,
+        scored,
         for_people,
-        as_json={"scores": found, "published": theirs} if published else None,
-        as_markdown=lambda: [*markdown(found, by, once), *(markdown_published(theirs) if published else ())],
+        as_json={"scores": scored, "published": theirs} if published else None,
+        as_markdown=lambda: [*markdown(scored, by, once), *(markdown_published(theirs) if published else ())],
     )
 
 

@@ -19,6 +19,7 @@ from tfser.heads.runs.sweep_file import asked
 from tfser.manifests.commands.opening import Said
 from tfser.manifests.display import say
 from tfser.manifests.options import Option
+from tfser.pipeline.commands.extract import extract_synthetic
 
 
 def sweep(
@@ -80,18 +81,17 @@ def reproduce(
         tfser reproduce tf-transformer --dry-run
         tfser reproduce tf-mamba --table II --epochs 20 --format markdown
     """
-    of, store = find_paper(paper), running.store(showing.cache)
+    chosen, store = find_paper(paper), running.store(showing.cache)
     running.prepare(training.device)
     from tfser.heads.commands.sweeps import show_reproduction
     from tfser.heads.results.papers import choose_tables, has_a_corpus
-    from tfser.pipeline.commands.extract import extract_synthetic
 
-    choose_tables(of, tables)
-    on_synthetic = not showing.dry_run and not has_a_corpus(store, of)
+    choose_tables(chosen, tables)
+    on_synthetic = not showing.dry_run and not has_a_corpus(store, chosen)
     if on_synthetic:
         store = running.store(store.root / "demo")
-        say(f"no corpus of {of.name} ({', '.join(of.protocols)}) in the cache: going the whole way on the synthetic one")
+        say(f"no corpus of {chosen.name} ({', '.join(chosen.protocols)}) in the cache: going the whole way on the synthetic one")
         extract_synthetic(store)
     wanted = {"tables": tables, "seeds": seeds, "on_synthetic": on_synthetic}
-    if not show_reproduction(store, of, training, running, showing, **wanted):
+    if not show_reproduction(store, chosen, training, running, showing, **wanted):
         raise typer.Exit(1)

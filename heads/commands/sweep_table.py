@@ -12,19 +12,14 @@ from typing import Any
 from tfser.heads import head
 from tfser.heads.commands.columns import fitted
 from tfser.heads.results.intervals import FEW
-from tfser.heads.results.marks import IN_LATEX, explain_marks, is_independent, mark
+from tfser.heads.results.latex import latex, tabular
+from tfser.heads.results.marks import explain_marks, is_independent, mark
 from tfser.heads.results.written import range_text, score_text
 from tfser.heads.runs.in_turn import Failure
 from tfser.heads.runs.plan import Estimate, Key, Plan, data_key
 from tfser.heads.spec import lineages
 from tfser.manifests.display import Output, TableOutput, markdown_lines, print_rows, say, show, terminal_width
 from tfser.manifests.wording import count, listed, size
-
-_IN_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", **IN_LATEX,
-}  # fmt: skip
-
 
 _MAY_GO = ("parameters", "runs", "WF1", "folds", "seeds", "selection", "pooled WA", "WA")
 """Columns that a narrow terminal can do without, the first one first."""
@@ -178,27 +173,8 @@ def markdown_notes(notes: Sequence[str]) -> list[str]:
 def latex_lines(lines: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> list[str]:
     """Return a LaTeX table for the package booktabs, with its notes below it in the same environment."""
     names = list(lines[0]) if lines else []
-    columns = "".join("l" if name in _LEFT else "r" for name in names)
-    return [
-        r"% needs \usepackage{booktabs}",
-        rf"\begin{{tabular}}{{{columns}}}",
-        r"\toprule",
-        " & ".join(latex(name) for name in names) + r" \\",
-        r"\midrule",
-        *(" & ".join(latex(str(line[name])) for name in names) + r" \\" for line in lines),
-        r"\bottomrule",
-        r"\end{tabular}",
-        *(rf"\par\smallskip {latex(note)}" for note in notes),
-    ]
-
-
-def latex(text: str) -> str:
-    r"""Return a text as LaTeX writes it.
-
-    >>> print(latex("tf_mamba: 5 %"))
-    tf\_mamba: 5 \%
-    """
-    return "".join(_IN_LATEX.get(letter, letter) for letter in text)
+    table = tabular(names, ([line[name] for name in names] for line in lines), [name for name in names if name not in _LEFT])
+    return [r"% needs \usepackage{booktabs}", *table, *(rf"\par\smallskip {latex(note)}" for note in notes)]
 
 
 def plan_rows(
@@ -248,6 +224,7 @@ def print_plan(
         for row in table
     ]
     print_table(lines, format)
+    # What is known of the time is kept apart from what is not: a sum over both would be a promise.
     todo = [row for row in table if row["to_do"]]
     known = [row for row in todo if row["seconds"] is not None]
     unknown = sum(row["to_do"] for row in todo if row["seconds"] is None)

@@ -9,8 +9,9 @@ from typing import Any
 from tfser.heads.commands.progress import SweepView
 from tfser.heads.commands.runs_file import check_runs_output, write_runs
 from tfser.heads.commands.showing import Showing
-from tfser.heads.commands.sweep_table import failure_lines, latex, markdown_notes, print_plan, print_summary, print_table
+from tfser.heads.commands.sweep_table import failure_lines, markdown_notes, print_plan, print_summary, print_table
 from tfser.heads.results import papers as reproducing
+from tfser.heads.results.latex import latex
 from tfser.heads.results.papers import Reproduction
 from tfser.heads.results.published import Paper
 from tfser.heads.results.summary import check_selection, rows_of_plan, summary

@@ -48,7 +48,7 @@ def train(
 
 def ablate(
     *,
-    of: OneHead,
+    head_request: OneHead,
     preset: Annotated[
         tuple[str, ...], Option("Only rows of these variants; may be repeated.", metavar="NAME", panel="Head", commas=False)
     ] = (),
@@ -71,10 +71,10 @@ def ablate(
     Example:
         tfser ablate --head tf_transformer --features logmel --epochs 20
     """
-    running.prepare(of.device)
+    running.prepare(head_request.device)
     from tfser.heads.commands.training import show_ablation
 
-    request = Request(features=features, **shared(OneHead, of))
+    request = Request(features=features, **shared(OneHead, head_request))
     show_ablation(
         running.store(printing.cache),
         request,

@@ -43,8 +43,8 @@ def show_training(
         UsageError: if a request is off; nothing is trained then.
         TfserError: if an audit forbids a fold, or a fold could not be trained; the others are done then.
     """
-    settled = (resolve(store, of) for each in requests for of in each_request(store, each))
-    experiments = list({of.name: of for of in settled}.values())
+    settled = (resolve(store, single) for request in requests for single in each_request(store, request))
+    experiments = list({experiment.name: experiment for experiment in settled}.values())
     if experiments[0].chosen:
         say(f"chosen for you: {', '.join(experiments[0].chosen)}")
     several = len(experiments) > 1
@@ -52,14 +52,14 @@ def show_training(
         if several:
             raise UsageError(f"--name {name}: names one experiment, and these are {len(experiments)}")
         give_name(store, name, experiments[0].name)
-    headings = {of.name: f"features {of.feature_set}" for of in experiments} if several else {}
+    headings = {experiment.name: f"features {experiment.feature_set}" for experiment in experiments} if several else {}
     failed = train_folds(store, experiments, running, headings)
     if experiments[0].folds == (EVERYTHING,):
         print_for_use(store, experiments, format)
         _raise_if(failed)
         return
     lost = {failure.run.run_id for failure in failed}
-    shown = [of for of in experiments if any(of.run_id(fold) not in lost for fold in of.folds)]
+    shown = [one for one in experiments if any(one.run_id(fold) not in lost for fold in one.folds)]
     print_scores(store, shown, format)
     _raise_if(failed)
 

@@ -38,7 +38,7 @@ def print_for_use(store: Cache, experiments: Sequence[Experiment], format: Outpu
     """Print the runs that were trained on all labelled utterances, and which cross-validated experiment vouches for each."""
     names = [experiment.run_id(EVERYTHING) for experiment in experiments]
     with open_catalogue(store) as connection:
-        found = rows(
+        stored = rows(
             connection,
             "SELECT run_id, experiment, feature_set, epochs, round(seconds, 1) AS seconds FROM runs "
             "WHERE list_contains(?, run_id) ORDER BY run_id",
@@ -47,10 +47,10 @@ def print_for_use(store: Cache, experiments: Sequence[Experiment], format: Outpu
         tested = scores_of_seeds(
             connection, experiments=[experiment.name for experiment in experiments], selection="last"
         )
-    for row in found:
+    for row in stored:
         row["tested_folds"] = max((score.folds for score in tested if score.experiment == row["experiment"]), default=0)
-    print_rows(found, format, ["run_id", "experiment", "feature_set", "epochs", "seconds", "tested_folds"])
-    for row in found:
+    print_rows(stored, format, ["run_id", "experiment", "feature_set", "epochs", "seconds", "tested_folds"])
+    for row in stored:
         if not row["tested_folds"]:
             say(
                 f"nothing vouches for {row['run_id']}: no fold of its configuration is tested; the same command with --fold all "

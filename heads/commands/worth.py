@@ -23,6 +23,7 @@ from tfser.heads.results.worth import (
     own_of_split,
     sizes_of,
 )
+from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.request import Request, Training, parse_seeds
 from tfser.heads.runs.running import Running
 from tfser.manifests.audits.foreign import read_split
@@ -105,9 +106,11 @@ def _planned(store: Cache, request: WorthRequest, split: Split) -> WorthPlan:
         foreign = read_split([Path(path) for path in request.published])
         notes += foreign.notes
         called, column = foreign.name.removeprefix("split:"), "label"
+        # The rows of the files are matched and looked at as the audits do, and become protocols of the cache: both arms
+        # are then trained by the same code.
         with open_catalogue(store) as connection:
             notes.append(matched_note(install(connection, corpus, foreign)))
-            with audited(connection, protocol=foreign.name, corpus=corpus, feature_sets=[], is_foreign=True):
+            with audited(connection, protocol=foreign.name, corpus=corpus, feature_sets=[], claims=()):
                 cells = cells_of(connection, foreign.name, corpus, column)
         made = own_of_split(cells, called, corpus)
         published: tuple[tuple[str, OwnProtocol | None], ...] = tuple(
@@ -124,6 +127,8 @@ def _planned(store: Cache, request: WorthRequest, split: Split) -> WorthPlan:
             notes += [of.explanation for of in unmatched(connection, protocol=called, corpus=corpus) if of.rows]
             cells = cells_of(connection, called, corpus, defined.label_column if defined else "label")
         published = ((called, None),)
+    # The clean arm is drawn from the very utterances of the published one, so that nothing but who stands where
+    # differs.
     drawn, more = clean_splits(cells, called, corpus, request.draws)
     clean = tuple((ensure_protocol(store, corpus, own.protocol.name, own=own), own) for own in drawn)
     with open_catalogue(store) as connection:
@@ -141,7 +146,6 @@ def _planned(store: Cache, request: WorthRequest, split: Split) -> WorthPlan:
 def _trained(store: Cache, request: WorthRequest, running: Running, plan: WorthPlan) -> Worth:
     """Train what is not finished of both arms, and measure."""
     from tfser.heads.commands.training import train_folds
-    from tfser.heads.runs.experiment import resolve
 
     asked = Request(
         **shared(Training, request),
@@ -154,42 +158,43 @@ def _trained(store: Cache, request: WorthRequest, running: Running, plan: WorthP
     )
     arms = [[name for name, _ in plan.published], [name for name, _ in plan.clean]]
     experiments = [[resolve(store, replace(asked, protocol=name)) for name in arm] for arm in arms]
-    every = [replace(of, seed=seed) for arm in experiments for of in arm for seed in request.seeds]
+    every = [replace(settled, seed=seed) for arm in experiments for settled in arm for seed in request.seeds]
     if experiments[0][0].chosen:
         say(f"chosen for you: {', '.join(experiments[0][0].chosen)}")
-    headings = {of.name: f"{of.protocol}" for of in every}
+    headings = {settled.name: f"{settled.protocol}" for settled in every}
+    # Seed by seed: where it is stopped, both arms have the same seeds.
     for seed in request.seeds:
-        if failed := train_folds(store, [of for of in every if of.seed == seed], running, headings):
+        if failed := train_folds(store, [settled for settled in every if settled.seed == seed], running, headings):
             raise TfserError(failed[0].reason)
     with open_catalogue(store) as connection:
         outcomes = [
-            [read_outcome(connection, Subject(experiment=of.name), selection=request.selection) for of in arm]
+            [read_outcome(connection, Subject(experiment=settled.name), selection=request.selection) for settled in arm]
             for arm in experiments
         ]
-    of = experiments[0][0]
-    head = of.spec.name if of.preset in ("plain", "full") else f"{of.spec.name} ({of.preset})"
-    return measure(plan, outcomes[0], outcomes[1], head=head, features=of.feature_set, metric=request.metric)
+    settled = experiments[0][0]
+    head = settled.spec.name if settled.preset in ("plain", "full") else f"{settled.spec.name} ({settled.preset})"
+    return measure(plan, outcomes[0], outcomes[1], head=head, features=settled.feature_set, metric=request.metric)
 
 
-def _row(of: Worth) -> dict[str, Any]:
+def _row(answer: Worth) -> dict[str, Any]:
     """Return the answer as one flat row."""
-    published, clean = of.plan.sizes
+    published, clean = answer.plan.sizes
     return {
-        "split": of.plan.called,
-        "corpus": of.plan.corpus,
-        "head": of.head,
-        "features": of.features,
-        "metric": of.metric,
-        "selection": of.selection,
-        "utterances": of.utterances,
-        "speakers": of.difference.clusters,
-        "published": of.published,
-        "clean": of.clean.value,
-        "worth": of.difference.value,
-        "worth_low": of.difference.low,
-        "worth_high": of.difference.high,
-        "p_permutation": of.permutation.p,
-        "draws": len(of.plan.clean),
+        "split": answer.plan.called,
+        "corpus": answer.plan.corpus,
+        "head": answer.head,
+        "features": answer.features,
+        "metric": answer.metric,
+        "selection": answer.selection,
+        "utterances": answer.utterances,
+        "speakers": answer.difference.clusters,
+        "published": answer.published,
+        "clean": answer.clean.value,
+        "worth": answer.difference.value,
+        "worth_low": answer.difference.low,
+        "worth_high": answer.difference.high,
+        "p_permutation": answer.permutation.p,
+        "draws": len(answer.plan.clean),
         "train_published": published.train,
         "train_clean": clean.train,
         "test_speakers_heard": published.shared,
@@ -197,10 +202,11 @@ def _row(of: Worth) -> dict[str, Any]:
     }
 
 
-def _arms(of: Worth) -> list[dict[str, Any]]:
+def _arms(answer: Worth) -> list[dict[str, Any]]:
     """Return the two splits beside each other, for people."""
-    published, clean = of.plan.sizes
-    ends = "" if of.clean.low is None or of.clean.high is None else f" [{100 * of.clean.low:.1f}, {100 * of.clean.high:.1f}]"
+    published, clean = answer.plan.sizes
+    low, high = answer.clean.low, answer.clean.high
+    ends = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
     mark = HEARD if published.shared else ""
     return [
         {
@@ -210,48 +216,49 @@ def _arms(of: Worth) -> list[dict[str, Any]]:
             "val": round(sizes.val),
             "test": round(sizes.test),
             "test speakers heard": f"{sizes.shared} of {sizes.speakers}",
-            f"{of.metric} [95 %]": score,
+            f"{answer.metric} [95 %]": score,
         }
         for name, sizes, score in (
-            (of.plan.called, published, f"{100 * of.published:.1f}{mark}"),
-            ("speakers apart", clean, f"{100 * of.clean.value:.1f}{ends}"),
+            (answer.plan.called, published, f"{100 * answer.published:.1f}{mark}"),
+            ("speakers apart", clean, f"{100 * answer.clean.value:.1f}{ends}"),
         )
     ]
 
 
-def _speakers(of: Worth) -> list[dict[str, Any]]:
+def _speakers(answer: Worth) -> list[dict[str, Any]]:
     return [
         {"speaker": name, "n": n, "as published": f"{100 * a:.1f}", "apart": f"{100 * b:.1f}", "worth": f"{100 * (a - b):+.1f}"}
-        for name, n, a, b in of.speakers
+        for name, n, a, b in answer.speakers
     ]
 
 
-def _below(of: Worth) -> list[str]:
-    lines = [method(of)]
-    if len(of.by_draw) > 1:
-        lines.append(f"{of.metric} with speakers apart, by draw: {', '.join(f'{100 * value:.1f}' for value in of.by_draw)}")
-    if of.plan.sizes[0].shared:
+def _below(answer: Worth) -> list[str]:
+    lines = [method(answer)]
+    if len(answer.by_draw) > 1:
+        draws = ", ".join(f"{100 * value:.1f}" for value in answer.by_draw)
+        lines.append(f"{answer.metric} with speakers apart, by draw: {draws}")
+    if answer.plan.sizes[0].shared:
         lines.append(f"{HEARD} test speakers are heard in training: no interval of that score by itself")
     else:
         lines.append("the published split keeps its speakers apart: the difference is one between two clean splits")
     return lines
 
 
-def _print(of: Worth) -> None:
+def _print(answer: Worth) -> None:
     """Print the answer, and how it was made."""
-    show(in_one_line(of), "")
-    print_rows(_arms(of), Output.table)
-    if len(of.speakers) <= 30:
+    show(in_one_line(answer), "")
+    print_rows(_arms(answer), Output.table)
+    if len(answer.speakers) <= 30:
         show("")
-        print_rows(_speakers(of), Output.table)
-    show("", *_below(of))
+        print_rows(_speakers(answer), Output.table)
+    show("", *_below(answer))
 
 
-def _markdown(of: Worth, command: str) -> list[str]:
+def _markdown(answer: Worth, command: str) -> list[str]:
     """Return a report to paste into an issue."""
-    lines = [f"## What `{of.plan.called}` of {of.plan.corpus} is worth", "", f"**T{in_one_line(of)[1:]}.**", ""]
-    lines += [*markdown_lines(_arms(of)), "", *(f"{line}.  " for line in (*_below(of), *of.plan.notes)), ""]
-    lines += [f"### By speaker ({count(len(of.speakers), 'speaker')})", "", *markdown_lines(_speakers(of)), ""]
+    lines = [f"## What `{answer.plan.called}` of {answer.plan.corpus} is worth", "", f"**T{in_one_line(answer)[1:]}.**", ""]
+    lines += [*markdown_lines(_arms(answer)), "", *(f"{line}.  " for line in (*_below(answer), *answer.plan.notes)), ""]
+    lines += [f"### By speaker ({count(len(answer.speakers), 'speaker')})", "", *markdown_lines(_speakers(answer)), ""]
     return [*lines, f"Made by tfser {__version__}: `{command}`"]
 
 

@@ -1,4 +1,4 @@
-"""Layers and settings that more than one head is made of.
+"""Layers that more than one head is made of.
 
 What comes in and goes out are tensors of samples, tokens and features; a head's own file puts the layers together. Nothing here
 knows of training, files or classes.
@@ -7,52 +7,11 @@ knows of training, files or classes.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from tfser.heads.spec.settings import ABOVE_0, BELOW_1, Settings
-from tfser.manifests.errors import UsageError
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrameSettings(Settings):
-    """What the heads that read whole utterances of frames have in common; each adds its own.
-
-    Raises:
-        UsageError: A value makes no sense.
-    """
-
-    width: Annotated[int | None, ABOVE_0] = None
-    """D of the network; None: the features'. Where the two differ, a linear map comes first, which is ours."""
-    dropout: Annotated[float, BELOW_1] = 0.0
-    """The share of numbers that is dropped while training, wherever the head drops any."""
-
-
-def check_width(head: str, width: int | None, dim: int, divisor: int = 1, what: str = "heads") -> None:
-    """Refuse features that a head with attention cannot take.
-
-    Args:
-        head: its name.
-        width: of the network; None: the features'.
-        dim: the width of the features.
-        divisor: has to divide the network's width.
-        what: the setting that the divisor is.
-
-    Raises:
-        UsageError: The width does not fit.
-    """
-    if dim <= 0:
-        raise UsageError(f"{head} needs features of a positive width, not {dim}")
-    if (width or dim) % divisor:
-        raise UsageError(
-            f"{head}: {what}={divisor} must divide the width {width or dim}; let a linear map bring the features to a width "
-            "that fits: `tfser train --width D`"
-        )
 
 
 class TransformerLayer(nn.Module):

@@ -25,39 +25,21 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from tfser.heads.models.blocks import (
-    FrameSettings,
-    TransformerLayer,
-    check_width,
-    frame_classifier,
-    input_map,
-    masked_mean,
-    positions,
-    valid_frames,
-)
-from tfser.heads.spec.head import Network
-from tfser.heads.spec.recipes import FRAMES_RECIPES
-from tfser.heads.spec.settings import ABOVE_0, BELOW_1, INSIDE_0_1
+from tfser.heads.models.blocks import TransformerLayer, frame_classifier, input_map, masked_mean, positions, valid_frames
+from tfser.heads.models.frame_head import AttentionSettings, FrameHead, width_check
+from tfser.heads.spec.settings import ABOVE_0, INSIDE_0_1
 
 
 @dataclass(frozen=True, kw_only=True)
-class DSTConfig(FrameSettings):
+class DSTConfig(AttentionSettings):
     """Sizes; the defaults are the published ones.
 
     Raises:
         UsageError: A value makes no sense.
     """
 
-    dropout: Annotated[float, BELOW_1] = 0.1
-    """In the layers and the classifier, while training."""
     layers: Annotated[int, ABOVE_0] = 4
     """One after the other."""
-    heads: Annotated[int, ABOVE_0] = 8
-    """H; they divide D."""
-    feed_forward: Annotated[int, ABOVE_0] = 512
-    """Inner width of the feed-forward networks."""
-    hidden: Annotated[tuple[int, ...], ABOVE_0] = (512, 256)
-    """Hidden widths of the classifier."""
     span_seconds: Annotated[float, ABOVE_0] = 6.52
     """S: how far an anchor may lie from its frame, and the largest half-width of a window..."""
     span_frames: Annotated[int | None, ABOVE_0] = None
@@ -164,23 +146,13 @@ def _settle(config: DSTConfig, hop_s: float, longest: int, device: str) -> DSTCo
     return replace(config, span_frames=span, first_widths=shares)
 
 
-def _check(config: DSTConfig, dim: int) -> None:
-    check_width("dst", config.width, dim, config.heads)
-
-
-HEAD = Network(
+HEAD = FrameHead(
     name="dst",
     summary="a Transformer whose heads choose place and width of their windows",
     source="Chen et al. 2023, DST",
     presets={"full": DSTConfig()},
-    default_preset="full",
-    recipes=FRAMES_RECIPES,
-    default_recipe="default",
-    features=("wavlm-large", "hubert-large", "logmel"),
-    inputs="utterances",
     build=DST,
-    check=_check,
-    typical_dim=1024,
+    check=width_check("dst", "heads"),
     settle=_settle,
     printed_parameters={1024: 21.7},
 )

@@ -28,21 +28,14 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from tfser.heads.models.blocks import (
-    FrameSettings,
-    TransformerLayer,
-    check_width,
-    input_map,
-    valid_frames,
-)
+from tfser.heads.models.blocks import TransformerLayer, input_map, valid_frames
+from tfser.heads.models.frame_head import AttentionSettings, FrameHead, width_check
 from tfser.heads.models.mean_pool import MeanPool, MeanPoolConfig
-from tfser.heads.spec.head import Network
-from tfser.heads.spec.recipes import FRAMES_RECIPES
 from tfser.heads.spec.settings import ABOVE_0, BELOW_1, INSIDE_0_1, SHARE
 
 
 @dataclass(frozen=True, kw_only=True)
-class DWFormerConfig(FrameSettings):
+class DWFormerConfig(AttentionSettings):
     """Sizes; the defaults are the published ones.
 
     Raises:
@@ -55,17 +48,10 @@ class DWFormerConfig(FrameSettings):
     """In the classifier, while training."""
     blocks: Annotated[int, ABOVE_0] = 3
     """With windows; a plain Transformer layer comes before them."""
-    heads: Annotated[int, ABOVE_0] = 8
-    """Of attention; they divide D."""
-    feed_forward: Annotated[int, ABOVE_0] = 512
-    """Inner width of the feed-forward networks."""
     strong: Annotated[float, INSIDE_0_1] = 0.5
     """The share of frames below the importance from which a frame is strong: the median."""
     weak_scale: Annotated[float, SHARE] = 0.85
     """Weak frames are multiplied by it."""
-    hidden: Annotated[tuple[int, ...], ABOVE_0] = (512, 256)
-    """Hidden widths of the classifier."""
-
 
 
 class ReceivingLayer(TransformerLayer):
@@ -173,23 +159,13 @@ class DWFormer(nn.Module):
         return logits
 
 
-def _check(config: DWFormerConfig, dim: int) -> None:
-    check_width("dwformer", config.width, dim, config.heads)
-
-
-HEAD = Network(
+HEAD = FrameHead(
     name="dwformer",
     summary="attention within windows that importance borders, then across them",
     source="Chen et al. 2023, DWFormer",
     presets={"full": DWFormerConfig()},
-    default_preset="full",
-    recipes=FRAMES_RECIPES,
-    default_recipe="default",
-    features=("wavlm-large", "hubert-large", "logmel"),
-    inputs="utterances",
     build=DWFormer,
-    check=_check,
-    typical_dim=1024,
+    check=width_check("dwformer", "heads"),
     printed_parameters={1024: 37.4},
     unstackable="its windows follow from the numbers, and torch.func has no rule for that",
 )

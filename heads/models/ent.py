@@ -25,17 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tfser.heads.models.blocks import (
-    BidirectionalLSTM,
-    FrameSettings,
-    check_width,
-    dropout,
-    input_map,
-    masked_mean,
-    valid_frames,
-)
-from tfser.heads.spec.head import Network
-from tfser.heads.spec.recipes import FRAMES_RECIPES
+from tfser.heads.models.blocks import BidirectionalLSTM, dropout, input_map, masked_mean, valid_frames
+from tfser.heads.models.frame_head import LSTM_UNSTACKABLE, FrameHead, FrameSettings, width_check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,31 +71,13 @@ class ENT(nn.Module):
         return masked_mean(h, valid)
 
 
-def check_even(head: str, width: int | None, dim: int) -> None:
-    """Refuse a width whose half is no whole number.
-
-    Raises:
-        UsageError: The width does not fit.
-    """
-    check_width(head, width, dim, 2, "directions")
-
-
-def _check(config: ENTConfig, dim: int) -> None:
-    check_even("ent", config.width, dim)
-
-
-HEAD = Network(
+HEAD = FrameHead(
     name="ent",
     summary="a BiLSTM, classes of the utterance and of its frames; the speech part alone",
     source="Shen et al. 2024, ENT",
     presets={"full": ENTConfig(), "utterance": ENTConfig(frame_classes=False)},
-    default_preset="full",
-    recipes=FRAMES_RECIPES,
-    default_recipe="default",
     features=("wav2vec2-base", "wavlm-large", "hubert-large", "logmel"),
-    inputs="utterances",
     build=ENT,
-    check=_check,
-    typical_dim=1024,
-    unstackable="torch.func has no rule for LSTMs over utterances of unequal lengths",
+    check=width_check("ent", "directions", 2),
+    unstackable=LSTM_UNSTACKABLE,
 )

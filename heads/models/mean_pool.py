@@ -6,7 +6,7 @@ parameters at a feature width of 1024 and 4 classes. ``linear`` is multinomial l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tfser.heads.models.blocks import valid_frames
 from tfser.heads.spec.head import Network
-from tfser.heads.spec.recipes import Recipe
+from tfser.heads.spec.recipes import PLAIN
 from tfser.heads.spec.settings import ABOVE_0, BELOW_1, Settings
 from tfser.manifests.errors import UsageError
 
@@ -63,20 +63,7 @@ HEAD = Network(
     source="TF-Mamba's baseline (Table III, first row)",
     presets={"mlp": MeanPoolConfig(), "linear": MeanPoolConfig(hidden=())},
     default_preset="mlp",
-    recipes={
-        "default": Recipe(
-            summary="AdamW, 30 epochs, cosine, light label smoothing",
-            optimiser="adamw",
-            lr=1e-3,
-            weight_decay=1e-2,
-            schedule="cosine",
-            warmup_epochs=1,
-            epochs=30,
-            batch_size=32,
-            label_smoothing=0.1,
-            normalise="train",
-        )
-    },
+    recipes={"default": replace(PLAIN, summary="AdamW, 30 epochs, cosine, light label smoothing", label_smoothing=0.1)},
     default_recipe="default",
     features=("wavlm-large", "hubert-large", "logmel"),
     inputs="utterances",

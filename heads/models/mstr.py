@@ -25,43 +25,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tfser.heads.models.blocks import (
-    FrameSettings,
-    TransformerLayer,
-    check_width,
-    input_map,
-    positions,
-    valid_frames,
-    windowed_attention,
-)
+from tfser.heads.models.blocks import TransformerLayer, input_map, positions, valid_frames, windowed_attention
+from tfser.heads.models.frame_head import AttentionSettings, FrameHead, width_check
 from tfser.heads.models.mean_pool import MeanPool, MeanPoolConfig
-from tfser.heads.spec.head import Network
-from tfser.heads.spec.recipes import FRAMES_RECIPES
-from tfser.heads.spec.settings import ABOVE_0, BELOW_1
+from tfser.heads.spec.settings import ABOVE_0
 
 
 @dataclass(frozen=True, kw_only=True)
-class MSTRConfig(FrameSettings):
+class MSTRConfig(AttentionSettings):
     """Sizes, all of them ours.
 
     Raises:
         UsageError: A value makes no sense.
     """
 
-    dropout: Annotated[float, BELOW_1] = 0.1
-    """In the layers and the classifier, while training."""
     layers: Annotated[int, ABOVE_0] = 4
     """One after the other."""
-    heads: Annotated[int, ABOVE_0] = 8
-    """Of attention; they divide D."""
-    feed_forward: Annotated[int, ABOVE_0] = 512
-    """Inner width of the feed-forward networks."""
     scales: Annotated[tuple[int, ...], ABOVE_0] = (1, 4, 16)
     """Frames of a token on each scale."""
     window: Annotated[int, ABOVE_0] = 9
     """Tokens that a token sees on each scale, itself in the middle."""
-    hidden: Annotated[tuple[int, ...], ABOVE_0] = (512, 256)
-    """Hidden widths of the classifier."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,21 +110,11 @@ class MSTR(nn.Module):
         return logits
 
 
-def _check(config: MSTRConfig, dim: int) -> None:
-    check_width("mstr", config.width, dim, config.heads)
-
-
-HEAD = Network(
+HEAD = FrameHead(
     name="mstr",
     summary="one windowed attention on three time scales, mixed by frame (built from its abstract)",
     source="after Li et al. 2023, MSTR",
     presets={"full": MSTRConfig(), "one_scale": MSTRConfig(scales=(1,))},
-    default_preset="full",
-    recipes=FRAMES_RECIPES,
-    default_recipe="default",
-    features=("wavlm-large", "hubert-large", "logmel"),
-    inputs="utterances",
     build=MSTR,
-    check=_check,
-    typical_dim=1024,
+    check=width_check("mstr", "heads"),
 )

@@ -11,14 +11,14 @@ Ours: frames beyond an utterance's end count as zero in every convolution, and t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
 from torch import Tensor, nn
 
-from tfser.heads.models.blocks import FrameSettings, check_width, dropout, input_map, masked_mean, shift_frames, valid_frames
-from tfser.heads.spec.head import Network
-from tfser.heads.spec.recipes import FRAMES_RECIPES
+from tfser.heads.models.blocks import dropout, input_map, masked_mean, shift_frames, valid_frames
+from tfser.heads.models.frame_head import FrameHead, FrameSettings, width_check
 from tfser.heads.spec.settings import ABOVE_0, AT_LEAST_0
 
 
@@ -66,18 +66,22 @@ class ShiftConvBlock(nn.Module):
         return residual + y
 
 
-class ShiftCNN(nn.Module):
-    """The whole network."""
+class ShiftNetwork(nn.Module):
+    """Blocks one after the other, a norm, the mean over frames, and a linear map: what the two heads without an LSTM share.
 
-    def __init__(self, config: ShiftCNNConfig, dim: int, n_classes: int) -> None:
+    Args:
+        dim: the width of the features.
+        blocks: called as ``block(x (B, L, D), valid (B, L))``; they are made behind the input's map, whose weights come first.
+        norm: before the mean.
+        width: D.
+        n_classes: K.
+    """
+
+    def __init__(self, dim: int, blocks: Iterable[nn.Module], norm: nn.Module, width: int, n_classes: int) -> None:
         super().__init__()
-        width = config.width or dim
-        shifted = width // config.shift if config.shift else 0
         self.input = input_map(dim, width)
-        self.blocks = nn.ModuleList(
-            ShiftConvBlock(config, width, shifted if number else 0) for number in range(config.blocks)
-        )
-        self.norm = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = norm
         self.classifier = nn.Linear(width, n_classes)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:  # (B, L, D_in), (B,) -> (B, K)
@@ -90,22 +94,23 @@ class ShiftCNN(nn.Module):
         return logits
 
 
-def _check(config: ShiftCNNConfig, dim: int) -> None:
-    check_width("shift_cnn", config.width, dim)
+class ShiftCNN(ShiftNetwork):
+    """The whole network."""
+
+    def __init__(self, config: ShiftCNNConfig, dim: int, n_classes: int) -> None:
+        width = config.width or dim
+        shifted = width // config.shift if config.shift else 0
+        blocks = (ShiftConvBlock(config, width, shifted if number else 0) for number in range(config.blocks))
+        super().__init__(dim, blocks, nn.LayerNorm(width), width, n_classes)
 
 
-HEAD = Network(
+HEAD = FrameHead(
     name="shift_cnn",
     summary="two ConvNeXt blocks over time, a temporal shift in the second's residual",
     source="Shen et al. 2023, ShiftSER",
     presets={"full": ShiftCNNConfig(), "no_shift": ShiftCNNConfig(shift=0)},
-    default_preset="full",
-    recipes=FRAMES_RECIPES,
-    default_recipe="default",
     features=("hubert-base", "wavlm-large", "hubert-large", "logmel"),
-    inputs="utterances",
     build=ShiftCNN,
-    check=_check,
-    typical_dim=1024,
+    check=width_check("shift_cnn"),
     printed_parameters={768: 9.5},
 )

@@ -16,18 +16,8 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from tfser.heads.models.blocks import (
-    BidirectionalLSTM,
-    FrameSettings,
-    check_width,
-    dropout,
-    input_map,
-    masked_mean,
-    shift_frames,
-    valid_frames,
-)
-from tfser.heads.spec.head import Network
-from tfser.heads.spec.recipes import FRAMES_RECIPES
+from tfser.heads.models.blocks import BidirectionalLSTM, dropout, input_map, masked_mean, shift_frames, valid_frames
+from tfser.heads.models.frame_head import LSTM_UNSTACKABLE, FrameHead, FrameSettings, width_check
 from tfser.heads.spec.settings import AT_LEAST_0
 
 
@@ -41,7 +31,6 @@ class ShiftLSTMConfig(FrameSettings):
 
     shift: Annotated[int, AT_LEAST_0] = 4
     """One in so many features is shifted by one frame; 0: none."""
-
 
 
 class ShiftLSTM(nn.Module):
@@ -69,23 +58,14 @@ class ShiftLSTM(nn.Module):
         return logits
 
 
-def _check(config: ShiftLSTMConfig, dim: int) -> None:
-    check_width("shift_lstm", config.width, dim)
-
-
-HEAD = Network(
+HEAD = FrameHead(
     name="shift_lstm",
     summary="a temporal shift of a quarter of the features, then a bidirectional LSTM",
     source="Shen et al. 2023, ShiftSER",
     presets={"full": ShiftLSTMConfig(), "no_shift": ShiftLSTMConfig(shift=0)},
-    default_preset="full",
-    recipes=FRAMES_RECIPES,
-    default_recipe="default",
     features=("hubert-base", "wavlm-large", "hubert-large", "logmel"),
-    inputs="utterances",
     build=ShiftLSTM,
-    check=_check,
-    typical_dim=1024,
+    check=width_check("shift_lstm"),
     printed_parameters={768: 9.5},
-    unstackable="torch.func has no rule for LSTMs over utterances of unequal lengths",
+    unstackable=LSTM_UNSTACKABLE,
 )

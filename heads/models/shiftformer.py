@@ -17,9 +17,9 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from tfser.heads.models.blocks import FrameSettings, check_width, dropout, input_map, masked_mean, shift_frames, valid_frames
-from tfser.heads.spec.head import Network
-from tfser.heads.spec.recipes import FRAMES_RECIPES
+from tfser.heads.models.blocks import dropout, shift_frames
+from tfser.heads.models.frame_head import FrameHead, FrameSettings, width_check
+from tfser.heads.models.shift_cnn import ShiftNetwork
 from tfser.heads.spec.settings import ABOVE_0, AT_LEAST_0
 
 
@@ -63,42 +63,21 @@ class ShiftBlock(nn.Module):
         return mixed
 
 
-class Shiftformer(nn.Module):
+class Shiftformer(ShiftNetwork):
     """The whole network."""
 
     def __init__(self, config: ShiftformerConfig, dim: int, n_classes: int) -> None:
-        super().__init__()
         width = config.width or dim
-        self.input = input_map(dim, width)
-        self.blocks = nn.ModuleList(ShiftBlock(config, width) for _ in range(config.blocks))
-        self.classifier = nn.Linear(width, n_classes)
-
-    def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:  # (B, L, D_in), (B,) -> (B, K)
-        """Classify utterances."""
-        valid = valid_frames(frames, lengths)  # (B, L)
-        x = self.input(frames)  # (B, L, D)
-        for block in self.blocks:
-            x = block(x, valid)
-        logits: Tensor = self.classifier(masked_mean(x, valid))  # (B, K)
-        return logits
+        super().__init__(dim, (ShiftBlock(config, width) for _ in range(config.blocks)), nn.Identity(), width, n_classes)
 
 
-def _check(config: ShiftformerConfig, dim: int) -> None:
-    check_width("shiftformer", config.width, dim)
-
-
-HEAD = Network(
+HEAD = FrameHead(
     name="shiftformer",
     summary="two Transformer blocks with a temporal shift each way in place of attention",
     source="Shen et al. 2023, ShiftSER",
     presets={"full": ShiftformerConfig(), "no_shift": ShiftformerConfig(shift=0)},
-    default_preset="full",
-    recipes=FRAMES_RECIPES,
-    default_recipe="default",
     features=("hubert-base", "wavlm-large", "hubert-large", "logmel"),
-    inputs="utterances",
     build=Shiftformer,
-    check=_check,
-    typical_dim=1024,
+    check=width_check("shiftformer"),
     printed_parameters={768: 9.5, 1024: 16.8},
 )

@@ -20,15 +20,13 @@ Ours: nothing beyond an utterance's end is attended to or merged, so its last to
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tfser.heads.models.blocks import (
-    FrameSettings,
     TransformerLayer,
-    check_width,
     frame_classifier,
     input_map,
     masked_mean,
@@ -36,32 +34,23 @@ from tfser.heads.models.blocks import (
     valid_frames,
     windowed_attention,
 )
-from tfser.heads.spec.head import Network
-from tfser.heads.spec.recipes import FRAMES_RECIPES
+from tfser.heads.models.frame_head import AttentionSettings, FrameHead, width_check
 from tfser.heads.spec.settings import ABOVE_0, BELOW_1
 from tfser.manifests.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeechFormerConfig(FrameSettings):
+class SpeechFormerConfig(AttentionSettings):
     """Sizes; the defaults are the published ones.
 
     Raises:
         UsageError: A value makes no sense.
     """
 
-    dropout: Annotated[float, BELOW_1] = 0.1
-    """In the layers, while training."""
     classifier_dropout: Annotated[float, BELOW_1] = 0.5
     """In the classifier, while training."""
     layers: Annotated[tuple[int, ...], ABOVE_0] = (2, 2, 4, 4)
     """Of each stage."""
-    heads: Annotated[int, ABOVE_0] = 8
-    """Of attention; they divide D."""
-    feed_forward: Annotated[int, ABOVE_0] = 512
-    """Inner width of the feed-forward networks."""
-    hidden: Annotated[tuple[int, ...], ABOVE_0] = (512, 256)
-    """Hidden widths of the classifier."""
     windows_ms: Annotated[tuple[int, ...], ABOVE_0] = (50, 400, 2000)
     """What a token sees, in milliseconds, in every stage but the last, which sees all."""
     merges_ms: Annotated[tuple[int, ...], ABOVE_0] = (50, 250, 1000)
@@ -132,21 +121,28 @@ class Merge(nn.Module):
 class SpeechFormer(nn.Module):
     """The whole network."""
 
+    layer: ClassVar[type[SpeechLayer]] = SpeechLayer
+    """What its stages are made of."""
+
     def __init__(self, config: SpeechFormerConfig, dim: int, n_classes: int) -> None:
         super().__init__()
         if config.hop_ms is None:
-            raise UsageError("speechformer: hop_ms is not settled yet; see HeadSpec.settled")
+            raise UsageError("hop_ms is not settled yet; see HeadSpec.settled")
         width = config.width or dim
         self.width = width
         self.input = input_map(dim, width)
+        self._add_own(config)
         sizes = [*config.stages(), (None, None)]
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in sizes)
         self.stages = nn.ModuleList(
-            nn.ModuleList(SpeechLayer(config, width, window) for _ in range(layers))
+            nn.ModuleList(self.layer(config, width, window) for _ in range(layers))
             for layers, (window, _) in zip(config.layers, sizes, strict=True)
         )
         self.merges = nn.ModuleList(Merge(width, merge) for _, merge in sizes if merge is not None)
         self.classifier = frame_classifier(width, config.hidden, n_classes, config.classifier_dropout)
+
+    def _add_own(self, config: SpeechFormerConfig) -> None:
+        """Add what a network that is built upon this one has besides; here, where its weights' turn to be drawn is."""
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:  # (B, L, D_in), (B,) -> (B, K)
         """Classify utterances."""
@@ -172,23 +168,14 @@ def settle_hop(config: C, hop_s: float, longest: int, device: str) -> C:
     return config if config.hop_ms is not None else replace(config, hop_ms=round(1000 * hop_s, 4))
 
 
-def _check(config: SpeechFormerConfig, dim: int) -> None:
-    check_width("speechformer", config.width, dim, config.heads)
-
-
-HEAD = Network(
+HEAD = FrameHead(
     name="speechformer",
     summary="attention in windows of frames, phonemes and words, merged between",
     source="Chen et al. 2022, SpeechFormer",
     presets={"full": SpeechFormerConfig()},
-    default_preset="full",
-    recipes=FRAMES_RECIPES,
-    default_recipe="default",
     features=("hubert-large", "wavlm-large", "logmel"),
-    inputs="utterances",
     build=SpeechFormer,
-    check=_check,
-    typical_dim=1024,
+    check=width_check("speechformer", "heads"),
     settle=settle_hop,
     printed_parameters={1024: 66.9},
 )

@@ -20,25 +20,15 @@ same learned token.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from tfser.heads.models.blocks import (
-    check_width,
-    frame_classifier,
-    input_map,
-    masked_mean,
-    positions,
-    valid_frames,
-    windowed_attention,
-)
-from tfser.heads.models.speechformer import Merge, SpeechFormerConfig, SpeechLayer, settle_hop
-from tfser.heads.spec.head import Network
-from tfser.heads.spec.recipes import FRAMES_RECIPES
+from tfser.heads.models.blocks import masked_mean, positions, valid_frames, windowed_attention
+from tfser.heads.models.frame_head import FrameHead, width_check
+from tfser.heads.models.speechformer import SpeechFormer, SpeechFormerConfig, SpeechLayer, settle_hop
 from tfser.heads.spec.settings import ABOVE_0
-from tfser.manifests.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +41,6 @@ class SpeechFormerPPConfig(SpeechFormerConfig):
 
     words: Annotated[int, ABOVE_0] = 7
     """Learned word tokens; later seconds begin from the last one."""
-
 
 
 class WordLayer(SpeechLayer):
@@ -93,26 +82,16 @@ class WordLayer(SpeechLayer):
         return mixed
 
 
-class SpeechFormerPP(nn.Module):
-    """The whole network."""
+class SpeechFormerPP(SpeechFormer):
+    """The whole network: SpeechFormer's stages and classifier, with words."""
 
-    def __init__(self, config: SpeechFormerPPConfig, dim: int, n_classes: int) -> None:
-        super().__init__()
-        if config.hop_ms is None:
-            raise UsageError("speechformer_pp: hop_ms is not settled yet; see HeadSpec.settled")
-        width = config.width or dim
-        self.width, self.second = width, config.in_frames(config.merges_ms[-1])
-        self.input = input_map(dim, width)
-        self.words = nn.Parameter(torch.empty(config.words, width))
+    layer: ClassVar[type[SpeechLayer]] = WordLayer
+
+    def _add_own(self, config: SpeechFormerConfig) -> None:
+        assert isinstance(config, SpeechFormerPPConfig)
+        self.second = config.in_frames(config.merges_ms[-1])
+        self.words = nn.Parameter(torch.empty(config.words, self.width))
         nn.init.trunc_normal_(self.words, std=0.02)
-        sizes = [*config.stages(), (None, None)]
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in sizes)
-        self.stages = nn.ModuleList(
-            nn.ModuleList(WordLayer(config, width, window) for _ in range(layers))
-            for layers, (window, _) in zip(config.layers, sizes, strict=True)
-        )
-        self.merges = nn.ModuleList(Merge(width, merge) for _, merge in sizes if merge is not None)
-        self.classifier = frame_classifier(width, config.hidden, n_classes, config.classifier_dropout)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:  # (B, L, D_in), (B,) -> (B, K)
         """Classify utterances."""
@@ -148,23 +127,14 @@ class SpeechFormerPP(nn.Module):
         return logits
 
 
-def _check(config: SpeechFormerPPConfig, dim: int) -> None:
-    check_width("speechformer_pp", config.width, dim, config.heads)
-
-
-HEAD = Network(
+HEAD = FrameHead(
     name="speechformer_pp",
     summary="SpeechFormer with a learned token a second, which gathers and gives back",
     source="Chen et al. 2023, SpeechFormer++",
     presets={"full": SpeechFormerPPConfig()},
-    default_preset="full",
-    recipes=FRAMES_RECIPES,
-    default_recipe="default",
     features=("hubert-large", "wavlm-large", "logmel"),
-    inputs="utterances",
     build=SpeechFormerPP,
-    check=_check,
-    typical_dim=1024,
+    check=width_check("speechformer_pp", "heads"),
     settle=settle_hop,
     printed_parameters={1024: 66.9},
 )

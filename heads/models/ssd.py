@@ -109,14 +109,14 @@ def _reference(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor
     b, L, h, p = x.shape
     g, n = B.shape[2:]
     state = torch.zeros(b, h, n, p, dtype=_precise(x), device=x.device)
-    found = []
+    outputs = []
     for t in range(L):
         B_t = B[:, t].repeat_interleave(h // g, dim=1)  # (b, h, n)
         C_t = C[:, t].repeat_interleave(h // g, dim=1)  # (b, h, n)
         write = B_t[..., None] * (dt[:, t, :, None] * x[:, t])[:, :, None]  # (b, h, n, p)
         state = (dt[:, t] * A).exp()[..., None, None] * state + write
-        found.append((C_t[..., None] * state).sum(dim=2))  # (b, h, p)
-    return torch.stack(found, dim=1).to(x.dtype)
+        outputs.append((C_t[..., None] * state).sum(dim=2))  # (b, h, p)
+    return torch.stack(outputs, dim=1).to(x.dtype)
 
 
 def _chunked(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int) -> Tensor:

@@ -23,9 +23,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tfser.heads.models.ent import ENT, ENTConfig, check_even
-from tfser.heads.spec.head import Network
-from tfser.heads.spec.recipes import FRAMES_RECIPES
+from tfser.heads.models.ent import ENT, ENTConfig
+from tfser.heads.models.frame_head import LSTM_UNSTACKABLE, FrameHead, width_check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,22 +51,13 @@ class TENT(ENT):
         return pooled
 
 
-def _check(config: TENTConfig, dim: int) -> None:
-    check_even("tent", config.width, dim)
-
-
-HEAD = Network(
+HEAD = FrameHead(
     name="tent",
     summary="ENT with frames weighted by a gate (taken for FENT); the speech part alone",
     source="after Shen et al. 2024, FENT",
     presets={"full": TENTConfig()},
-    default_preset="full",
-    recipes=FRAMES_RECIPES,
-    default_recipe="default",
     features=("wav2vec2-base", "wavlm-large", "hubert-large", "logmel"),
-    inputs="utterances",
     build=TENT,
-    check=_check,
-    typical_dim=1024,
-    unstackable="torch.func has no rule for LSTMs over utterances of unequal lengths",
+    check=width_check("tent", "directions", 2),
+    unstackable=LSTM_UNSTACKABLE,
 )

@@ -15,6 +15,7 @@ from typing import Any
 
 from tfser.heads.prediction.card import CardFacts, card
 from tfser.heads.prediction.folder import CARD, ENCODER, check_target, new_folder, write_description, write_weights
+from tfser.heads.prediction.onnx_graph import check_graph, need_onnx, write_onnx
 from tfser.heads.prediction.trained import TrainedHead, choose_runs, ears, trained_head
 from tfser.heads.results.score_tables import Wanted, table
 from tfser.heads.results.scores import selections_of
@@ -64,8 +65,6 @@ def export(
             "learned; export that run, which holds the mix itself"
         )
     if wish.onnx:
-        from tfser.heads.prediction.onnx_graph import check_graph, need_onnx
-
         need_onnx()
         if len(heads) > 1:
             raise UsageError("--onnx writes one head, not an ensemble: export a run")
@@ -75,8 +74,6 @@ def export(
         travels = _copy_encoder(cache, heads[0], wish, aside, tell)
         compared = None
         if wish.onnx:
-            from tfser.heads.prediction.onnx_graph import write_onnx
-
             compared = write_onnx(heads[0], aside / "model.onnx", some_utterances(cache, heads[0]))
         facts = gathered(cache, heads, compared, travels)
         (aside / CARD).write_text(card(facts, folder.name), encoding="utf-8")

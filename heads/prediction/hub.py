@@ -40,8 +40,9 @@ def push(folder: Path, name: str, *, private: bool = False, api: Any = None) -> 
         TfserError: a file is not what was exported, or the hub refuses; the folder stays.
     """
     check_repository(name)
-    about = read_description(folder)
-    files = [DESCRIPTION, *(check_file(folder, file, about["files"]).relative_to(folder).as_posix() for file in about["files"])]
+    description = read_description(folder)
+    named = description["files"]
+    files = [DESCRIPTION, *(check_file(folder, file, named).relative_to(folder).as_posix() for file in named)]
     if api is None:
         from huggingface_hub import HfApi
 
@@ -53,7 +54,7 @@ def push(folder: Path, name: str, *, private: bool = False, api: Any = None) -> 
             folder_path=str(folder),
             repo_type="model",
             allow_patterns=files,
-            commit_message=f"{about['heads'][0]['experiment']}, exported by tfser {about['made_with']['tfser']}",
+            commit_message=f"{description['heads'][0]['experiment']}, exported by tfser {description['made_with']['tfser']}",
         )
     except Exception as error:  # whatever the transport raises: its classes differ between versions
         raise TfserError(f"--hub {name}: refused ({first_line(error)[:200]}); the folder {folder} is whole") from error

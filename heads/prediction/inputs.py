@@ -133,18 +133,19 @@ def corpus_inputs(cache: Cache, corpus: str) -> tuple[list[Speech], list[Unusabl
     """
     # What the scan could not read comes along with its reason: counts in are answers plus reasons.
     with open_catalogue(cache) as connection:
-        about = rows(connection, "SELECT root FROM corpora WHERE corpus = ?", [corpus])
-        if not about:
+        scanned = rows(connection, "SELECT root FROM corpora WHERE corpus = ?", [corpus])
+        if not scanned:
             raise unknown("corpus", corpus, cache.corpora())
-        found = rows(
+        stored = rows(
             connection,
             "SELECT u.*, s.reason FROM utterances u LEFT JOIN skipped s "
             "ON s.corpus = u.corpus AND s.utterance_id = u.utterance_id AND s.stage = 'scan' WHERE u.corpus = ? "
             "ORDER BY u.utterance_id",
             [corpus],
         )
+    # Nothing is decoded here: what the scan read once is believed until its audio is asked for.
     speech, unusable = [], []
-    for row in found:
+    for row in stored:
         name = f"{corpus}/{row['utterance_id']}"
         if row["content_hash"] is None:
             unusable.append(Unusable(name=name, reason=row["reason"] or "unreadable when it was scanned"))
@@ -152,7 +153,7 @@ def corpus_inputs(cache: Cache, corpus: str) -> tuple[list[Speech], list[Unusabl
         speech.append(
             Speech(
                 name=name,
-                path=audio_path(about[0]["root"], row["path"]),
+                path=audio_path(scanned[0]["root"], row["path"]),
                 start_s=row["start_s"],
                 end_s=row["end_s"],
                 corpus=corpus,

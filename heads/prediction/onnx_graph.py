@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tfser.heads.models import tf_mamba
 from tfser.heads.models.layer_mix import build_module
 from tfser.heads.prediction.trained import TrainedHead
 from tfser.heads.training import checkpoints
@@ -186,8 +187,6 @@ def quadratic_scan(
 @contextlib.contextmanager
 def _without_loops() -> Iterator[None]:
     """Let TF-Mamba scan by `quadratic_scan` meanwhile: its own loops run over a length that a graph does not know."""
-    from tfser.heads.models import tf_mamba
-
     module: Any = tf_mamba
     own = module.ssd
     module.ssd = quadratic_scan

@@ -41,11 +41,11 @@ def finished_runs(cache: Cache, text: str) -> list[dict[str, Any]]:
         subject = find(connection, meant_by(cache, text))
         where = "experiment = ? AND (?::VARCHAR IS NULL OR run_id = ?)"
         key = [subject.experiment, subject.run_id, subject.run_id]
-        found = rows(connection, f"SELECT * FROM runs WHERE {where} ORDER BY seed, fold", key)
+        stored = rows(connection, f"SELECT * FROM runs WHERE {where} ORDER BY seed, fold", key)
         of_run = f"run_id IN (SELECT run_id FROM runs WHERE {where})"
         history = rows(connection, f"SELECT * FROM history WHERE {of_run} ORDER BY run_id, epoch", key)
-        scored = scores_of_runs(connection, runs=[row["run_id"] for row in found])
-    for run in found:
+        scored = scores_of_runs(connection, runs=[row["run_id"] for row in stored])
+    for run in stored:
         run["history"] = [row for row in history if row["run_id"] == run["run_id"]]
         run["scores"] = [
             {**score.columns("selection", "epoch"), "metric": metric, "value": getattr(score, metric)}
@@ -54,7 +54,7 @@ def finished_runs(cache: Cache, text: str) -> list[dict[str, Any]]:
             for metric in METRICS
             if getattr(score, metric) is not None
         ]
-    return found
+    return stored
 
 
 def parameters_of(run: Mapping[str, Any]) -> dict[str, str]:

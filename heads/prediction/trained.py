@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tfser.heads import head
+from tfser.heads.results.outcomes import find
 from tfser.heads.runs.experiment import EVERYTHING
 from tfser.heads.runs.learned_mix import FILES, mix_of_run
 from tfser.heads.runs.names import meant_by
 from tfser.heads.runs.store import finished, read_model, run_folder
+from tfser.heads.spec.fold import Prediction
 from tfser.heads.spec.head import Baseline, HeadSpec
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
+from tfser.heads.training.predict import TrainedState, predict
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
@@ -27,8 +30,6 @@ from tfser.pipeline.shards.packed import PackedFeatures
 if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import Tensor
-
-    from tfser.heads.spec.fold import Prediction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +89,6 @@ class TrainedHead:
         Raises:
             UsageError: the features are of another width, or the speakers are needed and not given.
         """
-        from tfser.heads.training.predict import TrainedState, predict
-
         return predict(
             TrainedState(
                 state=self.state,
@@ -217,8 +216,6 @@ def choose_runs(cache: Cache, text: str, *, ensemble: bool = False) -> list[str]
     Raises:
         UsageError: there is none of this name, or an experiment has several runs and nothing says which.
     """
-    from tfser.heads.results.outcomes import find
-
     with open_catalogue(cache) as connection:
         subject = find(connection, meant_by(cache, text))
         if subject.run_id is not None and not ensemble:

@@ -15,9 +15,11 @@ from tfser.heads import REFERENCE_HEADS
 from tfser.heads.reports.figure_data import FigureData, Numbers, Row, list_of, text_of
 from tfser.heads.reports.material import Contender, ContenderGroup
 from tfser.heads.reports.report_tables import ReportTable, table_of
+from tfser.heads.results.published import PAPERS
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.wording import count
+from tfser.pipeline.corpora import CORPORA
 
 _MOST_SPEAKERS = 60
 """Of a table of speakers by classes; of more, those with the fewest utterances are shown."""
@@ -239,8 +241,6 @@ def _written(value: Any) -> str:
 
 def corpora_rows(connection: Connection, groups: Sequence[ContenderGroup]) -> tuple[list[Row], str]:
     """Return the corpora of a report with where they come from and under which licence, and the SQL of what the cache knows."""
-    from tfser.pipeline.corpora import CORPORA
-
     names = sorted({name for group in groups for name in group.corpus.split(JOINED_BY)})
     sql = (
         "SELECT c.corpus, c.adapter, count(u.utterance_id) AS utterances, count(DISTINCT u.speaker) AS speakers FROM corpora c "
@@ -265,8 +265,6 @@ def published_rows(group: ContenderGroup) -> list[dict[str, Any]]:
     wanted = {"iemocap", "meld", "casia"} & set(group.corpus.split(JOINED_BY))
     if not wanted:  # the papers' tables know no other corpus, and reading them loads the networks
         return []
-    from tfser.heads.results.published import PAPERS
-
     found = []
     for paper in PAPERS.values():
         for table in paper.tables():

@@ -67,6 +67,7 @@ def speakers(data: FigureData, width: float) -> Figure:
         ax.axvspan(100 * data.details["low"], 100 * data.details["high"], color=SKY, alpha=0.22, linewidth=0)
     ax.axvline(100 * data.details["mean"], color=FAINT, linewidth=1)
     kinds = sorted({str(row["gender"] or "unknown") for row in rows})
+    # Colour and shape say the same twice: for any colour vision, and in print.
     look = {"F": (VERMILION, "o"), "M": (BLUE, "s")}
     for i, kind in enumerate(kinds):
         colour, marker = look.get(kind, (CYCLE[2 + i % 4], MARKERS[2 + i % 6]))
@@ -77,6 +78,7 @@ def speakers(data: FigureData, width: float) -> Figure:
         name = f"{row['corpus']}/{row['speaker']}" if several else str(row["speaker"])
         session = f", {row['session']}" if row["session"] else ""
         labels.append(short_text(f"{name}{session} (n {row['n']})"))
+    # Of many speakers only every so many-th is named: labels would lie upon one another.
     places = range(len(rows)) if named else range(0, len(rows), max(1, len(rows) // _NAMED_SPEAKERS))
     ax.set_yticks(list(places), [labels[i] for i in places])
     ax.set_ylim(len(rows) - 0.4, -0.6)
@@ -172,22 +174,25 @@ def curves(data: FigureData, width: float) -> Figure:
     history, chosen, gaps = (numbers.rows for numbers in data.numbers)
     figure = new_figure(width, 2.7)
     ax = figure.subplots()
+    # Single folds are faint: they show the spread, and the thick lines, which are read, are their means.
     for key in dict.fromkeys((row["seed"], row["fold"]) for row in history):
-        of = [row for row in history if (row["seed"], row["fold"]) == key and row["test_UA"] is not None]
-        ax.plot([row["epoch"] for row in of], [100 * row["test_UA"] for row in of], color=BLUE, alpha=0.22, linewidth=0.7)
+        shown = [row for row in history if (row["seed"], row["fold"]) == key and row["test_UA"] is not None]
+        ax.plot([row["epoch"] for row in shown], [100 * row["test_UA"] for row in shown], color=BLUE, alpha=0.22, linewidth=0.7)
     for column, colour, style, name in (("test_UA", BLUE, "-", "test"), ("val_UA", GREEN, "--", "validation")):
         epochs, values = mean_curve(history, column)
         if epochs:
             ax.plot(epochs, [100 * v for v in values], color=colour, linestyle=style, linewidth=2, label=f"mean, {name}")
+    # A selection that looked at the test side has a hollow mark of another colour, so that it is told apart in grey,
+    # too.
     marks = {"last": ("o", BLUE, BLUE), "val": ("s", GREEN, GREEN), "test-oracle": ("D", VERMILION, "none")}
     mean = {row["selection"]: row["UA"] for row in gaps}
     for selection, (marker, colour, face) in marks.items():
-        of = [row for row in chosen if row["selection"] == selection and row["UA"] is not None]
-        if of:
+        shown = [row for row in chosen if row["selection"] == selection and row["UA"] is not None]
+        if shown:
             name = f"{selection}{'†' if peeks(selection) else ''} {percent_of(mean[selection])} %"
             ax.plot(
-                [row["epoch"] for row in of],
-                [100 * row["UA"] for row in of],
+                [row["epoch"] for row in shown],
+                [100 * row["UA"] for row in shown],
                 marker,
                 color=colour,
                 markerfacecolor=face,

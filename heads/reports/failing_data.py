@@ -40,34 +40,49 @@ _FEWEST = 5
 Spoken = Mapping[tuple[str, str], Mapping[str, Any]]
 
 
-def failing(one: Contender, spoken: Spoken) -> FigureData:
+def failing(contender: Contender, spoken: Spoken) -> FigureData:
     """Return the score of an experiment in each group of utterances, the weakest first.
 
     Args:
-        one: the experiment.
+        contender: the experiment.
         spoken: the columns of `utterances` of each utterance, by corpus and id.
     """
-    keys = [(key[0], key[1]) for key in one.outcome.keys]
+    drawn, sql, few, hidden = _drawn(contender, spoken)
+    weakest = drawn[0] if drawn else None
+    return FigureData(
+        kind="failing",
+        title=f"Where it fails: {contender.name}{contender.mark}",
+        reading="Nothing is known of these utterances by which they could be grouped."
+        if weakest is None
+        else f"The weakest group: {weakest['what']} {weakest['group']}, UA {percent_of(weakest['UA'])} % of "
+        f"{count(weakest['n'], 'utterance')}.",
+        numbers=(Numbers(title="UA of each group", sql=sql, rows=tuple(drawn), checked=("what", "group", "n", "classes", "UA")),),
+        notes=tuple(_notes(contender, few, hidden)),
+        details={"mean": contender.row["pooled_UA"]},
+    )
+
+
+def _drawn(contender: Contender, spoken: Spoken) -> tuple[list[dict[str, Any]], str, int, int]:
+    """Return the groups to draw, the weakest first, the SQL that scores them, and how many are too small or too many to draw."""
+    keys = [(key[0], key[1]) for key in contender.outcome.keys]
     drawn: list[dict[str, Any]] = []
     statements: list[str] = []
     few = hidden = 0
     for column, title, unit in _columns(spoken):
         values = [spoken.get(key, {}).get(column) for key in keys]
-        groups, sql = _parts(column, unit, values) if unit is not None else _by_word(column, values)
-        found = []
-        for place, (name, members) in enumerate(groups):
-            # Small groups swing by chance, and the weakest of many small ones is always very weak: they are
-            # counted, not drawn.
-            if len(members) < _FEWEST:
-                few += 1
-                continue
-            found.append({"what": title, "group": name, "place": place, **_scored(one, members)})
-        if len(found) < 2:  # one group alone is everybody
+        groups, group_sql = _parts(column, unit, values) if unit is not None else _by_word(column, values)
+        # Small groups swing by chance, and the weakest of many small ones is always very weak: they are counted, not drawn.
+        large = [(place, name, members) for place, (name, members) in enumerate(groups) if len(members) >= _FEWEST]
+        few += len(groups) - len(large)
+        if len(large) < 2:  # one group alone is everybody
             continue
-        found.sort(key=lambda row: (row["UA"], row["place"]))
-        hidden += max(0, len(found) - _MOST_GROUPS)
-        drawn += found[:_MOST_GROUPS] if unit is None else found
-        statements.append(_statement(one, title, column, sql))
+        scored: list[dict[str, Any]] = [
+            {"what": title, "group": name, "place": place, **_scored(contender, members)} for place, name, members in large
+        ]
+        scored.sort(key=lambda row: (row["UA"], row["place"]))
+        hidden += max(0, len(scored) - _MOST_GROUPS)
+        drawn += scored[:_MOST_GROUPS] if unit is None else scored
+        statements.append(_statement(contender, title, column, group_sql))
     drawn.sort(key=lambda row: (row["UA"], row["what"], row["place"]))
     for row in drawn:
         row.pop("place")
@@ -79,24 +94,12 @@ def failing(one: Contender, spoken: Spoken) -> FigureData:
         if drawn
         else "SELECT NULL AS what WHERE false"
     )
-    notes = _notes(one, few, hidden)
-    weakest = drawn[0] if drawn else None
-    return FigureData(
-        kind="failing",
-        title=f"Where it fails: {one.name}{one.mark}",
-        reading="Nothing is known of these utterances by which they could be grouped."
-        if weakest is None
-        else f"The weakest group: {weakest['what']} {weakest['group']}, UA {percent_of(weakest['UA'])} % of "
-        f"{count(weakest['n'], 'utterance')}.",
-        numbers=(Numbers(title="UA of each group", sql=sql, rows=tuple(drawn), checked=("what", "group", "n", "classes", "UA")),),
-        notes=tuple(notes),
-        details={"mean": one.row["pooled_UA"]},
-    )
+    return drawn, sql, few, hidden
 
 
-def _notes(one: Contender, few: int, hidden: int) -> list[str]:
+def _notes(contender: Contender, few: int, hidden: int) -> list[str]:
     """Return the marks explained, and how many groups are not drawn, and why."""
-    notes = list(explain_marks([one.row]))
+    notes = list(explain_marks([contender.row]))
     notes.append("UA is over the classes that a group has; quarters are of the tested utterances.")
     if few:
         notes.append(f"{count(few, 'group')} of fewer than {_FEWEST} utterances {'is' if few == 1 else 'are'} left out.")
@@ -150,35 +153,35 @@ def _by_word(column: str, values: Sequence[Any]) -> tuple[list[tuple[str, list[i
     return sorted(groups.items()), f"u.{identifier(column)}::VARCHAR"
 
 
-def _scored(one: Contender, members: Sequence[int]) -> dict[str, Any]:
+def _scored(contender: Contender, members: Sequence[int]) -> dict[str, Any]:
     """Return the score of some utterances with its interval over speakers."""
-    part = one.outcome.take(members)
-    by = one.row["clustered_by"]
+    part = contender.outcome.take(members)
+    by = contender.row["clustered_by"]
     # Names keep the corpus where the whole has several, so that two speakers of one name stay two.
     who = (
         ("all",) * len(members)
         if by is None
         else tuple(f"{key[0]}/{name}" for key, name in zip(part.keys, part.who[by], strict=True))
     )
-    found = interval(part.counts(who, one.classes), "UA")
+    bounds = interval(part.counts(who, contender.classes), "UA")
     return {
         "n": len(members),
         "classes": len(set(part.labels)),
-        "speakers": None if by is None else found.clusters,
-        "UA": found.value,
-        "low": found.low,
-        "high": found.high,
+        "speakers": None if by is None else bounds.clusters,
+        "UA": bounds.value,
+        "low": bounds.low,
+        "high": bounds.high,
     }
 
 
-def _statement(one: Contender, title: str, column: str, group: str) -> str:
+def _statement(contender: Contender, title: str, column: str, group: str) -> str:
     """Return SQL that scores each group of a column."""
     return (
-        f'SELECT {text_of(title)} AS what, "group", sum(n)::BIGINT / {len(one.outcome.seeds)} AS n, max(classes) AS classes, '
-        "avg(UA ORDER BY seed) AS UA\n"
+        f'SELECT {text_of(title)} AS what, "group", sum(n)::BIGINT / {len(contender.outcome.seeds)} AS n, '
+        "max(classes) AS classes, avg(UA ORDER BY seed) AS UA\n"
         'FROM (\n  SELECT "group", seed, sum(n) AS n, count(*) AS classes, avg(recall ORDER BY label) AS UA\n  FROM (\n'
         f'    SELECT {group} AS "group",\n      p.seed, p.label, count(*) AS n, avg(p.hit::INTEGER) AS recall\n'
-        f"    FROM (SELECT * {one.source()}) p JOIN {_ELSEWHERE.get(column, 'utterances')} u "
+        f"    FROM (SELECT * {contender.source()}) p JOIN {_ELSEWHERE.get(column, 'utterances')} u "
         "USING (corpus, utterance_id)\n"
         f'    WHERE u.{identifier(column)} IS NOT NULL GROUP BY ALL\n  ) GROUP BY ALL\n) GROUP BY "group"'
     )

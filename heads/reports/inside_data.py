@@ -21,12 +21,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tfser.heads import head as head_of
 from tfser.heads.reports.figure_data import text_of
 from tfser.heads.results.outcomes import find
 from tfser.heads.runs.store import finished, read_model
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.training.normalise import Normaliser
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.pipeline.shards.packed import FeatureRow, load_packed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -69,15 +73,15 @@ def watch(
     """
     subject = find(connection, experiment)
     row = _tested(connection, subject.experiment, subject.run_id, utterance, fold)
-    about = finished(cache, row["run_id"])
-    if about is None:
+    run_json = finished(cache, row["run_id"])
+    if run_json is None:
         raise TfserError(f"{row['run_id']}: its folder is no longer there; `tfser train` makes the run anew")
-    if about["head"] != head:
-        raise UsageError(f"{subject.name} is a {about['head']}: this figure looks inside of {head}")
-    packed, hop_s = _features(cache, connection, about, row)
-    model, frames, lengths = _loaded(cache, about, packed, row["speaker"])
+    if run_json["head"] != head:
+        raise UsageError(f"{subject.name} is a {run_json['head']}: this figure looks inside of {head}")
+    packed, hop_s = _features(cache, connection, run_json, row)
+    model, frames, lengths = _loaded(cache, run_json, packed, row["speaker"])
     return Watched(
-        about=about, model=model, frames=frames, lengths=lengths, raw=np.asarray(packed.frames, dtype=np.float32), hop_s=hop_s,
+        about=run_json, model=model, frames=frames, lengths=lengths, raw=np.asarray(packed.frames, dtype=np.float32), hop_s=hop_s,
         utterance=row,
     )  # fmt: skip
 
@@ -86,7 +90,7 @@ def _tested(
     connection: Connection, experiment: str, run_id: str | None, utterance: str | None, fold: int | None
 ) -> dict[str, Any]:
     """Return the prediction of the utterance that is to be shown: of the last epoch, of the first seed that has it."""
-    found = rows(
+    utterances = rows(
         connection,
         "SELECT t.run_id, t.corpus, t.utterance_id, t.speaker, t.fold, t.seed, t.label, t.predicted, "
         "list_max(map_values(p.probabilities)) AS sure FROM test_predictions t JOIN predictions p "
@@ -95,8 +99,8 @@ def _tested(
         "AND (?::INTEGER IS NULL OR t.fold = ?) ORDER BY t.hit DESC, sure DESC, t.seed, t.corpus, t.utterance_id, t.fold LIMIT 1",
         [experiment, run_id, run_id, utterance, utterance, fold, fold],
     )
-    if found:
-        return found[0]
+    if utterances:
+        return utterances[0]
     known = rows(
         connection,
         f"SELECT DISTINCT utterance_id FROM test_predictions WHERE experiment = {text_of(experiment)} ORDER BY 1",
@@ -107,22 +111,20 @@ def _tested(
     raise UsageError(f"{experiment} tested nothing{f' in fold {fold}' if fold else ''}")
 
 
-def _features(cache: Cache, connection: Connection, about: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[Any, float]:
+def _features(cache: Cache, connection: Connection, run: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[Any, float]:
     """Return the packed frames of one utterance, and the seconds from one to the next."""
-    from tfser.pipeline.shards.packed import FeatureRow, load_packed
-
-    found = rows(
+    stored = rows(
         connection,
         "SELECT f.*, s.hop_s FROM features f JOIN feature_sets s USING (feature_set) "
         "WHERE s.fingerprint = ? AND f.corpus = ? AND f.utterance_id = ?",
-        [about["fingerprint"], row["corpus"], row["utterance_id"]],
+        [run["fingerprint"], row["corpus"], row["utterance_id"]],
     )
-    if not found:
+    if not stored:
         raise TfserError(
-            f"{about['run_id']}: its features {about['feature_set']} of {row['utterance_id']} are no longer in the cache; "
+            f"{run['run_id']}: its features {run['feature_set']} of {row['utterance_id']} are no longer in the cache; "
             "`tfser extract` makes them"
         )
-    of = found[0]
+    of = stored[0]
     where = FeatureRow(
         utterance_id=of["utterance_id"], path=cache.root / of["shard"], first_frame=of["first_frame"], frames=of["frames"],
         dim=of["dim"], checksum=of["checksum"],
@@ -130,29 +132,28 @@ def _features(cache: Cache, connection: Connection, about: Mapping[str, Any], ro
     return load_packed([where], verify=cache.verify), float(of["hop_s"])
 
 
-def _loaded(cache: Cache, about: Mapping[str, Any], packed: Any, speaker: str | None) -> tuple[nn.Module, Tensor, Tensor]:
+def _loaded(cache: Cache, run_json: Mapping[str, Any], packed: Any, speaker: str | None) -> tuple[nn.Module, Tensor, Tensor]:
     """Return a run's trained module in evaluation mode, and the utterance as it was given to it."""
     import torch
 
-    from tfser.heads import head as head_of
     from tfser.heads.models.layer_mix import build_module
-    from tfser.heads.spec.recipes import Recipe
     from tfser.heads.training import checkpoints
-    from tfser.heads.training.normalise import Normaliser
 
-    config = about["config"]
-    spec = head_of(about["head"])
-    settings = type(spec.preset(about["preset"])).from_dict(config["head_config"])
+    config = run_json["config"]
+    spec = head_of(run_json["head"])
+    settings = type(spec.preset(run_json["preset"])).from_dict(config["head_config"])
     recipe = Recipe.from_dict(config["recipe_config"])
-    if about.get("layer_weights"):
-        raise UsageError(f"{about['run_id']}: it mixes layers; look inside of a run on one layer")
-    state = read_model(cache, about, "model.safetensors")
+    if run_json.get("layer_weights"):
+        raise UsageError(f"{run_json['run_id']}: it mixes layers; look inside of a run on one layer")
+    state = read_model(cache, run_json, "model.safetensors")
+    # Weights are drawn before they are replaced, which must not move the draws of whoever goes on after this.
     with torch.random.fork_rng(devices=[]):
-        model = build_module(spec, settings, packed.frames.shape[1], len(about["classes"]))
+        model = build_module(spec, settings, packed.frames.shape[1], len(run_json["classes"]))
     try:
         model.load_state_dict(checkpoints.part(state, "model"))
     except RuntimeError as error:
-        raise TfserError(f"{about['run_id']}: its weights are not those of this version's {about['head']}") from error
+        raise TfserError(f"{run_json['run_id']}: its weights are not those of this version's {run_json['head']}") from error
+    # Normalised as the run did: a head that is shown other numbers attends elsewhere.
     normaliser = Normaliser(
         mode=recipe.normalise, mean=state["normaliser.mean"].numpy(), deviation=state["normaliser.deviation"].numpy()
     )
@@ -304,7 +305,7 @@ def attention(watched: Watched) -> AttentionView:
     finally:
         for hook in hooks:
             hook.remove()
-    found: dict[str, Values | None] = {"time": None, "frequency": None, "joint": None}
+    maps: dict[str, Values | None] = {"time": None, "frequency": None, "joint": None}
     for name, inputs in seen.items():
         with torch.inference_mode():
             weights, values = _attended(layers[name], *inputs)  # (S, heads, tokens, tokens), (S, tokens, width)
@@ -316,13 +317,13 @@ def attention(watched: Watched) -> AttentionView:
             parts = [np.tile(_to_one(of)[None, :], (f, 1)) if name == "time" else np.tile(_to_one(of)[:, None], (1, d))
                      for of in received]  # fmt: skip
         joined = np.concatenate(parts, axis=1)[:, :n]
-        found[name] = joined[0] if name == "time" else joined
+        maps[name] = joined[0] if name == "time" else joined
     return AttentionView(
         utterance=watched.utterance,
         hop_s=watched.hop_s,
         logmel=watched.raw[:n].T.astype(np.float64),
         borders=tuple(start * watched.hop_s for start in starts[1:]),
-        **found,
+        **maps,
     )
 
 

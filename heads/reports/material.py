@@ -119,7 +119,7 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
         UsageError: There is no experiment, none of that name, or none that can be shown.
     """
     every = table(connection)
-    about = {row["experiment"]: row for row in every if row["selection"] == selection}
+    chosen = {row["experiment"]: row for row in every if row["selection"] == selection}
     asked = list(dict.fromkeys(find(connection, name).experiment for name in named))
     ids = asked or list(dict.fromkeys(row["experiment"] for row in every))
     left_out: list[tuple[str, str]] = []
@@ -127,9 +127,9 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
     # An experiment that lacks folds is left out of what was not named, since its mean is over easier or harder
     # folds than the others'; who names it wants to see it.
     for name in ids:
-        if name not in about:
+        if name not in chosen:
             left_out.append((name, f"has no predictions of the selection {selection}"))
-        elif (lacking := _lacking(about[name])) and not asked:
+        elif (lacking := _lacking(chosen[name])) and not asked:
             left_out.append((name, f"incomplete: {lacking}; name it to see it all the same"))
         else:
             kept.append(name)
@@ -137,15 +137,15 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
     if not kept:
         why = f": {left_out[0][0]} {left_out[0][1]}" if left_out else ": no finished run in this cache; `tfser train` makes one"
         raise UsageError(f"nothing to report{why}")
-    names = _names([about[name] for name in kept])
+    names = _names([chosen[name] for name in kept])
     members = [
         Contender(
             experiment=name,
             name=names[name],
-            row=about[name],
+            row=chosen[name],
             outcome=read_outcome(connection, find(connection, name), selection=selection),
             key=f"e{i + 1}",
-            incomplete=_lacking(about[name]),
+            incomplete=_lacking(chosen[name]),
         )
         for i, name in enumerate(kept)
     ]
@@ -174,21 +174,21 @@ def _unusable_runs(cache: Cache, connection: Connection) -> list[tuple[str, str]
     return damaged + [(name, "only begun: its training is not finished") for name in begun]
 
 
-def _names(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _names(experiments: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return what each experiment is called: its head, and of the rest as much as tells it from the others."""
-    parts = {row["experiment"]: [str(row["head"])] for row in found}
+    parts = {row["experiment"]: [str(row["head"])] for row in experiments}
     for column in ("preset", "recipe", "feature_set", "corpus", "protocol", "differs"):
-        taken = [" ".join(of) for of in parts.values()]
-        for row in found:
+        taken = [" ".join(words) for words in parts.values()]
+        for row in experiments:
             mine = parts[row["experiment"]]
-            if taken.count(" ".join(mine)) > 1 and len({other[column] for other in found}) > 1 and row[column]:
+            if taken.count(" ".join(mine)) > 1 and len({other[column] for other in experiments}) > 1 and row[column]:
                 parts[row["experiment"]] = [*mine, str(row[column])]
-    taken = [" ".join(of) for of in parts.values()]
-    for name, of in parts.items():
-        if taken.count(" ".join(of)) > 1:
+    taken = [" ".join(words) for words in parts.values()]
+    for name, words in parts.items():
+        if taken.count(" ".join(words)) > 1:
             digest = _DIGEST.fullmatch(name)
-            parts[name] = [*of, digest[1] if digest else name]
-    return {name: " ".join(of) for name, of in parts.items()}
+            parts[name] = [*words, digest[1] if digest else name]
+    return {name: " ".join(words) for name, words in parts.items()}
 
 
 def _grouped(members: Sequence[Contender]) -> tuple[ContenderGroup, ...]:

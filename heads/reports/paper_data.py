@@ -16,11 +16,17 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from tfser.heads import head as head_of
 from tfser.heads.reports.figure_data import text_of
 from tfser.heads.reports.material import Contender, Material
+from tfser.heads.spec.head import Network
+from tfser.heads.training.conditions import Conditions
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.pipeline.features.stacks import layers_of
+from tfser.pipeline.shards.packed import FeatureRow, load_packed
+from tfser.pipeline.sound.audio import decode
 
 Values = npt.NDArray[np.float64]
 Method = Literal["pca", "tsne", "umap"]
@@ -53,10 +59,7 @@ def costs(connection: Connection, material: Material, device: str = "cpu") -> tu
     Raises:
         UsageError: No experiment has a network.
     """
-    from tfser.heads import head as head_of
-    from tfser.heads.machine.conditions import Conditions
-    from tfser.heads.machine.cost import profile
-    from tfser.heads.spec.head import Network
+    from tfser.heads.training.cost import profile
 
     found, left_out = [], []
     for one in material.members:
@@ -186,8 +189,6 @@ def _umap(reduced: Values) -> Values:
 
 def _mean_frames(cache: Cache, connection: Connection, one: Contender, feature_set: str) -> tuple[Values, list[tuple[str, str]]]:
     """Return the mean frame of each tested utterance (n, D), and corpus and id of each."""
-    from tfser.pipeline.shards.packed import FeatureRow, load_packed
-
     found = rows(
         connection,
         "SELECT f.* FROM features f SEMI JOIN (SELECT DISTINCT corpus, utterance_id FROM test_predictions "
@@ -251,8 +252,6 @@ def features_of(
     about, notes = found[0], []
     samples, rate = None, 0
     try:
-        from tfser.pipeline.sound.audio import decode
-
         audio = decode(Path(about["root"]) / about["path"], start_s=about["start_s"], end_s=about["end_s"])
         samples, rate = audio.samples, audio.sample_rate
     except (TfserError, OSError) as error:
@@ -269,9 +268,6 @@ def features_of(
 def _frames_of(
     cache: Cache, connection: Connection, about: Mapping[str, Any], wanted: tuple[str, ...]
 ) -> dict[str, tuple[Values, float]]:
-    from tfser.pipeline.features.stacks import layers_of
-    from tfser.pipeline.shards.packed import FeatureRow, load_packed
-
     found = rows(
         connection,
         "SELECT f.*, s.hop_s, s.kind, s.config FROM features f JOIN feature_sets s USING (feature_set) "

@@ -115,18 +115,19 @@ def attention(view: AttentionView, width: float) -> Figure:
     f, n = view.logmel.shape
     extent = (0.0, n * view.hop_s, 0.0, float(f))
     time = None if view.time is None else np.tile(view.time[None, :], (f, 1))
+    # Modules that the head lacks have no map; the spectrogram comes first, so that each map is read against it.
     maps = [("log-Mel spectrogram", None), ("time attention", time), ("frequency attention", view.frequency),
             ("time-frequency attention", view.joint)]  # fmt: skip
-    shown = [(title, of) for title, of in maps if of is not None or title == "log-Mel spectrogram"]
+    shown = [(title, weights) for title, weights in maps if weights is not None or title == "log-Mel spectrogram"]
     beside = width > 5
     shape = (-(-len(shown) // 2), 2) if beside else (len(shown), 1)
     figure = new_figure(width, 0.5 + 1.75 * shape[0])
     axes = figure.subplots(*shape, squeeze=False, sharex=True, sharey=True).ravel()
     image = None
-    for i, (ax, (title, of)) in enumerate(zip(axes, shown, strict=False)):
+    for i, (ax, (title, weights)) in enumerate(zip(axes, shown, strict=False)):
         picture = ax.imshow(view.logmel, origin="lower", aspect="auto", extent=extent, cmap="gray_r", interpolation="nearest")
-        if of is not None:
-            image = ax.imshow(of, origin="lower", aspect="auto", extent=extent, cmap="viridis", vmin=0, vmax=1, alpha=0.62,
+        if weights is not None:
+            image = ax.imshow(weights, origin="lower", aspect="auto", extent=extent, cmap="viridis", vmin=0, vmax=1, alpha=0.62,
                               interpolation="nearest")  # fmt: skip
         else:
             figure.colorbar(picture, ax=ax, label="ln power", pad=0.01)
@@ -139,42 +140,45 @@ def attention(view: AttentionView, width: float) -> Figure:
             ax.set_ylabel("Mel band")
     for ax in axes[len(shown) :]:
         ax.set_axis_off()
+    # One bar for all maps: weights of different modules are on one scale.
     if image is not None:
         figure.colorbar(image, ax=list(axes[1 : len(shown)]), label="weight in its segment", pad=0.01)
     figure.suptitle(short_text(described(view.utterance), 70), x=0.01, ha="left", fontsize=8)
     return figure
 
 
-def embedding(found: Embedded, width: float) -> Figure:
+def embedding(embedded: Embedded, width: float) -> Figure:
     """Draw utterances in a plane, coloured by class and, beside it, by speaker."""
     beside = width > 5
     figure = new_figure(width, 3.4 if beside else 6.6)
     axes = figure.subplots(1, 2) if beside else figure.subplots(2, 1)
-    for ax, title, names in ((axes[0], "class", found.labels), (axes[1], "speaker", found.speakers)):
-        _scatter(ax, found, names)
+    for ax, title, names in ((axes[0], "class", embedded.labels), (axes[1], "speaker", embedded.speakers)):
+        _scatter(ax, embedded, names)
         ax.set_title(f"by {title}")
-        if found.explained is not None:
-            ax.set_xlabel(f"principal component 1 ({100 * found.explained[0]:.0f} % of variance)")
-            ax.set_ylabel(f"principal component 2 ({100 * found.explained[1]:.0f} %)")
+        if embedded.explained is not None:
+            ax.set_xlabel(f"principal component 1 ({100 * embedded.explained[0]:.0f} % of variance)")
+            ax.set_ylabel(f"principal component 2 ({100 * embedded.explained[1]:.0f} %)")
         else:
-            called = {"tsne": "t-SNE", "umap": "UMAP"}[found.method]
+            called = {"tsne": "t-SNE", "umap": "UMAP"}[embedded.method]
             ax.set_xlabel(f"{called} 1 (no unit)")
             ax.set_ylabel(f"{called} 2 (no unit)")
-    figure.suptitle(f"{found.feature_set}, mean over frames, {len(found.labels):,} utterances", x=0.01, ha="left", fontsize=8)
+    title = f"{embedded.feature_set}, mean over frames, {len(embedded.labels):,} utterances"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=8)
     return figure
 
 
-def _scatter(ax: Axes, found: Embedded, names: Sequence[str]) -> None:
+def _scatter(ax: Axes, embedded: Embedded, names: Sequence[str]) -> None:
     every = sorted(set(names), key=lambda name: (-names.count(name), name))
     shown, rest = every[:_MOST_NAMES], every[_MOST_NAMES:]
     for i, name in enumerate(shown):
-        of = np.array([n == name for n in names])
+        members = np.array([n == name for n in names])
         marker = MARKERS[(i + i // len(CYCLE)) % len(MARKERS)]  # colours come again, with other shapes
-        ax.scatter(found.places[of, 0], found.places[of, 1], s=9, color=CYCLE[i % len(CYCLE)], marker=marker,
+        ax.scatter(embedded.places[members, 0], embedded.places[members, 1], s=9, color=CYCLE[i % len(CYCLE)], marker=marker,
                    linewidth=0, alpha=0.75, label=short_text(name, 14))  # fmt: skip
     if rest:
-        of = np.array([n in set(rest) for n in names])
-        ax.scatter(found.places[of, 0], found.places[of, 1], s=6, color=FAINT, linewidth=0, label=f"{len(rest)} more")
+        members = np.array([n in set(rest) for n in names])
+        places = embedded.places[members]
+        ax.scatter(places[:, 0], places[:, 1], s=6, color=FAINT, linewidth=0, label=f"{len(rest)} more")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handletextpad=0.1, borderaxespad=0.2)
     ax.tick_params(labelbottom=False, labelleft=False, length=0)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from tfser.heads.reports import drawing, failing_data, scores_data, trust_data
+from tfser.heads.reports import drawing, failing_data, inside_data, paper_data, paper_drawing, scores_data, trust_data
 from tfser.heads.reports.figure_data import FigureData
 from tfser.heads.reports.layers import layers_figure
 from tfser.heads.reports.material import Contender, ContenderGroup, read_material, spoken
@@ -17,8 +17,9 @@ from tfser.heads.results.layer_choice import layer_scores
 from tfser.heads.runs.layer_plan import plan_layers
 from tfser.heads.runs.request import LayerRequest
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.reading import Connection
+from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.notes import note
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,9 +96,6 @@ def _difference(plan: Plan) -> Figure:
 
 
 def _cost(plan: Plan) -> Figure:
-    from tfser.heads.reports import paper_data, paper_drawing
-    from tfser.manifests.notes import note
-
     points, left_out = paper_data.costs(plan[1], read_material(plan[0], plan[1], plan[2], selection=plan[3].selection))
     for line in left_out:
         note(f"left out: {line}")
@@ -106,8 +104,6 @@ def _cost(plan: Plan) -> Figure:
 
 
 def _tokens(plan: Plan) -> Figure:
-    from tfser.heads.reports import inside_data, paper_drawing
-
     cache, connection, _, wishes, width = plan
     name = _named(plan, "tf_mamba")
     watched = inside_data.watch(cache, connection, name, head="tf_mamba", utterance=wishes.utterance, fold=wishes.fold)
@@ -115,8 +111,6 @@ def _tokens(plan: Plan) -> Figure:
 
 
 def _attention(plan: Plan) -> Figure:
-    from tfser.heads.reports import inside_data, paper_drawing
-
     cache, connection, _, wishes, width = plan
     name = _named(plan, "tf_transformer")
     watched = inside_data.watch(cache, connection, name, head="tf_transformer", utterance=wishes.utterance, fold=wishes.fold)
@@ -125,8 +119,6 @@ def _attention(plan: Plan) -> Figure:
 
 def _named(plan: Plan, head: str) -> str:
     """Return the one experiment or run that is named, or the only one of a head."""
-    from tfser.manifests.catalogue.reading import rows
-
     _, connection, names, _, _ = plan
     if len(names) == 1:
         return names[0]
@@ -139,8 +131,6 @@ def _named(plan: Plan, head: str) -> str:
 
 
 def _embedding(plan: Plan) -> Figure:
-    from tfser.heads.reports import paper_data, paper_drawing
-
     cache, connection, _, wishes, width = plan
     if wishes.method not in paper_data.METHODS:
         raise unknown("method", wishes.method, paper_data.METHODS)
@@ -152,9 +142,6 @@ def _embedding(plan: Plan) -> Figure:
 
 
 def _features(plan: Plan) -> Figure:
-    from tfser.heads.reports import paper_data, paper_drawing
-    from tfser.manifests.notes import note
-
     cache, connection, names, wishes, width = plan
     if len(names) != 1:
         raise UsageError("name one utterance: tfser plot features UTTERANCE -o x.pdf")

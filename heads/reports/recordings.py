@@ -18,6 +18,7 @@ from typing import Any
 from tfser.heads.reports.wishes import EMBEDDED_MB
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import TfserError
+from tfser.pipeline.sound.audio import decode, resample
 
 _RATE_HZ = 16000
 
@@ -72,8 +73,6 @@ def listen(connection: Connection, wanted: Sequence[tuple[str, str]], beside: st
 def _encoded(path: Path, row: Mapping[str, Any]) -> bytes:
     """Return an utterance's sound as FLAC."""
     import soundfile
-
-    from tfser.pipeline.sound.audio import decode, resample
 
     audio = decode(path, start_s=row["start_s"], end_s=row["end_s"])
     samples, rate = audio.samples, audio.sample_rate

@@ -1,7 +1,7 @@
 """The tables of a report, as text that a page, Markdown and LaTeX share: scores, recalls, speakers, groups, published numbers.
 
 In go contenders and `FigureData`; out come `ReportTable`s, whose cells are texts as people read them: percent with intervals and
-marks. Markdown and LaTeX (booktabs) are written here; nothing is computed.
+marks. Markdown and LaTeX are written here; nothing is computed.
 """
 
 from __future__ import annotations
@@ -13,15 +13,10 @@ from typing import Any
 from tfser.heads import REFERENCE_HEADS
 from tfser.heads.reports.figure_data import FigureData, Numbers, percent_of
 from tfser.heads.reports.material import ContenderGroup, Material
-from tfser.heads.results.marks import IN_LATEX, explain_marks, mark, standing
+from tfser.heads.results.latex import latex, tabular
+from tfser.heads.results.marks import explain_marks, mark, standing
 from tfser.heads.results.written import score_text
 from tfser.manifests.wording import cell, count, visible
-
-_ESCAPED = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': r"\textquotedbl{}", "±": r"$\pm$", "−": r"$-$", "…": r"\ldots{}", "[": "{[}", "]": "{]}", **IN_LATEX,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +31,14 @@ class ReportTable:
     sql: str = ""
 
 
-def table_of(title: str, found: Sequence[Mapping[str, Any]], *, most: int | None = None, sql: str = "") -> ReportTable:
+def table_of(title: str, given: Sequence[Mapping[str, Any]], *, most: int | None = None, sql: str = "") -> ReportTable:
     """Return rows as a table, numbers with six digits; of more than `most` rows the first ones, and a note that says so."""
-    columns = tuple(found[0]) if found else ()
-    shown = found if most is None else found[:most]
+    columns = tuple(given[0]) if given else ()
+    shown = given if most is None else given[:most]
     right = frozenset(
         name for name in columns if any(isinstance(row[name], (int, float)) and not isinstance(row[name], bool) for row in shown)
     )
-    notes = (f"The first {len(shown)} of {len(found):,} rows; the SQL gives all.",) if len(shown) < len(found) else ()
+    notes = (f"The first {len(shown)} of {len(given):,} rows; the SQL gives all.",) if len(shown) < len(given) else ()
     return ReportTable(
         title=title,
         columns=columns,
@@ -193,30 +188,14 @@ def _marked_down(text: str) -> str:
 def latex_of(tables: Sequence[ReportTable]) -> list[str]:
     r"""Return tables as lines of LaTeX for the package booktabs, each an environment `table` with its caption and notes."""
     lines = [r"% needs \usepackage{booktabs} and \usepackage[T1]{fontenc}"]
-    for of in tables:
-        columns = "".join("r" if name in of.right else "l" for name in of.columns)
+    for table in tables:
         lines += [
             r"\begin{table}",
             r"\centering\small",
-            rf"\caption{{{latex(of.title)}}}",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            " & ".join(map(latex, of.columns)) + r" \\",
-            r"\midrule",
-            *(" & ".join(latex(str(value)) for value in row) + r" \\" for row in of.rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            *(rf"\par\smallskip\footnotesize {latex(note)}" for note in of.notes),
+            rf"\caption{{{latex(table.title)}}}",
+            *tabular(table.columns, table.rows, table.right),
+            *(rf"\par\smallskip\footnotesize {latex(note)}" for note in table.notes),
             r"\end{table}",
             "",
         ]
     return lines
-
-
-def latex(text: str) -> str:
-    r"""Return a text as LaTeX writes it.
-
-    >>> print(latex("tf_mamba: 5 %"))
-    tf\_mamba: 5 \%
-    """
-    return "".join(_ESCAPED.get(letter, letter) for letter in visible(text))

@@ -36,22 +36,22 @@ def forest(group: ContenderGroup) -> FigureData:
     shown = group.members[:MOST_ROWS]
     drawn = tuple(
         {
-            "experiment": one.experiment,
-            "name": one.name,
-            "pooled_UA": one.row["pooled_UA"],
-            "low": one.row["pooled_UA_low"],
-            "high": one.row["pooled_UA_high"],
-            "clusters": one.row["clusters"],
-            "seeds": len(one.outcome.seeds),
-            "mark": one.mark,
+            "experiment": contender.experiment,
+            "name": contender.name,
+            "pooled_UA": contender.row["pooled_UA"],
+            "low": contender.row["pooled_UA_low"],
+            "high": contender.row["pooled_UA_high"],
+            "clusters": contender.row["clusters"],
+            "seeds": len(contender.outcome.seeds),
+            "mark": contender.mark,
         }
-        for one in shown
+        for contender in shown
     )
     sql = _forest_sql(shown)
     # Pairs are compared and not intervals laid side by side: two intervals may overlap while the difference
     # over the same speakers is clear.
     joined, compared = _not_told_apart(shown[:_MOST_JOINED])
-    notes = list(explain_marks([one.row for one in shown]))
+    notes = list(explain_marks([contender.row for contender in shown]))
     if joined:
         notes.append(
             "Dots on one line at the right: not told apart, the 95 % interval over speakers of each pair's difference holds 0 "
@@ -79,12 +79,13 @@ def forest(group: ContenderGroup) -> FigureData:
 
 def _forest_sql(shown: Sequence[Contender]) -> str:
     """Return SQL that gives the pooled UA of experiments, the highest first."""
-    ids = list_of(one.experiment for one in shown)
+    ids = list_of(contender.experiment for contender in shown)
     selection = shown[0].outcome.selection
     if selection == "last":
         return f"SELECT experiment, pooled_UA FROM results\nWHERE experiment IN {ids}\nORDER BY pooled_UA DESC, experiment"
     of_seeds = " OR ".join(
-        f"(experiment = {text_of(one.experiment)} AND seed IN ({', '.join(map(str, one.outcome.seeds))}))" for one in shown
+        f"(experiment = {text_of(contender.experiment)} AND seed IN ({', '.join(map(str, contender.outcome.seeds))}))"
+        for contender in shown
     )
     return (
         "SELECT experiment, avg(pooled_UA ORDER BY seed) AS pooled_UA FROM scores\n"
@@ -102,9 +103,9 @@ def _not_told_apart(shown: Sequence[Contender]) -> tuple[tuple[tuple[int, ...], 
     alike: set[tuple[int, int]] = set()
     compared = 0
     counts = []
-    for one in shown:
-        usable = is_independent(one.row) and None not in one.outcome.who["speaker"]
-        counts.append(one.outcome.counts(one.outcome.clusters("speaker"), one.classes) if usable else None)
+    for contender in shown:
+        usable = is_independent(contender.row) and None not in contender.outcome.who["speaker"]
+        counts.append(contender.outcome.counts(contender.outcome.clusters("speaker"), contender.classes) if usable else None)
     for i, a in enumerate(shown):
         for j in range(i + 1, len(shown)):
             b, of_a, of_b = shown[j], counts[i], counts[j]
@@ -124,79 +125,82 @@ def _largest_sets(n: int, pairs: set[tuple[int, int]]) -> tuple[tuple[int, ...],
     >>> _largest_sets(4, {(0, 1), (1, 2), (0, 2), (2, 3)})
     ((0, 1, 2), (2, 3))
     """
-    found: list[tuple[int, ...]] = []
+    sets: list[tuple[int, ...]] = []
     for pair in sorted(pairs):
-        if any(set(pair) <= set(of) for of in found):
+        if any(set(pair) <= set(of) for of in sets):
             continue
         members = list(pair)
         for other in range(n):
             if other not in members and all((min(other, m), max(other, m)) in pairs for m in members):
                 members.append(other)
-        found.append(tuple(sorted(members)))
-    return tuple(found)
+        sets.append(tuple(sorted(members)))
+    return tuple(sets)
 
 
-def speakers(connection: Connection, one: Contender) -> FigureData:
+def speakers(connection: Connection, contender: Contender) -> FigureData:
     """Return the UA of each speaker by itself, the worst first, with how much each says, gender and session.
 
     Raises:
         UsageError: No speaker of the experiment's test side is known.
     """
-    outcome = one.outcome
+    outcome = contender.outcome
     known = [i for i, who in enumerate(outcome.who["speaker"]) if who is not None]
     if not known:
-        raise UsageError(f"{one.experiment}: no speaker of its test side is known, so none can be shown")
-    counts = outcome.take(known).counts([f"{outcome.keys[i][0]}/{outcome.who['speaker'][i]}" for i in known], one.classes)
-    score = dict(zip(counts.clusters, cluster_scores(counts, "UA").tolist(), strict=True))
-    sql = _speakers_sql(one)
-    about = {(row["corpus"], row["speaker"]): row for row in rows(connection, sql)}
-    drawn = sorted(
-        (
-            {
-                "corpus": corpus,
-                "speaker": name,
-                "gender": row["gender"],
-                "session": row["session"] or None,
-                "n": int(counts.true[0, counts.clusters.index(f"{corpus}/{name}")].sum()),
-                "UA": score[f"{corpus}/{name}"],
-            }
-            for (corpus, name), row in about.items()
-        ),
-        key=lambda row: (row["UA"], row["corpus"], row["speaker"]),
-    )
+        raise UsageError(f"{contender.experiment}: no speaker of its test side is known, so none can be shown")
+    sql = _speakers_sql(contender)
+    drawn = _scored_speakers(contender, known, rows(connection, sql))
     missing = len(outcome.keys) - len(known)
-    notes = [*explain_marks([one.row]), "UA of a speaker is over the classes that the speaker has."]
+    notes = [*explain_marks([contender.row]), "UA of a speaker is over the classes that the speaker has."]
     notes += [f"{count(missing, 'utterance')} of unknown speakers are left out."] if missing else []
     worst, best = drawn[0], drawn[-1]
     return FigureData(
         kind="speakers",
-        title=f"One dot a speaker: {one.name}{one.mark}",
+        title=f"One dot a speaker: {contender.name}{contender.mark}",
         reading=f"{count(len(drawn), 'speaker')}, from {percent_of(worst['UA'])} % ({worst['speaker']}) "
         f"to {percent_of(best['UA'])} % ({best['speaker']}).",
         numbers=(
-            Numbers(
-                title="UA of each speaker",
-                sql=sql,
-                rows=tuple(drawn),
-                checked=("speaker", "gender", "n", "UA"),
-            ),
+            Numbers(title="UA of each speaker", sql=sql, rows=tuple(drawn), checked=("speaker", "gender", "n", "UA")),
         ),
         notes=tuple(notes),
         details={
-            "mean": one.row["pooled_UA"],
-            "low": one.row["pooled_UA_low"],
-            "high": one.row["pooled_UA_high"],
+            "mean": contender.row["pooled_UA"],
+            "low": contender.row["pooled_UA_low"],
+            "high": contender.row["pooled_UA_high"],
             "several": len({row["corpus"] for row in drawn}) > 1,
         },
     )
 
 
-def _speakers_sql(one: Contender) -> str:
+def _scored_speakers(
+    contender: Contender, known: Sequence[int], descriptions: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the score of each speaker, the worst first, of the predictions whose speaker is ``known``, with who it is."""
+    outcome = contender.outcome
+    counts = outcome.take(known).counts([f"{outcome.keys[i][0]}/{outcome.who['speaker'][i]}" for i in known], contender.classes)
+    score = dict(zip(counts.clusters, cluster_scores(counts, "UA").tolist(), strict=True))
+    named = [(f"{row['corpus']}/{row['speaker']}", row) for row in descriptions]
+    return sorted(
+        (
+            {
+                "corpus": row["corpus"],
+                "speaker": row["speaker"],
+                "gender": row["gender"],
+                "session": row["session"] or None,
+                "n": int(counts.true[0, counts.clusters.index(name)].sum()),
+                "UA": score[name],
+            }
+            for name, row in named
+        ),
+        key=lambda row: (row["UA"], row["corpus"], row["speaker"]),
+    )
+
+
+def _speakers_sql(contender: Contender) -> str:
     """Return SQL that scores each speaker by itself, with what is known of who it is."""
     return (
         "WITH recalls AS (\n"
         "  SELECT corpus, speaker, seed, label, count(*) AS n, avg(hit::INTEGER) AS recall\n"
-        f"  {one.source()} AND speaker IS NOT NULL GROUP BY ALL\n"
+        f"  {contender.source()} AND speaker IS NOT NULL GROUP BY ALL\n"
         "), of_seed AS (\n"
         "  SELECT corpus, speaker, seed, sum(n)::BIGINT AS n, avg(recall ORDER BY label) AS UA FROM recalls GROUP BY ALL\n"
         "), people AS (\n"
@@ -209,13 +213,14 @@ def _speakers_sql(one: Contender) -> str:
     )
 
 
-def confusion(one: Contender) -> FigureData:
+def confusion(contender: Contender) -> FigureData:
     """Return whom an experiment takes for whom: counts and shares of each true class, and each recall with its interval.
 
     Counts are means over the seeds.
     """
-    cells, seeds = _cells(one), len(one.outcome.seeds)
-    classes = one.classes
+    cells, seeds = _cells(contender), len(contender.outcome.seeds)
+    classes = contender.classes
+    # Shares are of the true class: a class that is never tested has none, which is not the same as 0.
     truth = {name: sum(cells.get((name, other), 0.0) for other in classes) for name in classes}
     drawn = tuple(
         {
@@ -227,35 +232,35 @@ def confusion(one: Contender) -> FigureData:
         for a in classes
         for b in classes
     )
-    sql = _confusion_sql(one)
-    recalls = _recalls(one, classes)
-    notes = list(explain_marks([one.row]))
+    sql = _confusion_sql(contender)
+    recalls = _recalls(contender, classes)
+    notes = list(explain_marks([contender.row]))
     if seeds > 1:
         notes.append(f"Counts are means over {seeds} seeds.")
     weakest = min((row for row in recalls if row["recall"] is not None), key=lambda row: row["recall"])
     return FigureData(
         kind="confusion",
-        title=f"Confusion: {one.name}{one.mark}",
+        title=f"Confusion: {contender.name}{contender.mark}",
         reading="Rows are true classes, columns what they were taken for; the lowest recall is "
         f"{percent_of(weakest['recall'])} % ({weakest['label']}).",
         numbers=(
             Numbers(
                 title="counts and shares of the true class", sql=sql, rows=drawn, checked=("label", "predicted", "n", "share")
             ),
-            Numbers(title="recalls", sql=_recall_sql(one), rows=recalls, checked=("label", "n", "recall")),
+            Numbers(title="recalls", sql=_recall_sql(contender), rows=recalls, checked=("label", "n", "recall")),
         ),
         notes=tuple(notes),
         details={"classes": classes, "seeds": seeds},
     )
 
 
-def _cells(one: Contender) -> dict[tuple[str, str], float]:
+def _cells(contender: Contender) -> dict[tuple[str, str], float]:
     """Count true and predicted classes: the mean over the seeds."""
     found: dict[tuple[str, str], float] = {}
-    for of_seed in one.outcome.predicted:
-        for pair in zip(one.outcome.labels, of_seed, strict=True):
+    for of_seed in contender.outcome.predicted:
+        for pair in zip(contender.outcome.labels, of_seed, strict=True):
             found[pair] = found.get(pair, 0.0) + 1
-    return {pair: n / len(one.outcome.seeds) for pair, n in found.items()}
+    return {pair: n / len(contender.outcome.seeds) for pair, n in found.items()}
 
 
 def _grid(classes: Sequence[str]) -> str:
@@ -264,33 +269,34 @@ def _grid(classes: Sequence[str]) -> str:
     return f"WITH classes(place, name) AS (VALUES {values})"
 
 
-def _confusion_sql(one: Contender) -> str:
+def _confusion_sql(contender: Contender) -> str:
     counted = (
-        f"SELECT label, predicted, sum(n) AS n FROM result_confusion WHERE experiment = {text_of(one.experiment)} GROUP BY ALL"
-        if one.outcome.selection == "last"
-        else f"SELECT label, predicted, count(*) AS n {one.source()} GROUP BY ALL"
+        "SELECT label, predicted, sum(n) AS n FROM result_confusion "
+        f"WHERE experiment = {text_of(contender.experiment)} GROUP BY ALL"
+        if contender.outcome.selection == "last"
+        else f"SELECT label, predicted, count(*) AS n {contender.source()} GROUP BY ALL"
     )
     return (
-        f"{_grid(one.classes)},\ncounted AS (\n  {counted}\n)\n"
-        f"SELECT a.name AS label, b.name AS predicted, coalesce(n, 0) / {len(one.outcome.seeds)} AS n,\n"
+        f"{_grid(contender.classes)},\ncounted AS (\n  {counted}\n)\n"
+        f"SELECT a.name AS label, b.name AS predicted, coalesce(n, 0) / {len(contender.outcome.seeds)} AS n,\n"
         "  coalesce(n, 0) / nullif(sum(n) OVER (PARTITION BY a.name), 0) AS share\n"
         "FROM classes a CROSS JOIN classes b LEFT JOIN counted ON label = a.name AND predicted = b.name\n"
         "ORDER BY a.place, b.place"
     )
 
 
-def _recall_sql(one: Contender) -> str:
+def _recall_sql(contender: Contender) -> str:
     return (
-        f"{_grid(one.classes)}\nSELECT name AS label, count(p.label) / {len(one.outcome.seeds)} AS n, "
+        f"{_grid(contender.classes)}\nSELECT name AS label, count(p.label) / {len(contender.outcome.seeds)} AS n, "
         "avg(hit::INTEGER) AS recall\n"
-        f"FROM classes LEFT JOIN (SELECT * {one.source()}) p ON p.label = name\nGROUP BY name, place ORDER BY place"
+        f"FROM classes LEFT JOIN (SELECT * {contender.source()}) p ON p.label = name\nGROUP BY name, place ORDER BY place"
     )
 
 
-def _recalls(one: Contender, classes: Sequence[str]) -> tuple[Row, ...]:
-    by = one.row["clustered_by"]
-    who = ("all",) * len(one.outcome.keys) if by is None else one.outcome.clusters(by)
-    counts = one.outcome.counts(who, classes)
+def _recalls(contender: Contender, classes: Sequence[str]) -> tuple[Row, ...]:
+    by = contender.row["clustered_by"]
+    who = ("all",) * len(contender.outcome.keys) if by is None else contender.outcome.clusters(by)
+    counts = contender.outcome.counts(who, classes)
     drawn = []
     for k, name in enumerate(classes):
         n = float(counts.true[0, :, k].sum())
@@ -310,7 +316,8 @@ def confusion_difference(a: Contender, b: Contender) -> FigureData:
     """
     if set(a.classes) != set(b.classes):
         raise UsageError(f"{a.experiment} and {b.experiment} tell other classes apart: there is no difference of confusions")
-    of_a, of_b = ({(row["label"], row["predicted"]): row["share"] for row in confusion(one).rows} for one in (a, b))
+    # Shares and not counts are compared: the two may have tested different numbers of utterances.
+    of_a, of_b = ({(row["label"], row["predicted"]): row["share"] for row in confusion(contender).rows} for contender in (a, b))
     drawn = tuple(
         {
             "label": x,
@@ -346,8 +353,8 @@ def confusion_difference(a: Contender, b: Contender) -> FigureData:
 def _difference_sql(a: Contender, b: Contender) -> str:
     """Return SQL that gives the row shares of two confusions and their difference."""
 
-    def counted(one: Contender) -> str:
-        return f"SELECT label, predicted, count(*) AS n {one.source()} GROUP BY ALL"
+    def counted(contender: Contender) -> str:
+        return f"SELECT label, predicted, count(*) AS n {contender.source()} GROUP BY ALL"
 
     def share(of: str) -> str:
         return f"coalesce({of}.n, 0) / nullif(sum({of}.n) OVER (PARTITION BY p.name), 0) AS share_{of}"
@@ -362,37 +369,42 @@ def _difference_sql(a: Contender, b: Contender) -> str:
     )
 
 
-def curves(connection: Connection, one: Contender) -> FigureData:
+def curves(connection: Connection, contender: Contender) -> FigureData:
     """Return the UA of every fold and seed after each epoch, which epochs each selection took, and what looking is worth.
 
     Raises:
         UsageError: The head is fitted at once: there are no epochs, or the history of its runs has no UA.
     """
-    where = f"WHERE r.experiment = {text_of(one.experiment)}"
+    where = f"WHERE r.experiment = {text_of(contender.experiment)}"
+    scores = (
+        f"FROM fold_scores\nWHERE experiment = {text_of(contender.experiment)} AND level = 'utterance' "
+        "AND selection IN ('last', 'val', 'test-oracle')\n"
+    )
     history_sql = (
         "SELECT r.seed, r.fold, h.epoch, h.test_UA, h.val_UA, h.loss\n"
         f"FROM history h JOIN runs r USING (run_id) {where}\nORDER BY r.seed, r.fold, h.epoch"
     )
+    # Runs of before the columns have epochs without UA: they are no curve, and no zero.
     history = rows(connection, history_sql)
     scored = [row for row in history if row["test_UA"] is not None or row["val_UA"] is not None]
     if len({row["epoch"] for row in scored}) < 2:
-        raise UsageError(f"{one.experiment}: no epochs to draw: the head is fitted at once, or its runs kept no UA by epoch")
+        raise UsageError(
+            f"{contender.experiment}: no epochs to draw: the head is fitted at once, or its runs kept no UA by epoch"
+        )
     chosen_sql = (
-        "SELECT seed, fold, selection, epoch, UA FROM fold_scores\n"
-        f"WHERE experiment = {text_of(one.experiment)} AND level = 'utterance' AND selection IN ('last', 'val', 'test-oracle')\n"
+        f"SELECT seed, fold, selection, epoch, UA {scores}"
         f"ORDER BY {ORDER_SQL}, seed, fold"
     )
     chosen = rows(connection, chosen_sql)
     gaps_sql = (
-        "SELECT selection, avg(UA ORDER BY seed, fold) AS UA, count(*) AS runs FROM fold_scores\n"
-        f"WHERE experiment = {text_of(one.experiment)} AND level = 'utterance' AND selection IN ('last', 'val', 'test-oracle')\n"
+        f"SELECT selection, avg(UA ORDER BY seed, fold) AS UA, count(*) AS runs {scores}"
         f"GROUP BY selection ORDER BY {ORDER_SQL}"
     )
     gaps = rows(connection, gaps_sql)
     reading, gap = _gap_in_words(gaps)
     return FigureData(
         kind="curves",
-        title=f"Epoch by epoch: {one.name}{one.mark}",
+        title=f"Epoch by epoch: {contender.name}{contender.mark}",
         reading=reading,
         numbers=(
             Numbers(
@@ -406,7 +418,7 @@ def curves(connection: Connection, one: Contender) -> FigureData:
             ),
             Numbers(title="means over folds and seeds", sql=gaps_sql, rows=tuple(gaps), checked=("selection", "UA", "runs")),
         ),
-        notes=tuple(explain_marks([*({**one.row, "selection": row["selection"]} for row in gaps)])),
+        notes=tuple(explain_marks([*({**contender.row, "selection": row["selection"]} for row in gaps)])),
         details={"gap": gap},
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfser.heads import REFERENCE_HEADS, head
 from tfser.heads.models.layer_mix import parameters
@@ -19,12 +19,10 @@ from tfser.heads.runs.plan import check_is_tested
 from tfser.heads.runs.request import Request
 from tfser.heads.spec.head import AblationRow, HeadSpec
 from tfser.heads.spec.selections import peeks
+from tfser.heads.spec.settings import Settings
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue
 from tfser.manifests.errors import unknown
-
-if TYPE_CHECKING:
-    from tfser.heads.spec.settings import Settings
 
 METRICS = ("UA", "WA", "WF1")
 

@@ -128,13 +128,13 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON can hold it."""
 
-        def side(of: Outcome, by_seed: Sequence[float]) -> dict[str, Any]:
+        def side(outcome: Outcome, by_seed: Sequence[float]) -> dict[str, Any]:
             return {
-                "name": of.subject.name,
-                "audit": of.audit,
-                "speakers_kept": of.speakers_kept,
-                "seeds": list(of.seeds),
-                "seeds_left_out": list(of.dropped),
+                "name": outcome.subject.name,
+                "audit": outcome.audit,
+                "speakers_kept": outcome.speakers_kept,
+                "seeds": list(outcome.seeds),
+                "seeds_left_out": list(outcome.dropped),
                 f"{self.metric}_by_seed": list(by_seed),
             }
 
@@ -269,23 +269,24 @@ def _parts(part: str, a: Counts, b: Counts, metric: str) -> tuple[ComparedRow, .
     )
 
 
-def notes(of: Comparison) -> list[str]:
+def notes(comparison: Comparison) -> list[str]:
     """Return what a reader must know, a sentence a line."""
     lines = []
-    for side in (of.a, of.b):
+    for side in (comparison.a, comparison.b):
         if side.dropped:
             dropped = ", ".join(map(str, side.dropped))
             lines.append(f"{side.subject.name}: seeds {dropped} are left out: they did not test the same utterances")
-    if of.left_out:
-        lines.append(f"{of.left_out:,} utterances are left out, which only one of them tested, or under another label")
-    n, by = of.clusters, of.clustered_by
+    if comparison.left_out:
+        lines.append(f"{comparison.left_out:,} utterances are left out, which only one of them tested, or under another label")
+    # Why there is no interval comes before what an interval means: whoever reads one line reads the first.
+    n, by = comparison.clusters, comparison.clustered_by
     if by is None or n is None:
         lines.append(
             "no interval and no permutation test: the speakers of some utterances are unknown"
-            if is_independent(of.a.row()) and is_independent(of.b.row())
+            if is_independent(comparison.a.row()) and is_independent(comparison.b.row())
             else "no interval and no permutation test over speakers, who are not known to be new to both; --clusters names others"
         )
-        return lines + (["the two were not folded alike: no wins by fold"] if not of.folds else [])
+        return lines + (["the two were not folded alike: no wins by fold"] if not comparison.folds else [])
     if by != "speaker":
         lines.append(f"{by}s are taken as independent: an interval is one of other {by}s")
     if n < FEW:
@@ -294,9 +295,9 @@ def notes(of: Comparison) -> list[str]:
             "whatever the difference; "
             + ("one alone gives no interval" if n == 1 else "the intervals are wide for the same reason")
         )
-    df = of.score.difference.df
+    df = comparison.score.difference.df
     if df is not None and n >= FEW and df < n / 2:
         lines.append(f"a few of the {n} {by}s say most of it: the intervals rest on {df:.1f} degrees of freedom")
-    if not of.folds:
+    if not comparison.folds:
         lines.append("the two were not folded alike: no wins by fold")
     return lines

@@ -36,11 +36,11 @@ def listed(connection: Connection, names: Mapping[str, str]) -> list[dict[str, A
     for name, experiment in sorted(names.items()):
         called.setdefault(experiment, []).append(name)
     scores = {row["experiment"]: row for row in rows(connection, "SELECT experiment, UA, audit, speakers_kept FROM results")}
-    found = []
+    experiments = []
     for row in rows(connection, _SELECT):
         folds = row.pop("folds")
         score = scores.get(row["experiment"], {})
-        found.append(
+        experiments.append(
             {"experiment": row["experiment"], "names": called.get(row["experiment"], [])}
             | row
             | {
@@ -52,7 +52,7 @@ def listed(connection: Connection, names: Mapping[str, str]) -> list[dict[str, A
                 "selection": "last",
             }
         )
-    return found
+    return experiments
 
 
 def runs_of(connection: Connection, subject: Subject) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from typing import Any
 from tfser.heads.results.intervals import METRICS, difference, interval
 from tfser.heads.results.outcomes import Outcome, Subject, choose_clusters, read_outcome
 from tfser.heads.results.scores import scores_of_runs
+from tfser.heads.results.summary import check_selection
 from tfser.heads.runs.layer_plan import LayerPlan, layer_entries
 from tfser.heads.runs.plan import Entry
 from tfser.heads.spec.head import Baseline
@@ -63,6 +64,17 @@ class _Read:
     outcome: Outcome
 
 
+def check_choice(plan: LayerPlan, selection: str) -> None:
+    """Refuse a selection that chooses nothing honestly, or that a head of the plan does not have; before anything is trained.
+
+    Raises:
+        UsageError: if it is one.
+    """
+    if peeks(selection):
+        raise UsageError(f"--selection {selection}: it looked at the test side, and a choice among layers would look once more")
+    check_selection(plan.plan, selection)
+
+
 def layer_scores(cache: Cache, plan: LayerPlan, selection: str = "last") -> LayerScores:
     """Read the scores of finished runs by layer, and choose.
 
@@ -72,10 +84,9 @@ def layer_scores(cache: Cache, plan: LayerPlan, selection: str = "last") -> Laye
         selection: whose scores, of networks: last, or val.
 
     Raises:
-        UsageError: a selection that looked at the test side, which chooses nothing honestly, or none of the layers is trained.
+        UsageError: if the selection is off, see `check_choice`, or none of the layers is trained.
     """
-    if peeks(selection):
-        raise UsageError(f"--selection {selection}: it looked at the test side, and a choice among layers would look once more")
+    check_choice(plan, selection)
     scores: list[_Read] = []
     notes: list[str] = []
     with open_catalogue(cache) as connection:
@@ -105,8 +116,8 @@ def _read(connection: Connection, layer: int | None, words: str, entry: Entry, s
     """Read one entry's finished runs; None where there is none."""
     shown = "last" if isinstance(entry.experiment.spec, Baseline) else selection
     runs = [run.run_id for run in entry.runs]
-    found = scores_of_runs(connection, runs=runs, selection=shown)
-    if not found:
+    scored = scores_of_runs(connection, runs=runs, selection=shown)
+    if not scored:
         return None
     epochs = rows(connection, "SELECT run_id, epoch, val_UA FROM history WHERE list_contains(?, run_id)", [runs])
     validated = {(row["run_id"], row["epoch"]): row["val_UA"] for row in epochs}
@@ -117,7 +128,7 @@ def _read(connection: Connection, layer: int | None, words: str, entry: Entry, s
         selection=shown,
         scores={
             (score.seed, score.fold): {**score.columns("UA", "WA"), "val_UA": validated.get((score.run_id, score.epoch))}
-            for score in found
+            for score in scored
         },
         outcome=_of_runs(read_outcome(connection, Subject(experiment=entry.experiment.name), selection=shown), entry),
     )
@@ -171,7 +182,7 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
     """Return what the chosen layers' heads said, each of the test side of its own folds."""
     first = layers[next(iter(chosen.values()))]
     seeds = sorted(set.intersection(*(set(layers[layer].outcome.seeds) for layer in chosen.values())))
-    said: dict[tuple[Any, ...], tuple[str, ...]] = {}
+    predictions: dict[tuple[Any, ...], tuple[str, ...]] = {}
     about: dict[tuple[Any, ...], int] = {}
     scores: dict[tuple[int, int], Mapping[str, float | None]] = {}
     for fold, layer in chosen.items():
@@ -179,15 +190,15 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
         places = [outcome.seeds.index(seed) for seed in seeds]
         for i, key in enumerate(outcome.keys):
             if outcome.folds[i] == fold:
-                said[key] = tuple(outcome.predicted[place][i] for place in places)
+                predictions[key] = tuple(outcome.predicted[place][i] for place in places)
                 about[key] = i
         scores |= {key: of for key, of in layers[layer].scores.items() if key[1] == fold and key[0] in seeds}
-    kept = first.outcome.take([i for i, key in enumerate(first.outcome.keys) if key in said])
+    kept = first.outcome.take([i for i, key in enumerate(first.outcome.keys) if key in predictions])
     outcome = replace(
         kept,
         subject=Subject(experiment="chosen layer"),
         seeds=tuple(seeds),
-        predicted=tuple(tuple(said[key][s] for key in kept.keys) for s in range(len(seeds))),
+        predicted=tuple(tuple(predictions[key][s] for key in kept.keys) for s in range(len(seeds))),
         audit="overridden" if any(layers[layer].outcome.audit == "overridden" for layer in chosen.values()) else kept.audit,
     )
     return _Read(layer=None, words=CHOSEN, entry=first.entry, selection=first.selection, scores=scores, outcome=outcome)
@@ -195,6 +206,7 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
 
 def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -> dict[str, Any]:
     """Return an entry's row: means over folds and seeds, pooled scores with their intervals, and how often it was chosen."""
+    # The composite of chosen layers has an outcome like any layer's own, so one row is made of both in one way.
     by = choose_clusters((read.outcome,))
     who = ("all",) * len(read.outcome.keys) if by is None else read.outcome.clusters(by)
     classes = tuple(sorted({*read.outcome.labels, *(name for row in read.outcome.predicted for name in row)}))
@@ -213,6 +225,7 @@ def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -
         "UA_std": stdev(values["UA"]) if len(values["UA"]) > 1 else None,
         "WA": mean(values["WA"]) if values["WA"] else None,
     }
+    # Without clusters the pooled score stands alone: an interval over utterances would be too narrow.
     for metric in METRICS[:2]:
         score = interval(counts, metric)
         row |= {f"pooled_{metric}": score.value}

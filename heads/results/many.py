@@ -117,14 +117,14 @@ class ManyComparison:
         """Return everything as JSON can hold it."""
         systems = [
             {
-                "name": of.subject.name,
-                "audit": of.audit,
-                "speakers_kept": of.speakers_kept,
-                "seeds": list(of.seeds),
+                "name": outcome.subject.name,
+                "audit": outcome.audit,
+                "speakers_kept": outcome.speakers_kept,
+                "seeds": list(outcome.seeds),
                 self.metric: score.to_dict(),
                 "letters": letters,
             }
-            for of, score, letters in zip(self.outcomes, self.scores, self.letters, strict=True)
+            for outcome, score, letters in zip(self.outcomes, self.scores, self.letters, strict=True)
         ]
         return {
             "metric": self.metric,
@@ -160,15 +160,17 @@ def compare_many(
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
-    named = [of.subject for of in outcomes]
-    if twice := [of.name for i, of in enumerate(named) if of in named[:i]]:
+    named = [outcome.subject for outcome in outcomes]
+    if twice := [outcome.name for i, outcome in enumerate(named) if outcome in named[:i]]:
         raise UsageError(f"{twice[0]} stands there twice: name different experiments")
+    # Everybody is compared on the same utterances, clustered in the same way: differences are paired only then.
     outcomes, left_out = _matched(outcomes, common)
     by = choose_clusters(outcomes, clusters)
-    classes = tuple(sorted({*outcomes[0].labels, *(name for of in outcomes for row in of.predicted for name in row)}))
+    classes = tuple(sorted({*outcomes[0].labels, *(name for outcome in outcomes for row in outcome.predicted for name in row)}))
     who = ("all",) * len(outcomes[0].keys) if by is None else outcomes[0].clusters(by)
-    counted = [of.counts(who, classes) for of in outcomes]
-    scores = [interval(of, metric) for of in counted]
+    counted = [outcome.counts(who, classes) for outcome in outcomes]
+    scores = [interval(outcome, metric) for outcome in counted]
+    # The best comes first, and letters go down from it; names settle ties, so that the table is the same every time.
     order = sorted(range(len(counted)), key=lambda i: (-scores[i].value, named[i].name))
     counted = [counted[i] for i in order]
     pairs, per_pair, exact = _pairs(counted, metric) if by is not None else ((), CONFIDENCE, True)
@@ -188,16 +190,17 @@ def compare_many(
 
 def _matched(outcomes: Sequence[Outcome], common: bool) -> tuple[list[Outcome], int]:
     """Return all of them over the same utterances in the same order, and how many were left out for it."""
-    places: list[Mapping[Any, int]] = [{key: i for i, key in enumerate(of.keys)} for of in outcomes]
+    places: list[Mapping[Any, int]] = [{key: i for i, key in enumerate(outcome.keys)} for outcome in outcomes]
     first = outcomes[0]
     shared = [
         key
         for i, key in enumerate(first.keys)
         if all(
-            key in there and of.labels[there[key]] == first.labels[i] for of, there in zip(outcomes, places, strict=True)
+            key in there and outcome.labels[there[key]] == first.labels[i]
+            for outcome, there in zip(outcomes, places, strict=True)
         )
     ]
-    left_out = len({key for of in outcomes for key in of.keys}) - len(shared)
+    left_out = len({key for outcome in outcomes for key in outcome.keys}) - len(shared)
     if not shared:
         raise TfserError("they tested no utterance in common under the same label")
     if left_out and not common:
@@ -205,7 +208,7 @@ def _matched(outcomes: Sequence[Outcome], common: bool) -> tuple[list[Outcome], 
             f"not tested alike: {left_out:,} utterances were not tested by all of them, or under other labels; --common compares "
             f"the {len(shared):,} that were"
         )
-    return [of.take([there[key] for key in shared]) for of, there in zip(outcomes, places, strict=True)], left_out
+    return [outcome.take([there[key] for key in shared]) for outcome, there in zip(outcomes, places, strict=True)], left_out
 
 
 def _pairs(counted: Sequence[Counts], metric: str) -> tuple[tuple[SystemPair, ...], float, bool]:
@@ -226,13 +229,13 @@ def _pairs(counted: Sequence[Counts], metric: str) -> tuple[tuple[SystemPair, ..
     means, spreads = _simulated(deviations[:, varies], n)
     per_pair = _level(means, spreads, n)
     p, exact = _adjusted(counted, places, metric, errors, values)
-    found = []
+    pairs = []
     seen = iter(_seen_from(means, spreads, n, per_pair, deviations[:, varies]))
     for i, (a, b) in enumerate(places):
         gap = difference(counted[a], counted[b], metric, confidence=per_pair)
         at_least = next(seen) if varies[i] else None
-        found.append(SystemPair(a=a, b=b, difference=replace(gap, confidence=CONFIDENCE), p=p[i], seen_from=at_least))
-    return tuple(found), per_pair, exact
+        pairs.append(SystemPair(a=a, b=b, difference=replace(gap, confidence=CONFIDENCE), p=p[i], seen_from=at_least))
+    return tuple(pairs), per_pair, exact
 
 
 def _simulated(deviations: Floats, n: int) -> tuple[Floats, Floats]:
@@ -318,41 +321,41 @@ def letters_of(systems: int, apart: set[tuple[int, int]]) -> tuple[str, ...]:
     """
     groups = [frozenset(range(systems))]
     for a, b in sorted(apart):
-        split = [of - {one} for of in groups if {a, b} <= of for one in (b, a)]
-        kept = [of for of in groups if not {a, b} <= of]
+        split = [group - {one} for group in groups if {a, b} <= group for one in (b, a)]
+        kept = [group for group in groups if not {a, b} <= group]
         groups = []
-        for of in sorted({*kept, *split}, key=lambda of: (-len(of), sorted(of))):
-            if not any(of <= other for other in groups):
-                groups.append(of)
+        for group in sorted({*kept, *split}, key=lambda group: (-len(group), sorted(group))):
+            if not any(group <= other for other in groups):
+                groups.append(group)
     named = dict(zip(sorted(groups, key=sorted), _letters(), strict=False))
-    return tuple("".join(letter for of, letter in named.items() if i in of) for i in range(systems))
+    return tuple("".join(letter for group, letter in named.items() if i in group) for i in range(systems))
 
 
 def _letters() -> list[str]:
     return [*string.ascii_lowercase, *string.ascii_uppercase, *(f"({i})" for i in range(1, 1000))]
 
 
-def in_words(of: ManyComparison) -> list[str]:
+def in_words(comparison: ManyComparison) -> list[str]:
     """Return what a reader must know, a sentence a line."""
-    by = of.clustered_by
+    by = comparison.clustered_by
     if by is None:
         return [
             "no intervals and no letters: speakers are unknown, or not known to be new to all of them; --clusters names others"
         ]
-    n = of.scores[0].clusters
+    n = comparison.scores[0].clusters
     lines = [
-        f"{len(of.pairs)} differences at once: their intervals hold together at 95 %, each by itself at "
-        f"{100 * of.per_pair:.2f} %",
-        f"systems that share a letter are not told apart (p < 0.05): step-down max-T over {'all' if of.exact else 'drawn'} "
-        f"exchanges of whole {by}s",
+        f"{len(comparison.pairs)} differences at once: their intervals hold together at 95 %, each by itself at "
+        f"{100 * comparison.per_pair:.2f} %",
+        "systems that share a letter are not told apart (p < 0.05): step-down max-T over "
+        f"{'all' if comparison.exact else 'drawn'} exchanges of whole {by}s",
     ]
-    if (least := of.seen_from) is not None:
+    if (least := comparison.seen_from) is not None:
         lines.append(
-            f"with these {n} {by}s, differences under {100 * least:.1f} points of {of.metric} cannot be seen (in 80 % "
+            f"with these {n} {by}s, differences under {100 * least:.1f} points of {comparison.metric} cannot be seen (in 80 % "
             "of such data; median over the pairs)"
         )
     if n < FEW:
         lines.append(f"only {n} {by}s: no exchange of them reaches p < 0.05, so all share a letter whatever the difference")
-    if of.left_out:
-        lines.append(f"{of.left_out:,} utterances are left out, which not all of them tested, or under another label")
+    if comparison.left_out:
+        lines.append(f"{comparison.left_out:,} utterances are left out, which not all of them tested, or under another label")
     return lines

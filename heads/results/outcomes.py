@@ -167,14 +167,14 @@ def choose_clusters(sides: Sequence[Outcome], asked: str | None = None) -> str |
     """
     if asked is not None and asked not in CLUSTERS:
         raise unknown("kind of clusters", asked, CLUSTERS)
-    of = sides[0]
-    known = [name for name in CLUSTERS if None not in of.who[name]]
+    first = sides[0]
+    known = [name for name in CLUSTERS if None not in first.who[name]]
     heard = [side for side in sides if not is_independent(side.row())]
     if asked is None:
         return "speaker" if "speaker" in known and not heard else None
     if asked not in known:
-        missing = sum(value is None for value in of.who[asked])
-        raise UsageError(f"the {asked} of {missing:,} of the {len(of.keys):,} tested is unknown; clusters can be: "
+        missing = sum(value is None for value in first.who[asked])
+        raise UsageError(f"the {asked} of {missing:,} of the {len(first.keys):,} tested is unknown; clusters can be: "
                          f"{', '.join(known) or 'none'}")  # fmt: skip
     if asked == "speaker" and heard:
         others = [f"--clusters {name}" for name in known if name != "speaker"]
@@ -217,7 +217,7 @@ def pooled(
     """
     if clusters is not None and clusters not in CLUSTERS:
         raise unknown("kind of clusters", clusters, CLUSTERS)
-    # One query counts, in the database: millions of predictions never become Python rows.
+    # Two queries count, in the database: millions of predictions never become Python rows.
     wanted = (
         "(?::VARCHAR[] IS NULL OR list_contains(?, experiment)) AND (level = 'utterance' OR ?) "
         "AND (?::VARCHAR[] IS NULL OR list_contains(?, run_id))"
@@ -232,11 +232,24 @@ def pooled(
     ).fetchall():
         sides.setdefault((key[0], key[1], key[2]), {})[seed] = (n, side)
         folds[key[0], key[1], key[2]] = max(n_folds, folds.get((key[0], key[1], key[2]), 0))
-    # Speakers are units only if all runs of the experiment kept them apart; what is asked for by name is taken
-    # at its word where it is known for every utterance.
-    name = clusters or "speaker"
+    cells: dict[tuple[str, str, str], list[Any]] = {}
+    by: dict[tuple[str, str, str], str | None] = {}
+    for *key, by_what, seed, cluster, label, predicted, n in _counted(connection, clusters or "speaker", wanted, asked, runs):
+        cells.setdefault((key[0], key[1], key[2]), []).append((seed, cluster, label, predicted, n))
+        by[key[0], key[1], key[2]] = by_what
+    return {key: _pool(cells[key], by[key], of, folds[key]) for key, of in sides.items()}
+
+
+def _counted(
+    connection: Connection, name: str, wanted: str, asked: Sequence[Any], runs: Sequence[str] | None
+) -> list[tuple[Any, ...]]:
+    """Return predictions counted by (experiment, selection, level, clusters' column, seed, cluster, label, predicted).
+
+    Speakers are units only if all runs of the experiment kept them apart; what is asked for by name is taken at its word where
+    it is known for every utterance.
+    """
     allowed = "bool_and(speakers_kept = 'kept' AND audit <> 'overridden')" if name == "speaker" else "true"
-    counted = connection.execute(
+    return connection.execute(
         f"WITH allowed AS (SELECT experiment, {allowed} AS units FROM runs "
         "WHERE ?::VARCHAR[] IS NULL OR list_contains(?, run_id) GROUP BY experiment), "
         "known AS (SELECT experiment, selection, level, "
@@ -248,12 +261,6 @@ def pooled(
         "WHERE (?::VARCHAR[] IS NULL OR list_contains(?, t.run_id)) GROUP BY ALL ORDER BY ALL",
         [runs, runs, *asked, runs, runs],
     ).fetchall()
-    cells: dict[tuple[str, str, str], list[Any]] = {}
-    by: dict[tuple[str, str, str], str | None] = {}
-    for *key, by_what, seed, cluster, label, predicted, n in counted:
-        cells.setdefault((key[0], key[1], key[2]), []).append((seed, cluster, label, predicted, n))
-        by[key[0], key[1], key[2]] = by_what
-    return {key: _pool(cells[key], by[key], of, folds[key]) for key, of in sides.items()}
 
 
 def _pool(cells: Sequence[Any], by: str | None, sides: Mapping[int, tuple[int, int]], folds: int) -> Pooled:

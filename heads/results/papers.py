@@ -250,23 +250,25 @@ def missing(cache: Cache, corpus: str, features: str) -> str | None:
 
 
 def compare(
-    cache: Cache, of: Reproduction, selection: str = "last", failures: Sequence[Failure] = ()
+    cache: Cache, reproduction: Reproduction, selection: str = "last", failures: Sequence[Failure] = ()
 ) -> list[dict[str, Any]]:
     """Return one row a cell: the paper's number, ours, and the difference, all in percent.
 
     `ours` is the mean over folds and seeds with the sample deviation `ours_std`, `pooled` over all test utterances (WA and UA).
     """
-    found = {row["experiment"]: row for row in summary(cache, of.plan, selection, failures)} if of.plan else {}
+    plan = reproduction.plan
+    found = {row["experiment"]: row for row in summary(cache, plan, selection, failures)} if plan else {}
     why = {failure.run.experiment.name: failure.reason for failure in failures}
-    return [_compared(cell, found.get(cell.experiment or ""), why, selection) for cell in of.cells]
+    return [_compared(cell, found.get(cell.experiment or ""), why, selection) for cell in reproduction.cells]
 
 
 def _compared(
     cell: Cell, row: Mapping[str, Any] | None, failed: Mapping[str, str], selection: str
 ) -> dict[str, Any]:
-    ours = None if row is None else row[cell.metric]
+    own = None if row is None else row[cell.metric]
     reason = cell.reason
-    if reason is None and ours is None:
+    # A cell without a number of ours always says why; a number whose runs failed in part says that beside it.
+    if reason is None and own is None:
         reason = failed.get(cell.experiment or "", f"no run of it has the selection {selection} yet")
     elif row is not None and row["failed"]:
         reason = f"{row['failed']} of {row['of_runs']} runs failed: {failed.get(cell.experiment or '', '')}"
@@ -277,10 +279,10 @@ def _compared(
         "corpus": cell.corpus,
         "metric": cell.metric,
         "paper": cell.paper,
-        "ours": _percent(ours),
+        "ours": _percent(own),
         "ours_std": _percent(columns.get(f"{cell.metric}_std")),
         "pooled": _percent(columns.get(f"pooled_{cell.metric}")),
-        "difference": None if ours is None or cell.paper is None else round(100 * ours - cell.paper, 4),
+        "difference": None if own is None or cell.paper is None else round(100 * own - cell.paper, 4),
         "folds": columns.get("folds"),
         "of_folds": columns.get("of_folds"),
         "seeds": columns.get("seeds"),
@@ -355,12 +357,12 @@ def _other_epochs(of: Experiment) -> bool:
     return isinstance(of.spec, Network) and of.recipe.epochs != of.spec.recipe(of.recipe_name.partition("+")[0]).epochs
 
 
-def check(selection: str, of: Reproduction) -> None:
+def check(selection: str, reproduction: Reproduction) -> None:
     """Refuse a selection that no run can have.
 
     Raises:
         UsageError: it is unknown, or `val` where nothing is held out.
     """
     check_name(selection)
-    if of.plan is not None:
-        check_selection(of.plan, selection)
+    if reproduction.plan is not None:
+        check_selection(reproduction.plan, selection)

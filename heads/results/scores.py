@@ -12,18 +12,16 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, fields
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tfser.heads.results.intervals import METRICS
 from tfser.heads.results.marks import mark
 from tfser.heads.runs.store import run_folder
+from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.selections import ORDER_SQL
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.files import read_json
-
-if TYPE_CHECKING:
-    from tfser.heads.spec.head import HeadSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,14 +132,14 @@ def cells_of(connection: Connection, protocol: str, corpus: str, label_column: s
         TfserError: if some of its utterances name no speaker: nobody could be kept apart for sure.
     """
     column = '"' + label_column.replace('"', '""') + '"'
-    found = rows(
+    cells = rows(
         connection,
         f"SELECT DISTINCT f.fold, f.role, f.utterance_id, f.label, u.{column}::VARCHAR AS said, {named('u.speaker')} AS speaker "
         "FROM folds f JOIN utterances u ON u.corpus = f.corpus AND u.utterance_id = f.utterance_id "
         "WHERE f.protocol = ? AND f.corpus = ? AND u.content_hash IS NOT NULL ORDER BY ALL",
         [protocol, corpus],
     )
-    if nameless := {row["utterance_id"] for row in found if row["speaker"] is None}:
+    if nameless := {row["utterance_id"] for row in cells if row["speaker"] is None}:
         raise TfserError(
             f"{protocol}: {len(nameless):,} of its utterances name no speaker ({min(nameless)}), so nobody can "
             "be kept apart for sure; fill the column speaker and scan again"
@@ -153,7 +153,7 @@ def cells_of(connection: Connection, protocol: str, corpus: str, label_column: s
             said=row["said"],
             speaker=row["speaker"],
         )
-        for row in found
+        for row in cells
     ]
 
 
@@ -185,23 +185,23 @@ def own_of_split(cells: Sequence[SplitCell], called: str, corpus: str) -> list[O
     sides: dict[int, dict[str, set[str]]] = {k: {role: set() for role in ROLES} for k in folds}
     for cell in cells:
         sides[cell.fold][cell.role].add(cell.utterance)
-    for fold, of in sides.items():
+    for fold, members in sides.items():
         for a, b in (("train", "test"), ("val", "test"), ("train", "val")):
-            if both := of[a] & of[b]:
+            if both := members[a] & members[b]:
                 raise UsageError(
                     f"{called}: {len(both)} utterances stand in {a} and in {b} of fold {fold} ({min(both)}); `tfser audit` lists "
                     "them"
                 )
-        if missing := [role for role in ("train", "test") if not of[role]]:
+        if missing := [role for role in ("train", "test") if not members[role]]:
             raise UsageError(f"{called}: fold {fold} has no {missing[0]} side that is in {corpus}")
     everyone = {cell.utterance for cell in cells}
-    tests = [of["test"] for of in sides.values()]
+    tests = [members["test"] for members in sides.values()]
     once = len(folds) > 1 and sum(map(len, tests)) == len(everyone) == len(set().union(*tests))
-    if once and all(of["train"] == everyone - of["test"] for of in sides.values()):
-        return [_own(called, cells, corpus, {"folds": [sorted(of) for of in tests]}, apart=())]
+    if once and all(members["train"] == everyone - members["test"] for members in sides.values()):
+        return [_own(called, cells, corpus, {"folds": [sorted(members) for members in tests]}, apart=())]
     return [
-        _own(f"{called}-fold{fold}", cells, corpus, {"sides": {r: sorted(of[r]) for r in ROLES if of[r]}}, apart=())
-        for fold, of in sides.items()
+        _own(f"{called}-fold{fold}", cells, corpus, {"sides": {r: sorted(members[r]) for r in ROLES if members[r]}}, apart=())
+        for fold, members in sides.items()
     ]
 
 
@@ -229,13 +229,13 @@ def clean_splits(cells: Sequence[SplitCell], called: str, corpus: str, draws: in
         )
     share = sizes.val / (sizes.train + sizes.val)
     policy = "none" if not sizes.val else f"random-leaky:{min(max(share, 0.0001), 0.9999):.4f}"
-    found = []
+    splits = []
     for draw in range(1, draws + 1):
         of = _dealt(spoken, k, draw)
         folds = [sorted(name for name, speaker in speaker_of.items() if of[speaker] == fold) for fold in range(1, k + 1)]
         name = f"clean-{called}-draw{draw}"
-        found.append(_own(name, cells, corpus, {"folds": folds}, apart=("speaker",), validation=policy))
-    return found, notes
+        splits.append(_own(name, cells, corpus, {"folds": folds}, apart=("speaker",), validation=policy))
+    return splits, notes
 
 
 def _dealt(spoken: Mapping[str, int], k: int, draw: int) -> dict[str, int]:
@@ -301,12 +301,14 @@ def measure(
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
+    # The published arm says which utterances are scored; each draw of the clean one has to have tested all of them.
     who, labels, right, where = _published_rows(published)
     there = [_by_utterance(of) for of in clean]
     if lost := [key for key in where if any(key not in of for of in there)]:
         raise TfserError(f"{len(lost)} test utterances of {plan.called} have no clean prediction ({lost[0][1]}); train --again")
     others = [[of[key][1][s] for key in where] for of, out in zip(there, clean, strict=True) for s in range(len(out.seeds))]
     classes = tuple(sorted({*labels, *(name for row in (*right, *others) for name in row)}))
+    # Both arms are counted by the same speakers, so that the difference is of pairs: a speaker's own ease cancels out.
     a, b = count(who, labels, right, classes), count(who, labels, others, classes)
     per_draw, start = [], 0
     for out in clean:
@@ -332,31 +334,31 @@ def measure(
 
 def _mean_score(counts: Counts, metric: str, seeds: slice) -> float:
     """Return the pooled score of some of the seeds."""
-    of = Counts(
+    mean_counts = Counts(
         clusters=counts.clusters,
         classes=counts.classes,
         hits=counts.hits[seeds],
         true=counts.true[seeds],
         predicted=counts.predicted[seeds],
     )
-    return interval(of, metric).value
+    return interval(mean_counts, metric).value
 
 
 def _published_rows(
     published: Sequence[Outcome],
 ) -> tuple[list[str], list[str], list[list[str]], list[tuple[Any, ...]]]:
     """Return speaker, true class, predictions by seed and key of every test utterance, over all protocols of the arm."""
-    seeds = min(len(of.seeds) for of in published)
+    seeds = min(len(outcome.seeds) for outcome in published)
     who: list[str] = []
     labels: list[str] = []
     right: list[list[str]] = [[] for _ in range(seeds)]
     where: list[tuple[Any, ...]] = []
-    for of in published:
-        who += of.clusters("speaker")
-        labels += of.labels
-        where += [key[:2] for key in of.keys]
+    for outcome in published:
+        who += outcome.clusters("speaker")
+        labels += outcome.labels
+        where += [key[:2] for key in outcome.keys]
         for s in range(seeds):
-            right[s] += of.predicted[s]
+            right[s] += outcome.predicted[s]
     return who, labels, right, where
 
 
@@ -372,16 +374,17 @@ def in_one_line(of: Worth) -> str:
     return f"this split is worth {100 * gap.value:+.1f} points of {of.metric}{ends}"
 
 
-def method(of: Worth) -> str:
+def method(worth: Worth) -> str:
     """Return how the number was made, in a sentence or two."""
-    published, clean = of.plan.sizes
-    draws = len(of.plan.clean)
+    published, clean = worth.plan.sizes
+    draws = len(worth.plan.clean)
     return (
-        f"{of.head} on {of.features}, trained on the split and on {clean.folds} folds of whole speakers over the same "
+        f"{worth.head} on {worth.features}, trained on the split and on {clean.folds} folds of whole speakers over the same "
         f"utterances{f', drawn {draws} times' if draws > 1 else ''} (on average {published.train:,.0f} and "
         f"{clean.train:,.0f} to train on); "
-        f"both scored on the same {of.utterances:,} test utterances; interval over {of.difference.clusters} speakers, jackknife "
-        f"with Student's t; p = {of.permutation.p:.3g}, whole speakers exchanged"
+        f"both scored on the same {worth.utterances:,} test utterances; "
+        f"interval over {worth.difference.clusters} speakers, jackknife "
+        f"with Student's t; p = {worth.permutation.p:.3g}, whole speakers exchanged"
     )
 
 

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from tfser.heads.runs.one_fold import Loaded, load, train_fold, utterances_cut
+from tfser.heads.runs.experiment import Experiment
+from tfser.heads.runs.one_fold import Following, Loaded, load, train_fold, utterances_cut
 from tfser.heads.runs.plan import Key, Run, data_key
 from tfser.heads.runs.several_folds import train_together
+from tfser.heads.spec.fold import EpochRecord
 from tfser.heads.training.normalise import KeptSums
+from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, first_line
 from tfser.manifests.wording import count
-
-if TYPE_CHECKING:
-    from tfser.heads.runs.experiment import Experiment
-    from tfser.heads.spec.fold import EpochRecord
-    from tfser.manifests.audits.run import Finding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,14 +102,14 @@ def groups(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
 
     A group holds runs of one experiment, folds and seeds, at most `TOGETHER`.
     """
-    found: list[tuple[Run, ...]] = []
+    batches: list[tuple[Run, ...]] = []
     for run in runs:
-        of, before = run.experiment, found[-1] if found else ()
+        of, before = run.experiment, batches[-1] if batches else ()
         if of.stacked != "none" and before and before[0].experiment.name == of.name and len(before) < TOGETHER:
-            found[-1] += (run,)
+            batches[-1] += (run,)
         else:
-            found.append((run,))
-    return found
+            batches.append((run,))
+    return batches
 
 
 class RunTrainer:
@@ -154,31 +152,18 @@ class RunTrainer:
 
         # The first time round nobody waits: another process's run may be through by the end of the queue, and
         # there is other work until then.
-        on_wait = self._note if wait else _on_busy
-        if group[0].experiment.stacked == "none":
-            result = train_fold(
-                self._cache,
-                group[0].experiment,
-                group[0].fold,
-                loaded,
-                findings,
-                checkpoint_every_s=self._every_s,
-                on_epoch=lambda record: on_epoch(0, record),
-                on_wait=on_wait,
-                on_note=self._note,
-            )
-            self.tell(Event(kind="done", run=group[0], about=result.about, trained=result.trained))
-            return []
-        results = train_together(
-            self._cache,
-            [(run.experiment, run.fold) for run in group],
-            loaded,
-            findings,
+        following = Following(
             checkpoint_every_s=self._every_s,
             on_epoch=on_epoch,
-            on_wait=on_wait,
+            on_wait=self._note if wait else _on_busy,
             on_note=self._note,
         )
+        if group[0].experiment.stacked == "none":
+            result = train_fold(self._cache, group[0].experiment, group[0].fold, loaded, findings, following)
+            self.tell(Event(kind="done", run=group[0], about=result.about, trained=result.trained))
+            return []
+        numbered = [(run.experiment, run.fold) for run in group]
+        results = train_together(self._cache, numbered, loaded, findings, following)
         failures = []
         for run, of in zip(group, results, strict=True):
             if isinstance(of, TfserError):

@@ -32,6 +32,8 @@ from tfser.pipeline.shards.packed import FeatureRow, PackedFeatures, load_packed
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from tfser.heads.training.loop import Keeping
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
@@ -185,17 +187,45 @@ def check_audit(experiment: Experiment, findings: Sequence[Finding], fold: int) 
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Following:
+    """Who hears how runs go, and how often what they have learnt is kept."""
+
+    checkpoint_every_s: float = 30.0
+    """At the end of an epoch the state is kept if so many seconds have gone by since the last time."""
+    on_epoch: Callable[[int, EpochRecord], None] | None = None
+    """Told about each epoch that is trained now, with the run's number among those that are trained together."""
+    on_wait: Callable[[str], None] | None = None
+    """Told when another process is training the same run; it may raise to give up."""
+    on_note: Callable[[str], None] | None = None
+    """Told when something damaged is moved to `removed/`, or why there is no CUDA graph."""
+
+    def note(self, text: str) -> None:
+        """Tell whoever is told of notes."""
+        if self.on_note is not None:
+            self.on_note(text)
+
+    def keeping(self, number: int, checkpoint_dir: Path) -> Keeping:
+        """Return what the loop is to keep and tell of a run of that number."""
+        from tfser.heads.training.loop import Keeping
+
+        def on_epoch(record: EpochRecord) -> None:
+            if self.on_epoch is not None:
+                self.on_epoch(number, record)
+
+        return Keeping(checkpoint_dir=checkpoint_dir, checkpoint_every_s=self.checkpoint_every_s, on_epoch=on_epoch)
+
+
+BY_ITSELF = Following()
+
+
 def train_fold(
     cache: Cache,
     experiment: Experiment,
     fold: int,
     loaded: Callable[[], Loaded],
     findings: Sequence[Finding],
-    *,
-    checkpoint_every_s: float = 30.0,
-    on_epoch: Callable[[EpochRecord], None] | None = None,
-    on_wait: Callable[[str], None] | None = None,
-    on_note: Callable[[str], None] | None = None,
+    following: Following = BY_ITSELF,
 ) -> RunResult:
     """Train one fold, or find its finished run.
 
@@ -205,27 +235,24 @@ def train_fold(
         fold: which fold.
         loaded: gives the features; called only if there is something to train.
         findings: of `audit_experiment`.
-        checkpoint_every_s: at the end of an epoch the state is kept if so many seconds have gone by since the last time.
-        on_epoch: told about each epoch that is trained now.
-        on_wait: told when another process is training the same run.
-        on_note: told when something damaged is moved to `removed/`.
+        following: who hears of it, and how often the state is kept; the run's number is 0.
 
     Raises:
         TfserError: if the audit forbids the fold, or predictions are no numbers.
         UnreadableError: if its run cannot be read now: it may be whole, and is not trained over.
         EmptySideError: if a side of it is empty.
     """
-    from tfser.heads.training.loop import Keeping, fit
+    from tfser.heads.training.loop import fit
 
     check_audit(experiment, findings, fold)
-    run_id, note = experiment.run_id(fold), on_note or (lambda _: None)
+    run_id = experiment.run_id(fold)
     # Before the lock: a finished run is found in a cache that cannot be written to as well.
     if not experiment.again and (done := peek(cache, run_id)) is not None:
         return RunResult(about=done, trained=False)
-    with cache.lock(f"runs/{run_id}", on_wait):
-        if (done := pick_up(cache, run_id, again=experiment.again, note=note)) is not None:
+    with cache.lock(f"runs/{run_id}", following.on_wait):
+        if (done := pick_up(cache, run_id, again=experiment.again, note=following.note)) is not None:
             return RunResult(about=done, trained=False)
-        begun = begin_run(cache, experiment, fold, loaded(), findings, note)
+        begun = begin_run(cache, experiment, fold, loaded(), findings, following.note)
         result = fit(
             begun.data,
             spec=experiment.spec,
@@ -233,11 +260,9 @@ def train_fold(
             recipe=experiment.recipe,
             seed=experiment.seed,
             device=experiment.device,
-            keeping=Keeping(
-                checkpoint_dir=begun.checkpoint_dir, checkpoint_every_s=checkpoint_every_s, on_epoch=on_epoch
-            ),
+            keeping=following.keeping(0, begun.checkpoint_dir),
         )
-        return store_run(cache, begun, result, note)
+        return store_run(cache, begun, result, following.note)
 
 
 @dataclass(frozen=True, kw_only=True)

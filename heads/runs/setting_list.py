@@ -35,7 +35,7 @@ def settings_of(spec: HeadSpec, preset: str | None = None, recipe: str | None = 
     parts: tuple[tuple[str, Settings], ...] = (("architecture", spec.preset(preset)), ("training", spec.recipe(recipe)))
     rows = []
     for part, settings in parts:
-        hints, told = typing.get_type_hints(type(settings)), meanings(type(settings))
+        hints, explained = typing.get_type_hints(type(settings)), meanings(type(settings))
         for field in fields(settings):
             unused = part == "training" and spec.recipe_settings is not None and field.name not in spec.recipe_settings
             if unused or field.name == "summary":
@@ -46,7 +46,7 @@ def settings_of(spec: HeadSpec, preset: str | None = None, recipe: str | None = 
                     "of": part,
                     "default": _written(getattr(settings, field.name)),
                     "takes": _takes(hints[field.name]),
-                    "meaning": told.get(field.name, ""),
+                    "meaning": explained.get(field.name, ""),
                 }
             )
     return rows

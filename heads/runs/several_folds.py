@@ -10,17 +10,23 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from tfser.heads.runs.experiment import Experiment
-from tfser.heads.runs.one_fold import Begun, EmptySideError, Loaded, RunResult, begin_run, check_audit, store_run
+from tfser.heads.runs.one_fold import (
+    BY_ITSELF,
+    Begun,
+    EmptySideError,
+    Following,
+    Loaded,
+    RunResult,
+    begin_run,
+    check_audit,
+    store_run,
+)
 from tfser.heads.runs.store import peek, pick_up
 from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UnreadableError, UsageError
-
-if TYPE_CHECKING:
-    from tfser.heads.spec.fold import EpochRecord
 
 
 def train_together(
@@ -28,11 +34,7 @@ def train_together(
     runs: Sequence[tuple[Experiment, int]],
     loaded: Callable[[], Loaded],
     findings: Sequence[Finding],
-    *,
-    checkpoint_every_s: float = 30.0,
-    on_epoch: Callable[[int, EpochRecord], None] | None = None,
-    on_wait: Callable[[str], None] | None = None,
-    on_note: Callable[[str], None] | None = None,
+    following: Following = BY_ITSELF,
 ) -> list[RunResult | TfserError]:
     """Train runs of one experiment together, as its `stacked` says, or find those that are finished.
 
@@ -41,10 +43,7 @@ def train_together(
         runs: the experiment, which may differ in its seed only, and the fold of each.
         loaded: gives the features and the sides of all those folds; called only if there is something to train.
         findings: of `audit_experiment`.
-        checkpoint_every_s: at the end of an epoch the states are kept if so many seconds have gone by since the last time.
-        on_epoch: told about each epoch that is trained now, with the run's number in ``runs``.
-        on_wait: told when another process is training one of the runs; it may raise to give up.
-        on_note: told why there is no CUDA graph, or what is moved to `removed/`.
+        following: who hears of it, with the run's number in ``runs``, and how often states are kept.
 
     Returns:
         For each run its result, or the error that kept it from one: its audit, an empty side, a loss that is no longer finite.
@@ -55,7 +54,6 @@ def train_together(
     """
     if len({experiment.name for experiment, _ in runs}) > 1:
         raise UsageError("runs that are trained together must be of one experiment, in several folds or with several seeds")
-    note = on_note or (lambda _: None)
     ids = [experiment.run_id(fold) for experiment, fold in runs]
     if len(set(ids)) < len(ids):
         raise UsageError("a run stands twice among those that are trained together")
@@ -64,11 +62,11 @@ def train_together(
         # each other.
         to_lock = {run_id for run_id, (of, _) in zip(ids, runs, strict=True) if of.again or peek(cache, run_id) is None}
         for run_id in sorted(to_lock):
-            locks.enter_context(cache.lock(f"runs/{run_id}", on_wait))
-        found, begun = _begin_all(cache, runs, loaded, findings, note)
+            locks.enter_context(cache.lock(f"runs/{run_id}", following.on_wait))
+        ended, begun = _begin_all(cache, runs, loaded, findings, following.note)
         if begun:
-            found |= _train_begun(cache, runs, begun, checkpoint_every_s, on_epoch, on_note)
-    return [found[i] for i in range(len(runs))]
+            ended |= _train_begun(cache, runs, begun, following)
+    return [ended[i] for i in range(len(runs))]
 
 
 def _begin_all(
@@ -102,12 +100,9 @@ def _train_begun(
     cache: Cache,
     runs: Sequence[tuple[Experiment, int]],
     begun: Mapping[int, Begun],
-    checkpoint_every_s: float,
-    on_epoch: Callable[[int, EpochRecord], None] | None,
-    on_note: Callable[[str], None] | None,
+    following: Following,
 ) -> dict[int, RunResult | TfserError]:
     """Train what is begun in one group and store what comes out; return by number the results, or a training's own error."""
-    from tfser.heads.training.loop import Keeping
     from tfser.heads.training.together import FitJob, choose_stacking, fit_together, provenance
 
     # How it is stacked is settled by the experiment, whose name holds it; here it is only looked up for what
@@ -117,15 +112,7 @@ def _train_begun(
         experiment.spec, experiment.config, experiment.recipe, experiment.device, experiment.stacked, layers=experiment.layers
     )
     jobs = [
-        FitJob(
-            data=run.data,
-            seed=runs[i][0].seed,
-            keeping=Keeping(
-                checkpoint_dir=run.checkpoint_dir,
-                checkpoint_every_s=checkpoint_every_s,
-                on_epoch=None if on_epoch is None else _numbered(i, on_epoch),
-            ),
-        )
+        FitJob(data=run.data, seed=runs[i][0].seed, keeping=following.keeping(i, run.checkpoint_dir))
         for i, run in begun.items()
     ]
     results = fit_together(
@@ -135,7 +122,7 @@ def _train_begun(
         recipe=experiment.recipe,
         device=experiment.device,
         how=experiment.stacked,
-        on_note=on_note,
+        on_note=following.on_note,
     )
     ended: dict[int, RunResult | TfserError] = {}
     for (i, run), result in zip(begun.items(), results, strict=True):
@@ -143,9 +130,5 @@ def _train_begun(
             ended[i] = result
         else:
             about = {**run.about, **provenance(stacking, result.together)}
-            ended[i] = store_run(cache, replace(run, about=about), result, on_note or (lambda _: None))
+            ended[i] = store_run(cache, replace(run, about=about), result, following.note)
     return ended
-
-
-def _numbered(i: int, tell: Callable[[int, EpochRecord], None]) -> Callable[[EpochRecord], None]:
-    return lambda record: tell(i, record)

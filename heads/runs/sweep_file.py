@@ -95,15 +95,15 @@ def _fields(where: str, values: Mapping[str, Any], kind: type, also: Sequence[st
         kind: the dataclass.
         also: keys that stand there for something else, for errors.
     """
-    known = {key: field for field in declared(kind).values() for key in field.keys}
+    by_key = {key: field for field in declared(kind).values() for key in field.keys}
     values_read: dict[str, Any] = {}
     for key, value in values.items():
-        if key not in known:
-            names = [*known, *also]
+        if key not in by_key:
+            names = [*by_key, *also]
             close = difflib.get_close_matches(key, names, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(names))}"
             raise UsageError(f"{where}: unknown key {key!r}{hint}")
-        field = known[key]
+        field = by_key[key]
         if field.name in values_read:
             raise UsageError(f"{where}: {key} stands twice: say {' or '.join(field.keys)}")
         values_read[field.name] = _value(f"{where}, {key}", value, field)

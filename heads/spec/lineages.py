@@ -26,18 +26,25 @@ class Lineage:
     """A published way of training and choosing."""
 
     recipe: Recipe
-    reports: tuple[str, ...]
-    """The selections that its publications report, among ``recipe.selections``."""
     caveat: str
     """What keeps its number from being a result, or what to know about it."""
     source: str
     """The repository, and the paper."""
 
+    @property
+    def reports(self) -> tuple[str, ...]:
+        """The selections that its publications report."""
+        return self.recipe.selections
+
 
 _ON_TEST = "epochs chosen on the test fold, an upper bound and no result"
 _LEAKY = "validation utterances are a random 20 % and share their speakers with training: the epoch is chosen on known voices"
 
-_DWFORMER = Recipe(
+_THEIRS = Recipe(epochs=100, batch_size=32, normalise="none")
+"""What most of them have in common."""
+
+_DWFORMER = replace(
+    _THEIRS,
     summary="DWFormer on IEMOCAP: SGD 5e-4, warm restarts, 120 epochs; best WA + UA of the test fold",
     optimiser="sgd",
     lr=5e-4,
@@ -47,14 +54,14 @@ _DWFORMER = Recipe(
     floor=0.02,
     epochs=120,
     batch_size=32,
-    normalise="none",
     cut_seconds=6.48,
     selections=("test-WA+UA",),
 )
 
 LINEAGES: dict[str, Lineage] = {
     "shiftser": Lineage(
-        recipe=Recipe(
+        recipe=replace(
+            _THEIRS,
             summary="ShiftSER: AdamW 5e-4, cosine, 100 epochs; best WA and best UA of the test fold, each by itself",
             optimiser="adamw",
             lr=5e-4,
@@ -62,10 +69,7 @@ LINEAGES: dict[str, Lineage] = {
             schedule="cosine",
             floor=0.01,
             warmup_epochs=5,
-            epochs=100,
-            batch_size=32,
             grad_clip=5.0,
-            normalise="none",
             time_masks=2,
             time_mask_frames=15,
             band_masks=1,
@@ -73,14 +77,12 @@ LINEAGES: dict[str, Lineage] = {
             cut_seconds=7.48,
             selections=("test-WA", "test-UA"),
         ),
-        reports=("test-WA", "test-UA"),
         caveat=f"{_ON_TEST}; WA and UA come of two different epochs",
         source="ECNU-Cross-Innovation-Lab/ShiftSER (Shen et al. 2023): 374 frames of 768 features, seed 42; masks have their "
         "full length and a learnt filling there, up to that length and zeros here",
     ),
     "dwformer": Lineage(
         recipe=_DWFORMER,
-        reports=("test-WA+UA",),
         caveat=_ON_TEST,
         source="scutcsq/DWFormer, IEMOCAP/train.py (Chen et al. 2023): 324 frames, rates down to 1e-5, seed 3",
     ),
@@ -92,12 +94,12 @@ LINEAGES: dict[str, Lineage] = {
             cut_seconds=4.5,
             selections=("val-WF1",),
         ),
-        reports=("val-WF1",),
         caveat="the official validation side chooses the epoch, as it should; speakers of MELD stand on all its sides",
         source="scutcsq/DWFormer, Meld/train.py (Chen et al. 2023): 225 frames, seed 2",
     ),
     "speechformer": Lineage(
-        recipe=Recipe(
+        recipe=replace(
+            _THEIRS,
             summary="SpeechFormer(++): SGD 5e-4, cosine to a hundredth, 120 epochs; best WA + UA of the five best test epochs",
             optimiser="sgd",
             lr=5e-4,
@@ -105,49 +107,46 @@ LINEAGES: dict[str, Lineage] = {
             floor=0.01,
             epochs=120,
             batch_size=32,
-            normalise="none",
             cut_seconds=6.52,
             selections=("test-top5",),
         ),
-        reports=("test-top5",),
         caveat=_ON_TEST,
         source="HappyColor/SpeechFormer and SpeechFormer2, utils/write_result.py (Chen et al. 2022, 2023): 326 frames",
     ),
     "ca_mser": Lineage(
-        recipe=Recipe(
+        recipe=replace(
+            _THEIRS,
             summary="CA-MSER: AdamW 1e-5, segments of 3 s, batch 64, 100 epochs; lowest test loss, patience 8",
             optimiser="adamw",
             lr=1e-5,
             weight_decay=0.01,
             epochs=100,
             batch_size=64,
-            normalise="none",
             slice_seconds=3.0,
             selections=("test-loss-patience8",),
         ),
-        reports=("test-loss-patience8",),
         caveat=f"its validation speaker is its test speaker: {_ON_TEST}",
         source="Vincent-ZHQ/CA-MSER, crossval_SER.py and train_ser.py (Zou et al. 2022): 10 speaker folds; an utterance is the "
         "mean of log-probabilities there and of probabilities here, and the loss is of segments there and of utterances here",
     ),
     "superb": Lineage(
-        recipe=Recipe(
+        recipe=replace(
+            _THEIRS,
             summary="SUPERB: Adam 1e-4, batch 4 x 8, 30,000 steps; best WA of a random 20 % (known voices)",
             optimiser="adam",
             lr=1e-4,
             steps=30_000,
-            batch_size=32,
+            epochs=50,  # which steps override, but its runs are named by
             grad_clip=1.0,
-            normalise="none",
             validation="random-leaky:0.2",
             selections=("val-WA",),
         ),
-        reports=("val-WA",),
         caveat=_LEAKY,
         source="s3prl, downstream/emotion/config.yaml (Yang et al. 2021): evaluated every 1000 steps there, every epoch here",
     ),
     "emotion2vec": Lineage(
-        recipe=Recipe(
+        recipe=replace(
+            _THEIRS,
             summary="emotion2vec: RMSprop 5e-4 to 1e-3 and back, 100 epochs; best WA of a random 20 % (known voices)",
             optimiser="rmsprop",
             lr=5e-4,
@@ -157,28 +156,23 @@ LINEAGES: dict[str, Lineage] = {
             peak=2.0,
             epochs=100,
             batch_size=128,
-            normalise="none",
             validation="random-leaky:0.2",
             selections=("val-WA",),
         ),
-        reports=("val-WA",),
         caveat=_LEAKY,
         source="ddlBoJack/emotion2vec, iemocap_downstream/main.py (Ma et al. 2024)",
     ),
     "emobox": Lineage(
-        recipe=Recipe(
+        recipe=replace(
+            _THEIRS,
             summary="EmoBox: Adam 1e-4, 10 epochs of warm-up, then a line to zero, 100 epochs; every checkpoint is tested",
             optimiser="adam",
             lr=1e-4,
             schedule="linear",
             warmup_epochs=10,
-            epochs=100,
-            batch_size=32,
-            normalise="none",
             cut_seconds=30.0,
             selections=("test-WA", "test-UA", "test-WF1"),
         ),
-        reports=("test-WA", "test-UA", "test-WF1"),
         caveat=f"every checkpoint is tested, and the code does not say which is reported; the best of each: {_ON_TEST}",
         source="emo-box/EmoBox, examples/sb (Ma et al. 2024): clips over 30 s are skipped there and cut here",
     ),
@@ -190,13 +184,13 @@ def listed() -> list[dict[str, str]]:
     return [
         {
             "recipe": name,
-            "reports": ", ".join(of.reports),
-            "validation": of.recipe.validation or "",
-            "about": of.recipe.summary,
-            "caveat": of.caveat,
-            "source": of.source,
+            "reports": ", ".join(lineage.reports),
+            "validation": lineage.recipe.validation or "",
+            "about": lineage.recipe.summary,
+            "caveat": lineage.caveat,
+            "source": lineage.source,
         }
-        for name, of in LINEAGES.items()
+        for name, lineage in LINEAGES.items()
     ]
 
 

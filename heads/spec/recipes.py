@@ -229,18 +229,25 @@ class Recipe(Settings):
         return self.lr * (self.floor + (1 - self.floor) * share)
 
 
-FRAMES_DEFAULT = Recipe(
-    summary="AdamW 5e-4, batch 16, 30 epochs, cosine, clipping, light label smoothing",
+PLAIN = Recipe(
+    summary="AdamW, 30 epochs, cosine: the plain recipe of a registered head",
     optimiser="adamw",
-    lr=5e-4,
     weight_decay=1e-2,
     schedule="cosine",
-    warmup_epochs=2,
+    warmup_epochs=1,
     epochs=30,
+    batch_size=32,
+)
+"""What our own defaults begin from, and how a head of somebody's own is trained (`tfser.register_head`)."""
+
+FRAMES_DEFAULT = replace(
+    PLAIN,
+    summary="AdamW 5e-4, batch 16, 30 epochs, cosine, clipping, light label smoothing",
+    lr=5e-4,
+    warmup_epochs=2,
     batch_size=16,
     grad_clip=5.0,
     label_smoothing=0.1,
-    normalise="train",
     precision="auto",
 )
 """Our own default of the heads that TF-Mamba's Table I compares: one for all, chosen beforehand and for none of them. Their

@@ -55,13 +55,13 @@ INSIDE_0_1 = Bound("between 0 and 1", lambda value: 0 < value < 1)
 @functools.cache
 def _declared(kind: type) -> Mapping[str, tuple[tuple[str, ...], Bound | None, bool]]:
     """Return for each field of a dataclass the words that it may be (none: any), its bound, and whether it may be None."""
-    found = {}
+    declared = {}
     for name, hint in typing.get_type_hints(kind, include_extras=True).items():
         bound = next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Bound)), None)
         plain = hint.__origin__ if bound is not None else hint
         words = typing.get_args(plain) if typing.get_origin(plain) is Literal else ()
-        found[name] = (words, bound, type(None) in typing.get_args(plain))
-    return found
+        declared[name] = (words, bound, type(None) in typing.get_args(plain))
+    return declared
 
 
 @dataclass(frozen=True, kw_only=True)

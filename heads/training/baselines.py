@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -135,25 +135,49 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
     # that folds can be put together.
     state = _with_absent_classes(state, present, len(data.classes))
     trained = time.perf_counter()
-    # From here on it looks like one epoch of a network: what is stored, selected and compared needs no second
-    # way.
-    val, test = (_predict(state, inputs, np.sort(rows)) if len(rows) else None for rows in (data.val, data.test))
     on_train = _probabilities(state, inputs[data.train])[np.arange(len(labels)), labels]
+    return one_epoch(
+        data,
+        state,
+        lambda rows: of_whole_utterances(_probabilities(state, inputs[rows]), rows),
+        loss=float(-(weights * np.log(np.maximum(on_train, 1e-30))).sum() / weights.sum()),
+        parameters=sum(tensor.numel() for name, tensor in state.items() if name.startswith("model.")),
+        times=(began, trained),
+    )
+
+
+def one_epoch(
+    data: FoldData,
+    state: dict[str, Tensor],
+    answer: Callable[[Indices], Prediction],
+    *,
+    loss: float,
+    parameters: int,
+    times: tuple[float, float],
+) -> FitResult:
+    """Return a fit at once as one epoch of a network: what is stored, selected and compared needs no second way.
+
+    Args:
+        data: of the fold.
+        state: what was learnt.
+        answer: predicts the utterances of some rows, in rising order.
+        loss: mean over the training utterances.
+        parameters: how many numbers were learnt.
+        times: when the fit began and ended, by `time.perf_counter`.
+    """
+    began, trained = times
+    val, test = (answer(np.sort(rows)) if len(rows) else None for rows in (data.val, data.test))
     record = EpochRecord(
         epoch=1,
-        loss=float(-(weights * np.log(np.maximum(on_train, 1e-30))).sum() / weights.sum()),
+        loss=loss,
         learning_rate=0.0,
         train_s=trained - began,
         eval_s=time.perf_counter() - trained,
         **side_scores("val", data, val),
         **side_scores("test", data, test),
     )
-    return FitResult(
-        history=(record,),
-        selections={"last": Selection(epoch=1, test=test)},
-        states={"last": state},
-        parameters=sum(tensor.numel() for name, tensor in state.items() if name.startswith("model.")),
-    )
+    last = Selection(epoch=1, test=test)
+    return FitResult(history=(record,), selections={"last": last}, states={"last": state}, parameters=parameters)
 
 
 def predict(state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices) -> Prediction:
@@ -168,7 +192,9 @@ def predict(state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices
     inputs, dim = len(state["inputs.mean"]), features.frames.shape[1]
     if inputs not in (dim, 2 * dim):
         raise UsageError(f"this state is of features {inputs // 2} wide, and these are {dim} wide")
-    return _predict(state, finite_statistics(features, rows, deviation=inputs == 2 * dim), np.sort(rows))
+    rows = np.sort(rows)
+    flat = finite_statistics(features, rows, deviation=inputs == 2 * dim)
+    return of_whole_utterances(_probabilities(state, flat[rows]), rows)
 
 
 def _scale(inputs: Floats) -> tuple[Floats, dict[str, Tensor]]:
@@ -260,14 +286,15 @@ def _probabilities(state: Mapping[str, Tensor], inputs: Floats) -> Floats:
     return result
 
 
-def _predict(state: Mapping[str, Tensor], inputs: Floats, rows: Indices) -> Prediction:
-    probabilities = _probabilities(state, inputs[rows]).astype(np.float32)
+def of_whole_utterances(probabilities: Floats, rows: Indices) -> Prediction:
+    """Return the prediction of utterances ``rows`` (n,) that were looked at whole, with class probabilities (n, K)."""
+    rounded = probabilities.astype(np.float32)
     return Prediction(
         segment_utterance=rows,
         segment_number=np.zeros(len(rows), dtype=np.int64),
-        segment_probabilities=probabilities,
+        segment_probabilities=rounded,
         utterance=rows,
-        utterance_probabilities=probabilities,
+        utterance_probabilities=rounded,
     )
 
 

@@ -8,19 +8,16 @@ first class for everybody, silently.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tfser.heads.spec.fold import Prediction
 from tfser.manifests.errors import TfserError
 from tfser.manifests.wording import more
-
-if TYPE_CHECKING:
-    from tfser.heads.spec.fold import Prediction
-    from tfser.pipeline.shards.packed import PackedFeatures
+from tfser.pipeline.shards.packed import PackedFeatures
 
 Indices = npt.NDArray[np.int64]
 
@@ -29,11 +26,11 @@ class NotFiniteError(TfserError):
     """Features, weights or probabilities are no numbers, or infinite."""
 
 
-def check_prediction(found: Prediction | None, side: str, epoch: int, features: PackedFeatures, train: Indices) -> None:
+def check_prediction(prediction: Prediction | None, side: str, epoch: int, features: PackedFeatures, train: Indices) -> None:
     """Refuse probabilities that are no numbers.
 
     Args:
-        found: what was predicted, if anything.
+        prediction: what was predicted, if anything.
         side: whose utterances these are: val or test.
         epoch: from 1.
         features: what was predicted from.
@@ -42,13 +39,13 @@ def check_prediction(found: Prediction | None, side: str, epoch: int, features: 
     Raises:
         NotFiniteError: naming the epoch and the way out.
     """
-    if found is None:
+    if prediction is None:
         return
-    odd = ~np.isfinite(found.utterance_probabilities).all(axis=1)
-    if not odd.any() and np.isfinite(found.segment_probabilities).all():
+    odd = ~np.isfinite(prediction.utterance_probabilities).all(axis=1)
+    if not odd.any() and np.isfinite(prediction.segment_probabilities).all():
         return
-    check_features(features, np.concatenate([train, found.utterance[odd]]))
-    count, all_of = int(odd.sum()), len(found.utterance)
+    check_features(features, np.concatenate([train, prediction.utterance[odd]]))
+    count, all_of = int(odd.sum()), len(prediction.utterance)
     raise NotFiniteError(
         f"after epoch {epoch}, the predictions of {count} of {all_of} {side} utterances are no numbers: lower lr, or set "
         "grad_clip; nothing of it counts as a result"

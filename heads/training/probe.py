@@ -39,12 +39,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Indices, Prediction, Selection
+from tfser.heads.spec.fold import FitResult, FoldData, Indices, Prediction
 from tfser.heads.spec.head import Baseline
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import ABOVE_0, INSIDE_0_1, Settings
-from tfser.heads.training.baselines import finite_statistics
-from tfser.heads.training.loop import side_scores
+from tfser.heads.training.baselines import finite_statistics, of_whole_utterances, one_epoch
 from tfser.manifests.errors import UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
 
@@ -116,22 +115,14 @@ def fit(data: FoldData, config: ProbeConfig, recipe: Recipe) -> FitResult:
     with threadpool_limits(limits=config.threads, user_api="blas"):
         state = _fit_state(inputs[data.train], labels, _groups(data), len(data.classes), config)
     trained = time.perf_counter()
-    val, test = (_predict(state, inputs, np.sort(rows)) if len(rows) else None for rows in (data.val, data.test))
     on_train = _probabilities(state, inputs[data.train])[np.arange(len(labels)), labels]
-    record = EpochRecord(
-        epoch=1,
+    return one_epoch(
+        data,
+        state,
+        lambda rows: of_whole_utterances(_probabilities(state, inputs[rows]), rows),
         loss=float(-np.log(np.maximum(on_train, 1e-30)).mean()),
-        learning_rate=0.0,
-        train_s=trained - began,
-        eval_s=time.perf_counter() - trained,
-        **side_scores("val", data, val),
-        **side_scores("test", data, test),
-    )
-    return FitResult(
-        history=(record,),
-        selections={"last": Selection(epoch=1, test=test)},
-        states={"last": state},
         parameters=state["model.weight"].numel() + state["model.intercept"].numel(),
+        times=(began, trained),
     )
 
 
@@ -149,7 +140,8 @@ def predict(state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices
     if layers * width not in (dim, 2 * dim):
         raise UsageError(f"this state is of {layers} layers of {width} inputs each, and these features are {dim} wide")
     flat = finite_statistics(features, rows, deviation=layers * width == 2 * dim)
-    return _predict(state, by_layer(flat, dim, layers), np.sort(rows))
+    rows = np.sort(rows)
+    return of_whole_utterances(_probabilities(state, by_layer(flat, dim, layers)[rows]), rows)
 
 
 def by_layer(flat: Floats, dim: int, layers: int) -> Floats:
@@ -278,17 +270,6 @@ def _probabilities(state: Mapping[str, Tensor], inputs: Floats) -> Floats:
         scores = scaled @ of["model.weight"][place].T + of["model.intercept"][place]
         total += scores / of["choice.temperature"][place]
     return np.exp(_log_softmax(total / len(of["choice.layers"])))
-
-
-def _predict(state: Mapping[str, Tensor], inputs: Floats, rows: Indices) -> Prediction:
-    probabilities = _probabilities(state, inputs[rows]).astype(np.float32)
-    return Prediction(
-        segment_utterance=rows,
-        segment_number=np.zeros(len(rows), dtype=np.int64),
-        segment_probabilities=probabilities,
-        utterance=rows,
-        utterance_probabilities=probabilities,
-    )
 
 
 def _check(config: ProbeConfig, dim: int) -> None:

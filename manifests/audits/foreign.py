@@ -288,21 +288,22 @@ def _entries(context: _Context) -> list[SplitRow]:
         plain = record.plain
         # A column a fold makes one row of the file several rows of the split.
         wide = [(match[1], role_of(v)) for name, v in plain.items() if (match := _WIDE.fullmatch(name)) and role_of(v)]
-        said = _said(plain, columns)
+        written = _said(plain, columns)
         of_fold = _OWN_FOLD_COLUMNS if sides_by_file else _FOLD_COLUMNS
         own_fold = next((plain[name] for name in of_fold if name in plain and not role_of(plain[name])), None)
         if own_fold is not None and (match := FOLD_WORD.fullmatch(own_fold)):
             own_fold = match[1]
         elif own_fold is not None and re.fullmatch(r"\d+\.0", own_fold):  # a table program took it for a number
             own_fold = own_fold[:-2]
-        elif own_fold is None and said is not None and numbered:
-            own_fold = said[1]
+        elif own_fold is None and written is not None and numbered:
+            own_fold = written[1]
+        role = written[0] if written else record.role
         if len(context.place.folds) > 1:  # a side that all folds share
-            pairs: list[tuple[str | None, str | None]] = [(k, said[0] if said else record.role) for k in context.place.folds]
+            pairs: list[tuple[str | None, str | None]] = [(fold, role) for fold in context.place.folds]
         elif wide:
             pairs = list(wide)
         else:
-            pairs = [(own_fold or record.fold, said[0] if said else record.role)]
+            pairs = [(own_fold or record.fold, role)]
         label = next((plain[name] for name in _LABEL_COLUMNS if name in plain), None)
         speaker = next((plain[name] for name in _SPEAKER_COLUMNS if name in plain), None)
         entries += [
@@ -364,6 +365,7 @@ def _read_table(text: str, context: _Context) -> None:
             if not any(cells):
                 continue
             context.line = rows.line_num
+            # The first line that holds anything is a header if it names a known column, else the first row.
             if header is None:
                 folded = [cell.casefold() for cell in cells]
                 if any(name in _KNOWN_COLUMNS or _WIDE.fullmatch(name) for name in folded):

@@ -5,7 +5,7 @@ the corpus's name before the id. A path fits the utterances whose own path ends 
 the utterance of that id. Several that fit equally well are several: nothing is guessed, but that of ids which recur in the
 corpus's own splits (MELD's) the one of the row's side is meant.
 
-`install` puts the matched rows into a connection for `audit.run_audits(is_foreign=True)`.
+`install` puts the matched rows into a connection for `run_audits(claims=...)`.
 """
 
 from __future__ import annotations
@@ -39,13 +39,10 @@ def install(connection: Connection, corpus: str, split: ForeignSplit) -> Matched
     Raises:
         TfserError: if no row of it is an utterance of the corpus.
     """
-    import pyarrow as pa
-
     rows = connection.execute(
         "SELECT utterance_id, path, split FROM utterances WHERE corpus = ? ORDER BY utterance_id", [corpus]
     ).fetchall()
     finder = Finder(corpus, rows)
-    number = split.numbers
     columns: dict[str, list[object]] = {part.split()[0]: [] for part in SPLIT_COLUMNS.split(", ")}
     seen: set[str] = set()
     # How many utterances a row may mean: none, one, several. Only the first kind is evidence; a row that may
@@ -57,7 +54,7 @@ def install(connection: Connection, corpus: str, split: ForeignSplit) -> Matched
         counts[min(len(found), 2)] += 1
         if name is not None:
             seen.add(name)
-        for column, value in zip(columns.values(), _values(entry, number, corpus, name, len(found)), strict=True):
+        for column, value in zip(columns.values(), _values(entry, split.numbers, corpus, name, len(found)), strict=True):
             column.append(value)
     if not counts[1]:
         example = split.entries[0].names[0]
@@ -66,16 +63,7 @@ def install(connection: Connection, corpus: str, split: ForeignSplit) -> Matched
             f"{split.name}: none of its {len(split.entries):,} rows is an utterance of {corpus} (it writes {example!r}, the "
             f"corpus has {have!r}); say --corpus NAME for the corpus that it is of"
         )
-    table = pa.table({name: pa.array(values) for name, values in columns.items()})
-    connection.register("read_rows", table)
-    casts = ", ".join(f"{part.split()[0]}::{part.split()[1]} AS {part.split()[0]}" for part in SPLIT_COLUMNS.split(", "))
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE foreign_rows AS SELECT {casts} FROM read_rows")
-    connection.unregister("read_rows")
-    connection.execute(
-        "CREATE OR REPLACE TEMP TABLE foreign_members AS SELECT r.fold, r.role, r.corpus, r.utterance_id, "
-        "coalesce(r.label, u.label) AS label FROM foreign_rows r JOIN utterances u "
-        "ON u.corpus = r.corpus AND u.utterance_id = r.utterance_id WHERE r.matches = 1"
-    )
+    _store(connection, columns)
     return Matched(
         rows=len(split.entries),
         matched=counts[1],
@@ -84,6 +72,21 @@ def install(connection: Connection, corpus: str, split: ForeignSplit) -> Matched
         folds=len(split.folds),
         utterances=len(seen),
         left_out=len(rows) - len(seen),
+    )
+
+
+def _store(connection: Connection, columns: dict[str, list[object]]) -> None:
+    """Put the rows, by column, where the audits find them: `foreign_rows`, and `foreign_members` of those matched."""
+    import pyarrow as pa
+
+    connection.register("read_rows", pa.table({name: pa.array(values) for name, values in columns.items()}))
+    casts = ", ".join(f"{part.split()[0]}::{part.split()[1]} AS {part.split()[0]}" for part in SPLIT_COLUMNS.split(", "))
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE foreign_rows AS SELECT {casts} FROM read_rows")
+    connection.unregister("read_rows")
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE foreign_members AS SELECT r.fold, r.role, r.corpus, r.utterance_id, "
+        "coalesce(r.label, u.label) AS label FROM foreign_rows r JOIN utterances u "
+        "ON u.corpus = r.corpus AND u.utterance_id = r.utterance_id WHERE r.matches = 1"
     )
 
 

@@ -119,6 +119,7 @@ def protocol_report(
     )
     findings += unmatched(connection, protocol=protocol, corpus=corpus)
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
+    # What a protocol promises stands beside what is true of it, fold by fold.
     about = rows(
         connection, "SELECT keeps_apart FROM protocols WHERE protocol = ? AND corpora = ? LIMIT 1", [protocol, corpus]
     )
@@ -156,11 +157,10 @@ def split_report(
         feature_sets=[],
         audits=audits,
         examples=_EVERY,
-        is_foreign=True,
         claims=claims,
     )
     # The same views as the audits saw, so that what is counted is what was judged.
-    with audited(connection, protocol=split.name, corpus=corpus, feature_sets=[], is_foreign=True, claims=claims):
+    with audited(connection, protocol=split.name, corpus=corpus, feature_sets=[], claims=claims):
         utterances, unreadable = _counts(connection)
         independence = fold_independence(connection, split.name, corpus)
     return AuditReport(
@@ -254,20 +254,20 @@ def summary(report: AuditReport) -> str:
 
 def markdown(report: AuditReport, command: str, version: str) -> str:
     """Return a report to paste into an issue: verdict, who leaks, findings, what each means and what to do."""
-    found = [f for f in report.findings if f.level != "ok"]
+    findings = [f for f in report.findings if f.level != "ok"]
     verdict = "fails" if report.errors else "passes"
     lines = [f"## Split audit: {_code(report.protocol)} of {report.corpus} {verdict}", "", summary(report) + ".", ""]
     for column in GROUP_COLUMNS:
-        who = leaks(found, column)
+        who = leaks(findings, column)
         if who and (column == "speaker" or column in report.keeps_apart):
             lines += [f"### {column.capitalize()}s on both sides: {len(who)}", "", *_markdown_table(who), ""]
     passed = sum(f.level == "ok" for f in report.findings)
-    if found:
-        shown = [{**line, "audit": _code(line["audit"])} for line in table(found)[:-1]]
+    if findings:
+        shown = [{**line, "audit": _code(line["audit"])} for line in table(findings)[:-1]]
         for line in shown:
             del line["action"]
         lines += ["### Findings", "", *_markdown_table(shown), ""]
-        said: dict[str, Finding] = {f.audit: f for f in found}
+        said: dict[str, Finding] = {f.audit: f for f in findings}
         lines += [f"* **{f.title}**: {f.explanation}. What to do: {f.action}." for f in said.values()] + [""]
     lines += [f"{count(passed, 'other audit')} found nothing. Made by tfser {version}: {_code(command)}"]
     return "\n".join(lines)

@@ -146,8 +146,7 @@ def run_audits(
     feature_sets: Sequence[str] | None = None,
     audits: Sequence[Audit] | None = None,
     examples: int = 5,
-    is_foreign: bool = False,
-    claims: Sequence[str] = (),
+    claims: Sequence[str] | None = None,
 ) -> list[Finding]:
     """Run the audits over one protocol, or over a foreign split; errors first.
 
@@ -159,8 +158,8 @@ def run_audits(
             are bound to no fold (a collapsed layer mix is).
         audits: which ones; None runs all that are packaged.
         examples: rows to keep of each finding.
-        is_foreign: audit what `foreign.install` put into the connection.
-        claims: columns that the foreign split is held to keep apart.
+        claims: audit the foreign split that `matching.install` put into the connection, which is held to keep these columns
+            apart; None: the protocol.
 
     Raises:
         TfserError: if an audit's query fails, or names a level that there is not.
@@ -168,9 +167,7 @@ def run_audits(
     findings: list[Finding] = []
 
     def run() -> None:
-        with audited(
-            connection, protocol=protocol, corpus=corpus, feature_sets=feature_sets, is_foreign=is_foreign, claims=claims
-        ):
+        with audited(connection, protocol=protocol, corpus=corpus, feature_sets=feature_sets, claims=claims):
             for audit in packaged_audits() if audits is None else audits:
                 findings.extend(_run(connection, audit, protocol, corpus, examples))
 

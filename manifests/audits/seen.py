@@ -119,26 +119,24 @@ def audited(
     protocol: str,
     corpus: str,
     feature_sets: Sequence[str] | None,
-    is_foreign: bool = False,
-    claims: Sequence[str] = (),
+    claims: Sequence[str] | None = None,
 ) -> Iterator[None]:
     """Let temporary views stand before the tables, which hold only what is audited; take them away in the end.
 
     Args:
-        connection: an open catalogue; for a foreign split, with what `foreign.install` puts there.
+        connection: an open catalogue; for a foreign split, with what `matching.install` puts there.
         protocol: the protocol's name, or what the foreign split is called.
         corpus: the corpus, or all corpora of the protocol as `protocols.corpora` joins them.
         feature_sets: the ones that have to be complete; None takes those that hold any feature of the corpus and
             are bound to no fold.
-        is_foreign: whether the rows are those of a foreign split.
-        claims: columns that a foreign split is held to keep apart.
+        claims: columns that a foreign split is held to keep apart; None: the rows are a protocol's.
     """
     # Views stand before the tables under the same names, so an audit is plain SQL that cannot see more than it
     # is to judge, and a foreign split needs no other one.
     main = _database(connection)
     turn = _turn(connection)
-    views = _foreign(turn, protocol, corpus, claims) if is_foreign else _own(main, turn, protocol, corpus)
-    views |= _common(main, feature_sets, is_foreign)
+    views = _own(main, turn, protocol, corpus) if claims is None else _foreign(turn, protocol, corpus, claims)
+    views |= _common(main, feature_sets, is_foreign=claims is not None)
     if nobody := _nobody(connection, corpus):  # before all others: they read it
         said = ", ".join(quote(name) for name in nobody)
         kept = f"CASE WHEN speaker IN ({said}) THEN NULL ELSE speaker END AS speaker"

@@ -28,6 +28,8 @@ _ROLE_OF = {word: role for role, words in ROLES.items() for word in words.split(
 FOLD_WORD = re.compile(r"(?<![a-z])(?:fold|session|sess|ses|split|cv)[\s_-]*(\d+)", re.I)
 
 _Key = tuple[str, ...]
+_ByRole = dict[str, dict[_Key, Path]]
+"""The files of each role, by what tells them from one another."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,29 +96,39 @@ def place(files: Sequence[Path], roles: Mapping[Path, str | None], notes: list[s
         UsageError: if files say the same role and nothing tells how they belong together, or a fold lacks a side.
     """
     places = {file: Place(role=None, folds=_one(fold_of_path(file))) for file in files}
-    by_role: dict[str, dict[_Key, Path]] = {}
+    by_role: _ByRole = {}
     for role in ROLES:
         of_role = [file for file in files if roles[file] == role]
         for file, key in _keys(of_role, role).items():
             if (other := by_role.setdefault(role, {}).setdefault(key, file)) is not file:
                 raise _cannot_tell(role, [other, file])
     by_role = {role: of_keys for role, of_keys in by_role.items() if of_keys}
-    several = {role: of_keys for role, of_keys in by_role.items() if len(of_keys) > 1}
+    if len(by_role.get("train", ())) > 1:
+        return places | _of_several_folds(by_role)
+    return places | _of_one_fold(by_role, notes)
 
-    # One fold: one file a side, or one to train on and several to validate or test on.
-    if "train" not in several:
-        told = {number for of_keys in by_role.values() for file in of_keys.values() if (number := fold_of_path(file))}
-        folds = tuple(told) if len(told) == 1 else ()  # numbers that differ by side are no folds
-        for role, of_keys in by_role.items():
-            places |= {file: Place(role=role, folds=folds) for file in of_keys.values()}
-            if len(of_keys) > 1 and "train" in by_role:
-                notes.append(f"{_named(of_keys.values())}: taken together as the {role} side of one fold")
-        if several and "train" not in by_role:
-            role, of_keys = next(iter(several.items()))
+
+def _of_one_fold(by_role: _ByRole, notes: list[str]) -> dict[Path, Place]:
+    """Return the places of one file a side, or of one to train on and several to validate or test on."""
+    numbers = {number for of_keys in by_role.values() for file in of_keys.values() if (number := fold_of_path(file))}
+    folds = tuple(numbers) if len(numbers) == 1 else ()  # numbers that differ by side are no folds
+    places: dict[Path, Place] = {}
+    for role, of_keys in by_role.items():
+        places |= {file: Place(role=role, folds=folds) for file in of_keys.values()}
+        if len(of_keys) > 1 and "train" not in by_role:
             raise _cannot_tell(role, list(of_keys.values()))
-        return places
+        if len(of_keys) > 1:
+            notes.append(f"{_named(of_keys.values())}: taken together as the {role} side of one fold")
+    return places
 
-    # Several folds: what is trained on and what is tested (or validated, where nothing is tested) differ in the same way.
+
+def _of_several_folds(by_role: _ByRole) -> dict[Path, Place]:
+    """Return the places of files of several folds.
+
+    What is trained on and what is tested (or validated, where nothing is tested) differ in the same way: a file of the one
+    belongs to the file of the other that differs from its fellows in the same words.
+    """
+    several = {role: of_keys for role, of_keys in by_role.items() if len(of_keys) > 1}
     side = "test" if "test" in several else "val"
     if side not in several:
         raise _cannot_tell("train", list(several["train"].values()))
@@ -126,6 +138,7 @@ def place(files: Sequence[Path], roles: Mapping[Path, str | None], notes: list[s
         if alone := [file for key, file in several[one].items() if key not in several[opposite]]:
             raise UsageError(f"--split {alone[0]}: its fold has no {opposite} side; name the {opposite} file of that fold, too")
     names = {key: "-".join(key) for key in several["train"]}
+    places: dict[Path, Place] = {}
     for role, of_keys in by_role.items():
         if role in several and not set(of_keys) <= set(names):
             raise _cannot_tell(role, list(of_keys.values()))

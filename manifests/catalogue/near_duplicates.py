@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import DamagedError, FileError, MissingFileError, UnreadableError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FINGERPRINTS = "fingerprints.parquet"
 PAIRS = "near_duplicates.parquet"
@@ -33,50 +37,58 @@ def read_near_duplicates(
         corpora: whose.
         leave_out: told the corpus, the file and the error of what cannot be read.
     """
-    import pyarrow as pa
-
     for table in ("fingerprints", "near_duplicates"):
         connection.execute(f"DELETE FROM {table}")
     pairs: list[pa.Table] = []
     for corpus in corpora:
-        folder = cache.corpus(corpus)
         # Each pair is looked at from both sides, so what one corpus cannot give may still be known of the other.
-        for path, columns in ((folder / FINGERPRINTS, FINGERPRINT_COLUMNS), (folder / PAIRS, PAIR_COLUMNS)):
+        for name, columns in ((FINGERPRINTS, FINGERPRINT_COLUMNS), (PAIRS, PAIR_COLUMNS)):
+            path = cache.corpus(corpus) / name
             try:
                 table = cache.read_table(path, columns).select(list(columns)).replace_schema_metadata(None)
             except MissingFileError:
                 continue
             except (DamagedError, UnreadableError) as error:
                 leave_out(corpus, path, error)
-                continue
             except KeyError as error:
                 leave_out(corpus, path, UnreadableError(f"cannot be understood (it has no column {error})", at=path))
-                continue
-            if path.name == PAIRS:
-                pairs.append(table)
-                continue
-            connection.register("incoming", table)
-            connection.execute(
-                "INSERT INTO fingerprints SELECT u.corpus, u.utterance_id, f.frames FROM utterances u "
-                "JOIN incoming f ON f.content_hash = u.content_hash WHERE u.corpus = ?",
-                [corpus],
-            )
-            connection.unregister("incoming")
+            else:
+                if name == PAIRS:
+                    pairs.append(table)
+                else:
+                    _add_fingerprints(connection, corpus, table)
     if pairs:
-        connection.register("incoming", pa.concat_tables(pairs))
-        connection.execute(
-            """
-            INSERT INTO near_duplicates
-            WITH pairs AS (
-              SELECT content_hash AS a, other_hash AS b, similarity, evidence, offset_s, overlap_s FROM incoming
-            ), both_ways AS (
-              SELECT * FROM pairs UNION ALL SELECT b, a, similarity, evidence, -offset_s, overlap_s FROM pairs
-            )
-            SELECT u.corpus, u.utterance_id, o.corpus, o.utterance_id, any_value(p.similarity), any_value(p.evidence),
-              any_value(p.offset_s), any_value(p.overlap_s)
-            FROM both_ways p JOIN utterances u ON u.content_hash = p.a JOIN utterances o ON o.content_hash = p.b
-            GROUP BY u.corpus, u.utterance_id, o.corpus, o.utterance_id
-            ORDER BY u.corpus, u.utterance_id, o.corpus, o.utterance_id
-            """
+        _add_pairs(connection, pairs)
+
+
+def _add_fingerprints(connection: duckdb.DuckDBPyConnection, corpus: str, table: pa.Table) -> None:
+    connection.register("incoming", table)
+    connection.execute(
+        "INSERT INTO fingerprints SELECT u.corpus, u.utterance_id, f.frames FROM utterances u "
+        "JOIN incoming f ON f.content_hash = u.content_hash WHERE u.corpus = ?",
+        [corpus],
+    )
+    connection.unregister("incoming")
+
+
+def _add_pairs(connection: duckdb.DuckDBPyConnection, pairs: Sequence[pa.Table]) -> None:
+    """Add pairs of contents as pairs of utterances, both ways, whichever corpus's search found them: each pair once."""
+    import pyarrow as pa
+
+    connection.register("incoming", pa.concat_tables(pairs))
+    connection.execute(
+        """
+        INSERT INTO near_duplicates
+        WITH pairs AS (
+          SELECT content_hash AS a, other_hash AS b, similarity, evidence, offset_s, overlap_s FROM incoming
+        ), both_ways AS (
+          SELECT * FROM pairs UNION ALL SELECT b, a, similarity, evidence, -offset_s, overlap_s FROM pairs
         )
-        connection.unregister("incoming")
+        SELECT u.corpus, u.utterance_id, o.corpus, o.utterance_id, any_value(p.similarity), any_value(p.evidence),
+          any_value(p.offset_s), any_value(p.overlap_s)
+        FROM both_ways p JOIN utterances u ON u.content_hash = p.a JOIN utterances o ON o.content_hash = p.b
+        GROUP BY u.corpus, u.utterance_id, o.corpus, o.utterance_id
+        ORDER BY u.corpus, u.utterance_id, o.corpus, o.utterance_id
+        """
+    )
+    connection.unregister("incoming")

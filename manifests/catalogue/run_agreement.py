@@ -29,24 +29,24 @@ _CLOSE, _BARELY = 1e-9, 1e-6
 probabilities are float32."""
 
 
-def check_agreement(folder: Path, about: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
+def check_agreement(folder: Path, run_json: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
     """Refuse a run whose files contradict one another, or lack rows.
 
     Raises:
         DamagedError: naming the file and what is wrong.
     """
     for name, table in tables.items():
-        for column, value in (("run_id", about.get("run_id")), ("fold", about.get("fold"))):
+        for column, value in (("run_id", run_json.get("run_id")), ("fold", run_json.get("fold"))):
             if column in table.column_names and set(table[column].unique().to_pylist()) - {value}:
                 other = "run" if column == "run_id" else "fold"
                 raise DamagedError(f"has rows of another {other}", at=folder / f"{name}.parquet")
-    history = _check_history(folder, about, tables["history"])
-    if about.get("fold") == 0:  # trained on all labelled utterances, tested on none
+    history = _check_history(folder, run_json, tables["history"])
+    if run_json.get("fold") == 0:  # trained on all labelled utterances, tested on none
         for name in ("predictions", "confusion", "metrics"):
             if tables[name].num_rows:
                 raise DamagedError("has rows, of a run that was tested on nothing", at=folder / f"{name}.parquet")
         return
-    counted, classes = _check_predictions(folder / "predictions.parquet", about, tables["predictions"])
+    counted, classes = _check_predictions(folder / "predictions.parquet", run_json, tables["predictions"])
     _check_confusion(folder / "confusion.parquet", tables["confusion"], counted, classes)
     _check_metrics(folder / "metrics.parquet", tables["metrics"], counted, classes, history)
 
@@ -105,14 +105,14 @@ def _check_predictions(path: Path, about: Mapping[str, Any], table: pa.Table) ->
     return counted, classes
 
 
-def _codes(path: Path, table: pa.Table, name: str, known: Sequence[str] | None = None) -> tuple[Numbers, list[str]]:
+def _codes(path: Path, table: pa.Table, name: str, given: Sequence[str] | None = None) -> tuple[Numbers, list[str]]:
     """Return a column's values as numbers into a list: the one that is given, or that of the values."""
     column = table[name].combine_chunks()
     if column.null_count:
         raise DamagedError(f"{name} is empty in a row", at=path)
     encoded = column.dictionary_encode()
     found = encoded.dictionary.to_pylist()
-    names = list(known) if known is not None else sorted(found)
+    names = list(given) if given is not None else sorted(found)
     if odd := sorted(set(found) - set(names)):
         raise DamagedError(f"{name} is {odd[0]!r}, none of the classes {', '.join(names)}", at=path)
     numbers = np.array([names.index(of) for of in found], dtype=np.int64)
@@ -216,12 +216,12 @@ def _scores(counts: Numbers, classes: Sequence[str]) -> dict[tuple[str, str | No
     return scores
 
 
-def _difference(found: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> str:
+def _difference(stated: Mapping[Any, Any], wanted: Mapping[Any, Any]) -> str:
     """Say in words what is the first difference of stored numbers from those of the predictions."""
     for key, value in wanted.items():
-        if key not in found:
+        if key not in stated:
             return f"lacks {', '.join(str(of) for of in key if of is not None)}"
-        if found[key] is None or abs(found[key] - value) > _CLOSE:
+        if stated[key] is None or abs(stated[key] - value) > _CLOSE:
             words = ", ".join(str(of) for of in key if of is not None)
-            return f"says {found[key]} of {words}, and by the predictions it is {value:.6g}"
+            return f"says {stated[key]} of {words}, and by the predictions it is {value:.6g}"
     return "has a row too many"

@@ -47,7 +47,7 @@ def opened(command: Callable[..., Any]) -> Callable[..., Any]:
         name, hint = parameter.name, hints[parameter.name]
         kind, only_said = _kind_of(hint)
         if kind is not None:
-            shown = {of.name: _as_parameter(of) for of in declared(kind).values()}
+            shown = {option.name: _as_parameter(option) for option in declared(kind).values()}
             groups[name] = (kind, only_said)
         elif (one := option_of(name, hint, _default_of(parameter), None)) is not None:
             shown, single[name] = {name: _as_parameter(one)}, one
@@ -59,11 +59,12 @@ def opened(command: Callable[..., Any]) -> Callable[..., Any]:
     if any(only_said for _, only_said in groups.values()):
         parameters[_CONTEXT] = inspect.Parameter(_CONTEXT, inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
 
+    # The way back: the parser hands over single values, and the command gets the dataclasses that it declared.
     @functools.wraps(command)
     def call(**given: Any) -> Any:
         context = given.pop(_CONTEXT, None)
-        for name, of in single.items():
-            given[name] = of.default if given[name] is None else of.value(given[name])
+        for name, option in single.items():
+            given[name] = option.default if given[name] is None else option.value(given[name])
         for name, (kind, only_said) in groups.items():
             of_group = {field: given.pop(field) for field in declared(kind)}
             given[name] = values(kind, _said(context, of_group)) if only_said else build(kind, of_group)
@@ -92,22 +93,22 @@ def _default_of(parameter: inspect.Parameter) -> Any:
     return MISSING if parameter.default is inspect.Parameter.empty else parameter.default
 
 
-def _as_parameter(of: Declared) -> inspect.Parameter:
+def _as_parameter(declared_option: Declared) -> inspect.Parameter:
     """Return the parameter that stands for an option, as the parser wants it."""
-    flag, hint, default, option = of.flag, of.hint, of.default, of.option
-    if of.is_switch and (default is not False or option.negative):
+    flag, hint, default, option = declared_option.flag, declared_option.hint, declared_option.default, declared_option.option
+    if declared_option.is_switch and (default is not False or option.negative):
         # A switch that may be on without being asked for needs a way to be turned off.
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
-    if of.is_many:
+    if declared_option.is_many:
         hint, default = list[str] | None, None
     elif option.read is not None:
         hint, default = str | None, None
     bounds: dict[str, Any] = {
         name: bound for name, bound in (("min", option.minimum), ("max", option.maximum)) if bound is not None
     }
-    described = typer.Option(flag, help=option.help, metavar=option.metavar, rich_help_panel=of.panel, **bounds)
+    described = typer.Option(flag, help=option.help, metavar=option.metavar, rich_help_panel=declared_option.panel, **bounds)
     return inspect.Parameter(
-        of.name,
+        declared_option.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=inspect.Parameter.empty if default is MISSING else default,
         annotation=Annotated[hint, described],

@@ -96,7 +96,7 @@ class Writing(InCache):
 
     def deliver(
         self,
-        found: Sequence[dict[str, Any]],
+        rows: Sequence[dict[str, Any]],
         for_people: Callable[[], None],
         *,
         names: Sequence[str] | None = None,
@@ -106,7 +106,7 @@ class Writing(InCache):
         """Write rows as asked.
 
         Args:
-            found: the rows.
+            rows: the rows.
             for_people: prints them as a table.
             names: of their columns; None: those of the first row.
             as_json: stands for the rows in JSON, if given.
@@ -116,7 +116,7 @@ class Writing(InCache):
         if kind is SqlOutput.parquet and self.output is not None:
             import pyarrow as pa
 
-            write_parquet(self.output, pa.Table.from_pylist(list(found)))
+            write_parquet(self.output, pa.Table.from_pylist(list(rows)))
         else:
             with output_to(self.output):
                 if kind is SqlOutput.table:
@@ -124,10 +124,10 @@ class Writing(InCache):
                 elif kind is SqlOutput.json and as_json is not None:
                     print_json(as_json)
                 elif kind is SqlOutput.markdown:
-                    show(*(markdown_lines(found, names) if as_markdown is None else as_markdown()))
+                    show(*(markdown_lines(rows, names) if as_markdown is None else as_markdown()))
                 else:
-                    print_rows(found, Output(kind.value), names)
-        self.say_written(len(found))
+                    print_rows(rows, Output(kind.value), names)
+        self.say_written(len(rows))
 
     def say_written(self, rows: int) -> None:
         """Say how many rows were written, where they went into a file."""

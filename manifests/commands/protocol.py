@@ -42,13 +42,13 @@ def protocol_show(protocol: ProtocolName = None, *, split: SplitDetails, printin
     store = printing.store
     chosen, name = settled(store, split, protocol)
     with open_catalogue(store) as connection:
-        about = describe(connection, name, chosen)
+        description = describe(connection, name, chosen)
     if printing.format is Output.json:
-        print_json(about)
+        print_json(description)
         return
-    for line in headline(about):
+    for line in headline(description):
         say(line)
-    print_rows(about["counts"], printing.format)
+    print_rows(description["counts"], printing.format)
 
 
 def protocol_export(

@@ -32,27 +32,8 @@ def check_condition(text: str, where: str) -> frozenset[str]:
     Raises:
         UsageError: if it is none, or more than one.
     """
-    query = f"SELECT 1 FROM utterances WHERE {text}\n"
-    # DuckDB itself reads it, into a tree: a pattern over the text would let through what only DuckDB
-    # understands. The connection has no files, so nothing can be read by trying.
-    connection = open_memory()
-    lock_down(connection)
-    try:
-        tree = json.loads((connection.execute("SELECT json_serialize_sql(?)", [query]).fetchone() or ("{}",))[0])
-        if tree.get("error"):
-            message = str(tree.get("error_message", "")).splitlines()[0]
-            raise UsageError(f"{where}: {text!r} is no SQL condition ({message})")
-        # Functions that look at other rows or at the clock would make a protocol's rows, and so its hash,
-        # depend on more than the corpus.
-        changing = {
-            row[0]
-            for row in connection.execute(
-                "SELECT DISTINCT function_name FROM duckdb_functions() "
-                "WHERE function_type = 'aggregate' OR (stability IS NOT NULL AND stability <> 'CONSISTENT')"
-            ).fetchall()
-        }
-    finally:
-        connection.close()
+    tree, changing = _parsed(text, where)
+    # One SELECT of one table with a WHERE and nothing else, or the text has closed the condition and begun something of its own.
     statements = tree.get("statements", [])
     node = statements[0]["node"] if len(statements) == 1 else {}
     plain = node.get("type") == "SELECT_NODE" and node.get("where_clause") and not node.get("modifiers")
@@ -72,6 +53,33 @@ def check_condition(text: str, where: str) -> frozenset[str]:
         if kind == "COLUMN_REF":
             columns.add(str(part["column_names"][-1]).lower())
     return frozenset(columns)
+
+
+def _parsed(text: str, where: str) -> tuple[dict[str, Any], set[str]]:
+    """Return the tree that DuckDB makes of a condition, and its functions whose value depends on more than a row.
+
+    DuckDB itself reads it: a pattern over the text would let through what only DuckDB understands. The connection has no files,
+    so nothing can be read by trying. Functions that look at other rows or at the clock would make a protocol's rows, and so its
+    hash, depend on more than the corpus.
+
+    Raises:
+        UsageError: if DuckDB cannot read it.
+    """
+    query = f"SELECT 1 FROM utterances WHERE {text}\n"
+    connection = open_memory()
+    lock_down(connection)
+    try:
+        tree = json.loads((connection.execute("SELECT json_serialize_sql(?)", [query]).fetchone() or ("{}",))[0])
+        if tree.get("error"):
+            message = str(tree.get("error_message", "")).splitlines()[0]
+            raise UsageError(f"{where}: {text!r} is no SQL condition ({message})")
+        functions = connection.execute(
+            "SELECT DISTINCT function_name FROM duckdb_functions() "
+            "WHERE function_type = 'aggregate' OR (stability IS NOT NULL AND stability <> 'CONSISTENT')"
+        ).fetchall()
+    finally:
+        connection.close()
+    return tree, {name for (name,) in functions}
 
 
 def _parts(tree: Any) -> Iterator[dict[str, Any]]:

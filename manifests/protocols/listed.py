@@ -128,50 +128,51 @@ def find_list(origin: str, corpus: str) -> PublishedList:
     raise unknown(f"corpus of {ORIGINS[origin]}'s splits", corpus, [of.corpus for of in of_origin])
 
 
-def list_protocol(of: PublishedList) -> Protocol:
+def list_protocol(published: PublishedList) -> Protocol:
     """Return a published split as a protocol."""
-    folds = f"{of.folds} folds" if of.folds > 1 else "1 fold"
+    folds = f"{published.folds} folds" if published.folds > 1 else "1 fold"
+    origin = ORIGINS[published.name.partition(":")[0]]
     return Protocol(
-        name=of.name,
-        summary=f"{ORIGINS[of.name.partition(':')[0]]}'s {of.corpus}: {folds}; {of.verdict.partition(' in each')[0]}",
-        labels=_CLASSES.get(of.name),
+        name=published.name,
+        summary=f"{origin}'s {published.corpus}: {folds}; {published.verdict.partition(' in each')[0]}",
+        labels=_CLASSES.get(published.name),
         grouped_by="utterance_id",
-        k=of.folds if of.folds > 1 else None,
-        sides=None if of.folds > 1 else {"train": "train", "test": "test"},
+        k=published.folds if published.folds > 1 else None,
+        sides=None if published.folds > 1 else {"train": "train", "test": "test"},
         others="leave-out",
-        keeps_apart=("speaker",) if of.independence == "kept" else (),
-        validation=of.validation,
-        used_by=(f"{of.used_by}; {of.source}, read {of.read}; {of.licence}",),
-        listed=of.name,
+        keeps_apart=("speaker",) if published.independence == "kept" else (),
+        validation=published.validation,
+        used_by=(f"{published.used_by}; {published.source}, read {published.read}; {published.licence}",),
+        listed=published.name,
     )
 
 
-def place_list(of: PublishedList, corpus: str, utterances: Sequence[tuple[str, str, str | None]]) -> Placed:
+def place_list(published: PublishedList, corpus: str, utterances: Sequence[tuple[str, str, str | None]]) -> Placed:
     """Find the utterances of a corpus that a published split names.
 
     Args:
-        of: the split.
+        published: the split.
         corpus: what the corpus is called in the cache.
         utterances: id, path and the corpus's own split of each.
     """
     finder = Finder(corpus, utterances)
-    said: dict[str, set[str]] = {}
+    placed: dict[str, set[str]] = {}
     unknown_rows = ambiguous = 0
     example = None
-    rows = of.places()
+    rows = published.places()
     for name, place in rows:
         hits = finder.find([name], None)
         if len(hits) == 1:
-            said.setdefault(utterances[hits[0]][0], set()).add(place)
+            placed.setdefault(utterances[hits[0]][0], set()).add(place)
             continue
         unknown_rows, ambiguous = unknown_rows + (not hits), ambiguous + bool(hits)
         example = example or name
-    sure = {name: next(iter(places)) for name, places in said.items() if len(places) == 1}
+    sure = {name: next(iter(places)) for name, places in placed.items() if len(places) == 1}
     return Placed(
-        folds={name: int(place) if of.folds > 1 else 1 for name, place in sure.items()},
-        roles={name: None if of.folds > 1 else place for name, place in sure.items()},
+        folds={name: int(place) if published.folds > 1 else 1 for name, place in sure.items()},
+        roles={name: None if published.folds > 1 else place for name, place in sure.items()},
         rows=len(rows),
         unknown=unknown_rows,
-        ambiguous=ambiguous + len(said) - len(sure),
+        ambiguous=ambiguous + len(placed) - len(sure),
         example=example,
     )

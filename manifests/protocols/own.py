@@ -98,14 +98,14 @@ def damaged_own(cache: Cache) -> dict[str, str]:
 
 def _kept(cache: Cache) -> dict[str, Protocol | str]:
     """Return each own protocol that the cache keeps, or what is wrong with its file."""
-    found: dict[str, Protocol | str] = {}
+    protocols: dict[str, Protocol | str] = {}
     for path in sorted(cache.protocols.glob("[!.]*.toml")):
         name = path.name.removesuffix(".toml")
         try:
-            found[name] = read_kept(path).protocol
+            protocols[name] = read_kept(path).protocol
         except (DamagedError, UnreadableError) as error:
-            found[name] = f"{error}; name your own file again"
-    return found
+            protocols[name] = f"{error}; name your own file again"
+    return protocols
 
 
 def read_kept(path: Path) -> OwnProtocol:
@@ -245,51 +245,51 @@ class _Reader:
         return tuple(sorted(names, key=natural_key))
 
     def labels(self) -> dict[str, str] | None:
-        told = self.told.get("labels")
-        if told is None:
+        given = self.told.get("labels")
+        if given is None:
             return None
-        if isinstance(told, str):
-            return self.guarded("labels", lambda: parse_label_map(told))
-        if not isinstance(told, dict) or not told:
+        if isinstance(given, str):
+            return self.guarded("labels", lambda: parse_label_map(given))
+        if not isinstance(given, dict) or not given:
             raise self.fail("labels", 'is a map\'s name, or a table of class = ["label", ...]')
         of_emotion = (self.text("label_column") or "label") == "label"
         result: dict[str, str] = {}
-        for name, members in told.items():
+        for name, members in given.items():
             if not isinstance(members, list) or not members or not all(isinstance(m, str) and m.strip() for m in members):
                 raise self.fail(f"labels.{name}", 'is a list of labels: ["happiness", "excitement"]')
             for member in members:
                 label = (normalise(member) or member) if of_emotion else member
                 if result.setdefault(label, name) != name:
                     raise self.fail(f"labels.{name}", f"{member!r} stands in two classes")
-        if len(told) < 2:
+        if len(given) < 2:
             raise self.fail("labels", "one class is no task; name at least two")
         if of_emotion and (vague := sorted(NO_EMOTION & set(result))):
             raise self.fail("labels", f"{vague[0]!r} says that the raters did not agree; it is no class")
         return result
 
     def folds(self) -> tuple[tuple[str, ...], ...] | None:
-        told = self.told.get("folds")
-        if told is None:
+        given = self.told.get("folds")
+        if given is None:
             return None
-        good = isinstance(told, list) and all(isinstance(f, list) and f and all(isinstance(v, str) for v in f) for f in told)
-        if not good or len(told) < 2:
+        good = isinstance(given, list) and all(isinstance(f, list) and f and all(isinstance(v, str) for v in f) for f in given)
+        if not good or len(given) < 2:
             raise self.fail("folds", 'is a list of at least two folds, each a list of what it tests: [["03", "08"], ["09"]]')
-        self.once("folds", [value for fold in told for value in fold])
-        return tuple(tuple(fold) for fold in told)
+        self.once("folds", [value for fold in given for value in fold])
+        return tuple(tuple(fold) for fold in given)
 
     def sides(self) -> dict[str, str] | None:
-        told = self.told.get("sides")
-        if told is None:
+        given = self.told.get("sides")
+        if given is None:
             return None
-        if not isinstance(told, dict) or not {"train", "test"} <= set(told):
+        if not isinstance(given, dict) or not {"train", "test"} <= set(given):
             raise self.fail("sides", "is a table with the lists train, test and, if there is one, val")
-        for role, values in told.items():
+        for role, values in given.items():
             if role not in ROLES:
                 raise self.fail(f"sides.{role}", f"there is no such side; known: {', '.join(ROLES)}")
             if not isinstance(values, list) or not values or not all(isinstance(v, str) for v in values):
                 raise self.fail(f"sides.{role}", 'is a list of values: ["03", "08"]')
-        self.once("sides", [value for values in told.values() for value in values])
-        return {value: role for role in ROLES for value in told.get(role, ())}
+        self.once("sides", [value for values in given.values() for value in values])
+        return {value: role for role in ROLES for value in given.get(role, ())}
 
     def once(self, key: str, values: list[str]) -> None:
         seen: set[str] = set()

@@ -105,13 +105,12 @@ def _json(file: TextIO, connection: Connection, protocol: str, corpora: str) -> 
 
 def _audformat(connection: Connection, protocol: str, corpora: str, path: Path) -> int:
     """Write the folder aside and put it in its place, where an earlier export may stand, and nothing else."""
-    # Only an earlier export is ever replaced: --output may name a folder of somebody's data by mistake.
-    if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or _is_export(path))):
-        raise UsageError(f"--output {path}: something else is there; name a folder that is new, or empty")
-    about = _about(connection, protocol, corpora)
+    _check_place(path)
+    description = _about(connection, protocol, corpora)
     several = "+" in corpora
     members = "FROM assignments a JOIN protocols p USING (protocol, corpus) JOIN utterances u USING (corpus, utterance_id) "
     chosen = "WHERE p.protocol = ? AND p.corpora = ?"
+    # One segment anywhere makes all tables segmented: a database of both kinds is read by few tools.
     cut = rows(
         connection,
         f"SELECT count(*) AS n {members} {chosen} AND (u.start_s IS NOT NULL OR u.end_s IS NOT NULL)",
@@ -123,8 +122,7 @@ def _audformat(connection: Connection, protocol: str, corpora: str, path: Path) 
         f"{chosen} ORDER BY f.fold, list_position(['train', 'val', 'test'], f.role)",
         [protocol, corpora],
     )
-    if not path.parent.is_dir():
-        raise UsageError(f"--output {path}: there is no folder {path.parent}; make it first, or name another")
+    # Written aside: a folder that was begun and not finished must not look like an export.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
     count = 0
@@ -139,21 +137,37 @@ def _audformat(connection: Connection, protocol: str, corpora: str, path: Path) 
                 lines = (_indexed(row, bool(cut), several) for row in found)
                 count += _csv(file, [*index, "emotion", "speaker", "corpus"], lines)
             fsync_path(table)
-        header = _header(about, [f"fold{s['fold']}.{s['role']}" for s in sides], "segmented" if cut else "filewise")
+        header = _header(description, [f"fold{s['fold']}.{s['role']}" for s in sides], "segmented" if cut else "filewise")
         (temporary / "db.yaml").write_text(json.dumps(header, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         fsync_path(temporary / "db.yaml")
-        # Two renames: a reader sees the old folder, for a moment none, or the new one, and never half of it.
-        if path.exists():
-            old = path.with_name(f"{temporary.name}.old")
-            path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(path)
-        fsync_path(path.parent)
+        _put_in_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return count
+
+
+def _check_place(path: Path) -> None:
+    """Refuse a folder that holds anything but an earlier export: --output may name one of somebody's data by mistake.
+
+    Raises:
+        UsageError: something else is there, or there is no folder around it.
+    """
+    if path.exists() and not (path.is_dir() and (not any(path.iterdir()) or _is_export(path))):
+        raise UsageError(f"--output {path}: something else is there; name a folder that is new, or empty")
+    if not path.parent.is_dir():
+        raise UsageError(f"--output {path}: there is no folder {path.parent}; make it first, or name another")
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    """Rename a finished folder; a reader sees the old one, for a moment none, or the new one, and never half of it."""
+    if path.exists():
+        old = path.with_name(f"{temporary.name}.old")
+        path.rename(old)
+        temporary.rename(path)
+        shutil.rmtree(old)
+    else:
+        temporary.rename(path)
+    fsync_path(path.parent)
 
 
 def _is_export(path: Path) -> bool:
@@ -184,7 +198,7 @@ def _time(seconds: float) -> str:
     return f"{days} days {hours:02d}:{minutes:02d}:{whole:02d}.{micro:06d}"
 
 
-def _header(about: dict[str, Any], tables: list[str], kind: str) -> dict[str, Any]:
+def _header(description: dict[str, Any], tables: list[str], kind: str) -> dict[str, Any]:
     """Return the header of the database. It is written as JSON, which is YAML, too."""
     columns = {
         "emotion": {"scheme_id": "emotion"},
@@ -192,13 +206,13 @@ def _header(about: dict[str, Any], tables: list[str], kind: str) -> dict[str, An
         "corpus": {"scheme_id": "corpus"},
     }
     return {
-        "name": str(about["corpora"]).replace("+", "-"),
-        "source": f"{_MARK}: {about['protocol']}, version {about['version']}, hash {about['hash']}",
+        "name": str(description["corpora"]).replace("+", "-"),
+        "source": f"{_MARK}: {description['protocol']}, version {description['version']}, hash {description['hash']}",
         "usage": "research",
         "languages": [],
-        "description": f"{about['summary']}; validation {about['validation']}",
+        "description": f"{description['summary']}; validation {description['validation']}",
         "schemes": {
-            "emotion": {"dtype": "str", "labels": list(about["classes"])},
+            "emotion": {"dtype": "str", "labels": list(description["classes"])},
             "speaker": {"dtype": "str"},
             "corpus": {"dtype": "str"},
         },

@@ -30,14 +30,14 @@ def describe(connection: Connection, protocol: str, corpora: str) -> dict[str, A
         protocol: its name.
         corpora: the corpus, or several joined by +.
     """
-    about = rows(
+    description = rows(
         connection, "SELECT * EXCLUDE (corpus) FROM protocols WHERE protocol = ? AND corpora = ? LIMIT 1", [protocol, corpora]
     )[0]
     # Leave-one-utterance-out of a large corpus is millions of cells that nobody reads: sizes alone then, by
     # arithmetic.
-    if about["folds"] * len(ROLES) * len(about["classes"]) > _MOST_COUNTS:
-        sides = _sides(connection, protocol, corpora, about["folds"], about["validation"])
-        return {**about, "speakers_kept": None, "in_no_fold": _unused(connection, protocol, corpora), "counts": sides}
+    if description["folds"] * len(ROLES) * len(description["classes"]) > _MOST_COUNTS:
+        sides = _sides(connection, protocol, corpora, description["folds"], description["validation"])
+        return {**description, "speakers_kept": None, "in_no_fold": _unused(connection, protocol, corpora), "counts": sides}
     counted = rows(
         connection,
         "SELECT f.fold, f.role, f.label, count(*) AS n FROM folds f JOIN protocols p USING (protocol, corpus) "
@@ -57,7 +57,7 @@ def describe(connection: Connection, protocol: str, corpora: str) -> dict[str, A
     table: dict[tuple[int, str], dict[str, Any]] = {}
     for row in counted:
         key = (row["fold"], row["role"])
-        table.setdefault(key, dict.fromkeys(about["classes"], 0))[row["label"]] = row["n"]
+        table.setdefault(key, dict.fromkeys(description["classes"], 0))[row["label"]] = row["n"]
     counts = []
     for key in sorted(table, key=lambda key: (key[0], ROLES.index(key[1]))):
         of = table[key]
@@ -65,7 +65,7 @@ def describe(connection: Connection, protocol: str, corpora: str) -> dict[str, A
     judged: dict[str, Any] = {"speakers_kept": worst(fold_independence(connection, protocol, corpora).values())}
     out = _left_out(connection, protocol, corpora)
     judged |= {"left_out": out} if out else {}
-    return {**about, **judged, "in_no_fold": _unused(connection, protocol, corpora), "counts": counts}
+    return {**description, **judged, "in_no_fold": _unused(connection, protocol, corpora), "counts": counts}
 
 
 def _left_out(connection: Connection, protocol: str, corpora: str) -> int:
@@ -98,6 +98,7 @@ def _sides(connection: Connection, protocol: str, corpora: str, folds: int, vali
         [protocol, corpora],
     )
     held = rows(connection, f"SELECT corpus, h.part, h.fold, h.role FROM held_out h {joined}", [protocol, corpora])
+    # Rows with a role of their own stand on that side in every fold; the others are tested once and train elsewhere.
     fixed = {role: sum(c["n"] for c in cells if c["role"] == role) for role in ROLES}
     tested: dict[int, int] = {}
     of_part: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -107,6 +108,8 @@ def _sides(connection: Connection, protocol: str, corpora: str, folds: int, vali
         if cell["part"] is not None and cell["role"] in (None, "train"):
             of_part.setdefault((cell["corpus"], cell["part"]), []).append(cell)
     free = sum(tested.values())
+    # A part that is held out leaves the training side only where it would have trained: not in the fold that tests its
+    # group.
     held_in: dict[int, int] = {}
     out_of: dict[int, int] = {}
     for part in held:
@@ -123,23 +126,23 @@ def _sides(connection: Connection, protocol: str, corpora: str, folds: int, vali
     return counts
 
 
-def headline(about: dict[str, Any]) -> list[str]:
+def headline(row: dict[str, Any]) -> list[str]:
     """Return what `describe` found, but the counts, in lines for people."""
     lines = [
-        f"{about['protocol']} on {about['corpora']}: {about['summary']}",
-        f"  version {about['version']}, hash {about['hash']}, {about['folds']} {'fold' if about['folds'] == 1 else 'folds'}, "
-        f"grouped by {about['grouped_by']}",
-        f"  keeps apart {', '.join(about['keeps_apart']) or 'nothing'}; validation {about['validation']}",
+        f"{row['protocol']} on {row['corpora']}: {row['summary']}",
+        f"  version {row['version']}, hash {row['hash']}, {row['folds']} {'fold' if row['folds'] == 1 else 'folds'}, "
+        f"grouped by {row['grouped_by']}",
+        f"  keeps apart {', '.join(row['keeps_apart']) or 'nothing'}; validation {row['validation']}",
     ]
-    if about["speakers_kept"] in _NOT_KEPT:
-        lines.append(f"  {_NOT_KEPT[about['speakers_kept']]} (`tfser audit` names them)")
-    lines += [f"  {'used by' if i == 0 else '       '} {who}" for i, who in enumerate(about["used_by"])]
-    if about["counts"] and "speakers" not in about["counts"][0]:
-        lines.append(f"  {len(about['classes']):,} classes in {about['folds']:,} folds: the counts below are of whole sides")
-    if about.get("left_out"):
-        lines.append(f"  left out of single folds: {about['left_out']:,} places; who and why: tfser sql \"FROM left_out\"")
-    if about["in_no_fold"]:
-        lines.append(f"  in no fold: {about['in_no_fold']:,} utterances; see `tfser audit`")
+    if row["speakers_kept"] in _NOT_KEPT:
+        lines.append(f"  {_NOT_KEPT[row['speakers_kept']]} (`tfser audit` names them)")
+    lines += [f"  {'used by' if i == 0 else '       '} {who}" for i, who in enumerate(row["used_by"])]
+    if row["counts"] and "speakers" not in row["counts"][0]:
+        lines.append(f"  {len(row['classes']):,} classes in {row['folds']:,} folds: the counts below are of whole sides")
+    if row.get("left_out"):
+        lines.append(f"  left out of single folds: {row['left_out']:,} places; who and why: tfser sql \"FROM left_out\"")
+    if row["in_no_fold"]:
+        lines.append(f"  in no fold: {row['in_no_fold']:,} utterances; see `tfser audit`")
     return lines
 
 

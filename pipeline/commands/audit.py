@@ -105,6 +105,7 @@ def audited(store: Cache, split: Split, request: AuditRequest, *, every: bool = 
         raise UsageError("--claims goes with --split; a protocol says by itself what it keeps apart")
     if request.all_protocols and split.protocol:
         raise UsageError("--all goes without --protocol")
+    # Files and claims are read before the catalogue is opened: what is off is said at once, and not after minutes.
     foreign = read_split([Path(path) for path in request.published]) if request.published else None
     apart = audit_report.parse_claims(request.claims)
     corpus, name = _chosen(store, split, named=foreign is None and not request.all_protocols)

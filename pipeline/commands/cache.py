@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +12,7 @@ from tfser.manifests.commands.printing import InCache, Printing, confirm
 from tfser.manifests.display import Output, print_rows, say, show
 from tfser.manifests.options import Option
 from tfser.manifests.wording import count, size
-from tfser.pipeline.inventory import delete, doomed, list_features, size_of, usage
+from tfser.pipeline.inventory import Unwanted, delete, doomed, list_features, size_of, usage
 from tfser.pipeline.verify import Problem, repair, verify
 
 
@@ -90,17 +89,6 @@ def _move_away(store: Cache, problems: list[Problem], yes: bool) -> None:
         say(line)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unwanted:
-    """What is to be removed of a cache."""
-
-    features: Annotated[str | None, Option("A feature set.", metavar="NAME")] = None
-    corpus: Annotated[str | None, Option("A corpus: its rows and features.", metavar="NAME")] = None
-    run: Annotated[str | None, Option("A run, or an experiment with all its runs.", metavar="ID")] = None
-    stale: Annotated[bool, Option("Shards that no utterance needs, and outdated feature sets.")] = False
-    removed: Annotated[bool, Option("What `cache verify --repair` moved away.")] = False
-
-
 def cache_rm(*, unwanted: Unwanted, yes: Annotated[bool, Option("Do not ask.")] = False, place: InCache) -> None:
     """Remove a part of the cache.
 
@@ -109,7 +97,7 @@ def cache_rm(*, unwanted: Unwanted, yes: Annotated[bool, Option("Do not ask.")] 
         tfser cache rm --stale --yes
     """
     store = place.store
-    paths = doomed(store, **vars(unwanted))
+    paths = doomed(store, unwanted)
     if not paths:
         say("nothing to remove")
         return

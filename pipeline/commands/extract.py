@@ -22,6 +22,7 @@ from tfser.pipeline.extract_report import ExtractReport
 from tfser.pipeline.features.engine import Compute, Computing
 from tfser.pipeline.features.registry import FeatureRequest, Pass, feature_pass
 from tfser.pipeline.from_stacks import take_stored_layers
+from tfser.pipeline.new_shards import ShardWriting
 from tfser.pipeline.scan_report import ScanReport
 from tfser.pipeline.source import Source
 
@@ -105,14 +106,13 @@ def show_extraction(
         raise TfserError(scanned.failure)
     try:
         with utterance_bar("taking stored layers") as begin:
-            taken = take_stored_layers(store, scanned.corpus, wanted, begin=begin, on_wait=say)
+            taken = take_stored_layers(store, scanned.corpus, wanted, ShardWriting(begin=begin, on_wait=say))
         for of in taken:
             written = count(of.report.written, "utterance")
             say(f"{scanned.corpus} / {of.feature_set}: {written} taken from {of.stack}, without audio")
         with utterance_bar(f"extracting {', '.join(of.name for of in wanted.sets)}") as begin:
-            reports = extract_pass(
-                store, scanned.corpus, wanted, compute=compute, format=shards.value, begin=begin, on_wait=say
-            )
+            how = ShardWriting(format=shards.value, begin=begin, on_wait=say)
+            reports = extract_pass(store, scanned.corpus, wanted, compute, how)
     finally:  # what was extracted before a failure counts
         refresh_if_possible(store)
     listed: list[tuple[str, str]] = []

@@ -16,6 +16,7 @@ from tfser.manifests.wording import count
 from tfser.pipeline.commands.scan import Strict
 from tfser.pipeline.feature_files import read_given
 from tfser.pipeline.import_features import ImportReport, import_features, imported
+from tfser.pipeline.new_shards import ShardWriting
 
 NAMED = 5
 """Utterances that are named; of more, the number is said."""
@@ -63,7 +64,7 @@ def import_own(
     )
     target = imported(given, file, name=request.name, hop_s=request.hop, dtype=request.dtype, words=request.words)
     with utterance_bar(f"importing {target.name}") as begin:
-        report = import_features(store, request.corpus, given, target, begin=begin, on_wait=say)
+        report = import_features(store, request.corpus, given, target, ShardWriting(begin=begin, on_wait=say))
     refresh(store)
     for line in _lines(request.corpus, report):
         say(line)

@@ -11,6 +11,7 @@ from tfser.manifests.display import say, utterance_bar
 from tfser.manifests.options import Option
 from tfser.manifests.wording import count
 from tfser.pipeline.join import join, joined
+from tfser.pipeline.new_shards import ShardWriting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +36,12 @@ def cache_join(*, request: JoinRequest, place: InCache) -> None:
     store = place.store
     target = joined(store, request.features)
     with utterance_bar(f"joining {target.name}") as begin:
-        reports = join(store, target, [request.corpus] if request.corpus else None, begin=begin, on_wait=say)
+        reports = join(store, target, [request.corpus] if request.corpus else None, ShardWriting(begin=begin, on_wait=say))
     refresh(store)
     for report in reports:
-        for line in report.repaired:
-            say(f"repaired: {line}")
-        say(f"{report.corpus} / {target.name}: {count(report.written, 'utterance')} written, {report.before:,} were there")
+        for line in report.lines(target):
+            say(line)
         for part, number in report.lacking.items():
             say(f"{report.corpus}: {count(number, 'utterance')} left out, which {part} lacks (`tfser audit` names them)")
-    if owner := target.config.get("belongs_to"):
-        say(f"it belongs to {owner['protocol']} fold {owner['fold']}: other folds and protocols are refused (`tfser audit`)")
+    for line in target.bound_to():
+        say(line)

@@ -141,7 +141,7 @@ def _pairs_of_runs(
     edges = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
     sizes = np.diff(np.append(edges, len(keys)))
     run = np.repeat(sizes, sizes)
-    found: list[Indices] = []
+    pairs: list[Indices] = []
     count = 0
     # Runs of one key are walked by distance, all at once as arrays: pairs of a run of r entries are r squared,
     # so long runs (silence, hum) stop at their neighbours.
@@ -156,12 +156,12 @@ def _pairs_of_runs(
         ok = a != b
         if only is not None:
             ok &= only[a] | only[b]
-        found.append(np.stack([a[ok], b[ok], (pb - pa)[ok]], axis=1))
+        pairs.append(np.stack([a[ok], b[ok], (pb - pa)[ok]], axis=1))
         count += int(ok.sum())
         if count >= _CHECKED_AT_ONCE:
-            yield from _unique(found)
-            found, count = [], 0
-    yield from _unique(found)
+            yield from _unique(pairs)
+            pairs, count = [], 0
+    yield from _unique(pairs)
 
 
 def _unique(found: list[Indices]) -> Iterator[tuple[Indices, Indices, Indices]]:

@@ -83,24 +83,24 @@ def _choose(database: Opened, named: Mapping[str, str]) -> dict[str, list[Column
         ours = COLUMN_ALIASES.get(given, given)
         if ours not in _OURS:
             raise UsageError(f"--column {given}={pattern}: {given!r} is none of {', '.join(_OURS)}")
-        found = [column for column in database.columns if _matches(column, pattern)]
-        if not found:
+        matching = [column for column in database.columns if _matches(column, pattern)]
+        if not matching:
             places = ", ".join(column.place for column in database.columns)
             raise UsageError(f"--column {given}={pattern}: {database.name} has no such column; it has {places}")
-        chosen[ours] = _settle(database, given, found, _agree(found))
+        chosen[ours] = _settle(database, given, matching, _agree(matching))
     for ours in _OURS:
         if ours in chosen:
             continue
         taken = {column.place for columns in chosen.values() for column in columns}
         for usual in USUAL_NAMES[ours] if ours != "label" else ("emotion", *USUAL_NAMES[ours]):
             names = (usual, f"{usual}s")
-            found = [column for column in database.columns if {_folded(column.column), _folded(column.scheme)} & {*names}]
-            found = [column for column in found if column.place not in taken]
-            if found:
-                gold = [column for column in found if "gold" in column.table.casefold()]
-                settled = next((some for some in (found, gold) if some and _agree(some)), None)
+            matching = [column for column in database.columns if {_folded(column.column), _folded(column.scheme)} & {*names}]
+            matching = [column for column in matching if column.place not in taken]
+            if matching:
+                gold = [column for column in matching if "gold" in column.table.casefold()]
+                settled = next((some for some in (matching, gold) if some and _agree(some)), None)
                 must = ours in ("label", "speaker")
-                chosen[ours] = _settle(database, ours, settled or found, settled is not None or not must)
+                chosen[ours] = _settle(database, ours, settled or matching, settled is not None or not must)
                 break
     return chosen
 
@@ -112,14 +112,14 @@ def _matches(column: Column, pattern: str) -> bool:
     return pattern in (column.column, column.table)
 
 
-def _settle(database: Opened, ours: str, found: list[Column], settled: bool) -> list[Column]:
+def _settle(database: Opened, ours: str, columns: list[Column], settled: bool) -> list[Column]:
     if not settled:
-        places = list(dict.fromkeys(f"{column.family}/{column.column}" for column in found))
+        places = list(dict.fromkeys(f"{column.family}/{column.column}" for column in columns))
         raise UsageError(
             f"{database.name} says the {ours} in {len(places)} places that do not agree: {', '.join(places)}; choose with "
             f"--column {ours}=TABLE/COLUMN"
         )
-    return found
+    return columns
 
 
 def _agree(columns: Sequence[Column]) -> bool:

@@ -121,7 +121,19 @@ def open_database(root: Path) -> Opened:
         for name, table in database.misc_tables.items()
         if table.df.index.nlevels == 1
     }
-    columns: list[Column] = []
+    columns = tuple(_columns(database, values))
+    licence = header.get("license")
+    return Opened(
+        name=header["name"],
+        licence=str(licence) if licence else None,
+        columns=columns,
+        files=tuple(sorted({key[0] for column in columns for key in column.values})),
+        facts=facts,
+    )
+
+
+def _columns(database: Any, values: Mapping[str, Mapping[str, list[Any]]]) -> Iterator[Column]:
+    """Yield the columns of a database's tables, in their order, with their values by table and column."""
     for name, table in database.tables.items():
         # A split may stand in the header or, as many databases have it, in the table's name alone; two sides in
         # one name say nothing.
@@ -129,29 +141,19 @@ def open_database(root: Path) -> Opened:
         side = database.splits[table.split_id].type if table.split_id in database.splits else None
         parts = [part for part in name.split(".") if part.casefold() in SIDES]
         split = SIDES.get(str(side).casefold()) or (SIDES[parts[0].casefold()] if len(parts) == 1 else None)
-        for column, about in table.columns.items():
-            scheme = database.schemes[about.scheme_id] if about.scheme_id is not None else None
+        for column, header in table.columns.items():
+            scheme = database.schemes[header.scheme_id] if header.scheme_id is not None else None
             labels = scheme.labels if scheme is not None else None
             if isinstance(labels, str):
                 labels = _facts(database.misc_tables[labels].df.index, values[labels])
-            columns.append(
-                Column(
-                    table=name,
-                    column=column,
-                    scheme=about.scheme_id,
-                    split=split,
-                    values=dict(zip(keys, values[name][column], strict=True)),
-                    meanings={plain(value): meaning for value, meaning in labels.items()} if isinstance(labels, dict) else {},
-                )
+            yield Column(
+                table=name,
+                column=column,
+                scheme=header.scheme_id,
+                split=split,
+                values=dict(zip(keys, values[name][column], strict=True)),
+                meanings={plain(value): meaning for value, meaning in labels.items()} if isinstance(labels, dict) else {},
             )
-    licence = header.get("license")
-    return Opened(
-        name=header["name"],
-        licence=str(licence) if licence else None,
-        columns=tuple(columns),
-        files=tuple(sorted({key[0] for column in columns for key in column.values})),
-        facts=facts,
-    )
 
 
 def plain(value: Any) -> Any:

@@ -124,6 +124,7 @@ def _read(corpus: FileNames, root: Path, options: Mapping[str, Any]) -> Reading:
         except ValueError as error:
             reading.skipped.append((None, name, str(error)))
             continue
+        # The same recording in two folders (an archive that was unpacked twice) is one utterance; the second is listed.
         first = seen.setdefault(utterance.utterance_id, name)
         if first != name:
             reading.skipped.append((utterance.utterance_id, name, f"the same utterance as {first}"))

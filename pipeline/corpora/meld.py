@@ -145,13 +145,13 @@ def _utterance(root: Path, key: _Key, row: Mapping[str, str | None], path: Path)
 
 def _tables(root: Path, files: Sequence[Path], reading: Reading) -> dict[str, Path]:
     """Return the table of each split: the one nearest to the root, where there are several."""
-    found: dict[str, list[Path]] = {}
+    by_name: dict[str, list[Path]] = {}
     for path in files:
         if match := _TABLE.fullmatch(path.name):
-            found.setdefault(match[1].lower(), []).append(path)
+            by_name.setdefault(match[1].lower(), []).append(path)
     tables = {}
     for split in SPLITS:
-        candidates = sorted(found.get(split, ()), key=lambda path: (len(path.parts), str(path)))
+        candidates = sorted(by_name.get(split, ()), key=lambda path: (len(path.parts), str(path)))
         if not candidates:
             reading.notes.append(f"there is no {split}_sent_emo.csv, so the split {split} is left out")
             continue

@@ -292,6 +292,23 @@ def _wander(rng: np.random.Generator, T: int, knot_s: float) -> Array:
 
 def _sound(score: _Score, voice: Speaker, rate_hz: int, rng: np.random.Generator) -> Array:
     """Return the source through the moving filter, (N,), N = T steps of 5 ms."""
+    hop = round(FRAME_S * rate_hz)
+    voiced, friction = _source(score, voice, rate_hz, rng)  # (N,) each
+    size = 1 << math.ceil(math.log2(0.06 * rate_hz))
+    tract, mouth = _filters(score, voice, rate_hz, size)  # (T, F) each
+    # Hann windows of 10 ms every 5 ms, each through its step's transfer function, overlapped and added.
+    spectrum = _frames(voiced, hop, size) * tract + _frames(friction, hop, size) * mouth
+    pieces = np.fft.irfft(spectrum, size)  # (T, size)
+    T, parts = len(pieces), size // hop + 1
+    pieces = np.pad(pieces, ((0, 0), (0, parts * hop - size))).reshape(T, parts, hop)
+    out = np.zeros((T + parts, hop))
+    for part in range(parts):
+        out[part : part + T] += pieces[:, part]
+    return out[:T].ravel()
+
+
+def _source(score: _Score, voice: Speaker, rate_hz: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Return what sounds before the filter, (N,) each: the glottis with its breath, and friction."""
     T, hop = len(score.f0_hz), round(FRAME_S * rate_hz)
     N = T * hop
     at = (np.arange(N) / hop) - 0.5
@@ -299,7 +316,7 @@ def _sound(score: _Score, voice: Speaker, rate_hz: int, rng: np.random.Generator
     def spread(track: Array) -> Array:
         return np.interp(at, np.arange(T), track)
 
-    # Source. One open phase a cycle, then a sudden closure, whose step is rounded off against aliasing (polyBLEP).
+    # One open phase a cycle, then a sudden closure, whose step is rounded off against aliasing (polyBLEP).
     step = spread(score.f0_hz) / rate_hz
     cycles = int(step.sum()) + 2
     step *= 1 + 0.012 * np.interp(np.cumsum(step), np.arange(cycles), rng.normal(0, 1, cycles))  # jitter
@@ -318,9 +335,16 @@ def _sound(score: _Score, voice: Speaker, rate_hz: int, rng: np.random.Generator
     loudness = spread(score.loudness)
     voiced = (glottal + breath) * spread(score.voiced) * loudness
     friction = rng.normal(0, 0.2, N) * spread(score.noise) * loudness**0.6
+    return voiced, friction
 
-    # Filter. Hann windows of 10 ms every 5 ms, each through its step's transfer function, overlapped and added.
-    size = 1 << math.ceil(math.log2(0.06 * rate_hz))
+
+def _filters(
+    score: _Score, voice: Speaker, rate_hz: int, size: int
+) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
+    """Return what the vocal tract makes of the glottis and the mouth of friction: transfer functions, (T, F) each.
+
+    F are the frequencies of a Fourier transform of ``size`` samples.
+    """
     omega = 2 * np.pi * np.arange(size // 2 + 1) / size
     z1, z2 = np.exp(-1j * omega), np.exp(-2j * omega)  # (F,)
     louder = score.effort + 0.5 * np.log2(score.loudness)  # effort opens up the spectrum with loudness
@@ -333,14 +357,7 @@ def _sound(score: _Score, voice: Speaker, rate_hz: int, rng: np.random.Generator
         tract = tract * _resonance(np.array([hz]), 300.0, rate_hz, z1, z2)
     noise_hz = np.minimum(score.noise_hz, 0.45 * rate_hz)
     mouth = _resonance(noise_hz, score.noise_width_hz, rate_hz, z1, z2) * (1 - 0.9 * z1)
-    spectrum = _frames(voiced, hop, size) * tract + _frames(friction, hop, size) * mouth
-    pieces = np.fft.irfft(spectrum, size)  # (T, size)
-    parts = size // hop + 1
-    pieces = np.pad(pieces, ((0, 0), (0, parts * hop - size))).reshape(T, parts, hop)
-    out = np.zeros((T + parts, hop))
-    for part in range(parts):
-        out[part : part + T] += pieces[:, part]
-    return out[:T].ravel()
+    return tract, mouth
 
 
 def _frames(signal: Array, hop: int, size: int) -> NDArray[np.complex128]:
@@ -385,8 +402,8 @@ def generate(root: Path, config: SynthesisConfig, progress: Callable[[int, int],
     rows = utterances(config)
     settings = root / "synthetic.json"
     wanted = json.dumps({"version": VERSION, "config": asdict(config)}, indent=1) + "\n"
-    ours = settings.exists()
-    if ours and settings.read_text(encoding="utf-8") != wanted:
+    claimed = settings.exists()
+    if claimed and settings.read_text(encoding="utf-8") != wanted:
         raise UsageError(
             f"{settings}: this folder holds a synthetic corpus of another version or configuration; "
             "give another folder, or delete this one"
@@ -395,7 +412,7 @@ def generate(root: Path, config: SynthesisConfig, progress: Callable[[int, int],
     # one is nobody's, and one without the other is not finished.
     for session in SESSIONS:
         (root / session).mkdir(parents=True, exist_ok=True)
-    if not ours:  # wav files without a configuration beside them are of unknown origin: out before it claims the folder
+    if not claimed:  # wav files without a configuration beside them are of unknown origin: out before it claims the folder
         for name in ["synthetic.csv", *(row.relative_path for row in rows)]:
             (root / name).unlink(missing_ok=True)
         write_bytes(settings, wanted.encode())

@@ -83,23 +83,10 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
         )
     files = Files(root)
     reading, clash = _rows(table, names, files)
-    # A guessed id column that repeats itself was a wrong guess (a clip's name without its folder, say): the
-    # paths are tried, and it is said. One that the user named is an error.
     if clash and guessed:
         others = {"path": names["path"], **_columns(file, table.column_names, chosen, without="utterance_id")}
-        by_path, still = _rows(table, others, files)
-        if not still:
-            by_path.notes.append(
-                f"{file}: the column {names['utterance_id']} repeats itself, so the paths are the utterances' ids; "
-                "for others, name a column with --column utterance_id=NAME"
-            )
-            reading, clash, names = by_path, None, others
-    if clash and guessed and names["path"] == names["utterance_id"]:
-        raise UsageError(
-            f"{file}: no column looks like a path, and {names['path']} does not tell the rows apart; name the path with --column "
-            f"path=NAME. It has: {', '.join(table.column_names)}"
-        )
-    if clash:
+        reading, names = _by_path(file, table, names, others, files, clash)
+    elif clash:
         raise TfserError(f"{file}: {clash}")
     files.check_level(str(file))
     reading.skipped.extend(files.unread)
@@ -114,6 +101,32 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
     if (note := unnamed_note(file, root, (u.path for u in reading.utterances))) is not None:
         reading.notes.append(note)
     return reading
+
+
+def _by_path(
+    file: Path, table: pa.Table, names: Mapping[str, str], others: dict[str, str], files: Files, clash: str
+) -> tuple[Reading, dict[str, str]]:
+    """Read a table whose guessed column of ids repeats itself by its paths; return that, and its column for each of ours.
+
+    It was a wrong guess (a clip's name without its folder, say), which is said. Of a column that the user named it is an error.
+
+    Raises:
+        UsageError: if the column was taken for the paths, too.
+        TfserError: if the paths repeat themselves as well.
+    """
+    reading, still = _rows(table, others, files)
+    if not still:
+        reading.notes.append(
+            f"{file}: the column {names['utterance_id']} repeats itself, so the paths are the utterances' ids; "
+            "for others, name a column with --column utterance_id=NAME"
+        )
+        return reading, others
+    if names["path"] == names["utterance_id"]:
+        raise UsageError(
+            f"{file}: no column looks like a path, and {names['path']} does not tell the rows apart; name the path with --column "
+            f"path=NAME. It has: {', '.join(table.column_names)}"
+        )
+    raise TfserError(f"{file}: {clash}")
 
 
 def _rows(table: pa.Table, names: Mapping[str, str], files: Files) -> tuple[Reading, str | None]:
@@ -155,6 +168,7 @@ def utterance_of(row: Mapping[str, str], own: Mapping[str, Any], files: Files) -
     if start is not None and end is not None and end <= start:
         raise ValueError(f"the segment ends at {_digits(end)} s and starts at {_digits(start)} s")
     segment = "" if start is None and end is None else f"_{_digits(start or 0)}-{'end' if end is None else _digits(end)}"
+    # Without an id column the path is the id, and the segment tells rows of one file apart.
     stem, _, ending = path.rpartition(".")
     stem = stem if f".{ending.lower()}" in KNOWN_SUFFIXES else path
     valence, arousal, dominance = (_number(row.get(name), name) for name in ("valence", "arousal", "dominance"))
@@ -291,20 +305,20 @@ def _clean(value: Any) -> str | None:
     return str(value).strip() or None
 
 
-def _seconds(text: str | None, which: str) -> float | None:
+def _seconds(text: str | None, column: str) -> float | None:
     """Read seconds, or a clock time like 00:01:02.5 or 0 days 00:01:02.5."""
     if text is None:
         return None
     if clock := _CLOCK.fullmatch(text):
         hours = int(clock["days"] or 0) * 24 + int(clock["hours"] or 0)
         return hours * 3600 + int(clock["minutes"]) * 60 + float(clock["seconds"].replace(",", "."))
-    value = _number(text, which)
+    value = _number(text, column)
     if value is not None and value < 0:
-        raise ValueError(f"{which} {text!r} is before the beginning")
+        raise ValueError(f"{column} {text!r} is before the beginning")
     return value
 
 
-def _number(text: str | None, which: str) -> float | None:
+def _number(text: str | None, column: str) -> float | None:
     """Read a number, with a decimal point or comma; nothing where the table says that there is none."""
     if text is None or text.casefold() in NOTHING:
         return None
@@ -313,7 +327,7 @@ def _number(text: str | None, which: str) -> float | None:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{which} {text!r} is no number")
+        raise ValueError(f"{column} {text!r} is no number")
     return value
 
 

@@ -73,6 +73,13 @@ class Described:
         """The folder's name below `features/`."""
         return f"{re.sub(r'[^A-Za-z0-9._]+', '-', self.name)}-{self.fingerprint}"
 
+    def bound_to(self) -> list[str]:
+        """Return the fold that a learned feature set belongs to, in a line for people; none where it belongs to no fold."""
+        owner = self.config.get("belongs_to")
+        if not owner:
+            return []
+        return [f"it belongs to {owner['protocol']} fold {owner['fold']}: other folds and protocols are refused (`tfser audit`)"]
+
 
 def superseded(names: Iterable[str]) -> list[str]:
     """Return those of a cache's feature sets whose name a newer one has taken.

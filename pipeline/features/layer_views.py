@@ -51,18 +51,18 @@ def layer_views(sets: Sequence[Mapping[str, Any]]) -> dict[str, LayerView]:
     # view is what saves storing it.
     taken = {row["feature_set"]: row["fingerprint"] for row in sets}
     plain = {name for name in taken if FeatureName.parse(name).is_current}
-    found: list[LayerView] = []
+    views: list[LayerView] = []
     for row in sets:
         parsed = FeatureName.parse(row["feature_set"])
         replaced = not parsed.is_current and FeatureName.plain(row["feature_set"]) in plain
         if layers_of(row) == 1 or parsed.layer != ALL or replaced:
             continue
-        found += [_view(row, layer) for layer in range(layers_of(row))]
+        views += [_view(row, layer) for layer in range(layers_of(row))]
     alike: dict[str, set[str]] = {}
-    for view in found:
+    for view in views:
         alike.setdefault(view.name, set()).add(view.row["fingerprint"])
     offered: dict[str, LayerView] = {}
-    for view in found:
+    for view in views:
         name = view.name if len(alike[view.name]) == 1 else f"{view.name}@{view.row['fingerprint'][:8]}"
         if taken.get(name, view.row["fingerprint"]) == view.row["fingerprint"]:
             offered[name] = replace(view, name=name, row={**view.row, "feature_set": name})

@@ -114,15 +114,15 @@ def layer_cut(source: Mapping[str, Any], layer: str, *, dtype: str | None = None
         UsageError: if there is no such layer or dtype, or the name cannot be one.
     """
     layers, stored = layers_of(source), storage_dtype(dtype or source["dtype"])
-    which = _layer(layer, layers)
-    weights = [0.0, *[1 / (layers - 1)] * (layers - 1)] if which == "mean" else [float(k == which) for k in range(layers)]
+    chosen = _layer(layer, layers)
+    weights = [0.0, *[1 / (layers - 1)] * (layers - 1)] if chosen == "mean" else [float(k == chosen) for k in range(layers)]
     # The same numbers have the same fingerprint, whoever computed them; what was rounded on the way has not.
     config = json.loads(source["config"])
-    exact = source["dtype"] == "float32" or (stored == source["dtype"] and which != "mean")
-    own = layer_config(config, which)
+    exact = source["dtype"] == "float32" or (stored == source["dtype"] and chosen != "mean")
+    own = layer_config(config, chosen)
     if not exact:
         own["of"] = {"fingerprint": source["fingerprint"], "dtype": source["dtype"]}
-    called = FeatureName.parse(source["feature_set"]).with_layer(f"{which}" if exact else f"{which}-of-{ALL}", stored)
+    called = FeatureName.parse(source["feature_set"]).with_layer(f"{chosen}" if exact else f"{chosen}-of-{ALL}", stored)
     return Collapsed(
         name=str(called) if name is None else checked_name(name),
         kind=source["kind"],

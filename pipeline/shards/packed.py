@@ -97,8 +97,7 @@ class PackedFeatures:
                 raise TfserError(f"a mask for {len(self)} utterances has the shape {chosen.shape}")
             chosen = np.flatnonzero(chosen)
         chosen = chosen.astype(np.int64).reshape(-1)
-        offsets = np.zeros(len(chosen) + 1, np.int64)
-        np.cumsum(self.lengths[chosen], out=offsets[1:])
+        offsets = _offsets(self.lengths[chosen])
         frames = np.empty((int(offsets[-1]), self.dim), self.frames.dtype)
         for place, i in enumerate(chosen):
             frames[offsets[place] : offsets[place + 1]] = self.of(int(i))
@@ -148,8 +147,7 @@ def load_packed(
     column = _column(rows)
     # One array of the final size, read into by shard: each would otherwise be held twice while they are put
     # together.
-    offsets = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum([row.frames for row in rows], out=offsets[1:])
+    offsets = _offsets([row.frames for row in rows])
     by_shard: dict[Path, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         by_shard[row.path].append(place)
@@ -180,6 +178,13 @@ def load_packed(
             if progress is not None:
                 progress(done, len(rows))
     return PackedFeatures(frames=frames, offsets=offsets, utterance_ids=tuple(row.utterance_id for row in rows))
+
+
+def _offsets(lengths: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return where each of n stretches begins when they lie one after the other, and where the last one ends: (n + 1,)."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
 
 
 def _column(rows: Sequence[FeatureRow]) -> int | None:

@@ -168,15 +168,15 @@ class ShardReader:
     def damaged(self, rows: Iterable[Mapping[str, Any]]) -> list[str]:
         """Return the utterances whose frames are not those that were written, by rows with utterance_id, first_frame, frames, dim
         and checksum; nothing if each has its checksum."""
-        found = []
+        names = []
         for row in rows:
             try:
                 checksum = checksum_of(self.frames_of(row["first_frame"], row["frames"]))
             except ShardError:
                 checksum = ""
             if checksum != row["checksum"] or row["dim"] != self.dim:
-                found.append(str(row["utterance_id"]))
-        return found
+                names.append(str(row["utterance_id"]))
+        return names
 
 
 def checksum_of(frames: Array) -> str:

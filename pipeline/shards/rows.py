@@ -122,17 +122,17 @@ def load_rows(path: Path, cache: Cache | None = None) -> pa.Table:
         UnreadableError: if the rows could not be read, or have the columns of another version.
     """
     table = read_table(path, place=cache.place(path) if cache is not None else None)
-    said = metadata_of(table)
+    metadata = metadata_of(table)
     if not table.schema.remove_metadata().equals(rows_schema()):
         raise UnreadableError("cannot be understood (its columns are not those of feature rows)", at=path)
     shards = set(table.column("shard").to_pylist())
-    if not said.get(SIZE, "").isdigit() or len(shards) != 1 or Path(str(min(shards))).name != min(shards):
+    if not metadata.get(SIZE, "").isdigit() or len(shards) != 1 or Path(str(min(shards))).name != min(shards):
         raise UnreadableError("cannot be understood (it does not say whose rows it holds)", at=path)
     shard = path.with_name(str(shards.pop()))
     with opened(shard) as file:
         size = os.fstat(file.fileno()).st_size
-    if size != int(said[SIZE]):
-        raise ShardError(f"has {size} bytes, {said[SIZE]} were written", at=shard)
+    if size != int(metadata[SIZE]):
+        raise ShardError(f"has {size} bytes, {metadata[SIZE]} were written", at=shard)
     return table
 
 

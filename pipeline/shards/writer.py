@@ -14,6 +14,7 @@ the same members give the same bytes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import zlib
@@ -132,13 +133,11 @@ def write_shard(
     # CRC-32 of each utterance's frames, to compare when they are read, and SHA-256 of the file, to tell a whole
     # shard from an exchanged one: the first is fast enough to run before each training, the second holds
     # against intent.
-    checksums = [zlib.crc32(frames.data) for frames in stored]
-    total = 0
-    for frames in stored:
-        total = zlib.crc32(frames.data, total)
+    whole = functools.reduce(lambda crc, frames: zlib.crc32(frames.data, crc), stored, 0)
+    total = f"{whole:08x}"
     lengths = [len(frames) for frames in stored]
     ids = [member.utterance_id for member in members]
-    words = {**(attributes or {}), "tfser_shard": VERSION, "checksum": f"{total:08x}"}
+    words = {**(attributes or {}), "tfser_shard": VERSION, "checksum": total}
     path = folder / f"{name}{SUFFIXES[format]}"
     write = _write_hdf5 if format == "hdf5" else _write_parquet
     with aside(path) as temporary:
@@ -150,12 +149,12 @@ def write_shard(
         dim=int(stored[0].shape[1]),
         size_bytes=path.stat().st_size,
         sha256=digest,
-        checksum=f"{total:08x}",
+        checksum=total,
         utterance_ids=tuple(ids),
         content_hashes=tuple(member.content_hash for member in members),
         first_frames=tuple(int(n) for n in np.cumsum([0, *lengths[:-1]])),
         frames=tuple(lengths),
-        checksums=tuple(f"{checksum:08x}" for checksum in checksums),
+        checksums=tuple(f"{zlib.crc32(frames.data):08x}" for frames in stored),
         layer_checksums=tuple(_layer_checksums(frames, layers) for frames in stored) if layers > 1 else (),
     )
 

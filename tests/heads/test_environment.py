@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tfser.heads.machine import doctor as environment
-from tfser.heads.machine.doctor import Check, examine, fits, problems
 from tfser.heads.models.ssd import BACKENDS
+from tfser.heads.training import doctor as environment
+from tfser.heads.training.doctor import Check, examine, fits, problems
 from tfser.pipeline import memory
 from tfser.pipeline.features import devices
 

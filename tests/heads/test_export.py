@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfser.heads.notebook.own_heads import register_head
 from tfser.heads.prediction.export import Wish, export
 from tfser.heads.prediction.folder import DESCRIPTION, new_folder
 from tfser.heads.prediction.hub import push
 from tfser.heads.prediction.loading import load_model
+from tfser.heads.prediction.own_heads import register_head
 from tfser.heads.prediction.trackers import finished_runs, to_mlflow, to_tensorboard
 from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.in_turn import run_here

@@ -107,11 +107,14 @@ def test_without_validation_nothing_is_chosen() -> None:
         (("--features", "enc", "--mix", "svm"), "--mix svm: it is fitted at once and learns no mix"),
         (("--output", "layers.docx"), "name a file that ends in .png, .svg, .pdf"),
         (("--selection", "test-oracle"), "it looked at the test side"),
+        (("--selection", "best"), "best"),
+        (("--selection", "val", "--validation", "none"), "needs validation utterances"),
     ],
 )
-def test_wrong_requests_get_one_line_and_exit_2(words: tuple[str, ...], said: str) -> None:
+def test_wrong_requests_get_one_line_and_exit_2(filled: Cache, words: tuple[str, ...], said: str) -> None:
     result = run("layers", *FAST, *words)
     assert result.exit_code == 2 and said in result.stderr, result.stderr
+    assert not list(filled.runs.glob("*")), "what is refused is refused before anything is trained"
 
 
 def test_the_only_stack_need_not_be_named(filled: Cache) -> None:

@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from tfser.heads import HEADS, head
 from tfser.heads.commands.cost_table import figure_3
-from tfser.heads.machine import cost as profiling
-from tfser.heads.machine import peak
-from tfser.heads.machine.cost import Conditions, Profile, count_macs, fitting, profile, select
-from tfser.heads.machine.peak import peak_bytes
 from tfser.heads.spec.head import Network
+from tfser.heads.training import cost as profiling
+from tfser.heads.training import peak
+from tfser.heads.training.cost import Conditions, Profile, count_macs, fitting, profile, select
+from tfser.heads.training.peak import peak_bytes
 from tfser.manifests.errors import TfserError, UsageError
 
 CPU = torch.device("cpu")

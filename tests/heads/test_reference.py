@@ -15,13 +15,13 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from tfser.heads import head
-from tfser.heads.machine.cost import select
 from tfser.heads.models.layer_mix import build_module
 from tfser.heads.spec.fold import FitResult, FoldData
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training import baselines as reference
 from tfser.heads.training.baselines import LogRegConfig, SVMConfig, statistics
+from tfser.heads.training.cost import select
 from tfser.heads.training.loop import Keeping, TrainedState, fit, predict
 from tfser.manifests.errors import UsageError
 

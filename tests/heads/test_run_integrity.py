@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tfser.heads.runs import one_fold as fold_runs
 from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.learned_mix import mix_of_run
-from tfser.heads.runs.one_fold import RunResult, audit_experiment, load, train_fold
+from tfser.heads.runs.one_fold import Following, RunResult, audit_experiment, load, train_fold
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.store import RunOutcome, Selected, begin, finish, finished, peek, pick_up, run_folder, save_model
 from tfser.heads.training import checkpoints
@@ -408,7 +408,10 @@ def train(cache: Cache, head: str = "mean_pool", harm: Callable[[Any], None] | N
             harm(found)
         return found
 
-    return train_fold(cache, of, 1, loaded, audit_experiment(cache, of), **{"checkpoint_every_s": 0.0, **options})
+    if (on_epoch := options.pop("on_epoch", None)) is not None:
+        options["on_epoch"] = lambda number, record: on_epoch(record)
+    following = Following(**{"checkpoint_every_s": 0.0, **options})
+    return train_fold(cache, of, 1, loaded, audit_experiment(cache, of), following)
 
 
 def predictions(cache: Cache, run_id: str) -> pa.Table:

@@ -10,7 +10,7 @@ import pytest
 
 from tfser.heads.runs import experiment
 from tfser.heads.runs.experiment import Experiment, How, resolve
-from tfser.heads.runs.one_fold import RunResult, audit_experiment, load, train_fold
+from tfser.heads.runs.one_fold import Following, RunResult, audit_experiment, load, train_fold
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.several_folds import train_together
 from tfser.heads.runs.store import run_folder
@@ -37,7 +37,7 @@ def experiment_of(cache: Cache, seed: int = 0, stacked: How = "vmap", **request:
 
 def together(cache: Cache, runs: list[tuple[Experiment, int]], **options: Any) -> list[RunResult | TfserError]:
     of = runs[0][0]
-    return train_together(cache, runs, lambda: load(cache, of), audit_experiment(cache, of), **options)
+    return train_together(cache, runs, lambda: load(cache, of), audit_experiment(cache, of), Following(**options))
 
 
 SCORES = (

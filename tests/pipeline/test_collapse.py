@@ -22,10 +22,11 @@ from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, r
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.files import write_table
 from tfser.manifests.utterances import Skipped, Utterance, skipped_table
-from tfser.pipeline import collapse as module
+from tfser.pipeline import new_shards as module
 from tfser.pipeline.collapse import collapse
 from tfser.pipeline.features.registry import FeatureRequest, feature_pass
 from tfser.pipeline.features.stacks import Collapsed, layer_cut, layered, weighted_sum
+from tfser.pipeline.new_shards import ShardWriting
 from tfser.pipeline.shards.packed import FeatureRow, load_packed
 from tfser.pipeline.verify import verify
 
@@ -230,7 +231,7 @@ def _die(root: Path, step: int) -> None:
 
     module.write_shard, module.write_rows = dying(module.write_shard), dying(module.write_rows)  # type: ignore[assignment]
     cache = Cache(root)
-    run(cache, cut(cache, "2"), shard_utterances=3)
+    run(cache, cut(cache, "2"), how=ShardWriting(shard_utterances=3))
 
 
 @pytest.mark.slow
@@ -238,7 +239,7 @@ def _die(root: Path, step: int) -> None:
 def test_killed_at_every_step_it_goes_on_to_the_same_files(cache: Cache, put: Callable[..., Any]) -> None:
     put()
     folder = cache.feature_root / cut(cache, "2").folder / "toy"
-    run(cache, cut(cache, "2"), shard_utterances=3)
+    run(cache, cut(cache, "2"), how=ShardWriting(shard_utterances=3))
     whole = files(folder)
     assert len(whole) == 8  # four shards and their rows
     for step in range(8):
@@ -250,7 +251,7 @@ def test_killed_at_every_step_it_goes_on_to_the_same_files(cache: Cache, put: Ca
         assert child.exitcode == -signal.SIGKILL
         done = sum(pq.read_metadata(p).num_rows for p in folder.glob("*.rows.parquet"))
         assert done == min(N, 3 * (step // 2))
-        (report,) = run(cache, cut(cache, "2"), shard_utterances=3)
+        (report,) = run(cache, cut(cache, "2"), how=ShardWriting(shard_utterances=3))
         assert (report.before, report.written) == (done, N - done)
         assert files(folder) == whole
     assert verify(cache) == []

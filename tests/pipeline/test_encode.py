@@ -29,6 +29,7 @@ from tfser.pipeline.features.encoders.loading import load
 from tfser.pipeline.features.encoders.spec import EncoderSpec, encoder_spec
 from tfser.pipeline.features.engine import AudioRow, Compute
 from tfser.pipeline.features.registry import FeatureRequest, FeatureSet, Pass, feature_pass
+from tfser.pipeline.new_shards import ShardWriting
 from tfser.pipeline.scan import scan
 from tfser.pipeline.shards.packed import FeatureRow, load_packed
 
@@ -82,7 +83,7 @@ def job(weights: Path, layer: str = "2", dtype: str = "float32", **settings: str
 
 
 def extract(cache: Cache, wanted: Pass, compute: Compute | None = None, **options: Any) -> list[ExtractReport]:
-    return extract_pass(cache, "c", wanted, compute=compute or Compute(), **options)
+    return extract_pass(cache, "c", wanted, compute=compute or Compute(), how=ShardWriting(**options))
 
 
 def stored(cache: Cache, features: FeatureSet) -> dict[str, np.ndarray]:
@@ -408,7 +409,8 @@ DRIVER = """
 import sys, time
 from tfser.pipeline import extract
 from tfser.pipeline.features import encoder_engine as encode
-extract.extract_pass.__kwdefaults__["shard_utterances"] = 1
+from tfser.pipeline import new_shards
+new_shards.ShardWriting.__init__.__kwdefaults__["shard_utterances"] = 1
 real = encode.Batcher.run
 def slowly(self, samples):
     time.sleep(0.25)

@@ -27,7 +27,7 @@ from tfser.pipeline.features.encoders.spec import EncoderSpec, encoder_spec
 from tfser.pipeline.features.encoders.weights import content_hash, find
 from tfser.pipeline.features.engine import Compute
 from tfser.pipeline.features.registry import FeatureRequest, feature_pass
-from tfser.pipeline.inventory import doomed
+from tfser.pipeline.inventory import Unwanted, doomed
 from tfser.pipeline.scan import scan
 
 torch = pytest.importorskip("torch")
@@ -282,7 +282,7 @@ def test_neither_of_two_encoders_takes_the_other_s_name(two: tuple[Cache, Path, 
         assert resolve(cache, Request(head="logreg", corpus="c", features=name)).feature_set == name
     with pytest.raises(UsageError, match="which features"):
         resolve(cache, Request(head="logreg", corpus="c"))
-    assert doomed(cache, stale=True) == []  # neither is an outdated version of the other
+    assert doomed(cache, Unwanted(stale=True)) == []  # neither is an outdated version of the other
 
 
 def test_a_newer_version_of_one_encoder_takes_its_name(two: tuple[Cache, Path, Path, list[str]]) -> None:
@@ -301,7 +301,7 @@ def test_a_newer_version_of_one_encoder_takes_its_name(two: tuple[Cache, Path, P
         names = held(cache)
         assert len(names) == 2 and "enc/2" in names
         assert resolve(cache, Request(head="logreg", corpus="c", features="enc/2")).feature_set == "enc/2"
-        assert len(doomed(cache, stale=True)) == 1
+        assert len(doomed(cache, Unwanted(stale=True))) == 1
     finally:
         data[-1] ^= 1
         weights.write_bytes(data)

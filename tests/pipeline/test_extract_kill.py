@@ -34,7 +34,8 @@ COUNT = 9
 DRIVER = """
 import sys, time
 from tfser.pipeline import extract
-extract.extract_pass.__kwdefaults__["shard_utterances"] = 2
+from tfser.pipeline import new_shards
+new_shards.ShardWriting.__init__.__kwdefaults__["shard_utterances"] = 2
 real, pause = extract.decode, float(sys.argv.pop(1))
 def slowly(*args, **named):
     time.sleep(pause)

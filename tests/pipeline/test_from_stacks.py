@@ -14,6 +14,7 @@ from tfser.pipeline.extract import extract_pass
 from tfser.pipeline.features.engine import Compute
 from tfser.pipeline.features.registry import FeatureRequest, Pass, feature_pass
 from tfser.pipeline.from_stacks import take_stored_layers
+from tfser.pipeline.new_shards import ShardWriting
 from tfser.pipeline.shards.packed import FeatureRow, load_packed
 from tfser.pipeline.verify import verify
 
@@ -75,7 +76,7 @@ def test_what_was_rounded_or_computed_in_another_way_is_not_taken(filled: Cache,
 def test_what_the_stack_lacks_is_extracted(filled: Cache, tiny_whisper: Path) -> None:
     """Half of the stack is there; the layer's other half comes from audio, to the same numbers."""
     whole = job(tiny_whisper, "all")
-    extract_pass(filled, corpus_of(filled), whole, compute=Compute(), shard_utterances=2)
+    extract_pass(filled, corpus_of(filled), whole, compute=Compute(), how=ShardWriting(shard_utterances=2))
     kept, gone = sorted(filled.feature_root.glob("whisper*/*/*.rows.parquet"))
     gone.unlink()
     wanted = job(tiny_whisper, "2")

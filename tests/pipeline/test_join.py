@@ -18,7 +18,7 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.feature_name import joined_names, meant
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Skipped, Utterance, skipped_table
-from tfser.pipeline import join as module
+from tfser.pipeline import new_shards as module
 from tfser.pipeline.join import at_pace, join, joined
 from tfser.pipeline.shards.packed import FeatureRow, load_packed
 from tfser.pipeline.verify import verify
@@ -153,8 +153,7 @@ def test_a_set_that_belongs_to_a_fold_makes_one_that_does(cache: Cache, two: Any
 
 def test_a_killed_join_goes_on(cache: Cache, two: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     target = joined(cache, "a+b/3")
-    monkeypatch.setattr(module, "SHARD_UTTERANCES", 2)
-    write, calls = module.write_members, []
+    write, calls = module.store_members, []
 
     def dying(*arguments: Any) -> int:
         calls.append(arguments)
@@ -162,9 +161,9 @@ def test_a_killed_join_goes_on(cache: Cache, two: Any, monkeypatch: pytest.Monke
             raise KeyboardInterrupt
         return write(*arguments)
 
-    monkeypatch.setattr(module, "write_members", dying)
+    monkeypatch.setattr(module, "store_members", dying)
     with pytest.raises(KeyboardInterrupt):
-        join(cache, target)
+        join(cache, target, how=module.ShardWriting(shard_utterances=2))
     (report,) = join(cache, target)
     assert report.before > 0 and report.before + report.written == 6 and set(read(cache, target.name)) == set(IDS[:-1])
 

@@ -21,6 +21,7 @@ from tfser.pipeline.extract import extract, extract_pass
 from tfser.pipeline.extract_report import OTHER_PARTS, ExtractReport
 from tfser.pipeline.features.engine import Compute
 from tfser.pipeline.features.registry import alone, feature_set
+from tfser.pipeline.new_shards import ShardWriting
 from tfser.pipeline.part import CorpusPart, of_job_array, read_part
 from tfser.pipeline.scan import scan
 from tfser.pipeline.shards.rows import read_rows
@@ -59,7 +60,7 @@ def make(tmp_path: Path, root: Path) -> Callable[[str], Cache]:
 
 def one_part(cache: Cache, written: str, on_wait: Callable[[str], None] | None = None) -> ExtractReport:
     compute = Compute(part=read_part(written))
-    (report,) = extract_pass(cache, "c", alone(LOGMEL), compute=compute, shard_utterances=3, on_wait=on_wait)
+    (report,) = extract_pass(cache, "c", alone(LOGMEL), compute=compute, how=ShardWriting(shard_utterances=3, on_wait=on_wait))
     return report
 
 
@@ -162,7 +163,8 @@ def test_what_an_extraction_of_all_stored_meanwhile_is_not_stored_again(
         return real(*args, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "decode", decode)
-    (report,) = extract_pass(cache, "c", alone(LOGMEL), compute=Compute(part=CorpusPart(1, 2), workers=1), shard_utterances=3)
+    compute = Compute(part=CorpusPart(1, 2), workers=1)
+    (report,) = extract_pass(cache, "c", alone(LOGMEL), compute, ShardWriting(shard_utterances=3))
     assert report.extracted == 0 and report.before > 0
     names = [name for name, *_ in stored(cache)]
     assert len(names) == len(set(names)) == COUNT - len(SHORT) - 1
@@ -192,13 +194,13 @@ def test_a_part_whose_feature_set_is_removed_meanwhile_describes_it_again(
 
     from tfser.pipeline import feature_writer as module
 
-    cache, real, calls = make("cache"), module.write_shard, []
+    cache, real, calls = make("cache"), module.store_members, []
 
     def write(*args: object, **named: object) -> object:
         calls.append(args)
         return real(*args, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "write_shard", write)
+    monkeypatch.setattr(module, "store_members", write)
     still = module.FeatureWriter.close
 
     def close(self: module.FeatureWriter) -> None:
@@ -221,7 +223,7 @@ def test_the_report_keeps_its_counts_for_programs(make: Callable[[str], Cache]) 
     assert replace(report.part or CorpusPart(1, 1)) == CorpusPart(2, 3)
 
 
-def test_the_command_takes_its_part_and_says_so(make: Callable[[str], Cache], root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_takes_its_part_and_says_so(make: Callable[[str], Cache], monkeypatch: pytest.MonkeyPatch) -> None:
     cache = make("cache")
     for name, value in array(8, 4, 8, 3).items():  # the last of three tasks: 4, 6 and 8
         monkeypatch.setenv(name, value)

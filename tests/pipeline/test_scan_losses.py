@@ -16,7 +16,7 @@ from tfser.pipeline.corpora import locate
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import extract
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.inventory import doomed
+from tfser.pipeline.inventory import Unwanted, doomed
 from tfser.pipeline.scan import ScanOptions, ScanReport, scan
 
 
@@ -42,7 +42,7 @@ def test_an_unmounted_corpus_keeps_its_rows_and_features(cache: Cache, root: Pat
     with pytest.raises(TfserError, match=r"t: 4 of the 4 utterances that the last scan could read are gone .*--allow-loss"):
         run(cache, root)
     assert {p: p.read_bytes() for p in cache.corpus("t").iterdir()} == before
-    assert doomed(cache, features=None, corpus=None, run=None, stale=True) == []
+    assert doomed(cache, Unwanted(features=None, corpus=None, run=None, stale=True)) == []
     here = ("--corpus", "t", "--cache", str(cache.root))
     for words in (("scan",), ("extract",)):
         result = CliRunner().invoke(app, [*words, *here])

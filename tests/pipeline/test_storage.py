@@ -23,7 +23,7 @@ from tfser.pipeline import inventory as storage
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import extract
 from tfser.pipeline.features.registry import FeatureSet, feature_set
-from tfser.pipeline.inventory import delete, doomed, list_features, size_of, usage
+from tfser.pipeline.inventory import Unwanted, delete, doomed, list_features, size_of, usage
 from tfser.pipeline.scan import scan
 from tfser.pipeline.verify import Problem, repair, verify
 
@@ -93,7 +93,7 @@ def test_what_is_there(full: Cache) -> None:
 
 
 def test_no_cache_at_all(tmp_path: Path) -> None:
-    for act in (lambda c: verify(c), lambda c: list_features(c), lambda c: doomed(c, stale=True)):
+    for act in (lambda c: verify(c), lambda c: list_features(c), lambda c: doomed(c, Unwanted(stale=True))):
         with pytest.raises(TfserError, match="no cache at"):
             act(Cache(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
@@ -182,19 +182,19 @@ def test_repair_waits_for_a_writer_at_work(full: Cache) -> None:
 
 
 def test_removing_a_feature_set_or_a_part_of_it(full: Cache) -> None:
-    paths = doomed(full, features="logmel", corpus="c")
+    paths = doomed(full, Unwanted(features="logmel", corpus="c"))
     assert paths == [folder_of(full)]
     need = size_of(folder_of(full))
     assert delete(full, paths) == need
     assert {(e.feature_set, e.corpus) for e in list_features(full)} == {("logmel", "d"), ("logmel+float16", "c")}
-    delete(full, doomed(full, features="logmel"))
+    delete(full, doomed(full, Unwanted(features="logmel")))
     assert [e.feature_set for e in list_features(full)] == ["logmel+float16"]
     assert not (full.feature_root / LOGMEL.folder).exists() and verify(full) == []
     assert work(full) == (0, 5)
 
 
 def test_removing_a_corpus_takes_its_features_along(full: Cache) -> None:
-    delete(full, doomed(full, corpus="c"))
+    delete(full, doomed(full, Unwanted(corpus="c")))
     assert full.corpora() == ["d"]
     assert {(e.feature_set, e.corpus) for e in list_features(full)} == {("logmel", "d")}
     assert not [name for name in files(full) if "/c/" in name]
@@ -203,11 +203,11 @@ def test_removing_a_corpus_takes_its_features_along(full: Cache) -> None:
 def test_removing_a_run(full: Cache) -> None:
     (full.runs / "r1").mkdir(parents=True)
     (full.runs / "r1" / "run.json").write_text('{"status": "running"}')
-    assert doomed(full, run="r1") == [full.runs / "r1"]
-    delete(full, doomed(full, run="r1"))
+    assert doomed(full, Unwanted(run="r1")) == [full.runs / "r1"]
+    delete(full, doomed(full, Unwanted(run="r1")))
     assert not (full.runs / "r1").exists()
     with pytest.raises(UsageError, match="unknown run 'r1'"):
-        doomed(full, run="r1")
+        doomed(full, Unwanted(run="r1"))
 
 
 put_run = runpy.run_path(str(Path(__file__).parents[1] / "stored_runs.py"))["put_old_run"]
@@ -230,7 +230,7 @@ def test_damaged_runs_are_found_and_removed(full: Cache) -> None:
     assert [(p.path, p.kind) for p in found] == [("runs/cut", "damaged"), unreadable, *damaged]
     assert [p.line for p in found if "\n" in p.line or str(full.root) in p.line] == []
     for name in ("cut", "newer", "torn", "wide"):
-        assert doomed(full, run=name) == [full.runs / name]
+        assert doomed(full, Unwanted(run=name)) == [full.runs / name]
     waited: list[str] = []
     with full.lock("runs/cut"):
         thread = threading.Thread(target=repair, args=(full, found, waited.append))
@@ -249,10 +249,10 @@ def test_damaged_runs_are_found_and_removed(full: Cache) -> None:
 def test_a_run_is_named_by_its_folder_alone(full: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     (full.runs / "left" / "checkpoint").mkdir(parents=True)
     (full.corpus("d") / "utterances.parquet").write_bytes(b"PAR1")  # no catalogue can be built
-    assert doomed(full, run="left") == [full.runs / "left"]
+    assert doomed(full, Unwanted(run="left")) == [full.runs / "left"]
     for name in ("..", ".", "", "left/checkpoint"):
         with pytest.raises(TfserError):
-            doomed(full, run=name)
+            doomed(full, Unwanted(run=name))
 
 
 @pytest.mark.parametrize(
@@ -270,19 +270,19 @@ def test_a_run_is_named_by_its_folder_alone(full: Cache, monkeypatch: pytest.Mon
 def test_what_is_not_there_is_not_removed(full: Cache, what: dict[str, Any], message: str) -> None:
     before = files(full)
     with pytest.raises(UsageError, match=message):
-        doomed(full, **what)
+        doomed(full, Unwanted(**what))
     assert files(full) == before
 
 
 def test_stale_shards(full: Cache, root: Path) -> None:
-    assert doomed(full, stale=True) == []
+    assert doomed(full, Unwanted(stale=True)) == []
     for i in (0, 1):  # both members of the first shard
         write(root, i, 50 + i)
     index(full, root)
     assert work(full) == (3, 2)
     entry = next(e for e in list_features(full) if (e.feature_set, e.corpus) == ("logmel", "c"))
     assert (entry.live, entry.stale, entry.shards) == (5, 2, 4)
-    paths = doomed(full, stale=True)
+    paths = doomed(full, Unwanted(stale=True))
     assert len(paths) == 4  # two files of this set, two of the other, which is stale before it is extracted again
     assert {p.parent for p in paths} == {folder_of(full), folder_of(full, HALF)}
     assert delete(full, paths) > 0
@@ -300,7 +300,7 @@ def test_a_shard_that_is_finished_meanwhile_is_not_stale(full: Cache, root: Path
         return real(*args)
 
     monkeypatch.setattr(storage, "_stale", late)
-    assert doomed(full, stale=True) == []
+    assert doomed(full, Unwanted(stale=True)) == []
 
 
 def test_an_outdated_feature_set_is_kept_apart_and_can_be_removed(full: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,18 +313,18 @@ def test_an_outdated_feature_set_is_kept_apart_and_can_be_removed(full: Cache, m
         names = {r["feature_set"]: r["fingerprint"] for r in rows(connection, "FROM feature_sets")}
     outdated = f"logmel@{LOGMEL.fingerprint[:8]}"
     assert names == {"logmel": changed.fingerprint, outdated: LOGMEL.fingerprint, "logmel+float16": HALF.fingerprint}
-    assert doomed(full, features=outdated) == doomed(full, stale=True) == [full.feature_root / LOGMEL.folder]
-    delete(full, doomed(full, stale=True))
+    assert doomed(full, Unwanted(features=outdated)) == doomed(full, Unwanted(stale=True)) == [full.feature_root / LOGMEL.folder]
+    delete(full, doomed(full, Unwanted(stale=True)))
     assert {e.feature_set for e in list_features(full)} == {"logmel", "logmel+float16"}
 
 
 def test_what_is_being_written_is_not_removed(full: Cache) -> None:
     with full.lock(f"features/{LOGMEL.folder}/c"):
-        for paths in (doomed(full, features="logmel", corpus="c"), doomed(full, features="logmel")):
+        for paths in (doomed(full, Unwanted(features="logmel", corpus="c")), doomed(full, Unwanted(features="logmel"))):
             with pytest.raises(TfserError, match=r"is writing features/.*; remove it when that has finished"):
                 delete(full, paths)
         assert len(list(folder_of(full).glob("*.h5"))) == 3
-    delete(full, doomed(full, features="logmel"))
+    delete(full, doomed(full, Unwanted(features="logmel")))
 
 
 @pytest.mark.slow
@@ -359,7 +359,7 @@ def test_a_removal_that_is_killed_can_be_done_again(full: Cache, monkeypatch: py
 
 def _named(cache: Cache, **what: str) -> list[Path]:
     try:
-        return doomed(cache, **what)  # type: ignore[arg-type]
+        return doomed(cache, Unwanted(**what))  # type: ignore[arg-type]
     except UsageError:
         return []
 
@@ -368,7 +368,7 @@ def test_a_removal_that_the_system_refuses_is_one_line(full: Cache, monkeypatch:
     def refuse(self: Path, *args: Any, **named: Any) -> None:
         raise PermissionError(13, "Permission denied", str(self))
 
-    paths = doomed(full, corpus="c")
+    paths = doomed(full, Unwanted(corpus="c"))
     with monkeypatch.context() as patch:
         patch.setattr(storage, "_remove", refuse)
         with pytest.raises(TfserError, match=r"cannot be removed \(Permission denied\)"):

@@ -31,7 +31,7 @@ from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import extract
 from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.features.stacks import layer_cut, layered
-from tfser.pipeline.inventory import delete, doomed, size_of
+from tfser.pipeline.inventory import Unwanted, delete, doomed, size_of
 from tfser.pipeline.scan import scan
 from tfser.pipeline.shards.packed import FeatureRow, load_packed
 from tfser.pipeline.shards.writer import ShardError
@@ -188,7 +188,7 @@ def test_links_are_moved_and_removed_as_links(full: Cache, tmp_path: Path) -> No
     (line,) = repair(full, verify(full))[:1]
     assert "not moved, it lies behind the link" in line and shard.read_bytes() == b"x"
     shard.write_bytes(before[shard])
-    assert delete(full, doomed(full, features="logmel")) == size_of(folder) == 0
+    assert delete(full, doomed(full, Unwanted(features="logmel"))) == size_of(folder) == 0
     assert not folder.is_symlink() and {p: p.read_bytes() for p in real.rglob("*") if p.is_file()} == before
 
 

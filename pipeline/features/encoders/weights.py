@@ -66,7 +66,7 @@ def find(source: str, revision: str | None = None) -> Found:
     return cached if cached is not None else _download(source, revision)
 
 
-def content_hash(found: Found, memo: Path | None = None, *, again: bool = False) -> str:
+def content_hash(weights: Found, memo: Path | None = None, *, again: bool = False) -> str:
     """Return 32 hexadecimal digits of the SHA-256 over the weight files' bytes, in the order of their names.
 
     `memo` is a JSON file that remembers the digests of files by path, size and times, that of the system's own note with them:
@@ -80,7 +80,7 @@ def content_hash(found: Found, memo: Path | None = None, *, again: bool = False)
     digests, changed = [], False
     # By the file behind the link: the hub's cache links one file under many names. Its own note of changes
     # (ctime) is in the stamp, since size and time can be copied along with other content.
-    for path in sorted(found.files):
+    for path in sorted(weights.files):
         real = path.resolve()
         status = real.stat()
         stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
@@ -97,16 +97,16 @@ def content_hash(found: Found, memo: Path | None = None, *, again: bool = False)
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:32]
 
 
-def read_config(found: Found) -> dict[str, Any]:
+def read_config(weights: Found) -> dict[str, Any]:
     """Return config.json.
 
     Raises:
         TfserError: if it is damaged.
     """
-    return _object(found.folder / CONFIG)
+    return _object(weights.folder / CONFIG)
 
 
-def read_preprocessor(found: Found) -> tuple[Path, dict[str, Any]] | None:
+def read_preprocessor(weights: Found) -> tuple[Path, dict[str, Any]] | None:
     """Return what the encoder's input has to be, and the file that says so; None where there is none.
 
     That is preprocessor_config.json, else what processor_config.json has under `feature_extractor`.
@@ -114,10 +114,10 @@ def read_preprocessor(found: Found) -> tuple[Path, dict[str, Any]] | None:
     Raises:
         TfserError: if the file is damaged.
     """
-    path = found.folder / PREPROCESSOR
+    path = weights.folder / PREPROCESSOR
     if path.is_file():
         return path, _object(path)
-    path = found.folder / PROCESSOR
+    path = weights.folder / PROCESSOR
     if path.is_file():
         within = _object(path).get("feature_extractor")
         if isinstance(within, dict):

@@ -11,7 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfser.heads.notebook.frames import StoredFrames, feature_rows
+from tfser.heads.prediction.exchange import as_hugging_face
+from tfser.heads.prediction.frames import StoredFrames, feature_rows
+from tfser.heads.results.rater_scores import label_maps
+from tfser.heads.results.score_tables import Wanted, table
+from tfser.heads.runs.names import meant_by
+from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.catalogue.statements import select_arrow
@@ -24,8 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from tfser.heads.notebook.datasets import UtteranceFrames
-    from tfser.heads.notebook.models import TrainedExperiment, TrainedModel
+    from tfser.heads.prediction.datasets import UtteranceFrames
+    from tfser.heads.prediction.notebook_models import TrainedExperiment, TrainedModel
 
 
 class NotebookCache(Cache):
@@ -128,7 +133,7 @@ class NotebookCache(Cache):
             fold: with a protocol: only this fold ...
             role: ... and only its train, val or test side.
         """
-        from tfser.heads.notebook.datasets import UtteranceFrames
+        from tfser.heads.prediction.datasets import UtteranceFrames
 
         members = None
         if protocol is not None or fold is not None or role is not None:
@@ -149,8 +154,6 @@ class NotebookCache(Cache):
         Raises:
             UsageError: `datasets` is not installed.
         """
-        from tfser.heads.notebook.exchange import as_hugging_face
-
         return as_hugging_face(self, feature_set, corpus)
 
     # Training, and what came of it.
@@ -198,8 +201,7 @@ class NotebookCache(Cache):
             UsageError: a name is unknown, or the cache leaves a choice.
             TfserError: an audit forbids a fold.
         """
-        from tfser.heads.notebook.models import train_experiment
-        from tfser.heads.runs.request import Request
+        from tfser.heads.prediction.notebook_models import train_experiment
 
         request = Request(
             head=head,
@@ -226,17 +228,13 @@ class NotebookCache(Cache):
             experiment: an id, a name, or a piece of it; all if left out.
             by: seed, fold, class, speaker, session, calibration, agreement or raters: a row each, instead of a row an experiment.
         """
-        from tfser.heads.results.rater_scores import label_maps
-        from tfser.heads.results.score_tables import Wanted, table
-        from tfser.heads.runs.names import meant_by
-
         with open_catalogue(self) as connection:
             wanted = Wanted(experiment=None if experiment is None else meant_by(self, experiment))
             return table(connection, wanted, by=by, maps=label_maps(self, connection) if by == "raters" else None)
 
     def model(self, name: str, *, ensemble: bool = False, selection: str = "last", weights: str | None = None) -> TrainedModel:
         """Return a trained head that can be called on a waveform; see `tfser.load`."""
-        from tfser.heads.notebook.models import load
+        from tfser.heads.prediction.notebook_models import load
 
         return load(name, cache=self, ensemble=ensemble, selection=selection, weights=weights)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tfser.heads import HEADS, REGISTERED
 from tfser.heads.spec.head import HeadSpec, Network
-from tfser.heads.spec.recipes import Recipe
+from tfser.heads.spec.recipes import PLAIN, Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.manifests.cache import check_name
 from tfser.manifests.errors import UsageError
@@ -29,18 +29,6 @@ if TYPE_CHECKING:
 
 Build = Callable[[int, int], "nn.Module"]
 """`build(dim, n_classes)`: a module class, or a function."""
-
-PLAIN = Recipe(
-    summary="AdamW, 30 epochs, cosine: the plain recipe of a registered head",
-    optimiser="adamw",
-    lr=1e-3,
-    weight_decay=1e-2,
-    schedule="cosine",
-    warmup_epochs=1,
-    epochs=30,
-    batch_size=32,
-    normalise="train",
-)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ def feature_rows(cache: Cache, feature_set: str, corpus: str | None) -> list[dic
             raise unknown(f"feature set of {chosen}", feature_set, have)
         if len(names) > 1:
             raise UsageError(f"{feature_set} may be {' or '.join(names)}; say which")
-        found = rows(
+        stored = rows(
             connection,
             "SELECT f.*, u.speaker, u.label FROM features f JOIN utterances u USING (corpus, utterance_id) "
             "WHERE f.feature_set = ? AND f.corpus = ? ORDER BY f.utterance_id",
@@ -47,7 +47,7 @@ def feature_rows(cache: Cache, feature_set: str, corpus: str | None) -> list[dic
     return [
         {key: row[key] for key in ("corpus", "utterance_id", "speaker", "label", "feature_set")}
         | {"where": FeatureRow(path=cache.root / row["shard"], **{key: row[key] for key in keys})}
-        for row in found
+        for row in stored
     ]
 
 

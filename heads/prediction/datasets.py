@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from tfser.heads.notebook.frames import StoredFrames
+from tfser.heads.prediction.frames import StoredFrames
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import UsageError
 

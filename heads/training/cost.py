@@ -11,7 +11,7 @@ measured does not depend on the numbers in the frames.
   training mode: without the optimiser, augmentation and other losses, which belong to a recipe. Both are taken round by round
   over all heads, so that a machine that grows slower or faster does so for all, and each timed call follows an untimed one of
   its own. On a CPU they depend on the allocator, too: see `tfser.pipeline.memory`.
-* **Memory** is the most that one such pass or step holds beyond the weights and the frames: see `tfser.heads.machine.peak`. That
+* **Memory** is the most that one such pass or step holds beyond the weights and the frames: see `tfser.heads.training.peak`. That
   of a step includes the gradients, not the optimiser's state.
 """
 
@@ -33,11 +33,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tfser.heads import HEADS, head
-from tfser.heads.machine.conditions import Conditions
-from tfser.heads.machine.peak import peak_bytes
 from tfser.heads.models.layer_mix import build_module
 from tfser.heads.spec.head import HeadSpec, Network, count_parameters
 from tfser.heads.spec.settings import Settings
+from tfser.heads.training.conditions import Conditions
+from tfser.heads.training.peak import peak_bytes
 from tfser.heads.training.predict import own_randomness
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.pipeline.features.devices import choose_device, processor
@@ -124,15 +124,15 @@ def fitting(
     chosen: Sequence[tuple[HeadSpec, str]], width: int | None
 ) -> tuple[list[tuple[HeadSpec, str]], dict[str, str]]:
     """Return those of the heads that can take a feature width (None: each its own), and why others cannot, by their name."""
-    found, odd = [], {}
+    fit, odd = [], {}
     for spec, preset in chosen:
         try:
             spec.check(spec.preset(preset), width or spec.typical_dim)
         except UsageError as error:
             odd[spec.name] = str(error)
         else:
-            found.append((spec, preset))
-    return found, odd
+            fit.append((spec, preset))
+    return fit, odd
 
 
 def profile(
@@ -238,13 +238,13 @@ class _Case:
         self.step_peak = self._peak(self._backward)
 
     def _peak(self, work: Callable[[], None]) -> int | None:
-        found = []
+        peaks = []
         for number in range(_WARM_UPS + _PEAKS):
             peak = peak_bytes(work, self.device)
             self.module.zero_grad(set_to_none=True)
             if number >= _WARM_UPS and peak is not None:
-                found.append(peak)
-        return round(statistics.median(found)) if found else None
+                peaks.append(peak)
+        return round(statistics.median(peaks)) if peaks else None
 
     def measure_time(self) -> None:
         self.module.eval()

@@ -132,13 +132,13 @@ class TrainedModel:
         What cannot be read has `predicted` None and a `reason`.
         """
         usable, lost = measured(named_inputs([str(file) for file in files]), minimum_s=self._model.front.minimum_s)
-        found: list[Mapping[str, Any]] = []
+        answered: list[Mapping[str, Any]] = []
         for answer in answers(self._model.heads, self._model.front, usable, known=self._model.known, compute=self._compute):
             if isinstance(answer, SpokenAnswer):
-                found.append({**answer.to_dict(), "reason": None})
+                answered.append({**answer.to_dict(), "reason": None})
             else:
                 lost.append(answer)
-        return [dict(row) for row in found] + [_without_answer(of) for of in lost]
+        return [dict(row) for row in answered] + [_without_answer(of) for of in lost]
 
     def __repr__(self) -> str:
         return f"<{self.name}: {', '.join(self.classes)}>"

@@ -263,13 +263,13 @@ def _scans() -> Iterator[Check]:
 
 
 def _optional() -> Iterator[Check]:
-    for of in OPTIONAL:
+    for optional in OPTIONAL:
         try:
-            version = metadata.version(of.package)
+            version = metadata.version(optional.package)
         except metadata.PackageNotFoundError:
-            yield Check(name=of.package, state="off", detail=f"not installed; {of.purpose}", action=of.action)
+            yield Check(name=optional.package, state="off", detail=f"not installed; {optional.purpose}", action=optional.action)
         else:
-            yield Check(name=of.package, state="ok", detail=f"{version}; {of.purpose}")
+            yield Check(name=optional.package, state="ok", detail=f"{version}; {optional.purpose}")
 
 
 # -- folders -----------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tfser.heads.notebook.frames import feature_rows
+from tfser.heads.prediction.frames import feature_rows
 from tfser.manifests.audits.run import Finding, run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.build import create, insert_corpora
@@ -45,17 +45,17 @@ def as_hugging_face(cache: Cache, feature_set: str, corpus: str | None) -> Any:
     import datasets
     import pyarrow as pa
 
-    found = feature_rows(cache, feature_set, corpus)
-    packed = load_packed([row["where"] for row in found], verify=cache.verify)
+    stored = feature_rows(cache, feature_set, corpus)
+    packed = load_packed([row["where"] for row in stored], verify=cache.verify)
     flat = pa.array(packed.frames.astype(np.float32, copy=False).ravel())
     # A list of lists: frames of one width, in as many rows as an utterance has.
     inner = pa.LargeListArray.from_arrays(pa.array(np.arange(0, len(flat) + 1, packed.frames.shape[1])), flat)
     frames = pa.LargeListArray.from_arrays(pa.array(packed.offsets), inner)
     table = pa.table(
         {
-            "utterance_id": pa.array([row["utterance_id"] for row in found], pa.string()),
-            "speaker": pa.array([row["speaker"] for row in found], pa.string()),
-            "label": pa.array([row["label"] for row in found], pa.string()),
+            "utterance_id": pa.array([row["utterance_id"] for row in stored], pa.string()),
+            "speaker": pa.array([row["speaker"] for row in stored], pa.string()),
+            "label": pa.array([row["label"] for row in stored], pa.string()),
             "features": frames,
         }
     )
@@ -132,18 +132,18 @@ def audit(frame: Any, *, protocol: str = "official-split", claims: Sequence[str]
 def _rows_of(frame: Any) -> list[dict[str, Any]]:
     """Return the rows of a table, whatever library it is of; a missing value is None."""
     if hasattr(frame, "to_dict") and hasattr(frame, "columns"):  # pandas
-        found = frame.to_dict("records")
+        records = frame.to_dict("records")
     elif hasattr(frame, "to_dicts"):  # polars
-        found = frame.to_dicts()
+        records = frame.to_dicts()
     elif hasattr(frame, "to_pylist"):  # Arrow
-        found = frame.to_pylist()
+        records = frame.to_pylist()
     elif isinstance(frame, Sequence) and all(isinstance(row, Mapping) for row in frame):
-        found = [dict(row) for row in frame]
+        records = [dict(row) for row in frame]
     else:
         raise UsageError(f"a table is wanted (pandas, polars, Arrow, or a list of dicts), not {type(frame).__name__}")
-    if not found:
+    if not records:
         raise UsageError("the table has no rows")
-    return [{str(key): None if _is_missing(value) else value for key, value in row.items()} for row in found]
+    return [{str(key): None if _is_missing(value) else value for key, value in row.items()} for row in records]
 
 
 def _is_missing(value: Any) -> bool:
@@ -156,7 +156,7 @@ def _utterances(rows: Sequence[Mapping[str, Any]], *, needs_split: bool) -> list
             raise unknown("column", column, list(rows[0]))
     texts = [of.name for of in fields(Utterance) if of.name not in ("utterance_id", "path", "extra", "split")]
     texts = [name for name in texts if name not in ("valence", "arousal", "dominance", "start_s", "end_s")]
-    found = []
+    utterances = []
     for number, row in enumerate(rows):
         side = row.get("split")
         if side is not None and str(side).lower() not in _SIDES:
@@ -164,7 +164,7 @@ def _utterances(rows: Sequence[Mapping[str, Any]], *, needs_split: bool) -> list
         own: dict[str, Any] = {name: str(row[name]) for name in texts if row.get(name) is not None}
         name = str(row.get("utterance_id") or row.get("path") or number)
         split = None if side is None else _SIDES[str(side).lower()]
-        found.append(Utterance(utterance_id=name, path=str(row.get("path") or name), split=split, **own))
-    if len({of.utterance_id for of in found}) < len(found):
+        utterances.append(Utterance(utterance_id=name, path=str(row.get("path") or name), split=split, **own))
+    if len({of.utterance_id for of in utterances}) < len(utterances):
         raise UsageError("two rows have one utterance_id (or path): name each utterance once")
-    return found
+    return utterances
