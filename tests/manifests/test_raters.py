@@ -43,7 +43,7 @@ def agreement(ratings: Sequence[Annotation], target: str) -> dict[str, Any]:
     return next(iter(rows(catalogue(ratings), f"FROM rater_agreement WHERE target = '{target}'")), {})
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.lists(st.lists(st.sampled_from(["anger", "sadness", "neutral", None]), min_size=4, max_size=4), min_size=2, max_size=8))
 def test_alpha_of_labels_is_krippendorffs(table: list[list[str | None]]) -> None:
     ratings = [
@@ -62,7 +62,7 @@ def test_alpha_of_labels_is_krippendorffs(table: list[list[str | None]]) -> None
     assert found == pytest.approx(krippendorff.alpha(by_rater, level_of_measurement="nominal"), abs=1e-9)
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(st.integers(0, 10_000))
 def test_alpha_of_values_is_krippendorffs(seed: int) -> None:
     rng = np.random.default_rng(seed)
