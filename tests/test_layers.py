@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,17 +48,24 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported(path: Path, *, at_once: bool = False) -> set[str]:
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    """Return the syntax of a file, read once for all tests."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def imported(path: Path, *, at_once: bool = False) -> frozenset[str]:
     """Return what a file imports: everywhere, or only what runs when the file is imported."""
     names: set[str] = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     for node in _at_once(tree) if at_once else ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
-    return names
+    return frozenset(names)
 
 
 def _at_once(node: ast.AST) -> Iterator[ast.AST]:
@@ -135,7 +143,7 @@ def test_only_commands_print(path: Path) -> None:
         return
     names = imported(path)
     assert not {name for name in names if name.split(".")[0] in ("typer", "click", "rich") or "manifests.display" in name}
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert "print" not in calls or module_of(path) == "manifests.streams"  # which has nobody else to tell that output fails
 
@@ -217,7 +225,7 @@ def test_a_class_name_means_one_class() -> None:
     """Two of a name on one call path are taken for one another by whoever reads an error or an annotation."""
     where: dict[str, list[str]] = {}
     for path in SOURCES:
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in parsed(path).body:
             if isinstance(node, ast.ClassDef):
                 where.setdefault(node.name, []).append(module_of(path))
     assert len(where) > 100, "the classes are not seen"
