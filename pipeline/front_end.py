@@ -25,7 +25,8 @@ from tfser.manifests.files import read_json
 from tfser.manifests.options import pairs
 from tfser.pipeline.feature_writer import narrowed, why_not_stored
 from tfser.pipeline.features.encoder_engine import encoder_engine
-from tfser.pipeline.features.encoders.spec import ENCODERS, EncoderSpec, encoder_spec
+from tfser.pipeline.features.encoders.known import ENCODERS
+from tfser.pipeline.features.encoders.spec import EncoderSpec, encoder_spec
 from tfser.pipeline.features.encoders.weights import CONFIG, is_folder
 from tfser.pipeline.features.engine import Engine, Frames, one_by_one
 from tfser.pipeline.features.feature_set import fingerprint_of
@@ -296,8 +297,9 @@ def _spec(stored: StoredSet, layer: str, place: str, revision: str | None, memo:
         settings = {
             "chunk_s": repr(config["chunking"]["chunk_samples"] / rate),
             "overlap_s": repr(config["chunking"]["overlap_samples"] / rate),
-            "do_normalize": str(config["input"] != "raw").lower(),
         }
+        if "mel" not in config:  # the input of a filter bank is fixed, too
+            settings["do_normalize"] = str(config["input"] != "raw").lower()
     name = FeatureName.parse(stored.name).encoder
     is_named = name in ENCODERS and ENCODERS[name].family == config["family"]
     return encoder_spec(

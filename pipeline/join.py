@@ -1,10 +1,11 @@
 """Joining feature sets: the frames of several, side by side, as one ordinary feature set (early fusion).
 
-What comes in: the names of stored feature sets, `logmel+wavlm-large/12`. What goes out: shards of another feature set that bears
-that name, written as a collapse writes its own (`tfser.pipeline.new_shards`): whoever trains on it, audits or verifies it needs
-to know nothing of where it came from. Its fingerprint is made of those of its parts, in their order, and of the rule below, so
-features that were made anew never stand in it unnoticed. No audio is read, and nothing is invented: an utterance that one of the
-parts lacks is left out, counted, and missed by the audits as in any other feature set.
+What comes in: the names of stored feature sets, `logmel+wavlm-large/12`, of which a layer may stand in a stack of all of them.
+What goes out: shards of another feature set that bears that name, written as a collapse writes its own
+(`tfser.pipeline.new_shards`): whoever trains on it, audits or verifies it needs to know nothing of where it came from. Its
+fingerprint is made of those of its parts, in their order, and of the rule below, so features that were made anew never stand in
+it unnoticed. No audio is read, and nothing is invented: an utterance that one of the parts lacks is left out, counted, and
+missed by the audits as in any other feature set.
 
 **The rule.** The first feature set sets the pace. Each frame of another belongs to the frame of the first that begins nearest to
 it in time (frame i of a set begins i hops after the start; a tie goes to the later). A frame of the first shows the mean of
@@ -28,10 +29,11 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.catalogue.stored import SKIPPED, read_skipped, skipped_rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.manifests.feature_name import joined_names, meant
+from tfser.manifests.feature_name import FeatureName, joined_names, meant
 from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.collapse import stored_frames
 from tfser.pipeline.features.feature_set import PER_UTTERANCE, Described, is_per_utterance
+from tfser.pipeline.features.layer_views import layer_views, meant_views
 from tfser.pipeline.features.stacks import layers_of
 from tfser.pipeline.new_shards import AS_USUAL, OpenShards, Row, ShardWriting, Written, write_lacking
 from tfser.pipeline.shards.writer import Array
@@ -47,7 +49,11 @@ RULE = "the first sets the pace; others: the mean of the frames that begin neare
 
 @dataclass(frozen=True, kw_only=True)
 class Joined(Described):
-    """A feature set of several others side by side, which are rows of the table `feature_sets`."""
+    """A feature set of several others side by side.
+
+    Each part is a row of the table `feature_sets`, with the feature set whose shards hold it (`stored_as`: of a layer of a stack
+    the stack) and the first of its columns there (`first_column`).
+    """
 
     parts: tuple[Mapping[str, Any], ...]
 
@@ -101,19 +107,7 @@ def joined(cache: Cache, name: str) -> Joined:
         raise UsageError(f"{name} names one feature set; join two or more: logmel+wavlm-large/12")
     with open_catalogue(cache) as connection:
         stored = {row["feature_set"]: row for row in rows(connection, "FROM feature_sets")}
-    # A part is a feature set of its own and no joined one; one that may mean several is asked back about, since
-    # a guess would be a part of the fingerprint.
-    parts = []
-    for of in names:
-        close = meant(of, [known for known in stored if len(joined_names(known)) == 1])
-        if not close:
-            raise unknown("feature set", of, list(stored))
-        if len(close) > 1:
-            raise UsageError(f"{of} may be {' or '.join(close)}; say which")
-        parts.append(stored[close[0]])
-        if layers_of(parts[-1]) > 1:
-            way_out = f"`tfser cache collapse --features {close[0]} --layer K`"
-            raise UsageError(f"{close[0]} holds several layers; make one of them a feature set first: {way_out}")
+    parts = [_part(asked, stored) for asked in names]
     if len({part["fingerprint"] for part in parts}) < len(parts):
         raise UsageError(f"{name} names a feature set twice")
     single = [is_per_utterance(part) for part in parts]
@@ -146,6 +140,31 @@ def joined(cache: Cache, name: str) -> Joined:
     )
 
 
+def _part(asked: str, stored: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the part of a name: of the feature sets that are stored, or else one layer of a stack of them.
+
+    A part is a feature set of its own and no joined one; one that may mean several is asked back about, since a guess would be a
+    part of the fingerprint.
+
+    Raises:
+        UsageError: if there is none, there are several, or it holds several layers.
+    """
+    close = meant(asked, [known for known in stored if len(joined_names(known)) == 1])
+    views = layer_views(list(stored.values()))
+    among = close or meant_views(asked, views.values())
+    if not among:
+        raise unknown("feature set", asked, [*stored, *views])
+    if len(among) > 1:
+        raise UsageError(f"{asked} may be {' or '.join(among)}; say which")
+    if not close:
+        view = views[among[0]]
+        return {**view.row, "stored_as": view.stack, "first_column": view.first_column}
+    if layers_of(stored[close[0]]) > 1:
+        way_out = f"name one of them: {FeatureName.parse(close[0]).encoder}/{layers_of(stored[close[0]]) - 1}"
+        raise UsageError(f"{close[0]} holds several layers; {way_out}")
+    return {**stored[close[0]], "stored_as": close[0], "first_column": 0}
+
+
 def join(cache: Cache, target: Joined, corpora: Sequence[str] | None = None, how: ShardWriting = AS_USUAL) -> list[JoinReport]:
     """Write what a joined feature set lacks; a join that was killed goes on where it was.
 
@@ -160,7 +179,7 @@ def join(cache: Cache, target: Joined, corpora: Sequence[str] | None = None, how
         TfserError: if a shard is damaged, parts differ in length by more than `MOST_APART_S`, or the disk is full.
     """
     with open_catalogue(cache) as connection:
-        stored = [stored_frames(connection, part["feature_set"]) for part in target.parts]
+        stored = [stored_frames(connection, part["stored_as"]) for part in target.parts]
     have = sorted(set.intersection(*({row["corpus"] for row in part} for part in stored)))
     for corpus in corpora or ():
         if corpus not in have:
@@ -183,7 +202,8 @@ def _join_corpus(cache: Cache, target: Joined, corpus: str, stored: Sequence[Seq
     def side_by_side(shards: OpenShards, row: Row) -> Array:
         parts = [part[row["utterance_id"]] for part in by_utterance]
         _check_lengths(target, parts)
-        return target.combine([shards.frames_of(part) for part in parts])
+        columns = (slice(p["first_column"], p["first_column"] + p["dim"]) for p in target.parts)
+        return target.combine([shards.frames_of(part)[:, own] for part, own in zip(parts, columns, strict=True)])
 
     def excuse(folder: Path) -> None:
         _excuse(cache, target, corpus, folder)

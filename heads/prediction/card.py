@@ -16,7 +16,7 @@ from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.runs.experiment import EVERYTHING
 from tfser.manifests.feature_name import FeatureName
 from tfser.manifests.wording import cell
-from tfser.pipeline.features.encoders.spec import ENCODERS
+from tfser.pipeline.features.encoders.known import ENCODERS
 
 CAUTIONS = """\
 * **An expression is not a feeling.** The classes are labels that listeners gave to recordings, many of them acted. The model

@@ -62,8 +62,8 @@ class TrainedHead:
 
     @property
     def needs_speakers(self) -> bool:
-        """Whether frames are normalised by speaker, so that it has to be known who speaks."""
-        return not self.is_fitted_at_once and self.recipe.normalise == "speaker"
+        """Whether frames, or what is made of them, are normalised by speaker, so that it has to be known who speaks."""
+        return self.recipe.normalise == "speaker"
 
     @property
     def is_fitted_at_once(self) -> bool:

@@ -223,8 +223,8 @@ class Baseline(HeadSpec):
 
     fit: Callable[[FoldData, Any, Recipe], FitResult]
     """``fit(data, config, recipe)`` stands in for `tfser.heads.training.loop.fit`."""
-    predict: Callable[[Mapping[str, Tensor], PackedFeatures, npt.NDArray[np.int64]], Prediction]
-    """``predict(state, features, rows)`` with what such a ``fit`` learnt."""
+    predict: Callable[[Mapping[str, Tensor], PackedFeatures, npt.NDArray[np.int64], tuple[str, ...] | None], Prediction]
+    """``predict(state, features, rows, speakers)`` with what such a ``fit`` learnt; speakers matter to ``normalise=speaker``."""
     weighs_classes: bool = True
     """Weights of classes mean something to it."""
 

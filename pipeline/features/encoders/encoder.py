@@ -1,8 +1,8 @@
 """A loaded encoder: pieces of samples in, the wanted hidden states out, each as if its piece had been alone.
 
-wav2vec 2.0, HuBERT and WavLM run through the modules that transformers built and filled, in a loop of our own: only the layers
-up to the highest one asked for exist, only the wanted hidden states are kept, and whatever would let a piece see another's
-padding is done on its own frames (see `exact`). Whisper is in `whisper`.
+wav2vec 2.0, HuBERT, WavLM, UniSpeech-SAT and data2vec run through the modules that transformers built and filled, in a loop of
+our own: only the layers up to the highest one asked for exist, only the wanted hidden states are kept, and whatever would let a
+piece see another's padding is done on its own frames (see `exact`). Whisper is in `whisper`, w2v-BERT 2.0 in `conformer`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tfser.pipeline.features.devices import computing_on
-from tfser.pipeline.features.encoders.exact import ConvStack, GatedAttention, Moments, PositionalConv, RelativeBias
+from tfser.pipeline.features.encoders.exact import ConvStack, GatedAttention, Moments, RelativeBias, positions_of
 from tfser.pipeline.features.encoders.products import use_products
 from tfser.pipeline.features.encoders.spec import EncoderSpec
 
@@ -127,15 +127,16 @@ def to_host(kept: Sequence[Sequence[Tensor]], device: torch.device) -> list[list
 
 
 class WaveformEncoder(Encoder):
-    """wav2vec 2.0, HuBERT and WavLM."""
+    """wav2vec 2.0, HuBERT, WavLM, UniSpeech-SAT and data2vec."""
 
     def __init__(self, spec: EncoderSpec, model: Any, device: torch.device) -> None:
         super().__init__(spec, device)
         model.to(device=device, dtype=self.dtype)
         self.stack = ConvStack(model.feature_extractor, device)
         self.projection = model.feature_projection
-        self.position = PositionalConv(model.encoder.pos_conv_embed)
-        self.norm = None if spec.architecture["do_stable_layer_norm"] else model.encoder.layer_norm
+        self.position = positions_of(model.encoder.pos_conv_embed)
+        # data2vec has no choice: it normalises after each layer, and before the first.
+        self.norm = None if spec.architecture.get("do_stable_layer_norm", False) else model.encoder.layer_norm
         self.layers = model.encoder.layers
         self.bias = None
         if spec.family == "wavlm" and len(self.layers):
