@@ -14,6 +14,7 @@ from tfser.heads.commands.score_report import markdown, print_table
 from tfser.heads.results.compare import compare as compare_outcomes
 from tfser.heads.results.many import compare_many
 from tfser.heads.results.outcomes import find, read_outcome
+from tfser.heads.results.rater_scores import label_maps
 from tfser.heads.results.reference_numbers import beside_scores
 from tfser.heads.results.score_tables import Wanted, table, whole_utterances
 from tfser.heads.runs.names import meant_by
@@ -38,7 +39,7 @@ def scores(
     *,
     by: Annotated[
         str | None,
-        Option("A row a seed, fold, class, speaker or session; or calibration: NLL, Brier score, ECE.", metavar="WHAT"),
+        Option("seed, fold, class, speaker, session, calibration, agreement (of raters), raters (their votes).", metavar="WHAT"),
     ] = None,
     clusters: Clusters = None,
     published: Annotated[bool, Option("Below, what others print for the same corpora and tasks.")] = False,
@@ -54,6 +55,7 @@ def scores(
         tfser scores --by speaker --head mean_pool
         tfser scores --selection last --output scores.md
         tfser scores --published --corpus emodb
+        tfser scores --by agreement
     """
     if name and wanted.experiment:
         raise UsageError("--experiment goes without the argument: both name experiments")
@@ -72,7 +74,8 @@ def show_scores(
     """
     writing.kind()  # before anything is computed
     with open_catalogue(writing.store) as connection:
-        scored = table(connection, wanted, by=by, clusters=clusters)
+        maps = label_maps(writing.store, connection) if by == "raters" else None
+        scored = table(connection, wanted, by=by, clusters=clusters, maps=maps)
         once = sorted(whole_utterances(connection, [row["experiment"] for row in scored])) if wanted.segments else []
         readers = {row["corpus"]: row["adapter"] for row in rows(connection, "SELECT corpus, adapter FROM corpora")}
     theirs = beside_scores(scored, readers) if published else []

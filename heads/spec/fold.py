@@ -58,6 +58,8 @@ class FoldData:
     """May be empty: then nothing is tested, as when training a model for use."""
     speakers: tuple[str, ...] | None = None
     """(n,) needed by normalise=speaker only."""
+    targets: npt.NDArray[np.float32] | None = None
+    """(n, K) probabilities of the classes that training utterances are trained to; None: each is its label's."""
     layers: int = 1
     """Layers that the features hold side by side; above 1, a mix of them is learned (`tfser.heads.models.layer_mix`)."""
 
@@ -72,6 +74,8 @@ class FoldData:
             raise UsageError("an utterance stands twice in the fold's train, val and test")
         if not len(self.train):
             raise UsageError("the fold has no training utterances")
+        if self.targets is not None and self.targets.shape != (n, len(self.classes)):
+            raise UsageError(f"soft labels {self.targets.shape} must be of {n} utterances and {len(self.classes)} classes")
         used = self.labels[roles]
         if used.min() < 0 or used.max() >= len(self.classes):
             raise UsageError(f"labels must lie from 0 to {len(self.classes) - 1}")
@@ -98,6 +102,8 @@ class EpochRecord:
     val_loss: float | None = None
     """Mean negative logarithm of the true class's probability over the utterances; no weights, no smoothing."""
     test_loss: float | None = None
+    temperature: float | None = None
+    """Fitted on the validation utterances, where the recipe asks for it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,10 +48,14 @@ from tfser.heads.training.parts import Batch, why_whole
 from tfser.heads.training.predict import TrainedState, evaluate, own_randomness, predict
 from tfser.heads.training.samples import FrameStore, plan
 from tfser.heads.training.step import make_optimiser, move_average, training_loss
+from tfser.heads.training.temperature import fit_temperature
 from tfser.manifests.errors import TfserError, UnreadableError, UsageError, first_line
 from tfser.pipeline.features.devices import computing_on
 
 __all__ = ["EpochRecord", "FitResult", "FoldData", "Keeping", "Prediction", "Selection", "TrainedState", "fit", "predict"]
+
+_NEW_SETTINGS = {"labels_from": "label", "soft_loss": "cross-entropy", "temperature": False}
+"""Settings that checkpoints of the version before do not hold, at the values that change nothing."""
 
 _FORMAT = 2  # of checkpoints; raise it when training's numbers change
 
@@ -166,6 +170,11 @@ class Trainer:
         packed = data.features
         # What does not fit is refused before a frame is copied to a device.
         _check_fits(spec, config, recipe)
+        if recipe.temperature and not len(data.val):
+            raise UsageError(
+                "recipe setting temperature=True: it is fitted on validation utterances, and there are none; hold some out with "
+                "--validation next-group or speakers:N"
+            )
         self.frames, self.batch_norm = spec.sample_frames(config, recipe), spec.batch_norm
         self.most = spec.max_frames(config)  # what the module is made for; an utterance may be cut shorter
         seen = spec.seen_frames(config, recipe)
@@ -181,8 +190,7 @@ class Trainer:
         self.test_layout = plan(packed.offsets, data.test, self.frames, recipe.eval_hop, seen)
         self.epochs = recipe.length(self.steps())
         self.parts = 1 if recipe.parts is None or why_whole(spec, config, recipe) is not None else recipe.parts
-        labels = torch.from_numpy(data.labels)
-        targets = nn.functional.one_hot(labels, len(data.classes)).float().to(device)  # (n, K)
+        targets = _targets(data).to(device)  # (n, K)
         self.class_weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
 
         # Weights have a stream of their own: what a network begins with does not depend on how many draws its
@@ -210,6 +218,7 @@ class Trainer:
         more = ["masks within lengths"] if self.frames is None and self.recipe.time_masks else []
         # A recipe's summary is words: it is left out, but checkpoints of the version before hold it. They hold no parts.
         settings = {name: value for name, value in self.recipe.to_dict().items() if name != "parts" or self.parts > 1}
+        settings = {name: value for name, value in settings.items() if _NEW_SETTINGS.get(name, ()) != value}
         now, before = (
             [spec.name, config.to_dict(), recipe, self.seed, self.epochs, list(self.data.classes), _FORMAT]
             for recipe in (settings | {"summary": ""}, settings)
@@ -243,6 +252,7 @@ class Trainer:
             learning_rate=rate,
             train_s=train_s,
             eval_s=time.perf_counter() - trained,
+            temperature=self._temperature(val),
             **scores,
         )
         # Every epoch is evaluated once, on both sides, and each selection is a rule over that history: nothing
@@ -251,6 +261,12 @@ class Trainer:
         if self.keeper.add(self.history, test).get("val") == epoch:
             self.val_state = self._state()
         return record
+
+    def _temperature(self, val: Prediction | None) -> float | None:
+        """Return the temperature of an epoch, fitted on the validation utterances; None where the recipe does not ask for it."""
+        if not self.recipe.temperature or val is None:
+            return None
+        return fit_temperature(val.utterance_probabilities, self.data.labels[val.utterance])
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """Pass once over the training samples; return the mean loss and the last learning rate."""
@@ -394,7 +410,16 @@ def _fingerprint(described: list[Any], data: FoldData, more: list[str]) -> str:
     digest = hashlib.sha256(json.dumps(described).encode())
     for array in (data.labels, data.train, data.val, data.test, data.features.offsets):
         digest.update(np.ascontiguousarray(array).tobytes() + b"|")
+    if data.targets is not None:
+        digest.update(np.ascontiguousarray(data.targets).tobytes() + b"|")
     return digest.hexdigest()
+
+
+def _targets(data: FoldData) -> Tensor:
+    """Return what each utterance is trained to, (n, K) float32: its soft labels, or its label."""
+    if data.targets is not None:
+        return torch.from_numpy(data.targets).float()
+    return nn.functional.one_hot(torch.from_numpy(data.labels), len(data.classes)).float()
 
 
 def side_scores(side: str, data: FoldData, prediction: Prediction | None) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def training_loss(
             else:
                 logits.append(model(samples, lengths, present) if batch_norm else model(samples, lengths))
     of_all = _joined([part.float() for part in logits], 0)
-    loss = cross_entropy(of_all, batch.targets, class_weights, recipe.label_smoothing, recipe.focal)
+    divergence = recipe.soft_loss == "kl"
+    loss = cross_entropy(of_all, batch.targets, class_weights, recipe.label_smoothing, recipe.focal, divergence)
     if vectors:
         loss = loss + recipe.cmdt * contrast(_joined(vectors, 1), batch.targets.argmax(dim=1), recipe, present)
     return loss

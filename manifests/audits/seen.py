@@ -13,6 +13,7 @@ tables `protocols`, `assignments`, `held_out`, `fold_roles`, `folds`, `fold_utte
 * `sided` (kind, protocol, corpus, fold, role, value, n): how many of the rows of a side have a speaker, session, dialogue or
   sentence (`kind`), of all rows; `shared_values` (kind, ..., value, test_utterances ...): those values that a test side shares;
 * `sided_labels` (protocol, fold, role, label, n): the same of classes, of all corpora of the protocol together;
+* `rating_scales` (adapter, least, most): what raters can give, where a corpus's documentation says it;
 * `voices` (speaker, voice): spellings of what may be one speaker have the same voice.
 
 Utterances that the scan or every checked feature set listed as skipped, so that nobody trains or tests on them, are not among
@@ -26,6 +27,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
+from tfser.manifests.annotations import SCALES
 from tfser.manifests.audits.encoders import cards_query, names_query
 from tfser.manifests.catalogue.views import BOUND, FOLD_ROLES, FOLD_UTTERANCES, FOLDS
 from tfser.manifests.connections import Connection, quote, quote_name
@@ -65,7 +67,7 @@ SELECT * FROM lost WHERE EXISTS (  -- where nothing can be read, the rows are al
   SELECT 1 FROM temp.all_assignments a ANTI JOIN lost l ON l.corpus = a.corpus AND l.utterance_id = a.utterance_id)
 """
 
-_ROLE = "CASE WHEN h.part IS NOT NULL AND coalesce(c.fixed, r.role) = 'train' THEN 'val' ELSE coalesce(c.fixed, r.role) END"
+_ROLE = "CASE WHEN h.part IS NOT NULL AND coalesce(c.fixed, r.role) = 'train' THEN h.role ELSE coalesce(c.fixed, r.role) END"
 _ROLLED_OUT = """
 FROM counted c JOIN fold_roles r ON r.protocol = c.protocol AND r.corpus = c.corpus AND r.tested_in = c.tested_in
 LEFT JOIN held_out h ON h.protocol = c.protocol AND h.corpus = c.corpus AND h.part = c.part AND h.fold = r.fold
@@ -183,8 +185,8 @@ def _foreign(turn: str, protocol: str, corpus: str, claims: Sequence[str]) -> di
         "all_assignments": f"SELECT DISTINCT {p} AS protocol, m.corpus, m.utterance_id, m.label, NULL::VARCHAR AS \"group\", "
         "m.fold, m.role, NULL::INTEGER AS part FROM temp.foreign_members m",
         "assignments": "SELECT * FROM temp.all_assignments",
-        "held_out": "SELECT NULL::VARCHAR AS protocol, NULL::VARCHAR AS corpus, NULL::INTEGER AS part, NULL::INTEGER AS fold "
-        "LIMIT 0",
+        "held_out": "SELECT NULL::VARCHAR AS protocol, NULL::VARCHAR AS corpus, NULL::INTEGER AS part, NULL::INTEGER AS fold, "
+        "NULL::VARCHAR AS role, NULL::VARCHAR AS reason LIMIT 0",
         # Folds keep their own numbers, so that those in between need not be there.
         "fold_roles": "WITH numbers AS (SELECT DISTINCT fold FROM temp.foreign_rows) "
         "SELECT p.protocol, p.corpus, p.validation, g.fold AS tested_in, k.fold, "
@@ -238,16 +240,23 @@ def _common(main: str, feature_sets: Sequence[str] | None, is_foreign: bool) -> 
         "checked_feature_sets": chosen,
         # What a reader passed over (stage read) was never an utterance, though it may bear the id of one; nor is a run.
         "skipped": f"SELECT * FROM {main}.skipped WHERE corpus IN (SELECT corpus FROM temp.protocols) "
-        "AND stage NOT IN ('read', 'run')",
+        "AND stage NOT IN ('read', 'rating', 'run')",
         "unused": _NO_UNUSED if is_foreign else _UNUSED.format(main=main),
         "voices": f"SELECT speaker, {voice('speaker')} AS voice FROM (SELECT DISTINCT speaker FROM utterances "
         "WHERE corpus IN (SELECT corpus FROM temp.protocols)) WHERE speaker IS NOT NULL",
+        "rating_scales": _scales(),
         "encoder_cards": cards_query(),
         "encoder_names": names_query(),
         "folds": FOLDS,
         "fold_utterances": FOLD_UTTERANCES,
         **_SIDED,
     }
+
+
+def _scales() -> str:
+    """Return the scales of raters' values, by the corpus's reader."""
+    values = ", ".join(f"({quote(adapter)}, {least}::DOUBLE, {most}::DOUBLE)" for adapter, (least, most) in SCALES.items())
+    return f"SELECT * FROM (VALUES {values}) v(adapter, least, most)"
 
 
 def _database(connection: Connection) -> str:
