@@ -65,7 +65,7 @@ class KeptChoices(dict[Any, Any]):
             stored = read_json(self._file(key))
         except (OSError, TfserError):  # none yet, or none that can be read
             return None
-        return self._configs.get(stored.get("config")) if isinstance(stored, dict) else None
+        return self._configs.get(str(stored.get("config"))) if isinstance(stored, dict) else None
 
     def _file(self, key: object) -> Path:
         digest = hashlib.sha256(f"{self._machine()}|{self._kernel}|{key!r}".encode()).hexdigest()

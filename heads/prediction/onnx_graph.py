@@ -159,7 +159,7 @@ class ProbeToProbabilities(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:  # (B, L, M*D) -> (B, K)
         """Return the softmax of the mean over layers of their scores."""
         at = self.get_buffer
-        mean, deviation = (each.unflatten(1, (self.layers, -1)) for each in _statistics(frames))  # (B, M, D)
+        mean, deviation = (torch.unflatten(each, 1, (self.layers, -1)) for each in _statistics(frames))  # (B, M, D)
         width = at("inputs_mean").shape[1]
         inputs = torch.cat([mean, deviation], dim=2) if width > mean.shape[2] else mean  # (B, M, I)
         # A class that nobody trained has minus infinity, which some runtimes' softmax does not know.

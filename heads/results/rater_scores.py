@@ -79,8 +79,8 @@ def rater_scores(
         rated = [row for row in predicted if (row[1], row[2]) in votes[protocol, classes]]
         if rated:
             shares = np.array([votes[protocol, classes][row[1], row[2]] for row in rated])
-            row = {"experiment": experiment, "selection": chosen, "level": "utterance"}
-            table.append(row | _measured(rated, shares, len(predicted)))
+            scored = {"experiment": experiment, "selection": chosen, "level": "utterance"}
+            table.append(scored | _measured(rated, shares, len(predicted)))
     return table
 
 

@@ -158,4 +158,4 @@ class JointMaker:
             "targets": self.targets[utterances] * there[:, None],
             "present": there,
         }
-        return {name: tensor.unflatten(0, (J, B)) for name, tensor in found.items()}
+        return {name: tensor.reshape(J, B, *tensor.shape[1:]) for name, tensor in found.items()}

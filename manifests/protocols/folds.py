@@ -269,7 +269,7 @@ def _crossed(connection: Connection, protocol: Protocol, where: str) -> tuple[st
     """
     columns = [(protocol.grouped_by, protocol.k), *protocol.crossed]
     names = ['"group"', *(f"crossed_{i}" for i in range(len(protocol.crossed)))]
-    places = []
+    places: list[str] = []
     for (column, k), name in zip(columns, names, strict=True):
         counted = connection.execute(f"SELECT {name}, count(*) FROM members WHERE {name} IS NOT NULL GROUP BY 1").fetchall()
         groups = dict(sorted(counted, key=lambda row: natural_key(row[0])))

@@ -71,7 +71,7 @@ def audio_file(row: Mapping[str, Any], folders: Iterable[Path] = ()) -> Path:
         )
     if not file.is_file():
         raise UsageError(f"{row['path']!r} is not in the folder of {row['corpus']} any more ({root})")
-    return file
+    return Path(file)
 
 
 def has_changed(row: Mapping[str, Any], file: Path) -> bool:
@@ -84,7 +84,7 @@ def has_changed(row: Mapping[str, Any], file: Path) -> bool:
     if (status.st_size, status.st_mtime_ns) == (row["size"], row["mtime_ns"]):
         return False
     # A copy has another time and the same samples.
-    return content_hash(decode(file, row["start_s"], row["end_s"])) != row["content_hash"]
+    return bool(content_hash(decode(file, row["start_s"], row["end_s"])) != row["content_hash"])
 
 
 def flac_of(row: Mapping[str, Any], folders: Iterable[Path] = ()) -> bytes:

@@ -10,7 +10,7 @@ import importlib
 import logging
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ def load(spec: EncoderSpec, device: str = "cpu") -> Encoder:
     if spec.precision != "float32" and place.type not in ("cpu", "cuda"):
         raise UsageError(f"--precision {spec.precision}: on {place.type} encoders compute in float32 only")
     module, _, name = FAMILIES[spec.family].encoder.partition(":")
-    kind: type[Encoder] = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+    kind: Callable[..., Encoder] = getattr(importlib.import_module(f"{__package__}.{module}"), name)
     # Whisper's decoder is half of its weights, and never read.
     model = whisper_encoder(spec) if spec.family == "whisper" else encoder_model(spec)
     return kind(spec, model, place)

@@ -37,7 +37,8 @@ class WhisperEncoder(Encoder):
         self.model = model.to(device=device, dtype=self.dtype)
         use_products(self.model)
         self.is_filled = not isinstance(spec.framing, WindowFraming) or spec.framing.is_filled
-        extractor: Any = transformers.WhisperFeatureExtractor(
+        made: Any = transformers.WhisperFeatureExtractor
+        extractor = made(
             feature_size=spec.mel["bands"],
             sampling_rate=spec.sample_rate_hz,
             hop_length=spec.mel["hop_length"],
