@@ -69,6 +69,9 @@ CONTENTS = (
              "Write a page of scores with intervals, speakers, confusions, errors and audits, with the SQL of each number."),
         Line("plot", f"{HEADS}.report:plot",
              "Draw one figure for a paper: readable at one column or two, for any colour vision, fonts embedded."),
+        Line("ui", f"{HEADS}.ui:ui",
+             "Show the cache in a browser: listen to utterances, filter them by SQL, compare experiments, "
+             "see audits and the report."),
         Line("fuse", f"{HEADS}.fuse:fuse_runs",
              "Average the probabilities of experiments (late fusion), and store the result, which `scores` and `compare` know.",
              goes_on=True),

@@ -109,9 +109,11 @@ def tests(at: Place) -> None:
     files = ["heads/test_stacked.py"] if at.toy else ["heads/test_stacked.py", "pipeline/test_encoders.py", "heads/test_ssd.py"]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        words = ["-q", "-m", "gpu", "-p", "no:cacheprovider", "--junitxml", str(report)]
+        words = ["-q", "-m", "gpu", "-p", "no:cacheprovider", "-p", "gpu_standins", "--junitxml", str(report)]
         command = [sys.executable, "-m", "pytest", *words, *(str(ROOT / "tests" / name) for name in files)]
-        done = subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=False)
+        places = [str(Path(__file__).resolve().parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+        done = subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=False, env=environment)
         if not report.exists():
             return at.say("every CUDA test passes", holds=False, said=f"pytest ended with {done.returncode} and no report")
         suite = next(iter(ElementTree.parse(report).getroot().iter("testsuite")))

@@ -6,6 +6,7 @@ each, their ratio, how many frames were computed for each valid one, and how far
 
     python benchmarks/padding.py --lengths iemocap_utterances.tsv
     python benchmarks/padding.py --lengths iemocap_utterances.tsv --parts 2,3,4,6,8 --width 128 --share 0.1
+    python benchmarks/padding.py --lengths iemocap_utterances.tsv --width 16 --hop 0.08 --epochs 1 --warm-up 0     # minutes
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def main() -> None:
     options.add_argument("--head", default="tf_mamba")
     options.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"))
     options.add_argument("--parts", default="4", help="numbers, by commas; 1 (whole batches) is always measured")
-    options.add_argument("--epochs", type=int, default=2, help="that are timed, after one that is not")
+    options.add_argument("--epochs", type=int, default=2, help="that are timed")
+    options.add_argument("--warm-up", type=int, default=1, help="epochs before them; 0 where one is long enough")
     options.add_argument("--threads", type=int)
     options.add_argument("--device", help="cpu or cuda; a GPU if there is one")
     options.add_argument("--format", choices=("table", "json"), default="table")
@@ -75,7 +77,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     trainers = {parts: make_trainer(chosen, lengths, parts, device) for parts in ways}
     times: dict[int, list[tuple[float, float]]] = {parts: [] for parts in ways}
     losses: dict[int, list[float]] = {parts: [] for parts in ways}
-    for epoch in range(1, chosen.epochs + 2):
+    for epoch in range(1, chosen.epochs + chosen.warm_up + 1):
         for parts in ways if epoch % 2 else reversed(ways):
             began, cpu = time.perf_counter(), time.process_time()
             torch.manual_seed(epoch)
@@ -85,7 +87,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     first = trainers[1].recipe
     rows = []
     for parts in ways:
-        wall, cpu = (statistics.median(of[i] for of in times[parts][1:]) for i in (0, 1))
+        wall, cpu = (statistics.median(of[i] for of in times[parts][chosen.warm_up :]) for i in (0, 1))
         rows.append({"parts": parts, "epoch_s": wall, "cpu_s": cpu, "padding": padding(lengths, first.batch_size, parts)})
         rows[-1] |= {"ratio": rows[0]["epoch_s"] / wall, "cpu_ratio": rows[0]["cpu_s"] / max(cpu, 1e-9)}
         rows[-1]["loss_off"] = max(abs(a - b) / abs(b) for a, b in zip(losses[parts], losses[1], strict=True))

@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -72,6 +73,14 @@ def show(*lines: str) -> None:
     with _to_output():
         for line in lines:
             print(visible(line))
+
+
+def show_wrapped(*lines: str) -> None:
+    """Print lines of a result, on a terminal wrapped at words; into a file or a pipe as they are."""
+    width = terminal_width()
+    for line in lines:
+        plain = width is None or len(line) <= width
+        show(*([line] if plain else textwrap.wrap(line, width or 1, subsequent_indent="  ", break_on_hyphens=False)))
 
 
 def print_json(value: Any) -> None:

@@ -5,13 +5,15 @@ What comes in: what `feature_set.json` says of a feature set (name, configuratio
 were).
 What goes out: a `FrontEnd`, which is refused unless it has the fingerprint that was asked for. An encoder's weights are
 looked for where they were, then wherever this cache has hashed such content before; only their content counts, never
-their name. Nothing here trains, and nothing is written but the memo of hashes.
+their name. Nothing here trains, and nothing is written but the memo of hashes. Feature sets side by side are put together
+in `tfser.pipeline.joint_front_end`.
 """
 
 from __future__ import annotations
 
 import functools
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,13 +27,15 @@ from tfser.manifests.files import read_json
 from tfser.manifests.options import pairs
 from tfser.pipeline.feature_writer import narrowed, why_not_stored
 from tfser.pipeline.features.encoder_engine import encoder_engine
-from tfser.pipeline.features.encoders.spec import ENCODERS, EncoderSpec, encoder_spec
+from tfser.pipeline.features.encoders.known import ENCODERS
+from tfser.pipeline.features.encoders.spec import EncoderSpec, encoder_spec
 from tfser.pipeline.features.encoders.weights import CONFIG, is_folder
-from tfser.pipeline.features.engine import Engine, Frames, one_by_one
-from tfser.pipeline.features.feature_set import fingerprint_of
+from tfser.pipeline.features.engine import AudioRow, Compute, Engine, Frames, Samples, one_by_one
+from tfser.pipeline.features.feature_set import IMPORTED, fingerprint_of
 from tfser.pipeline.features.logmel import LogMel, LogMelConfig
 from tfser.pipeline.features.registry import UPSTREAMS, feature_set
 from tfser.pipeline.features.stacks import layer_cut
+from tfser.pipeline.features.stored_set import StoredSet
 from tfser.pipeline.shards.writer import storage_dtype
 
 
@@ -39,89 +43,44 @@ class MissingEncoderError(TfserError):
     """The encoder of a feature set is not on this machine, or what lies there holds other weights."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredSet:
-    """What a feature set says of itself, out of the catalogue or out of an exported folder.
-
-    Attributes:
-        name: for people.
-        fingerprint: of everything that changes the numbers.
-        kind: front-end or encoder family.
-        config: what the fingerprint is taken of.
-        dim: numbers in a frame, of all layers together.
-        dtype: of storage.
-        hop_s: seconds between frames.
-        source: where an encoder's weights were, and their commit.
-    """
-
-    name: str
-    fingerprint: str
-    kind: str
-    config: Mapping[str, Any]
-    dim: int
-    dtype: str
-    hop_s: float
-    source: Mapping[str, Any]
-
-    @classmethod
-    def of_row(cls, row: Mapping[str, Any]) -> StoredSet:
-        """Return what a row of the catalogue's table `feature_sets` says."""
-        return cls(
-            name=row["feature_set"],
-            fingerprint=row["fingerprint"],
-            kind=row["kind"],
-            config=json.loads(row["config"]),
-            dim=row["dim"],
-            dtype=row["dtype"],
-            hop_s=row["hop_s"],
-            source=json.loads(row["source"] or "{}"),
-        )
-
-    @property
-    def layers(self) -> int:
-        """Layers that a frame holds side by side."""
-        return int(self.config.get("layers", 1))
-
-    @property
-    def is_encoder(self) -> bool:
-        """Whether an encoder's weights are needed."""
-        return self.config.get("kind") == "encoder"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them."""
-        return {of.name: dict(v) if isinstance(v := getattr(self, of.name), Mapping) else v for of in fields(self)}
+LoadAt = Callable[[AudioRow, int], Samples]
+"""Returns a row's (n,) mono samples at a rate in Hz; raises a TfserError whose text is the reason to list."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrontEnd:
+class FrontEnd(ABC):
     """What makes the frames of a feature set of new audio.
 
     Attributes:
         stored: the feature set that it is.
-        sample_rate_hz: of the samples that the engine wants.
+        sample_rate_hz: of the samples that `frames` counts.
         minimum_s: the shortest audio that makes a frame.
         frames: maps a number of samples at that rate to one of frames.
-        engine: computes frames; an encoder stays loaded between its calls.
-        combine: what becomes of the engine's frames before they are stored: a layer of them, a mix.
     """
 
     stored: StoredSet
     sample_rate_hz: int
     minimum_s: float
     frames: Callable[[int], int]
-    engine: Engine
-    combine: Callable[[Frames], Frames] = lambda frames: frames
 
-    def stored_frames(self, frames: Frames) -> Frames:
-        """Return an engine's frames as the cache holds them: combined, and in the dtype of storage.
+    @abstractmethod
+    def hear(self, rows: Sequence[AudioRow], load: LoadAt, compute: Compute) -> Iterator[tuple[AudioRow, Frames | str]]:
+        """Yield each row with its frames as the cache would hold them, or with the reason why there are none, in any
+        order.
+
+        Raises:
+            TfserError: what stops all of them, such as weights that do not load.
+        """
+
+    def as_stored(self, frames: Frames) -> Frames:
+        """Return frames in the dtype of storage.
 
         Raises:
             TfserError: if a value does not fit; an extraction would have listed the utterance, too.
         """
-        combined = self.combine(frames)
-        narrow = narrowed(combined, storage_dtype(self.stored.dtype))
+        narrow = narrowed(frames, storage_dtype(self.stored.dtype))
         if narrow is None:
-            raise TfserError(why_not_stored(combined, self.stored.dtype, self.stored.config))
+            raise TfserError(why_not_stored(frames, self.stored.dtype, self.stored.config))
         return narrow
 
     def bytes_for(self, duration_s: float) -> int:
@@ -130,29 +89,67 @@ class FrontEnd:
         return count * self.stored.dim * np.dtype(self.stored.dtype).itemsize
 
 
-def front_end(stored: StoredSet, *, weights: str | None = None, memo: Path | None = None) -> FrontEnd:
+@dataclass(frozen=True, kw_only=True)
+class EngineFrontEnd(FrontEnd):
+    """A front-end of one engine.
+
+    Attributes:
+        engine: computes frames; an encoder stays loaded between its calls.
+        combine: what becomes of the engine's frames before they are stored: a layer of them, a mix.
+    """
+
+    engine: Engine
+    combine: Callable[[Frames], Frames] = lambda frames: frames
+
+    def hear(self, rows: Sequence[AudioRow], load: LoadAt, compute: Compute) -> Iterator[tuple[AudioRow, Frames | str]]:
+        """Yield each row with its frames, or the reason why there are none."""
+        for result in self.engine(rows, lambda row: load(row, self.sample_rate_hz), compute):
+            if result.frames is None:
+                yield result.row, result.reason or "unreadable"
+                continue
+            try:
+                yield result.row, self.stored_frames(result.frames[0])
+            except TfserError as error:
+                yield result.row, str(error)
+
+    def stored_frames(self, frames: Frames) -> Frames:
+        """Return the engine's frames as the cache holds them: combined, and in the dtype of storage.
+
+        Raises:
+            TfserError: if a value does not fit.
+        """
+        return self.as_stored(self.combine(frames))
+
+
+def front_end(stored: StoredSet, *, weights: str | None = None, memo: Path | None = None) -> EngineFrontEnd:
     """Return what computes a feature set, with exactly its fingerprint.
 
     Args:
-        stored: the feature set.
+        stored: the feature set, which is no joined one and no mix.
         weights: hub id or folder of the encoder; None: where it was, or wherever the memo knows such content.
         memo: file that remembers the hashes of weights.
 
     Raises:
         MissingEncoderError: if the encoder is not on this machine, or its weights are others.
         UsageError: if weights are named for a front-end that has none.
-        TfserError: if this version computes other numbers under this configuration.
+        TfserError: if this version computes other numbers under this configuration, or nothing but a file is known of
+            how they were computed.
     """
+    if stored.kind == IMPORTED:
+        raise TfserError(
+            f"{stored.name}: these features were computed elsewhere and imported, so no front end for new audio is known; train "
+            "on features that `tfser extract` makes"
+        )
     if stored.is_encoder:
         return _encoder(stored, weights, memo)
     if weights is not None:
         raise UsageError(f"--weights {weights}: {stored.name} is computed without any")
     if stored.config.get("kind") != "logmel":
-        return _plugged(stored)
+        return front_end_by_name(stored)
     names = {of.name for of in fields(LogMelConfig)}
     config = LogMelConfig(**{key: value for key, value in stored.config.items() if key in names})
-    _same(stored, config.describe())
-    return FrontEnd(
+    check_same(stored, config.describe())
+    return EngineFrontEnd(
         stored=stored,
         sample_rate_hz=config.sample_rate_hz,
         minimum_s=config.window_s,
@@ -161,20 +158,27 @@ def front_end(stored: StoredSet, *, weights: str | None = None, memo: Path | Non
     )
 
 
-def _plugged(stored: StoredSet) -> FrontEnd:
-    """Return the front-end of another package (entry points `tfser.upstreams`), asked for what the set's name says.
+def front_end_by_name(stored: StoredSet) -> EngineFrontEnd:
+    """Return any other front-end that is registered, those of other packages (entry points `tfser.upstreams`) among
+    them, asked for what the set's name says.
 
     Raises:
-        TfserError: it is not installed here, or computes other numbers now.
+        TfserError: it is not installed here, computes other numbers now, or is an encoder's, of which a name says too
+            little.
     """
     name = FeatureName.parse(stored.name)
     if name.encoder not in UPSTREAMS:
         raise TfserError(
             f"{stored.name}: features of the kind {stored.kind!r} cannot be computed here; install the plug-in that made them"
         )
+    if UPSTREAMS[name.encoder].is_encoder:
+        raise TfserError(
+            f"{stored.name} ({stored.fingerprint}) is no longer described in the cache, so nothing says which weights it is "
+            "computed with; extract it again"
+        )
     made = feature_set(name.encoder, pairs("--set", name.options), stored.dtype)
-    _same(stored, made.config)
-    return FrontEnd(
+    check_same(stored, made.config)
+    return EngineFrontEnd(
         stored=stored,
         sample_rate_hz=made.sample_rate_hz,
         minimum_s=made.minimum_s,
@@ -183,11 +187,11 @@ def _plugged(stored: StoredSet) -> FrontEnd:
     )
 
 
-def _encoder(stored: StoredSet, weights: str | None, memo: Path | None) -> FrontEnd:
+def _encoder(stored: StoredSet, weights: str | None, memo: Path | None) -> EngineFrontEnd:
     """Return the front-end of an encoder's feature set, or of a layer that was cut out of a stored stack of layers."""
     of_stack = stored.config.get("of")
     layer = "all" if of_stack else str(stored.config["layer"])
-    spec = _found(stored, layer, weights, memo)
+    _, spec = _found(stored, layer, weights, memo)
     (output,) = spec.outputs
     config, combine = spec.config(output), _as_it_is
     if of_stack:
@@ -211,8 +215,8 @@ def _encoder(stored: StoredSet, weights: str | None, memo: Path | None) -> Front
                 raise TfserError(why_not_stored(frames, rounded, spec.config(output)))
             return cut.combine(narrow)
 
-    _same(stored, config)
-    return FrontEnd(
+    check_same(stored, config)
+    return EngineFrontEnd(
         stored=stored,
         sample_rate_hz=spec.sample_rate_hz,
         minimum_s=spec.minimum_samples / spec.sample_rate_hz,
@@ -238,8 +242,23 @@ def _kept(spec: EncoderSpec) -> Callable[[str], Any]:
     return load
 
 
-def _found(stored: StoredSet, layer: str, weights: str | None, memo: Path | None) -> EncoderSpec:
-    """Return the encoder whose weights have the content that a feature set was made with.
+def encoder_place(stored: StoredSet, *, weights: str | None = None, memo: Path | None = None) -> tuple[str, str | None]:
+    """Return where the weights of an encoder's feature set are on this machine, a folder or a hub id, and their revision.
+
+    Args:
+        stored: the feature set.
+        weights: where to look; None: where they were, or wherever the memo knows such content.
+        memo: file that remembers the hashes of weights.
+
+    Raises:
+        MissingEncoderError: if they are not there, or others are.
+    """
+    place, _ = _found(stored, "last", weights, memo)
+    return place
+
+
+def _found(stored: StoredSet, layer: str, weights: str | None, memo: Path | None) -> tuple[tuple[str, str | None], EncoderSpec]:
+    """Return the encoder whose weights have the content that a feature set was made with, and the place where it is.
 
     Raises:
         MissingEncoderError: saying which weights are wanted, where they were, and why what is there will not do.
@@ -252,7 +271,7 @@ def _found(stored: StoredSet, layer: str, weights: str | None, memo: Path | None
             reasons.append(str(error))
             continue
         if spec.weights == wanted:
-            return spec
+            return (place, revision), spec
         reasons.append(f"{place} holds other weights ({spec.weights})")
     was = stored.source.get("weights", "an unknown place")
     raise MissingEncoderError(
@@ -296,8 +315,9 @@ def _spec(stored: StoredSet, layer: str, place: str, revision: str | None, memo:
         settings = {
             "chunk_s": repr(config["chunking"]["chunk_samples"] / rate),
             "overlap_s": repr(config["chunking"]["overlap_samples"] / rate),
-            "do_normalize": str(config["input"] != "raw").lower(),
         }
+        if "mel" not in config:  # the input of a filter bank is fixed, too
+            settings["do_normalize"] = str(config["input"] != "raw").lower()
     name = FeatureName.parse(stored.name).encoder
     is_named = name in ENCODERS and ENCODERS[name].family == config["family"]
     return encoder_spec(
@@ -311,7 +331,7 @@ def _spec(stored: StoredSet, layer: str, place: str, revision: str | None, memo:
     )
 
 
-def _same(stored: StoredSet, config: Mapping[str, Any]) -> None:
+def check_same(stored: StoredSet, config: Mapping[str, Any]) -> None:
     """Refuse to compute anything but what is asked for.
 
     Raises:

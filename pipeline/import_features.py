@@ -24,15 +24,13 @@ from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.feature_name import checked_name
 from tfser.pipeline.feature_files import Given
 from tfser.pipeline.feature_writer import narrowed, why_not_stored
-from tfser.pipeline.features.feature_set import PER_UTTERANCE, PER_UTTERANCE_HOP_S, Described
+from tfser.pipeline.features.feature_set import IMPORTED, PER_UTTERANCE, PER_UTTERANCE_HOP_S, Described
 from tfser.pipeline.features.registry import UPSTREAMS
 from tfser.pipeline.new_shards import AS_USUAL, ShardWriting, Written, write_lacking
 from tfser.pipeline.shards.writer import Array, storage_dtype
 
 ALGORITHM = 1
 """Raised whenever the same file would give other numbers than before."""
-
-KIND = "imported"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +70,12 @@ def imported(
         raise UsageError(f"--name {called}: features of this name are made by `tfser extract`; choose another")
     if hop_s is not None and not 0.0001 <= hop_s <= 60:
         raise UsageError(f"--hop {hop_s:g}: from 0.0001 to 60 seconds")
-    config: dict[str, Any] = {"kind": KIND, "algorithm": ALGORITHM, "content": given.digest()}
+    config: dict[str, Any] = {"kind": IMPORTED, "algorithm": ALGORITHM, "content": given.digest()}
     config |= {"per": PER_UTTERANCE} if hop_s is None else {"hop_s": hop_s}
     origin = {"file": path.name, "sha256": _sha256(path), "columns": list(given.columns)}
     return Described(
         name=called,
-        kind=KIND,
+        kind=IMPORTED,
         config=config,
         dim=given.dim,
         dtype=storage_dtype(dtype),

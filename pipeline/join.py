@@ -1,10 +1,11 @@
 """Joining feature sets: the frames of several, side by side, as one ordinary feature set (early fusion).
 
-What comes in: the names of stored feature sets, `logmel+wavlm-large/12`. What goes out: shards of another feature set that bears
-that name, written as a collapse writes its own (`tfser.pipeline.new_shards`): whoever trains on it, audits or verifies it needs
-to know nothing of where it came from. Its fingerprint is made of those of its parts, in their order, and of the rule below, so
-features that were made anew never stand in it unnoticed. No audio is read, and nothing is invented: an utterance that one of the
-parts lacks is left out, counted, and missed by the audits as in any other feature set.
+What comes in: the names of stored feature sets, `logmel+wavlm-large/12`, of which a layer may stand in a stack of all of them.
+What goes out: shards of another feature set that bears that name, written as a collapse writes its own
+(`tfser.pipeline.new_shards`): whoever trains on it, audits or verifies it needs to know nothing of where it came from. Its
+fingerprint is made of those of its parts, in their order, and of the rule below, so features that were made anew never stand in
+it unnoticed. No audio is read, and nothing is invented: an utterance that one of the parts lacks is left out, counted, and
+missed by the audits as in any other feature set.
 
 **The rule.** The first feature set sets the pace. Each frame of another belongs to the frame of the first that begins nearest to
 it in time (frame i of a set begins i hops after the start; a tie goes to the later). A frame of the first shows the mean of
@@ -28,10 +29,11 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.catalogue.stored import SKIPPED, read_skipped, skipped_rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.manifests.feature_name import joined_names, meant
+from tfser.manifests.feature_name import FeatureName, joined_names, meant
 from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.collapse import stored_frames
-from tfser.pipeline.features.feature_set import PER_UTTERANCE, Described, is_per_utterance
+from tfser.pipeline.features.feature_set import JOINED, PER_UTTERANCE, Described, is_per_utterance
+from tfser.pipeline.features.layer_views import layer_views, meant_views
 from tfser.pipeline.features.stacks import layers_of
 from tfser.pipeline.new_shards import AS_USUAL, OpenShards, Row, ShardWriting, Written, write_lacking
 from tfser.pipeline.shards.writer import Array
@@ -47,16 +49,17 @@ RULE = "the first sets the pace; others: the mean of the frames that begin neare
 
 @dataclass(frozen=True, kw_only=True)
 class Joined(Described):
-    """A feature set of several others side by side, which are rows of the table `feature_sets`."""
+    """A feature set of several others side by side.
+
+    Each part is a row of the table `feature_sets`, with the feature set whose shards hold it (`stored_as`: of a layer of a stack
+    the stack) and the first of its columns there (`first_column`).
+    """
 
     parts: tuple[Mapping[str, Any], ...]
 
     def combine(self, frames: Sequence[Array]) -> Array:
         """Return the frames (t, dim) of one utterance from those of the parts, (t_i, dim_i) each."""
-        hops = [part["hop_s"] for part in self.parts]
-        t = len(frames[0])
-        placed = [at_pace(of, t, hops[0], hop).astype(np.float32) for of, hop in zip(frames, hops, strict=True)]
-        return np.concatenate(placed, axis=1)
+        return side_by_side(frames, [part["hop_s"] for part in self.parts])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +92,59 @@ def at_pace(frames: Array, count: int, pace_s: float, hop_s: float) -> Array:
     return nearest
 
 
+def side_by_side(frames: Sequence[Array], hops_s: Sequence[float]) -> Array:
+    """Return the frames (t, dim) float32 of one utterance from those of the parts, (t_i, dim_i) each, by the module's
+    rule."""
+    count, pace_s = len(frames[0]), hops_s[0]
+    placed = [at_pace(of, count, pace_s, hop_s).astype(np.float32) for of, hop_s in zip(frames, hops_s, strict=True)]
+    return np.concatenate(placed, axis=1)
+
+
+def apart(parts: Sequence[Mapping[str, Any]], frames: Sequence[int]) -> str | None:
+    """Return why an utterance's parts cannot be joined: what they have of it is of unequal lengths. None: they can be.
+
+    Frames are matched by time, so a part that ends early would be read from its last frame on; beyond rounding of
+    windows that is another recording.
+
+    Args:
+        parts: what describes them, with their configurations.
+        frames: how many each has of the utterance.
+    """
+    timed = [of for of in zip(parts, frames, strict=True) if of[0]["config"].get("per") != PER_UTTERANCE]
+    lengths = {part["feature_set"]: count * part["hop_s"] for part, count in timed}
+    if not lengths or max(lengths.values()) - min(lengths.values()) <= MOST_APART_S:
+        return None
+    each = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in lengths.items())
+    return f"its features are of unequal lengths ({each}), so they cannot be joined"
+
+
+def joined_config(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return everything that changes the numbers of a joined set.
+
+    Args:
+        parts: what describes them, in their order: `feature_set`, `kind`, `fingerprint`, `dim`, `hop_s`, `config`.
+
+    Raises:
+        TfserError: they were learned in different folds.
+    """
+    config: dict[str, Any] = {
+        "kind": JOINED,
+        "algorithm": ALGORITHM,
+        "rule": RULE,
+        "parts": [{key: part[key] for key in ("feature_set", "kind", "fingerprint", "dim", "hop_s")} for part in parts],
+    }
+    if all(part["config"].get("per") == PER_UTTERANCE for part in parts):
+        config["per"] = PER_UTTERANCE
+    # A part that was learned in a fold binds the whole to that fold: tested elsewhere it would have seen the
+    # test side.
+    owners = [owner for part in parts if (owner := part["config"].get("belongs_to"))]
+    if any(owner != owners[0] for owner in owners):
+        raise TfserError("its parts were learned in different folds, so no fold could be tested on them")
+    if owners:
+        config["belongs_to"] = owners[0]
+    return config
+
+
 def joined(cache: Cache, name: str) -> Joined:
     """Return what stands for several feature sets, named with a plus between them.
 
@@ -101,49 +157,52 @@ def joined(cache: Cache, name: str) -> Joined:
         raise UsageError(f"{name} names one feature set; join two or more: logmel+wavlm-large/12")
     with open_catalogue(cache) as connection:
         stored = {row["feature_set"]: row for row in rows(connection, "FROM feature_sets")}
-    # A part is a feature set of its own and no joined one; one that may mean several is asked back about, since
-    # a guess would be a part of the fingerprint.
-    parts = []
-    for of in names:
-        close = meant(of, [known for known in stored if len(joined_names(known)) == 1])
-        if not close:
-            raise unknown("feature set", of, list(stored))
-        if len(close) > 1:
-            raise UsageError(f"{of} may be {' or '.join(close)}; say which")
-        parts.append(stored[close[0]])
-        if layers_of(parts[-1]) > 1:
-            way_out = f"`tfser cache collapse --features {close[0]} --layer K`"
-            raise UsageError(f"{close[0]} holds several layers; make one of them a feature set first: {way_out}")
+    parts = [_part(asked, stored) for asked in names]
     if len({part["fingerprint"] for part in parts}) < len(parts):
         raise UsageError(f"{name} names a feature set twice")
     single = [is_per_utterance(part) for part in parts]
     if single[0] and not all(single):
         way_out = "+".join(part["feature_set"] for part in sorted(parts, key=is_per_utterance))
         raise UsageError(f"{parts[0]['feature_set']} has one frame an utterance and cannot set the pace; write {way_out}")
-    config: dict[str, Any] = {
-        "kind": "joined",
-        "algorithm": ALGORITHM,
-        "rule": RULE,
-        "parts": [{key: part[key] for key in ("feature_set", "kind", "fingerprint", "dim", "hop_s")} for part in parts],
-    }
-    if all(single):
-        config["per"] = PER_UTTERANCE
-    # A part that was learned in a fold binds the whole to that fold: tested elsewhere it would have seen the
-    # test side.
-    owners = [owner for part in parts if (owner := json.loads(part["config"]).get("belongs_to"))]
-    if any(owner != owners[0] for owner in owners):
-        raise TfserError(f"{name}: its parts were learned in different folds, so no fold could be tested on them")
-    if owners:
-        config["belongs_to"] = owners[0]
+    described = [dict(part) | {"config": json.loads(part["config"])} for part in parts]
+    try:
+        config = joined_config(described)
+    except TfserError as error:
+        raise TfserError(f"{name}: {error}") from error
     return Joined(
         name="+".join(part["feature_set"] for part in parts),
-        kind="joined",
+        kind=JOINED,
         config=config,
         dim=sum(part["dim"] for part in parts),
         dtype="float16" if all(part["dtype"] == "float16" for part in parts) else "float32",
         hop_s=parts[0]["hop_s"],
         parts=tuple(parts),
     )
+
+
+def _part(asked: str, stored: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the part of a name: of the feature sets that are stored, or else one layer of a stack of them.
+
+    A part is a feature set of its own and no joined one; one that may mean several is asked back about, since a guess would be a
+    part of the fingerprint.
+
+    Raises:
+        UsageError: if there is none, there are several, or it holds several layers.
+    """
+    close = meant(asked, [known for known in stored if len(joined_names(known)) == 1])
+    views = layer_views(list(stored.values()))
+    among = close or meant_views(asked, views.values())
+    if not among:
+        raise unknown("feature set", asked, [*stored, *views])
+    if len(among) > 1:
+        raise UsageError(f"{asked} may be {' or '.join(among)}; say which")
+    if not close:
+        view = views[among[0]]
+        return {**view.row, "stored_as": view.stack, "first_column": view.first_column}
+    if layers_of(stored[close[0]]) > 1:
+        way_out = f"name one of them: {FeatureName.parse(close[0]).encoder}/{layers_of(stored[close[0]]) - 1}"
+        raise UsageError(f"{close[0]} holds several layers; {way_out}")
+    return {**stored[close[0]], "stored_as": close[0], "first_column": 0}
 
 
 def join(cache: Cache, target: Joined, corpora: Sequence[str] | None = None, how: ShardWriting = AS_USUAL) -> list[JoinReport]:
@@ -160,7 +219,7 @@ def join(cache: Cache, target: Joined, corpora: Sequence[str] | None = None, how
         TfserError: if a shard is damaged, parts differ in length by more than `MOST_APART_S`, or the disk is full.
     """
     with open_catalogue(cache) as connection:
-        stored = [stored_frames(connection, part["feature_set"]) for part in target.parts]
+        stored = [stored_frames(connection, part["stored_as"]) for part in target.parts]
     have = sorted(set.intersection(*({row["corpus"] for row in part} for part in stored)))
     for corpus in corpora or ():
         if corpus not in have:
@@ -180,33 +239,20 @@ def _join_corpus(cache: Cache, target: Joined, corpus: str, stored: Sequence[Seq
     whole = [row for row in stored[0] if all(row["utterance_id"] in part for part in by_utterance)]
     lacking = {p["feature_set"]: len(everyone) - len(rows) for p, rows in zip(target.parts, by_utterance, strict=True)}
 
-    def side_by_side(shards: OpenShards, row: Row) -> Array:
+    described = [dict(part) | {"config": json.loads(part["config"])} for part in target.parts]
+
+    def frames_of(shards: OpenShards, row: Row) -> Array:
         parts = [part[row["utterance_id"]] for part in by_utterance]
-        _check_lengths(target, parts)
-        return target.combine([shards.frames_of(part) for part in parts])
+        if too_far := apart(described, [part["frames"] for part in parts]):
+            raise TfserError(f"{row['utterance_id']}: {too_far}")
+        columns = (slice(p["first_column"], p["first_column"] + p["dim"]) for p in target.parts)
+        return target.combine([shards.frames_of(part)[:, own] for part, own in zip(parts, columns, strict=True)])
 
     def excuse(folder: Path) -> None:
         _excuse(cache, target, corpus, folder)
 
-    written = write_lacking(cache, target, corpus, whole, side_by_side, how, excuse)
+    written = write_lacking(cache, target, corpus, whole, frames_of, how, excuse)
     return JoinReport(**vars(written), lacking={name: number for name, number in lacking.items() if number})
-
-
-def _check_lengths(target: Joined, parts: Sequence[Row]) -> None:
-    """Refuse an utterance whose parts are of unequal lengths.
-
-    Frames are matched by time, so a part that ends early would be read from its last frame on; beyond rounding of windows that
-    is another recording.
-
-    Raises:
-        TfserError: they differ by more than `MOST_APART_S`.
-    """
-    timed = [(row, p) for row, p in zip(parts, target.parts, strict=True) if not is_per_utterance(p)]
-    lengths = {p["feature_set"]: row["frames"] * p["hop_s"] for row, p in timed}
-    if lengths and max(lengths.values()) - min(lengths.values()) > MOST_APART_S:
-        each = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in lengths.items())
-        name = parts[0]["utterance_id"]
-        raise TfserError(f"{name}: its features are of unequal lengths ({each}), so they cannot be joined")
 
 
 def _excuse(cache: Cache, target: Joined, corpus: str, folder: Path) -> None:

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.stored import CORPUS, SKIPPED, UTTERANCES, read_about, read_skipped, skipped_rows
+from tfser.manifests.catalogue.stored import (
+    ANNOTATIONS,
+    CORPUS,
+    SKIPPED,
+    UTTERANCES,
+    read_about,
+    read_annotations,
+    read_skipped,
+    skipped_rows,
+)
 from tfser.manifests.errors import DamagedError, MissingFileError, UnknownContentError, UnreadableError
 from tfser.manifests.notes import note
 from tfser.manifests.utterances import MEASURED, Measured, Skipped
@@ -27,11 +36,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class LastScan:
-    """What an earlier scan said of the corpus, its rows, and what it passed over; None for each that there is not."""
+    """What an earlier scan said of the corpus, its rows and ratings, and what it passed over; None for each that there is not."""
 
     about: dict[str, Any] | None
     table: pa.Table | None
     skipped: list[Skipped] | None
+    annotations: pa.Table | None = None
 
 
 def last_scan(cache: Cache, corpus: str) -> LastScan:
@@ -48,6 +58,9 @@ def last_scan(cache: Cache, corpus: str) -> LastScan:
         table=_whole(cache, folder / UTTERANCES, lambda path: _with_ctime(cache.read_table(path))),
         skipped=_whole(
             cache, folder / SKIPPED, lambda path: skipped_rows(read_skipped(cache, path)) if path.exists() else None
+        ),
+        annotations=_whole(
+            cache, folder / ANNOTATIONS, lambda path: read_annotations(cache, corpus) if path.exists() else None
         ),
     )
 
@@ -97,9 +110,13 @@ def found_other(cache: Cache, corpus: str) -> set[str]:
     return names
 
 
-def is_same(last: LastScan, about: Mapping[str, Any], table: pa.Table, skipped: Sequence[Skipped]) -> bool:
+def is_same(
+    last: LastScan, about: Mapping[str, Any], table: pa.Table, skipped: Sequence[Skipped], annotations: pa.Table
+) -> bool:
     """Tell whether a scan came to what the last one had: then no file of the cache is touched."""
     if last.about is None or last.table is None or last.skipped != skipped:
+        return False
+    if annotations.num_rows if last.annotations is None else not _equal(last.annotations, annotations):
         return False
     return {key: last.about.get(key) for key in about} == about and _equal(last.table, table)
 

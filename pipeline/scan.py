@@ -16,11 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tfser.manifests.annotations import annotation_table
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.stored import CORPUS, SKIPPED, UTTERANCES
+from tfser.manifests.catalogue.stored import ANNOTATIONS, CORPUS, SKIPPED, UTTERANCES
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import sweep
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
+from tfser.manifests.wording import count
+from tfser.pipeline.corpora.annotation_file import read_annotations
 from tfser.pipeline.corpora.base import CorpusReader, Reading, absolute, is_same_folder
 from tfser.pipeline.last_scan import LastScan, found_other, is_same, kept_limit, last_scan, measured_before
 from tfser.pipeline.measure import (
@@ -116,6 +119,7 @@ def scan(
             root = Path(last.about["root"])
         reading = _without_odd_names(reader.read(root, dict(options or {})))
         _check_ids(reading.utterances, root)
+        _read_ratings(reading, dict(options or {}))
         scanned = _look(cache, corpus, root, last, reading, how, listeners)
         # The check comes before anything is written: the rows stay as they are where most of the corpus is gone.
         if not how.allow_loss:
@@ -124,9 +128,10 @@ def scan(
         about = {**_about(corpus, reader, root, options, reading), **scanned.limit}
         table = to_table(corpus, reading.utterances, scanned.measured)
         skipped = _skipped(corpus, reading, scanned.surveyed.reasons)
-        changed = not is_same(last, about, table, skipped)
+        found = (about, table, skipped, annotation_table(corpus, reading.annotations))
+        changed = not is_same(last, *found)
         if changed:
-            _store(cache, folder, about, table, skipped)
+            _store(cache, folder, *found)
     return _report(corpus, root, last, scanned, about, skipped, changed)
 
 
@@ -226,16 +231,20 @@ def _about(
         "options": dict(options or {}),
         "default_protocol": reader.default_protocol or _default_protocol(reading.utterances),
         "expected": expected.to_json() if expected is not None else None,
+        # Caches of before there were ratings stay as they are: a key that is new would make every scan of them a change.
+        **({"annotations": len(reading.annotations)} if reading.annotations else {}),
     }
 
 
 def _store(
-    cache: Cache, folder: Path, about: Mapping[str, Any], table: pa.Table, skipped: Sequence[Skipped]
+    cache: Cache, folder: Path, about: Mapping[str, Any], table: pa.Table, skipped: Sequence[Skipped], ratings: pa.Table
 ) -> None:
     """Write what a scan found; `corpus.json` comes last, since a corpus is there when it is."""
     with disk_errors(folder, _WAY_OUT):
         cache.write_table(folder / SKIPPED, skipped_table(skipped))
         cache.write_table(folder / UTTERANCES, table)
+        if ratings.num_rows or (folder / ANNOTATIONS).exists():
+            cache.write_table(folder / ANNOTATIONS, ratings)
         cache.write_json(folder / CORPUS, {**about, "scanned_at": now()})
 
 
@@ -308,6 +317,35 @@ def _without_odd_names(reading: Reading) -> Reading:
     return replace(reading, utterances=utterances, skipped=listed)
 
 
+def _read_ratings(reading: Reading, options: Mapping[str, Any]) -> None:
+    """Add the ratings of a table that the user named, and part those of the corpus that are of no utterance of it.
+
+    Raises:
+        UsageError: if the table is not there, or has not the columns.
+        TfserError: if it cannot be read, or rates no utterance.
+    """
+    ids = {u.utterance_id for u in reading.utterances}
+    strange = Counter(row.utterance_id for row in reading.annotations if row.utterance_id not in ids)
+    reading.annotations = [row for row in reading.annotations if row.utterance_id in ids]
+    reading.unused_ratings += [
+        (name, None, f"{count(n, 'rating')} of an utterance that the corpus has not") for name, n in sorted(strange.items())
+    ]
+    if "annotations" in options:
+        columns = options.get("annotation_columns", {})
+        own, passed = read_annotations(Path(options["annotations"]), columns, reading.utterances)
+        if reading.annotations:
+            reading.notes.append(f"{count(len(reading.annotations), 'rating')} of the corpus's own give way to those of the file")
+        reading.annotations, reading.unused_ratings = own, [*reading.unused_ratings, *passed]
+    if reading.annotations:
+        rated = len({row.utterance_id for row in reading.annotations})
+        who = len({row.rater for row in reading.annotations} - {None})
+        named = f"{count(who, 'rater')} who are named" if who else "raters who are not named"
+        reading.notes.append(
+            f"{count(len(reading.annotations), 'rating')} of {count(rated, 'utterance')} by {named}; their agreement: "
+            'tfser sql "FROM rater_agreement"'
+        )
+
+
 def _check_ids(utterances: Sequence[Utterance], root: Path) -> None:
     twice = [name for name, count in Counter(u.utterance_id for u in utterances).items() if count > 1]
     if twice:
@@ -346,7 +384,11 @@ def _skipped(corpus: str, reading: Reading, reasons: Mapping[str, str]) -> list[
         Skipped(corpus=corpus, utterance_id=name, path=path, stage="read", reason=reason)
         for name, path, reason in reading.skipped
     ]
-    return unread + ignored
+    ratings = [
+        Skipped(corpus=corpus, utterance_id=name, path=path, stage="rating", reason=reason)
+        for name, path, reason in reading.unused_ratings
+    ]
+    return unread + ignored + ratings
 
 
 def _default_protocol(utterances: Sequence[Utterance]) -> str | None:

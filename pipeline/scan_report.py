@@ -86,8 +86,12 @@ class ScanReport:
         if self.tally.lost > self.tally.left_out[NO_LABEL]:
             said.append(self.tally.sentence("rows and files" if self.tally.left_out[NO_UTTERANCE] else "utterances"))
         lines = [f"{self.corpus}: {line}" for line in said]
-        for words, by_reader in (("could not be scanned", False), ("were passed over as no utterances of their own", True)):
-            listed = [(s.utterance_id or s.path or "?", s.reason) for s in self.skipped if (s.stage == "read") == by_reader]
+        for words, stage in (
+            ("could not be scanned", "scan"),
+            ("were passed over as no utterances of their own", "read"),
+            ("lines of ratings are of no use", "rating"),
+        ):
+            listed = [(s.utterance_id or s.path or "?", s.reason) for s in self.skipped if s.stage == stage]
             lines += skipped_lines(self.corpus, listed, words)
         return lines
 

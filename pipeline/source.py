@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.options import Option
-from tfser.pipeline.corpora import Located, locate
+from tfser.pipeline.corpora import Located, locate, with_annotations
 from tfser.pipeline.scan import ScanListeners, ScanOptions, scan
 from tfser.pipeline.scan_report import ScanReport
 
@@ -34,6 +34,13 @@ class Source:
         Option("With table or audformat: what a column is called, e.g. label=emo.", flag="--column", metavar="OURS=THEIRS"),
     ] = field(default_factory=dict)
     delimiter: Annotated[str | None, Option("With --corpus table: between columns; guessed if left out.")] = None
+    annotations: Annotated[
+        Path | None, Option("Single ratings: csv, tsv or Parquet, a row a rating; none: those of the corpus.", metavar="FILE")
+    ] = None
+    annotation_columns: Annotated[
+        Mapping[str, str],
+        Option("What a column of it is called, e.g. rater=worker.", flag="--annotation-column", metavar="OURS=THEIRS"),
+    ] = field(default_factory=dict)
     scale: Annotated[
         str | None,
         Option("Ends of the scale that valence, arousal and dominance are rated on: 1-7, -1:1.", metavar="LOW-HIGH"),
@@ -54,7 +61,7 @@ class Source:
         Raises:
             UsageError: if the corpus is unknown, or its folder or table is nowhere to be found.
         """
-        return locate(
+        located = locate(
             cache,
             self.corpus,
             name=self.name,
@@ -64,6 +71,7 @@ class Source:
             delimiter=self.delimiter,
             scale=self.scale,
         )
+        return with_annotations(cache, located, self.annotations, self.annotation_columns or None)
 
 
 def scan_source(

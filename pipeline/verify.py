@@ -26,12 +26,14 @@ from tfser.manifests.catalogue.near_duplicates import FINGERPRINTS, PAIRS
 from tfser.manifests.catalogue.reading import check_catalogue, refresh
 from tfser.manifests.catalogue.run_files import check_run, run_folders
 from tfser.manifests.catalogue.stored import (
+    ANNOTATIONS,
     CORPUS,
     FEATURE_SET,
     SKIPPED,
     UTTERANCES,
     asked_protocols,
     read_about,
+    read_annotations,
     read_feature_set,
     read_skipped,
     read_utterances,
@@ -183,6 +185,8 @@ def _corpora(cache: Cache) -> Iterator[Problem]:
             _look(cache, folder / UTTERANCES, partial(read_utterances, cache, name), scan),
             _look(cache, folder / SKIPPED, partial(_listed, cache, folder / SKIPPED), scan),
         )
+        if (folder / CORPUS).exists():  # which says whether there are ratings
+            yield from _found(_look(cache, folder / ANNOTATIONS, partial(read_annotations, cache, name), scan))
         again = f"`tfser audit --near-duplicates --corpus {name}` makes it again"
         for path in (folder / FINGERPRINTS, folder / PAIRS):
             yield from _found(_look(cache, path, partial(cache.read_table, path), again, is_needed=False))

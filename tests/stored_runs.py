@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from tfser.heads.runs.outcome import RunOutcome, Selected
 from tfser.heads.runs.store import begin, finish
+from tfser.manifests.annotations import Annotation, annotation_table
 from tfser.manifests.cache import Cache
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Measured, Utterance, skipped_table, to_table
@@ -40,13 +41,22 @@ def make_utterances(speakers: int = 8, each: int = 12, seed: int = 0, **known: b
     return found
 
 
-def put_utterances(cache: Cache, utterances: Sequence[Utterance], corpus: str = "toy") -> None:
-    """Write a corpus as a scan does, without audio."""
+def put_utterances(cache: Cache, utterances: Sequence[Utterance], corpus: str = "toy", *, rated: bool = False) -> None:
+    """Write a corpus as a scan does, without audio; if `rated`, of three raters one hears another class in every third of it."""
     folder = cache.corpus(corpus)
     measured = [Measured(size=1, mtime_ns=1, duration_s=1.0, content_hash=f"of {u.utterance_id}") for u in utterances]
     write_table(folder / "skipped.parquet", skipped_table([]))
     write_table(folder / "utterances.parquet", to_table(corpus, list(utterances), measured))
     about = {"corpus": corpus, "adapter": "table", "root": "/nowhere", "options": {}, "default_protocol": None}
+    if rated:
+        other = {label: CLASSES[(i + 1) % len(CLASSES)] for i, label in enumerate(CLASSES)}
+        ratings = [
+            Annotation(utterance_id=u.utterance_id, rater=f"r{r}", label=other[u.label] if r == 2 and not i % 3 else u.label)
+            for i, u in enumerate(utterances)
+            for r in range(3)
+            if u.label in other
+        ]
+        write_table(folder / "annotations.parquet", annotation_table(corpus, ratings))
     write_json(folder / "corpus.json", {**about, "scanned_at": "2025-01-01T00:00:00+00:00"})
 
 

@@ -78,7 +78,7 @@ def test_tables_for_manuscripts(tmp_path: Path) -> None:
     assert tex.read_text(encoding="utf-8").count(r"\toprule") >= 4
     printed = run("report", "--format", "markdown")
     assert printed.exit_code == 0
-    assert "| experiment | features |" in printed.stdout
+    assert "| experiment | selection | pooled UA" in printed.stdout
 
 
 @pytest.mark.parametrize(

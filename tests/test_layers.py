@@ -31,13 +31,14 @@ FRONT = (
 ROOMS = {
     "manifests": (
         *("errors", "labels", "natural", "wording", "widths", "feature_name", "notes", "plugins", "failures", "seals"),
-        *("utterances", "connections", "files", "cache", "dimensions", "texts", "streams", "options", "outputs", "display"),
-        *("protocols", "catalogue", "splits", "audits", "commands"),
+        *("utterances", "connections", "dimensions", "annotations", "files", "cache", "texts", "streams", "options", "outputs"),
+        *("display", "protocols", "catalogue", "splits", "audits", "commands"),
     ),
     "pipeline": (
         *("cores", "threads", "memory", "sound", "corpora", "measure", "last_scan", "scan_report", "scan", "source"),
         *("part", "shards", "features", "stock", "new_shards", "extract_report", "feature_writer", "extract", "front_end"),
-        *("collapse", "from_stacks", "join", "feature_files", "import_features", "verify", "inventory", "copies", "commands"),
+        *("collapse", "from_stacks", "join", "joint_front_end", "feature_files", "import_features", "verify", "inventory"),
+        *("copies", "commands"),
     ),
     "heads": ("spec", "models", "training", "runs", "results", "prediction", "reports", "commands"),
 }

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tfser.heads import REGISTERED
 from tfser.heads.prediction.exchange import audit
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.utterances import Utterance
 from tfser.pipeline.corpora import CORPORA
 from tfser.pipeline.extract import extract
 from tfser.pipeline.features.registry import feature_set
@@ -136,6 +138,25 @@ def test_features_come_in_every_shape(root: Path) -> None:
     assert batch["lengths"].tolist() == [len(item["frames"]) for item in items]
     with pytest.raises(UsageError, match="unknown feature set"):
         cache.features("logmol")
+
+
+def test_a_layer_of_a_stack_is_a_feature_set_here_too(cache: Cache, put_corpus: Any, put_stack: Any) -> None:
+    """Read where it lies: its columns of the stack's frames."""
+    names = [f"u{i}" for i in range(6)]
+    put_corpus(cache, [Utterance(utterance_id=name, path="x", speaker="a", label="anger") for name in names])
+    rng = np.random.default_rng(0)
+    stack = {name: rng.standard_normal((4, 6)).astype(np.float32) for name in names}
+    put_stack(cache, stack, 3, name="whisper-base/all", config={"family": "whisper"})
+    here = tfser.Cache(cache.root)
+    frames, packed = here.features("whisper-base/1"), here.packed("whisper-base/1")
+    for i, name in enumerate(packed.utterance_ids):
+        np.testing.assert_array_equal(frames[name], stack[name][:, 2:4])
+        np.testing.assert_array_equal(packed.of(i), frames[name])
+    assert here.dataset("whisper-base/last")[0]["frames"].shape == (4, 2)
+
+
+def test_tables_come_without_a_remark(root: Path, recwarn: pytest.WarningsRecorder) -> None:
+    assert tfser.Cache(root).sql("SELECT 1 AS one").num_rows == 1 and not recwarn.list
 
 
 @pytest.mark.slow

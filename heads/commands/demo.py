@@ -53,7 +53,7 @@ def demo(
             raise UsageError("--weights goes with the features of an encoder: --features whisper-base")
         _from_log_mel(store, epochs, here)
     else:
-        _from_an_encoder(store, features, weights, here)
+        _from_an_encoder(store, features, weights, epochs, here)
     say("", f"$ tfser scores {here}")
     show_scores(Wanted(), Writing(cache=store.root))
     page = store.root / "report.html"
@@ -95,7 +95,7 @@ def _from_log_mel(store: Cache, epochs: int | None, here: str) -> None:
     )
 
 
-def _from_an_encoder(store: Cache, features: str, weights: str | None, here: str) -> None:
+def _from_an_encoder(store: Cache, features: str, weights: str | None, epochs: int | None, here: str) -> None:
     """Extract all layers in one pass, audit, ask which layer, and train on a mix of them."""
     own = UPSTREAMS[features].options if features in UPSTREAMS else ()
     settings = {"window": "clip"} if "window" in own else {}  # Whisper: 30 s of silence behind each sound would take minutes
@@ -116,10 +116,15 @@ def _from_an_encoder(store: Cache, features: str, weights: str | None, here: str
     running.prepare("auto")
     from tfser.heads.commands.training import show_training
 
-    say("", f"$ tfser layers --features {name} --mix none {here}")
-    show_layers(store, LayerRequest(features=name, mix="none", corpus="synthetic"), running, TableOutput.table)
-    say("", f"$ tfser train --head mean_pool --fold all --features {name} {here}")
-    show_training(store, [Request(head="mean_pool", corpus="synthetic", features=name)], running, Output.table)
+    # The corpus has two sessions, so that there is no third group to validate on: one training speaker of each fold is.
+    held = "speakers:1"
+    say("", f"$ tfser layers --features {name} --mix none --validation {held} {here}")
+    asked_layers = LayerRequest(features=name, mix="none", corpus="synthetic", validation=held)
+    show_layers(store, asked_layers, running, TableOutput.table)
+    more = "" if epochs is None else f" --epochs {epochs}"
+    say("", f"$ tfser train --head mean_pool --fold all --features {name}{more} {here}")
+    request = Request(head="mean_pool", corpus="synthetic", features=name, epochs=epochs)
+    show_training(store, [request], running, Output.table)
 
 
 def _audit(store: Cache, here: str) -> None:

@@ -31,12 +31,12 @@ from tfser.manifests.outputs import check_output, format_of, output_to
 from tfser.manifests.wording import count, visible
 from tfser.pipeline.features.devices import choose_device
 from tfser.pipeline.features.engine import Compute
-from tfser.pipeline.front_end import FrontEnd
+from tfser.pipeline.joint_front_end import FrontEnds
 
 if TYPE_CHECKING:
     from tfser.heads.prediction.answers import SpokenAnswer
+    from tfser.heads.prediction.fused import Voice
     from tfser.heads.prediction.timeline import Window
-    from tfser.heads.prediction.trained import TrainedHead
 
 
 class PredictionOutput(StrEnum):
@@ -88,6 +88,7 @@ class Predictions(InCache):
     ] = None
     output: Annotated[Path | None, Option("Write there instead of standard output.", metavar="FILE")] = None
     strict: Annotated[bool, Option("Exit with 1 if an input could not be used.")] = False
+
     def kind(self) -> PredictionOutput:
         """Return how to write: as asked, else by the output's suffix, else a table; and look at the output."""
         check_output(self.output)
@@ -140,14 +141,14 @@ def predict(
         else:
             speech = named_inputs(words, speaker=hearing.speaker, stdin=stdin)
         named = len(speech) + len(heard.unusable)
-        trained, front, known, compute = _ready(model, heads, predictions.store)
+        trained, fronts, known, compute = _ready(model, heads, predictions.store)
         if trained[0].targets and kind is PredictionOutput.rttm:
             raise UsageError(f"--format rttm names a class, and {trained[0].name} rates {', '.join(trained[0].targets)}")
         begun = time.monotonic()  # what it takes to load a library says nothing about the head
         if hearing.timeline:
-            _hear_windows(trained, front, speech, hearing, compute, heard)
+            _hear_windows(trained, fronts, speech, hearing, compute, heard)
         else:
-            _hear(trained, front, speech, hearing, known, compute, heard)
+            _hear(trained, fronts, speech, hearing, known, compute, heard)
     with output_to(predictions.output):
         _write(kind, heard, trained, named, hearing.timeline)
     _tell(heard, named, time.monotonic() - begun, trained)
@@ -159,7 +160,7 @@ def predict(
         raise typer.Exit(1)
 
 
-def _ready(model: str, heads: Heads, cache: Cache) -> tuple[list[TrainedHead], FrontEnd, Familiar, Compute]:
+def _ready(model: str, heads: Heads, cache: Cache) -> tuple[list[Voice], FrontEnds, Familiar, Compute]:
     """Return the heads, what makes their frames, what the first one knows, and where to compute."""
     if heads.threads is not None:
         import torch
@@ -170,12 +171,12 @@ def _ready(model: str, heads: Heads, cache: Cache) -> tuple[list[TrainedHead], F
 
     loaded = load_model(model, cache, ensemble=heads.ensemble, selection=heads.selection, weights=heads.weights)
     check_together(loaded.heads)
-    return list(loaded.heads), loaded.front, loaded.known, Compute(devices=(choose_device(heads.device),), tell=say)
+    return list(loaded.heads), loaded.fronts, loaded.known, Compute(devices=(choose_device(heads.device),), tell=say)
 
 
 def _hear(
-    trained: Sequence[TrainedHead],
-    front: FrontEnd,
+    trained: Sequence[Voice],
+    fronts: FrontEnds,
     speech: Sequence[Speech],
     hearing: Hearing,
     known: Familiar,
@@ -184,11 +185,13 @@ def _hear(
 ) -> None:
     """Predict each input as a whole."""
     from tfser.heads.prediction.answers import answers, on_scale
+    from tfser.heads.prediction.fused import told_apart
 
+    apart = told_apart(trained)
     with _begin("reading") as begin:
         usable, lost = measured(
             speech,
-            minimum_s=front.minimum_s,
+            minimum_s=fronts.minimum_s,
             max_duration_s=hearing.max_duration,
             begin=lambda files: begin(files, 0.0),
             workers=compute.workers,
@@ -197,7 +200,7 @@ def _hear(
     found: dict[str, SpokenAnswer] = {}
     with _begin("predicting") as begin:
         advance = begin(len(usable), sum(piece.duration_s for piece in usable)) if usable else None
-        for answer in answers(trained, front, usable, known=known, compute=compute, advance=advance):
+        for answer in answers(trained, fronts, usable, known=known, compute=compute, advance=advance):
             if isinstance(answer, Unusable):
                 heard.unusable.append(answer)
             else:
@@ -206,14 +209,14 @@ def _hear(
         if piece.name in found:
             answer = found[piece.name]
             row = answer.to_dict()
-            if len(trained) > 1 and answer.scale is not None:
+            if len(apart) > 1 and answer.scale is not None:
                 row["members"] = {
-                    of.name: on_scale(of.classes, member, of.scale) for of, member in zip(trained, answer.members, strict=True)
+                    of.name: on_scale(of.classes, member, of.scale) for of, member in zip(apart, answer.members, strict=True)
                 }
-            elif len(trained) > 1:
+            elif len(apart) > 1:
                 shares = [[float(p) for p in member] for member in answer.members]
                 row["members"] = {
-                    of.name: dict(zip(of.classes, member, strict=True)) for of, member in zip(trained, shares, strict=True)
+                    of.name: dict(zip(of.classes, member, strict=True)) for of, member in zip(apart, shares, strict=True)
                 }
             heard.rows.append(row)
             heard.predicted += 1
@@ -221,8 +224,8 @@ def _hear(
 
 
 def _hear_windows(
-    trained: Sequence[TrainedHead],
-    front: FrontEnd,
+    trained: Sequence[Voice],
+    fronts: FrontEnds,
     speech: Sequence[Speech],
     hearing: Hearing,
     compute: Compute,
@@ -232,7 +235,7 @@ def _hear_windows(
     from tfser.heads.prediction.timeline import check_windows, windows
 
     step = hearing.window / 2 if hearing.step is None else hearing.step
-    check_windows(hearing.window, step, front)
+    check_windows(hearing.window, step, fronts)
     with bar("predicting", len(speech)) as update:
         for piece in speech:
             found: list[Window] = []
@@ -246,7 +249,7 @@ def _hear_windows(
             try:
                 # One by one: where a file breaks, what came before is kept.
                 for window in windows(
-                    trained, front, piece, window_s=hearing.window, step_s=step, compute=compute, advance=advance
+                    trained, fronts, piece, window_s=hearing.window, step_s=step, compute=compute, advance=advance
                 ):
                     found += [window]
             except UsageError:
@@ -269,7 +272,7 @@ def _begin(what: str) -> Iterator[Begin]:
         yield begin
 
 
-def _write(kind: PredictionOutput, heard: _Heard, trained: Sequence[TrainedHead], named: int, timeline: bool) -> None:
+def _write(kind: PredictionOutput, heard: _Heard, trained: Sequence[Voice], named: int, timeline: bool) -> None:
     """Write the rows to standard output."""
     first = trained[0]
     if kind is PredictionOutput.json:
@@ -277,8 +280,8 @@ def _write(kind: PredictionOutput, heard: _Heard, trained: Sequence[TrainedHead]
             {
                 "model": [of.name for of in trained],
                 "selection": first.selection,
-                "features": first.features.name,
-                "fingerprint": first.features.fingerprint,
+                "features": first.about["feature_set"],
+                "fingerprint": first.about["fingerprint"],
                 **_outputs(first),
                 "inputs": named,
                 "predicted": heard.predicted,
@@ -297,14 +300,14 @@ def _write(kind: PredictionOutput, heard: _Heard, trained: Sequence[TrainedHead]
             print_rows(shown, Output.table)
 
 
-def _outputs(first: TrainedHead) -> dict[str, Any]:
+def _outputs(first: Voice) -> dict[str, Any]:
     """Return what the heads give: classes, or dimensions and their scale."""
     if first.targets:
         return {"targets": list(first.targets), "scale": list(first.scale)}
     return {"classes": list(first.classes)}
 
 
-def _flat(row: dict[str, Any], first: TrainedHead) -> dict[str, Any]:
+def _flat(row: dict[str, Any], first: Voice) -> dict[str, Any]:
     """Return a row with a column for each class's probability, called p_<class>, or each dimension's rating, by its name."""
     classes = first.classes
     if first.targets:
@@ -317,7 +320,7 @@ def _flat(row: dict[str, Any], first: TrainedHead) -> dict[str, Any]:
     return plain | {f"p_{name}": shares.get(name) for name in classes}
 
 
-def _write_csv(rows: Sequence[dict[str, Any]], first: TrainedHead) -> None:
+def _write_csv(rows: Sequence[dict[str, Any]], first: Voice) -> None:
     flat = [_flat(row, first) for row in rows]
     if flat:
         print_rows(flat, Output.csv)
@@ -353,7 +356,7 @@ def _ratings_for_people(row: dict[str, Any], names: Sequence[str], timeline: boo
     return found | {f"spread {name}": number_text(value, digits=2) for name, value in row.get("spread", {}).items()}
 
 
-def _tell(heard: _Heard, named: int, seconds: float, trained: Sequence[TrainedHead]) -> None:
+def _tell(heard: _Heard, named: int, seconds: float, trained: Sequence[Voice]) -> None:
     """Say what could not be used, what a head has seen before, and how fast it went."""
     for lost in heard.unusable[:20]:
         say(f"not predicted: {lost.name}: {lost.reason}")

@@ -7,21 +7,14 @@ from typing import Any
 
 from tfser.heads.commands.columns import fitted
 from tfser.heads.results.marks import HEARD
-from tfser.heads.results.reference_numbers import GROUPS, METRICS
+from tfser.heads.results.reference_numbers import EXPLAINED, GROUPS, METRICS
 from tfser.heads.results.written import score_text
-from tfser.manifests.display import Output, markdown_lines, print_rows, show
+from tfser.manifests.display import Output, markdown_lines, print_rows, show, show_wrapped
 
 Row = Mapping[str, Any]
 
 _MOST = 8
 """Rows of a group that a table shows."""
-
-_EXPLAINED = {
-    "same protocol": "the same utterances tested by heads trained on the same ones",
-    "other protocol": "other folds or utterances: no number of the same test",
-    "speakers shared": "test speakers are heard in training: no number of new speakers",
-}
-
 
 def print_published(found: Sequence[Row], width: int | None) -> None:
     """Print published rows below a table of scores."""
@@ -30,17 +23,18 @@ def print_published(found: Sequence[Row], width: int | None) -> None:
         return
     for heading, group, rows in _grouped(found):
         shown, notes = fitted([_line(row) for row in rows[:_MOST]], width, ("protocol", "macro F1", "WA", "training"))
-        show("", f"{heading}: {group}, {_EXPLAINED[group]}")
+        show("", f"{heading}: {group}, {EXPLAINED[group]}")
         print_rows(shown, Output.table)
-        show(*notes, *_more(rows))
-    show("", *_below(found))
+        show_wrapped(*notes, *_more(rows))
+    show("")
+    show_wrapped(*_below(found))
 
 
 def markdown_published(found: Sequence[Row]) -> list[str]:
     """Return the same as lines of Markdown."""
     lines = []
     for heading, group, rows in _grouped(found):
-        lines += ["", f"**{heading}: {group}**, {_EXPLAINED[group]}", "", *markdown_lines([_line(row) for row in rows[:_MOST]])]
+        lines += ["", f"**{heading}: {group}**, {EXPLAINED[group]}", "", *markdown_lines([_line(row) for row in rows[:_MOST]])]
         lines += ["", *_more(rows)] if len(rows) > _MOST else []
     return [*lines, "", *(f"{line}  " for line in _below(found))]
 

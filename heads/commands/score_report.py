@@ -18,7 +18,7 @@ from tfser.heads.results.calibration import MEASURES
 from tfser.heads.results.marks import explain_marks, mark, standing
 from tfser.heads.results.score_tables import SAID_BY_MARKS
 from tfser.heads.results.written import interval_text, range_text, score_text
-from tfser.manifests.display import Output, markdown_lines, print_rows, show
+from tfser.manifests.display import Output, markdown_lines, print_rows, show, show_wrapped
 from tfser.manifests.wording import cell, count
 
 Row = Mapping[str, Any]
@@ -60,6 +60,8 @@ def grouped(found: Sequence[Row], by: str | None = None) -> list[ScoreGroup]:
 def below(found: Sequence[Row], by: str | None = None) -> list[str]:
     """Return the lines that explain the marks and hold the notes of rows; of no rows, why there are none."""
     if not found:
+        if by in ("raters", "agreement"):
+            return [f"no scores by {by}: no test utterance has single ratings (see `tfser scan --annotations`)"]
         why = f" by {by}: nothing that was tested has a known {by}" if by else ": no finished run in this cache"
         return [f"no scores{why}"]
     lines = explain_marks(found)
@@ -94,11 +96,9 @@ def print_table(rows: Sequence[Row], by: str | None, width: int | None, once: Se
         lines, narrow = fitted(group.lines, width, expendable(group.lines, by))
         show(*textwrap.wrap(group.heading, width or 1000, subsequent_indent="  "))
         print_rows(lines if width is None or _wide(lines) <= width else _merged(lines), Output.table)
-        for note in narrow:
-            show(note)
+        show_wrapped(*narrow)
         show("")
-    for line in below(shown, by):
-        show(line)
+    show_wrapped(*below(shown, by))
     if len(shown) < len(rows):
         show("heads without segments: both levels are the same, and shown once")
 
@@ -160,7 +160,10 @@ def _without_empty(lines: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...
     """Leave out columns that say nothing in any row, of those that only some tables need."""
     needless = {
         name
-        for name, plain in (("differs", None), ("validation", "none"), ("level", "utterance"), (_NEW, ""))
+        for name, plain in (
+            *(("differs", None), ("validation", "none"), ("level", "utterance"), (_NEW, ""), ("T", "")),
+            *((f"{name} at T", "") for name in MEASURES),
+        )
         if all(line.get(name, plain) == plain for line in lines)
     }
     return tuple({name: value for name, value in line.items() if name not in needless} for line in lines)
@@ -183,6 +186,13 @@ def _line(row: Row, by: str | None, names: Mapping[str, str]) -> dict[str, Any]:
     elif by == "calibration":
         line |= {"seeds": len(row["seeds"]), "n": row["n"]}
         line |= {f"{name} [95 %]": _measure(row, name) for name in MEASURES}
+        line |= {"T": "" if row["temperature"] is None else f"{row['temperature']:.2f}"}
+        line |= {f"{name} at T": _measure(row, f"{name}_scaled") for name in MEASURES}
+        line |= {"clusters": count(row["clusters"], row["clustered_by"]) if row["clusters"] else ""}
+    elif by == "raters":
+        line |= {"seeds": len(row["seeds"]), "n": row["n"], "not rated": row["not_rated"], "ties": row["ties"]}
+        line |= {"UA of majority [95 %]": _range(row, "UA_majority"), "macro F1 at 1/K [95 %]": _range(row, "macro_F1_multi")}
+        line |= {f"{name} [95 %]": _measure(row, name) for name in ("KL", "JS", "cosine")}
         line |= {"clusters": count(row["clusters"], row["clustered_by"]) if row["clusters"] else ""}
     else:
         line |= {"seeds": len(row["seeds"]), by: row[by], "n": row["n"]}
@@ -197,7 +207,9 @@ def _line(row: Row, by: str | None, names: Mapping[str, str]) -> dict[str, Any]:
 def _measure(row: Row, name: str) -> str:
     """Return a measure of calibration with its interval: as it is, ECE in percent like the scores that it is a difference of."""
     value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
-    if name == "ECE":
+    if value is None:
+        return ""
+    if name.startswith("ECE"):
         return interval_text(value, low, high, mark(row))
     ends = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
     return f"{value:.3f}{mark(row)}{ends}"

@@ -18,6 +18,7 @@ from tfser.heads.results.dimension_tables import BY as RATED_BY
 from tfser.heads.results.dimension_tables import dimension_table
 from tfser.heads.results.many import compare_many
 from tfser.heads.results.outcomes import check_classes, find, read_outcome, targets_of
+from tfser.heads.results.rater_scores import label_maps
 from tfser.heads.results.rating_outcomes import read_rated_outcome
 from tfser.heads.results.reference_numbers import beside_scores
 from tfser.heads.results.score_tables import Wanted, table, whole_utterances
@@ -43,7 +44,7 @@ def scores(
     *,
     by: Annotated[
         str | None,
-        Option("A row a seed, fold, class, speaker or session; or calibration: NLL, Brier score, ECE.", metavar="WHAT"),
+        Option("seed, fold, class, speaker, session, calibration, agreement (of raters), raters (their votes).", metavar="WHAT"),
     ] = None,
     clusters: Clusters = None,
     published: Annotated[bool, Option("Below, what others print for the same corpora and tasks.")] = False,
@@ -59,6 +60,7 @@ def scores(
         tfser scores --by speaker --head mean_pool
         tfser scores --selection last --output scores.md
         tfser scores --published --corpus emodb
+        tfser scores --by agreement
     """
     if name and wanted.experiment:
         raise UsageError("--experiment goes without the argument: both name experiments")
@@ -77,7 +79,8 @@ def show_scores(
     """
     writing.kind()  # before anything is computed
     with open_catalogue(writing.store) as connection:
-        found = table(connection, wanted, by=by, clusters=clusters)
+        maps = label_maps(writing.store, connection) if by == "raters" else None
+        found = table(connection, wanted, by=by, clusters=clusters, maps=maps)
         rated = dimension_table(connection, wanted, by=by, clusters=clusters) if not found or by in (None, *RATED_BY) else []
         once = sorted(whole_utterances(connection, [row["experiment"] for row in found])) if wanted.segments else []
         readers = {row["corpus"]: row["adapter"] for row in rows(connection, "SELECT corpus, adapter FROM corpora")}

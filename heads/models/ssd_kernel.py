@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tfser.heads.models.ssd_tuning import keep_choices
 from tfser.manifests.errors import UsageError, first_line
 
 _NEEDED = ("mamba_ssm", "triton", "einops")
@@ -78,7 +79,8 @@ def _kernel() -> Callable[..., Any]:
 def _import() -> Callable[..., Any]:
     """Import the module of the scan, with its tuning kept on disk: Triton asks for that while kernels are declared.
 
-    Without it every process tries 110 configurations of 14 kernels again, a quarter of a minute, although all are compiled.
+    Without it every process tries 110 configurations of 14 kernels again, a quarter of a minute, although all are compiled. What
+    Triton does not keep, `tfser.heads.models.ssd_tuning` does.
     """
     asked = os.environ.get(_KEEP_TUNING)
     os.environ.setdefault(_KEEP_TUNING, "1")
@@ -87,5 +89,8 @@ def _import() -> Callable[..., Any]:
     finally:
         if asked is None:
             del os.environ[_KEEP_TUNING]
+    if os.environ.get("TRITON_INTERPRET", "0") in ("", "0") and asked in (None, "1"):
+        modules = [module for name, module in sys.modules.items() if name.startswith("mamba_ssm.ops.triton")]
+        keep_choices([value for module in modules for value in vars(module).values()])
     scan: Callable[..., Any] = mamba_chunk_scan_combined
     return scan

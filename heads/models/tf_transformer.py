@@ -169,21 +169,20 @@ class ConvEncoder(nn.Module):
         return mean, variance
 
     def _second_norm(self, y: Tensor, present: Tensor) -> Tensor:  # (b, c1, f', d'), (b,) -> (b, c1, f', d')
-        """Batch-normalise by the samples that are there."""
+        """Batch-normalise by the samples that are there, in two passes over the map where masking it would take five."""
         norm = self.second_norm
         with torch.autocast(y.device.type, enabled=False):
-            shown = y * present.to(norm.weight.dtype)[:, None, None, None]
+            exact = y.to(norm.weight.dtype)
+            # Each sample's own statistics first: which samples count is then decided among (b, c1) numbers.
+            variances, means = torch.var_mean(exact, dim=(2, 3), correction=0)  # (b, c1) each
             n = present.sum() * y[0, 0].numel()
-            ratio = shown[:, 0].numel() / n
-            # One pass over the map with zeros in it; what the zeros did to mean and variance is taken out in
-            # closed form afterwards.
-            variance, mean = torch.var_mean(shown, dim=(0, 2, 3), correction=0)  # with zeros for those that are not there
-            variance = ratio * variance - ratio * (ratio - 1) * mean.square()
-            mean = ratio * mean
+            share = present.to(norm.weight.dtype)[:, None] / present.sum()  # (b, 1), of the mean
+            mean = (share * means).sum(dim=0)  # (c1,)
+            variance = (share * (variances + (means - mean).square())).sum(dim=0)  # within and between samples
             self._track(norm, mean, variance, n)
             scale = norm.weight * torch.rsqrt(variance + norm.eps)
             shift = norm.bias - mean * scale
-            return (shown * scale[:, None, None] + shift[:, None, None]).to(y.dtype)
+            return torch.addcmul(shift[:, None, None], exact, scale[:, None, None]).to(y.dtype)
 
     def _track(self, norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, n: Tensor) -> None:
         """Keep running averages of the mean and of the unbiased variance (c1,) of n numbers."""

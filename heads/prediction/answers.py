@@ -1,8 +1,8 @@
 """From measured speech to class probabilities, by one trained head or by several.
 
-What comes in: trained heads of one feature set, what makes its frames, and speech. What goes out: an `SpokenAnswer` for each
-piece that could be heard, and an `Unusable` for each that could not. Frames are computed once, however many heads look at
-them, and are let go with their part (`tfser.heads.prediction.companies`). Nothing is stored.
+What comes in: trained heads, what makes the frames of their feature sets, and speech. What goes out: a `SpokenAnswer` for
+each piece that could be heard, and an `Unusable` for each that could not. Frames are computed once, however many heads look
+at them, and are let go with their part (`tfser.heads.prediction.companies`). Nothing is stored.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.heads.prediction.companies import Familiar, Part, parts
+from tfser.heads.prediction.fused import FusedHead, Voice, predict_with, told_apart
 from tfser.heads.prediction.inputs import Speech, Unusable
-from tfser.heads.prediction.trained import TrainedHead
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.pipeline.features.engine import AudioRow, Compute, Frames, Load, Samples
-from tfser.pipeline.front_end import FrontEnd
+from tfser.pipeline.features.engine import AudioRow, Compute, Frames, Samples
+from tfser.pipeline.front_end import LoadAt
+from tfser.pipeline.joint_front_end import FrontEnds
 from tfser.pipeline.measure import Advance
 from tfser.pipeline.shards.packed import PackedFeatures
 from tfser.pipeline.sound.audio import decode, resample
@@ -36,7 +37,7 @@ class SpokenAnswer:
         speech: the piece.
         classes: K names.
         probabilities: (K,) float32; of several heads their mean.
-        members: (M, K) those of each head.
+        members: (M, K) those of each head; of one fusion those of each of its members.
         segments: (S, K) of the segments, of the first head.
         seen: train, val or test: on which side of the head's training the very same sound was (of several heads: train,
             if it was of any); None: on none.
@@ -100,21 +101,22 @@ def on_scale(names: Sequence[str], shares: Floats, scale: tuple[float, float]) -
     return {name: low + float(value) * (high - low) for name, value in zip(names, shares, strict=True)}
 
 
-def check_together(heads: Sequence[TrainedHead]) -> None:
+def check_together(heads: Sequence[Voice]) -> None:
     """Refuse heads that cannot answer together.
 
     Raises:
-        UsageError: if they were trained on several feature sets, or tell other classes apart.
+        UsageError: if they tell other classes apart, rate other dimensions, or on another scale.
     """
     first = heads[0]
     for other in heads[1:]:
-        if (other.features.fingerprint, other.classes, other.scale) != (first.features.fingerprint, first.classes, first.scale):
-            raise UsageError(f"{other.name} and {first.name} have other features or classes: they cannot answer together")
+        if (other.classes, other.targets, other.scale) != (first.classes, first.targets, first.scale):
+            what = "dimensions or another scale" if first.targets or other.targets else "classes"
+            raise UsageError(f"{other.name} and {first.name} have other {what}: they cannot answer together")
 
 
 def answers(
-    heads: Sequence[TrainedHead],
-    front: FrontEnd,
+    heads: Sequence[Voice],
+    fronts: FrontEnds,
     speech: Sequence[Speech],
     *,
     known: Familiar | None = None,
@@ -125,7 +127,7 @@ def answers(
 
     Args:
         heads: at least one.
-        front: makes frames of their feature set.
+        fronts: make the frames of their feature sets.
         speech: with lengths and hashes.
         known: what the first head was tested and trained on.
         compute: where; the heads compute on its first device.
@@ -138,35 +140,34 @@ def answers(
     check_together(heads)
     known, compute = known or Familiar(), compute or Compute()
     by_speaker = any(of.needs_speakers for of in heads)
-    for part in parts(speech, known, front, by_speaker=by_speaker):
+    for part in parts(speech, known, fronts, by_speaker=by_speaker):
         if by_speaker and not all(part.speakers):
             raise UsageError(
                 f"{heads[0].name} normalises by speaker, and nothing says who speaks in {part.speech[0].name}: name the "
                 "speaker of all inputs with --speaker, or train with --set normalise=train"
             )
-        yield from _of_part(heads, front, part, known, compute, advance)
+        yield from _of_part(heads, fronts, part, known, compute, advance)
 
 
 def _of_part(
-    heads: Sequence[TrainedHead],
-    front: FrontEnd,
+    heads: Sequence[Voice],
+    fronts: FrontEnds,
     part: Part,
     known: Familiar,
     compute: Compute,
     advance: Advance | None,
 ) -> Iterator[SpokenAnswer | Unusable]:
-    def load(row: AudioRow) -> Samples:
-        piece = part.speech[int(row.utterance_id)]
-        return samples_of(piece, front.sample_rate_hz)
+    def load(row: AudioRow, rate_hz: int) -> Samples:
+        return samples_of(part.speech[int(row.utterance_id)], rate_hz)
 
     lengths = [piece.duration_s for piece in part.speech]
-    heard, reasons = frames_of(front, lengths, load, compute, advance)
+    heard, reasons = frames_of(fronts, lengths, load, compute, advance)
     for place, reason in sorted(reasons.items()):
         yield Unusable(name=part.speech[place].name, reason=reason)
     places = sorted(heard)
     if not places:
         return
-    packed = pack([heard[place] for place in places], [part.speech[place].name for place in places])
+    packed = pack(fronts, [heard[place] for place in places], [part.speech[place].name for place in places])
     speakers = tuple(part.speakers[place] or "" for place in places)
     for place, (members, segments) in zip(places, evaluated(heads, packed, compute.devices[0], speakers), strict=True):
         piece = part.speech[place]
@@ -197,14 +198,14 @@ def samples_of(piece: Speech, rate: int) -> Samples:
 
 
 def frames_of(
-    front: FrontEnd, lengths_s: Sequence[float], load: Load, compute: Compute, advance: Advance | None = None
-) -> tuple[dict[int, Frames], Mapping[int, str]]:
+    fronts: FrontEnds, lengths_s: Sequence[float], load: LoadAt, compute: Compute, advance: Advance | None = None
+) -> tuple[dict[int, tuple[Frames, ...]], Mapping[int, str]]:
     """Return the frames of pieces of audio as the cache would hold them, by number, and why others have none.
 
     Args:
-        front: what makes them.
+        fronts: what makes them.
         lengths_s: of each piece.
-        load: returns the samples of a row, whose `utterance_id` is the piece's number.
+        load: returns the samples of a row, whose `utterance_id` is the piece's number, at a rate.
         compute: where.
         advance: called with a count and seconds.
     """
@@ -212,41 +213,52 @@ def frames_of(
         AudioRow(utterance_id=str(i), path="", start_s=None, end_s=None, content_hash="", duration_s=seconds)
         for i, seconds in enumerate(lengths_s)
     ]
-    heard: dict[int, Frames] = {}
+    heard: dict[int, tuple[Frames, ...]] = {}
     reasons: dict[int, str] = {}
-    for result in front.engine(todo, load, compute):
-        place = int(result.row.utterance_id)
-        if result.frames is None:
-            reasons[place] = result.reason or "unreadable"
+    for row, found in fronts.hear(todo, load, compute):
+        place = int(row.utterance_id)
+        if isinstance(found, str):
+            reasons[place] = found
         else:
-            try:
-                heard[place] = front.stored_frames(result.frames[0])
-            except TfserError as error:
-                reasons[place] = str(error)
+            heard[place] = found
         if advance is not None:
-            advance(1, result.row.duration_s)
+            advance(1, row.duration_s)
     return heard, reasons
 
 
-def pack(frames: Sequence[Frames], names: Sequence[str]) -> PackedFeatures:
-    """Return the frames of several utterances as one array."""
-    offsets = np.zeros(len(frames) + 1, np.int64)
-    np.cumsum([len(each) for each in frames], out=offsets[1:])
-    return PackedFeatures(frames=np.concatenate(frames), offsets=offsets, utterance_ids=tuple(names))
+def pack(fronts: FrontEnds, heard: Sequence[Sequence[Frames]], names: Sequence[str]) -> dict[str, PackedFeatures]:
+    """Return the frames of several utterances as one array for each feature set, by its fingerprint.
+
+    Args:
+        fronts: what made them.
+        heard: of each utterance the frames in each set.
+        names: of the utterances.
+    """
+    packed: dict[str, PackedFeatures] = {}
+    for front, frames in zip(fronts.of, zip(*heard, strict=True), strict=True):
+        offsets = np.zeros(len(frames) + 1, np.int64)
+        np.cumsum([len(each) for each in frames], out=offsets[1:])
+        made = PackedFeatures(frames=np.concatenate(frames), offsets=offsets, utterance_ids=tuple(names))
+        packed[front.stored.fingerprint] = made
+    return packed
 
 
 def evaluated(
-    heads: Sequence[TrainedHead], packed: PackedFeatures, device: str, speakers: tuple[str, ...]
+    heads: Sequence[Voice], packed: Mapping[str, PackedFeatures], device: str, speakers: tuple[str, ...]
 ) -> list[tuple[Floats, Floats]]:
-    """Return for each utterance what each head says (M, K), and what the first one says of its segments (S, K)."""
-    found = [of.predict(packed, speakers=speakers, device="cpu" if of.is_fitted_at_once else device) for of in heads]
-    first, number = found[0], np.arange(len(packed.utterance_ids))
+    """Return for each utterance what each head says (M, K), and what the first one says of its segments (S, K).
+
+    Of one fusion it is what each of its members says; it has no segments but the utterance.
+    """
+    apart = told_apart(heads)
+    found = [predict_with(of, packed, speakers=speakers, device=device) for of in apart]
+    first, number = found[0], np.arange(len(found[0].utterance_probabilities))
+    members = [np.stack([of.utterance_probabilities[i] for of in found]) for i in number]
+    if isinstance(heads[0], FusedHead):
+        return [(of, mean_of(of)[None]) for of in members]
     starts = np.searchsorted(first.segment_utterance, number)
     stops = np.searchsorted(first.segment_utterance, number, side="right")
-    return [
-        (np.stack([of.utterance_probabilities[i] for of in found]), first.segment_probabilities[starts[i] : stops[i]])
-        for i in number
-    ]
+    return [(members[i], first.segment_probabilities[starts[i] : stops[i]]) for i in number]
 
 
 def mean_of(members: Floats) -> Floats:

@@ -17,7 +17,9 @@ from tfser.heads.results.written import number_text
 from tfser.heads.runs.experiment import EVERYTHING
 from tfser.manifests.feature_name import FeatureName
 from tfser.manifests.wording import cell
-from tfser.pipeline.features.encoders.spec import ENCODERS
+from tfser.pipeline.features.encoders.known import ENCODERS
+from tfser.pipeline.features.feature_set import JOINED
+from tfser.pipeline.features.stored_set import StoredSet
 
 CAUTIONS = """\
 * **An expression is not a feeling.** The classes are labels that listeners gave to recordings, many of them acted. The model
@@ -43,7 +45,7 @@ class CardFacts:
         scores: the row of `tfser.heads.results.score_tables` for the exported selection; None: no test of this
             configuration.
         onnx: what was compared, if there is a graph.
-        encoder: whether the encoder's files are in the folder.
+        travels: the folders of those encoders whose files travel along, by the hash of their weights.
     """
 
     heads: Sequence[TrainedHead]
@@ -51,7 +53,7 @@ class CardFacts:
     protocol: Mapping[str, Any] | None
     scores: Mapping[str, Any] | None
     onnx: Mapping[str, Any] | None
-    encoder: bool
+    travels: Mapping[str, str]
     dimensions: Sequence[Mapping[str, Any]] = ()
     """Rows of `tfser.heads.results.dimension_tables` for a head of dimensions; the last one stands in ``scores``."""
 
@@ -111,15 +113,27 @@ def _what(facts: CardFacts) -> str:
 def _encoder(facts: CardFacts) -> str:
     """Return what makes the frames, and what an encoder was trained on itself."""
     features = facts.heads[0].features
-    if not features.is_encoder:
-        return "Computed from the audio alone, without trained weights."
-    known = ENCODERS.get(FeatureName.parse(features.name).encoder)
-    source = features.source.get("weights", "unknown")
+    words = []
+    if features.kind == JOINED:
+        words.append(f"Side by side: {', '.join(part.name for part in features.parts)}.")
+    # A mix was learned with the labels of a fold's training side: so were these features.
+    if owner := features.config.get("belongs_to"):
+        words.append(f"A mix of layers in it was learned by {owner['run_id']}, on the training side of fold {owner['fold']}.")
+    encoders = {str(of.config["weights"]): of for of in features.encoders}
+    if not encoders:
+        words.append("Computed from the audio alone, without trained weights.")
+    return " ".join([*words, *(_one_encoder(key, of, facts.travels.get(key)) for key, of in encoders.items())])
+
+
+def _one_encoder(weights: str, encoder: StoredSet, folder: str | None) -> str:
+    """Return what an encoder was trained on, and where its weights are."""
+    known = ENCODERS.get(FeatureName.parse(encoder.name).encoder)
+    source = encoder.source.get("weights", "unknown")
     learnt = f"{known.summary}; the card of {known.hub} says more" if known else f"see {source} for what it was trained on"
-    commit = features.source.get("commit") or "unknown"
-    where = "in the folder `encoder`" if facts.encoder else f"not in this folder: {source}, commit {commit}"
+    commit = encoder.source.get("commit") or "unknown"
+    where = f"in the folder `{folder}`" if folder else f"not in this folder: {source}, commit {commit}"
     return (
-        f"They come from an encoder ({learnt}). Its weights have the content hash `{features.config.get('weights')}` and are "
+        f"They come from an encoder ({learnt}). Its weights have the content hash `{weights}` and are "
         f"{where}. What the encoder learnt from may hold voices of any test set."
     )
 

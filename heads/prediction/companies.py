@@ -24,7 +24,7 @@ from tfser.heads.runs.experiment import EVERYTHING
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.protocols.protocol import JOINED_BY
-from tfser.pipeline.front_end import FrontEnd
+from tfser.pipeline.joint_front_end import FrontEnds
 
 PART_BYTES = 256 * 2**20
 """Of frames that are held at once."""
@@ -97,13 +97,13 @@ class Part:
     speakers: tuple[str | None, ...]
 
 
-def parts(speech: Sequence[Speech], known: Familiar, front: FrontEnd, *, by_speaker: bool) -> list[Part]:
+def parts(speech: Sequence[Speech], known: Familiar, fronts: FrontEnds, *, by_speaker: bool) -> list[Part]:
     """Return the parts in which speech is predicted; every piece is in exactly one.
 
     Args:
         speech: measured.
         known: what the run was tested on.
-        front: what makes the frames.
+        fronts: what makes the frames.
         by_speaker: whether all of a speaker has to be together.
     """
     # Each tested utterance is taken once, so that two inputs of the same sound do not both count as the one
@@ -122,7 +122,7 @@ def parts(speech: Sequence[Speech], known: Familiar, front: FrontEnd, *, by_spea
     found = []
     if keys:
         found = [Part(speech=tuple(tested[key] for key in keys), speakers=tuple(known.speakers[key] for key in keys))]
-    groups = _of_speakers(others) if by_speaker else _bounded(others, front)
+    groups = _of_speakers(others) if by_speaker else _bounded(others, fronts)
     return found + [Part(speech=tuple(group), speakers=tuple(piece.speaker for piece in group)) for group in groups]
 
 
@@ -135,11 +135,11 @@ def _key_of(piece: Speech, keys: Sequence[Key]) -> Key | None:
     return keys[0] if keys else None
 
 
-def _bounded(speech: Sequence[Speech], front: FrontEnd) -> list[list[Speech]]:
+def _bounded(speech: Sequence[Speech], fronts: FrontEnds) -> list[list[Speech]]:
     groups: list[list[Speech]] = []
     size = 0
     for piece in speech:
-        need = front.bytes_for(piece.duration_s)
+        need = fronts.bytes_for(piece.duration_s)
         if not groups or size + need > PART_BYTES or len(groups[-1]) >= PART_UTTERANCES:
             groups.append([])
             size = 0

@@ -8,15 +8,17 @@ utterance leaves it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tfser.heads.prediction.card import CardFacts, card
 from tfser.heads.prediction.folder import CARD, ENCODER, check_target, new_folder, write_description, write_weights
+from tfser.heads.prediction.fused import voice
+from tfser.heads.prediction.makers import makers, view_of
 from tfser.heads.prediction.onnx_graph import check_graph, need_onnx, write_onnx
-from tfser.heads.prediction.trained import TrainedHead, choose_runs, ears, trained_head
+from tfser.heads.prediction.trained import TrainedHead, choose_runs
 from tfser.heads.results.dimension_tables import dimension_table
 from tfser.heads.results.moments import RATED_METRICS
 from tfser.heads.results.score_tables import Wanted, table
@@ -26,7 +28,8 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.pipeline.corpora import CORPORA
-from tfser.pipeline.features.encoders.weights import CONFIG, PREPROCESSOR, PROCESSOR, find, is_folder
+from tfser.pipeline.features.encoders.weights import CONFIG, PREPROCESSOR, PROCESSOR, Found, find, is_folder
+from tfser.pipeline.front_end import encoder_place
 from tfser.pipeline.shards.packed import FeatureRow, PackedFeatures, load_packed
 
 CHECKED = 16
@@ -59,13 +62,8 @@ def export(
     wish = wish or Wish()
     check_target(folder)
     runs = choose_runs(cache, text, ensemble=wish.ensemble)
-    heads = [trained_head(cache, run, selection=wish.selection) for run in runs]
+    heads = [_one_head(cache, run, wish.selection) for run in runs]
     # All that can be refused is refused before the folder is begun.
-    if heads[0].features.config.get("layer") == "mix":
-        raise UsageError(
-            f"{heads[0].name}: its features are the mix of layers that {heads[0].features.config['belongs_to']['run_id']} "
-            "learned; export that run, which holds the mix itself"
-        )
     if wish.onnx:
         need_onnx()
         if len(heads) > 1:
@@ -73,17 +71,34 @@ def export(
         check_graph(heads[0])
     with new_folder(folder) as aside:
         write_weights(aside, heads)
-        travels = _copy_encoder(cache, heads[0], wish, aside, tell)
+        travels = _copy_encoders(cache, heads[0], wish, aside, tell)
         compared = None
         if wish.onnx:
             compared = write_onnx(heads[0], aside / "model.onnx", some_utterances(cache, heads[0]))
         facts = gathered(cache, heads, compared, travels)
         (aside / CARD).write_text(card(facts, folder.name), encoding="utf-8")
-        write_description(aside, heads, {"scores": _plain(facts.scores), "onnx": compared})
+        more = {"encoders": travels} if travels else {}
+        write_description(aside, heads, {"scores": _plain(facts.scores), "onnx": compared, **more})
     return heads
 
 
-def gathered(cache: Cache, heads: Sequence[TrainedHead], onnx: dict[str, Any] | None, encoder: bool) -> CardFacts:
+def _one_head(cache: Cache, run: str, selection: str) -> TrainedHead:
+    """Return the trained head of a run.
+
+    Raises:
+        UsageError: the run is a fusion, whose members are several models; or nothing can compute its features.
+    """
+    found = voice(cache, run, selection=selection)
+    if isinstance(found, TrainedHead):
+        return found
+    members = ", ".join(member.name for member in found.members)
+    raise UsageError(
+        f"{run} is a fusion: `tfser predict {run}` takes the mean of its members here; a folder holds one model, so export its "
+        f"members ({members})"
+    )
+
+
+def gathered(cache: Cache, heads: Sequence[TrainedHead], onnx: dict[str, Any] | None, travels: Mapping[str, str]) -> CardFacts:
     """Return what the cache knows of trained heads, as their card says it."""
     about = heads[0].about
     names = str(about["corpus"]).split(JOINED_BY)
@@ -115,7 +130,7 @@ def gathered(cache: Cache, heads: Sequence[TrainedHead], onnx: dict[str, Any] | 
         scores=found[-1] if found else None,
         dimensions=found if heads[0].targets else (),
         onnx=onnx,
-        encoder=encoder,
+        travels=travels,
     )
 
 
@@ -132,52 +147,77 @@ def _plain(row: Any) -> dict[str, Any] | None:
     return {key: row.get(key) for key in (*keys, "speakers_kept", "UA", "WA", "WF1", *numbers)}
 
 
-def _copy_encoder(cache: Cache, trained: TrainedHead, wish: Wish, folder: Path, tell: Callable[[str], None]) -> bool:
-    """Copy the encoder's files along where that is wished for; return whether they are there.
+def _copy_encoders(cache: Cache, trained: TrainedHead, wish: Wish, folder: Path, tell: Callable[[str], None]) -> dict[str, str]:
+    """Copy the files of a head's encoders along where that is wished for; return their folders, by the hash of their
+    weights.
 
     Raises:
-        TfserError: they are asked for and not here, or are pickles.
+        UsageError: they are asked for, and the features have none.
+        TfserError: they are not here, or are pickles; or the features cannot be computed of new audio at all.
     """
-    features = trained.features
-    if not features.is_encoder:
-        if wish.encoder:
-            raise UsageError(f"--encoder: {features.name} is computed without one")
-        return False
-    source = wish.weights or str(features.source.get("weights", ""))
-    if wish.encoder is False or (wish.encoder is None and not is_folder(source)):
-        tell(f"the encoder stays where it is ({source}); --encoder takes its files along")
-        return False
-    ears(cache, features, wish.weights)  # refuses an encoder that is another one, or is not here
-    found = find(source, None if is_folder(source) else features.source.get("commit"))
+    features, memo = trained.features, cache.root / "weights.json"
+    encoders = {str(of.config["weights"]): of for of in features.encoders}
+    if wish.encoder and not encoders:
+        raise UsageError(f"--encoder: {features.name} is computed without one")
+    names: dict[str, str] = {}
+    for key, encoder in encoders.items():
+        source = wish.weights or str(encoder.source.get("weights", ""))
+        if wish.encoder is False or (wish.encoder is None and not is_folder(source)):
+            tell(f"the encoder stays where it is ({source}); --encoder takes its files along")
+            continue
+        names[key] = ENCODER if not names else f"{ENCODER}-{len(names) + 1}"
+        alone = wish.weights if len(encoders) == 1 else None
+        _copy_files(find(*encoder_place(encoder, weights=alone, memo=memo)), folder / names[key])
+    # Refused now rather than on somebody else's machine: features that nothing computes of new audio. An encoder that
+    # stays on a hub is not fetched for that.
+    if len(names) == len(encoders):
+        makers([features], trained.mixes, weights=wish.weights, memo=memo)
+    return names
+
+
+def _copy_files(found: Found, folder: Path) -> None:
+    """Copy the files of an encoder.
+
+    Raises:
+        TfserError: its weights are pickles.
+    """
     if not found.safetensors:
         raise TfserError(
             f"{found.folder}: its weights are pickles, which no export holds; save them as safetensors, or say --no-encoder"
         )
-    (folder / ENCODER).mkdir()
+    folder.mkdir()
     index = list(found.folder.glob("*.safetensors.index.json"))
     beside = [found.folder / name for name in (CONFIG, PREPROCESSOR, PROCESSOR)]
     for path in (*found.files, *index, *(path for path in beside if path.is_file())):
-        shutil.copyfile(path, folder / ENCODER / path.name)
-    return True
+        shutil.copyfile(path, folder / path.name)
 
 
 def some_utterances(cache: Cache, trained: TrainedHead) -> PackedFeatures:
     """Return the frames of some utterances of a head's own corpus, from its shortest to its longest."""
-    about = trained.about
+    about, view = trained.about, view_of(cache, trained.features.fingerprint)
     with open_catalogue(cache) as connection:
         found = rows(
             connection,
             "SELECT f.* FROM features f JOIN assignments a USING (corpus, utterance_id) "
             "JOIN feature_sets s ON s.feature_set = f.feature_set "
-            "WHERE a.protocol = ? AND list_contains(?, f.corpus) AND s.fingerprint = ? "
+            "WHERE a.protocol = ? AND list_contains(?, f.corpus) AND if(? IS NULL, s.fingerprint = ?, s.feature_set = ?) "
             "ORDER BY f.frames, f.corpus, f.utterance_id",
-            [about["protocol"], str(about["corpus"]).split(JOINED_BY), trained.features.fingerprint],
+            [
+                about["protocol"],
+                str(about["corpus"]).split(JOINED_BY),
+                view and view.stack,
+                trained.features.fingerprint,
+                view and view.stack,
+            ],
         )
     if not found:
         raise TfserError(f"{trained.name}: no utterance of {trained.features.name} is in the cache to compare the graph on")
     step = max(1, (len(found) - 1) // (CHECKED - 1)) if len(found) > 1 else 1
-    keys = ("utterance_id", "first_frame", "frames", "dim", "checksum")
     chosen = [*found[::step][: CHECKED - 1], found[-1]]
-    return load_packed(
-        [FeatureRow(path=cache.root / row["shard"], **{key: row[key] for key in keys}) for row in chosen], verify=cache.verify
-    )
+    columns = {} if view is None else {"dim": int(view.row["dim"]), "first_column": view.first_column}
+    keys = ("utterance_id", "first_frame", "frames", "dim", "checksum")
+    where = [
+        FeatureRow(**{key: row[key] for key in keys} | columns, path=cache.root / row["shard"])
+        for row in chosen
+    ]
+    return load_packed(where, verify=cache.verify)

@@ -7,7 +7,8 @@ What comes in: trained heads. What goes out: a folder of
   the SHA-256 of every other file;
 * `model.safetensors`, or `model-1.safetensors` ... of an ensemble: weights with their normalisation;
 * `README.md`: the card (`tfser.heads.prediction.card`);
-* `encoder/`: the encoder's own files, where they are to travel along;
+* `encoder/`: the encoder's own files, where they are to travel along (`encoder-2/` ... of features of several encoders);
+* `mixes.safetensors`: how the layers of a learned mix were scaled, where the features are one;
 * `model.onnx`: where it was asked for.
 
 All are plain (mode 0644), and no pickle is written or read. A folder is written aside and renamed: nobody sees half of
@@ -28,11 +29,13 @@ from pathlib import Path
 from typing import Any
 
 from tfser import __version__
+from tfser.heads.prediction.makers import is_mix
 from tfser.heads.prediction.trained import TrainedHead, described
+from tfser.heads.training.normalise import Normaliser
 from tfser.manifests.errors import CannotWriteError, TfserError, UsageError, first_line
-from tfser.pipeline.front_end import StoredSet
+from tfser.pipeline.features.stored_set import StoredSet
 
-DESCRIPTION, CARD, ENCODER = "tfser.json", "README.md", "encoder"
+DESCRIPTION, CARD, ENCODER, MIXES = "tfser.json", "README.md", "encoder", "mixes.safetensors"
 FORMAT = 1
 """Raised when a folder of an older version would be read as another model."""
 
@@ -95,11 +98,45 @@ def weight_files(count: int) -> list[str]:
 
 
 def write_weights(folder: Path, heads: Sequence[TrainedHead]) -> None:
-    """Write the weights of each head, with their normalisation."""
+    """Write the weights of each head, with their normalisation, and what mixes of layers were scaled with."""
+    from safetensors.numpy import save_file as save_arrays
     from safetensors.torch import save_file
 
     for name, of in zip(weight_files(len(heads)), heads, strict=True):
         save_file({key: tensor.contiguous() for key, tensor in of.state.items()}, folder / name)
+    arrays = {f"{key}.{what}": getattr(mix, what) for key, mix in heads[0].mixes.items() for what in _OF_MIX}
+    if arrays:
+        save_arrays(arrays, folder / MIXES)
+
+
+_OF_MIX = ("mean", "deviation")
+
+
+def _read_mixes(folder: Path, features: StoredSet) -> dict[str, Normaliser]:
+    """Return what the mixes of layers in a feature set were scaled with."""
+    from safetensors.numpy import load_file
+
+    found: dict[str, Normaliser] = {}
+    for part in features.parts:
+        found |= _read_mixes(folder, part)
+    if is_mix(features):
+        arrays = load_file(folder / MIXES)
+        mean, deviation = (arrays[f"{features.fingerprint}.{what}"] for what in _OF_MIX)
+        found[features.fingerprint] = Normaliser(mode=features.config["normalise"], mean=mean, deviation=deviation)
+    return found
+
+
+def _at_hand(folder: Path, features: StoredSet, encoders: Mapping[str, str]) -> StoredSet:
+    """Return a feature set whose encoders are those in the folder.
+
+    Args:
+        folder: as it was exported.
+        features: what it says of its features.
+        encoders: the names of the folders of encoders, by the hash of their weights.
+    """
+    there = encoders.get(str(features.config.get("weights"))) if features.is_encoder else None
+    source = features.source if there is None else {"weights": str(folder / there), "commit": None}
+    return replace(features, source=source, parts=tuple(_at_hand(folder, part, encoders) for part in features.parts))
 
 
 def write_description(folder: Path, heads: Sequence[TrainedHead], more: Mapping[str, Any]) -> None:
@@ -164,7 +201,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ExportedError(f"{path}: has the format {version!r}, and this version of tfser reads {FORMAT}")
     if not is_whole:
         raise ExportedError(f"{path}: lists no weights; export it again")
-    for name in weights:
+    for name in (*weights, *(name for name in (MIXES,) if name in files)):
         check_file(folder, name, files)
     return dict(about)
 
@@ -202,13 +239,17 @@ def read_folder(folder: Path) -> tuple[TrainedHead, ...]:
 
     about = read_description(folder)
     try:
-        features = StoredSet(**about["features"])
-        if (folder / ENCODER).is_dir():
-            features = replace(features, source={"weights": str(folder / ENCODER), "commit": None})
+        features = StoredSet.from_dict(about["features"])
+        # Folders of before say nothing of encoders: theirs has the one that they may hold.
+        alone = {str(of.config["weights"]): ENCODER for of in features.encoders if (folder / ENCODER).is_dir()}
+        features = _at_hand(folder, features, about.get("encoders", alone))
+        mixes = _read_mixes(folder, features)
         heads = []
         for of in about["heads"]:
             state = load_file(folder / of["weights"])
-            heads.append(TrainedHead(about=of, **described(of), selection=about["selection"], state=state, features=features))
+            known = described(of)
+            selection = about["selection"]
+            heads.append(TrainedHead(about=of, **known, selection=selection, state=state, features=features, mixes=mixes))
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ExportedError(f"{folder}: cannot be loaded ({first_line(error)}); export it again") from error
     return tuple(heads)

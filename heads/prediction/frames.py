@@ -15,6 +15,7 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.feature_name import meant
 from tfser.manifests.splits.choose import choose_corpus
+from tfser.pipeline.features.layer_views import LayerView, layer_views, meant_views
 from tfser.pipeline.shards.packed import FeatureRow
 from tfser.pipeline.shards.reader import ShardReader, checksum_of, damaged_frames
 from tfser.pipeline.shards.writer import Array
@@ -32,23 +33,38 @@ def feature_rows(cache: Cache, feature_set: str, corpus: str | None) -> list[dic
         have = [
             row["feature_set"] for row in rows(connection, "SELECT DISTINCT feature_set FROM features WHERE corpus = ?", [chosen])
         ]
-        names = meant(feature_set, sorted(have))
+        # One layer of a stack is a feature set, too, read where it lies.
+        views = {name: of for name, of in layer_views(rows(connection, "FROM feature_sets")).items() if of.stack in have}
+        names = meant(feature_set, sorted(have)) or meant_views(feature_set, views.values())
         if not names:
             raise unknown(f"feature set of {chosen}", feature_set, have)
         if len(names) > 1:
             raise UsageError(f"{feature_set} may be {' or '.join(names)}; say which")
+        view = None if names[0] in have else views[names[0]]
         stored = rows(
             connection,
             "SELECT f.*, u.speaker, u.label FROM features f JOIN utterances u USING (corpus, utterance_id) "
             "WHERE f.feature_set = ? AND f.corpus = ? ORDER BY f.utterance_id",
-            [names[0], chosen],
+            [names[0] if view is None else view.stack, chosen],
         )
-    keys = ("utterance_id", "first_frame", "frames", "dim", "checksum")
     return [
-        {key: row[key] for key in ("corpus", "utterance_id", "speaker", "label", "feature_set")}
-        | {"where": FeatureRow(path=cache.root / row["shard"], **{key: row[key] for key in keys})}
+        {key: row[key] for key in ("corpus", "utterance_id", "speaker", "label")}
+        | {"feature_set": names[0], "where": where_of(cache, row, view)}
         for row in stored
     ]
+
+
+def where_of(cache: Cache, row: Mapping[str, Any], view: LayerView | None) -> FeatureRow:
+    """Return where a row of the table `features` lies; of a layer of a stack, its columns of the stack's frames."""
+    return FeatureRow(
+        utterance_id=row["utterance_id"],
+        path=cache.root / row["shard"],
+        first_frame=row["first_frame"],
+        frames=row["frames"],
+        dim=row["dim"] if view is None else view.row["dim"],
+        checksum=row["checksum"],
+        first_column=None if view is None else view.first_column,
+    )
 
 
 class StoredFrames(Mapping[str, Array]):
@@ -76,7 +92,7 @@ class StoredFrames(Mapping[str, Array]):
             if checksum_of(frames) != row.checksum:
                 raise damaged_frames(row.path, [utterance_id])
             self._compared.add(utterance_id)
-        return frames
+        return frames if row.first_column is None else frames[:, row.first_column : row.first_column + row.dim]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)

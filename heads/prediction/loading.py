@@ -6,23 +6,26 @@ here alone: a folder that exists is a folder, anything else is looked up in the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfser.heads.prediction.companies import Familiar, known_to
 from tfser.heads.prediction.folder import read_folder
-from tfser.heads.prediction.trained import TrainedHead, choose_runs, ears, trained_head
+from tfser.heads.prediction.fused import Voice, sets_of, trained_in, voice
+from tfser.heads.prediction.makers import Mixes, makers
+from tfser.heads.prediction.trained import choose_runs
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import UsageError
-from tfser.pipeline.front_end import FrontEnd
+from tfser.pipeline.joint_front_end import FrontEnds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Trained heads of one feature set, what makes its frames, and what the first head was tested and trained on."""
+    """Trained heads, what makes the frames of their feature sets, and what the first one was tested and trained on."""
 
-    heads: tuple[TrainedHead, ...]
-    front: FrontEnd
+    heads: tuple[Voice, ...]
+    fronts: FrontEnds
     known: Familiar
 
 
@@ -42,17 +45,34 @@ def load_model(text: str, cache: Cache, *, ensemble: bool = False, selection: st
     """
     path = Path(text).expanduser()
     if path.is_dir():
-        heads = read_folder(path)  # several of them are an ensemble, which it was exported as
+        heads: tuple[Voice, ...] = read_folder(path)  # several of them are an ensemble, which it was exported as
         if ensemble and len(heads) < 2:
             raise UsageError(f"--ensemble: {text} holds one head; export an experiment with --ensemble")
         if selection != heads[0].selection:
             raise UsageError(f"--selection {selection}: {text} was exported with the weights of {heads[0].selection}")
-        return Model(heads=heads, front=ears(None, heads[0].features, weights), known=Familiar())
-    heads = tuple(trained_head(cache, run, selection=selection) for run in choose_runs(cache, text, ensemble=ensemble))
+        return Model(heads=heads, fronts=fronts_of(heads, weights), known=Familiar())
+    heads = tuple(voice(cache, run, selection=selection) for run in choose_runs(cache, text, ensemble=ensemble))
     known = known_to(cache, heads[0].about)
     roles = dict(known.roles)
     for other in heads[1:]:
         for content, role in known_to(cache, other.about).roles.items():
             if role == "train" or content not in roles:  # what any of them has learnt from, all of them answer from
                 roles[content] = role
-    return Model(heads=heads, front=ears(cache, heads[0].features, weights), known=replace(known, roles=roles))
+    return Model(heads=heads, fronts=fronts_of(heads, weights, cache), known=replace(known, roles=roles))
+
+
+def fronts_of(heads: Sequence[Voice], weights: str | None = None, cache: Cache | None = None) -> FrontEnds:
+    """Return what makes the frames that heads listen to.
+
+    Args:
+        heads: at least one.
+        weights: of the encoder; None: where they were.
+        cache: where hashes of weights are remembered; None: an exported folder has none.
+
+    Raises:
+        UsageError: weights are named, and nothing is computed with any.
+        TfserError: an encoder is not here, or the features cannot be computed any more.
+    """
+    mixes: Mixes = {key: mix for of in heads for head in trained_in(of) for key, mix in head.mixes.items()}
+    memo = None if cache is None else cache.root / "weights.json"
+    return makers(sets_of(heads), mixes, weights=weights, memo=memo)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfser.heads.prediction.exchange import as_hugging_face
 from tfser.heads.prediction.frames import StoredFrames, feature_rows
+from tfser.heads.results.rater_scores import label_maps
 from tfser.heads.results.score_tables import Wanted, table
 from tfser.heads.runs.names import meant_by
 from tfser.heads.runs.request import Request
@@ -225,11 +226,11 @@ class NotebookCache(Cache):
 
         Args:
             experiment: an id, a name, or a piece of it; all if left out.
-            by: seed, fold, class, speaker or session: a row each, instead of a row an experiment.
+            by: seed, fold, class, speaker, session, calibration, agreement or raters: a row each, instead of a row an experiment.
         """
         with open_catalogue(self) as connection:
             wanted = Wanted(experiment=None if experiment is None else meant_by(self, experiment))
-            return table(connection, wanted, by=by)
+            return table(connection, wanted, by=by, maps=label_maps(self, connection) if by == "raters" else None)
 
     def model(self, name: str, *, ensemble: bool = False, selection: str = "last", weights: str | None = None) -> TrainedModel:
         """Return a trained head that can be called on a waveform; see `tfser.load`."""

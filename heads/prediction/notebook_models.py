@@ -89,7 +89,7 @@ class TrainedModel:
     def __init__(self, model: Model, device: str = "cpu") -> None:
         self._model, self._compute = model, Compute(devices=(device,))
         self.classes = model.heads[0].classes
-        self.sample_rate = model.front.sample_rate_hz
+        self.sample_rate = model.fronts.of[0].sample_rate_hz
         self.name = model.heads[0].name
 
     def __call__(self, waveform: npt.ArrayLike, sample_rate: int | None = None) -> dict[str, float]:
@@ -109,24 +109,27 @@ class TrainedModel:
         return {name: float(value) for name, value in zip(self.classes, mean_of(members), strict=True)}
 
     def _members(self, waveform: npt.ArrayLike, sample_rate: int | None) -> npt.NDArray[np.float32]:
-        heads, front = self._model.heads, self._model.front
+        heads, fronts = self._model.heads, self._model.fronts
         if any(of.needs_speakers for of in heads):
             raise UsageError(
                 f"{self.name} normalises by speaker: one waveform does not say what that is; predict files of a speaker"
             )
-        samples = np.asarray(waveform, dtype=np.float32)
+        try:
+            samples = np.asarray(waveform, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"a waveform is (n,) or (channels, n) numbers, no {type(waveform).__name__}") from error
         if samples.ndim == 2:
             samples = samples.mean(axis=0, dtype=np.float64).astype(np.float32)
         if samples.ndim != 1 or not len(samples) or not np.isfinite(samples).all():
             raise UsageError(f"a waveform is (n,) or (channels, n) finite numbers, n above 0; this one is {samples.shape}")
-        samples = resample(samples, sample_rate or front.sample_rate_hz, front.sample_rate_hz)
-        seconds = len(samples) / front.sample_rate_hz
-        if seconds < front.minimum_s:
-            raise UsageError(f"{seconds * 1000:.4g} ms of audio, shorter than one window of {front.minimum_s * 1000:g} ms")
-        heard, reasons = frames_of(front, [seconds], lambda row: samples, self._compute)
+        rate = sample_rate or self.sample_rate
+        seconds = len(samples) / rate
+        if seconds < fronts.minimum_s:
+            raise UsageError(f"{seconds * 1000:.4g} ms of audio, shorter than one window of {fronts.minimum_s * 1000:g} ms")
+        heard, reasons = frames_of(fronts, [seconds], lambda row, wanted: resample(samples, rate, wanted), self._compute)
         if reasons:
             raise UsageError(reasons[0])
-        ((members, _),) = evaluated(heads, pack([heard[0]], ["waveform"]), self._compute.devices[0], ())
+        ((members, _),) = evaluated(heads, pack(fronts, [heard[0]], ["waveform"]), self._compute.devices[0], ())
         return members
 
     def predict(self, *files: str | Path) -> list[dict[str, Any]]:
@@ -134,9 +137,9 @@ class TrainedModel:
 
         What cannot be read has `predicted` None and a `reason`.
         """
-        usable, lost = measured(named_inputs([str(file) for file in files]), minimum_s=self._model.front.minimum_s)
+        usable, lost = measured(named_inputs([str(file) for file in files]), minimum_s=self._model.fronts.minimum_s)
         answered: list[Mapping[str, Any]] = []
-        for answer in answers(self._model.heads, self._model.front, usable, known=self._model.known, compute=self._compute):
+        for answer in answers(self._model.heads, self._model.fronts, usable, known=self._model.known, compute=self._compute):
             if isinstance(answer, SpokenAnswer):
                 answered.append({**answer.to_dict(), "reason": None})
             else:

@@ -7,13 +7,14 @@ has given PyTorch's probabilities for those frames to 1e-4, and what was checked
 * Heads of whole utterances take `frames` (1, L, D), any L up to what the head sees, and give `probabilities` (1, K).
 * Heads of segments take `frames` (B, L, D) with the segment's own L and any B; an utterance's prediction is the mean over
   its segments' probabilities, cut as `tfser.heads.training.samples` cuts them.
-* The reference heads take an utterance, too: mean and deviation over time are part of the graph.
+* What is fitted at once (the reference heads, the probe) takes an utterance, too: mean and deviation over time are part of
+  the graph.
 
-Two things are computed in another way, since a graph of fixed operators has no loop over a length that it does not know
+Three things are computed in another way, since a graph of fixed operators has no loop over a length that it does not know
 and
 few runtimes have an inverse Fourier transform of odd lengths: TF-Mamba's scan as one product per head (its quadratic
-form, Dao and Gu 2024, section 3), and its Fourier transforms as products with the matrices of the discrete transform
-(DFT). Nothing here changes a head.
+form, Dao and Gu 2024, section 3), its Fourier transforms as products with the matrices of the discrete transform
+(DFT), and LSTMs over whole utterances without packing them. Nothing here changes a head.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ import torch
 from torch import Tensor, nn
 
 from tfser.heads.models import tf_mamba
+from tfser.heads.models.blocks import BidirectionalLSTM
 from tfser.heads.models.layer_mix import build_module
 from tfser.heads.prediction.trained import TrainedHead
 from tfser.heads.training import checkpoints
 from tfser.heads.training.predict import own_randomness
 from tfser.heads.training.samples import FrameStore, plan
 from tfser.manifests.errors import TfserError, UsageError, first_line
+from tfser.pipeline.features.feature_set import PER_UTTERANCE
 from tfser.pipeline.shards.packed import PackedFeatures
 
 TOLERANCE = 1e-4
@@ -63,7 +66,7 @@ def need_onnx() -> None:
 
 
 def check_graph(trained: TrainedHead) -> None:
-    """Refuse a head that no graph of frames alone can stand for.
+    """Refuse a head that no graph of frames alone can stand for, or that says itself that it has none.
 
     Raises:
         NoGraphError: saying why.
@@ -75,6 +78,8 @@ def check_graph(trained: TrainedHead) -> None:
             f"--onnx: {trained.name} normalises by speaker, over all of a speaker's utterances, and a graph sees one at a time; "
             "train with --set normalise=train"
         )
+    if trained.spec.no_graph is not None:
+        raise NoGraphError(f"--onnx: {trained.name} cannot be written as ONNX: {trained.spec.no_graph}")
 
 
 class FramesToProbabilities(nn.Module):
@@ -117,11 +122,11 @@ class StatisticsToProbabilities(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:  # (B, L, D) -> (B, K)
         """Return the softmax of the scores."""
-        x = frames.double()
-        mean = x.mean(dim=1)
-        deviation = (x.square().mean(dim=1) - mean.square()).clamp(min=0).sqrt()
         at = self.get_buffer
-        scaled = (torch.cat([mean, deviation], dim=1) - at("inputs_mean")) / at("inputs_deviation")
+        mean, deviation = _statistics(frames)
+        # Of features of one frame an utterance there is no deviation over time, and none was fitted.
+        of_time = [mean, deviation] if len(at("inputs_mean")) > mean.shape[1] else [mean]
+        scaled = (torch.cat(of_time, dim=1) - at("inputs_mean")) / at("inputs_deviation")
         if "model_support" in self.names:
             support = at("model_support")
             distances = scaled.square().sum(1, keepdim=True) + support.square().sum(1) - 2 * scaled @ support.T
@@ -131,6 +136,41 @@ class StatisticsToProbabilities(nn.Module):
             scores = scaled @ at("model_weight").T
         # A class that nobody trained has minus infinity, which some runtimes' softmax does not know.
         probabilities: Tensor = (scores + at("model_intercept").clamp(min=-1e30)).softmax(dim=-1).float()
+        return probabilities
+
+
+def _statistics(frames: Tensor) -> tuple[Tensor, Tensor]:  # (B, L, D) -> (B, D) each, float64
+    """Return mean and population deviation over time."""
+    x = frames.double()
+    mean = x.mean(dim=1)
+    return mean, (x.square().mean(dim=1) - mean.square()).clamp(min=0).sqrt()
+
+
+class ProbeToProbabilities(nn.Module):
+    """The probe: each chosen layer's statistics, scored on their own, and the mean of the scores
+    (`tfser.heads.training.probe`)."""
+
+    def __init__(self, trained: TrainedHead) -> None:
+        super().__init__()
+        self.chosen = [int(layer) for layer in trained.state["choice.layers"]]
+        self.layers = int(trained.state["choice.of_layers"])
+        for name, tensor in trained.state.items():
+            if not name.startswith("choice.") or name == "choice.temperature":
+                self.register_buffer(name.replace(".", "_"), tensor.double())
+
+    def forward(self, frames: Tensor) -> Tensor:  # (B, L, M*D) -> (B, K)
+        """Return the softmax of the mean over layers of their scores."""
+        at = self.get_buffer
+        mean, deviation = (torch.unflatten(each, 1, (self.layers, -1)) for each in _statistics(frames))  # (B, M, D)
+        width = at("inputs_mean").shape[1]
+        inputs = torch.cat([mean, deviation], dim=2) if width > mean.shape[2] else mean  # (B, M, I)
+        # A class that nobody trained has minus infinity, which some runtimes' softmax does not know.
+        intercept = at("model_intercept").clamp(min=-1e30)
+        scores = []
+        for place, layer in enumerate(self.chosen):
+            scaled = (inputs[:, layer] - at("inputs_mean")[place]) / at("inputs_deviation")[place]
+            scores.append((scaled @ at("model_weight")[place].T + intercept[place]) / at("choice_temperature")[place])
+        probabilities: Tensor = torch.stack(scores).mean(dim=0).softmax(dim=-1).float()
         return probabilities
 
 
@@ -173,6 +213,19 @@ class DftFilter(nn.Module):
         return passed
 
 
+class FullLSTM(nn.Module):
+    """A bidirectional LSTM over utterances that are all as long as the batch: nothing is packed, which a graph cannot."""
+
+    def __init__(self, original: BidirectionalLSTM) -> None:
+        super().__init__()
+        self.lstm = original.lstm
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # (B, L, D), (B,) -> (B, L, 2 H)
+        """Return both directions' states side by side; every frame is valid."""
+        states: Tensor = self.lstm(x.float())[0]
+        return states
+
+
 def quadratic_scan(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, *, backend: str = "", chunk: int = 0
 ) -> Tensor:
@@ -201,14 +254,18 @@ def _without_loops() -> Iterator[None]:
 def graph_module(trained: TrainedHead) -> nn.Module:
     """Return the module that is written: frames (B, L, D) to probabilities (B, K)."""
     if trained.is_fitted_at_once:
-        return StatisticsToProbabilities(trained).eval()
+        is_probe = "choice.layers" in trained.state
+        return (ProbeToProbabilities(trained) if is_probe else StatisticsToProbabilities(trained)).eval()
     with own_randomness(torch.device("cpu")):
         network = build_module(trained.spec, trained.config, trained.features.dim, len(trained.classes), trained.features.layers)
     network.load_state_dict(checkpoints.part(trained.state, "model"))
     network = copy.deepcopy(network)
-    for module in network.modules():
+    for module in list(network.modules()):
         if type(getattr(module, "filter", None)).__name__ == "FrequencyFilter":
             module.filter = DftFilter(module.filter)
+        for name, child in list(module.named_children()):
+            if isinstance(child, BidirectionalLSTM):
+                setattr(module, name, FullLSTM(child))
     return FramesToProbabilities(trained, network).eval()
 
 
@@ -236,7 +293,41 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
     samples = _samples(trained, packed, segment)
     batch, frames = torch.export.Dim("batch", min=1), torch.export.Dim("frames", min=2, max=_most(trained))
     moving: dict[int, Any] = {1: frames} if segment is None else {0: batch}
+    if trained.features.config.get("per") == PER_UTTERANCE:
+        moving = {}  # one frame, always
     example = samples[0] if segment is None else torch.cat([samples[0], samples[0]])
+    _save(trained, module, example, moving, path)
+    # Looked at on real frames before anybody has the file: an operator may be exported to something that only
+    # looks alike.
+    try:
+        worst = _compare(trained, path, packed, samples)
+    except _CannotRunError as error:
+        path.unlink(missing_ok=True)
+        raise NoGraphError(f"--onnx: onnxruntime cannot run the graph of {trained.name} ({str(error)[:200]})") from error
+    if not worst <= TOLERANCE:
+        path.unlink(missing_ok=True)
+        raise TfserError(f"--onnx: onnxruntime's probabilities differ from PyTorch's by {worst:.2g}, more than {TOLERANCE:g}")
+    return {
+        "utterances": len(packed.utterance_ids),
+        "largest_difference": worst,
+        "tolerance": TOLERANCE,
+        "opset": OPSET,
+        "input": f"frames float32 ({'B' if segment else '1'}, {segment or ('L' if moving else 1)}, {trained.features.dim})",
+    }
+
+
+class _CannotRunError(Exception):
+    """onnxruntime cannot run a graph on frames that it was written for."""
+
+
+def _save(trained: TrainedHead, module: nn.Module, example: Tensor, moving: dict[int, Any], path: Path) -> None:
+    """Write a module as ONNX.
+
+    Raises:
+        NoGraphError: the exporter fails over an operator; nothing is left then.
+    """
+    import onnx
+
     try:
         with torch.inference_mode(False), torch.no_grad(), _without_loops(), _quiet():
             program = torch.onnx.export(
@@ -251,22 +342,20 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
             )
             assert program is not None  # with dynamo=True there always is one
             program.save(path, external_data=False)
+            # The exporter notes the example's own length behind LSTMs, and onnxruntime would believe it.
+            written = onnx.load(path)
+            del written.graph.value_info[:]
+            onnx.save(written, path)
     except Exception as error:  # whatever the exporter raises over an operator: it is its word on why
         path.unlink(missing_ok=True)
-        raise NoGraphError(f"--onnx: {trained.name} cannot be written as ONNX ({first_line(error)[:200]})") from error
-    # Looked at on real frames before anybody has the file: an operator may be exported to something that only
-    # looks alike.
-    worst = _compare(trained, path, packed, samples)
-    if not worst <= TOLERANCE:
-        path.unlink(missing_ok=True)
-        raise TfserError(f"--onnx: onnxruntime's probabilities differ from PyTorch's by {worst:.2g}, more than {TOLERANCE:g}")
-    return {
-        "utterances": len(packed.utterance_ids),
-        "largest_difference": worst,
-        "tolerance": TOLERANCE,
-        "opset": OPSET,
-        "input": f"frames float32 ({'B' if segment else '1'}, {segment or 'L'}, {trained.features.dim})",
-    }
+        raise NoGraphError(f"--onnx: {trained.name} cannot be written as ONNX ({_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the exporter failed over at first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)[:200]
 
 
 def _most(trained: TrainedHead) -> int | None:
@@ -286,16 +375,26 @@ def _samples(trained: TrainedHead, packed: PackedFeatures, segment: int | None) 
 
 
 def _compare(trained: TrainedHead, path: Path, packed: PackedFeatures, samples: Sequence[Tensor]) -> float:
-    """Return the largest difference between onnxruntime's probabilities and those that `TrainedHead.predict` gives."""
+    """Return the largest difference between onnxruntime's probabilities and those that `TrainedHead.predict` gives.
+
+    Raises:
+        _CannotRunError: it cannot run the graph.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its classes have no base of their own
+        raise _CannotRunError(first_line(error)) from error
     expected = trained.predict(packed).utterance_probabilities
     worst = 0.0
     for row, sample in zip(expected, samples, strict=True):
-        (found,) = session.run(["probabilities"], {"frames": sample.numpy()})
+        try:
+            (found,) = session.run(["probabilities"], {"frames": sample.numpy()})
+        except Exception as error:
+            raise _CannotRunError(first_line(error)) from error
         difference = np.abs(found.astype(np.float64).mean(axis=0) - row).max()
         worst = max(worst, float(difference) if np.isfinite(difference) else math.inf)
     return worst
@@ -305,7 +404,7 @@ def _compare(trained: TrainedHead, path: Path, packed: PackedFeatures, samples: 
 def _quiet() -> Iterator[None]:
     """Keep the exporter's own remarks off the terminal: what it fails over is told in one line."""
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from tfser.heads.prediction.answers import Floats, evaluated, frames_of, mean_of, on_scale, pack
+from tfser.heads.prediction.fused import Voice
 from tfser.heads.prediction.inputs import Speech
-from tfser.heads.prediction.trained import TrainedHead
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.features.engine import AudioRow, Compute, Samples
-from tfser.pipeline.front_end import FrontEnd
+from tfser.pipeline.joint_front_end import FrontEnds
 from tfser.pipeline.measure import Advance
 from tfser.pipeline.sound.audio import resample, stream
 from tfser.pipeline.sound.recording import Recording
@@ -80,14 +80,14 @@ class Window:
         return f"SPEAKER {name} 1 {self.start_s:.3f} {self.end_s - self.start_s:.3f} <NA> <NA> {label} {confidence:.4f} <NA>"
 
 
-def check_windows(window_s: float, step_s: float, front: FrontEnd) -> None:
+def check_windows(window_s: float, step_s: float, fronts: FrontEnds) -> None:
     """Refuse windows that make no frame, or leave gaps.
 
     Raises:
         UsageError: saying what is off.
     """
-    if window_s < front.minimum_s:
-        raise UsageError(f"--window {window_s:g}: shorter than one window of the features ({front.minimum_s * 1000:g} ms)")
+    if window_s < fronts.minimum_s:
+        raise UsageError(f"--window {window_s:g}: shorter than one window of the features ({fronts.minimum_s * 1000:g} ms)")
     if not 0 < step_s <= window_s:
         raise UsageError(
             f"--step {step_s:g}: must be above 0 and no longer than the window ({window_s:g} s), or sound is left out"
@@ -124,8 +124,8 @@ def cut(
 
 
 def windows(
-    heads: Sequence[TrainedHead],
-    front: FrontEnd,
+    heads: Sequence[Voice],
+    fronts: FrontEnds,
     speech: Speech,
     *,
     window_s: float,
@@ -136,8 +136,8 @@ def windows(
     """Predict a recording window by window.
 
     Args:
-        heads: at least one, of one feature set.
-        front: makes its frames.
+        heads: at least one.
+        fronts: make the frames of their feature sets.
         speech: the recording; it need not be measured.
         window_s: length of a window in seconds.
         step_s: from one window's start to the next.
@@ -158,35 +158,35 @@ def windows(
     for window in cut(blocks, recording, window_s, step_s):
         batch.append(window)
         if len(batch) == AT_ONCE:
-            yield from _answered(heads, front, speech, batch, recording.sample_rate, compute)
+            yield from _answered(heads, fronts, speech, batch, recording.sample_rate, compute)
             if advance is not None:
                 advance(0, batch[-1][1] - done)
             done, batch = batch[-1][1], []
     if batch:
-        yield from _answered(heads, front, speech, batch, recording.sample_rate, compute)
+        yield from _answered(heads, fronts, speech, batch, recording.sample_rate, compute)
         if advance is not None:
             advance(0, batch[-1][1] - done)
 
 
 def _answered(
-    heads: Sequence[TrainedHead],
-    front: FrontEnd,
+    heads: Sequence[Voice],
+    fronts: FrontEnds,
     speech: Speech,
     batch: Sequence[tuple[float, float, Samples]],
     rate: int,
     compute: Compute,
 ) -> Iterator[Window]:
-    def load(row: AudioRow) -> Samples:
-        samples = resample(batch[int(row.utterance_id)][2], rate, front.sample_rate_hz)
-        if len(samples) < front.minimum_s * front.sample_rate_hz:
-            raise TfserError(f"{len(samples) / front.sample_rate_hz * 1000:.4g} ms, shorter than one window of the features")
+    def load(row: AudioRow, rate_hz: int) -> Samples:
+        samples = resample(batch[int(row.utterance_id)][2], rate, rate_hz)
+        if len(samples) < fronts.minimum_s * rate_hz:
+            raise TfserError(f"{len(samples) / rate_hz * 1000:.4g} ms, shorter than one window of the features")
         return samples
 
-    heard, reasons = frames_of(front, [end - start for start, end, _ in batch], load, compute)
+    heard, reasons = frames_of(fronts, [end - start for start, end, _ in batch], load, compute)
     places = sorted(heard)
     found: dict[int, Floats] = {}
     if places:
-        packed = pack([heard[place] for place in places], [str(place) for place in places])
+        packed = pack(fronts, [heard[place] for place in places], [str(place) for place in places])
         answered = evaluated(heads, packed, compute.devices[0], ())
         found = {place: members for place, (members, _) in zip(places, answered, strict=True)}
     classes = heads[0].classes

@@ -7,13 +7,14 @@ stored its test predictions with. Nothing here reads audio, and nothing is chang
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tfser.heads import head
+from tfser.heads.prediction.makers import Mixes, mixes_in, whole_set
 from tfser.heads.results.outcomes import find
 from tfser.heads.runs.experiment import EVERYTHING
-from tfser.heads.runs.learned_mix import FILES, mix_of_run
+from tfser.heads.runs.learned_mix import FILES
 from tfser.heads.runs.names import meant_by
 from tfser.heads.runs.store import finished, read_model, run_folder
 from tfser.heads.spec.fold import Prediction
@@ -24,7 +25,7 @@ from tfser.heads.training.predict import TrainedState, predict
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.pipeline.front_end import FrontEnd, StoredSet, front_end
+from tfser.pipeline.features.stored_set import StoredSet
 from tfser.pipeline.shards.packed import PackedFeatures
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class TrainedHead:
         selection: how the epoch of the weights was chosen.
         state: the weights with their normalisation.
         features: the feature set that it was trained on.
+        mixes: how the layers of learned mixes in it were scaled.
     """
 
     about: Mapping[str, Any]
@@ -54,6 +56,7 @@ class TrainedHead:
     selection: str
     state: Mapping[str, Tensor]
     features: StoredSet
+    mixes: Mixes = field(default_factory=dict)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -73,8 +76,8 @@ class TrainedHead:
 
     @property
     def needs_speakers(self) -> bool:
-        """Whether frames are normalised by speaker, so that it has to be known who speaks."""
-        return not self.is_fitted_at_once and self.recipe.normalise == "speaker"
+        """Whether frames, or what is made of them, are normalised by speaker, so that it has to be known who speaks."""
+        return self.recipe.normalise == "speaker"
 
     @property
     def is_fitted_at_once(self) -> bool:
@@ -138,12 +141,14 @@ def trained_head(cache: Cache, run_id: str, *, selection: str = "last") -> Train
         raise unknown("selection whose weights are kept", selection, list(FILES))
     if not (run_folder(cache, run_id) / FILES[selection]).exists() and selection != "last":
         raise UsageError(f"{run_id}: no epoch was selected by validation ({about['validation']}); take --selection last")
+    features = stored_set(cache, about)
     return TrainedHead(
         about=about,
         **described(about),
         selection=selection,
         state=read_model(cache, about, FILES[selection]),
-        features=stored_set(cache, about),
+        features=features,
+        mixes=mixes_in(cache, features),
     )
 
 
@@ -170,51 +175,18 @@ def described(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stored_set(cache: Cache, about: Mapping[str, Any]) -> StoredSet:
-    """Return the feature set that a run was trained on.
+    """Return the feature set that a run was trained on, with all that it is made of.
 
     Raises:
         TfserError: the cache no longer says what it is.
     """
-    with open_catalogue(cache) as connection:
-        found = rows(connection, "FROM feature_sets WHERE fingerprint = ?", [about["fingerprint"]])
-    if not found:
+    found = whole_set(cache, about["fingerprint"])
+    if found is None:
         raise TfserError(
             f"{about['run_id']}: its features {about['feature_set']} ({about['fingerprint']}) are no longer in the cache, so "
             "nothing says how to compute them; extract them again"
         )
-    return StoredSet.of_row(found[0])
-
-
-def ears(cache: Cache | None, features: StoredSet, weights: str | None = None) -> FrontEnd:
-    """Return what makes a head's frames of audio, a learned mix of layers among them.
-
-    Args:
-        cache: where hashes of weights are remembered, and the runs that learned mixes are; None: an exported folder has
-            neither.
-        features: that the head was trained on.
-        weights: of the encoder; None: where they were.
-
-    Raises:
-        TfserError: as `front_end`; the run that learned the mix is gone.
-    """
-    memo = None if cache is None else cache.root / "weights.json"
-    if features.config.get("layer") != "mix":
-        return front_end(features, weights=weights, memo=memo)
-    if cache is None:
-        raise TfserError(f"{features.name}: a mix of layers that a run learned; it is computed beside that run's cache alone")
-    owner = features.config["belongs_to"]["run_id"]
-    source, mixed, _ = mix_of_run(cache, owner, selection=features.config["selection"], dtype=features.dtype, name=features.name)
-    if mixed.fingerprint != features.fingerprint:
-        raise TfserError(f"{features.name}: the run {owner} has learned another mix since; collapse it again")
-    whole = front_end(StoredSet.of_row(source), weights=weights, memo=memo)
-    return FrontEnd(
-        stored=features,
-        sample_rate_hz=whole.sample_rate_hz,
-        minimum_s=whole.minimum_s,
-        frames=whole.frames,
-        engine=whole.engine,
-        combine=lambda frames: mixed.combine(whole.stored_frames(frames)),
-    )
+    return found
 
 
 def choose_runs(cache: Cache, text: str, *, ensemble: bool = False) -> list[str]:

@@ -15,10 +15,10 @@ from tfser.heads import DIMENSION_REFERENCES, REFERENCE_HEADS
 from tfser.heads.reports.figure_data import FigureData, Numbers, Row, list_of, text_of
 from tfser.heads.reports.material import Contender, ContenderGroup
 from tfser.heads.reports.report_tables import ReportTable, table_of
-from tfser.heads.results.published import PAPERS
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.wording import count
+from tfser.manifests.wording import listed as names_listed
 from tfser.pipeline.corpora import CORPORA
 
 _MOST_SPEAKERS = 60
@@ -139,7 +139,7 @@ def audit_findings(connection: Connection, members: Sequence[Contender]) -> tupl
                 of["experiments"].append(names[row["experiment"]])
     order = {"error": 0, "warning": 1, "info": 2}
     listed = sorted(found.values(), key=lambda row: (order.get(row["level"], 3), row["audit"], str(row["fold"])))
-    return [{**row, "experiments": ", ".join(row["experiments"])} for row in listed], sql
+    return [{**row, "experiments": names_listed(row["experiments"], 4)} for row in listed], sql
 
 
 def how_made(connection: Connection, one: Contender) -> dict[str, Any]:
@@ -260,26 +260,3 @@ def corpora_rows(connection: Connection, groups: Sequence[ContenderGroup]) -> tu
             }
         )
     return found, sql
-
-
-def published_rows(group: ContenderGroup) -> list[dict[str, Any]]:
-    """Return what papers print for a group's corpus, as they print it: never of our runs, and never in one table with them."""
-    wanted = {"iemocap", "meld", "casia"} & set(group.corpus.split(JOINED_BY))
-    if not wanted:  # the papers' tables know no other corpus, and reading them loads the networks
-        return []
-    found = []
-    for paper in PAPERS.values():
-        for table in paper.tables():
-            for row in table.rows:
-                scores = {k.split(" ", 1)[1]: v for k, v in row.printed.items() if k.split(" ", 1)[0] in wanted}
-                if scores:
-                    found.append(
-                        {
-                            "paper": paper.source,
-                            "table": table.number,
-                            "row": row.name,
-                            **{name: scores.get(name) for name in ("UA", "WA", "WF1")},
-                            "protocol there": ", ".join(paper.protocols[c] for c in sorted(wanted) if c in paper.protocols),
-                        }
-                    )
-    return found

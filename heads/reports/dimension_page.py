@@ -14,7 +14,8 @@ from typing import Any
 from tfser.heads.reports import corpus_data
 from tfser.heads.reports.figure_data import FigureData, Numbers, text_of
 from tfser.heads.reports.material import Contender, ContenderGroup
-from tfser.heads.reports.page import PAGE_INCHES, drawn, render
+from tfser.heads.reports.one_experiment import PAGE_INCHES, drawn
+from tfser.heads.reports.page import SENTENCES, render
 from tfser.heads.reports.report_tables import ReportTable, table_of
 from tfser.heads.reports.style import house_style
 from tfser.heads.results.dimension_tables import MEAN, Row, dimension_table
@@ -86,7 +87,8 @@ def write_dimension_page(
         {
             "title": title or f"Valence, arousal and dominance on {', '.join(corpora)}",
             "subtitle": f"{count(len(members), 'experiment')}.",
-            "sentences": [{"text": _sentence(of), "alarm": not is_independent(of.shown.row)} for of in members],
+            "sentences": [{"text": _sentence(of), "alarm": not is_independent(of.shown.row)} for of in members[:SENTENCES]],
+            "more": f"{len(members) - SENTENCES} more stand in the table." if len(members) > SENTENCES else "",
             "marks": explain_marks([one.row for one in shown]),
             "score_tables": dimension_tables(members),
             "scores_note": SCORES_NOTE,

@@ -82,7 +82,9 @@ def speakers(data: FigureData, width: float) -> Figure:
     places = range(len(rows)) if named else range(0, len(rows), max(1, len(rows) // _NAMED_SPEAKERS))
     ax.set_yticks(list(places), [labels[i] for i in places])
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_xlim(-2, 102)
+    # From the ten below the worst: dots from 85 to 95 would be one heap on an axis that begins at zero.
+    lowest = min([row["UA"] for row in rows] + [data.details["low"] or 1.0])
+    ax.set_xlim(max(-2, 10 * int(10 * lowest - 0.5) - 2), 102)
     ax.set_xlabel("UA of the speaker (%); line and band: all, 95 % interval")
     ax.grid(axis="both")
     if kinds != ["unknown"]:

@@ -23,7 +23,10 @@ from tfser.manifests.utterances import contract_columns
 from tfser.manifests.wording import count
 
 NUMBERS = {"duration_s": ("duration", "s"), "rms_db": ("level", "dB")}
-WORDS = {"gender": "gender", "scenario": "scenario", "sentence": "sentence"}
+WORDS = {"gender": "gender", "scenario": "scenario", "sentence": "sentence", "raters_agree": "raters"}
+_ELSEWHERE = {"raters_agree": "rater_bands"}
+"""Columns that are not in `utterances`, and the view that has them."""
+
 _AGREEMENT = re.compile(r"agree|consensus|recogni[sz]ed|naturalness|natural_|confidence|raters|votes", re.I)
 """Columns of a corpus's own, when they are numbers, that say how raters judged an utterance."""
 
@@ -178,6 +181,7 @@ def _statement(contender: Contender, title: str, column: str, group: str) -> str
         "max(classes) AS classes, avg(UA ORDER BY seed) AS UA\n"
         'FROM (\n  SELECT "group", seed, sum(n) AS n, count(*) AS classes, avg(recall ORDER BY label) AS UA\n  FROM (\n'
         f'    SELECT {group} AS "group",\n      p.seed, p.label, count(*) AS n, avg(p.hit::INTEGER) AS recall\n'
-        f"    FROM (SELECT * {contender.source()}) p JOIN utterances u USING (corpus, utterance_id)\n"
+        f"    FROM (SELECT * {contender.source()}) p JOIN {_ELSEWHERE.get(column, 'utterances')} u "
+        "USING (corpus, utterance_id)\n"
         f'    WHERE u.{identifier(column)} IS NOT NULL GROUP BY ALL\n  ) GROUP BY ALL\n) GROUP BY "group"'
     )

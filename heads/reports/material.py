@@ -10,11 +10,11 @@ named is shown and said to be incomplete; runs that are damaged or only begun ar
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tfser.heads.reports.contender_names import contender_names
 from tfser.heads.reports.figure_data import list_of, text_of
 from tfser.heads.results.marks import mark
 from tfser.heads.results.outcomes import Outcome, check_classes, find, read_outcome
@@ -23,8 +23,6 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.catalogue.run_files import run_folders
 from tfser.manifests.errors import UsageError
-
-_DIGEST = re.compile(r".*-([0-9a-f]{10})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +137,7 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
     if not kept:
         why = f": {left_out[0][0]} {left_out[0][1]}" if left_out else ": no finished run in this cache; `tfser train` makes one"
         raise UsageError(f"nothing to report{why}")
-    names = _names([chosen[name] for name in kept])
+    names = contender_names([chosen[name] for name in kept])
     members = [
         Contender(
             experiment=name,
@@ -176,23 +174,6 @@ def _unusable_runs(cache: Cache, connection: Connection) -> list[tuple[str, str]
     return damaged + [(name, "only begun: its training is not finished") for name in begun]
 
 
-def _names(experiments: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return what each experiment is called: its head, and of the rest as much as tells it from the others."""
-    parts = {row["experiment"]: [str(row["head"])] for row in experiments}
-    for column in ("preset", "recipe", "feature_set", "corpus", "protocol", "differs"):
-        taken = [" ".join(words) for words in parts.values()]
-        for row in experiments:
-            mine = parts[row["experiment"]]
-            if taken.count(" ".join(mine)) > 1 and len({other[column] for other in experiments}) > 1 and row[column]:
-                parts[row["experiment"]] = [*mine, str(row[column])]
-    taken = [" ".join(words) for words in parts.values()]
-    for name, words in parts.items():
-        if taken.count(" ".join(words)) > 1:
-            digest = _DIGEST.fullmatch(name)
-            parts[name] = [*words, digest[1] if digest else name]
-    return {name: " ".join(words) for name, words in parts.items()}
-
-
 def _grouped(members: Sequence[Contender]) -> tuple[ContenderGroup, ...]:
     groups: dict[tuple[Any, ...], list[Contender]] = {}
     for member in members:
@@ -216,10 +197,12 @@ def _without_validation(row: Mapping[str, Any]) -> str:
 
 
 def spoken(connection: Connection, experiments: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return what the catalogue knows of each utterance that experiments tested, by corpus and id: all its columns."""
+    """Return what the catalogue knows of each utterance that experiments tested, by corpus and id: all its columns, and
+    how far its raters agree."""
     found = rows(
         connection,
-        "SELECT u.* FROM utterances u SEMI JOIN (SELECT DISTINCT corpus, utterance_id FROM test_predictions "
+        "SELECT u.*, b.raters_agree FROM utterances u LEFT JOIN rater_bands b USING (corpus, utterance_id) "
+        "SEMI JOIN (SELECT DISTINCT corpus, utterance_id FROM test_predictions "
         f"WHERE experiment IN {list_of(experiments)}) t USING (corpus, utterance_id)",
     )
     return {(row["corpus"], row["utterance_id"]): row for row in found}

@@ -223,7 +223,13 @@ class FeatureView:
 
 
 def features_of(
-    cache: Cache, connection: Connection, utterance: str, *, corpus: str | None = None, feature_sets: tuple[str, ...] = ()
+    cache: Cache,
+    connection: Connection,
+    utterance: str,
+    *,
+    corpus: str | None = None,
+    feature_sets: tuple[str, ...] = (),
+    has_sound: bool = True,
 ) -> FeatureView:
     """Read the wave and the frames of one utterance.
 
@@ -233,6 +239,7 @@ def features_of(
         utterance: its id.
         corpus: where several corpora have one of that id.
         feature_sets: which; none: log-Mel and one encoder, as far as there are.
+        has_sound: whether its file is to be read; False: frames alone.
 
     Raises:
         UsageError: There is no such utterance, several, or no frames of it.
@@ -251,11 +258,12 @@ def features_of(
         raise UsageError(f"{utterance} is in {', '.join(row['corpus'] for row in found)}: say which with --corpus")
     about, notes = found[0], []
     samples, rate = None, 0
-    try:
-        audio = decode(Path(about["root"]) / about["path"], start_s=about["start_s"], end_s=about["end_s"])
-        samples, rate = audio.samples, audio.sample_rate
-    except (TfserError, OSError) as error:
-        notes.append(f"no wave: {' '.join(str(error).split())}")
+    if has_sound:
+        try:
+            audio = decode(Path(about["root"]) / about["path"], start_s=about["start_s"], end_s=about["end_s"])
+            samples, rate = audio.samples, audio.sample_rate
+        except (TfserError, OSError) as error:
+            notes.append(f"no wave: {' '.join(str(error).split())}")
     return FeatureView(
         utterance=about,
         samples=samples,

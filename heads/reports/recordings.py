@@ -13,12 +13,11 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tfser.heads.reports.wishes import EMBEDDED_MB
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import TfserError
-from tfser.pipeline.sound.audio import decode, resample
+from tfser.pipeline.sound.audio import MAX_DURATION_S, decode, resample
 
 _RATE_HZ = 16000
 
@@ -58,7 +57,7 @@ def listen(connection: Connection, wanted: Sequence[tuple[str, str]], beside: st
             missing[key] = "is no longer in the catalogue"
             continue
         try:
-            sounds[key] = _encoded(Path(roots[key[0]]) / found[0]["path"], found[0])
+            sounds[key] = as_flac(Path(roots[key[0]]) / found[0]["path"], found[0]["start_s"], found[0]["end_s"])
         except (TfserError, OSError) as error:
             missing[key] = " ".join(str(error).split())
     size = sum(map(len, sounds.values()))
@@ -70,11 +69,15 @@ def listen(connection: Connection, wanted: Sequence[tuple[str, str]], beside: st
     return Heard(addresses=names, files=files, missing=missing, megabytes=size / 1e6)
 
 
-def _encoded(path: Path, row: Mapping[str, Any]) -> bytes:
-    """Return an utterance's sound as FLAC."""
+def as_flac(path: Path, start_s: float | None, end_s: float | None) -> bytes:
+    """Return the sound of a file, or of a segment of it in seconds, as FLAC: one channel, at 16 kHz at most.
+
+    Raises:
+        TfserError: if it cannot be decoded.
+    """
     import soundfile
 
-    audio = decode(path, start_s=row["start_s"], end_s=row["end_s"])
+    audio = decode(path, start_s=start_s, end_s=end_s, max_duration_s=MAX_DURATION_S)
     samples, rate = audio.samples, audio.sample_rate
     if rate > _RATE_HZ:
         samples, rate = resample(samples, rate, _RATE_HZ), _RATE_HZ

@@ -7,7 +7,7 @@ marks. Markdown and LaTeX are written here; nothing is computed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tfser.heads import REFERENCE_HEADS
@@ -59,15 +59,15 @@ def score_table(material: Material, group: ContenderGroup) -> ReportTable:
     lines = [
         {
             "experiment": member.name + (" (reference)" if row["head"] in REFERENCE_HEADS else ""),
-            "features": row["feature_set"],
-            "validation": row["validation"],
             "selection": row["selection"],
-            "seeds": str(len(row["seeds"])),
-            "folds": f"{row['folds']}/{row['of_folds'] or '?'}",
-            "UA": _spread(row, "UA"),
-            "WA": _spread(row, "WA"),
             "pooled UA [95 %]": _range(row, "pooled_UA"),
             "pooled WA [95 %]": _range(row, "pooled_WA"),
+            "UA": _spread(row, "UA"),
+            "WA": _spread(row, "WA"),
+            "features": row["feature_set"],
+            "validation": row["validation"],
+            "seeds": str(len(row["seeds"])),
+            "folds": f"{row['folds']}/{row['of_folds'] or '?'}",
             "clusters": count(row["clusters"], row["clustered_by"]) if row["clusters"] else "",
             "audit": standing(row),
         }
@@ -79,12 +79,29 @@ def score_table(material: Material, group: ContenderGroup) -> ReportTable:
     numeric = frozenset({"seeds", "folds", "UA", "WA", "pooled UA [95 %]", "pooled WA [95 %]"})
     shown = [row for row in material.table if row["experiment"] in {m.experiment for m in group.members}]
     classes = f": {len(group.classes)} classes ({', '.join(group.classes)})" if group.classes else ""
-    return ReportTable(
+    of_all = ReportTable(
         title=f"{group.corpus}, {group.protocol}{classes}",
         columns=columns,
         rows=tuple(tuple(line.values()) for line in lines),
         right=numeric,
         notes=tuple(explain_marks(shown)),
+    )
+    return without_shared(of_all, ("features", "validation", "seeds", "folds", "clusters", "audit"))
+
+
+def without_shared(table: ReportTable, may_go: Sequence[str]) -> ReportTable:
+    """Return a table without those columns that say the same in all of several rows; a note below says it once."""
+    values = {name: {row[i] for row in table.rows} for i, name in enumerate(table.columns)}
+    gone = [name for name in table.columns if name in may_go and len(values[name]) == 1]
+    if len(table.rows) < 2 or not gone:
+        return table
+    kept = [i for i, name in enumerate(table.columns) if name not in gone]
+    same = "; ".join(f"{name} {value}" for name in gone if (value := next(iter(values[name]))))
+    return replace(
+        table,
+        columns=tuple(table.columns[i] for i in kept),
+        rows=tuple(tuple(row[i] for i in kept) for row in table.rows),
+        notes=(*((f"All rows: {same}.",) if same else ()), *table.notes),
     )
 
 

@@ -1,7 +1,9 @@
 """The figures of probabilities: are they as right as they say, what is gained by answering less often, and where they are sure.
 
-In go contenders; out comes `FigureData` with the SQL over the catalogue's views that gives the same numbers. Seeds are pooled:
-each seed's prediction of an utterance counts as one. What a head is sure of is its largest probability.
+In go contenders; out comes `FigureData` with the SQL over the catalogue's views that gives the same numbers. In what is drawn,
+seeds are pooled: each seed's prediction of an utterance counts as one. ECE and Brier score are means over the seeds, with their
+intervals over speakers, and are those of `tfser scores --by calibration` (`tfser.heads.results.calibration`). What a head is sure
+of is its largest probability.
 
 * ECE: expected calibration error over ten bins of equal width (Guo et al., "On calibration of modern neural networks", ICML
   2017): the mean distance, by the bins' sizes, of the share that is right from the mean of what the head is sure of.
@@ -13,7 +15,7 @@ each seed's prediction of an utterance counts as one. What a head is sure of is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,7 @@ import numpy.typing as npt
 
 from tfser.heads.reports.figure_data import FigureData, Numbers, Row, percent_of, text_of
 from tfser.heads.reports.material import Contender
+from tfser.heads.results.calibration import measured
 from tfser.heads.results.intervals import count as count_predictions
 from tfser.heads.results.intervals import interval
 from tfser.heads.results.marks import explain_marks
@@ -38,12 +41,14 @@ Values = npt.NDArray[np.float64]
 class Sureness:
     """The probabilities of one experiment, seeds one after the other: n predictions.
 
-    `sure` (n,) is the largest probability, `brier` (n,) the squared distance from the truth, `entropy` (n,) a share of ln K,
-    `right` (n,) whether the class of the largest is true. `who` names each one's cluster, None where there are none.
+    `sure` (n,) is the largest probability, `brier` (n,) the squared distance from the truth, `loss` (n,) the log loss, `entropy`
+    (n,) a share of ln K, `right` (n,) whether the class of the largest is true. `who` names each one's cluster, None where there
+    are none.
     """
 
     sure: Values
     brier: Values
+    loss: Values
     entropy: Values
     right: npt.NDArray[np.bool_]
     ids: tuple[tuple[Any, ...], ...]
@@ -77,6 +82,7 @@ def read_sureness(connection: Connection, one: Contender) -> Sureness:
     return Sureness(
         sure=p.max(axis=1),
         brier=(p**2).sum(axis=1) - 2 * of_true + 1,
+        loss=-np.log(np.maximum(of_true, 1e-12)),
         entropy=-(p * logs).sum(axis=1) / np.log(K),
         right=np.array([row[7] for row in found], dtype=bool),
         ids=tuple(row[:4] for row in found),
@@ -103,33 +109,61 @@ def reliability(one: Contender, sure: Sureness) -> FigureData:
                 "high": high,
             }
         )
-    n = len(sure.sure)
-    ece = sum(row["n"] / n * abs(row["right"] - row["sure"]) for row in drawn)
-    brier = float(sure.brier.mean())
+    found = measured(_cells_of(sure, bins))
     bins_sql, totals_sql = _reliability_sql(one)
     mean_sure, mean_right = float(sure.sure.mean()), float(sure.right.mean())
     tendency = "too sure of itself" if mean_sure > mean_right else "less sure than it could be"
     return FigureData(
         kind="reliability",
         title=f"Reliability: {one.name}{one.mark}",
-        reading=f"ECE {percent_of(ece)} points, Brier score {brier:.3f}; it is {percent_of(mean_sure)} % sure on average and "
-        f"{percent_of(mean_right)} % right: {tendency}.",
+        reading=f"ECE {percent_of(found['ECE'])} points{_bounds(found, 'ECE', 100, 1)}, Brier score {found['Brier']:.3f}"
+        f"{_bounds(found, 'Brier', 1, 3)}; it is {percent_of(mean_sure)} % sure on average and {percent_of(mean_right)} % right: "
+        f"{tendency}.",
         numbers=(
             Numbers(
                 title="bins of the largest probability", sql=bins_sql, rows=tuple(drawn), checked=("bin", "n", "sure", "right")
             ),
-            Numbers(title="ECE and Brier score", sql=totals_sql, rows=({"ECE": ece, "Brier": brier},), checked=("ECE", "Brier")),
+            Numbers(
+                title="ECE and Brier score",
+                sql=totals_sql,
+                rows=({f"{name}{end}": found[f"{name}{end}"] for name in ("ECE", "Brier") for end in ("", "_low", "_high")},),
+                checked=("ECE", "Brier"),
+            ),
         ),
-        notes=tuple(explain_marks([one.row])),
-        details={"ECE": ece, "Brier": brier},
+        notes=(*_interval_note(one, found), *explain_marks([one.row])),
+        details={"ECE": found["ECE"], "Brier": found["Brier"]},
     )
+
+
+def _cells_of(sure: Sureness, bins: npt.NDArray[np.intp]) -> list[tuple[Any, ...]]:
+    """Return the predictions as `measured` takes them, each a cell of its own."""
+    who = sure.who or (None,) * len(bins)
+    columns = zip(sure.ids, who, bins.tolist(), sure.right, sure.sure, sure.loss, sure.brier, strict=True)
+    return [
+        (ids[0], name, bin_, 1, int(right), float(top), float(loss), float(brier), name is not None)
+        for ids, name, bin_, right, top, loss, brier in columns
+    ]
+
+
+def _bounds(found: Mapping[str, Any], name: str, scale: float, digits: int) -> str:
+    """Return the interval of a measure in brackets; nothing where there is none."""
+    low, high = found[f"{name}_low"], found[f"{name}_high"]
+    return "" if low is None else f" [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+
+
+def _interval_note(one: Contender, found: Mapping[str, Any]) -> list[str]:
+    """Say what the intervals are over; few utterances alone make an ECE larger than zero."""
+    if found["ECE_low"] is None:
+        return []
+    over = count(found["clusters"], one.row["clustered_by"])
+    return [f"Brackets: 95 % over {over} (delete-one jackknife); that of ECE is a rough guide."]
 
 
 def _reliability_sql(one: Contender) -> tuple[str, str]:
     """Return SQL that gives the bins, and SQL that gives ECE and Brier score."""
     table = with_probabilities(
         one, f"least(floor(list_max(map_values(q.probabilities)) * {BINS}), {BINS - 1})::INTEGER AS bin,\n"
-        "    list_max(map_values(q.probabilities)) AS sure, r.hit"
+        "    list_max(map_values(q.probabilities)) AS sure, r.hit, r.seed"
     )  # fmt: skip
     bins_sql = (
         f'WITH p AS (\n  {table}\n)\nSELECT bin, count(*) AS n, avg(sure) AS sure, avg(hit::INTEGER) AS "right"\n'
@@ -137,14 +171,15 @@ def _reliability_sql(one: Contender) -> tuple[str, str]:
     )
     squares = with_probabilities(
         one,
-        "list_sum(list_transform(map_values(q.probabilities), lambda x: x * x))\n"
+        "r.seed, list_sum(list_transform(map_values(q.probabilities), lambda x: x * x))\n"
         "    - 2 * coalesce(q.probabilities[r.label], 0) + 1 AS brier",
     )
     totals_sql = (
-        f"WITH p AS (\n  {table}\n), b AS (\n  SELECT count(*) AS n, avg(sure) AS sure, avg(hit::INTEGER) AS hits "
-        "FROM p GROUP BY bin\n"
-        f"), s AS (\n  {squares}\n)\nSELECT (SELECT sum(n * abs(hits - sure)) / sum(n) FROM b) AS ECE,\n"
-        "  (SELECT avg(brier) FROM s) AS Brier"
+        f"WITH p AS (\n  {table}\n), b AS (\n  SELECT seed, count(*) AS n, avg(sure) AS sure, avg(hit::INTEGER) AS hits "
+        "FROM p GROUP BY seed, bin\n"
+        "), e AS (\n  SELECT sum(n * abs(hits - sure)) / sum(n) AS ECE FROM b GROUP BY seed\n"
+        f"), s AS (\n  SELECT avg(brier) AS Brier FROM (\n  {squares}) GROUP BY seed\n)\n"
+        "SELECT (SELECT avg(ECE) FROM e) AS ECE, (SELECT avg(Brier) FROM s) AS Brier"
     )
     return bins_sql, totals_sql
 
@@ -234,7 +269,9 @@ def mistakes(connection: Connection, one: Contender, most: int = 20) -> FigureDa
         "SELECT p.corpus, p.utterance_id, p.speaker, p.seed, p.fold, p.label, p.predicted, sure, of_true,\n"
         "  u.duration_s, u.transcript\n"
         "FROM p LEFT JOIN utterances u ON u.corpus = p.corpus AND u.utterance_id = p.utterance_id\n"
-        f"WHERE NOT hit ORDER BY sure DESC, p.corpus, p.utterance_id, p.seed, p.fold LIMIT {most}"
+        "WHERE NOT hit QUALIFY row_number() OVER (\n"
+        "    PARTITION BY p.corpus, p.utterance_id ORDER BY sure DESC, p.seed, p.fold) = 1\n"
+        f"ORDER BY sure DESC, p.corpus, p.utterance_id LIMIT {most}"
     )
     result = connection.execute(sql)
     names = [column[0] for column in result.description or ()]

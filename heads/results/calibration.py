@@ -8,6 +8,9 @@ In goes the catalogue; out comes a row an experiment and selection, over the tes
 * ECE: ten bins of equal width by the largest probability; the mean of |share right - mean probability|, weighted by utterances
   (Guo et al., "On calibration of modern neural networks", ICML 2017). Few utterances alone make it larger than zero.
 
+Of runs whose recipe fits a temperature on their validation utterances (`tfser.heads.training.temperature`), the same with p^(1/T)
+in the probabilities' place: NLL_scaled, Brier_scaled and ECE_scaled, with the runs' mean `temperature`; null for others.
+
 Intervals are the delete-one-speaker jackknife's with Student's t (`tfser.heads.results.intervals`), where speakers are known and
 new to the head; they are cut at zero. Of ECE, whose bins are absolute values, read them as a rough guide.
 """
@@ -27,20 +30,32 @@ from tfser.manifests.catalogue.reading import Connection
 MEASURES = ("NLL", "Brier", "ECE")
 BINS = 10
 
-_CELLS = f"""
-WITH told AS (
+_AS_STORED = "map_values(p.probabilities) AS spread, coalesce(p.probabilities[p.label], 0) AS of_true, NULL AS temperature"
+_SCALED = """list_transform(map_values(p.probabilities), lambda x: pow(greatest(x, 1e-12), 1 / t.temperature)) AS powers,
+    list_transform(powers, lambda x: x / list_sum(powers)) AS spread,
+    pow(greatest(coalesce(p.probabilities[p.label], 0), 1e-12), 1 / t.temperature) / list_sum(powers) AS of_true, t.temperature"""
+_TEMPERATURES = """JOIN (
+    SELECT run_id, unnest(json_keys(temperature)) AS selection, unnest(json_extract(temperature, '$.*'))::DOUBLE AS temperature
+    FROM runs WHERE temperature IS NOT NULL
+  ) t ON t.run_id = p.run_id AND t.selection = p.selection"""
+
+
+def _cells(probabilities: str, joined: str = "") -> str:
+    """Return SQL for the sums by experiment, selection, seed, speaker and bin, of probabilities as stored or scaled."""
+    return f"""
+WITH predicted AS (
   SELECT r.experiment, p.selection, r.seed, p.corpus || '/' || u.speaker AS speaker, p.label = p.predicted AS hit,
-    list_max(map_values(p.probabilities)) AS sure, coalesce(p.probabilities[p.label], 0) AS of_true,
-    list_sum(list_transform(map_values(p.probabilities), lambda x: x * x)) AS squares,
-    r.speakers_kept = 'kept' AND r.audit <> 'overridden' AS is_new
-  FROM predictions p JOIN runs r USING (run_id)
+    {probabilities}, r.speakers_kept = 'kept' AND r.audit <> 'overridden' AS is_new
+  FROM predictions p JOIN runs r USING (run_id) {joined}
   LEFT JOIN utterances u ON u.corpus = p.corpus AND u.utterance_id = p.utterance_id
   WHERE p.level = 'utterance' AND list_contains(?, r.experiment) AND (?::VARCHAR IS NULL OR p.selection = ?)
+), told AS (
+  SELECT *, list_max(spread) AS sure, list_sum(list_transform(spread, lambda x: x * x)) AS squares FROM predicted
 )
 SELECT * FROM (SELECT experiment, selection, seed, speaker,
   least(floor(sure * {BINS})::INTEGER, {BINS - 1}) AS bin, count(*) AS n, count_if(hit)::BIGINT AS hits,
   sum(sure) AS sure, sum(-ln(greatest(of_true, 1e-12))) AS nll,
-  sum(squares - 2 * of_true + 1) AS brier, bool_and(is_new) AS is_new
+  sum(squares - 2 * of_true + 1) AS brier, bool_and(is_new) AS is_new, sum(temperature) AS temperature
 FROM told GROUP BY ALL) ORDER BY experiment, {ORDER_SQL}, seed, speaker, bin
 """
 
@@ -53,26 +68,50 @@ def calibration(connection: Connection, experiments: Sequence[str], selection: s
         experiments: whole names.
         selection: one of them; None: all that there are.
     """
-    found = connection.execute(_CELLS, [list(experiments), selection, selection]).fetchall()
+    asked = [list(experiments), selection, selection]
+    groups = _groups(connection.execute(_cells(_AS_STORED), asked).fetchall())
+    scaled = _groups(connection.execute(_cells(_SCALED, _TEMPERATURES), asked).fetchall())
+    table = []
+    for (experiment, chosen), cells in groups.items():
+        row = {"experiment": experiment, "selection": chosen, "level": "utterance", **measured(cells)}
+        table.append(row | _of_scaled(cells, scaled.get((experiment, chosen), [])))
+    return table
+
+
+def _groups(found: Sequence[tuple[Any, ...]]) -> dict[tuple[str, str], list[tuple[Any, ...]]]:
     groups: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
     for experiment, chosen, *cell in found:
         groups.setdefault((experiment, chosen), []).append(tuple(cell))
-    return [
-        {"experiment": experiment, "selection": chosen, "level": "utterance", **_measured(cells)}
-        for (experiment, chosen), cells in groups.items()
-    ]
+    return groups
 
 
-def _measured(cells: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
-    """Return the measures of one experiment and selection; cells are (seed, speaker, bin, n, hits, sure, nll, brier, is_new)."""
+def _of_scaled(cells: Sequence[tuple[Any, ...]], scaled: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    """Return the measures of scaled probabilities; None where any of the runs has no temperature: they would be of others."""
+    names = [f"{name}_scaled{end}" for name in MEASURES for end in ("", "_low", "_high")]
+    n = sum(cell[3] for cell in scaled)
+    if not scaled or n != sum(cell[3] for cell in cells):
+        return dict.fromkeys(["temperature", *names])
+    of_scaled = measured(scaled)
+    values = {f"{name}_scaled{end}": of_scaled[f"{name}{end}"] for name in MEASURES for end in ("", "_low", "_high")}
+    return {"temperature": sum(cell[9] for cell in scaled) / n, **values}
+
+
+def measured(cells: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    """Return the measures of one experiment and selection with their intervals.
+
+    Args:
+        cells: (seed, speaker, bin, n, hits, sure, nll, brier, is_new, and maybe the summed temperature): of the n predictions
+            of a seed, a speaker and a bin, how many are right, and the sums of the largest probability, the log loss and the
+            squared distance; whether the speaker is new.
+    """
     seeds = sorted({cell[0] for cell in cells})
     who = sorted({cell[1] for cell in cells if cell[1] is not None})
     units = all(cell[1] is not None and cell[8] for cell in cells) and len(who) > 1
     place = {name: i for i, name in enumerate(who)} if units else {}
     # By seed, speaker and bin: utterances, hits, summed largest probability, summed log loss and squares.
     sums = np.zeros((len(seeds), max(1, len(place)), BINS, 5))
-    for seed, speaker, bin_, *values, _ in cells:
-        sums[seeds.index(seed), place.get(speaker, 0), bin_] += values
+    for seed, speaker, bin_, *values in cells:
+        sums[seeds.index(seed), place.get(speaker, 0), bin_] += values[:5]
     total = sums.sum(axis=1)
     row: dict[str, Any] = {
         "seeds": seeds,

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from tfser.heads.results.marks import of_runs
 from tfser.heads.results.outcomes import check_classes, find
 from tfser.heads.results.scores import scores_of_runs
-from tfser.heads.runs.experiment import METHOD_VERSION
+from tfser.heads.runs.experiment import EVERYTHING, METHOD_VERSION
 from tfser.heads.runs.outcome import RunOutcome, Selected
 from tfser.heads.runs.store import begin, digest, finish, peek, pick_up, run_folder, versions
 from tfser.manifests.cache import Cache
@@ -84,8 +84,14 @@ def plan_fusion(cache: Cache, names: Sequence[str]) -> FusionPlan:
         experiments = [of.experiment for of in subjects]
         if len(set(experiments)) < 2 or len(set(experiments)) < len(experiments):
             raise UsageError("a fusion needs two experiments or more, each named once")
-        stored = [rows(connection, "SELECT * FROM runs WHERE experiment = ? ORDER BY seed, fold", [name]) for name in experiments]
+        of_one = "SELECT * FROM runs WHERE experiment = ? ORDER BY seed, fold"
+        trained = [rows(connection, of_one, [name]) for name in experiments]
         kept = [score.columns("run_id", "selection") for score in scores_of_runs(connection, experiments=experiments)]
+    # A run on everything has no test side, so there is nothing to fuse of it.
+    stored = [[row for row in of if row["fold"] != EVERYTHING] for of in trained]
+    for name, of in zip(experiments, stored, strict=True):
+        if not of:
+            raise UsageError(f"{name} was trained on all utterances alone, and predicts nobody; train its folds (`--fold all`)")
     _check_alike(experiments, [of[0] for of in stored])
     places = [{(row["fold"], row["seed"]): row for row in of} for of in stored]
     seeds = [sorted({seed for _, seed in of}) for of in places]
@@ -205,8 +211,32 @@ def _average(stored: Sequence[_Predicted]) -> npt.NDArray[np.float32]:
             )
         if other.labels != first.labels:
             raise TfserError(f"{first.run_id} and {other.run_id} were tested under other labels; train both again")
-    mean: npt.NDArray[np.float32] = np.mean([of.probabilities for of in stored], axis=0).astype(np.float32)
+    return mean_of_probabilities([of.probabilities for of in stored])
+
+
+def mean_of_probabilities(of: Sequence[npt.NDArray[np.floating[Any]]]) -> npt.NDArray[np.float32]:
+    """Return the mean of several heads' probabilities, (U, K) each, summed in float64."""
+    mean: npt.NDArray[np.float32] = np.mean([each.astype(np.float64) for each in of], axis=0).astype(np.float32)
     return mean
+
+
+def stale_sources(cache: Cache, about: Row) -> list[str]:
+    """Return the sources of a fused run that have other predictions now than those that it was made of.
+
+    Args:
+        cache: the cache.
+        about: what the fused run says of itself.
+
+    Raises:
+        TfserError: a source is not finished any more, or damaged.
+    """
+    found = []
+    for source in about["config"]["sources"]:
+        row = {"run_id": source["run_id"], "classes": about["classes"]}
+        now_there = {selection: _read(cache, row, selection).digest for selection in source["predictions"]}
+        if now_there != source["predictions"]:
+            found.append(str(source["run_id"]))
+    return found
 
 
 def _store(cache: Cache, about: dict[str, Any], stored: Mapping[str, Sequence[_Predicted]], folder: Path) -> None:

@@ -24,6 +24,13 @@ from typing import Any
 from tfser.manifests.protocols.listed import published_lists
 
 GROUPS = ("same protocol", "other protocol", "speakers shared")
+EXPLAINED = {
+    "same protocol": "the same utterances tested by heads trained on the same ones",
+    "other protocol": "other folds or utterances: no number of the same test",
+    "speakers shared": "test speakers are heard in training: no number of new speakers",
+}
+"""What a group is, in words."""
+
 METRICS = ("UA", "WA", "macro_F1")
 """The scores of a row that a table shows; the file has others, of other tasks."""
 

@@ -18,6 +18,7 @@ from tfser.heads.results.calibration import calibration
 from tfser.heads.results.intervals import CONFIDENCE, FEW, METRICS, interval, new_speaker, seed_scores
 from tfser.heads.results.marks import is_independent, of_runs
 from tfser.heads.results.outcomes import Pooled, pooled
+from tfser.heads.results.rater_scores import LabelMaps, by_agreement, rater_scores
 from tfser.heads.results.scores import RunScore, SeedScore, Spread, scores_of_runs, scores_of_seeds, selections_of
 from tfser.heads.spec.selections import ORDER_SQL, peeks
 from tfser.manifests.catalogue.reading import Connection, rows
@@ -26,7 +27,7 @@ from tfser.manifests.options import Option
 from tfser.manifests.protocols.independence import NOT_INDEPENDENT
 from tfser.manifests.protocols.protocol import JOINED_BY
 
-BY = ("seed", "fold", "class", "speaker", "session", "calibration")
+BY = ("seed", "fold", "class", "speaker", "session", "calibration", "agreement", "raters")
 """What a table can have rows of, besides experiments."""
 
 _NO_INTERVAL: dict[str, str] = {
@@ -73,7 +74,12 @@ class _Which:
 
 
 def table(
-    connection: Connection, wanted: Wanted | None = None, *, by: str | None = None, clusters: str | None = None
+    connection: Connection,
+    wanted: Wanted | None = None,
+    *,
+    by: str | None = None,
+    clusters: str | None = None,
+    maps: LabelMaps | None = None,
 ) -> list[dict[str, Any]]:
     """Return a table of scores.
 
@@ -82,6 +88,7 @@ def table(
         wanted: of what; None: of all.
         by: one of BY; None gives a row an experiment.
         clusters: what intervals are over (CLUSTERS of heads.outcomes); the speakers if left out, where they are new to the head.
+        maps: of a table by raters: the class of each label, by protocol (`rater_scores.label_maps`).
 
     Raises:
         UsageError: There is no such table, or no such clusters, or no run is what is wanted.
@@ -106,6 +113,10 @@ def table(
         found = _by_class(connection, wanted_runs, clusters)
     elif by == "calibration":
         found = calibration(connection, names, wanted.selection)
+    elif by == "agreement":
+        found = by_agreement(connection, names, wanted.selection)
+    elif by == "raters":
+        found = rater_scores(connection, names, maps or {}, wanted.selection)
     else:
         raise unknown("table of scores by", by, BY)
     told = {name: {key: value for key, value in of.items() if key != "targets"} for name, of in about.items()}

@@ -170,8 +170,17 @@ def own_of_split(cells: Sequence[SplitCell], called: str, corpus: str) -> list[O
     """Return protocols that are a foreign split: one where every utterance is tested once and trains otherwise, else one a fold.
 
     Raises:
-        UsageError: if an utterance stands on two sides of a fold, or a fold lacks a side.
+        UsageError: if an utterance stands on two sides of a fold, a fold lacks a side, or one label has two words in the files.
     """
+    words: dict[str, set[str]] = {}
+    for cell in cells:
+        words.setdefault(cell.said, set()).add(cell.label)
+    if several := {label: names for label, names in sorted(words.items()) if len(names) > 1}:
+        label, names = next(iter(several.items()))
+        raise UsageError(
+            f"{called}: what {corpus} calls {label} is called {' and '.join(sorted(names))} in the files; mend their labels, or "
+            "leave the column out"
+        )
     folds = sorted({cell.fold for cell in cells})
     sides: dict[int, dict[str, set[str]]] = {k: {role: set() for role in ROLES} for k in folds}
     for cell in cells:

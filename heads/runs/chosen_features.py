@@ -18,7 +18,7 @@ from tfser.manifests.catalogue.views import BOUND
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.feature_name import ALL, DTYPES, FeatureName, joined_names, meant
 from tfser.manifests.protocols.protocol import JOINED_BY
-from tfser.pipeline.features.encoders.spec import ENCODERS
+from tfser.pipeline.features.encoders.known import ENCODERS
 from tfser.pipeline.features.feature_set import is_per_utterance, namesakes, superseded
 from tfser.pipeline.features.layer_views import LayerView, asks_for_each, each_layer, layer_views, meant_views
 from tfser.pipeline.features.registry import UPSTREAMS

@@ -18,8 +18,8 @@ from tfser.heads.runs.head_choice import with_head
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.setting_list import unknown_setting
 from tfser.heads.runs.store import digest
-from tfser.heads.runs.target import check_learns, check_protocol, without_classes
-from tfser.heads.runs.training_data import TrainingData, count_samples, data_hash, look_up
+from tfser.heads.runs.target import check_learns, check_one_answer, check_protocol, without_classes
+from tfser.heads.runs.training_data import TrainingData, count_samples, data_hash, look_up, soft_hash
 from tfser.heads.spec.first_words import named_by
 from tfser.heads.spec.head import Baseline, HeadSpec, Network
 from tfser.heads.spec.precision import settle_precision
@@ -29,6 +29,7 @@ from tfser.heads.training.parts import settle_parts
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.protocols.distributions import class_distributions
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.splits.choose import choose_protocol
 from tfser.pipeline.features.devices import choose_device
@@ -94,6 +95,8 @@ class Experiment:
     def outputs(self) -> int:
         """How many numbers the head gives: one a class, or one a dimension."""
         return len(self.targets or self.classes)
+    labels: Mapping[str, str] | None = None
+    """The class of each label that raters gave, where soft labels are trained on; None: every label is its own class."""
 
     def epochs(self, fold: int | None = None) -> int:
         """Return how many epochs a fold is trained, or the fold that is trained longest: 1 for heads that are fitted at once."""
@@ -184,15 +187,15 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     # Settings come before the protocol, since a recipe may bring a validation policy.
     config, recipe, changes = _with_settings(spec, spec.preset(preset), spec.recipe(recipe_name), _settings(spec, request))
     if request.targets:
+        check_one_answer(request.labels_from, request.targets)
         recipe, off = without_classes(recipe, request.settings)
         changes += off
     check_learns(spec, request.targets)
     corpus, protocol, chosen = _choose_protocol(cache, request, recipe)
     chosen += [] if why is None else [why]
-    if request.epochs is not None and isinstance(spec, Baseline):
-        chosen.append(f"one fit instead of {request.epochs} epochs ({spec.name} is fitted at once)")
     data = look_up(cache, request.features, spec, recipe, corpus, protocol, request.targets)
     check_protocol(data.protocol, request.targets)
+    chosen += _instead(request, spec, data)
     chosen += _of_scales(data)
     for asked, what, value in (
         (request.corpus, "corpus", corpus),
@@ -204,6 +207,8 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         if asked is None:
             chosen.append(f"{what} {value}")
     _check_frames(spec, data.features.row)
+    if recipe.temperature:
+        _check_temperature(request, data)
     way = _settle(request, spec, config, recipe, data)
     return Experiment(
         spec=spec,
@@ -235,6 +240,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         counted_on_all=way.counted_epochs[EVERYTHING] if way.counted_epochs else 0,
         targets=request.targets,
         scales=tuple((name, scale.low, scale.high) for name, scale in data.scales.items()),
+        labels=data.labels,
     )
 
 
@@ -247,15 +253,44 @@ def _of_scales(data: TrainingData) -> list[str]:
     return [f"rated on the scale{'s' if len(named) > 1 else ''} {', '.join(named)}{several}"]
 
 
-def _settings(spec: HeadSpec, request: Request) -> dict[str, str]:
-    """Return what is asked of recipe and architecture: `--width` and `--epochs` are settings by shorter names.
+def _instead(request: Request, spec: HeadSpec, data: TrainingData) -> list[str]:
+    """Return what a head does in place of what was asked, and whose soft labels it is trained on, in sentences."""
+    said = []
+    if request.epochs is not None and isinstance(spec, Baseline):
+        said.append(f"one fit instead of {request.epochs} epochs ({spec.name} is fitted at once)")
+    if request.labels_from == "distribution" and isinstance(spec, Baseline):
+        said.append(f"one label an utterance ({spec.name} takes no soft labels)")
+    if data.rated is not None:
+        rated, every = data.rated
+        rest = "" if rated == every else f"; the other {every - rated:,} have none in these classes and keep their one label"
+        said.append(f"soft labels of {rated:,} of {every:,} utterances{rest}")
+    return said
 
-    So they are a part of what settings make of a recipe's name. A baseline has no epochs to shorten, which is said instead of
-    refused, since sweeps ask all their heads alike.
+
+def _check_temperature(request: Request, data: TrainingData) -> None:
+    """Refuse a temperature where nobody validates.
+
+    Raises:
+        UsageError: nobody does.
+    """
+    if data.protocol["validation"] == "none" or request.folds == "none":
+        raise UsageError(
+            "--set temperature=true: it is fitted on validation utterances, and there are none; hold some out with "
+            "--validation next-group or speakers:N"
+        )
+
+
+def _settings(spec: HeadSpec, request: Request) -> dict[str, str]:
+    """Return what is asked of recipe and architecture: `--width`, `--epochs`, `--labels-from` are settings, too.
+
+    So they are a part of what settings make of a recipe's name. A baseline has no epochs to shorten and takes one label an
+    utterance, which is said instead of refused, since sweeps ask all their heads alike.
     """
     settings = ({} if request.width is None else {"width": str(request.width)}) | dict(request.settings)
     if request.epochs is not None and isinstance(spec, Network):
         settings["epochs"] = str(request.epochs)
+    if request.labels_from is not None and isinstance(spec, Network):
+        settings["labels_from"] = request.labels_from
     return settings
 
 
@@ -402,8 +437,18 @@ def check_unchanged(connection: Connection, experiment: Experiment) -> None:
     of = [experiment.protocol, experiment.corpus]
     now = rows(connection, "SELECT hash FROM protocols WHERE protocol = ? AND corpora = ?", of)
     same = now and now[0]["hash"] == experiment.protocol_hash
-    if not same or data_hash(connection, of[0], of[1], experiment.stored, experiment.targets) != experiment.data_hash:
+    hashed = data_hash(connection, of[0], of[1], experiment.stored, experiment.targets)
+    if experiment.recipe.labels_from == "distribution":
+        hashed = soft_hash(hashed, soft_labels(connection, experiment))
+    if not same or hashed != experiment.data_hash:
         raise TfserError(f"{experiment.corpus} was scanned or extracted anew while this ran; run the same command again")
+
+
+def soft_labels(connection: Connection, experiment: Experiment) -> dict[tuple[str, str], tuple[float, ...]]:
+    """Return the classes' shares of the raters' votes by utterance, (corpus, id); those without votes are not there."""
+    return class_distributions(
+        connection, experiment.protocol, experiment.corpora, experiment.classes, experiment.labels
+    )
 
 
 def _folds(text: str, count: int, protocol: str) -> tuple[int, ...]:

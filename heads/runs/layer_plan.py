@@ -149,6 +149,7 @@ def _planned(request: LayerRequest, validation: str | None, name: str, features:
         settings=request.settings,
         folds=request.folds,
         epochs=None if isinstance(head(name), Baseline) else request.epochs,
+        labels_from=request.labels_from,
         device=request.device,
         stack=request.stack,
         allow_leaks=request.allow_leaks,

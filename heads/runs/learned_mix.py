@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import DamagedError, TfserError, UsageError, unknown
 from tfser.manifests.feature_name import FeatureName, checked_name
 from tfser.manifests.protocols.protocol import JOINED_BY
-from tfser.pipeline.features.stacks import Collapsed, layers_of, weighted_sum
+from tfser.pipeline.features.stacks import Collapsed, Combine, layers_of, weighted_sum
 from tfser.pipeline.shards.writer import storage_dtype
 
 FILES = {"last": "model.safetensors", "val": "model-val.safetensors"}
@@ -66,10 +66,6 @@ def mix_of_run(
     # learned in a fold must not be tested in another.
     config = _configuration(about, selection, weights, normaliser)
 
-    def combine(frames: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        shift, scale = normaliser.tables(frames, np.array([0, len(frames)]))
-        return weighted_sum(frames, weights, shift[0], scale[0])
-
     def described(called: str) -> Collapsed:
         return Collapsed(
             name=called,
@@ -78,7 +74,7 @@ def mix_of_run(
             dim=source["dim"] // len(weights),
             dtype=storage_dtype(dtype or source["dtype"]),
             hop_s=source["hop_s"],
-            combine=combine,
+            combine=mixing(weights, normaliser),
         )
 
     # Named by its fingerprint unless somebody names it: the same mix of the same run is found again, and no
@@ -88,18 +84,53 @@ def mix_of_run(
     return source, described(named), str(about["corpus"]).split(JOINED_BY)
 
 
+def mixing(weights: Sequence[float], normaliser: Normaliser) -> Combine:
+    """Return what makes of all layers side by side their mix, scaled as the run's own head was given them.
+
+    Args:
+        weights: M.
+        normaliser: of the run, (M*D,) wide.
+    """
+
+    def combine(frames: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        shift, scale = normaliser.tables(frames, np.array([0, len(frames)]))
+        return weighted_sum(frames, weights, shift[0], scale[0])
+
+    return combine
+
+
+def normaliser_of(cache: Cache, config: Mapping[str, Any]) -> Normaliser:
+    """Return the normalisation of the run that learned a mix, given what the mix's feature set says of itself.
+
+    Raises:
+        UsageError: the run is gone.
+        TfserError: it has learned another mix since.
+        DamagedError: if a file of the run is not what was written.
+        UnreadableError: if one cannot be read now.
+    """
+    owner = config["belongs_to"]["run_id"]
+    weights, normaliser = _state(cache, _run(cache, owner), config["selection"])
+    if weights != config["weights"] or measured(normaliser) != config["normaliser"]:
+        raise TfserError(f"the run {owner} has learned another mix since; collapse it again")
+    return normaliser
+
+
+def measured(normaliser: Normaliser) -> str:
+    """Return the digest by which a mix's configuration knows the normalisation that it was made with."""
+    return hashlib.sha256(normaliser.mean.tobytes() + normaliser.deviation.tobytes()).hexdigest()[:16]
+
+
 def _configuration(
     about: Mapping[str, Any], selection: str, weights: list[float], normaliser: Normaliser
 ) -> dict[str, Any]:
     """Return what a feature set of a learned mix is known by: the weights, how layers were scaled, and the run it is of."""
-    measured = hashlib.sha256(normaliser.mean.tobytes() + normaliser.deviation.tobytes()).hexdigest()[:16]
     return {
         "layer": "mix",
         "of": {"feature_set": about["feature_set"], "fingerprint": about["fingerprint"]},
         "selection": selection,
         "weights": weights,
         "normalise": normaliser.mode,
-        "normaliser": measured,
+        "normaliser": measured(normaliser),
         "belongs_to": {
             key: about[of]
             for key, of in (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.runs.experiment import EVERYTHING, Experiment, check_unchanged
+from tfser.heads.runs.experiment import EVERYTHING, Experiment, check_unchanged, soft_labels
 from tfser.heads.runs.outcome import RunOutcome, Selected
 from tfser.heads.runs.store import begin, finish, peek, pick_up, save_model, versions
 from tfser.heads.runs.target import mapped
@@ -54,6 +54,8 @@ class Loaded:
     speakers_kept: Mapping[int, Independence]
     ratings: npt.NDArray[np.float32] | None = None
     """(n, T) true ratings on 0..1, where dimensions are learned."""
+    soft_labels: npt.NDArray[np.float32] | None = None
+    """(n, K) soft labels, one-hot where an utterance has none; None: they are not asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,7 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
             [*key, list(experiment.folds)],
         ).fetchall()
         kept = fold_independence(connection, experiment.protocol, experiment.corpus)
+        soft = soft_labels(connection, experiment) if experiment.recipe.labels_from == "distribution" else None
     view = experiment.view
     where = [
         FeatureRow(
@@ -120,6 +123,7 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
         speakers=tuple(f"{r['corpus']}/{r['speaker']}" if several and r["speaker"] else r["speaker"] for r in utterances),
         sides=_sides_of(experiment.folds, [(row["corpus"], row["utterance_id"]) for row in utterances], placed),
         speakers_kept=kept,
+        soft_labels=None if soft is None else _soft_rows(soft, utterances, number),
     )
 
 
@@ -130,6 +134,15 @@ def _ratings_of(experiment: Experiment, utterances: Sequence[Mapping[str, Any]])
     said = np.array([[row[name] for name in experiment.targets] for row in utterances], dtype=np.float64)
     shape = (len(utterances), len(experiment.targets))
     return mapped(said.reshape(shape), [row["corpus"] for row in utterances], experiment.scales).astype(np.float32)
+
+
+def _soft_rows(
+    soft: Mapping[tuple[str, str], Sequence[float]], utterances: Sequence[Mapping[str, Any]], number: Mapping[str, int]
+) -> npt.NDArray[np.float32]:
+    """Return the soft labels of utterances, (n, K); one whose raters named none of the classes has its label's."""
+    hard = np.eye(len(number))
+    of_each = [soft.get((row["corpus"], row["utterance_id"]), hard[number[row["label"]]]) for row in utterances]
+    return np.array(of_each, dtype=np.float32).reshape(len(utterances), len(number))
 
 
 def _sides_of(
@@ -312,6 +325,7 @@ def begin_run(
             layers=experiment.layers,
             targets=experiment.targets,
             ratings=loaded.ratings,
+            soft_labels=loaded.soft_labels,
             **sides,
         )
     except UnlearnableError as error:
@@ -337,6 +351,7 @@ def store_run(cache: Cache, begun: Begun, result: FitResult, note: Callable[[str
             "parameters": result.parameters,
             "epochs": len(result.history),
             "layer_weights": _layer_weights(result.states),
+            "temperature": _temperatures(result),
             "finished_at": now(),
             "seconds": sum(r.train_s + r.eval_s for r in result.history),
         },
@@ -354,6 +369,13 @@ def store_run(cache: Cache, begun: Begun, result: FitResult, note: Callable[[str
         note=note,
     )
     return RunResult(about=about, trained=True)
+
+
+def _temperatures(result: FitResult) -> dict[str, float] | None:
+    """Return the temperature of each selection's epoch; None where none were fitted."""
+    by_epoch = {record.epoch: record.temperature for record in result.history}
+    found = {name: by_epoch.get(selection.epoch) for name, selection in result.selections.items()}
+    return {name: value for name, value in found.items() if value is not None} or None
 
 
 def _layer_weights(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, list[float]] | None:

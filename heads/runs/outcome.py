@@ -44,5 +44,5 @@ class RunOutcome:
     """Dimensions that were learned; then there are no classes."""
     ratings: npt.NDArray[np.float32] | None = None
     """(U, T) their true ratings on 0..1."""
-    scales: Sequence[Sequence[Any]] = ()
+    scales: Sequence[tuple[str, float, float]] = ()
     """Corpora with the ends of their scales, on which ratings are stored."""

@@ -34,6 +34,10 @@ class Training:
         ),
     ] = "all"
     epochs: Annotated[int | None, Option("Instead of the recipe's number.", minimum=1)] = None
+    labels_from: Annotated[
+        str | None,
+        Option("label, or distribution: train to the raters' votes (soft labels), where there are some.", metavar="WHAT"),
+    ] = None
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1 ...")] = "auto"
     stack: Annotated[
         bool, Option("On a GPU: train folds and seeds of one experiment together; runs of their own.", negative=True)

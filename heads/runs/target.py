@@ -19,7 +19,10 @@ from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.recipes import Recipe
 from tfser.manifests.errors import UsageError
 
-_OF_CLASSES: Mapping[str, Any] = {"cmdt": 0.0, "label_smoothing": 0.0, "focal": 0.0, "class_weights": "none"}
+_OF_CLASSES: Mapping[str, Any] = {
+    **{"cmdt": 0.0, "label_smoothing": 0.0, "focal": 0.0, "class_weights": "none"},
+    **{"labels_from": "label", "soft_loss": "cross-entropy", "temperature": False},
+}
 """Settings of a recipe that mean something of classes alone, and what they are where there are none."""
 
 Scales = Sequence[tuple[str, float, float]]
@@ -38,6 +41,18 @@ def check_learns(spec: HeadSpec, targets: tuple[str, ...]) -> None:
     if not targets and "classes" not in spec.learns:
         instead = ", ".join(REFERENCE_HEADS)
         raise UsageError(f"{spec.name} learns dimensions alone: name them with --target valence; for classes take {instead}")
+
+
+def check_one_answer(labels_from: str | None, targets: tuple[str, ...]) -> None:
+    """Refuse soft labels beside dimensions.
+
+    Raises:
+        UsageError: both are asked for.
+    """
+    if targets and labels_from == "distribution":
+        raise UsageError(
+            f"--labels-from distribution: soft labels are shares of classes, and {', '.join(targets)} have none; leave it out"
+        )
 
 
 def check_protocol(protocol: Mapping[str, Any], targets: tuple[str, ...]) -> None:

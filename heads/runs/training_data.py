@@ -19,9 +19,12 @@ from tfser.heads.runs.chosen_features import Features, choose_features
 from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
+from tfser.manifests.audits.participation import definition
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
 from tfser.manifests.dimensions import Scale, scales_of
+from tfser.manifests.errors import UsageError
+from tfser.manifests.protocols.distributions import class_distributions, digest_of
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.pipeline.features.stacks import layers_of
 
@@ -34,12 +37,17 @@ class TrainingData:
     """Its row of `protocols`."""
     features: Features
     hash: str
+    """Of what training sees of each utterance; with soft labels, of these too."""
     lengths: npt.NDArray[np.int64]
     """(n,) frames of the utterances."""
     trained: Mapping[int, Sequence[int]]
     """Frames of each training utterance by fold; nothing for recipes that count epochs."""
     scales: Mapping[str, Scale]
     """Of each corpus, where dimensions are learned."""
+    labels: Mapping[str, str] | None = None
+    """The protocol's class of each label, for soft labels; None: every label is its own, or no soft labels are asked for."""
+    rated: tuple[int, int] | None = None
+    """Of soft labels: how many utterances have some, and of how many."""
 
     @property
     def layers(self) -> int:
@@ -60,14 +68,44 @@ def look_up(
     with open_catalogue(cache) as connection:
         chosen = choose_features(connection, spec, corpus, features)
         key = (connection, protocol, corpus, chosen.stored)
+        about = rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [protocol, corpus])[0]
+        lengths, hashed = _lengths(*key), data_hash(*key, targets)
+        labels, rated = None, None
+        if recipe.labels_from == "distribution":
+            defined = definition(cache, protocol)
+            labels = None if defined is None else defined.labels
+            soft = class_distributions(connection, protocol, corpus.split(JOINED_BY), about["classes"], labels)
+            if not soft:
+                raise UsageError(
+                    f"--labels-from distribution: no rater of {corpus} gave one of the classes {', '.join(about['classes'])}; "
+                    "scan the corpus again if it has single ratings, or name a table of them with `tfser scan --annotations FILE`"
+                )
+            hashed, rated = soft_hash(hashed, soft), (len(soft), _assigned(connection, protocol, corpus))
         return TrainingData(
-            protocol=rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [protocol, corpus])[0],
+            protocol=about,
             features=chosen,
-            hash=data_hash(*key, targets),
-            lengths=_lengths(*key),
+            hash=hashed,
+            lengths=lengths,
             trained=_training_frames(*key) if recipe.steps is not None else {},
             scales=scales_of(connection, corpus.split(JOINED_BY)) if targets else {},
+            labels=labels,
+            rated=rated,
         )
+
+
+def soft_hash(hashed: str, soft: Mapping[tuple[str, str], Sequence[float]]) -> str:
+    """Return the hash of data whose utterances have soft labels, given that of the data without."""
+    return hashlib.sha256(f"{hashed}|{digest_of(soft)}".encode()).hexdigest()[:16]
+
+
+def _assigned(connection: Connection, protocol: str, corpus: str) -> int:
+    """Return how many utterances stand in a fold of a protocol."""
+    counted = rows(
+        connection,
+        "SELECT count(*) AS n FROM assignments WHERE protocol = ? AND list_contains(?, corpus) AND fold IS NOT NULL",
+        [protocol, corpus.split(JOINED_BY)],
+    )
+    return int(counted[0]["n"])
 
 
 def data_hash(

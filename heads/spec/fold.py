@@ -65,6 +65,8 @@ class FoldData:
     """May be empty: then nothing is tested, as when training a model for use."""
     speakers: tuple[str, ...] | None = None
     """(n,) needed by normalise=speaker only."""
+    soft_labels: npt.NDArray[np.float32] | None = None
+    """(n, K) probabilities of the classes that training utterances are trained to; None: each is its label's."""
     layers: int = 1
     """Layers that the features hold side by side; above 1, a mix of them is learned (`tfser.heads.models.layer_mix`)."""
     targets: tuple[str, ...] = ()
@@ -91,6 +93,8 @@ class FoldData:
         if self.targets:
             self._check_ratings(roles)
             return
+        if self.soft_labels is not None and self.soft_labels.shape != (n, len(self.classes)):
+            raise UsageError(f"soft labels {self.soft_labels.shape} must be of {n} utterances and {len(self.classes)} classes")
         used = self.labels[roles]
         if used.min() < 0 or used.max() >= len(self.classes):
             raise UsageError(f"labels must lie from 0 to {len(self.classes) - 1}")
@@ -102,7 +106,7 @@ class FoldData:
             UsageError: There are classes too, shapes differ, a rating is no number, or all of the training side are alike.
         """
         wanted = (len(self.features.utterance_ids), len(self.targets))
-        if self.classes or self.ratings is None or self.ratings.shape != wanted:
+        if self.classes or self.soft_labels is not None or self.ratings is None or self.ratings.shape != wanted:
             raise UsageError(f"a fold of {wanted[0]} utterances and {wanted[1]} dimensions needs ratings {wanted} and no classes")
         if not np.isfinite(self.ratings[roles]).all():
             odd = self.features.utterance_ids[int(roles[~np.isfinite(self.ratings[roles]).all(axis=1)][0])]
@@ -137,6 +141,8 @@ class EpochRecord:
     val_CCC: float | None = None  # noqa: N815
     """Mean over the dimensions; None of classes, whose scores above are None of dimensions."""
     test_CCC: float | None = None  # noqa: N815
+    temperature: float | None = None
+    """Fitted on the validation utterances, where the recipe asks for it."""
 
 
 @dataclass(frozen=True, kw_only=True)

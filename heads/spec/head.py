@@ -97,6 +97,8 @@ class HeadSpec:
     count in them (None: all)."""
     ablation: tuple[AblationRow, ...] = ()
     """The rows of the paper's ablation table, in its order."""
+    no_graph: str | None = None
+    """Why it cannot be written as ONNX (`tfser.heads.prediction.onnx_graph`); None: it can."""
     per_utterance: bool = False
     """It can read feature sets that have one frame an utterance, such as functionals; other heads need frames over time."""
     learns: frozenset[Target] = frozenset({"classes", "dimensions"})
@@ -228,8 +230,8 @@ class Baseline(HeadSpec):
 
     fit: Callable[[FoldData, Any, Recipe], FitResult]
     """``fit(data, config, recipe)`` stands in for `tfser.heads.training.loop.fit`."""
-    predict: Callable[[Mapping[str, Tensor], PackedFeatures, npt.NDArray[np.int64]], Prediction]
-    """``predict(state, features, rows)`` with what such a ``fit`` learnt."""
+    predict: Callable[[Mapping[str, Tensor], PackedFeatures, npt.NDArray[np.int64], tuple[str, ...] | None], Prediction]
+    """``predict(state, features, rows, speakers)`` with what such a ``fit`` learnt; speakers matter to ``normalise=speaker``."""
     weighs_classes: bool = True
     """Weights of classes mean something to it."""
 

@@ -96,6 +96,12 @@ class Recipe(Settings):
     """Of effective: towards 0 it becomes none, towards 1 balanced."""
     focal: Annotated[float, AT_LEAST_0] = later(0.0)
     """The focal loss's gamma, see `tfser.heads.training.losses.cross_entropy`; 0: cross-entropy."""
+    labels_from: Literal["label", "distribution"] = later("label")
+    """What a training utterance's target is: its one label; or distribution: the classes' shares of its raters' votes (soft
+    labels), where it has some. Tests are of the one label all the same; `tfser scores --by raters` scores against the votes."""
+    soft_loss: Literal["cross-entropy", "kl"] = later("cross-entropy")
+    """With soft labels: cross-entropy, or kl, the divergence from the targets, which is smaller by their entropy. Both have one
+    gradient; kl is zero where the head says what the raters said, and shows how far it is from there."""
     rating_loss: Literal["ccc", "mse", "mix"] = later("ccc")
     """Of dimensions (`--target`): ccc, which is 1 - CCC over the batch; mse, the mean squared error on 0..1; or mix, both with
     ``rating_mix``. See `tfser.heads.training.rating_loss`."""
@@ -163,6 +169,9 @@ class Recipe(Settings):
     """A sample gives way to another of its batch by a share drawn evenly from 0 to mixup (at most 0.5), and so does
     its label."""
 
+    temperature: bool = later(False)
+    """Fit a temperature on the validation utterances of each selected epoch (`tfser.heads.training.temperature`): the run stores
+    it, `tfser scores --by calibration` shows what it does. Predictions are stored as they were; no score changes."""
     validation: str | None = later(None)
     """The policy that holds out validation utterances (`tfser.manifests.protocols.validation`) unless the user or the protocol
     says another."""

@@ -6,8 +6,9 @@ predictions and statistics as every other head, but are fitted at once by scikit
 
 * **Inputs** are the mean and the population standard deviation over time of each feature, 2 D numbers an utterance (where every
   utterance of a fold is one frame, as functionals are: that frame, D numbers), scaled to mean 0 and deviation 1 on the
-  training utterances of the fold (StandardScaler). Nothing is measured on validation or test utterances, so the recipe's
-  ``normalise`` does not apply, and a speaker-wise (transductive) variant is not offered.
+  training utterances of the fold (StandardScaler). Nothing is measured on validation or test utterances, but by the recipe
+  ``speaker``: there each speaker's utterances are first brought to mean 0 and deviation 1 of that speaker's own
+  (`of_speakers`). That is transductive: it needs a test speaker's other utterances, though none of their labels.
 * **logreg**: multinomial logistic regression with an L2 penalty, by L-BFGS. C = 1, scikit-learn's default, is not tuned;
   ``strong`` penalises 100 times as much, for wide features and few utterances. Its probabilities are the model's own.
 * **svm**: one machine a class against the rest (Rifkin and Klautau 2004), hinge loss. The kernel is exp(-width |x - y|^2 / 2 D)
@@ -25,7 +26,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -47,6 +48,11 @@ from tfser.pipeline.shards.packed import PackedFeatures
 
 Floats = npt.NDArray[np.float64]
 Kernel = Literal["rbf", "linear"]
+BY_SPEAKER = "inputs.by_speaker"
+"""Stands in the state of a head that was fitted by the recipe ``speaker``."""
+
+SPEAKER_WORDS = "default on each speaker's own mean and deviation: transductive, needs a test speaker's other utterances"
+_SMALLEST = 1e-9  # deviation of an input that says nothing
 MOST_UTTERANCES = 30_000
 """That a support vector machine is fitted to: the kernel matrix of so many takes 7 GB."""
 
@@ -102,6 +108,24 @@ def finite_statistics(features: PackedFeatures, rows: Indices, *, deviation: boo
     return inputs
 
 
+def of_speakers(inputs: Floats, speakers: Sequence[str] | None) -> Floats:
+    """Return inputs (n, ...) with each speaker's utterances at mean 0 and deviation 1 over all that are given of that speaker.
+
+    What hardly differs between a speaker's utterances, as of a speaker with one alone, is 0.
+
+    Raises:
+        UsageError: Nothing says who speaks.
+    """
+    if speakers is None or not all(speakers):
+        raise UsageError("recipe speaker needs to know who speaks in every utterance")
+    result = np.zeros_like(inputs)
+    for name in np.unique(speakers):
+        rows = np.asarray(speakers) == name
+        deviation = inputs[rows].std(axis=0)
+        result[rows] = (inputs[rows] - inputs[rows].mean(axis=0)) / np.where(deviation < _SMALLEST, np.inf, deviation)
+    return result
+
+
 def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> FitResult:
     """Fit a reference head to a fold's training utterances.
 
@@ -118,6 +142,8 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
     inputs = finite_statistics(
         data.features, np.concatenate([data.train, data.val, data.test]), deviation=bool((data.features.lengths > 1).any())
     )
+    if recipe.normalise == "speaker":
+        inputs = of_speakers(inputs, data.speakers)
     labels = data.labels[data.train]
     present = np.unique(labels)
     if len(present) < 2:
@@ -134,6 +160,8 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
     # A fold whose training side lacks a class still predicts K classes, with probability 0 for that one, so
     # that folds can be put together.
     state = _with_absent_classes(state, present, len(data.classes))
+    if recipe.normalise == "speaker":
+        state[BY_SPEAKER] = torch.tensor(True)
     trained = time.perf_counter()
     on_train = _probabilities(state, inputs[data.train])[np.arange(len(labels)), labels]
     return one_epoch(
@@ -180,11 +208,13 @@ def one_epoch(
     return FitResult(history=(record,), selections={"last": last}, states={"last": state}, parameters=parameters)
 
 
-def predict(state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices) -> Prediction:
-    """Predict the utterances ``rows`` with a state of `fit`.
+def predict(
+    state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices, speakers: Sequence[str] | None = None
+) -> Prediction:
+    """Predict the utterances ``rows`` with a state of `fit`; of the recipe ``speaker`` that takes the ``speakers`` (n,) of all.
 
     Raises:
-        UsageError: The state is not one of a reference head, or the features are of another width.
+        UsageError: The state is not one of a reference head, the features are of another width, or nothing says who speaks.
         NotFiniteError: Features of an utterance are no numbers.
     """
     if "inputs.mean" not in state or "model.intercept" not in state:
@@ -194,6 +224,8 @@ def predict(state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices
         raise UsageError(f"this state is of features {inputs // 2} wide, and these are {dim} wide")
     rows = np.sort(rows)
     flat = finite_statistics(features, rows, deviation=inputs == 2 * dim)
+    if BY_SPEAKER in state:
+        flat = of_speakers(flat, speakers)
     return of_whole_utterances(_probabilities(state, flat[rows]), rows)
 
 
@@ -316,6 +348,7 @@ def _spec(name: str, summary: str, source: str, presets: Mapping[str, Settings],
             "balanced": Recipe(
                 summary="fitted once, every class weighs the same", epochs=1, normalise="none", class_weights="balanced"
             ),
+            "speaker": Recipe(summary=SPEAKER_WORDS, epochs=1, normalise="speaker"),
         },
         default_recipe="default",
         features=("wavlm-large", "hubert-large", "logmel"),

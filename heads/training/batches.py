@@ -7,6 +7,7 @@ is the same batch, and one that is gathered again after a kill is the same as we
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,21 @@ from tfser.heads.spec.recipes import Recipe
 from tfser.heads.training.augment import augment, changes_samples, mix
 from tfser.heads.training.parts import Batch, in_parts
 from tfser.heads.training.samples import FrameStore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """Which samples a training step takes, and what else of it is random."""
+
+    step: int
+    """Counted over all epochs, from 0."""
+    rate: float
+    """The learning rate."""
+    rows: Tensor
+    """(B,) utterances, on the CPU."""
+    starts: Tensor
+    """(B,) the first frame of each sample, on the CPU."""
+    generator: torch.Generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +51,9 @@ class BatchMaker:
     layer_mix: LayerMix | None
     """The learned mix of the features' layers, where they have several."""
 
-    def batch(self, rows: Tensor, starts: Tensor, generator: torch.Generator) -> Batch:
-        """Gather and augment a batch of rows (B,) on the CPU, without waiting for the device: it computes the step before."""
-        recipe = self.recipe
+    def make(self, draw: Draw) -> Batch:
+        """Gather and augment the batch of a draw, without waiting for the device: it computes the step before."""
+        recipe, rows, starts, generator = self.recipe, draw.rows, draw.starts, draw.generator
         cut = in_parts(self.store.lengths[rows.numpy()], self.parts) if self.parts > 1 else []
         # Targets follow the order of the parts, so that the loss can take the logits of all parts joined as they come.
         order = rows[torch.from_numpy(np.concatenate(cut))] if len(cut) > 1 else rows
@@ -47,7 +63,7 @@ class BatchMaker:
             read = [self._mixed(*self.store.gather(rows[part], starts[part], None)) for part in cut]
             return Batch(tuple(samples for samples, _ in read), tuple(lengths for _, lengths in read), targets)
         # What is drawn comes in this order: places and paces, then augmentation, then mixup. Another order is another training.
-        starts, pace = self._places(rows, starts, generator)
+        starts, pace = self.places(rows, starts, generator)
         samples, lengths = self._mixed(*self.store.gather(rows, starts, self.frames, pace))
         gain = self.store.gain(rows)
         gain = gain if self.layer_mix is None else self.layer_mix.mix(gain)
@@ -66,7 +82,7 @@ class BatchMaker:
         """Return samples (B, L, M D) of several layers as their learned mix (B, L, D), and any others as they are."""
         return (samples if self.layer_mix is None else self.layer_mix.mix(samples)), lengths
 
-    def _places(self, rows: Tensor, starts: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    def places(self, rows: Tensor, starts: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Draw where the samples begin (B,) and at which pace their frames are read (B,), as the recipe says."""
         recipe, L, B = self.recipe, self.frames, len(rows)
         if L is None or not (recipe.jitter or recipe.speed):
@@ -85,3 +101,61 @@ class BatchMaker:
         else:
             starts = torch.minimum(starts, last).long()
         return starts, pace
+
+
+class JointMaker:
+    """Makes the batches of J trainings by one gather, where a `BatchMaker` each would launch some forty operations a job.
+
+    The numbers are those of the makers, to the bit. `why_apart` says when there is no joint way.
+
+    Args:
+        makers: J of them, on the same frames.
+        size: B, samples of each batch; what a batch has less is filled with samples that are not there.
+    """
+
+    def __init__(self, makers: Sequence[BatchMaker], size: int) -> None:
+        self.makers, self.size = makers, size
+        self.store = FrameStore.joined([maker.store for maker in makers])
+        self.targets = torch.cat([maker.targets for maker in makers])  # (J n, K)
+
+    @staticmethod
+    def why_apart(makers: Sequence[BatchMaker]) -> str | None:
+        """Return why trainings have to gather their batches apart; None if one gather does."""
+        first = makers[0].store
+        if any(maker.store.frames is not first.frames for maker in makers):
+            return "they do not share their frames"
+        if any(not np.array_equal(maker.store.lengths, first.lengths) for maker in makers):
+            return "their utterances are cut differently"
+        if any(maker.store.shift.shape != first.shift.shape for maker in makers):
+            return "they are normalised differently"
+        if any(changes_samples(maker.recipe) or maker.layer_mix is not None for maker in makers):
+            return "each augments or mixes with draws and weights of its own"
+        return None
+
+    def batch(self, draws: Sequence[Draw]) -> dict[str, Tensor]:
+        """Return samples (J, B, L, D), lengths (J, B), targets (J, B, K) and present (J, B) of the next step of each."""
+        J, B, n = len(self.makers), self.size, len(self.makers[0].store.lengths)
+        # All that is drawn is drawn on the CPU, job by job, each from its own generator: there it costs no launches.
+        rows, starts = torch.zeros(J, B, dtype=torch.long), torch.zeros(J, B, dtype=torch.long)
+        paces = torch.ones(J, B)
+        present = torch.zeros(J, B, dtype=torch.bool)
+        for j, (maker, draw) in enumerate(zip(self.makers, draws, strict=True)):
+            count = len(draw.rows)
+            places, pace = maker.places(draw.rows, draw.starts, draw.generator)
+            # Who is not there is stood in for by the first of the batch, which is no longer than its longest.
+            rows[j] = j * n + draw.rows[0]
+            rows[j, :count] = j * n + draw.rows
+            starts[j, :count], present[j, :count] = places, True
+            if pace is not None:
+                paces[j, :count] = pace
+        speed = paces.flatten() if self.makers[0].recipe.speed else None
+        samples, lengths = self.store.gather(rows.flatten(), starts.flatten(), self.makers[0].frames, speed)
+        on_device = (of.flatten().to(self.store.device, non_blocking=True) for of in (rows, present, ~present))
+        utterances, there, away = on_device
+        found = {
+            "samples": samples.masked_fill_(away[:, None, None], 0.0),
+            "lengths": lengths.masked_fill(away, 1),  # of no frames at all, a mean is no number
+            "targets": self.targets[utterances] * there[:, None],
+            "present": there,
+        }
+        return {name: tensor.reshape(J, B, *tensor.shape[1:]) for name, tensor in found.items()}

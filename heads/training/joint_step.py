@@ -17,6 +17,7 @@ from torch.func import functional_call, vmap
 from torch.nn import functional
 
 from tfser.heads.spec.fold import EpochRecord
+from tfser.heads.training.batches import Draw, JointMaker
 from tfser.heads.training.loop import Trainer
 from tfser.heads.training.parts import Batch
 from tfser.heads.training.step import training_loss
@@ -45,6 +46,8 @@ class Group:
         self.recipe, self.most, self.device = first.recipe, first.most, first.device
         self.batch_norm = first.batch_norm
         self.size = max(-(-len(trainer.layout) // trainer.steps()) for trainer in trainers)  # of the padded batch
+        makers = [trainer.maker for trainer in trainers]
+        self.maker = JointMaker(makers, self.size) if JointMaker.why_apart(makers) is None else None
         self.class_weights = torch.stack([trainer.class_weights for trainer in trainers])  # (J, K)
         self.losses = torch.zeros(len(trainers), device=self.device)
         self.graph: Graph | None = None
@@ -84,7 +87,7 @@ class Group:
         began = time.perf_counter()
         # Each trainer draws its own batches, so a job sees the samples, in the order, that it would see alone.
         epochs = [len(trainer.history) + 1 for trainer in self.trainers]
-        batches = [trainer.batches(epoch) for trainer, epoch in zip(self.trainers, epochs, strict=True)]
+        draws = [trainer.draws(epoch) for trainer, epoch in zip(self.trainers, epochs, strict=True)]
         totals = torch.zeros(len(self.trainers), device=self.device)
         rates = [0.0] * len(self.trainers)
         for trainer in self.trainers:
@@ -92,22 +95,22 @@ class Group:
         # Only steps that all jobs have are taken together: with a job that is through, every operation would go
         # over fewer jobs, and a graph would have to be made anew for each length.
         for _ in range(min(trainer.steps() for trainer in self.trainers)):
-            found = [next(of) for of in batches]
-            for j, (trainer, (_, rate, _)) in enumerate(zip(self.trainers, found, strict=True)):
-                rates[j] = rate
-                set_rate(trainer.optimiser, rate)
-            self._step(self._pad([batch for _, _, batch in found]))
-            sizes = torch.tensor([float(len(batch)) for _, _, batch in found])
+            found = [next(of) for of in draws]
+            for j, (trainer, draw) in enumerate(zip(self.trainers, found, strict=True)):
+                rates[j] = draw.rate
+                set_rate(trainer.optimiser, draw.rate)
+            self._step(self._read(found))
+            sizes = torch.tensor([float(len(draw.rows)) for draw in found])
             totals += self.losses * sizes.to(self.device, non_blocking=True)
-            for trainer, (step, _, _) in zip(self.trainers, found, strict=True):
-                trainer.update_average(step)
+            for trainer, draw in zip(self.trainers, found, strict=True):
+                trainer.update_average(draw.step)
         # What larger folds have left is done one by one: folds differ by few steps, and each costs a launch of
         # its own.
-        for j, (trainer, rest) in enumerate(zip(self.trainers, batches, strict=True)):  # steps that not all have
-            for step, rate, batch in rest:
-                rates[j] = rate
-                totals[j] += self._step_alone(j, rate, batch) * len(batch)
-                trainer.update_average(step)
+        for j, (trainer, rest) in enumerate(zip(self.trainers, draws, strict=True)):  # steps that not all have
+            for draw in rest:
+                rates[j] = draw.rate
+                totals[j] += self._step_alone(j, draw.rate, trainer.maker.make(draw)) * len(draw.rows)
+                trainer.update_average(draw.step)
         # The one wait of an epoch: a loss that is fetched after each step would empty the device's queue each
         # time.
         sums = totals.cpu()  # waits for the device
@@ -119,6 +122,12 @@ class Group:
             except TfserError as error:
                 outcomes.append(error)
         return outcomes
+
+    def _read(self, draws: Sequence[Draw]) -> Padded:
+        """Make the batches of a step: by one gather where all jobs read the same frames and share one length."""
+        if self.maker is not None and (self.how == "vmap" or self.wants_graph):
+            return self.maker.batch(draws)
+        return self._pad([trainer.maker.make(draw) for trainer, draw in zip(self.trainers, draws, strict=True)])
 
     def _pad(self, batches: Sequence[Batch]) -> Padded:
         """Bring batches to one size with samples that are not there.

@@ -41,7 +41,7 @@ from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.selections import Keeper
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training import checkpoints
-from tfser.heads.training.batches import BatchMaker
+from tfser.heads.training.batches import BatchMaker, Draw
 from tfser.heads.training.finite import check_loss, check_prediction, check_weights
 from tfser.heads.training.losses import class_weights
 from tfser.heads.training.normalise import Normaliser
@@ -49,10 +49,14 @@ from tfser.heads.training.parts import Batch, why_whole
 from tfser.heads.training.predict import TrainedState, evaluate, own_randomness, predict
 from tfser.heads.training.samples import FrameStore, plan
 from tfser.heads.training.step import make_optimiser, move_average, training_loss
+from tfser.heads.training.temperature import fit_temperature
 from tfser.manifests.errors import TfserError, UnreadableError, UsageError, first_line
 from tfser.pipeline.features.devices import computing_on
 
 __all__ = ["EpochRecord", "FitResult", "FoldData", "Keeping", "Prediction", "Selection", "TrainedState", "fit", "predict"]
+
+_NEW_SETTINGS = {"labels_from": "label", "soft_loss": "cross-entropy", "temperature": False}
+"""Settings that checkpoints of the version before do not hold, at the values that change nothing."""
 
 _FORMAT = 2  # of checkpoints; raise it when training's numbers change
 
@@ -167,6 +171,11 @@ class Trainer:
         packed = data.features
         # What does not fit is refused before a frame is copied to a device.
         _check_fits(spec, config, recipe, bool(data.targets))
+        if recipe.temperature and not len(data.val):
+            raise UsageError(
+                "recipe setting temperature=True: it is fitted on validation utterances, and there are none; hold some out with "
+                "--validation next-group or speakers:N"
+            )
         self.frames, self.batch_norm = spec.sample_frames(config, recipe), spec.batch_norm
         self.most = spec.max_frames(config)  # what the module is made for; an utterance may be cut shorter
         seen = spec.seen_frames(config, recipe)
@@ -182,11 +191,10 @@ class Trainer:
         self.test_layout = plan(packed.offsets, data.test, self.frames, recipe.eval_hop, seen)
         self.epochs = recipe.length(self.steps())
         self.parts = 1 if recipe.parts is None or why_whole(spec, config, recipe) is not None else recipe.parts
+        targets = _targets(data).to(device)  # (n, K), of dimensions (n, T)
         if data.ratings is not None:  # no class weighs anything, by which a step knows what its targets are
-            targets, self.class_weights = torch.from_numpy(data.ratings).to(device), torch.ones(0, device=device)  # (n, T), (0,)
+            self.class_weights = torch.ones(0, device=device)
         else:
-            labels = torch.from_numpy(data.labels)
-            targets = nn.functional.one_hot(labels, len(data.classes)).float().to(device)  # (n, K)
             self.class_weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
 
         # Weights have a stream of their own: what a network begins with does not depend on how many draws its
@@ -217,6 +225,7 @@ class Trainer:
         off = set() if self.parts > 1 else {"parts"}
         off |= set() if self.data.targets else {"rating_loss", "rating_mix"}
         settings = {name: value for name, value in self.recipe.to_dict().items() if name not in off}
+        settings = {name: value for name, value in settings.items() if _NEW_SETTINGS.get(name, ()) != value}
         now, before = (
             [spec.name, config.to_dict(), recipe, self.seed, self.epochs, list(self.data.classes), _FORMAT]
             for recipe in (settings | {"summary": ""}, settings)
@@ -252,6 +261,7 @@ class Trainer:
             learning_rate=rate,
             train_s=train_s,
             eval_s=time.perf_counter() - trained,
+            temperature=self._temperature(val),
             **scores,
         )
         # Every epoch is evaluated once, on both sides, and each selection is a rule over that history: nothing
@@ -260,6 +270,12 @@ class Trainer:
         if self.keeper.add(self.history, test).get("val") == epoch:
             self.val_state = self._state()
         return record
+
+    def _temperature(self, val: Prediction | None) -> float | None:
+        """Return the temperature of an epoch, fitted on the validation utterances; None where the recipe does not ask for it."""
+        if not self.recipe.temperature or val is None:
+            return None
+        return fit_temperature(val.utterance_probabilities, self.data.labels[val.utterance])
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """Pass once over the training samples; return the mean loss and the last learning rate."""
@@ -282,8 +298,8 @@ class Trainer:
         """Return the steps of an epoch."""
         return -(-len(self.layout) // self.recipe.batch_size)
 
-    def batches(self, epoch: int) -> Iterator[tuple[int, float, Batch]]:
-        """Yield the steps of an epoch: the number, counted over all epochs from 0, the learning rate and the batch."""
+    def draws(self, epoch: int) -> Iterator[Draw]:
+        """Yield which samples each step of an epoch takes; whoever reads one makes its batch before the next."""
         generator = torch.Generator().manual_seed(_stream(self.seed, epoch, "data"))
         steps = self.steps()
         order = torch.randperm(len(self.layout), generator=generator)
@@ -294,7 +310,12 @@ class Trainer:
             zip(utterance.tensor_split(steps), start.tensor_split(steps), strict=True), start=(epoch - 1) * steps
         ):
             rate = self.recipe.learning_rate(step, steps, self.epochs)
-            yield step, rate, self.maker.batch(rows, starts, generator)
+            yield Draw(step=step, rate=rate, rows=rows, starts=starts, generator=generator)
+
+    def batches(self, epoch: int) -> Iterator[tuple[int, float, Batch]]:
+        """Yield the steps of an epoch: the number, counted over all epochs from 0, the learning rate and the batch."""
+        for draw in self.draws(epoch):
+            yield draw.step, draw.rate, self.maker.make(draw)
 
     def mean_loss(self, epoch: int, total: Tensor) -> float:
         """Return an epoch's loss per training sample.
@@ -401,7 +422,18 @@ def _fingerprint(described: list[Any], data: FoldData, more: list[str]) -> str:
         digest.update(np.ascontiguousarray(data.ratings).tobytes() + b"|")
     for array in (data.labels, data.train, data.val, data.test, data.features.offsets):
         digest.update(np.ascontiguousarray(array).tobytes() + b"|")
+    if data.soft_labels is not None:
+        digest.update(np.ascontiguousarray(data.soft_labels).tobytes() + b"|")
     return digest.hexdigest()
+
+
+def _targets(data: FoldData) -> Tensor:
+    """Return what each utterance is trained to, float32: its soft labels or its label (n, K), or its ratings (n, T)."""
+    if data.ratings is not None:
+        return torch.from_numpy(data.ratings)
+    if data.soft_labels is not None:
+        return torch.from_numpy(data.soft_labels).float()
+    return nn.functional.one_hot(torch.from_numpy(data.labels), len(data.classes)).float()
 
 
 def side_scores(side: str, data: FoldData, prediction: Prediction | None) -> dict[str, Any]:
@@ -433,6 +465,8 @@ def _check_fits(spec: HeadSpec, config: Settings, recipe: Recipe, rates: bool) -
         raise UsageError(f"slices of {frames} frames are longer than the {most} that {spec.name} is made for")
     if frames is None and recipe.speed:
         raise UsageError(f"recipe setting speed={recipe.speed}: only for segments, and {spec.name} eats utterances")
+    if recipe.temperature and rates:
+        raise UsageError("recipe setting temperature=True: it is fitted on classes' probabilities, and dimensions have none")
     if recipe.cmdt and rates:
         raise UsageError(f"recipe setting cmdt={recipe.cmdt}: it pulls classes together, and dimensions have none; take cmdt=0")
     if recipe.cmdt and (most is None or not (isinstance(spec, Network) and spec.gives_frames)):

@@ -24,7 +24,9 @@ from tfser.heads.spec.recipes import Recipe
 _TINY = 1e-12  # added to squared norms: the direction of a vector of zeros is zero
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor, smoothing: float, focal: float = 0.0) -> Tensor:
+def cross_entropy(
+    logits: Tensor, targets: Tensor, class_weights: Tensor, smoothing: float, focal: float = 0.0, divergence: bool = False
+) -> Tensor:
     """Cross-entropy with soft targets, each sample weighted by its targets' class weights.
 
     With ``focal`` g it is the focal loss: the term of each class is multiplied by (1 - p)^g, p being its predicted probability
@@ -36,15 +38,17 @@ def cross_entropy(logits: Tensor, targets: Tensor, class_weights: Tensor, smooth
         class_weights: (K,)
         smoothing: share of the targets that is spread evenly over the classes.
         focal: g; 0: plain cross-entropy.
+        divergence: take away the entropy of the smoothed targets: Kullback and Leibler's divergence, with the same gradient.
     """
     weights = targets @ class_weights  # (B,)
     smoothed = targets * (1 - smoothing) + smoothing / targets.shape[1]
     logarithms = logits.log_softmax(dim=-1)  # (B, K)
+    entropy = torch.special.entr(smoothed).sum(dim=-1) if divergence else 0.0  # (B,)
     if focal:
         # 1 - p from its logarithm, never below the smallest float: the gradient of x^g at 0 is infinite for g < 1.
         rest = (-torch.expm1(logarithms)).clamp(min=torch.finfo(logits.dtype).tiny)
         smoothed = smoothed * rest**focal
-    losses = -(smoothed * logarithms).sum(dim=-1)  # (B,)
+    losses = -(smoothed * logarithms).sum(dim=-1) - entropy  # (B,)
     return (losses * weights).sum() / weights.sum()
 
 

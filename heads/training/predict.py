@@ -72,7 +72,7 @@ def predict(
     if not len(rows):
         raise UsageError("there are no utterances to predict")
     if isinstance(spec, Baseline):
-        return spec.predict(state, features, rows)
+        return spec.predict(state, features, rows, speakers)
     # Initial weights are drawn and thrown away: the caller's generator must not notice.
     with computing_on(device):
         with own_randomness(device):

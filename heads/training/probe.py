@@ -4,7 +4,9 @@ Our own head, for features of a frozen encoder and few utterances. It is fitted 
 nothing.
 
 What comes in: an utterance's mean and population deviation over time of each feature, x_m (I = 2 D numbers) of each of M
-layers, scaled by the training utterances to mean 0 and deviation 1. What goes out: class probabilities,
+layers (the preset ``quantiles`` puts the 10, 50 and 90 % quantiles over time beside them: 5 D), scaled by the training utterances
+to mean 0 and deviation 1; by the recipe ``speaker`` first by the utterances of each speaker, which is transductive. What goes
+out: class probabilities,
 
     s_mk(x) = x' A_m^-1 mu_mk - mu_mk' A_m^-1 mu_mk / 2,     A_m = (1 - g_m) S_m + g_m (tr S_m / I) 1       (one layer)
     p_k(x)  ~ exp(mean over the chosen layers m of s_mk(x) / t_m)                                           (the mix)
@@ -30,7 +32,7 @@ The linear system is solved in n or I dimensions, whichever is smaller, in float
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -42,8 +44,15 @@ from torch import Tensor
 from tfser.heads.spec.fold import FitResult, FoldData, Indices, Prediction
 from tfser.heads.spec.head import Baseline
 from tfser.heads.spec.recipes import Recipe
-from tfser.heads.spec.settings import ABOVE_0, INSIDE_0_1, Settings
-from tfser.heads.training.baselines import finite_statistics, of_whole_utterances, one_epoch
+from tfser.heads.spec.settings import ABOVE_0, INSIDE_0_1, Settings, later
+from tfser.heads.training.baselines import (
+    BY_SPEAKER,
+    SPEAKER_WORDS,
+    finite_statistics,
+    of_speakers,
+    of_whole_utterances,
+    one_epoch,
+)
 from tfser.manifests.errors import UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
 
@@ -67,6 +76,8 @@ class ProbeConfig(Settings):
 
     shrinkage: Annotated[tuple[float, ...], INSIDE_0_1] = (0.3, 0.5, 0.7, 0.85)
     """Shares of the identity in the covariance, of which training speakers choose; one: nothing is chosen."""
+    quantiles: Annotated[tuple[float, ...], INSIDE_0_1] = later(())
+    """Quantiles over time of each feature, beside mean and deviation; none of one vector an utterance."""
     most_layers: Annotated[int | None, ABOVE_0] = None
     """Layers that are mixed at most; None: as many as there are. 1: the best one alone."""
     threads: Annotated[int | None, ABOVE_0] = 1
@@ -105,15 +116,22 @@ def fit(data: FoldData, config: ProbeConfig, recipe: Recipe) -> FitResult:
     from threadpoolctl import threadpool_limits
 
     began = time.perf_counter()
-    flat = finite_statistics(
-        data.features, np.concatenate([data.train, data.val, data.test]), deviation=bool((data.features.lengths > 1).any())
-    )
-    inputs = by_layer(flat, data.features.frames.shape[1], data.layers)  # (n, M, I)
+    rows = np.concatenate([data.train, data.val, data.test])
+    over_time = bool((data.features.lengths > 1).any())
+    quantiles = config.quantiles if over_time else ()
+    by_speaker = recipe.normalise == "speaker"
+    inputs = _inputs(data.features, rows, data.layers, over_time, quantiles)  # (n, M, I)
+    if by_speaker:
+        inputs = of_speakers(inputs, data.speakers)
     labels = data.labels[data.train]
     if len(np.unique(labels)) < 2:
         raise UsageError("the probe needs training utterances of two classes at least")
     with threadpool_limits(limits=config.threads, user_api="blas"):
         state = _fit_state(inputs[data.train], labels, _groups(data), len(data.classes), config)
+    if quantiles:
+        state["choice.quantiles"] = torch.tensor(quantiles, dtype=torch.float64)
+    if by_speaker:
+        state[BY_SPEAKER] = torch.tensor(True)
     trained = time.perf_counter()
     on_train = _probabilities(state, inputs[data.train])[np.arange(len(labels)), labels]
     return one_epoch(
@@ -126,22 +144,49 @@ def fit(data: FoldData, config: ProbeConfig, recipe: Recipe) -> FitResult:
     )
 
 
-def predict(state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices) -> Prediction:
-    """Predict the utterances ``rows`` with a state of `fit`.
+def predict(
+    state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices, speakers: Sequence[str] | None = None
+) -> Prediction:
+    """Predict the utterances ``rows`` with a state of `fit`; of the recipe ``speaker`` that takes the ``speakers`` (n,) of all.
 
     Raises:
-        UsageError: The state is not one of the probe, or the features are of another width.
+        UsageError: The state is not one of the probe, the features are of another width, or nothing says who speaks.
         NotFiniteError: Features of an utterance are no numbers.
     """
     if "choice.layers" not in state or "model.weight" not in state:
         raise UsageError("this is not a state of the probe")
     layers, dim = int(state["choice.of_layers"]), features.frames.shape[1]
     width = state["model.weight"].shape[2]
-    if layers * width not in (dim, 2 * dim):
+    quantiles = tuple(state["choice.quantiles"].tolist()) if "choice.quantiles" in state else ()
+    if layers * width not in ((2 + len(quantiles)) * dim, dim if not quantiles else -1):
         raise UsageError(f"this state is of {layers} layers of {width} inputs each, and these features are {dim} wide")
-    flat = finite_statistics(features, rows, deviation=layers * width == 2 * dim)
     rows = np.sort(rows)
-    return of_whole_utterances(_probabilities(state, by_layer(flat, dim, layers)[rows]), rows)
+    # By speaker the others of a speaker count, too: every utterance that is given.
+    by_speaker = BY_SPEAKER in state
+    every = np.arange(len(features.utterance_ids)) if by_speaker else rows
+    inputs = _inputs(features, every, layers, layers * width != dim, quantiles)
+    if by_speaker:
+        inputs = of_speakers(inputs, speakers)
+    return of_whole_utterances(_probabilities(state, inputs[rows]), rows)
+
+
+def _inputs(
+    features: PackedFeatures, rows: Indices, layers: int, over_time: bool, quantiles: tuple[float, ...]
+) -> Floats:
+    """Return what is said of each utterance, (n, M, I); quantiles only of ``rows``, elsewhere they are 0.
+
+    Raises:
+        NotFiniteError: Features of one of ``rows`` are no numbers.
+    """
+    dim = features.frames.shape[1]
+    inputs = by_layer(finite_statistics(features, rows, deviation=over_time), dim, layers)
+    if not quantiles:
+        return inputs
+    found = np.zeros((len(inputs), len(quantiles), layers, dim // layers))
+    for row in rows:
+        values = np.quantile(features.of(int(row)).astype(np.float64), quantiles, axis=0)  # (Q, dim)
+        found[row] = values.reshape(len(quantiles), layers, -1)
+    return np.concatenate([inputs, np.moveaxis(found, 2, 1).reshape(len(inputs), layers, -1)], axis=2)
 
 
 def by_layer(flat: Floats, dim: int, layers: int) -> Floats:
@@ -281,10 +326,16 @@ PROBE = Baseline(
     name="probe",
     summary="ours: shrunken discriminant analysis of each layer's statistics, mixed as training speakers judge",
     source="ours; Friedman 1989, Ledoit and Wolf 2004",
-    presets={"mixed": ProbeConfig(), "single": ProbeConfig(most_layers=1), "fixed": ProbeConfig(shrinkage=(0.5,))},
+    presets={
+        "mixed": ProbeConfig(),
+        "single": ProbeConfig(most_layers=1),
+        "fixed": ProbeConfig(shrinkage=(0.5,)),
+        "quantiles": ProbeConfig(quantiles=(0.1, 0.5, 0.9)),
+    },
     default_preset="mixed",
     recipes={
         "default": Recipe(summary="fitted once; choices by leaving training speakers out", epochs=1, normalise="none"),
+        "speaker": Recipe(summary=SPEAKER_WORDS, epochs=1, normalise="speaker"),
     },
     default_recipe="default",
     features=("wavlm-large", "hubert-large", "logmel"),

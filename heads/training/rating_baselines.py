@@ -17,7 +17,7 @@ computes from them in float64 is what the run stored.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -112,8 +112,10 @@ def fit(data: FoldData, config: RidgeConfig | SVRConfig, recipe: Recipe) -> FitR
     )
 
 
-def predict(state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices) -> Prediction:
-    """Predict the utterances ``rows`` with a state of `fit`.
+def predict(
+    state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices, speakers: Sequence[str] | None = None
+) -> Prediction:
+    """Predict the utterances ``rows`` with a state of `fit`; who speaks changes nothing.
 
     Raises:
         UsageError: The state is not one of a reference head, or the features are of another width.
@@ -166,7 +168,8 @@ def _ratings(state: Mapping[str, Tensor], inputs: Floats) -> Floats:
         found = kernel_of(scaled, of["model.support"], float(of["kernel.width"][0])) @ of["model.dual"].T
     else:
         found = scaled @ of["model.weight"].T
-    return np.clip(found + of["model.intercept"], 0.0, 1.0)
+    cut: Floats = np.clip(found + of["model.intercept"], 0.0, 1.0)
+    return cut
 
 
 def _predict(state: Mapping[str, Tensor], inputs: Floats, rows: Indices) -> Prediction:

@@ -12,6 +12,7 @@ utterances.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +84,8 @@ class FrameStore:
         frames: (sum of frames, D), float16 or float32; kept in its dtype. A tensor that is there already (`placed`) is taken as
             it is, so that several trainings on the same features hold them once.
         offsets: (n + 1,) int64.
-        shift, scale: (n, D) or (1, D) each, float32: a frame x of utterance u becomes (x - shift[u]) * scale[u].
+        shift, scale: (n, D), (1, D) or (k, D) each, float32: a frame x of utterance u becomes (x - shift[u]) * scale[u]; where
+            there are fewer rows than utterances, each row is that of n / k utterances in turn.
         device: Where they live.
         most: What lies beyond so many frames of an utterance is left out; None: nothing.
     """
@@ -105,6 +107,19 @@ class FrameStore:
         self.shift = torch.from_numpy(shift).to(device)
         self.scale = torch.from_numpy(scale).to(device)
         self.device = device
+
+    @classmethod
+    def joined(cls, stores: Sequence[FrameStore]) -> FrameStore:
+        """Return the store of J stores of the same n utterances, normalised by each: utterance u of store j is number j n + u.
+
+        The frames lie there once, as before.
+        """
+        first, found = stores[0], cls.__new__(cls)
+        found.frames, found.device = first.frames, first.device
+        found.begins, found.counts = first.begins.repeat(len(stores)), first.counts.repeat(len(stores))
+        found.lengths = np.tile(first.lengths, len(stores))
+        found.shift, found.scale = (torch.cat([getattr(of, name) for of in stores]) for name in ("shift", "scale"))
+        return found
 
     def gather(self, utterance: Tensor, start: Tensor, frames: int | None, pace: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Read one sample for each of ``utterance`` (B,) int64: from its frame ``start`` (B,), ``frames`` frames.
@@ -144,15 +159,18 @@ class FrameStore:
         """Return the normalised frames number ``frame`` (B, L) of the utterances (B,), counted cyclically: (B, L,
         D)."""
         rows = self.begins[utterance, None] + frame % self.counts[utterance, None]
-        row = utterance if self.shift.shape[0] > 1 else torch.zeros_like(utterance)
+        row = self._table_row(utterance)
         read = self.frames[rows].float()  # a copy of their own, so the rest is done in place: all layers of a batch are large
         return read.sub_(self.shift[row, None, :]).mul_(self.scale[row, None, :])
 
     def gain(self, utterance: Tensor) -> Tensor:
         """Return what a unit of the raw features is worth after normalisation: (B, 1, D), of rows (B,) on the CPU."""
-        utterance = utterance.to(self.device, non_blocking=True)
-        row = utterance if self.scale.shape[0] > 1 else torch.zeros_like(utterance)
-        return self.scale[row, None, :]
+        return self.scale[self._table_row(utterance.to(self.device, non_blocking=True)), None, :]
+
+    def _table_row(self, utterance: Tensor) -> Tensor:
+        """Return which row of shift and scale is that of each utterance (B,)."""
+        share = len(self.lengths) // len(self.shift)  # utterances of a row
+        return utterance if share == 1 else utterance // share
 
 
 def placed(frames: npt.NDArray[np.floating], device: torch.device) -> Tensor:

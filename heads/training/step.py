@@ -53,7 +53,8 @@ def training_loss(
     of_all = _joined([part.float() for part in logits], 0)
     if not class_weights.shape[-1]:
         return rating_loss(of_all, batch.targets, recipe, present)
-    loss = cross_entropy(of_all, batch.targets, class_weights, recipe.label_smoothing, recipe.focal)
+    divergence = recipe.soft_loss == "kl"
+    loss = cross_entropy(of_all, batch.targets, class_weights, recipe.label_smoothing, recipe.focal, divergence)
     if vectors:
         loss = loss + recipe.cmdt * contrast(_joined(vectors, 1), batch.targets.argmax(dim=1), recipe, present)
     return loss

@@ -6,7 +6,7 @@ WITH kept AS MATERIALIZED (  -- first who they are, then their folds
   SELECT a.* FROM assignments a SEMI JOIN near_duplicates d ON d.corpus = a.corpus AND d.utterance_id = a.utterance_id
 ), placed AS (
   SELECT a.protocol, a.corpus, r.fold, a.utterance_id,
-    CASE WHEN h.part IS NOT NULL AND coalesce(a.role, r.role) = 'train' THEN 'val' ELSE coalesce(a.role, r.role) END AS role
+    CASE WHEN h.part IS NOT NULL AND coalesce(a.role, r.role) = 'train' THEN h.role ELSE coalesce(a.role, r.role) END AS role
   FROM kept a
   JOIN fold_roles r ON r.protocol = a.protocol AND r.corpus = a.corpus AND r.tested_in = a.fold
   LEFT JOIN held_out h ON h.protocol = a.protocol AND h.corpus = a.corpus AND h.part = a.part AND h.fold = r.fold

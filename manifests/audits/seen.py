@@ -67,7 +67,7 @@ SELECT * FROM lost WHERE EXISTS (  -- where nothing can be read, the rows are al
   SELECT 1 FROM temp.all_assignments a ANTI JOIN lost l ON l.corpus = a.corpus AND l.utterance_id = a.utterance_id)
 """
 
-_ROLE = "CASE WHEN h.part IS NOT NULL AND coalesce(c.fixed, r.role) = 'train' THEN 'val' ELSE coalesce(c.fixed, r.role) END"
+_ROLE = "CASE WHEN h.part IS NOT NULL AND coalesce(c.fixed, r.role) = 'train' THEN h.role ELSE coalesce(c.fixed, r.role) END"
 _ROLLED_OUT = """
 FROM counted c JOIN fold_roles r ON r.protocol = c.protocol AND r.corpus = c.corpus AND r.tested_in = c.tested_in
 LEFT JOIN held_out h ON h.protocol = c.protocol AND h.corpus = c.corpus AND h.part = c.part AND h.fold = r.fold
@@ -185,8 +185,8 @@ def _foreign(turn: str, protocol: str, corpus: str, claims: Sequence[str]) -> di
         "all_assignments": f"SELECT DISTINCT {p} AS protocol, m.corpus, m.utterance_id, m.label, NULL::VARCHAR AS \"group\", "
         "m.fold, m.role, NULL::INTEGER AS part FROM temp.foreign_members m",
         "assignments": "SELECT * FROM temp.all_assignments",
-        "held_out": "SELECT NULL::VARCHAR AS protocol, NULL::VARCHAR AS corpus, NULL::INTEGER AS part, NULL::INTEGER AS fold "
-        "LIMIT 0",
+        "held_out": "SELECT NULL::VARCHAR AS protocol, NULL::VARCHAR AS corpus, NULL::INTEGER AS part, NULL::INTEGER AS fold, "
+        "NULL::VARCHAR AS role, NULL::VARCHAR AS reason LIMIT 0",
         # Folds keep their own numbers, so that those in between need not be there.
         "fold_roles": "WITH numbers AS (SELECT DISTINCT fold FROM temp.foreign_rows) "
         "SELECT p.protocol, p.corpus, p.validation, g.fold AS tested_in, k.fold, "
@@ -240,7 +240,7 @@ def _common(main: str, feature_sets: Sequence[str] | None, is_foreign: bool) -> 
         "checked_feature_sets": chosen,
         # What a reader passed over (stage read) was never an utterance, though it may bear the id of one; nor is a run.
         "skipped": f"SELECT * FROM {main}.skipped WHERE corpus IN (SELECT corpus FROM temp.protocols) "
-        "AND stage NOT IN ('read', 'run')",
+        "AND stage NOT IN ('read', 'rating', 'run')",
         "unused": _NO_UNUSED if is_foreign else _UNUSED.format(main=main),
         "voices": f"SELECT speaker, {voice('speaker')} AS voice FROM (SELECT DISTINCT speaker FROM utterances "
         "WHERE corpus IN (SELECT corpus FROM temp.protocols)) WHERE speaker IS NOT NULL",

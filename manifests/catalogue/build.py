@@ -3,7 +3,7 @@
 Goes in: the cache's Parquet and JSON files, as `Cache.sources` lists them. Comes out: rows in the tables of `schema.TABLES`.
 What changed in `corpora/` or `features/` is read again as a whole, in SQL; finished runs are added and taken out one by one.
 A file that is damaged or cannot be read costs nobody the rest: what hangs on it is left out, and listed in `skipped` with the
-stage `corpus`, `protocols`, `near-duplicates`, `features` or `run`.
+stage `corpus`, `annotations`, `protocols`, `near-duplicates`, `features` or `run`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from tfser.manifests.catalogue.fill_runs import judge_speakers, read_runs
 from tfser.manifests.catalogue.filling import LeftOut, insert, registered
 from tfser.manifests.catalogue.near_duplicates import read_near_duplicates
 from tfser.manifests.catalogue.stored import (
+    ANNOTATIONS,
     CORPUS,
     SKIPPED,
     UTTERANCES,
     StoredCorpus,
     asked_protocols,
+    read_annotations,
     read_corpus,
 )
 from tfser.manifests.catalogue.views import VIEWS
@@ -154,7 +156,7 @@ def _read_corpora(cache: Cache, connection: Connection, left_out: LeftOut) -> No
     own = own_protocols(cache)
     for table in ("corpora", "protocols", "assignments", "held_out"):
         connection.execute(f"DELETE FROM {table}")
-    connection.execute("DELETE FROM skipped WHERE stage IN ('corpus', 'protocols', 'near-duplicates')")
+    connection.execute("DELETE FROM skipped WHERE stage IN ('corpus', 'annotations', 'protocols', 'near-duplicates')")
     corpora: list[StoredCorpus] = []
     for name in sorted({*cache.corpora(), *cache.broken_corpora()}):
         try:
@@ -169,6 +171,7 @@ def _read_corpora(cache: Cache, connection: Connection, left_out: LeftOut) -> No
             left_out.note("protocols", None, path, error)
     insert_corpora(connection, corpora)
     names = [corpus.name for corpus in corpora]
+    _read_annotations(cache, connection, names, left_out)
     for corpus in corpora:
         wanted = [*applicable(connection, corpus.name), *_asked(cache, corpus.name, left_out)]
         if corpus.about["default_protocol"]:
@@ -178,6 +181,16 @@ def _read_corpora(cache: Cache, connection: Connection, left_out: LeftOut) -> No
     read_near_duplicates(
         cache, connection, names, lambda corpus, path, error: left_out.note("near-duplicates", corpus, path, error)
     )
+
+
+def _read_annotations(cache: Cache, connection: Connection, names: Sequence[str], left_out: LeftOut) -> None:
+    """Fill the table of single ratings; a corpus whose file cannot be read keeps its utterances."""
+    connection.execute("DELETE FROM annotations")
+    for name in names:
+        try:
+            insert(connection, "annotations", read_annotations(cache, name))
+        except (DamagedError, UnreadableError) as error:
+            left_out.note("annotations", name, cache.corpus(name) / ANNOTATIONS, error)
 
 
 def _places_of(cache: Cache, corpus: str) -> set[str]:

@@ -55,9 +55,10 @@ DATA_TABLES = (
     table(
         "skipped",
         "What a stage could not use, and why. An utterance that could not be scanned or extracted fails no audit; rows and files"
-        " that a corpus reader passed over (stage read) are no utterances, though they may bear the id of one. The stages corpus,"
-        " protocols, near-duplicates, features and run are files of the cache that are damaged or could not be read: what they"
-        " hold is left out of the catalogue.",
+        " that a corpus reader passed over (stage read) are no utterances, though they may bear the id of one. Ratings of no"
+        " utterance, or that cannot be read, have the stage rating. The stages corpus, annotations, protocols,"
+        " near-duplicates, features and run are files of the cache that are damaged or could not be read: what they hold is left"
+        " out of the catalogue.",
         """
         corpus VARCHAR -- corpus name; null for a damaged file of no corpus
         utterance_id VARCHAR -- null for a file that is no utterance
@@ -153,13 +154,29 @@ DATA_TABLES = (
     ),
     table(
         "held_out",
-        "Which parts of a protocol's utterances validate in which fold instead of training there.",
+        "Which parts of a protocol's utterances validate in which fold instead of training there, or are left out of it.",
         """
         protocol VARCHAR -- name
         corpus VARCHAR -- corpus name
         part INTEGER -- of `assignments`
-        fold INTEGER -- where it would train, and validates
+        fold INTEGER -- where it would train, and does something else
+        role VARCHAR -- val: it validates; out: it is of no side, see `left_out`
+        reason VARCHAR -- why it is of no side; null where it validates
         """,
+    ),
+    table(
+        "left_out",
+        "Who takes no part in a fold in which a protocol keeps several columns apart at once: they share one of them with those"
+        " whom the fold tests. In some other fold they are tested.",
+        """
+        protocol VARCHAR -- name
+        corpus VARCHAR -- corpus name
+        fold INTEGER -- from 1
+        utterance_id VARCHAR -- utterance
+        label VARCHAR -- after the protocol's map
+        reason VARCHAR -- which of the columns they share with the tested
+        """,
+        view=True,
     ),
     table(
         "fold_roles",

@@ -193,7 +193,8 @@ def _built_from(cache: Cache) -> dict[str, Stamp] | None:
 def _note_left_out(cache: Cache, connection: Connection) -> None:
     """Say in one line which files of the cache the catalogue does without."""
     found = connection.execute(
-        "SELECT path, reason FROM skipped WHERE stage IN ('corpus', 'protocols', 'near-duplicates', 'features', 'run') "
+        "SELECT path, reason FROM skipped WHERE stage "
+        "IN ('corpus', 'annotations', 'protocols', 'near-duplicates', 'features', 'run') "
         "ORDER BY path, reason"
     ).fetchall()
     if found:

@@ -53,6 +53,7 @@ RESULT_TABLES = (
         device VARCHAR -- cpu, cuda, cuda:1 ...
         device_name VARCHAR -- of the processor or GPU; null: a run that is older than the column
         parameters BIGINT -- of the head
+        temperature VARCHAR -- T, fitted on validation utterances, for probabilities p^(1/T), JSON: by selection; null: none
         layer_weights VARCHAR -- of a learned layer mix, JSON: by selection, from layer 0 on, sum 1; null: one layer
         utterances_cut BIGINT -- longer than what the head sees (max_frames in config), and cut there
         audit VARCHAR -- passed, overridden (leaks were allowed) or gaps (something lacking was)

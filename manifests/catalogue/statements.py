@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -52,13 +53,31 @@ def select(connection: Connection, query: str) -> Answer:
         return Answer(*interruptibly(connection, ask), is_plan=kind == "EXPLAIN")
 
 
+def select_part(connection: Connection, query: str, first: int, most: int) -> Answer:
+    """Run one reading statement, and return so many rows of what it gives, from the row `first` (0 is the first) on.
+
+    Of a SELECT no more than these rows are ever held.
+
+    Raises:
+        UsageError: as `select`.
+    """
+    with _only_reading(query) as kind:
+        pass
+    if kind == "SELECT":
+        return select(connection, f"SELECT * FROM (\n{one_select(query)}\n) LIMIT {most:d} OFFSET {first:d}")
+    found = select(connection, query)
+    return found._replace(rows=found.rows[first : first + most])
+
+
 def select_arrow(connection: Connection, query: str) -> Any:
     """Run one reading statement and return its result as an Arrow table.
 
     Raises:
         UsageError: as `select`.
     """
-    with _only_reading(query):
+    with _only_reading(query), warnings.catch_warnings():
+        # DuckDB 2 remarks that this copies the rows; its other way refuses a connection that is in use.
+        warnings.filterwarnings("ignore", message="Arrow output on a DB-API result")
         return interruptibly(connection, lambda: connection.execute(query).to_arrow_table())
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfser.manifests.annotations import annotation_schema
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import DamagedError, MissingFileError, UnknownContentError
 from tfser.manifests.utterances import Skipped, column_type, contract_columns, skipped_table
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 CORPUS = "corpus.json"
 UTTERANCES = "utterances.parquet"
 SKIPPED = "skipped.parquet"
+ANNOTATIONS = "annotations.parquet"
 FEATURE_SET = "feature_set.json"
 
 
@@ -50,6 +52,17 @@ def read_utterances(cache: Cache, corpus: str) -> pa.Table:
     """Return a corpus's rows, the contract's columns in their types; errors as above."""
     path = cache.corpus(corpus) / UTTERANCES
     return _as_contract(path, cache.read_table(path))
+
+
+def read_annotations(cache: Cache, corpus: str) -> pa.Table:
+    """Return the single ratings of a corpus; an empty table where its last scan found none. Errors as above."""
+    path = cache.corpus(corpus) / ANNOTATIONS
+    try:
+        return _cast(path, cache.read_table(path), annotation_schema())
+    except MissingFileError:
+        if read_about(cache, corpus).get("annotations"):
+            raise
+        return annotation_schema().empty_table()
 
 
 def read_about(cache: Cache, corpus: str) -> dict[str, Any]:

@@ -7,6 +7,8 @@ take them as its threads deliver them, and the last digits would differ from run
 
 from __future__ import annotations
 
+from tfser.manifests.catalogue.rater_views import RATER_VIEWS
+
 FOLD_ROLES = """
 SELECT p.protocol, p.corpus, p.validation, g.tested_in, k.fold,
   CASE WHEN g.tested_in = k.fold THEN 'test'
@@ -17,12 +19,20 @@ FROM protocols p, LATERAL (SELECT unnest(range(1, p.folds + 1))::INTEGER AS test
 """
 
 FOLDS = """
+SELECT * FROM (
 SELECT a.protocol, a.corpus, r.fold,
-  CASE WHEN h.part IS NOT NULL AND coalesce(a.role, r.role) = 'train' THEN 'val' ELSE coalesce(a.role, r.role) END AS role,
+  CASE WHEN h.part IS NOT NULL AND coalesce(a.role, r.role) = 'train' THEN h.role ELSE coalesce(a.role, r.role) END AS role,
   a.utterance_id, a.label, r.validation
 FROM assignments a
 JOIN fold_roles r ON r.protocol = a.protocol AND r.corpus = a.corpus AND r.tested_in = a.fold
 LEFT JOIN held_out h ON h.protocol = a.protocol AND h.corpus = a.corpus AND h.part = a.part AND h.fold = r.fold
+) WHERE role <> 'out'
+"""
+
+LEFT_OUT = """
+SELECT a.protocol, a.corpus, h.fold, a.utterance_id, a.label, h.reason
+FROM assignments a JOIN held_out h ON h.protocol = a.protocol AND h.corpus = a.corpus AND h.part = a.part
+WHERE h.role = 'out'
 """
 
 FOLD_UTTERANCES = """
@@ -203,8 +213,10 @@ BOUND = "json_extract_string(config, '$.belongs_to.run_id') IS NOT NULL"
 """Of `feature_sets`: whether something in it was learned in a fold, to which it belongs (a collapsed layer mix)."""
 
 VIEWS = {
+    **RATER_VIEWS,
     "fold_roles": FOLD_ROLES,
     "folds": FOLDS,
+    "left_out": LEFT_OUT,
     "fold_utterances": FOLD_UTTERANCES,
     "fold_scores": FOLD_SCORES,
     "scores": SCORES,

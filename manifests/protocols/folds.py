@@ -89,7 +89,7 @@ def install(connection: Connection, corpus: str, protocol: Protocol) -> None:
         _install(connection, corpus, protocol)
     finally:
         with contextlib.suppress(duckdb.Error):  # after an error in a transaction nothing more can be said in it
-            for name in ("chosen", "members", "dealt", "placed", *HOLDING_OUT):
+            for name in ("chosen", "members", "dealt", "cells", "placed", *HOLDING_OUT):
                 connection.execute(f"DROP TABLE IF EXISTS temp.{name}")
 
 
@@ -102,7 +102,8 @@ def _install(connection: Connection, corpus: str, protocol: Protocol) -> None:
     # columns and nothing else.
     where = f"protocol {protocol.name}" if protocol.over else f"protocol {protocol.name} on corpus {corpus}"
     condition = check_condition(protocol.where, where) if protocol.where != Protocol.where else frozenset()
-    check_columns(connection, condition | {protocol.grouped_by, protocol.label_column}, where)
+    columns = {protocol.grouped_by, *(column for column, _ in protocol.crossed), protocol.label_column}
+    check_columns(connection, condition | columns, where)
     try:
         classes = _members(connection, corpora, protocol)
     except duckdb.Error as error:
@@ -120,13 +121,14 @@ def _install(connection: Connection, corpus: str, protocol: Protocol) -> None:
         [protocol.name],
     )
     connection.execute("INSERT INTO held_out BY NAME SELECT ? AS protocol, * FROM held ORDER BY ALL", [protocol.name])
+    grouped_by = JOINED_BY.join([protocol.grouped_by, *dict(protocol.crossed)])
     for name in corpora:
         connection.execute(
             "INSERT INTO protocols VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 *(protocol.name, name, JOINED_BY.join(corpora), protocol.version),
                 *(_hash(connection, protocol, folds), folds, classes, list(protocol.keeps_apart)),
-                *(protocol.grouped_by, protocol.validation, protocol.summary, list(protocol.used_by)),
+                *(grouped_by, protocol.validation, protocol.summary, list(protocol.used_by)),
             ],
         )
 
@@ -136,7 +138,8 @@ def _hash(connection: Connection, protocol: Protocol, folds: int) -> str:
     digest = connection.execute(
         "SELECT sha256(concat_ws(chr(10), ?, coalesce(string_agg(concat_ws(chr(9), p.key, p.label, "
         "coalesce(p.fold::VARCHAR, '-'), coalesce(p.role, '-'), h.folds), chr(10) ORDER BY p.key), ''))) FROM parted p "
-        "LEFT JOIN (SELECT corpus, part, string_agg(fold::VARCHAR, ',' ORDER BY fold) AS folds FROM held GROUP BY ALL) h "
+        "LEFT JOIN (SELECT corpus, part, string_agg(fold || CASE role WHEN 'val' THEN '' ELSE role END, ',' ORDER BY fold) "
+        "AS folds FROM held GROUP BY ALL) h "
         "ON h.corpus = p.corpus AND h.part = p.part",
         [f"{folds} {protocol.validation}"],
     ).fetchone()
@@ -156,10 +159,13 @@ def _members(connection: Connection, corpora: Sequence[str], protocol: Protocol)
     named = "corpus || '/' || {0}" if several else "{0}"
     column = f"{quote_name(protocol.grouped_by)}::VARCHAR"
     group = column if protocol.grouped_by == "corpus" else named.format(column)
+    crossed = "".join(
+        f", {named.format(f'{quote_name(of)}::VARCHAR')} AS crossed_{i}" for i, (of, _) in enumerate(protocol.crossed)
+    )
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE members AS SELECT u.corpus, u.utterance_id, {named.format('utterance_id')} AS key, "
         f'{"NULL::VARCHAR" if protocol.rated else "c.class"} AS label, {group} AS "group", u.speaker, '
-        f"{named.format('speaker')} AS voice FROM ({_chosen_rows(protocol)}) u "
+        f"{named.format('speaker')} AS voice{crossed} FROM ({_chosen_rows(protocol)}) u "
         + (
             f"WHERE {is_rated(protocol.rated)}"
             if protocol.rated
@@ -248,6 +254,8 @@ def _folds(connection: Connection, protocol: Protocol, where: str) -> tuple[str,
         return _published(connection, protocol, where)
     if protocol.sides is not None:
         return _sides(connection, protocol, where)
+    if protocol.crossed:
+        return _crossed(connection, protocol, where)
     # Dealt by the hash of the key: who is in which fold stays so when utterances are added, and does not follow
     # the order of the rows.
     if protocol.grouped_by == "utterance_id" and protocol.k:
@@ -284,6 +292,43 @@ def _folds(connection: Connection, protocol: Protocol, where: str) -> tuple[str,
         listed = 'm."group" IS NOT NULL AND m."group" NOT IN (SELECT name FROM dealt)'
         return f"CASE WHEN {listed} THEN 1 ELSE {_DEALT} END", f"CASE WHEN {listed} THEN 'train' END", folds
     return _DEALT, "NULL::VARCHAR", folds
+
+
+def _crossed(connection: Connection, protocol: Protocol, where: str) -> tuple[str, str, int]:
+    """Return the SQL of fold and role where several columns are kept apart at once: a fold a cell that somebody is in.
+
+    Each column's values are dealt into parts by themselves; `cells` has the parts of each fold, by which `hold_out` tells who
+    shares some of them.
+    """
+    columns = [(protocol.grouped_by, protocol.k), *protocol.crossed]
+    names = ['"group"', *(f"crossed_{i}" for i in range(len(protocol.crossed)))]
+    places: list[str] = []
+    for (column, k), name in zip(columns, names, strict=True):
+        counted = connection.execute(f"SELECT {name}, count(*) FROM members WHERE {name} IS NOT NULL GROUP BY 1").fetchall()
+        groups = dict(sorted(counted, key=lambda row: natural_key(row[0])))
+        if len(groups) < 2:
+            raise TfserError(f"{where}: the column {column} has {_words(groups)}; at least two groups are needed")
+        try:
+            dealt = deal(groups, k) if k else {value: i for i, value in enumerate(groups, 1)}
+        except TfserError as error:
+            raise TfserError(f"{where}, column {column}: {error}") from error
+        words = ", ".join("(?, ?::INTEGER)" for _ in dealt)
+        values = [cell for pair in dealt.items() for cell in pair]
+        place = f"place_{len(places)}"
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE dealt AS SELECT * FROM (VALUES {words}) v(name, place)", values)
+        connection.execute(f"ALTER TABLE members ADD COLUMN {place} INTEGER")
+        connection.execute(f"UPDATE members SET {place} = (SELECT d.place FROM dealt d WHERE d.name = members.{name})")
+        places.append(place)
+    of_all = ", ".join(places)
+    known = " AND ".join(f"{place} IS NOT NULL" for place in places)
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE cells AS SELECT {of_all}, row_number() OVER (ORDER BY {of_all})::INTEGER AS fold "
+        f"FROM members WHERE {known} GROUP BY {of_all}"
+    )
+    connection.execute(f"UPDATE members SET \"group\" = concat_ws(' / ', {', '.join(names)})")
+    same = " AND ".join(f"c.{place} = m.{place}" for place in places)
+    folds = (connection.execute("SELECT count(*) FROM cells").fetchone() or (0,))[0]
+    return f"(SELECT c.fold FROM cells c WHERE {same})", "NULL::VARCHAR", int(folds)
 
 
 def _published(connection: Connection, protocol: Protocol, where: str) -> tuple[str, str, int]:

@@ -28,7 +28,7 @@ NOT_INDEPENDENT: dict[Independence, str] = {
 }
 """What a score is not, in words, where speakers are not known to be kept apart."""
 
-_SIDE = "CASE WHEN h.part IS NOT NULL AND coalesce(c.fixed, r.role) = 'train' THEN 'val' ELSE coalesce(c.fixed, r.role) END"
+_SIDE = "CASE WHEN h.part IS NOT NULL AND coalesce(c.fixed, r.role) = 'train' THEN h.role ELSE coalesce(c.fixed, r.role) END"
 _ROLES = """JOIN fold_roles r ON r.protocol = $protocol AND r.corpus = c.corpus AND r.tested_in = c.tested_in
   LEFT JOIN held_out h ON h.protocol = $protocol AND h.corpus = c.corpus AND h.part = c.part AND h.fold = r.fold"""
 
@@ -45,15 +45,15 @@ WITH chosen AS (
   SELECT corpus, voice FROM (SELECT DISTINCT corpus, voice, tested_in, fixed, part FROM cells WHERE voice IS NOT NULL)
   GROUP BY ALL HAVING count(*) > 1
 ), heard AS (
-  SELECT c.corpus, c.voice, c.name, r.fold, bool_or({_SIDE} = 'test') AS tests, bool_or({_SIDE} <> 'test') AS others
+  SELECT c.corpus, c.voice, c.name, r.fold, bool_or({_SIDE} = 'test') AS tests, bool_or({_SIDE} IN ('train', 'val')) AS others
   FROM cells c SEMI JOIN several s ON s.corpus = c.corpus AND s.voice = c.voice {_ROLES}
   GROUP BY c.corpus, c.voice, c.name, r.fold
 ), shared AS (  -- one spelling on both sides, or two that may be one
   SELECT fold, bool_or(tests AND others) AS broken FROM heard
   GROUP BY corpus, voice, fold HAVING bool_or(tests) AND bool_or(others)
 ), nameless AS (
-  SELECT r.fold, bool_or({_SIDE} = 'test') AS tests, bool_or({_SIDE} <> 'test') AS others,
-    bool_or({_SIDE} = 'test' AND c.nobody) AS nobody_tests, bool_or({_SIDE} <> 'test' AND c.nobody) AS nobody_else
+  SELECT r.fold, bool_or({_SIDE} = 'test') AS tests, bool_or({_SIDE} IN ('train', 'val')) AS others,
+    bool_or({_SIDE} = 'test' AND c.nobody) AS nobody_tests, bool_or({_SIDE} IN ('train', 'val') AND c.nobody) AS nobody_else
   FROM (
     SELECT corpus, tested_in, fixed, part, bool_or(voice IS NULL) AS nobody FROM cells
     WHERE corpus IN (SELECT corpus FROM cells WHERE voice IS NULL) GROUP BY ALL

@@ -4,7 +4,8 @@
     corpus = "emodb"                      or corpora = ["emodb", "casia"]; left out: any corpus
     labels = "common4"                    a map's name, or a table: [labels] with happiness = ["happiness", "excitement"]
     where = "duration_s < 10"             an SQL condition on the utterance's columns
-    grouped_by = "speaker"                the column that folds are made of (utterance_id for a list of ids)
+    grouped_by = "speaker"                the column that folds are made of (utterance_id for a list of ids), or several that are
+                                          kept apart at once: ["speaker", "sentence"], with k = [5, 2] or one k for all
     k = 5                                 or folds = [["03", "08"], ["09", "10"]], or [sides] with train, val and test lists
     others = "leave-out"                  with folds or sides, groups in no list: error (default), leave-out or train
     keeps_apart = ["speaker"]
@@ -181,11 +182,13 @@ class _Reader:
         digits = _digits(self.told)
         over = self.over()
         several = over is not None and len(over) > 1
-        grouped_by = self.text("grouped_by") or "speaker"
+        grouped_by, crossed = self.grouped()
         groups, sides = self.folds(), self.sides()
         if sum(x is not None for x in (self.told.get("k"), groups, sides)) > 1:
             raise self.fail("k", "k, folds and sides exclude each other; keep one of them")
-        k = self.whole("k", 2)
+        k = self.whole("k", 2) if not crossed else crossed[0][1]
+        if crossed and (groups or sides):
+            raise self.fail("grouped_by", "several columns go with k alone, not with folds or sides")
         if grouped_by == "utterance_id" and not (k or groups or sides):
             raise self.fail("grouped_by", "utterance_id needs k, folds or sides: who tests which utterance?")
         for values in [*(groups or ()), list(sides or ())] if several and grouped_by != "corpus" else []:
@@ -195,18 +198,19 @@ class _Reader:
         check_condition(where, f"{self.file}: where")
         protocol = Protocol(
             name=f"{name}.{digits}",
-            summary=self.text("summary") or f"a protocol of one's own, by {grouped_by}",
+            summary=self.text("summary") or f"a protocol of one's own, by {' and '.join(dict(crossed)) or grouped_by}",
             version=self.whole("version", 1) or 1,
             over=over,
             labels=self.labels(),
             label_column=self.text("label_column") or "label",
             where=where,
             grouped_by=grouped_by,
+            crossed=crossed[1:],
             k=k,
             groups=groups,
             sides=sides,
             others=self.one_of("others", OTHERS) or "error",
-            keeps_apart=self.keeps_apart(grouped_by),
+            keeps_apart=self.keeps_apart([column for column, _ in crossed] or [grouped_by]),
             validation="split" if sides and "val" in sides.values() else "none",
             used_by=tuple(self.texts("used_by") or ()),
         )
@@ -294,11 +298,28 @@ class _Reader:
                 raise self.fail(key, f"{value!r} stands in two places")
             seen.add(value)
 
-    def keeps_apart(self, grouped_by: str) -> tuple[str, ...]:
+    def grouped(self) -> tuple[str, tuple[tuple[str, int | None], ...]]:
+        """Return the first column that folds are made of; where there are several, all of them with their numbers of parts."""
+        if not isinstance(self.told.get("grouped_by"), list):
+            return self.text("grouped_by") or "speaker", ()
+        columns, k = self.texts("grouped_by") or [], self.told.get("k")
+        if wrong := [column for column in columns if column not in GROUP_COLUMNS]:
+            raise self.fail("grouped_by", f"of several columns, {wrong[0]!r} is none of {', '.join(GROUP_COLUMNS)}")
+        if len(columns) < 2 or len(set(columns)) < len(columns):
+            raise self.fail("grouped_by", "is a column, or a list of two and more different ones")
+        parts = k if isinstance(k, list) else [k] * len(columns)
+        good = all(part is None or (isinstance(part, int) and not isinstance(part, bool) and part >= 2) for part in parts)
+        if not good or len(parts) != len(columns):
+            raise self.fail("k", f"is a whole number from 2, or a list of {len(columns)}: one for each of {', '.join(columns)}")
+        if (self.text("validation") or "none") != "none":
+            raise self.fail("validation", "folds that keep several columns apart at once have no validation side; leave it out")
+        return columns[0], tuple(zip(columns, parts, strict=True))
+
+    def keeps_apart(self, grouped_by: list[str]) -> tuple[str, ...]:
         known = (*GROUP_COLUMNS, "corpus")
         told = self.texts("keeps_apart")
         if told is None:
-            return (grouped_by,) if grouped_by in known else ()
+            return tuple(column for column in grouped_by if column in known)
         if wrong := [value for value in told if value not in known]:
             raise self.fail("keeps_apart", f"{wrong[0]!r} is none of {', '.join(known)}")
         return tuple(told)

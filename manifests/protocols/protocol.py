@@ -50,6 +50,9 @@ class Protocol:
     k: int | None = None
     groups: tuple[tuple[str, ...], ...] | None = None
     sides: Mapping[str, str] | None = None
+    crossed: tuple[tuple[str, int | None], ...] = ()
+    """Further columns that folds are made of, each dealt into so many parts (None: one a value). A fold tests what is in one part
+    of every column, and trains on what is in none of them; whoever is in some of them takes no part in that fold (`left_out`)."""
     others: str = "error"
     keeps_apart: tuple[str, ...] = ("speaker",)
     validation: str = "none"

@@ -73,7 +73,7 @@ def hold_out(connection: duckdb.DuckDBPyConnection, protocol: Protocol, folds: i
 
     `placed` has a row an utterance: corpus, utterance_id, key (what the utterance is called in the protocol), label, group, fold,
     role, speaker, voice (what the speaker is called in the protocol). `parted` is that with `part`, `held` says (corpus, part,
-    fold).
+    fold, role, reason): who of the training side validates there (val), or is of no side (out), and why.
 
     Args:
         connection: an open catalogue.
@@ -85,15 +85,38 @@ def hold_out(connection: duckdb.DuckDBPyConnection, protocol: Protocol, folds: i
         TfserError: if there is too little to hold out.
     """
     policy, _, number = protocol.validation.partition(":")
+    if protocol.crossed:
+        if policy != "none":
+            raise UsageError(f"{where}: folds that keep several columns apart at once have no validation side; leave it out")
+        _leave_out(connection, protocol)
+        return
     if policy == "next-group" and folds < 3:
-        raise TfserError(f"{where}: next-group validation needs three folds, there are {folds}")
+        raise TfserError(
+            f"{where}: next-group validation needs three folds, there are {folds}; hold out training speakers instead "
+            "(--validation speakers:1), or take a protocol of more folds"
+        )
     if policy == "speakers":
         _speakers(connection, int(number), folds, where)
     elif policy == "random-leaky":
         _random(connection, number, folds, where)
     else:
         connection.execute("CREATE OR REPLACE TEMP TABLE parted AS SELECT *, NULL::INTEGER AS part FROM placed")
-        connection.execute("CREATE OR REPLACE TEMP TABLE held (corpus VARCHAR, part INTEGER, fold INTEGER)")
+        connection.execute(
+            "CREATE OR REPLACE TEMP TABLE held (corpus VARCHAR, part INTEGER, fold INTEGER, role VARCHAR, reason VARCHAR)"
+        )
+
+
+def _leave_out(connection: duckdb.DuckDBPyConnection, protocol: Protocol) -> None:
+    """Leave out of each fold who shares one of the columns with those that it tests, and not all: they are of neither side."""
+    columns = [protocol.grouped_by, *(column for column, _ in protocol.crossed)]
+    shared = [f"c.place_{i} = k.place_{i}" for i in range(len(columns))]
+    words = ", ".join(f"CASE WHEN {one} THEN '{column}' END" for column, one in zip(columns, shared, strict=True))
+    connection.execute("CREATE OR REPLACE TEMP TABLE parted AS SELECT *, fold AS part FROM placed")
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE held AS SELECT p.corpus, c.fold AS part, k.fold, 'out' AS role, "
+        f"'of the tested ' || concat_ws(' and ', {words}) AS reason FROM cells c JOIN cells k ON c.fold <> k.fold "
+        f"AND ({' OR '.join(shared)}) JOIN (SELECT DISTINCT corpus, fold FROM placed) p ON p.fold = c.fold"
+    )
 
 
 def _check_no_val(connection: duckdb.DuckDBPyConnection, where: str) -> None:
@@ -131,7 +154,8 @@ def _speakers(connection: duckdb.DuckDBPyConnection, number: int, folds: int, wh
         "SELECT fold, count(*) FILTER (NOT tested) AS n FROM heard GROUP BY fold HAVING n <= ? ORDER BY fold LIMIT 1", [number]
     ).fetchone()
     connection.execute(
-        "CREATE OR REPLACE TEMP TABLE held AS SELECT corpus, part, fold FROM heard JOIN voices v USING (part) WHERE NOT tested "
+        "CREATE OR REPLACE TEMP TABLE held AS SELECT corpus, part, fold, 'val' AS role, NULL::VARCHAR AS reason "
+        "FROM heard JOIN voices v USING (part) WHERE NOT tested "
         "QUALIFY row_number() OVER (PARTITION BY fold ORDER BY md5(fold || chr(9) || v.voice), v.voice) <= ?",
         [number],
     )
@@ -155,7 +179,7 @@ def _random(connection: duckdb.DuckDBPyConnection, share: str, folds: int, where
         "count(*) OVER (PARTITION BY coalesce(role = 'test', FALSE) OR fold IS NULL) AS many FROM placed)"
     )
     connection.execute(
-        "CREATE OR REPLACE TEMP TABLE held AS SELECT DISTINCT corpus, part, unnest(range(1, ? + 1))::INTEGER AS fold "
-        "FROM parted WHERE part IS NOT NULL",
+        "CREATE OR REPLACE TEMP TABLE held AS SELECT DISTINCT corpus, part, unnest(range(1, ? + 1))::INTEGER AS fold, "
+        "'val' AS role, NULL::VARCHAR AS reason FROM parted WHERE part IS NOT NULL",
         [folds],
     )

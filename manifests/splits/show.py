@@ -62,8 +62,20 @@ def describe(connection: Connection, protocol: str, corpora: str) -> dict[str, A
     for key in sorted(table, key=lambda key: (key[0], ROLES.index(key[1]))):
         of = table[key]
         counts.append({"fold": key[0], "role": key[1], **of, "all": sum(of.values()), "speakers": speakers[key]})
-    judged = {"speakers_kept": worst(fold_independence(connection, protocol, corpora).values())}
+    judged: dict[str, Any] = {"speakers_kept": worst(fold_independence(connection, protocol, corpora).values())}
+    out = _left_out(connection, protocol, corpora)
+    judged |= {"left_out": out} if out else {}
     return {**description, **judged, "in_no_fold": _unused(connection, protocol, corpora), "counts": counts}
+
+
+def _left_out(connection: Connection, protocol: str, corpora: str) -> int:
+    """Count the places, of an utterance in a fold, that are left out since columns are kept apart there."""
+    counted = rows(
+        connection,
+        "SELECT count(*) AS n FROM left_out l JOIN protocols p USING (protocol, corpus) WHERE p.protocol = ? AND p.corpora = ?",
+        [protocol, corpora],
+    )
+    return int(counted[0]["n"])
 
 
 def _unused(connection: Connection, protocol: str, corpora: str) -> int:
@@ -85,7 +97,7 @@ def _sides(connection: Connection, protocol: str, corpora: str, folds: int, vali
         f"SELECT corpus, a.fold, a.role, a.part, count(*) AS n FROM assignments a {joined} AND a.fold IS NOT NULL GROUP BY ALL",
         [protocol, corpora],
     )
-    held = rows(connection, f"SELECT corpus, h.part, h.fold FROM held_out h {joined}", [protocol, corpora])
+    held = rows(connection, f"SELECT corpus, h.part, h.fold, h.role FROM held_out h {joined}", [protocol, corpora])
     # Rows with a role of their own stand on that side in every fold; the others are tested once and train elsewhere.
     fixed = {role: sum(c["n"] for c in cells if c["role"] == role) for role in ROLES}
     tested: dict[int, int] = {}
@@ -99,14 +111,17 @@ def _sides(connection: Connection, protocol: str, corpora: str, folds: int, vali
     # A part that is held out leaves the training side only where it would have trained: not in the fold that tests its
     # group.
     held_in: dict[int, int] = {}
+    out_of: dict[int, int] = {}
     for part in held:
         would_train = (c["n"] for c in of_part.get((part["corpus"], part["part"]), ()) if c["role"] or c["fold"] != part["fold"])
-        held_in[part["fold"]] = held_in.get(part["fold"], 0) + sum(would_train)
+        into = held_in if part["role"] == "val" else out_of
+        into[part["fold"]] = into.get(part["fold"], 0) + sum(would_train)
     counts = []
     for fold in range(1, folds + 1):
         test = tested.get(fold, 0)
         val = held_in.get(fold, 0) + (tested.get(fold % folds + 1, 0) if validation == "next-group" else 0)
-        sizes = {"train": fixed["train"] + free - test - val, "val": fixed["val"] + val, "test": fixed["test"] + test}
+        rest = free - test - val - out_of.get(fold, 0)
+        sizes = {"train": fixed["train"] + rest, "val": fixed["val"] + val, "test": fixed["test"] + test}
         counts += [{"fold": fold, "role": role, "all": n} for role, n in sizes.items() if n]
     return counts
 
@@ -124,6 +139,8 @@ def headline(row: dict[str, Any]) -> list[str]:
     lines += [f"  {'used by' if i == 0 else '       '} {who}" for i, who in enumerate(row["used_by"])]
     if row["counts"] and "speakers" not in row["counts"][0]:
         lines.append(f"  {len(row['classes']):,} classes in {row['folds']:,} folds: the counts below are of whole sides")
+    if row.get("left_out"):
+        lines.append(f"  left out of single folds: {row['left_out']:,} places; who and why: tfser sql \"FROM left_out\"")
     if row["in_no_fold"]:
         lines.append(f"  in no fold: {row['in_no_fold']:,} utterances; see `tfser audit`")
     return lines

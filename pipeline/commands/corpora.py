@@ -9,6 +9,7 @@ from tfser.manifests.commands.printing import Format, Printing
 from tfser.manifests.display import Lines, Output, print_rows, say
 from tfser.manifests.plugins import with_origins
 from tfser.pipeline.corpora import CORPORA, remembered
+from tfser.pipeline.features.encoders.families import FAMILIES
 from tfser.pipeline.features.registry import UPSTREAMS
 
 
@@ -44,7 +45,10 @@ def features(*, format: Format = Output.table) -> None:
     for name, upstream in UPSTREAMS.items():
         row: dict[str, Any] = {"features": name, "settings": ", ".join(upstream.options), "about": upstream.summary}
         if upstream.hub is not None:
-            row |= {"about": Lines((upstream.summary, upstream.hub))} if format is Output.table else {"hub": upstream.hub}
+            facts: dict[str, Any] = {"hub": upstream.hub, "licence": upstream.licence}
+            words = Lines((upstream.summary, f"{upstream.hub}; {upstream.licence}"))
+            row |= {"about": words} if format is Output.table else facts
         rows.append(row)
     print_rows(with_origins(rows, "features", plugins.UPSTREAMS, always=format is not Output.table), format)
-    say("and any wav2vec 2.0, HuBERT, WavLM or Whisper by its hub id or folder: --features organisation/name")
+    titles = [family.title for family in FAMILIES.values()]
+    say(f"and any {', '.join(titles[:-1])} or {titles[-1]} by its hub id or folder: --features organisation/name")

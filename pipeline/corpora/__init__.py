@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from tfser.pipeline.corpora import audformat_db, casia, crema_d, emodb, iemocap,
 from tfser.pipeline.corpora import table as user_table
 from tfser.pipeline.corpora.audformat_files import header_of
 from tfser.pipeline.corpora.base import CorpusReader, absolute, find_root
+from tfser.pipeline.corpora.label_tables import LABEL_TABLES
+from tfser.pipeline.corpora.more_patterns import MORE_PATTERNS
 from tfser.pipeline.corpora.patterns import PATTERNS
 
 CORPORA: dict[str, CorpusReader] = {
@@ -31,7 +33,8 @@ CORPORA: dict[str, CorpusReader] = {
     "ravdess": ravdess.READER,
     "synthetic": synthetic.READER,
     "table": user_table.READER,
-    **{name: corpus.reader() for name, corpus in PATTERNS.items()},
+    **{name: corpus.reader() for name, corpus in (PATTERNS | MORE_PATTERNS).items()},
+    **{name: corpus.reader() for name, corpus in LABEL_TABLES.items()},
 }
 add_loaded(PLUGGED, CorpusReader, CORPORA)
 
@@ -113,6 +116,22 @@ def locate(
         root=find_root(reader, root, before.get("root"), corpus),
         options=options,
     )
+
+
+def with_annotations(cache: Cache, located: Located, file: Path | None, columns: Mapping[str, str] | None) -> Located:
+    """Return a located corpus with the table of its single ratings; what was not said now is as it was at the last scan.
+
+    Raises:
+        UsageError: if columns of a table are named, and none is.
+    """
+    about = read_about(cache, located.corpus) if located.corpus in remembered(cache) else {"options": {}}
+    kept = {name: about["options"][name] for name in ("annotations", "annotation_columns") if name in about["options"]}
+    if file is not None:  # another file may have other columns; none goes back to what the corpus itself has
+        kept = {} if str(file) == "none" else {"annotations": str(absolute(file))}
+    if columns is not None and "annotations" not in kept:
+        raise UsageError("--annotation-column goes with --annotations FILE")
+    kept |= {} if columns is None else {"annotation_columns": dict(columns)}
+    return replace(located, options={**located.options, **kept})
 
 
 def _options(

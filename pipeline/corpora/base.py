@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tfser.manifests.annotations import Annotation
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.sound.audio import KNOWN_SUFFIXES, VIDEO_SUFFIXES
@@ -29,7 +30,8 @@ class Reading:
 
     `notes` are sentences about what the reader took for what, where somebody may have meant it otherwise. `expected` stands in
     for the reader's own counts where a corpus comes in parts and only some of them are there. `columns` names, for each of ours,
-    the column of a table that was taken for it.
+    the column of a table that was taken for it. `annotations` are single ratings, where the
+    corpus has them, and `unused_ratings` those that are of no utterance or cannot be read.
     """
 
     utterances: list[Utterance] = field(default_factory=list)
@@ -37,6 +39,8 @@ class Reading:
     notes: list[str] = field(default_factory=list)
     expected: Expected | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    annotations: list[Annotation] = field(default_factory=list)
+    unused_ratings: list[Passed] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

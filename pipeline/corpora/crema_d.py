@@ -5,12 +5,17 @@
     AudioWAV/1087_IWL_ANG_XX.wav      actor 1087, sentence IWL, anger, level not specified (LO, MD, HI, XX)
     VideoDemographics.csv                             age, sex, race and ethnicity of the actors   (optional)
     processedResults/summaryTable.csv                 what the crowd heard and saw                 (optional)
-    processedResults/tabulatedVotes.csv               every vote                                   (optional)
+    processedResults/tabulatedVotes.csv               the votes, counted                           (optional)
+    finishedResponses.csv                             every vote and who gave it                   (optional)
 
 `label` is the intended emotion, as nearly all published work has it. Where a vote table is present, wherever below the root,
 what the crowd perceived in the voice, the face and both becomes the columns `crowd_voice`, `crowd_face` and `crowd_multimodal`;
 a tie is written like `anger:disgust`. The summary gives their mean levels (0 to 100), the votes their number and the share of the
 raters who agreed.
+
+The votes themselves are single ratings (the table `annotations`): from finishedResponses.csv with their raters, and from the
+counts, as votes of nobody in particular, where that is not there. Those of the voice alone count, as a head hears no more; what
+was said of faces and videos is kept beside them.
 
 1076_MTI_SAD_XX is without sound: it is flagged `silent`, and stays. Older copies write 1040_ITH_SAD_X for 1040_ITH_SAD_XX
 (CREMA-D#6): it gets the id of the others. A clone made without Git LFS holds pointers in the files' place, and the scan says so.
@@ -24,6 +29,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfser.manifests.annotations import Annotation
 from tfser.manifests.labels import normalise
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.corpora.base import CorpusReader, Expected, Reading, audio_files, relative
@@ -90,6 +96,7 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
                 reading.skipped.append((utterance_id, relative(path, root), f"the same utterance as {relative(first, root)}"))
             else:
                 again[path.suffix.lower()] += 1
+    reading.annotations = list(_responses(files, reading)) or list(_votes(files))
     if not reading.utterances:
         raise READER.fail(root, "no audio file is named like 1087_IWL_ANG_XX.wav")
     if again:
@@ -141,6 +148,32 @@ def _crowd(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
     return result
 
 
+def _responses(files: Sequence[Path], reading: Reading) -> Iterator[Annotation]:
+    """Yield every answer with its rater: `respEmo`, or the letter in front of `ans`; list those that say nothing known."""
+    for place, row in enumerate(_rows(files, "finishedResponses.csv"), 1):
+        way, answer = row.get("querytype", ""), (row.get("respemo") or row.get("ans", "").partition("_")[0]).upper()
+        label = _VOTES.get(answer) or EMOTIONS.get(answer[:3])
+        if way in ("1", "2", "3") and "clipname" in row and label is not None:
+            yield _vote(_id(row["clipname"]), WAYS[int(way) - 1], label, row.get("localid"))
+        else:
+            reason = f"row {place}: the emotion {answer!r} or the kind of query {way!r} is none of the corpus's"
+            reading.unused_ratings.append((row.get("clipname"), "finishedResponses.csv", reason))
+
+
+def _votes(files: Sequence[Path]) -> Iterator[Annotation]:
+    """Yield the votes that are counted by clip, without raters."""
+    for row in _rows(files, "tabulatedVotes.csv"):
+        number = row.get("column1", "")
+        if number[:1] in ("1", "2", "3") and len(number) == 6 and "filename" in row:
+            for letter, label in _VOTES.items():
+                for _ in range(int(_float(row.get(letter.lower())) or 0)):
+                    yield _vote(_id(row["filename"]), WAYS[int(number[0]) - 1], label, None)
+
+
+def _vote(utterance_id: str, way: str, label: str, rater: str | None) -> Annotation:
+    return Annotation(utterance_id=utterance_id, rater=rater, label=label, setting=way, counts=way == "voice")
+
+
 def _rows(files: Sequence[Path], name: str) -> Iterator[Row]:
     """Yield the rows of the side table of a name, the one nearest to the root; keys are small letters and digits alone."""
     found = [path for path in files if path.name.casefold() == name.casefold()]
@@ -167,7 +200,7 @@ def _float(text: str | None) -> float | None:
 
 def _id(stem: str) -> str:
     """Return the id of a clip as the corpus spells it today."""
-    stem = stem.upper().removesuffix(".FLV")
+    stem = re.sub(r"\.(FLV|MP3|WAV)$", "", stem.upper())
     return f"{stem}X" if stem.endswith("_X") else stem
 
 

@@ -26,6 +26,7 @@ from tfser.pipeline.corpora.base import (
     read_text,
     relative,
 )
+from tfser.pipeline.sound.audio import KNOWN_SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,8 @@ class FileNames:
     is one such path. `emotions` gives for each code the corpus's own word and the field's. `codes` translates other groups
     (a code that is not there is a wrong name; templates find the code itself under the group's name with _ in front);
     `derived` makes a column of a group (one that is not there stays empty), `columns` makes columns by templates of both.
-    `upper` and `lower` are groups whose case is made so; codes are spelled as declared. `notes` are said at every scan.
+    `upper` and `lower` are groups whose case is made so; codes are spelled as declared. `suffixes` are
+    those of its files. `notes` are said at every scan.
     """
 
     name: str
@@ -82,6 +84,7 @@ class FileNames:
     lower: tuple[str, ...] = ()
     blocks: Blocks | None = None
     transcripts: Transcripts | None = None
+    suffixes: frozenset[str] = KNOWN_SUFFIXES
     expected: Expected | None = None
     notes: tuple[str, ...] = ()
 
@@ -111,7 +114,7 @@ def _read(corpus: FileNames, root: Path, options: Mapping[str, Any]) -> Reading:
     reading = Reading(notes=list(corpus.notes))
     words = _Words(corpus.transcripts, root) if corpus.transcripts is not None else None
     seen: dict[str, str] = {}
-    for path in audio_files(root, skipped=reading.skipped):
+    for path in audio_files(root, corpus.suffixes, reading.skipped):
         name = relative(path, root)
         match = pattern.fullmatch(name[: -len(path.suffix)])
         try:

@@ -4,6 +4,9 @@ About 12 hours of English dialogue in 5 sessions, each with one woman and one ma
 
     Session{1..5}/sentences/wav/<dialogue>/<utterance>.wav
     Session{1..5}/dialog/EmoEvaluation/<dialogue>.txt       the consensus: [start - end] TAB utterance TAB label TAB [V, A, D]
+        below each turn the single ratings: C-E2: TAB Neutral; TAB (comment), A-E3: TAB val 3; act 2; dom 2; TAB (comment)
+    Session{1..5}/dialog/EmoEvaluation/Categorical/<dialogue>_e1_cat.txt   the same again, read for turns that have none above:
+    Session{1..5}/dialog/EmoEvaluation/Attribute/<dialogue>_e1_atr.txt     utterance :Neutral state; (), :act 2; :val 3; :dom 2;
     Session{1..5}/dialog/transcriptions/<dialogue>.txt      utterance [start-end]: words
 
 What others fell over:
@@ -12,6 +15,7 @@ What others fell over:
   the prefix `Ses01F` only names who wears the markers. So speaker `Ses01M`, session `Ses01`.
 * Copies of the corpus hold `._*` files of macOS beside the real ones, in the label folders too.
 * The sub-folders of EmoEvaluation (Attribute, Categorical, Self-evaluation) are single ratings, not the consensus.
+* The consensus does not count what the actors said of themselves (raters C-F1, C-M1, A-F1, A-M1): neither do distributions here.
 * All labels are rows here, `xxx` (no agreement, "undecided") too. Which of them count is a protocol's matter.
 
 The times in the label files are the turn's place in the dialogue, not a segment of the utterance's own file: they are the
@@ -25,6 +29,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tfser.manifests.annotations import Annotation
 from tfser.manifests.labels import normalise
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.corpora.base import CorpusReader, Expected, Reading, audio_files, is_junk, read_lines, relative
@@ -35,6 +40,11 @@ _EVALUATION = re.compile(
     rf"(?:\[\s*(?P<v>{_NUMBER})\s*,\s*(?P<a>{_NUMBER})\s*,\s*(?P<d>{_NUMBER})\s*\])?\s*$"
 )
 _TRANSCRIPT = re.compile(rf"^(?P<id>Ses\d\d[FM]_\S+)\s+\[\s*{_NUMBER}\s*-\s*{_NUMBER}\s*\]:\s*(?P<words>.*)$")
+_RATING = re.compile(r"^(?P<rater>[CA]-[A-Z]+\d+)\s*:\s*(?P<said>[^()]*)")
+_SINGLE = re.compile(r"^(?P<id>Ses\d\d[FM]_\S+)\s+(?P<said>:[^()]*)")
+_VALUE = re.compile(rf"(?P<name>val|act|dom)\s*(?P<value>{_NUMBER})", re.IGNORECASE)
+_FOLDERS = {"Categorical": ("C", "cat"), "Attribute": ("A", "atr")}
+_DIMENSIONS = {"val": "valence", "act": "arousal", "dom": "dominance"}
 _UTTERANCE = re.compile(r"(?P<session>Ses\d\d)[FM]_(?P<scene>(?P<kind>impro|script)\w*?)_(?P<speaker>[FM])(?:\d+|XX\d*)\w*")
 _SCENARIOS = {"impro": "improvised", "script": "scripted"}
 
@@ -68,6 +78,7 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
                 continue
             labelled.add(name)
             reading.utterances.append(_utterance(root, session, match, parts, audio.get(name), words.get(name)))
+        reading.annotations += _ratings(session / "dialog" / "EmoEvaluation")
         for name, path in audio.items():
             if name not in labelled:
                 reading.skipped.append((name, relative(path, root), "no consensus label in dialog/EmoEvaluation"))
@@ -127,6 +138,41 @@ def _evaluations(folder: Path) -> Iterator[tuple[re.Match[str], Path]]:
         for line in read_lines(path):
             if match := _EVALUATION.match(line.strip()):
                 yield match, path
+
+
+def _ratings(folder: Path) -> Iterator[Annotation]:
+    """Yield the single ratings of a session: those below the turns, and from the sub-folders those of turns without any there."""
+    rated: set[tuple[str, str]] = set()
+    for path in _texts(folder):
+        turn = None
+        for line in read_lines(path):
+            if match := _EVALUATION.match(line.strip()):
+                turn = match["id"]
+            elif turn is not None and (rating := _RATING.match(line.strip())) is not None:
+                rated.add((turn, rating["rater"][0]))
+                yield from _annotations(turn, rating["rater"], rating["said"])
+    for name, (kind, ending) in _FOLDERS.items():
+        for path in _texts(folder / name):
+            who = re.fullmatch(rf"\w+?_(?P<rater>[a-z]\d+)_{ending}", path.stem, re.IGNORECASE)
+            for line in read_lines(path) if who is not None else ():
+                single = _SINGLE.match(line.strip())
+                if who is not None and single is not None and (single["id"], kind) not in rated:
+                    yield from _annotations(single["id"], f"{kind}-{who['rater'].upper()}", single["said"])
+
+
+def _annotations(turn: str, rater: str, said: str) -> Iterator[Annotation]:
+    """Yield what one rater said of a turn: its labels (C), or its values (A); nothing where there are none."""
+    is_own = rater[2] != "E"
+    about: dict[str, Any] = {
+        "utterance_id": turn, "rater": rater, "setting": "self" if is_own else "multimodal", "counts": not is_own
+    }
+    if rater.startswith("A"):
+        values: dict[str, Any] = {_DIMENSIONS[found["name"].lower()]: float(found["value"]) for found in _VALUE.finditer(said)}
+        if values:
+            yield Annotation(**about, **values)
+        return
+    words = (word.strip(" \t:").removesuffix(" state") for word in said.split(";"))
+    yield from (Annotation(**about, label=label) for label in dict.fromkeys(map(normalise, words)) if label is not None)
 
 
 def _transcripts(folder: Path) -> Iterator[tuple[str, str]]:

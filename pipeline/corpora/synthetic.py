@@ -14,7 +14,7 @@ from tfser.manifests.dimensions import DIMENSIONS
 from tfser.manifests.labels import normalise
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.corpora.base import CorpusReader, Expected, Reading
-from tfser.pipeline.corpora.synthesis import SynthesisConfig, generate, ratings, utterances
+from tfser.pipeline.corpora.synthesis import SynthesisConfig, SyntheticUtterance, generate, ratings, utterances
 
 
 def prepare(root: Path, progress: Callable[[int, int], None] | None) -> None:
@@ -25,6 +25,10 @@ def prepare(root: Path, progress: Callable[[int, int], None] | None) -> None:
 def read(root: Path, options: Mapping[str, Any]) -> Reading:
     """List the utterances of the generated corpus."""
     config = SynthesisConfig()
+
+    def rated(u: SyntheticUtterance) -> dict[str, Any]:
+        return dict(zip(DIMENSIONS, ratings(config, u), strict=True))
+
     return Reading(
         utterances=[
             Utterance(
@@ -36,7 +40,7 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
                 sentence=u.sentence,
                 label=normalise(u.label),
                 raw_label=u.label,
-                **dict(zip(DIMENSIONS, ratings(config, u), strict=True)),
+                **rated(u),
             )
             for u in utterances(config)
         ]

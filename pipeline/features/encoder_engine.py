@@ -3,6 +3,7 @@
 Utterances are sorted by length and dealt into blocks of a budget of seconds, so that little of a batch is padding. Threads decode
 and resample the blocks to come while the encoder is at work; with several devices, each has an encoder of its own and takes the
 next block that is free. A batch that does not fit into a device's memory is tried again in halves, and the budget stays halved.
+A GPU has two blocks in flight: the next is launched before the last is waited for.
 
 On a CPU the default is one piece at a time: it is as fast as any batch there, pads nothing and gives the very numbers of the file
 alone.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ from tfser.pipeline.sound.audio import MAX_DURATION_S
 from tfser.pipeline.sound.video import MissingExtraError
 
 if TYPE_CHECKING:
-    from tfser.pipeline.features.encoders.encoder import Encoder
+    from tfser.pipeline.features.encoders.encoder import Encoder, Launched
     from tfser.pipeline.features.encoders.exact import Moments
     from tfser.pipeline.features.encoders.spec import EncoderSpec
 
@@ -104,6 +105,14 @@ class Batcher:
         Raises:
             TfserError: one piece alone does not fit into memory.
         """
+        return self.begin(samples)()
+
+    def begin(self, samples: Sequence[Samples]) -> Callable[[], list[tuple[Frames, ...]]]:
+        """Begin what `run` does, and return what waits for it: a GPU may be at work on it for a while yet.
+
+        Raises:
+            TfserError: one piece alone does not fit into memory.
+        """
         # Windows of an utterance need its moments (a group norm over all of it), which are computed once and
         # before it is cut.
         pieces: list[_Piece] = []
@@ -111,27 +120,35 @@ class Batcher:
             windows = self.spec.windows(len(whole))
             moments = self.encoder.moments(whole) if len(windows) > 1 else None
             pieces += [_Piece(i, whole[start:stop], moments) for start, stop in windows]
-        results: list[tuple[Frames, ...] | None] = [None] * len(pieces)
+        launched: list[tuple[list[int], Launched]] = []
         # The longest first: if a batch does not fit, it shows at once, and every later one is smaller.
         waiting = deque(sorted(range(len(pieces)), key=lambda p: -len(pieces[p].samples)))
         while waiting:
             batch = self._next(pieces, waiting)
             try:
-                frames = self.encoder.encode([pieces[p].samples for p in batch], [pieces[p].moments for p in batch])
+                work = self.encoder.launch([pieces[p].samples for p in batch], [pieces[p].moments for p in batch])
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
                 self._shrink(pieces, batch, error)
                 waiting.extendleft(reversed(batch))
                 continue
-            for p, of in zip(batch, frames, strict=True):
-                results[p] = of
-        by_utterance: list[list[tuple[Frames, ...]]] = [[] for _ in samples]
-        for piece, of_piece in zip(pieces, results, strict=True):
-            by_utterance[piece.utterance].append(of_piece or ())
+            launched.append((batch, work))
+        return partial(self._collect, [len(whole) for whole in samples], [piece.utterance for piece in pieces], launched)
+
+    def _collect(
+        self, lengths: Sequence[int], utterances: Sequence[int], launched: Sequence[tuple[list[int], Launched]]
+    ) -> list[tuple[Frames, ...]]:
+        """Wait for batches of pieces, and return the frames of utterances of so many samples, of which the pieces are."""
+        results: dict[int, tuple[Frames, ...]] = {}
+        for batch, work in launched:
+            results |= zip(batch, work.frames(), strict=True)
+        by_utterance: list[list[tuple[Frames, ...]]] = [[] for _ in lengths]
+        for p, utterance in enumerate(utterances):
+            by_utterance[utterance].append(results[p])
         return [
-            tuple(self.spec.stitch(list(parts), len(whole)) for parts in zip(*of, strict=True))
-            for whole, of in zip(samples, by_utterance, strict=True)
+            tuple(self.spec.stitch(list(parts), length) for parts in zip(*of, strict=True))
+            for length, of in zip(lengths, by_utterance, strict=True)
         ]
 
     def _next(self, pieces: Sequence[_Piece], waiting: deque[int]) -> list[int]:
@@ -194,9 +211,8 @@ def _run(todo: Sequence[Sequence[AudioRow]], load: Load, batchers: Sequence[Batc
         # leave the reader waiting for ever.
         def work(batcher: Batcher) -> None:
             try:
-                while not results.stopped and (block := source.next()) is not None:
-                    for result in _finish(batcher, block):
-                        results.put((result, None))
+                for result in _finish(batcher, source.blocks(lambda: results.stopped)):
+                    results.put((result, None))
                 results.put((None, None))
             except BaseException as error:
                 results.put((None, error))
@@ -270,22 +286,45 @@ def _decode(row: AudioRow, load: Load, spec: EncoderSpec) -> _Decoded:
         return row, error
 
 
-def _finish(batcher: Batcher, block: Sequence[_Decoded]) -> Iterator[Result]:
-    """Yield the results of a block: what was decoded goes through the encoder together."""
-    heard: list[tuple[AudioRow, Samples]] = []
-    for row, samples in block:
-        if isinstance(samples, TfserError):
-            yield Result(row=row, frames=None, reason=str(samples))
-        elif len(samples) < batcher.spec.minimum_samples:
-            yield Result(row=row, frames=None, reason=f"{len(samples)} samples, too few for a frame of {batcher.spec.name}")
-        else:
-            heard.append((row, samples))
-    # Where pieces go one by one, so do utterances: each is handed on as soon as it is done.
-    step = 1 if batcher.budget_s is None else max(1, len(heard))
-    for first in range(0, len(heard), step):
-        part = heard[first : first + step]
-        for (row, _), frames in zip(part, batcher.run([samples for _, samples in part]), strict=True):
-            yield Result(row=row, frames=frames)
+def _finish(batcher: Batcher, blocks: Iterable[Sequence[_Decoded]]) -> Iterator[Result]:
+    """Yield the results of blocks: what was decoded of a block goes through the encoder together.
+
+    A GPU is given the next batches before those that it is at work on are waited for: while they are cut, handed on and the next
+    are laid out, it computes.
+    """
+    # A CPU has nothing to do beside the encoder: there whoever waits gets each utterance as soon as it is done.
+    ahead = 1 if batcher.encoder.device.type == "cuda" else 0
+    flying: deque[tuple[list[AudioRow], Callable[[], list[tuple[Frames, ...]]]]] = deque()
+    for block in blocks:
+        heard: list[tuple[AudioRow, Samples]] = []
+        for row, samples in block:
+            if isinstance(samples, TfserError):
+                yield Result(row=row, frames=None, reason=str(samples))
+            elif len(samples) < batcher.spec.minimum_samples:
+                yield Result(row=row, frames=None, reason=f"{len(samples)} samples, too few for a frame of {batcher.spec.name}")
+            else:
+                heard.append((row, samples))
+        # Where pieces go one by one, so do utterances.
+        step = 1 if batcher.budget_s is None else max(1, len(heard))
+        for first in range(0, len(heard), step):
+            part = heard[first : first + step]
+            try:
+                wait = batcher.begin([samples for _, samples in part])
+            except Exception:
+                while flying:  # what was launched before is done, and kept
+                    yield from _landed(*flying.popleft())
+                raise
+            flying.append(([row for row, _ in part], wait))
+            if len(flying) > ahead:
+                yield from _landed(*flying.popleft())
+    while flying:
+        yield from _landed(*flying.popleft())
+
+
+def _landed(rows: Sequence[AudioRow], wait: Callable[[], list[tuple[Frames, ...]]]) -> Iterator[Result]:
+    """Yield the results of utterances that went through the encoder together."""
+    for row, frames in zip(rows, wait(), strict=True):
+        yield Result(row=row, frames=frames)
 
 
 class _Source:
@@ -315,6 +354,11 @@ class _Source:
             self._ahead_s -= seconds
             self._fill()
         return None if block is None else [future.result() for future in block]
+
+    def blocks(self, stopped: Callable[[], bool]) -> Iterator[list[_Decoded]]:
+        """Yield the blocks that nobody else takes, until somebody says stop."""
+        while not stopped() and (block := self.next()) is not None:
+            yield block
 
     def cancel(self) -> None:
         """Drop what is not decoded yet."""

@@ -31,6 +31,12 @@ PER_UTTERANCE = "utterance"
 PER_UTTERANCE_HOP_S = 1.0
 """Stands where other sets have the seconds between frames: there is but one."""
 
+JOINED = "joined"
+"""The kind of a feature set whose frames are those of others side by side."""
+
+IMPORTED = "imported"
+"""The kind of a feature set that was computed elsewhere: only its content is known, and not how it was made."""
+
 
 def is_per_utterance(feature_set: Mapping[str, Any]) -> bool:
     """Tell whether a row of the table `feature_sets` has one frame an utterance, which says nothing of time.

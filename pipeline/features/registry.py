@@ -23,8 +23,10 @@ from tfser.manifests.options import Option
 from tfser.manifests.plugins import UPSTREAMS as PLUGGED
 from tfser.manifests.plugins import add_loaded
 from tfser.pipeline.features.encoder_engine import encoder_engine
-from tfser.pipeline.features.encoders.front import OPTIONS, RAW_OPTIONS, WHISPER_OPTIONS
-from tfser.pipeline.features.encoders.spec import ENCODERS, PRECISIONS, EncoderSpec, LayerOutput, encoder_spec
+from tfser.pipeline.features.encoders.families import FAMILIES
+from tfser.pipeline.features.encoders.front import OPTIONS
+from tfser.pipeline.features.encoders.known import ENCODERS, NOT_HERE, Known
+from tfser.pipeline.features.encoders.spec import PRECISIONS, EncoderSpec, LayerOutput, encoder_spec
 from tfser.pipeline.features.engine import Engine, one_by_one
 from tfser.pipeline.features.feature_set import Described
 from tfser.pipeline.features.functionals import LICENCE, ComParEConfig, EGeMAPSConfig, Functionals
@@ -110,6 +112,8 @@ class Upstream:
     is_encoder: bool = False
     hub: str | None = None
     """Where an encoder's weights are, unless others are named."""
+    licence: str | None = None
+    """Of an encoder's weights."""
 
 
 class FrontEndConfig(Protocol):
@@ -229,9 +233,17 @@ def _encoder_set(spec: EncoderSpec, output: LayerOutput, changed: Mapping[str, f
     )
 
 
-def _encoder_upstream(summary: str, hub: str | None, family: str | None = None) -> Upstream:
-    options = {"whisper": WHISPER_OPTIONS, None: OPTIONS}.get(family, RAW_OPTIONS)
-    return Upstream(summary=summary, options=options, configure=_encoder, is_encoder=True, hub=hub)
+def _encoder_upstream(name: str, known: Known | None) -> Upstream:
+    if known is None:
+        return Upstream(summary=name, options=OPTIONS, configure=_encoder, is_encoder=True)
+    return Upstream(
+        summary=known.summary,
+        options=FAMILIES[known.family].options,
+        configure=_encoder,
+        is_encoder=True,
+        hub=known.hub,
+        licence=known.licence,
+    )
 
 
 UPSTREAMS: dict[str, Upstream] = {
@@ -247,7 +259,7 @@ UPSTREAMS: dict[str, Upstream] = {
     "compare2016": front_end(
         ComParEConfig, Functionals, f"ComParE functionals: one vector of 6,373 an utterance (Schuller et al. 2016). {LICENCE}"
     ),
-    **{name: _encoder_upstream(known.summary, known.hub, known.family) for name, known in ENCODERS.items()},
+    **{name: _encoder_upstream(name, known) for name, known in ENCODERS.items()},
 }
 """What `--features` knows, by name."""
 
@@ -280,6 +292,8 @@ def feature_pass(name: str, request: FeatureRequest | None = None) -> Pass:
         name, request = parts.encoder, dataclasses.replace(request, layer=parts.layer)
     if name in UPSTREAMS:
         upstream = UPSTREAMS[name]
+    elif parts.encoder.partition("/")[0] in NOT_HERE:
+        raise UsageError(NOT_HERE[parts.encoder.partition("/")[0]])
     elif "/" in name or Path(name).is_dir():
         upstream = _encoder_upstream(name, None)
     else:

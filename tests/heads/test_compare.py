@@ -44,7 +44,7 @@ UTTERANCES = stored.make_utterances()
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     cache = Cache(tmp_path_factory.mktemp("stored") / "cache")
-    stored.put_utterances(cache, UTTERANCES)
+    stored.put_utterances(cache, UTTERANCES, rated=True)
     both = ("last", "test-oracle")
     stored.put_experiment(cache, "mean_pool-good-1a", UTTERANCES, right=0.85, seeds=(0, 1, 2), selections=both)
     stored.put_experiment(cache, "mean_pool-bad-2b", UTTERANCES, right=0.6, seeds=(0, 1), selections=both)

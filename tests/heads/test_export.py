@@ -239,23 +239,6 @@ def test_requests_that_are_off(
 # -- a graph -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("head", ["logreg", "svm", "mean_pool", "tf_mamba", "tf_transformer"])
-def test_every_head_has_a_graph_that_says_the_same(made: Made, tmp_path: Path, head: str) -> None:
-    """Run with onnxruntime on utterances of all lengths."""
-    pytest.importorskip("onnxscript", reason="graphs are written with onnxscript, the extra [onnx]")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="graphs are run with onnxruntime, the extra [onnx]")
-    small: dict[str, dict[str, str]] = {"tf_mamba": {"width": "16", "hidden": "16,8"}}
-    name = made.segments if head == "tf_transformer" else made.train(head, "1", settings=small.get(head, {}))
-    export(made.cache, name, tmp_path / "m", Wish(onnx=True))
-    compared = json.loads((tmp_path / "m" / DESCRIPTION).read_text())["onnx"]
-    assert compared["utterances"] == 16 and compared["largest_difference"] <= 1e-4
-    session = onnxruntime.InferenceSession(str(tmp_path / "m" / "model.onnx"))
-    size = 16 if head == "tf_transformer" else 37
-    (found,) = session.run(["probabilities"], {"frames": np.zeros((1, size, 80), np.float32)})
-    assert found.shape == (1, 2) and abs(float(found.sum()) - 1) < 1e-5
-
-
 def test_a_head_without_a_graph_says_why(made: Made, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="graphs are run with onnxruntime, the extra [onnx]")
     name = made.train("mean_pool", "1", settings={"normalise": "speaker"})

@@ -215,6 +215,79 @@ def test_jobs_that_are_computed_apart_are_padded_to_their_own_longest(folds: lis
     assert [of["samples"].shape[1] for of in group._pad(batches)] == longest  # type: ignore[index]
 
 
+JOINT: dict[str, tuple[str, Recipe]] = {
+    "whole": ("mean_pool", RECIPE),
+    "whole, speakers": ("mean_pool", replace(RECIPE, normalise="speaker")),
+    "cut": ("mean_pool", replace(RECIPE, cut_frames=12)),
+    "segments": ("tf_transformer", RECIPE),
+    "moved, at a pace": ("tf_transformer", replace(RECIPE, jitter=True, speed=0.2, train_hop=5, normalise="utterance")),
+}
+
+
+def joint_trainers(folds: list[FoldData], kind: str, **changes: Any) -> list[Trainer]:
+    """Trainers on one copy of their frames, as a group has them."""
+    name, recipe = JOINT[kind]
+    recipe = replace(recipe, **changes)
+    spec = head(name)
+    small = {"segment_frames": 16, "channels": 2, "feed_forward": 4, "joint_feed_forward": 4}
+    config = CONFIG if name == "mean_pool" else replace(spec.preset(), **small)
+    frames = placed(folds[0].features.frames, CPU)
+    return [Trainer(data, spec, config, recipe, i, CPU, frames) for i, data in enumerate(folds)]
+
+
+@pytest.mark.parametrize("kind", JOINT)
+def test_one_gather_reads_what_each_job_would_read(kind: str, folds: list[FoldData]) -> None:
+    """To the bit, over two epochs: samples that are not there included."""
+    uneven = [folds[0], folds[1]]  # 8 and 9 utterances: batches of 4, 4 and of 3, 3, 3
+    one, other = (Group(joint_trainers(uneven, kind), "vmap", False, print) for _ in range(2))
+    assert one.maker is not None
+    absent = 0
+    for epoch in (1, 2):
+        draws = [[trainer.draws(epoch) for trainer in group.trainers] for group in (one, other)]
+        for _ in range(min(trainer.steps() for trainer in one.trainers)):
+            joint = one._read([next(of) for of in draws[0]])
+            makers = [trainer.maker for trainer in other.trainers]
+            apart = other._pad([maker.make(next(of)) for maker, of in zip(makers, draws[1], strict=True)])
+            assert isinstance(joint, dict) and isinstance(apart, dict) and joint.keys() == apart.keys()
+            for name, tensor in joint.items():
+                assert tensor.dtype == apart[name].dtype and torch.equal(tensor, apart[name]), name
+            absent += int((~joint["present"]).sum())
+    assert absent or kind == "moved, at a pace"  # whose batches happen to be full
+
+
+@pytest.mark.parametrize("kind", JOINT)
+def test_a_step_s_batches_take_no_more_operations_for_more_jobs(kind: str, folds: list[FoldData]) -> None:
+    class Launches(TorchDispatchMode):
+        """Counts operations on tensors as large as a job's rows or larger, on whatever device."""
+
+        count = 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            found = function(*args, **(kwargs or {}))
+            self.count += isinstance(found, Tensor) and found.ndim > 1 and found.shape[-1] == folds[0].features.frames.shape[1]
+            return found
+
+    counts = []
+    for number in (1, 4):
+        group = Group(joint_trainers(folds[:number], kind), "vmap", False, print)
+        draws = [next(trainer.draws(1)) for trainer in group.trainers]
+        with Launches() as launches:
+            group._read(draws)
+        counts.append(launches.count)
+    assert counts[0] == counts[1] > 0
+
+
+def test_what_a_job_draws_or_weighs_by_itself_is_gathered_apart(folds: list[FoldData]) -> None:
+    assert Group(joint_trainers(folds, "whole"), "vmap", False, print).maker is not None
+    for changes in ({"time_masks": 1, "time_mask_frames": 3}, {"mixup": 0.2}):
+        assert Group(joint_trainers(folds, "whole", **changes), "vmap", False, print).maker is None
+    copied = joint_trainers(folds, "whole")
+    copied[1].store.frames = copied[1].store.frames.clone()
+    assert Group(copied, "vmap", False, print).maker is None
+    group = Group(joint_trainers(folds, "whole"), "streams", False, print)  # at a length of its own each
+    assert isinstance(group._read([next(trainer.draws(1)) for trainer in group.trainers]), list)
+
+
 def _counting(function: Any) -> Any:
     def counted(*args: Any, **named: Any) -> Any:
         counted.calls += 1  # type: ignore[attr-defined]

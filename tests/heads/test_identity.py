@@ -106,12 +106,16 @@ def test_what_a_recipe_says_of_itself_names_no_experiment() -> None:
     assert named_by("mean_pool", "a younger recipe") == ""
 
 
+YOUNGER = {("logreg", "speaker"), ("svm", "speaker")}
+"""Recipes that came after the first releases: they are named without words."""
+
+
 @pytest.mark.parametrize("name", sorted({name for name, _ in _OF_HEADS}))
 def test_names_hold_the_words_of_the_first_releases(name: str) -> None:
     """As long as nobody mends one, they are those of today: then strike it out here, not in `first_words`."""
     spec = head(name)
     for recipe in spec.recipe_names:
-        assert named_by(name, recipe) == spec.recipe(recipe).summary
+        assert named_by(name, recipe) == ("" if (name, recipe) in YOUNGER else spec.recipe(recipe).summary)
 
 
 @pytest.mark.parametrize("name", ["mean_pool", "tf_transformer"])

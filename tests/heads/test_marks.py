@@ -61,7 +61,7 @@ def put(cache: Cache, name: str, protocol: str, **more: Any) -> None:
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     """One experiment of new speakers, one whose test speakers are heard in training, one of an overridden audit."""
     cache = Cache(tmp_path_factory.mktemp("marks") / "cache")
-    stored.put_utterances(cache, UTTERANCES)
+    stored.put_utterances(cache, UTTERANCES, rated=True)
     put(cache, "svm-clean-1", "loso-speaker", seeds=(0, 1))
     put(cache, "svm-heard-2", "random-kfold:3")
     put(cache, "svm-heard-3", "random-kfold:3", right=0.8)

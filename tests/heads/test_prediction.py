@@ -12,127 +12,29 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from tfser.heads import DIMENSION_REFERENCES, HEADS, TABLE_ONE
 from tfser.heads.prediction.answers import SpokenAnswer, answers
 from tfser.heads.prediction.companies import Familiar
 from tfser.heads.prediction.export import Wish, export
 from tfser.heads.prediction.inputs import corpus_inputs, measured, named_inputs, standard_input
-from tfser.heads.prediction.loading import Model, load_model
+from tfser.heads.prediction.loading import load_model
 from tfser.heads.prediction.timeline import cut, windows
-from tfser.heads.runs.experiment import resolve
-from tfser.heads.runs.in_turn import run_here
-from tfser.heads.runs.plan import entry_of, make_plan
-from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
+from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.pipeline.extract import extract_pass
-from tfser.pipeline.features.engine import Compute
-from tfser.pipeline.features.registry import FeatureRequest, feature_pass
 from tfser.pipeline.sound.recording import Recording
 
-from ..conftest import fill_with_tones, run
-
-FOLD = 2
-"""Its 36 test utterances are more than a batch of whole utterances."""
-
-SETTINGS: dict[str, dict[str, str]] = {
-    "tf_mamba": {"width": "16", "hidden": "16,8"},
-    "tf_transformer": {"segment_frames": "16", "channels": "4"},
-}
-RECIPES = {"tf_transformer": "paper"}  # whose hops fit so short segments
-SETS = ("logmel", "wavlm-large/2")
-LAYERS = "wavlm-large/all+float16"
-
-
-def tiny_wavlm(folder: Path) -> Path:
-    """Write a small WavLM of random weights, with its feature extractor."""
-    from transformers import Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
-
-    config = WavLMConfig(
-        hidden_size=16,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        intermediate_size=32,
-        conv_dim=(16,) * 7,
-        num_conv_pos_embeddings=8,
-        num_conv_pos_embedding_groups=2,
-        do_stable_layer_norm=True,
-        feat_extract_norm="layer",
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        WavLMModel(config).save_pretrained(folder)
-    Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True).save_pretrained(folder)
-    return folder
-
-
-class Trained:
-    """A cache with runs of every head, and the folder of its audio."""
-
-    def __init__(self, folder: Path) -> None:
-        self.cache, self.audio = Cache(folder / "cache"), folder / "audio"
-        self.weights = folder / "weights"
-        self.runs: dict[tuple[str, str], str] = {}
-
-    def train(self, *wanted: tuple[str, str], folds: str = str(FOLD), **settings: str) -> list[str]:
-        """Train heads on features, as `tfser train` does, and return their runs."""
-        experiments = []
-        for head, features in wanted:
-            own = SETTINGS.get(head, {}) | settings
-            request = Request(
-                head=head, features=features, folds=folds, settings=own, epochs=2, recipe=RECIPES.get(head), device="cpu"
-            )
-            experiments.append(resolve(self.cache, request))
-        plan = make_plan(self.cache, [entry_of(experiment) for experiment in experiments])
-        assert run_here(self.cache, plan.runs, plan.findings, tell=lambda event: None) == []
-        return [experiment.run_id(fold) for experiment in experiments for fold in experiment.folds]
-
-    def need(self, *wanted: tuple[str, str]) -> list[str]:
-        """Return the runs of heads on features, trained now where they are not yet."""
-        missing = [of for of in wanted if of not in self.runs]
-        if missing:
-            self.runs |= dict(zip(missing, self.train(*missing), strict=True))
-            refresh(self.cache)
-        return [self.runs[of] for of in wanted]
+from ..conftest import run
+from ..trained_heads import JOINED, LAYERS, SETS, Trained, check_fold, heard, stored
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A corpus of tones with log-Mel frames, a layer of a small encoder and all of its layers; heads come as they are needed."""
     found = Trained(tmp_path_factory.mktemp("trained"))
-    fill_with_tones(found.cache, found.audio, each=(3, 18, 3), noise=0.3, seconds=0.3)
-    tiny_wavlm(found.weights)
-    for layer, dtype in (("2", "float32"), ("all", "float16")):
-        request = FeatureRequest(weights=str(found.weights), layer=layer, dtype=dtype)
-        extract_pass(found.cache, "toy", feature_pass("wavlm-large", request), compute=Compute())
-    refresh(found.cache)
     found.need(("mean_pool", "logmel"), ("mean_pool", "wavlm-large/2"), ("mean_pool", LAYERS))
     return found
-
-
-def stored(cache: Cache, run_id: str, level: str = "utterance") -> dict[str, list[dict[str, float]]]:
-    """The stored test predictions of a run's last epoch, by utterance."""
-    with open_catalogue(cache) as connection:
-        found = rows(
-            connection,
-            "SELECT utterance_id, probabilities FROM predictions WHERE run_id = ? AND level = ? AND selection = 'last' "
-            "ORDER BY utterance_id, segment",
-            [run_id, level],
-        )
-    by_utterance: dict[str, list[dict[str, float]]] = {}
-    for row in found:
-        by_utterance.setdefault(row["utterance_id"], []).append(row["probabilities"])
-    return by_utterance
-
-
-def heard(model: Model, files: list[str]) -> dict[str, SpokenAnswer]:
-    usable, lost = measured(named_inputs(files))
-    found = list(answers(model.heads, model.front, usable, known=model.known))
-    assert not lost and all(isinstance(of, SpokenAnswer) for of in found)
-    return {of.speech.name: of for of in found if isinstance(of, SpokenAnswer)}
 
 
 KINDS = [
@@ -141,7 +43,7 @@ KINDS = [
     )
     for head in HEADS
     if head not in DIMENSION_REFERENCES
-    for features in SETS
+    for features in ((JOINED,) if head == "ca_mser" else SETS)  # which reads three sets side by side
 ]
 
 
@@ -151,19 +53,8 @@ def test_a_test_fold_s_audio_gives_the_stored_predictions_bit_for_bit(
 ) -> None:
     """The files lie elsewhere under other names, and in another order: what they sound like is what counts."""
     (run_id,) = trained.need((head, features))
-    expected, segments = stored(trained.cache, run_id), stored(trained.cache, run_id, "segment")
-    assert len(expected) == 36
-    names = {}
-    for i, path in enumerate(sorted((trained.audio / "b").glob("*.wav"), reverse=True)):
-        shutil.copy(path, tmp_path / f"{i}.wav")
-        names[str(tmp_path / f"{i}.wav")] = f"b/{path.stem}"
-    found = heard(load_model(run_id, trained.cache), [str(tmp_path)])
-    assert {names[name] for name in found} == {name.removesuffix(".wav") for name in expected}
-    for name, answer in found.items():
-        (key,) = [of for of in expected if of.removesuffix(".wav") == names[name]]
-        assert [answer.shares()] == expected[key]
-        assert [[float(p) for p in row] for row in answer.segments] == [list(row.values()) for row in segments[key]]
-        assert answer.seen == "test"
+    names = trained.elsewhere(tmp_path)
+    check_fold(load_model(run_id, trained.cache), trained.cache, run_id, names, tmp_path)
 
 
 def test_an_utterance_alone_agrees_but_for_rounding(trained: Trained) -> None:
@@ -240,7 +131,7 @@ def test_a_window_is_predicted_as_a_file_of_its_own(trained: Trained, tmp_path: 
     soundfile.write(tmp_path / "long.wav", samples, 44100, subtype="FLOAT")
     model = load_model(trained.runs["mean_pool", "wavlm-large/2"], trained.cache)
     (speech,) = named_inputs([str(tmp_path / "long.wav")])
-    found = list(windows(model.heads, model.front, speech, window_s=1.0, step_s=0.7))
+    found = list(windows(model.heads, model.fronts, speech, window_s=1.0, step_s=0.7))
     assert [round(of.start_s, 6) for of in found] == [0.0, 0.7, 1.4, 2.0] and found[-1].end_s == 3.0
     for i, window in enumerate(found):
         part = samples[round(window.start_s * 44100) : round(window.end_s * 44100)]
@@ -328,7 +219,7 @@ def test_standard_input_wav_and_raw(trained: Trained, tmp_path: Path) -> None:
     for content, rate in (((tmp_path / "x.wav").read_bytes(), None), (samples.tobytes(), 16000)):
         with standard_input(["-"], rate, io.BytesIO(content)) as path:
             usable, _ = measured(named_inputs(["-"], stdin=path))
-            (answer,) = answers(model.heads, model.front, usable, known=Familiar())
+            (answer,) = answers(model.heads, model.fronts, usable, known=Familiar())
             assert isinstance(answer, SpokenAnswer) and answer.shares() == expected and answer.speech.name == "-"
     for content, rate, message in ((b"", None, "empty"), (b"abc", 16000, "16-bit")):
         with pytest.raises(UsageError, match=message), standard_input(["-"], rate, io.BytesIO(content)):

@@ -155,3 +155,56 @@ def test_weights_of_classes_are_not_offered() -> None:
     assert PROBE.recipe_settings == set()
     with pytest.raises(UsageError, match="shrinkage"):
         ProbeConfig(shrinkage=())
+
+
+SPEAKER = PROBE.recipes["speaker"]
+
+
+def shifted(data: FoldData, speaker: str, by: float, scale: float) -> FoldData:
+    """The fold with every frame of one speaker louder, so to speak."""
+    frames = data.features.frames.copy()
+    for row in (i for i, name in enumerate(data.speakers or ()) if name == speaker):
+        part = slice(data.features.offsets[row], data.features.offsets[row + 1])
+        frames[part] = frames[part] * scale + by
+    return replace(data, features=replace(data.features, frames=frames))
+
+
+@pytest.mark.parametrize("config", [ProbeConfig(), ProbeConfig(quantiles=(0.1, 0.5, 0.9))])
+def test_by_speaker_how_a_speaker_differs_from_others_does_not_matter(config: ProbeConfig) -> None:
+    data = made(layers=2, good=1)
+    other = shifted(data, "s4", by=3.0, scale=2.0)  # the tested one
+    of, moved = (fit(each, config, SPEAKER).selections["last"].test for each in (data, other))
+    assert of is not None and moved is not None
+    np.testing.assert_allclose(of.utterance_probabilities, moved.utterance_probabilities, atol=1e-4)
+    plain = [fit(each, config, PROBE.recipe()).selections["last"].test for each in (data, other)]
+    assert not np.allclose(*(each.utterance_probabilities for each in plain if each is not None), atol=1e-2)
+
+
+@pytest.mark.parametrize("recipe", [PROBE.recipe(), SPEAKER])
+def test_quantiles_and_speakers_are_in_the_state(recipe: Recipe) -> None:
+    """What was fitted predicts the same numbers again, of the whole fold and, by speaker, only where speakers are known."""
+    data = made(layers=2, good=1)
+    config = ProbeConfig(quantiles=(0.25, 0.75))
+    found = fit(data, config, recipe)
+    state, stored = found.states["last"], found.selections["last"].test
+    assert stored is not None and state["model.weight"].shape[2] == 4 * 4
+    again = predict(state, data.features, data.test, data.speakers)
+    np.testing.assert_array_equal(again.utterance_probabilities, stored.utterance_probabilities)
+    if recipe is SPEAKER:
+        for speakers in (None, ("",) * len(data.labels)):
+            with pytest.raises(UsageError, match="who speaks"):
+                predict(state, data.features, data.test, speakers)
+        with pytest.raises(UsageError, match="who speaks"):
+            fit(replace(data, speakers=None), config, recipe)
+    else:
+        np.testing.assert_array_equal(
+            predict(state, data.features, data.test).utterance_probabilities, stored.utterance_probabilities
+        )
+
+
+def test_quantiles_are_those_of_numpy() -> None:
+    data = made(layers=2)
+    found = module._inputs(data.features, np.arange(60), 2, True, (0.1, 0.5))
+    of = data.features.of(7).astype(np.float64)
+    np.testing.assert_allclose(found[7, 1, 8:], np.quantile(of[:, 4:], (0.1, 0.5), axis=0).ravel(), atol=1e-9)
+    np.testing.assert_allclose(found[7, 0, :4], of[:, :4].mean(axis=0), atol=1e-6)

@@ -191,3 +191,23 @@ def test_a_fit_takes_the_threads_that_it_is_given(fold: FoldData, monkeypatch: p
     assert "threads" not in LogRegConfig().identity() and LogRegConfig(threads=1).identity()["threads"] == 1
     with pytest.raises(UsageError, match="threads=0"):
         LogRegConfig(threads=0)
+
+
+@pytest.mark.parametrize("config", [LogRegConfig(), SVMConfig()])
+def test_by_speaker_every_speaker_has_mean_0_and_deviation_1(fold: FoldData, config: Settings) -> None:
+    """The same numbers as of a fold whose statistics were so; where nobody says who speaks, it is refused."""
+    names = tuple(f"s{i % 4}" for i in range(len(fold.labels)))
+    spec = head("svm" if isinstance(config, SVMConfig) else "logreg")
+    found = train(replace(fold, speakers=names), config, spec.recipes["speaker"])
+    scaled = inputs(fold).astype(np.float64)
+    for name in set(names):
+        rows = np.array(names) == name
+        scaled[rows] = StandardScaler().fit_transform(scaled[rows])
+    np.testing.assert_allclose(reference.of_speakers(inputs(fold).astype(np.float64), names), scaled, atol=1e-6)
+    state = found.states["last"]
+    again = reference.predict(state, fold.features, fold.test, names)
+    np.testing.assert_array_equal(again.utterance_probabilities, probabilities(found))
+    with pytest.raises(UsageError, match="who speaks"):
+        reference.predict(state, fold.features, fold.test)
+    with pytest.raises(UsageError, match="who speaks"):
+        train(replace(fold, speakers=None), config, spec.recipes["speaker"])

@@ -20,8 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfser.heads.reports import corpus_data, drawing, failing_data, page, report_tables, scores_data, style, trust_data
+from tfser.heads.reports.contender_names import contender_names
 from tfser.heads.reports.figure_data import FigureData, Numbers
 from tfser.heads.reports.material import Material, read_material, spoken
+from tfser.heads.reports.published_data import published_tables
+from tfser.heads.results.calibration import calibration
+from tfser.heads.results.reference_numbers import GROUPS, published_beside
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue
 from tfser.manifests.catalogue.statements import select
@@ -156,6 +160,10 @@ def test_calibration_by_hand(connection: Connection, material: Material) -> None
     found = trust_data.reliability(one, sure).details
     assert found["ECE"] == pytest.approx(abs(share - 0.8), abs=1e-6)
     assert found["Brier"] == pytest.approx(share * (0.04 + 0.02) + (1 - share) * (0.64 + 0.81 + 0.01), abs=1e-6)
+    (measured,) = calibration(connection, [one.experiment], "last")
+    totals = trust_data.reliability(one, sure).numbers[1].rows[0]
+    assert totals == {name: pytest.approx(measured[name]) for name in totals}, "as `tfser scores --by calibration` has it"
+    assert totals["Brier_low"] < totals["Brier"] < totals["Brier_high"]
     last = trust_data.risk(one, sure).rows[-1]
     assert last["coverage"] == 1
     assert last["risk"] == pytest.approx(1 - share)
@@ -176,6 +184,55 @@ def test_sets_that_are_not_told_apart(drawn: tuple[int, set[tuple[int, int]]]) -
     assert inside == pairs
     for of in sets:  # none can take another one in
         assert not any(all((min(o, m), max(o, m)) in pairs for m in of) for o in range(n) if o not in of)
+
+
+def test_calibration_of_several_seeds(connection: Connection, material: Material) -> None:
+    """Scores are means over the seeds, not those of all seeds' predictions together."""
+    one = next(of for of in material.members if of.experiment == "mean_pool-a")
+    (measured,) = calibration(connection, [one.experiment], "last")
+    found = trust_data.reliability(one, trust_data.read_sureness(connection, one)).details
+    assert len(measured["seeds"]) == 2
+    assert (found["ECE"], found["Brier"]) == (pytest.approx(measured["ECE"]), pytest.approx(measured["Brier"]))
+
+
+def test_published_numbers_stand_by_themselves(connection: Connection, material: Material) -> None:
+    """Three groups, each number as the file has it, marked where speakers are shared; none where nobody printed any."""
+    group = material.groups[0]
+    assert published_tables(connection, group) == []
+    emodb = replace(group, corpus="emodb", protocols=("loso-speaker",), classes=tuple("abcdefg"))
+    (shared,) = published_tables(connection, emodb)
+    theirs = published_beside("emodb", "loso-speaker", 7)
+    assert "speakers shared" in shared.title
+    assert 0 < len(shared.rows) <= len(theirs)
+    for row, of in zip(shared.rows, theirs, strict=False):
+        cells = dict(zip(shared.columns, row, strict=True))
+        assert cells["UA"] == f"{100 * of['UA']:.1f}§"
+        assert cells["encoder"] == of["encoder"]
+    assert any("speakers shared" in note and theirs[0]["source"] in note for note in shared.notes), "of all rows, said once"
+    iemocap = replace(group, corpus="iemocap", protocols=("iemocap4-session",), classes=tuple("abcd"))
+    titles = [table.title for table in published_tables(connection, iemocap)]
+    assert [next(kind for kind in (*GROUPS, "papers") if kind in title) for title in titles] == [*GROUPS[:2], "papers"]
+
+
+_OF_RUNS = st.fixed_dictionaries(
+    {name: st.sampled_from(["a", "a+b", "b+a", "a+b+c", ""]) for name in ("head", "preset", "recipe", "protocol", "differs")}
+)
+
+
+@given(st.lists(_OF_RUNS, min_size=1, max_size=8))
+def test_no_two_experiments_share_a_name(found: list[dict[str, str]]) -> None:
+    plain = {"feature_set": "logmel", "corpus": "toy"}
+    rows = [{**row, **plain, "experiment": f"e-{i:010x}"} for i, row in enumerate(found)]
+    names = contender_names(rows)
+    assert len(set(names.values())) == len(rows)
+    assert all(names[row["experiment"]].startswith(row["head"]) for row in rows)
+
+
+def test_what_every_row_says_is_said_once() -> None:
+    table = report_tables.ReportTable(title="t", columns=("a", "b", "c"), rows=(("1", "x", "y"), ("2", "x", "")))
+    found = report_tables.without_shared(table, ("a", "b", "c"))
+    assert (found.columns, found.rows, found.notes) == (("a", "c"), (("1", "y"), ("2", "")), ("All rows: b x.",))
+    assert report_tables.without_shared(replace(table, rows=table.rows[:1]), ("b",)).columns == table.columns
 
 
 def test_what_is_left_out_is_counted(cache: Cache, connection: Connection, material: Material) -> None:

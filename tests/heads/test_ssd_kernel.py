@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from tfser.heads.models import ssd_kernel
 from tfser.heads.models.ssd import ssd, unavailable
+from tfser.heads.models.ssd_tuning import KeptChoices, keep_choices
 from tfser.manifests.errors import UsageError
 
 CASES = {  # b, L, g groups of r heads, p, n
@@ -175,6 +176,94 @@ def test_what_lies_along_time_is_laid_out_once_and_the_tuning_is_kept(fakes: Pat
     ssd_kernel.fused_scan(x, x[..., 0], x[0, 0, :, 0], x, x, 64)
     assert ssd_kernel._kernel().seen == [1, 1, 1, "1"]  # type: ignore[attr-defined]
     assert "TRITON_CACHE_AUTOTUNING" not in os.environ
+
+
+# What the tuning chose.
+
+
+class Choice:
+    """As Triton's Config: settings, and a hook that is no part of its words."""
+
+    def __init__(self, size: int, hook: object = print) -> None:
+        self.size, self.pre_hook = size, hook
+
+    def __str__(self) -> str:
+        return f"BLOCK: {self.size}"
+
+
+class Kernel:
+    """As Triton's Autotuner: looks into its cache, tries what is not there, and notes what it tried."""
+
+    def __init__(self, sizes: tuple[int, ...] = (16, 32, 64), hook: object = print) -> None:
+        self.configs, self.cache, self.base_fn = [Choice(size, hook) for size in sizes], dict[object, Choice](), compare
+        self.tried: list[object] = []
+
+    def run(self, key: object) -> int:
+        if key not in self.cache:
+            self.tried.append(key)
+            self.cache[key] = self.configs[1]
+        return self.cache[key].size
+
+
+def test_a_choice_is_made_once_and_not_by_every_process(tmp_path: Path) -> None:
+    keys = [(32, 128, "torch.bfloat16"), (32, 128, "torch.float32")]
+    for number in range(2):  # two processes
+        kernel = Kernel()
+        assert keep_choices([kernel, "no kernel", None], tmp_path / "choices", lambda: "H100, triton 3.5") == 1
+        assert [kernel.run(key) for key in keys] == [32, 32]
+        assert kernel.tried == ([] if number else keys)
+        assert keep_choices([kernel], tmp_path / "choices", lambda: "H100, triton 3.5") == 0  # it is done
+
+
+@pytest.mark.parametrize(
+    ("machine", "sizes"), [("H200, triton 3.5", (16, 32, 64)), ("H100, triton 3.6", (16, 32, 64)), ("H100, triton 3.5", (16, 48))]
+)
+def test_a_choice_of_another_machine_version_or_kernel_is_not_taken(machine: str, sizes: tuple[int, ...], tmp_path: Path) -> None:
+    first = Kernel()
+    keep_choices([first], tmp_path, lambda: "H100, triton 3.5")
+    first.run("key")
+    other = Kernel(sizes)
+    keep_choices([other], tmp_path, lambda: machine)
+    assert other.run("key") == sizes[1] and other.tried == ["key"]
+
+
+def test_what_triton_keeps_itself_and_what_has_nothing_to_choose_is_left_alone(tmp_path: Path) -> None:
+    kernels = [Kernel(hook=None), Kernel((16,))]
+    assert keep_choices(kernels, tmp_path, lambda: "H100") == 0
+    assert all(type(kernel.cache) is dict for kernel in kernels)
+
+
+@pytest.mark.parametrize("content", [None, b"half a fi", b"[]", b'{"config": "BLOCK: 1024"}'])
+def test_a_folder_or_file_that_is_no_good_costs_a_trial_and_no_more(content: bytes | None, tmp_path: Path) -> None:
+    folder = tmp_path / "choices"
+    if content is None:
+        folder.write_bytes(b"in the way")
+    else:
+        first = Kernel()
+        keep_choices([first], folder, lambda: "H100")
+        first.run("key")
+        (file,) = folder.glob("*.json")
+        file.write_bytes(content)
+    kernel = Kernel()
+    keep_choices([kernel], folder, lambda: "H100")
+    assert kernel.run("key") == 32 and kernel.tried == ["key"]
+
+
+def test_the_kernels_of_the_scan_keep_their_choices(
+    fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    fakes.write_text(
+        "import types\nhook = lambda arguments: None\n"
+        "of = types.SimpleNamespace\nbackward = of(cache={}, base_fn=of, configs=[of(pre_hook=hook)] * 2)\n"
+        "def mamba_chunk_scan_combined(*given):\n    return backward.cache"
+    )
+    for interpreted, kind in (("1", dict), ("0", KeptChoices)):
+        monkeypatch.setenv("TRITON_INTERPRET", interpreted)
+        forget()
+        for name in [name for name in sys.modules if name.split(".")[0] == "mamba_ssm"]:
+            del sys.modules[name]
+        assert type(ssd_kernel._kernel()()) is kind
 
 
 def test_double_precision_is_refused(fakes: Path) -> None:

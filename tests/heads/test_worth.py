@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,10 @@ from hypothesis import strategies as st
 from tfser.heads.results.intervals import count, difference
 from tfser.heads.results.outcomes import Outcome, Subject
 from tfser.heads.results.worth import SplitCell, WorthPlan, clean_splits, in_one_line, measure, own_of_split, sizes_of
+from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
+
+from ..conftest import fill_with_tones, run
 
 CLASSES = ("anger", "neutral")
 
@@ -112,3 +117,51 @@ def test_the_difference_is_that_of_the_same_utterances() -> None:
 def test_sizes_count_who_is_heard() -> None:
     found = sizes_of(make_cells(3, 6, 3))
     assert (found.folds, found.train, found.test, found.shared, found.speakers) == (3, 12.0, 6.0, 9, 9)
+
+
+@pytest.fixture(scope="module")
+def toned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of tones, and files of a split that has all speakers on both sides."""
+    folder = tmp_path_factory.mktemp("worth")
+    fill_with_tones(Cache(folder / "cache"), folder, each=(3, 3, 3))
+    every = [(f"{s}/{label}{i}.wav", label, i) for s in "abc" for label in ("anger", "sadness") for i in range(3)]
+    for name, chosen in (("train", [row for row in every if row[2]]), ("test", [row for row in every if not row[2]])):
+        (folder / f"{name}.csv").write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label, _ in chosen))
+    (folder / "empty_test.csv").write_text("")
+    (folder / "alien_test.csv").write_text("path,label\nz.wav,anger\n")
+    (folder / "broken_test.json").write_text('{"a": [1,')
+    (folder / "words_test.csv").write_text((folder / "test.csv").read_text().replace("sadness\n", "fear\n"))
+    (folder / "overlap_test.csv").write_text((folder / "test.csv").read_text() + "a/anger1.wav,anger\n")
+    return folder
+
+
+def test_files_are_weighed_from_end_to_end(toned: Path) -> None:
+    words = ("worth", "--corpus", "toy", "--head", "logreg", "--draws", "1", "--cache", toned / "cache", "--threads", "1")
+    files = ("--split", toned / "train.csv", "--split", toned / "test.csv")
+    found = run(*words, *files, "--format", "json")
+    assert found.exit_code == 0, found.output
+    told = json.loads(found.stdout)
+    assert "18 of 18 rows of the split are utterances here" in found.stderr
+    assert (told["split"], told["utterances"]) == ("train.csv + test.csv", 6)
+    assert [row["speaker"] for row in told["speakers"]] == ["a", "b", "c"]
+    assert (told["published"]["shared"], told["clean"]["shared"]) == (3, 0)
+    assert told["worth"]["value"] == pytest.approx(told["published"]["value"] - told["clean"]["value"])
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        (None, "there is no test side"),
+        ("empty_test.csv", "no row in it"),
+        ("alien_test.csv", "has no test side that is in toy"),
+        ("broken_test.json", "this is no JSON"),
+        ("nowhere_test.csv", "no such file or folder"),
+        ("words_test.csv", "what toy calls sadness is called fear and sadness"),
+        ("overlap_test.csv", "stand in train and in test of fold 1 (a/anger1)"),
+    ],
+)
+def test_files_that_are_no_split_cost_one_line(toned: Path, file: str | None, says: str) -> None:
+    files = ["--split", toned / "train.csv", *(["--split", toned / file] if file else [])]
+    found = run("worth", "--corpus", "toy", "--head", "logreg", *files, "--cache", toned / "cache")
+    assert found.exit_code == 2 and says in found.output and found.output.count("\n") <= 3, found.output
+    assert found.exception is None or isinstance(found.exception, SystemExit)

@@ -23,6 +23,7 @@ ELSEWHERE = {
     "mix_of_other_fold": "test_layer_mix",
     "encoder_saw_corpus": "test_encoder_cards",
     "scale_left": "test_dimensions",
+    "left_out_of_fold": "test_crossed_folds",
     **dict.fromkeys(("speaker_attribution", "split_labels", "split_twice", "split_unmatched"), "test_audit_splits"),
 }
 """Audits of what one corpus and one protocol do not have."""
@@ -136,8 +137,38 @@ def twice(connection: Connection, above: bool) -> None:
         connection.execute(f"INSERT INTO assignments SELECT * REPLACE (2 AS fold) {first}")
 
 
+def ratings(label: str, n: int, other: int) -> Callable[[Connection, bool], None]:
+    """One rater who says one thing of so many utterances, one more above, and `other` things besides."""
+
+    def put(connection: Connection, above: bool) -> None:
+        row = "SELECT 'toy' AS corpus, 'u' || ? AS utterance_id, 'r' AS rater, ? AS label, TRUE AS counts"
+        insert = f"INSERT INTO annotations BY NAME {row}"
+        for i in range(n + above):
+            connection.execute(insert, [i, label])
+        for i in range(other):
+            connection.execute(insert, [100 + i, "another"])
+
+    return put
+
+
+def values(connection: Connection, above: bool) -> None:
+    """A rater's value at the end of IEMOCAP's scale, and beyond it."""
+    connection.execute("UPDATE corpora SET adapter = 'iemocap'")
+    row = "SELECT 'toy' AS corpus, 'u' AS utterance_id, 'r' AS rater, ? AS valence, FALSE AS counts"
+    connection.execute(f"INSERT INTO annotations BY NAME {row}", [5.1 if above else 5.0])
+
+
 NOTHING, INFO, WARNING, ERROR = None, "info", "warning", "error"
 CASES = {
+    "twenty ratings of one label": Case(
+        audit="rater_constant", below=clean(), above=clean(), levels=(NOTHING, WARNING), prepare=ratings("anger", 19, 0)
+    ),
+    "twenty ratings of two labels": Case(
+        audit="rater_constant", below=clean(), above=clean(), levels=(NOTHING, NOTHING), prepare=ratings("anger", 19, 1)
+    ),
+    "the end of a scale": Case(
+        audit="rater_off_scale", below=clean(), above=clean(), levels=(NOTHING, WARNING), prepare=values
+    ),
     "one class is 95 % of a side": Case(
         audit="class_collapsed",
         below=rows(*((s, c, n) for s in ("s1", "s2") for c, n in (("anger", 57), ("neutral", 3)))),

@@ -12,7 +12,7 @@ from tfser.manifests.audits.run import packaged_audits, run_audits
 from tfser.manifests.catalogue.build import build
 from tfser.manifests.files import read_json, write_json
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.features.encoders.spec import ENCODERS
+from tfser.pipeline.features.encoders.known import ENCODERS
 
 ROWS = [
     Utterance(utterance_id=f"s{s}_{i}", path=f"{s}_{i}.wav", speaker=f"s{s}", label=("anger", "neutral")[i % 2])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from transformers import WhisperFeatureExtractor
 
+from tfser.manifests.errors import TfserError
 from tfser.pipeline.features import encoder_engine
-from tfser.pipeline.features.encoders.encoder import Encoder, to_host
+from tfser.pipeline.features.encoder_engine import Batcher
+from tfser.pipeline.features.encoders.encoder import Encoder, Launched, to_host
 from tfser.pipeline.features.encoders.whisper import WhisperEncoder
-from tfser.pipeline.features.engine import AudioRow
+from tfser.pipeline.features.engine import AudioRow, Compute
 
 CPU = torch.device("cpu")
 
@@ -49,21 +52,42 @@ def test_float32_is_float32_while_an_encoder_computes_and_as_before_afterwards(m
     assert encoder.seen == [False] and tf32()
 
 
+def whisper() -> WhisperEncoder:
+    """Return an encoder of which only what computes the log-Mel frames is there."""
+    extractor = WhisperFeatureExtractor(feature_size=80)
+    encoder = object.__new__(WhisperEncoder)
+    encoder.device, encoder.is_filled = CPU, True
+    encoder.filters = torch.from_numpy(extractor.mel_filters.astype(np.float32))
+    encoder.analysis = torch.hann_window(400)
+    encoder.spec = SimpleNamespace(mel={"hop_length": 160})  # type: ignore[assignment]
+    return encoder
+
+
+@pytest.mark.parametrize("gain", [1.0, 1e-4, 0.0])
+def test_whisper_s_log_mel_is_that_of_transformers(gain: float) -> None:
+    """To the bit on a CPU, and in a batch as alone: features that were extracted before are the same features."""
+    random = np.random.default_rng(0)
+    pieces = [(gain * random.standard_normal(n)).astype(np.float32) for n in (16000, 400, 7777)]
+    found = whisper()._log_mel(pieces, 16000)
+    extractor = WhisperFeatureExtractor(feature_size=80)
+    expected = extractor(pieces, sampling_rate=16000, max_length=16000, return_tensors="pt")["input_features"]
+    assert found.shape == (3, 80, 100) and torch.equal(found, expected)
+
+
 def test_whisper_s_log_mel_is_float32_whatever_the_encoder_computes_in() -> None:
     """In float16 the floor below its logarithm is zero: quiet speech would lose half of what the encoder makes of it."""
-    seen: list[bool] = []
+    quiet = [1e-3 * np.random.default_rng(0).standard_normal(16000).astype(np.float32)]
+    expected = whisper()._log_mel(quiet, 16000)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(whisper()._log_mel(quiet, 16000), expected)
 
-    def mel(*_: Any, **__: Any) -> dict[str, Tensor]:
-        seen.append(torch.is_autocast_enabled("cpu"))
-        raise InterruptedError
 
-    encoder = object.__new__(WhisperEncoder)
-    encoder.device, encoder.is_filled, encoder.mel = CPU, True, mel
-    framing = SimpleNamespace(computed=lambda _: 100)
-    encoder.spec = SimpleNamespace(sample_rate_hz=16000, framing=framing)  # type: ignore[assignment]
-    with torch.autocast("cpu", torch.bfloat16), pytest.raises(InterruptedError):
-        next(encoder.states([np.zeros(9, np.float32)]))
-    assert seen == [False]
+def test_whisper_s_log_mel_stays_on_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU the spectrogram would otherwise be waited for, copied to the CPU and back."""
+    encoder = whisper()
+    monkeypatch.setattr(Tensor, "cpu", lambda _: pytest.fail("brought to the CPU"))
+    monkeypatch.setattr(Tensor, "numpy", lambda _: pytest.fail("brought to the CPU"))
+    encoder._log_mel([np.ones(800, np.float32)], 1600)
 
 
 def test_results_come_back_in_pinned_memory_and_are_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,13 +99,93 @@ def test_results_come_back_in_pinned_memory_and_are_waited_for_once(monkeypatch:
         return empty(*sizes, **named)
 
     monkeypatch.setattr(torch, "empty", page_locked)
-    stream = SimpleNamespace(synchronize=lambda: waits.append(True))
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
-    kept = [[torch.arange(6.0).view(2, 3)], [torch.ones(2, 2), torch.zeros(1)]]
-    found = to_host(kept, SimpleNamespace(type="cuda"))  # type: ignore[arg-type]
-    assert pinned == [True] * 3 and waits == [True]
-    for held, copies in zip(kept, found, strict=True):
-        assert all((tensor.numpy() == copy).all() for tensor, copy in zip(held, copies, strict=True))
+    event = SimpleNamespace(
+        record=lambda stream: waits.append(f"recorded on {stream}"), synchronize=lambda: waits.append("waited")
+    )
+    monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "the stream")
+    kept = [[torch.arange(12.0).view(2, 3, 2)], [torch.ones(2, 3, 1), torch.zeros(2, 3, 1)]]
+    copies, done = to_host(kept, SimpleNamespace(type="cuda"))  # type: ignore[arg-type]
+    assert pinned == [True] * 3 and waits == ["recorded on the stream"]  # so far nothing is waited for
+    first, second = Launched([3, 2], copies, done).frames()
+    assert waits[1:] == ["waited"]
+    assert first[0].tolist() == [[0, 1], [2, 3], [4, 5]] and second[0].tolist() == [[6, 7], [8, 9]]
+    assert second[1].tolist() == [[1, 0], [1, 0]]
+    assert first[0].base is None  # a copy of its own: the pinned memory is free for the next batch
+
+
+class Tracing:
+    """An encoder that notes when batches are launched and when they are waited for."""
+
+    def __init__(self, kind: str) -> None:
+        self.device, self.batch_seconds_default, self.events = SimpleNamespace(type=kind), 1.0, list[str]()
+
+    def moments(self, samples: Any) -> None:
+        return None
+
+    def launch(self, pieces: Sequence[Any], moments: Any) -> Any:
+        number = int(pieces[0][0])
+        if number == 2 and len(pieces) > 1:
+            self.events.append("no room for 2")
+            raise RuntimeError("CUDA out of memory")
+        if number == 4:
+            raise ZeroDivisionError
+        self.events.append(f"launch {number}")
+
+        def frames() -> list[tuple[np.ndarray]]:
+            self.events.append(f"wait {number}")
+            return [(np.full((1, 1), piece[0], np.float32),) for piece in pieces]
+
+        return SimpleNamespace(frames=frames)
+
+
+def tracing(kind: str) -> tuple[Batcher, Callable[[str, int], Any]]:
+    """Return a batcher on such a device, and what makes a decoded utterance of half a second."""
+    spec: Any = SimpleNamespace(
+        minimum_samples=1,
+        name="tracing",
+        windows=lambda n: [(0, n)],
+        computed_s=lambda n: n / 10,
+        stitch=lambda parts, n: parts[0],
+    )
+    batcher = Batcher(spec, Tracing(kind), Compute(max_batch_seconds=1.0, tell=lambda text: None))  # type: ignore[arg-type]
+
+    def decoded(name: str, number: int) -> Any:
+        row = AudioRow(utterance_id=name, path="", start_s=None, end_s=None, content_hash="", duration_s=0.5)
+        return row, np.full(5, number, np.float32)
+
+    return batcher, decoded
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("cuda", ["launch 1", "no room for 2", "launch 2", "launch 2", "wait 1", "launch 3", "wait 2", "wait 2", "wait 3"]),
+        ("cpu", ["launch 1", "wait 1", "no room for 2", "launch 2", "launch 2", "wait 2", "wait 2", "launch 3", "wait 3"]),
+    ],
+)
+def test_a_gpu_is_given_the_next_batch_before_the_last_is_waited_for(
+    kind: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of memory with a batch in flight: halved, and nobody is lost or taken for another."""
+    monkeypatch.setattr(encoder_engine, "_free", lambda encoder: None)
+    batcher, decoded = tracing(kind)
+    broken = (decoded("x", 9)[0], TfserError("no such file"))
+    blocks = [[decoded("a", 1), decoded("b", 1)], [decoded("c", 2), broken, decoded("d", 2)], [decoded("e", 3)]]
+    found = list(encoder_engine._finish(batcher, blocks))
+    assert batcher.encoder.events == expected  # type: ignore[attr-defined]
+    values = {result.row.utterance_id: None if result.frames is None else float(result.frames[0][0, 0]) for result in found}
+    assert values == {"a": 1, "b": 1, "c": 2, "d": 2, "e": 3, "x": None} and len(found) == 6
+
+
+def test_what_is_in_flight_when_the_next_batch_fails_is_kept() -> None:
+    batcher, decoded = tracing("cuda")
+    blocks = [[decoded("a", 1)], [decoded("b", 4)]]
+    found = []
+    with pytest.raises(ZeroDivisionError):
+        for result in encoder_engine._finish(batcher, blocks):
+            found.append(result.row.utterance_id)  # noqa: PERF401
+    assert found == ["a"] and batcher.encoder.events == ["launch 1", "wait 1"]  # type: ignore[attr-defined]
 
 
 def test_samples_are_prepared_where_they_are_decoded() -> None:

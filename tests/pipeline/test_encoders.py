@@ -18,9 +18,18 @@ from safetensors.torch import load_file, save_file
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.features.encoders import exact as exact_parts
 from tfser.pipeline.features.encoders import products
-from tfser.pipeline.features.encoders.architecture import ALIASES, DEFAULTS, MEL_DEFAULTS, PREPROCESSOR_DEFAULTS
+from tfser.pipeline.features.encoders.architecture import (
+    ALIASES,
+    DEFAULTS,
+    FBANK_DEFAULTS,
+    MEL_DEFAULTS,
+    PREPROCESSOR_DEFAULTS,
+)
+from tfser.pipeline.features.encoders.families import FAMILIES
+from tfser.pipeline.features.encoders.known import ENCODERS, NOT_HERE
 from tfser.pipeline.features.encoders.loading import load
-from tfser.pipeline.features.encoders.spec import ENCODERS, EncoderSpec, encoder_spec
+from tfser.pipeline.features.encoders.spec import EncoderSpec, encoder_spec
+from tfser.pipeline.features.registry import feature_pass
 
 CONV = {
     "hidden_size": 32,
@@ -35,6 +44,21 @@ CONV = {
 }
 STABLE = {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True}
 RELATIVE = {"num_buckets": 32, "max_bucket_distance": 64}
+PLAIN = {**CONV, "num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 7, "adapter_kernel_size": 3}
+CONFORMER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "feature_projection_input_dim": 32,
+    "conv_depthwise_kernel_size": 7,
+    "left_max_position_embeddings": 5,  # distances beyond both are clipped
+    "right_max_position_embeddings": 2,
+    "add_adapter": True,  # stands behind the last layer, which is what is stored
+    "layerdrop": 0.5,
+    "mask_time_prob": 0.5,
+}
+BANK = {"feature_size": 16, "num_mel_bins": 16, "padding_value": 1.0}
 MEL = {
     "d_model": 32,
     "encoder_layers": 3,
@@ -66,6 +90,12 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
     "wavlm-group": ("WavLM", {**CONV, **RELATIVE}, {"do_normalize": False}),
     "wavlm-stable": ("WavLM", {**CONV, **STABLE, **RELATIVE, "conv_bias": False}, {"do_normalize": True}),
     "wavlm-unsaved-extractor": ("WavLM", {**CONV, **STABLE, **RELATIVE}, None),
+    "unispeech-sat-group": ("UniSpeechSat", CONV, {"do_normalize": False}),
+    "unispeech-sat-stable": ("UniSpeechSat", {**CONV, **STABLE}, {"do_normalize": True}),
+    "data2vec-audio": ("Data2VecAudio", PLAIN, {"do_normalize": True}),
+    "w2v-bert": ("Wav2Vec2Bert", CONFORMER, BANK),
+    "w2v-bert-relative": ("Wav2Vec2Bert", {**CONFORMER, "position_embeddings_type": "relative", "max_source_positions": 8}, BANK),
+    "w2v-bert-rotary": ("Wav2Vec2Bert", {**CONFORMER, "position_embeddings_type": "rotary"}, BANK),
     "whisper-80": ("Whisper", {**MEL, "num_mel_bins": 80}, {"feature_size": 80, "chunk_length": 2}),
     "whisper-128": ("Whisper", {**MEL, "num_mel_bins": 128}, None),
 }
@@ -96,7 +126,7 @@ def make(folder: Path, kind: str) -> Path:
                 buffer += torch.randn(buffer.shape, generator=generator)
     model.save_pretrained(folder)
     if extractor is not None:
-        name = "WhisperFeatureExtractor" if family == "Whisper" else "Wav2Vec2FeatureExtractor"
+        name = {"Whisper": "Whisper", "Wav2Vec2Bert": "SeamlessM4T"}.get(family, "Wav2Vec2") + "FeatureExtractor"
         getattr(transformers, name)(**extractor).save_pretrained(folder)
     return folder
 
@@ -135,6 +165,10 @@ def reference(folder: Path, kind: str, samples: np.ndarray) -> list[np.ndarray]:
             mel = make_mel(samples, sampling_rate=16000, return_tensors="pt").input_features
             states = model.encoder(mel, output_hidden_states=True).hidden_states
             return [state[0, : -(-len(samples) // 320)].numpy() for state in states]
+        if family == "Wav2Vec2Bert":  # the frame that is half padding is masked, and no feature
+            given = transformers.SeamlessM4TFeatureExtractor(**BANK)(samples, sampling_rate=16000, return_tensors="pt")
+            own = int(given["attention_mask"].sum())
+            return [state[0, :own].numpy() for state in model(**given, output_hidden_states=True).hidden_states]
         prepare = transformers.Wav2Vec2FeatureExtractor(**(extractor or {}))
         raw = prepare(samples, sampling_rate=16000, return_tensors="pt").input_values
         return [state[0].numpy() for state in model(raw, output_hidden_states=True).hidden_states]
@@ -158,7 +192,8 @@ def test_every_layer_of_a_mixed_batch_is_that_of_the_file_alone(saved: Callable[
     spec = encoder_spec(str(folder), layer="0,1,2,last,mean,all")
     assert (spec.name, spec.dim, spec.n_layers, spec.highest) == (kind, 32, 3, 3)
     assert [output.label for output in spec.outputs] == ["0", "1", "2", "3", "mean", "all"]
-    files = [noise(n, seed) for seed, n in enumerate(SAMPLES)]
+    files = [noise(n, seed) for seed, n in enumerate(SAMPLES) if n >= spec.minimum_samples]
+    assert len(files) > 5
     encoder = load(spec, "cpu")
     prepared = [spec.prepare(file) for file in files]
     batch = encoder.encode(prepared)
@@ -174,12 +209,14 @@ def test_every_layer_of_a_mixed_batch_is_that_of_the_file_alone(saved: Callable[
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="takes a GPU")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_gpu_gives_the_numbers_of_the_cpu(saved: Callable[[str], Path], kind: str, precision: str) -> None:
     """In float32 to the exactness tolerance, in half precision to its own; a batch as each file alone."""
     spec = encoder_spec(str(saved(kind)), layer="0,last,mean", precision=precision)
-    files = [spec.prepare(noise(n, seed)) for seed, n in enumerate(SAMPLES)]
+    files = [spec.prepare(noise(n, seed)) for seed, n in enumerate(SAMPLES) if n >= spec.minimum_samples]
+    quiet = 0.01 * noise(max(SAMPLES[0], spec.minimum_samples), 9)  # at -40 dB, where half precision has the fewest digits
+    files.append(spec.prepare(quiet))
     encoder = load(spec, "cuda")
     assert encoder.batch_seconds_default is not None and encoder.batch_seconds_default >= 40
     cpu = load(dataclasses.replace(spec, precision="float32"), "cpu")
@@ -192,7 +229,9 @@ def test_a_gpu_gives_the_numbers_of_the_cpu(saved: Callable[[str], Path], kind: 
                     assert np.sqrt(np.mean((got - want) ** 2) / np.mean(want**2)) < 0.05
 
 
-@pytest.mark.parametrize("kind", ["wav2vec2-group", "hubert-batch-norm", "wavlm-stable", "whisper-80"])
+@pytest.mark.parametrize(
+    "kind", ["wav2vec2-group", "hubert-batch-norm", "wavlm-stable", "data2vec-audio", "w2v-bert", "whisper-80"]
+)
 def test_order_and_company_do_not_matter(saved: Callable[[str], Path], kind: str) -> None:
     spec = encoder_spec(str(saved(kind)), layer="2")
     encoder = load(spec, "cpu")
@@ -223,7 +262,11 @@ def test_layers_above_the_highest_are_never_there(saved: Callable[[str], Path], 
 
 
 @pytest.mark.parametrize(
-    "kind", ["wav2vec2-group", "wav2vec2-layer", "hubert-batch-norm", "wavlm-group", "wavlm-stable", "whisper-80"]
+    "kind",
+    [
+        *("wav2vec2-group", "wav2vec2-layer", "hubert-batch-norm", "wavlm-group", "wavlm-stable"),
+        *("data2vec-audio", "w2v-bert", "whisper-80"),
+    ],
 )
 def test_bfloat16_is_close(saved: Callable[[str], Path], kind: str) -> None:
     """Half precision is documented as: a relative root mean square difference of up to 5 %, and no batch-mates either."""
@@ -296,7 +339,10 @@ def test_windows_join_to_the_frames_of_the_whole(
         assert np.array_equal(joined[:, 1], deepest)
 
 
-@pytest.mark.parametrize("kind", ["wavlm-stable", "wavlm-group", "wav2vec2-group", "hubert-group", "wav2vec2-layer"])
+@pytest.mark.parametrize(
+    "kind",
+    ["wavlm-stable", "wavlm-group", "wav2vec2-group", "hubert-group", "wav2vec2-layer", "data2vec-audio", "w2v-bert"],
+)
 def test_long_files_agree_with_the_uncut_one_away_from_the_seams(
     saved: Callable[[str], Path], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,7 +359,7 @@ def test_long_files_agree_with_the_uncut_one_away_from_the_seams(
     assert len(windows) == 4
     encoder = load(cut, "cpu")
     moments = encoder.moments(samples)
-    assert (moments is not None) == kind.endswith("group")
+    assert (moments is not None) == (kind.endswith("group") or kind == "w2v-bert")
     parts = encoder.encode([samples[a:b] for a, b in windows], [moments] * 4)
     (want,) = load(whole, "cpu").encode([samples])
     layer_0, layer_3 = (cut.stitch([part[i] for part in parts], len(samples)) for i in range(2))
@@ -341,8 +387,10 @@ def test_input_is_prepared_as_its_feature_extractor_does(saved: Callable[[str], 
     family, _, extractor = KINDS[kind]
     spec = encoder_spec(str(saved(kind)))
     samples = noise(3000)
-    if family == "Whisper":
+    if family in ("Whisper", "Wav2Vec2Bert"):
         assert np.array_equal(spec.prepare(samples), samples)
+        with pytest.raises(UsageError, match="its input is fixed"):
+            encoder_spec(str(saved(kind)), settings={"do_normalize": "false"})
         return
     want = transformers.Wav2Vec2FeatureExtractor(**(extractor or {}))(samples, sampling_rate=16000).input_values[0]
     assert np.array_equal(spec.prepare(samples), want)
@@ -355,8 +403,7 @@ def test_input_is_prepared_as_its_feature_extractor_does(saved: Callable[[str], 
 
 def test_our_defaults_are_those_of_transformers() -> None:
     for family, defaults in DEFAULTS.items():
-        name = {"wav2vec2": "Wav2Vec2", "hubert": "Hubert", "wavlm": "WavLM", "whisper": "Whisper"}[family]
-        config = getattr(transformers, f"{name}Config")()
+        config = getattr(transformers, FAMILIES[family].model).config_class()
         assert config.model_type == family
         for key, value in defaults.items():
             theirs = getattr(config, key, None)
@@ -365,6 +412,8 @@ def test_our_defaults_are_those_of_transformers() -> None:
                 assert getattr(config, ALIASES[key]) == value
     assert {k: getattr(transformers.Wav2Vec2FeatureExtractor(), k) for k in PREPROCESSOR_DEFAULTS} == PREPROCESSOR_DEFAULTS
     assert {k: getattr(transformers.WhisperFeatureExtractor(), k) for k in MEL_DEFAULTS} == MEL_DEFAULTS
+    assert {k: getattr(transformers.SeamlessM4TFeatureExtractor(), k) for k in FBANK_DEFAULTS} == FBANK_DEFAULTS
+    assert set(FAMILIES) == set(DEFAULTS)
 
 
 def test_layers_are_asked_for_in_words_and_numbers(saved: Callable[[str], Path]) -> None:
@@ -510,3 +559,38 @@ def test_the_registry_is_sound() -> None:
         assert known.hub.count("/") == 1
         assert known.hub.split("/")[1].startswith(name)
         assert known.layer == (12 if name == "wavlm-large" else None)
+        assert known.licence
+    assert "NC" in ENCODERS["wav2vec2-large-robust-12-ft-emotion-msp-dim"].licence
+    assert not set(NOT_HERE) & set(ENCODERS)
+
+
+def test_a_regression_behind_the_encoder_is_left_alone(tmp_path: Path) -> None:
+    """audEERING's model is a wav2vec 2.0 of `wav2vec2.*` in its files, and a regression of `classifier.*` behind it."""
+    kind = "wav2vec2-layer"
+    model = transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**KINDS[kind][1]))
+    model.save_pretrained(tmp_path)
+    transformers.Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(tmp_path)
+    weights = {f"wav2vec2.{name}": tensor for name, tensor in load_file(tmp_path / "model.safetensors").items()}
+    head = {"classifier.dense.weight": torch.ones(32, 32), "classifier.out_proj.weight": torch.ones(3, 32)}
+    save_file({**weights, **head}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    spec = encoder_spec(str(tmp_path), layer="all")
+    samples = noise(9000)
+    prepared = transformers.Wav2Vec2FeatureExtractor()(samples, sampling_rate=16000, return_tensors="pt").input_values
+    with torch.inference_mode():
+        states = model.eval()(prepared, output_hidden_states=True).hidden_states
+    assert apart(encode(spec, [samples])[0][0], torch.cat(states, dim=-1)[0].numpy()) < 2e-5
+
+
+def test_filter_banks_of_another_size_are_refused(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    for path in saved("w2v-bert").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    transformers.SeamlessM4TFeatureExtractor(feature_size=20, num_mel_bins=20).save_pretrained(tmp_path)
+    with pytest.raises(TfserError, match=r"preprocessor_config\.json: 20 bands of 2 frames are not the 32 numbers"):
+        encoder_spec(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["emotion2vec", "emotion2vec/emotion2vec_base", "emotion2vec/last"])
+def test_what_cannot_be_had_says_what_to_do(name: str) -> None:
+    for ask in (feature_pass, encoder_spec):
+        with pytest.raises(UsageError, match=r"emotion2vec cannot .*FunASR.*`tfser import-features FOLDER"):
+            ask(name)

@@ -19,6 +19,7 @@ from tfser.manifests.feature_name import joined_names, meant
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Skipped, Utterance, skipped_table
 from tfser.pipeline import new_shards as module
+from tfser.pipeline.features.stacks import layer_cut
 from tfser.pipeline.join import at_pace, join, joined
 from tfser.pipeline.shards.packed import FeatureRow, load_packed
 from tfser.pipeline.verify import verify
@@ -118,7 +119,7 @@ def test_each_frame_is_the_mean_of_those_that_belong_to_it(count: int, length: i
         ("a", "one feature set"),
         ("a+a", "twice"),
         ("a+c", "unknown feature set"),
-        ("a+enc/all", "several layers"),
+        ("a+enc/all", "several layers; name one of them: enc/2"),
     ],
 )
 def test_what_cannot_be_joined_is_refused(cache: Cache, two: Any, put_stack: Any, name: str, said: str) -> None:
@@ -182,3 +183,22 @@ def test_no_part_s_file_is_touched(cache: Cache, two: Any) -> None:
     before = stamps()
     join(cache, joined(cache, "a+b/3"))
     assert {path: content for path, content in stamps().items() if path in before} == before
+
+
+def test_a_layer_is_read_out_of_its_stack_as_if_it_had_been_stored_by_itself(
+    cache: Cache, two: Any, put_stack: Any
+) -> None:
+    """The same name, fingerprint and numbers as of a layer that is a feature set of its own."""
+    stack = frames(6, 9)  # three layers of two numbers
+    put_stack(cache, stack, 3, name="enc/all")
+    target = joined(cache, "a+enc/1")
+    assert (target.name, target.dim) == ("a+enc/1", two[0][IDS[0]].shape[1] + 2)
+    join(cache, target)
+    found = read(cache, "a+enc/1")
+    for name in IDS:
+        np.testing.assert_array_equal(found[name][:, -2:], stack[name][: len(found[name]), 2:4])
+    with open_catalogue(cache) as connection:
+        (row,) = rows(connection, "FROM feature_sets WHERE feature_set = 'enc/all'")
+    assert target.config["parts"][1]["fingerprint"] == layer_cut(row, "1").fingerprint
+    with pytest.raises(UsageError, match=r"unknown feature set.*enc/3"):
+        joined(cache, "a+enc/3")

@@ -35,6 +35,27 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "wav2vec2": {**_CONV, "adapter_attn_dim": None},
     "hubert": {**_CONV, "adapter_attn_dim": None, "feat_proj_layer_norm": True, "conv_pos_batch_norm": False},
     "wavlm": {**_CONV, "num_buckets": 320, "max_bucket_distance": 800},
+    "unispeech-sat": {**_CONV, "adapter_attn_dim": None},
+    "data2vec-audio": {
+        **{k: v for k, v in _CONV.items() if k not in ("feat_extract_norm", "do_stable_layer_norm")},
+        "num_conv_pos_embeddings": 5,
+        "conv_pos_kernel_size": 19,
+    },
+    "wav2vec2-bert": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "feature_projection_input_dim": 160,
+        "hidden_act": "swish",
+        "layer_norm_eps": 1e-5,
+        "position_embeddings_type": "relative_key",
+        "rotary_embedding_base": 10000,
+        "max_source_positions": 5000,
+        "left_max_position_embeddings": 64,
+        "right_max_position_embeddings": 8,
+        "conv_depthwise_kernel_size": 31,
+    },
     "whisper": {
         "d_model": 384,
         "encoder_layers": 4,
@@ -56,6 +77,9 @@ ALIASES = {
 
 PREPROCESSOR_DEFAULTS: dict[str, Any] = {"sampling_rate": 16000, "do_normalize": True}
 """transformers' Wav2Vec2FeatureExtractor, where a preprocessor_config.json leaves something out or is absent."""
+
+FBANK_DEFAULTS: dict[str, Any] = {"sampling_rate": 16000, "num_mel_bins": 80, "stride": 2}
+"""transformers' SeamlessM4TFeatureExtractor, likewise. Its windows are fixed: 25 ms, every 10 ms (at 16 kHz)."""
 
 MEL_DEFAULTS: dict[str, Any] = {"sampling_rate": 16000, "hop_length": 160, "n_fft": 400}
 """transformers' WhisperFeatureExtractor, likewise."""

@@ -1,8 +1,8 @@
 """A loaded encoder: pieces of samples in, the wanted hidden states out, each as if its piece had been alone.
 
-wav2vec 2.0, HuBERT and WavLM run through the modules that transformers built and filled, in a loop of our own: only the layers
-up to the highest one asked for exist, only the wanted hidden states are kept, and whatever would let a piece see another's
-padding is done on its own frames (see `exact`). Whisper is in `whisper`.
+wav2vec 2.0, HuBERT, WavLM, UniSpeech-SAT and data2vec run through the modules that transformers built and filled, in a loop of
+our own: only the layers up to the highest one asked for exist, only the wanted hidden states are kept, and whatever would let a
+piece see another's padding is done on its own frames (see `exact`). Whisper is in `whisper`, w2v-BERT 2.0 in `conformer`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tfser.pipeline.features.devices import computing_on
-from tfser.pipeline.features.encoders.exact import ConvStack, GatedAttention, Moments, PositionalConv, RelativeBias
+from tfser.pipeline.features.encoders.exact import ConvStack, GatedAttention, Moments, RelativeBias, positions_of
 from tfser.pipeline.features.encoders.products import use_products
 from tfser.pipeline.features.encoders.spec import EncoderSpec
 
@@ -70,8 +70,15 @@ class Encoder(ABC):
             ValueError: if a piece is too short for a frame, or longer than Whisper's window.
             torch.OutOfMemoryError: if the batch is too large for the device.
         """
-        if not pieces:
-            return []
+        return self.launch(pieces, moments).frames() if pieces else []
+
+    def launch(
+        self, pieces: Sequence[npt.NDArray[np.float32]], moments: Sequence[Moments | None] | None = None
+    ) -> Launched:
+        """Begin what `encode` does, and return before a GPU has done it: what is asked of it next waits behind.
+
+        The arguments and errors are those of `encode`; there is at least one piece. A CPU has done all of it on return.
+        """
         lengths = [self.spec.frames(len(piece)) for piece in pieces]
         if min(lengths) < 1:
             raise ValueError(f"a piece is shorter than {self.spec.minimum_samples} samples, which make one frame")
@@ -95,17 +102,7 @@ class Encoder(ABC):
                 if output.label == "mean":
                     held[0] /= len(output.layers)
             # One copy for all layers: each would wait for the device.
-            arrays = to_host(kept, self.device)
-        # Cut to a piece's own frames: what lies beyond is of the padding.
-        return [
-            tuple(
-                np.concatenate([array[i, :length] for array in held], axis=1)
-                if len(held) > 1
-                else np.ascontiguousarray(held[0][i, :length])
-                for held in arrays
-            )
-            for i, length in enumerate(lengths)
-        ]
+            return Launched(lengths, *to_host(kept, self.device))
 
     def _computing(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context of half precision on a GPU, which is this thread's alone."""
@@ -114,28 +111,63 @@ class Encoder(ABC):
         return contextlib.nullcontext()
 
 
-def to_host(kept: Sequence[Sequence[Tensor]], device: torch.device) -> list[list[Frames]]:
-    """Copy tensors to the CPU: from a GPU into pinned memory, one behind the other, and waiting for all of them once."""
+class Launched:
+    """A batch that a device is at work on, or done with.
+
+    Args:
+        lengths: B, frames of each piece.
+        copies: (B, T, D) of each layer of each output, on the CPU; a GPU fills them.
+        done: has happened once they are filled; None: they are.
+    """
+
+    def __init__(self, lengths: Sequence[int], copies: Sequence[Sequence[Tensor]], done: torch.cuda.Event | None) -> None:
+        self._lengths, self._copies, self._done = lengths, copies, done
+
+    def frames(self) -> list[tuple[Frames, ...]]:
+        """Wait, and return one (T_i, dim) float32 array for each output of each piece, which are copies of their own."""
+        # Only this batch is waited for: what was launched after it keeps the device busy meanwhile.
+        if self._done is not None:
+            self._done.synchronize()
+        arrays = [[copy.numpy() for copy in held] for held in self._copies]
+        # Cut to a piece's own frames: what lies beyond is of the padding.
+        return [
+            tuple(
+                np.concatenate([array[i, :length] for array in held], axis=1)
+                if len(held) > 1
+                else held[0][i, :length].copy()
+                for held in arrays
+            )
+            for i, length in enumerate(self._lengths)
+        ]
+
+
+def to_host(kept: Sequence[Sequence[Tensor]], device: torch.device) -> tuple[list[list[Tensor]], torch.cuda.Event | None]:
+    """Copy tensors to the CPU, and return what has happened once they are there: on a GPU nothing is waited for here.
+
+    From a GPU they go into pinned memory, one behind the other: pageable memory would be waited for.
+    """
     if device.type != "cuda":
-        return [[tensor.cpu().numpy() for tensor in held] for held in kept]
+        return [[tensor.cpu() for tensor in held] for held in kept], None
     copies = [[torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in held] for held in kept]
     for held, into in zip(kept, copies, strict=True):
         for tensor, copy in zip(held, into, strict=True):
             copy.copy_(tensor, non_blocking=True)
-    torch.cuda.current_stream(device).synchronize()
-    return [[copy.numpy() for copy in into] for into in copies]
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    done.record(torch.cuda.current_stream(device))
+    return copies, done
 
 
 class WaveformEncoder(Encoder):
-    """wav2vec 2.0, HuBERT and WavLM."""
+    """wav2vec 2.0, HuBERT, WavLM, UniSpeech-SAT and data2vec."""
 
     def __init__(self, spec: EncoderSpec, model: Any, device: torch.device) -> None:
         super().__init__(spec, device)
         model.to(device=device, dtype=self.dtype)
         self.stack = ConvStack(model.feature_extractor, device)
         self.projection = model.feature_projection
-        self.position = PositionalConv(model.encoder.pos_conv_embed)
-        self.norm = None if spec.architecture["do_stable_layer_norm"] else model.encoder.layer_norm
+        self.position = positions_of(model.encoder.pos_conv_embed)
+        # data2vec has no choice: it normalises after each layer, and before the first.
+        self.norm = None if spec.architecture.get("do_stable_layer_norm", False) else model.encoder.layer_norm
         self.layers = model.encoder.layers
         self.bias = None
         if spec.family == "wavlm" and len(self.layers):

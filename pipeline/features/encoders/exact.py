@@ -1,10 +1,11 @@
-"""The parts of wav2vec 2.0, HuBERT and WavLM in which a padded batch would differ from its pieces alone, done exactly.
+"""The parts of wav2vec 2.0 and its kin in which a padded batch would differ from its pieces alone, done exactly.
 
 * Group norm in the first convolution (`feat_extract_norm == "group"`) takes its mean and variance over time: over the
   frames of the whole utterance here, be it cut into windows or not, and not over the padding (Wu and He 2018, over the frames
   that there are).
 * The positional convolution sees zeros beyond a piece's end, as it does beyond the end of a batch of one. HuBERT variants
   that normalise before it (`conv_pos_batch_norm`) turn zeros into something else, so that the zeros are put in after that.
+  data2vec has several such convolutions, a norm behind each: beyond a piece's end zeros are put in again before the next.
 * WavLM's gated relative position bias (Chen et al. 2022, section III-B) is added to the scores of a fused attention; the bias
   before its gate depends on distances only, and is made once for all layers.
 
@@ -145,6 +146,28 @@ class PositionalConv:
                 x = x.masked_fill(~valid[:, None, :], 0.0)
         positions: Tensor = self.activation(self.padding(self.conv(x)))
         return positions.transpose(1, 2)
+
+
+class PositionalStack:
+    """data2vec's positional convolutions, one after the other, each with a norm without weights and an activation."""
+
+    def __init__(self, module: Any) -> None:
+        self.layers = list(module.layers)
+
+    def __call__(self, hidden: Tensor, valid: Tensor | None) -> Tensor:
+        """Return the (B, T, D) positions of (B, T, D) frames that are zero where `valid` (B, T) is false."""
+        x = hidden.transpose(1, 2)
+        for layer in self.layers:
+            x = layer(x)
+            # The norm makes something of the zeros beyond a piece's end, and the next kernel reaches over them.
+            if valid is not None:
+                x = x.masked_fill(~valid[:, None, :], 0.0)
+        return x.transpose(1, 2)
+
+
+def positions_of(module: Any) -> PositionalConv | PositionalStack:
+    """Return what computes the positions of transformers' module: of one convolution, or of a stack of them."""
+    return PositionalStack(module) if hasattr(module, "layers") else PositionalConv(module)
 
 
 class GatedAttention(nn.Module):

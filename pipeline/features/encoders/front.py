@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.pipeline.features.encoders.architecture import MEL_DEFAULTS, PREPROCESSOR_DEFAULTS, shown, whole
+from tfser.pipeline.features.encoders.architecture import FBANK_DEFAULTS, MEL_DEFAULTS, PREPROCESSOR_DEFAULTS, shown, whole
 from tfser.pipeline.features.encoders.framing import ConvFraming, WindowFraming
 from tfser.pipeline.features.encoders.weights import PREPROCESSOR, PROCESSOR, Found, read_preprocessor
 from tfser.pipeline.sound.recording import RATES_HZ
 
 RAW_OPTIONS, WHISPER_OPTIONS = ("chunk_s", "overlap_s", "do_normalize"), ("window",)
+FBANK_OPTIONS = ("chunk_s", "overlap_s")
 OPTIONS = (*RAW_OPTIONS, *WHISPER_OPTIONS)
-"""What `--set` knows of encoders: of those of raw samples, and of Whisper."""
+"""What `--set` knows of encoders: of those of raw samples (of filter banks: a part of it), and of Whisper."""
 
 WINDOWS = ("padded", "clip")
 """How Whisper's windows are computed: filled with silence to 30 s, as in its training, or in the clip's own length."""
 
 CHUNK_S, OVERLAP_S = 40.0, 4.0
+
+FBANK_WINDOW, FBANK_HOP = 400, 160
+"""Samples of a filter bank's window, and from one to the next: fixed in transformers' extractor."""
 
 
 def raw_front(
@@ -45,17 +49,53 @@ def raw_front(
             " and unit variance, transformers' default; --set do_normalize=false where the encoder was trained on raw ones"
         )
     rate = int(preprocessor["sampling_rate"])
+    words = {
+        "input": "zero mean and unit variance over the utterance, 1e-7 added to the variance" if normalise else "raw",
+        "batch": "attention sees a window's own frames only, a group norm those of the whole utterance",
+    }
+    framing = _framing(settings, rate, tuple(values["conv_kernel"]), tuple(values["conv_stride"]))
+    return {"sample_rate_hz": rate, "normalise": normalise, "words": words, "framing": framing}
+
+
+def fbank_front(
+    name: str, found: Found, values: Mapping[str, Any], settings: Mapping[str, str], notes: list[str]
+) -> dict[str, Any]:
+    """Return what w2v-BERT 2.0 needs: a log filter bank of 25 ms every 10 ms, normalised by band, `stride` frames side by side.
+
+    By arithmetic that is a convolution of 400 samples with a stride of 160, and one of `stride` of its frames with that stride.
+    """
+    for key in settings:
+        if key not in FBANK_OPTIONS:
+            raise UsageError(f"--set {key}: {name} takes {', '.join(FBANK_OPTIONS)}; its input is fixed")
+    read = read_preprocessor(found)
+    preprocessor = _settings(read, FBANK_DEFAULTS)
+    rate, bands, stride = (int(preprocessor[key]) for key in ("sampling_rate", "num_mel_bins", "stride"))
+    if bands * stride != values["feature_projection_input_dim"]:
+        path = read[0] if read is not None else found.folder / PREPROCESSOR
+        raise TfserError(
+            f"{path}: {bands} bands of {stride} frames are not the {values['feature_projection_input_dim']} numbers"
+            " that config.json needs: these two files do not belong together"
+        )
+    words = {
+        "input": "log filter bank as Kaldi's, zero mean and unit variance of each band over the utterance",
+        "batch": "attention and convolutions see a window's own frames only, the bands' moments are of the whole utterance",
+    }
+    mel = {"n_fft": 512, "hop_length": FBANK_HOP, "window_length": FBANK_WINDOW, "bands": bands, "stride": stride}
+    framing = _framing(settings, rate, (FBANK_WINDOW, stride), (FBANK_HOP, stride))
+    return {"sample_rate_hz": rate, "normalise": False, "mel": mel, "words": words, "framing": framing}
+
+
+def _framing(settings: Mapping[str, str], rate: int, kernels: tuple[int, ...], strides: tuple[int, ...]) -> ConvFraming:
+    """Return the framing of convolutions, long files cut as `--set` says.
+
+    Raises:
+        UsageError: if windows are too short for what they share.
+    """
     chunk_s, overlap_s = (_seconds(k, settings.get(k), d) for k, d in (("chunk_s", CHUNK_S), ("overlap_s", OVERLAP_S)))
     try:
-        framing = ConvFraming(
-            kernels=tuple(values["conv_kernel"]),
-            strides=tuple(values["conv_stride"]),
-            chunk=round(chunk_s * rate),
-            overlap=round(overlap_s * rate),
-        )
+        return ConvFraming(kernels=kernels, strides=strides, chunk=round(chunk_s * rate), overlap=round(overlap_s * rate))
     except ValueError as error:
         raise UsageError(f"--set chunk_s={chunk_s:g} overlap_s={overlap_s:g}: {error}") from None
-    return {"sample_rate_hz": rate, "normalise": normalise, "framing": framing}
 
 
 def whisper_front(
@@ -81,7 +121,13 @@ def whisper_front(
             )
     mel = {"n_fft": int(preprocessor["n_fft"]), "hop_length": hop, "bands": int(values["num_mel_bins"])}
     framing = WindowFraming(window=window, hop=2 * hop, is_filled=filling == WINDOWS[0])
-    return {"sample_rate_hz": rate, "normalise": False, "mel": mel, "framing": framing}
+    over = "window" if framing.is_filled else "piece"
+    sees = "the silence that fills it" if framing.is_filled else "its own frames only"
+    words = {
+        "input": f"log-Mel: log10, at most 8 below the {over}'s maximum, (x + 4) / 4",
+        "batch": f"every window on its own; attention sees {sees}",
+    }
+    return {"sample_rate_hz": rate, "normalise": False, "mel": mel, "words": words, "framing": framing}
 
 
 def _settings(stored: tuple[Path, dict[str, Any]] | None, defaults: Mapping[str, Any]) -> dict[str, Any]:

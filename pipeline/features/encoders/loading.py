@@ -6,10 +6,11 @@ transformers fills what a checkpoint lacks with random numbers and logs it; here
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +18,37 @@ import torch
 
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.wording import listed
-from tfser.pipeline.features.encoders.encoder import Encoder, WaveformEncoder
+from tfser.pipeline.features.encoders.encoder import Encoder
+from tfser.pipeline.features.encoders.families import FAMILIES
 from tfser.pipeline.features.encoders.spec import EncoderSpec
 from tfser.pipeline.features.encoders.weights import CONFIG
-from tfser.pipeline.features.encoders.whisper import WhisperEncoder
-
-CLASSES = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel", "wavlm": "WavLMModel"}
 
 
-def conv_model(spec: EncoderSpec) -> Any:
-    """Return transformers' model with the layers 1 to `highest`, in float32 on the CPU.
+def encoder_model(spec: EncoderSpec) -> Any:
+    """Return transformers' model with the layers 1 to `highest`, in float32 on the CPU. What stands behind the encoder in
+    the files (a classifier, a regression) is not read.
 
     Raises:
         TfserError: if the weights are damaged, incomplete, or of another shape than config.json says.
     """
     import transformers
 
-    kind = getattr(transformers, CLASSES[spec.family])
+    family = FAMILIES[spec.family]
+    kind = getattr(transformers, family.model)
     config = _config(kind.config_class, spec)
     config.num_hidden_layers = spec.highest
     config.mask_time_prob = config.mask_feature_prob = 0.0  # the vector that masks frames in training is not asked for
-    config.add_adapter = False  # what would follow the last layer
-    return _filled(kind, config, spec, attn_implementation="eager" if spec.family == "wavlm" else "sdpa")
+    for name in ("use_intermediate_ffn_before_adapter", "add_adapter"):  # what would follow the last layer
+        if hasattr(config, name):
+            setattr(config, name, False)
+    return _filled(kind, config, spec, attn_implementation=family.attention)
 
 
 def whisper_encoder(spec: EncoderSpec) -> Any:
     """Return Whisper's encoder with the layers 1 to `highest`, in float32 on the CPU; its decoder is never read.
 
     Raises:
-        TfserError: as for `conv_model`.
+        TfserError: as for `encoder_model`.
     """
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -142,6 +145,8 @@ def load(spec: EncoderSpec, device: str = "cpu") -> Encoder:
         raise UsageError("--precision float16: CPUs compute it slowly or not at all; take bfloat16 or float32, or a GPU")
     if spec.precision != "float32" and place.type not in ("cpu", "cuda"):
         raise UsageError(f"--precision {spec.precision}: on {place.type} encoders compute in float32 only")
-    if spec.family == "whisper":
-        return WhisperEncoder(spec, whisper_encoder(spec), place)
-    return WaveformEncoder(spec, conv_model(spec), place)
+    module, _, name = FAMILIES[spec.family].encoder.partition(":")
+    kind: Callable[..., Encoder] = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+    # Whisper's decoder is half of its weights, and never read.
+    model = whisper_encoder(spec) if spec.family == "whisper" else encoder_model(spec)
+    return kind(spec, model, place)

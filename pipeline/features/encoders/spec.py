@@ -1,6 +1,6 @@
 """What an encoder will compute, known without loading it: layers, frames, windows, input, and the words for the fingerprint.
 
-In come a name (an entry of `ENCODERS`, a hub id, a folder) and the options of the command line; out comes an `EncoderSpec`.
+In come a name (an entry of `known.ENCODERS`, a hub id, a folder) and the options of the command line; out comes an `EncoderSpec`.
 Nothing here imports torch or transformers. Layer k is transformers' `hidden_states[k]` as of version 5.17: 0 is what enters
 the first layer, k what leaves the k-th. The final LayerNorm of encoders that normalise before each layer
 (`do_stable_layer_norm`) is in none of them; Whisper's is in its last one.
@@ -18,8 +18,10 @@ import numpy.typing as npt
 
 from tfser.manifests.errors import UsageError, unknown
 from tfser.pipeline.features.encoders.architecture import DEFAULTS, architecture, check, depth, width
-from tfser.pipeline.features.encoders.framing import Framing, WindowFraming
-from tfser.pipeline.features.encoders.front import OPTIONS, raw_front, whisper_front
+from tfser.pipeline.features.encoders.families import FAMILIES
+from tfser.pipeline.features.encoders.framing import Framing
+from tfser.pipeline.features.encoders.front import OPTIONS
+from tfser.pipeline.features.encoders.known import ENCODERS, NOT_HERE, Known
 from tfser.pipeline.features.encoders.weights import CONFIG, Found, content_hash, find, is_folder, read_config
 
 if TYPE_CHECKING:
@@ -30,61 +32,6 @@ ALGORITHM = 1
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Known:
-    """An encoder with a name of its own: one line about it, its hub id, and the layer that is taken unless one is asked for."""
-
-    summary: str
-    hub: str
-    family: str
-    layer: int | None = None
-
-
-ENCODERS: dict[str, Known] = {
-    "wav2vec2-base": Known(
-        summary="wav2vec 2.0 base: 12 layers of 768, LibriSpeech", hub="facebook/wav2vec2-base", family="wav2vec2"
-    ),
-    "wav2vec2-large": Known(
-        summary="wav2vec 2.0 large: 24 layers of 1024, Libri-Light 60k h (SUPERB's wav2vec 2.0 Large)",
-        hub="facebook/wav2vec2-large-lv60",
-        family="wav2vec2",
-    ),
-    "hubert-base": Known(
-        summary="HuBERT base: 12 layers of 768, LibriSpeech", hub="facebook/hubert-base-ls960", family="hubert"
-    ),
-    "hubert-large": Known(
-        summary="HuBERT large: 24 layers of 1024, Libri-Light 60k h", hub="facebook/hubert-large-ll60k", family="hubert"
-    ),
-    "wavlm-base": Known(
-        summary="WavLM base: 12 layers of 768, LibriSpeech", hub="microsoft/wavlm-base", family="wavlm"
-    ),
-    "wavlm-base-plus": Known(
-        summary="WavLM base+: 12 layers of 768, 94k h", hub="microsoft/wavlm-base-plus", family="wavlm"
-    ),
-    "wavlm-large": Known(
-        summary="WavLM large: 24 layers of 1024, 94k h; layer 12 unless asked otherwise (TF-Mamba, section IV)",
-        hub="microsoft/wavlm-large",
-        family="wavlm",
-        layer=12,
-    ),
-    "whisper-base": Known(
-        summary="Whisper base, encoder only: 6 layers of 512, 680k h", hub="openai/whisper-base", family="whisper"
-    ),
-    "whisper-large": Known(
-        summary="Whisper large, encoder only: 32 layers of 1280, 680k h", hub="openai/whisper-large", family="whisper"
-    ),
-    "whisper-large-v2": Known(
-        summary="Whisper large-v2, encoder only: 32 layers of 1280, 680k h", hub="openai/whisper-large-v2", family="whisper"
-    ),
-    "whisper-large-v3": Known(
-        summary="Whisper large-v3, encoder only: 32 layers of 1280, 128 Mel bands, 5M h",
-        hub="openai/whisper-large-v3",
-        family="whisper",
-    ),
-}
-"""The encoders that have names of their own. Any other of their families goes by its hub id or folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +55,8 @@ class EncoderSpec:
         architecture: the values of its configuration that change the numbers.
         sample_rate_hz: of the samples it wants.
         normalise: whether the whole utterance is brought to zero mean and unit variance first.
-        mel: hop and Fourier size of its log-Mel front-end; empty for encoders of raw samples.
+        mel: sizes of its log-Mel or filter-bank front-end; empty for encoders of raw samples.
+        words: what its input is, and what a batch does to a piece, as the fingerprint has them.
         framing: counts frames, cuts long files, joins them.
         outputs: what one pass yields, in this order.
         precision: of the computation.
@@ -123,6 +71,7 @@ class EncoderSpec:
     sample_rate_hz: int
     normalise: bool
     mel: Mapping[str, int] = field(default_factory=dict)
+    words: Mapping[str, str]
     framing: Framing
     outputs: tuple[LayerOutput, ...]
     precision: Precision = "float32"
@@ -191,18 +140,12 @@ class EncoderSpec:
             "layer": int(output.label) if output.label.isdigit() else output.label,
             "layer_is": layer_in_words(self.family, output.label, self.n_layers),
             "sample_rate_hz": self.sample_rate_hz,
-            "input": "zero mean and unit variance over the utterance, 1e-7 added to the variance" if self.normalise else "raw",
+            **self.words,
             "chunking": self.framing.describe(),
             "precision": self.precision,
-            "batch": "attention sees a window's own frames only, a group norm those of the whole utterance",
         }
         if self.mel:
             config["mel"] = dict(self.mel)
-            config["input"] = "log-Mel: log10, at most 8 below the window's maximum, (x + 4) / 4"
-            config["batch"] = "every window on its own; attention sees the silence that fills it"
-            if isinstance(self.framing, WindowFraming) and not self.framing.is_filled:
-                config["input"] = "log-Mel: log10, at most 8 below the piece's maximum, (x + 4) / 4"
-                config["batch"] = "every window on its own; attention sees its own frames only"
         if output.label == "all":
             config["layers"] = self.n_layers + 1
         return config
@@ -252,7 +195,6 @@ def encoder_spec(
     values = architecture(family, config)
     check(files.folder / CONFIG, values, family)
     notes: list[str] = []
-    front = whisper_front if family == "whisper" else raw_front
     return EncoderSpec(
         name=name if known else Path(name).resolve().name if is_folder(name) else name.rsplit("/", 1)[-1],
         family=family,
@@ -261,7 +203,7 @@ def encoder_spec(
         architecture=values,
         outputs=_outputs(name, layer, known, values, notes),
         precision=next(p for p in PRECISIONS if p == precision),
-        **front(name, files, values, settings or {}, notes),
+        **FAMILIES[family].front(name, files, values, settings or {}, notes),
         notes=tuple(notes),
     )
 
@@ -274,6 +216,8 @@ def _check_words(
     Raises:
         UsageError: if the name, the precision or an option is off, or two encoders are named.
     """
+    if name in NOT_HERE or name.partition("/")[0] in NOT_HERE:
+        raise UsageError(NOT_HERE[name.partition("/")[0]])
     if known is None and "/" not in name and not is_folder(name):
         raise unknown("encoder", name, list(ENCODERS))
     if precision not in PRECISIONS:

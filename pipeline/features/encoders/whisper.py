@@ -37,13 +37,16 @@ class WhisperEncoder(Encoder):
         self.model = model.to(device=device, dtype=self.dtype)
         use_products(self.model)
         self.is_filled = not isinstance(spec.framing, WindowFraming) or spec.framing.is_filled
-        extractor: Any = transformers.WhisperFeatureExtractor
-        self.mel = extractor(
+        made: Any = transformers.WhisperFeatureExtractor
+        extractor = made(
             feature_size=spec.mel["bands"],
             sampling_rate=spec.sample_rate_hz,
             hop_length=spec.mel["hop_length"],
             n_fft=spec.mel["n_fft"],
         )
+        # Filters (bins, bands) and window lie where the spectrogram is computed, which never leaves that device.
+        self.filters = torch.from_numpy(np.asarray(extractor.mel_filters, dtype=np.float32)).to(device)
+        self.analysis = torch.hann_window(spec.mel["n_fft"], device=device)
 
     def states(
         self, pieces: Sequence[npt.NDArray[np.float32]], moments: Sequence[Moments | None] | None = None
@@ -73,15 +76,34 @@ class WhisperEncoder(Encoder):
         return mel, (torch.arange(longest // 2, device=self.device) < positions[:, None])[:, None, None, :]
 
     def _log_mel(self, pieces: Sequence[npt.NDArray[np.float32]], samples: int) -> Tensor:
-        """Return the log-Mel frames (B, bands, samples / hop) of pieces that are filled with silence to so many samples."""
+        """Return the log-Mel frames (B, bands, samples / hop) of pieces that are filled with silence to so many samples.
+
+        transformers' feature extractor computes the same numbers and brings them to the CPU, from where they would have to go
+        back: here samples go to the device once, and the spectrogram stays.
+        """
+        filled = np.zeros((len(pieces), samples), dtype=np.float32)
+        for row, piece in zip(filled, pieces, strict=True):
+            row[: len(piece)] = piece
         # In float32 whatever the encoder computes in: float16 has no number for the floor of 1e-10 below the logarithm, so that
         # quiet speech would get other features than loud speech (half of the encoder's output at -40 dB).
         with torch.autocast(self.device.type, enabled=False):
-            found: Tensor = self.mel(
-                [np.asarray(piece, dtype=np.float32) for piece in pieces],
-                sampling_rate=self.spec.sample_rate_hz,
-                max_length=samples,
-                return_tensors="pt",
-                device=str(self.device),
-            )["input_features"]
-        return found
+            return log_mel(torch.from_numpy(filled).to(self.device), self.analysis, self.filters, self.spec.mel["hop_length"])
+
+
+def log_mel(samples: Tensor, window: Tensor, filters: Tensor, hop: int) -> Tensor:
+    """Return Whisper's log-Mel frames (B, bands, n / hop), about -1 to 1, of samples (B, n), each row by itself.
+
+    Decades of power in Mel bands, floored 8 below the row's loudest, plus 4, over 4 (Radford et al. 2022, section 2.2: "globally
+    scaled to be between -1 and 1"); the transform's last frame, which lies beyond the end, is left out.
+
+    Args:
+        samples: (B, n) float32.
+        window: (w,) as long as the transform.
+        filters: (w / 2 + 1, bands).
+        hop: samples from one frame to the next.
+    """
+    bins = torch.stft(samples, len(window), hop, window=window, return_complex=True)[..., :-1]
+    power = (bins.abs() ** 2).contiguous()  # a view without its last frame is multiplied eight times slower
+    decades = (filters.T @ power).clamp(min=1e-10).log10()
+    loudest = decades.amax(dim=(1, 2), keepdim=True)
+    return (torch.maximum(decades, loudest - 8.0) + 4.0) / 4.0

@@ -1,0 +1,74 @@
+"""Temperature scaling: the number, where it is stored, and what `scores --by calibration` says of it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.training.temperature import LEAST, MOST, fit_temperature, scaled
+from tfser.manifests.cache import Cache
+
+from ..conftest import fill_with_tones, run
+
+
+def test_it_undoes_what_made_a_head_too_sure():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(4000, 3))
+    true = torch.softmax(torch.from_numpy(logits), dim=1).numpy()
+    labels = np.array([rng.choice(3, p=row) for row in true])
+    sure = torch.softmax(torch.from_numpy(3 * logits), dim=1).numpy()
+    temperature = fit_temperature(sure, labels)
+    assert temperature == pytest.approx(3, rel=0.1)
+    np.testing.assert_allclose(scaled(sure, 3.0), true, atol=1e-6)
+    assert (scaled(sure, temperature).argmax(axis=1) == sure.argmax(axis=1)).all()
+    best = -np.log(scaled(sure, temperature)[np.arange(4000), labels]).mean()
+    others = [-np.log(scaled(sure, t)[np.arange(4000), labels]).mean() for t in (temperature * 0.97, temperature * 1.03)]
+    assert best < min(others)
+
+
+def test_it_stays_in_its_bounds():
+    right, wrong = np.array([[0.9, 0.1]] * 5), np.array([[0.1, 0.9]] * 5)
+    labels = np.zeros(5, dtype=np.int64)
+    assert LEAST <= fit_temperature(right, labels) < 0.1
+    assert MOST * 0.99 < fit_temperature(wrong, labels) <= MOST
+    with pytest.raises(ValueError, match="no utterances"):
+        fit_temperature(np.empty((0, 2)), np.empty(0, dtype=np.int64))
+    assert "temperature" not in Recipe().identity()
+
+
+def test_from_the_option_to_the_scores(tmp_path):
+    cache = Cache(tmp_path / "cache")
+    fill_with_tones(cache, tmp_path, each=(3, 3, 3), noise=0.3)
+    words = ("train", "--corpus", "toy", "--head", "mean_pool", "--epochs", "2", "--threads", "1", "--cache", cache.root)
+    refused = run(*words, "--set", "temperature=true")
+    assert refused.exit_code == 2 and "--validation" in refused.output
+    options = ("--validation", "next-group")
+    for more in ((), ("--set", "temperature=true")):
+        found = run(*words, *options, *more)
+        assert found.exit_code == 0, found.output
+    about = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(cache.runs.glob("*/run.json"))]
+    of = {run_["config"]["recipe_config"]["temperature"]: run_["temperature"] for run_ in about}
+    assert of[False] is None and of[True].keys() == {"last", "val", "test-oracle"}
+    table = json.loads(run("scores", "--by", "calibration", "--format", "json", "--cache", cache.root).stdout)
+    rows = {(row["recipe"].endswith("temperature=True"), row["selection"]): row for row in table}
+    with_it, without = rows[True, "last"], rows[False, "last"]
+    # The same training and the same predictions; only what is said beside them differs.
+    assert [with_it[name] for name in ("NLL", "Brier", "ECE")] == [without[name] for name in ("NLL", "Brier", "ECE")]
+    assert without["temperature"] is None and without["NLL_scaled"] is None
+    query = (
+        "SELECT label, probabilities, r.temperature FROM predictions p JOIN runs r USING (run_id) "
+        "WHERE r.temperature IS NOT NULL AND p.selection = 'last' AND p.level = 'utterance'"
+    )
+    told = json.loads(run("sql", query, "--format", "json", "--cache", cache.root).stdout)
+    losses = []
+    for row in told:
+        at = json.loads(row["temperature"])["last"]
+        values = scaled([list(row["probabilities"].values())], at)[0]
+        losses.append(-np.log(dict(zip(row["probabilities"], values, strict=True))[row["label"]]))
+    assert with_it["NLL_scaled"] == pytest.approx(np.mean(losses), abs=1e-5)
+    shown = run("scores", "--by", "calibration", "--cache", cache.root)
+    assert "NLL at T" in shown.stdout
