@@ -201,6 +201,9 @@ REFUSED = {
     ("--target", "valence", "--head", "logreg"): "logreg learns classes alone; for --target valence take ridge, svr or a network",
     ("--target", "valence", "--protocol", "loso-speaker@rated:arousal"): "its name says @rated:valence, or nothing",
     ("--target", "valence", "--head", "mean_pool", "--set", "class_weights=balanced"): "it is about classes",
+    ("--target", "valence", "--head", "mean_pool", "--labels-from", "distribution"): "soft labels are shares of classes",
+    ("--target", "valence", "--labels-from", "distribution"): "soft labels are shares of classes",
+    ("--target", "valence", "--head", "mean_pool", "--set", "temperature=true"): "it is about classes",
     ("--head", "ridge"): "ridge learns dimensions alone: name them with --target valence",
     ("--head", "logreg", "--protocol", "loso-speaker@rated:valence"): "has no classes: say which dimensions",
 }

@@ -192,8 +192,8 @@ def commands_of(found: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -
     """
     first = found[0]
     # Heads that are fitted at once refuse the settings of epochs.
-    fitted_at_once, heeded = first["head"] in (*REFERENCE_HEADS, *DIMENSION_REFERENCES), ("class_weights", "class_beta")
-    heeded = () if first["head"] in DIMENSION_REFERENCES else heeded
+    fitted_at_once = first["head"] in (*REFERENCE_HEADS, *DIMENSION_REFERENCES)
+    heeded = () if first["head"] in DIMENSION_REFERENCES else ("class_weights", "class_beta")
     settings = [
         f"--set {shlex.quote(f'{key}={_written(value)}')}"
         for part in ("head_config", "recipe_config")

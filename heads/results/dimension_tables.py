@@ -212,8 +212,8 @@ def _parts(outcome: RatedOutcome, by: str) -> list[Row]:
 def _by_fold(scored: Sequence[Row]) -> list[Row]:
     """Return a row a fold and dimension: means over the seeds."""
     groups: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
-    for row in scored:
-        groups.setdefault((row["fold"], row["dimension"]), []).append(row)
+    for entry in scored:
+        groups.setdefault((entry["fold"], entry["dimension"]), []).append(entry)
     found = []
     for (fold, dimension), of in sorted(groups.items()):
         row: Row = {"fold": fold, "dimension": dimension, "seeds": [each["seed"] for each in of], "n": max(e["n"] for e in of)}

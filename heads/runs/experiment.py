@@ -18,8 +18,8 @@ from tfser.heads.runs.head_choice import with_head
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.setting_list import unknown_setting
 from tfser.heads.runs.store import digest
-from tfser.heads.runs.target import check_learns, check_one_answer, check_protocol, without_classes
-from tfser.heads.runs.training_data import TrainingData, count_samples, data_hash, look_up, soft_hash
+from tfser.heads.runs.target import check_learns, check_one_answer, check_protocol, scale_words, without_classes
+from tfser.heads.runs.training_data import TrainingData, check_temperature, count_samples, data_hash, look_up, soft_hash
 from tfser.heads.spec.first_words import named_by
 from tfser.heads.spec.head import Baseline, HeadSpec, Network
 from tfser.heads.spec.precision import settle_precision
@@ -196,7 +196,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     data = look_up(cache, request.features, spec, recipe, corpus, protocol, request.targets)
     check_protocol(data.protocol, request.targets)
     chosen += _instead(request, spec, data)
-    chosen += _of_scales(data)
+    chosen += scale_words(data.scales)
     for asked, what, value in (
         (request.corpus, "corpus", corpus),
         (request.protocol, "protocol", protocol),
@@ -208,7 +208,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
             chosen.append(f"{what} {value}")
     _check_frames(spec, data.features.row)
     if recipe.temperature:
-        _check_temperature(request, data)
+        check_temperature(data, request.folds)
     way = _settle(request, spec, config, recipe, data)
     return Experiment(
         spec=spec,
@@ -244,15 +244,6 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     )
 
 
-def _of_scales(data: TrainingData) -> list[str]:
-    """Say on which scales ratings are, each of which is mapped to 0..1."""
-    named = [f"{name} {scale}" for name, scale in data.scales.items()]
-    if not named:
-        return []
-    several = "; each is mapped to 0..1 by its own" if len({str(scale) for scale in data.scales.values()}) > 1 else ""
-    return [f"rated on the scale{'s' if len(named) > 1 else ''} {', '.join(named)}{several}"]
-
-
 def _instead(request: Request, spec: HeadSpec, data: TrainingData) -> list[str]:
     """Return what a head does in place of what was asked, and whose soft labels it is trained on, in sentences."""
     said = []
@@ -265,19 +256,6 @@ def _instead(request: Request, spec: HeadSpec, data: TrainingData) -> list[str]:
         rest = "" if rated == every else f"; the other {every - rated:,} have none in these classes and keep their one label"
         said.append(f"soft labels of {rated:,} of {every:,} utterances{rest}")
     return said
-
-
-def _check_temperature(request: Request, data: TrainingData) -> None:
-    """Refuse a temperature where nobody validates.
-
-    Raises:
-        UsageError: nobody does.
-    """
-    if data.protocol["validation"] == "none" or request.folds == "none":
-        raise UsageError(
-            "--set temperature=true: it is fitted on validation utterances, and there are none; hold some out with "
-            "--validation next-group or speakers:N"
-        )
 
 
 def _settings(spec: HeadSpec, request: Request) -> dict[str, str]:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from tfser.heads.runs.experiment import EVERYTHING, Experiment, check_unchanged, soft_labels
 from tfser.heads.runs.outcome import RunOutcome, Selected
 from tfser.heads.runs.store import begin, finish, peek, pick_up, save_model, versions
-from tfser.heads.runs.target import mapped
+from tfser.heads.runs.target import ratings_of
+from tfser.heads.runs.training_data import soft_rows
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Selection, UnlearnableError
 from tfser.manifests.audits.participation import definition, finding, participation, unmatched
 from tfser.manifests.audits.run import Finding, blocking, run_audits
@@ -118,31 +119,13 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
     return Loaded(
         features=load_packed(where, progress=progress, verify=cache.verify),
         labels=np.array([0 if experiment.targets else number[r["label"]] for r in utterances], dtype=np.int64),
-        ratings=_ratings_of(experiment, utterances),
+        ratings=ratings_of(utterances, experiment.targets, experiment.scales),
         corpora=tuple(r["corpus"] for r in utterances),
         speakers=tuple(f"{r['corpus']}/{r['speaker']}" if several and r["speaker"] else r["speaker"] for r in utterances),
         sides=_sides_of(experiment.folds, [(row["corpus"], row["utterance_id"]) for row in utterances], placed),
         speakers_kept=kept,
-        soft_labels=None if soft is None else _soft_rows(soft, utterances, number),
+        soft_labels=None if soft is None else soft_rows(soft, utterances, number),
     )
-
-
-def _ratings_of(experiment: Experiment, utterances: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float32] | None:
-    """Return the true ratings (n, T) on 0..1; None where classes are learned."""
-    if not experiment.targets:
-        return None
-    said = np.array([[row[name] for name in experiment.targets] for row in utterances], dtype=np.float64)
-    shape = (len(utterances), len(experiment.targets))
-    return mapped(said.reshape(shape), [row["corpus"] for row in utterances], experiment.scales).astype(np.float32)
-
-
-def _soft_rows(
-    soft: Mapping[tuple[str, str], Sequence[float]], utterances: Sequence[Mapping[str, Any]], number: Mapping[str, int]
-) -> npt.NDArray[np.float32]:
-    """Return the soft labels of utterances, (n, K); one whose raters named none of the classes has its label's."""
-    hard = np.eye(len(number))
-    of_each = [soft.get((row["corpus"], row["utterance_id"]), hard[number[row["label"]]]) for row in utterances]
-    return np.array(of_each, dtype=np.float32).reshape(len(utterances), len(number))
 
 
 def _sides_of(

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from tfser.heads import DIMENSION_REFERENCES, REFERENCE_HEADS
 from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.recipes import Recipe
+from tfser.manifests.dimensions import Scale
 from tfser.manifests.errors import UsageError
 
 _OF_CLASSES: Mapping[str, Any] = {
@@ -78,10 +79,30 @@ def without_classes(recipe: Recipe, asked: Mapping[str, str]) -> tuple[Recipe, l
     return replace(recipe, **off), [f"{name}={value}" for name, value in sorted(off.items())]
 
 
+def scale_words(scales: Mapping[str, Scale]) -> list[str]:
+    """Say on which scales ratings are, each of which is mapped to 0..1."""
+    named = [f"{name} {scale}" for name, scale in scales.items()]
+    if not named:
+        return []
+    several = "; each is mapped to 0..1 by its own" if len({str(scale) for scale in scales.values()}) > 1 else ""
+    return [f"rated on the scale{'s' if len(named) > 1 else ''} {', '.join(named)}{several}"]
+
+
 def mapped(ratings: npt.NDArray[np.float64], corpora: Sequence[str], scales: Scales) -> npt.NDArray[np.float64]:
     """Return ratings (n, T) of utterances of some corpora (n,) on 0..1."""
     low, high = _ends(corpora, scales)
     return np.asarray((ratings - low) / (high - low))
+
+
+def ratings_of(
+    utterances: Sequence[Mapping[str, Any]], targets: Sequence[str], scales: Scales
+) -> npt.NDArray[np.float32] | None:
+    """Return the true ratings (n, T) on 0..1 of rows of utterances; None where classes are learned."""
+    if not targets:
+        return None
+    said = np.array([[row[name] for name in targets] for row in utterances], dtype=np.float64)
+    corpora = [row["corpus"] for row in utterances]
+    return mapped(said.reshape(len(utterances), len(targets)), corpora, scales).astype(np.float32)
 
 
 def unmapped(shares: npt.NDArray[np.floating[Any]], corpora: Sequence[str], scales: Scales) -> npt.NDArray[np.float64]:

@@ -93,9 +93,31 @@ def look_up(
         )
 
 
+def check_temperature(data: TrainingData, folds: str) -> None:
+    """Refuse a temperature where nobody validates.
+
+    Raises:
+        UsageError: nobody does.
+    """
+    if data.protocol["validation"] == "none" or folds == "none":
+        raise UsageError(
+            "--set temperature=true: it is fitted on validation utterances, and there are none; hold some out with "
+            "--validation next-group or speakers:N"
+        )
+
+
 def soft_hash(hashed: str, soft: Mapping[tuple[str, str], Sequence[float]]) -> str:
     """Return the hash of data whose utterances have soft labels, given that of the data without."""
     return hashlib.sha256(f"{hashed}|{digest_of(soft)}".encode()).hexdigest()[:16]
+
+
+def soft_rows(
+    soft: Mapping[tuple[str, str], Sequence[float]], utterances: Sequence[Mapping[str, Any]], number: Mapping[str, int]
+) -> npt.NDArray[np.float32]:
+    """Return the soft labels of utterances, (n, K); one whose raters named none of the classes has its label's."""
+    hard = np.eye(len(number))
+    of_each = [soft.get((row["corpus"], row["utterance_id"]), hard[number[row["label"]]]) for row in utterances]
+    return np.array(of_each, dtype=np.float32).reshape(len(utterances), len(number))
 
 
 def _assigned(connection: Connection, protocol: str, corpus: str) -> int:

@@ -40,9 +40,9 @@ from tfser.heads.spec.head import Baseline
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import ABOVE_0, Settings, later
 from tfser.heads.training.finite import refuse_features
-from tfser.heads.training.loop import side_scores
 from tfser.heads.training.losses import class_weights
 from tfser.heads.training.normalise import utterance_sums
+from tfser.heads.training.sides import side_scores
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
 

@@ -32,10 +32,8 @@ import torch
 from torch import Tensor, nn
 
 from tfser.heads.models.layer_mix import LayerMix, build_module
-from tfser.heads.spec.dimension_metrics import mean_ccc
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Prediction, Selection
 from tfser.heads.spec.head import Baseline, HeadSpec, Network, count_parameters
-from tfser.heads.spec.metrics import scores as score
 from tfser.heads.spec.precision import settle_precision
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.selections import Keeper
@@ -48,6 +46,7 @@ from tfser.heads.training.normalise import Normaliser
 from tfser.heads.training.parts import Batch, why_whole
 from tfser.heads.training.predict import TrainedState, evaluate, own_randomness, predict
 from tfser.heads.training.samples import FrameStore, plan
+from tfser.heads.training.sides import side_scores, targets_of
 from tfser.heads.training.step import make_optimiser, move_average, training_loss
 from tfser.heads.training.temperature import fit_temperature
 from tfser.manifests.errors import TfserError, UnreadableError, UsageError, first_line
@@ -191,7 +190,7 @@ class Trainer:
         self.test_layout = plan(packed.offsets, data.test, self.frames, recipe.eval_hop, seen)
         self.epochs = recipe.length(self.steps())
         self.parts = 1 if recipe.parts is None or why_whole(spec, config, recipe) is not None else recipe.parts
-        targets = _targets(data).to(device)  # (n, K), of dimensions (n, T)
+        targets = targets_of(data).to(device)  # (n, K), of dimensions (n, T)
         if data.ratings is not None:  # no class weighs anything, by which a step knows what its targets are
             self.class_weights = torch.ones(0, device=device)
         else:
@@ -425,30 +424,6 @@ def _fingerprint(described: list[Any], data: FoldData, more: list[str]) -> str:
     if data.soft_labels is not None:
         digest.update(np.ascontiguousarray(data.soft_labels).tobytes() + b"|")
     return digest.hexdigest()
-
-
-def _targets(data: FoldData) -> Tensor:
-    """Return what each utterance is trained to, float32: its soft labels or its label (n, K), or its ratings (n, T)."""
-    if data.ratings is not None:
-        return torch.from_numpy(data.ratings)
-    if data.soft_labels is not None:
-        return torch.from_numpy(data.soft_labels).float()
-    return nn.functional.one_hot(torch.from_numpy(data.labels), len(data.classes)).float()
-
-
-def side_scores(side: str, data: FoldData, prediction: Prediction | None) -> dict[str, Any]:
-    """Return an epoch's utterance-level scores of a side (val or test), as `EpochRecord` calls them."""
-    if prediction is None:
-        return {f"{side}_{name}": None for name in ("WA", "UA", "WF1", "loss")}
-    if data.ratings is not None:
-        true, rated = data.ratings[prediction.utterance], prediction.utterance_probabilities
-        missing: dict[str, Any] = {f"{side}_{name}": None for name in ("WA", "UA", "WF1")}
-        loss = float(np.square(true.astype(np.float64) - rated).mean())
-        return missing | {f"{side}_loss": loss, f"{side}_CCC": mean_ccc(true, rated)}
-    labels, probabilities = data.labels[prediction.utterance], prediction.utterance_probabilities
-    found = score(labels, probabilities.argmax(axis=1), probabilities.shape[1])
-    loss = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels].astype(np.float64), 1e-30)).mean()
-    return {f"{side}_WA": found.WA, f"{side}_UA": found.UA, f"{side}_WF1": found.WF1, f"{side}_loss": float(loss)}
 
 
 def _check_fits(spec: HeadSpec, config: Settings, recipe: Recipe, rates: bool) -> None:

@@ -37,7 +37,7 @@ from tfser.heads.training.baselines import (
     kernel_of,
     scale_inputs,
 )
-from tfser.heads.training.loop import side_scores
+from tfser.heads.training.sides import side_scores
 from tfser.manifests.errors import UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
 
