@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from tfser.heads.reports.ui.results_pages import experiment_lists
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.rating_agreement import check_ratings
 from tfser.manifests.catalogue.reading import open_catalogue, rows
@@ -280,3 +281,9 @@ def test_the_synthetic_corpus_is_rated_as_it_sounds() -> None:
         assert min(values) >= 1 and max(values) <= 5 and np.std(values) > 0.4
     mean = {label: np.mean([u.arousal for u in found if u.label == label]) for label in ("anger", "sadness")}
     assert mean["anger"] > mean["sadness"] + 1
+
+
+def test_the_cache_in_a_browser_lists_them(made: Path) -> None:
+    with open_catalogue(Cache(made / "cache")) as connection:
+        (listed,), _ = experiment_lists(connection, "last")
+    assert {row[1] for row in listed.rows} == {"valence", "arousal", "mean"} and len({row[0] for row in listed.rows}) >= 2

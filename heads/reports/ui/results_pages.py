@@ -21,11 +21,12 @@ from tfser.heads.reports.ui.one_utterance import address_of
 from tfser.heads.results.compare import Comparison, notes
 from tfser.heads.results.compare import compare as compare_two
 from tfser.heads.results.comparison_texts import compared_line, in_words, pair_lines, system_lines
+from tfser.heads.results.dimension_tables import dimension_table
 from tfser.heads.results.many import compare_many
 from tfser.heads.results.many import in_words as many_in_words
 from tfser.heads.results.marks import explain_marks, mark, standing
 from tfser.heads.results.score_tables import Wanted, table
-from tfser.heads.results.written import interval_text, score_text
+from tfser.heads.results.written import bounds_text, interval_text, score_text
 from tfser.manifests.audits.participation import definition, participation
 from tfser.manifests.audits.report import leaks, protocol_report, summary
 from tfser.manifests.audits.report import table as findings_table
@@ -72,7 +73,32 @@ def experiment_lists(connection: Connection, selection: str) -> tuple[list[Repor
                 right=frozenset({"pooled UA [95 %]", "WA", "seeds", "folds"}),
             )
         )
-    return tables, explain_marks(found)
+    rated = dimension_table(connection, Wanted(selection=selection))
+    if rated:
+        tables.append(_rated_list(rated))
+    return tables, explain_marks([*found, *rated])
+
+
+def _rated_list(rated: Sequence[Mapping[str, Any]]) -> ReportTable:
+    """Return the experiments on dimensions, which have no page of their own here and no box to tick."""
+    return ReportTable(
+        title="valence, arousal, dominance (`tfser report` and `tfser compare` show more of these)",
+        columns=("experiment", "dimension", "pooled CCC [95 %]", "features", "corpus, protocol", "seeds", "folds", "audit"),
+        rows=tuple(
+            (
+                row["experiment"],
+                row["dimension"],
+                bounds_text(row["pooled_CCC"], row["pooled_CCC_low"], row["pooled_CCC_high"], mark(row)),
+                row["feature_set"],
+                f"{row['corpus']}, {row['protocol']}",
+                str(len(row["seeds"])),
+                f"{row['folds']}/{row['of_folds'] or '?'}",
+                standing(row),
+            )
+            for row in rated
+        ),
+        right=frozenset({"pooled CCC [95 %]", "seeds", "folds"}),
+    )
 
 
 def _experiment_row(row: Mapping[str, Any], selection: str) -> tuple[Any, ...]:
