@@ -83,11 +83,11 @@ CONTENTS = (
     )),
     Stage("Using a model", (
         Line("predict", f"{HEADS}.predicting:predict",
-             "Predict the emotion in audio: a class and probabilities for each input, or for each window of it (--timeline)."),
+             "Predict the emotion in audio: a class with probabilities, or ratings, for each input or window (--timeline)."),
         Line("export", f"{HEADS}.exporting:export",
              "Write a trained model to a folder that needs no cache: safetensors, JSON and a card, no pickle."),
         Line("runs ls", f"{HEADS}.run_lists:list_runs",
-             "List experiments: what each is, its folds and seeds, whether it was trained for use, and its UA."),
+             "List experiments: what each is, its folds and seeds, whether it was trained for use, and its UA or CCC."),
         Line("runs show", f"{HEADS}.run_lists:show_run",
              "Show what an experiment or a run is: its whole configuration, versions, folds and seeds."),
         Line("runs diff", f"{HEADS}.run_lists:diff_runs",

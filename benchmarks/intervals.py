@@ -7,7 +7,11 @@ split. Columns: Wilson's interval over utterances, the percentile bootstrap over
 degrees of freedom, and ours (heads/results/intervals.py). Then two systems on the same utterances: intervals of their
 difference, and how often tests at 0.05 reject when there is none.
 
+With --dimensions, speakers rate and are predicted on a continuous scale instead, each with a bias and a spread of their
+own, and the intervals are of CCC and of differences in it (heads/results/moments.py).
+
     python benchmarks/intervals.py                   # about two minutes
+    python benchmarks/intervals.py --dimensions      # about one
     python benchmarks/intervals.py --rounds 500 --format csv
 """
 
@@ -23,6 +27,9 @@ import numpy.typing as npt
 from scipy import stats
 
 from tfser.heads.results.intervals import Counts, Interval, difference, interval, mcnemar, permutation_test, score
+from tfser.heads.results.moments import Moments, gathered, rating_difference, rating_interval, rating_permutation
+from tfser.heads.results.moments import score as rated_score
+from tfser.heads.spec.dimension_metrics import of_sums
 from tfser.manifests.display import Output, print_rows
 
 Floats = npt.NDArray[np.float64]
@@ -283,13 +290,123 @@ def paired(scenario: Scenario, rounds: int, seed: int = 0, *, better: float = 0.
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Raters:
+    """Speakers whose ratings are predicted: `sizes` (G,) utterances each.
+
+    True ratings have deviation 1 within a speaker and `own` between speakers' means. Predictions are `slope` times the
+    rating, that times exp of a normal number of deviation `scale` by speaker, plus a bias of deviation `bias` by speaker,
+    plus noise.
+    """
+
+    name: str
+    sizes: Ints
+    own: float = 0.3
+    bias: float = 0.3
+    slope: float = 0.6
+    noise: float = 0.5
+    scale: float = 0.2
+    seeds: int = 1
+
+    def draw(self, rng: np.random.Generator, sizes: Ints | None = None, systems: int = 1) -> tuple[Ints, Floats, list[Floats]]:
+        """Return who speaks (n,), the true ratings (n,) and the predictions (S, n) of one or two systems of equal merit.
+
+        Two systems share half of the variance of each speaker's bias and spread, and of the noise.
+        """
+        of = self.sizes if sizes is None else sizes
+        who = np.repeat(np.arange(len(of)), of)
+        true = rng.normal(0, 1, len(who)) + rng.normal(0, self.own, len(of))[who]
+        half = np.sqrt(0.5) if systems > 1 else 0.0
+        rest = np.sqrt(1 - half**2)
+        shared = [half * rng.normal(0, 1, shape) for shape in (len(of), len(of), (self.seeds, len(who)))]
+        said = []
+        for _ in range(systems):
+            bias = self.bias * (shared[0] + rest * rng.normal(0, 1, len(of)))
+            scale = np.exp(self.scale * (shared[1] + rest * rng.normal(0, 1, len(of))))
+            noise = self.noise * (shared[2] + rest * rng.normal(0, 1, (self.seeds, len(who))))
+            said.append(self.slope * scale[who] * true + bias[who] + noise)
+        return who, true, said
+
+
+def _moments(who: Ints, true: Floats, said: Floats) -> Moments:
+    """Return the moments of ratings whose middle is 0, mapped so that nearly all lie in 0..1."""
+    ratings, predicted = 0.5 + true / 8, 0.5 + said / 8
+    names = [f"{g:06d}" for g in who]
+    return gathered(names, ["arousal"], ratings[:, None], predicted[..., None], np.abs(said - true)[..., None])
+
+
+def _spoken(speakers: int, each: int) -> Ints:
+    """Draw unequal numbers of utterances (G,), five at least."""
+    return np.asarray(np.maximum(unequal(speakers, 1, each=each)[:, 0], 5))
+
+
+RATERS = (
+    Raters(name="equal", sizes=np.full(10, 50)),
+    Raters(name="unequal", sizes=_spoken(10, 50)),
+    Raters(name="unequal, 3 seeds", sizes=_spoken(10, 50), seeds=3),
+    Raters(name="speakers alike", sizes=np.full(10, 50), bias=0.1, scale=0.1),
+    Raters(name="speakers far apart", sizes=np.full(10, 50), own=0.5, bias=0.6, scale=0.3),
+    Raters(name="weak system", sizes=np.full(10, 50), slope=0.3, noise=0.8),
+    Raters(name="strong system", sizes=np.full(10, 50), own=0.2, bias=0.2, slope=0.9, noise=0.3, scale=0.05),
+    Raters(name="unequal", sizes=_spoken(24, 20)),
+    Raters(name="equal", sizes=np.full(4, 50)),
+)
+
+
+def rated_coverage(of: Raters, rounds: int, seed: int = 0) -> dict[str, Any]:
+    """Return how often intervals of CCC and of a difference held the truth, in percent; two systems differ by chance alone."""
+    rng = np.random.default_rng(seed)
+    who, true, said = of.draw(rng, np.full(20_000, int(of.sizes.mean())))
+    whole = rated_score(_moments(np.zeros_like(who), true, said[0][:1]), "CCC") or 0.0
+    held = dict.fromkeys(("naive", "bootstrap", "jackknife", "ours", "difference"), 0)
+    rejected, width = 0, 0.0
+    for _ in range(rounds):
+        who, true, (one, two) = of.draw(rng, systems=2)
+        a, b = _moments(who, true, one), _moments(who, true, two)
+        found, difference_found = rating_interval(a, "CCC"), rating_difference(a, b, "CCC")
+        assert found is not None and difference_found is not None
+        assert found.std_error is not None and found.low is not None and found.high is not None
+        n, G = int(of.sizes.sum()), len(of.sizes)
+        z = np.arctanh(found.value)
+        reach = 1.96 / np.sqrt(n - 2)  # Fisher's, of independent utterances
+        times = rng.multinomial(G, np.full(G, 1 / G), 299).astype(np.float64)
+        drawn = of_sums(np.einsum("bg,sgtk->bstk", times, a.sums), "CCC").mean(axis=(1, 2))
+        plain_reach = _quantile(G - 1) * found.std_error * np.sqrt((G - 1) / G)
+        ends = {
+            "naive": (np.tanh(z - reach), np.tanh(z + reach)),
+            "bootstrap": tuple(np.quantile(drawn, [0.025, 0.975])),
+            "jackknife": (found.value - plain_reach, found.value + plain_reach),
+            "ours": (found.low, found.high),
+        }
+        for name, (low, high) in ends.items():
+            held[name] += low <= whole <= high
+        assert difference_found.low is not None and difference_found.high is not None
+        held["difference"] += difference_found.low <= 0 <= difference_found.high
+        test = rating_permutation(a, b, "CCC", exact_up_to=10, draws=499)
+        rejected += test is not None and test.p < 0.05
+        width += found.high - found.low
+    return {
+        "sizes": of.name,
+        "speakers": len(of.sizes),
+        "seeds": of.seeds,
+        "CCC": round(whole, 3),
+        **{name: round(100 * n / rounds, 1) for name, n in held.items()},
+        "permutation_rejects": round(100 * rejected / rounds, 1),
+        "width": round(width / rounds, 3),
+    }
+
+
 def main() -> None:
-    """Print both tables, in percent."""
+    """Print both tables, in percent; of dimensions, the one."""
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--rounds", type=int, default=2000)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--format", type=Output, choices=list(Output), default=Output.table)
+    options.add_argument("--dimensions", action="store_true", help="CCC of ratings instead of scores of classes")
     chosen = options.parse_args()
+    if chosen.dimensions:
+        print_rows([rated_coverage(of, chosen.rounds, chosen.seed) for of in RATERS], chosen.format)
+        return
     single: list[dict[str, Any]] = []
     for scenario in SCENARIOS:
         metrics = ("UA", "WA", "WF1", "macro_F1") if scenario is SCENARIOS[0] else ("UA",)

@@ -27,6 +27,8 @@ TABLE_ONE = (
 HEADS: dict[str, str] = {
     "logreg": "tfser.heads.training.baselines:LOGREG",
     "svm": "tfser.heads.training.baselines:SVM",
+    "ridge": "tfser.heads.training.rating_baselines:RIDGE",
+    "svr": "tfser.heads.training.rating_baselines:SVR_HEAD",
     "probe": "tfser.heads.training.probe:PROBE",
     "mean_pool": "tfser.heads.models.mean_pool",
     "tf_mamba": "tfser.heads.models.tf_mamba",
@@ -39,6 +41,9 @@ REGISTERED: dict[str, HeadSpec] = {}
 
 REFERENCE_HEADS = ("logreg", "svm")
 """What stands in every table of a sweep or an ablation: hard to beat on small corpora, and a table that hides that misleads."""
+
+DIMENSION_REFERENCES = ("ridge", "svr")
+"""The same of tables whose target is valence, arousal or dominance."""
 
 REFERENCE_FEATURES = "egemaps"
 """The features on which the reference heads stand in every table too, where the cache has them: functionals that need no

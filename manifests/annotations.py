@@ -11,15 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tfser.manifests.dimensions import DIMENSIONS
+
 if TYPE_CHECKING:
     import pyarrow as pa
-
-DIMENSIONS = ("valence", "arousal", "dominance")
-"""The dimensions that raters give values of, in the order of the columns."""
-
-SCALES: dict[str, tuple[float, float]] = {"iemocap": (1.0, 5.0), "msp_improv": (1.0, 5.0), "msp_podcast": (1.0, 7.0)}
-"""The least and the largest value that a rater of a corpus can give, by the corpus's reader: self-assessment manikins of five
-(Busso et al. 2008; Busso et al. 2017) and of seven (Lotfian and Busso 2019). Other corpora say nothing here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,6 +41,10 @@ class Source:
         Mapping[str, str],
         Option("What a column of it is called, e.g. rater=worker.", flag="--annotation-column", metavar="OURS=THEIRS"),
     ] = field(default_factory=dict)
+    scale: Annotated[
+        str | None,
+        Option("Ends of the scale that valence, arousal and dominance are rated on: 1-7, -1:1.", metavar="LOW-HIGH"),
+    ] = None
     rescan: Annotated[
         bool, Option("Decode every file again, and read weights again, instead of believing size and time.")
     ] = False
@@ -65,6 +69,7 @@ class Source:
             table=self.table,
             columns=self.columns or None,
             delimiter=self.delimiter,
+            scale=self.scale,
         )
         return with_annotations(cache, located, self.annotations, self.annotation_columns or None)
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tfser.heads.runs.store import RunOutcome, Selected, begin, finish
+from tfser.heads.runs.outcome import RunOutcome, Selected
+from tfser.heads.runs.store import begin, finish
 from tfser.manifests.annotations import Annotation, annotation_table
 from tfser.manifests.cache import Cache
 from tfser.manifests.files import write_json, write_table

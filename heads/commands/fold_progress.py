@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from tfser.heads.commands.sweep_table import duration
-from tfser.heads.results.summary import run_score
-from tfser.heads.results.written import score_text
+from tfser.heads.results.main_score import main_score
+from tfser.heads.results.written import number_text, score_text
 from tfser.heads.runs.experiment import EVERYTHING
 from tfser.heads.runs.in_turn import Event
 from tfser.heads.runs.plan import Plan, Run
@@ -101,8 +101,8 @@ class FoldBars:
         """Say how a run ended."""
         if event.kind != "done":
             return f"{self._called(run)}: not trained: {event.text}"
-        score = run_score(self._cache, self._entries[run.experiment.name], run.run_id, "last")
-        shown = "" if score is None else f"UA {score_text(score.UA, None, score.marks, unit='%', empty='-')}, "
+        score = main_score(self._cache, self._entries[run.experiment.name], run.run_id, "last")
+        shown = "" if score is None else f"{score.text()}, "
         about = event.about or {}
         if not event.trained:
             return f"{self._called(run)}: {shown}found finished, {about['finished_at']} (--again trains it again)"
@@ -133,4 +133,6 @@ def _epochs(run: Run) -> int:
 
 def _state(record: EpochRecord) -> str:
     val = f", val UA {score_text(record.val_UA, unit='%')}" if record.val_UA is not None else ""
+    if record.val_CCC is not None:
+        val = f", val CCC {number_text(record.val_CCC)}"
     return f"loss {record.loss:.3f}{val}, {record.train_s + record.eval_s:.1f} s an epoch"

@@ -21,7 +21,7 @@ import typer
 
 from tfser.heads.prediction.companies import Familiar
 from tfser.heads.prediction.inputs import Speech, Unusable, corpus_inputs, measured, named_inputs, standard_input
-from tfser.heads.results.written import score_text
+from tfser.heads.results.written import number_text, score_text
 from tfser.manifests.cache import Cache
 from tfser.manifests.commands.printing import InCache
 from tfser.manifests.display import Begin, Output, bar, print_json, print_rows, say, show, utterance_bar
@@ -121,7 +121,7 @@ def predict(
     heads: Heads,
     predictions: Predictions,
 ) -> None:
-    """Predict the emotion in audio: a class and probabilities for each input, or for each window of it (--timeline).
+    """Predict the emotion in audio: a class with probabilities, or ratings, for each input or window (--timeline).
 
     Audio goes through exactly the front-end or encoder that the head was trained on. What cannot be read is listed with
     the reason, and the rest goes on; exits with 1 if nothing could be read.
@@ -142,6 +142,8 @@ def predict(
             speech = named_inputs(words, speaker=hearing.speaker, stdin=stdin)
         named = len(speech) + len(heard.unusable)
         trained, fronts, known, compute = _ready(model, heads, predictions.store)
+        if trained[0].targets and kind is PredictionOutput.rttm:
+            raise UsageError(f"--format rttm names a class, and {trained[0].name} rates {', '.join(trained[0].targets)}")
         begun = time.monotonic()  # what it takes to load a library says nothing about the head
         if hearing.timeline:
             _hear_windows(trained, fronts, speech, hearing, compute, heard)
@@ -182,7 +184,7 @@ def _hear(
     heard: _Heard,
 ) -> None:
     """Predict each input as a whole."""
-    from tfser.heads.prediction.answers import answers
+    from tfser.heads.prediction.answers import answers, on_scale
     from tfser.heads.prediction.fused import told_apart
 
     apart = told_apart(trained)
@@ -207,7 +209,11 @@ def _hear(
         if piece.name in found:
             answer = found[piece.name]
             row = answer.to_dict()
-            if len(apart) > 1:
+            if len(apart) > 1 and answer.scale is not None:
+                row["members"] = {
+                    of.name: on_scale(of.classes, member, of.scale) for of, member in zip(apart, answer.members, strict=True)
+                }
+            elif len(apart) > 1:
                 shares = [[float(p) for p in member] for member in answer.members]
                 row["members"] = {
                     of.name: dict(zip(of.classes, member, strict=True)) for of, member in zip(apart, shares, strict=True)
@@ -276,7 +282,7 @@ def _write(kind: PredictionOutput, heard: _Heard, trained: Sequence[Voice], name
                 "selection": first.selection,
                 "features": first.about["feature_set"],
                 "fingerprint": first.about["fingerprint"],
-                "classes": list(first.classes),
+                **_outputs(first),
                 "inputs": named,
                 "predicted": heard.predicted,
                 "predictions": heard.rows,
@@ -286,26 +292,41 @@ def _write(kind: PredictionOutput, heard: _Heard, trained: Sequence[Voice], name
     elif kind is PredictionOutput.rttm:
         show(*heard.rttm)
     elif kind is PredictionOutput.csv:
-        _write_csv(heard.rows, first.classes)
+        _write_csv(heard.rows, first)
     else:
-        shown = [_for_people(row, first.classes, timeline) for row in heard.rows]
+        of_people = _ratings_for_people if first.targets else _for_people
+        shown = [of_people(row, first.classes, timeline) for row in heard.rows]
         if shown:
             print_rows(shown, Output.table)
 
 
-def _flat(row: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """Return a row with a column for each class's probability, called p_<class>."""
+def _outputs(first: Voice) -> dict[str, Any]:
+    """Return what the heads give: classes, or dimensions and their scale."""
+    if first.targets:
+        return {"targets": list(first.targets), "scale": list(first.scale)}
+    return {"classes": list(first.classes)}
+
+
+def _flat(row: dict[str, Any], first: Voice) -> dict[str, Any]:
+    """Return a row with a column for each class's probability, called p_<class>, or each dimension's rating, by its name."""
+    classes = first.classes
+    if first.targets:
+        plain = {key: value for key, value in row.items() if key not in ("ratings", "members", "spread", "seen", "reason")}
+        rated, spread = row["ratings"] or {}, row.get("spread", {})
+        plain |= {name: rated.get(name) for name in classes} | {f"spread_{name}": value for name, value in spread.items()}
+        return plain | {key: row[key] for key in ("seen", "reason") if key in row}
     plain = {key: value for key, value in row.items() if key not in ("probabilities", "members")}
     shares = row["probabilities"] or {}
     return plain | {f"p_{name}": shares.get(name) for name in classes}
 
 
-def _write_csv(rows: Sequence[dict[str, Any]], classes: Sequence[str]) -> None:
-    flat = [_flat(row, classes) for row in rows]
+def _write_csv(rows: Sequence[dict[str, Any]], first: Voice) -> None:
+    flat = [_flat(row, first) for row in rows]
     if flat:
         print_rows(flat, Output.csv)
     else:  # a table without rows still says what it would hold
-        csv.writer(sys.stdout, lineterminator="\n").writerow(["input", "seconds", "predicted", *(f"p_{n}" for n in classes)])
+        given = first.targets or ("predicted", *(f"p_{name}" for name in first.classes))
+        csv.writer(sys.stdout, lineterminator="\n").writerow(["input", "seconds", *given])
 
 
 def _for_people(row: dict[str, Any], classes: Sequence[str], timeline: bool) -> dict[str, Any]:
@@ -323,6 +344,18 @@ def _for_people(row: dict[str, Any], classes: Sequence[str], timeline: bool) -> 
     return found
 
 
+def _ratings_for_people(row: dict[str, Any], names: Sequence[str], timeline: bool) -> dict[str, Any]:
+    """Return a row of ratings with two decimals."""
+    found: dict[str, Any] = {"input": row["input"]}
+    if timeline:
+        found |= {"start": f"{row['start_s']:.2f}", "end": f"{row['end_s']:.2f}"}
+    rated = row["ratings"]
+    found |= {name: number_text(None if rated is None else rated[name], empty="-", digits=2) for name in names}
+    if row.get("reason"):
+        found["why"] = visible(row["reason"])
+    return found | {f"spread {name}": number_text(value, digits=2) for name, value in row.get("spread", {}).items()}
+
+
 def _tell(heard: _Heard, named: int, seconds: float, trained: Sequence[Voice]) -> None:
     """Say what could not be used, what a head has seen before, and how fast it went."""
     for lost in heard.unusable[:20]:
@@ -338,4 +371,7 @@ def _tell(heard: _Heard, named: int, seconds: float, trained: Sequence[Voice]) -
         )
     rate = f", {heard.audio_s / seconds:,.1f} x real time" if seconds > 0 and heard.audio_s else ""
     whose = trained[0].name if len(trained) == 1 else f"{len(trained)} heads of {trained[0].about['experiment']}"
+    if trained[0].targets:
+        low, high = trained[0].scale
+        say(f"{', '.join(trained[0].targets)}: ratings from {low:g} to {high:g}")
     say(f"{heard.predicted:,} of {count(named, 'input')} predicted by {whose} ({heard.audio_s:,.1f} s of audio{rate})")

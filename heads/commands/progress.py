@@ -19,9 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tfser.heads.commands.sweep_table import duration
-from tfser.heads.results.scores import RunScore, Spread
-from tfser.heads.results.summary import run_score, shown_scores
-from tfser.heads.results.written import score_text
+from tfser.heads.results.main_score import MainScore, main_score, main_scores, name_of, spread_text
+from tfser.heads.results.scores import Spread
 from tfser.heads.runs.in_turn import Event
 from tfser.heads.runs.plan import Entry, Estimate, Plan, Run
 from tfser.heads.spec.fold import EpochRecord
@@ -40,8 +39,8 @@ class _Line:
     entry: Entry
     expected: float | None
     """Seconds of one run, by what is in the cache."""
-    UA: dict[str, float] = field(default_factory=dict)
-    """By run."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """By run: UA, or CCC where dimensions are learned."""
     done: set[str] = field(default_factory=set)
     failed: int = 0
     running: dict[str, tuple[Run, EpochRecord | None]] = field(default_factory=dict)
@@ -50,10 +49,10 @@ class _Line:
     mark: str = ""
     """Of its numbers (`tfser.heads.results.marks`)."""
 
-    def add(self, score: RunScore) -> None:
+    def add(self, score: MainScore) -> None:
         """Take in what a finished run scored."""
-        if score.UA is not None:
-            self.UA[score.run_id], self.mark = score.UA, score.marks
+        if score.value is not None:
+            self.scores[score.run_id], self.mark = score.value, score.marks
 
 
 class SweepView:
@@ -91,7 +90,7 @@ class SweepView:
 
     def __enter__(self) -> SweepView:
         with open_catalogue(self._cache) as connection:
-            for name, scores in shown_scores(connection, self._plan.entries, self._selection).items():
+            for name, scores in main_scores(connection, self._plan.entries, self._selection).items():
                 line = self._lines[name]
                 for score in scores:
                     if score.run_id in line.done:
@@ -131,7 +130,7 @@ class SweepView:
 
     def _finish(self, line: _Line, run: Run, event: Event) -> None:
         line.done.add(run.run_id)
-        score = run_score(self._cache, line.entry, run.run_id, self._selection)
+        score = main_score(self._cache, line.entry, run.run_id, self._selection)
         if score is not None:
             line.add(score)
         if event.trained:
@@ -139,8 +138,8 @@ class SweepView:
             line.spent.append(time.monotonic() - self._started[run.run_id])
         if self._live is None:
             how = f"{duration(line.spent[-1])}" if event.trained else "found finished"
-            text = score_text(None if score is None else score.UA, None, line.mark, unit="%", empty="-")
-            self._print(f"{self._count()} {self._called(run)}: UA {text}, {how}{self._left_text()}")
+            text = f"{name_of(line.entry)} -" if score is None else score.text()
+            self._print(f"{self._count()} {self._called(run)}: {text}, {how}{self._left_text()}")
 
     def _print(self, text: str) -> None:
         self._console.print(visible(text), markup=False)
@@ -194,10 +193,10 @@ class SweepView:
         for name in ("head", "preset", *(["recipe"] if several else []), "features"):
             table.add_column(name, overflow="ellipsis", no_wrap=True)
         table.add_column("done", justify="right", no_wrap=True)
-        table.add_column("UA", justify="right", no_wrap=True)
+        table.add_column(name_of(lines[0].entry) if lines else "UA", justify="right", no_wrap=True)
         table.add_column("now", overflow="ellipsis", no_wrap=True)
         for line in shown:
-            of, over = line.entry.experiment, Spread.of(line.UA.values())
+            of, over = line.entry.experiment, Spread.of(line.scores.values())
             failed = f" ({line.failed} failed)" if line.failed else ""
             table.add_row(
                 of.spec.name,
@@ -205,7 +204,7 @@ class SweepView:
                 *([of.recipe_name] if several else []),
                 of.feature_set,
                 f"{len(line.done)}/{len(line.entry.runs)}{failed}",
-                score_text(over.mean, over.deviation, line.mark),
+                spread_text(name_of(line.entry), over, line.mark),
                 Text(self._now(line)),
             )
         below = f"{self._count()} runs, {duration(time.monotonic() - self._began)} gone{self._left_text()}"

@@ -70,6 +70,8 @@ def report(
     check_output(target)
     store = place.store
     with open_catalogue(store) as connection:
+        if report_dimensions(connection, experiments or [], wishes, kind, target):
+            return
         material = read_material(store, connection, experiments or (), selection=wishes.selection)
         if kind is ReportKind.html:
             assert target is not None
@@ -85,6 +87,41 @@ def report(
     assert target is not None
     write(target, text, files)
     say_where(target, text, files, material)
+
+
+def report_dimensions(
+    connection: Connection, named: list[str], wishes: ReportWishes, kind: ReportKind, target: Path | None
+) -> bool:
+    """Write the page or tables of experiments on dimensions, where these alone are meant; return whether they are.
+
+    Raises:
+        UsageError: some of those named learned classes, and some dimensions.
+    """
+    from tfser.heads.reports.dimension_page import dimension_tables_of, rated_experiments, write_dimension_page
+    from tfser.heads.reports.report_tables import latex_of, markdown_of
+
+    rated, classes = rated_experiments(connection, named)
+    if not rated:
+        return False
+    if classes and named:
+        raise UsageError(f"{rated[0]} learned dimensions and {classes[0]} classes: a report is of one kind; name those alone")
+    if classes:
+        for name in rated:
+            say(f"left out: {name}: it learned dimensions; `tfser report {name}` shows it")
+        return False
+    if wishes.audio:
+        raise UsageError("--audio is of mistaken classes, and these experiments rate dimensions; leave it out")
+    if kind is not ReportKind.html:
+        tables = dimension_tables_of(connection, rated, wishes.selection)
+        with output_to(target):
+            show(*(markdown_of(tables) if kind is ReportKind.markdown else latex_of(tables)))
+        return True
+    assert target is not None
+    command = " ".join(["tfser report", *map(shlex.quote, named), "--output", shlex.quote(target.name)])
+    text = write_dimension_page(connection, rated, wishes.selection, command, wishes.title)
+    write(target, text, {})
+    say(f"{target} ({size(len(text.encode()))}): open it in a browser")
+    return True
 
 
 def say_where(target: Path, text: str, files: dict[str, bytes], material: Material) -> None:

@@ -14,7 +14,7 @@ import typer
 from tfser.heads.results.descriptions import described, differences, listed, runs_of
 from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.outcomes import find
-from tfser.heads.results.written import score_text
+from tfser.heads.results.written import number_text, score_text
 from tfser.heads.runs.experiment import EVERYTHING
 from tfser.heads.runs.names import give_name, meant_by, names_of, take_name
 from tfser.manifests.catalogue.reading import open_catalogue
@@ -32,7 +32,7 @@ class RunListing(InCache):
 
 
 def list_runs(*, listing: RunListing) -> None:
-    """List experiments: what each is, its folds and seeds, whether it was trained for use, and its UA.
+    """List experiments: what each is, its folds and seeds, whether it was trained for use, and its UA or CCC.
 
     Example:
         tfser runs ls --format json
@@ -56,11 +56,12 @@ def list_runs(*, listing: RunListing) -> None:
             "seeds": len(row["seeds"]),
             "for use": "yes" if row["for_use"] else "",
             "UA": score_text(row["UA"], None, mark(row)),
+            "CCC": number_text(row["CCC"], None, mark(row)),
         }
         for row in experiments
     ]
     print_rows([{key: row[key] for key in row if any(of[key] not in ("", None) for of in shown)} for row in shown], Output.table)
-    for line in explain_marks([row for row in experiments if row["UA"] is not None]):
+    for line in explain_marks([row for row in experiments if row["UA"] is not None or row["CCC"] is not None]):
         say(line)
 
 

@@ -8,19 +8,24 @@ from typing import Annotated, Any
 import typer
 
 from tfser.heads.commands.compare_table import print_comparison
+from tfser.heads.commands.dimension_report import dimension_markdown, print_dimensions, print_rated_comparison
 from tfser.heads.commands.many_table import print_many
 from tfser.heads.commands.published_table import markdown_published, print_published
 from tfser.heads.commands.score_report import markdown, print_table
 from tfser.heads.results.compare import compare as compare_outcomes
+from tfser.heads.results.dimension_compare import compare_ratings
+from tfser.heads.results.dimension_tables import BY as RATED_BY
+from tfser.heads.results.dimension_tables import dimension_table
 from tfser.heads.results.many import compare_many
-from tfser.heads.results.outcomes import find, read_outcome
+from tfser.heads.results.outcomes import check_classes, find, read_outcome, targets_of
 from tfser.heads.results.rater_scores import label_maps
+from tfser.heads.results.rating_outcomes import read_rated_outcome
 from tfser.heads.results.reference_numbers import beside_scores
 from tfser.heads.results.score_tables import Wanted, table, whole_utterances
 from tfser.heads.runs.names import meant_by
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.commands.printing import Writing
-from tfser.manifests.display import terminal_width
+from tfser.manifests.display import show, terminal_width
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
 
@@ -75,29 +80,50 @@ def show_scores(
     writing.kind()  # before anything is computed
     with open_catalogue(writing.store) as connection:
         maps = label_maps(writing.store, connection) if by == "raters" else None
-        scored = table(connection, wanted, by=by, clusters=clusters, maps=maps)
-        once = sorted(whole_utterances(connection, [row["experiment"] for row in scored])) if wanted.segments else []
+        found = table(connection, wanted, by=by, clusters=clusters, maps=maps)
+        rated = dimension_table(connection, wanted, by=by, clusters=clusters) if not found or by in (None, *RATED_BY) else []
+        once = sorted(whole_utterances(connection, [row["experiment"] for row in found])) if wanted.segments else []
         readers = {row["corpus"]: row["adapter"] for row in rows(connection, "SELECT corpus, adapter FROM corpora")}
-    theirs = beside_scores(scored, readers) if published else []
+    theirs = beside_scores(found, readers) if published else []
 
     def for_people() -> None:
-        print_table(scored, by, terminal_width(), once)
+        if found or not rated:
+            print_table(found, by, terminal_width(), once)
+            show(*[""] * bool(rated))
+        print_dimensions(rated, by, terminal_width())
         if published:
             print_published(theirs, terminal_width())
 
+    every = _side_by_side(found, rated)
     writing.deliver(
-        scored,
+        every,
         for_people,
-        as_json={"scores": scored, "published": theirs} if published else None,
-        as_markdown=lambda: [*markdown(scored, by, once), *(markdown_published(theirs) if published else ())],
+        as_json={"scores": every, "published": theirs} if published else None,
+        as_markdown=lambda: [
+            *(markdown(found, by, once) if found or not rated else ()),
+            *dimension_markdown(rated, by),
+            *(markdown_published(theirs) if published else ()),
+        ],
     )
+
+
+def _side_by_side(found: list[dict[str, Any]], rated: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of classes and of dimensions in one list, with all columns in each where there are both."""
+    if not found or not rated:
+        return found or rated
+    columns = dict.fromkeys((*found[0], *rated[0]))
+    return [{name: row.get(name) for name in columns} for row in (*found, *rated)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparing:
     """What of the predictions of several experiments is compared, and how."""
 
-    metric: Annotated[str, Option("UA, WA, WF1 or macro_F1: what is tested.")] = "UA"
+    metric: Annotated[
+        str | None,
+        Option("UA, WA, WF1 or macro_F1: what is tested; of dimensions CCC, pearson or MAE. UA or CCC if left out.",
+        metavar="NAME"),
+    ] = None
     selection: Annotated[str, Option("How the epochs were chosen.", metavar="NAME")] = "last"
     level: Annotated[str, Option("utterance or segment.")] = "utterance"
     common: Annotated[bool, Option("Compare what both tested under the same label, where they differ in that.")] = False
@@ -126,8 +152,20 @@ def compare(
     writing.kind()  # before anything is computed
     with open_catalogue(writing.store) as connection:
         subjects = [find(connection, meant_by(writing.store, name)) for name in (a, b, *(more or ()))]
-        sides = [read_outcome(connection, subject, selection=comparing.selection, level=comparing.level) for subject in subjects]
-    how: dict[str, Any] = {"metric": comparing.metric, "clusters": comparing.clusters, "common": comparing.common}
+        how: dict[str, Any] = {"clusters": comparing.clusters, "common": comparing.common}
+        which: dict[str, Any] = {"selection": comparing.selection, "level": comparing.level}
+        rates = [subject for subject in subjects if targets_of(connection, subject)]
+        if rates and (len(rates) < len(subjects) or more):
+            for subject in rates if len(rates) < len(subjects) else ():
+                check_classes(connection, subject, "the other")
+            raise UsageError(f"{rates[0].name} learned dimensions: compare two such experiments at a time")
+        if rates:
+            one, two = (read_rated_outcome(connection, subject, **which) for subject in subjects)
+            rated = compare_ratings(one, two, metric=comparing.metric or "CCC", **how)
+            writing.deliver(rated.rows(), lambda: print_rated_comparison(rated), as_json=rated.to_dict())
+            return
+        sides = [read_outcome(connection, subject, **which) for subject in subjects]
+    how |= {"metric": comparing.metric or "UA"}
     if more:
         many = compare_many(sides, **how)
         writing.deliver(many.rows(), lambda: print_many(many), as_json=many.to_dict())

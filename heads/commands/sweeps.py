@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tfser.heads.commands.dimension_report import print_dimension_summary
 from tfser.heads.commands.progress import SweepView
 from tfser.heads.commands.runs_file import check_runs_output, write_runs
 from tfser.heads.commands.showing import Showing
 from tfser.heads.commands.sweep_table import failure_lines, markdown_notes, print_plan, print_summary, print_table
 from tfser.heads.results import papers as reproducing
+from tfser.heads.results.dimension_summary import dimension_runs, dimension_summary
 from tfser.heads.results.latex import latex
 from tfser.heads.results.papers import Reproduction
 from tfser.heads.results.published import Paper
@@ -50,10 +52,13 @@ def show_sweep(
         print_plan(plan, estimate(cache, plan), feature_bytes(cache, plan), showing.format, jobs=running.jobs)
         return True
     failures = run_plan(cache, plan, running, showing.selection)
-    table = summary(cache, plan, showing.selection, failures)
-    print_summary(table, showing.format, references=plan.references, lacking=plan.lacking)
+    if request.targets:
+        print_dimension_summary(dimension_summary(cache, plan, showing.selection, failures), showing.format, plan.lacking)
+    else:
+        table = summary(cache, plan, showing.selection, failures)
+        print_summary(table, showing.format, references=plan.references, lacking=plan.lacking)
     if output is not None:
-        write_runs(output, rows_of_plan(cache, plan, showing.selection))
+        write_runs(output, (dimension_runs if request.targets else rows_of_plan)(cache, plan, showing.selection))
     for line in failure_lines(failures):
         say(line)
     return not failures

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfser.heads.commands.columns import fitted
+from tfser.heads.commands.dimension_training import dimension_rows, print_dimension_scores
 from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.scores import scores_of_runs, scores_of_seeds
 from tfser.heads.results.written import score_text
@@ -20,6 +21,9 @@ from tfser.manifests.display import Output, print_rows, say, show, terminal_widt
 
 def print_scores(store: Cache, experiments: Sequence[Experiment], format: Output) -> None:
     """Print the scores of each experiment's folds and, if there are several, over them; of several in csv or JSON in one list."""
+    if experiments and experiments[0].targets:
+        _print_dimensions(store, experiments, format)
+        return
     scores = [_scores_of(store, experiment) for experiment in experiments]
     if format is not Output.table:
         several = len(experiments) > 1
@@ -32,6 +36,17 @@ def print_scores(store: Cache, experiments: Sequence[Experiment], format: Output
         if len(experiments) > 1:
             show(f"features {experiment.feature_set}")
         _print_experiment(store, experiment, folds, over)
+
+
+def _print_dimensions(store: Cache, experiments: Sequence[Experiment], format: Output) -> None:
+    """Print the same of experiments on dimensions."""
+    if format is not Output.table:
+        print_rows([{"features": of.feature_set} | row for of in experiments for row in dimension_rows(store, of)], format)
+        return
+    for experiment in experiments:
+        if len(experiments) > 1:
+            show(f"features {experiment.feature_set}")
+        print_dimension_scores(store, experiment)
 
 
 def print_for_use(store: Cache, experiments: Sequence[Experiment], format: Output) -> None:

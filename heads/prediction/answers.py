@@ -49,6 +49,9 @@ class SpokenAnswer:
     members: Floats
     segments: Floats
     seen: str | None = None
+    scale: tuple[float, float] | None = None
+    """Of heads of dimensions: the ends of their scale. The probabilities are then ratings on 0..1 of the dimensions that
+    `classes` names, and nothing is predicted but these."""
 
     @property
     def predicted(self) -> str:
@@ -75,22 +78,40 @@ class SpokenAnswer:
         row: dict[str, Any] = {"input": piece.name}
         if piece.utterance_id is not None:
             row |= {"corpus": piece.corpus, "utterance_id": piece.utterance_id, "label": piece.label}
+        if self.scale is not None:
+            row |= {"seconds": round(piece.duration_s, 3), "ratings": on_scale(self.classes, self.probabilities, self.scale)}
+            if len(self.members) > 1:
+                width = self.scale[1] - self.scale[0]
+                spread = self.members.astype(np.float64).std(axis=0) * width
+                row["spread"] = {name: float(value) for name, value in zip(self.classes, spread, strict=True)}
+            return row | {"seen": self.seen}
         row |= {"seconds": round(piece.duration_s, 3), "predicted": self.predicted, "probabilities": self.shares()}
         if len(self.members) > 1:
             row |= {"agreement": self.agreement, "spread": self.spread}
         return row | {"seen": self.seen}
 
 
+def on_scale(names: Sequence[str], shares: Floats, scale: tuple[float, float]) -> dict[str, float]:
+    """Return ratings (T,) on 0..1 by dimension, on a scale.
+
+    >>> on_scale(["valence"], np.array([0.25], np.float32), (1.0, 5.0))
+    {'valence': 2.0}
+    """
+    low, high = scale
+    return {name: low + float(value) * (high - low) for name, value in zip(names, shares, strict=True)}
+
+
 def check_together(heads: Sequence[Voice]) -> None:
     """Refuse heads that cannot answer together.
 
     Raises:
-        UsageError: if they tell other classes apart.
+        UsageError: if they tell other classes apart, rate other dimensions, or on another scale.
     """
     first = heads[0]
     for other in heads[1:]:
-        if other.classes != first.classes:
-            raise UsageError(f"{other.name} and {first.name} have other classes: they cannot answer together")
+        if (other.classes, other.targets, other.scale) != (first.classes, first.targets, first.scale):
+            what = "dimensions or another scale" if first.targets or other.targets else "classes"
+            raise UsageError(f"{other.name} and {first.name} have other {what}: they cannot answer together")
 
 
 def answers(
@@ -157,6 +178,7 @@ def _of_part(
             members=members,
             segments=segments,
             seen=known.roles.get(piece.content_hash),
+            scale=heads[0].scale if heads[0].targets else None,
         )
 
 

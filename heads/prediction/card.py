@@ -13,6 +13,7 @@ from typing import Any
 
 from tfser.heads.prediction.trained import TrainedHead
 from tfser.heads.results.marks import explain_marks, mark
+from tfser.heads.results.written import number_text
 from tfser.heads.runs.experiment import EVERYTHING
 from tfser.manifests.feature_name import FeatureName
 from tfser.manifests.wording import cell
@@ -53,6 +54,8 @@ class CardFacts:
     scores: Mapping[str, Any] | None
     onnx: Mapping[str, Any] | None
     travels: Mapping[str, str]
+    dimensions: Sequence[Mapping[str, Any]] = ()
+    """Rows of `tfser.heads.results.dimension_tables` for a head of dimensions; the last one stands in ``scores``."""
 
 
 def card(facts: CardFacts, name: str) -> str:
@@ -94,8 +97,13 @@ def _what(facts: CardFacts) -> str:
     first = facts.heads[0]
     about = first.about
     count = f"The mean of {len(facts.heads)} heads (folds and seeds of one experiment). " if len(facts.heads) > 1 else ""
+    if first.targets:
+        low, high = first.scale
+        given = f"gives ratings of {', '.join(first.targets)}, each from {low:g} to {high:g}"
+    else:
+        given = f"gives one of {len(first.classes)} classes: {', '.join(first.classes)}"
     return (
-        f"{count}Takes speech, gives one of {len(first.classes)} classes: {', '.join(first.classes)}.\n\n"
+        f"{count}Takes speech, {given}.\n\n"
         f"* Head: {first.spec.name}, preset {about['preset']} ({first.spec.summary}; {first.spec.source}), "
         f"{about['parameters'] or 0:,} parameters.\n"
         f"* Features: {first.features.name}, fingerprint `{first.features.fingerprint}`. {_encoder(facts)}\n"
@@ -172,8 +180,18 @@ def _worth(facts: CardFacts) -> str:
         )
     marks = mark(row)
     of = f"{row['folds']} of {row['of_folds']} folds, seeds {', '.join(map(str, row['seeds']))}"
-    table = []
-    for metric in ("UA", "WA"):
+    table: list[dict[str, Any]] = []
+    for rated in facts.dimensions:
+        low, high = rated["pooled_CCC_low"], rated["pooled_CCC_high"]
+        table.append(
+            {
+                "score": f"CCC, {rated['dimension']}",
+                "mean over folds": number_text(rated["CCC"], None, marks),
+                "pooled": number_text(rated["pooled_CCC"], None, marks),
+                "95 % over speakers": "none" if low is None else f"{low:.3f} to {high:.3f}",
+            }
+        )
+    for metric in () if facts.dimensions else ("UA", "WA"):
         low, high = row[f"pooled_{metric}_low"], row[f"pooled_{metric}_high"]
         cells = {
             "score": metric,
@@ -183,6 +201,7 @@ def _worth(facts: CardFacts) -> str:
         }
         table.append(cells)
     explained = list(explain_marks([row]))
+    unit = "" if facts.dimensions else ", in percent"
     who = (
         "These weights were tested on nobody: the scores are those of the same configuration, cross-validated"
         if any(of.about["fold"] == EVERYTHING for of in facts.heads)
@@ -192,7 +211,7 @@ def _worth(facts: CardFacts) -> str:
         [
             f"{audit}. Test speakers: {_SPEAKERS.get(str(row['speakers_kept']), 'not known to be new')}.",
             "",
-            f"{who}: experiment `{about['experiment']}`, selection {first.selection}, {of}, in percent.",
+            f"{who}: experiment `{about['experiment']}`, selection {first.selection}, {of}{unit}.",
             "",
             *_table(table),
             "",
@@ -239,7 +258,7 @@ def _made(facts: CardFacts) -> str:
     )
 
 
-_SELECTIONS = {"last": "the last epoch, chosen by looking at nothing", "val": "the epoch of the best validation UA"}
+_SELECTIONS = {"last": "the last epoch, chosen by looking at nothing", "val": "the epoch of the best validation UA, or mean CCC"}
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -19,6 +19,8 @@ from tfser.heads.prediction.fused import voice
 from tfser.heads.prediction.makers import makers, view_of
 from tfser.heads.prediction.onnx_graph import check_graph, need_onnx, write_onnx
 from tfser.heads.prediction.trained import TrainedHead, choose_runs
+from tfser.heads.results.dimension_tables import dimension_table
+from tfser.heads.results.moments import RATED_METRICS
 from tfser.heads.results.score_tables import Wanted, table
 from tfser.heads.results.scores import selections_of
 from tfser.manifests.cache import Cache
@@ -114,7 +116,8 @@ def gathered(cache: Cache, heads: Sequence[TrainedHead], onnx: dict[str, Any] | 
             connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [about["protocol"], about["corpus"]]
         )
         tested = selections_of(connection, [about["experiment"]])
-        scores = table(connection, Wanted(experiment=about["experiment"])) if tested else []
+        of_head = dimension_table if heads[0].targets else table
+        scores = of_head(connection, Wanted(experiment=about["experiment"])) if tested else []
     for row in corpora:
         reader = CORPORA.get(row.pop("adapter"))
         row |= {"licence": reader.licence if reader else "", "page": reader.page if reader else ""}
@@ -124,7 +127,8 @@ def gathered(cache: Cache, heads: Sequence[TrainedHead], onnx: dict[str, Any] | 
         heads=tuple(heads),
         corpora=corpora,
         protocol=protocol[0] if protocol else None,
-        scores=found[0] if found else None,
+        scores=found[-1] if found else None,
+        dimensions=found if heads[0].targets else (),
         onnx=onnx,
         travels=travels,
     )
@@ -134,6 +138,10 @@ def _plain(row: Any) -> dict[str, Any] | None:
     """Return those scores that a program reading `tfser.json` may want."""
     if row is None:
         return None
+    if row.get("targets"):
+        told = ("experiment", "selection", "folds", "of_folds", "seeds", "clustered_by", "clusters", "utterances", "audit")
+        numbers = [f"pooled_{metric}{end}" for metric in RATED_METRICS for end in ("", "_low", "_high")]
+        return {key: row.get(key) for key in (*told, "speakers_kept", "dimension", *RATED_METRICS, *numbers)}
     keys = ("experiment", "selection", "folds", "of_folds", "seeds", "clustered_by", "clusters", "utterances", "audit")
     numbers = [f"pooled_{metric}{end}" for metric in ("UA", "WA", "WF1") for end in ("", "_low", "_high")]
     return {key: row.get(key) for key in (*keys, "speakers_kept", "UA", "WA", "WF1", *numbers)}

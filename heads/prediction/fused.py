@@ -47,6 +47,16 @@ class FusedHead:
         return str(self.about["run_id"])
 
     @property
+    def targets(self) -> tuple[str, ...]:
+        """None: heads of dimensions are not fused (`tfser.heads.results.fusion`)."""
+        return ()
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """That of probabilities."""
+        return (0.0, 1.0)
+
+    @property
     def needs_speakers(self) -> bool:
         """Whether a member has to know who speaks."""
         return any(member.needs_speakers for member in self.members)

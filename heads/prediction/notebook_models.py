@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.prediction.answers import SpokenAnswer, answers, evaluated, frames_of, mean_of, pack
+from tfser.heads.prediction.answers import SpokenAnswer, answers, evaluated, frames_of, mean_of, on_scale, pack
 from tfser.heads.prediction.inputs import Unusable, measured, named_inputs
 from tfser.heads.prediction.loading import Model, load_model
 from tfser.heads.results.score_tables import Wanted, table
@@ -93,7 +93,7 @@ class TrainedModel:
         self.name = model.heads[0].name
 
     def __call__(self, waveform: npt.ArrayLike, sample_rate: int | None = None) -> dict[str, float]:
-        """Return the probabilities of a waveform by class.
+        """Return the probabilities of a waveform by class; of a head of dimensions, its ratings on their scale.
 
         Args:
             waveform: (n,) mono or (channels, n), full scale 1; a torch tensor, too.
@@ -103,6 +103,9 @@ class TrainedModel:
             UsageError: it is no sound, too short, or the head has to know who speaks.
         """
         members = self._members(waveform, sample_rate)
+        first = self._model.heads[0]
+        if first.targets:
+            return on_scale(self.classes, mean_of(members), first.scale)
         return {name: float(value) for name, value in zip(self.classes, mean_of(members), strict=True)}
 
     def _members(self, waveform: npt.ArrayLike, sample_rate: int | None) -> npt.NDArray[np.float32]:

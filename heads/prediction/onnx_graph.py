@@ -71,6 +71,8 @@ def check_graph(trained: TrainedHead) -> None:
     Raises:
         NoGraphError: saying why.
     """
+    if trained.targets:
+        raise NoGraphError(f"--onnx: {trained.name} rates {', '.join(trained.targets)}, and graphs are of classes; leave it out")
     if trained.needs_speakers:
         raise NoGraphError(
             f"--onnx: {trained.name} normalises by speaker, over all of a speaker's utterances, and a graph sees one at a time; "

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tfser.heads.prediction.answers import Floats, evaluated, frames_of, mean_of, pack
+from tfser.heads.prediction.answers import Floats, evaluated, frames_of, mean_of, on_scale, pack
 from tfser.heads.prediction.fused import Voice
 from tfser.heads.prediction.inputs import Speech
 from tfser.manifests.errors import TfserError, UsageError
@@ -45,6 +45,8 @@ class Window:
     members: Floats
     """(M, K); (0, K) where there is no answer."""
     reason: str | None = None
+    scale: tuple[float, float] | None = None
+    """Of heads of dimensions: the ends of their scale, as `SpokenAnswer.scale`."""
 
     @property
     def probabilities(self) -> Floats:
@@ -59,6 +61,9 @@ class Window:
     def to_dict(self) -> dict[str, Any]:
         """Return it as a row."""
         row = {"input": self.speech.name, "start_s": round(self.start_s, 4), "end_s": round(self.end_s, 4)}
+        if self.scale is not None:
+            rated = on_scale(self.classes, self.probabilities, self.scale) if self.reason is None else None
+            return row | {"ratings": rated, "reason": self.reason}
         if self.reason is not None:
             return row | {"predicted": None, "probabilities": None, "reason": self.reason}
         shares = {name: float(value) for name, value in zip(self.classes, self.probabilities, strict=True)}
@@ -187,4 +192,6 @@ def _answered(
     classes = heads[0].classes
     for place, (start, end, _) in enumerate(batch):
         members = found.get(place, np.empty((0, len(classes)), np.float32))
-        yield Window(speech=speech, start_s=start, end_s=end, classes=classes, members=members, reason=reasons.get(place))
+        scale = heads[0].scale if heads[0].targets else None
+        reason = reasons.get(place)
+        yield Window(speech=speech, start_s=start, end_s=end, classes=classes, members=members, reason=reason, scale=scale)

@@ -41,7 +41,7 @@ class TrainedHead:
         about: what the run says of itself (run.json).
         spec, config, recipe: the head, its configuration, and how it was trained, which says how frames are normalised
             and cut.
-        classes: K names, in the order of the head's outputs.
+        classes: K names, in the order of the head's outputs; of a head of dimensions, theirs.
         selection: how the epoch of the weights was chosen.
         state: the weights with their normalisation.
         features: the feature set that it was trained on.
@@ -57,6 +57,17 @@ class TrainedHead:
     state: Mapping[str, Tensor]
     features: StoredSet
     mixes: Mixes = field(default_factory=dict)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The dimensions that it rates, whose names `classes` then holds; none of a head of classes."""
+        return tuple(self.about["config"].get("targets", ()))
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """The ends of the scale that it rates on: its corpus's, or 0 and 1 where its corpora have several."""
+        ends = {(low, high) for _, low, high in self.about["config"].get("scales", ())}
+        return ends.pop() if len(ends) == 1 else (0.0, 1.0)
 
     @property
     def name(self) -> str:
@@ -81,7 +92,7 @@ class TrainedHead:
         rows_of: npt.NDArray[Any] | None = None,
         device: str = "cpu",
     ) -> Prediction:
-        """Return the class probabilities of utterances and their segments, as the training evaluated its own.
+        """Return the class probabilities (or ratings on 0..1) of utterances and segments, as the training evaluated its own.
 
         Args:
             features: frames of the feature set that the head was trained on, n utterances.
@@ -98,7 +109,8 @@ class TrainedHead:
                 spec=self.spec,
                 config=self.config,
                 recipe=self.recipe,
-                n_classes=len(self.classes),
+                n_classes=0 if self.targets else len(self.classes),
+                targets=self.targets,
                 layers=self.features.layers,
             ),
             features,
@@ -156,7 +168,7 @@ def described(about: Mapping[str, Any]) -> dict[str, Any]:
             "spec": spec,
             "config": kind.from_dict(config["head_config"]),
             "recipe": Recipe.from_dict(config["recipe_config"]),
-            "classes": tuple(about["classes"]),
+            "classes": tuple(config.get("targets") or about["classes"]),
         }
     except UsageError as error:
         raise TfserError(f"{about['run_id']}: cannot be used by this version or without its plug-in ({error})") from error

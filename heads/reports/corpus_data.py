@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfser.heads import REFERENCE_HEADS
+from tfser.heads import DIMENSION_REFERENCES, REFERENCE_HEADS
 from tfser.heads.reports.figure_data import FigureData, Numbers, Row, list_of, text_of
 from tfser.heads.reports.material import Contender, ContenderGroup
 from tfser.heads.reports.report_tables import ReportTable, table_of
@@ -192,7 +192,8 @@ def commands_of(found: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -
     """
     first = found[0]
     # Heads that are fitted at once refuse the settings of epochs.
-    fitted_at_once, heeded = first["head"] in REFERENCE_HEADS, ("class_weights", "class_beta")
+    fitted_at_once = first["head"] in (*REFERENCE_HEADS, *DIMENSION_REFERENCES)
+    heeded = () if first["head"] in DIMENSION_REFERENCES else ("class_weights", "class_beta")
     settings = [
         f"--set {shlex.quote(f'{key}={_written(value)}')}"
         for part in ("head_config", "recipe_config")
@@ -203,6 +204,7 @@ def commands_of(found: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -
     for seed in sorted({row["seed"] for row in found}):
         folds = sorted({row["fold"] for row in found if row["seed"] == seed})
         words = ["tfser train"]
+        words += [f"--target {','.join(config['targets'])}"] if config.get("targets") else []
         for option, value in (
             ("head", first["head"]),
             ("preset", first["preset"]),

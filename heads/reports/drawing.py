@@ -332,6 +332,26 @@ def durations(data: FigureData, width: float) -> Figure:
     return figure
 
 
+def scatter(data: FigureData, width: float) -> Figure:
+    """Draw a dot an utterance, its rating along, its prediction up, with the line on which they are the same."""
+    rows = data.rows
+    figure = new_figure(min(width, 4.2), min(width, 4.2))
+    ax = figure.subplots()
+    ax.plot([0, 1], [0, 1], color=FAINT, linewidth=1)
+    # The more dots, the fainter each: where many lie, it is dark.
+    ax.plot(
+        [row["rating"] for row in rows], [row["predicted"] for row in rows], "o", color=BLUE, markersize=3,
+        alpha=max(0.08, min(0.7, 150 / max(1, len(rows)))), markeredgewidth=0, rasterized=len(rows) > 1500,
+    )  # fmt: skip
+    ax.set_xlim(-0.03, 1.03)
+    ax.set_ylim(-0.03, 1.03)
+    ax.set_aspect("equal")
+    ax.set_xlabel("rated (0: the scale's lower end, 1: its upper end)")
+    ax.set_ylabel("predicted")
+    ax.grid(axis="both")
+    return figure
+
+
 def short_text(text: str, most: int = _LONG) -> str:
     """Return a name with its middle left out where it is long, and on one line.
 
@@ -356,6 +376,7 @@ DRAWINGS: dict[str, Callable[[FigureData, float], Figure]] = {
     "entropy": entropy,
     "failing": failing,
     "durations": durations,
+    "scatter": scatter,
 }
 """By the kind of `FigureData`."""
 

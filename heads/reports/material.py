@@ -17,7 +17,7 @@ from typing import Any
 from tfser.heads.reports.contender_names import contender_names
 from tfser.heads.reports.figure_data import list_of, text_of
 from tfser.heads.results.marks import mark
-from tfser.heads.results.outcomes import Outcome, find, read_outcome
+from tfser.heads.results.outcomes import Outcome, check_classes, find, read_outcome
 from tfser.heads.results.score_tables import table
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, rows
@@ -116,6 +116,8 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
     Raises:
         UsageError: There is no experiment, none of that name, or none that can be shown.
     """
+    for name in named:
+        check_classes(connection, find(connection, name), "this")
     every = table(connection)
     chosen = {row["experiment"]: row for row in every if row["selection"] == selection}
     asked = list(dict.fromkeys(find(connection, name).experiment for name in named))

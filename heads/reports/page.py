@@ -32,7 +32,12 @@ from tfser.manifests.wording import count
 DETAILED = 2
 """Experiments that are shown in detail where none is named: the best of them."""
 
-_SENTENCES = 6
+SCORES_NOTE = (
+    "UA: unweighted accuracy, the mean of the classes' recalls; WA: weighted accuracy, the share that is right. Pooled: over all "
+    "test utterances of a seed's folds together. The interval is of other speakers of the same kind."
+)
+
+SENTENCES = 6
 """Experiments that a sentence is said of at the head."""
 
 _MOST_BYTES = 1_900_000
@@ -96,14 +101,15 @@ def write_page(connection: Connection, material: Material, wishes: Wishes) -> st
     text = ""
     for most in _CELL_ROWS:
         shown = [{**part, "cells": cells_part(part["one"], part["in_cells"], most)} for part in parts]
-        text = _render({**context, "experiments": shown})
+        text = render({**context, "experiments": shown})
         sound = sum(map(len, wishes.heard.addresses.values())) if wishes.heard else 0
         if len(text.encode(errors="backslashreplace")) - sound <= _MOST_BYTES:
             break
     return text
 
 
-def _render(context: Mapping[str, Any]) -> str:
+def render(context: Mapping[str, Any]) -> str:
+    """Return the page of what its template needs."""
     hashed = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
     return (
         environment("reports")
@@ -150,7 +156,7 @@ def _context(connection: Connection, material: Material, wishes: Wishes, chosen:
     detail = f", {len(chosen)} of them in detail" if len(chosen) < len(members) else ""
     left = f"; {len(material.left_out)} left out, listed below" if material.left_out else ""
     # A sentence for those in detail and the next best: of more, nobody reads them, and the table has all.
-    told = [*chosen, *(one for one in members if one not in chosen)][:_SENTENCES]
+    told = [*chosen, *(one for one in members if one not in chosen)][:SENTENCES]
     heard = wishes.heard
     if heard is not None and heard.missing:
         left += f"; {count(len(heard.missing), 'recording')} could not be had"
@@ -169,4 +175,5 @@ def _context(connection: Connection, material: Material, wishes: Wishes, chosen:
         "licences": table_of("corpora", licences, sql=licences_sql),
         "made": [corpus_data.how_made(connection, one) for one in chosen],
         "command": wishes.command,
+        "scores_note": SCORES_NOTE,
     }

@@ -100,7 +100,7 @@ def _row(
         "preset": row.preset,
         "recipe": experiment.recipe_name,
         "experiment": experiment.name,
-        "parameters": parameters(spec, experiment.config, experiment.dim, len(experiment.classes), experiment.layers),
+        "parameters": parameters(spec, experiment.config, experiment.dim, experiment.outputs, experiment.layers),
         "parameters_typical": parameters(spec, _typical(experiment), spec.typical_dim, 4),
         "paper_parameters": None if row.parameters is None else round(row.parameters * 1e6),
         "selection": shown,

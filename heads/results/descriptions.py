@@ -15,7 +15,17 @@ from tfser.heads.results.marks import of_runs
 from tfser.heads.results.outcomes import Subject
 from tfser.heads.runs.experiment import EVERYTHING
 from tfser.manifests.catalogue.reading import Connection, rows
+from tfser.manifests.catalogue.views import WORST, WORST_AUDIT
 from tfser.manifests.errors import UsageError
+
+_RATED = (
+    "WITH of_run AS (SELECT experiment, run_id, seed, fold, avg(CCC ORDER BY dimension) AS CCC, any_value(audit) AS audit, "
+    "any_value(speakers_kept) AS speakers_kept FROM dimension_scores WHERE selection = 'last' AND level = 'utterance' "
+    "GROUP BY ALL) "
+    f"SELECT experiment, avg(CCC ORDER BY seed, fold) AS CCC, {WORST_AUDIT} AS audit, {WORST.format('speakers_kept')} "
+    "AS speakers_kept FROM of_run GROUP BY experiment"
+)
+"""The mean CCC of experiments on dimensions, over their dimensions, folds and seeds."""
 
 _SELECT = (
     "SELECT r.experiment, any_value(head) AS head, any_value(preset) AS preset, any_value(recipe) AS recipe, "
@@ -26,7 +36,7 @@ _SELECT = (
 
 
 def listed(connection: Connection, names: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return a row an experiment: its names, what it is, its runs, and the UA of the last epoch over its folds and seeds.
+    """Return a row an experiment: its names, what it is, its runs, and the UA (of dimensions the CCC) of the last epoch.
 
     Args:
         connection: the catalogue.
@@ -36,6 +46,7 @@ def listed(connection: Connection, names: Mapping[str, str]) -> list[dict[str, A
     for name, experiment in sorted(names.items()):
         called.setdefault(experiment, []).append(name)
     scores = {row["experiment"]: row for row in rows(connection, "SELECT experiment, UA, audit, speakers_kept FROM results")}
+    scores |= {row["experiment"]: row for row in rows(connection, _RATED)}
     experiments = []
     for row in rows(connection, _SELECT):
         folds = row.pop("folds")
@@ -47,6 +58,7 @@ def listed(connection: Connection, names: Mapping[str, str]) -> list[dict[str, A
                 "folds": [fold for fold in folds if fold != EVERYTHING],
                 "for_use": EVERYTHING in folds,
                 "UA": score.get("UA"),
+                "CCC": score.get("CCC"),
                 "audit": score.get("audit"),
                 "speakers_kept": score.get("speakers_kept"),
                 "selection": "last",

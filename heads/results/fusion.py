@@ -23,10 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.heads.results.marks import of_runs
-from tfser.heads.results.outcomes import find
+from tfser.heads.results.outcomes import check_classes, find
 from tfser.heads.results.scores import scores_of_runs
 from tfser.heads.runs.experiment import EVERYTHING, METHOD_VERSION
-from tfser.heads.runs.store import RunOutcome, Selected, begin, digest, finish, peek, pick_up, run_folder, versions
+from tfser.heads.runs.outcome import RunOutcome, Selected
+from tfser.heads.runs.store import begin, digest, finish, peek, pick_up, run_folder, versions
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.catalogue.run_files import read_run
@@ -78,6 +79,8 @@ def plan_fusion(cache: Cache, names: Sequence[str]) -> FusionPlan:
         subjects = [find(connection, name) for name in names]
         if single := [of.run_id for of in subjects if of.run_id is not None]:
             raise UsageError(f"{single[0]} is a single run; name experiments, whose folds are fused one by one")
+        for subject in subjects:
+            check_classes(connection, subject, "a fusion")
         experiments = [of.experiment for of in subjects]
         if len(set(experiments)) < 2 or len(set(experiments)) < len(experiments):
             raise UsageError("a fusion needs two experiments or more, each named once")

@@ -164,12 +164,12 @@ def interval(counts: Counts, metric: str, *, confidence: float = CONFIDENCE) -> 
     from scipy.special import expit, logit
 
     value = score(counts, metric)
-    found = _symmetric(value, _without_one(counts, metric), counts, metric, confidence)
+    found = symmetric(value, _without_one(counts, metric), counts.true[0], metric, confidence)
     if not found.std_error or not 0 < value < 1:
         return found
     # On the logit scale, where the interval stays between 0 and 1; by simulation it covers better than the
     # symmetric one where most utterances are right (docs/methods.md).
-    reach = _quantile(found.df, confidence) * found.std_error / (value * (1 - value))
+    reach = quantile(found.df, confidence) * found.std_error / (value * (1 - value))
     return replace(found, low=float(expit(logit(value) - reach)), high=float(expit(logit(value) + reach)))
 
 
@@ -182,11 +182,11 @@ def difference(a: Counts, b: Counts, metric: str, *, confidence: float = CONFIDE
     _same(a, b)
     value = score(a, metric) - score(b, metric)
     without = _without_one(a, metric) - _without_one(b, metric)
-    found = _symmetric(value, without, a, metric, confidence)
+    found = symmetric(value, without, a.true[0], metric, confidence)
     if not found.std_error:
         return found
     # No logit here: a difference has either sign, and is cut at -1 and 1 alone.
-    reach = _quantile(found.df, confidence) * found.std_error
+    reach = quantile(found.df, confidence) * found.std_error
     return replace(found, low=max(value - reach, -1.0), high=min(value + reach, 1.0))
 
 
@@ -223,7 +223,7 @@ def new_speaker(counts: Counts, metric: str, *, confidence: float = CONFIDENCE) 
     spread = float(values.std(ddof=1)) if n > 1 else 0.0
     if n < _FEWEST or spread < _ROUNDING:
         return NewSpeaker(low=None, high=None, utterances=utterances, clusters=n, confidence=confidence)
-    reach = _quantile(n - 1.0, confidence) * spread * math.sqrt(1 + 1 / n)
+    reach = quantile(n - 1.0, confidence) * spread * math.sqrt(1 + 1 / n)
     low, high = (math.sin(min(max(values.mean() + sign * reach, 0.0), math.pi / 2)) ** 2 for sign in (-1, 1))
     return NewSpeaker(low=low, high=high, utterances=utterances, clusters=n, confidence=confidence)
 
@@ -377,8 +377,16 @@ def _without_one(counts: Counts, metric: str) -> Floats:
     return np.asarray(_score(hits, true, predicted, metric, full).mean(axis=0))
 
 
-def _symmetric(value: float, without: Floats, counts: Counts, metric: str, confidence: float) -> Interval:
-    """Return a value with its standard error and degrees of freedom, and no interval yet."""
+def symmetric(value: float, without: Floats, true: Floats, metric: str, confidence: float) -> Interval:
+    """Return a value with its standard error and degrees of freedom, and no interval yet.
+
+    Args:
+        value: the score.
+        without: (G,) the score without each cluster.
+        true: (G, K) utterances by cluster and class.
+        metric: what `degrees_of_freedom` weighs them by.
+        confidence: of the interval to be.
+    """
     n = len(without)
     nothing = Interval(value=value, low=None, high=None, std_error=None, df=None, clusters=n, confidence=confidence)
     if n == 1:
@@ -386,16 +394,17 @@ def _symmetric(value: float, without: Floats, counts: Counts, metric: str, confi
     std_error = math.sqrt((n - 1) / n * float(((without - value) ** 2).sum()))
     if std_error < _ROUNDING:
         std_error = 0.0
-    return replace(nothing, std_error=std_error, df=_degrees_of_freedom(counts.true[0], metric))
+    return replace(nothing, std_error=std_error, df=degrees_of_freedom(true, metric))
 
 
-def _quantile(df: float | None, confidence: float) -> float:
+def quantile(df: float | None, confidence: float) -> float:
+    """Return Student's quantile that a two-sided interval at a confidence reaches to."""
     from scipy.special import stdtrit
 
     return float(stdtrit(df, (1 + confidence) / 2))
 
 
-def _degrees_of_freedom(true: Floats, metric: str) -> float:
+def degrees_of_freedom(true: Floats, metric: str) -> float:
     """Return Satterthwaite's degrees of freedom of the jackknife variance, for independent utterances: 2 E^2 / Var.
 
     A score is close to a weighted mean over clusters, of weights w (sum 1) and variances s: the variance estimate is a quadratic

@@ -107,6 +107,25 @@ def find(connection: Connection, text: str) -> Subject:
     raise unknown("experiment", text, every)
 
 
+def targets_of(connection: Connection, subject: Subject) -> tuple[str, ...]:
+    """Return the dimensions that an experiment learned; none of one on classes."""
+    found = rows(connection, "SELECT any_value(targets) AS targets FROM runs WHERE experiment = ?", [subject.experiment])
+    return tuple(found[0]["targets"] or ()) if found else ()
+
+
+def check_classes(connection: Connection, subject: Subject, what: str) -> None:
+    """Refuse an experiment on dimensions where only classes mean something.
+
+    Raises:
+        UsageError: it is one; the line says what there is for it.
+    """
+    if targets := targets_of(connection, subject):
+        raise UsageError(
+            f"{subject.name} learned {', '.join(targets)} and no classes, and {what} is of classes; "
+            "scores, compare, runs, report and predict know dimensions"
+        )
+
+
 def read_outcome(connection: Connection, subject: Subject, *, selection: str = "last", level: str = "utterance") -> Outcome:
     """Read the test predictions of a subject.
 
@@ -119,6 +138,7 @@ def read_outcome(connection: Connection, subject: Subject, *, selection: str = "
         [subject.experiment, selection, level, subject.run_id, subject.run_id],
     ).fetchall()
     if not predictions:
+        check_classes(connection, subject, "this")
         have = "SELECT DISTINCT selection, level FROM test_predictions WHERE experiment = ? ORDER BY 1, 2 DESC"
         known = [f"{row['selection']} ({row['level']})" for row in rows(connection, have, [subject.experiment])]
         raise UsageError(f"{subject.name} has no predictions of {selection} ({level}); it has: {', '.join(known) or 'none'}")

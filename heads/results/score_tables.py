@@ -94,8 +94,11 @@ def table(
         UsageError: There is no such table, or no such clusters, or no run is what is wanted.
     """
     wanted = wanted or Wanted()
-    about = _about(connection)
-    names = _chosen(wanted, about)
+    about = about_experiments(connection)
+    every = chosen_experiments(wanted, about)
+    names = [name for name in every if not about[name]["targets"]]  # the others have tables of their own
+    if every and not names:
+        return []
     _check_selection(connection, wanted, names)
     wanted_runs = _Which(experiments=names, selection=wanted.selection, segments=wanted.segments)
     if by is None:
@@ -116,17 +119,19 @@ def table(
         found = rater_scores(connection, names, maps or {}, wanted.selection)
     else:
         raise unknown("table of scores by", by, BY)
-    return [{**row, **about[row["experiment"]], "looked_at_test": peeks(row["selection"])} for row in found]
+    told = {name: {key: value for key, value in of.items() if key != "targets"} for name, of in about.items()}
+    return [{**row, **told[row["experiment"]], "looked_at_test": peeks(row["selection"])} for row in found]
 
 
-def _about(connection: Connection) -> dict[str, dict[str, Any]]:
+def about_experiments(connection: Connection) -> dict[str, dict[str, Any]]:
     """Return what each experiment is and what its numbers are worth; namesakes say in what else they differ."""
     found = rows(
         connection,
         "SELECT experiment, any_value(head) AS head, any_value(preset) AS preset, any_value(recipe) AS recipe, "
         "any_value(corpus) AS corpus, any_value(protocol) AS protocol, any_value(validation) AS validation, "
-        "any_value(classes) AS classes, any_value(feature_set) AS feature_set, list(DISTINCT audit) AS audits, "
-        "list(DISTINCT speakers_kept) AS kept, any_value(config) AS config FROM runs GROUP BY experiment ORDER BY experiment",
+        "any_value(classes) AS classes, any_value(targets) AS targets, any_value(feature_set) AS feature_set, "
+        "list(DISTINCT audit) AS audits, list(DISTINCT speakers_kept) AS kept, any_value(config) AS config "
+        "FROM runs GROUP BY experiment ORDER BY experiment",
     )
     about, configs = {}, {}
     for row in found:
@@ -163,7 +168,7 @@ def _brief(value: Any) -> str:
     return text[:6] if len(text) >= 12 and all(letter in "0123456789abcdef" for letter in text) else text
 
 
-def _chosen(wanted: Wanted, about: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def chosen_experiments(wanted: Wanted, about: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the experiments that are wanted.
 
     Raises:

@@ -15,6 +15,7 @@ from tfser.heads.results.intervals import METRICS, interval
 from tfser.heads.results.marks import of_runs
 from tfser.heads.results.outcomes import Pooled, pooled
 from tfser.heads.results.scores import RunScore, Spread, scores_of_runs, shown_selection, stored_scores
+from tfser.heads.runs.experiment import Experiment
 from tfser.heads.runs.in_turn import Failure
 from tfser.heads.runs.plan import Entry, Plan
 from tfser.heads.spec.selections import BASE, check_name, peeks
@@ -114,6 +115,11 @@ def summary(cache: Cache, plan: Plan, selection: str, failures: Sequence[Failure
     return table
 
 
+def parameters_of(experiment: Experiment) -> int | None:
+    """Return how many trainable numbers an experiment's head has; None where that is known once it is fitted."""
+    return parameters(experiment.spec, experiment.config, experiment.dim, experiment.outputs, experiment.layers)
+
+
 def _summary_of(
     entry: Entry, scores: Sequence[RunScore], shown: str, failed: int, pooled_columns: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -126,9 +132,7 @@ def _summary_of(
         "preset": experiment.preset,
         "recipe": experiment.recipe_name,
         "features": experiment.feature_set,
-        "parameters": parameters(experiment.spec, experiment.config, experiment.dim, len(experiment.classes), experiment.layers)
-        if counted is None
-        else counted,
+        "parameters": parameters_of(experiment) if counted is None else counted,
         "seeds": entry.seeds,
         "folds": entry.folds,
         "of_folds": experiment.of_folds,

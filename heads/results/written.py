@@ -56,3 +56,27 @@ def range_text(low: float | None, high: float | None, marks: str = "", *, digits
     ('58.0 to 66.0', '58 to 66†', '')
     """
     return "" if low is None or high is None else f"{100 * low:.{digits}f} to {100 * high:.{digits}f}{marks}"
+
+
+def number_text(
+    value: float | None, deviation: float | None = None, marks: str = "", *, sign: str = "", empty: str = "", digits: int = 3
+) -> str:
+    """Return a score that is no share, with its deviation and marks.
+
+    >>> number_text(0.4567, 0.02, "†"), number_text(None, empty="-"), number_text(0.1, sign="+")
+    ('0.457 ± 0.020†', '-', '+0.100')
+    """
+    if value is None:
+        return empty
+    spread = "" if deviation is None else f" ± {deviation:.{digits}f}"
+    return f"{value:{sign}.{digits}f}{spread}{marks}"
+
+
+def bounds_text(value: float | None, low: float | None, high: float | None, marks: str = "", *, sign: str = "") -> str:
+    """Return a score with its interval; without bounds, the score alone.
+
+    >>> bounds_text(0.46, 0.4, 0.52), bounds_text(0.46, None, None, "§")
+    ('0.460 [0.400, 0.520]', '0.460§')
+    """
+    text = number_text(value, None, marks, sign=sign)
+    return text if low is None or high is None else f"{text} [{low:{sign}.3f}, {high:{sign}.3f}]"

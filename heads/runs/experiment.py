@@ -18,7 +18,8 @@ from tfser.heads.runs.head_choice import with_head
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.setting_list import unknown_setting
 from tfser.heads.runs.store import digest
-from tfser.heads.runs.training_data import TrainingData, count_samples, data_hash, look_up, soft_hash
+from tfser.heads.runs.target import check_learns, check_one_answer, check_protocol, scale_words, without_classes
+from tfser.heads.runs.training_data import TrainingData, check_temperature, count_samples, data_hash, look_up, soft_hash
 from tfser.heads.spec.first_words import named_by
 from tfser.heads.spec.head import Baseline, HeadSpec, Network
 from tfser.heads.spec.precision import settle_precision
@@ -85,6 +86,15 @@ class Experiment:
     """Where the features are one layer of a stored stack: which. It names nothing: an extracted layer is the same numbers."""
     counted_on_all: int = 0
     """... and on all labelled utterances."""
+    scales: tuple[tuple[str, float, float], ...] = ()
+    """Where dimensions are learned: each corpus with the ends of the scale that it is rated on."""
+    targets: tuple[str, ...] = ()
+    """Dimensions that are learned; then there are no classes."""
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the head gives: one a class, or one a dimension."""
+        return len(self.targets or self.classes)
     labels: Mapping[str, str] | None = None
     """The class of each label that raters gave, where soft labels are trained on; None: every label is its own class."""
 
@@ -118,6 +128,7 @@ class Experiment:
             "device": self.device.partition(":")[0],
             **({"layers": self.layers} if self.layers > 1 else {}),
             **({"stacked": self.stacked} if self.stacked != "none" else {}),
+            **({"targets": list(self.targets), "scales": [list(of) for of in self.scales]} if self.targets else {}),
         }
 
     def identity(self) -> dict[str, Any]:
@@ -158,7 +169,7 @@ def each_request(cache: Cache, request: Request) -> list[Request]:
     if not asks_for_each(request.features):
         return [request]
     corpus, _ = choose_protocol(
-        cache, request.corpus, request.protocol, labels=request.labels, validation=request.validation
+        cache, request.corpus, request.protocol, labels=request.split_labels, validation=request.validation
     )
     return [replace(request, features=name) for name in spread(cache, corpus, request.features)]
 
@@ -175,10 +186,17 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     preset, recipe_name = request.preset or spec.default_preset, request.recipe or spec.default_recipe
     # Settings come before the protocol, since a recipe may bring a validation policy.
     config, recipe, changes = _with_settings(spec, spec.preset(preset), spec.recipe(recipe_name), _settings(spec, request))
+    if request.targets:
+        check_one_answer(request.labels_from, request.targets)
+        recipe, off = without_classes(recipe, request.settings)
+        changes += off
+    check_learns(spec, request.targets)
     corpus, protocol, chosen = _choose_protocol(cache, request, recipe)
     chosen += [] if why is None else [why]
-    data = look_up(cache, request.features, spec, recipe, corpus, protocol)
+    data = look_up(cache, request.features, spec, recipe, corpus, protocol, request.targets)
+    check_protocol(data.protocol, request.targets)
     chosen += _instead(request, spec, data)
+    chosen += scale_words(data.scales)
     for asked, what, value in (
         (request.corpus, "corpus", corpus),
         (request.protocol, "protocol", protocol),
@@ -190,7 +208,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
             chosen.append(f"{what} {value}")
     _check_frames(spec, data.features.row)
     if recipe.temperature:
-        _check_temperature(request, data)
+        check_temperature(data, request.folds)
     way = _settle(request, spec, config, recipe, data)
     return Experiment(
         spec=spec,
@@ -220,6 +238,8 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         view=data.features.view,
         counted_epochs=way.counted_epochs[1:],
         counted_on_all=way.counted_epochs[EVERYTHING] if way.counted_epochs else 0,
+        targets=request.targets,
+        scales=tuple((name, scale.low, scale.high) for name, scale in data.scales.items()),
         labels=data.labels,
     )
 
@@ -236,19 +256,6 @@ def _instead(request: Request, spec: HeadSpec, data: TrainingData) -> list[str]:
         rest = "" if rated == every else f"; the other {every - rated:,} have none in these classes and keep their one label"
         said.append(f"soft labels of {rated:,} of {every:,} utterances{rest}")
     return said
-
-
-def _check_temperature(request: Request, data: TrainingData) -> None:
-    """Refuse a temperature where nobody validates.
-
-    Raises:
-        UsageError: nobody does.
-    """
-    if data.protocol["validation"] == "none" or request.folds == "none":
-        raise UsageError(
-            "--set temperature=true: it is fitted on validation utterances, and there are none; hold some out with "
-            "--validation next-group or speakers:N"
-        )
 
 
 def _settings(spec: HeadSpec, request: Request) -> dict[str, str]:
@@ -360,7 +367,7 @@ def _choose_protocol(cache: Cache, request: Request, recipe: Recipe) -> tuple[st
     """Return corpus and protocol, under the recipe's validation policy where none is asked for, and what to say of it."""
 
     def choose(validation: str | None) -> tuple[str, str]:
-        return choose_protocol(cache, request.corpus, request.protocol, labels=request.labels, validation=validation)
+        return choose_protocol(cache, request.corpus, request.protocol, labels=request.split_labels, validation=validation)
 
     if request.validation is not None or recipe.validation is None:
         return *choose(request.validation), []
@@ -408,7 +415,7 @@ def check_unchanged(connection: Connection, experiment: Experiment) -> None:
     of = [experiment.protocol, experiment.corpus]
     now = rows(connection, "SELECT hash FROM protocols WHERE protocol = ? AND corpora = ?", of)
     same = now and now[0]["hash"] == experiment.protocol_hash
-    hashed = data_hash(connection, of[0], of[1], experiment.stored)
+    hashed = data_hash(connection, of[0], of[1], experiment.stored, experiment.targets)
     if experiment.recipe.labels_from == "distribution":
         hashed = soft_hash(hashed, soft_labels(connection, experiment))
     if not same or hashed != experiment.data_hash:

@@ -21,6 +21,9 @@ from tfser.pipeline.features.stacks import layers_of
 ON_FRAMES, ON_FUNCTIONALS = "probe", "logreg"
 """The head for frames over time, whatever makes them, and that for one vector an utterance."""
 
+ON_DIMENSIONS = "ridge"
+"""The head where dimensions are learned, whatever the features."""
+
 
 def with_head(cache: Cache, request: Request) -> tuple[Request, str | None]:
     """Return a request that names a head, and what to say of the choice; None where the head was named.
@@ -31,12 +34,13 @@ def with_head(cache: Cache, request: Request) -> tuple[Request, str | None]:
     if request.head != AUTO:
         return request, None
     corpus, _ = choose_protocol(
-        cache, request.corpus, request.protocol, labels=request.labels, validation=request.validation
+        cache, request.corpus, request.protocol, labels=request.split_labels, validation=request.validation
     )
     with open_catalogue(cache) as connection:
         features = choose_features(connection, head(ON_FRAMES), corpus, request.features)
     single = is_per_utterance(features.row)
     layers = layers_of(features.row)
     kind = "one vector an utterance" if single else f"{layers} layers side by side" if layers > 1 else "frames"
-    name = ON_FUNCTIONALS if single else ON_FRAMES
+    name = ON_DIMENSIONS if request.targets else ON_FUNCTIONALS if single else ON_FRAMES
+    kind = "dimensions" if request.targets else kind
     return replace(request, head=name), f"head {name} (the default for {kind}; docs/methods.md has the measurements)"

@@ -15,8 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.heads.runs.experiment import EVERYTHING, Experiment, check_unchanged, soft_labels
-from tfser.heads.runs.store import RunOutcome, Selected, begin, finish, peek, pick_up, save_model, versions
-from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Selection
+from tfser.heads.runs.outcome import RunOutcome, Selected
+from tfser.heads.runs.store import begin, finish, peek, pick_up, save_model, versions
+from tfser.heads.runs.target import ratings_of
+from tfser.heads.runs.training_data import soft_rows
+from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Selection, UnlearnableError
 from tfser.manifests.audits.participation import definition, finding, participation, unmatched
 from tfser.manifests.audits.run import Finding, blocking, run_audits
 from tfser.manifests.cache import Cache
@@ -50,7 +53,9 @@ class Loaded:
     speakers: tuple[str | None, ...]
     sides: Mapping[int, Mapping[str, npt.NDArray[np.int64]]]
     speakers_kept: Mapping[int, Independence]
-    targets: npt.NDArray[np.float32] | None = None
+    ratings: npt.NDArray[np.float32] | None = None
+    """(n, T) true ratings on 0..1, where dimensions are learned."""
+    soft_labels: npt.NDArray[np.float32] | None = None
     """(n, K) soft labels, one-hot where an utterance has none; None: they are not asked for."""
 
 
@@ -63,7 +68,7 @@ class RunResult:
 
 
 class EmptySideError(TfserError):
-    """A fold cannot be trained: nothing is left of one of its sides."""
+    """A fold cannot be trained: nothing is left of one of its sides, or nothing can be learned from it."""
 
 
 def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], None] | None = None) -> Loaded:
@@ -84,7 +89,7 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
         check_unchanged(connection, experiment)
         utterances = rows(
             connection,
-            "SELECT f.*, a.label, u.speaker FROM features f "
+            f"SELECT f.*, a.label, u.speaker{''.join(f', u.{name}' for name in experiment.targets)} FROM features f "
             "JOIN assignments a ON a.corpus = f.corpus AND a.utterance_id = f.utterance_id "
             "JOIN utterances u ON u.corpus = f.corpus AND u.utterance_id = f.utterance_id "
             "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL AND f.feature_set = ? "
@@ -113,22 +118,14 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
     ]
     return Loaded(
         features=load_packed(where, progress=progress, verify=cache.verify),
-        labels=np.array([number[r["label"]] for r in utterances], dtype=np.int64),
+        labels=np.array([0 if experiment.targets else number[r["label"]] for r in utterances], dtype=np.int64),
+        ratings=ratings_of(utterances, experiment.targets, experiment.scales),
         corpora=tuple(r["corpus"] for r in utterances),
         speakers=tuple(f"{r['corpus']}/{r['speaker']}" if several and r["speaker"] else r["speaker"] for r in utterances),
         sides=_sides_of(experiment.folds, [(row["corpus"], row["utterance_id"]) for row in utterances], placed),
         speakers_kept=kept,
-        targets=None if soft is None else _targets(soft, utterances, number),
+        soft_labels=None if soft is None else soft_rows(soft, utterances, number),
     )
-
-
-def _targets(
-    soft: Mapping[tuple[str, str], Sequence[float]], utterances: Sequence[Mapping[str, Any]], number: Mapping[str, int]
-) -> npt.NDArray[np.float32]:
-    """Return the soft labels of utterances, (n, K); one whose raters named none of the classes has its label's."""
-    hard = np.eye(len(number))
-    of_each = [soft.get((row["corpus"], row["utterance_id"]), hard[number[row["label"]]]) for row in utterances]
-    return np.array(of_each, dtype=np.float32).reshape(len(utterances), len(number))
 
 
 def _sides_of(
@@ -302,15 +299,20 @@ def begin_run(
         "speakers_kept": "kept" if fold == EVERYTHING else loaded.speakers_kept.get(fold, "unknown"),
     }
     known = tuple(name for name in loaded.speakers if name is not None)
-    data = FoldData(
-        features=loaded.features,
-        labels=loaded.labels,
-        classes=experiment.classes,
-        speakers=known if len(known) == len(loaded.speakers) else None,
-        layers=experiment.layers,
-        targets=loaded.targets,
-        **sides,
-    )
+    try:
+        data = FoldData(
+            features=loaded.features,
+            labels=loaded.labels,
+            classes=experiment.classes,
+            speakers=known if len(known) == len(loaded.speakers) else None,
+            layers=experiment.layers,
+            targets=experiment.targets,
+            ratings=loaded.ratings,
+            soft_labels=loaded.soft_labels,
+            **sides,
+        )
+    except UnlearnableError as error:
+        raise EmptySideError(f"{experiment.protocol} fold {fold}: {error}") from error
     begun = Begun(about=about, folder=begin(cache, about, again=experiment.again, note=note), loaded=loaded, data=data)
     try:
         checkpoints.load(begun.checkpoint_dir)
@@ -340,6 +342,9 @@ def store_run(cache: Cache, begun: Begun, result: FitResult, note: Callable[[str
             classes=begun.data.classes,
             utterances=[(loaded.corpora[i], loaded.features.utterance_ids[i]) for i in test],
             labels=loaded.labels[test],
+            ratings=None if loaded.ratings is None else loaded.ratings[test],
+            scales=tuple(begun.about["config"].get("scales", ())),
+            targets=begun.data.targets,
             selections=[_selected(name, of, test) for name, of in result.selections.items()] if len(test) else [],
             history=[_history_row(record) for record in result.history],
         ),
@@ -396,6 +401,8 @@ def _history_row(record: EpochRecord) -> dict[str, Any]:
         "test_UA": record.test_UA,
         "test_WF1": record.test_WF1,
         "test_loss": record.test_loss,
+        "val_CCC": record.val_CCC,
+        "test_CCC": record.test_CCC,
     }
 
 
@@ -437,4 +444,5 @@ def _about(experiment: Experiment, fold: int, findings: Sequence[Finding]) -> di
         "started_at": now(),
         "versions": versions(),
         "config": experiment.configuration(),
+        **({"targets": list(experiment.targets)} if experiment.targets else {}),
     }

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from tfser.heads import HEADS, REFERENCE_HEADS, head, head_names
+from tfser.heads import DIMENSION_REFERENCES, HEADS, REFERENCE_HEADS, head, head_names
 from tfser.heads.runs.experiment import Experiment, each_request, resolve
 from tfser.heads.runs.one_fold import audit_experiment, check_audit
 from tfser.heads.runs.references import reference_features
-from tfser.heads.runs.request import Request, SweepRequest, Training
+from tfser.heads.runs.request import Request, SweepRequest, Targeted
 from tfser.heads.runs.setting_list import UnknownSettingError
 from tfser.heads.spec.head import HeadSpec
 from tfser.manifests.audits.participation import TAKES_NO_PART
@@ -25,7 +25,6 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.options import shared
-from tfser.manifests.splits.split import Split
 
 Key = tuple[str, ...]
 """What features in memory depend on: runs of the same key share them."""
@@ -205,7 +204,7 @@ def reference_wanted(
             reference=True,
         )
         for feature_set in dict.fromkeys([*sets, *([functionals] if functionals else [])])
-        for name in REFERENCE_HEADS
+        for name in (DIMENSION_REFERENCES if request.targets else REFERENCE_HEADS)
         if name in HEADS and (name not in asked or feature_set not in sets)
     ]
 
@@ -227,7 +226,7 @@ def _shared_request(request: SweepRequest, name: str) -> Request:
         UsageError: if no fold is tested.
     """
     check_is_tested(request.folds)
-    return Request(head=name, **shared(Training, request), **shared(Split, request))
+    return Request(head=name, **shared(Targeted, request))
 
 
 def _check_used(kind: str, asked: Iterable[str], specs: Sequence[HeadSpec], known: Mapping[str, list[str]]) -> None:
@@ -333,7 +332,8 @@ def make_plan(cache: Cache, entries: Sequence[Entry]) -> Plan:
         entries=tuple(ordered),
         findings=findings,
         finished=frozenset(row["run_id"] for row in done),
-        references=any(entry.reference or entry.experiment.spec.name in REFERENCE_HEADS for entry in ordered),
+        references=any(entry.reference or entry.experiment.spec.name in (*REFERENCE_HEADS, *DIMENSION_REFERENCES) for entry
+        in ordered),
     )
 
 

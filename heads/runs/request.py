@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
+from tfser.manifests.dimensions import parse_rated, parse_targets, rated_name
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
 from tfser.manifests.splits.split import Split
@@ -47,6 +48,44 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Targeted(Training, Split):
+    """What a training is asked that can learn dimensions instead of classes."""
+
+    panel: ClassVar[str] = "Head"
+    target: Annotated[
+        tuple[str, ...],
+        Option("What is learned: class, or one to three of valence, arousal, dominance; class if left out.", metavar="NAMES"),
+    ] = ()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The dimensions that are learned; none where classes are.
+
+        Raises:
+            UsageError: if one is unknown, or stands beside classes.
+        """
+        return parse_targets(",".join(self.target)) if self.target else ()
+
+    @property
+    def split_labels(self) -> str | None:
+        """What a protocol's name is told of labels: a map, or which ratings an utterance must have.
+
+        Raises:
+            UsageError: if classes are asked for beside dimensions.
+        """
+        if not self.targets:
+            return self.labels
+        if self.labels is not None:
+            raise UsageError(f"--labels {self.labels}: {', '.join(self.targets)} have no classes; leave it out")
+        name = rated_name(self.targets)
+        own = (self.protocol or "").partition("@")[2].partition("/")[0]
+        if own and parse_rated(own) != self.targets:
+            asked = ",".join(self.targets)
+            raise UsageError(f"--protocol {self.protocol}: for --target {asked} its name says @{name}, or nothing")
+        return None if own else name
+
+
+@dataclass(frozen=True, kw_only=True)
 class OneHead(Training, Split):
     """What one head is asked, whatever its variant; None is left to be chosen."""
 
@@ -67,7 +106,7 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(OneHead):
+class Request(Targeted, OneHead):
     """What was asked of one experiment; None is left to be chosen."""
 
     panel: ClassVar[str] = "Head"
@@ -115,7 +154,7 @@ class HeadBlock:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepRequest(Training, Split):
+class SweepRequest(Targeted):
     """What was asked of a sweep; `presets`, `recipes` and keys of `settings` may be written `head.name`.
 
     A preset or recipe that is named without its head goes to every head that has it, `all` stands for all of them (of recipes,
@@ -146,7 +185,7 @@ class SweepRequest(Training, Split):
         Option("A setting of all heads, or head.KEY=VALUE of one.", flag="--set", metavar="KEY=VALUE"),
     ] = field(default_factory=dict)
     reference: Annotated[
-        bool, Option("The reference heads logreg and svm, once a feature set.")
+        bool, Option("The reference heads (logreg and svm; of dimensions ridge and svr), once a feature set.")
     ] = True
 
 

@@ -6,6 +6,7 @@ cache:
 * `run.json`: configuration, versions, audit outcome, status, and the SHA-256 of every other file. It is written twice, first
   with the status `running`, and last of all with `finished`: a run counts from then on.
 * `predictions.parquet`: every test utterance and segment, under every selection.
+* `rated_predictions.parquet`: instead of these, of a run that learned dimensions (`tfser.heads.runs.rating_tables`).
 * `metrics.parquet`, `confusion.parquet`, `history.parquet`.
 * `model.safetensors`: the last epoch's weights with their normalisation; `model-val.safetensors`: those of the validated epoch.
 * `checkpoint/`: while it is unfinished.
@@ -24,7 +25,6 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +33,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser import __version__
+from tfser.heads.runs.outcome import RunOutcome
+from tfser.heads.runs.rating_tables import rating_tables
 from tfser.heads.spec.metrics import Scores, scores
 from tfser.manifests.cache import AGAIN, BEFORE, Cache
 from tfser.manifests.catalogue.run_files import (
-    TABLES,
     check_begun,
     columns_of,
     place,
@@ -53,38 +54,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LIBRARIES = ("torch", "numpy", "duckdb", "h5py", "pyarrow", "soundfile", "soxr")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selected:
-    """The test predictions of one selection: U utterances and S segments of them, K classes.
-
-    `epoch` counts from 1. `segment_utterance` (S,) says which utterance (0 to U - 1) a segment belongs to,
-    `segment_number` (S,) which of its segments it is.
-    """
-
-    selection: str
-    epoch: int
-    utterances: npt.NDArray[np.float32]  # (U, K)
-    segments: npt.NDArray[np.float32]  # (S, K)
-    segment_utterance: npt.NDArray[np.int64]
-    segment_number: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOutcome:
-    """What a training came to on its U test utterances, as it is stored."""
-
-    classes: Sequence[str]
-    """Names, in the order of the head's outputs."""
-    utterances: Sequence[tuple[str, str]]
-    """Corpus and id of the test utterances."""
-    labels: npt.NDArray[np.int64]
-    """(U,) their true class numbers."""
-    selections: Sequence[Selected]
-    """Predictions, one set a selection; none of a run that was trained on everything."""
-    history: Sequence[Mapping[str, Any]]
-    """One mapping an epoch."""
 
 
 def versions() -> dict[str, str]:
@@ -226,11 +195,11 @@ def finish(
             raise TfserError(f"{about['run_id']}: the predictions of {selected.selection} are no numbers; nothing is stored")
     folder = folder or run_folder(cache, about["run_id"])
     tables = _tables(about, outcome)
-    for table in TABLES:
+    for table in tables:
         write_table(folder / f"{table}.parquet", tables[table], place=place(folder, f"{table}.parquet"))
     # run.json is written last of all: until then the folder is a training that was begun, whatever else lies in it, and the
     # digests that it holds are of files that are on the disk already, read back as they lie there.
-    files = [*(f"{table}.parquet" for table in TABLES), *sorted(path.name for path in folder.glob("model*.safetensors"))]
+    files = [*(f"{table}.parquet" for table in tables), *sorted(path.name for path in folder.glob("model*.safetensors"))]
     digests = {file: hashlib.sha256(read_bytes(folder / file)).hexdigest() for file in files}
     done = {**about, "classes": list(outcome.classes), "files": digests, "status": "finished"}
     write_json(folder / "run.json", done, place=place(folder, "run.json"))
@@ -245,6 +214,8 @@ def _tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table
     """Return the tables of a run by their names; scores and confusion counts are computed from the predictions beside them."""
     import pyarrow as pa
 
+    if outcome.targets:
+        return rating_tables(about, outcome)
     classes, labels, utterances = outcome.classes, outcome.labels, outcome.utterances
     predictions, metrics, confusion = [], [], []
     for selected in outcome.selections:

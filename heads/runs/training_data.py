@@ -22,6 +22,7 @@ from tfser.heads.spec.settings import Settings
 from tfser.manifests.audits.participation import definition
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
+from tfser.manifests.dimensions import Scale, scales_of
 from tfser.manifests.errors import UsageError
 from tfser.manifests.protocols.distributions import class_distributions, digest_of
 from tfser.manifests.protocols.protocol import JOINED_BY
@@ -41,6 +42,8 @@ class TrainingData:
     """(n,) frames of the utterances."""
     trained: Mapping[int, Sequence[int]]
     """Frames of each training utterance by fold; nothing for recipes that count epochs."""
+    scales: Mapping[str, Scale]
+    """Of each corpus, where dimensions are learned."""
     labels: Mapping[str, str] | None = None
     """The protocol's class of each label, for soft labels; None: every label is its own, or no soft labels are asked for."""
     rated: tuple[int, int] | None = None
@@ -53,14 +56,20 @@ class TrainingData:
 
 
 def look_up(
-    cache: Cache, features: str | None, spec: HeadSpec, recipe: Recipe, corpus: str, protocol: str
+    cache: Cache,
+    features: str | None,
+    spec: HeadSpec,
+    recipe: Recipe,
+    corpus: str,
+    protocol: str,
+    targets: tuple[str, ...] = (),
 ) -> TrainingData:
     """Read what a training depends on, from one open catalogue: a scan between two queries would mix two states."""
     with open_catalogue(cache) as connection:
         chosen = choose_features(connection, spec, corpus, features)
         key = (connection, protocol, corpus, chosen.stored)
         about = rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [protocol, corpus])[0]
-        lengths, hashed = _lengths(*key), data_hash(*key)
+        lengths, hashed = _lengths(*key), data_hash(*key, targets)
         labels, rated = None, None
         if recipe.labels_from == "distribution":
             defined = definition(cache, protocol)
@@ -78,14 +87,37 @@ def look_up(
             hash=hashed,
             lengths=lengths,
             trained=_training_frames(*key) if recipe.steps is not None else {},
+            scales=scales_of(connection, corpus.split(JOINED_BY)) if targets else {},
             labels=labels,
             rated=rated,
+        )
+
+
+def check_temperature(data: TrainingData, folds: str) -> None:
+    """Refuse a temperature where nobody validates.
+
+    Raises:
+        UsageError: nobody does.
+    """
+    if data.protocol["validation"] == "none" or folds == "none":
+        raise UsageError(
+            "--set temperature=true: it is fitted on validation utterances, and there are none; hold some out with "
+            "--validation next-group or speakers:N"
         )
 
 
 def soft_hash(hashed: str, soft: Mapping[tuple[str, str], Sequence[float]]) -> str:
     """Return the hash of data whose utterances have soft labels, given that of the data without."""
     return hashlib.sha256(f"{hashed}|{digest_of(soft)}".encode()).hexdigest()[:16]
+
+
+def soft_rows(
+    soft: Mapping[tuple[str, str], Sequence[float]], utterances: Sequence[Mapping[str, Any]], number: Mapping[str, int]
+) -> npt.NDArray[np.float32]:
+    """Return the soft labels of utterances, (n, K); one whose raters named none of the classes has its label's."""
+    hard = np.eye(len(number))
+    of_each = [soft.get((row["corpus"], row["utterance_id"]), hard[number[row["label"]]]) for row in utterances]
+    return np.array(of_each, dtype=np.float32).reshape(len(utterances), len(number))
 
 
 def _assigned(connection: Connection, protocol: str, corpus: str) -> int:
@@ -98,12 +130,16 @@ def _assigned(connection: Connection, protocol: str, corpus: str) -> int:
     return int(counted[0]["n"])
 
 
-def data_hash(connection: Connection, protocol: str, corpus: str, feature_set: str) -> str:
-    """Hash what training and audits see of each utterance that has features: its audio, speaker, session and dialogue."""
+def data_hash(
+    connection: Connection, protocol: str, corpus: str, feature_set: str, targets: tuple[str, ...] = ()
+) -> str:
+    """Hash what training and audits see of each utterance that has features: its audio, speaker, session and dialogue; and its
+    ratings, where dimensions are learned."""
     corpora = corpus.split(JOINED_BY)
     which = "a.corpus, a.utterance_id" if len(corpora) > 1 else "a.utterance_id"
+    columns = ", ".join((which, *(f"u.{name}" for name in ("content_hash", "speaker", "session", "dialogue", *targets))))
     seen = connection.execute(
-        f"SELECT {which}, u.content_hash, u.speaker, u.session, u.dialogue FROM assignments a "
+        f"SELECT {columns} FROM assignments a "
         "JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id "
         "JOIN features f ON f.corpus = a.corpus AND f.utterance_id = a.utterance_id AND f.feature_set = ? "
         "WHERE a.protocol = ? AND list_contains(?, a.corpus) ORDER BY a.corpus, a.utterance_id",

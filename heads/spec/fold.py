@@ -25,7 +25,10 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Class probabilities of m utterances and of their S segments; rows sum to 1."""
+    """Class probabilities of m utterances and of their S segments, whose rows sum to 1; or their ratings from 0 to 1.
+
+    Of a fold with dimensions (`FoldData.targets`), the K columns are those of its ratings, and no shares of anything.
+    """
 
     segment_utterance: Indices
     """(S,) the segment's utterance, a row of the packed features."""
@@ -37,6 +40,10 @@ class Prediction:
     """(m,) rows of the packed features."""
     utterance_probabilities: npt.NDArray[np.float32]
     """(m, K) the mean over each utterance's segments."""
+
+
+class UnlearnableError(UsageError):
+    """The training side's ratings are all alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +65,19 @@ class FoldData:
     """May be empty: then nothing is tested, as when training a model for use."""
     speakers: tuple[str, ...] | None = None
     """(n,) needed by normalise=speaker only."""
-    targets: npt.NDArray[np.float32] | None = None
+    soft_labels: npt.NDArray[np.float32] | None = None
     """(n, K) probabilities of the classes that training utterances are trained to; None: each is its label's."""
     layers: int = 1
     """Layers that the features hold side by side; above 1, a mix of them is learned (`tfser.heads.models.layer_mix`)."""
+    targets: tuple[str, ...] = ()
+    """Dimensions that are learned instead of classes, T of them; then there are no ``classes``."""
+    ratings: npt.NDArray[np.float32] | None = None
+    """(n, T) true ratings on 0..1; of utterances without a role: anything. None of a fold with classes."""
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a head gives of a sample: one a class, or one a dimension."""
+        return len(self.targets or self.classes)
 
     def __post_init__(self) -> None:
         n = len(self.features.utterance_ids)
@@ -74,11 +90,30 @@ class FoldData:
             raise UsageError("an utterance stands twice in the fold's train, val and test")
         if not len(self.train):
             raise UsageError("the fold has no training utterances")
-        if self.targets is not None and self.targets.shape != (n, len(self.classes)):
-            raise UsageError(f"soft labels {self.targets.shape} must be of {n} utterances and {len(self.classes)} classes")
+        if self.targets:
+            self._check_ratings(roles)
+            return
+        if self.soft_labels is not None and self.soft_labels.shape != (n, len(self.classes)):
+            raise UsageError(f"soft labels {self.soft_labels.shape} must be of {n} utterances and {len(self.classes)} classes")
         used = self.labels[roles]
         if used.min() < 0 or used.max() >= len(self.classes):
             raise UsageError(f"labels must lie from 0 to {len(self.classes) - 1}")
+
+    def _check_ratings(self, roles: Indices) -> None:
+        """Refuse ratings that nothing can be learned from.
+
+        Raises:
+            UsageError: There are classes too, shapes differ, a rating is no number, or all of the training side are alike.
+        """
+        wanted = (len(self.features.utterance_ids), len(self.targets))
+        if self.classes or self.soft_labels is not None or self.ratings is None or self.ratings.shape != wanted:
+            raise UsageError(f"a fold of {wanted[0]} utterances and {wanted[1]} dimensions needs ratings {wanted} and no classes")
+        if not np.isfinite(self.ratings[roles]).all():
+            odd = self.features.utterance_ids[int(roles[~np.isfinite(self.ratings[roles]).all(axis=1)][0])]
+            raise UsageError(f"utterance {odd!r}: its rating is no number")
+        for name, values in zip(self.targets, self.ratings[self.train].T, strict=True):
+            if values.min() == values.max():
+                raise UnlearnableError(f"all {len(values):,} training utterances have the same {name}: there is nothing to learn")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +135,12 @@ class EpochRecord:
     val_WF1: float | None = None  # noqa: N815
     test_WF1: float | None = None  # noqa: N815
     val_loss: float | None = None
-    """Mean negative logarithm of the true class's probability over the utterances; no weights, no smoothing."""
+    """Mean negative logarithm of the true class's probability over the utterances; no weights, no smoothing. Of dimensions: the
+    mean squared error on 0..1."""
     test_loss: float | None = None
+    val_CCC: float | None = None  # noqa: N815
+    """Mean over the dimensions; None of classes, whose scores above are None of dimensions."""
+    test_CCC: float | None = None  # noqa: N815
     temperature: float | None = None
     """Fitted on the validation utterances, where the recipe asks for it."""
 

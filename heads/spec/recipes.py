@@ -102,6 +102,11 @@ class Recipe(Settings):
     soft_loss: Literal["cross-entropy", "kl"] = later("cross-entropy")
     """With soft labels: cross-entropy, or kl, the divergence from the targets, which is smaller by their entropy. Both have one
     gradient; kl is zero where the head says what the raters said, and shows how far it is from there."""
+    rating_loss: Literal["ccc", "mse", "mix"] = later("ccc")
+    """Of dimensions (`--target`): ccc, which is 1 - CCC over the batch; mse, the mean squared error on 0..1; or mix, both with
+    ``rating_mix``. See `tfser.heads.training.rating_loss`."""
+    rating_mix: Annotated[float, SHARE] = later(0.5)
+    """Of rating_loss=mix: the share of 1 - CCC; the rest is the squared error in units of 1/12."""
     own_rate: Annotated[float, ABOVE_0] = 0.01
     """Learning rate of parameters that need one of their own (TF-Mamba's thresholds), scheduled like ``lr``; they have no
     weight decay."""

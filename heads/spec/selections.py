@@ -1,8 +1,8 @@
 """Which epoch's predictions are reported: the rules, and keeping what they may yet choose.
 
 Three selections come of every training: ``last`` selects nothing, ``val`` takes the epoch of the best validation UA,
-``test-oracle`` that of the best test UA. A recipe may add others (``Recipe.selections``), so that published numbers can be
-compared like with like. They are named
+``test-oracle`` that of the best test UA; where dimensions are learned, it is the mean CCC over them instead of UA. A recipe
+may add others (``Recipe.selections``), so that published numbers can be compared like with like. They are named
 
     <side>-<score>[-patience<P>]        test-WA, test-WA+UA, val-WF1, test-loss-patience8
     <side>-top5
@@ -82,6 +82,9 @@ class Rule:
     def value(self, record: Record) -> float | None:
         """Return an epoch's score, the higher the better; None where the side has no utterances."""
         found = [getattr(record, f"{self.side}_{score}") for score in self.scores]
+        if self.scores == ("UA",) and found[0] is None:
+            # Of a training on dimensions, which has no UA: what stands for it.
+            found = [getattr(record, f"{self.side}_CCC", None)]
         if any(value is None for value in found):
             return None
         return -found[0] if self.scores == ("loss",) else float(sum(found))

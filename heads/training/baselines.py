@@ -40,9 +40,9 @@ from tfser.heads.spec.head import Baseline
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import ABOVE_0, Settings, later
 from tfser.heads.training.finite import refuse_features
-from tfser.heads.training.loop import side_scores
 from tfser.heads.training.losses import class_weights
 from tfser.heads.training.normalise import utterance_sums
+from tfser.heads.training.sides import side_scores
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
 
@@ -151,7 +151,7 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
     weights = class_weights(recipe, labels, len(data.classes)).numpy().astype(np.float64)[labels]
     # Scaled by the training side alone, and the scaler is a part of the state: a test utterance is measured
     # with training's rule.
-    scaled, state = _scale(inputs[data.train])
+    scaled, state = scale_inputs(inputs[data.train])
     if isinstance(config, LogRegConfig):
         found = _fit_logreg(config, scaled, labels, weights, present)
     else:
@@ -229,7 +229,8 @@ def predict(
     return of_whole_utterances(_probabilities(state, flat[rows]), rows)
 
 
-def _scale(inputs: Floats) -> tuple[Floats, dict[str, Tensor]]:
+def scale_inputs(inputs: Floats) -> tuple[Floats, dict[str, Tensor]]:
+    """Return inputs (n, I) at mean 0 and deviation 1, and the state that measures others by the same rule."""
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(inputs)
@@ -264,7 +265,7 @@ def _fit_svm(
     if len(inputs) > MOST_UTTERANCES:
         raise UsageError(f"svm takes at most {MOST_UTTERANCES:,} training utterances, not {len(inputs):,}; take --head logreg")
     # One kernel matrix for all one-against-rest machines, which would otherwise each compute it anew.
-    gram = _kernel(inputs, inputs, config.width, config.kernel)
+    gram = kernel_of(inputs, inputs, config.width, config.kernel)
     dual = np.zeros((len(present), len(inputs)))  # (K, n)
     intercept = np.zeros(len(present))
     for k, number in enumerate(present):
@@ -282,7 +283,7 @@ def _fit_svm(
     }
 
 
-def _kernel(a: Floats, b: Floats, width: float, kind: Kernel = "rbf") -> Floats:
+def kernel_of(a: Floats, b: Floats, width: float, kind: Kernel = "rbf") -> Floats:
     """Return the kernel between inputs (n, I) and (m, I): (n, m)."""
     products = a @ b.T
     if kind == "rbf":
@@ -309,7 +310,7 @@ def _probabilities(state: Mapping[str, Tensor], inputs: Floats) -> Floats:
     of = {name: tensor.cpu().numpy().astype(np.float64) for name, tensor in state.items()}
     scaled = (inputs - of["inputs.mean"]) / of["inputs.deviation"]
     if "model.support" in of:
-        scores = _kernel(scaled, of["model.support"], float(of["kernel.width"][0])) @ of["model.dual"].T
+        scores = kernel_of(scaled, of["model.support"], float(of["kernel.width"][0])) @ of["model.dual"].T
     else:
         scores = scaled @ of["model.weight"].T
     scores = scores + of["model.intercept"]
@@ -354,6 +355,7 @@ def _spec(name: str, summary: str, source: str, presets: Mapping[str, Settings],
         inputs="utterances",
         check=_check,
         per_utterance=True,
+        learns=frozenset({"classes"}),
         typical_dim=1024,
         fit=fit,
         predict=predict,

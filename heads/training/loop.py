@@ -34,7 +34,6 @@ from torch import Tensor, nn
 from tfser.heads.models.layer_mix import LayerMix, build_module
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Prediction, Selection
 from tfser.heads.spec.head import Baseline, HeadSpec, Network, count_parameters
-from tfser.heads.spec.metrics import scores as score
 from tfser.heads.spec.precision import settle_precision
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.selections import Keeper
@@ -47,6 +46,7 @@ from tfser.heads.training.normalise import Normaliser
 from tfser.heads.training.parts import Batch, why_whole
 from tfser.heads.training.predict import TrainedState, evaluate, own_randomness, predict
 from tfser.heads.training.samples import FrameStore, plan
+from tfser.heads.training.sides import side_scores, targets_of
 from tfser.heads.training.step import make_optimiser, move_average, training_loss
 from tfser.heads.training.temperature import fit_temperature
 from tfser.manifests.errors import TfserError, UnreadableError, UsageError, first_line
@@ -169,7 +169,7 @@ class Trainer:
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         packed = data.features
         # What does not fit is refused before a frame is copied to a device.
-        _check_fits(spec, config, recipe)
+        _check_fits(spec, config, recipe, bool(data.targets))
         if recipe.temperature and not len(data.val):
             raise UsageError(
                 "recipe setting temperature=True: it is fitted on validation utterances, and there are none; hold some out with "
@@ -190,13 +190,16 @@ class Trainer:
         self.test_layout = plan(packed.offsets, data.test, self.frames, recipe.eval_hop, seen)
         self.epochs = recipe.length(self.steps())
         self.parts = 1 if recipe.parts is None or why_whole(spec, config, recipe) is not None else recipe.parts
-        targets = _targets(data).to(device)  # (n, K)
-        self.class_weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
+        targets = targets_of(data).to(device)  # (n, K), of dimensions (n, T)
+        if data.ratings is not None:  # no class weighs anything, by which a step knows what its targets are
+            self.class_weights = torch.ones(0, device=device)
+        else:
+            self.class_weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
 
         # Weights have a stream of their own: what a network begins with does not depend on how many draws its
         # data took.
         torch.manual_seed(_stream(seed, 0, "weights"))
-        self.model = build_module(spec, config, packed.frames.shape[1], len(data.classes), data.layers).to(device)
+        self.model = build_module(spec, config, packed.frames.shape[1], data.outputs, data.layers).to(device)
         self.average = copy.deepcopy(self.model) if recipe.averaging else None
         self.maker = BatchMaker(
             store=self.store,
@@ -216,8 +219,11 @@ class Trainer:
         """Return what this training's checkpoints are known by, and what those of the version before are."""
         # Whole utterances were masked over the batch's longest once: their checkpoints are of another training.
         more = ["masks within lengths"] if self.frames is None and self.recipe.time_masks else []
-        # A recipe's summary is words: it is left out, but checkpoints of the version before hold it. They hold no parts.
-        settings = {name: value for name, value in self.recipe.to_dict().items() if name != "parts" or self.parts > 1}
+        # A recipe's summary is words: it is left out, but checkpoints of the version before hold it. They hold no parts, and
+        # nothing of losses that only dimensions have.
+        off = set() if self.parts > 1 else {"parts"}
+        off |= set() if self.data.targets else {"rating_loss", "rating_mix"}
+        settings = {name: value for name, value in self.recipe.to_dict().items() if name not in off}
         settings = {name: value for name, value in settings.items() if _NEW_SETTINGS.get(name, ()) != value}
         now, before = (
             [spec.name, config.to_dict(), recipe, self.seed, self.epochs, list(self.data.classes), _FORMAT]
@@ -241,8 +247,10 @@ class Trainer:
         # would be a score.
         model = self.model if self.average is None else self.average
         check_weights(model.state_dict(), epoch, self.data.features, self.data.train)
-        test = evaluate(model, self.store, self.test_layout, self.frames) if len(self.test_layout) else None
-        val = evaluate(model, self.store, self.val_layout, self.frames) if len(self.val_layout) else None
+        val, test = (
+            evaluate(model, self.store, layout, self.frames, rates=bool(self.data.targets)) if len(layout) else None
+            for layout in (self.val_layout, self.test_layout)
+        )
         for side, found in (("test", test), ("val", val)):
             check_prediction(found, side, epoch, self.data.features, self.data.train)
         scores = side_scores("val", self.data, val) | side_scores("test", self.data, test)
@@ -407,32 +415,18 @@ def _fingerprint(described: list[Any], data: FoldData, more: list[str]) -> str:
     """Return what a checkpoint is known by: everything that the numbers of a training follow from but the frames."""
     described += [data.layers] if data.layers > 1 else []
     described += more
+    described += [list(data.targets)] if data.targets else []
     digest = hashlib.sha256(json.dumps(described).encode())
+    if data.ratings is not None:
+        digest.update(np.ascontiguousarray(data.ratings).tobytes() + b"|")
     for array in (data.labels, data.train, data.val, data.test, data.features.offsets):
         digest.update(np.ascontiguousarray(array).tobytes() + b"|")
-    if data.targets is not None:
-        digest.update(np.ascontiguousarray(data.targets).tobytes() + b"|")
+    if data.soft_labels is not None:
+        digest.update(np.ascontiguousarray(data.soft_labels).tobytes() + b"|")
     return digest.hexdigest()
 
 
-def _targets(data: FoldData) -> Tensor:
-    """Return what each utterance is trained to, (n, K) float32: its soft labels, or its label."""
-    if data.targets is not None:
-        return torch.from_numpy(data.targets).float()
-    return nn.functional.one_hot(torch.from_numpy(data.labels), len(data.classes)).float()
-
-
-def side_scores(side: str, data: FoldData, prediction: Prediction | None) -> dict[str, Any]:
-    """Return an epoch's utterance-level scores of a side (val or test), as `EpochRecord` calls them."""
-    if prediction is None:
-        return {f"{side}_{name}": None for name in ("WA", "UA", "WF1", "loss")}
-    labels, probabilities = data.labels[prediction.utterance], prediction.utterance_probabilities
-    found = score(labels, probabilities.argmax(axis=1), probabilities.shape[1])
-    loss = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels].astype(np.float64), 1e-30)).mean()
-    return {f"{side}_WA": found.WA, f"{side}_UA": found.UA, f"{side}_WF1": found.WF1, f"{side}_loss": float(loss)}
-
-
-def _check_fits(spec: HeadSpec, config: Settings, recipe: Recipe) -> None:
+def _check_fits(spec: HeadSpec, config: Settings, recipe: Recipe, rates: bool) -> None:
     """Refuse a recipe that is not settled, or asks for what a head has not.
 
     Raises:
@@ -446,6 +440,10 @@ def _check_fits(spec: HeadSpec, config: Settings, recipe: Recipe) -> None:
         raise UsageError(f"slices of {frames} frames are longer than the {most} that {spec.name} is made for")
     if frames is None and recipe.speed:
         raise UsageError(f"recipe setting speed={recipe.speed}: only for segments, and {spec.name} eats utterances")
+    if recipe.temperature and rates:
+        raise UsageError("recipe setting temperature=True: it is fitted on classes' probabilities, and dimensions have none")
+    if recipe.cmdt and rates:
+        raise UsageError(f"recipe setting cmdt={recipe.cmdt}: it pulls classes together, and dimensions have none; take cmdt=0")
     if recipe.cmdt and (most is None or not (isinstance(spec, Network) and spec.gives_frames)):
         raise UsageError(f"recipe setting cmdt={recipe.cmdt}: {spec.name} gives no frames to compare; take cmdt=0")
 

@@ -18,6 +18,7 @@ from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training import checkpoints
 from tfser.heads.training.normalise import Normaliser
+from tfser.heads.training.rating_loss import rated
 from tfser.heads.training.samples import FrameStore, SamplePlan, plan
 from tfser.manifests.errors import UsageError
 from tfser.pipeline.features.devices import computing_on
@@ -39,6 +40,8 @@ class TrainedState:
     n_classes: int
     layers: int = 1
     """Of the features (`FoldData.layers`)."""
+    targets: tuple[str, ...] = ()
+    """Dimensions that it rates (`FoldData.targets`); then ``n_classes`` is 0."""
 
 
 def predict(
@@ -73,7 +76,8 @@ def predict(
     # Initial weights are drawn and thrown away: the caller's generator must not notice.
     with computing_on(device):
         with own_randomness(device):
-            model = build_module(spec, config, features.frames.shape[1], trained.n_classes, trained.layers).to(device)
+            outputs = len(trained.targets) or trained.n_classes
+            model = build_module(spec, config, features.frames.shape[1], outputs, trained.layers).to(device)
         try:
             model.load_state_dict(checkpoints.part(state, "model"))
             normaliser = Normaliser(
@@ -86,11 +90,18 @@ def predict(
         tables = normaliser.tables(features.frames, features.offsets, speakers)
         frames, most = spec.sample_frames(config, recipe), spec.seen_frames(config, recipe)
         store = FrameStore(features.frames, features.offsets, *tables, device, most)
-        return evaluate(model, store, plan(features.offsets, rows, frames, recipe.eval_hop, most), frames)
+        layout = plan(features.offsets, rows, frames, recipe.eval_hop, most)
+        return evaluate(model, store, layout, frames, rates=bool(trained.targets))
 
 
-def evaluate(model: nn.Module, store: FrameStore, layout: SamplePlan, frames: int | None) -> Prediction:
-    """Predict in evaluation mode and float32, the utterances in ascending order of their rows."""
+def evaluate(
+    model: nn.Module, store: FrameStore, layout: SamplePlan, frames: int | None, *, rates: bool = False
+) -> Prediction:
+    """Predict in evaluation mode and float32, the utterances in ascending order of their rows; ``rates``: dimensions."""
+
+    def of_outputs(outputs: Tensor) -> Tensor:
+        return rated(outputs) if rates else outputs.softmax(dim=-1)
+
     order = np.lexsort((layout.number, layout.utterance))
     utterance, number, start = layout.utterance[order], layout.number[order], layout.start[order]
     # Whole utterances are batched by length, which saves padding; the result is put back in order.
@@ -105,7 +116,7 @@ def evaluate(model: nn.Module, store: FrameStore, layout: SamplePlan, frames: in
             chosen = by_length[first : first + size]
             rows, starts = (torch.from_numpy(values[chosen]) for values in (utterance, start))
             samples, lengths = _samples(model, store, rows, starts, frames)
-            found.append(model(samples, lengths).float().softmax(dim=-1))
+            found.append(of_outputs(model(samples, lengths).float()))
         predicted = torch.cat(found).cpu()  # one copy: each would wait for the device
     probabilities = np.empty_like(predicted.numpy())
     probabilities[by_length] = predicted.numpy()

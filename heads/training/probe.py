@@ -342,6 +342,7 @@ PROBE = Baseline(
     inputs="utterances",
     check=_check,
     per_utterance=True,
+    learns=frozenset({"classes"}),
     weighs_classes=False,
     typical_dim=1024,
     fit=fit,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.training.losses import contrast, cross_entropy, spectra
 from tfser.heads.training.parts import Batch
+from tfser.heads.training.rating_loss import rating_loss
 
 
 def training_loss(
@@ -23,12 +24,12 @@ def training_loss(
     present: Tensor | None = None,
     batch_norm: bool = False,
 ) -> Tensor:
-    """Return the loss of a batch: Eq. 9 of TF-Mamba where the recipe has CMDT.
+    """Return the loss of a batch: Eq. 9 of TF-Mamba where the recipe has CMDT; of dimensions, that of `rating_loss`.
 
     Args:
         model: The head, in training mode.
         batch: B samples. Each part goes through the head by itself; the loss is of all.
-        class_weights: (K,)
+        class_weights: (K,); of no classes (0,), where the targets are ratings.
         recipe: How to train.
         most: Frames of the longest utterance that the head sees.
         present: (B,) bool, the samples that are there; the targets of the others are zero. None: all.
@@ -50,6 +51,8 @@ def training_loss(
             else:
                 logits.append(model(samples, lengths, present) if batch_norm else model(samples, lengths))
     of_all = _joined([part.float() for part in logits], 0)
+    if not class_weights.shape[-1]:
+        return rating_loss(of_all, batch.targets, recipe, present)
     divergence = recipe.soft_loss == "kl"
     loss = cross_entropy(of_all, batch.targets, class_weights, recipe.label_smoothing, recipe.focal, divergence)
     if vectors:

@@ -194,8 +194,8 @@ def fit_together(
         if how == "auto" and len(jobs) > 1:
             note(f"trained one by one: {stacking.reason}")
         return [_alone(job, spec, config, recipe, device) for job in jobs]
-    if len({(job.data.features.frames.shape[1], job.data.classes) for job in jobs}) > 1:
-        raise UsageError("jobs that are trained together need features of one width, and the same classes")
+    if len({(job.data.features.frames.shape[1], job.data.classes, job.data.targets) for job in jobs}) > 1:
+        raise UsageError("jobs that are trained together need features of one width, and the same classes or dimensions")
     recipe = replace(recipe, parts=None)  # one padded batch for all
     return _in_groups(jobs, _Terms(spec, config, recipe, device, stacking, note))
 

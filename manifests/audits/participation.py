@@ -17,7 +17,7 @@ from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.connections import quote
 from tfser.manifests.errors import TfserError
 from tfser.manifests.labels import NO_EMOTION
-from tfser.manifests.protocols.folds import placed_list
+from tfser.manifests.protocols.folds import is_rated, placed_list
 from tfser.manifests.protocols.listed import ORIGINS, find_list
 from tfser.manifests.protocols.names import parse
 from tfser.manifests.protocols.own import own_protocols
@@ -27,6 +27,7 @@ from tfser.manifests.wording import listed
 NO_UTTERANCE = "no utterance"
 NO_AUDIO = "no readable audio"
 NO_LABEL = "no label"
+NO_RATING = "not rated for the targets"
 OTHER_LABEL = "label outside the classes"
 OTHER_ROWS = "outside the condition"
 NOT_LISTED = "not in the published list"
@@ -125,20 +126,25 @@ def participation(
     # The reasons are tried in the order in which an utterance falls out on its way into a fold, so that each
     # has one: no label, the condition, another label, no fold, no audio, no features.
     column, where = (defined.label_column, defined.where) if defined is not None else ("label", Protocol.where)
-    quoted = '"' + column.replace('"', '""') + '"'
+    rated = defined.rated if defined is not None else ()
+    quoted = "NULL" if rated else '"' + column.replace('"', '""') + '"'
     there = "u.content_hash IS NOT NULL"
     if feature_set is not None:
         there = (
             "EXISTS (SELECT 1 FROM features f WHERE f.corpus = u.corpus AND f.utterance_id = u.utterance_id "
             "AND f.feature_set = ?)"
         )
+    # Of a protocol over ratings nobody needs a label: what an utterance lacks is a rating.
+    lacking = (f"NOT ({is_rated(rated)})", NO_RATING) if rated else ("said IS NULL", NO_LABEL)
     listed_class = _is_of_a_class(defined) if defined is not None and defined.listed else "FALSE"
+    listed_class = "TRUE" if rated and defined is not None and defined.listed else listed_class
+    columns = ", ".join(("corpus", "utterance_id", "content_hash", *rated))
     found = rows(
         connection,
-        f"WITH u AS (SELECT corpus, utterance_id, content_hash, {quoted}::VARCHAR AS said, coalesce((\n{where}\n), FALSE) "
+        f"WITH u AS (SELECT {columns}, {quoted}::VARCHAR AS said, coalesce((\n{where}\n), FALSE) "
         "AS inside FROM utterances WHERE list_contains(?, corpus)), "
         "judged AS (SELECT said, CASE "
-        f"WHEN a.utterance_id IS NULL AND said IS NULL THEN '{NO_LABEL}' "
+        f"WHEN a.utterance_id IS NULL AND {lacking[0]} THEN '{lacking[1]}' "
         f"WHEN a.utterance_id IS NULL AND NOT inside THEN '{OTHER_ROWS}' "
         f"WHEN a.utterance_id IS NULL AND {listed_class} THEN '{NOT_LISTED}' "
         f"WHEN a.utterance_id IS NULL THEN '{OTHER_LABEL}' "
@@ -149,7 +155,7 @@ def participation(
         "SELECT reason, said, count(*) AS n FROM judged GROUP BY ALL ORDER BY n DESC, said",
         [corpus.split(JOINED_BY), *([feature_set] if feature_set is not None else []), protocol],
     )
-    left_out = dict.fromkeys((NO_LABEL, OTHER_ROWS, NOT_LISTED, OTHER_LABEL, NO_FOLD, NO_AUDIO, NO_FEATURES), 0)
+    left_out = dict.fromkeys((lacking[1], OTHER_ROWS, NOT_LISTED, OTHER_LABEL, NO_FOLD, NO_AUDIO, NO_FEATURES), 0)
     used = 0
     for row in found:
         if row["reason"] is None:

@@ -5,6 +5,7 @@ tables `protocols`, `assignments`, `held_out`, `fold_roles`, `folds`, `fold_utte
 
 * `members`: one row an utterance of the split, with its class and the columns of `utterances` that audits compare; `turn_s` is
   its place in the dialogue in seconds, where the corpus says it;
+* `scales` (corpus, low, high): the scale that ratings of a corpus are on, where it is known or declared;
 * `checked_feature_sets` (feature_set, corpus): those that have to be complete;
 * `split_rows` (file, line, written, fold, role, corpus, utterance_id, matches, label, speaker): what a foreign split says, row by
   row; empty for a protocol.
@@ -13,7 +14,6 @@ tables `protocols`, `assignments`, `held_out`, `fold_roles`, `folds`, `fold_utte
 * `sided` (kind, protocol, corpus, fold, role, value, n): how many of the rows of a side have a speaker, session, dialogue or
   sentence (`kind`), of all rows; `shared_values` (kind, ..., value, test_utterances ...): those values that a test side shares;
 * `sided_labels` (protocol, fold, role, label, n): the same of classes, of all corpora of the protocol together;
-* `rating_scales` (adapter, least, most): what raters can give, where a corpus's documentation says it;
 * `voices` (speaker, voice): spellings of what may be one speaker have the same voice.
 
 Utterances that the scan or every checked feature set listed as skipped, so that nobody trains or tests on them, are not among
@@ -27,10 +27,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from tfser.manifests.annotations import SCALES
 from tfser.manifests.audits.encoders import cards_query, names_query
 from tfser.manifests.catalogue.views import BOUND, FOLD_ROLES, FOLD_UTTERANCES, FOLDS
 from tfser.manifests.connections import Connection, quote, quote_name
+from tfser.manifests.dimensions import scales_query
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.protocols.speakers import named, voice
 
@@ -244,19 +244,13 @@ def _common(main: str, feature_sets: Sequence[str] | None, is_foreign: bool) -> 
         "unused": _NO_UNUSED if is_foreign else _UNUSED.format(main=main),
         "voices": f"SELECT speaker, {voice('speaker')} AS voice FROM (SELECT DISTINCT speaker FROM utterances "
         "WHERE corpus IN (SELECT corpus FROM temp.protocols)) WHERE speaker IS NOT NULL",
-        "rating_scales": _scales(),
+        "scales": scales_query(f"{main}.corpora"),
         "encoder_cards": cards_query(),
         "encoder_names": names_query(),
         "folds": FOLDS,
         "fold_utterances": FOLD_UTTERANCES,
         **_SIDED,
     }
-
-
-def _scales() -> str:
-    """Return the scales of raters' values, by the corpus's reader."""
-    values = ", ".join(f"({quote(adapter)}, {least}::DOUBLE, {most}::DOUBLE)" for adapter, (least, most) in SCALES.items())
-    return f"SELECT * FROM (VALUES {values}) v(adapter, least, most)"
 
 
 def _database(connection: Connection) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import duckdb
 
 from tfser.manifests.cache import Cache, Stamp
-from tfser.manifests.catalogue.run_files import TABLES, StoredRun, read_about, read_run, row_of, shown
+from tfser.manifests.catalogue.run_files import RATED, TABLES, StoredRun, read_about, read_run, row_of, shown
 from tfser.manifests.connections import Connection
 from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnreadableError
 from tfser.manifests.protocols.independence import fold_independence
@@ -38,7 +38,7 @@ def read_runs(cache: Cache, connection: Connection, before: Mapping[str, Stamp],
     connection.execute("BEGIN")
     try:
         if gone:
-            for table in ("runs", *TABLES):
+            for table in ("runs", *TABLES, RATED):
                 connection.execute(f"DELETE FROM {table} WHERE run_id IN (SELECT unnest(?))", [[p.name for p in gone]])
         if gone or come:
             paths = [p.as_posix() for p in {*gone, *come}]
@@ -80,8 +80,11 @@ def _insert_runs(connection: Connection, runs: Sequence[StoredRun]) -> None:
         return
     rows = [row_of(run.about) for run in runs]
     connection.executemany(f"INSERT INTO runs VALUES ({', '.join('?' * len(rows[0]))})", rows)
-    for table in TABLES:
-        connection.register("rows_of_runs", pa.concat_tables([run.tables[table] for run in runs]))
+    for table in (*TABLES, RATED):
+        tables = [run.tables[table] for run in runs if table in run.tables]
+        if not tables:
+            continue
+        connection.register("rows_of_runs", pa.concat_tables(tables))
         connection.execute(f"INSERT INTO {table} BY NAME FROM rows_of_runs")
         connection.unregister("rows_of_runs")
 

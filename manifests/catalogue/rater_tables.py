@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tfser.manifests.annotations import DIMENSIONS
 from tfser.manifests.catalogue.declared import table
+from tfser.manifests.dimensions import DIMENSIONS
 
 _OF_VALUES = "\n".join(
     f"{of}_ratings BIGINT -- values of {of} that the rater gave\n"

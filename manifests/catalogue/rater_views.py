@@ -14,7 +14,7 @@ squared shares of the labels (Fleiss, Psychological Bulletin 76, 1971; his rater
 
 from __future__ import annotations
 
-from tfser.manifests.annotations import DIMENSIONS
+from tfser.manifests.dimensions import DIMENSIONS
 
 LABEL_VOTES = """
 WITH given AS (

@@ -58,7 +58,8 @@ RESULT_TABLES = (
         utterances_cut BIGINT -- longer than what the head sees (max_frames in config), and cut there
         audit VARCHAR -- passed, overridden (leaks were allowed) or gaps (something lacking was)
         speakers_kept VARCHAR -- kept: no test speaker is heard in training or validation; broken: some are; or unknown
-        classes VARCHAR[] -- in the order of the head's outputs
+        classes VARCHAR[] -- in the order of the head's outputs; none of a run on dimensions
+        targets VARCHAR[] -- dimensions that it learned, in the order of the head's outputs; null of a run on classes
         findings VARCHAR -- what the audit found, JSON
         started_at VARCHAR -- UTC
         finished_at VARCHAR -- UTC
@@ -83,7 +84,9 @@ RESULT_TABLES = (
         test_WA DOUBLE -- utterance level
         test_UA DOUBLE -- utterance level
         test_WF1 DOUBLE -- utterance level
-        test_loss DOUBLE -- as val_loss
+        test_loss DOUBLE -- as val_loss; of dimensions both are the mean squared error on 0..1
+        val_CCC DOUBLE -- utterance level, mean over the dimensions; null of a run on classes, whose scores are null of dimensions
+        test_CCC DOUBLE -- likewise
         """,
     ),
     table(
@@ -103,6 +106,24 @@ RESULT_TABLES = (
         """,
     ),
     table(
+        "rated_predictions",
+        "Every predicted rating of every run on dimensions, beside the true one; choose a selection, a level and a dimension.",
+        """
+        run_id VARCHAR -- run
+        corpus VARCHAR -- corpus name: that of the utterance
+        fold INTEGER -- from 1
+        utterance_id VARCHAR -- utterance
+        dimension VARCHAR -- valence, arousal or dominance
+        rating DOUBLE -- the true one, on the corpus's scale
+        predicted DOUBLE -- on the same scale, never beyond its ends
+        low DOUBLE -- the scale's lower end
+        high DOUBLE -- the scale's upper end
+        selection VARCHAR -- how the epoch was chosen: last, val, test-oracle or one of the recipe's; test-...: on the test side
+        level VARCHAR -- utterance or segment
+        segment INTEGER -- number within the utterance, from 0; null at utterance level
+        """,
+    ),
+    table(
         "metrics",
         "Scores of every run.",
         """
@@ -111,9 +132,9 @@ RESULT_TABLES = (
         selection VARCHAR -- last, val, test-oracle or one of the recipe's
         epoch INTEGER -- the epoch that was selected
         level VARCHAR -- utterance or segment
-        metric VARCHAR -- WA, UA, WF1, macro_F1 or recall
-        class VARCHAR -- for recall; null for overall scores
-        value DOUBLE -- from 0 to 1
+        metric VARCHAR -- WA, UA, WF1, macro_F1 or recall; of dimensions CCC, pearson, MAE, scale_shift or location_shift
+        class VARCHAR -- for recall; null for overall scores; of dimensions the dimension
+        value DOUBLE -- from 0 to 1; MAE in points of the corpus's scale; see docs/dimensions.md for the others
         """,
     ),
     table(
@@ -240,6 +261,53 @@ RESULT_TABLES = (
         label VARCHAR -- true class
         predicted VARCHAR -- predicted class
         hit BOOLEAN -- whether they are the same
+        """,
+        view=True,
+    ),
+    table(
+        "test_ratings",
+        "`rated_predictions` beside its experiment and who said it, both ratings on 0..1: what scores of dimensions, their"
+        " intervals and comparisons are computed from.",
+        """
+        experiment VARCHAR -- the same for all folds and seeds of one configuration
+        seed BIGINT -- random seed
+        run_id VARCHAR -- run
+        fold INTEGER -- from 1
+        selection VARCHAR -- last, val or test-...: how the epoch was chosen; those that begin with test- looked at the test side
+        level VARCHAR -- utterance or segment
+        corpus VARCHAR -- corpus name
+        utterance_id VARCHAR -- utterance
+        segment INTEGER -- number within the utterance, from 0; null at utterance level
+        speaker VARCHAR -- who speaks
+        session VARCHAR -- recording session
+        dialogue VARCHAR -- conversation
+        dimension VARCHAR -- valence, arousal or dominance
+        rating DOUBLE -- the true one, from 0 to 1
+        predicted DOUBLE -- from 0 to 1
+        error DOUBLE -- the distance of the two, in points of the corpus's scale
+        """,
+        view=True,
+    ),
+    table(
+        "dimension_scores",
+        "Scores of each dimension in each fold.",
+        """
+        experiment VARCHAR -- the same for all folds and seeds of one configuration
+        seed BIGINT -- random seed
+        selection VARCHAR -- last, val or test-...: how the epoch was chosen; those that begin with test- looked at the test side
+        level VARCHAR -- utterance or segment
+        fold INTEGER -- from 1
+        run_id VARCHAR -- run
+        epoch INTEGER -- the epoch that was selected
+        dimension VARCHAR -- valence, arousal or dominance
+        n BIGINT -- test utterances (segments)
+        CCC DOUBLE -- concordance correlation; null where all ratings and predictions are one and the same
+        pearson DOUBLE -- correlation; null where the ratings or the predictions are constant, as both shifts
+        MAE DOUBLE -- mean absolute error, in points of the corpus's scale
+        scale_shift DOUBLE -- deviation of the predictions by that of the ratings; 1: as widely spread
+        location_shift DOUBLE -- mean of the predictions less that of the ratings, by the root of the two deviations' product
+        audit VARCHAR -- passed; overridden: a fold was trained with --allow-leaks though its audit failed; gaps: --allow-gaps
+        speakers_kept VARCHAR -- see `runs`: broken and unknown are no scores for new speakers
         """,
         view=True,
     ),

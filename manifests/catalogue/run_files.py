@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from tfser.manifests import files, seals
 from tfser.manifests.cache import AGAIN, BEFORE, Cache, run_of
 from tfser.manifests.catalogue import schema
+from tfser.manifests.catalogue.rating_agreement import check_ratings
 from tfser.manifests.catalogue.run_agreement import check_agreement
 from tfser.manifests.errors import DamagedError, FileError, MissingFileError, UnreadableError, first_line
 
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
 
 TABLES = ("history", "predictions", "metrics", "confusion")
 """Tables of a run, each one Parquet file of that name in the run's folder."""
+
+RATED = "rated_predictions"
+"""The table that runs on dimensions have besides."""
+
+
+def tables_of(about: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the tables that a run has by what it says of itself: one on dimensions has its ratings besides."""
+    return (*TABLES, RATED) if about.get("targets") else TABLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,12 +141,12 @@ def _read(folder: Path, weights: bool) -> StoredRun | None:
     digests: dict[str, str] = listed if isinstance(listed, dict) else {}
     # A run that lists its files is sealed: what is in it was written so, perhaps by another version.
     _check_values(folder, about, UnreadableError if digests else DamagedError)
-    tables = {name: _read_table(folder, name, digests) for name in TABLES}
+    tables = {name: _read_table(folder, name, digests) for name in tables_of(about)}
     if weights:
-        for name in digests.keys() - {f"{table}.parquet" for table in TABLES}:
+        for name in digests.keys() - {f"{table}.parquet" for table in tables}:
             read_file(folder, name, digests)
     try:
-        check_agreement(folder, about, tables)
+        (check_ratings if about.get("targets") else check_agreement)(folder, about, tables)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # what nobody thought of is not shown either
         kind = UnreadableError if digests else DamagedError
         raise kind(f"its tables cannot be compared ({first_line(error, 2)})", at=folder) from error

@@ -6,7 +6,7 @@ from tfser.manifests.catalogue.data_tables import DATA_TABLES
 from tfser.manifests.catalogue.rater_tables import RATER_TABLES
 from tfser.manifests.catalogue.result_tables import RESULT_TABLES
 
-VERSION = 11
+VERSION = 12
 """Raised when a table changes: an older catalogue is then rebuilt from the files, never read."""
 
 TABLES = (*DATA_TABLES, *RATER_TABLES, *RESULT_TABLES)

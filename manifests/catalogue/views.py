@@ -46,7 +46,7 @@ WORST = "CASE WHEN bool_or({0} = 'broken') THEN 'broken' WHEN bool_and({0} = 'ke
 
 _WORST_OF_RUNS = WORST.format("speakers_kept")
 
-_AUDIT_OF_RUNS = (
+WORST_AUDIT = (
     "CASE WHEN bool_or(audit = 'overridden') THEN 'overridden' WHEN bool_or(audit = 'gaps') THEN 'gaps' ELSE 'passed' END"
 )
 
@@ -75,7 +75,7 @@ SELECT s.experiment, any_value(head) AS head, any_value(preset) AS preset, any_v
   avg(WF1 ORDER BY fold) AS WF1, avg(macro_F1 ORDER BY fold) AS macro_F1,
   any_value(pooled_WA) AS pooled_WA, any_value(pooled_UA) AS pooled_UA,
   coalesce(any_value(pooled_folds), 0) AS pooled_folds, sum(seconds ORDER BY fold) AS seconds,
-  {_AUDIT_OF_RUNS} AS audit, {_WORST_OF_RUNS} AS speakers_kept
+  {WORST_AUDIT} AS audit, {_WORST_OF_RUNS} AS speakers_kept
 FROM of_fold s LEFT JOIN pooled USING (experiment, seed, selection, level)
 LEFT JOIN counted USING (experiment, seed, selection, level)
 GROUP BY s.experiment, s.seed, s.selection, s.level
@@ -86,7 +86,7 @@ WITH about AS (
   SELECT experiment, any_value(head) AS head, any_value(preset) AS preset, any_value(recipe) AS recipe,
     any_value(feature_set) AS feature_set, any_value(corpus) AS corpus, any_value(protocol) AS protocol,
     any_value(validation) AS validation, any_value(classes) AS classes,
-    {_AUDIT_OF_RUNS} AS audit, {_WORST_OF_RUNS} AS speakers_kept
+    {WORST_AUDIT} AS audit, {_WORST_OF_RUNS} AS speakers_kept
   FROM runs GROUP BY experiment
 ), over_folds AS (
   SELECT experiment, avg(UA ORDER BY seed, fold) AS UA, stddev_samp(UA ORDER BY seed, fold) AS UA_std,
@@ -149,8 +149,31 @@ FROM scored s JOIN runs r ON r.run_id = s.run_id
 LEFT JOIN counted c ON c.run_id = s.run_id AND c.selection = s.selection AND c.level = s.level
 """
 
+TEST_RATINGS = """
+SELECT r.experiment, r.seed, p.run_id, p.fold, p.selection, p.level, p.corpus, p.utterance_id, p.segment,
+  u.speaker, u.session, u.dialogue, p.dimension, (p.rating - p.low) / (p.high - p.low) AS rating,
+  (p.predicted - p.low) / (p.high - p.low) AS predicted, abs(p.predicted - p.rating) AS error
+FROM rated_predictions p JOIN runs r USING (run_id)
+LEFT JOIN utterances u ON u.corpus = p.corpus AND u.utterance_id = p.utterance_id
+"""
+
+DIMENSION_SCORES = """
+WITH scored AS (
+  SELECT m.run_id, m.selection, m.level, m.class AS dimension, max(m.epoch) AS epoch,
+    max(m.value) FILTER (m.metric = 'CCC') AS CCC, max(m.value) FILTER (m.metric = 'pearson') AS pearson,
+    max(m.value) FILTER (m.metric = 'MAE') AS MAE, max(m.value) FILTER (m.metric = 'scale_shift') AS scale_shift,
+    max(m.value) FILTER (m.metric = 'location_shift') AS location_shift
+  FROM metrics m JOIN runs r USING (run_id) WHERE r.targets IS NOT NULL GROUP BY ALL
+), counted AS (
+  SELECT run_id, selection, level, dimension, count(*) AS n FROM rated_predictions GROUP BY ALL
+)
+SELECT r.experiment, r.seed, s.selection, s.level, r.fold, s.run_id, s.epoch, s.dimension, c.n, s.CCC, s.pearson, s.MAE,
+  s.scale_shift, s.location_shift, r.audit, r.speakers_kept
+FROM scored s JOIN runs r USING (run_id) JOIN counted c USING (run_id, selection, level, dimension)
+"""
+
 _STANDING = f"""(
-  SELECT experiment, seed, {_AUDIT_OF_RUNS} AS audit, {_WORST_OF_RUNS} AS speakers_kept FROM runs GROUP BY experiment, seed
+  SELECT experiment, seed, {WORST_AUDIT} AS audit, {_WORST_OF_RUNS} AS speakers_kept FROM runs GROUP BY experiment, seed
 )"""
 """What the numbers of an experiment's seed are worth, for views of its parts."""
 
@@ -198,6 +221,8 @@ VIEWS = {
     "fold_scores": FOLD_SCORES,
     "scores": SCORES,
     "test_predictions": TEST_PREDICTIONS,
+    "test_ratings": TEST_RATINGS,
+    "dimension_scores": DIMENSION_SCORES,
     "class_scores": CLASS_SCORES,
     "speaker_scores": _scores_by("speaker"),
     "session_scores": _scores_by("session"),

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import duckdb
 
 from tfser.manifests.connections import Connection, quote_name
+from tfser.manifests.dimensions import DIMENSIONS
 from tfser.manifests.errors import TfserError, UsageError, first_line
 from tfser.manifests.labels import NO_EMOTION, normalise
 from tfser.manifests.natural import natural_key
@@ -148,11 +149,13 @@ def _hash(connection: Connection, protocol: Protocol, folds: int) -> str:
 def _members(connection: Connection, corpora: Sequence[str], protocol: Protocol) -> list[str]:
     """Make the temporary table `members`, who takes part, and return the classes in order."""
     several = len(corpora) > 1
-    labels, classes = _labels(connection, corpora, protocol)
-    connection.execute(
-        "CREATE OR REPLACE TEMP TABLE chosen AS SELECT unnest(?) AS chosen_label, unnest(?) AS class",
-        [list(labels), list(labels.values())],
-    )
+    classes: list[str] = []
+    if not protocol.rated:
+        labels, classes = _labels(connection, corpora, protocol)
+        connection.execute(
+            "CREATE OR REPLACE TEMP TABLE chosen AS SELECT unnest(?) AS chosen_label, unnest(?) AS class",
+            [list(labels), list(labels.values())],
+        )
     named = "corpus || '/' || {0}" if several else "{0}"
     column = f"{quote_name(protocol.grouped_by)}::VARCHAR"
     group = column if protocol.grouped_by == "corpus" else named.format(column)
@@ -161,11 +164,41 @@ def _members(connection: Connection, corpora: Sequence[str], protocol: Protocol)
     )
     connection.execute(
         f"CREATE OR REPLACE TEMP TABLE members AS SELECT u.corpus, u.utterance_id, {named.format('utterance_id')} AS key, "
-        f'c.class AS label, {group} AS "group", u.speaker, {named.format("speaker")} AS voice{crossed} '
-        f"FROM ({_chosen_rows(protocol)}) u JOIN chosen c ON u.{quote_name(protocol.label_column)} = c.chosen_label",
+        f'{"NULL::VARCHAR" if protocol.rated else "c.class"} AS label, {group} AS "group", u.speaker, '
+        f"{named.format('speaker')} AS voice{crossed} FROM ({_chosen_rows(protocol)}) u "
+        + (
+            f"WHERE {is_rated(protocol.rated)}"
+            if protocol.rated
+            else f"JOIN chosen c ON u.{quote_name(protocol.label_column)} = c.chosen_label"
+        ),
         [list(corpora)],
     )
+    if protocol.rated:
+        _check_rated(connection, corpora, protocol)
     return classes
+
+
+def is_rated(targets: Sequence[str]) -> str:
+    """Return the SQL of whether an utterance is rated for all of some dimensions; a rating that is no number is none."""
+    return " AND ".join(f"coalesce(isfinite({name}), FALSE)" for name in targets)
+
+
+def _check_rated(connection: Connection, corpora: Sequence[str], protocol: Protocol) -> None:
+    """Make sure that each corpus has rated utterances among the members.
+
+    Raises:
+        TfserError: if one has none; the line says which dimensions it is rated for.
+    """
+    there = {row[0] for row in connection.execute("SELECT DISTINCT corpus FROM members").fetchall()}
+    for name in corpora:
+        if name not in there:
+            counts = ", ".join(f"count({of})" for of in DIMENSIONS)
+            found = connection.execute(f"SELECT {counts} FROM utterances WHERE corpus = ?", [name]).fetchone() or (0, 0, 0)
+            have = [f"{of} ({n:,})" for of, n in zip(DIMENSIONS, found, strict=True) if n]
+            raise TfserError(
+                f"protocol {protocol.name}: no utterance of {name} is rated for {' and '.join(protocol.rated)}; "
+                f"it has ratings of {', '.join(have) or 'nothing'}"
+            )
 
 
 def _chosen_rows(protocol: Protocol) -> str:

@@ -11,7 +11,8 @@ A protocol is written `NAME[:ARGUMENTS][@LABELS][/VALIDATION]`, for instance
     emobox:emodb                                       a published split (`listed`)
 
 Folds count from 1, and fold k tests the k-th group in natural order (speaker 9 before speaker 10). LABELS is a map as
-`labels.parse_label_map` reads it, or the name of one; VALIDATION a policy of `validation`. A name is canonical: asking for the
+`labels.parse_label_map` reads it, or the name of one, or `rated:valence+arousal`: no classes, but every utterance that is rated
+for these dimensions; VALIDATION a policy of `validation`. A name is canonical: asking for the
 same thing in other words gives the same name. A protocol's hash covers the rows it makes, so two papers that name the same hash
 used the same split.
 
@@ -26,6 +27,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from tfser.manifests.cache import check_name
+from tfser.manifests.dimensions import parse_rated, rated_name
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.labels import LABELS, format_label_map, normalise, parse_label_map
 from tfser.manifests.natural import natural_key
@@ -61,7 +63,12 @@ def parse(text: str, own: Own | None = None) -> Protocol:
     if base not in known:
         raise unknown("protocol", base, sorted(known))
     protocol = _with_arguments(text, known[base], arguments)
-    if labels is not None:
+    rated = parse_rated(labels) if labels is not None else None
+    if rated is not None:
+        summary = f"the folds of {protocol.name}, over utterances that are rated for {', '.join(rated)}"
+        name = f"{protocol.name}@{rated_name(rated)}"
+        protocol = replace(protocol, summary=summary, used_by=(), labels=None, rated=rated, name=name)
+    elif labels is not None:
         chosen = parse_label_map(labels)
         if chosen != protocol.labels:  # other classes: neither its counts nor who uses it are this protocol's
             classes = ", ".join(dict.fromkeys(chosen.values()))

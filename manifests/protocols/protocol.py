@@ -61,6 +61,9 @@ class Protocol:
     listed: str | None = None
     """The published split that says who is tested where (`listed`), instead of groups."""
 
+    rated: tuple[str, ...] = ()
+    """Dimensions that each utterance must be rated for; then there are no classes, and an utterance needs no label."""
+
     @property
     def corpus(self) -> str | None:
         """The corpora of `over` in one word, as `runs.corpus` has them."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from tfser.manifests.cache import Cache, check_name
 from tfser.manifests.catalogue.stored import read_about
+from tfser.manifests.dimensions import parse_scale
 from tfser.manifests.errors import DamagedError, UnreadableError, UsageError, unknown
 from tfser.manifests.notes import note
 from tfser.manifests.plugins import CORPORA as PLUGGED
@@ -72,6 +73,7 @@ def locate(
     table: Path | None = None,
     columns: Mapping[str, str] | None = None,
     delimiter: str | None = None,
+    scale: str | None = None,
 ) -> Located:
     """Find out what is to be scanned from what was said, and for the rest from the last scan.
 
@@ -83,9 +85,10 @@ def locate(
         table: the file of `table`.
         columns: of `table` and `audformat`: what its columns are called.
         delimiter: of `table`.
+        scale: that its dimensions are rated on, as `tfser.manifests.dimensions.parse_scale` reads it.
 
     Raises:
-        UsageError: if the corpus is unknown, or its folder or table is nowhere to be found.
+        UsageError: if the corpus is unknown, the scale is none, or its folder or table is nowhere to be found.
     """
     scanned = remembered(cache)
     own_name = name or (_own_name(corpus, root, table) if corpus in CORPORA else corpus)
@@ -100,7 +103,7 @@ def locate(
         raise UsageError(f"--corpus audformat: name the database's folder with --root FOLDER{also}")
     if reader is user_table.READER and table is None and "table" not in old:
         raise UsageError(f"--corpus table: name the file with --table FILE{also}")
-    options = _options(reader, old, table, columns, delimiter)
+    options = _options(reader, old, table, columns, delimiter) | _scale(old, scale)
     if reader is user_table.READER and root is None and "root" not in before:
         root = Path(options["table"]).parent
     # A corpus that is made has a folder of its own in the cache; any other has to be somewhere.
@@ -146,6 +149,13 @@ def _options(
         return options
     path = str(absolute(table)) if table else old["table"]
     return {"table": path, **options, "delimiter": delimiter or old.get("delimiter")}
+
+
+def _scale(old: Mapping[str, Any], said: str | None) -> dict[str, str]:
+    """Return the scale that is declared now or was at the last scan, as an option; nothing where none is."""
+    if said is not None:
+        return {"scale": str(parse_scale(said))}
+    return {"scale": old["scale"]} if "scale" in old else {}
 
 
 def _chosen(

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tfser.manifests.annotations import DIMENSIONS, Annotation
+from tfser.manifests.annotations import Annotation
+from tfser.manifests.dimensions import DIMENSIONS
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.labels import normalise
 from tfser.manifests.utterances import Utterance

@@ -15,7 +15,8 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tfser.manifests.annotations import DIMENSIONS, Annotation
+from tfser.manifests.annotations import Annotation
+from tfser.manifests.dimensions import DIMENSIONS
 from tfser.manifests.labels import normalise
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.corpora.base import CorpusReader, Expected, Passed, Reading, audio_files, relative

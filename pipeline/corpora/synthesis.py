@@ -126,6 +126,25 @@ def utterances(config: SynthesisConfig) -> list[SyntheticUtterance]:
     return rows
 
 
+def ratings(config: SynthesisConfig, utterance: SyntheticUtterance) -> tuple[float, float, float]:
+    """Return made-up valence, arousal and dominance on 1 to 5, which follow the voice: no audio is made.
+
+    Arousal follows how aroused the take is (the first draw of `_score`, which moves pitch, level, rate and effort) and its
+    emotion; valence its emotion; dominance both, half each. A draw of its own for each, as raters would differ, is no part
+    of the sound.
+    """
+    take = generator(config.seed, utterance.utterance_id).normal(0, 1.0)
+    valence, arousal = _CENTRES[utterance.label]
+    noise = generator(config.seed, f"{utterance.utterance_id}:ratings").normal(0, (0.35, 0.25, 0.35))
+    means = np.array((valence, arousal + 0.45 * take, 3 + 0.5 * (arousal - 3) + 0.25 * take))
+    first, second, third = (round(float(value), 2) for value in np.clip(means + noise, 1.0, 5.0))
+    return first, second, third
+
+
+_CENTRES = {"anger": (1.8, 4.0), "happiness": (4.2, 3.7), "neutral": (3.0, 2.6), "sadness": (2.0, 2.0)}
+"""Valence and arousal of each emotion's mean take."""
+
+
 def render(config: SynthesisConfig, utterance: SyntheticUtterance) -> NDArray[np.float32]:
     """Return one utterance's samples (N,), mono, within ±0.95, in steps of 1 / 32768 as in 16-bit audio."""
     rng = generator(config.seed, utterance.utterance_id)

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tfser.manifests.dimensions import DIMENSIONS
 from tfser.manifests.labels import normalise
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.corpora.base import CorpusReader, Expected, Reading
-from tfser.pipeline.corpora.synthesis import SynthesisConfig, generate, utterances
+from tfser.pipeline.corpora.synthesis import SynthesisConfig, SyntheticUtterance, generate, ratings, utterances
 
 
 def prepare(root: Path, progress: Callable[[int, int], None] | None) -> None:
@@ -23,6 +24,11 @@ def prepare(root: Path, progress: Callable[[int, int], None] | None) -> None:
 
 def read(root: Path, options: Mapping[str, Any]) -> Reading:
     """List the utterances of the generated corpus."""
+    config = SynthesisConfig()
+
+    def rated(u: SyntheticUtterance) -> dict[str, Any]:
+        return dict(zip(DIMENSIONS, ratings(config, u), strict=True))
+
     return Reading(
         utterances=[
             Utterance(
@@ -34,8 +40,9 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
                 sentence=u.sentence,
                 label=normalise(u.label),
                 raw_label=u.label,
+                **rated(u),
             )
-            for u in utterances(SynthesisConfig())
+            for u in utterances(config)
         ]
     )
 

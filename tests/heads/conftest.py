@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +33,13 @@ def make_features(lengths: list[int], dim: int, seed: int = 0) -> PackedFeatures
 @pytest.fixture
 def fold() -> FoldData:
     return make_fold()
+
+
+def rated(fold: FoldData) -> FoldData:
+    """Return a fold whose class number is the arousal, and whose utterance's place the valence, on 0..1."""
+    n = len(fold.labels)
+    ratings = np.stack([np.arange(n) / n, fold.labels / 4 + 0.2], axis=1).astype(np.float32)
+    return replace(fold, classes=(), targets=("valence", "arousal"), ratings=ratings)
 
 
 def make_fold() -> FoldData:

@@ -24,8 +24,12 @@ from tfser.heads.spec.settings import Settings
 from tfser.heads.training.loop import TrainedState, fit, predict
 from tfser.manifests.errors import UsageError
 
+from .conftest import rated
+
 CASES = [(name, preset) for name in HEADS if isinstance(head(name), Network) for preset in head(name).presets]
 ALL = [(name, preset) for name in HEADS for preset in head(name).presets]
+RATING = list({name: (name, preset) for name, preset in reversed(CASES)}.values())
+"""A preset of each network."""
 CLASSES = 4
 DIM = 80
 OFTEN = ("logreg", "svm", "probe", "mean_pool", "tf_mamba", "tf_transformer", "shift_lstm")
@@ -182,11 +186,14 @@ def test_a_fold_is_trained_saved_and_predicted_alike(name: str, preset: str, fol
     small = TINY.get(name, {}) | ({"segment_frames": 16, "channels": 4} if name == "tf_transformer" else {})
     config = settled(spec, preset, **small)
     recipe = Recipe(epochs=2, batch_size=8)
+    fold = fold if "classes" in spec.learns else rated(fold)
     first, again = (fit(fold, spec=spec, config=config, recipe=recipe, seed=0) for _ in range(2))
     save_file(first.states["last"], tmp_path / "model.safetensors")
     state = load_file(tmp_path / "model.safetensors")
     found = predict(
-        TrainedState(state=state, spec=spec, config=config, recipe=recipe, n_classes=3),
+        TrainedState(
+            state=state, spec=spec, config=config, recipe=recipe, n_classes=len(fold.classes), targets=fold.targets
+        ),
         fold.features,
         utterances=fold.test[::-1].copy(),
     )
@@ -195,8 +202,28 @@ def test_a_fold_is_trained_saved_and_predicted_alike(name: str, preset: str, fol
     for key, values in vars(test).items():
         np.testing.assert_array_equal(getattr(found, key), values)
         np.testing.assert_array_equal(vars(again.selections["last"].test)[key], values)
-    np.testing.assert_allclose(test.utterance_probabilities.sum(axis=1), 1, atol=1e-5)
+    if fold.targets:
+        assert ((test.utterance_probabilities >= 0) & (test.utterance_probabilities <= 1)).all()
+    else:
+        np.testing.assert_allclose(test.utterance_probabilities.sum(axis=1), 1, atol=1e-5)
     assert first.parameters > 0 and np.isfinite(first.history[-1].loss)
+
+
+@pytest.mark.parametrize(("name", "preset"), trained(RATING))
+def test_every_network_learns_dimensions(name: str, preset: str, fold: FoldData) -> None:
+    """The classifier's last layer has an output a dimension; the loss comes down, and a state predicts what was stored."""
+    spec = head(name)
+    small = TINY.get(name, {}) | ({"segment_frames": 16, "channels": 4} if name == "tf_transformer" else {})
+    config, recipe, of = settled(spec, preset, **small), Recipe(epochs=2, batch_size=8), rated(fold)
+    found = fit(of, spec=spec, config=config, recipe=recipe, seed=0)
+    test = found.selections["last"].test
+    assert test is not None and test.utterance_probabilities.shape == (6, 2)
+    assert found.history[-1].val_UA is None and found.history[-1].test_CCC is not None
+    trained = TrainedState(
+        state=found.states["last"], spec=spec, config=config, recipe=recipe, n_classes=0, targets=of.targets
+    )
+    again = predict(trained, of.features, utterances=of.test)
+    np.testing.assert_array_equal(again.utterance_probabilities, test.utterance_probabilities)
 
 
 @pytest.mark.parametrize(("name", "preset"), ALL)

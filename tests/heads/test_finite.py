@@ -11,7 +11,8 @@ import pytest
 
 from tfser.heads import HEADS, head
 from tfser.heads.models.tf_transformer import TFTransformerConfig
-from tfser.heads.runs.store import RunOutcome, Selected, begin, finish
+from tfser.heads.runs.outcome import RunOutcome, Selected
+from tfser.heads.runs.store import begin, finish
 from tfser.heads.spec.fold import FitResult, FoldData
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import LARGEST, SMALLEST, Settings

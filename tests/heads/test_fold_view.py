@@ -10,6 +10,7 @@ import pytest
 
 from tfser.heads.commands import fold_progress as fold_view
 from tfser.heads.commands.fold_progress import FoldBars
+from tfser.heads.results.main_score import MainScore
 from tfser.heads.runs.in_turn import Event
 from tfser.heads.spec.fold import EpochRecord
 from tfser.manifests.cache import Cache
@@ -46,7 +47,8 @@ class Stage:
         self.clock, self.said = Clock(), cast(list[str], [])
         monkeypatch.setattr(fold_view, "time", self.clock)
         monkeypatch.setattr(fold_view, "say", self.said.append)
-        monkeypatch.setattr(fold_view, "run_score", lambda *_: SimpleNamespace(UA=0.25, marks="§"))
+        score = MainScore(run_id="r", name="UA", value=0.25, marks="§")
+        monkeypatch.setattr(fold_view, "main_score", lambda *_: score)
         of = SimpleNamespace(name="x", epochs=lambda fold: epochs)
         self.runs = {f: SimpleNamespace(experiment=of, fold=f, run_id=f"x-f{f}") for f in folds}
         entry = SimpleNamespace(experiment=of, runs=list(self.runs.values()))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tfser.heads import HEADS, TABLE_ONE
+from tfser.heads import DIMENSION_REFERENCES, HEADS, TABLE_ONE
 from tfser.heads.prediction.answers import SpokenAnswer, answers
 from tfser.heads.prediction.companies import Familiar
 from tfser.heads.prediction.export import Wish, export
@@ -42,6 +42,7 @@ KINDS = [
         head, features, marks=() if head not in TABLE_ONE and (features == "logmel" or head == "mean_pool") else pytest.mark.slow
     )
     for head in HEADS
+    if head not in DIMENSION_REFERENCES
     for features in ((JOINED,) if head == "ca_mser" else SETS)  # which reads three sets side by side
 ]
 

@@ -90,7 +90,7 @@ def test_from_ratings_to_scores(rated):
     assert resolve(cache, Request(**asked)).name == before != soft.name
     assert any("soft labels of 17 of 18 utterances; the other 1" in words for words in soft.chosen)
     loaded = load(cache, soft)
-    targets = dict(zip(loaded.features.utterance_ids, loaded.targets.tolist(), strict=True))
+    targets = dict(zip(loaded.features.utterance_ids, loaded.soft_labels.tolist(), strict=True))
     assert soft.classes == ("anger", "sadness")
     assert targets["a/anger0"] == pytest.approx([2 / 3, 1 / 3])  # calm is no class of the protocol
     assert (targets["b/sadness1"], targets["a/sadness2"]) == ([0, 1], [0, 1])

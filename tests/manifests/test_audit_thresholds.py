@@ -22,6 +22,7 @@ ELSEWHERE = {
     "corpus_overlap": "test_cross_corpus",
     "mix_of_other_fold": "test_layer_mix",
     "encoder_saw_corpus": "test_encoder_cards",
+    "scale_left": "test_dimensions",
     "left_out_of_fold": "test_crossed_folds",
     **dict.fromkeys(("speaker_attribution", "split_labels", "split_twice", "split_unmatched"), "test_audit_splits"),
 }

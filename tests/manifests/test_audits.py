@@ -25,7 +25,7 @@ NAMES = {
     *("duplicate_audio", "near_duplicates", "near_duplicates_unsearched", "features_missing", "mix_of_other_fold"),
     *("class_missing", "class_collapsed", "label_shift", "duration_leak", "level_leak", "recording_leak", "flags_by_class"),
     *("utterance_in_no_fold", "utterance_in_two", "published_counts", "split_unmatched", "split_twice", "split_labels"),
-    *("audio_unreadable", "duplicates_in_corpus", "near_duplicate_labels", "speaker_genders", "encoder_saw_corpus"),
+    *("audio_unreadable", "duplicates_in_corpus", "near_duplicate_labels", "speaker_genders", "encoder_saw_corpus", "scale_left"),
     *("rater_constant", "rater_off_scale", "left_out_of_fold"),
 }
 

@@ -1,0 +1,222 @@
+"""Two experiments on dimensions, on the same test utterances: which is better, by how much, and is it more than luck of the
+speakers.
+
+The same for CCC, pearson and MAE as `compare` is for UA: in go the stored test predictions of both, out come both scores with
+intervals, the difference with its interval, a permutation test that exchanges whole speakers, and wins by fold and speaker.
+There is no McNemar's test: a rating is not right or wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tfser.heads.results.compare import ComparedRow, wins
+from tfser.heads.results.intervals import FEW, Interval, Permutation
+from tfser.heads.results.moments import (
+    MOST_IS_BEST,
+    RATED_METRICS,
+    Moments,
+    cluster_scores,
+    rating_difference,
+    rating_interval,
+    rating_permutation,
+)
+from tfser.heads.results.outcomes import choose_clusters
+from tfser.heads.results.rating_outcomes import RatedOutcome
+from tfser.heads.spec.selections import peeks
+from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.wording import count
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatedComparison:
+    """The outcome; differences are A's score minus B's. `scores` are over all shared dimensions, `dimensions` of each.
+
+    Where nothing makes clusters, `clustered_by` and `permutation` are None and no score has an interval. `left_out` counts
+    utterances that one side alone tested.
+    """
+
+    a: RatedOutcome
+    b: RatedOutcome
+    metric: str
+    clustered_by: str | None
+    scores: tuple[ComparedRow, ...]
+    dimensions: tuple[ComparedRow, ...]
+    folds: tuple[ComparedRow, ...]
+    speakers: tuple[ComparedRow, ...]
+    permutation: Permutation | None
+    left_out: int
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return everything as flat rows, for csv and Parquet."""
+        about = {
+            "a": self.a.of.subject.name, "b": self.b.of.subject.name, "selection": self.a.of.selection,
+            "looked_at_test": peeks(self.a.of.selection), "level": self.a.of.level,
+        }  # fmt: skip
+        return [
+            about
+            | {"part": row.part, "name": row.name, "n": row.n}
+            | {
+                f"{side}_{what}": getattr(of, what)
+                for side, of in (("score_a", row.a), ("score_b", row.b), ("difference", row.difference))
+                for what in ("value", "low", "high")
+            }
+            | {"df": row.difference.df, "clustered_by": self.clustered_by}
+            | {"p_permutation": self.permutation.p if row is self.scores[0] and self.permutation else None}
+            for row in (*self.scores, *self.dimensions, *self.folds, *self.speakers)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as JSON can hold it."""
+
+        def line(row: ComparedRow) -> dict[str, Any]:
+            of = {"a": row.a, "b": row.b, "difference": row.difference}
+            return {"name": row.name, "n": row.n, **{name: found.to_dict() for name, found in of.items()}}
+
+        def side(of: RatedOutcome) -> dict[str, Any]:
+            return {"name": of.of.subject.name, "audit": of.of.audit, "speakers_kept": of.of.speakers_kept, "seeds":
+            list(of.of.seeds)}
+
+        parts = f"{self.clustered_by}s" if self.clustered_by else None
+        return {
+            "a": side(self.a),
+            "b": side(self.b),
+            "selection": self.a.of.selection,
+            "looked_at_test": peeks(self.a.of.selection),
+            "level": self.a.of.level,
+            "metric": self.metric,
+            "targets": list(self.a.dimensions),
+            "utterances": len(self.a.of.keys),
+            "utterances_left_out": self.left_out,
+            "clustered_by": self.clustered_by,
+            "scores": [line(row) for row in self.scores],
+            "dimensions": [line(row) for row in self.dimensions],
+            "permutation": None if self.permutation is None else dict(vars(self.permutation)),
+            "wins": {"folds": self.wins("folds"), **({parts: self.wins("speakers")} if parts else {})},
+            "folds": [line(row) for row in self.folds],
+            **({parts: [line(row) for row in self.speakers]} if parts else {}),
+        }
+
+    def wins(self, what: str) -> dict[str, int]:
+        """Count the folds or speakers where A is better, where both are alike, where B is; of MAE, less is better."""
+        found = wins(getattr(self, what))
+        return found if self.metric in MOST_IS_BEST else {"a": found["b"], "ties": found["ties"], "b": found["a"]}
+
+
+def compare_ratings(
+    a: RatedOutcome, b: RatedOutcome, *, metric: str = "CCC", clusters: str | None = None, common: bool = False, seed: int = 0
+) -> RatedComparison:
+    """Compare two subjects that learned dimensions.
+
+    Args:
+        a: what was tested of the one.
+        b: and of the other.
+        metric: CCC, pearson or MAE: what is tested, over the mean of the dimensions that both learned.
+        clusters: speaker, session or dialogue; if left out, the speakers, where they are known and new to both.
+        common: leave out what one side alone tested, or learned, instead of refusing.
+        seed: of the permutations that are drawn where there are too many clusters to count all.
+
+    Raises:
+        UsageError: they are one and the same, were not tested alike, or cannot be clustered as asked for.
+        TfserError: they have no utterance or no dimension in common, or a score does not exist.
+    """
+    if metric not in RATED_METRICS:
+        raise unknown("metric of dimensions", metric, RATED_METRICS)
+    if a.of.subject == b.of.subject:
+        raise UsageError(f"both are {a.of.subject.name}: name two experiments")
+    a, b, left_out = _match(a, b, common)
+    by = choose_clusters((a.of, b.of), clusters)
+    who = ("all",) * len(a.of.keys) if by is None else a.of.clusters(by)
+    A, B = a.moments(who), b.moments(who)
+    folds = [f"{fold:06d}" for fold in a.of.folds]  # so that they sort as numbers
+    scores = [_row("score", name, A, B, name) for name in sorted(RATED_METRICS, key=lambda name: name != metric)]
+    if scores[0] is None:
+        raise TfserError(f"{metric} does not exist: the ratings or predictions of one side are all alike")
+    of_dimensions = [_row("dimension", name, A.only(name), B.only(name), metric) for name in a.dimensions]
+    return RatedComparison(
+        a=a,
+        b=b,
+        metric=metric,
+        clustered_by=by,
+        scores=tuple(row for row in scores if row is not None),
+        dimensions=tuple(row for row in of_dimensions if row is not None) if len(a.dimensions) > 1 else (),
+        folds=_parts("fold", a.moments(folds), b.moments(folds), metric) if a.of.folds == b.of.folds else (),
+        speakers=() if by is None else _parts(by, A, B, metric),
+        permutation=None if by is None else rating_permutation(A, B, metric, seed=seed),
+        left_out=left_out,
+    )
+
+
+def _match(a: RatedOutcome, b: RatedOutcome, common: bool) -> tuple[RatedOutcome, RatedOutcome, int]:
+    """Return both over the same utterances and dimensions in the same order, and how many were left out for it."""
+    shared = tuple(name for name in a.dimensions if name in b.dimensions)
+    names = f"{a.of.subject.name} and {b.of.subject.name}"
+    if not shared:
+        raise TfserError(f"{names} learned no dimension in common: {', '.join(a.dimensions)}, and {', '.join(b.dimensions)}")
+    if (a.dimensions != shared or b.dimensions != shared) and not common:
+        raise UsageError(
+            f"{names} learned {', '.join(a.dimensions)}, and {', '.join(b.dimensions)}; --common compares {', '.join(shared)}"
+        )
+    there = {key: i for i, key in enumerate(b.of.keys)}
+    pairs = [(i, there[key]) for i, key in enumerate(a.of.keys) if key in there]
+    left_out = len(a.of.keys) + len(b.of.keys) - 2 * len(pairs)
+    if not pairs:
+        raise TfserError(f"{names} tested no utterance in common")
+    if left_out and not common:
+        raise UsageError(f"{names} were not tested alike: {left_out:,} utterances by one alone; --common leaves them out")
+    a, b = (_of_dimensions(of, shared).take(at) for of, at in zip((a, b), zip(*pairs, strict=True), strict=True))
+    if abs(a.true - b.true).max() > 1e-9:
+        raise UsageError(f"{names} were tested with other true ratings; train the older one --again")
+    return a, b, left_out
+
+
+def _of_dimensions(of: RatedOutcome, names: Sequence[str]) -> RatedOutcome:
+    at = [of.dimensions.index(name) for name in names]
+    return replace(
+        of, dimensions=tuple(names), true=of.true[:, at], predicted=of.predicted[..., at], error=of.error[..., at]
+    )
+
+
+def _row(part: str, name: str, a: Moments, b: Moments, metric: str) -> ComparedRow | None:
+    """Return a line with intervals; None where a score does not exist."""
+    of_a, of_b, difference = rating_interval(a, metric), rating_interval(b, metric), rating_difference(a, b, metric)
+    if of_a is None or of_b is None or difference is None:
+        return None
+    return ComparedRow(part=part, name=name, n=int(a.sizes.sum()), a=of_a, b=of_b, difference=difference)
+
+
+def _parts(part: str, a: Moments, b: Moments, metric: str) -> tuple[ComparedRow, ...]:
+    """Return a row a cluster that has a score on both sides, without intervals."""
+
+    def alone(value: float) -> Interval:
+        return Interval(value=float(value), low=None, high=None, std_error=None, df=None, clusters=1)
+
+    names = [str(int(name)) if part == "fold" else name for name in a.clusters]
+    sides = zip(names, a.sizes[:, 0], cluster_scores(a, metric), cluster_scores(b, metric), strict=True)
+    return tuple(
+        ComparedRow(part=part, name=name, n=int(n), a=alone(x), b=alone(y), difference=alone(x - y))
+        for name, n, x, y in sides
+        if x is not None and y is not None
+    )
+
+
+def rated_notes(of: RatedComparison) -> list[str]:
+    """Return what a reader must know, a sentence a line."""
+    lines = []
+    for side in (of.a.of, of.b.of):
+        if side.dropped:
+            dropped = ", ".join(map(str, side.dropped))
+            lines.append(f"{side.subject.name}: seeds {dropped} are left out: they did not test the same utterances")
+    if of.left_out:
+        lines.append(f"{of.left_out:,} utterances are left out, which only one of them tested")
+    if of.clustered_by is None:
+        lines.append(
+            "no interval and no permutation test over speakers, who are not known to be new to both; --clusters names others"
+        )
+    elif (n := of.scores[0].difference.clusters) < FEW:
+        lines.append(f"only {count(n, of.clustered_by)}: exchanging them cannot give p below {min(1.0, 2 / 2**n):.3g}")
+    if not of.folds:
+        lines.append("the two were not folded alike: no wins by fold")
+    return lines

@@ -1,0 +1,79 @@
+"""The tables of a run that learned dimensions: every predicted rating beside the true one, and the scores of each dimension.
+
+In: a `RunOutcome` whose predictions are ratings on 0..1. Out: Arrow tables with the catalogue's columns. Ratings are stored
+on the scale of the utterance's corpus, with the ends of that scale beside them. Tables of classes are empty: such a run has
+none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfser.heads.runs.outcome import RunOutcome
+from tfser.heads.runs.target import unmapped
+from tfser.heads.spec.dimension_metrics import DIMENSION_METRICS, dimension_scores
+from tfser.manifests.catalogue.run_files import RATED, columns_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def rating_tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table]:
+    """Return the tables of a run by their names; scores are computed from the predictions beside them."""
+    import pyarrow as pa
+
+    assert outcome.ratings is not None
+    corpora = [corpus for corpus, _ in outcome.utterances]
+    ends = {name: (low, high) for name, low, high in outcome.scales}
+    true = unmapped(outcome.ratings, corpora, outcome.scales) if corpora else outcome.ratings
+    rated, metrics = list[pa.Table](), list[dict[str, Any]]()
+    for selected in outcome.selections:
+        at = selected.segment_utterance
+        for level, rows, predicted, numbers in (
+            ("utterance", np.arange(len(corpora)), selected.utterances, None),
+            ("segment", at, selected.segments, selected.segment_number),
+        ):
+            whose = [corpora[row] for row in rows]
+            said = unmapped(predicted, whose, outcome.scales)  # (m, T)
+            key = {"run_id": about["run_id"], "fold": about["fold"], "selection": selected.selection, "level": level}
+            for t, dimension in enumerate(outcome.targets):
+                rated.append(
+                    pa.table(
+                        {
+                            "run_id": [key["run_id"]] * len(rows),
+                            "corpus": pa.array(whose, pa.string()),
+                            "fold": pa.array([key["fold"]] * len(rows), pa.int32()),
+                            "utterance_id": pa.array([outcome.utterances[row][1] for row in rows], pa.string()),
+                            "dimension": [dimension] * len(rows),
+                            "rating": true[rows, t],
+                            "predicted": said[:, t],
+                            "low": pa.array([ends[name][0] for name in whose], pa.float64()),
+                            "high": pa.array([ends[name][1] for name in whose], pa.float64()),
+                            "selection": [key["selection"]] * len(rows),
+                            "level": [level] * len(rows),
+                            "segment": pa.nulls(len(rows), pa.int32()) if numbers is None else pa.array(numbers.astype(np.int32)),
+                        }
+                    )
+                )
+                metrics += _metric_rows(key | {"epoch": selected.epoch}, dimension, rated[-1])
+    history = [{"run_id": about["run_id"], **row} for row in outcome.history]
+    schema = columns_of(RATED)
+    return {
+        "history": pa.Table.from_pylist(history, schema=columns_of("history")),
+        "predictions": columns_of("predictions").empty_table(),
+        "metrics": pa.Table.from_pylist(metrics, schema=columns_of("metrics")),
+        "confusion": columns_of("confusion").empty_table(),
+        RATED: pa.concat_tables(rated).cast(schema) if rated else schema.empty_table(),
+    }
+
+
+def _metric_rows(key: Mapping[str, Any], dimension: str, rated: pa.Table) -> list[dict[str, Any]]:
+    """Return a row for each score that a dimension has, from the stored ratings themselves."""
+    true, predicted, low, high = (rated[name].to_numpy() for name in ("rating", "predicted", "low", "high"))
+    width = high - low
+    found = dimension_scores((true - low) / width, (predicted - low) / width, np.abs(predicted - true))
+    scored = ((name, getattr(found, name)) for name in DIMENSION_METRICS)
+    return [{**key, "metric": name, "class": dimension, "value": value} for name, value in scored if value is not None]

@@ -1,0 +1,41 @@
+"""What the sides of a fold are trained to and scored by: soft labels, labels or ratings.
+
+In: a fold, and what was predicted of a side. Out: the targets of its utterances, and an epoch's scores as `EpochRecord` names them.
+Nothing here trains.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tfser.heads.spec.dimension_metrics import mean_ccc
+from tfser.heads.spec.fold import FoldData, Prediction
+from tfser.heads.spec.metrics import scores as score
+
+
+def targets_of(data: FoldData) -> Tensor:
+    """Return what each utterance is trained to, float32: its soft labels or its label (n, K), or its ratings (n, T)."""
+    if data.ratings is not None:
+        return torch.from_numpy(data.ratings)
+    if data.soft_labels is not None:
+        return torch.from_numpy(data.soft_labels).float()
+    return nn.functional.one_hot(torch.from_numpy(data.labels), len(data.classes)).float()
+
+
+def side_scores(side: str, data: FoldData, prediction: Prediction | None) -> dict[str, Any]:
+    """Return an epoch's utterance-level scores of a side (val or test), as `EpochRecord` calls them."""
+    if prediction is None:
+        return {f"{side}_{name}": None for name in ("WA", "UA", "WF1", "loss")}
+    if data.ratings is not None:
+        true, rated = data.ratings[prediction.utterance], prediction.utterance_probabilities
+        missing: dict[str, Any] = {f"{side}_{name}": None for name in ("WA", "UA", "WF1")}
+        loss = float(np.square(true.astype(np.float64) - rated).mean())
+        return missing | {f"{side}_loss": loss, f"{side}_CCC": mean_ccc(true, rated)}
+    labels, probabilities = data.labels[prediction.utterance], prediction.utterance_probabilities
+    found = score(labels, probabilities.argmax(axis=1), probabilities.shape[1])
+    loss = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels].astype(np.float64), 1e-30)).mean()
+    return {f"{side}_WA": found.WA, f"{side}_UA": found.UA, f"{side}_WF1": found.WF1, f"{side}_loss": float(loss)}
