@@ -7,14 +7,17 @@ numbers than it stopped at. Its header says which training it is of, so the seal
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from tfser.heads.spec.fold import FoldData
 from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnreadableError
 from tfser.manifests.files import read_bytes, write_bytes
 from tfser.manifests.seals import EMPTY, KEY, is_sealed, sealed
@@ -93,3 +96,18 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors with ``prefix.`` before their names."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def fingerprint(described: list[Any], data: FoldData, more: list[str]) -> str:
+    """Return what a checkpoint is known by: everything that the numbers of a training follow from but the frames."""
+    described += [data.layers] if data.layers > 1 else []
+    described += more
+    described += [list(data.targets)] if data.targets else []
+    digest = hashlib.sha256(json.dumps(described).encode())
+    if data.ratings is not None:
+        digest.update(np.ascontiguousarray(data.ratings).tobytes() + b"|")
+    for array in (data.labels, data.train, data.val, data.test, data.features.offsets):
+        digest.update(np.ascontiguousarray(array).tobytes() + b"|")
+    if data.soft_labels is not None:
+        digest.update(np.ascontiguousarray(data.soft_labels).tobytes() + b"|")
+    return digest.hexdigest()

@@ -20,14 +20,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -229,7 +227,7 @@ class Trainer:
             [spec.name, config.to_dict(), recipe, self.seed, self.epochs, list(self.data.classes), _FORMAT]
             for recipe in (settings | {"summary": ""}, settings)
         )
-        return _fingerprint(now, self.data, more), _fingerprint(before, self.data, more)
+        return checkpoints.fingerprint(now, self.data, more), checkpoints.fingerprint(before, self.data, more)
 
     # One epoch.
 
@@ -409,21 +407,6 @@ class Trainer:
         for epoch in header["kept"]:
             arrays = {key: tensor.numpy() for key, tensor in checkpoints.part(tensors, f"epoch.{epoch}").items()}
             self.keeper.kept[epoch] = Prediction(**arrays) if arrays else None
-
-
-def _fingerprint(described: list[Any], data: FoldData, more: list[str]) -> str:
-    """Return what a checkpoint is known by: everything that the numbers of a training follow from but the frames."""
-    described += [data.layers] if data.layers > 1 else []
-    described += more
-    described += [list(data.targets)] if data.targets else []
-    digest = hashlib.sha256(json.dumps(described).encode())
-    if data.ratings is not None:
-        digest.update(np.ascontiguousarray(data.ratings).tobytes() + b"|")
-    for array in (data.labels, data.train, data.val, data.test, data.features.offsets):
-        digest.update(np.ascontiguousarray(array).tobytes() + b"|")
-    if data.soft_labels is not None:
-        digest.update(np.ascontiguousarray(data.soft_labels).tobytes() + b"|")
-    return digest.hexdigest()
 
 
 def _check_fits(spec: HeadSpec, config: Settings, recipe: Recipe, rates: bool) -> None:

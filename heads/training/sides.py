@@ -1,7 +1,7 @@
 """What the sides of a fold are trained to and scored by: soft labels, labels or ratings.
 
-In: a fold, and what was predicted of a side. Out: the targets of its utterances, and the scores that an `EpochRecord` has.
-Nothing here trains.
+In: a fold, and what was predicted of a side. Out: the targets of its utterances, and an epoch's scores as `EpochRecord` names
+them. Nothing here trains.
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from tfser.manifests.errors import UsageError
 from tfser.manifests.files import write_bytes
+from tfser.pipeline.corpora.tracks import FRAME_S, bump, linear, smooth, wander
 from tfser.pipeline.corpora.voices import (
     EMOTIONS,
     OFF,
@@ -51,7 +52,6 @@ from tfser.pipeline.corpora.voices import (
 
 FIELDS = ("utterance_id", "path", "speaker", "gender", "session", "sentence", "label")
 SESSIONS = ("Ses01", "Ses02")
-FRAME_S = 0.005  # the step of the control tracks (pitch, loudness, formants), s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,22 +191,22 @@ def _score(config: SynthesisConfig, utterance: SyntheticUtterance, voice: Speake
     phones, T = timing.phones, len(timing.times_s)
 
     def track(values: list[float], width_s: float) -> Array:
-        return _smooth(np.array(values)[timing.phone_at], width_s)
+        return smooth(np.array(values)[timing.phone_at], width_s)
 
     # The fourth formant hardly moves in speech: it is the speaker's, and stays put.
     formants = [track([phone.formants_hz[i] for phone in phones], width) for i, width in enumerate((0.05, 0.07, 0.07))]
-    formants = [f * voice.tract * (1 + 0.03 * _wander(rng, T, 0.12)) for f in formants]
+    formants = [f * voice.tract * (1 + 0.03 * wander(rng, T, 0.12)) for f in formants]
     formants.append(np.full(T, 3500.0 * voice.tract))
 
     st, db = _melody(timing, shape, voice, rng)
-    voiced = track([_linear(phone.voice_db) for phone in phones], 0.025)
+    voiced = track([linear(phone.voice_db) for phone in phones], 0.025)
     # The mean over what is voiced is taken out and set once, so that a contour's shape says nothing about its height.
     st += pitch_st - (st * voiced).sum() / voiced.sum()
     return _Score(
         f0_hz=np.clip(voice.f0_hz * 2 ** (st / 12), 55, 600),
         formants_hz=np.stack(formants, axis=1),
         voiced=voiced,
-        noise=track([_linear(phone.noise_db) for phone in phones], 0.015),
+        noise=track([linear(phone.noise_db) for phone in phones], 0.015),
         noise_hz=track([phone.noise_hz for phone in phones], 0.02) * voice.tract**0.5,
         noise_width_hz=track([phone.noise_width_hz for phone in phones], 0.02),
         loudness=10 ** (db / 20),
@@ -273,40 +273,16 @@ def _melody(timing: _Timing, shape: Course, voice: Speaker, rng: np.random.Gener
             begin, weight = ends[index] - seconds[index], math.exp(rng.normal(0, 0.25))
             peak = begin + seconds[index] * np.clip(shape.peak + rng.normal(0, 0.08), 0, 1)
             stretch = math.exp(rng.normal(0, 0.15))
-            bump = _bump(t - peak, max(shape.attack_s, 0.01) * stretch, max(shape.release_s, 0.01) * stretch)
-            st += weight * shape.accent_st * bump
-            db += weight * shape.accent_db * bump
+            accent = bump(t - peak, max(shape.attack_s, 0.01) * stretch, max(shape.release_s, 0.01) * stretch)
+            st += weight * shape.accent_st * accent
+            db += weight * shape.accent_db * accent
     st += shape.final_st * np.clip((t - ends[-2] + 0.25) / 0.25, 0, 1) ** 2
     tremor = np.sin(2 * np.pi * rng.uniform(5.0, 7.0) * t + rng.uniform(0, 2 * np.pi))
     st += shape.tremor_st * tremor
     db += shape.tremor_db * tremor
     # Drift comes last and is not scaled by the speaker: a monotonous voice wanders as much as a lively one.
     T = len(t)
-    return st * voice.expressive + 0.5 * _wander(rng, T, 0.2), db * voice.expressive + 1.0 * _wander(rng, T, 0.15)
-
-
-def _linear(db: float) -> float:
-    return 0.0 if db == OFF else float(10 ** (db / 20))
-
-
-def _bump(t: Array, attack_s: float, release_s: float) -> Array:
-    """Return a peak of height 1 at t = 0 with half-cosine sides; its area is half of attack + release."""
-    return 0.5 + 0.5 * np.cos(np.pi * np.clip(np.where(t < 0, t / attack_s, t / release_s), -1, 1))
-
-
-def _smooth(track: Array, width_s: float) -> Array:
-    """Return the track under a Hann window of that width: coarticulation, and no clicks."""
-    n = max(1, round(width_s / FRAME_S)) | 1
-    window = np.hanning(n + 2)
-    smooth: Array = np.convolve(np.pad(track, n // 2 + 1, mode="edge"), window / window.sum(), mode="valid")
-    return smooth
-
-
-def _wander(rng: np.random.Generator, T: int, knot_s: float) -> Array:
-    """Return slow noise of unit variance at its knots, one knot each `knot_s`."""
-    knots = int(T * FRAME_S / knot_s) + 2
-    noise: Array = np.interp(np.arange(T) * FRAME_S / knot_s, np.arange(knots), rng.normal(0, 1, knots))
-    return noise
+    return st * voice.expressive + 0.5 * wander(rng, T, 0.2), db * voice.expressive + 1.0 * wander(rng, T, 0.15)
 
 
 def _sound(score: _Score, voice: Speaker, rate_hz: int, rng: np.random.Generator) -> Array:
