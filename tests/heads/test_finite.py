@@ -78,8 +78,8 @@ def test_predictions_of_finite_weights_are_looked_at_too(fold: FoldData, monkeyp
 
     real = training.evaluate
 
-    def evaluate(*arguments: Any) -> Any:
-        found = real(*arguments)
+    def evaluate(*arguments: Any, **named: Any) -> Any:
+        found = real(*arguments, **named)
         found.utterance_probabilities[1] = np.nan
         return found
 
