@@ -170,6 +170,14 @@ def _look(
     return None
 
 
+def _is_rated(cache: Cache, corpus: str) -> bool:
+    """Tell whether a corpus says that it has single ratings; one that cannot be asked is a problem of its own file."""
+    try:
+        return bool(read_about(cache, corpus).get("annotations"))
+    except (DamagedError, UnreadableError):
+        return False
+
+
 def _found(*problems: Problem | None) -> Iterator[Problem]:
     yield from (problem for problem in problems if problem is not None)
 
@@ -185,7 +193,7 @@ def _corpora(cache: Cache) -> Iterator[Problem]:
             _look(cache, folder / UTTERANCES, partial(read_utterances, cache, name), scan),
             _look(cache, folder / SKIPPED, partial(_listed, cache, folder / SKIPPED), scan),
         )
-        if (folder / CORPUS).exists():  # which says whether there are ratings
+        if (folder / ANNOTATIONS).exists() or _is_rated(cache, name):
             yield from _found(_look(cache, folder / ANNOTATIONS, partial(read_annotations, cache, name), scan))
         again = f"`tfser audit --near-duplicates --corpus {name}` makes it again"
         for path in (folder / FINGERPRINTS, folder / PAIRS):
