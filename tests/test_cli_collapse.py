@@ -30,6 +30,7 @@ def _filled(cache: Cache, put_corpus: Any, put_stack: Any, monkeypatch: pytest.M
     monkeypatch.setenv("TFSER_CACHE", str(cache.root))
 
 
+@pytest.mark.slow
 def test_a_run_s_mix_is_written_audited_and_held_to_its_fold(cache: Cache) -> None:
     result = run("train", "--head", "mean_pool", "--fold", "1", *FAST, "--format", "json")
     assert result.exit_code == 0, result.stderr
@@ -60,6 +61,7 @@ def test_a_run_s_mix_is_written_audited_and_held_to_its_fold(cache: Cache) -> No
     assert allowed.exit_code == 0, allowed.stderr
 
 
+@pytest.mark.slow
 def test_a_layer_is_bound_to_no_fold() -> None:
     done = run("cache", "collapse", "--features", "enc/all", "--layer", "2", "--corpus", "toy", "--dtype", "float16")
     assert done.exit_code == 0, done.stderr

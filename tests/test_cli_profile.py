@@ -50,6 +50,7 @@ def test_wrong_requests_get_one_line_and_exit_2(words: tuple[str, ...], expected
     assert result.stdout == ""
 
 
+@pytest.mark.slow
 def test_json_is_a_list_of_objects_with_numbers() -> None:
     result = run("profile", *SMALL, "--format", "json")
     assert result.exit_code == 0, result.stderr

@@ -177,6 +177,7 @@ def test_a_killed_sweep_leaves_no_process_and_goes_on(cache: Path, filled: Path,
     assert scores(result) == scores(unbroken)
 
 
+@pytest.mark.slow
 def test_the_search_in_the_documents_runs(
     cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -115,6 +115,7 @@ def test_a_short_training_warms_up_for_half_of_it_at_most(cache: Path) -> None:
     assert "+epochs=2+warmup_epochs=1.0" in about["recipe"]
 
 
+@pytest.mark.slow
 def test_the_ablation_table_has_the_paper_s_rows_beside_ours(cache: Path) -> None:
     words = ("ablate", "--head", "tf_mamba", "--fold", "1-2", "--epochs", "1", *SMALL)
     result = run(*words, "--format", "json")
@@ -147,6 +148,7 @@ def test_a_head_without_a_table_has_a_row_a_preset() -> None:
     assert "mlp" in result.stdout and "linear" in result.stdout
 
 
+@pytest.mark.slow
 def test_reference_heads_are_trained_like_any_other(cache: Path) -> None:
     words = ("train", "--head", "logreg", "--recipe", "balanced", "--fold", "1-2", "--epochs", "7", "--validation", "next-group")
     result = run(*words, "--set", "C=0.1", *FAST, "--format", "json")
@@ -174,6 +176,7 @@ def test_a_lineage_says_what_it_reports_and_what_that_is(cache: Path) -> None:
     assert result.stdout.index("test-oracle") < result.stdout.index("test-UA") < result.stdout.index("test-WA")
 
 
+@pytest.mark.slow
 def test_a_lineage_brings_its_validation_and_its_limits(cache: Path) -> None:
     words = ("train", "--head", "mean_pool", "--recipe", "superb", "--fold", "1")
     result = run(*words, "--set", "steps=5", "--set", "cut_seconds=0.33", *FAST, "--format", "json")

@@ -43,6 +43,7 @@ def program(command: str, **environment: str) -> subprocess.CompletedProcess[byt
     return subprocess.run(["bash", "-c", line], env=environ | environment, capture_output=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_closed_streams_are_as_good_as_the_null_device(cache):
     for closed in (">&-", "2>&-", "<&-", "<&- >&- 2>&-"):
         done = program(f"tfser sql 'SELECT 1 AS a' --cache '{cache.root}' {closed}")
@@ -66,6 +67,7 @@ def test_who_reads_no_further_is_no_error(cache):
     assert (done.returncode, done.stdout, done.stderr) == (0, b"x\n", b"")
 
 
+@pytest.mark.slow
 def test_other_locales_see_the_same_cache(cache):
     """Where Python would speak ASCII, libraries still get paths and texts in UTF-8; the terminal gets what it can show."""
     asked = f"tfser sql \"SELECT 'é' AS x, count(*) AS n FROM utterances\" --format csv --cache '{cache.root}'"

@@ -181,6 +181,7 @@ def sections(check: ModuleType, names: str, folder: Path) -> dict[str, dict[str,
     return found
 
 
+@pytest.mark.slow
 def test_a_section_runs_at_toy_size(check: ModuleType, tmp_path: Path) -> None:
     """No speed is proven where there is no GPU."""
     assert set(sections(check, "resident", tmp_path)["resident"].values()) == {"left out"}

@@ -77,6 +77,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_sound_split_passes_and_a_leak_is_found() -> None:
     assert audit(ROWS)
     same = [{**ROWS[0], "content_hash": "same"}, *ROWS[1:-1], {**ROWS[-1], "content_hash": "same"}]

@@ -45,6 +45,7 @@ def put(cache: Cache, put_corpus: Any, put_stack: Any) -> Put:
     return put_set
 
 
+@pytest.mark.slow
 def test_reference_rows_stand_on_functionals_where_every_utterance_has_them(cache: Cache, put: Put) -> None:
     put("enc/3")
     put(REFERENCE_FEATURES, functionals=True)

@@ -64,6 +64,7 @@ def test_a_joined_set_s_fold_comes_back_and_travels_whole(trained: Trained, tmp_
     assert away(trained, tmp_path / "model", tmp_path) == here
 
 
+@pytest.mark.slow
 def test_a_part_that_is_gone_is_named_or_made_by_its_name(trained: Trained, tmp_path: Path) -> None:
     (run_id,) = trained.need(("mean_pool", JOINED))
     copy = Cache(tmp_path / "cache")
@@ -105,6 +106,7 @@ def test_a_joined_set_of_two_paces_and_rates(trained: Trained, tmp_path: Path) -
 # -- one layer, and mixes of them --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", ["wavlm-large/1+float16", pytest.param("wavlm-large/1-of-all", marks=pytest.mark.slow)])
 def test_a_layer_of_a_stack(trained: Trained, tmp_path: Path, features: str) -> None:
     """Read where it lies, and stored by itself in a wider dtype than its stack."""
@@ -129,6 +131,7 @@ def test_a_mix_of_layers_that_a_head_learns(trained: Trained, tmp_path: Path) ->
     assert away(trained, tmp_path / "model", tmp_path) == here
 
 
+@pytest.mark.slow
 def test_features_that_are_a_learned_mix(trained: Trained, tmp_path: Path) -> None:
     """They were made by a run; an exported folder holds what it takes to make them, and needs the run no more."""
     (learned,) = trained.need(("mean_pool", LAYERS))
@@ -199,6 +202,7 @@ def fused(trained: Trained) -> str:
     return f"{plan.experiment}-f2-s0"
 
 
+@pytest.mark.slow
 def test_a_fusion_s_fold_comes_back(trained: Trained, tmp_path: Path) -> None:
     run_id = fused(trained)
     names = trained.elsewhere(tmp_path)

@@ -85,6 +85,7 @@ def test_the_chosen_layer_is_that_of_validation_and_its_score_that_of_its_heads(
     assert "chosen against the last layer (2), the same speakers: UA +" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_mix_stands_beside_the_layers_and_says_their_weights() -> None:
     found, _ = layers("--epochs", "1", "--fold", "1,2")
     by = {row["what"]: row for row in found}
@@ -93,6 +94,7 @@ def test_a_mix_stands_beside_the_layers_and_says_their_weights() -> None:
     assert {row["runs"] for row in found} == {2}
 
 
+@pytest.mark.slow
 def test_without_validation_nothing_is_chosen() -> None:
     found, _ = layers("--validation", "none", "--mix", "none", "--fold", "1")
     assert [row["what"] for row in found] == ["layer 0", "layer 1", "layer 2", "all side by side"]

@@ -75,6 +75,7 @@ def test_tf_mamba_s_encoder_costs_what_its_layers_say() -> None:
     assert measure("tf_mamba", "temporal", frames=L, width=D).macs > by_hand + 3 * L * D * 2 * D  # projections and more
 
 
+@pytest.mark.slow
 def test_segments_are_counted_as_many_as_an_utterance_has() -> None:
     one, five = (measure("tf_transformer", "full", frames=frames, batch_size=1) for frames in (80, 326))
     assert five.macs == 5 * one.macs
@@ -95,6 +96,7 @@ def test_a_head_that_cuts_utterances_is_fed_what_it_sees() -> None:
     assert (found.frames, found.sample_frames) == (1200, 1000)  # 20 seconds
 
 
+@pytest.mark.slow
 def test_every_head_is_measured_under_the_same_conditions() -> None:
     torch.manual_seed(3)
     state, ticks = torch.get_rng_state(), []

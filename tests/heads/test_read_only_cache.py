@@ -33,6 +33,7 @@ def _refuse(self: Cache, *_: object) -> Iterator[None]:
     yield
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_shown_from_a_read_only_cache(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """U6."""
     monkeypatch.setattr(Cache, "lock", _refuse)

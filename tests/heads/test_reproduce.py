@@ -150,6 +150,7 @@ def test_unknown_tables_and_papers_are_refused(cache: Cache) -> None:
         reproducing.check("val", of)
 
 
+@pytest.mark.slow
 def test_ours_stand_beside_the_paper_s(cache: Cache, tmp_path: Path) -> None:
     here = Cache(shutil.copytree(cache.root, tmp_path / "cache"))
     of = reproducing.prepare(here, paper("tf-mamba"), Training(epochs=1, folds="1-2", device="cpu"), tables=["II"])

@@ -32,8 +32,8 @@ FOLD, SEED = 2, 5
 HISTORY = [
     EpochRecord(
         epoch=epoch, loss=0.1 + epoch, learning_rate=0.2 + epoch, train_s=0.3 + epoch, eval_s=0.4 + epoch,
-        val_WA=0.11 * epoch, val_UA=0.12 * epoch, val_WF1=0.13 * epoch, val_loss=0.14 * epoch,
-        test_WA=0.21 * epoch, test_UA=0.22 * epoch, test_WF1=0.23 * epoch, test_loss=0.24 * epoch,
+        val_WA=0.11 * epoch, val_UA=0.12 * epoch, val_WF1=0.13 * epoch, val_loss=0.14 * epoch, val_CCC=0.15 * epoch,
+        test_WA=0.21 * epoch, test_UA=0.22 * epoch, test_WF1=0.23 * epoch, test_loss=0.24 * epoch, test_CCC=0.25 * epoch,
     )
     for epoch in (1, 2)
 ]  # fmt: skip
@@ -133,6 +133,8 @@ def test_runs(run: Any) -> None:
         "device_name": processor("cpu"),
         "parameters": 4321,
         "layer_weights": None,
+        "targets": None,
+        "temperature": None,
         "utterances_cut": 0,
         "audit": "passed",
         "speakers_kept": "kept",

@@ -428,6 +428,7 @@ def test_a_damaged_run_is_trained_again_and_says_so(filled: Cache) -> None:
     assert predictions(filled, run_id).equals(whole) and not train(filled).trained
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_it_is_trained_again_leaves_the_old_run_and_goes_on(filled: Cache) -> None:
     first = train(filled)
     run_id, whole = first.about["run_id"], predictions(filled, first.about["run_id"])

@@ -80,6 +80,7 @@ def planned(cache: Cache, *heads: HeadBlock, **more: Any) -> Plan:
     return plan_sweep(cache, SweepRequest(heads=heads, **wanted))
 
 
+@pytest.mark.slow
 def test_a_plan_shows_it_and_the_parameters_of_all_layers(filled: Cache) -> None:
     from tfser.heads.results.summary import summary
 

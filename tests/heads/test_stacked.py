@@ -194,6 +194,7 @@ def test_bfloat16_trains_stacked(folds: list[FoldData]) -> None:
             assert one.history[0].loss == pytest.approx(other.history[0].loss, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_stopped_group_goes_on_together_or_alone(folds: list[FoldData], tmp_path: Path) -> None:
     recipe = recipe_of("tf_transformer")
     seen: list[tuple[int, int]] = []

@@ -106,6 +106,7 @@ def test_names_go_to_the_heads_that_have_them(cache: Cache) -> None:
     assert [entry.experiment.recipe.lr == 0.5 for entry in plan.entries] == [True, True, False]
 
 
+@pytest.mark.slow
 def test_recipes_of_lineages_are_named_one_by_one(cache: Cache) -> None:
     heads = (HeadBlock(name="mean_pool", recipes=("superb",)), HeadBlock(name="tf_transformer"), HeadBlock(name="logreg"))
     plan = plan_sweep(cache, asked(*heads, recipes=("shiftser",), folds="1", epochs=None))

@@ -328,6 +328,7 @@ def test_sound_that_is_gone_or_broken_is_one_line(own_cache: Cache, tmp_path: Pa
 # Results.
 
 
+@pytest.mark.slow
 def test_a_cell_of_the_confusion_leads_to_its_utterances(cache: Cache, client: TestClient) -> None:
     page = _get(client, "experiment", id=TESTED)
     assert page.status_code == 200

@@ -135,6 +135,7 @@ def toned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_files_are_weighed_from_end_to_end(toned: Path) -> None:
     words = ("worth", "--corpus", "toy", "--head", "logreg", "--draws", "1", "--cache", toned / "cache", "--threads", "1")
     files = ("--split", toned / "train.csv", "--split", toned / "test.csv")

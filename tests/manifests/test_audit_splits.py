@@ -221,6 +221,7 @@ def s3prl(folder: Path, rows: list[Utterance]) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_iemocap_by_session_passes(iemocap, check, tmp_path):
     report = check(s3prl(tmp_path / "s3prl", iemocap), "iemocap", claims="speaker,session,dialogue")
     assert (report.errors, report.matched and report.matched.rows) == (0, 5 * 5531)

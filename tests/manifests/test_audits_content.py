@@ -240,6 +240,7 @@ def test_near_duplicates(cache, put_corpus, installed):
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(st.lists(st.integers(10, 900), min_size=18, max_size=36, unique=True), st.permutations(CLASSES))
 def test_the_trivial_classifier_agrees_with_plain_words(hundredths, classes):

@@ -241,7 +241,7 @@ def _column(cache: Cache, **columns: Any) -> None:
         (lambda cache: _column(cache, run_id=["good"]), "toy", "rows of another run"),
     ],
 )
-@pytest.mark.parametrize("rebuild", [False, True])
+@pytest.mark.parametrize("rebuild", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_damaged_run_is_left_out_alone(cache, put_corpus, put_features, harm, of, reason, rebuild):
     put_corpus(cache, corpus(), skipped=[("u5", "scan")])
     put_run(cache, "good")

@@ -171,6 +171,7 @@ def test_hashes_tell_corpora_apart(three, installed):
     assert len(set(found.values())) == len(specs)
 
 
+@pytest.mark.slow
 def test_they_are_kept_and_come_back(three):
     assert choose_protocol(three, None, "cross:b+a:c") == ("a+b+c", "cross:a+b:c")
     assert choose_protocol(three, "a+b", "loco:b,a", labels="common4") == ("a+b", "loco:a,b@common4")

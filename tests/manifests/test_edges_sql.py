@@ -158,6 +158,7 @@ def test_conditions_run_on_such_a_connection():
 AWKWARD = ["exp[1]", "ex*", "exp?", "a]b", "{a,b}", "[!a]", "label=foo", "a'b", "x%20y", "[[]", "é\u0301"]
 
 
+@pytest.mark.slow
 def test_a_cache_in_an_awkward_folder_is_no_pattern(tmp_path, put_corpus):
     """A sibling that the pattern would match holds more rows; a folder label=foo would give every row that label."""
     put_corpus(Cache(tmp_path / "exp1"), utterances(9))

@@ -40,6 +40,7 @@ def test_the_program_sets_them_before_torch_is_there() -> None:
     assert variables(CLI) == PASSIVE
 
 
+@pytest.mark.slow
 def test_what_the_user_has_set_stays_and_nothing_is_put_beside_it() -> None:
     assert variables(CLI, OMP_WAIT_POLICY="ACTIVE") == dict.fromkeys(PASSIVE) | {"OMP_WAIT_POLICY": "ACTIVE"}
     assert variables(CLI, GOMP_SPINCOUNT="1000") == dict.fromkeys(PASSIVE) | {"GOMP_SPINCOUNT": "1000"}
@@ -57,6 +58,7 @@ def test_nothing_is_set_once_torch_has_read_them(monkeypatch: pytest.MonkeyPatch
     assert not PASSIVE.keys() & os.environ.keys()
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_sweep_sets_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process is ours, whoever has started it."""
     program = """
