@@ -51,7 +51,6 @@ Kernel = Literal["rbf", "linear"]
 BY_SPEAKER = "inputs.by_speaker"
 """Stands in the state of a head that was fitted by the recipe ``speaker``."""
 
-SPEAKER_WORDS = "default on each speaker's own mean and deviation: transductive, needs a test speaker's other utterances"
 _SMALLEST = 1e-9  # deviation of an input that says nothing
 MOST_UTTERANCES = 30_000
 """That a support vector machine is fitted to: the kernel matrix of so many takes 7 GB."""
@@ -336,43 +335,69 @@ def _check(config: Settings, dim: int) -> None:
         raise UsageError(f"reference heads need features of a positive width, not {dim}")
 
 
-def _spec(name: str, summary: str, source: str, presets: Mapping[str, Settings], default: str) -> Baseline:
+ONCE = Recipe(summary="fitted once, every training utterance weighs the same", epochs=1, normalise="none")
+SPEAKER_RECIPE = Recipe(
+    summary="default on each speaker's own mean and deviation: transductive, needs a test speaker's other utterances",
+    epochs=1,
+    normalise="speaker",
+)
+"""The ways of training that heads which are fitted at once have in common."""
+
+
+def reference_head(
+    name: str,
+    summary: str,
+    source: str,
+    presets: Mapping[str, Settings],
+    *,
+    recipes: Mapping[str, Recipe],
+    fit: Callable[..., FitResult],
+    predict: Callable[..., Prediction],
+    check: Callable[..., None] = _check,
+    learns: Literal["classes", "dimensions"] = "classes",
+    weighs_classes: bool = True,
+) -> Baseline:
+    """Return a head that is fitted at once to statistics of whole utterances; its first preset and recipe are the default."""
     return Baseline(
         name=name,
         summary=summary,
         source=source,
         presets=presets,
-        default_preset=default,
-        recipes={
-            "default": Recipe(summary="fitted once, every training utterance weighs the same", epochs=1, normalise="none"),
-            "balanced": Recipe(
-                summary="fitted once, every class weighs the same", epochs=1, normalise="none", class_weights="balanced"
-            ),
-            "speaker": Recipe(summary=SPEAKER_WORDS, epochs=1, normalise="speaker"),
-        },
-        default_recipe="default",
+        default_preset=next(iter(presets)),
+        recipes=recipes,
+        default_recipe=next(iter(recipes)),
         features=("wavlm-large", "hubert-large", "logmel"),
         inputs="utterances",
-        check=_check,
+        check=check,
         per_utterance=True,
-        learns=frozenset({"classes"}),
+        learns=frozenset({learns}),
+        weighs_classes=weighs_classes,
         typical_dim=1024,
         fit=fit,
         predict=predict,
     )
 
 
-LOGREG = _spec(
+_RECIPES = {
+    "default": ONCE,
+    "balanced": Recipe(summary="fitted once, every class weighs the same", epochs=1, normalise="none", class_weights="balanced"),
+    "speaker": SPEAKER_RECIPE,
+}
+LOGREG = reference_head(
     "logreg",
     "reference: logistic regression on the mean and deviation over time",
     "scikit-learn",
     {"plain": LogRegConfig(), "strong": LogRegConfig(C=0.01)},
-    "plain",
+    recipes=_RECIPES,
+    fit=fit,
+    predict=predict,
 )
-SVM = _spec(
+SVM = reference_head(
     "svm",
     "reference: support vector machine on the mean and deviation over time",
     "scikit-learn; Rifkin and Klautau 2004",
     {"rbf": SVMConfig(), "linear": SVMConfig(kernel="linear")},
-    "rbf",
+    recipes=_RECIPES,
+    fit=fit,
+    predict=predict,
 )

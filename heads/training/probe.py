@@ -42,16 +42,16 @@ import torch
 from torch import Tensor
 
 from tfser.heads.spec.fold import FitResult, FoldData, Indices, Prediction
-from tfser.heads.spec.head import Baseline
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import ABOVE_0, INSIDE_0_1, Settings, later
 from tfser.heads.training.baselines import (
     BY_SPEAKER,
-    SPEAKER_WORDS,
+    SPEAKER_RECIPE,
     finite_statistics,
     of_speakers,
     of_whole_utterances,
     one_epoch,
+    reference_head,
 )
 from tfser.manifests.errors import UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
@@ -322,29 +322,22 @@ def _check(config: ProbeConfig, dim: int) -> None:
         raise UsageError(f"the probe needs features of a positive width, not {dim}")
 
 
-PROBE = Baseline(
-    name="probe",
-    summary="ours: shrunken discriminant analysis of each layer's statistics, mixed as training speakers judge",
-    source="ours; Friedman 1989, Ledoit and Wolf 2004",
-    presets={
+PROBE = reference_head(
+    "probe",
+    "ours: shrunken discriminant analysis of each layer's statistics, mixed as training speakers judge",
+    "ours; Friedman 1989, Ledoit and Wolf 2004",
+    {
         "mixed": ProbeConfig(),
         "single": ProbeConfig(most_layers=1),
         "fixed": ProbeConfig(shrinkage=(0.5,)),
         "quantiles": ProbeConfig(quantiles=(0.1, 0.5, 0.9)),
     },
-    default_preset="mixed",
     recipes={
         "default": Recipe(summary="fitted once; choices by leaving training speakers out", epochs=1, normalise="none"),
-        "speaker": Recipe(summary=SPEAKER_WORDS, epochs=1, normalise="speaker"),
+        "speaker": SPEAKER_RECIPE,
     },
-    default_recipe="default",
-    features=("wavlm-large", "hubert-large", "logmel"),
-    inputs="utterances",
-    check=_check,
-    per_utterance=True,
-    learns=frozenset({"classes"}),
-    weighs_classes=False,
-    typical_dim=1024,
     fit=fit,
     predict=predict,
+    check=_check,
+    weighs_classes=False,
 )

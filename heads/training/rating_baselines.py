@@ -26,15 +26,16 @@ import torch
 from torch import Tensor
 
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Indices, Prediction, Selection
-from tfser.heads.spec.head import Baseline
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import ABOVE_0, AT_LEAST_0, Settings
 from tfser.heads.training.baselines import (
     MOST_UTTERANCES,
+    ONCE,
     Floats,
     Kernel,
     finite_statistics,
     kernel_of,
+    reference_head,
     scale_inputs,
 )
 from tfser.heads.training.sides import side_scores
@@ -183,43 +184,25 @@ def _predict(state: Mapping[str, Tensor], inputs: Floats, rows: Indices) -> Pred
     )
 
 
-def _check(config: Settings, dim: int) -> None:
-    if dim <= 0:
-        raise UsageError(f"reference heads need features of a positive width, not {dim}")
-
-
-def _spec(name: str, summary: str, source: str, presets: Mapping[str, Settings], default: str) -> Baseline:
-    return Baseline(
-        name=name,
-        summary=summary,
-        source=source,
-        presets=presets,
-        default_preset=default,
-        recipes={"default": Recipe(summary="fitted once, every training utterance weighs the same", epochs=1, normalise="none")},
-        default_recipe="default",
-        features=("wavlm-large", "hubert-large", "logmel"),
-        inputs="utterances",
-        check=_check,
-        per_utterance=True,
-        weighs_classes=False,
-        learns=frozenset({"dimensions"}),
-        typical_dim=1024,
-        fit=fit,
-        predict=predict,
-    )
-
-
-RIDGE = _spec(
+RIDGE = reference_head(
     "ridge",
     "reference for dimensions: ridge regression on the mean and deviation over time",
     "scikit-learn",
     {"plain": RidgeConfig(), "weak": RidgeConfig(alpha=0.01)},
-    "plain",
+    recipes={"default": ONCE},
+    fit=fit,
+    predict=predict,
+    learns="dimensions",
+    weighs_classes=False,
 )
-SVR_HEAD = _spec(
+SVR_HEAD = reference_head(
     "svr",
     "reference for dimensions: support vector regression on the mean and deviation over time",
     "scikit-learn; Drucker et al. 1996",
     {"rbf": SVRConfig(), "linear": SVRConfig(kernel="linear")},
-    "rbf",
+    recipes={"default": ONCE},
+    fit=fit,
+    predict=predict,
+    learns="dimensions",
+    weighs_classes=False,
 )
