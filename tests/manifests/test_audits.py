@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 import pytest
 
+from tfser.manifests.audits import run as run_module
 from tfser.manifests.audits.run import Audit, Finding, blocking, packaged_audits, parse_audit, run_audits
 from tfser.manifests.catalogue.build import build
 from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, refresh, rows
@@ -378,3 +379,13 @@ def test_an_audit_of_ones_own(cache, put_corpus):
         audit(cache, "loso-session", audits=[parse_audit("mine", HEADER + "FROM no_such_table")])
     with pytest.raises(TfserError, match=r"audit mine: level 'fatal' is none of error, warning, info, ok"):
         audit(cache, "loso-session", audits=[parse_audit("mine", HEADER + query.replace("info", "fatal"))])
+
+
+def test_few_and_many_violations_are_counted_alike(cache, put_corpus, monkeypatch):
+    """Few are counted in Python, many in the database: findings, counts and examples are the same."""
+    everybody = [replace(u, speaker=f"s{i % 2}", dialogue=f"d{i % 3}") for i, u in enumerate(corpus())]
+    put_corpus(cache, everybody)
+    few = audit(cache, "loso-session", examples=1)
+    monkeypatch.setattr(run_module, "_FEW", 0)
+    assert audit(cache, "loso-session", examples=1) == few
+    assert any(finding.rows > 1 == len(finding.examples) for finding in few)
