@@ -56,7 +56,8 @@ SCALES = {
 }
 """By reader. Sources: Busso et al., IEMOCAP, Language Resources and Evaluation 42 (2008) (self-assessment manikins, 1 to
 5); Busso et al., MSP-IMPROV, IEEE Transactions on Affective Computing 8 (2017) (manikins, 1 to 5); Lotfian and Busso,
-MSP-Podcast, IEEE Transactions on Affective Computing 10 (2019) (manikins, 1 to 7); `tfser.pipeline.corpora.synthetic`."""
+MSP-Podcast, IEEE Transactions on Affective Computing 10 (2019) (manikins, 1 to 7); `tfser.pipeline.corpora.synthetic`.
+MSP-IMPROV's was not compared with its page: the audit `scale_left` says where ratings leave it."""
 
 
 def parse_targets(text: str) -> tuple[str, ...]:

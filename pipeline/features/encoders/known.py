@@ -1,7 +1,8 @@
 """The encoders that have names of their own: what each is, where its weights are, and under which licence.
 
-Facts, read off the cards on the hub, the publishers' repositories and papers; nothing here loads or fetches anything. Any other
-encoder of `families.FAMILIES` goes by its hub id or folder. What each of them has heard stands in the audits' cards
+Facts of the publishers' cards, repositories and papers; nothing here loads or fetches anything. Sizes and training data are the
+papers'. **The licences were not compared with the cards when they were written down here: read the card before you rely on one.**
+Any other encoder of `families.FAMILIES` goes by its hub id or folder. What each of them has heard stands in the audits' cards
 (manifests/audits/encoders.json).
 """
 
