@@ -52,6 +52,15 @@ class ComparedRow:
     b: Interval
     difference: Interval
 
+    def columns(self) -> dict[str, Any]:
+        """Return what it says as columns of a flat row."""
+        values = {
+            f"{side}_{what}": getattr(of, what)
+            for side, of in (("score_a", self.a), ("score_b", self.b), ("difference", self.difference))
+            for what in ("value", "low", "high")
+        }
+        return {"part": self.part, "name": self.name, "n": self.n, **values, "df": self.difference.df}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -104,15 +113,7 @@ class Comparison:
                     "selection": self.a.selection,
                     "looked_at_test": peeks(self.a.selection),
                     "level": self.a.level,
-                    "part": row.part,
-                    "name": row.name,
-                    "n": row.n,
-                    **{
-                        f"{side}_{what}": getattr(of, what)
-                        for side, of in (("score_a", row.a), ("score_b", row.b), ("difference", row.difference))
-                        for what in ("value", "low", "high")
-                    },
-                    "df": row.difference.df,
+                    **row.columns(),
                     "clustered_by": self.clustered_by,
                     "clusters": None if self.clustered_by is None else row.difference.clusters,
                     "p_permutation": self.permutation.p if tests and self.permutation else None,

@@ -57,13 +57,8 @@ class RatedComparison:
         }  # fmt: skip
         return [
             about
-            | {"part": row.part, "name": row.name, "n": row.n}
-            | {
-                f"{side}_{what}": getattr(of, what)
-                for side, of in (("score_a", row.a), ("score_b", row.b), ("difference", row.difference))
-                for what in ("value", "low", "high")
-            }
-            | {"df": row.difference.df, "clustered_by": self.clustered_by}
+            | row.columns()
+            | {"clustered_by": self.clustered_by}
             | {"p_permutation": self.permutation.p if row is self.scores[0] and self.permutation else None}
             for row in (*self.scores, *self.dimensions, *self.folds, *self.speakers)
         ]
