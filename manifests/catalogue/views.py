@@ -231,3 +231,6 @@ VIEWS = {
     "results": RESULTS,
 }
 """By name, in an order in which they can be created."""
+
+FOLD_VIEWS = ("fold_roles", "folds", "left_out", "fold_utterances")
+"""Those that show what protocols make of the rows, and nothing of runs."""
