@@ -10,7 +10,9 @@ file to a database of its own: DuckDB would otherwise hand out, within one proce
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -122,19 +124,14 @@ def _replace(cache: Cache, before: dict[str, Stamp] | None, sources: dict[str, S
 
     Returns what it was built from, which is those of `sources` that could be read, and its seal.
     """
+    fresh = before is None
     with aside(cache.catalogue) as temporary, _writable(temporary) as file:
-        empty = _EMPTY.get(schema.VERSION)
-        if before is not None:
+        if fresh:
+            file.write_bytes(_empty(file))
+        else:
             shutil.copyfile(cache.catalogue, file)
             os.truncate(file, file.stat().st_size - len(seals.EMPTY))
-        elif empty is not None:
-            file.write_bytes(empty)
-        with contextlib.closing(duckdb.connect(duckdb_path(file), config=_READABLE)) as connection:
-            if before is None and empty is None:
-                create(connection)
-                connection.execute("CHECKPOINT")
-                _EMPTY[schema.VERSION] = file.read_bytes()
-            fresh = before is None
+        with _written(file) as connection:
             built = interruptibly(
                 connection, lambda: build(cache, connection, before or {}, sources, fresh=fresh, is_created=True)
             )
@@ -142,6 +139,35 @@ def _replace(cache: Cache, before: dict[str, Stamp] | None, sources: dict[str, S
         # A log left here belongs to the file that is replaced (somebody wrote to it); beside ours it would be in the way.
         cache.catalogue.with_name(cache.catalogue.name + ".wal").unlink(missing_ok=True)
     return built, seal
+
+
+def _empty(file: Path) -> bytes:
+    """Return the content of a catalogue of nothing; made in a file that is free, unless this process has made one before."""
+    if schema.VERSION not in _EMPTY:
+        with _written(file) as connection:
+            create(connection)
+        _EMPTY[schema.VERSION] = file.read_bytes()
+    return _EMPTY[schema.VERSION]
+
+
+@functools.cache
+def _workshop(process: int) -> Connection:
+    """Return the database in which a process builds its catalogues: to start one is dearer than to fill a small file."""
+    return duckdb.connect(config=_READABLE)
+
+
+@contextlib.contextmanager
+def _written(file: Path) -> Iterator[Connection]:
+    """Yield a connection that writes to a file of a catalogue, which is whole and nobody's in the end."""
+    with contextlib.closing(_workshop(os.getpid()).cursor()) as keeper:
+        name = f"catalogue_{secrets.token_hex(6)}"
+        keeper.execute(f"ATTACH {quote(duckdb_path(file))} AS {name}")
+        try:
+            with contextlib.closing(keeper.cursor()) as connection:
+                connection.execute(f"USE {name}")
+                yield connection
+        finally:
+            keeper.execute(f"DETACH {name}")
 
 
 @contextlib.contextmanager

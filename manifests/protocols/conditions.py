@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ def _parsed(text: str, where: str) -> tuple[dict[str, Any], frozenset[str]]:
         UsageError: if DuckDB cannot read it.
     """
     query = f"SELECT 1 FROM utterances WHERE {text}\n"
-    with _parser().cursor() as connection:
+    with _parser(os.getpid()).cursor() as connection:
         tree = json.loads((connection.execute("SELECT json_serialize_sql(?)", [query]).fetchone() or ("{}",))[0])
     if tree.get("error"):
         message = str(tree.get("error_message", "")).splitlines()[0]
@@ -75,8 +76,8 @@ def _parsed(text: str, where: str) -> tuple[dict[str, Any], frozenset[str]]:
 
 
 @functools.cache
-def _parser() -> duckdb.DuckDBPyConnection:
-    """Return a database of nothing that can reach nothing, opened once a process: its parser is all that is asked of it."""
+def _parser(process: int) -> duckdb.DuckDBPyConnection:
+    """Return a database of nothing that can reach nothing, opened once in each process: its parser is all that is asked of it."""
     connection = open_memory()
     lock_down(connection)
     return connection
@@ -85,7 +86,7 @@ def _parser() -> duckdb.DuckDBPyConnection:
 @functools.cache
 def _changing() -> frozenset[str]:
     """Return the functions whose value depends on more than a row."""
-    with _parser().cursor() as connection:
+    with _parser(os.getpid()).cursor() as connection:
         found = connection.execute(
             "SELECT DISTINCT function_name FROM duckdb_functions() "
             "WHERE function_type = 'aggregate' OR (stability IS NOT NULL AND stability <> 'CONSISTENT')"
