@@ -37,9 +37,11 @@ from tfser.pipeline.scan import scan
 from tfser.pipeline.shards.rows import write_rows
 from tfser.pipeline.shards.writer import ShardMember, write_shard
 
-# How long one example takes says how busy the machine is, and nothing about the program. Forty examples and not a hundred,
+# How long one example takes says how busy the machine is, and nothing about the program. Twenty examples and not a hundred,
 # because most properties here have a handful of kinds of input; a property that has more of them says so beside the test.
-settings.register_profile("tfser", deadline=None, max_examples=40)
+# `pytest --hypothesis-profile thorough` looks at more of those that say nothing.
+settings.register_profile("thorough", deadline=None, max_examples=200)
+settings.register_profile("tfser", deadline=None, max_examples=20)
 settings.load_profile("tfser")
 
 
