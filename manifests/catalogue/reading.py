@@ -4,7 +4,8 @@ The file is never written in place. `refresh` compares the stamps of the cache's
 from; if they differ it builds a new file aside (runs are added to a copy, everything else that changed is read again) and
 renames it over the old one. Readers hold the old file open meanwhile and lose nothing. Behind its end, where DuckDB does not
 look, stands its seal: a catalogue that does not fit it is built anew, before anything is shown of it. A connection attaches the
-file to a database of its own: DuckDB would otherwise hand out, within one process, the file that it opened first.
+file to a database of its own: DuckDB would otherwise hand out, within one process, the file that it opened first. While a
+command runs it is opened once for each state that it has (`keeping`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tfser.manifests import seals
 from tfser.manifests.cache import Cache, Stamp
 from tfser.manifests.catalogue import schema
 from tfser.manifests.catalogue.build import asked_file, build, create, insert_corpora
+from tfser.manifests.catalogue.keeping import again
 from tfser.manifests.catalogue.stored import asked_protocols, read_corpus
 from tfser.manifests.catalogue.views import FOLD_VIEWS
 from tfser.manifests.connections import Connection, duckdb_path, interruptibly, lock_down, open_memory, quote
@@ -47,6 +49,9 @@ from tfser.manifests.protocols.own import OwnProtocol, keep_own, own_protocols
 from tfser.manifests.wording import listed
 
 __all__ = ["Connection", "ensure_protocol", "open_catalogue", "refresh", "refresh_if_possible", "rows"]
+
+_SMALL = 1 << 26
+"""Bytes of a catalogue that a command keeps open."""
 
 _TRIES = 5
 """How often a catalogue is begun anew when files go away while it is built."""
@@ -229,7 +234,7 @@ def _built_from(cache: Cache) -> dict[str, Stamp] | None:
         # Another stamp than that which was checked belongs to a file that was put there just now: ask that one.
         seal = _WHOLE.get(stamp, b"")
         if seal not in _BUILT:
-            with contextlib.closing(_attach(cache.catalogue)) as connection:
+            with contextlib.closing(_shown(cache)) as connection:
                 version = connection.execute("SELECT version FROM meta").fetchone()
                 if version != (schema.VERSION,):
                     return None
@@ -240,7 +245,7 @@ def _built_from(cache: Cache) -> dict[str, Stamp] | None:
         return dict(_BUILT[seal])
     except DamagedError as error:
         note(f"{error}; it is an index, and is built anew")
-    except (UnreadableError, duckdb.Error):
+    except (UnreadableError, OSError, duckdb.Error):
         pass
     return None
 
@@ -257,15 +262,23 @@ def _note_left_out(cache: Cache, connection: Connection) -> None:
         note(f"left out of {cache.root}: {named}; `tfser cache verify` says what to do")
 
 
-def _attach(path: Path) -> Connection:
-    """Return a connection to the file as it is now, read-only."""
-    connection = open_memory()
-    try:
-        connection.execute(f"ATTACH {quote(duckdb_path(path))} AS catalogue (READ_ONLY)")
-        connection.execute("USE catalogue")
-    except BaseException:
-        connection.close()
-        raise
+def _shown(cache: Cache) -> Connection:
+    """Return a connection to the file as it is now: read-only, and closed to all else."""
+
+    def begin() -> Connection:
+        connection = open_memory()
+        try:
+            connection.execute(f"ATTACH {quote(duckdb_path(cache.catalogue))} AS catalogue (READ_ONLY)")
+            lock_down(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    status = cache.catalogue.stat()
+    # A large one is not held: a training may need the memory in which DuckDB keeps what it has read.
+    connection = again(_stamp(cache.catalogue, status), begin) if status.st_size <= _SMALL else begin()
+    connection.execute("USE catalogue")
     return connection
 
 
@@ -282,13 +295,13 @@ def open_catalogue(cache: Cache) -> Iterator[Connection]:
     cache.require()
     try:
         refresh(cache)
-        connection = _attach(cache.catalogue)
-    except (CannotWriteError, duckdb.Error):
+        connection = _shown(cache)
+    except (CannotWriteError, OSError, duckdb.Error):
         connection = open_memory()
         interruptibly(connection, lambda: build(cache, connection, {}, cache.sources(), fresh=True))
+        lock_down(connection)
     with contextlib.closing(connection):
         _note_left_out(cache, connection)
-        lock_down(connection)
         yield connection
 
 
