@@ -171,8 +171,11 @@ def _written(file: Path) -> Iterator[Connection]:
             with contextlib.closing(keeper.cursor()) as connection:
                 connection.execute(f"USE {name}")
                 yield connection
-        finally:
-            keeper.execute(f"DETACH {name}")
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):  # whatever happened comes first, Ctrl-C above all
+                keeper.execute(f"DETACH {name}")
+            raise
+        keeper.execute(f"DETACH {name}")
 
 
 @contextlib.contextmanager

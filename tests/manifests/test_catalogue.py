@@ -191,11 +191,11 @@ def test_files_that_go_away_meanwhile(cache, put_corpus, monkeypatch):
     put_run(cache, "r2")
     real, calls = catalogue.build, []
 
-    def build(*args: Any, **named: Any) -> None:
+    def build(*args: Any, **named: Any) -> Any:
         if not calls:
             shutil.rmtree(cache.runs / "r2")
         calls.append(1)
-        real(*args, **named)
+        return real(*args, **named)
 
     monkeypatch.setattr(catalogue, "build", build)
     with open_catalogue(cache) as connection:
