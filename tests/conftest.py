@@ -25,6 +25,7 @@ from tfser.cli import app
 from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.build import create
+from tfser.manifests.catalogue.keeping import kept_open
 from tfser.manifests.catalogue.reading import Connection, refresh
 from tfser.manifests.catalogue.views import FOLD_VIEWS
 from tfser.manifests.files import write_json, write_table
@@ -125,6 +126,23 @@ def fill_with_tones(
 
 
 FINDINGS: dict[object, list[Finding]] = {}
+
+
+OPENING_THEMSELVES = ("test_catalogue", "test_integrity")
+"""Files whose tests open the catalogue's file beside tfser, in the same process."""
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_command(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Open a catalogue once for each of its states, as commands do: to start a DuckDB is dearer than what most tests ask of it.
+
+    Tests of the command line (in this folder itself) have commands to do so.
+    """
+    if request.path.parent == Path(__file__).parent or request.path.stem in OPENING_THEMSELVES:
+        yield
+        return
+    with kept_open():
+        yield
 
 
 AUDITING = ("tfser.heads.runs.one_fold", "tfser.manifests.audits.report")

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tfser.heads.spec.fold import FoldData
-from tfser.manifests.catalogue.keeping import kept_open
 from tfser.pipeline.shards.packed import PackedFeatures
 
 
@@ -21,13 +20,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def _as_in_a_command() -> Iterator[None]:
-    """Open a catalogue once for each state of it, as commands do: to start a DuckDB is dearer than what most tests ask of it."""
-    with kept_open():
-        yield
 
 
 def make_features(lengths: list[int], dim: int, seed: int = 0) -> PackedFeatures:
