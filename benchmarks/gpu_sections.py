@@ -8,7 +8,6 @@ goes to its log. On a CPU, or with --toy, the same code runs at toy size; speeds
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.util
 import json
 import os
@@ -18,7 +17,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,8 +30,7 @@ from torch import nn
 from tfser.heads import head
 from tfser.heads.models.layer_mix import build_module
 from tfser.heads.models.ssd import ssd, unavailable
-from tfser.heads.spec.fold import EpochRecord, FoldData
-from tfser.heads.training.graphs import GraphedSteps
+from tfser.heads.spec.fold import FoldData
 from tfser.heads.training.loop import Keeping, Trainer, fit
 from tfser.heads.training.parts import padding
 from tfser.heads.training.step import training_loss
@@ -270,17 +268,6 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-@contextlib.contextmanager
-def launched() -> Iterator[None]:
-    """Within it, no training's steps are graphs."""
-    before = GraphedSteps.why_launched
-    GraphedSteps.why_launched = staticmethod(lambda _: "not now")  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        GraphedSteps.why_launched = before  # type: ignore[method-assign]
-
-
 def folds_at_once(at: Place, name: str, dim: int, count: int, n: int, recipe_name: str | None = None) -> dict[str, float]:
     """Return the seconds of an epoch of all folds: one at a time (launched, or as graphs), and together in each way."""
     spec = head(name)
@@ -293,28 +280,18 @@ def folds_at_once(at: Place, name: str, dim: int, count: int, n: int, recipe_nam
     recipe = replace(spec.recipe(recipe_name), precision="auto" if at.device.type == "cuda" else "float32", parts=None)
     recipe = replace(recipe, epochs=3, warmup_epochs=0, eval_hop=None if at.toy else recipe.eval_hop)
 
-    def epoch_of(how: Any, jobs: int) -> float:
+    def epoch_of(how: str, jobs: int) -> float:
         ends: list[float] = []
-        trained: list[float] = []
+        keeping = Keeping(on_epoch=lambda _: ends.append(time.perf_counter()))
+        options: dict[str, Any] = {"spec": spec, "config": config, "recipe": recipe, "device": at.device}
+        if how in ("plain", "graph"):
+            fit(folds[0], seed=0, graphs=how == "graph", keeping=keeping, **options)
+        else:
+            fit_together([FitJob(data=data, seed=0, keeping=keeping) for data in folds[:jobs]], how=how, on_note=note, **options)
+        return (ends[-1] - ends[jobs - 1]) / 2 * (count / jobs)  # the last two of three epochs
 
-        def hear(record: EpochRecord) -> None:
-            ends.append(time.perf_counter())
-            trained.append(record.train_s)
-
-        chosen = [FitJob(data=data, seed=0, keeping=Keeping(on_epoch=hear)) for data in folds[:jobs]]
-        options: dict[str, Any] = {"device": at.device, "how": how}
-        fit_together(chosen, spec=spec, config=config, recipe=recipe, on_note=note, **options)
-        seconds = (ends[-1] - ends[jobs - 1]) / 2 * (count / jobs)  # the last two of three epochs
-        note(f"{name} {how} x {jobs}: {seconds:.3f} s an epoch of all, of a job {trained[-1]:.4f} s of training")
-        return seconds
-
-    with launched():
-        found = {"plain": epoch_of("none", 1)}
-    if at.device.type == "cuda":
-        found["graph"] = epoch_of("none", 1)
-    for how in ("streams", "vmap"):
-        found[how] = epoch_of(how, count)
-    return found
+    ways = [("plain", 1), ("graph", 1), ("streams", count), ("vmap", count)]
+    return {how: epoch_of(how, jobs) for how, jobs in ways if how != "graph" or at.device.type == "cuda"}
 
 
 def transformer(at: Place) -> None:

@@ -13,16 +13,16 @@ with the same arithmetic and so the same numbers, to rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from tfser.heads.spec.recipes import Recipe
+from tfser.heads.training.batches import BatchMaker
 from tfser.heads.training.parts import Batch
+from tfser.heads.training.samples import FrameStore, SamplePlan
 from tfser.heads.training.step import training_loss
-
-if TYPE_CHECKING:
-    from tfser.heads.training.loop import Trainer
 
 LENGTHS = 16
 """Different lengths that batches of whole utterances are filled up to: more cost a capture each, fewer cost frames."""
@@ -40,6 +40,25 @@ class Changed(Protocol):
 
     def state(self) -> list[Tensor]:
         """Return every tensor that a step changes."""
+
+
+class Launching(Protocol):
+    """A training whose steps can be taken one by one: what a `tfser.heads.training.loop.Trainer` is here."""
+
+    device: torch.device
+    recipe: Recipe
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    store: FrameStore
+    layout: SamplePlan
+    maker: BatchMaker
+    class_weights: Tensor
+    parts: int
+    frames: int | None
+    most: int | None
+
+    def launch(self, batch: Batch) -> Tensor:
+        """Take a step, operation by operation, and return its loss."""
 
 
 class Graph:
@@ -114,7 +133,7 @@ class GraphedSteps:
         trainer: A training on a GPU of which `why_launched` has nothing to say; its optimiser is made capturable.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Launching) -> None:
         self.trainer, self.device = trainer, trainer.device
         self.losses = torch.zeros(1, device=self.device)
         self.graphs: dict[tuple[int, int], Graph] = {}
@@ -125,7 +144,7 @@ class GraphedSteps:
         make_capturable(trainer.optimiser, self.device)
 
     @staticmethod
-    def why_launched(trainer: Trainer) -> str | None:
+    def why_launched(trainer: Launching) -> str | None:
         """Return why a training's steps are launched one by one; None if they can be graphs."""
         if trainer.device.type != "cuda":
             return "only a GPU has graphs"
@@ -235,4 +254,4 @@ def make_capturable(optimiser: torch.optim.Optimizer, device: torch.device) -> N
         group["lr"] = torch.tensor(float(group["lr"]), device=device)
         group["capturable"] = group["fused"] = True
         group["foreach"] = False
-    optimiser._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]  # some steps are, and may be
+    optimiser._warned_capturable_if_run_uncaptured = True  # some steps are, and may be

@@ -54,7 +54,7 @@ class Group:
         self.shape = _Loss(copy.deepcopy(first.model).to("meta").train(), self)
         for module in self.shape.modules():
             if hasattr(module, "as_products"):
-                module.as_products = True  # only `vmap` computes with this module
+                module.as_products = True  # type: ignore[assignment]  # only `vmap` computes with this module
         self._stack()
         cuda = self.device.type == "cuda"
         self.streams = [torch.cuda.Stream(self.device) for _ in trainers] if cuda else []  # type: ignore[no-untyped-call]

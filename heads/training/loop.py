@@ -82,6 +82,7 @@ def fit(
     recipe: Recipe,
     seed: int,
     device: torch.device | str = "cpu",
+    graphs: bool = False,
     keeping: Keeping = _KEEP_NOTHING,
 ) -> FitResult:
     """Train a head on a fold; a `Baseline` is fitted at once, and of what stands below the recipe only the listener applies.
@@ -93,6 +94,7 @@ def fit(
         recipe: How to train.
         seed: Everything random follows from it: weights, order, dropout, augmentation.
         device: Where to train.
+        graphs: Launch a step as one CUDA graph, where that can be (`GraphedSteps.why_launched`).
         keeping: Where its state is kept, and who hears of each epoch.
 
     Raises:
@@ -119,7 +121,8 @@ def fit(
     try:
         with computing_on(device), own_randomness(device):
             trainer = Trainer(data, spec, config, recipe, seed, device)
-            trainer.use_graphs()
+            if graphs:
+                trainer.use_graphs()
             if keeping.checkpoint_dir is not None:
                 trainer.resume(keeping.checkpoint_dir)
             return _train(trainer, keeping)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,8 @@ ON = os.environ.get("TFSER_GPU_TESTS", "cuda")
 CLOSE = 2e-3
 """Largest difference of a probability after two epochs."""
 NETWORKS = [name for name in HEADS if isinstance(head(name), Network)]
+WAYS = (("cpu", False), (ON, False), (ON, True))
+"""Devices, and whether steps are graphs."""
 GRADED = Recipe(epochs=2, batch_size=8, precision="float32")
 
 pytestmark = [
@@ -61,10 +62,12 @@ def apart(one: FitResult, other: FitResult) -> float:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_head_learns_what_it_learns_on_a_cpu(name: str) -> None:
     spec, config, fold = head(name), small(name), make_fold()
-    here, there = (fit(fold, spec=spec, config=config, recipe=GRADED, seed=0, device=device) for device in ("cpu", ON))
-    for one, other in zip(here.history, there.history, strict=True):
+    options: dict[str, Any] = {"spec": spec, "config": config, "recipe": GRADED, "seed": 0}
+    here, there, graphed = (fit(fold, **options, device=device, graphs=graphs) for device, graphs in WAYS)
+    for one, other, third in zip(here.history, there.history, graphed.history, strict=True):
         assert one.loss == pytest.approx(other.loss, rel=CLOSE)
-    assert apart(here, there) < CLOSE
+        assert one.loss == pytest.approx(third.loss, rel=CLOSE)
+    assert apart(here, there) < CLOSE and apart(here, graphed) < CLOSE
     state = {key: tensor.cpu() for key, tensor in there.states["last"].items()}
     model = TrainedState(state=state, spec=spec, config=config, recipe=GRADED, n_classes=3)
     answers = predict(model, fold.features, utterances=fold.test, device="cpu")
@@ -103,10 +106,12 @@ def test_folds_trained_together_are_those_trained_alone(name: str, how: str) -> 
     assert not notes  # a graph was made where graphs are
 
 
+@pytest.mark.parametrize("graphs", [False, True])
 @pytest.mark.parametrize("name", ["mean_pool", "tf_mamba"])
-def test_a_stopped_training_goes_on_from_its_checkpoint(name: str, tmp_path: Path) -> None:
+def test_a_stopped_training_goes_on_from_its_checkpoint(name: str, graphs: bool, tmp_path: Path) -> None:
     recipe = replace(GRADED, epochs=4)
     options: dict[str, Any] = {"spec": head(name), "config": small(name), "recipe": recipe, "seed": 0, "device": ON}
+    options["graphs"] = graphs
     heard: list[int] = []
 
     def stop(record: EpochRecord) -> None:
@@ -123,31 +128,30 @@ def test_a_stopped_training_goes_on_from_its_checkpoint(name: str, tmp_path: Pat
     assert len(resumed.history) == 4 and apart(resumed, whole) < CLOSE
 
 
-@pytest.fixture
-def little_memory() -> Iterator[None]:
-    """Leave this process 0.5 GB of the GPU."""
+def test_a_group_too_large_for_the_memory_is_halved() -> None:
+    """Left the memory of three trainings, a process trains sixteen in smaller groups."""
     if ON != "cuda":
         pytest.skip("a CPU's memory is not filled on purpose")
-    memory = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(5e8 / memory)
-    yield
-    torch.cuda.set_per_process_memory_fraction(1.0)
-
-
-@pytest.mark.usefixtures("little_memory")
-def test_a_group_too_large_for_the_memory_is_halved() -> None:
     features = make_features([120] * 64, 256)
     labels, everyone = np.arange(64) % 2, np.arange(64)
     sides = {"train": everyone[:48], "val": everyone[:0], "test": everyone[48:]}
     data = FoldData(features=features, labels=labels, classes=("a", "b"), **sides)
     config = settled(head("tf_mamba"), "full", width=128, scan="chunked")
-    recipe = replace(GRADED, epochs=1, batch_size=16)
+    options: dict[str, Any] = {"spec": head("tf_mamba"), "config": config, "device": ON, "how": "vmap"}
+    options["recipe"] = replace(GRADED, epochs=1, batch_size=16)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    fit_together([FitJob(data=data, seed=0)], **options)
+    memory, one = torch.cuda.get_device_properties(0).total_memory, torch.cuda.memory_reserved() - before
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 3 * one) / memory)
     notes: list[str] = []
-    options: dict[str, Any] = {"spec": head("tf_mamba"), "config": config, "recipe": recipe, "device": ON}
-    found = fit_together([FitJob(data=data, seed=k) for k in range(16)], how="vmap", on_note=notes.append, **options)
+    try:
+        found = fit_together([FitJob(data=data, seed=k) for k in range(16)], on_note=notes.append, **options)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
     assert any("do not fit" in note for note in notes)
-    assert all(isinstance(one, FitResult) for one in found)
+    assert all(isinstance(result, FitResult) for result in found)
 
 
 def test_the_command_line_extracts_trains_and_predicts(tmp_path: Path) -> None:
@@ -167,7 +171,7 @@ def test_the_command_line_extracts_trains_and_predicts(tmp_path: Path) -> None:
     call("extract", "--corpus", "toy", "--features", "wavlm-large", "--layer", "2", "--weights", str(tmp_path / "weights"),
          "--device", ON)  # fmt: skip
     ways: dict[str, list[str]] = {
-        "tf_mamba": ["--set", "width=16", "--set", "hidden=16,8"],
+        "tf_mamba": ["--set", "width=16", "--set", "hidden=16,8", "--set", "scan=chunked", "--graphs"],
         "tf_transformer": ["--set", "segment_frames=16", "--set", "channels=4", "--recipe", "paper"],
         "mean_pool": ["--stack"],
         "logreg": [],
