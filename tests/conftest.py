@@ -27,7 +27,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.build import create
 from tfser.manifests.catalogue.keeping import kept_open
 from tfser.manifests.catalogue.reading import Connection, refresh
-from tfser.manifests.catalogue.views import FOLD_VIEWS
+from tfser.manifests.catalogue.views import AUDITED_VIEWS
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.pipeline.corpora import locate
@@ -74,13 +74,13 @@ _NUMBERS = itertools.count()
 
 @contextlib.contextmanager
 def memory_catalogue() -> Iterator[Connection]:
-    """Yield an empty catalogue in memory with the views of folds; all in one DuckDB, whose start is dearer than most tests."""
+    """Yield an empty catalogue in memory with the views that audits read; all in one DuckDB, whose start is dearer than most tests."""
     connection = _memory().cursor()
     name = f"memory_{next(_NUMBERS)}"
     connection.execute(f"ATTACH ':memory:' AS {name}")
     connection.execute(f"USE {name}")
     try:
-        create(connection, FOLD_VIEWS)
+        create(connection, AUDITED_VIEWS)
         yield connection
     finally:
         connection.execute("USE memory")

@@ -106,7 +106,7 @@ def build(
 
 
 def create(connection: Connection, views: Collection[str] = tuple(VIEWS)) -> None:
-    """Create the empty tables and views; `FOLD_VIEWS` are all that protocols and audits read, and a tenth of the work."""
+    """Create the empty tables and views; `AUDITED_VIEWS` are all that protocols and audits read, and a tenth of the work."""
     connection.execute("CREATE TABLE meta (version INTEGER)")
     connection.execute("INSERT INTO meta VALUES (?)", [schema.VERSION])
     connection.execute("CREATE TABLE sources (path VARCHAR, size BIGINT, mtime_ns BIGINT)")

@@ -29,7 +29,7 @@ from tfser.manifests.catalogue import schema
 from tfser.manifests.catalogue.build import asked_file, build, create, insert_corpora
 from tfser.manifests.catalogue.keeping import again
 from tfser.manifests.catalogue.stored import asked_protocols, read_corpus
-from tfser.manifests.catalogue.views import FOLD_VIEWS
+from tfser.manifests.catalogue.views import AUDITED_VIEWS
 from tfser.manifests.connections import Connection, duckdb_path, interruptibly, lock_down, open_memory, quote
 from tfser.manifests.errors import (
     CannotWriteError,
@@ -335,7 +335,7 @@ def ensure_protocol(cache: Cache, corpus: str, spec: str, *, own: OwnProtocol | 
         if connection.execute(known, [protocol.name, corpus]).fetchone():
             return protocol.name
     with contextlib.closing(open_memory()) as trial:  # say what is wrong before anything is written
-        create(trial, FOLD_VIEWS)
+        create(trial, AUDITED_VIEWS)
         insert_corpora(trial, [read_corpus(cache, name) for name in corpora])
         install(trial, corpus, protocol)
     # The user's file first, then that it was asked for: a kill between the two leaves a copy that nobody names,

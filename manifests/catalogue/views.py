@@ -232,5 +232,5 @@ VIEWS = {
 }
 """By name, in an order in which they can be created."""
 
-FOLD_VIEWS = ("fold_roles", "folds", "left_out", "fold_utterances")
-"""Those that show what protocols make of the rows, and nothing of runs."""
+AUDITED_VIEWS = ("fold_roles", "folds", "left_out", "fold_utterances", "raters")
+"""Those that protocols and audits read: what becomes of rows and of who rated them, and nothing of runs."""
