@@ -74,7 +74,7 @@ _NUMBERS = itertools.count()
 
 @contextlib.contextmanager
 def memory_catalogue() -> Iterator[Connection]:
-    """Yield an empty catalogue in memory with the views that audits read; all in one DuckDB, whose start is dearer than most tests."""
+    """Yield an empty catalogue in memory, with what audits read; all in one DuckDB, whose start is dearer than most tests."""
     connection = _memory().cursor()
     name = f"memory_{next(_NUMBERS)}"
     connection.execute(f"ATTACH ':memory:' AS {name}")
