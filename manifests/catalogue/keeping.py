@@ -9,6 +9,7 @@ opened here, and no connection outlives the command.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING
@@ -19,21 +20,21 @@ if TYPE_CHECKING:  # the program's help comes by here, and needs no DuckDB
 _KEPT: dict[Hashable, DuckDBPyConnection] = {}
 """The catalogue that was opened last, by the stamp of its file."""
 
-_THREADS: list[int] = []
-"""Who keeps it open."""
+_KEEPERS: list[tuple[int, int]] = []
+"""Who keeps it open: a process and its thread, since a process that was forked off has none of a database's own threads."""
 
 
 @contextlib.contextmanager
 def kept_open() -> Iterator[None]:
     """Within, a catalogue that this thread opens again is not opened anew; in the end it is closed."""
-    if _THREADS:  # a command within a command, or beside one: who came first keeps
+    if _KEEPERS:  # a command within a command, or beside one: who came first keeps
         yield
         return
-    _THREADS.append(threading.get_ident())
+    _KEEPERS.append(_here())
     try:
         yield
     finally:
-        _THREADS.clear()
+        _KEEPERS.clear()
         for connection in _KEPT.values():
             connection.close()
         _KEPT.clear()
@@ -41,10 +42,14 @@ def kept_open() -> Iterator[None]:
 
 def again(stamp: Hashable, begin: Callable[[], DuckDBPyConnection]) -> DuckDBPyConnection:
     """Return a connection to the catalogue of a stamp, which the caller closes; `begin` opens it where nobody has."""
-    if threading.get_ident() not in _THREADS:
+    if _here() not in _KEEPERS:
         return begin()
     if stamp not in _KEPT:
         opened = begin()
         _KEPT.clear()  # of another file: who still reads it holds its database by a connection of his own
         _KEPT[stamp] = opened
     return _KEPT[stamp].cursor()
+
+
+def _here() -> tuple[int, int]:
+    return os.getpid(), threading.get_ident()
