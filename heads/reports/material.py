@@ -10,6 +10,7 @@ named is shown and said to be incomplete; runs that are damaged or only begun ar
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,7 @@ class Contender:
         """The marks of its numbers (`tfser.heads.results.marks`)."""
         return mark(self.row)
 
-    @property
+    @functools.cached_property
     def classes(self) -> tuple[str, ...]:
         """Its classes in the order of the head's outputs; those that occur where the run does not say."""
         given = tuple(self.row["classes"] or ())
