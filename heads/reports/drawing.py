@@ -23,6 +23,12 @@ _NAMED_SPEAKERS = 45
 
 _LONG = 34
 
+_NARROW = 22
+"""Characters of a name beside an axis, in a wide figure and in a narrow one."""
+
+_WIDE_INCHES = 5.0
+"""From here on, words of an axis stand on one line, and names in full; figures for one column have less room."""
+
 
 def forest(data: FigureData, width: float) -> Figure:
     """Draw a row an experiment, the best on top, its interval as a bar; at the right, lines join those not told apart."""
@@ -38,9 +44,10 @@ def forest(data: FigureData, width: float) -> Figure:
     if data.details["chance"]:
         ax.axvline(100 * data.details["chance"], color=FAINT, linestyle=":", linewidth=1)
         ax.text(100 * data.details["chance"], -0.55, " chance", color=FAINT, fontsize=7, va="center")
-    ax.set_yticks(range(len(rows)), [short_text(f"{row['name']}{row['mark']}") for row in rows])
+    most = _LONG if width > _WIDE_INCHES else _NARROW
+    ax.set_yticks(range(len(rows)), [f"{short_text(row['name'], most)}{row['mark']}" for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.9)
-    ax.set_xlabel("pooled UA (%), 95 % interval over speakers")
+    ax.set_xlabel(_axis_words(width, "pooled UA (%)", "95 % interval over speakers"))
     ax.grid(axis="x")
     if joined:
         _joins(axes[1], joined)
@@ -90,7 +97,8 @@ def speakers(data: FigureData, width: float) -> Figure:
     for row in rows:
         name = f"{row['corpus']}/{row['speaker']}" if several else str(row["speaker"])
         session = f", {row['session']}" if row["session"] else ""
-        labels.append(short_text(f"{name}{session} (n {row['n']})"))
+        room = _LONG if width > _WIDE_INCHES else _NARROW
+        labels.append(f"{short_text(f'{name}{session}', room)} (n {row['n']})")
     # Of many speakers only every so many-th is named: labels would lie upon one another.
     places = range(len(rows)) if named else range(0, len(rows), max(1, len(rows) // _NAMED_SPEAKERS))
     ax.set_yticks(list(places), [labels[i] for i in places])
@@ -98,7 +106,7 @@ def speakers(data: FigureData, width: float) -> Figure:
     # From the ten below the worst: dots from 85 to 95 would be one heap on an axis that begins at zero.
     lowest = min([row["UA"] for row in rows] + [data.details["low"] or 1.0])
     ax.set_xlim(max(-2, 10 * int(10 * lowest - 0.5) - 2), 102)
-    ax.set_xlabel("UA of the speaker (%); line and band: all, 95 % interval")
+    ax.set_xlabel(_axis_words(width, "UA of the speaker (%)", "line and band: all, 95 % interval"))
     ax.grid(axis="both")
     if kinds != ["unknown"]:
         legend_outside(figure, "outside upper right", ncols=len(kinds), handletextpad=0.1)
@@ -319,10 +327,12 @@ def failing(data: FigureData, width: float) -> Figure:
         of = [(y, row) for y, row in enumerate(rows) if row["what"] == kind]
         _bars(ax, [(y, row["low"], row["high"]) for y, row in of], color=colour, linewidth=1.8, alpha=0.5)
         _dots(ax, [(100 * row["UA"], y) for y, row in of], marker, color=colour, markersize=4.5)
-    ax.set_yticks(range(len(rows)), [short_text(f"{row['what']} {row['group']} (n {row['n']:.0f})", 44) for row in rows])
+    most = _LONG if width > _WIDE_INCHES else _NARROW
+    named = [(f"{row['what']} {row['group']}", row["n"]) for row in rows]
+    ax.set_yticks(range(len(rows)), [f"{short_text(name, most)} (n {n:.0f})" for name, n in named])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlim(-2, 102)
-    ax.set_xlabel("UA of the group (%), 95 % interval; line: all")
+    ax.set_xlabel(_axis_words(width, "UA of the group (%)", "95 % interval; line: all"))
     ax.grid(axis="x")
     return figure
 
@@ -363,6 +373,11 @@ def scatter(data: FigureData, width: float) -> Figure:
     ax.set_ylabel("predicted")
     ax.grid(axis="both")
     return figure
+
+
+def _axis_words(width: float, first: str, second: str) -> str:
+    """Return what an axis says: on one line of a wide figure, on two of a narrow one, where one would be cut."""
+    return f"{first}, {second}" if width > _WIDE_INCHES else f"{first}\n{second}"
 
 
 def short_text(text: str, most: int = _LONG) -> str:

@@ -138,7 +138,7 @@ def test_what_is_drawn_is_the_data(connection: Connection, material: Material) -
     )  # fmt: skip
     with style.house_style():
         ax = drawing.draw(forest, 7.0).axes[0]
-        dots = sorted((line.get_ydata()[0], line.get_xdata()[0]) for line in ax.lines if line.get_marker() == "o")
+        dots = sorted((y, x) for line in ax.lines if line.get_marker() == "o" for x, y in line.get_xydata())
         assert dots == [(y, pytest.approx(100 * row["pooled_UA"])) for y, row in enumerate(forest.rows)]
         ax = drawing.draw(speakers, 3.5).axes[0]
         of_speakers = {int(y): x for line in ax.lines if line.get_linestyle() == "None"
