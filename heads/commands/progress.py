@@ -204,7 +204,7 @@ class SweepView:
         for line in shown:
             over = Spread.of(line.scores.values())
             scored = spread_text(name_of(line.entry), over, line.mark)
-            table.add_row(*self._names(line), self._done(line), scored, Text(self._now(line)))
+            table.add_row(*self._names(line), f"{len(line.done)}/{len(line.entry.runs)}", scored, Text(self._now(line)))
         below = f"{self._count()} runs, {duration(time.monotonic() - self._began)} gone{self._left_text()}"
         if len(shown) < len(lines):
             below += f"; {len(lines) - len(shown)} other experiments"
@@ -215,20 +215,15 @@ class SweepView:
         of = line.entry.experiment
         return [of.spec.name, of.preset, *([of.recipe_name] if self._recipes else []), of.feature_set]
 
-    @staticmethod
-    def _done(line: _Line) -> str:
-        failed = f" ({line.failed} failed)" if line.failed else ""
-        return f"{len(line.done)}/{len(line.entry.runs)}{failed}"
-
     def _widths(self, lines: Sequence[_Line], headers: Sequence[str]) -> list[int]:
         """Return how wide each column is: from the first run to the last the same, so that nothing moves while it runs.
 
         Counts and scores have the room of the longest that may come; names, and what is trained now, share what is left.
         """
-        every = [[*self._names(line), self._done(line), _LONGEST_SCORE, self._longest_now(line)] for line in lines]
+        every = [
+            [*self._names(line), f"{len(line.entry.runs)}/{len(line.entry.runs)}", _LONGEST_SCORE, self._longest_now(line)] for line in lines
+        ]
         widths = [max(cell_len(text) for text in column) for column in zip(headers, *every, strict=True)]
-        most = max((len(str(len(line.entry.runs))) for line in lines), default=1)
-        widths[-3] = max(widths[-3], 2 * most + 1)
         give_way = [at for at in range(len(widths)) if at not in (len(widths) - 3, len(widths) - 2)]
         while sum(widths) + GAP * (len(widths) - 1) > self._console.width:
             widest = max(give_way, key=lambda at: widths[at])
@@ -247,12 +242,13 @@ class SweepView:
         return f"fold {'9' * folds}, seed {'9' * seeds}{trained}" + (f" (+{self._jobs - 1})" if self._jobs > 1 else "")
 
     def _now(self, line: _Line) -> str:
-        """Return what is trained at the moment: the first run with its epoch, and how many more."""
+        """Return what is trained at the moment: how many failed, the first run with its epoch, and how many more."""
+        failed = f"{line.failed} failed" if line.failed else ""
         if not line.running:
-            return ""
+            return failed
         run, record = next(iter(line.running.values()))
         of = run.experiment
-        text = f"fold {run.fold}, seed {of.seed}"
+        text = (f"{failed}; " if failed else "") + f"fold {run.fold}, seed {of.seed}"
         if record is not None:
             text += f", epoch {record.epoch}/{of.epochs(run.fold)}"
         return text + (f" (+{len(line.running) - 1})" if len(line.running) > 1 else "")

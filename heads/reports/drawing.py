@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NAMED_SPEAKERS = 45
-"""Of more, only the worst bear their names."""
+"""Of more, every so many-th bears its name, the worst first."""
 
 _LONG = 34
+
+_CELL_INCHES = 0.24
+"""In smaller cells of a confusion only the share stands, without its sign."""
 
 _NARROW = 22
 """Characters of a name beside an axis, in a wide figure and in a narrow one."""
@@ -106,7 +109,7 @@ def speakers(data: FigureData, width: float) -> Figure:
     # From the ten below the worst: dots from 85 to 95 would be one heap on an axis that begins at zero.
     lowest = min([row["UA"] for row in rows] + [data.details["low"] or 1.0])
     ax.set_xlim(max(-2, 10 * int(10 * lowest - 0.5) - 2), 102)
-    ax.set_xlabel(_axis_words(width, "UA of the speaker (%)", "line and band: all, 95 % interval"))
+    ax.set_xlabel(_axis_words(width, "UA of the speaker (%)", "line and band: all, 95 %"))
     ax.grid(axis="both")
     if kinds != ["unknown"]:
         legend_outside(figure, "outside upper right", ncols=len(kinds), handletextpad=0.1)
@@ -121,11 +124,17 @@ def confusion(data: FigureData, width: float) -> Figure:
     ax, side = figure.subplots(1, 2, sharey=True, width_ratios=[1.0, 0.3])
     small = 6.2 if K > 8 or (width < 5 and K > 5) else 7.5
 
+    crowded = 0.77 * (width - 0.9) / K < _CELL_INCHES
+
     def text(row: Any) -> str:
+        if crowded:
+            return percent_of(row["share"], 0) if row["n"] else ""
         n = f"{row['n']:.0f}" if data.details["seeds"] == 1 else f"{row['n']:.1f}"
         return f"{n}\n{percent_of(row['share'], 0)} %" if row["n"] else ""
 
     _matrix(ax, cells, classes, lambda row: (BLUE, 0.72 * (row["share"] or 0.0)), text, small)
+    if crowded:
+        ax.set_xlabel("taken for (cells: % of the true class)")
     _bars(side, [(y, row["low"], row["high"]) for y, row in enumerate(recalls)], color=BLUE, linewidth=2.2, alpha=0.55)
     places = [(100 * row["recall"], y) for y, row in enumerate(recalls) if row["recall"] is not None]
     _dots(side, places, "o", color=BLUE, markersize=4.5)
@@ -180,10 +189,10 @@ def _matrix(
             ax.text(x, y, said, ha="center", va="center", fontsize=size, linespacing=0.95, url=f"link:{y}-{x}")
     ax.set_xlim(-0.5, K - 0.5)
     ax.set_ylim(K - 0.5, -0.5)
-    ax.set_xticks(
-        range(K), [short_text(name, 14) for name in classes], rotation=35 if K > 3 else 0, ha="right" if K > 3 else "center"
-    )
-    ax.set_yticks(range(K), [short_text(name, 14) for name in classes])
+    names = [short_text(name, 14) for name in classes]
+    slanted = K > 3 or max(map(len, names)) > 9
+    ax.set_xticks(range(K), names, rotation=35 if slanted else 0, ha="right" if slanted else "center")
+    ax.set_yticks(range(K), names)
     ax.tick_params(length=0)
     between = [line - 0.5 for line in range(1, K)]
     ax.hlines(between, -0.5, K - 0.5, color=FAINT, linewidth=0.3, alpha=0.5)
