@@ -220,9 +220,9 @@ class SweepView:
 
         Counts and scores have the room of the longest that may come; names, and what is trained now, share what is left.
         """
-        every = [
-            [*self._names(line), f"{len(line.entry.runs)}/{len(line.entry.runs)}", _LONGEST_SCORE, self._longest_now(line)] for line in lines
-        ]
+        most = max(len(str(len(line.entry.runs))) for line in lines)
+        done = f"{'9' * most}/{'9' * most}"
+        every = [[*self._names(line), done, _LONGEST_SCORE, self._longest_now(line)] for line in lines]
         widths = [max(cell_len(text) for text in column) for column in zip(headers, *every, strict=True)]
         give_way = [at for at in range(len(widths)) if at not in (len(widths) - 3, len(widths) - 2)]
         while sum(widths) + GAP * (len(widths) - 1) > self._console.width:

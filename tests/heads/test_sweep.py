@@ -466,7 +466,7 @@ def test_the_live_table_tells_how_far_it_is(cache: Cache, view: Any) -> None:
     assert "2/3" in half and " left" in half and all(len(line.rstrip()) <= 110 for line in half.splitlines())
     with open_catalogue(cache) as connection:
         UA = [row["UA"] for row in run_rows(connection, plan.entries, "last")]
-    assert f"{100 * mean(UA):.1f} ± {100 * stdev(UA):.1f}" in drawn[-1] and "(3 failed)" in drawn[-1]
+    assert f"{100 * mean(UA):.1f} ± {100 * stdev(UA):.1f}" in drawn[-1] and "3 failed" in drawn[-1]
     assert "0/3" in drawn[0] and "6/6 runs" in drawn[-1] and "failed: after epoch 1" in out.getvalue()
 
 
