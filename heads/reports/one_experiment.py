@@ -100,7 +100,7 @@ def _cell_links(
     return {
         f"{y}-{x}": (
             cell_link(a, b) if cell_link else f"#{one.key}-cell-{y}-{x}",
-            f"{a} taken for {b}: {count(len(cells[a, b]), 'utterance')}",
+            f"{visible(a)} taken for {visible(b)}: {count(len(cells[a, b]), 'utterance')}",
         )
         for y, a in enumerate(one.classes)
         for x, b in enumerate(one.classes)
