@@ -109,17 +109,13 @@ def scan(
     with cache.lock(f"corpora/{corpus}", listeners.on_wait):
         # What a killed scan left is swept away, and a corpus that is made rather than found is made.
         sweep(folder)
-        if reader.prepare is not None:
-            with disk_errors(root, _WAY_OUT):
-                reader.prepare(root, listeners.on_prepare)
+        _make(reader, root, listeners)
         last = last_scan(cache, corpus)
         _check_adapter(last, corpus, reader)
         # A folder that is named in another way is the same folder: it keeps its name, and nothing in it is decoded twice.
         if last.about is not None and is_same_folder(root, Path(last.about["root"])):
             root = Path(last.about["root"])
-        reading = _without_odd_names(reader.read(root, dict(options or {})))
-        _check_ids(reading.utterances, root)
-        _read_ratings(reading, dict(options or {}))
+        reading = _read(reader, root, dict(options or {}))
         scanned = _look(cache, corpus, root, last, reading, how, listeners)
         # The check comes before anything is written: the rows stay as they are where most of the corpus is gone.
         if not how.allow_loss:
@@ -128,10 +124,10 @@ def scan(
         about = {**_about(corpus, reader, root, options, reading), **scanned.limit}
         table = to_table(corpus, reading.utterances, scanned.measured)
         skipped = _skipped(corpus, reading, scanned.surveyed.reasons)
-        found = (about, table, skipped, annotation_table(corpus, reading.annotations))
-        changed = not is_same(last, *found)
+        contents = (about, table, skipped, annotation_table(corpus, reading.annotations))
+        changed = not is_same(last, *contents)
         if changed:
-            _store(cache, folder, *found)
+            _store(cache, folder, *contents)
     return _report(corpus, root, last, scanned, about, skipped, changed)
 
 
@@ -145,6 +141,25 @@ class _Scanned:
     """As surveyed, flagged by the lengths of the others."""
     limit: Mapping[str, float]
     """What `corpus.json` says of the longest utterance; nothing where it is the ordinary one and nobody ever asked."""
+
+
+def _make(reader: CorpusReader, root: Path, listeners: ScanListeners) -> None:
+    """Make a corpus that is generated; most are simply there."""
+    if reader.prepare is not None:
+        with disk_errors(root, _WAY_OUT):
+            reader.prepare(root, listeners.on_prepare)
+
+
+def _read(reader: CorpusReader, root: Path, options: Mapping[str, Any]) -> Reading:
+    """Return what a reader finds in a folder, with names that can be stored, ids that are unique, and ratings.
+
+    Raises:
+        TfserError: as the reader; if two utterances share an id, or a table of ratings cannot be read.
+    """
+    reading = _without_odd_names(reader.read(root, dict(options)))
+    _check_ids(reading.utterances, root)
+    _read_ratings(reading, options)
+    return reading
 
 
 def _look(

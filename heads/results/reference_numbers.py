@@ -18,10 +18,10 @@ import csv
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 from tfser.manifests.protocols.listed import published_lists
+from tfser.manifests.texts import packaged
 
 GROUPS = ("same protocol", "other protocol", "speakers shared")
 EXPLAINED = {
@@ -68,12 +68,11 @@ class ReferenceNumber:
 @functools.cache
 def reference_numbers() -> tuple[ReferenceNumber, ...]:
     """Return all published figures, in the order of the file."""
-    text = resources.files("tfser.heads.results").joinpath("reference_numbers.csv").read_text(encoding="utf-8")
-    found = []
-    for row in csv.DictReader(text.splitlines()):
-        told: dict[str, Any] = {**row, "classes": int(row["classes"]) if row["classes"] else None, "value": float(row["value"])}
-        found.append(ReferenceNumber(**told))
-    return tuple(found)
+    numbers = []
+    for row in csv.DictReader(packaged("heads.results", "reference_numbers.csv").splitlines()):
+        typed: dict[str, Any] = {**row, "classes": int(row["classes"]) if row["classes"] else None, "value": float(row["value"])}
+        numbers.append(ReferenceNumber(**typed))
+    return tuple(numbers)
 
 
 def published_beside(corpus: str, protocol: str, classes: int | None = None) -> list[dict[str, Any]]:

@@ -20,7 +20,6 @@ from tfser.pipeline.corpora import table as user_table
 from tfser.pipeline.corpora.audformat_files import header_of
 from tfser.pipeline.corpora.base import CorpusReader, absolute, find_root
 from tfser.pipeline.corpora.label_tables import LABEL_TABLES
-from tfser.pipeline.corpora.more_patterns import MORE_PATTERNS
 from tfser.pipeline.corpora.patterns import PATTERNS
 
 CORPORA: dict[str, CorpusReader] = {
@@ -33,7 +32,7 @@ CORPORA: dict[str, CorpusReader] = {
     "ravdess": ravdess.READER,
     "synthetic": synthetic.READER,
     "table": user_table.READER,
-    **{name: corpus.reader() for name, corpus in (PATTERNS | MORE_PATTERNS).items()},
+    **{name: corpus.reader() for name, corpus in PATTERNS.items()},
     **{name: corpus.reader() for name, corpus in LABEL_TABLES.items()},
 }
 add_loaded(PLUGGED, CorpusReader, CORPORA)
