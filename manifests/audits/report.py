@@ -19,7 +19,7 @@ from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.protocols.independence import NOT_INDEPENDENT, Independence, fold_independence, worst
 from tfser.manifests.protocols.protocol import GROUP_COLUMNS
-from tfser.manifests.wording import cell, count
+from tfser.manifests.wording import cell, count, ranges
 
 COLUMNS = ("audit", "protocol", "corpus", "fold", "level", "rows", "title", "action", "examples")
 """Of `Finding.to_dict`, as csv and JSON print them."""
@@ -290,13 +290,8 @@ def _numbers(folds: Sequence[int | None]) -> str:
     >>> _numbers([1, 2, 3, 5]), _numbers([0, None]), _numbers([None])
     ('1-3, 5', 'all, 0', 'all')
     """
-    runs: list[list[int]] = []
-    for number in sorted({fold for fold in folds if fold is not None}):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join([*["all"] * (None in folds), *(str(a) if a == b else f"{a}-{b}" for a, b in runs)])
+    numbers = ranges(fold for fold in folds if fold is not None)
+    return ", ".join(["all"] * (None in folds) + [numbers] * bool(numbers))
 
 
 def _spread(values: Sequence[int]) -> int | str:

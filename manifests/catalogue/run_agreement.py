@@ -35,11 +35,7 @@ def check_agreement(folder: Path, run_json: Mapping[str, Any], tables: Mapping[s
     Raises:
         DamagedError: naming the file and what is wrong.
     """
-    for name, table in tables.items():
-        for column, value in (("run_id", run_json.get("run_id")), ("fold", run_json.get("fold"))):
-            if column in table.column_names and set(table[column].unique().to_pylist()) - {value}:
-                other = "run" if column == "run_id" else "fold"
-                raise DamagedError(f"has rows of another {other}", at=folder / f"{name}.parquet")
+    check_owner(folder, run_json, tables)
     history = _check_history(folder, run_json, tables["history"])
     if run_json.get("fold") == 0:  # trained on all labelled utterances, tested on none
         for name in ("predictions", "confusion", "metrics"):
@@ -51,11 +47,34 @@ def check_agreement(folder: Path, run_json: Mapping[str, Any], tables: Mapping[s
     _check_metrics(folder / "metrics.parquet", tables["metrics"], counted, classes, history)
 
 
-def _check_history(folder: Path, about: Mapping[str, Any], table: pa.Table) -> list[dict[str, Any]]:
-    path = folder / "history.parquet"
+def check_owner(folder: Path, about: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
+    """Refuse tables with rows of another run or fold.
+
+    Raises:
+        DamagedError: naming the file.
+    """
+    for name, table in tables.items():
+        for column, value in (("run_id", about.get("run_id")), ("fold", about.get("fold"))):
+            if column in table.column_names and set(table[column].unique().to_pylist()) - {value}:
+                other = "run" if column == "run_id" else "fold"
+                raise DamagedError(f"has rows of another {other}", at=folder / f"{name}.parquet")
+
+
+def check_epochs(path: Path, about: Mapping[str, Any], table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of a history that has every epoch once, in order.
+
+    Raises:
+        DamagedError: it has not.
+    """
     rows: list[dict[str, Any]] = table.to_pylist()
     if [row["epoch"] for row in rows] != list(range(1, (about.get("epochs") or len(rows)) + 1)):
         raise DamagedError(f"{len(rows)} epochs of {about.get('epochs')} are there, or out of order", at=path)
+    return rows
+
+
+def _check_history(folder: Path, about: Mapping[str, Any], table: pa.Table) -> list[dict[str, Any]]:
+    path = folder / "history.parquet"
+    rows = check_epochs(path, about, table)
     for row in rows:
         for name, value in row.items():
             share = name.endswith(("_WA", "_UA", "_WF1"))
