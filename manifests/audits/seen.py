@@ -30,7 +30,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 from tfser.manifests.audits.encoders import cards_query, names_query
-from tfser.manifests.catalogue.views import BOUND, FOLD_ROLES, FOLD_UTTERANCES, FOLDS
+from tfser.manifests.catalogue.views import BOUND, VIEWS
 from tfser.manifests.connections import Connection, quote, quote_name
 from tfser.manifests.dimensions import scales_query
 from tfser.manifests.protocols.protocol import JOINED_BY
@@ -208,7 +208,7 @@ def _own(main: str, turn: str, protocol: str, corpus: str) -> dict[str, str]:
         "all_assignments": of.format("assignments"),
         "assignments": f"SELECT * FROM temp.all_assignments m WHERE TRUE{_USED}",
         "held_out": of.format("held_out"),
-        "fold_roles": FOLD_ROLES,
+        "fold_roles": VIEWS["fold_roles"],
         "split_rows": f"SELECT {', '.join(f'NULL::{c.split()[1]} AS {c.split()[0]}' for c in SPLIT_COLUMNS.split(', '))} LIMIT 0",
         "all_members": _members(turn, "temp.all_assignments"),
         "members": f"SELECT * FROM temp.all_members m WHERE TRUE{_USED}",
@@ -292,8 +292,8 @@ def _common(main: str, feature_sets: Sequence[str] | None, is_foreign: bool) -> 
         "scales": scales_query(f"{main}.corpora"),
         "encoder_cards": cards_query(),
         "encoder_names": names_query(),
-        "folds": FOLDS,
-        "fold_utterances": FOLD_UTTERANCES,
+        "folds": VIEWS["folds"],
+        "fold_utterances": VIEWS["fold_utterances"],
         "class_by_length": _given_away("ln(greatest(u.duration_s, 1e-3))"),
         "class_by_level": _given_away("u.rms_db"),
         **_SIDED,
