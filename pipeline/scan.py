@@ -121,14 +121,14 @@ def scan(
         if not how.allow_loss:
             _check_loss(corpus, root, last.table, scanned)
         reading.notes.extend(_notes(scanned.surveyed, scanned.measured, how.rescan))
-        about = {**_about(corpus, reader, root, options, reading), **scanned.limit}
+        corpus_json = {**_about(corpus, reader, root, options, reading), **scanned.limit}
         table = to_table(corpus, reading.utterances, scanned.measured)
         skipped = _skipped(corpus, reading, scanned.surveyed.reasons)
-        contents = (about, table, skipped, annotation_table(corpus, reading.annotations))
+        contents = (corpus_json, table, skipped, annotation_table(corpus, reading.annotations))
         changed = not is_same(last, *contents)
         if changed:
             _store(cache, folder, *contents)
-    return _report(corpus, root, last, scanned, about, skipped, changed)
+    return _report(corpus, root, last, scanned, corpus_json, skipped, changed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +197,7 @@ def _report(
     root: Path,
     last: LastScan,
     scanned: _Scanned,
-    about: Mapping[str, Any],
+    corpus_json: Mapping[str, Any],
     skipped: Sequence[Skipped],
     changed: bool,
 ) -> ScanReport:
@@ -213,7 +213,7 @@ def _report(
         removed=removed,
         changed=changed,
         skipped=tuple(skipped),
-        default_protocol=about["default_protocol"],
+        default_protocol=corpus_json["default_protocol"],
         notes=tuple(reading.notes),
         **_counts(reading, scanned.measured, surveyed.reasons),
     )
@@ -252,7 +252,7 @@ def _about(
 
 
 def _store(
-    cache: Cache, folder: Path, about: Mapping[str, Any], table: pa.Table, skipped: Sequence[Skipped], ratings: pa.Table
+    cache: Cache, folder: Path, corpus_json: Mapping[str, Any], table: pa.Table, skipped: Sequence[Skipped], ratings: pa.Table
 ) -> None:
     """Write what a scan found; `corpus.json` comes last, since a corpus is there when it is."""
     with disk_errors(folder, _WAY_OUT):
@@ -260,7 +260,7 @@ def _store(
         cache.write_table(folder / UTTERANCES, table)
         if ratings.num_rows or (folder / ANNOTATIONS).exists():
             cache.write_table(folder / ANNOTATIONS, ratings)
-        cache.write_json(folder / CORPUS, {**about, "scanned_at": now()})
+        cache.write_json(folder / CORPUS, {**corpus_json, "scanned_at": now()})
 
 
 def now() -> str:

@@ -57,21 +57,21 @@ def grouped(found: Sequence[Row], by: str | None = None) -> list[ScoreGroup]:
     ]
 
 
-def below(found: Sequence[Row], by: str | None = None) -> list[str]:
+def below(table: Sequence[Row], by: str | None = None) -> list[str]:
     """Return the lines that explain the marks and hold the notes of rows; of no rows, why there are none."""
-    if not found:
+    if not table:
         if by in ("raters", "agreement"):
             return [f"no scores by {by}: no test utterance has single ratings (see `tfser scan --annotations`)"]
         why = f" by {by}: nothing that was tested has a known {by}" if by else ": no finished run in this cache"
         return [f"no scores{why}"]
-    lines = explain_marks(found)
-    names = short_names(found)
+    lines = explain_marks(table)
+    names = short_names(table)
     called = {
-        row["experiment"]: f"{row['head']} {row['preset']} {row['recipe']} ({names[row['experiment']]})" for row in found
+        row["experiment"]: f"{row['head']} {row['preset']} {row['recipe']} ({names[row['experiment']]})" for row in table
     }
-    experiments = dict.fromkeys(row["experiment"] for row in found)
+    experiments = dict.fromkeys(row["experiment"] for row in table)
     of_note: dict[str, dict[str, None]] = {}
-    for row in found:
+    for row in table:
         for note in row.get("notes", ()):
             of_note.setdefault(note, {})[row["experiment"]] = None
     for note, of in of_note.items():  # what holds of several is said once

@@ -80,27 +80,27 @@ def show_scores(
     writing.kind()  # before anything is computed
     with open_catalogue(writing.store) as connection:
         maps = label_maps(writing.store, connection) if by == "raters" else None
-        found = table(connection, wanted, by=by, clusters=clusters, maps=maps)
-        rated = dimension_table(connection, wanted, by=by, clusters=clusters) if not found or by in (None, *RATED_BY) else []
-        once = sorted(whole_utterances(connection, [row["experiment"] for row in found])) if wanted.segments else []
+        scored = table(connection, wanted, by=by, clusters=clusters, maps=maps)
+        rated = dimension_table(connection, wanted, by=by, clusters=clusters) if not scored or by in (None, *RATED_BY) else []
+        once = sorted(whole_utterances(connection, [row["experiment"] for row in scored])) if wanted.segments else []
         readers = {row["corpus"]: row["adapter"] for row in rows(connection, "SELECT corpus, adapter FROM corpora")}
-    theirs = beside_scores(found, readers) if published else []
+    theirs = beside_scores(scored, readers) if published else []
 
     def for_people() -> None:
-        if found or not rated:
-            print_table(found, by, terminal_width(), once)
+        if scored or not rated:
+            print_table(scored, by, terminal_width(), once)
             show(*[""] * bool(rated))
         print_dimensions(rated, by, terminal_width())
         if published:
             print_published(theirs, terminal_width())
 
-    every = _side_by_side(found, rated)
+    every = _side_by_side(scored, rated)
     writing.deliver(
         every,
         for_people,
         as_json={"scores": every, "published": theirs} if published else None,
         as_markdown=lambda: [
-            *(markdown(found, by, once) if found or not rated else ()),
+            *(markdown(scored, by, once) if scored or not rated else ()),
             *dimension_markdown(rated, by),
             *(markdown_published(theirs) if published else ()),
         ],

@@ -293,18 +293,18 @@ def begin_run(
     from tfser.heads.training import checkpoints
 
     sides = _sides(experiment, loaded, fold)
-    about = _about(experiment, fold, findings) | {
+    run_json = _about(experiment, fold, findings) | {
         "utterances_cut": utterances_cut(experiment, loaded),
         # A run on everything has no test speaker who could have been heard.
         "speakers_kept": "kept" if fold == EVERYTHING else loaded.speakers_kept.get(fold, "unknown"),
     }
-    known = tuple(name for name in loaded.speakers if name is not None)
+    named = tuple(name for name in loaded.speakers if name is not None)
     try:
         data = FoldData(
             features=loaded.features,
             labels=loaded.labels,
             classes=experiment.classes,
-            speakers=known if len(known) == len(loaded.speakers) else None,
+            speakers=named if len(named) == len(loaded.speakers) else None,
             layers=experiment.layers,
             targets=experiment.targets,
             ratings=loaded.ratings,
@@ -313,7 +313,7 @@ def begin_run(
         )
     except UnlearnableError as error:
         raise EmptySideError(f"{experiment.protocol} fold {fold}: {error}") from error
-    begun = Begun(about=about, folder=begin(cache, about, again=experiment.again, note=note), loaded=loaded, data=data)
+    begun = Begun(about=run_json, folder=begin(cache, run_json, again=experiment.again, note=note), loaded=loaded, data=data)
     try:
         checkpoints.load(begun.checkpoint_dir)
     except DamagedError as error:
@@ -327,7 +327,7 @@ def store_run(cache: Cache, begun: Begun, result: FitResult, note: Callable[[str
     for selection, state in result.states.items():
         save_model(begun.folder / ("model.safetensors" if selection == "last" else f"model-{selection}.safetensors"), state)
     test, loaded = begun.data.test, begun.loaded
-    about = finish(
+    run_json = finish(
         cache,
         {
             **begun.about,
@@ -351,7 +351,7 @@ def store_run(cache: Cache, begun: Begun, result: FitResult, note: Callable[[str
         folder=begun.folder,
         note=note,
     )
-    return RunResult(about=about, trained=True)
+    return RunResult(about=run_json, trained=True)
 
 
 def _temperatures(result: FitResult) -> dict[str, float] | None:

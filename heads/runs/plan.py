@@ -248,12 +248,12 @@ def _own(kind: str, names: Sequence[str], of: str, known: list[str], every: list
     return list(dict.fromkeys(each for name in names for each in (every if name == "all" else [name])))
 
 
-def _shared(asked: Iterable[str], of: str, known: list[str], every: list[str]) -> list[str]:
+def _shared(asked: Iterable[str], head_name: str, known: list[str], every: list[str]) -> list[str]:
     """Return those of the names that a sweep asks for which one head has; `every` are those that `all` stands for."""
     names: list[str] = []
     for text in asked:
         only, dot, name = text.rpartition(".")
-        if not dot or only == of:
+        if not dot or only == head_name:
             names += every if name == "all" else [name] if name in known else []
     return list(dict.fromkeys(names))
 
@@ -356,13 +356,13 @@ def estimate(cache: Cache, plan: Plan) -> dict[str, Estimate]:
     """
     estimates: dict[str, Estimate] = {}
     with open_catalogue(cache) as connection:
-        known = rows(connection, "SELECT experiment, head, preset, feature_set, protocol, epochs, seconds, device FROM runs")
+        finished = rows(connection, "SELECT experiment, head, preset, feature_set, protocol, epochs, seconds, device FROM runs")
     for entry in plan.entries:
         experiment = entry.experiment
         todo = [run for run in entry.runs if run.experiment.again or run.run_id not in plan.finished]
         # Only runs on the same kind of device, and nothing is guessed beyond what was trained: a wrong estimate
         # is worse than none.
-        near = [row for row in known if row["device"].partition(":")[0] == experiment.device.partition(":")[0]]
+        near = [row for row in finished if row["device"].partition(":")[0] == experiment.device.partition(":")[0]]
         same = [row["seconds"] for row in near if row["experiment"] == experiment.name]
         key = (experiment.spec.name, experiment.preset, experiment.feature_set, experiment.protocol)
         epochs = [

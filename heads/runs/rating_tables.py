@@ -37,7 +37,7 @@ def rating_tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa
             ("segment", at, selected.segments, selected.segment_number),
         ):
             whose = [corpora[row] for row in rows]
-            said = unmapped(predicted, whose, outcome.scales)  # (m, T)
+            predicted_ratings = unmapped(predicted, whose, outcome.scales)  # (m, T)
             key = {"run_id": about["run_id"], "fold": about["fold"], "selection": selected.selection, "level": level}
             for t, dimension in enumerate(outcome.targets):
                 rated.append(
@@ -49,7 +49,7 @@ def rating_tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa
                             "utterance_id": pa.array([outcome.utterances[row][1] for row in rows], pa.string()),
                             "dimension": [dimension] * len(rows),
                             "rating": true[rows, t],
-                            "predicted": said[:, t],
+                            "predicted": predicted_ratings[:, t],
                             "low": pa.array([ends[name][0] for name in whose], pa.float64()),
                             "high": pa.array([ends[name][1] for name in whose], pa.float64()),
                             "selection": [key["selection"]] * len(rows),

@@ -123,7 +123,7 @@ def pick_up(cache: Cache, run_id: str, *, again: bool, note: Callable[[str], Non
         return None
     folder = run_folder(cache, run_id)
     try:
-        about = finished(cache, run_id)
+        run_json = finished(cache, run_id)
     except DamagedError as error:
         note(f"{error}; the run is moved to {cache.put_away(folder)} and trained again")
         return None
@@ -132,9 +132,9 @@ def pick_up(cache: Cache, run_id: str, *, again: bool, note: Callable[[str], Non
             f"{error}; the run may be whole, so it is not trained over: let it be read, or take --again, which keeps it in "
             f"{cache.root / 'removed'}"
         ) from error
-    if about is not None:
+    if run_json is not None:
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # killed after run.json was written
-    return about
+    return run_json
 
 
 def begin(cache: Cache, about: Mapping[str, Any], *, again: bool = False, note: Callable[[str], None] | None = None) -> Path:
@@ -350,13 +350,13 @@ def _prediction_table(
     )
 
 
-def _metric_rows(key: Mapping[str, Any], found: Scores, classes: Sequence[str]) -> list[dict[str, Any]]:
+def _metric_rows(key: Mapping[str, Any], scored: Scores, classes: Sequence[str]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
-        {**key, "metric": name, "class": None, "value": getattr(found, name)} for name in ("WA", "UA", "WF1", "macro_F1")
+        {**key, "metric": name, "class": None, "value": getattr(scored, name)} for name in ("WA", "UA", "WF1", "macro_F1")
     ]
     rows += [
         {**key, "metric": "recall", "class": name, "value": value}
-        for name, value in zip(classes, found.recall, strict=True)
+        for name, value in zip(classes, scored.recall, strict=True)
         if value is not None
     ]
     return rows

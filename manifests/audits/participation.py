@@ -194,8 +194,8 @@ def unmatched(connection: Connection, *, protocol: str, corpus: str) -> list[Fin
     origin, _, rest = protocol.partition(":")
     if origin not in ORIGINS:
         return []
-    of = find_list(origin, re.split("[@/]", rest, maxsplit=1)[0])
-    placed = placed_list(connection, of, corpus)
+    published = find_list(origin, re.split("[@/]", rest, maxsplit=1)[0])
+    placed = placed_list(connection, published, corpus)
     lost = placed.unknown + placed.ambiguous
     return [
         Finding(
@@ -212,7 +212,7 @@ def unmatched(connection: Connection, *, protocol: str, corpus: str) -> list[Fin
             )
             if lost
             else (),
-            explanation=f"of {placed.rows:,} files that {of.source} lists, {lost:,} could not be told here",
+            explanation=f"of {placed.rows:,} files that {published.source} lists, {lost:,} could not be told here",
         )
     ]
 

@@ -95,16 +95,16 @@ def judge_speakers(cache: Cache, connection: Connection, only: Collection[str] |
     While the catalogue holds the very rows that a run was made of (the protocol's hash), their speakers decide, as they are known
     now. Of any other run stands what it stored itself, and else that nobody can tell.
     """
-    found = connection.execute(
+    stored = connection.execute(
         "SELECT r.run_id, r.protocol, r.corpus, r.fold, bool_or(p.hash IS NOT NULL) FROM runs r LEFT JOIN protocols p "
         "ON p.protocol = r.protocol AND p.corpora = r.corpus AND p.hash = r.protocol_hash "
         "WHERE ?::VARCHAR[] IS NULL OR list_contains(?, r.run_id) GROUP BY ALL",
         [None if only is None else list(only)] * 2,
     ).fetchall()
-    pairs = {(protocol, corpus) for _, protocol, corpus, _, here in found if here}
+    pairs = {(protocol, corpus) for _, protocol, corpus, _, here in stored if here}
     judged = {pair: fold_independence(connection, *pair) for pair in pairs}
     verdicts: dict[str, str] = {}
-    for run_id, protocol, corpus, fold, here in found:
+    for run_id, protocol, corpus, fold, here in stored:
         verdict = judged[protocol, corpus].get(fold) if here else _stored_verdict(cache, run_id)
         # A run on all utterances (fold 0) is tested on nobody, so it takes nothing from what its experiment's scores are worth.
         verdicts[run_id] = "kept" if fold == 0 else verdict or "unknown"

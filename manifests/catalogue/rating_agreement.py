@@ -25,23 +25,23 @@ _CLOSE, _BARELY = 1e-6, 1e-9
 the second, which is rounding."""
 
 
-def check_ratings(folder: Path, about: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
+def check_ratings(folder: Path, run_json: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
     """Refuse a run on dimensions whose files contradict one another, or lack rows.
 
     Raises:
         DamagedError: naming the file and what is wrong.
     """
-    check_owner(folder, about, tables)
+    check_owner(folder, run_json, tables)
     for name in ("predictions", "confusion"):
         if tables[name].num_rows:
             raise DamagedError("has rows, of a run that learned no classes", at=folder / f"{name}.parquet")
-    epochs = check_epochs(folder / "history.parquet", about, tables["history"])
+    epochs = check_epochs(folder / "history.parquet", run_json, tables["history"])
     rated, path = tables["rated_predictions"], folder / "rated_predictions.parquet"
-    if about.get("fold") == 0:
+    if run_json.get("fold") == 0:
         if rated.num_rows or tables["metrics"].num_rows:
             raise DamagedError("has rows, of a run that was tested on nothing", at=path)
         return
-    groups = _checked(path, rated, about["targets"])
+    groups = _checked(path, rated, run_json["targets"])
     _check_scores(folder / "metrics.parquet", tables["metrics"].to_pylist(), groups, len(epochs))
 
 

@@ -175,15 +175,15 @@ def _unique(found: list[Indices]) -> Iterator[tuple[Indices, Indices, Indices]]:
 def _checked(words: Words, starts: Indices, active: Indices, a: Indices, b: Indices, offset: Indices) -> Iterator[Pair]:
     """Yield the proposals that hold; entries of one key are in the order of the fingerprints, so a < b."""
     for x, y, by in zip(a.tolist(), b.tolist(), offset.tolist(), strict=True):
-        one, other = words[starts[x] : starts[x + 1]], words[starts[y] : starts[y + 1]]
-        one, other = (one[-by:], other) if by < 0 else (one, other[by:])
-        length = min(len(one), len(other))
-        one, other = one[:length], other[:length]
-        both = (one != 0) & (other != 0)
+        mine, other = words[starts[x] : starts[x + 1]], words[starts[y] : starts[y + 1]]
+        mine, other = (mine[-by:], other) if by < 0 else (mine, other[by:])
+        length = min(len(mine), len(other))
+        mine, other = mine[:length], other[:length]
+        both = (mine != 0) & (other != 0)
         common = int(np.count_nonzero(both))
         if common < max(MIN_WORDS, MIN_SHARE * min(active[x], active[y])):
             continue
-        similarity = 1 - int(np.bitwise_count(one ^ other)[both].sum()) / (32 * common)
+        similarity = 1 - int(np.bitwise_count(mine ^ other)[both].sum()) / (32 * common)
         if similarity >= limit(common):
             whole = common >= WHOLE_SHARE * max(active[x], active[y])
             yield Pair(a=x, b=y, similarity=similarity, words=common, offset=by, is_whole=bool(whole))

@@ -51,16 +51,16 @@ class Located:
 def remembered(cache: Cache) -> dict[str, dict[str, Any]]:
     """Return what `corpus.json` says of each corpus in the cache; one whose file is damaged or cannot be read costs none of the
     others, and a note names it."""
-    found = {}
+    corpora = {}
     for name in cache.corpora():
         try:
-            found[name] = read_about(cache, name)
-            if found[name]["adapter"] not in CORPORA:
-                adapter = found.pop(name)["adapter"]
+            corpora[name] = read_about(cache, name)
+            if corpora[name]["adapter"] not in CORPORA:
+                adapter = corpora.pop(name)["adapter"]
                 note(f"{name} is left out: it was scanned as {adapter!r}, which this version does not know")
         except (DamagedError, UnreadableError) as error:
             note(f"{error}; {name} is left out")
-    return found
+    return corpora
 
 
 def locate(

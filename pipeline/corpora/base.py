@@ -57,7 +57,7 @@ class Expected:
 
     def differences(self, utterances: list[Utterance]) -> str | None:
         """Say how the utterances that were found differ from what was published; None where they do not."""
-        found = Counter(u.label for u in utterances)
+        counted = Counter(u.label for u in utterances)
         speakers = len({u.speaker for u in utterances} - {None})
         parts = []
         if self.utterances not in (None, len(utterances)):
@@ -65,7 +65,7 @@ class Expected:
         if self.speakers not in (None, speakers):
             parts.append(f"{speakers} of {self.speakers} speakers")
         if not parts:
-            parts = [f"{found[label]:,} of {n:,} {label}" for label, n in self.labels.items() if found[label] != n]
+            parts = [f"{counted[label]:,} of {n:,} {label}" for label, n in self.labels.items() if counted[label] != n]
         return f"the counts differ from the published ones: {', '.join(parts)}" if parts else None
 
 

@@ -178,9 +178,9 @@ def encoder_spec(
         UsageError: if the name, a layer, an option or the precision is off.
         TfserError: if files are missing or damaged.
     """
-    known = ENCODERS.get(name)
-    _check_words(name, known, weights, precision, settings or {})
-    source = weights or (known.hub if known else name)
+    named = ENCODERS.get(name)
+    _check_words(name, named, weights, precision, settings or {})
+    source = weights or (named.hub if named else name)
     if revision is not None and is_folder(source):
         raise UsageError(f"--revision {revision}: {source} is a folder, which has no revisions")
     files = find(source, revision)
@@ -190,18 +190,18 @@ def encoder_spec(
     family = str(config.get("model_type"))
     if family not in DEFAULTS:
         raise UsageError(f"{source}: model_type {family!r} is none of the families that extract here: {', '.join(DEFAULTS)}")
-    if known is not None and family != known.family:
-        raise UsageError(f"{source}: holds a {family}, and {name} is a {known.family}; name it by its folder or hub id instead")
+    if named is not None and family != named.family:
+        raise UsageError(f"{source}: holds a {family}, and {name} is a {named.family}; name it by its folder or hub id instead")
     values = architecture(family, config)
     check(files.folder / CONFIG, values, family)
     notes: list[str] = []
     return EncoderSpec(
-        name=name if known else Path(name).resolve().name if is_folder(name) else name.rsplit("/", 1)[-1],
+        name=name if named else Path(name).resolve().name if is_folder(name) else name.rsplit("/", 1)[-1],
         family=family,
         found=files,
         weights=content_hash(files, memo, again=rehash),
         architecture=values,
-        outputs=_outputs(name, layer, known, values, notes),
+        outputs=_outputs(name, layer, named, values, notes),
         precision=next(p for p in PRECISIONS if p == precision),
         **FAMILIES[family].front(name, files, values, settings or {}, notes),
         notes=tuple(notes),
