@@ -153,18 +153,18 @@ def compare(
     with open_catalogue(writing.store) as connection:
         subjects = [find(connection, meant_by(writing.store, name)) for name in (a, b, *(more or ()))]
         how: dict[str, Any] = {"clusters": comparing.clusters, "common": comparing.common}
-        which: dict[str, Any] = {"selection": comparing.selection, "level": comparing.level}
+        wanted: dict[str, Any] = {"selection": comparing.selection, "level": comparing.level}
         rates = [subject for subject in subjects if targets_of(connection, subject)]
         if rates and (len(rates) < len(subjects) or more):
             for subject in rates if len(rates) < len(subjects) else ():
                 check_classes(connection, subject, "the other")
             raise UsageError(f"{rates[0].name} learned dimensions: compare two such experiments at a time")
         if rates:
-            one, two = (read_rated_outcome(connection, subject, **which) for subject in subjects)
+            one, two = (read_rated_outcome(connection, subject, **wanted) for subject in subjects)
             rated = compare_ratings(one, two, metric=comparing.metric or "CCC", **how)
             writing.deliver(rated.rows(), lambda: print_rated_comparison(rated), as_json=rated.to_dict())
             return
-        sides = [read_outcome(connection, subject, **which) for subject in subjects]
+        sides = [read_outcome(connection, subject, **wanted) for subject in subjects]
     how |= {"metric": comparing.metric or "UA"}
     if more:
         many = compare_many(sides, **how)

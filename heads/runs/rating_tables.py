@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def rating_tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table]:
+def rating_tables(run_json: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table]:
     """Return the tables of a run by their names; scores are computed from the predictions beside them."""
     import pyarrow as pa
 
@@ -38,7 +38,7 @@ def rating_tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa
         ):
             whose = [corpora[row] for row in rows]
             predicted_ratings = unmapped(predicted, whose, outcome.scales)  # (m, T)
-            key = {"run_id": about["run_id"], "fold": about["fold"], "selection": selected.selection, "level": level}
+            key = {"run_id": run_json["run_id"], "fold": run_json["fold"], "selection": selected.selection, "level": level}
             for t, dimension in enumerate(outcome.targets):
                 rated.append(
                     pa.table(
@@ -59,7 +59,7 @@ def rating_tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa
                     )
                 )
                 metrics += _metric_rows(key | {"epoch": selected.epoch}, dimension, rated[-1])
-    history = [{"run_id": about["run_id"], **row} for row in outcome.history]
+    history = [{"run_id": run_json["run_id"], **row} for row in outcome.history]
     schema = columns_of(RATED)
     return {
         "history": pa.Table.from_pylist(history, schema=columns_of("history")),

@@ -209,7 +209,7 @@ def encoder_spec(
 
 
 def _check_words(
-    name: str, known: Known | None, weights: str | None, precision: str, settings: Mapping[str, str]
+    name: str, named: Known | None, weights: str | None, precision: str, settings: Mapping[str, str]
 ) -> None:
     """Refuse all that can be wrong with the words before anything is fetched: weights are gigabytes.
 
@@ -218,23 +218,23 @@ def _check_words(
     """
     if name in NOT_HERE or name.partition("/")[0] in NOT_HERE:
         raise UsageError(NOT_HERE[name.partition("/")[0]])
-    if known is None and "/" not in name and not is_folder(name):
+    if named is None and "/" not in name and not is_folder(name):
         raise unknown("encoder", name, list(ENCODERS))
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
     for key in settings:
         if key not in OPTIONS:
             raise unknown(f"option of {name}", key, OPTIONS)
-    if known is None and weights not in (None, name) and is_folder(name):
+    if named is None and weights not in (None, name) and is_folder(name):
         raise UsageError(f"--features {name} --weights {weights}: these name two encoders; give the second as --features alone")
 
 
 def _outputs(
-    name: str, layer: str | None, known: Known | None, values: Mapping[str, Any], notes: list[str]
+    name: str, layer: str | None, named: Known | None, values: Mapping[str, Any], notes: list[str]
 ) -> tuple[LayerOutput, ...]:
     D, N = width(values), depth(values)
     if layer is None:
-        wanted = known.layer if known is not None and known.layer is not None else N
+        wanted = named.layer if named is not None and named.layer is not None else N
         if wanted > N:
             notes.append(f"these weights have {N} layers: layer {N} is taken, not {wanted}")
         layer = str(min(wanted, N))

@@ -199,13 +199,13 @@ def _download(repository: str, revision: str | None) -> Found:
     try:
         # One question with one short wait: where there is no network, retries would take half a minute to say so.
         info = HfApi().model_info(repository, revision=revision, timeout=TIMEOUT_S)
-        there = {sibling.rfilename for sibling in info.siblings or []}
-        kind = next((kind for kind in KINDS if kind in there), None)
-        if CONFIG not in there or kind is None:
+        files = {sibling.rfilename for sibling in info.siblings or []}
+        kind = next((kind for kind in KINDS if kind in files), None)
+        if CONFIG not in files or kind is None:
             raise TfserError(f"{label}: the hub does not have all of {_wanted()}; take a repository that transformers can load")
 
         def fetch(names: Iterable[str]) -> list[Path]:
-            return [Path(hf_hub_download(repository, name, revision=revision)) for name in names if name in there]
+            return [Path(hf_hub_download(repository, name, revision=revision)) for name in names if name in files]
 
         folder = fetch([CONFIG, PREPROCESSOR, PROCESSOR, kind])[0].parent
         fetch(_shards(folder / kind))
