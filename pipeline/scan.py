@@ -102,9 +102,7 @@ def scan(
         TfserError: if the folder is not such a corpus, two utterances share an id, most of what the last scan could read is
             gone (a disk that is not mounted looks so), or the cache cannot be written. The rows stay as they were.
     """
-    folder, root = cache.corpus(corpus), absolute(root)
-    if not _is_text(str(root)):
-        raise TfserError(f"{_as_text(str(root))}: the folder's name is not UTF-8; rename it")
+    folder, root = cache.corpus(corpus), _storable(absolute(root))
     # One lock from the first look to the last file: two scans at once would each keep what only the other has measured.
     with cache.lock(f"corpora/{corpus}", listeners.on_wait):
         # What a killed scan left is swept away, and a corpus that is made rather than found is made.
@@ -118,8 +116,7 @@ def scan(
         reading = _read(reader, root, dict(options or {}))
         scanned = _look(cache, corpus, root, last, reading, how, listeners)
         # The check comes before anything is written: the rows stay as they are where most of the corpus is gone.
-        if not how.allow_loss:
-            _check_loss(corpus, root, last.table, scanned)
+        _check_loss(corpus, root, None if how.allow_loss else last.table, scanned)
         reading.notes.extend(_notes(scanned.surveyed, scanned.measured, how.rescan))
         corpus_json = {**_about(corpus, reader, root, options, reading), **scanned.limit}
         table = to_table(corpus, reading.utterances, scanned.measured)
@@ -316,6 +313,17 @@ def _is_text(name: str | None) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _storable(root: Path) -> Path:
+    """Return a folder whose name can be stored.
+
+    Raises:
+        TfserError: if it cannot.
+    """
+    if not _is_text(str(root)):
+        raise TfserError(f"{_as_text(str(root))}: the folder's name is not UTF-8; rename it")
+    return root
 
 
 def _as_text(name: str | None) -> str | None:

@@ -67,6 +67,25 @@ class Fused:
     found: int
 
 
+def _together(
+    experiments: Sequence[str], stored: Sequence[Sequence[Row]]
+) -> tuple[dict[tuple[int, int], tuple[Row, ...]], list[str]]:
+    """Return the runs of all experiments by fold and seed, and in words the folds and seeds of which somebody lacks a run."""
+    places = [{(row["fold"], row["seed"]): row for row in each} for each in stored]
+    seeds = [sorted({seed for _, seed in each}) for each in places]
+    several = [set(each) for each in seeds if len(each) > 1] or [set(seeds[0])]
+    runs: dict[tuple[int, int], tuple[Row, ...]] = {}
+    left_out: list[str] = []
+    for fold in sorted({fold for each in places for fold, _ in each}):
+        for seed in sorted(set.union(*several)):
+            side = [each.get((fold, only[0] if len(only) == 1 else seed)) for each, only in zip(places, seeds, strict=True)]
+            if lacking := [name for name, row in zip(experiments, side, strict=True) if row is None]:
+                left_out.append(f"fold {fold}, seed {seed}: no run of {', '.join(lacking)}")
+            else:
+                runs[fold, seed] = tuple(row for row in side if row is not None)
+    return runs, left_out
+
+
 def plan_fusion(cache: Cache, names: Sequence[str]) -> FusionPlan:
     """Find the runs to fuse.
 
@@ -93,20 +112,7 @@ def plan_fusion(cache: Cache, names: Sequence[str]) -> FusionPlan:
         if not each:
             raise UsageError(f"{name} was trained on all utterances alone, and predicts nobody; train its folds (`--fold all`)")
     _check_alike(experiments, [each[0] for each in stored])
-    places = [{(row["fold"], row["seed"]): row for row in each} for each in stored]
-    seeds = [sorted({seed for _, seed in each}) for each in places]
-    several = [set(each) for each in seeds if len(each) > 1] or [set(seeds[0])]
-    wanted = sorted(set.union(*several))
-    runs: dict[tuple[int, int], tuple[Row, ...]] = {}
-    left_out: list[str] = []
-    for fold in sorted({fold for each in places for fold, _ in each}):
-        for seed in wanted:
-            found = [each.get((fold, only[0] if len(only) == 1 else seed)) for each, only in zip(places, seeds, strict=True)]
-            lacking = [name for name, row in zip(experiments, found, strict=True) if row is None]
-            if lacking:
-                left_out.append(f"fold {fold}, seed {seed}: no run of {', '.join(lacking)}")
-            else:
-                runs[fold, seed] = tuple(row for row in found if row is not None)
+    runs, left_out = _together(experiments, stored)
     if not runs:
         raise UsageError(f"{' and '.join(experiments)} have no fold in common")
     of_run: dict[str, set[str]] = {}

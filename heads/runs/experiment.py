@@ -182,15 +182,12 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     """
     named = asked_head(cache, request)
     request, spec, recipe = named.request, named.spec, named.recipe
-    # Settings came before the protocol, since a recipe may bring a validation policy.
+    # The recipe before the protocol, since it may bring a validation policy.
     corpus, protocol, chosen = _choose_protocol(cache, request, recipe)
     data = look_up(cache, request.features, spec, recipe, corpus, protocol, request.targets)
-    check_protocol(data.protocol, request.targets)
-    _check_frames(spec, data.features.row)
-    if recipe.temperature:
-        check_temperature(data, request.folds)
-    chosen += [*named.chosen, *_instead(request, spec, data), *scale_words(data.scales)]
-    chosen += _left_out(request, named, corpus, protocol, data.features.name)
+    _check_data(request, spec, recipe, data)
+    left = _left_out(request, named, corpus, protocol, data.features.name)
+    chosen += [*named.chosen, *_instead(request, spec, data), *scale_words(data.scales), *left]
     # What depends on data and device comes last, since it may depend on all of the above.
     way = _settle(request, spec, named.config, recipe, data)
     return Experiment(
@@ -278,11 +275,14 @@ def _settle(request: Request, spec: HeadSpec, config: Settings, recipe: Recipe, 
     config = _with_parts(spec, config, row)
     spec.check(config, row["dim"] // layers)
     device = choose_device(request.device) if isinstance(spec, Network) else "cpu"
+    # Seconds become frames before anything is counted in frames: what a head sees, its longest sample, its steps.
     recipe = recipe.settled(row["hop_s"])
     longest = int(data.lengths.max(initial=1))
     longest = spec.sample_frames(config, recipe) or min(longest, recipe.cut_frames or longest)
     config = spec.settled(config, hop_s=row["hop_s"], longest=longest, device=device)
     recipe = settle_precision(recipe, device)
+    # A recipe of steps trains as many epochs as they come to in each fold, which differ in size; what is shown and
+    # estimated goes by these.
     counted: list[int] = []
     if recipe.steps is not None:
         for fold in range(EVERYTHING, data.protocol["folds"] + 1):
@@ -298,6 +298,7 @@ def _settle(request: Request, spec: HeadSpec, config: Settings, recipe: Recipe, 
         stacked = stacking.how
         if stacked == "none":
             chosen.append(f"trained one by one ({stacking.reason})")
+    # Last, since how a batch is parted depends on all of the above and changes no number.
     recipe, whole = settle_parts(spec, config, recipe, device, data.lengths, stacked=stacked != "none")
     return _Way(
         config=config,
@@ -310,12 +311,17 @@ def _settle(request: Request, spec: HeadSpec, config: Settings, recipe: Recipe, 
     )
 
 
-def _check_frames(spec: HeadSpec, feature_set: Mapping[str, Any]) -> None:
-    """Refuse functionals for a head that looks along time.
+def _check_data(request: Request, spec: HeadSpec, recipe: Recipe, data: TrainingData) -> None:
+    """Refuse data that a head or a recipe cannot learn from.
 
     Raises:
-        UsageError: if the feature set has one frame an utterance, and the head needs several.
+        UsageError: if the protocol has no classes, or nobody validates a temperature; if the feature set has one frame an
+            utterance, and the head looks along time.
     """
+    check_protocol(data.protocol, request.targets)
+    if recipe.temperature:
+        check_temperature(data, request.folds)
+    feature_set = data.features.row
     if is_per_utterance(feature_set) and not spec.per_utterance:
         able = ", ".join(name for name in HEADS if head(name).per_utterance)
         raise UsageError(

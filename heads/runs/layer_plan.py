@@ -115,6 +115,7 @@ def _stack(cache: Cache, corpus: str, asked: str | None) -> str:
                 [corpus.split(JOINED_BY)] * 2,
             )
         }
+        # Of several corpora, only what all of them have: layers are chosen once, for all.
         sets = [row for row in rows(connection, "FROM feature_sets ORDER BY feature_set") if row["feature_set"] in have]
     stacks = [row["feature_set"] for row in sets if layers_of(row) > 1]
     if asked is None:
@@ -123,6 +124,8 @@ def _stack(cache: Cache, corpus: str, asked: str | None) -> str:
         parts = FeatureName.parse(asked)
         if parts.layer not in (None, ALL):
             raise UsageError(f"--features {asked}: this is one layer; name all of them: {parts.encoder}/{ALL}")
+        # A stack before single layers: one file a shard instead of one a layer. Where there is none, the layers that
+        # are stored singly.
         candidates = meant(str(replace(parts, layer=ALL)), stacks)
         if not candidates and meant(str(replace(parts, layer=None)), have):
             return str(replace(parts, layer=None))

@@ -103,21 +103,8 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
         ).fetchall()
         kept = fold_independence(connection, experiment.protocol, experiment.corpus)
         soft = soft_labels(connection, experiment) if experiment.recipe.labels_from == "distribution" else None
-    view = experiment.view
-    where = [
-        FeatureRow(
-            utterance_id=r["utterance_id"],
-            path=cache.root / r["shard"],
-            first_frame=r["first_frame"],
-            frames=r["frames"],
-            dim=r["dim"] if view is None else view.row["dim"],
-            checksum=r["checksum"],
-            first_column=None if view is None else view.first_column,
-        )
-        for r in utterances
-    ]
     return Loaded(
-        features=load_packed(where, progress=progress, verify=cache.verify),
+        features=load_packed(_in_shards(cache, experiment, utterances), progress=progress, verify=cache.verify),
         labels=np.array([0 if experiment.targets else number[r["label"]] for r in utterances], dtype=np.int64),
         ratings=ratings_of(utterances, experiment.targets, experiment.scales),
         corpora=tuple(r["corpus"] for r in utterances),
@@ -126,6 +113,23 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
         speakers_kept=kept,
         soft_labels=None if soft is None else soft_rows(soft, utterances, number),
     )
+
+
+def _in_shards(cache: Cache, experiment: Experiment, utterances: Sequence[Mapping[str, Any]]) -> list[FeatureRow]:
+    """Return where the frames of rows of the catalogue lie; of a layer that is read out of a stack, which columns are its."""
+    view = experiment.view
+    return [
+        FeatureRow(
+            utterance_id=row["utterance_id"],
+            path=cache.root / row["shard"],
+            first_frame=row["first_frame"],
+            frames=row["frames"],
+            dim=row["dim"] if view is None else view.row["dim"],
+            checksum=row["checksum"],
+            first_column=None if view is None else view.first_column,
+        )
+        for row in utterances
+    ]
 
 
 def _sides_of(
@@ -299,6 +303,7 @@ def begin_run(
         "speakers_kept": "kept" if fold == EVERYTHING else loaded.speakers_kept.get(fold, "unknown"),
     }
     named = tuple(name for name in loaded.speakers if name is not None)
+    # Speakers only where all are known: a normaliser by speaker could not place the others.
     try:
         data = FoldData(
             features=loaded.features,
@@ -314,6 +319,7 @@ def begin_run(
     except UnlearnableError as error:
         raise EmptySideError(f"{experiment.protocol} fold {fold}: {error}") from error
     begun = Begun(about=run_json, folder=begin(cache, run_json, again=experiment.again, note=note), loaded=loaded, data=data)
+    # A damaged checkpoint is found now and not in the loop: the run goes on without it, and nothing is lost but time.
     try:
         checkpoints.load(begun.checkpoint_dir)
     except DamagedError as error:
@@ -324,6 +330,8 @@ def begin_run(
 
 def store_run(cache: Cache, begun: Begun, result: FitResult, note: Callable[[str], None]) -> RunResult:
     """Store what a run's training gave, and that it is finished."""
+    # Weights first: run.json, which `finish` writes last of all, lists the digest of every file that lies there by
+    # then.
     for selection, state in result.states.items():
         save_model(begun.folder / ("model.safetensors" if selection == "last" else f"model-{selection}.safetensors"), state)
     test, loaded = begun.data.test, begun.loaded
@@ -388,22 +396,10 @@ def _selected(name: str, selection: Selection, test: npt.NDArray[np.int64]) -> S
 
 
 def _history_row(record: EpochRecord) -> dict[str, Any]:
-    return {
-        "epoch": record.epoch,
-        "loss": record.loss,
-        "lr": record.learning_rate,
-        "seconds": record.train_s + record.eval_s,
-        "val_WA": record.val_WA,
-        "val_UA": record.val_UA,
-        "val_WF1": record.val_WF1,
-        "val_loss": record.val_loss,
-        "test_WA": record.test_WA,
-        "test_UA": record.test_UA,
-        "test_WF1": record.test_WF1,
-        "test_loss": record.test_loss,
-        "val_CCC": record.val_CCC,
-        "test_CCC": record.test_CCC,
-    }
+    """Return an epoch as a row of the table `history`; scores have the same names there."""
+    first = {"epoch": record.epoch, "loss": record.loss, "lr": record.learning_rate, "seconds": record.train_s + record.eval_s}
+    sides = [f"{side}_{score}" for side in ("val", "test") for score in ("WA", "UA", "WF1", "loss", "CCC")]
+    return first | {name: getattr(record, name) for name in sides}
 
 
 def _sides(experiment: Experiment, loaded: Loaded, fold: int) -> Mapping[str, npt.NDArray[np.int64]]:
@@ -421,6 +417,7 @@ def _sides(experiment: Experiment, loaded: Loaded, fold: int) -> Mapping[str, np
 
 
 def _about(experiment: Experiment, fold: int, findings: Sequence[Finding]) -> dict[str, Any]:
+    # Errors here were allowed, or the fold would have been refused: leaks weigh more than gaps.
     errors = blocking(findings, fold)
     return {
         "run_id": experiment.run_id(fold),

@@ -36,6 +36,8 @@ def rating_tables(run_json: Mapping[str, Any], outcome: RunOutcome) -> dict[str,
             ("utterance", np.arange(len(corpora)), selected.utterances, None),
             ("segment", at, selected.segments, selected.segment_number),
         ):
+            # Networks predict on 0..1, corpora are rated on scales of their own: what is stored can be read without
+            # knowing ours.
             whose = [corpora[row] for row in rows]
             predicted_ratings = unmapped(predicted, whose, outcome.scales)  # (m, T)
             key = {"run_id": run_json["run_id"], "fold": run_json["fold"], "selection": selected.selection, "level": level}
@@ -58,6 +60,7 @@ def rating_tables(run_json: Mapping[str, Any], outcome: RunOutcome) -> dict[str,
                         }
                     )
                 )
+                # Scores are of the rows as they are stored, so that whoever computes them again finds the same digits.
                 metrics += _metric_rows(key | {"epoch": selected.epoch}, dimension, rated[-1])
     history = [{"run_id": run_json["run_id"], **row} for row in outcome.history]
     schema = columns_of(RATED)

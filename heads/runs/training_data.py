@@ -69,6 +69,8 @@ def look_up(
         chosen = choose_features(connection, spec, corpus, features)
         key = (connection, protocol, corpus, chosen.stored)
         row = rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [protocol, corpus])[0]
+        # The hash is of all that training reads from the catalogue: what changes it makes another experiment of the
+        # same request.
         lengths, hashed = _lengths(*key), data_hash(*key, targets)
         labels, rated = None, None
         if recipe.labels_from == "distribution":
@@ -80,6 +82,7 @@ def look_up(
                     f"--labels-from distribution: no rater of {corpus} gave one of the classes {', '.join(row['classes'])}; "
                     "scan the corpus again if it has single ratings, or name a table of them with `tfser scan --annotations FILE`"
                 )
+            # Votes can change while labels do not, so they are hashed, too.
             hashed, rated = soft_hash(hashed, soft), (len(soft), _assigned(connection, protocol, corpus))
         return TrainingData(
             protocol=row,

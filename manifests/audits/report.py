@@ -117,6 +117,7 @@ def protocol_report(
         audits=audits,
         examples=_EVERY if every else 5,
     )
+    # Files that a published split lists and the corpus lacks are no violation of a row, so no audit in SQL sees them.
     findings += unmatched(connection, protocol=protocol, corpus=corpus)
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
     # What a protocol promises stands beside what is true of it, fold by fold.
@@ -149,6 +150,7 @@ def split_report(
     """
     if not rows(connection, "SELECT 1 FROM corpora WHERE corpus = ?", [corpus]):
         raise UsageError(f"corpus {corpus} is not in this cache; run `tfser scan --corpus {corpus}` first")
+    # Matched once, into temporary tables: the audits and the counts below read the same rows.
     matched = install(connection, corpus, split)
     findings = run_audits(
         connection,

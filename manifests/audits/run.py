@@ -180,8 +180,10 @@ def _run(connection: Connection, audit: Audit, protocol: str, corpus: str, examp
         grouped = _grouped(connection, audit, max(1, examples))
     except duckdb.Error as error:
         raise TfserError(f"audit {audit.name}: {first_line(error)}") from error
+    # Users' own audits are held to the same words: a misspelt level would be no error, and let a leak pass.
     if off := [level for _, level in grouped if level not in LEVELS]:
         raise TfserError(f"audit {audit.name}: level {off[0]!r} is none of {', '.join(LEVELS)}")
+    # What is left of a row are the columns that say what was found.
     plain = {"protocol", "corpus", "fold", "level", "place_", "number_", "count_"}
     findings = [
         Finding(

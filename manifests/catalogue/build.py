@@ -170,6 +170,7 @@ def _read_corpora(cache: Cache, connection: Connection, left_out: LeftOut) -> No
         except (DamagedError, UnreadableError) as error:
             left_out.note("protocols", None, path, error)
     insert_corpora(connection, corpora)
+    # Protocols come last: their conditions and classes read utterances and ratings.
     names = [corpus.name for corpus in corpora]
     _read_annotations(cache, connection, names, left_out)
     for corpus in corpora:

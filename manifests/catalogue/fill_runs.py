@@ -40,11 +40,14 @@ def read_runs(cache: Cache, connection: Connection, before: Mapping[str, Stamp],
         if gone:
             for table in ("runs", *TABLES, RATED):
                 connection.execute(f"DELETE FROM {table} WHERE run_id IN (SELECT unnest(?))", [[p.name for p in gone]])
+        # What was said of a run that changed is said again if it still holds.
         if gone or come:
             paths = [p.as_posix() for p in {*gone, *come}]
             connection.execute("DELETE FROM skipped WHERE stage = 'run' AND path IN (SELECT unnest(?))", [paths])
         # In parts, so that never more than the rows of so many runs are in memory.
         for first in range(0, len(come), _AT_ONCE):
+            # A run that is damaged costs nobody the others; one that vanished meanwhile stops the build, which is begun
+            # again.
             whole: list[StoredRun] = []
             for path in come[first : first + _AT_ONCE]:
                 folder = cache.root / path

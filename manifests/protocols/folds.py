@@ -156,6 +156,7 @@ def _members(connection: Connection, corpora: Sequence[str], protocol: Protocol)
             "CREATE OR REPLACE TEMP TABLE chosen AS SELECT unnest(?) AS chosen_label, unnest(?) AS class",
             [list(labels), list(labels.values())],
         )
+    # Over several corpora a name is `corpus/name`: speaker 03 of one is not speaker 03 of another.
     named = "corpus || '/' || {0}" if several else "{0}"
     column = f"{quote_name(protocol.grouped_by)}::VARCHAR"
     group = column if protocol.grouped_by == "corpus" else named.format(column)
@@ -302,6 +303,7 @@ def _crossed(connection: Connection, protocol: Protocol, where: str) -> tuple[st
     """
     columns = [(protocol.grouped_by, protocol.k), *protocol.crossed]
     names = ['"group"', *(f"crossed_{i}" for i in range(len(protocol.crossed)))]
+    # Each column is dealt by itself, so that its parts are the same whatever the others are.
     places: list[str] = []
     for (column, k), name in zip(columns, names, strict=True):
         counted = connection.execute(f"SELECT {name}, count(*) FROM members WHERE {name} IS NOT NULL GROUP BY 1").fetchall()
@@ -319,6 +321,7 @@ def _crossed(connection: Connection, protocol: Protocol, where: str) -> tuple[st
         connection.execute(f"ALTER TABLE members ADD COLUMN {place} INTEGER")
         connection.execute(f"UPDATE members SET {place} = (SELECT d.place FROM dealt d WHERE d.name = members.{name})")
         places.append(place)
+    # A fold is a combination of parts that somebody is in; empty ones would be folds that test nobody.
     of_all = ", ".join(places)
     known = " AND ".join(f"{place} IS NOT NULL" for place in places)
     connection.execute(

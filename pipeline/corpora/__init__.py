@@ -95,13 +95,11 @@ def locate(
     before = scanned.get(corpus, {})
     if reader is not user_table.READER and (table or delimiter or (columns and "columns" not in reader.options)):
         raise UsageError(f"--table, --column and --delimiter go with --corpus table, not with {reader.name}")
-    known = [c for c, about in scanned.items() if about["adapter"] == reader.name]
-    also = f", or one that was scanned: --corpus {' or '.join(known)}" if known else ""
     old = before.get("options", {})
     if reader is audformat_db.READER and root is None and not before:
-        raise UsageError(f"--corpus audformat: name the database's folder with --root FOLDER{also}")
+        raise UsageError(f"--corpus audformat: name the database's folder with --root FOLDER{_scanned_as(reader, scanned)}")
     if reader is user_table.READER and table is None and "table" not in old:
-        raise UsageError(f"--corpus table: name the file with --table FILE{also}")
+        raise UsageError(f"--corpus table: name the file with --table FILE{_scanned_as(reader, scanned)}")
     options = _options(reader, old, table, columns, delimiter) | _scale(old, scale)
     if reader is user_table.READER and root is None and "root" not in before:
         root = Path(options["table"]).parent
@@ -115,6 +113,12 @@ def locate(
         root=find_root(reader, root, before.get("root"), corpus),
         options=options,
     )
+
+
+def _scanned_as(reader: CorpusReader, scanned: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the other way out, for errors: the corpora that this reader has scanned before; nothing if there is none."""
+    names = [name for name, corpus_json in scanned.items() if corpus_json["adapter"] == reader.name]
+    return f", or one that was scanned: --corpus {' or '.join(names)}" if names else ""
 
 
 def with_annotations(cache: Cache, located: Located, file: Path | None, columns: Mapping[str, str] | None) -> Located:

@@ -117,44 +117,51 @@ def audio_files(
     Raises:
         TfserError: if the folder itself cannot be read.
     """
+    return _walk(folder, suffixes, skipped, folder, ())
 
-    def walk(inner: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+
+def _walk(
+    folder: Path,
+    suffixes: Collection[str],
+    skipped: list[Passed] | None,
+    inner: Path,
+    above: tuple[tuple[int, int], ...],
+) -> Iterator[Path]:
+    """Yield the files of a folder below the one that is looked through; `above` are the folders on the way to it."""
+    try:
+        status = inner.stat()
+        entries = sorted(os.scandir(inner), key=lambda entry: entry.name)
+    except OSError as error:
+        if skipped is None or not above:
+            raise TfserError(f"{inner}: cannot be read ({error.strerror})") from error
+        skipped.append((None, relative(inner, folder), f"this folder cannot be read: {error.strerror}"))
+        return
+    # By device and inode and only against the folders above: a link to a folder elsewhere is followed, one
+    # that leads back would never end.
+    place = (status.st_dev, status.st_ino)
+    if place in above:
+        return
+    for entry in entries:
+        if is_junk(entry.name):
+            continue
+        path = Path(entry.path)
+        is_wanted = path.suffix.lower() in suffixes
+        is_side = is_wanted and path.suffix.lower() not in KNOWN_SUFFIXES | VIDEO_SUFFIXES
         try:
-            status = inner.stat()
-            entries = sorted(os.scandir(inner), key=lambda entry: entry.name)
-        except OSError as error:
-            if skipped is None or not above:
-                raise TfserError(f"{inner}: cannot be read ({error.strerror})") from error
-            skipped.append((None, relative(inner, folder), f"this folder cannot be read: {error.strerror}"))
-            return
-        # By device and inode and only against the folders above: a link to a folder elsewhere is followed, one
-        # that leads back would never end.
-        here = (status.st_dev, status.st_ino)
-        if here in above:
-            return
-        for entry in entries:
-            if is_junk(entry.name):
-                continue
-            path = Path(entry.path)
-            is_wanted = path.suffix.lower() in suffixes
-            is_side = is_wanted and path.suffix.lower() not in KNOWN_SUFFIXES | VIDEO_SUFFIXES
-            try:
-                is_folder, is_other = entry.is_dir(), is_side and not entry.is_file() and path.exists()
-            except OSError as error:  # a link that leads to itself
-                if is_wanted:
-                    yield path
-                elif skipped is not None:
-                    skipped.append((None, relative(path, folder), error.strerror or str(error)))
-                continue
-            if is_folder:
-                yield from walk(path, (*above, here))
-            elif is_other:
-                if skipped is not None:
-                    skipped.append((None, relative(path, folder), "not a file but a pipe, a socket or a device"))
-            elif is_wanted:
+            is_folder, is_other = entry.is_dir(), is_side and not entry.is_file() and path.exists()
+        except OSError as error:  # a link that leads to itself
+            if is_wanted:
                 yield path
-
-    return walk(folder, ())
+            elif skipped is not None:
+                skipped.append((None, relative(path, folder), error.strerror or str(error)))
+            continue
+        if is_folder:
+            yield from _walk(folder, suffixes, skipped, path, (*above, place))
+        elif is_other:
+            if skipped is not None:
+                skipped.append((None, relative(path, folder), "not a file but a pipe, a socket or a device"))
+        elif is_wanted:
+            yield path
 
 
 def relative(path: Path, root: Path) -> str:

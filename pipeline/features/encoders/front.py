@@ -112,6 +112,8 @@ def whisper_front(
     path, stored = read if read is not None else (weights.folder / PREPROCESSOR, {})
     preprocessor = _settings(read, MEL_DEFAULTS)
     rate, hop = int(preprocessor["sampling_rate"]), int(preprocessor["hop_length"])
+    # Two Mel frames go into one position. Both files may say how long the window is, and where they differ one of them
+    # is of another model.
     window = int(values["max_source_positions"]) * 2 * hop
     for key, want in (("feature_size", values["num_mel_bins"]), ("n_samples", window)):
         if stored.get(key, want) != want:

@@ -184,16 +184,7 @@ def encoder_spec(
     if revision is not None and is_folder(source):
         raise UsageError(f"--revision {revision}: {source} is a folder, which has no revisions")
     files = find(source, revision)
-    # What is done follows from config.json and not from the name: "base" and "large" are conventions, and
-    # folders bear any name.
-    config = read_config(files)
-    family = str(config.get("model_type"))
-    if family not in DEFAULTS:
-        raise UsageError(f"{source}: model_type {family!r} is none of the families that extract here: {', '.join(DEFAULTS)}")
-    if named is not None and family != named.family:
-        raise UsageError(f"{source}: holds a {family}, and {name} is a {named.family}; name it by its folder or hub id instead")
-    values = architecture(family, config)
-    check(files.folder / CONFIG, values, family)
+    family, values = _architecture(files, source, name, named)
     notes: list[str] = []
     return EncoderSpec(
         name=name if named else Path(name).resolve().name if is_folder(name) else name.rsplit("/", 1)[-1],
@@ -206,6 +197,26 @@ def encoder_spec(
         **FAMILIES[family].front(name, files, values, settings or {}, notes),
         notes=tuple(notes),
     )
+
+
+def _architecture(files: Found, source: str, name: str, named: Known | None) -> tuple[str, dict[str, Any]]:
+    """Return an encoder's family and what its config.json says of its layers.
+
+    Raises:
+        UsageError: if it is of no family that extracts here, or not of the one that the name stands for.
+        TfserError: if the file is damaged.
+    """
+    # What is done follows from config.json and not from the name: "base" and "large" are conventions, and
+    # folders bear any name.
+    config = read_config(files)
+    family = str(config.get("model_type"))
+    if family not in DEFAULTS:
+        raise UsageError(f"{source}: model_type {family!r} is none of the families that extract here: {', '.join(DEFAULTS)}")
+    if named is not None and family != named.family:
+        raise UsageError(f"{source}: holds a {family}, and {name} is a {named.family}; name it by its folder or hub id instead")
+    values = architecture(family, config)
+    check(files.folder / CONFIG, values, family)
+    return family, values
 
 
 def _check_words(
