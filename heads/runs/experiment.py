@@ -319,14 +319,14 @@ def _check_data(request: Request, spec: HeadSpec, recipe: Recipe, data: Training
             utterance, and the head looks along time.
     """
     check_protocol(data.protocol, request.targets)
-    if recipe.temperature:
-        check_temperature(data, request.folds)
     feature_set = data.features.row
     if is_per_utterance(feature_set) and not spec.per_utterance:
         able = ", ".join(name for name in HEADS if head(name).per_utterance)
         raise UsageError(
             f"{feature_set['feature_set']} has one frame an utterance, and {spec.name} needs frames over time; for it: {able}"
         )
+    if recipe.temperature:
+        check_temperature(data, request.folds)
 
 
 def _with_parts(spec: HeadSpec, config: Settings, feature_set: Mapping[str, Any]) -> Settings:

@@ -46,22 +46,7 @@ def read_runs(cache: Cache, connection: Connection, before: Mapping[str, Stamp],
             connection.execute("DELETE FROM skipped WHERE stage = 'run' AND path IN (SELECT unnest(?))", [paths])
         # In parts, so that never more than the rows of so many runs are in memory.
         for first in range(0, len(come), _AT_ONCE):
-            # A run that is damaged costs nobody the others; one that vanished meanwhile stops the build, which is begun
-            # again.
-            whole: list[StoredRun] = []
-            for path in come[first : first + _AT_ONCE]:
-                folder = cache.root / path
-                try:
-                    run = read_run(folder)
-                except MissingFileError:
-                    raise
-                except (DamagedError, UnreadableError) as error:
-                    left_out.append((_corpus_of(folder), path.as_posix(), shown(folder, error)))
-                    if isinstance(error, UnreadableError):
-                        unread.add((path / "run.json").as_posix())
-                else:
-                    whole += [] if run is None else [run]
-            _insert_runs(connection, whole)
+            _insert_runs(connection, _whole(cache, come[first : first + _AT_ONCE], left_out, unread))
         if left_out:
             connection.executemany(
                 "INSERT INTO skipped BY NAME SELECT ? AS corpus, NULL AS utterance_id, ? AS path, 'run' AS stage, ? AS reason",
@@ -73,6 +58,31 @@ def read_runs(cache: Cache, connection: Connection, before: Mapping[str, Stamp],
         raise
     connection.execute("COMMIT")
     return unread
+
+
+def _whole(
+    cache: Cache, paths: Sequence[PurePosixPath], left_out: list[tuple[str | None, str, str]], unread: set[str]
+) -> list[StoredRun]:
+    """Return the finished runs of some folders; what is damaged or cannot be read is added to `left_out` and `unread`.
+
+    Raises:
+        MissingFileError: if a run went away meanwhile.
+    """
+    whole: list[StoredRun] = []
+    for path in paths:
+        folder = cache.root / path
+        # A run that is damaged costs nobody the others; one that vanished meanwhile stops the build, which is begun again.
+        try:
+            run = read_run(folder)
+        except MissingFileError:
+            raise
+        except (DamagedError, UnreadableError) as error:
+            left_out.append((_corpus_of(folder), path.as_posix(), shown(folder, error)))
+            if isinstance(error, UnreadableError):
+                unread.add((path / "run.json").as_posix())
+        else:
+            whole += [] if run is None else [run]
+    return whole
 
 
 def _insert_runs(connection: Connection, runs: Sequence[StoredRun]) -> None:
