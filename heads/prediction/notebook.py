@@ -50,12 +50,22 @@ class Asked(TypedDict, total=False):
     """Way of training."""
     epochs: int | None
     """Instead of the recipe's number."""
+    width: int | None
+    """Of the network, for heads that have one."""
+    target: tuple[str, ...]
+    """Dimensions to learn instead of classes: valence, arousal, dominance."""
     labels: str | None
     """A label map."""
+    labels_from: str | None
+    """Label, or distribution: train to the raters' votes."""
     validation: str | None
     """Who validates."""
     device: str
     """Auto, cpu, cuda ..."""
+    stack: bool
+    """On a GPU: train folds and seeds together; runs of their own."""
+    again: bool
+    """Train again what is finished; the old run stays until then."""
     allow_leaks: bool
     """Train a fold in which the audit finds leaks; the run says so."""
     allow_gaps: bool
