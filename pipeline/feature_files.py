@@ -33,8 +33,6 @@ Frames = npt.NDArray[np.float32]
 ID_COLUMNS = ("utterance_id", "utterance", "id", "file", "filename", "path", "name")
 """Columns that are taken for the ids' where none is named, the first one that is there."""
 
-_FEATURES = "features"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Given:

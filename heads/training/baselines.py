@@ -383,7 +383,6 @@ def reference_head(
     recipes: Mapping[str, Recipe],
     fit: Callable[..., FitResult],
     predict: Callable[..., Prediction],
-    check: Callable[..., None] = _check,
     learns: Literal["classes", "dimensions"] = "classes",
     weighs_classes: bool = True,
 ) -> Baseline:
@@ -398,7 +397,7 @@ def reference_head(
         default_recipe=next(iter(recipes)),
         features=("wavlm-large", "hubert-large", "logmel"),
         inputs="utterances",
-        check=check,
+        check=_check,
         per_utterance=True,
         learns=frozenset({learns}),
         weighs_classes=weighs_classes,

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -189,13 +189,12 @@ def _checked(words: Words, starts: Indices, active: Indices, a: Indices, b: Indi
             yield Pair(a=x, b=y, similarity=similarity, words=common, offset=by, is_whole=bool(whole))
 
 
-def search(cache: Cache, corpus: str, *, on_start: Callable[[int], None] | None = None) -> Searched:
+def search(cache: Cache, corpus: str) -> Searched:
     """Compare a corpus's fingerprints with one another and with those of the cache's other corpora; store what is alike.
 
     Args:
         cache: where the fingerprints are; see `fingerprint.update_fingerprints`.
         corpus: whose.
-        on_start: told how many fingerprints are compared, unless nothing has changed since the last search.
 
     Raises:
         TfserError: if the cache cannot be written.
@@ -225,8 +224,6 @@ def search(cache: Cache, corpus: str, *, on_start: Callable[[int], None] | None 
         before, count = _last_search(cache, path)
         if before == state.encode():
             return Searched(compared=len(own), others=len(names) - len(own), too_short=short, pairs=count, was_current=True)
-        if on_start is not None:
-            on_start(len(names))
         pairs = find_pairs(arrays, only=np.array([name in own for name in names], dtype=bool))
         columns = {
             "content_hash": pa.array([names[p.a] for p in pairs], pa.string()),
