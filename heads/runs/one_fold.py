@@ -15,19 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.heads.runs.experiment import EVERYTHING, Experiment, check_unchanged, soft_labels
+from tfser.heads.runs.judging import check_audit
 from tfser.heads.runs.outcome import RunOutcome, Selected
 from tfser.heads.runs.store import begin, finish, peek, pick_up, save_model, versions
 from tfser.heads.runs.target import ratings_of
 from tfser.heads.runs.training_data import soft_rows
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Selection, UnlearnableError
-from tfser.manifests.audits.participation import definition, finding, participation, unmatched
-from tfser.manifests.audits.run import Finding, blocking, run_audits
+from tfser.manifests.audits.run import Finding, blocking
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import DamagedError, TfserError
 from tfser.manifests.protocols.independence import Independence, fold_independence
 from tfser.manifests.protocols.validation import WITHOUT_VAL
-from tfser.manifests.wording import more
 from tfser.pipeline.features.devices import processor
 from tfser.pipeline.scan import now
 from tfser.pipeline.shards.packed import FeatureRow, PackedFeatures, load_packed
@@ -158,36 +157,6 @@ def utterances_cut(experiment: Experiment, loaded: Loaded) -> int:
     return 0 if most is None else int((loaded.features.lengths > most).sum())
 
 
-def audit_experiment(cache: Cache, experiment: Experiment) -> list[Finding]:
-    """Run the audits that decide about an experiment: its protocol, and its feature set's completeness.
-
-    The last finding is who takes no part in it, and why (`participation`).
-    """
-    protocol, corpus, feature_set = experiment.protocol, experiment.corpus, experiment.stored
-    with open_catalogue(cache) as connection:
-        found = run_audits(connection, protocol=protocol, corpus=corpus, feature_sets=[feature_set])
-        found += unmatched(connection, protocol=protocol, corpus=corpus)
-        defined = definition(cache, protocol)
-        tally = participation(connection, protocol=protocol, corpus=corpus, defined=defined, feature_set=feature_set)
-    return [*found, finding(tally, protocol=protocol, corpus=corpus)]
-
-
-def check_audit(experiment: Experiment, findings: Sequence[Finding], fold: int) -> None:
-    """Refuse a fold whose audit found an error.
-
-    Raises:
-        TfserError: unless errors of that kind, leaks or gaps, are allowed.
-    """
-    allowed = {"leak": experiment.allow_leaks, "gap": experiment.allow_gaps}
-    errors = [finding for finding in blocking(findings, fold) if not allowed[finding.kind]]
-    if errors:
-        others = more(len(errors) - 1, brackets=True)
-        raise TfserError(
-            f"{experiment.protocol} fold {fold} fails its audit: {errors[0].sentence()}{others}. What to do: {errors[0].action}. "
-            f"See `tfser audit`; --allow-{errors[0].kind}s trains all the same, and the run says so"
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Following:
     """Who hears how runs go, and how often what they have learnt is kept."""
@@ -235,7 +204,7 @@ def train_fold(
         experiment: what to train.
         fold: which fold.
         loaded: gives the features; called only if there is something to train.
-        findings: of `audit_experiment`.
+        findings: of `judging.audit_experiment`.
         following: who hears of it, and how often the state is kept; the run's number is 0.
 
     Raises:

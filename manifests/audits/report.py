@@ -121,22 +121,11 @@ def protocol_report(
     findings += unmatched(connection, protocol=protocol, corpus=corpus)
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
     # What a protocol promises stands beside what is true of it, fold by fold.
-    about = rows(
+    promised = rows(
         connection, "SELECT keeps_apart FROM protocols WHERE protocol = ? AND corpora = ? LIMIT 1", [protocol, corpus]
     )
-    apart = tuple(about[0]["keeps_apart"]) if about else ()
-    with audited(connection, protocol=protocol, corpus=corpus, feature_sets=[]):
-        utterances, unreadable = _counts(connection)
-        independence = fold_independence(connection, protocol, corpus)
-    return AuditReport(
-        corpus=corpus,
-        protocol=protocol,
-        keeps_apart=apart,
-        findings=tuple(findings),
-        independence=independence,
-        utterances=utterances,
-        unreadable=unreadable,
-    )
+    apart = tuple(promised[0]["keeps_apart"]) if promised else ()
+    return _reported(connection, protocol, corpus, findings, apart)
 
 
 def split_report(
@@ -161,14 +150,27 @@ def split_report(
         examples=_EVERY,
         claims=claims,
     )
+    return _reported(connection, split.name, corpus, findings, tuple(claims), matched)
+
+
+def _reported(
+    connection: Connection,
+    protocol: str,
+    corpus: str,
+    findings: Sequence[Finding],
+    keeps_apart: tuple[str, ...],
+    matched: Matched | None = None,
+) -> AuditReport:
+    """Return the report of findings on a protocol, or on the foreign split that was matched, with what was audited."""
     # The same views as the audits saw, so that what is counted is what was judged.
-    with audited(connection, protocol=split.name, corpus=corpus, feature_sets=[], claims=claims):
+    claims = None if matched is None else keeps_apart
+    with audited(connection, protocol=protocol, corpus=corpus, feature_sets=[], claims=claims):
         utterances, unreadable = _counts(connection)
-        independence = fold_independence(connection, split.name, corpus)
+        independence = fold_independence(connection, protocol, corpus)
     return AuditReport(
         corpus=corpus,
-        protocol=split.name,
-        keeps_apart=tuple(claims),
+        protocol=protocol,
+        keeps_apart=keeps_apart,
         findings=tuple(findings),
         matched=matched,
         independence=independence,
