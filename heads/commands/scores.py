@@ -80,27 +80,27 @@ def show_scores(
     writing.kind()  # before anything is computed
     with open_catalogue(writing.store) as connection:
         maps = label_maps(writing.store, connection) if by == "raters" else None
-        scored = table(connection, wanted, by=by, clusters=clusters, maps=maps)
-        rated = dimension_table(connection, wanted, by=by, clusters=clusters) if not scored or by in (None, *RATED_BY) else []
-        once = sorted(whole_utterances(connection, [row["experiment"] for row in scored])) if wanted.segments else []
+        found = table(connection, wanted, by=by, clusters=clusters, maps=maps)
+        rated = dimension_table(connection, wanted, by=by, clusters=clusters) if not found or by in (None, *RATED_BY) else []
+        once = sorted(whole_utterances(connection, [row["experiment"] for row in found])) if wanted.segments else []
         readers = {row["corpus"]: row["adapter"] for row in rows(connection, "SELECT corpus, adapter FROM corpora")}
-    theirs = beside_scores(scored, readers) if published else []
+    theirs = beside_scores(found, readers) if published else []
 
     def for_people() -> None:
-        if scored or not rated:
-            print_table(scored, by, terminal_width(), once)
+        if found or not rated:
+            print_table(found, by, terminal_width(), once)
             show(*[""] * bool(rated))
         print_dimensions(rated, by, terminal_width())
         if published:
             print_published(theirs, terminal_width())
 
-    every = _side_by_side(scored, rated)
+    every = _side_by_side(found, rated)
     writing.deliver(
         every,
         for_people,
         as_json={"scores": every, "published": theirs} if published else None,
         as_markdown=lambda: [
-            *(markdown(scored, by, once) if scored or not rated else ()),
+            *(markdown(found, by, once) if found or not rated else ()),
             *dimension_markdown(rated, by),
             *(markdown_published(theirs) if published else ()),
         ],
@@ -153,18 +153,18 @@ def compare(
     with open_catalogue(writing.store) as connection:
         subjects = [find(connection, meant_by(writing.store, name)) for name in (a, b, *(more or ()))]
         how: dict[str, Any] = {"clusters": comparing.clusters, "common": comparing.common}
-        wanted: dict[str, Any] = {"selection": comparing.selection, "level": comparing.level}
+        which: dict[str, Any] = {"selection": comparing.selection, "level": comparing.level}
         rates = [subject for subject in subjects if targets_of(connection, subject)]
         if rates and (len(rates) < len(subjects) or more):
             for subject in rates if len(rates) < len(subjects) else ():
                 check_classes(connection, subject, "the other")
             raise UsageError(f"{rates[0].name} learned dimensions: compare two such experiments at a time")
         if rates:
-            one, two = (read_rated_outcome(connection, subject, **wanted) for subject in subjects)
+            one, two = (read_rated_outcome(connection, subject, **which) for subject in subjects)
             rated = compare_ratings(one, two, metric=comparing.metric or "CCC", **how)
             writing.deliver(rated.rows(), lambda: print_rated_comparison(rated), as_json=rated.to_dict())
             return
-        sides = [read_outcome(connection, subject, **wanted) for subject in subjects]
+        sides = [read_outcome(connection, subject, **which) for subject in subjects]
     how |= {"metric": comparing.metric or "UA"}
     if more:
         many = compare_many(sides, **how)

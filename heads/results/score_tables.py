@@ -94,15 +94,15 @@ def table(
         UsageError: There is no such table, or no such clusters, or no run is what is wanted.
     """
     wanted = wanted or Wanted()
-    descriptions = about_experiments(connection)
-    every = chosen_experiments(wanted, descriptions)
-    names = [name for name in every if not descriptions[name]["targets"]]  # the others have tables of their own
+    about = about_experiments(connection)
+    every = chosen_experiments(wanted, about)
+    names = [name for name in every if not about[name]["targets"]]  # the others have tables of their own
     if every and not names:
         return []
     _check_selection(connection, wanted, names)
     wanted_runs = _Which(experiments=names, selection=wanted.selection, segments=wanted.segments)
     if by is None:
-        found = _experiments(connection, wanted_runs, descriptions, clusters)
+        found = _experiments(connection, wanted_runs, about, clusters)
     elif by == "seed":
         found = [dict(vars(score)) for score in scores_of_seeds(connection, **vars(wanted_runs))]
     elif by == "fold":
@@ -119,7 +119,7 @@ def table(
         found = rater_scores(connection, names, maps or {}, wanted.selection)
     else:
         raise unknown("table of scores by", by, BY)
-    told = {name: {key: value for key, value in of.items() if key != "targets"} for name, of in descriptions.items()}
+    told = {name: {key: value for key, value in of.items() if key != "targets"} for name, of in about.items()}
     return [{**row, **told[row["experiment"]], "looked_at_test": peeks(row["selection"])} for row in found]
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def rating_tables(run_json: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table]:
+def rating_tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table]:
     """Return the tables of a run by their names; scores are computed from the predictions beside them."""
     import pyarrow as pa
 
@@ -36,11 +36,9 @@ def rating_tables(run_json: Mapping[str, Any], outcome: RunOutcome) -> dict[str,
             ("utterance", np.arange(len(corpora)), selected.utterances, None),
             ("segment", at, selected.segments, selected.segment_number),
         ):
-            # Networks predict on 0..1, corpora are rated on scales of their own: what is stored can be read without
-            # knowing ours.
             whose = [corpora[row] for row in rows]
-            predicted_ratings = unmapped(predicted, whose, outcome.scales)  # (m, T)
-            key = {"run_id": run_json["run_id"], "fold": run_json["fold"], "selection": selected.selection, "level": level}
+            said = unmapped(predicted, whose, outcome.scales)  # (m, T)
+            key = {"run_id": about["run_id"], "fold": about["fold"], "selection": selected.selection, "level": level}
             for t, dimension in enumerate(outcome.targets):
                 rated.append(
                     pa.table(
@@ -51,7 +49,7 @@ def rating_tables(run_json: Mapping[str, Any], outcome: RunOutcome) -> dict[str,
                             "utterance_id": pa.array([outcome.utterances[row][1] for row in rows], pa.string()),
                             "dimension": [dimension] * len(rows),
                             "rating": true[rows, t],
-                            "predicted": predicted_ratings[:, t],
+                            "predicted": said[:, t],
                             "low": pa.array([ends[name][0] for name in whose], pa.float64()),
                             "high": pa.array([ends[name][1] for name in whose], pa.float64()),
                             "selection": [key["selection"]] * len(rows),
@@ -60,9 +58,8 @@ def rating_tables(run_json: Mapping[str, Any], outcome: RunOutcome) -> dict[str,
                         }
                     )
                 )
-                # Scores are of the rows as they are stored, so that whoever computes them again finds the same digits.
                 metrics += _metric_rows(key | {"epoch": selected.epoch}, dimension, rated[-1])
-    history = [{"run_id": run_json["run_id"], **row} for row in outcome.history]
+    history = [{"run_id": about["run_id"], **row} for row in outcome.history]
     schema = columns_of(RATED)
     return {
         "history": pa.Table.from_pylist(history, schema=columns_of("history")),

@@ -123,7 +123,7 @@ def pick_up(cache: Cache, run_id: str, *, again: bool, note: Callable[[str], Non
         return None
     folder = run_folder(cache, run_id)
     try:
-        run_json = finished(cache, run_id)
+        about = finished(cache, run_id)
     except DamagedError as error:
         note(f"{error}; the run is moved to {cache.put_away(folder)} and trained again")
         return None
@@ -132,32 +132,32 @@ def pick_up(cache: Cache, run_id: str, *, again: bool, note: Callable[[str], Non
             f"{error}; the run may be whole, so it is not trained over: let it be read, or take --again, which keeps it in "
             f"{cache.root / 'removed'}"
         ) from error
-    if run_json is not None:
+    if about is not None:
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # killed after run.json was written
-    return run_json
+    return about
 
 
-def begin(cache: Cache, run_json: Mapping[str, Any], *, again: bool = False, note: Callable[[str], None] | None = None) -> Path:
+def begin(cache: Cache, about: Mapping[str, Any], *, again: bool = False, note: Callable[[str], None] | None = None) -> Path:
     """Make a run's folder and note what is about to be trained; return the folder. The caller holds the run's lock.
 
     Args:
         cache: the cache.
-        run_json: what is known before training: the columns of the table `runs`.
+        about: what is known before training: the columns of the table `runs`.
         again: train beside what was trained of it so far; `finish` exchanges the two.
         note: told what is set aside.
     """
-    folder = _beside(cache, run_json["run_id"])[0] if again else run_folder(cache, run_json["run_id"])
+    folder = _beside(cache, about["run_id"])[0] if again else run_folder(cache, about["run_id"])
     sweep(folder)
     sweep(folder / "checkpoint")
-    if again and not _goes_on(folder, run_json):
+    if again and not _goes_on(folder, about):
         moved = cache.put_away(folder)
         if note is not None:
             note(f"a training with --again was begun by another version or is damaged; it is moved to {moved}")
-    write_json(folder / "run.json", {**run_json, "status": "running"}, place=place(folder, "run.json"))
+    write_json(folder / "run.json", {**about, "status": "running"}, place=place(folder, "run.json"))
     return folder
 
 
-def _goes_on(folder: Path, run_json: Mapping[str, Any]) -> bool:
+def _goes_on(folder: Path, about: Mapping[str, Any]) -> bool:
     """Tell whether a run that is to be trained again was begun so before by this version, or not at all."""
     if not os.path.lexists(folder):
         return True
@@ -166,13 +166,13 @@ def _goes_on(folder: Path, run_json: Mapping[str, Any]) -> bool:
             before = read_about(folder)
         except DamagedError:
             return False
-        return bool(before["status"] == "running" and before.get("versions") == run_json.get("versions"))
+        return bool(before["status"] == "running" and before.get("versions") == about.get("versions"))
     return not (folder / "checkpoint").exists()
 
 
 def finish(
     cache: Cache,
-    run_json: Mapping[str, Any],
+    about: Mapping[str, Any],
     outcome: RunOutcome,
     *,
     folder: Path | None = None,
@@ -182,7 +182,7 @@ def finish(
 
     Args:
         cache: the cache.
-        run_json: all columns of the table `runs`.
+        about: all columns of the table `runs`.
         outcome: what the training came to.
         folder: what `begin` gave; the run's own if left out. Another one takes the run's place at the end.
         note: told if something is set aside then.
@@ -192,30 +192,30 @@ def finish(
     """
     for selected in outcome.selections:
         if not (np.isfinite(selected.utterances).all() and np.isfinite(selected.segments).all()):
-            raise TfserError(f"{run_json['run_id']}: the predictions of {selected.selection} are no numbers; nothing is stored")
-    folder = folder or run_folder(cache, run_json["run_id"])
-    tables = _tables(run_json, outcome)
+            raise TfserError(f"{about['run_id']}: the predictions of {selected.selection} are no numbers; nothing is stored")
+    folder = folder or run_folder(cache, about["run_id"])
+    tables = _tables(about, outcome)
     for table in tables:
         write_table(folder / f"{table}.parquet", tables[table], place=place(folder, f"{table}.parquet"))
     # run.json is written last of all: until then the folder is a training that was begun, whatever else lies in it, and the
     # digests that it holds are of files that are on the disk already, read back as they lie there.
     files = [*(f"{table}.parquet" for table in tables), *sorted(path.name for path in folder.glob("model*.safetensors"))]
     digests = {file: hashlib.sha256(read_bytes(folder / file)).hexdigest() for file in files}
-    done = {**run_json, "classes": list(outcome.classes), "files": digests, "status": "finished"}
+    done = {**about, "classes": list(outcome.classes), "files": digests, "status": "finished"}
     write_json(folder / "run.json", done, place=place(folder, "run.json"))
     # Only now may the checkpoint go: a kill before this line leaves a training that goes on, one after it a finished run.
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    if folder != run_folder(cache, run_json["run_id"]):
-        _go_on_with_exchange(cache, run_json["run_id"], note or (lambda _: None))
+    if folder != run_folder(cache, about["run_id"]):
+        _go_on_with_exchange(cache, about["run_id"], note or (lambda _: None))
     return done
 
 
-def _tables(run_json: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table]:
+def _tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table]:
     """Return the tables of a run by their names; scores and confusion counts are computed from the predictions beside them."""
     import pyarrow as pa
 
     if outcome.targets:
-        return rating_tables(run_json, outcome)
+        return rating_tables(about, outcome)
     classes, labels, utterances = outcome.classes, outcome.labels, outcome.utterances
     predictions, metrics, confusion = [], [], []
     for selected in outcome.selections:
@@ -224,7 +224,7 @@ def _tables(run_json: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Ta
             ("utterance", labels, selected.utterances, utterances, None),
             ("segment", labels[at], selected.segments, [utterances[u] for u in at], selected.segment_number),
         ):
-            key = {"run_id": run_json["run_id"], "fold": run_json["fold"], "selection": selected.selection, "level": level}
+            key = {"run_id": about["run_id"], "fold": about["fold"], "selection": selected.selection, "level": level}
             predictions.append(_prediction_table(key, classes, names, truth, probabilities, numbers))
             scored = scores(truth, probabilities.argmax(axis=1), len(classes))
             metrics += _metric_rows(key | {"epoch": selected.epoch}, scored, classes)
@@ -234,7 +234,7 @@ def _tables(run_json: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Ta
                 for i, a in enumerate(classes)
                 for j, b in enumerate(classes)
             ]
-    history = [{"run_id": run_json["run_id"], **row} for row in outcome.history]
+    history = [{"run_id": about["run_id"], **row} for row in outcome.history]
     return {
         "history": pa.Table.from_pylist(history, schema=columns_of("history")),
         # A run on all labelled utterances was tested on none.
@@ -299,7 +299,7 @@ def save_model(path: Path, state: Mapping[str, Tensor]) -> None:
     write_bytes(path, sealed(content, place(path.parent, path.name)))
 
 
-def read_model(cache: Cache, run_json: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+def read_model(cache: Cache, about: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     """Return the weights that a finished run keeps in a file.
 
     Raises:
@@ -309,8 +309,8 @@ def read_model(cache: Cache, run_json: Mapping[str, Any], name: str) -> dict[str
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    folder = run_folder(cache, run_json["run_id"])
-    content, is_sealed = read_file(folder, name, run_json.get("files") or {})
+    folder = run_folder(cache, about["run_id"])
+    content, is_sealed = read_file(folder, name, about.get("files") or {})
     try:
         return load(content)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -350,13 +350,13 @@ def _prediction_table(
     )
 
 
-def _metric_rows(key: Mapping[str, Any], scored: Scores, classes: Sequence[str]) -> list[dict[str, Any]]:
+def _metric_rows(key: Mapping[str, Any], found: Scores, classes: Sequence[str]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
-        {**key, "metric": name, "class": None, "value": getattr(scored, name)} for name in ("WA", "UA", "WF1", "macro_F1")
+        {**key, "metric": name, "class": None, "value": getattr(found, name)} for name in ("WA", "UA", "WF1", "macro_F1")
     ]
     rows += [
         {**key, "metric": "recall", "class": name, "value": value}
-        for name, value in zip(classes, scored.recall, strict=True)
+        for name, value in zip(classes, found.recall, strict=True)
         if value is not None
     ]
     return rows

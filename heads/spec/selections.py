@@ -81,13 +81,13 @@ class Rule:
 
     def value(self, record: Record) -> float | None:
         """Return an epoch's score, the higher the better; None where the side has no utterances."""
-        scores = [getattr(record, f"{self.side}_{score}") for score in self.scores]
-        if self.scores == ("UA",) and scores[0] is None:
+        found = [getattr(record, f"{self.side}_{score}") for score in self.scores]
+        if self.scores == ("UA",) and found[0] is None:
             # Of a training on dimensions, which has no UA: what stands for it.
-            scores = [getattr(record, f"{self.side}_CCC", None)]
-        if any(value is None for value in scores):
+            found = [getattr(record, f"{self.side}_CCC", None)]
+        if any(value is None for value in found):
             return None
-        return -scores[0] if self.scores == ("loss",) else float(sum(scores))
+        return -found[0] if self.scores == ("loss",) else float(sum(found))
 
     def choose(self, history: Sequence[Record]) -> int | None:
         """Return the number of the chosen epoch, None where the side has no utterances."""

@@ -134,23 +134,23 @@ def check_begun(folder: Path) -> None:
 
 
 def _read(folder: Path, weights: bool) -> StoredRun | None:
-    run_json = read_about(folder)
-    if run_json["status"] != "finished":
+    about = read_about(folder)
+    if about["status"] != "finished":
         return None
-    listed = run_json.get("files")
+    listed = about.get("files")
     digests: dict[str, str] = listed if isinstance(listed, dict) else {}
     # A run that lists its files is sealed: what is in it was written so, perhaps by another version.
-    _check_values(folder, run_json, UnreadableError if digests else DamagedError)
-    tables = {name: _read_table(folder, name, digests) for name in tables_of(run_json)}
+    _check_values(folder, about, UnreadableError if digests else DamagedError)
+    tables = {name: _read_table(folder, name, digests) for name in tables_of(about)}
     if weights:
         for name in digests.keys() - {f"{table}.parquet" for table in tables}:
             read_file(folder, name, digests)
     try:
-        (check_ratings if run_json.get("targets") else check_agreement)(folder, run_json, tables)
+        (check_ratings if about.get("targets") else check_agreement)(folder, about, tables)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # what nobody thought of is not shown either
         kind = UnreadableError if digests else DamagedError
         raise kind(f"its tables cannot be compared ({first_line(error, 2)})", at=folder) from error
-    return StoredRun(about=run_json, tables=tables)
+    return StoredRun(about=about, tables=tables)
 
 
 def read_file(folder: Path, name: str, digests: Mapping[str, str]) -> tuple[bytes, bool]:
@@ -231,11 +231,11 @@ def _column(value: Any, kind: str) -> Any:
     return json.dumps(value) if isinstance(value, (dict, list)) and not kind.endswith("[]") else value
 
 
-def _check_values(folder: Path, run_json: Mapping[str, Any], kind_of_error: type[FileError]) -> None:
+def _check_values(folder: Path, about: Mapping[str, Any], kind_of_error: type[FileError]) -> None:
     """Refuse a run.json whose values do not fit the catalogue's columns."""
     most = {"INTEGER": 2**31, "BIGINT": 2**63}
     for name, kind, _ in next(t.columns for t in schema.TABLES if t.name == "runs"):
-        value = run_json.get(name)
+        value = about.get(name)
         if value is None:
             continue
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
