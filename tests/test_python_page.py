@@ -15,7 +15,7 @@ import pytest
 import tfser
 from tfser.heads import REGISTERED
 from tfser.heads.prediction.exchange import audit
-from tfser.heads.prediction.notebook import Asked
+from tfser.heads.prediction.notebook import TrainingOptions
 from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
@@ -55,7 +55,7 @@ def test_the_code_of_a_page_runs(root: Path, page: str, tmp_path: Path, monkeypa
 
 
 def test_what_training_can_be_asked_is_what_the_command_line_can(tmp_path: Path) -> None:
-    assert Asked.__annotations__.keys() <= {field.name for field in fields(Request)} - {"head", "settings", "seed"}
+    assert TrainingOptions.__annotations__.keys() <= {field.name for field in fields(Request)} - {"head", "settings", "seed"}
     with pytest.raises(TypeError, match="epoch"):
         tfser.Cache(tmp_path).train("mean_pool", epoch=3)
 

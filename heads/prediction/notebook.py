@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tfser.heads.prediction.notebook_models import TrainedExperiment, TrainedModel
 
 
-class Asked(TypedDict, total=False):
+class TrainingOptions(TypedDict, total=False):
     """What `Cache.train` can be asked beside the head: fields of the command line's own `Request`, under the same names."""
 
     features: str | None
@@ -198,7 +198,7 @@ class NotebookCache(Cache):
     # Training, and what came of it.
 
     def train(
-        self, head: str, *, settings: Mapping[str, object] | None = None, seeds: Sequence[int] = (0,), **asked: Unpack[Asked]
+        self, head: str, *, settings: Mapping[str, object] | None = None, seeds: Sequence[int] = (0,), **asked: Unpack[TrainingOptions]
     ) -> TrainedExperiment:
         """Train a head under a protocol, as `tfser train` does: audited, found again if it is finished, resumed if it was
         killed.
@@ -207,7 +207,7 @@ class NotebookCache(Cache):
             head: a name of `tfser heads`, or one of `tfser.register_head`.
             settings: of the head or the recipe, by name.
             seeds: each trains the folds anew.
-            asked: the options of `tfser train`, by the names of `Asked`; what is left out is chosen as there.
+            asked: the options of `tfser train`, by the names of `TrainingOptions`; what is left out is chosen as there.
 
         Raises:
             UsageError: a name is unknown, or the cache leaves a choice.
