@@ -198,7 +198,12 @@ class NotebookCache(Cache):
     # Training, and what came of it.
 
     def train(
-        self, head: str, *, settings: Mapping[str, object] | None = None, seeds: Sequence[int] = (0,), **asked: Unpack[TrainingOptions]
+        self,
+        head: str,
+        *,
+        settings: Mapping[str, object] | None = None,
+        seeds: Sequence[int] = (0,),
+        **asked: Unpack[TrainingOptions],
     ) -> TrainedExperiment:
         """Train a head under a protocol, as `tfser train` does: audited, found again if it is finished, resumed if it was
         killed.
