@@ -112,14 +112,14 @@ def evaluate(
         size = _UTTERANCES
         by_length = np.argsort(store.lengths[utterance], kind="stable")
     model.eval()
-    parts: list[Tensor] = []
+    found: list[Tensor] = []
     with computing_on(store.device), torch.inference_mode():
         for first in range(0, len(order), size):
             chosen = by_length[first : first + size]
             rows, starts = (torch.from_numpy(values[chosen]) for values in (utterance, start))
             samples, lengths = _samples(model, store, rows, starts, frames)
-            parts.append(of_outputs(model(samples, lengths).float()))
-        predicted = torch.cat(parts).cpu()  # one copy: each would wait for the device
+            found.append(of_outputs(model(samples, lengths).float()))
+        predicted = torch.cat(found).cpu()  # one copy: each would wait for the device
     probabilities = np.empty_like(predicted.numpy())
     probabilities[by_length] = predicted.numpy()
     # In float64 and in the order of rows: the mean over segments must not depend on the order in which batches
