@@ -9,7 +9,7 @@ from tfser.heads.results.dimension_tables import Row, runs_table
 from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.written import number_text
 from tfser.heads.runs.experiment import Experiment
-from tfser.heads.runs.judging import who_takes_part
+from tfser.heads.runs.one_fold import who_takes_part
 from tfser.heads.spec.selections import ORDER_SQL, explain, peeks
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows

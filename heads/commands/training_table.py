@@ -11,7 +11,7 @@ from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.scores import scores_of_runs, scores_of_seeds
 from tfser.heads.results.written import score_text
 from tfser.heads.runs.experiment import EVERYTHING, Experiment
-from tfser.heads.runs.judging import who_takes_part
+from tfser.heads.runs.one_fold import who_takes_part
 from tfser.heads.spec import lineages
 from tfser.heads.spec.selections import explain, peeks
 from tfser.manifests.cache import Cache

@@ -15,18 +15,19 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.heads.runs.experiment import EVERYTHING, Experiment, check_unchanged, soft_labels
-from tfser.heads.runs.judging import check_audit
-from tfser.heads.runs.outcome import RunOutcome, Selected
+from tfser.heads.runs.outcome import RunOutcome, history_row, selected
 from tfser.heads.runs.store import begin, finish, peek, pick_up, save_model, versions
 from tfser.heads.runs.target import ratings_of
 from tfser.heads.runs.training_data import soft_rows
-from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Selection, UnlearnableError
-from tfser.manifests.audits.run import Finding, blocking
+from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, UnlearnableError
+from tfser.manifests.audits.participation import Tally, definition, finding, participation, unmatched
+from tfser.manifests.audits.run import Finding, blocking, run_audits
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.reading import open_catalogue, rows
+from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
 from tfser.manifests.errors import DamagedError, TfserError
 from tfser.manifests.protocols.independence import Independence, fold_independence
 from tfser.manifests.protocols.validation import WITHOUT_VAL
+from tfser.manifests.wording import more
 from tfser.pipeline.features.devices import processor
 from tfser.pipeline.scan import now
 from tfser.pipeline.shards.packed import FeatureRow, PackedFeatures, load_packed
@@ -157,6 +158,46 @@ def utterances_cut(experiment: Experiment, loaded: Loaded) -> int:
     return 0 if most is None else int((loaded.features.lengths > most).sum())
 
 
+def audit_experiment(cache: Cache, experiment: Experiment) -> list[Finding]:
+    """Run the audits that decide about an experiment: its protocol, and its feature set's completeness.
+
+    The last finding is who takes no part in it, and why (`participation`).
+    """
+    protocol, corpus = experiment.protocol, experiment.corpus
+    with open_catalogue(cache) as connection:
+        findings = run_audits(connection, protocol=protocol, corpus=corpus, feature_sets=[experiment.stored])
+        findings += unmatched(connection, protocol=protocol, corpus=corpus)
+        tally = who_takes_part(cache, connection, experiment)
+    return [*findings, finding(tally, protocol=protocol, corpus=corpus)]
+
+
+def who_takes_part(cache: Cache, connection: Connection, experiment: Experiment) -> Tally:
+    """Count who takes part in an experiment's protocol with its features; those of a layer are looked for in its stack."""
+    return participation(
+        connection,
+        protocol=experiment.protocol,
+        corpus=experiment.corpus,
+        defined=definition(cache, experiment.protocol),
+        feature_set=experiment.stored,
+    )
+
+
+def check_audit(experiment: Experiment, findings: Sequence[Finding], fold: int) -> None:
+    """Refuse a fold whose audit found an error.
+
+    Raises:
+        TfserError: unless errors of that kind, leaks or gaps, are allowed.
+    """
+    allowed = {"leak": experiment.allow_leaks, "gap": experiment.allow_gaps}
+    errors = [finding for finding in blocking(findings, fold) if not allowed[finding.kind]]
+    if errors:
+        others = more(len(errors) - 1, brackets=True)
+        raise TfserError(
+            f"{experiment.protocol} fold {fold} fails its audit: {errors[0].sentence()}{others}. What to do: {errors[0].action}. "
+            f"See `tfser audit`; --allow-{errors[0].kind}s trains all the same, and the run says so"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Following:
     """Who hears how runs go, and how often what they have learnt is kept."""
@@ -204,7 +245,7 @@ def train_fold(
         experiment: what to train.
         fold: which fold.
         loaded: gives the features; called only if there is something to train.
-        findings: of `judging.audit_experiment`.
+        findings: of `audit_experiment`.
         following: who hears of it, and how often the state is kept; the run's number is 0.
 
     Raises:
@@ -322,8 +363,8 @@ def store_run(cache: Cache, begun: Begun, result: FitResult, note: Callable[[str
             ratings=None if loaded.ratings is None else loaded.ratings[test],
             scales=tuple(begun.about["config"].get("scales", ())),
             targets=begun.data.targets,
-            selections=[_selected(name, of, test) for name, of in result.selections.items()] if len(test) else [],
-            history=[_history_row(record) for record in result.history],
+            selections=[selected(name, of, test) for name, of in result.selections.items()] if len(test) else [],
+            history=[history_row(record) for record in result.history],
         ),
         folder=begun.folder,
         note=note,
@@ -344,31 +385,6 @@ def _layer_weights(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, list
 
     found = {selection: weights for selection, state in states.items() if (weights := layer_weights(state)) is not None}
     return found or None
-
-
-def _selected(name: str, selection: Selection, test: npt.NDArray[np.int64]) -> Selected:
-    """Turn rows of the packed features into places among the test utterances."""
-    prediction = selection.test
-    if prediction is None:
-        raise TfserError("the test side gave no predictions")
-    place = {int(row): i for i, row in enumerate(test)}
-    probabilities = np.empty_like(prediction.utterance_probabilities)
-    probabilities[[place[int(row)] for row in prediction.utterance]] = prediction.utterance_probabilities
-    return Selected(
-        selection=name,
-        epoch=selection.epoch,
-        utterances=probabilities,
-        segments=prediction.segment_probabilities,
-        segment_utterance=np.array([place[int(row)] for row in prediction.segment_utterance], dtype=np.int64),
-        segment_number=prediction.segment_number,
-    )
-
-
-def _history_row(record: EpochRecord) -> dict[str, Any]:
-    """Return an epoch as a row of the table `history`; scores have the same names there."""
-    first = {"epoch": record.epoch, "loss": record.loss, "lr": record.learning_rate, "seconds": record.train_s + record.eval_s}
-    sides = [f"{side}_{score}" for side in ("val", "test") for score in ("WA", "UA", "WF1", "loss", "CCC")]
-    return first | {name: getattr(record, name) for name in sides}
 
 
 def _sides(experiment: Experiment, loaded: Loaded, fold: int) -> Mapping[str, npt.NDArray[np.int64]]:

@@ -14,7 +14,7 @@ from statistics import mean
 
 from tfser.heads import DIMENSION_REFERENCES, HEADS, REFERENCE_HEADS, head, head_names
 from tfser.heads.runs.experiment import Experiment, each_request, resolve
-from tfser.heads.runs.judging import audit_experiment, check_audit
+from tfser.heads.runs.one_fold import audit_experiment, check_audit
 from tfser.heads.runs.references import reference_features
 from tfser.heads.runs.request import Request, SweepRequest, Targeted
 from tfser.heads.runs.setting_list import UnknownSettingError

@@ -12,8 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from tfser.heads.runs.experiment import Experiment
-from tfser.heads.runs.judging import check_audit
-from tfser.heads.runs.one_fold import BY_ITSELF, Begun, EmptySideError, Following, Loaded, RunResult, begin_run, store_run
+from tfser.heads.runs.one_fold import (
+    BY_ITSELF,
+    Begun,
+    EmptySideError,
+    Following,
+    Loaded,
+    RunResult,
+    begin_run,
+    check_audit,
+    store_run,
+)
 from tfser.heads.runs.store import peek, pick_up
 from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
@@ -33,7 +42,7 @@ def train_together(
         cache: the cache.
         runs: the experiment, which may differ in its seed only, and the fold of each.
         loaded: gives the features and the sides of all those folds; called only if there is something to train.
-        findings: of `judging.audit_experiment`.
+        findings: of `audit_experiment`.
         following: who hears of it, with the run's number in ``runs``, and how often states are kept.
 
     Returns:

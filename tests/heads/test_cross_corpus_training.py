@@ -12,8 +12,7 @@ import soundfile
 from safetensors.torch import load_file
 
 from tfser.heads.runs.experiment import resolve
-from tfser.heads.runs.judging import audit_experiment
-from tfser.heads.runs.one_fold import load, train_fold
+from tfser.heads.runs.one_fold import audit_experiment, load, train_fold
 from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows

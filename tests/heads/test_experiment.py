@@ -19,8 +19,7 @@ from safetensors.torch import load_file
 from tfser.heads import head
 from tfser.heads.runs.chosen_features import meant_here
 from tfser.heads.runs.experiment import resolve
-from tfser.heads.runs.judging import audit_experiment
-from tfser.heads.runs.one_fold import load, train_fold
+from tfser.heads.runs.one_fold import audit_experiment, load, train_fold
 from tfser.heads.runs.request import Request
 from tfser.heads.training.loop import TrainedState, predict
 from tfser.manifests.cache import Cache

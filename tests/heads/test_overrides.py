@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tfser.heads.runs.judging import check_audit
+from tfser.heads.runs.one_fold import check_audit
 from tfser.manifests.audits.run import Finding, packaged_audits
 from tfser.manifests.errors import TfserError
 

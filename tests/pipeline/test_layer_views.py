@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from tfser.heads.runs.experiment import Experiment, each_request, resolve
-from tfser.heads.runs.judging import audit_experiment, who_takes_part
-from tfser.heads.runs.one_fold import load, train_fold
+from tfser.heads.runs.one_fold import audit_experiment, load, train_fold, who_takes_part
 from tfser.heads.runs.plan import feature_bytes, plan_sweep
 from tfser.heads.runs.request import HeadBlock, Request, SweepRequest
 from tfser.manifests.cache import Cache
