@@ -157,18 +157,18 @@ class SweepView:
 
     def left_s(self) -> tuple[float, bool]:
         """Return the seconds that are left, and whether that is known of all runs."""
-        total, is_known = 0.0, True
+        total, known = 0.0, True
         for line in self._lines.values():
             missing = len(line.entry.runs) - len(line.done) - line.failed
             if not missing:
                 continue
             pace = median(line.spent) if line.spent else self._by_epochs(line) or line.expected
             if pace is None:
-                is_known = False
+                known = False
                 continue
             gone = sum(time.monotonic() - self._started[run_id] for run_id in line.running)
             total += max(0.0, missing * pace - min(gone, len(line.running) * pace))
-        return total / max(1, min(self._jobs, len(self._plan.missing))), is_known
+        return total / max(1, min(self._jobs, len(self._plan.missing))), known
 
     def _by_epochs(self, line: _Line) -> float | None:
         seconds = [record.train_s + record.eval_s for _, record in line.running.values() if record is not None]
@@ -196,13 +196,13 @@ class SweepView:
         table.add_column(name_of(lines[0].entry) if lines else "UA", justify="right", no_wrap=True)
         table.add_column("now", overflow="ellipsis", no_wrap=True)
         for line in shown:
-            experiment, over = line.entry.experiment, Spread.of(line.scores.values())
+            of, over = line.entry.experiment, Spread.of(line.scores.values())
             failed = f" ({line.failed} failed)" if line.failed else ""
             table.add_row(
-                experiment.spec.name,
-                experiment.preset,
-                *([experiment.recipe_name] if several else []),
-                experiment.feature_set,
+                of.spec.name,
+                of.preset,
+                *([of.recipe_name] if several else []),
+                of.feature_set,
                 f"{len(line.done)}/{len(line.entry.runs)}{failed}",
                 spread_text(name_of(line.entry), over, line.mark),
                 Text(self._now(line)),

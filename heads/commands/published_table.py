@@ -16,36 +16,36 @@ Row = Mapping[str, Any]
 _MOST = 8
 """Rows of a group that a table shows."""
 
-def print_published(published: Sequence[Row], width: int | None) -> None:
+def print_published(found: Sequence[Row], width: int | None) -> None:
     """Print published rows below a table of scores."""
-    if not published:
+    if not found:
         show("", "no published numbers of these corpora and numbers of classes are known here")
         return
-    for heading, group, rows in _grouped(published):
+    for heading, group, rows in _grouped(found):
         shown, notes = fitted([_line(row) for row in rows[:_MOST]], width, ("protocol", "macro F1", "WA", "training"))
         show("", f"{heading}: {group}, {EXPLAINED[group]}")
         print_rows(shown, Output.table)
         show_wrapped(*notes, *_more(rows))
     show("")
-    show_wrapped(*_below(published))
+    show_wrapped(*_below(found))
 
 
-def markdown_published(published: Sequence[Row]) -> list[str]:
+def markdown_published(found: Sequence[Row]) -> list[str]:
     """Return the same as lines of Markdown."""
     lines = []
-    for heading, group, rows in _grouped(published):
+    for heading, group, rows in _grouped(found):
         lines += ["", f"**{heading}: {group}**, {EXPLAINED[group]}", "", *markdown_lines([_line(row) for row in rows[:_MOST]])]
         lines += ["", *_more(rows)] if len(rows) > _MOST else []
-    return [*lines, "", *(f"{line}  " for line in _below(published))]
+    return [*lines, "", *(f"{line}  " for line in _below(found))]
 
 
-def _grouped(published: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
-    beside = dict.fromkeys((row["of"], row["beside"]) for row in published)
+def _grouped(found: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
+    beside = dict.fromkeys((row["of"], row["beside"]) for row in found)
     every = [
         (
             f"published, {of}, beside {protocol}",
             group,
-            [row for row in published if (row["of"], row["beside"], row["group"]) == (of, protocol, group)],
+            [row for row in found if (row["of"], row["beside"], row["group"]) == (of, protocol, group)],
         )
         for of, protocol in beside
         for group in GROUPS

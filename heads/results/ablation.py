@@ -67,7 +67,7 @@ def compare(cache: Cache, table: Sequence[tuple[AblationRow, Experiment]], selec
     Scores are shares of 1, the paper's too. `UA_gain` is the mean over the folds that both rows have of the difference in UA, in
     `UA_gain_std` its deviation over folds, in `folds_won` the number of them where this row is better.
     """
-    compared: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     first: dict[int, float] = {}
     with open_catalogue(cache) as connection:
         for row, experiment in table:
@@ -79,9 +79,9 @@ def compare(cache: Cache, table: Sequence[tuple[AblationRow, Experiment]], selec
                 folds=experiment.folds,
                 selection=shown,
             )
-            compared.append(_row(row, experiment, shown, scores, first))
+            found.append(_row(row, experiment, shown, scores, first))
             first = first or {score.fold: score.UA for score in scores if score.UA is not None}
-    return compared
+    return found
 
 
 def _row(

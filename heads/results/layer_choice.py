@@ -168,13 +168,13 @@ def _choice(layers: Mapping[int, _Read]) -> tuple[dict[int, int], int | None]:
     scores: dict[int, dict[int, float]] = {}
     folds = sorted({fold for read in layers.values() for _, fold in read.scores})
     for fold in folds:
-        by_layer = {layer: [s["val_UA"] for (_, f), s in read.scores.items() if f == fold] for layer, read in layers.items()}
-        if all(values and None not in values for values in by_layer.values()):
-            scores[fold] = {layer: mean(float(value or 0) for value in values) for layer, values in by_layer.items()}
+        of = {layer: [s["val_UA"] for (_, f), s in read.scores.items() if f == fold] for layer, read in layers.items()}
+        if all(values and None not in values for values in of.values()):
+            scores[fold] = {layer: mean(float(value or 0) for value in values) for layer, values in of.items()}
     if not scores:
         return {}, None
-    chosen = {fold: min(by_layer, key=lambda layer: (-by_layer[layer], layer)) for fold, by_layer in scores.items()}
-    over_all = {layer: mean(by_layer[layer] for by_layer in scores.values()) for layer in layers}
+    chosen = {fold: min(of, key=lambda layer: (-of[layer], layer)) for fold, of in scores.items()}
+    over_all = {layer: mean(of[layer] for of in scores.values()) for layer in layers}
     return chosen, min(over_all, key=lambda layer: (-over_all[layer], layer))
 
 
@@ -183,7 +183,7 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
     first = layers[next(iter(chosen.values()))]
     seeds = sorted(set.intersection(*(set(layers[layer].outcome.seeds) for layer in chosen.values())))
     predictions: dict[tuple[Any, ...], tuple[str, ...]] = {}
-    numbers: dict[tuple[Any, ...], int] = {}
+    about: dict[tuple[Any, ...], int] = {}
     scores: dict[tuple[int, int], Mapping[str, float | None]] = {}
     for fold, layer in chosen.items():
         outcome = layers[layer].outcome
@@ -191,7 +191,7 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
         for i, key in enumerate(outcome.keys):
             if outcome.folds[i] == fold:
                 predictions[key] = tuple(outcome.predicted[place][i] for place in places)
-                numbers[key] = i
+                about[key] = i
         scores |= {key: of for key, of in layers[layer].scores.items() if key[1] == fold and key[0] in seeds}
     kept = first.outcome.take([i for i, key in enumerate(first.outcome.keys) if key in predictions])
     outcome = replace(

@@ -18,10 +18,10 @@ import csv
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 from tfser.manifests.protocols.listed import published_lists
-from tfser.manifests.texts import packaged
 
 GROUPS = ("same protocol", "other protocol", "speakers shared")
 EXPLAINED = {
@@ -68,11 +68,12 @@ class ReferenceNumber:
 @functools.cache
 def reference_numbers() -> tuple[ReferenceNumber, ...]:
     """Return all published figures, in the order of the file."""
-    numbers = []
-    for row in csv.DictReader(packaged("heads.results", "reference_numbers.csv").splitlines()):
-        typed: dict[str, Any] = {**row, "classes": int(row["classes"]) if row["classes"] else None, "value": float(row["value"])}
-        numbers.append(ReferenceNumber(**typed))
-    return tuple(numbers)
+    text = resources.files("tfser.heads.results").joinpath("reference_numbers.csv").read_text(encoding="utf-8")
+    found = []
+    for row in csv.DictReader(text.splitlines()):
+        told: dict[str, Any] = {**row, "classes": int(row["classes"]) if row["classes"] else None, "value": float(row["value"])}
+        found.append(ReferenceNumber(**told))
+    return tuple(found)
 
 
 def published_beside(corpus: str, protocol: str, classes: int | None = None) -> list[dict[str, Any]]:
@@ -88,49 +89,49 @@ def published_beside(corpus: str, protocol: str, classes: int | None = None) -> 
         unknown), speakers_in_words, classes, note and source.
     """
     systems: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for number in reference_numbers():
-        same_task = number.task == "categorical" and (classes is None or number.classes in (None, classes))
-        if number.corpus != corpus or not same_task or number.metric not in METRICS:
+    for of in reference_numbers():
+        same_task = of.task == "categorical" and (classes is None or of.classes in (None, classes))
+        if of.corpus != corpus or not same_task or of.metric not in METRICS:
             continue
-        key = (number.protocol, number.encoder, number.training, number.note)
+        key = (of.protocol, of.encoder, of.training, of.note)
         row = systems.setdefault(
             key,
             {
-                "group": _group(number, protocol),
-                "encoder": number.encoder,
-                "training": number.training,
+                "group": _group(of, protocol),
+                "encoder": of.encoder,
+                "training": of.training,
                 **dict.fromkeys(METRICS),
-                "protocol": number.protocol,
-                "classes": number.classes,
-                "speakers": number.speakers,
-                "speakers_in_words": number.speakers_in_words,
-                "note": number.note,
-                "source": number.source,
+                "protocol": of.protocol,
+                "classes": of.classes,
+                "speakers": of.speakers,
+                "speakers_in_words": of.speakers_in_words,
+                "note": of.note,
+                "source": of.source,
             },
         )
-        row[number.metric] = number.share
+        row[of.metric] = of.share
     return sorted(systems.values(), key=lambda row: (GROUPS.index(row["group"]), -(row["UA"] or row["WA"] or 0), row["encoder"]))
 
 
-def _group(number: ReferenceNumber, protocol: str) -> str:
+def _group(of: ReferenceNumber, protocol: str) -> str:
     """Return the group of a figure beside our protocol."""
     ours = protocol.partition("/")[0]  # who validates changes neither what is tested nor, beyond its own part, what trains
     ours = _SAME.get(ours, ours)
-    theirs = f"{_LIST_OF.get(number.protocol, '')}:{number.corpus}"
+    theirs = f"{_LIST_OF.get(of.protocol, '')}:{of.corpus}"
     if theirs in published_lists() and ours == theirs:
         return GROUPS[0]
-    return GROUPS[2] if number.speakers == "broken" else GROUPS[1]
+    return GROUPS[2] if of.speakers == "broken" else GROUPS[1]
 
 
-def beside_scores(published: Sequence[dict[str, Any]], readers: dict[str, str]) -> list[dict[str, Any]]:
+def beside_scores(found: Sequence[dict[str, Any]], readers: dict[str, str]) -> list[dict[str, Any]]:
     """Return the published rows beside each corpus, protocol and set of classes of a table of scores.
 
     Args:
-        published: rows with corpus, protocol and classes (`score_tables.table`).
+        found: rows with corpus, protocol and classes (`score_tables.table`).
         readers: what each corpus of the cache is read by (`corpora.adapter`), by its name there.
     """
     result: list[dict[str, Any]] = []
-    for corpus, protocol, n in dict.fromkeys((row["corpus"], row["protocol"], len(row["classes"] or ())) for row in published):
+    for corpus, protocol, n in dict.fromkeys((row["corpus"], row["protocol"], len(row["classes"] or ())) for row in found):
         theirs = published_beside(readers.get(corpus, corpus), protocol, n or None)
         result += [{"of": corpus, "beside": protocol, **row} for row in theirs]
     return result

@@ -265,7 +265,7 @@ def _own(
     classes: dict[str, set[str]] = {}
     for cell in cells:
         classes.setdefault(cell.label, set()).add(cell.said)
-    keys: list[tuple[str, Any]] = [
+    told: list[tuple[str, Any]] = [
         ("name", slug),
         ("summary", f"made by `tfser worth`: {name}"),
         ("corpus", corpus),
@@ -275,7 +275,7 @@ def _own(
         *([("validation", validation)] if validation != "none" else []),
         *([("folds", groups["folds"])] if "folds" in groups else []),
     ]
-    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys)
+    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in told)
     text += "[labels]\n" + "".join(f"{json.dumps(c)} = {json.dumps(sorted(words))}\n" for c, words in sorted(classes.items()))
     if "sides" in groups:
         text += "[sides]\n" + "".join(f"{role} = {json.dumps(names)}\n" for role, names in groups["sides"].items())

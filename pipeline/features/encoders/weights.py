@@ -72,11 +72,11 @@ def content_hash(weights: Found, memo: Path | None = None, *, again: bool = Fals
     `memo` is a JSON file that remembers the digests of files by path, size and times, that of the system's own note with them:
     what was put in a file's place with its size and time is another file. `again` believes nothing that is remembered.
     """
-    hashes: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     if memo is not None and not again:
         with contextlib.suppress(DamagedError, UnreadableError):  # a memo only saves time: a damaged one is written anew
             stored = read_json(memo, place=memo.name)
-            hashes = stored if isinstance(stored, dict) else {}
+            known = stored if isinstance(stored, dict) else {}
     digests, changed = [], False
     # By the file behind the link: the hub's cache links one file under many names. Its own note of changes
     # (ctime) is in the stamp, since size and time can be copied along with other content.
@@ -84,14 +84,14 @@ def content_hash(weights: Found, memo: Path | None = None, *, again: bool = Fals
         real = path.resolve()
         status = real.stat()
         stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-        entry = hashes.get(str(real))
+        entry = known.get(str(real))
         if not (isinstance(entry, dict) and entry.get("stamp") == stamp and isinstance(entry.get("sha256"), str)):
             with real.open("rb") as stream:
                 entry = {"stamp": stamp, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
-            hashes[str(real)], changed = entry, True
+            known[str(real)], changed = entry, True
         digests.append(f"{path.name} {entry['sha256']}")
     if memo is not None and changed:
-        write_json(memo, {path: entry for path, entry in sorted(hashes.items()) if Path(path).exists()}, place=memo.name)
+        write_json(memo, {path: entry for path, entry in sorted(known.items()) if Path(path).exists()}, place=memo.name)
     if len(digests) == 1:  # one file: whatever its name
         return digests[0].split(" ")[1][:32]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:32]
@@ -199,13 +199,13 @@ def _download(repository: str, revision: str | None) -> Found:
     try:
         # One question with one short wait: where there is no network, retries would take half a minute to say so.
         info = HfApi().model_info(repository, revision=revision, timeout=TIMEOUT_S)
-        files = {sibling.rfilename for sibling in info.siblings or []}
-        kind = next((kind for kind in KINDS if kind in files), None)
-        if CONFIG not in files or kind is None:
+        there = {sibling.rfilename for sibling in info.siblings or []}
+        kind = next((kind for kind in KINDS if kind in there), None)
+        if CONFIG not in there or kind is None:
             raise TfserError(f"{label}: the hub does not have all of {_wanted()}; take a repository that transformers can load")
 
         def fetch(names: Iterable[str]) -> list[Path]:
-            return [Path(hf_hub_download(repository, name, revision=revision)) for name in names if name in files]
+            return [Path(hf_hub_download(repository, name, revision=revision)) for name in names if name in there]
 
         folder = fetch([CONFIG, PREPROCESSOR, PROCESSOR, kind])[0].parent
         fetch(_shards(folder / kind))
