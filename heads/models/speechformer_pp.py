@@ -47,16 +47,16 @@ class WordLayer(SpeechLayer):
     """A layer over words and tokens; ``window`` None: all attend to all."""
 
     def both(
-        self, words: Tensor, x: Tensor, places: Tensor | float, present: Tensor, valid: Tensor, member: Tensor | None
+        self, words: Tensor, x: Tensor, places: Tensor | float, there: Tensor, valid: Tensor, member: Tensor | None
     ) -> Tensor:
         """Transform words (b, W, D) and tokens (b, T, D), and return them one after the other (b, W + T, D).
 
-        ``present`` (b, W) and ``valid`` (b, T) say which there are, ``member`` (b, W, T) which token lies in which second;
+        ``there`` (b, W) and ``valid`` (b, T) say which there are, ``member`` (b, W, T) which token lies in which second;
         None: there are no windows. ``places`` are added to what attention sees of all of them.
         """
         x = torch.cat([words, x], dim=1)
         if member is None:
-            return self.at(x, places, torch.cat([present, valid], dim=1))
+            return self.at(x, places, torch.cat([there, valid], dim=1))
         attended = self._gather(x + places, valid, member)
         return self._transform(self.attention_norm(x + self._drop(attended)))
 
@@ -98,7 +98,7 @@ class SpeechFormerPP(SpeechFormer):
         valid = valid_frames(frames, lengths)  # (B, T)
         x = self.input(frames)  # (B, T, D)
         number = torch.arange(-(-x.shape[1] // self.second), device=x.device)  # (W,) one for each begun second
-        present = number * self.second < lengths[:, None]  # (B, W)
+        there = number * self.second < lengths[:, None]  # (B, W)
         W, known = len(number), len(self.words)
         begins = number.clamp(max=known - 1)
         words = self.words[begins].to(x.dtype).expand(len(x), -1, -1)  # (B, W, D)
@@ -110,19 +110,19 @@ class SpeechFormerPP(SpeechFormer):
             member = None
             if stage_number < len(self.merges):
                 # Merges are rounded down, so that tokens may be left behind the last second: its word takes them, too.
-                last = present.sum(dim=1, keepdim=True) - 1  # (B, 1)
+                last = there.sum(dim=1, keepdim=True) - 1  # (B, 1)
                 of = (torch.arange(x.shape[1], device=x.device) // second).minimum(last)  # (B, T)
                 member = (of[:, None] == number[:, None]) & valid[:, None]  # (B, W, T)
             words, x = norm(words), norm(x)
             for layer in stage:  # type: ignore[attr-defined]
-                words, x = layer.both(words, x, places, present, valid, member).split((W, x.shape[1]), dim=1)
+                words, x = layer.both(words, x, places, there, valid, member).split((W, x.shape[1]), dim=1)
             places = 0.0
             if stage_number < len(self.merges):
                 merge: Any = self.merges[stage_number]
                 words = merge.norm(merge.linear(words))
                 x, valid = merge(x, valid)
                 second = max(1, second // merge.tokens)
-        pooled = masked_mean(torch.cat([words, x], dim=1), torch.cat([present, valid], dim=1))  # (B, D)
+        pooled = masked_mean(torch.cat([words, x], dim=1), torch.cat([there, valid], dim=1))  # (B, D)
         logits: Tensor = self.classifier(pooled)  # (B, K)
         return logits
 
