@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 import tfser
 from tfser.heads import REGISTERED
 from tfser.heads.prediction.exchange import audit
+from tfser.heads.prediction.notebook import TrainingOptions
+from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.utterances import Utterance
@@ -59,6 +62,12 @@ def test_the_code_of_a_page_runs(root: Path, page: str, tmp_path: Path, monkeypa
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "UA" in done.stdout
+
+
+def test_what_training_can_be_asked_is_what_the_command_line_can(tmp_path: Path) -> None:
+    assert TrainingOptions.__annotations__.keys() <= {field.name for field in fields(Request)} - {"head", "settings", "seed"}
+    with pytest.raises(TypeError, match="epoch"):
+        tfser.Cache(tmp_path).train("mean_pool", epoch=3)
 
 
 def test_a_head_takes_fewer_than_30_lines() -> None:

@@ -125,13 +125,13 @@ def insert_corpora(connection: Connection, corpora: Sequence[StoredCorpus]) -> N
     """
     table = next(t for t in schema.TABLES if t.name == "utterances")
     # DuckDB's names know no case: `Emotion` and `emotion` are one column.
-    known = {name.casefold() for name, _, _ in table.columns}
+    contract = {name.casefold() for name, _, _ in table.columns}
     own: dict[str, tuple[str, set[str]]] = {}
     for corpus in corpora:
         with registered(connection, corpus.utterances):
             described = connection.execute("DESCRIBE incoming").fetchall()
         for name, kind, *_ in described:
-            if name.casefold() not in known:
+            if name.casefold() not in contract:
                 own.setdefault(name.casefold(), (name, set()))[1].add("VARCHAR" if kind == '"NULL"' else kind)
     connection.execute("DROP TABLE IF EXISTS utterances")
     connection.execute(table.ddl())
@@ -139,13 +139,13 @@ def insert_corpora(connection: Connection, corpora: Sequence[StoredCorpus]) -> N
         kind = "DOUBLE" if len(kinds) > 1 and kinds <= _NUMBERS else "VARCHAR" if len(kinds) > 1 else min(kinds)
         connection.execute(f"ALTER TABLE utterances ADD COLUMN {quote_name(name)} {kind}")
     for corpus in corpora:
-        about = corpus.about
-        expected = about.get("expected")  # none: a scan that is older than the key
+        corpus_json = corpus.about
+        expected = corpus_json.get("expected")  # none: a scan that is older than the key
         published = expected.get("utterances") if isinstance(expected, dict) else None
         names = ("adapter", "root", "scanned_at", "default_protocol")
         connection.execute(
             "INSERT INTO corpora VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [corpus.name, *(about[name] for name in names), json.dumps(about["options"]), published],
+            [corpus.name, *(corpus_json[name] for name in names), json.dumps(corpus_json["options"]), published],
         )
         insert(connection, "utterances", corpus.utterances)
 
@@ -175,6 +175,7 @@ def _read_corpora(cache: Cache, connection: Connection, left_out: LeftOut) -> No
         except (DamagedError, UnreadableError) as error:
             left_out.note("protocols", None, path, error)
     insert_corpora(connection, corpora)
+    # Protocols come last: their conditions and classes read utterances and ratings.
     names = [corpus.name for corpus in corpora]
     _read_annotations(cache, connection, names, left_out)
     for corpus in corpora:

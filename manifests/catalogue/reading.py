@@ -255,13 +255,13 @@ def _built_from(cache: Cache) -> dict[str, Stamp] | None:
 
 def _note_left_out(cache: Cache, connection: Connection) -> None:
     """Say in one line which files of the cache the catalogue does without."""
-    found = connection.execute(
+    lacking = connection.execute(
         "SELECT path, reason FROM skipped WHERE stage "
         "IN ('corpus', 'annotations', 'protocols', 'near-duplicates', 'features', 'run') "
         "ORDER BY path, reason"
     ).fetchall()
-    if found:
-        named = listed([f"{path} ({reason})" for path, reason in found], 3)
+    if lacking:
+        named = listed([f"{path} ({reason})" for path, reason in lacking], 3)
         note(f"left out of {cache.root}: {named}; `tfser cache verify` says what to do")
 
 
