@@ -61,20 +61,18 @@ MSP-IMPROV's was not compared with its page: the audit `scale_left` says where r
 
 
 def parse_targets(text: str) -> tuple[str, ...]:
-    """Return the dimensions of a list, each once, in the order of `DIMENSIONS`; none for `class`.
+    """Return the dimensions of a list, each once, in the order of `DIMENSIONS`; none for `class`, which may stand beside them.
 
-    >>> parse_targets("arousal,valence"), parse_targets("class")
-    (('valence', 'arousal'), ())
+    >>> parse_targets("arousal,valence"), parse_targets("class"), parse_targets("class,arousal")
+    (('valence', 'arousal'), (), ('arousal',))
 
     Raises:
-        UsageError: if one is no dimension, or classes are asked for beside dimensions.
+        UsageError: if one is neither a dimension nor `class`.
     """
     names = [part.strip() for part in text.split(",")]
     for name in names:
         if name not in (*DIMENSIONS, CLASSES):
             raise unknown("target", name, [CLASSES, *DIMENSIONS])
-    if CLASSES in names and len(set(names)) > 1:
-        raise UsageError(f"--target {text}: classes and dimensions are trained apart; name either class or dimensions")
     return tuple(name for name in DIMENSIONS if name in names)
 
 
@@ -109,7 +107,8 @@ def parse_rated(text: str) -> tuple[str, ...] | None:
     begin, mark, rest = text.strip().partition(":")
     if begin != RATED or not mark:
         return None
-    return parse_targets(rest.replace("+", ",")) or _no_dimension(text)
+    named = rest.replace("+", ",")
+    return _no_dimension(text) if CLASSES in named.split(",") else parse_targets(named) or _no_dimension(text)
 
 
 def _no_dimension(text: str) -> tuple[str, ...]:

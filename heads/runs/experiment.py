@@ -89,14 +89,19 @@ class Experiment:
     scales: tuple[tuple[str, float, float], ...] = ()
     """Where dimensions are learned: each corpus with the ends of the scale that it is rated on."""
     targets: tuple[str, ...] = ()
-    """Dimensions that are learned; then there are no classes."""
+    """Dimensions that are learned; alone, or beside the classes where there are any."""
+    labels: Mapping[str, str] | None = None
+    """The class of each label that raters gave, where soft labels are trained on; None: every label is its own class."""
 
     @property
     def outputs(self) -> int:
-        """How many numbers the head gives: one a class, or one a dimension."""
-        return len(self.targets or self.classes)
-    labels: Mapping[str, str] | None = None
-    """The class of each label that raters gave, where soft labels are trained on; None: every label is its own class."""
+        """How many numbers the head gives: one a class, then one a dimension."""
+        return len(self.classes) + len(self.targets)
+
+    @property
+    def chooses_by(self) -> str:
+        """Which score chooses the epoch of `val` and `test-oracle`, in words (`tfser.heads.spec.selections`)."""
+        return " + ".join(name for name, is_one in (("UA", self.classes), ("mean CCC", self.targets)) if is_one)
 
     def epochs(self, fold: int | None = None) -> int:
         """Return how many epochs a fold is trained, or the fold that is trained longest: 1 for heads that are fitted at once."""
@@ -186,15 +191,15 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     preset, recipe_name = request.preset or spec.default_preset, request.recipe or spec.default_recipe
     # Settings come before the protocol, since a recipe may bring a validation policy.
     config, recipe, changes = _with_settings(spec, spec.preset(preset), spec.recipe(recipe_name), _settings(spec, request))
-    if request.targets:
+    if request.targets and not request.learns_classes:
         check_one_answer(request.labels_from, request.targets)
         recipe, off = without_classes(recipe, request.settings)
         changes += off
-    check_learns(spec, request.targets)
+    check_learns(spec, request.targets, request.learns_classes)
     corpus, protocol, chosen = _choose_protocol(cache, request, recipe)
     chosen += [] if why is None else [why]
     data = look_up(cache, request.features, spec, recipe, corpus, protocol, request.targets)
-    check_protocol(data.protocol, request.targets)
+    check_protocol(data.protocol, request.learns_classes)
     chosen += _instead(request, spec, data)
     chosen += scale_words(data.scales)
     for asked, what, value in (
@@ -251,6 +256,10 @@ def _instead(request: Request, spec: HeadSpec, data: TrainingData) -> list[str]:
         said.append(f"one fit instead of {request.epochs} epochs ({spec.name} is fitted at once)")
     if request.labels_from == "distribution" and isinstance(spec, Baseline):
         said.append(f"one label an utterance ({spec.name} takes no soft labels)")
+    if data.beside is not None:
+        rated, every = data.beside
+        rest = "" if rated == every else f"; the other {every - rated:,} train and test the classes alone"
+        said.append(f"ratings of {rated:,} of {every:,} utterances{rest}")
     if data.rated is not None:
         rated, every = data.rated
         rest = "" if rated == every else f"; the other {every - rated:,} have none in these classes and keep their one label"

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
-from tfser.manifests.dimensions import parse_rated, parse_targets, rated_name
+from tfser.manifests.dimensions import CLASSES, parse_rated, parse_targets, rated_name
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
 from tfser.manifests.splits.split import Split
@@ -49,31 +49,39 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Targeted(Training, Split):
-    """What a training is asked that can learn dimensions instead of classes."""
+    """What a training is asked that can learn dimensions, instead of classes or beside them."""
 
     panel: ClassVar[str] = "Head"
     target: Annotated[
         tuple[str, ...],
-        Option("What is learned: class, or one to three of valence, arousal, dominance; class if left out.", metavar="NAMES"),
+        Option("What is learned: class, valence, arousal, dominance, one or several; class if left out.", metavar="NAMES"),
     ] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The dimensions that are learned; none where classes are.
+        """The dimensions that are learned; none where classes alone are.
 
         Raises:
-            UsageError: if one is unknown, or stands beside classes.
+            UsageError: if one is unknown.
         """
         return parse_targets(",".join(self.target)) if self.target else ()
+
+    @property
+    def learns_classes(self) -> bool:
+        """Whether classes are learned, alone or beside dimensions."""
+        return not self.target or CLASSES in [name.strip() for text in self.target for name in text.split(",")]
 
     @property
     def split_labels(self) -> str | None:
         """What a protocol's name is told of labels: a map, or which ratings an utterance must have.
 
+        Where classes are learned beside dimensions, the protocol is that of the classes alone, so that both are tested on the
+        same utterances; one without ratings trains and tests the classes.
+
         Raises:
-            UsageError: if classes are asked for beside dimensions.
+            UsageError: if there is a label map and no class, or the protocol is over other ratings.
         """
-        if not self.targets:
+        if not self.targets or self.learns_classes:
             return self.labels
         if self.labels is not None:
             raise UsageError(f"--labels {self.labels}: {', '.join(self.targets)} have no classes; leave it out")

@@ -167,7 +167,7 @@ class Trainer:
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         packed = data.features
         # What does not fit is refused before a frame is copied to a device.
-        _check_fits(spec, config, recipe, bool(data.targets))
+        _check_fits(spec, config, recipe, rates=not data.classes)
         if recipe.temperature and not len(data.val):
             raise UsageError(
                 "recipe setting temperature=True: it is fitted on validation utterances, and there are none; hold some out with "
@@ -188,8 +188,8 @@ class Trainer:
         self.test_layout = plan(packed.offsets, data.test, self.frames, recipe.eval_hop, seen)
         self.epochs = recipe.length(self.steps())
         self.parts = 1 if recipe.parts is None or why_whole(spec, config, recipe) is not None else recipe.parts
-        targets = targets_of(data).to(device)  # (n, K), of dimensions (n, T)
-        if data.ratings is not None:  # no class weighs anything, by which a step knows what its targets are
+        targets = targets_of(data).to(device)  # (n, K), of dimensions (n, T), of both (n, K + T + 1)
+        if not data.classes:  # no class weighs anything, by which a step knows what its targets are
             self.class_weights = torch.ones(0, device=device)
         else:
             self.class_weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
@@ -221,6 +221,7 @@ class Trainer:
         # nothing of losses that only dimensions have.
         off = set() if self.parts > 1 else {"parts"}
         off |= set() if self.data.targets else {"rating_loss", "rating_mix"}
+        off |= set() if self.data.targets and self.data.classes else {"rating_weight"}
         settings = {name: value for name, value in self.recipe.to_dict().items() if name not in off}
         settings = {name: value for name, value in settings.items() if _NEW_SETTINGS.get(name, ()) != value}
         now, before = (
@@ -246,7 +247,7 @@ class Trainer:
         model = self.model if self.average is None else self.average
         check_weights(model.state_dict(), epoch, self.data.features, self.data.train)
         val, test = (
-            evaluate(model, self.store, layout, self.frames, rates=bool(self.data.targets)) if len(layout) else None
+            evaluate(model, self.store, layout, self.frames, rates=len(self.data.targets)) if len(layout) else None
             for layout in (self.val_layout, self.test_layout)
         )
         for side, found in (("test", test), ("val", val)):
@@ -272,7 +273,8 @@ class Trainer:
         """Return the temperature of an epoch, fitted on the validation utterances; None where the recipe does not ask for it."""
         if not self.recipe.temperature or val is None:
             return None
-        return fit_temperature(val.utterance_probabilities, self.data.labels[val.utterance])
+        of_classes = val.utterance_probabilities[:, : len(self.data.classes)]
+        return fit_temperature(of_classes, self.data.labels[val.utterance])
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """Pass once over the training samples; return the mean loss and the last learning rate."""

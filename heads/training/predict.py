@@ -41,7 +41,7 @@ class TrainedState:
     layers: int = 1
     """Of the features (`FoldData.layers`)."""
     targets: tuple[str, ...] = ()
-    """Dimensions that it rates (`FoldData.targets`); then ``n_classes`` is 0."""
+    """Dimensions that it rates (`FoldData.targets`); where it rates alone, ``n_classes`` is 0."""
 
 
 def predict(
@@ -76,7 +76,7 @@ def predict(
     # Initial weights are drawn and thrown away: the caller's generator must not notice.
     with computing_on(device):
         with own_randomness(device):
-            outputs = len(trained.targets) or trained.n_classes
+            outputs = trained.n_classes + len(trained.targets)
             model = build_module(spec, config, features.frames.shape[1], outputs, trained.layers).to(device)
         try:
             model.load_state_dict(checkpoints.part(state, "model"))
@@ -91,16 +91,20 @@ def predict(
         frames, most = spec.sample_frames(config, recipe), spec.seen_frames(config, recipe)
         store = FrameStore(features.frames, features.offsets, *tables, device, most)
         layout = plan(features.offsets, rows, frames, recipe.eval_hop, most)
-        return evaluate(model, store, layout, frames, rates=bool(trained.targets))
+        return evaluate(model, store, layout, frames, rates=len(trained.targets))
 
 
 def evaluate(
-    model: nn.Module, store: FrameStore, layout: SamplePlan, frames: int | None, *, rates: bool = False
+    model: nn.Module, store: FrameStore, layout: SamplePlan, frames: int | None, *, rates: int = 0
 ) -> Prediction:
-    """Predict in evaluation mode and float32, the utterances in ascending order of their rows; ``rates``: dimensions."""
+    """Predict in evaluation mode and float32, the utterances in ascending order of their rows; the last ``rates`` outputs are of
+    dimensions, the others of classes."""
 
     def of_outputs(outputs: Tensor) -> Tensor:
-        return rated(outputs) if rates else outputs.softmax(dim=-1)
+        K = outputs.shape[-1] - rates
+        if not K or not rates:
+            return rated(outputs) if rates else outputs.softmax(dim=-1)
+        return torch.cat([outputs[:, :K].softmax(dim=-1), rated(outputs[:, K:])], dim=1)
 
     order = np.lexsort((layout.number, layout.utterance))
     utterance, number, start = layout.utterance[order], layout.number[order], layout.start[order]

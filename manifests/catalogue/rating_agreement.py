@@ -1,8 +1,9 @@
-"""The tables of a run on dimensions beside one another: scores are computed again from the ratings.
+"""The ratings of a run on dimensions beside its other tables: scores are computed again from the ratings.
 
 The same for dimensions as `run_agreement` is for classes: what comes in is what run.json says and the run's tables with the
 catalogue's columns; what goes out is nothing, or a `DamagedError` that names the file and what is wrong with it. Every row
-must be there: each test utterance once under every selection and dimension, all epochs, all scores.
+must be there: each rated test utterance once under every selection and dimension, all epochs, all scores. What a run on both says
+of classes, `run_agreement` looks at.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from tfser.manifests.errors import DamagedError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+DIMENSION_SCORES = ("CCC", "pearson", "MAE", "scale_shift", "location_shift")
+"""What the table `metrics` holds of dimensions; whatever else is there is of classes."""
 
 _CLOSE, _BARELY = 1e-6, 1e-9
 """Scores that are computed again differ from those of the file by less than the first; a rating may lie beyond its scale's end by
@@ -35,8 +39,9 @@ def check_ratings(folder: Path, about: Mapping[str, Any], tables: Mapping[str, p
             if column in table.column_names and set(table[column].unique().to_pylist()) - {value}:
                 other = "run" if column == "run_id" else "fold"
                 raise DamagedError(f"has rows of another {other}", at=folder / f"{name}.parquet")
+    of_both = bool(about.get("classes"))
     for name in ("predictions", "confusion"):
-        if tables[name].num_rows:
+        if tables[name].num_rows and not of_both:
             raise DamagedError("has rows, of a run that learned no classes", at=folder / f"{name}.parquet")
     epochs = [row["epoch"] for row in tables["history"].to_pylist()]
     if epochs != list(range(1, (about.get("epochs") or len(epochs)) + 1)):
@@ -47,8 +52,12 @@ def check_ratings(folder: Path, about: Mapping[str, Any], tables: Mapping[str, p
         if rated.num_rows or tables["metrics"].num_rows:
             raise DamagedError("has rows, of a run that was tested on nothing", at=path)
         return
-    found = _checked(path, rated, about["targets"])
-    _check_scores(folder / "metrics.parquet", tables["metrics"].to_pylist(), found, len(epochs))
+    if of_both and not rated.num_rows:  # none of its test utterances is rated
+        found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    else:
+        found = _checked(path, rated, about["targets"])
+    scored = [row for row in tables["metrics"].to_pylist() if not of_both or row["metric"] in DIMENSION_SCORES]
+    _check_scores(folder / "metrics.parquet", scored, found, len(epochs))
 
 
 def _checked(path: Path, table: pa.Table, targets: Sequence[str]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
