@@ -88,7 +88,7 @@ def show_scores(
         rated = dimension_table(connection, wanted, by=by, clusters=clusters) if not found or by in (None, *RATED_BY) else []
         once = sorted(whole_utterances(connection, [row["experiment"] for row in found])) if wanted.segments else []
         readers = {row["corpus"]: row["adapter"] for row in rows(connection, "SELECT corpus, adapter FROM corpora")}
-    theirs = beside_scores(found, readers) if published else []
+    theirs = beside_scores([*found, *rated], readers) if published else []
 
     def for_people() -> None:
         if found or not rated:

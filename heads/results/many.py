@@ -211,7 +211,7 @@ def told_apart(
     left_out: int,
     dimensions: tuple[str, ...] = (),
 ) -> ManyComparison:
-    """Return the comparison of systems in the order of their scores; without clusters (`measured` None), of their scores alone."""
+    """Return the comparison of systems in the order of their scores; without clusters (`measured` None) the scores alone."""
     pairs, per_pair, exact = ((), CONFIDENCE, True) if measured is None else _pairs(measured)
     apart = {(pair.a, pair.b) for pair in pairs if pair.p is not None and pair.p < 1 - CONFIDENCE}
     return ManyComparison(
@@ -390,7 +390,8 @@ def in_words(comparison: ManyComparison) -> list[str]:
         f"{'all' if comparison.exact else 'drawn'} exchanges of whole {by}s",
     ]
     if (least := comparison.seen_from) is not None:
-        size = f"{least:.3f} of {comparison.metric}" if comparison.dimensions else f"{100 * least:.1f} points of {comparison.metric}"
+        size = f"{least:.3f} of" if comparison.dimensions else f"{100 * least:.1f} points of"
+        size += f" {comparison.metric}"
         lines.append(
             f"with these {n} {by}s, differences under {size} cannot be seen (in 80 % of such data; median over the pairs)"
         )

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 @dataclass(frozen=True, kw_only=True)
 class Selected:
-    """The test predictions of one selection: U utterances and S segments of them, K classes (and ratings of T dimensions on 0..1).
+    """The test predictions of one selection: U utterances and S segments of them, K classes and ratings (0..1) of T dimensions.
 
     `epoch` counts from 1. `segment_utterance` (S,) says which utterance (0 to U - 1) a segment belongs to,
     `segment_number` (S,) which of its segments it is.

@@ -48,8 +48,8 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Targeted(Training, Split):
-    """What a training is asked that can learn dimensions, instead of classes or beside them."""
+class Aimed:
+    """What is learned: classes, dimensions, or both."""
 
     panel: ClassVar[str] = "Head"
     target: Annotated[
@@ -70,6 +70,13 @@ class Targeted(Training, Split):
     def learns_classes(self) -> bool:
         """Whether classes are learned, alone or beside dimensions."""
         return not self.target or CLASSES in [name.strip() for text in self.target for name in text.split(",")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targeted(Aimed, Training, Split):
+    """What a training is asked that can learn dimensions, instead of classes or beside them."""
+
+    panel: ClassVar[str] = "Head"
 
     @property
     def split_labels(self) -> str | None:
@@ -109,12 +116,19 @@ class OneHead(Training, Split):
     seed: Annotated[int, Option("Random seed.", minimum=0, maximum=2**63 - 1)] = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class OneTargeted(Targeted, OneHead):
+    """What one head is asked that may learn dimensions, whatever its variant."""
+
+    panel: ClassVar[str] = "Head"
+
+
 AUTO = "auto"
 """Stands for the head that fits the features best (`tfser.heads.runs.head_choice`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(Targeted, OneHead):
+class Request(OneTargeted):
     """What was asked of one experiment; None is left to be chosen."""
 
     panel: ClassVar[str] = "Head"
@@ -198,14 +212,16 @@ class SweepRequest(Targeted):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerRequest(Training, Split):
+class LayerRequest(Targeted):
     """What is asked about the layers of an encoder; None is left to be chosen."""
 
     panel: ClassVar[str] = "Head"
     features: Annotated[
         str | None, Option("Features of all layers: whisper-base/all, or whisper-base.", metavar="NAME")
     ] = None
-    head: Annotated[str, Option("What judges the layers; see `tfser heads`.", metavar="NAME")] = "logreg"
+    head: Annotated[
+        str | None, Option("What judges the layers; logreg if left out, of dimensions ridge.", metavar="NAME")
+    ] = None
     mix: Annotated[
         str, Option("What learns a mix of the layers, where --head is fitted at once and learns none; or none.", metavar="NAME")
     ] = "mean_pool"

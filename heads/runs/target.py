@@ -1,8 +1,8 @@
 """What learning dimensions asks of heads, recipes and protocols; refused or said before anything is trained.
 
-In: a head, a recipe, a protocol's row, the dimensions that are learned (none: classes), and whether classes are too. Out: the recipe without what only
-classes give a meaning to, with what was changed; or one clear line. True ratings on 0..1 come of `mapped`, and go back by
-`unmapped`.
+In: a head, a recipe, a protocol's row, the dimensions that are learned (none: classes), and whether classes are too. Out: the
+recipe without what only classes give a meaning to, with what was changed; or one clear line. True ratings on 0..1 come of
+`mapped`, and go back by `unmapped`.
 """
 
 from __future__ import annotations

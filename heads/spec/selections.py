@@ -1,8 +1,9 @@
 """Which epoch's predictions are reported: the rules, and keeping what they may yet choose.
 
 Three selections come of every training: ``last`` selects nothing, ``val`` takes the epoch of the best validation UA,
-``test-oracle`` that of the best test UA; where dimensions are learned, it is the mean CCC over them instead of UA, and where both
-are, the sum of the two. A recipe may add others (``Recipe.selections``), so that published numbers can be compared like with like. They are named
+``test-oracle`` that of the best test UA; where dimensions are learned, it is the mean CCC over them instead of UA, and where
+both are, the sum of the two. A recipe may add others (``Recipe.selections``), so that published numbers can be compared like
+with like. They are named
 
     <side>-<score>[-patience<P>]        test-WA, test-WA+UA, val-WF1, test-loss-patience8
     <side>-top5
