@@ -1,5 +1,4 @@
-"""Published numbers as `tfser scores --published` prints them: three groups for each corpus and protocol; UA in percent, CCC as it
-is."""
+"""Published numbers as `tfser scores --published` prints them: three groups for each corpus and protocol; UA in percent."""
 
 from __future__ import annotations
 

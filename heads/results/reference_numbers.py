@@ -1,8 +1,7 @@
 """Published scores beside ours: what others print for the same corpus and task, sorted by whether it may be compared.
 
 In goes a corpus (as its reader is called), a protocol and the number of its classes, or the dimensions that are learned; out come
-rows of `reference_numbers.csv`,
-which ships with the package, one a system, in three groups:
+rows of `reference_numbers.csv`, which ships with the package, one a system, in three groups:
 
 * `same protocol`: the same utterances are tested by heads that were trained on the same ones;
 * `other protocol`: other folds, other utterances or other classes' sides; whether speakers are apart is said of each;
@@ -152,7 +151,8 @@ def ratings_beside(corpus: str, protocol: str, targets: Sequence[str]) -> list[d
 
 def _group(of: ReferenceNumber, protocol: str) -> str:
     """Return the group of a figure beside our protocol."""
-    ours = protocol.partition("/")[0].partition("@rated:")[0]  # who validates changes neither what is tested nor, beyond its own part, what trains
+    # Who validates changes neither what is tested nor, beyond its own part, what trains; nor does it what is learned.
+    ours = protocol.partition("/")[0].partition("@rated:")[0]
     ours = _SAME.get(ours, ours)
     theirs = f"{_LIST_OF.get(of.protocol, '')}:{of.corpus}"
     if theirs in published_lists() and ours == theirs:
@@ -174,7 +174,8 @@ def beside_scores(found: Sequence[dict[str, Any]], readers: dict[str, str]) -> l
         theirs = ratings_beside(readers.get(corpus, corpus), protocol, targets)
         result += [{"of": corpus, "beside": protocol, **row} for row in theirs]
     of_classes = [row for row in found if not row.get("targets")]
-    for corpus, protocol, n in dict.fromkeys((row["corpus"], row["protocol"], len(row["classes"] or ())) for row in of_classes):
+    asked = dict.fromkeys((row["corpus"], row["protocol"], len(row["classes"] or ())) for row in of_classes)
+    for corpus, protocol, n in asked:
         theirs = published_beside(readers.get(corpus, corpus), protocol, n or None)
         result += [{"of": corpus, "beside": protocol, **row} for row in theirs]
     return result

@@ -243,8 +243,8 @@ class Baseline(HeadSpec):
 
     @property
     def recipe_settings(self) -> AbstractSet[str] | None:
-        """Only weights of classes: there is no loop that the others could mean something to."""
-        return {"class_weights", "class_beta"} if self.weighs_classes else set()
+        """Only weights of classes and the temperature: there is no loop that the others could mean something to."""
+        return {"class_weights", "class_beta", "temperature"} if self.weighs_classes else set()
 
     def selection(self, asked: str) -> str:
         """Return `last`: where there are no epochs, there is no choice."""

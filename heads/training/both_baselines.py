@@ -43,7 +43,7 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
         return baselines.fit(of_classes, config, recipe)
     began = time.perf_counter()
     nobody = data.test[:0]
-    said = baselines.fit(replace(of_classes, val=nobody, test=nobody), config, recipe)
+    said = baselines.fit(replace(of_classes, val=nobody, test=nobody), config, replace(recipe, temperature=False))
     of_ratings = replace(data, classes=(), soft_labels=None, train=data.rated(data.train), val=nobody, test=nobody)
     rated = rating_baselines.fit(of_ratings, beside(config), recipe)
     state = {**said.states["last"], **prefixed(_RATINGS, rated.states["last"])}
@@ -54,6 +54,7 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
         loss=said.history[0].loss,
         parameters=said.parameters + rated.parameters,
         times=(began, time.perf_counter()),
+        temperature=recipe.temperature,
     )
 
 

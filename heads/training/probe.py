@@ -141,6 +141,7 @@ def fit(data: FoldData, config: ProbeConfig, recipe: Recipe) -> FitResult:
         loss=float(-np.log(np.maximum(on_train, 1e-30)).mean()),
         parameters=state["model.weight"].numel() + state["model.intercept"].numel(),
         times=(began, trained),
+        temperature=recipe.temperature,
     )
 
 

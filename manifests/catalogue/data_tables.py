@@ -133,7 +133,7 @@ DATA_TABLES = (
         classes VARCHAR[] -- in the order of the head's outputs
         keeps_apart VARCHAR[] -- columns that must not be shared between train and test
         grouped_by VARCHAR -- the column whose values the folds are made of
-        validation VARCHAR -- none, next-group, speakers:N, random-leaky:SHARE or split
+        validation VARCHAR -- none, next-group, next-part, speakers:N, random-leaky:SHARE or split
         summary VARCHAR -- one line
         used_by VARCHAR[] -- who uses it in the literature
         """,
