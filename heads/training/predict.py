@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from tfser.pipeline.features.devices import computing_on
 from tfser.pipeline.shards.packed import PackedFeatures
 
 _SEGMENTS, _UTTERANCES = 128, 32  # samples evaluated at a time
-_SEGMENTS_GPU = 1024  # where each launch costs as much as the work of many segments
+_SEGMENTS_GPU, _UTTERANCES_GPU = 1024, 128  # where each launch costs as much as the work of many samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,8 @@ class TrainedState:
     """Of the features (`FoldData.layers`)."""
     targets: tuple[str, ...] = ()
     """Dimensions that it rates (`FoldData.targets`); where it rates alone, ``n_classes`` is 0."""
+    beside: int = 0
+    """Dimensions that it rates beside its classes and that are left out of what it predicts; then ``targets`` names none."""
 
 
 def predict(
@@ -72,11 +74,11 @@ def predict(
     if not len(rows):
         raise UsageError("there are no utterances to predict")
     if isinstance(spec, Baseline):
-        return spec.predict(state, features, rows, speakers)
+        return _without_last(spec.predict(state, features, rows, speakers), trained.beside)
     # Initial weights are drawn and thrown away: the caller's generator must not notice.
     with computing_on(device):
         with own_randomness(device):
-            outputs = trained.n_classes + len(trained.targets)
+            outputs = trained.n_classes + len(trained.targets) + trained.beside
             model = build_module(spec, config, features.frames.shape[1], outputs, trained.layers).to(device)
         try:
             model.load_state_dict(checkpoints.part(state, "model"))
@@ -91,7 +93,17 @@ def predict(
         frames, most = spec.sample_frames(config, recipe), spec.seen_frames(config, recipe)
         store = FrameStore(features.frames, features.offsets, *tables, device, most)
         layout = plan(features.offsets, rows, frames, recipe.eval_hop, most)
-        return evaluate(model, store, layout, frames, rates=len(trained.targets))
+        found = evaluate(model, store, layout, frames, rates=len(trained.targets) + trained.beside)
+    return _without_last(found, trained.beside)
+
+
+def _without_last(found: Prediction, columns: int) -> Prediction:
+    """Return a prediction without so many of its last columns."""
+    if not columns:
+        return found
+    both = (found.segment_probabilities, found.utterance_probabilities)
+    segments, utterances = (of[:, : of.shape[1] - columns] for of in both)
+    return replace(found, segment_probabilities=segments, utterance_probabilities=utterances)
 
 
 def evaluate(
@@ -109,9 +121,10 @@ def evaluate(
     order = np.lexsort((layout.number, layout.utterance))
     utterance, number, start = layout.utterance[order], layout.number[order], layout.start[order]
     # Whole utterances are batched by length, which saves padding; the result is put back in order.
-    by_length, size = np.arange(len(order)), _SEGMENTS if store.device.type == "cpu" else _SEGMENTS_GPU
+    cpu = store.device.type == "cpu"
+    by_length, size = np.arange(len(order)), _SEGMENTS if cpu else _SEGMENTS_GPU
     if frames is None:
-        size = _UTTERANCES
+        size = _UTTERANCES if cpu else _UTTERANCES_GPU
         by_length = np.argsort(store.lengths[utterance], kind="stable")
     model.eval()
     found: list[Tensor] = []

@@ -76,7 +76,8 @@ def test_the_next_part_of_every_column_validates(cache: Cache, put_corpus, insta
     )
     out = rows(connection, f"SELECT * FROM left_out WHERE protocol = '{protocol.name}'")
     for fold in range(1, 10):
-        members = {role: [row for row in sides if (row["fold"], row["role"]) == (fold, role)] for role in ("train", "val", "test")}
+        of_fold = [row for row in sides if row["fold"] == fold]
+        members = {role: [row for row in of_fold if row["role"] == role] for role in ("train", "val", "test")}
         # A third of speakers by a third of sentences, in two emotions; of nine cells one tests, one validates, one trains.
         assert [len(members[role]) for role in ("train", "val", "test")] == [8, 8, 8]
         for one, other in itertools.combinations(members.values(), 2):
@@ -124,7 +125,7 @@ def test_columns_that_cannot_be_kept_apart(columns: str) -> None:
 
 
 def test_strata_are_spread_and_groups_stay_whole(cache: Cache, put_corpus, installed) -> None:
-    """Twelve speakers, of whom each says one emotion and is rated about alike: by size alone, a fold may get one of them alone."""
+    """Twelve speakers, of whom each says one emotion and is rated about alike: by size alone, a fold may get one alone."""
     said = [
         Utterance(
             utterance_id=f"s{s}u{i}",
