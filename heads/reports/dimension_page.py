@@ -46,13 +46,17 @@ class RatedContender:
 
 
 def rated_experiments(connection: Connection, named: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the experiments that are named (all, where none is), those on dimensions and those on classes."""
-    targets = {
-        row["experiment"]: row["targets"]
-        for row in rows(connection, "SELECT experiment, any_value(targets) AS targets FROM runs GROUP BY 1 ORDER BY 1")
-    }
-    chosen = list(dict.fromkeys(find(connection, name).experiment for name in named)) or list(targets)
-    return [name for name in chosen if targets[name]], [name for name in chosen if not targets[name]]
+    """Return the experiments that are named (all, where none is), those on dimensions and those on classes.
+
+    One on both stands among those on classes, unless it is named beside some on dimensions alone, and no others.
+    """
+    sql = "SELECT experiment, any_value(targets) AS targets, any_value(classes) AS classes FROM runs GROUP BY 1 ORDER BY 1"
+    of = {row["experiment"]: row for row in rows(connection, sql)}
+    chosen = list(dict.fromkeys(find(connection, name).experiment for name in named)) or list(of)
+    alone = [name for name in chosen if of[name]["targets"] and not of[name]["classes"]]
+    if named and alone and all(of[name]["targets"] for name in chosen):
+        return chosen, []
+    return alone, [name for name in chosen if name not in alone]
 
 
 def write_dimension_page(

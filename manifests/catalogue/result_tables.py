@@ -58,8 +58,8 @@ RESULT_TABLES = (
         utterances_cut BIGINT -- longer than what the head sees (max_frames in config), and cut there
         audit VARCHAR -- passed, overridden (leaks were allowed) or gaps (something lacking was)
         speakers_kept VARCHAR -- kept: no test speaker is heard in training or validation; broken: some are; or unknown
-        classes VARCHAR[] -- in the order of the head's outputs; none of a run on dimensions
-        targets VARCHAR[] -- dimensions that it learned, in the order of the head's outputs; null of a run on classes
+        classes VARCHAR[] -- in the order of the head's outputs; none of a run on dimensions alone
+        targets VARCHAR[] -- dimensions that it learned, behind the classes in the head's outputs; null of a run on classes alone
         findings VARCHAR -- what the audit found, JSON
         started_at VARCHAR -- UTC
         finished_at VARCHAR -- UTC
@@ -85,7 +85,7 @@ RESULT_TABLES = (
         test_UA DOUBLE -- utterance level
         test_WF1 DOUBLE -- utterance level
         test_loss DOUBLE -- as val_loss; of dimensions both are the mean squared error on 0..1
-        val_CCC DOUBLE -- utterance level, mean over the dimensions; null of a run on classes, whose scores are null of dimensions
+        val_CCC DOUBLE -- utterance level, mean over the dimensions; null of classes alone, as WA, UA and WF1 are of dimensions alone
         test_CCC DOUBLE -- likewise
         """,
     ),
