@@ -85,7 +85,7 @@ RESULT_TABLES = (
         test_UA DOUBLE -- utterance level
         test_WF1 DOUBLE -- utterance level
         test_loss DOUBLE -- as val_loss; of dimensions both are the mean squared error on 0..1
-        val_CCC DOUBLE -- utterance level, mean over the dimensions; null of classes alone, as WA, UA and WF1 are of dimensions alone
+        val_CCC DOUBLE -- utterance level, mean over the dimensions; null of classes alone, as UA is of dimensions alone
         test_CCC DOUBLE -- likewise
         """,
     ),
