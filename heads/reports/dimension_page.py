@@ -16,6 +16,7 @@ from tfser.heads.reports.figure_data import FigureData, Numbers, text_of
 from tfser.heads.reports.material import Contender, ContenderGroup
 from tfser.heads.reports.one_experiment import PAGE_INCHES, drawn
 from tfser.heads.reports.page import SENTENCES, render
+from tfser.heads.reports.published_data import published_ratings
 from tfser.heads.reports.report_tables import ReportTable, table_of
 from tfser.heads.reports.style import house_style
 from tfser.heads.results.dimension_tables import MEAN, Row, dimension_table
@@ -85,6 +86,13 @@ def write_dimension_page(
         )
         for corpus in corpora
     ]
+    published = {
+        table.title: table
+        for member in members
+        for table in published_ratings(
+            connection, str(member.shown.row["corpus"]), str(member.shown.row["protocol"]), member.rated.dimensions
+        )
+    }
     findings, findings_sql = corpus_data.audit_findings(connection, shown)
     licences, licences_sql = corpus_data.corpora_rows(connection, groups)
     return render(
@@ -97,7 +105,7 @@ def write_dimension_page(
             "score_tables": dimension_tables(members),
             "scores_note": SCORES_NOTE,
             "forests": [],
-            "published": [],
+            "published": list(published.values()),
             "differences": [],
             "corpora": [],
             "experiments": parts,
