@@ -153,6 +153,9 @@ def test_strata_are_spread_and_groups_stay_whole(cache: Cache, put_corpus, insta
         shares = [row[column] / sum(of[column] for of in found) for row in found]
         assert max(shares) - min(shares) < 0.15, (name, found)
         assert parse(name).keeps_apart == ("speaker",)
+        shown = describe(connection, name, "toy")["counts"]
+        assert [row["all"] for row in shown if row["role"] == "test"] == [row["n"] for row in found]
+        assert None not in shown[0], "a protocol over ratings has no classes to count"
     install(connection, "toy", parse("stratified-kfold:2@rated:arousal+valence"))  # valence is constant: one stratum
     with pytest.raises(TfserError, match="12 groups cannot fill 13 folds"):
         install(connection, "toy", parse("stratified-kfold:13"))
