@@ -250,7 +250,7 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
         name: np.array([[getattr(of.rated, name)[of.outcome.seeds.index(seed), i] for of, i in where] for seed in seeds])
         for name in ("predicted", "error")
     }
-    return replace(picked, rated=replace(kept.rated, of=outcome, **taken))
+    return replace(picked, rated=replace(kept.rated, of=outcome, predicted=taken["predicted"], error=taken["error"]))
 
 
 def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from tfser.heads.spec.fold import FitResult, FoldData, Indices, Prediction
+from tfser.heads.spec.head import Target
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.training import baselines, rating_baselines
 from tfser.heads.training.baselines import LogRegConfig, SVMConfig, one_epoch
@@ -84,6 +85,6 @@ def predict(
     return replace(said, segment_probabilities=both, utterance_probabilities=both)
 
 
-_LEARNS = frozenset({"classes", "both"})
+_LEARNS: frozenset[Target] = frozenset({"classes", "both"})
 LOGREG = replace(baselines.LOGREG, fit=fit, predict=predict, learns=_LEARNS)
 SVM = replace(baselines.SVM, fit=fit, predict=predict, learns=_LEARNS)
