@@ -296,7 +296,7 @@ def test_classes_and_dimensions_of_one_run_are_both_scored_and_stored(here: Path
     alone = read_json("train", "--head", "logreg", "--fold", "1-2", "--cache", here)
     of_classes = [row for row in found if row["dimension"] is None]
     assert [row["UA"] for row in of_classes] == [row["UA"] for row in alone], "the protocol and the numbers of classes alone"
-    rated = [row for row in found if row["dimension"] == "arousal"]
+    rated = [row for row in found if row["dimension"] == "arousal" and row["level"] == "utterance"]
     assert len(rated) == 2 and all(row["n"] == 4 and row["CCC"] is not None for row in rated)
     folder = next((here / "runs").glob("logreg*-f1-s0"))
     folder = folder if read_about(folder).get("targets") else next(
