@@ -25,8 +25,8 @@ TABLE_ONE = (
 """The heads that TF-Mamba's Table I compares it with, one a file of its name."""
 
 HEADS: dict[str, str] = {
-    "logreg": "tfser.heads.training.baselines:LOGREG",
-    "svm": "tfser.heads.training.baselines:SVM",
+    "logreg": "tfser.heads.training.both_baselines:LOGREG",
+    "svm": "tfser.heads.training.both_baselines:SVM",
     "ridge": "tfser.heads.training.rating_baselines:RIDGE",
     "svr": "tfser.heads.training.rating_baselines:SVR_HEAD",
     "probe": "tfser.heads.training.probe:PROBE",

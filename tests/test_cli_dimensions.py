@@ -198,7 +198,9 @@ def test_predictions_are_on_the_corpus_s_scale_and_those_that_were_stored(made: 
 REFUSED = {
     ("--target", "arousel"): "unknown target 'arousel'; did you mean 'arousal'",
     ("--target", "dominance"): "no utterance of mine is rated for dominance; it has ratings of valence (60), arousal (54)",
-    ("--target", "class,valence"): "name either class or dimensions",
+    ("--target", "class,valence"): "ridge learns dimensions alone; for --target class,valence take logreg or svm, or a network",
+    ("--target", "class,dominance", "--head", "logreg"): "no utterance of mine with a class is rated for dominance",
+    ("--target", "class,valence", "--head", "logreg", "--protocol", "loso-speaker@rated:valence"): "has no classes: name dim",
     ("--target", "valence", "--labels", "common4"): "have no classes; leave it out",
     ("--target", "valence", "--head", "logreg"): "logreg learns classes alone; for --target valence take ridge, svr or a network",
     ("--target", "valence", "--protocol", "loso-speaker@rated:arousal"): "its name says @rated:valence, or nothing",
@@ -207,7 +209,7 @@ REFUSED = {
     ("--target", "valence", "--labels-from", "distribution"): "soft labels are shares of classes",
     ("--target", "valence", "--head", "mean_pool", "--set", "temperature=true"): "it is about classes",
     ("--head", "ridge"): "ridge learns dimensions alone: name them with --target valence",
-    ("--head", "logreg", "--protocol", "loso-speaker@rated:valence"): "has no classes: say which dimensions",
+    ("--head", "logreg", "--protocol", "loso-speaker@rated:valence"): "has no classes: name dimensions alone",
 }
 
 
@@ -288,3 +290,49 @@ def test_the_cache_in_a_browser_lists_them(made: Path) -> None:
     with open_catalogue(Cache(made / "cache")) as connection:
         (listed,), _ = experiment_lists(connection, "last")
     assert {row[1] for row in listed.rows} == {"valence", "arousal", "mean"} and len({row[0] for row in listed.rows}) >= 2
+
+
+def test_classes_and_dimensions_of_one_run_are_both_scored_and_stored(here: Path, made: Path, tmp_path: Path) -> None:
+    found = read_json("train", "--head", "logreg", "--target", "class,arousal", "--fold", "1-2", "--cache", here)
+    alone = read_json("train", "--head", "logreg", "--fold", "1-2", "--cache", here)
+    of_classes = [row for row in found if row["dimension"] is None]
+    assert [row["UA"] for row in of_classes] == [row["UA"] for row in alone], "the protocol and the numbers of classes alone"
+    rated = [row for row in found if row["dimension"] == "arousal" and row["level"] == "utterance"]
+    assert len(rated) == 2 and all(row["n"] == 4 and row["CCC"] is not None for row in rated)
+    folder = next((here / "runs").glob("logreg*-f1-s0"))
+    folder = folder if read_about(folder).get("targets") else next(
+        each for each in (here / "runs").glob("logreg*-f1-s0") if read_about(each).get("targets")
+    )
+    about = read_about(folder)
+    assert (about["classes"], about["targets"]) == (["anger", "sadness"], ["arousal"])
+    assert pq.read_table(folder / "rated_predictions.parquet").num_rows == 2 * 4, "the rated ones alone, at both levels"
+    assert pq.read_table(folder / "predictions.parquet").num_rows == 2 * 5
+    name = about["experiment"]
+    scored = read_json("scores", "--cache", here, "--experiment", name)
+    assert {row.get("dimension") for row in scored} == {None, "arousal"} and scored[0]["pooled_UA"] > 0.4
+    compared = run("compare", name, "ridge", "--metric", "CCC", "--common", "--cache", here)
+    assert compared.exit_code == 0 and "CCC" in compared.stdout, compared.output
+    wrong = run("compare", name, "ridge", "--metric", "UA", "--cache", here)
+    assert wrong.exit_code == 2 and "learned valence, arousal and no classes" in wrong.output
+    said = run("predict", name + "-f1-s0", made / "recordings" / "a", "--cache", here, "--format", "csv")
+    assert said.exit_code == 0 and "p_anger" in said.stdout.splitlines()[0], said.output
+
+
+@pytest.mark.slow
+def test_every_command_that_trains_learns_dimensions(here: Path, tmp_path: Path) -> None:
+    weighed = ("--protocol", "random-kfold:3", "--target", "arousal", "--head", "ridge", "--draws", "2")
+    found = run("worth", "--corpus", "mine", *weighed, "--cache", here, "--format", "json")
+    answer = json.loads(found.stdout)
+    assert (answer["metric"], answer["targets"], answer["utterances"]) == ("CCC", ["arousal"], 6 * N - 6)
+    assert answer["worth"]["value"] == pytest.approx(answer["published"]["value"] - answer["clean"]["value"])
+    assert answer["published"]["shared"] and not answer["clean"]["shared"]
+    refused = run("worth", "--corpus", "mine", *weighed, "--metric", "UA", "--cache", here)
+    assert refused.exit_code == 2 and "Known: CCC, MAE, pearson" in refused.output
+    table = read_json("ablate", "--head", "mean_pool", "--target", "arousal", "--epochs", "1", "--fold", "1-2", "--cache", here)
+    assert {"ridge (reference)", "svr (reference)"} <= {row["row"] for row in table}
+    assert all(row["CCC"] is not None and "UA" not in row for row in table) and table[1]["CCC_gain"] == pytest.approx(
+        np.mean([table[1]["CCC_by_fold"][fold] - table[0]["CCC_by_fold"][fold] for fold in ("1", "2")])
+    )
+    run("train", "--head", "svr", "--target", "arousal,valence", "--cache", here)
+    many = run("compare", "ridge-plain-default", "svr", "mean_pool", "--common", "--cache", here, "--format", "json")
+    assert many.exit_code in (0, 2), many.output

@@ -30,6 +30,7 @@ def corpus(name: str, speakers: int, labels: tuple[str, ...]) -> list[Utterance]
             path=f"{name}/s{s}_{i}.wav",
             speaker=f"s{s}",
             session=f"day{(s + 1) // 2}",
+            sentence=f"t{i % 4}",
             label=labels[i % len(labels)],
         )
         for s in range(1, speakers + 1)
@@ -46,7 +47,8 @@ def _here(cache: Cache, put_corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     put_corpus(cache, phone, corpus="phone", default_protocol="loso-speaker", hashes=own)
     monkeypatch.setenv("TFSER_CACHE", str(cache.root))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my.toml").write_text(re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)[0])
+    for block in re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S):  # each says what it is called
+        (tmp_path / re.findall(r"^# (\w+\.toml)$", block, re.M)[0]).write_text(block)
     (tmp_path / "wrong.toml").write_text(WRONG)
 
 

@@ -43,3 +43,11 @@ def fitted(
     if others:
         notes.append(f"Not shown for want of width: {', '.join(others)} (--format csv has them).")
     return [{name: line[name] for name in names if name not in gone} for line in lines], notes
+
+
+def side_by_side(of_classes: list[dict[str, Any]], of_dimensions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of classes and of dimensions in one list, with all columns in each where there are both."""
+    if not of_classes or not of_dimensions:
+        return of_classes or of_dimensions
+    columns = dict.fromkeys((*of_classes[0], *of_dimensions[0]))
+    return [{name: row.get(name) for name in columns} for row in (*of_classes, *of_dimensions)]

@@ -54,8 +54,9 @@ def print_dimension_scores(store: Cache, experiment: Experiment) -> None:
     else:
         for line in explain_marks(found):
             say(line)
-    say(explain(row["selection"] for row in found).replace("by UA", "by mean CCC"))
-    say(f"experiment {experiment.name}, in {store.runs}")
+    if not experiment.classes:  # else it was said above
+        say(explain((row["selection"] for row in found), by=experiment.chooses_by))
+        say(f"experiment {experiment.name}, in {store.runs}")
     say(f"predictions: tfser sql \"SELECT * FROM rated_predictions WHERE run_id = '{found[0]['run_id']}'\"")
 
 

@@ -18,7 +18,7 @@ from tfser.heads.reports.layers import layers_figure
 from tfser.heads.reports.style import as_bytes, house_style
 from tfser.heads.results.layer_choice import LayerScores, check_choice, layer_scores
 from tfser.heads.results.marks import explain_marks, mark
-from tfser.heads.results.written import score_text
+from tfser.heads.results.written import bounds_text, interval_text, number_text, score_text
 from tfser.heads.runs.layer_plan import LayerPlan, plan_layers
 from tfser.heads.runs.request import LayerRequest
 from tfser.heads.runs.running import RunningMany
@@ -31,7 +31,7 @@ from tfser.manifests.outputs import check_output, writing
 
 _KINDS = (".png", ".svg", ".pdf")
 
-_MAY_GO = ("WA", "mix weight", "validation UA", "UA")
+_MAY_GO = ("WA", "pearson", "mix weight", "validation UA", "validation CCC", "UA", "CCC")
 """Columns that a narrow terminal can do without, the first one first."""
 
 
@@ -56,6 +56,7 @@ def layers(
     Example:
         tfser layers --features whisper-base/all
         tfser layers --features whisper-base --head mean_pool --seeds 0-1 --output layers.pdf
+        tfser layers --features whisper-base/all --target arousal,valence
     """
     if output is not None and output.suffix.casefold() not in _KINDS:
         raise UsageError(f"--output {output}: name a file that ends in {', '.join(_KINDS)}")
@@ -109,7 +110,9 @@ def _print(scores: LayerScores, plan: LayerPlan, format: TableOutput) -> None:
 
 
 def _line(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row as people read it: percent with one decimal, and marks."""
+    """Return a row as people read it: UA in percent with one decimal, CCC with three, and marks."""
+    if "pooled_CCC" in row:
+        return _rated_line(row)
     signs, low, high = mark(row), row["pooled_UA_low"], row["pooled_UA_high"]
     return {
         "layer": row["what"] if row["layer"] is None else str(row["layer"]),
@@ -120,6 +123,20 @@ def _line(row: Mapping[str, Any]) -> dict[str, Any]:
         "WA": _percent(row["WA"]),
         "pooled UA": f"{_percent(row['pooled_UA'])}{signs}",
         "95 %": "" if low is None else f"{_percent(low)} to {_percent(high)}",
+        "mix weight": "" if row["mix_weight"] is None else f"{row['mix_weight']:.2f}",
+    }
+
+
+def _rated_line(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same of dimensions."""
+    return {
+        "layer": row["what"] if row["layer"] is None else str(row["layer"]),
+        "head": row["head"],
+        "validation CCC": number_text(row["validation_CCC"]),
+        "chosen": f"{row['chosen_in']}×" if row["chosen_in"] is not None and row["layer"] is not None else "",
+        "CCC": number_text(row["CCC"], row["CCC_std"]),
+        "pearson": number_text(row["pearson"]),
+        "pooled CCC [95 %]": bounds_text(row["pooled_CCC"], row["pooled_CCC_low"], row["pooled_CCC_high"], mark(row)),
         "mix weight": "" if row["mix_weight"] is None else f"{row['mix_weight']:.2f}",
     }
 
@@ -143,9 +160,12 @@ def _words(scores: LayerScores, plan: LayerPlan) -> list[str]:
         )
     if scores.gain is not None:
         value, low, high = scores.gain
-        ends = "" if low is None or high is None else f" [{100 * low:+.1f}, {100 * high:+.1f}]"
         last = max(plan.layers)
-        lines.append(f"chosen against the last layer ({last}), the same speakers: UA {100 * value:+.1f}{ends} points")
+        if scores.metric == "UA":
+            gained = f"UA {interval_text(value, low, high, sign='+')} points"
+        else:
+            gained = f"{scores.metric} {bounds_text(value, low, high, sign='+')}"
+        lines.append(f"chosen against the last layer ({last}), the same speakers: {gained}")
     first = scores.rows[0]
     if first["clusters"]:
         lines.append(f"95 %: over {first['clusters']} {first['clustered_by']}s; {experiment.protocol} on {experiment.corpus}")

@@ -16,7 +16,8 @@ def print_many(of: ManyComparison) -> None:
     """Print a comparison of many systems to standard output."""
     clusters = "" if of.clustered_by is None else f" of {count(of.scores[0].clusters, of.clustered_by)}"
     first = of.outcomes[0]
-    show(f"{count(len(first.keys), first.level)}{clusters}, selection {first.selection}; percent, {of.metric}", "")
+    what = f"{of.metric} of {', '.join(of.dimensions)}" if of.dimensions else f"percent, {of.metric}"
+    show(f"{count(len(first.keys), first.level)}{clusters}, selection {first.selection}; {what}", "")
     print_rows(system_lines(of), Output.table)
     if of.pairs:
         show("")

@@ -1,4 +1,4 @@
-"""Published numbers as `tfser scores --published` prints them: three groups for each corpus and protocol, in percent."""
+"""Published numbers as `tfser scores --published` prints them: three groups for each corpus and protocol; UA in percent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from tfser.heads.commands.columns import fitted
 from tfser.heads.results.marks import HEARD
 from tfser.heads.results.reference_numbers import EXPLAINED, GROUPS, METRICS
-from tfser.heads.results.written import score_text
+from tfser.heads.results.written import number_text, score_text
 from tfser.manifests.display import Output, markdown_lines, print_rows, show, show_wrapped
 
 Row = Mapping[str, Any]
@@ -19,7 +19,7 @@ _MOST = 8
 def print_published(found: Sequence[Row], width: int | None) -> None:
     """Print published rows below a table of scores."""
     if not found:
-        show("", "no published numbers of these corpora and numbers of classes are known here")
+        show("", "no published numbers of these corpora and of what was learned are known here")
         return
     for heading, group, rows in _grouped(found):
         shown, notes = fitted([_line(row) for row in rows[:_MOST]], width, ("protocol", "macro F1", "WA", "training"))
@@ -40,14 +40,18 @@ def markdown_published(found: Sequence[Row]) -> list[str]:
 
 
 def _grouped(found: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
-    beside = dict.fromkeys((row["of"], row["beside"]) for row in found)
+    beside = dict.fromkeys((row["of"], row["beside"], "CCC" in row) for row in found)
     every = [
         (
             f"published, {of}, beside {protocol}",
             group,
-            [row for row in found if (row["of"], row["beside"], row["group"]) == (of, protocol, group)],
+            [
+                row
+                for row in found
+                if (row["of"], row["beside"], row["group"], "CCC" in row) == (of, protocol, group, rated)
+            ],
         )
-        for of, protocol in beside
+        for of, protocol, rated in beside
         for group in GROUPS
     ]
     return [each for each in every if each[2]]
@@ -55,7 +59,10 @@ def _grouped(found: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
 
 def _line(row: Row) -> dict[str, Any]:
     mark = HEARD if row["speakers"] == "broken" else ""
-    scores = {name.replace("_", " "): score_text(row[name], None, mark) for name in METRICS}
+    if "CCC" in row:
+        scores = {"dimension": row["dimension"], "CCC": number_text(row["CCC"], None, mark)}
+    else:
+        scores = {name.replace("_", " "): score_text(row[name], None, mark) for name in METRICS}
     apart = {"kept": "apart", "broken": "shared", "unknown": "not checked"}[row["speakers"]]
     return {"encoder": row["encoder"], **scores, "speakers": apart, "training": row["training"], "protocol": row["protocol"]}
 

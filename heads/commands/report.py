@@ -14,6 +14,7 @@ from tfser.heads.reports.material import Material, read_material, spoken
 from tfser.heads.reports.recordings import listen
 from tfser.heads.reports.trust_data import mistakes
 from tfser.heads.reports.wishes import ReportWishes
+from tfser.heads.results.outcomes import Subject, targets_of
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue
 from tfser.manifests.commands.printing import InCache
@@ -99,6 +100,9 @@ def report_dimensions(
     from tfser.heads.reports.report_tables import latex_of, markdown_of
 
     rated, classes = rated_experiments(connection, named)
+    for name in classes:
+        if learned := targets_of(connection, Subject(experiment=name)):
+            say(f"{name}: its {', '.join(learned)} beside the classes are in `tfser scores {name}`")
     if not rated:
         return False
     if classes and named:

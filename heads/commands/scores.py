@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
 
+from tfser.heads.commands.columns import side_by_side
 from tfser.heads.commands.compare_table import print_comparison
 from tfser.heads.commands.dimension_report import dimension_markdown, print_dimensions, print_rated_comparison
 from tfser.heads.commands.many_table import print_many
@@ -14,16 +16,18 @@ from tfser.heads.commands.published_table import markdown_published, print_publi
 from tfser.heads.commands.score_report import markdown, print_table
 from tfser.heads.results.compare import compare as compare_outcomes
 from tfser.heads.results.dimension_compare import compare_ratings
+from tfser.heads.results.dimension_many import compare_many_ratings
 from tfser.heads.results.dimension_tables import BY as RATED_BY
 from tfser.heads.results.dimension_tables import dimension_table
 from tfser.heads.results.many import compare_many
-from tfser.heads.results.outcomes import check_classes, find, read_outcome, targets_of
+from tfser.heads.results.moments import RATED_METRICS
+from tfser.heads.results.outcomes import Subject, check_classes, find, learned_classes, read_outcome, targets_of
 from tfser.heads.results.rater_scores import label_maps
 from tfser.heads.results.rating_outcomes import read_rated_outcome
 from tfser.heads.results.reference_numbers import beside_scores
 from tfser.heads.results.score_tables import Wanted, table, whole_utterances
 from tfser.heads.runs.names import meant_by
-from tfser.manifests.catalogue.reading import open_catalogue, rows
+from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
 from tfser.manifests.commands.printing import Writing
 from tfser.manifests.display import show, terminal_width
 from tfser.manifests.errors import UsageError
@@ -84,7 +88,7 @@ def show_scores(
         rated = dimension_table(connection, wanted, by=by, clusters=clusters) if not found or by in (None, *RATED_BY) else []
         once = sorted(whole_utterances(connection, [row["experiment"] for row in found])) if wanted.segments else []
         readers = {row["corpus"]: row["adapter"] for row in rows(connection, "SELECT corpus, adapter FROM corpora")}
-    theirs = beside_scores(found, readers) if published else []
+    theirs = beside_scores([*found, *rated], readers) if published else []
 
     def for_people() -> None:
         if found or not rated:
@@ -94,7 +98,7 @@ def show_scores(
         if published:
             print_published(theirs, terminal_width())
 
-    every = _side_by_side(found, rated)
+    every = side_by_side(found, rated)
     writing.deliver(
         every,
         for_people,
@@ -105,14 +109,6 @@ def show_scores(
             *(markdown_published(theirs) if published else ()),
         ],
     )
-
-
-def _side_by_side(found: list[dict[str, Any]], rated: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows of classes and of dimensions in one list, with all columns in each where there are both."""
-    if not found or not rated:
-        return found or rated
-    columns = dict.fromkeys((*found[0], *rated[0]))
-    return [{name: row.get(name) for name in columns} for row in (*found, *rated)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,14 +150,14 @@ def compare(
         subjects = [find(connection, meant_by(writing.store, name)) for name in (a, b, *(more or ()))]
         how: dict[str, Any] = {"clusters": comparing.clusters, "common": comparing.common}
         which: dict[str, Any] = {"selection": comparing.selection, "level": comparing.level}
-        rates = [subject for subject in subjects if targets_of(connection, subject)]
-        if rates and (len(rates) < len(subjects) or more):
-            for subject in rates if len(rates) < len(subjects) else ():
-                check_classes(connection, subject, "the other")
-            raise UsageError(f"{rates[0].name} learned dimensions: compare two such experiments at a time")
-        if rates:
-            one, two = (read_rated_outcome(connection, subject, **which) for subject in subjects)
-            rated = compare_ratings(one, two, metric=comparing.metric or "CCC", **how)
+        if _by_ratings(connection, subjects, comparing.metric):
+            rates = [read_rated_outcome(connection, subject, **which) for subject in subjects]
+            how |= {"metric": comparing.metric or "CCC"}
+            if more:
+                all_of = compare_many_ratings(rates, **how)
+                writing.deliver(all_of.rows(), lambda: print_many(all_of), as_json=all_of.to_dict())
+                return
+            rated = compare_ratings(rates[0], rates[1], **how)
             writing.deliver(rated.rows(), lambda: print_rated_comparison(rated), as_json=rated.to_dict())
             return
         sides = [read_outcome(connection, subject, **which) for subject in subjects]
@@ -172,3 +168,21 @@ def compare(
         return
     found = compare_outcomes(sides[0], sides[1], **how)
     writing.deliver(found.rows(), lambda: print_comparison(found), as_json=found.to_dict())
+
+
+def _by_ratings(connection: Connection, subjects: Sequence[Subject], metric: str | None) -> bool:
+    """Tell whether experiments are compared by their ratings: where the metric is one of those, or not all learned classes.
+
+    Raises:
+        UsageError: some learned classes alone, and others dimensions alone.
+    """
+    rates = [subject for subject in subjects if targets_of(connection, subject)]
+    classes = [subject for subject in subjects if learned_classes(connection, subject)]
+    if metric not in RATED_METRICS and len(classes) == len(subjects):
+        return False
+    if len(rates) < len(subjects):
+        for subject in rates:
+            check_classes(connection, subject, "the other")
+        none = next(subject for subject in subjects if subject not in rates)
+        raise UsageError(f"{none.name} learned no dimensions, and --metric {metric} is of those; take UA, WA, WF1 or macro_F1")
+    return True

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tfser.heads.commands.columns import side_by_side
 from tfser.heads.commands.dimension_report import print_dimension_summary
 from tfser.heads.commands.progress import SweepView
 from tfser.heads.commands.runs_file import check_runs_output, write_runs
@@ -52,13 +53,20 @@ def show_sweep(
         print_plan(plan, estimate(cache, plan), feature_bytes(cache, plan), showing.format, jobs=running.jobs)
         return True
     failures = run_plan(cache, plan, running, showing.selection)
-    if request.targets:
-        print_dimension_summary(dimension_summary(cache, plan, showing.selection, failures), showing.format, plan.lacking)
+    of_classes = summary(cache, plan, showing.selection, failures) if request.learns_classes else []
+    of_dimensions = dimension_summary(cache, plan, showing.selection, failures) if request.targets else []
+    if of_classes and of_dimensions and showing.format in (TableOutput.json, TableOutput.csv):
+        print_rows(side_by_side(of_classes, of_dimensions), Output(showing.format.value))
     else:
-        table = summary(cache, plan, showing.selection, failures)
-        print_summary(table, showing.format, references=plan.references, lacking=plan.lacking)
+        if of_classes:
+            print_summary(of_classes, showing.format, references=plan.references, lacking=plan.lacking)
+            show(*[""] * bool(of_dimensions))
+        if of_dimensions:
+            print_dimension_summary(of_dimensions, showing.format, None if of_classes else plan.lacking)
     if output is not None:
-        write_runs(output, (dimension_runs if request.targets else rows_of_plan)(cache, plan, showing.selection))
+        rows = rows_of_plan(cache, plan, showing.selection) if request.learns_classes else []
+        rated = dimension_runs(cache, plan, showing.selection) if request.targets else []
+        write_runs(output, side_by_side(rows, rated))
     for line in failure_lines(failures):
         say(line)
     return not failures

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Annotated
 
 from tfser.heads.commands.showing import Selection
-from tfser.heads.runs.request import OneHead, Request
+from tfser.heads.runs.request import OneTargeted, Request
 from tfser.heads.runs.running import Running
 from tfser.manifests.commands.printing import Printing
 from tfser.manifests.options import Option, shared
@@ -48,7 +48,7 @@ def train(
 
 def ablate(
     *,
-    head_request: OneHead,
+    head_request: OneTargeted,
     preset: Annotated[
         tuple[str, ...], Option("Only rows of these variants; may be repeated.", metavar="NAME", panel="Head", commas=False)
     ] = (),
@@ -56,7 +56,7 @@ def ablate(
         str | None, Option("Feature set; the head's favourite in the cache if left out.", metavar="NAME", panel="Head")
     ] = None,
     reference: Annotated[
-        bool, Option("The reference heads logreg and svm below the table.", panel="Output and cache")
+        bool, Option("The reference heads below the table (of dimensions ridge and svr).", panel="Output and cache")
     ] = True,
     selection: Selection = "last",
     running: Running,
@@ -70,11 +70,12 @@ def ablate(
 
     Example:
         tfser ablate --head tf_transformer --features logmel --epochs 20
+        tfser ablate --head tf_mamba --target arousal,valence
     """
     running.prepare(head_request.device)
     from tfser.heads.commands.training import show_ablation
 
-    request = Request(features=features, **shared(OneHead, head_request))
+    request = Request(features=features, **shared(OneTargeted, head_request))
     show_ablation(
         running.store(printing.cache),
         request,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfser.heads.commands.columns import fitted
+from tfser.heads.commands.columns import fitted, side_by_side
 from tfser.heads.commands.dimension_training import dimension_rows, print_dimension_scores
 from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.scores import scores_of_runs, scores_of_seeds
@@ -21,7 +21,7 @@ from tfser.manifests.display import Output, print_rows, say, show, terminal_widt
 
 def print_scores(store: Cache, experiments: Sequence[Experiment], format: Output) -> None:
     """Print the scores of each experiment's folds and, if there are several, over them; of several in csv or JSON in one list."""
-    if experiments and experiments[0].targets:
+    if experiments and not experiments[0].classes:
         _print_dimensions(store, experiments, format)
         return
     scores = [_scores_of(store, experiment) for experiment in experiments]
@@ -29,13 +29,17 @@ def print_scores(store: Cache, experiments: Sequence[Experiment], format: Output
         several = len(experiments) > 1
         named = zip(experiments, scores, strict=True)
         lines = [({"features": of.feature_set} if several else {}) | row for of, (folds, _) in named for row in folds]
+        rated = [{"features": of.feature_set} | row for of in experiments if of.targets for row in dimension_rows(store, of)]
         if experiments:
-            print_rows(lines, format)
+            print_rows(side_by_side(lines, rated), format)
         return
     for experiment, (folds, over) in zip(experiments, scores, strict=True):
         if len(experiments) > 1:
             show(f"features {experiment.feature_set}")
         _print_experiment(store, experiment, folds, over)
+        if experiment.targets:
+            show("", "and the dimensions beside the classes:")
+            print_dimension_scores(store, experiment)
 
 
 def _print_dimensions(store: Cache, experiments: Sequence[Experiment], format: Output) -> None:
@@ -126,7 +130,7 @@ def _print_experiment(
         )
     for line in explain_marks(folds):
         say(line)
-    say(explain(row["selection"] for row in folds))
+    say(explain((row["selection"] for row in folds), by=experiment.chooses_by))
     if lineage := lineages.explain(
         experiment.recipe_name, experiment.spec.recipes, [row["selection"] for row in folds]
     ):

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from tfser import __version__
+from tfser.heads.results.intervals import METRICS
 from tfser.heads.results.marks import HEARD
+from tfser.heads.results.moments import RATED_METRICS
 from tfser.heads.results.outcomes import Subject, read_outcome
+from tfser.heads.results.rating_outcomes import read_rated_outcome
 from tfser.heads.results.worth import (
     Worth,
     WorthPlan,
@@ -20,11 +23,13 @@ from tfser.heads.results.worth import (
     matched_note,
     measure,
     method,
+    of_ratings,
     own_of_split,
     sizes_of,
 )
+from tfser.heads.results.worth_ratings import measure_ratings
 from tfser.heads.runs.experiment import resolve
-from tfser.heads.runs.request import Request, Training, parse_seeds
+from tfser.heads.runs.request import Aimed, Request, Targeted, Training, parse_seeds
 from tfser.heads.runs.running import Running
 from tfser.manifests.audits.foreign import read_split
 from tfser.manifests.audits.matching import install
@@ -33,8 +38,9 @@ from tfser.manifests.audits.seen import audited
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue
 from tfser.manifests.commands.printing import Writing
+from tfser.manifests.dimensions import rated_name
 from tfser.manifests.display import Output, markdown_lines, print_rows, say, show
-from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.options import Option, shared
 from tfser.manifests.protocols.own import OwnProtocol
 from tfser.manifests.protocols.protocol import JOINED_BY
@@ -44,7 +50,7 @@ from tfser.manifests.wording import count
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorthRequest(Training):
+class WorthRequest(Aimed, Training):
     """What is trained on both splits."""
 
     panel: ClassVar[str] = "Head"
@@ -64,7 +70,9 @@ class WorthRequest(Training):
         Option("A seed, a list (0,1) or a range (0-4).", metavar="N", numbers=True, also="seed", read=parse_seeds),
     ] = (0,)
     draws: Annotated[int, Option("How often the clean split is drawn.", metavar="N", minimum=1, maximum=1000)] = 5
-    metric: Annotated[str, Option("UA, WA, WF1 or macro_F1.")] = "UA"
+    metric: Annotated[
+        str | None, Option("UA, WA, WF1 or macro_F1; of dimensions CCC, pearson or MAE. UA or CCC if left out.", metavar="NAME")
+    ] = None
     selection: Annotated[str, Option("How the epochs are chosen.", metavar="NAME")] = "last"
 
 
@@ -77,9 +85,11 @@ def worth(*, request: WorthRequest, split: Split, running: Running, writing: Wri
 
     Example:
         tfser worth --corpus emodb --protocol emobox:emodb
+        tfser worth --corpus iemocap --protocol random-kfold:5 --target arousal,valence --head ridge
         tfser worth --corpus emodb --split train.csv --split test.csv --format markdown --output worth.md
     """
     writing.kind()  # before anything is trained
+    _metric(request)
     if request.folds != "all":
         raise UsageError("--fold: both splits are trained over all of their folds; leave it out")
     running.prepare(request.device)
@@ -99,6 +109,12 @@ def worth(*, request: WorthRequest, split: Split, running: Running, writing: Wri
 def _planned(store: Cache, request: WorthRequest, split: Split) -> WorthPlan:
     """Settle both arms."""
     notes: list[str] = []
+    rated = rated_name(request.targets) if request.targets and not request.learns_classes else None
+
+    def ensured(own: OwnProtocol) -> str:
+        name = own.protocol.name if rated is None else f"{own.protocol.name}@{rated}"
+        return ensure_protocol(store, corpus, name, own=own)
+
     if request.published:
         if split.protocol or split.labels or split.validation:
             raise UsageError("--split goes without --protocol, --labels and --validation")
@@ -112,25 +128,28 @@ def _planned(store: Cache, request: WorthRequest, split: Split) -> WorthPlan:
             notes.append(matched_note(install(connection, corpus, foreign)))
             with audited(connection, protocol=foreign.name, corpus=corpus, feature_sets=[], claims=()):
                 cells = cells_of(connection, foreign.name, corpus, column)
+            cells = cells if rated is None else of_ratings(connection, cells, corpus, request.targets)
         made = own_of_split(cells, called, corpus)
         published: tuple[tuple[str, OwnProtocol | None], ...] = tuple(
-            (ensure_protocol(store, corpus, own.protocol.name, own=own), own) for own in made
+            (ensured(own), own) for own in made
         )
     else:
         if not split.protocol:
             raise UsageError("name what is to be weighed: --split FILES, or --protocol NAME (`tfser protocol ls`)")
-        corpus, called = settled(store, split, split.protocol)
+        asked = Targeted(target=request.target, **shared(Split, split)) if rated else None
+        corpus, called = settled(store, replace(split, labels=asked.split_labels) if asked else split, split.protocol)
         if JOINED_BY in corpus:
             raise UsageError(f"{called} is over several corpora; `tfser worth` weighs splits of one")
         defined = definition(store, called)
         with open_catalogue(store) as connection:
             notes += [of.explanation for of in unmatched(connection, protocol=called, corpus=corpus) if of.rows]
             cells = cells_of(connection, called, corpus, defined.label_column if defined else "label")
+            cells = cells if rated is None else of_ratings(connection, cells, corpus, request.targets)
         published = ((called, None),)
     # The clean arm is drawn from the very utterances of the published one, so that nothing but who stands where
     # differs.
     drawn, more = clean_splits(cells, called, corpus, request.draws)
-    clean = tuple((ensure_protocol(store, corpus, own.protocol.name, own=own), own) for own in drawn)
+    clean = tuple((ensured(own), own) for own in drawn)
     with open_catalogue(store) as connection:
         first = cells_of(connection, clean[0][0], corpus, "label")
     return WorthPlan(
@@ -155,6 +174,7 @@ def _trained(store: Cache, request: WorthRequest, running: Running, plan: WorthP
         settings=request.settings,
         features=request.features,
         corpus=plan.corpus,
+        target=request.target,
     )
     arms = [[name for name, _ in plan.published], [name for name, _ in plan.clean]]
     experiments = [[resolve(store, replace(asked, protocol=name)) for name in arm] for arm in arms]
@@ -166,14 +186,29 @@ def _trained(store: Cache, request: WorthRequest, running: Running, plan: WorthP
     for seed in request.seeds:
         if failed := train_folds(store, [settled for settled in every if settled.seed == seed], running, headings):
             raise TfserError(failed[0].reason)
-    with open_catalogue(store) as connection:
-        outcomes = [
-            [read_outcome(connection, Subject(experiment=settled.name), selection=request.selection) for settled in arm]
-            for arm in experiments
-        ]
     settled = experiments[0][0]
     head = settled.spec.name if settled.preset in ("plain", "full") else f"{settled.spec.name} ({settled.preset})"
-    return measure(plan, outcomes[0], outcomes[1], head=head, features=settled.feature_set, metric=request.metric)
+    of = {"head": head, "features": settled.feature_set, "metric": _metric(request)}
+    subjects = [[Subject(experiment=settled.name) for settled in arm] for arm in experiments]
+    with open_catalogue(store) as connection:
+        if of["metric"] in RATED_METRICS:
+            rated = [[read_rated_outcome(connection, one, selection=request.selection) for one in arm] for arm in subjects]
+            return measure_ratings(plan, rated[0], rated[1], **of)
+        outcomes = [[read_outcome(connection, one, selection=request.selection) for one in arm] for arm in subjects]
+    return measure(plan, outcomes[0], outcomes[1], **of)
+
+
+def _metric(request: WorthRequest) -> str:
+    """Return which score is measured.
+
+    Raises:
+        UsageError: it is one of what is not learned, or none.
+    """
+    asked = request.metric or ("UA" if request.learns_classes else "CCC")
+    known = (*(METRICS if request.learns_classes else ()), *(RATED_METRICS if request.targets else ()))
+    if asked not in known:
+        raise unknown("metric of what is learned here", asked, known)
+    return asked
 
 
 def _row(answer: Worth) -> dict[str, Any]:
@@ -205,8 +240,6 @@ def _row(answer: Worth) -> dict[str, Any]:
 def _arms(answer: Worth) -> list[dict[str, Any]]:
     """Return the two splits beside each other, for people."""
     published, clean = answer.plan.sizes
-    low, high = answer.clean.low, answer.clean.high
-    ends = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
     mark = HEARD if published.shared else ""
     return [
         {
@@ -219,23 +252,25 @@ def _arms(answer: Worth) -> list[dict[str, Any]]:
             f"{answer.metric} [95 %]": score,
         }
         for name, sizes, score in (
-            (answer.plan.called, published, f"{100 * answer.published:.1f}{mark}"),
-            ("speakers apart", clean, f"{100 * answer.clean.value:.1f}{ends}"),
+            (answer.plan.called, published, f"{answer.written(answer.published)}{mark}"),
+            ("speakers apart", clean, f"{answer.written(answer.clean.value)}{answer.ends(answer.clean)}"),
         )
     ]
 
 
 def _speakers(answer: Worth) -> list[dict[str, Any]]:
     return [
-        {"speaker": name, "n": n, "as published": f"{100 * a:.1f}", "apart": f"{100 * b:.1f}", "worth": f"{100 * (a - b):+.1f}"}
+        {"speaker": name, "n": n, "as published": answer.written(a), "apart": answer.written(b)}
+        | {"worth": answer.written(a - b, "+")}
         for name, n, a, b in answer.speakers
     ]
 
 
 def _below(answer: Worth) -> list[str]:
     lines = [method(answer)]
+    lines += [f"{answer.metric}: mean over {', '.join(answer.dimensions)}"] if len(answer.dimensions) > 1 else []
     if len(answer.by_draw) > 1:
-        draws = ", ".join(f"{100 * value:.1f}" for value in answer.by_draw)
+        draws = ", ".join(map(answer.written, answer.by_draw))
         lines.append(f"{answer.metric} with speakers apart, by draw: {draws}")
     if answer.plan.sizes[0].shared:
         lines.append(f"{HEARD} test speakers are heard in training: no interval of that score by itself")
@@ -266,5 +301,6 @@ def _command(request: WorthRequest, split: Split) -> str:
     """Return the command that says the same, without what only says where things lie."""
     words = ["tfser worth", f"--corpus {split.corpus}" if split.corpus else "", f"--head {request.head}"]
     words += [f"--protocol {split.protocol}" if split.protocol else "", *(f"--split {path}" for path in request.published)]
+    words += [f"--target {','.join(request.target)}" if request.target else ""]
     words += [f"--features {request.features}" if request.features else "", f"--draws {request.draws}"]
     return re.sub(" +", " ", " ".join(words)).strip()

@@ -80,6 +80,8 @@ def check_graph(trained: TrainedHead) -> None:
         )
     if trained.spec.no_graph is not None:
         raise NoGraphError(f"--onnx: {trained.name} cannot be written as ONNX: {trained.spec.no_graph}")
+    if trained.beside:
+        raise NoGraphError(f"--onnx: {trained.name} rates {', '.join(trained.beside)} beside its classes; leave it out")
 
 
 class FramesToProbabilities(nn.Module):

@@ -61,7 +61,12 @@ class TrainedHead:
     @property
     def targets(self) -> tuple[str, ...]:
         """The dimensions that it rates, whose names `classes` then holds; none of a head of classes."""
-        return tuple(self.about["config"].get("targets", ()))
+        return () if self.about["config"].get("classes") else tuple(self.about["config"].get("targets", ()))
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The dimensions that it learned beside its classes, and that it does not rate here: it answers with the classes."""
+        return tuple(self.about["config"].get("targets", ())) if self.about["config"].get("classes") else ()
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -111,6 +116,7 @@ class TrainedHead:
                 recipe=self.recipe,
                 n_classes=0 if self.targets else len(self.classes),
                 targets=self.targets,
+                beside=len(self.beside),
                 layers=self.features.layers,
             ),
             features,
@@ -168,7 +174,7 @@ def described(about: Mapping[str, Any]) -> dict[str, Any]:
             "spec": spec,
             "config": kind.from_dict(config["head_config"]),
             "recipe": Recipe.from_dict(config["recipe_config"]),
-            "classes": tuple(config.get("targets") or about["classes"]),
+            "classes": tuple(about["classes"] or config.get("targets", ())),
         }
     except UsageError as error:
         raise TfserError(f"{about['run_id']}: cannot be used by this version or without its plug-in ({error})") from error

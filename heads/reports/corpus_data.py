@@ -193,7 +193,7 @@ def commands_of(found: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -
     first = found[0]
     # Heads that are fitted at once refuse the settings of epochs.
     fitted_at_once = first["head"] in (*REFERENCE_HEADS, *DIMENSION_REFERENCES)
-    heeded = () if first["head"] in DIMENSION_REFERENCES else ("class_weights", "class_beta")
+    heeded = () if first["head"] in DIMENSION_REFERENCES else ("class_weights", "class_beta", "temperature")
     settings = [
         f"--set {shlex.quote(f'{key}={_written(value)}')}"
         for part in ("head_config", "recipe_config")
@@ -204,7 +204,8 @@ def commands_of(found: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -
     for seed in sorted({row["seed"] for row in found}):
         folds = sorted({row["fold"] for row in found if row["seed"] == seed})
         words = ["tfser train"]
-        words += [f"--target {','.join(config['targets'])}"] if config.get("targets") else []
+        classes = ["class"] if config.get("classes") else []
+        words += [f"--target {','.join([*classes, *config['targets']])}"] if config.get("targets") else []
         for option, value in (
             ("head", first["head"]),
             ("preset", first["preset"]),

@@ -16,6 +16,7 @@ from tfser.heads.reports.figure_data import FigureData, Numbers, text_of
 from tfser.heads.reports.material import Contender, ContenderGroup
 from tfser.heads.reports.one_experiment import PAGE_INCHES, drawn
 from tfser.heads.reports.page import SENTENCES, render
+from tfser.heads.reports.published_data import published_ratings
 from tfser.heads.reports.report_tables import ReportTable, table_of
 from tfser.heads.reports.style import house_style
 from tfser.heads.results.dimension_tables import MEAN, Row, dimension_table
@@ -46,13 +47,17 @@ class RatedContender:
 
 
 def rated_experiments(connection: Connection, named: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the experiments that are named (all, where none is), those on dimensions and those on classes."""
-    targets = {
-        row["experiment"]: row["targets"]
-        for row in rows(connection, "SELECT experiment, any_value(targets) AS targets FROM runs GROUP BY 1 ORDER BY 1")
-    }
-    chosen = list(dict.fromkeys(find(connection, name).experiment for name in named)) or list(targets)
-    return [name for name in chosen if targets[name]], [name for name in chosen if not targets[name]]
+    """Return the experiments that are named (all, where none is), those on dimensions and those on classes.
+
+    One on both stands among those on classes, unless it is named beside some on dimensions alone, and no others.
+    """
+    sql = "SELECT experiment, any_value(targets) AS targets, any_value(classes) AS classes FROM runs GROUP BY 1 ORDER BY 1"
+    of = {row["experiment"]: row for row in rows(connection, sql)}
+    chosen = list(dict.fromkeys(find(connection, name).experiment for name in named)) or list(of)
+    alone = [name for name in chosen if of[name]["targets"] and not of[name]["classes"]]
+    if named and alone and all(of[name]["targets"] for name in chosen):
+        return chosen, []
+    return alone, [name for name in chosen if name not in alone]
 
 
 def write_dimension_page(
@@ -81,6 +86,13 @@ def write_dimension_page(
         )
         for corpus in corpora
     ]
+    published = {
+        table.title: table
+        for member in members
+        for table in published_ratings(
+            connection, str(member.shown.row["corpus"]), str(member.shown.row["protocol"]), member.rated.dimensions
+        )
+    }
     findings, findings_sql = corpus_data.audit_findings(connection, shown)
     licences, licences_sql = corpus_data.corpora_rows(connection, groups)
     return render(
@@ -93,7 +105,7 @@ def write_dimension_page(
             "score_tables": dimension_tables(members),
             "scores_note": SCORES_NOTE,
             "forests": [],
-            "published": [],
+            "published": list(published.values()),
             "differences": [],
             "corpora": [],
             "experiments": parts,

@@ -148,7 +148,8 @@ def _loaded(cache: Cache, run_json: Mapping[str, Any], packed: Any, speaker: str
     state = read_model(cache, run_json, "model.safetensors")
     # Weights are drawn before they are replaced, which must not move the draws of whoever goes on after this.
     with torch.random.fork_rng(devices=[]):
-        model = build_module(spec, settings, packed.frames.shape[1], len(run_json["classes"]))
+        outputs = len(run_json["classes"]) + len(run_json.get("targets") or ())
+        model = build_module(spec, settings, packed.frames.shape[1], outputs)
     try:
         model.load_state_dict(checkpoints.part(state, "model"))
     except RuntimeError as error:

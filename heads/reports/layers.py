@@ -21,7 +21,7 @@ _ACROSS = {"chosen": (VERMILION, "-"), "learned mix": (GREEN, "--"), "all side b
 
 
 def layers_figure(rows: Sequence[Mapping[str, Any]], width: float = COLUMN_INCHES["one"]) -> Figure:
-    """Draw UA by layer.
+    """Draw UA by layer; of dimensions, the mean CCC.
 
     Call it, and save what it returns, in `tfser.heads.reports.style.house_style`.
 
@@ -32,41 +32,45 @@ def layers_figure(rows: Sequence[Mapping[str, Any]], width: float = COLUMN_INCHE
     figure = new_figure(width, 1.9 + 0.3 * width)
     ax: Axes = figure.subplots()
     layers = [row for row in rows if row["layer"] is not None]
-    _across(ax, rows)
+    metric, scale, unit = ("CCC", 1, "") if "pooled_CCC" in rows[0] else ("UA", 100, " (%)")
+    layers = [row for row in layers if row[f"pooled_{metric}"] is not None]
+    _across(ax, rows, metric, scale)
     numbers = [row["layer"] for row in layers]
-    scores = [100 * row["pooled_UA"] for row in layers]
+    scores = [scale * row[f"pooled_{metric}"] for row in layers]
     for row in layers:
-        if row["pooled_UA_low"] is not None:
-            ends = [100 * row["pooled_UA_low"], 100 * row["pooled_UA_high"]]
+        if row[f"pooled_{metric}_low"] is not None:
+            ends = [scale * row[f"pooled_{metric}_low"], scale * row[f"pooled_{metric}_high"]]
             ax.plot([row["layer"]] * 2, ends, color=BLUE, linewidth=2.2, alpha=0.45, solid_capstyle="butt")
     ax.plot(numbers, scores, "o-", color=BLUE, markersize=4.5, label="test speakers, 95 % interval")
-    validated = [(row["layer"], 100 * row["validation_UA"]) for row in layers if row["validation_UA"] is not None]
+    val = f"validation_{metric}"
+    validated = [(row["layer"], scale * row[val]) for row in layers if row[val] is not None]
     if validated:
         x, y = zip(*validated, strict=True)
         ax.plot(x, y, "s:", color=ORANGE, markersize=4, markerfacecolor="none", label="validation speakers, mean over folds")
     _times(ax, layers)
     ax.set_xticks(numbers)
     ax.set_xlabel(f"layer of {_encoder(layers)} (0: its input)")
-    ax.set_ylabel(f"UA of {layers[0]['head']} (%)")
+    ax.set_ylabel(f"{metric} of {layers[0]['head']}{unit}")
     ax.grid(axis="y")
     ax.margins(y=0.14)
     legend_outside(figure, "outside lower center", ncols=1 if width < 5 else 2, handlelength=2.4)
     return figure
 
 
-def _across(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+def _across(ax: Axes, rows: Sequence[Mapping[str, Any]], metric: str, scale: float) -> None:
     """Draw what is no layer as lines across, each with its score in the legend."""
     for row in rows:
-        if row["layer"] is None and row["what"] in _ACROSS:
+        if row["layer"] is None and row["what"] in _ACROSS and row[f"pooled_{metric}"] is not None:
+            level = scale * row[f"pooled_{metric}"]
             color, dashes = _ACROSS[row["what"]]
             words = "chosen by validation speakers, fold by fold" if row["what"] == "chosen" else f"{row['what']} ({row['head']})"
             ax.axhline(
-                100 * row["pooled_UA"],
+                level,
                 color=color,
                 linestyle=dashes,
                 linewidth=1,
                 zorder=1,
-                label=f"{words}: {100 * row['pooled_UA']:.1f}",
+                label=f"{words}: {level:.1f}" if metric == "UA" else f"{words}: {level:.3f}",
             )
 
 

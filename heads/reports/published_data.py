@@ -14,8 +14,8 @@ from tfser.heads.reports.material import ContenderGroup
 from tfser.heads.reports.report_tables import ReportTable, table_of, without_shared
 from tfser.heads.results.marks import HEARD
 from tfser.heads.results.published import PAPERS
-from tfser.heads.results.reference_numbers import EXPLAINED, GROUPS, METRICS, published_beside
-from tfser.heads.results.written import score_text
+from tfser.heads.results.reference_numbers import EXPLAINED, GROUPS, METRICS, published_beside, ratings_beside
+from tfser.heads.results.written import number_text, score_text
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.protocols.protocol import JOINED_BY
 
@@ -49,6 +49,37 @@ def published_tables(connection: Connection, group: ContenderGroup) -> list[Repo
     if printed:
         tables.append(table_of(f"published for {group.corpus} in the papers of heads that are here, as they print it", printed))
     return tables
+
+
+def published_ratings(
+    connection: Connection, corpora: str, protocol: str, dimensions: tuple[str, ...]
+) -> list[ReportTable]:
+    """Return the same of experiments on dimensions: CCC by dimension, a table for each of the groups that has any."""
+    readers = {row["corpus"]: row["adapter"] for row in rows(connection, "SELECT corpus, adapter FROM corpora")}
+    tables = []
+    for corpus in corpora.split(JOINED_BY):
+        found = ratings_beside(readers.get(corpus, corpus), protocol, dimensions)
+        for kind in GROUPS:
+            members = [_rated_line(row) for row in found if row["group"] == kind]
+            if members:
+                shown = table_of(f"published for {corpus}, CCC, {kind}: {EXPLAINED[kind]}", members[:_MOST])
+                left = len(members) - len(shown.rows)
+                more = (f"And {left} more: tfser scores --published --format json.",) if left else ()
+                shown = replace(shown, right=frozenset({"CCC"}), notes=more)
+                tables.append(without_shared(shown, ("speakers", "training", "protocol there", "source")))
+    return tables
+
+
+def _rated_line(row: Row) -> dict[str, Any]:
+    return {
+        "encoder": row["encoder"],
+        "dimension": row["dimension"],
+        "CCC": number_text(row["CCC"], None, HEARD if row["speakers"] == "broken" else ""),
+        "speakers": {"kept": "apart", "broken": "shared", "unknown": "not checked"}[row["speakers"]],
+        "training": row["training"],
+        "protocol there": row["protocol"],
+        "source": row["source"] + (f" ({row['note']})" if row["note"] else ""),
+    }
 
 
 def _published_line(row: Row) -> dict[str, Any]:

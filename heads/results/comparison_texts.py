@@ -6,12 +6,13 @@ computed, and nothing is printed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tfser.heads.results.compare import ComparedRow, Comparison, wins
 from tfser.heads.results.many import ManyComparison
 from tfser.heads.results.marks import mark, standing
-from tfser.heads.results.written import interval_text, range_text
+from tfser.heads.results.written import bounds_text, interval_text, range_text
 from tfser.manifests.wording import count
 
 
@@ -75,7 +76,7 @@ def system_lines(of: ManyComparison) -> list[dict[str, Any]]:
     """Return a row a system of many: its score, and the letters of the groups that are not told apart."""
     lines = []
     for name, side, score, letters in zip(short_names(len(of.outcomes)), of.outcomes, of.scores, of.letters, strict=True):
-        text = interval_text(score.value, score.low, score.high, mark(side.row()))
+        text = _text(of)(score.value, score.low, score.high, mark(side.row()))
         groups = {"groups": letters} if of.clustered_by else {}
         row = {"": name, "system": side.subject.name, f"{of.metric} [95 %]": text, **groups, "audit": standing(side.row())}
         lines.append(row)
@@ -88,14 +89,19 @@ def pair_lines(of: ManyComparison, most: int) -> list[dict[str, Any]]:
     return [
         {
             "pair": f"{names[pair.a]} - {names[pair.b]}",
-            "difference [95 % together]": interval_text(
+            "difference [95 % together]": _text(of)(
                 pair.difference.value, pair.difference.low, pair.difference.high, sign="+"
             ),
             "p": "" if pair.p is None else f"{pair.p:.3g}",
-            "seen from": "" if pair.seen_from is None else f"{100 * pair.seen_from:.1f}",
+            "seen from": "" if pair.seen_from is None else _text(of)(pair.seen_from, None, None),
         }
         for pair in of.pairs[:most]
     ]
+
+
+def _text(of: ManyComparison) -> Callable[..., str]:
+    """Return what writes the scores of many systems: in percent, but for ratings, whose scores are no shares."""
+    return bounds_text if of.dimensions else interval_text
 
 
 def short_names(n: int) -> list[str]:

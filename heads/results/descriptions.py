@@ -46,7 +46,8 @@ def listed(connection: Connection, names: Mapping[str, str]) -> list[dict[str, A
     for name, experiment in sorted(names.items()):
         called.setdefault(experiment, []).append(name)
     scores = {row["experiment"]: row for row in rows(connection, "SELECT experiment, UA, audit, speakers_kept FROM results")}
-    scores |= {row["experiment"]: row for row in rows(connection, _RATED)}
+    for row in rows(connection, _RATED):  # of one on both, beside its UA
+        scores[row["experiment"]] = scores.get(row["experiment"], {}) | row
     experiments = []
     for row in rows(connection, _SELECT):
         folds = row.pop("folds")

@@ -121,7 +121,7 @@ def compare_ratings(
         raise unknown("metric of dimensions", metric, RATED_METRICS)
     if a.of.subject == b.of.subject:
         raise UsageError(f"both are {a.of.subject.name}: name two experiments")
-    a, b, left_out = _match(a, b, common)
+    (a, b), left_out = matched((a, b), common)
     by = choose_clusters((a.of, b.of), clusters)
     who = ("all",) * len(a.of.keys) if by is None else a.of.clusters(by)
     A, B = a.moments(who), b.moments(who)
@@ -144,27 +144,33 @@ def compare_ratings(
     )
 
 
-def _match(a: RatedOutcome, b: RatedOutcome, common: bool) -> tuple[RatedOutcome, RatedOutcome, int]:
-    """Return both over the same utterances and dimensions in the same order, and how many were left out for it."""
-    shared = tuple(name for name in a.dimensions if name in b.dimensions)
-    names = f"{a.of.subject.name} and {b.of.subject.name}"
+def matched(outcomes: Sequence[RatedOutcome], common: bool) -> tuple[list[RatedOutcome], int]:
+    """Return all of them over the same utterances and dimensions in the same order, and how many were left out for it.
+
+    Raises:
+        UsageError: they were not tested alike, and `common` does not say to leave out what not all of them tested.
+        TfserError: they have no utterance or no dimension in common.
+    """
+    first = outcomes[0]
+    shared = tuple(name for name in first.dimensions if all(name in of.dimensions for of in outcomes))
+    names = " and ".join(of.of.subject.name for of in outcomes)
+    learned = ", and ".join(dict.fromkeys(", ".join(of.dimensions) for of in outcomes))
     if not shared:
-        raise TfserError(f"{names} learned no dimension in common: {', '.join(a.dimensions)}, and {', '.join(b.dimensions)}")
-    if (a.dimensions != shared or b.dimensions != shared) and not common:
-        raise UsageError(
-            f"{names} learned {', '.join(a.dimensions)}, and {', '.join(b.dimensions)}; --common compares {', '.join(shared)}"
-        )
-    there = {key: i for i, key in enumerate(b.of.keys)}
-    pairs = [(i, there[key]) for i, key in enumerate(a.of.keys) if key in there]
-    left_out = len(a.of.keys) + len(b.of.keys) - 2 * len(pairs)
-    if not pairs:
+        raise TfserError(f"{names} learned no dimension in common: {learned}")
+    if any(of.dimensions != shared for of in outcomes) and not common:
+        raise UsageError(f"{names} learned {learned}; --common compares {', '.join(shared)}")
+    places = [{key: i for i, key in enumerate(of.of.keys)} for of in outcomes]
+    keys = [key for key in first.of.keys if all(key in there for there in places)]
+    left_out = len({key for there in places for key in there}) - len(keys)
+    if not keys:
         raise TfserError(f"{names} tested no utterance in common")
     if left_out and not common:
-        raise UsageError(f"{names} were not tested alike: {left_out:,} utterances by one alone; --common leaves them out")
-    a, b = (_of_dimensions(of, shared).take(at) for of, at in zip((a, b), zip(*pairs, strict=True), strict=True))
-    if abs(a.true - b.true).max() > 1e-9:
+        whom = "one alone" if len(outcomes) == 2 else "some alone"
+        raise UsageError(f"{names} were not tested alike: {left_out:,} utterances by {whom}; --common leaves them out")
+    taken = [_of_dimensions(of, shared).take([there[key] for key in keys]) for of, there in zip(outcomes, places, strict=True)]
+    if any(abs(of.true - taken[0].true).max() > 1e-9 for of in taken):
         raise UsageError(f"{names} were tested with other true ratings; train the older one --again")
-    return a, b, left_out
+    return taken, left_out
 
 
 def _of_dimensions(of: RatedOutcome, names: Sequence[str]) -> RatedOutcome:

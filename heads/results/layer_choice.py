@@ -8,6 +8,9 @@ layer is the one whose head does best on that fold's validation speakers (mean o
 that head said of the fold's test speakers counts. The row `chosen` pools this over the folds, so its score is one of the
 procedure "train on every layer, ask the validation speakers which" for new speakers. Which layer to take in the end, `best` says:
 the one that does best on the validation speakers of all folds together.
+
+Of classes, alone or beside dimensions, the score is UA; where dimensions alone are learned it is the mean CCC over them, and
+columns are called after it.
 """
 
 from __future__ import annotations
@@ -18,8 +21,12 @@ from dataclasses import dataclass, replace
 from statistics import mean, stdev
 from typing import Any
 
-from tfser.heads.results.intervals import METRICS, difference, interval
+import numpy as np
+
+from tfser.heads.results.intervals import Interval, difference, interval
+from tfser.heads.results.moments import rating_difference, rating_interval
 from tfser.heads.results.outcomes import Outcome, Subject, choose_clusters, read_outcome
+from tfser.heads.results.rating_outcomes import RatedOutcome, read_rated_outcome
 from tfser.heads.results.scores import scores_of_runs
 from tfser.heads.results.summary import check_selection
 from tfser.heads.runs.layer_plan import LayerPlan, layer_entries
@@ -41,8 +48,9 @@ class LayerScores:
         rows: one a layer, one for each of what stands beside them, and that of the choice, if there are validation speakers.
         chosen: by fold, the layer that its validation speakers chose.
         best: the layer that validation speakers of all folds together choose; None without any.
-        gain: how much better the choice is than the last layer, in UA, with the interval's ends; None where it is not known.
+        gain: how much better the choice is than the last layer, with the interval's ends; None where it is not known.
         notes: what a reader has to know.
+        metric: UA or CCC.
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -50,6 +58,7 @@ class LayerScores:
     best: int | None
     gain: tuple[float, float | None, float | None] | None
     notes: tuple[str, ...]
+    metric: str = "UA"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +71,24 @@ class _Read:
     selection: str
     scores: Mapping[tuple[int, int], Mapping[str, float | None]]
     outcome: Outcome
+    rated: RatedOutcome | None = None
+    """The predicted ratings, where dimensions alone are learned; `outcome` says whose."""
+
+    @property
+    def metrics(self) -> tuple[str, str]:
+        """The score that chooses, and one beside it."""
+        return ("UA", "WA") if self.rated is None else ("CCC", "pearson")
+
+    def take(self, places: Sequence[int], seeds: Sequence[int]) -> _Read:
+        """Return the same of some utterances and seeds, by their places."""
+        outcome = self.outcome.take(places)
+        predicted = tuple(outcome.predicted[i] for i in seeds) if self.rated is None else ()
+        outcome = replace(outcome, seeds=tuple(outcome.seeds[i] for i in seeds), predicted=predicted)
+        if self.rated is None:
+            return replace(self, outcome=outcome)
+        of = self.rated.take(places)
+        at = list(seeds)
+        return replace(self, outcome=outcome, rated=replace(of, of=outcome, predicted=of.predicted[at], error=of.error[at]))
 
 
 def check_choice(plan: LayerPlan, selection: str) -> None:
@@ -109,40 +136,54 @@ def layer_scores(cache: Cache, plan: LayerPlan, selection: str = "last") -> Laye
         gain = _gain(picked, layers[max(layers)])
     else:
         notes.append("nobody validates, so no layer is chosen; the best of these test scores is not one for new speakers")
-    return LayerScores(rows=tuple(table), chosen=chosen, best=best, gain=gain, notes=tuple(notes))
+    metric = scores[0].metrics[0]
+    return LayerScores(rows=tuple(table), chosen=chosen, best=best, gain=gain, notes=tuple(notes), metric=metric)
 
 
 def _read(connection: Connection, layer: int | None, words: str, entry: Entry, selection: str) -> _Read | None:
     """Read one entry's finished runs; None where there is none."""
     shown = "last" if isinstance(entry.experiment.spec, Baseline) else selection
-    runs = [run.run_id for run in entry.runs]
-    scored = scores_of_runs(connection, runs=runs, selection=shown)
+    runs, subject = [run.run_id for run in entry.runs], Subject(experiment=entry.experiment.name)
+    rated = None
+    if entry.experiment.classes:
+        scored = [dict(vars(score)) for score in scores_of_runs(connection, runs=runs, selection=shown)]
+        names = ("UA", "WA")
+    else:
+        scored, names = rows(connection, _RATED, [runs, shown, len(entry.experiment.targets)]), ("CCC", "pearson")
     if not scored:
         return None
-    epochs = rows(connection, "SELECT run_id, epoch, val_UA FROM history WHERE list_contains(?, run_id)", [runs])
-    validated = {(row["run_id"], row["epoch"]): row["val_UA"] for row in epochs}
-    return _Read(
+    val = f"val_{names[0]}"
+    epochs = rows(connection, f"SELECT run_id, epoch, {val} FROM history WHERE list_contains(?, run_id)", [runs])
+    validated = {(row["run_id"], row["epoch"]): row[val] for row in epochs}
+    if entry.experiment.classes:
+        outcome = read_outcome(connection, subject, selection=shown)
+    else:
+        rated = read_rated_outcome(connection, subject, selection=shown, only=runs)
+        outcome = rated.of
+    read = _Read(
         layer=layer,
         words=words,
         entry=entry,
         selection=shown,
         scores={
-            (score.seed, score.fold): {**score.columns("UA", "WA"), "val_UA": validated.get((score.run_id, score.epoch))}
-            for score in scored
+            (of["seed"], of["fold"]): {**{name: of[name] for name in names}, val: validated.get((of["run_id"], of["epoch"]))}
+            for of in scored
         },
-        outcome=_of_runs(read_outcome(connection, Subject(experiment=entry.experiment.name), selection=shown), entry),
+        outcome=outcome,
+        rated=rated,
     )
-
-
-def _of_runs(outcome: Outcome, entry: Entry) -> Outcome:
-    """Return what the entry's own seeds and folds predicted: the cache may hold runs that were not asked for."""
+    # The entry's own seeds and folds alone: the cache may hold runs that were not asked for.
     seeds = [i for i, seed in enumerate(outcome.seeds) if seed in entry.seeds]
-    of_folds = outcome.take([i for i, fold in enumerate(outcome.folds) if fold in entry.folds])
-    return replace(
-        of_folds,
-        seeds=tuple(outcome.seeds[i] for i in seeds),
-        predicted=tuple(of_folds.predicted[i] for i in seeds),
-    )
+    return read.take([i for i, fold in enumerate(outcome.folds) if fold in entry.folds], seeds)
+
+
+_RATED = """
+SELECT run_id, any_value(seed) AS seed, any_value(fold) AS fold, any_value(epoch) AS epoch,
+  if(count(CCC) = $3, avg(CCC ORDER BY dimension), NULL) AS CCC,
+  if(count(pearson) = $3, avg(pearson ORDER BY dimension), NULL) AS pearson
+FROM dimension_scores WHERE list_contains($1, run_id) AND selection = $2 AND level = 'utterance' GROUP BY run_id ORDER BY run_id
+"""
+"""The mean over the dimensions of each run; null where one of them has none."""
 
 
 def _mix_weights(connection: Connection, plan: LayerPlan) -> dict[int, float]:
@@ -168,7 +209,10 @@ def _choice(layers: Mapping[int, _Read]) -> tuple[dict[int, int], int | None]:
     scores: dict[int, dict[int, float]] = {}
     folds = sorted({fold for read in layers.values() for _, fold in read.scores})
     for fold in folds:
-        of = {layer: [s["val_UA"] for (_, f), s in read.scores.items() if f == fold] for layer, read in layers.items()}
+        of = {
+            layer: [s[f"val_{read.metrics[0]}"] for (_, f), s in read.scores.items() if f == fold]
+            for layer, read in layers.items()
+        }
         if all(values and None not in values for values in of.values()):
             scores[fold] = {layer: mean(float(value or 0) for value in values) for layer, values in of.items()}
     if not scores:
@@ -182,26 +226,31 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
     """Return what the chosen layers' heads said, each of the test side of its own folds."""
     first = layers[next(iter(chosen.values()))]
     seeds = sorted(set.intersection(*(set(layers[layer].outcome.seeds) for layer in chosen.values())))
-    predictions: dict[tuple[Any, ...], tuple[str, ...]] = {}
-    about: dict[tuple[Any, ...], int] = {}
+    of_key: dict[tuple[Any, ...], tuple[_Read, int]] = {}
     scores: dict[tuple[int, int], Mapping[str, float | None]] = {}
     for fold, layer in chosen.items():
-        outcome = layers[layer].outcome
-        places = [outcome.seeds.index(seed) for seed in seeds]
-        for i, key in enumerate(outcome.keys):
-            if outcome.folds[i] == fold:
-                predictions[key] = tuple(outcome.predicted[place][i] for place in places)
-                about[key] = i
-        scores |= {key: of for key, of in layers[layer].scores.items() if key[1] == fold and key[0] in seeds}
-    kept = first.outcome.take([i for i, key in enumerate(first.outcome.keys) if key in predictions])
-    outcome = replace(
-        kept,
-        subject=Subject(experiment="chosen layer"),
-        seeds=tuple(seeds),
-        predicted=tuple(tuple(predictions[key][s] for key in kept.keys) for s in range(len(seeds))),
-        audit="overridden" if any(layers[layer].outcome.audit == "overridden" for layer in chosen.values()) else kept.audit,
+        read = layers[layer]
+        of_key |= {key: (read, i) for i, key in enumerate(read.outcome.keys) if read.outcome.folds[i] == fold}
+        scores |= {key: of for key, of in read.scores.items() if key[1] == fold and key[0] in seeds}
+    kept = first.take(
+        [i for i, key in enumerate(first.outcome.keys) if key in of_key], [first.outcome.seeds.index(seed) for seed in seeds]
     )
-    return _Read(layer=None, words=CHOSEN, entry=first.entry, selection=first.selection, scores=scores, outcome=outcome)
+    where = [of_key[key] for key in kept.outcome.keys]
+    overridden = any(layers[layer].outcome.audit == "overridden" for layer in chosen.values())
+    outcome = replace(
+        kept.outcome,
+        subject=Subject(experiment="chosen layer"),
+        audit="overridden" if overridden else kept.outcome.audit,
+    )
+    picked = replace(kept, layer=None, words=CHOSEN, scores=scores, outcome=outcome)
+    if kept.rated is None:
+        predicted = tuple(tuple(of.outcome.predicted[of.outcome.seeds.index(seed)][i] for of, i in where) for seed in seeds)
+        return replace(picked, outcome=replace(outcome, predicted=predicted))
+    taken = {
+        name: np.array([[getattr(of.rated, name)[of.outcome.seeds.index(seed), i] for of, i in where] for seed in seeds])
+        for name in ("predicted", "error")
+    }
+    return replace(picked, rated=replace(kept.rated, of=outcome, predicted=taken["predicted"], error=taken["error"]))
 
 
 def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -> dict[str, Any]:
@@ -209,10 +258,10 @@ def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -
     # The composite of chosen layers has an outcome like any layer's own, so one row is made of both in one way.
     by = choose_clusters((read.outcome,))
     who = ("all",) * len(read.outcome.keys) if by is None else read.outcome.clusters(by)
-    classes = tuple(sorted({*read.outcome.labels, *(name for row in read.outcome.predicted for name in row)}))
-    counts = read.outcome.counts(who, classes)
+    main, other = read.metrics
     values: dict[str, list[float]] = {
-        name: [one for scores in read.scores.values() if (one := scores[name]) is not None] for name in ("UA", "WA", "val_UA")
+        name: [one for scores in read.scores.values() if (one := scores[name]) is not None]
+        for name in (main, other, f"val_{main}")
     }
     experiment = read.entry.experiment
     row: dict[str, Any] = {
@@ -220,20 +269,20 @@ def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -
         "what": read.words,
         "head": experiment.spec.name,
         "features": experiment.feature_set if read.words != CHOSEN else None,
-        "validation_UA": mean(values["val_UA"]) if values["val_UA"] else None,
-        "UA": mean(values["UA"]) if values["UA"] else None,
-        "UA_std": stdev(values["UA"]) if len(values["UA"]) > 1 else None,
-        "WA": mean(values["WA"]) if values["WA"] else None,
+        f"validation_{main}": mean(values[f"val_{main}"]) if values[f"val_{main}"] else None,
+        main: mean(values[main]) if values[main] else None,
+        f"{main}_std": stdev(values[main]) if len(values[main]) > 1 else None,
+        other: mean(values[other]) if values[other] else None,
     }
     # Without clusters the pooled score stands alone: an interval over utterances would be too narrow.
-    for metric in METRICS[:2]:
-        score = interval(counts, metric)
-        row |= {f"pooled_{metric}": score.value}
-        row |= {f"pooled_{metric}_low": score.low if by else None, f"pooled_{metric}_high": score.high if by else None}
+    for metric in read.metrics:
+        score = _pooled(read, who, metric)
+        row |= {f"pooled_{metric}": score.value if score else None}
+        row |= {f"pooled_{metric}_{end}": getattr(score, end) if score and by else None for end in ("low", "high")}
     times = Counter(chosen.values())
     return row | {
         "clustered_by": by,
-        "clusters": len(counts.clusters) if by else None,
+        "clusters": len(set(who)) if by else None,
         "chosen_in": times[read.layer] if chosen and read.layer is not None else None,
         "mix_weight": weights.get(read.layer) if read.layer is not None else None,
         "runs": len(read.scores),
@@ -249,6 +298,14 @@ def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -
     }
 
 
+def _pooled(read: _Read, who: Sequence[str], metric: str) -> Interval | None:
+    """Return a score over all test utterances, with its interval over clusters; None where ratings have none."""
+    if read.rated is not None:
+        return rating_interval(read.rated.moments(who), metric)
+    classes = tuple(sorted({*read.outcome.labels, *(name for row in read.outcome.predicted for name in row)}))
+    return interval(read.outcome.counts(who, classes), metric)
+
+
 def _gain(picked: _Read, last: _Read) -> tuple[float, float | None, float | None] | None:
     """Return how much better the choice is than the last layer, paired over speakers; None over other utterances."""
     a, b = picked.outcome, last.outcome
@@ -256,6 +313,9 @@ def _gain(picked: _Read, last: _Read) -> tuple[float, float | None, float | None
         return None
     by = choose_clusters((a, b))
     who: Sequence[str] = ("all",) * len(a.keys) if by is None else a.clusters(by)
+    if picked.rated is not None and last.rated is not None:
+        gap = rating_difference(picked.rated.moments(who), last.rated.moments(who), "CCC")
+        return None if gap is None else (gap.value, gap.low if by else None, gap.high if by else None)
     classes = tuple(sorted({*a.labels, *(name for of in (a, b) for row in of.predicted for name in row)}))
     found = difference(a.counts(who, classes), b.counts(who, classes), "UA")
     return found.value, found.low if by else None, found.high if by else None

@@ -1,4 +1,4 @@
-"""The one score that stands for a run in a line of progress: UA of classes, the mean CCC of dimensions.
+"""The one score that stands for a run in a line of progress: UA of classes, the mean CCC of dimensions; of both, UA.
 
 In: a run's own files, or the catalogue. Out: `MainScore`, with its marks. What a table says of a run is `scores`' and
 `dimension_tables`' business.
@@ -47,12 +47,12 @@ def spread_text(name: str, spread: Spread, marks: str, *, unit: str = "", empty:
 
 def name_of(entry: Entry) -> str:
     """Return which score stands for the runs of an entry."""
-    return "CCC" if entry.experiment.targets else "UA"
+    return "UA" if entry.experiment.classes else "CCC"
 
 
 def main_score(cache: Cache, entry: Entry, run_id: str, selection: str) -> MainScore | None:
     """Return a finished run's score from its own files, before any catalogue knows of it; None without any to show."""
-    if not entry.experiment.targets:
+    if entry.experiment.classes:
         score = run_score(cache, entry, run_id, selection)
         return None if score is None else MainScore(run_id=run_id, name="UA", value=score.UA, marks=score.marks)
     import pyarrow.parquet as pq
@@ -72,13 +72,13 @@ def main_score(cache: Cache, entry: Entry, run_id: str, selection: str) -> MainS
 
 def main_scores(connection: Connection, entries: Sequence[Entry], selection: str) -> dict[str, list[MainScore]]:
     """Return the scores of the entries' finished runs by experiment; runs without the selection are left out."""
-    classes = shown_scores(connection, [entry for entry in entries if not entry.experiment.targets], selection)
+    classes = shown_scores(connection, [entry for entry in entries if entry.experiment.classes], selection)
     found = {
         name: [MainScore(run_id=score.run_id, name="UA", value=score.UA, marks=score.marks) for score in scores]
         for name, scores in classes.items()
     }
     for entry in entries:
-        if not entry.experiment.targets:
+        if entry.experiment.classes:
             continue
         stored = rows(
             connection,

@@ -20,7 +20,7 @@ Every simulation has a fixed seed. With fewer than six speakers no exchange can 
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -31,7 +31,6 @@ from tfser.heads.results.intervals import (
     CONFIDENCE,
     FEW,
     METRICS,
-    Counts,
     Floats,
     Interval,
     difference,
@@ -79,6 +78,8 @@ class ManyComparison:
     per_pair: float
     exact: bool
     left_out: int
+    dimensions: tuple[str, ...] = ()
+    """Over the mean of which the scores are, where ratings are compared; then they are no shares."""
 
     @property
     def seen_from(self) -> float | None:
@@ -136,6 +137,7 @@ class ManyComparison:
             "left_out": self.left_out,
             "systems": systems,
             "pairs": self.rows(),
+            **({"targets": list(self.dimensions)} if self.dimensions else {}),
             "confidence": CONFIDENCE,
             "confidence_per_pair": self.per_pair,
             "p_exact": self.exact,
@@ -173,18 +175,56 @@ def compare_many(
     # The best comes first, and letters go down from it; names settle ties, so that the table is the same every time.
     order = sorted(range(len(counted)), key=lambda i: (-scores[i].value, named[i].name))
     counted = [counted[i] for i in order]
-    pairs, per_pair, exact = _pairs(counted, metric) if by is not None else ((), CONFIDENCE, True)
+    measured = None
+    if by is not None:
+        measured = SystemsMeasured(
+            without=np.stack([without_one(of, metric) for of in counted]),
+            difference=lambda a, b, sure: difference(counted[a], counted[b], metric, confidence=sure),
+            exchanged=lambda a, b, signs: exchanged(counted[a], counted[b], metric, signs),
+        )
+    ordered = (tuple(outcomes[i] for i in order), tuple(scores[i] for i in order))
+    return told_apart(*ordered, measured, metric=metric, clustered_by=by, left_out=left_out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemsMeasured:
+    """What M systems are told apart by, over G clusters, in the order of their scores.
+
+    `without` (M, G) are the scores without each cluster, `difference(a, b, confidence)` is that of two with its interval, and
+    `exchanged(a, b, signs)` what it is once whole clusters are exchanged (`tfser.heads.results.intervals.exchanged`).
+    """
+
+    without: Floats
+    difference: Callable[[int, int, float], Interval]
+    exchanged: Callable[[int, int, Floats], Floats]
+    wider: float = 1.0
+    """By which standard errors are wider than the jackknife's own."""
+
+
+def told_apart(
+    outcomes: tuple[Outcome, ...],
+    scores: tuple[Interval, ...],
+    measured: SystemsMeasured | None,
+    *,
+    metric: str,
+    clustered_by: str | None,
+    left_out: int,
+    dimensions: tuple[str, ...] = (),
+) -> ManyComparison:
+    """Return the comparison of systems in the order of their scores; without clusters (`measured` None) the scores alone."""
+    pairs, per_pair, exact = ((), CONFIDENCE, True) if measured is None else _pairs(measured)
     apart = {(pair.a, pair.b) for pair in pairs if pair.p is not None and pair.p < 1 - CONFIDENCE}
     return ManyComparison(
-        outcomes=tuple(outcomes[i] for i in order),
+        outcomes=outcomes,
         metric=metric,
-        clustered_by=by,
-        scores=tuple(scores[i] for i in order),
+        clustered_by=clustered_by,
+        scores=scores,
         pairs=pairs,
-        letters=letters_of(len(order), apart) if by is not None else ("",) * len(order),
+        letters=letters_of(len(outcomes), apart) if measured is not None else ("",) * len(outcomes),
         per_pair=per_pair,
         exact=exact,
         left_out=left_out,
+        dimensions=dimensions,
     )
 
 
@@ -211,28 +251,28 @@ def _matched(outcomes: Sequence[Outcome], common: bool) -> tuple[list[Outcome], 
     return [outcome.take([present[key] for key in shared]) for outcome, present in zip(outcomes, places, strict=True)], left_out
 
 
-def _pairs(counted: Sequence[Counts], metric: str) -> tuple[tuple[SystemPair, ...], float, bool]:
+def _pairs(of: SystemsMeasured) -> tuple[tuple[SystemPair, ...], float, bool]:
     """Return all pairs, the confidence of each by itself, and whether the p values are of all exchanges."""
-    places = list(combinations(range(len(counted)), 2))
-    gaps = [difference(counted[a], counted[b], metric) for a, b in places]
-    n = len(counted[0].clusters)
+    systems, n = of.without.shape
+    places = list(combinations(range(systems), 2))
+    gaps = [of.difference(a, b, CONFIDENCE) for a, b in places]
     if n < 2:
         alone = tuple(
             SystemPair(a=a, b=b, difference=gap, p=None, seen_from=None) for (a, b), gap in zip(places, gaps, strict=True)
         )
         return alone, CONFIDENCE, True
     values = np.array([gap.value for gap in gaps])
-    without = np.stack([without_one(of, metric) for of in counted])
-    deviations = np.stack([(n - 1) * (gaps[i].value - (without[a] - without[b])) for i, (a, b) in enumerate(places)], axis=1)
+    lacking = [of.without[a] - of.without[b] for a, b in places]  # the differences without each cluster
+    deviations = np.stack([of.wider * (n - 1) * (gap.value - one) for gap, one in zip(gaps, lacking, strict=True)], axis=1)
     errors = np.array([gap.std_error or 0.0 for gap in gaps])
     varies = errors > _ROUNDING
     means, spreads = _simulated(deviations[:, varies], n)
     per_pair = _level(means, spreads, n)
-    p, exact = _adjusted(counted, places, metric, errors, values)
+    p, exact = _adjusted(of, places, errors / of.wider, values)
     pairs = []
     seen = iter(_seen_from(means, spreads, n, per_pair, deviations[:, varies]))
     for i, (a, b) in enumerate(places):
-        gap = difference(counted[a], counted[b], metric, confidence=per_pair)
+        gap = of.difference(a, b, per_pair)
         at_least = next(seen) if varies[i] else None
         pairs.append(SystemPair(a=a, b=b, difference=replace(gap, confidence=CONFIDENCE), p=p[i], seen_from=at_least))
     return tuple(pairs), per_pair, exact
@@ -277,10 +317,10 @@ def _seen_from(means: Floats, spreads: Floats, n: int, per_pair: float, deviatio
 
 
 def _adjusted(
-    counted: Sequence[Counts], places: Sequence[tuple[int, int]], metric: str, errors: Floats, values: Floats
+    of: SystemsMeasured, places: Sequence[tuple[int, int]], errors: Floats, values: Floats
 ) -> tuple[list[float], bool]:
     """Return the step-down max-T p value of each pair, over exchanges of whole clusters, and whether all were counted."""
-    n = len(counted[0].clusters)
+    n = of.without.shape[1]
     exact = n <= _EXACT_UP_TO
     if exact:  # the first cluster is never exchanged: the opposite exchange gives the same sizes
         codes = np.arange(2 ** (n - 1))
@@ -291,7 +331,7 @@ def _adjusted(
     # their standard errors, which do, the largest of six pairs was found different in 17 % of equal systems instead of 5.
     scale = np.sqrt(values**2 + (n - 1) * errors**2)
     safe = np.where(scale > _ROUNDING, scale, np.inf)
-    sizes = np.stack([np.abs(exchanged(counted[a], counted[b], metric, signs)) for a, b in places], axis=1) / safe
+    sizes = np.stack([np.abs(of.exchanged(a, b, signs)) for a, b in places], axis=1) / safe
     seen = np.abs(values) / safe
     p = np.ones(len(places))
     order = np.argsort(-seen, kind="stable")
@@ -350,9 +390,10 @@ def in_words(comparison: ManyComparison) -> list[str]:
         f"{'all' if comparison.exact else 'drawn'} exchanges of whole {by}s",
     ]
     if (least := comparison.seen_from) is not None:
+        size = f"{least:.3f} of" if comparison.dimensions else f"{100 * least:.1f} points of"
+        size += f" {comparison.metric}"
         lines.append(
-            f"with these {n} {by}s, differences under {100 * least:.1f} points of {comparison.metric} cannot be seen (in 80 % "
-            "of such data; median over the pairs)"
+            f"with these {n} {by}s, differences under {size} cannot be seen (in 80 % of such data; median over the pairs)"
         )
     if n < FEW:
         lines.append(f"only {n} {by}s: no exchange of them reaches p < 0.05, so all share a letter whatever the difference")

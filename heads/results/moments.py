@@ -127,9 +127,8 @@ def rating_permutation(
     if seen is None:
         return None
     seeds = math.lcm(len(a.sums), len(b.sums))
-    x, y = a.repeated(seeds).sums, b.repeated(seeds).sums
     # A cluster in which both predicted the same changes nothing when it is exchanged.
-    differ = (x != y).any(axis=(0, 2, 3))
+    differ = (a.repeated(seeds).sums != b.repeated(seeds).sums).any(axis=(0, 2, 3))
     n = int(differ.sum())
     exact = n <= exact_up_to
     if exact:  # one of each pair of opposite exchanges: they give the same size
@@ -139,15 +138,34 @@ def rating_permutation(
         signs = np.random.default_rng(seed).choice((-1.0, 1.0), (draws, n))
     every = np.ones((len(signs), len(differ)))
     every[:, differ] = signs
-    sizes = np.zeros(len(signs))
-    for one, other in zip(x, y, strict=True):  # a seed at a time
-        middle = (one + other).sum(axis=0) / 2  # (T, 7)
-        moved = np.einsum("mg,gtk->mtk", every, (one - other) / 2)
-        sizes += (_score(middle + moved, metric) - _score(middle - moved, metric)) / seeds
+    sizes = rating_exchanged(a, b, metric, every)
     at_least = int((np.abs(sizes) >= abs(seen.value) - 1e-12).sum())
     p = at_least / len(signs) if exact else (1 + at_least) / (1 + draws)
     smallest = min(1.0, 2.0 / 2**n) if exact else 1 / (1 + draws)
     return Permutation(p=float(p), exact=exact, draws=2**n if exact else draws, clusters=n, smallest_p=smallest)
+
+
+def rating_exchanged(a: Moments, b: Moments, metric: str, signs: Floats) -> Floats:
+    """Return the difference of A and B after whole clusters were exchanged between them, (m,), as `intervals.exchanged`.
+
+    Args:
+        a: moments over S seeds.
+        b: moments of the same utterances; where it has other seeds than A, both are repeated until they have as many.
+        metric: the score.
+        signs: (m, G) of 1 and -1: whose predictions each cluster keeps, and whose are exchanged.
+    """
+    seeds = math.lcm(len(a.sums), len(b.sums))
+    sizes = np.zeros(len(signs))
+    for one, other in zip(a.repeated(seeds).sums, b.repeated(seeds).sums, strict=True):  # a seed at a time
+        middle = (one + other).sum(axis=0) / 2  # (T, 7)
+        moved = np.einsum("mg,gtk->mtk", signs, (one - other) / 2)
+        sizes += (_score(middle + moved, metric) - _score(middle - moved, metric)) / seeds
+    return sizes
+
+
+def without_each(moments: Moments, metric: str) -> Floats:
+    """Return the score without each cluster in turn, averaged over seeds: (G,); NaN where there is none."""
+    return _without_one(moments, metric)
 
 
 def gathered(

@@ -108,9 +108,16 @@ def find(connection: Connection, text: str) -> Subject:
 
 
 def targets_of(connection: Connection, subject: Subject) -> tuple[str, ...]:
-    """Return the dimensions that an experiment learned; none of one on classes."""
+    """Return the dimensions that an experiment learned; none of one on classes alone."""
     found = rows(connection, "SELECT any_value(targets) AS targets FROM runs WHERE experiment = ?", [subject.experiment])
     return tuple(found[0]["targets"] or ()) if found else ()
+
+
+def learned_classes(connection: Connection, subject: Subject) -> bool:
+    """Tell whether an experiment learned classes, alone or beside dimensions."""
+    sql = "SELECT any_value(classes) AS classes, any_value(targets) AS targets FROM runs WHERE experiment = ?"
+    found = rows(connection, sql, [subject.experiment])
+    return bool(found and (found[0]["classes"] or not found[0]["targets"]))
 
 
 def check_classes(connection: Connection, subject: Subject, what: str) -> None:
@@ -119,7 +126,7 @@ def check_classes(connection: Connection, subject: Subject, what: str) -> None:
     Raises:
         UsageError: it is one; the line says what there is for it.
     """
-    if targets := targets_of(connection, subject):
+    if (targets := targets_of(connection, subject)) and not learned_classes(connection, subject):
         raise UsageError(
             f"{subject.name} learned {', '.join(targets)} and no classes, and {what} is of classes; "
             "scores, compare, runs, report and predict know dimensions"

@@ -1,7 +1,7 @@
 """Published scores beside ours: what others print for the same corpus and task, sorted by whether it may be compared.
 
-In goes a corpus (as its reader is called), a protocol and the number of its classes; out come rows of `reference_numbers.csv`,
-which ships with the package, one a system, in three groups:
+In goes a corpus (as its reader is called), a protocol and the number of its classes, or the dimensions that are learned; out come
+rows of `reference_numbers.csv`, which ships with the package, one a system, in three groups:
 
 * `same protocol`: the same utterances are tested by heads that were trained on the same ones;
 * `other protocol`: other folds, other utterances or other classes' sides; whether speakers are apart is said of each;
@@ -33,6 +33,9 @@ EXPLAINED = {
 
 METRICS = ("UA", "WA", "macro_F1")
 """The scores of a row that a table shows; the file has others, of other tasks."""
+
+RATED_METRICS = ("CCC",)
+"""The same of dimensions, a row a dimension; values are from -1 to 1."""
 
 _SAME = {"iemocap4-session": "emobox:iemocap", "s3prl:iemocap": "emobox:iemocap"}
 """Protocols whose rows are those of a published list under another name (a test compares them)."""
@@ -113,9 +116,43 @@ def published_beside(corpus: str, protocol: str, classes: int | None = None) -> 
     return sorted(systems.values(), key=lambda row: (GROUPS.index(row["group"]), -(row["UA"] or row["WA"] or 0), row["encoder"]))
 
 
+def ratings_beside(corpus: str, protocol: str, targets: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the published rows of a corpus and of some dimensions, best CCC first within each of the GROUPS.
+
+    Args:
+        corpus: as its reader is called (`corpora.adapter`).
+        protocol: ours, by its canonical name.
+        targets: dimensions.
+
+    Returns:
+        Rows as of `published_beside`, with dimension and CCC in the place of classes and their scores.
+    """
+    found = [
+        {
+            "group": _group(of, protocol),
+            "dimension": of.task,
+            "encoder": of.encoder,
+            "training": of.training,
+            "CCC": of.share,
+            "protocol": of.protocol,
+            "speakers": of.speakers,
+            "speakers_in_words": of.speakers_in_words,
+            "note": of.note,
+            "source": of.source,
+        }
+        for of in reference_numbers()
+        if of.corpus == corpus and of.task in targets and of.metric in RATED_METRICS
+    ]
+    order = [*targets]
+    return sorted(
+        found, key=lambda row: (GROUPS.index(row["group"]), order.index(row["dimension"]), -row["CCC"], row["encoder"])
+    )
+
+
 def _group(of: ReferenceNumber, protocol: str) -> str:
     """Return the group of a figure beside our protocol."""
-    ours = protocol.partition("/")[0]  # who validates changes neither what is tested nor, beyond its own part, what trains
+    # Who validates changes neither what is tested nor, beyond its own part, what trains; nor does it what is learned.
+    ours = protocol.partition("/")[0].partition("@rated:")[0]
     ours = _SAME.get(ours, ours)
     theirs = f"{_LIST_OF.get(of.protocol, '')}:{of.corpus}"
     if theirs in published_lists() and ours == theirs:
@@ -124,14 +161,21 @@ def _group(of: ReferenceNumber, protocol: str) -> str:
 
 
 def beside_scores(found: Sequence[dict[str, Any]], readers: dict[str, str]) -> list[dict[str, Any]]:
-    """Return the published rows beside each corpus, protocol and set of classes of a table of scores.
+    """Return the published rows beside each corpus, protocol and set of classes, or of dimensions, of a table of scores.
 
     Args:
-        found: rows with corpus, protocol and classes (`score_tables.table`).
+        found: rows with corpus, protocol and classes (`score_tables.table`), or targets (`dimension_tables.dimension_table`).
         readers: what each corpus of the cache is read by (`corpora.adapter`), by its name there.
     """
     result: list[dict[str, Any]] = []
-    for corpus, protocol, n in dict.fromkeys((row["corpus"], row["protocol"], len(row["classes"] or ())) for row in found):
+    for corpus, protocol, targets in dict.fromkeys(
+        (row["corpus"], row["protocol"], tuple(row.get("targets") or ())) for row in found if row.get("targets")
+    ):
+        theirs = ratings_beside(readers.get(corpus, corpus), protocol, targets)
+        result += [{"of": corpus, "beside": protocol, **row} for row in theirs]
+    of_classes = [row for row in found if not row.get("targets")]
+    asked = dict.fromkeys((row["corpus"], row["protocol"], len(row["classes"] or ())) for row in of_classes)
+    for corpus, protocol, n in asked:
         theirs = published_beside(readers.get(corpus, corpus), protocol, n or None)
         result += [{"of": corpus, "beside": protocol, **row} for row in theirs]
     return result

@@ -96,7 +96,8 @@ def table(
     wanted = wanted or Wanted()
     about = about_experiments(connection)
     every = chosen_experiments(wanted, about)
-    names = [name for name in every if not about[name]["targets"]]  # the others have tables of their own
+    # Experiments on dimensions alone have tables of their own, and those on both stand in both.
+    names = [name for name in every if about[name]["classes"] or not about[name]["targets"]]
     if every and not names:
         return []
     _check_selection(connection, wanted, names)

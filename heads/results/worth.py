@@ -18,7 +18,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tfser.heads.results.intervals import (
@@ -36,7 +36,7 @@ from tfser.heads.results.outcomes import Outcome
 from tfser.manifests.audits.matching import Matched
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.manifests.protocols.folds import deal
+from tfser.manifests.protocols.folds import deal, is_rated
 from tfser.manifests.protocols.own import OwnProtocol, parse_own
 from tfser.manifests.protocols.speakers import named
 
@@ -96,7 +96,17 @@ class Worth:
     permutation: Permutation
     by_draw: tuple[float, ...]
     speakers: tuple[tuple[str, int, float, float], ...]
-    """Of each speaker: the test utterances, and the score on the published and on the clean split."""
+    """Of each speaker that has a score: the test utterances, and the score on the published and on the clean split."""
+    dimensions: tuple[str, ...] = ()
+    """Over the mean of which the scores are, where ratings are measured; then they are no shares."""
+
+    def written(self, value: float, sign: str = "") -> str:
+        """Return a score or a difference of two as people read it: in percent, but for ratings."""
+        return f"{value:{sign}.3f}" if self.dimensions else f"{100 * value:{sign}.1f}"
+
+    def ends(self, of: Interval) -> str:
+        """Return an interval's ends in brackets, behind a space; nothing where there are none."""
+        return "" if of.low is None or of.high is None else f" [{self.written(of.low)}, {self.written(of.high)}]"
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON can hold it."""
@@ -107,6 +117,7 @@ class Worth:
             "head": self.head,
             "features": self.features,
             "metric": self.metric,
+            **({"targets": list(self.dimensions)} if self.dimensions else {}),
             "selection": self.selection,
             "utterances": self.utterances,
             "worth": self.difference.to_dict(),
@@ -155,6 +166,19 @@ def cells_of(connection: Connection, protocol: str, corpus: str, label_column: s
         )
         for row in cells
     ]
+
+
+def of_ratings(connection: Connection, cells: Sequence[SplitCell], corpus: str, targets: Sequence[str]) -> list[SplitCell]:
+    """Return the cells of utterances that are rated for all of some dimensions, without their classes, which play no part.
+
+    Raises:
+        TfserError: if none is.
+    """
+    found = rows(connection, f"SELECT utterance_id FROM utterances WHERE corpus = ? AND {is_rated(targets)}", [corpus])
+    there = {row["utterance_id"] for row in found}
+    if not (kept := [replace(cell, label="", said="") for cell in cells if cell.utterance in there]):
+        raise TfserError(f"none of the split's utterances of {corpus} is rated for {' and '.join(targets)}")
+    return kept
 
 
 def sizes_of(cells: Sequence[SplitCell]) -> Sizes:
@@ -264,7 +288,8 @@ def _own(
     slug = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-_") or "split"
     classes: dict[str, set[str]] = {}
     for cell in cells:
-        classes.setdefault(cell.label, set()).add(cell.said)
+        if cell.label:  # of ratings there are no classes
+            classes.setdefault(cell.label, set()).add(cell.said)
     told: list[tuple[str, Any]] = [
         ("name", slug),
         ("summary", f"made by `tfser worth`: {name}"),
@@ -276,7 +301,8 @@ def _own(
         *([("folds", groups["folds"])] if "folds" in groups else []),
     ]
     text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in told)
-    text += "[labels]\n" + "".join(f"{json.dumps(c)} = {json.dumps(sorted(words))}\n" for c, words in sorted(classes.items()))
+    labels = "".join(f"{json.dumps(c)} = {json.dumps(sorted(words))}\n" for c, words in sorted(classes.items()))
+    text += f"[labels]\n{labels}" if labels else ""
     if "sides" in groups:
         text += "[sides]\n" + "".join(f"{role} = {json.dumps(names)}\n" for role, names in groups["sides"].items())
     return parse_own(text, name)
@@ -369,9 +395,8 @@ def _by_utterance(of: Outcome) -> dict[tuple[Any, ...], tuple[str, list[str]]]:
 
 def in_one_line(of: Worth) -> str:
     """Return the answer: "this split is worth +23.8 points of UA [14.3, 33.3]"."""
-    gap = of.difference
-    ends = "" if gap.low is None or gap.high is None else f" [{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
-    return f"this split is worth {100 * gap.value:+.1f} points of {of.metric}{ends}"
+    gap, points = of.difference, "of" if of.dimensions else "points of"
+    return f"this split is worth {of.written(gap.value, '+')} {points} {of.metric}{of.ends(gap)}"
 
 
 def method(worth: Worth) -> str:

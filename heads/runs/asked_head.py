@@ -48,11 +48,11 @@ def asked_head(cache: Cache, request: Request) -> AskedHead:
     preset, recipe_name = request.preset or spec.default_preset, request.recipe or spec.default_recipe
     # `--width`, `--epochs` and `--labels-from` go the way of every setting, and so into the experiment's name.
     config, recipe, changes = _with_settings(spec, spec.preset(preset), spec.recipe(recipe_name), _settings(spec, request))
-    if request.targets:
+    if request.targets and not request.learns_classes:
         check_one_answer(request.labels_from, request.targets)
         recipe, off = without_classes(recipe, request.settings)
         changes += off
-    check_learns(spec, request.targets)
+    check_learns(spec, request.targets, request.learns_classes)
     return AskedHead(
         request=request,
         spec=spec,

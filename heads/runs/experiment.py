@@ -91,14 +91,19 @@ class Experiment:
     scales: tuple[tuple[str, float, float], ...] = ()
     """Where dimensions are learned: each corpus with the ends of the scale that it is rated on."""
     targets: tuple[str, ...] = ()
-    """Dimensions that are learned; then there are no classes."""
+    """Dimensions that are learned; alone, or beside the classes where there are any."""
     labels: Mapping[str, str] | None = None
     """The class of each label that raters gave, where soft labels are trained on; None: every label is its own class."""
 
     @property
     def outputs(self) -> int:
-        """How many numbers the head gives: one a class, or one a dimension."""
-        return len(self.targets or self.classes)
+        """How many numbers the head gives: one a class, then one a dimension."""
+        return len(self.classes) + len(self.targets)
+
+    @property
+    def chooses_by(self) -> str:
+        """Which score chooses the epoch of `val` and `test-oracle`, in words (`tfser.heads.spec.selections`)."""
+        return " + ".join(name for name, is_one in (("UA", self.classes), ("mean CCC", self.targets)) if is_one)
 
     def epochs(self, fold: int | None = None) -> int:
         """Return how many epochs a fold is trained, or the fold that is trained longest: 1 for heads that are fitted at once."""
@@ -247,6 +252,10 @@ def _instead(request: Request, spec: HeadSpec, data: TrainingData) -> list[str]:
         sentences.append(f"one fit instead of {request.epochs} epochs ({spec.name} is fitted at once)")
     if request.labels_from == "distribution" and isinstance(spec, Baseline):
         sentences.append(f"one label an utterance ({spec.name} takes no soft labels)")
+    if data.beside is not None:
+        rated, every = data.beside
+        rest = "" if rated == every else f"; the other {every - rated:,} train and test the classes alone"
+        sentences.append(f"ratings of {rated:,} of {every:,} utterances{rest}")
     if data.rated is not None:
         rated, every = data.rated
         rest = "" if rated == every else f"; the other {every - rated:,} have none in these classes and keep their one label"
@@ -324,7 +333,7 @@ def _check_data(request: Request, spec: HeadSpec, recipe: Recipe, data: Training
         UsageError: if the protocol has no classes, or nobody validates a temperature; if the feature set has one frame an
             utterance, and the head looks along time.
     """
-    check_protocol(data.protocol, request.targets)
+    check_protocol(data.protocol, request.learns_classes)
     feature_set = data.features.row
     if is_per_utterance(feature_set) and not spec.per_utterance:
         able = ", ".join(name for name in HEADS if head(name).per_utterance)

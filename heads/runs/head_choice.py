@@ -24,6 +24,9 @@ ON_FRAMES, ON_FUNCTIONALS = "probe", "logreg"
 ON_DIMENSIONS = "ridge"
 """The head where dimensions are learned, whatever the features."""
 
+ON_BOTH = "logreg"
+"""The head where they are learned beside classes: logistic regression, and ridge regression of the ratings."""
+
 
 def with_head(cache: Cache, request: Request) -> tuple[Request, str | None]:
     """Return a request that names a head, and what to say of the choice; None where the head was named.
@@ -41,6 +44,7 @@ def with_head(cache: Cache, request: Request) -> tuple[Request, str | None]:
     single = is_per_utterance(features.row)
     layers = layers_of(features.row)
     kind = "one vector an utterance" if single else f"{layers} layers side by side" if layers > 1 else "frames"
-    name = ON_DIMENSIONS if request.targets else ON_FUNCTIONALS if single else ON_FRAMES
-    kind = "dimensions" if request.targets else kind
+    name = ON_FUNCTIONALS if single else ON_FRAMES
+    if request.targets:
+        name, kind = (ON_BOTH, "classes and dimensions") if request.learns_classes else (ON_DIMENSIONS, "dimensions")
     return replace(request, head=name), f"head {name} (the default for {kind}; docs/methods.md has the measurements)"

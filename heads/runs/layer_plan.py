@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from tfser.heads import head
 from tfser.heads.runs.chosen_features import spread
 from tfser.heads.runs.experiment import Experiment
+from tfser.heads.runs.head_choice import ON_DIMENSIONS
 from tfser.heads.runs.plan import Entry, Plan, PlannedRequest, make_plan, settle
 from tfser.heads.runs.request import LayerRequest, Request
 from tfser.heads.spec.head import Baseline
@@ -30,6 +31,9 @@ VALIDATION = "next-group"
 """Who chooses the layer where nobody else is named: the speakers that the next fold tests."""
 
 NO_MIX = "none"
+
+ON_CLASSES = "logreg"
+"""What judges the layers where no head is named and classes are learned, alone or beside dimensions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,9 @@ def plan_layers(cache: Cache, request: LayerRequest) -> LayerPlan:
         UsageError: a name is unknown, the corpus has fewer than two layers of the encoder, or the cache leaves several choices.
         TfserError: an audit forbids a fold.
     """
+    if request.head is None:
+        request = replace(request, head=ON_CLASSES if request.learns_classes else ON_DIMENSIONS)
+    judge = head(str(request.head))
     corpus, validation = _validated(cache, request)
     stack = _stack(cache, corpus, request.features)
     parts = FeatureName.parse(stack)
@@ -63,7 +70,7 @@ def plan_layers(cache: Cache, request: LayerRequest) -> LayerPlan:
     # would be picked by chance.
     by_layer: dict[int, Entry] = {}
     for name in layers:
-        (entry,) = settle(cache, [_planned(request, validation, request.head, name)])
+        (entry,) = settle(cache, [_planned(request, validation, judge.name, name)])
         number = int(FeatureName.parse(entry.experiment.feature_set).layer or 0)
         if number in by_layer:
             twice = f"{by_layer[number].experiment.feature_set} and {entry.experiment.feature_set}"
@@ -73,9 +80,9 @@ def plan_layers(cache: Cache, request: LayerRequest) -> LayerPlan:
     # network.
     others: dict[str, Entry] = {}
     if parts.layer == ALL:
-        is_fitted = isinstance(head(request.head), Baseline)
+        is_fitted = isinstance(judge, Baseline)
         words = "all side by side" if is_fitted else "learned mix"
-        (others[words],) = settle(cache, [_planned(request, validation, request.head, stack)])
+        (others[words],) = settle(cache, [_planned(request, validation, judge.name, stack)])
         if is_fitted and request.mix != NO_MIX:
             if isinstance(head(request.mix), Baseline):
                 raise UsageError(f"--mix {request.mix}: it is fitted at once and learns no mix; name a network, or none")
@@ -90,12 +97,12 @@ def _validated(cache: Cache, request: LayerRequest) -> tuple[str, str | None]:
     if request.validation is None:
         try:
             corpus, _ = choose_protocol(
-                cache, request.corpus, request.protocol, labels=request.labels, validation=VALIDATION
+                cache, request.corpus, request.protocol, labels=request.split_labels, validation=VALIDATION
             )
             return corpus, VALIDATION
         except UsageError:  # the protocol has a validation side of its own; any other mistake is met again
             pass
-    corpus, _ = settled(cache, request, request.protocol)
+    corpus, _ = settled(cache, replace(request, labels=request.split_labels), request.protocol)
     return corpus, request.validation
 
 
@@ -146,6 +153,7 @@ def _planned(request: LayerRequest, validation: str | None, name: str, features:
         corpus=request.corpus,
         protocol=request.protocol,
         labels=request.labels,
+        target=request.target,
         validation=validation,
         preset=request.preset,
         recipe=request.recipe,

@@ -54,7 +54,7 @@ class Loaded:
     sides: Mapping[int, Mapping[str, npt.NDArray[np.int64]]]
     speakers_kept: Mapping[int, Independence]
     ratings: npt.NDArray[np.float32] | None = None
-    """(n, T) true ratings on 0..1, where dimensions are learned."""
+    """(n, T) true ratings on 0..1, where dimensions are learned; NaN where one beside classes is not rated."""
     soft_labels: npt.NDArray[np.float32] | None = None
     """(n, K) soft labels, one-hot where an utterance has none; None: they are not asked for."""
 
@@ -105,7 +105,7 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
         soft = soft_labels(connection, experiment) if experiment.recipe.labels_from == "distribution" else None
     return Loaded(
         features=load_packed(_in_shards(cache, experiment, utterances), progress=progress, verify=cache.verify),
-        labels=np.array([0 if experiment.targets else number[r["label"]] for r in utterances], dtype=np.int64),
+        labels=np.array([number[r["label"]] if number else 0 for r in utterances], dtype=np.int64),
         ratings=ratings_of(utterances, experiment.targets, experiment.scales),
         corpora=tuple(r["corpus"] for r in utterances),
         speakers=tuple(f"{r['corpus']}/{r['speaker']}" if several and r["speaker"] else r["speaker"] for r in utterances),

@@ -15,7 +15,7 @@ from tfser.manifests.errors import TfserError
 
 @dataclass(frozen=True, kw_only=True)
 class Selected:
-    """The test predictions of one selection: U utterances and S segments of them, K classes (or ratings of dimensions on 0..1).
+    """The test predictions of one selection: U utterances and S segments of them, K classes and ratings (0..1) of T dimensions.
 
     `epoch` counts from 1. `segment_utterance` (S,) says which utterance (0 to U - 1) a segment belongs to,
     `segment_number` (S,) which of its segments it is.
@@ -23,8 +23,8 @@ class Selected:
 
     selection: str
     epoch: int
-    utterances: npt.NDArray[np.float32]  # (U, K)
-    segments: npt.NDArray[np.float32]  # (S, K)
+    utterances: npt.NDArray[np.float32]  # (U, K + T), the classes first
+    segments: npt.NDArray[np.float32]  # (S, K + T)
     segment_utterance: npt.NDArray[np.int64]
     segment_number: npt.NDArray[np.int64]
 
@@ -44,9 +44,9 @@ class RunOutcome:
     history: Sequence[Mapping[str, Any]]
     """One mapping an epoch."""
     targets: tuple[str, ...] = ()
-    """Dimensions that were learned; then there are no classes."""
+    """Dimensions that were learned, alone or beside the classes."""
     ratings: npt.NDArray[np.float32] | None = None
-    """(U, T) their true ratings on 0..1."""
+    """(U, T) their true ratings on 0..1; NaN of one beside classes that is not rated."""
     scales: Sequence[tuple[str, float, float]] = ()
     """Corpora with the ends of their scales, on which ratings are stored."""
 

@@ -204,7 +204,7 @@ def reference_wanted(
             reference=True,
         )
         for feature_set in dict.fromkeys([*sets, *([functionals] if functionals else [])])
-        for name in (DIMENSION_REFERENCES if request.targets else REFERENCE_HEADS)
+        for name in (REFERENCE_HEADS if request.learns_classes else DIMENSION_REFERENCES)
         if name in HEADS and (name not in asked or feature_set not in sets)
     ]
 

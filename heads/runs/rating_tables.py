@@ -29,13 +29,19 @@ def rating_tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa
     corpora = [corpus for corpus, _ in outcome.utterances]
     ends = {name: (low, high) for name, low, high in outcome.scales}
     true = unmapped(outcome.ratings, corpora, outcome.scales) if corpora else outcome.ratings
+    # Beside classes, who is not rated was predicted all the same; there is nothing to score it by, and no row.
+    there, K = np.isfinite(outcome.ratings).all(axis=1), len(outcome.classes)
     rated, metrics = list[pa.Table](), list[dict[str, Any]]()
     for selected in outcome.selections:
         at = selected.segment_utterance
-        for level, rows, predicted, numbers in (
+        for level, every, outputs, counted in (
             ("utterance", np.arange(len(corpora)), selected.utterances, None),
             ("segment", at, selected.segments, selected.segment_number),
         ):
+            rows, predicted = every[there[every]], outputs[there[every], K:]
+            numbers = None if counted is None else counted[there[every]]
+            if not len(rows):
+                continue
             whose = [corpora[row] for row in rows]
             said = unmapped(predicted, whose, outcome.scales)  # (m, T)
             key = {"run_id": about["run_id"], "fold": about["fold"], "selection": selected.selection, "level": level}

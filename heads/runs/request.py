@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
-from tfser.manifests.dimensions import parse_rated, parse_targets, rated_name
+from tfser.manifests.dimensions import CLASSES, parse_rated, parse_targets, rated_name
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
 from tfser.manifests.splits.split import Split
@@ -51,32 +51,47 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Targeted(Training, Split):
-    """What a training is asked that can learn dimensions instead of classes."""
+class Aimed:
+    """What is learned: classes, dimensions, or both."""
 
     panel: ClassVar[str] = "Head"
     target: Annotated[
         tuple[str, ...],
-        Option("What is learned: class, or one to three of valence, arousal, dominance; class if left out.", metavar="NAMES"),
+        Option("What is learned: class, valence, arousal, dominance, one or several; class if left out.", metavar="NAMES"),
     ] = ()
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The dimensions that are learned; none where classes are.
+        """The dimensions that are learned; none where classes alone are.
 
         Raises:
-            UsageError: if one is unknown, or stands beside classes.
+            UsageError: if one is unknown.
         """
         return parse_targets(",".join(self.target)) if self.target else ()
+
+    @property
+    def learns_classes(self) -> bool:
+        """Whether classes are learned, alone or beside dimensions."""
+        return not self.target or CLASSES in [name.strip() for text in self.target for name in text.split(",")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targeted(Aimed, Training, Split):
+    """What a training is asked that can learn dimensions, instead of classes or beside them."""
+
+    panel: ClassVar[str] = "Head"
 
     @property
     def split_labels(self) -> str | None:
         """What a protocol's name is told of labels: a map, or which ratings an utterance must have.
 
+        Where classes are learned beside dimensions, the protocol is that of the classes alone, so that both are tested on the
+        same utterances; one without ratings trains and tests the classes.
+
         Raises:
-            UsageError: if classes are asked for beside dimensions.
+            UsageError: if there is a label map and no class, or the protocol is over other ratings.
         """
-        if not self.targets:
+        if not self.targets or self.learns_classes:
             return self.labels
         if self.labels is not None:
             raise UsageError(f"--labels {self.labels}: {', '.join(self.targets)} have no classes; leave it out")
@@ -104,12 +119,19 @@ class OneHead(Training, Split):
     seed: Annotated[int, Option("Random seed.", minimum=0, maximum=2**63 - 1)] = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class OneTargeted(Targeted, OneHead):
+    """What one head is asked that may learn dimensions, whatever its variant."""
+
+    panel: ClassVar[str] = "Head"
+
+
 AUTO = "auto"
 """Stands for the head that fits the features best (`tfser.heads.runs.head_choice`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request(Targeted, OneHead):
+class Request(OneTargeted):
     """What was asked of one experiment; None is left to be chosen."""
 
     panel: ClassVar[str] = "Head"
@@ -193,14 +215,16 @@ class SweepRequest(Targeted):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerRequest(Training, Split):
+class LayerRequest(Targeted):
     """What is asked about the layers of an encoder; None is left to be chosen."""
 
     panel: ClassVar[str] = "Head"
     features: Annotated[
         str | None, Option("Features of all layers: whisper-base/all, or whisper-base.", metavar="NAME")
     ] = None
-    head: Annotated[str, Option("What judges the layers; see `tfser heads`.", metavar="NAME")] = "logreg"
+    head: Annotated[
+        str | None, Option("What judges the layers; logreg if left out, of dimensions ridge.", metavar="NAME")
+    ] = None
     mix: Annotated[
         str, Option("What learns a mix of the layers, where --head is fitted at once and learns none; or none.", metavar="NAME")
     ] = "mean_pool"

@@ -6,7 +6,8 @@ cache:
 * `run.json`: configuration, versions, audit outcome, status, and the SHA-256 of every other file. It is written twice, first
   with the status `running`, and last of all with `finished`: a run counts from then on.
 * `predictions.parquet`: every test utterance and segment, under every selection.
-* `rated_predictions.parquet`: instead of these, of a run that learned dimensions (`tfser.heads.runs.rating_tables`).
+* `rated_predictions.parquet`: instead of these, or beside them, of a run that learned dimensions
+  (`tfser.heads.runs.rating_tables`).
 * `metrics.parquet`, `confusion.parquet`, `history.parquet`.
 * `model.safetensors`: the last epoch's weights with their normalisation; `model-val.safetensors`: those of the validated epoch.
 * `checkpoint/`: while it is unfinished.
@@ -39,6 +40,7 @@ from tfser.heads.runs.rating_tables import rating_tables
 from tfser.heads.spec.metrics import Scores, scores
 from tfser.manifests.cache import AGAIN, BEFORE, Cache
 from tfser.manifests.catalogue.run_files import (
+    RATED,
     check_begun,
     columns_of,
     place,
@@ -219,17 +221,30 @@ def finish(
 
 def _tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table]:
     """Return the tables of a run by their names; scores and confusion counts are computed from the predictions beside them."""
+    if not outcome.targets:
+        return _class_tables(about, outcome)
+    rated = rating_tables(about, outcome)
+    if not outcome.classes:
+        return rated
+    # Of both: the tables of classes, and beside them the ratings; scores of both stand in one table.
     import pyarrow as pa
 
-    if outcome.targets:
-        return rating_tables(about, outcome)
+    tables = _class_tables(about, outcome)
+    return tables | {RATED: rated[RATED], "metrics": pa.concat_tables([tables["metrics"], rated["metrics"]])}
+
+
+def _class_tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table]:
+    """Return the tables of a run on classes; of dimensions beside them nothing."""
+    import pyarrow as pa
+
+    K = len(outcome.classes)
     classes, labels, utterances = outcome.classes, outcome.labels, outcome.utterances
     predictions, metrics, confusion = [], [], []
     for selected in outcome.selections:
         at = selected.segment_utterance
         for level, truth, probabilities, names, numbers in (
-            ("utterance", labels, selected.utterances, utterances, None),
-            ("segment", labels[at], selected.segments, [utterances[u] for u in at], selected.segment_number),
+            ("utterance", labels, selected.utterances[:, :K], utterances, None),
+            ("segment", labels[at], selected.segments[:, :K], [utterances[u] for u in at], selected.segment_number),
         ):
             key = {"run_id": about["run_id"], "fold": about["fold"], "selection": selected.selection, "level": level}
             predictions.append(_prediction_table(key, classes, names, truth, probabilities, numbers))

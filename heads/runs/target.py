@@ -1,8 +1,8 @@
-"""What learning dimensions instead of classes asks of heads, recipes and protocols; refused or said before anything is trained.
+"""What learning dimensions asks of heads, recipes and protocols; refused or said before anything is trained.
 
-In: a head, a recipe, a protocol's row, and the dimensions that are learned (none: classes). Out: the recipe without what only
-classes give a meaning to, with what was changed; or one clear line. True ratings on 0..1 come of `mapped`, and go back by
-`unmapped`.
+In: a head, a recipe, a protocol's row, the dimensions that are learned (none: classes), and whether classes are too. Out: the
+recipe without what only classes give a meaning to, with what was changed; or one clear line. True ratings on 0..1 come of
+`mapped`, and go back by `unmapped`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tfser.heads import DIMENSION_REFERENCES, REFERENCE_HEADS
 from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.recipes import Recipe
-from tfser.manifests.dimensions import Scale
+from tfser.manifests.dimensions import CLASSES, Scale
 from tfser.manifests.errors import UsageError
 
 _OF_CLASSES: Mapping[str, Any] = {
@@ -30,12 +30,18 @@ Scales = Sequence[tuple[str, float, float]]
 """Corpora with the lower and the upper end of the scale that each is rated on."""
 
 
-def check_learns(spec: HeadSpec, targets: tuple[str, ...]) -> None:
+def check_learns(spec: HeadSpec, targets: tuple[str, ...], classes: bool) -> None:
     """Refuse a head that cannot learn what is asked for.
 
     Raises:
         UsageError: naming heads that can.
     """
+    if targets and classes:
+        if "both" not in spec.learns:
+            asked, able = ",".join((CLASSES, *targets)), " or ".join(REFERENCE_HEADS)
+            alone = "classes alone" if "classes" in spec.learns else "dimensions alone"
+            raise UsageError(f"{spec.name} learns {alone}; for --target {asked} take {able}, or a network")
+        return
     if targets and "dimensions" not in spec.learns:
         instead = ", ".join(DIMENSION_REFERENCES)
         raise UsageError(f"{spec.name} learns classes alone; for --target {','.join(targets)} take {instead} or a network")
@@ -56,14 +62,14 @@ def check_one_answer(labels_from: str | None, targets: tuple[str, ...]) -> None:
         )
 
 
-def check_protocol(protocol: Mapping[str, Any], targets: tuple[str, ...]) -> None:
+def check_protocol(protocol: Mapping[str, Any], classes: bool) -> None:
     """Refuse a protocol over ratings where classes are learned.
 
     Raises:
         UsageError: it is one.
     """
-    if not protocol["classes"] and not targets:
-        raise UsageError(f"protocol {protocol['protocol']} has no classes: say which dimensions are learned with --target")
+    if not protocol["classes"] and classes:
+        raise UsageError(f"protocol {protocol['protocol']} has no classes: name dimensions alone with --target")
 
 
 def without_classes(recipe: Recipe, asked: Mapping[str, str]) -> tuple[Recipe, list[str]]:
@@ -97,12 +103,15 @@ def mapped(ratings: npt.NDArray[np.float64], corpora: Sequence[str], scales: Sca
 def ratings_of(
     utterances: Sequence[Mapping[str, Any]], targets: Sequence[str], scales: Scales
 ) -> npt.NDArray[np.float32] | None:
-    """Return the true ratings (n, T) on 0..1 of rows of utterances; None where classes are learned."""
+    """Return the true ratings (n, T) on 0..1 of rows of utterances, NaN where one is not rated for all of the targets; None
+    where classes alone are learned."""
     if not targets:
         return None
     said = np.array([[row[name] for name in targets] for row in utterances], dtype=np.float64)
     corpora = [row["corpus"] for row in utterances]
-    return mapped(said.reshape(len(utterances), len(targets)), corpora, scales).astype(np.float32)
+    said = said.reshape(len(utterances), len(targets))
+    said[~np.isfinite(said).all(axis=1)] = np.nan
+    return mapped(said, corpora, scales).astype(np.float32)
 
 
 def unmapped(shares: npt.NDArray[np.floating[Any]], corpora: Sequence[str], scales: Scales) -> npt.NDArray[np.float64]:

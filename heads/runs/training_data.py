@@ -22,9 +22,10 @@ from tfser.heads.spec.settings import Settings
 from tfser.manifests.audits.participation import definition
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
-from tfser.manifests.dimensions import Scale, scales_of
+from tfser.manifests.dimensions import CLASSES, Scale, scales_of
 from tfser.manifests.errors import UsageError
 from tfser.manifests.protocols.distributions import class_distributions, digest_of
+from tfser.manifests.protocols.folds import is_rated
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.pipeline.features.stacks import layers_of
 
@@ -48,6 +49,8 @@ class TrainingData:
     """The protocol's class of each label, for soft labels; None: every label is its own, or no soft labels are asked for."""
     rated: tuple[int, int] | None = None
     """Of soft labels: how many utterances have some, and of how many."""
+    beside: tuple[int, int] | None = None
+    """Where dimensions are learned beside classes: how many utterances are rated for all of them, and of how many."""
 
     @property
     def layers(self) -> int:
@@ -73,6 +76,7 @@ def look_up(
         # same request.
         lengths, hashed = _lengths(*key), data_hash(*key, targets)
         labels, rated = None, None
+        beside = _rated_beside(connection, protocol, corpus, targets) if targets and row["classes"] else None
         if recipe.labels_from == "distribution":
             defined = definition(cache, protocol)
             labels = None if defined is None else defined.labels
@@ -93,7 +97,27 @@ def look_up(
             scales=scales_of(connection, corpus.split(JOINED_BY)) if targets else {},
             labels=labels,
             rated=rated,
+            beside=beside,
         )
+
+
+def _rated_beside(connection: Connection, protocol: str, corpus: str, targets: tuple[str, ...]) -> tuple[int, int]:
+    """Return how many utterances of a protocol's folds are rated for all of some dimensions, and how many there are.
+
+    Raises:
+        UsageError: none is.
+    """
+    counted = rows(
+        connection,
+        f"SELECT count(*) FILTER ({is_rated(targets)}) AS rated, count(*) AS every FROM assignments a "
+        "JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id "
+        "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL",
+        [protocol, corpus.split(JOINED_BY)],
+    )[0]
+    if not counted["rated"]:
+        raise UsageError(f"--target {','.join((CLASSES, *targets))}: no utterance of {corpus} with a class is rated for "
+                         f"{' and '.join(targets)}; take --target class")  # fmt: skip
+    return int(counted["rated"]), int(counted["every"])
 
 
 def check_temperature(data: TrainingData, folds: str) -> None:

@@ -27,7 +27,8 @@ Indices = npt.NDArray[np.int64]
 class Prediction:
     """Class probabilities of m utterances and of their S segments, whose rows sum to 1; or their ratings from 0 to 1.
 
-    Of a fold with dimensions (`FoldData.targets`), the K columns are those of its ratings, and no shares of anything.
+    Of a fold with dimensions (`FoldData.targets`), the last T columns are its ratings, and no shares of anything; the others, if
+    there are any, are its classes' probabilities.
     """
 
     segment_utterance: Indices
@@ -70,14 +71,19 @@ class FoldData:
     layers: int = 1
     """Layers that the features hold side by side; above 1, a mix of them is learned (`tfser.heads.models.layer_mix`)."""
     targets: tuple[str, ...] = ()
-    """Dimensions that are learned instead of classes, T of them; then there are no ``classes``."""
+    """Dimensions that are learned, T of them: instead of ``classes``, or beside them."""
     ratings: npt.NDArray[np.float32] | None = None
-    """(n, T) true ratings on 0..1; of utterances without a role: anything. None of a fold with classes."""
+    """(n, T) true ratings on 0..1; of utterances without a role: anything. Beside classes, a row of NaN is of an utterance that
+    is not rated and teaches the classes alone. None of a fold without dimensions."""
 
     @property
     def outputs(self) -> int:
-        """How many numbers a head gives of a sample: one a class, or one a dimension."""
-        return len(self.targets or self.classes)
+        """How many numbers a head gives of a sample: one a class, then one a dimension."""
+        return len(self.classes) + len(self.targets)
+
+    def rated(self, rows: Indices) -> Indices:
+        """Return those of some utterances that have ratings; none of a fold without dimensions."""
+        return rows[:0] if self.ratings is None else rows[np.isfinite(self.ratings[rows]).all(axis=1)]
 
     def __post_init__(self) -> None:
         n = len(self.features.utterance_ids)
@@ -92,6 +98,7 @@ class FoldData:
             raise UsageError("the fold has no training utterances")
         if self.targets:
             self._check_ratings(roles)
+        if self.targets and not self.classes:
             return
         if self.soft_labels is not None and self.soft_labels.shape != (n, len(self.classes)):
             raise UsageError(f"soft labels {self.soft_labels.shape} must be of {n} utterances and {len(self.classes)} classes")
@@ -103,15 +110,19 @@ class FoldData:
         """Refuse ratings that nothing can be learned from.
 
         Raises:
-            UsageError: There are classes too, shapes differ, a rating is no number, or all of the training side are alike.
+            UsageError: Shapes differ, there are soft labels of no classes, a rating is no number (beside classes it may be
+                none), or all of the training side are alike.
         """
         wanted = (len(self.features.utterance_ids), len(self.targets))
-        if self.classes or self.soft_labels is not None or self.ratings is None or self.ratings.shape != wanted:
-            raise UsageError(f"a fold of {wanted[0]} utterances and {wanted[1]} dimensions needs ratings {wanted} and no classes")
-        if not np.isfinite(self.ratings[roles]).all():
+        if self.ratings is None or self.ratings.shape != wanted or (self.soft_labels is not None and not self.classes):
+            raise UsageError(f"a fold of {wanted[0]} utterances and {wanted[1]} dimensions needs ratings {wanted}")
+        if not self.classes and not np.isfinite(self.ratings[roles]).all():
             odd = self.features.utterance_ids[int(roles[~np.isfinite(self.ratings[roles]).all(axis=1)][0])]
             raise UsageError(f"utterance {odd!r}: its rating is no number")
-        for name, values in zip(self.targets, self.ratings[self.train].T, strict=True):
+        taught = self.rated(self.train)
+        if not len(taught):
+            raise UnlearnableError(f"no training utterance is rated for {' and '.join(self.targets)}: there is nothing to learn")
+        for name, values in zip(self.targets, self.ratings[taught].T, strict=True):
             if values.min() == values.max():
                 raise UnlearnableError(f"all {len(values):,} training utterances have the same {name}: there is nothing to learn")
 
@@ -139,7 +150,8 @@ class EpochRecord:
     mean squared error on 0..1."""
     test_loss: float | None = None
     val_CCC: float | None = None  # noqa: N815
-    """Mean over the dimensions; None of classes, whose scores above are None of dimensions."""
+    """Mean over the dimensions; None of classes alone. WA, UA and WF1 are None of dimensions alone; of both, losses are the
+    classes'."""
     test_CCC: float | None = None  # noqa: N815
     temperature: float | None = None
     """Fitted on the validation utterances, where the recipe asks for it."""

@@ -4,7 +4,8 @@ There are two kinds: a `Network`, trained by epochs, and a `Baseline`, fitted at
 differs between the kinds the spec answers itself, so that hardly anybody but those who train it asks which kind it is.
 
 A network is a ``torch.nn.Module`` with ``forward(frames (B, L, D), lengths (B,)) -> logits (B, K)``: B samples, L
-frames, D the feature width, K classes, or K dimensions (`tfser.heads.training.rating_loss` says what their outputs mean).
+frames, D the feature width, K classes, or K dimensions (`tfser.heads.training.rating_loss` says what their outputs mean), or
+classes and behind them dimensions.
 ``frames`` are float, already normalised; ``lengths`` are int64 and say how many frames of each sample are valid. What lies
 beyond a sample's length must not change its logits, and neither must its batch-mates.
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from tfser.pipeline.shards.packed import PackedFeatures
 
 
-Target = Literal["classes", "dimensions"]
+Target = Literal["classes", "dimensions", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +102,8 @@ class HeadSpec:
     """Why it cannot be written as ONNX (`tfser.heads.prediction.onnx_graph`); None: it can."""
     per_utterance: bool = False
     """It can read feature sets that have one frame an utterance, such as functionals; other heads need frames over time."""
-    learns: frozenset[Target] = frozenset({"classes", "dimensions"})
-    """What it can be trained for."""
+    learns: frozenset[Target] = frozenset({"classes", "dimensions", "both"})
+    """What it can be trained for; both: classes and dimensions in one training."""
     reads: tuple[str, ...] = ()
     """Of a head that takes feature sets apart again (`tfser cache join`): the kind of each part, in order, `*` for any; its
     configuration has `parts`, the widths of all but the last. None: it reads any features."""
@@ -242,8 +243,8 @@ class Baseline(HeadSpec):
 
     @property
     def recipe_settings(self) -> AbstractSet[str] | None:
-        """Only weights of classes: there is no loop that the others could mean something to."""
-        return {"class_weights", "class_beta"} if self.weighs_classes else set()
+        """Only weights of classes and the temperature: there is no loop that the others could mean something to."""
+        return {"class_weights", "class_beta", "temperature"} if self.weighs_classes else set()
 
     def selection(self, asked: str) -> str:
         """Return `last`: where there are no epochs, there is no choice."""

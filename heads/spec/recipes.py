@@ -107,6 +107,9 @@ class Recipe(Settings):
     ``rating_mix``. See `tfser.heads.training.rating_loss`."""
     rating_mix: Annotated[float, SHARE] = later(0.5)
     """Of rating_loss=mix: the share of 1 - CCC; the rest is the squared error in units of 1/12."""
+    rating_weight: Annotated[float, ABOVE_0] = later(1.0)
+    """Where classes are learned beside dimensions (`--target class,arousal`): the loss is that of the classes plus so many times
+    that of the dimensions."""
     own_rate: Annotated[float, ABOVE_0] = 0.01
     """Learning rate of parameters that need one of their own (TF-Mamba's thresholds), scheduled like ``lr``; they have no
     weight decay."""

@@ -1,14 +1,16 @@
 """Which epoch's predictions are reported: the rules, and keeping what they may yet choose.
 
 Three selections come of every training: ``last`` selects nothing, ``val`` takes the epoch of the best validation UA,
-``test-oracle`` that of the best test UA; where dimensions are learned, it is the mean CCC over them instead of UA. A recipe
-may add others (``Recipe.selections``), so that published numbers can be compared like with like. They are named
+``test-oracle`` that of the best test UA; where dimensions are learned, it is the mean CCC over them instead of UA, and where
+both are, the sum of the two. A recipe may add others (``Recipe.selections``), so that published numbers can be compared like
+with like. They are named
 
     <side>-<score>[-patience<P>]        test-WA, test-WA+UA, val-WF1, test-loss-patience8
     <side>-top5
 
 * side: ``val`` or ``test``. **Whatever begins with ``test-`` looked at the test fold: an upper bound, and no result.**
-* score: WA, UA, WF1, sums of these, or loss (mean negative log-likelihood of the utterances, the lowest is best).
+* score: WA, UA, WF1, CCC (mean over the dimensions), sums of these, or loss (mean negative log-likelihood of the utterances,
+  the lowest is best).
 * patience P: what early stopping would have given, of the same training: epochs after P epochs in a row without a new best are
   not looked at.
 * top5, as SpeechFormer's published evaluation reads its logs: the epochs with one of the five highest WA and those with one of
@@ -22,7 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
 
 from tfser.manifests.errors import UsageError
@@ -32,7 +34,7 @@ BASE = ("last", "val", "test-oracle")
 
 P = TypeVar("P")
 _TOP = 5
-_PATTERN = re.compile(r"(val|test)-(?:top5|(loss|(?:WA|UA|WF1)(?:\+(?:WA|UA|WF1))*)(?:-patience([1-9][0-9]{0,4}))?)")
+_PATTERN = re.compile(r"(val|test)-(?:top5|(loss|(?:WA|UA|WF1|CCC)(?:\+(?:WA|UA|WF1|CCC))*)(?:-patience([1-9][0-9]{0,4}))?)")
 
 
 class Record(Protocol):
@@ -53,6 +55,8 @@ class Rule:
     """Summed; the highest is best. Or loss alone."""
     patience: int | None = None
     top: bool = False
+    main: bool = field(default=False, repr=False)
+    """Whether it is one of every training, which take UA, mean CCC, or their sum, by what is learned."""
 
     @classmethod
     def parse(cls, name: str) -> Rule:
@@ -65,14 +69,14 @@ class Rule:
             UsageError: There is no such selection.
         """
         if name == "val":
-            return cls(side="val", scores=("UA",))
+            return cls(side="val", scores=("UA",), main=True)
         if name == "test-oracle":
-            return cls(side="test", scores=("UA",))
+            return cls(side="test", scores=("UA",), main=True)
         match = _PATTERN.fullmatch(name)
         if match is None:
             raise UsageError(
-                f"unknown selection {name!r}; write a side (val, test) and a score (WA, UA, WF1, a sum, loss), as in val-WF1, "
-                "test-WA+UA or test-loss-patience8, or test-top5"
+                f"unknown selection {name!r}; write a side (val, test) and a score (WA, UA, WF1, CCC, a sum, loss), as in "
+                "val-WF1, test-WA+UA or test-loss-patience8, or test-top5"
             )
         side: Literal["val", "test"] = "val" if match[1] == "val" else "test"
         if match[2] is None:
@@ -82,9 +86,10 @@ class Rule:
     def value(self, record: Record) -> float | None:
         """Return an epoch's score, the higher the better; None where the side has no utterances."""
         found = [getattr(record, f"{self.side}_{score}") for score in self.scores]
-        if self.scores == ("UA",) and found[0] is None:
-            # Of a training on dimensions, which has no UA: what stands for it.
-            found = [getattr(record, f"{self.side}_CCC", None)]
+        if self.main:
+            # A training on dimensions alone has no UA; one on both has two scores, a sum of which chooses.
+            both = [*found, getattr(record, f"{self.side}_CCC", None)]
+            found = [value for value in both if value is not None] or [None]
         if any(value is None for value in found):
             return None
         return -found[0] if self.scores == ("loss",) else float(sum(found))
@@ -174,9 +179,9 @@ def peeks(selection: str) -> bool:
     return selection.startswith("test-")
 
 
-def explain(selections: Iterable[str]) -> str:
-    """Say in one line how each selection came about, and which of them are no results."""
-    said = {"last": "no epoch chosen", "val": "chosen on validation utterances, by UA"}
+def explain(selections: Iterable[str], by: str = "UA") -> str:
+    """Say in one line how each selection came about (``by`` which score), and which of them are no results."""
+    said = {"last": "no epoch chosen", "val": f"chosen on validation utterances, by {by}"}
     names = list(dict.fromkeys(selections))
     parts = [f"{name}: {said[name]}" for name in names if name in said]
     others = [name for name in names if name not in said and not peeks(name)]

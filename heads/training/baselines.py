@@ -43,6 +43,7 @@ from tfser.heads.training.finite import refuse_features
 from tfser.heads.training.losses import class_weights
 from tfser.heads.training.normalise import utterance_sums
 from tfser.heads.training.sides import side_scores
+from tfser.heads.training.temperature import fit_temperature
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
 
@@ -172,6 +173,7 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
         lambda rows: of_whole_utterances(_probabilities(state, inputs[rows]), rows),
         loss=float(-(weights * np.log(np.maximum(on_train, 1e-30))).sum() / weights.sum()),
         times=(began, trained),
+        temperature=recipe.temperature,
     )
 
 
@@ -187,6 +189,7 @@ def one_epoch(
     *,
     loss: float,
     times: tuple[float, float],
+    temperature: bool = False,
 ) -> FitResult:
     """Return a fit at once as one epoch of a network: what is stored, selected and compared needs no second way.
 
@@ -196,6 +199,7 @@ def one_epoch(
         answer: predicts the utterances of some rows, in rising order.
         loss: mean over the training utterances.
         times: when the fit began and ended, by `time.perf_counter`.
+        temperature: fit one to the probabilities of the validation utterances (`tfser.heads.training.temperature`).
     """
     began, trained = times
     val, test = (answer(np.sort(rows)) if len(rows) else None for rows in (data.val, data.test))
@@ -205,12 +209,27 @@ def one_epoch(
         learning_rate=0.0,
         train_s=trained - began,
         eval_s=time.perf_counter() - trained,
+        temperature=_temperature(data, val) if temperature else None,
         **side_scores("val", data, val),
         **side_scores("test", data, test),
     )
     last = Selection(epoch=1, test=test)
     parameters = sum(tensor.numel() for name, tensor in state.items() if name.startswith("model."))
     return FitResult(history=(record,), selections={"last": last}, states={"last": state}, parameters=parameters)
+
+
+def _temperature(data: FoldData, val: Prediction | None) -> float:
+    """Return the temperature of the least loss on the validation utterances.
+
+    Raises:
+        UsageError: There are none.
+    """
+    if val is None:
+        raise UsageError(
+            "recipe setting temperature=True: it is fitted on validation utterances, and there are none; hold some out with "
+            "--validation next-group or speakers:N"
+        )
+    return fit_temperature(val.utterance_probabilities[:, : len(data.classes)], data.labels[val.utterance])
 
 
 def predict(

@@ -228,6 +228,7 @@ class Trainer:
         # nothing of losses that only dimensions have.
         off = set() if self.parts > 1 else {"parts"}
         off |= set() if self.data.targets else {"rating_loss", "rating_mix"}
+        off |= set() if self.data.targets and self.data.classes else {"rating_weight"}
         settings = {name: value for name, value in self.recipe.to_dict().items() if name not in off}
         settings = {name: value for name, value in settings.items() if _NEW_SETTINGS.get(name, ()) != value}
         now, before = (
@@ -258,7 +259,7 @@ class Trainer:
         model = self.model if self.average is None else self.average
         check_weights(model.state_dict(), epoch, self.data.features, self.data.train)
         val, test = (
-            evaluate(model, self.store, layout, self.frames, rates=bool(self.data.targets)) if len(layout) else None
+            evaluate(model, self.store, layout, self.frames, rates=len(self.data.targets)) if len(layout) else None
             for layout in (self.val_layout, self.test_layout)
         )
         for side, found in (("test", test), ("val", val)):
@@ -284,7 +285,8 @@ class Trainer:
         """Return the temperature of an epoch, fitted on the validation utterances; None where the recipe does not ask for it."""
         if not self.recipe.temperature or val is None:
             return None
-        return fit_temperature(val.utterance_probabilities, self.data.labels[val.utterance])
+        of_classes = val.utterance_probabilities[:, : len(self.data.classes)]
+        return fit_temperature(of_classes, self.data.labels[val.utterance])
 
     def train_epoch(self, epoch: int) -> tuple[float, float]:
         """Pass once over the training samples; return the mean loss and the last learning rate."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,9 @@ class TrainedState:
     layers: int = 1
     """Of the features (`FoldData.layers`)."""
     targets: tuple[str, ...] = ()
-    """Dimensions that it rates (`FoldData.targets`); then ``n_classes`` is 0."""
+    """Dimensions that it rates (`FoldData.targets`); where it rates alone, ``n_classes`` is 0."""
+    beside: int = 0
+    """Dimensions that it rates beside its classes and that are left out of what it predicts; then ``targets`` names none."""
 
 
 def predict(
@@ -72,11 +74,11 @@ def predict(
     if not len(rows):
         raise UsageError("there are no utterances to predict")
     if isinstance(spec, Baseline):
-        return spec.predict(state, features, rows, speakers)
+        return _without_last(spec.predict(state, features, rows, speakers), trained.beside)
     # Initial weights are drawn and thrown away: the caller's generator must not notice.
     with computing_on(device):
         with own_randomness(device):
-            outputs = len(trained.targets) or trained.n_classes
+            outputs = trained.n_classes + len(trained.targets) + trained.beside
             model = build_module(spec, config, features.frames.shape[1], outputs, trained.layers).to(device)
         try:
             model.load_state_dict(checkpoints.part(state, "model"))
@@ -93,16 +95,30 @@ def predict(
         frames, most = spec.sample_frames(config, recipe), spec.seen_frames(config, recipe)
         store = FrameStore(features.frames, features.offsets, *tables, device, most)
         layout = plan(features.offsets, rows, frames, recipe.eval_hop, most)
-        return evaluate(model, store, layout, frames, rates=bool(trained.targets))
+        found = evaluate(model, store, layout, frames, rates=len(trained.targets) + trained.beside)
+    return _without_last(found, trained.beside)
+
+
+def _without_last(found: Prediction, columns: int) -> Prediction:
+    """Return a prediction without so many of its last columns."""
+    if not columns:
+        return found
+    both = (found.segment_probabilities, found.utterance_probabilities)
+    segments, utterances = (of[:, : of.shape[1] - columns] for of in both)
+    return replace(found, segment_probabilities=segments, utterance_probabilities=utterances)
 
 
 def evaluate(
-    model: nn.Module, store: FrameStore, layout: SamplePlan, frames: int | None, *, rates: bool = False
+    model: nn.Module, store: FrameStore, layout: SamplePlan, frames: int | None, *, rates: int = 0
 ) -> Prediction:
-    """Predict in evaluation mode and float32, the utterances in ascending order of their rows; ``rates``: dimensions."""
+    """Predict in evaluation mode and float32, the utterances in ascending order of their rows; the last ``rates`` outputs are of
+    dimensions, the others of classes."""
 
     def of_outputs(outputs: Tensor) -> Tensor:
-        return rated(outputs) if rates else outputs.softmax(dim=-1)
+        K = outputs.shape[-1] - rates
+        if not K or not rates:
+            return rated(outputs) if rates else outputs.softmax(dim=-1)
+        return torch.cat([outputs[:, :K].softmax(dim=-1), rated(outputs[:, K:])], dim=1)
 
     order = np.lexsort((layout.number, layout.utterance))
     utterance, number, start = layout.utterance[order], layout.number[order], layout.start[order]

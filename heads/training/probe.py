@@ -139,6 +139,7 @@ def fit(data: FoldData, config: ProbeConfig, recipe: Recipe) -> FitResult:
         lambda rows: of_whole_utterances(_probabilities(state, inputs[rows]), rows),
         loss=float(-np.log(np.maximum(on_train, 1e-30)).mean()),
         times=(began, trained),
+        temperature=recipe.temperature,
     )
 
 

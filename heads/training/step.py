@@ -14,6 +14,9 @@ from tfser.heads.training.losses import contrast, cross_entropy, spectra
 from tfser.heads.training.parts import Batch
 from tfser.heads.training.rating_loss import rating_loss
 
+_RATED = 1 - 1e-6
+"""Marks of samples that are rated are 1, to rounding."""
+
 
 def training_loss(
     model: nn.Module,
@@ -24,12 +27,14 @@ def training_loss(
     present: Tensor | None = None,
     batch_norm: bool = False,
 ) -> Tensor:
-    """Return the loss of a batch: Eq. 9 of TF-Mamba where the recipe has CMDT; of dimensions, that of `rating_loss`.
+    """Return the loss of a batch: Eq. 9 of TF-Mamba where the recipe has CMDT; of dimensions, that of `rating_loss`; of both, the
+    first plus ``rating_weight`` times the second, over the samples that are rated.
 
     Args:
         model: The head, in training mode.
         batch: B samples. Each part goes through the head by itself; the loss is of all.
-        class_weights: (K,); of no classes (0,), where the targets are ratings.
+        class_weights: (K,); of no classes (0,), where the targets are ratings. Where these are wider than K, they are those of
+            classes and dimensions (`tfser.heads.training.sides`), and so are the head's outputs.
         recipe: How to train.
         most: Frames of the longest utterance that the head sees.
         present: (B,) bool, the samples that are there; the targets of the others are zero. None: all.
@@ -51,12 +56,19 @@ def training_loss(
             else:
                 logits.append(model(samples, lengths, present) if batch_norm else model(samples, lengths))
     of_all = _joined([part.float() for part in logits], 0)
-    if not class_weights.shape[-1]:
+    K = class_weights.shape[-1]
+    if not K:
         return rating_loss(of_all, batch.targets, recipe, present)
     divergence = recipe.soft_loss == "kl"
-    loss = cross_entropy(of_all, batch.targets, class_weights, recipe.label_smoothing, recipe.focal, divergence)
+    classes = batch.targets[:, :K]
+    loss = cross_entropy(of_all[:, :K], classes, class_weights, recipe.label_smoothing, recipe.focal, divergence)
     if vectors:
-        loss = loss + recipe.cmdt * contrast(_joined(vectors, 1), batch.targets.argmax(dim=1), recipe, present)
+        loss = loss + recipe.cmdt * contrast(_joined(vectors, 1), classes.argmax(dim=1), recipe, present)
+    if batch.targets.shape[1] > K:
+        # A sample that mixup made of a rated and an unrated one is not rated: its mark lies between 0 and 1.
+        there = batch.targets[:, -1] > _RATED
+        there = there if present is None else there & present
+        loss = loss + recipe.rating_weight * rating_loss(of_all[:, K:], batch.targets[:, K:-1], recipe, there)
     return loss
 
 

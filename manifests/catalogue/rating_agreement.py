@@ -1,8 +1,9 @@
-"""The tables of a run on dimensions beside one another: scores are computed again from the ratings.
+"""The ratings of a run on dimensions beside its other tables: scores are computed again from the ratings.
 
 The same for dimensions as `run_agreement` is for classes: what comes in is what run.json says and the run's tables with the
 catalogue's columns; what goes out is nothing, or a `DamagedError` that names the file and what is wrong with it. Every row
-must be there: each test utterance once under every selection and dimension, all epochs, all scores.
+must be there: each rated test utterance once under every selection and dimension, all epochs, all scores. What a run on both says
+of classes, `run_agreement` looks at.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfser.manifests.catalogue.run_agreement import check_epochs, check_owner
+from tfser.manifests.dimensions import DIMENSION_SCORES
 from tfser.manifests.errors import DamagedError
 
 if TYPE_CHECKING:
@@ -32,8 +34,9 @@ def check_ratings(folder: Path, run_json: Mapping[str, Any], tables: Mapping[str
         DamagedError: naming the file and what is wrong.
     """
     check_owner(folder, run_json, tables)
+    of_both = bool(run_json.get("classes"))
     for name in ("predictions", "confusion"):
-        if tables[name].num_rows:
+        if tables[name].num_rows and not of_both:
             raise DamagedError("has rows, of a run that learned no classes", at=folder / f"{name}.parquet")
     epochs = check_epochs(folder / "history.parquet", run_json, tables["history"])
     rated, path = tables["rated_predictions"], folder / "rated_predictions.parquet"
@@ -41,8 +44,11 @@ def check_ratings(folder: Path, run_json: Mapping[str, Any], tables: Mapping[str
         if rated.num_rows or tables["metrics"].num_rows:
             raise DamagedError("has rows, of a run that was tested on nothing", at=path)
         return
-    groups = _checked(path, rated, run_json["targets"])
-    _check_scores(folder / "metrics.parquet", tables["metrics"].to_pylist(), groups, len(epochs))
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    if rated.num_rows or not of_both:  # of both, none of the test utterances may be rated
+        groups = _checked(path, rated, run_json["targets"])
+    scored = [row for row in tables["metrics"].to_pylist() if not of_both or row["metric"] in DIMENSION_SCORES]
+    _check_scores(folder / "metrics.parquet", scored, groups, len(epochs))
 
 
 def _checked(path: Path, table: pa.Table, targets: Sequence[str]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from tfser.manifests.dimensions import DIMENSION_SCORES
 from tfser.manifests.errors import DamagedError
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def check_agreement(folder: Path, run_json: Mapping[str, Any], tables: Mapping[s
         return
     counted, classes = _check_predictions(folder / "predictions.parquet", run_json, tables["predictions"])
     _check_confusion(folder / "confusion.parquet", tables["confusion"], counted, classes)
-    _check_metrics(folder / "metrics.parquet", tables["metrics"], counted, classes, history)
+    scored = [row for row in tables["metrics"].to_pylist() if row["metric"] not in DIMENSION_SCORES]
+    _check_metrics(folder / "metrics.parquet", scored, counted, classes, history)
 
 
 def check_owner(folder: Path, run_json: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
@@ -186,12 +188,11 @@ def _check_confusion(path: Path, table: pa.Table, counted: Counted, classes: Seq
 
 def _check_metrics(
     path: Path,
-    table: pa.Table,
+    rows: Sequence[Mapping[str, Any]],
     counted: Counted,
     classes: Sequence[str],
     history: Sequence[Mapping[str, Any]],
 ) -> None:
-    rows = table.to_pylist()
     stored = {(r["selection"], r["level"], r["metric"], r["class"]): r["value"] for r in rows}
     # Nothing that is stored is believed: scores and counts follow from the predictions, which vouch for runs of
     # the versions that had no seals.

@@ -146,7 +146,10 @@ def _read(folder: Path, weights: bool) -> StoredRun | None:
         for name in digests.keys() - {f"{table}.parquet" for table in tables}:
             read_file(folder, name, digests)
     try:
-        (check_ratings if about.get("targets") else check_agreement)(folder, about, tables)
+        if about.get("targets"):
+            check_ratings(folder, about, tables)
+        if about.get("classes") or not about.get("targets"):
+            check_agreement(folder, about, tables)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # what nobody thought of is not shown either
         kind = UnreadableError if digests else DamagedError
         raise kind(f"its tables cannot be compared ({first_line(error, 2)})", at=folder) from error

@@ -96,7 +96,8 @@ WITH scored AS (
     max(m.value) FILTER (m.metric = 'CCC') AS CCC, max(m.value) FILTER (m.metric = 'pearson') AS pearson,
     max(m.value) FILTER (m.metric = 'MAE') AS MAE, max(m.value) FILTER (m.metric = 'scale_shift') AS scale_shift,
     max(m.value) FILTER (m.metric = 'location_shift') AS location_shift
-  FROM metrics m JOIN runs r USING (run_id) WHERE r.targets IS NOT NULL GROUP BY ALL
+  FROM metrics m JOIN runs r USING (run_id) WHERE list_contains(r.targets, m.class)
+    AND m.metric IN ('CCC', 'pearson', 'MAE', 'scale_shift', 'location_shift') GROUP BY ALL
 ), counted AS (
   SELECT run_id, selection, level, dimension, count(*) AS n FROM rated_predictions GROUP BY ALL
 )

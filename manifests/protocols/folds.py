@@ -50,6 +50,63 @@ def deal(groups: Mapping[str, int], k: int) -> dict[str, int]:
     return result
 
 
+def deal_strata(groups: Mapping[str, Mapping[str, int]], k: int) -> dict[str, int]:
+    """Deal whole groups into k folds such that each stratum is spread over them as evenly as whole groups allow.
+
+    Largest group first, each to the fold where the squared shares of all strata add up to least; of equals, to the smallest one.
+
+    >>> deal_strata({"a": {"low": 4}, "b": {"high": 4}, "c": {"low": 3}, "d": {"high": 3}}, 2)
+    {'a': 1, 'b': 2, 'c': 2, 'd': 1}
+
+    Args:
+        groups: how many utterances each has of each stratum.
+        k: how many folds.
+
+    Raises:
+        TfserError: if there are fewer groups than folds.
+    """
+    if len(groups) < k:
+        raise TfserError(f"{len(groups)} groups cannot fill {k} folds; ask for at most {len(groups)}")
+    totals: dict[str, int] = {}
+    for counts in groups.values():
+        for stratum, n in counts.items():
+            totals[stratum] = totals.get(stratum, 0) + n
+    filled: list[dict[str, int]] = [{} for _ in range(k)]
+    result: dict[str, int] = {}
+    for name in sorted(groups, key=lambda g: (-sum(groups[g].values()), natural_key(g))):
+
+        def cost(fold: int, counts: Mapping[str, int] = groups[name]) -> tuple[float, int, int]:
+            there = filled[fold]
+            added = sum(((there.get(s, 0) + n) ** 2 - there.get(s, 0) ** 2) / totals[s] ** 2 for s, n in counts.items())
+            return round(added, 12), sum(there.values()), fold
+
+        fold = min(range(k), key=cost)
+        for stratum, n in groups[name].items():
+            filled[fold][stratum] = filled[fold].get(stratum, 0) + n
+        result[name] = fold + 1
+    return result
+
+
+def _strata(connection: Connection, protocol: Protocol) -> dict[str, dict[str, int]]:
+    """Return how many members each group has of each stratum: of each class, or of each dimension's quartiles in its corpus."""
+    if protocol.rated:
+        # Utterances with the same rating are of one quartile: `percent_rank` is the same for both.
+        quartile = "least(floor(4 * percent_rank() OVER (PARTITION BY m.corpus ORDER BY u.{0}))::INTEGER, 3)"
+        sources = " UNION ALL ".join(
+            f"SELECT m.\"group\" AS name, '{of}' || {quartile.format(of)} AS stratum FROM members m "
+            "JOIN utterances u ON u.corpus = m.corpus AND u.utterance_id = m.utterance_id"
+            for of in protocol.rated
+        )
+    else:
+        sources = 'SELECT "group" AS name, label AS stratum FROM members'
+    found: dict[str, dict[str, int]] = {}
+    for name, stratum, n in connection.execute(
+        f"SELECT name, stratum, count(*) FROM ({sources}) WHERE name IS NOT NULL GROUP BY ALL ORDER BY ALL"
+    ).fetchall():
+        found.setdefault(name, {})[stratum] = n
+    return found
+
+
 def applicable(connection: Connection, corpus: str) -> list[str]:
     """Return the protocols that a corpus has without asking: its own, and the generic ones that its columns allow."""
     adapter = _adapter(connection, corpus)
@@ -281,7 +338,10 @@ def _folds(connection: Connection, protocol: Protocol, where: str) -> tuple[str,
         if len(groups) < 2:
             raise TfserError(f"{where}: the column {protocol.grouped_by} has {_words(groups)}; at least two groups are needed")
         try:
-            folds_of = deal(groups, protocol.k) if protocol.k else {name: i for i, name in enumerate(groups, 1)}
+            if protocol.k and protocol.stratified:
+                folds_of = deal_strata(_strata(connection, protocol), protocol.k)
+            else:
+                folds_of = deal(groups, protocol.k) if protocol.k else {name: i for i, name in enumerate(groups, 1)}
         except TfserError as error:
             raise TfserError(f"{where}: {error}") from error
         folds = max(folds_of.values())

@@ -168,6 +168,12 @@ PROTOCOLS = {
             needs="K",
         ),
         Protocol(
+            name="stratified-kfold",
+            summary="whole speakers in K folds of like classes (of ratings: like quartiles)",
+            needs="K",
+            stratified=True,
+        ),
+        Protocol(
             name="random-kfold",
             summary="utterances in K folds whoever speaks: speakers leak",
             grouped_by="utterance_id",

@@ -5,6 +5,7 @@ A protocol is written `NAME[:ARGUMENTS][@LABELS][/VALIDATION]`, for instance
     emodb7-speaker                                     a named protocol
     loso-speaker                                       any corpus: leave one speaker out, all labels
     group-kfold:5                                      any corpus: speakers dealt into 5 folds
+    stratified-kfold:5                                 the same, with each class (or quartile of ratings) spread evenly
     group-kfold:5:session@anger,happiness:happiness+excitement/next-group
     cross:emodb+casia:iemocap@common4/speakers:1       train on two corpora, test on a third
     loco:emodb,casia,esd                               leave one corpus out
@@ -168,7 +169,7 @@ def _with_arguments(text: str, protocol: Protocol, arguments: list[str]) -> Prot
     if len(arguments) == 1:
         return protocol
     column = arguments[1]
-    if len(arguments) > 2 or base != "group-kfold" or column not in GROUP_COLUMNS:
+    if len(arguments) > 2 or base not in ("group-kfold", "stratified-kfold") or column not in GROUP_COLUMNS:
         raise UsageError(f"protocol {text!r}: groups are one of {', '.join(GROUP_COLUMNS)}: {base}:5:session")
     name = protocol.name + (f":{column}" if column != "speaker" else "")
     return replace(protocol, grouped_by=column, keeps_apart=(column,), name=name)

@@ -37,6 +37,7 @@ from tfser.manifests.natural import natural_key
 from tfser.manifests.protocols.conditions import check_condition
 from tfser.manifests.protocols.names import PROTOCOLS, with_validation
 from tfser.manifests.protocols.protocol import GROUP_COLUMNS, Protocol
+from tfser.manifests.protocols.validation import NEXT_PART
 from tfser.manifests.texts import as_text, as_toml, read_text
 
 KEYS = (
@@ -314,8 +315,8 @@ class _Reader:
         good = all(part is None or (isinstance(part, int) and not isinstance(part, bool) and part >= 2) for part in parts)
         if not good or len(parts) != len(columns):
             raise self.fail("k", f"is a whole number from 2, or a list of {len(columns)}: one for each of {', '.join(columns)}")
-        if (self.text("validation") or "none") != "none":
-            raise self.fail("validation", "folds that keep several columns apart at once have no validation side; leave it out")
+        if (self.text("validation") or "none") not in ("none", NEXT_PART):
+            raise self.fail("validation", f"folds that keep several columns apart at once validate by {NEXT_PART}, or by nobody")
         return columns[0], tuple(zip(columns, parts, strict=True))
 
     def keeps_apart(self, grouped_by: list[str]) -> tuple[str, ...]:

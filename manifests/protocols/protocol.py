@@ -53,6 +53,8 @@ class Protocol:
     crossed: tuple[tuple[str, int | None], ...] = ()
     """Further columns that folds are made of, each dealt into so many parts (None: one a value). A fold tests what is in one part
     of every column, and trains on what is in none of them; whoever is in some of them takes no part in that fold (`left_out`)."""
+    stratified: bool = False
+    """With `k`: groups are dealt so that each class (of ratings: each dimension's quartiles) is spread evenly over the folds."""
     others: str = "error"
     keeps_apart: tuple[str, ...] = ("speaker",)
     validation: str = "none"

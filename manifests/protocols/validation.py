@@ -2,6 +2,8 @@
 
     none                nobody: train on all but the test side
     next-group          fold k validates on the group that fold k + 1 tests, cyclically: with folds by session, the next session
+    next-part           of folds that keep several columns apart: the cell that is next in all of them, cyclically; whoever
+                        shares one of the columns with it, and not all, is of neither side, as with the tested cell
     speakers:N          N speakers of the training side
     random-leaky:SHARE  that share of utterances, whoever speaks: validation then knows the voices, hence the name
     split               what the corpus calls val (official splits; not asked for, but declared)
@@ -26,7 +28,9 @@ from tfser.manifests.protocols.speakers import named
 if TYPE_CHECKING:
     import duckdb
 
-POLICIES = ("none", "next-group", "speakers:N", "random-leaky:SHARE")
+NEXT_PART = "next-part"
+
+POLICIES = ("none", "next-group", "speakers:N", "random-leaky:SHARE", NEXT_PART)
 """What can be asked for, as it is written."""
 
 WITHOUT_VAL = ("none", "split")
@@ -50,7 +54,7 @@ def canonical_policy(text: str) -> str:
         UsageError: if there is no such policy, or its number is off.
     """
     name, _, number = text.partition(":")
-    if text in ("none", "next-group"):
+    if text in ("none", "next-group", NEXT_PART):
         return text
     if name == "speakers":
         if re.fullmatch("[0-9]{1,6}", number) and int(number):
@@ -86,10 +90,12 @@ def hold_out(connection: duckdb.DuckDBPyConnection, protocol: Protocol, folds: i
     """
     policy, _, number = protocol.validation.partition(":")
     if protocol.crossed:
-        if policy != "none":
-            raise UsageError(f"{where}: folds that keep several columns apart at once have no validation side; leave it out")
-        _leave_out(connection, protocol)
+        if policy not in ("none", NEXT_PART):
+            raise UsageError(f"{where}: folds that keep several columns apart at once validate by {NEXT_PART}, not by {policy}")
+        _leave_out(connection, protocol, policy == NEXT_PART, where)
         return
+    if policy == NEXT_PART:
+        raise UsageError(f"{where}: {NEXT_PART} is of folds that keep several columns apart at once; take next-group")
     if policy == "next-group" and folds < 3:
         raise TfserError(
             f"{where}: next-group validation needs three folds, there are {folds}; hold out training speakers instead "
@@ -106,17 +112,45 @@ def hold_out(connection: duckdb.DuckDBPyConnection, protocol: Protocol, folds: i
         )
 
 
-def _leave_out(connection: duckdb.DuckDBPyConnection, protocol: Protocol) -> None:
-    """Leave out of each fold who shares one of the columns with those that it tests, and not all: they are of neither side."""
+def _leave_out(connection: duckdb.DuckDBPyConnection, protocol: Protocol, validates: bool, where: str) -> None:
+    """Leave out of each fold who shares one of the columns with those that it tests, and not all: they are of neither side.
+
+    Where a fold validates, it does so on the cell of the next part of every column, and the same holds of that one.
+
+    Raises:
+        TfserError: a column has two parts alone, or nobody is in the next cell of a fold.
+    """
     columns = [protocol.grouped_by, *(column for column, _ in protocol.crossed)]
-    shared = [f"c.place_{i} = k.place_{i}" for i in range(len(columns))]
-    words = ", ".join(f"CASE WHEN {one} THEN '{column}' END" for column, one in zip(columns, shared, strict=True))
+    tested = [f"c.place_{i} = k.place_{i}" for i in range(len(columns))]
     connection.execute("CREATE OR REPLACE TEMP TABLE parted AS SELECT *, fold AS part FROM placed")
+    role, reason, away = "'out'", _shares("tested", columns, tested), " OR ".join(tested)
+    if validates:
+        tops = ", ".join(f"max(place_{i})" for i in range(len(columns)))
+        parts = connection.execute(f"SELECT {tops} FROM cells").fetchone() or ()
+        if few := [column for column, n in zip(columns, parts, strict=True) if n < 3]:
+            raise TfserError(f"{where}: {NEXT_PART} validation needs three parts of each column; {few[0]} has two")
+        following = [f"c.place_{i} = k.place_{i} % {n} + 1" for i, n in enumerate(parts)]
+        is_next = " AND ".join(following)
+        lacking = connection.execute(
+            f"SELECT k.fold FROM cells k WHERE NOT EXISTS (SELECT 1 FROM cells c WHERE {is_next}) ORDER BY 1 LIMIT 1"
+        ).fetchone()
+        if lacking:
+            raise TfserError(f"{where}: fold {lacking[0]} has no validation side: nobody is in the next part of every column")
+        role = f"CASE WHEN {is_next} THEN 'val' ELSE 'out' END"
+        of_next = _shares("validating", columns, following)
+        reason = f"CASE WHEN {is_next} THEN NULL WHEN {away} THEN {reason} ELSE {of_next} END"
+        away = " OR ".join([away, *following])
     connection.execute(
-        "CREATE OR REPLACE TEMP TABLE held AS SELECT p.corpus, c.fold AS part, k.fold, 'out' AS role, "
-        f"'of the tested ' || concat_ws(' and ', {words}) AS reason FROM cells c JOIN cells k ON c.fold <> k.fold "
-        f"AND ({' OR '.join(shared)}) JOIN (SELECT DISTINCT corpus, fold FROM placed) p ON p.fold = c.fold"
+        f"CREATE OR REPLACE TEMP TABLE held AS SELECT p.corpus, c.fold AS part, k.fold, {role} AS role, {reason} AS reason "
+        f"FROM cells c JOIN cells k ON c.fold <> k.fold AND ({away}) "
+        "JOIN (SELECT DISTINCT corpus, fold FROM placed) p ON p.fold = c.fold"
     )
+
+
+def _shares(side: str, columns: list[str], conditions: list[str]) -> str:
+    """Return the SQL of why somebody is left out: which columns of a side it shares."""
+    words = ", ".join(f"CASE WHEN {one} THEN '{column}' END" for column, one in zip(columns, conditions, strict=True))
+    return f"'of the {side} ' || concat_ws(' and ', {words})"
 
 
 def _check_no_val(connection: duckdb.DuckDBPyConnection, where: str) -> None:

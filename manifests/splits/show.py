@@ -35,7 +35,7 @@ def describe(connection: Connection, protocol: str, corpora: str) -> dict[str, A
     )[0]
     # Leave-one-utterance-out of a large corpus is millions of cells that nobody reads: sizes alone then, by
     # arithmetic.
-    if description["folds"] * len(ROLES) * len(description["classes"]) > _MOST_COUNTS:
+    if description["folds"] * len(ROLES) * max(1, len(description["classes"])) > _MOST_COUNTS:
         sides = _sides(connection, protocol, corpora, description["folds"], description["validation"])
         return {**description, "speakers_kept": None, "in_no_fold": _unused(connection, protocol, corpora), "counts": sides}
     counted = rows(
@@ -61,7 +61,8 @@ def describe(connection: Connection, protocol: str, corpora: str) -> dict[str, A
     counts = []
     for key in sorted(table, key=lambda key: (key[0], ROLES.index(key[1]))):
         of = table[key]
-        counts.append({"fold": key[0], "role": key[1], **of, "all": sum(of.values()), "speakers": speakers[key]})
+        by_class = {name: n for name, n in of.items() if name is not None}  # a protocol over ratings has no classes
+        counts.append({"fold": key[0], "role": key[1], **by_class, "all": sum(of.values()), "speakers": speakers[key]})
     judged: dict[str, Any] = {"speakers_kept": worst(fold_independence(connection, protocol, corpora).values())}
     out = _left_out(connection, protocol, corpora)
     judged |= {"left_out": out} if out else {}

@@ -10,10 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from tfser.heads.results.comparison_texts import pair_lines, system_lines
+from tfser.heads.results.dimension_compare import compare_ratings
+from tfser.heads.results.dimension_many import compare_many_ratings
 from tfser.heads.results.intervals import difference, permutation_test
 from tfser.heads.results.many import compare_many, in_words, letters_of
 from tfser.heads.results.outcomes import Outcome, Subject
-from tfser.manifests.errors import UsageError
+from tfser.heads.results.rating_outcomes import RatedOutcome
+from tfser.manifests.errors import TfserError, UsageError
 
 CLASSES = ("anger", "neutral", "sadness")
 
@@ -108,3 +112,47 @@ def test_what_cannot_be_compared_is_refused_or_said() -> None:
     assert heard.clustered_by is None and heard.pairs == () and "no intervals" in in_words(heard)[0]
     few = compare_many([outcome(name, right, speakers=4) for name, right in (("a", 0.9), ("bb", 0.5), ("ccc", 0.4))])
     assert set(few.letters) == {"a"} and "only 4 speakers" in in_words(few)[-1]
+
+
+def rated(name: str, noise: float, *, dimensions: tuple[str, ...] = ("valence", "arousal"), speakers: int = 9) -> RatedOutcome:
+    """Return predicted ratings of the utterances of `outcome`, so far off, more or less so by speaker."""
+    of, T = outcome(name, 0.5, speakers=speakers), len(dimensions)
+    n = len(of.keys)
+    true = np.random.default_rng(0).uniform(0.1, 0.9, (n, 2))[:, :T]
+    rng = np.random.default_rng([7, len(name)])
+    bias = np.repeat(rng.normal(0, noise / 2, (speakers, T)), n // speakers, axis=0)
+    predicted = np.clip(true + bias + rng.normal(0, noise, (2, n, T)), 0, 1)
+    return RatedOutcome(of=of, dimensions=dimensions, true=true, predicted=predicted, error=4 * abs(predicted - true))
+
+
+def test_two_systems_of_ratings_are_compared_as_two() -> None:
+    a, b = rated("one", 0.05), rated("other", 0.2)
+    found, two = compare_many_ratings([b, a]), compare_ratings(a, b)
+    (pair,) = found.pairs
+    assert found.outcomes[0].subject.name == "one" and two.permutation is not None
+    assert pair.difference.value == pytest.approx(two.scores[0].difference.value) and pair.p == pytest.approx(two.permutation.p)
+    low, high = two.scores[0].difference.low, two.scores[0].difference.high
+    assert pair.difference.low == pytest.approx(low, rel=0.15) and pair.difference.high == pytest.approx(high, rel=0.15)
+
+
+def test_several_systems_of_ratings_have_letters_and_no_percent() -> None:
+    outcomes = [rated("aa", 0.05), rated("bbb", 0.05), rated("c", 0.3)]
+    found = compare_many_ratings(outcomes)
+    assert found.letters[:2] == ("a", "a") and found.letters[2] == "b" and found.to_dict()["targets"] == ["valence", "arousal"]
+    text = " ".join(in_words(found))
+    assert "points" not in text and "of CCC cannot be seen" in text
+    assert system_lines(found)[0]["CCC [95 %]"].startswith("0.")
+    assert pair_lines(found, 9)[1]["difference [95 % together]"][0] == "+"
+    least = compare_many_ratings(outcomes, metric="MAE")
+    assert [of.subject.name for of in least.outcomes][-1] == "c", "of MAE the smallest is best"
+    assert least.scores[0].value < least.scores[-1].value
+    with pytest.raises(UsageError, match="learned valence, arousal, and valence; --common compares valence"):
+        compare_many_ratings([*outcomes, rated("dddd", 0.1, dimensions=("valence",))])
+    shared = compare_many_ratings([*outcomes, rated("dddd", 0.1, dimensions=("valence",))], common=True)
+    assert shared.dimensions == ("valence",) and len(shared.pairs) == 6
+    constant = rated("eeeee", 0.1)
+    same = np.full_like(constant.predicted, 0.5)
+    assert compare_many_ratings([*outcomes, RatedOutcome(**{**vars(constant), "predicted": same})]).scores[-1].value == 0.0
+    alike = np.full_like(constant.true, 0.5)
+    with pytest.raises((TfserError, UsageError)):
+        compare_many_ratings([*outcomes, RatedOutcome(**{**vars(constant), "true": alike, "predicted": same})])

@@ -12,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfser.heads.results.intervals import count, difference
+from tfser.heads.results.moments import gathered, rating_difference
 from tfser.heads.results.outcomes import Outcome, Subject
+from tfser.heads.results.rating_outcomes import RatedOutcome
 from tfser.heads.results.worth import SplitCell, WorthPlan, clean_splits, in_one_line, measure, own_of_split, sizes_of
+from tfser.heads.results.worth_ratings import measure_ratings
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
 
@@ -166,3 +169,36 @@ def test_files_that_are_no_split_cost_one_line(toned: Path, file: str | None, sa
     found = run("worth", "--corpus", "toy", "--head", "logreg", *files, "--cache", toned / "cache")
     assert found.exit_code == 2 and says in found.output and found.output.count("\n") <= 3, found.output
     assert found.exception is None or isinstance(found.exception, SystemExit)
+
+
+def test_of_ratings_the_difference_is_that_of_the_same_utterances() -> None:
+    rng = np.random.default_rng(0)
+    cells = make_cells(6, 8, 4)
+    keys = sorted({cell.utterance for cell in cells})
+    n = len(keys)
+    true = rng.uniform(0, 1, (n, 1))
+    heard, unheard = (np.clip(true + rng.normal(0, noise, (2, n, 1)), 0, 1) for noise in (0.05, 0.3))
+
+    def rated(of: Outcome, predicted: np.ndarray, places: np.ndarray) -> RatedOutcome:
+        taken = predicted[:, places]
+        return RatedOutcome(
+            of=of, dimensions=("arousal",), true=true[places], predicted=taken, error=abs(taken - true[places])
+        )
+
+    nothing = [["anger"] * n] * 2
+    places = rng.permutation(n)
+    theirs = rated(outcome("theirs", keys, nothing), heard, np.arange(n))
+    ours = rated(outcome("clean", [keys[i] for i in places], nothing), unheard, places)
+    plan = WorthPlan(
+        corpus="toy", called="theirs", published=(("theirs", None),), clean=(), sizes=(sizes_of(cells), sizes_of(cells))
+    )
+    found = measure_ratings(plan, [theirs], [ours], head="ridge", features="logmel", metric="CCC")
+    who = [key.partition("u")[0] for key in keys]
+    a, b = (gathered(who, ["arousal"], true, of, abs(of - true)) for of in (heard, unheard))
+    assert found.difference == rating_difference(a, b, "CCC") and found.difference.value > 0.1
+    assert in_one_line(found).startswith("this split is worth +0.") and "points" not in in_one_line(found)
+    assert len(found.by_draw) == 1 and found.by_draw[0] == pytest.approx(found.clean.value)
+    with pytest.raises(TfserError, match="have no clean prediction"):
+        measure_ratings(plan, [theirs], [ours.take(range(n - 1))], head="ridge", features="logmel", metric="CCC")
+    with pytest.raises(UsageError, match="metric of dimensions"):
+        measure_ratings(plan, [theirs], [ours], head="ridge", features="logmel", metric="UA")
