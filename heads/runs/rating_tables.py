@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tfser.heads.runs.outcome import RunOutcome
 from tfser.heads.runs.target import unmapped
@@ -30,7 +31,8 @@ def rating_tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa
     ends = {name: (low, high) for name, low, high in outcome.scales}
     true = unmapped(outcome.ratings, corpora, outcome.scales) if corpora else outcome.ratings
     # Beside classes, who is not rated was predicted all the same; there is nothing to score it by, and no row.
-    there, K = np.isfinite(outcome.ratings).all(axis=1), len(outcome.classes)
+    there: npt.NDArray[np.bool_] = np.isfinite(outcome.ratings).all(axis=1)
+    K = len(outcome.classes)
     rated, metrics = list[pa.Table](), list[dict[str, Any]]()
     for selected in outcome.selections:
         at = selected.segment_utterance

@@ -19,6 +19,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.selections import peeks
@@ -49,7 +50,7 @@ def _read() -> dict[str, Lineage]:
     """Return the lineages of `lineages.toml`, by name."""
     lineages = {}
     for name, block in tomllib.loads(packaged("heads.spec", "lineages.toml")).items():
-        settings = {key: tuple(value) if isinstance(value, list) else value for key, value in block["recipe"].items()}
+        settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in block["recipe"].items()}
         lineages[name] = Lineage(recipe=replace(_THEIRS, **settings), caveat=block["caveat"], source=block["source"])
     return lineages
 

@@ -48,15 +48,15 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
     of_ratings = replace(data, classes=(), soft_labels=None, train=data.rated(data.train), val=nobody, test=nobody)
     rated = rating_baselines.fit(of_ratings, beside(config), recipe)
     state = {**said.states["last"], **prefixed(_RATINGS, rated.states["last"])}
-    return one_epoch(
+    fitted = one_epoch(
         data,
         state,
         lambda rows: predict(state, data.features, rows, data.speakers),
         loss=said.history[0].loss,
-        parameters=said.parameters + rated.parameters,
         times=(began, time.perf_counter()),
         temperature=recipe.temperature,
     )
+    return replace(fitted, parameters=said.parameters + rated.parameters)
 
 
 def beside(config: LogRegConfig | SVMConfig) -> RidgeConfig | SVRConfig:
