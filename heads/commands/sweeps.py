@@ -149,8 +149,14 @@ def run_plan(cache: Cache, plan: Plan, running: RunningMany, selection: str) -> 
     try:
         with view:
             if running.jobs == 1 or len(runs) < 2:
-                every = running.checkpoint_every
-                return run_here(cache, runs, plan.findings, tell=view.tell, checkpoint_every_s=every)
+                return run_here(
+                    cache,
+                    runs,
+                    plan.findings,
+                    tell=view.tell,
+                    checkpoint_every_s=running.checkpoint_every,
+                    holding=running.holding,
+                )
             return run_in_processes(cache, runs, plan.findings, running, tell=view.tell)
     finally:
         refresh_if_possible(cache)

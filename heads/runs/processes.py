@@ -20,6 +20,7 @@ from typing import Any
 
 from tfser.heads import head
 from tfser.heads.runs.experiment import Experiment
+from tfser.heads.runs.holding import Holding
 from tfser.heads.runs.in_turn import BusyError, Event, Failure, Findings, RunTrainer, Tell, folds_by_key, groups, reason
 from tfser.heads.runs.plan import Run, data_key
 from tfser.heads.runs.running import RunningMany
@@ -79,7 +80,7 @@ def run_in_processes(
         while pool.has_work():
             # A worker that died is replaced here, so one that cannot live takes the runs with it one by one and never all.
             while pool.queue and len(pool.workers) < jobs:
-                pool.workers.append(_start(cache, of_each))
+                pool.workers.append(_start(cache, of_each, replace(running.holding, processes=max(jobs, 1))))
                 pool.give(pool.workers[-1])
             by_pipe = {worker.pipe: worker for worker in pool.workers}
             for pipe in wait(list(by_pipe)):
@@ -166,10 +167,10 @@ class _Pool:
             worker.process.join()
 
 
-def _start(cache: Cache, running: RunningMany) -> _Worker:
+def _start(cache: Cache, running: RunningMany, holding: Holding) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, cache, running), name="tfser sweep", daemon=True)
+    process = context.Process(target=_work, args=(theirs, cache, running, holding), name="tfser sweep", daemon=True)
     with _environment({name: str(running.threads) for name in _POOLS}):
         process.start()
     theirs.close()
@@ -214,14 +215,15 @@ def _unpacked(values: Mapping[str, Any]) -> Experiment:
 # -- in the worker -----------------------------------------------------------------------------------------------------------
 
 
-def _work(pipe: Connection, cache: Cache, running: RunningMany) -> None:
+def _work(pipe: Connection, cache: Cache, running: RunningMany, holding: Holding) -> None:
     """Train what the parent sends, until it sends None or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
     # Before torch is loaded: how its threads wait is read once.
     wait_passively()
     running.prepare("cpu")
-    trainer = RunTrainer(cache, tell=lambda event: None, checkpoint_every_s=running.checkpoint_every)
+    every = running.checkpoint_every
+    trainer = RunTrainer(cache, tell=lambda event: None, checkpoint_every_s=every, holding=holding)
     while (task := _receive(pipe)) is not None:
         # Runs are numbered within the group: what goes through the pipe is plain data, and the parent has the
         # objects.

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+from tfser.heads.runs.holding import Holding
 from tfser.manifests.cache import Cache
 from tfser.manifests.options import Option
 from tfser.pipeline.memory import Process
@@ -34,10 +35,18 @@ class Running(Process):
     verify: Annotated[
         Frames, Option("Compare frames with their checksums once, when they are read first, or never.")
     ] = Frames.once
+    stream: Annotated[
+        bool | None, Option("Frames stay on disk while they are trained on; left out: where they do not fit into memory.")
+    ] = None
     runs: Annotated[
         Path | None,
         Option("Keep runs there, beside a cache that cannot be written; --cache DIR shows them.", metavar="DIR"),
     ] = None
+
+    @property
+    def holding(self) -> Holding:
+        """Where frames are held."""
+        return Holding(stream=self.stream)
 
     def store(self, cache: Path | None) -> Cache:
         """Return the cache that training reads, and writes its runs to: another folder's if `runs` names one."""
