@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar
 from tfser.heads.runs.holding import Holding
 from tfser.manifests.cache import Cache
 from tfser.manifests.options import Option
+from tfser.pipeline.cluster import OnRay
 from tfser.pipeline.memory import Process
 
 
@@ -55,11 +56,11 @@ class Running(Process):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunningMany(Running):
+class RunningMany(Running, OnRay):
     """How the runs of a sweep are carried out, several at once if asked."""
 
     panel: ClassVar[str] = "Running"
-    jobs: Annotated[int, Option("Processes at once.", metavar="N", minimum=1, maximum=256)] = 1
+    jobs: Annotated[int, Option("Processes at once; with ray, at most so many.", metavar="N", minimum=1, maximum=256)] = 1
 
     def prepare(self, device: str) -> bool:
         """Set up this process where the runs are trained in it; processes of their own set themselves up."""

@@ -1,0 +1,245 @@
+"""Extraction on a Ray cluster of several nodes on this machine: the same bytes, whoever is lost meanwhile."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tfser.manifests.cache import Cache
+from tfser.manifests.errors import TfserError, UsageError
+from tfser.pipeline import on_ray
+from tfser.pipeline.cluster import OnRay, RayCluster, Where
+from tfser.pipeline.corpora.table import READER
+from tfser.pipeline.extract import extract_pass
+from tfser.pipeline.extract_report import ExtractReport
+from tfser.pipeline.features.engine import AudioRow, Compute, Computing
+from tfser.pipeline.features.registry import FeatureRequest, Pass, alone, feature_pass, feature_set
+from tfser.pipeline.measure import Advance
+from tfser.pipeline.new_shards import ShardWriting
+from tfser.pipeline.scan import scan
+from tfser.pipeline.verify import verify
+
+from ..conftest import run
+from ..trained_heads import tiny_wavlm
+
+HAS_RAY = importlib.util.find_spec("ray") is not None
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed (tfser[ray])")
+LOGMEL = feature_set("logmel")
+COUNT = 40
+
+
+@given(st.lists(st.floats(0.01, 400), max_size=30))
+def test_blocks_are_the_rows_in_their_order(seconds: list[float]) -> None:
+    rows = [AudioRow(utterance_id=f"u{i}", path="", start_s=None, end_s=None, content_hash="", duration_s=s)
+            for i, s in enumerate(seconds)]  # fmt: skip
+    blocks = list(on_ray.blocks_of(rows))
+    assert [row for block in blocks for row in block] == rows
+    assert all(block and (len(block) == 1 or sum(row.duration_s for row in block) <= on_ray.BLOCK_SECONDS) for block in blocks)
+
+
+def test_a_cluster_is_described_only_where_it_is_asked_for() -> None:
+    assert OnRay().cluster() is None
+    assert OnRay(engine=Where.ray, address="auto", gpus_each=0.5).cluster() == RayCluster(address="auto", gpus_each=0.5)
+    with pytest.raises(UsageError, match="--address goes with --engine ray"):
+        OnRay(address="auto").cluster()
+    with pytest.raises(UsageError, match="--devices goes without --engine ray"):
+        Computing(engine=Where.ray, devices="2").settled("wavlm-large", is_encoder=True, tell=print)
+
+
+def test_without_ray_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    (tmp_path / "t.csv").write_text("path\na.wav\n")
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000) + 0.1, 16000)
+    of = ("extract", "--corpus", "table", "--table", tmp_path / "t.csv", "--cache", tmp_path / "cache", "--engine", "ray")
+    done = run(*of)
+    assert done.exit_code == 2 and "pip install 'tfser[ray]'" in " ".join(done.stderr.split())
+
+
+def test_a_worker_says_what_its_node_lacks(tmp_path: Path) -> None:
+    work = on_ray.Work(job=alone(LOGMEL), root=tmp_path / "none", compute=Compute())
+    assert "is not there; mount the corpus" in str(on_ray.Worker(work).compute([]).stops)
+    other = replace(work, root=tmp_path, version="0.0.1")
+    assert "0.0.1 asks" in str(on_ray.Worker(other).compute([]).stops)
+
+
+# -- on a cluster ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty files; one is too short, one is no audio."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for i in range(COUNT):
+        samples = 0.1 * np.random.default_rng(i).standard_normal(100 if i == 7 else 8000 + 100 * i)
+        soundfile.write(folder / f"u{i}.wav", samples, 16000)
+    (folder / "u5.wav").write_bytes(b"RIFF, but no more")
+    (folder / "t.csv").write_text("path\n" + "".join(f"u{i}.wav\n" for i in range(COUNT)))
+    return folder
+
+
+@pytest.fixture
+def make(tmp_path: Path, root: Path) -> Callable[[str], Cache]:
+    def fresh(name: str) -> Cache:
+        cache = Cache(tmp_path / name)
+        scan(cache, READER, corpus="c", root=root, options={"table": str(root / "t.csv"), "columns": {}, "delimiter": None})
+        return cache
+
+    return fresh
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A cluster of a head without cores and two nodes of one core, joined; small blocks."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setattr(on_ray, "BLOCK_UTTERANCES", 3)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 << 20})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+    ray.init(address=cluster.address, log_to_driver=False)
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def extracted(
+    cache: Cache, job: Pass, cluster: RayCluster | None, begin: Callable[[int, float], Advance] | None = None
+) -> ExtractReport:
+    compute = Compute(cluster=cluster)
+    return extract_pass(cache, "c", job, compute, ShardWriting(shard_utterances=8, begin=begin))[0]
+
+
+def files(cache: Cache, features: Any) -> dict[str, bytes]:
+    folder = cache.feature_root / features.folder
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.h5"))}
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_shards_are_those_of_a_local_run_though_a_node_is_lost(make: Callable[[str], Cache], nodes: Any) -> None:
+    local, distributed = make("local"), make("ray")
+    whole = extracted(local, alone(LOGMEL), None)
+    lost: list[int] = []
+
+    def begin(count: int, seconds: float) -> Advance:
+        def advance(done: int, seconds: float) -> None:
+            if not lost:  # in the middle: blocks are at work on both nodes
+                lost.append(count)
+                nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
+
+        return advance
+
+    report = extracted(distributed, alone(LOGMEL), RayCluster(), begin)
+    assert lost and report.extracted == whole.extracted == COUNT - 2
+    assert report.skipped == whole.skipped
+    assert files(distributed, LOGMEL) == files(local, LOGMEL)
+    assert verify(distributed) == []
+    again = extracted(distributed, alone(LOGMEL), RayCluster())
+    assert (again.extracted, again.before) == (0, COUNT - 2)
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_encoders_live_in_actors(make: Callable[[str], Cache], nodes: Any, tmp_path: Path) -> None:
+    weights = tiny_wavlm(tmp_path / "weights")
+    job = feature_pass("wavlm-large", FeatureRequest(weights=str(weights), layer="1,2"))
+    local, distributed = make("local"), make("ray")
+    whole = extracted(local, job, None)
+    report = extracted(distributed, job, RayCluster())
+    assert report.extracted == whole.extracted == COUNT - 2
+    for features in job.sets:
+        one, other = (frames_of(cache, features) for cache in (local, distributed))
+        assert one.keys() == other.keys()
+        for name, frames in one.items():
+            np.testing.assert_allclose(other[name], frames, atol=1e-5)
+    moved = weights.rename(tmp_path / "away")
+    with pytest.raises(TfserError, match="worker on"):
+        extracted(make("other"), job, RayCluster())
+    assert moved.is_dir()
+
+
+def frames_of(cache: Cache, features: Any) -> dict[str, Any]:
+    from tfser.pipeline.shards.reader import ShardReader
+
+    found = {}
+    for path in sorted((cache.feature_root / features.folder / "c").glob("*.h5")):
+        with ShardReader(path) as reader:
+            for i, name in enumerate(reader.utterance_ids):
+                found[name] = reader.frames_of(int(reader.offsets[i]), int(reader.offsets[i + 1] - reader.offsets[i])).copy()
+    return found
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_a_driver_that_is_ended_leaves_a_cache_that_goes_on(make: Callable[[str], Cache], nodes: Any, how: int) -> None:
+    cache, whole = make("ended"), make("whole")
+    extracted(whole, alone(LOGMEL), None)
+    code = """
+        import sys
+        from pathlib import Path
+        from tfser.manifests.cache import Cache
+        from tfser.pipeline import on_ray
+        from tfser.pipeline.cluster import RayCluster
+        from tfser.pipeline.extract import extract_pass
+        from tfser.pipeline.features.engine import Compute
+        from tfser.pipeline.features.registry import alone, feature_set
+        from tfser.pipeline.new_shards import ShardWriting
+        on_ray.BLOCK_UTTERANCES = 3
+        count = 0
+        def advance(done, seconds):
+            global count
+            count += done
+            if count == 14:
+                print("in the middle", flush=True)
+                sys.stdin.readline()
+        how = ShardWriting(shard_utterances=8, begin=lambda n, s: advance)
+        extract_pass(Cache(Path(sys.argv[1])), "c", alone(feature_set("logmel")),
+                     Compute(cluster=RayCluster(address=sys.argv[2])), how)
+    """
+    import textwrap
+
+    words = [sys.executable, "-c", textwrap.dedent(code), str(cache.root), nodes.address]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        assert "in the middle" in driver.stdout.readline()
+        os.kill(driver.pid, how)
+        driver.communicate()
+        assert driver.returncode != 0
+    stored = len(files(cache, LOGMEL))
+    assert stored == (2 if how == signal.SIGINT else 1)  # Ctrl-C writes what is collected, a kill cannot
+    report = extracted(cache, alone(LOGMEL), RayCluster())
+    assert report.before == (14 if how == signal.SIGINT else 8)
+    assert report.before + report.extracted == COUNT - 2
+    assert {name: of.tolist() for name, of in frames_of(cache, LOGMEL).items()} == {
+        name: of.tolist() for name, of in frames_of(whole, LOGMEL).items()
+    }
+    assert verify(cache) == []
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_command_starts_workers_of_its_own(root: Path, tmp_path: Path) -> None:
+    words = ["extract", "--corpus", "table", "--table", str(root / "t.csv"), "--cache", str(tmp_path / "c"), "--engine", "ray"]
+    done = subprocess.run([sys.executable, "-m", "tfser.cli", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "computed by a Ray cluster" in done.stderr
+    assert len(done.stderr.splitlines()) < 20, "nothing of Ray's own"
