@@ -8,6 +8,7 @@ flat is 1; below 1.2 it counts as flat here. A second scan has nothing to do: it
 
     python benchmarks/scale.py --sizes 1000,10000
     python benchmarks/scale.py --sizes 1000,10000,100000 --folder DIR
+    python benchmarks/scale.py --fingerprints 100000
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -35,8 +37,12 @@ def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     options.add_argument("--sizes", default="1000,10000", help="utterances, ascending, a list")
     options.add_argument("--folder", type=Path, help="where the files and caches go; a temporary folder if left out")
+    options.add_argument("--fingerprints", type=int, help="search so many made-up fingerprints for near-duplicates instead")
     options.add_argument("--format", choices=("table", "json"), default="table")
     chosen = options.parse_args()
+    if chosen.fingerprints:
+        print(json.dumps(search(chosen.fingerprints), indent=2))
+        return
     sizes = [int(size) for size in chosen.sizes.split(",")]
     with tempfile.TemporaryDirectory(prefix="tfser-scale-") as temporary:
         folder = chosen.folder or Path(temporary)
@@ -118,6 +124,37 @@ def run(words: tuple[str, ...], size: int) -> dict[str, Any]:
         raise SystemExit(f"tfser {' '.join(words)} ended with {code}")
     cpu = used.ru_utime + used.ru_stime
     return {"clock_s": seconds, "cpu_s": cpu, "us_each": cpu / size * 1e6, "peak_mb": used.ru_maxrss / 1024}
+
+
+def search(count: int) -> dict[str, Any]:
+    """Search fingerprints of two seconds for near-duplicates, one in a hundred of which is a copy of another with noise.
+
+    Words of 20 ms follow each other as those of speech do: from one to the next some bits change, so that words recur.
+    """
+    from tfser.pipeline.copies.search import find_pairs
+
+    generator = np.random.default_rng(0)
+    words = 100
+    flips = generator.random((count, words, 32), dtype=np.float32) < 0.12
+    bits = np.bitwise_xor.accumulate(np.packbits(flips, axis=-1).view(">u4")[..., 0].astype(np.uint32), axis=1)
+    del flips
+    copies = generator.choice(count, count // 100, replace=False)
+    for i in copies[: len(copies) // 2 * 2].reshape(-1, 2):
+        noise = np.packbits(generator.random((words, 32)) < 0.03, axis=-1).view(">u4")[..., 0].astype(np.uint32)
+        bits[i[1]] = bits[i[0]] ^ noise
+    planted = {tuple(sorted(pair)) for pair in copies[: len(copies) // 2 * 2].reshape(-1, 2).tolist()}
+    prints = list(bits)
+    began, cpu = time.perf_counter(), time.process_time()
+    found = {(pair.a, pair.b) for pair in find_pairs(prints)}
+    return {
+        "fingerprints": count,
+        "planted": len(planted),
+        "found of them": len(planted & found),
+        "others": len(found - planted),
+        "clock_s": round(time.perf_counter() - began, 2),
+        "cpu_s": round(time.process_time() - cpu, 2),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+    }
 
 
 def _quiet() -> list[tuple[Any, ...]]:

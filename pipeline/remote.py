@@ -27,7 +27,7 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)")
 _STAMPS = ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
 """What stores say of a file that changes with its content; the first that is there counts."""
 
-_EXTRAS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
 class RemoteError(TfserError):
@@ -77,7 +77,7 @@ class RemoteFolder:
             self._files, self._root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
             extra = _EXTRAS.get(scheme)
-            way_out = f"pip install {extra}" if extra else "see fsspec's list of file systems"
+            way_out = f"pip install 'tfser[{extra}]'" if extra else "see fsspec's list of file systems"
             raise UsageError(f"{url}: nothing here reads {scheme}:// ({first_line(error)}); {way_out}") from error
         self._root = self._root.rstrip("/")
 

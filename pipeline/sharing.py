@@ -177,8 +177,6 @@ def pull(
     """
     named = committed(remote)
     wanted = _wanted(remote, named, features, corpus)
-    if not wanted:
-        raise UsageError(f"{remote.url} has nothing of {features or 'any features'} and {corpus or 'any corpus'}")
     cache.make()
     done, number = Moved(), 0
     for lock, places in _by_lock(cache, wanted):
@@ -214,12 +212,21 @@ def _pull_file(cache: Cache, remote: RemoteFolder, place: str, contents: list[Ma
 
 
 def _wanted(remote: RemoteFolder, named: Mapping[str, Any], features: str | None, corpus: str | None) -> list[str]:
-    """Return the places that a pull is about, those that make others count after them."""
+    """Return the places that a pull is about, those that make others count after them.
+
+    Raises:
+        UsageError: nothing there is of that feature set or corpus.
+    """
+    corpora = {PurePosixPath(place).parts[1] for place in named if place.startswith("corpora/")}
+    if corpus is not None and corpus not in corpora:
+        raise unknown("corpus", corpus, sorted(corpora))
     folders = None
     if features is not None:
         descriptions = {p: of for p, of in named.items() if p.startswith("features/") and p.endswith("/feature_set.json")}
         read = {p: json.loads(remote.read(_object(of[-1]["sha256"]))) for p, of in descriptions.items()}
-        folders = {PurePosixPath(p).parts[1] for p, about in read.items() if _name_of(about) == features}
+        folders = {PurePosixPath(p).parts[1] for p, about in read.items() if about.get("name") == features}
+        if not folders:
+            raise unknown("feature set", features, sorted({str(about.get("name")) for about in read.values()}))
 
     def is_wanted(parts: tuple[str, ...]) -> bool:
         if ".." in parts or parts[0] not in ("corpora", "features"):
@@ -238,11 +245,6 @@ def _wanted(remote: RemoteFolder, named: Mapping[str, Any], features: str | None
 
     chosen = [place for place in named if is_wanted(PurePosixPath(place).parts)]
     return sorted(chosen, key=lambda place: (PurePosixPath(place).parts[0], PurePosixPath(place).parts[1], turn(place), place))
-
-
-def _name_of(described: Any) -> Any:
-    """Return the name of a feature set by its description."""
-    return described.get("name") if isinstance(described, dict) else None
 
 
 def _by_lock(cache: Cache, places: list[str]) -> Iterator[tuple[str, list[str]]]:
