@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import signal
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from hypothesis import strategies as st
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.pipeline import on_ray
+from tfser.pipeline import feature_writer, on_ray
 from tfser.pipeline.cluster import OnRay, RayCluster, Where
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.extract import extract_pass
@@ -196,7 +199,7 @@ def test_a_driver_that_is_ended_leaves_a_cache_that_goes_on(make: Callable[[str]
         import sys
         from pathlib import Path
         from tfser.manifests.cache import Cache
-        from tfser.pipeline import on_ray
+        from tfser.pipeline import feature_writer, on_ray
         from tfser.pipeline.cluster import RayCluster
         from tfser.pipeline.extract import extract_pass
         from tfser.pipeline.features.engine import Compute
@@ -214,8 +217,6 @@ def test_a_driver_that_is_ended_leaves_a_cache_that_goes_on(make: Callable[[str]
         extract_pass(Cache(Path(sys.argv[1])), "c", alone(feature_set("logmel")),
                      Compute(cluster=RayCluster(address=sys.argv[2])), how)
     """
-    import textwrap
-
     words = [sys.executable, "-c", textwrap.dedent(code), str(cache.root), nodes.address]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as driver:
         assert driver.stdout is not None
@@ -232,6 +233,46 @@ def test_a_driver_that_is_ended_leaves_a_cache_that_goes_on(make: Callable[[str]
         name: of.tolist() for name, of in frames_of(whole, LOGMEL).items()
     }
     assert verify(cache) == []
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_two_drivers_at_once_store_everything_once(make: Callable[[str], Cache], nodes: Any) -> None:
+    cache, waited = make("two"), list[str]()
+
+    def drive(_: int) -> ExtractReport:
+        how = ShardWriting(shard_utterances=8, on_wait=waited.append)
+        return extract_pass(cache, "c", alone(LOGMEL), Compute(cluster=RayCluster()), how)[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        reports = list(pool.map(drive, range(2)))
+    assert sorted((report.before, report.extracted) for report in reports) == [(0, COUNT - 2), (COUNT - 2, 0)]
+    assert len(waited) == 1 and len(frames_of(cache, LOGMEL)) == COUNT - 2
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_full_disk_ends_the_driver_and_what_is_stored_stays(
+    make: Callable[[str], Cache], nodes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, whole = make("full"), feature_writer.store_members
+    written = [0]
+
+    def full(*values: Any, **more: Any) -> Any:
+        written[0] += 1
+        if written[0] == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return whole(*values, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_writer, "store_members", full)
+        with pytest.raises(TfserError, match="the disk is full"):
+            extracted(cache, alone(LOGMEL), RayCluster())
+    assert verify(cache) == [] and len(files(cache, LOGMEL)) == 1
+    report = extracted(cache, alone(LOGMEL), RayCluster())
+    assert (report.before, report.extracted) == (8, COUNT - 10)
 
 
 @needs_ray
