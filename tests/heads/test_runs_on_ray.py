@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,19 +60,37 @@ def test_a_worker_trains_what_it_is_sent_and_says_what_it_lacks(filled: Cache, t
     assert "the cache" in done(tfser.__version__, Cache(tmp_path / "none"))[0][2]["text"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """A cluster of a head without cores and two nodes of one core, joined."""
+    """A cluster on this machine, joined: a head of two cores, beside which tests put nodes that are lost."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 << 20})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    # A busy machine takes minutes to start what Ray waits for half a minute.
+    patient = {
+        "RAY_agent_register_timeout_ms": "900000",
+        "RAY_raylet_start_wait_time_s": "600",
+        "RAY_worker_register_timeout_seconds": "600",
+        "RAY_gcs_server_request_timeout_seconds": "600",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in patient.items():
+            patch.setenv(name, value)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 80 << 20})
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def another_node(cluster: Any) -> Any:
+    """Add a node of one core; return it when the cluster knows it."""
+    import ray
+
+    node = cluster.add_node(wait=False, num_cpus=1, object_store_memory=80 << 20)
+    while sum(bool(of["Alive"]) for of in ray.nodes()) < 2:
+        time.sleep(0.2)
+    return node
 
 
 @pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed (tfser[ray])")
@@ -82,11 +101,12 @@ def test_runs_are_those_of_one_machine_though_a_node_is_lost(filled: Cache, node
     plan = plan_sweep(local, asked(seeds=(0, 1)))
     assert run_here(local, plan.runs, plan.findings, tell=lambda event: None) == []
     events: list[Event] = []
+    node = another_node(nodes)
 
     def tell(event: Event) -> None:
         events.append(event)
         if sum(of.kind == "done" for of in events) == 1 and event.kind == "done":
-            nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
+            nodes.remove_node(node, allow_graceful=False)
 
     running = RunningMany(threads=1, keep_memory=False)
     assert run_on_ray(distributed, plan.runs, plan.findings, running, RayCluster(), tell=tell) == []

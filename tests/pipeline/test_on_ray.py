@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -93,6 +94,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_ray, "BLOCK_UTTERANCES", 3)
+
+
 @pytest.fixture
 def make(tmp_path: Path, root: Path) -> Callable[[str], Cache]:
     def fresh(name: str) -> Cache:
@@ -103,20 +109,37 @@ def make(tmp_path: Path, root: Path) -> Callable[[str], Cache]:
     return fresh
 
 
-@pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A cluster of a head without cores and two nodes of one core, joined; small blocks."""
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """A cluster on this machine, joined: a head of two cores, beside which tests put nodes that are lost."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setattr(on_ray, "BLOCK_UTTERANCES", 3)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80 << 20})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    # A busy machine takes minutes to start what Ray waits for half a minute.
+    patient = {
+        "RAY_agent_register_timeout_ms": "900000",
+        "RAY_raylet_start_wait_time_s": "600",
+        "RAY_worker_register_timeout_seconds": "600",
+        "RAY_gcs_server_request_timeout_seconds": "600",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in patient.items():
+            patch.setenv(name, value)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "object_store_memory": 80 << 20})
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def another_node(cluster: Any) -> Any:
+    """Add a node of one core; return it when the cluster knows it."""
+    import ray
+
+    node = cluster.add_node(wait=False, num_cpus=1, object_store_memory=80 << 20)
+    while sum(bool(of["Alive"]) for of in ray.nodes()) < 2:
+        time.sleep(0.2)
+    return node
 
 
 def extracted(
@@ -137,13 +160,14 @@ def files(cache: Cache, features: Any) -> dict[str, bytes]:
 def test_shards_are_those_of_a_local_run_though_a_node_is_lost(make: Callable[[str], Cache], nodes: Any) -> None:
     local, distributed = make("local"), make("ray")
     whole = extracted(local, alone(LOGMEL), None)
+    node = another_node(nodes)
     lost: list[int] = []
 
     def begin(count: int, seconds: float) -> Advance:
         def advance(done: int, seconds: float) -> None:
             if not lost:  # in the middle: blocks are at work on both nodes
                 lost.append(count)
-                nodes.remove_node(next(iter(nodes.worker_nodes)), allow_graceful=False)
+                nodes.remove_node(node, allow_graceful=False)
 
         return advance
 

@@ -169,6 +169,7 @@ def test_what_is_pushed_is_pulled_to_the_byte(filled: Cache, bucket: str, tmp_pa
     assert (again.moved, again.before, again.kept) == (0, pushed.moved, [])
 
 
+@pytest.mark.slow
 def test_only_what_is_named_is_moved_and_the_commands_say_what_they_did(filled: Cache, bucket: str, tmp_path: Path) -> None:
     extract(filled, "c", feature_set("mfcc"))
     assert run("cache", "push", bucket, "--cache", filled.root).exit_code == 0
