@@ -153,6 +153,7 @@ def test_scan_and_extract_read_a_url(audio: Path, bucket: str, filled: Cache, tm
         with open_catalogue(of) as connection:
             found.append(connection.execute("SELECT utterance_id, checksum FROM features ORDER BY ALL").fetchall())
     assert found[0] == found[1] and len(found[0]) == 6
+    assert verify(cache) == []
 
 
 # -- features ----------------------------------------------------------------------------------------------------------------
