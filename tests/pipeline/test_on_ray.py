@@ -238,7 +238,8 @@ def workers() -> list[int]:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             lines[int(folder.name)] = parent, (folder / "cmdline").read_bytes()
     raylets = {pid for pid, (_, line) in lines.items() if b"raylet" in line.split(b"\0")[0] and session.encode() in line}
-    return [pid for pid, (parent, line) in lines.items() if parent in raylets and line.startswith((b"ray::_compute", b"ray::IDLE"))]
+    theirs = {pid: line for pid, (parent, line) in lines.items() if parent in raylets}
+    return [pid for pid, line in theirs.items() if line.startswith((b"ray::_compute", b"ray::IDLE"))]
 
 
 @needs_ray
