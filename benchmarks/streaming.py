@@ -60,7 +60,7 @@ def main() -> None:
         print(json.dumps(result, indent=2))
         return
     for key, value in result.items():
-        print(f"{key:<32}{value}")
+        print(f"{key:<36}{value}")
 
 
 def make(folder: Path, chosen: argparse.Namespace) -> list[FeatureRow]:
