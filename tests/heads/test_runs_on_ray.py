@@ -79,11 +79,15 @@ def nodes() -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in patient.items():
             patch.setenv(name, value)
-        cluster = begun(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **ports()}))
+        cluster = begun(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **ports(), **PLAIN}))
         ray.init(address=cluster.address, log_to_driver=False)
         yield cluster
         ray.shutdown()
         cluster.shutdown()
+
+
+PLAIN = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
+"""What a node of a test does without: each is a Python process more to start."""
 
 
 def ports() -> dict[str, int]:
