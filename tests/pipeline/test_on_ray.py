@@ -12,10 +12,11 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ HAS_RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed (tfser[ray])")
 LOGMEL = feature_set("logmel")
 COUNT = 40
+ALREADY = 10
+"""Who can be extracted among the four blocks of three that came back before the fifth, less one that is too short."""
 
 
 @given(st.lists(st.floats(0.01, 400), max_size=30))
@@ -109,6 +112,83 @@ def make(tmp_path: Path, root: Path) -> Callable[[str], Cache]:
         return cache
 
     return fresh
+
+
+class PretendRay(ModuleType):
+    """As much of Ray as an extraction uses, in this process: what is sent is pickled as Ray pickles it, and the last comes first.
+
+    `lost` are the numbers of the blocks that end all their workers, `interrupted` that of the block at which Ctrl-C comes.
+    """
+
+    class RayError(Exception):
+        pass
+
+    class RayTaskError(RayError):
+        cause: BaseException | None = None
+
+    def __init__(self, lost: Collection[int] = (), interrupted: int | None = None) -> None:
+        super().__init__("ray")
+        self.pickle = pytest.importorskip("cloudpickle", reason="cloudpickle, by which Ray pickles, is not installed")
+        self.exceptions = SimpleNamespace(RayError=self.RayError, RayTaskError=self.RayTaskError)
+        self.lost, self.interrupted, self.given, self.most = lost, interrupted, 0, 0
+        self.waiting: dict[int, bytes] = {}
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def nodes(self) -> list[dict[str, bool]]:
+        return [{"Alive": True}]
+
+    def put(self, value: Any) -> bytes:
+        return bytes(self.pickle.dumps(value))
+
+    def remote(self, function: Any) -> Any:
+        def give(work: bytes, rows: Any) -> int:
+            self.given += 1
+            self.waiting[self.given] = self.put((function, self.pickle.loads(work), rows))
+            self.most = max(self.most, len(self.waiting))
+            return self.given
+
+        task = SimpleNamespace(remote=give)
+        return SimpleNamespace(options=lambda **_: task)
+
+    def get(self, number: int) -> Any:
+        if number in self.lost:
+            raise self.RayError("lost")
+        if number == self.interrupted:
+            raise KeyboardInterrupt
+        function, work, rows = self.pickle.loads(self.waiting.pop(number))
+        return self.pickle.loads(self.put(function(work, rows)))
+
+    def cancel(self, number: int, force: bool) -> None:
+        del self.waiting[number]
+
+
+def test_what_travels_comes_back_as_it_was_computed_here(make: Callable[[str], Cache], monkeypatch: pytest.MonkeyPatch) -> None:
+    local, distributed, ray = make("local"), make("ray"), PretendRay()
+    whole = extracted(local, alone(LOGMEL), None)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    report = extracted(distributed, alone(LOGMEL), RayCluster())
+    assert (report.extracted, report.skipped) == (whole.extracted, whole.skipped) and whole.extracted == COUNT - 2
+    assert files(distributed, LOGMEL) == files(local, LOGMEL)
+    assert ray.given == 13 and ray.most == on_ray.AHEAD * 2 and not ray.waiting
+
+
+@pytest.mark.parametrize(("how", "error"), [({"lost": (5,)}, TfserError), ({"interrupted": 5}, KeyboardInterrupt)])
+def test_what_came_back_before_the_end_is_stored(
+    make: Callable[[str], Cache], monkeypatch: pytest.MonkeyPatch, how: Any, error: type[BaseException]
+) -> None:
+    cache, ray = make("ended"), PretendRay(**how)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(error, match="ended 4 workers one after the other" if error is TfserError else None):
+        extracted(cache, alone(LOGMEL), RayCluster())
+    assert not ray.waiting and verify(cache) == []
+    monkeypatch.setitem(sys.modules, "ray", PretendRay())
+    report = extracted(cache, alone(LOGMEL), RayCluster())
+    assert report.before == ALREADY and report.before + report.extracted == COUNT - 2
 
 
 @pytest.fixture(scope="module")
