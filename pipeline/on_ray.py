@@ -147,8 +147,9 @@ def results_of_cluster(
                     waiting.append((block, crew.give(block)))
                 if not waiting:
                     return
-                block, promised = waiting.popleft()
+                block, promised = waiting[0]
                 made = _fetched(ray, block, promised)
+                waiting.popleft()  # not before: whoever interrupts the waiting lets go of this block as well
                 for note in made.notes:
                     if note not in told:
                         told.add(note)
