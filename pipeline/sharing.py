@@ -237,14 +237,15 @@ def _wanted(remote: RemoteFolder, named: Mapping[str, Any], features: str | None
             return False
         return parts[2:] == ("feature_set.json",) or (len(parts) == 4 and corpus in (None, parts[2]))
 
-    def turn(place: str) -> int:
+    def turn(place: str) -> tuple[Any, ...]:
+        """Sort what makes others count behind them; a shard's rows directly, so that what came until a failure counts."""
         parts = PurePosixPath(place).parts
         if parts[0] == "corpora":
-            return len(_CORPUS_FILES) - _CORPUS_FILES.index(parts[2])
-        return 1 if parts[-1] == "feature_set.json" else 3 if parts[-1].endswith(ROWS_SUFFIX) else 2
+            return parts[:2], len(_CORPUS_FILES) - _CORPUS_FILES.index(parts[2])
+        of_shard = (*parts[2:-1], parts[-1].partition(".")[0])
+        return parts[:2], int(len(parts) > 3), of_shard, parts[-1].endswith(ROWS_SUFFIX), place
 
-    chosen = [place for place in named if is_wanted(PurePosixPath(place).parts)]
-    return sorted(chosen, key=lambda place: (PurePosixPath(place).parts[0], PurePosixPath(place).parts[1], turn(place), place))
+    return sorted((place for place in named if is_wanted(PurePosixPath(place).parts)), key=turn)
 
 
 def _by_lock(cache: Cache, places: list[str]) -> Iterator[tuple[str, list[str]]]:

@@ -241,7 +241,7 @@ def another_node(cluster: Any) -> Any:
 
 def begun(start: Callable[[], Any]) -> Any:
     """Start a node; once more, and again, where the machine is too busy for the half minute that Ray gives a part of itself."""
-    for left in reversed(range(4)):
+    for left in reversed(range(6)):
         try:
             return start()
         except Exception:
