@@ -25,15 +25,14 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.fill_features import other_encoder
 from tfser.manifests.catalogue.stored import FEATURE_SET, read_corpus, read_feature_set
 from tfser.manifests.errors import DamagedError, TfserError, UnreadableError, unknown
+from tfser.pipeline.audio_loading import audio_loader
 from tfser.pipeline.extract_report import ExtractReport
-from tfser.pipeline.feature_writer import CHANGED, FeatureWriter, Share
-from tfser.pipeline.features.engine import AudioRow, Compute, Result, Samples, Tell
+from tfser.pipeline.feature_writer import FeatureWriter, Share
+from tfser.pipeline.features.engine import AudioRow, Compute, Result, Tell
 from tfser.pipeline.features.registry import FeatureSet, Pass, alone
-from tfser.pipeline.measure import Advance, audio_path, disk_errors
+from tfser.pipeline.measure import Advance, disk_errors
 from tfser.pipeline.new_shards import AS_USUAL, ShardWriting
-from tfser.pipeline.sound.audio import content_hash, decode, resample
-from tfser.pipeline.sound.recording import AudioError, TooLongError
-from tfser.pipeline.sound.video import MissingExtraError
+from tfser.pipeline.on_ray import results_of_cluster
 
 
 def extract(cache: Cache, corpus: str, features: FeatureSet, *, workers: int | None = None, **how: Any) -> ExtractReport:
@@ -179,22 +178,10 @@ def _run(
 
 
 def _results(root: Path, job: Pass, todo: Sequence[AudioRow], compute: Compute) -> Generator[Result]:
-    def load(row: AudioRow) -> Samples:
-        path = audio_path(root, row.path)
-        try:
-            # A file that was replaced by a much longer one is not decoded to its end only to find that.
-            audio = decode(path, row.start_s, row.end_s, max_duration_s=row.duration_s + 1.0)
-        except MissingExtraError:
-            raise
-        except TooLongError:
-            raise TfserError(CHANGED) from None
-        except AudioError as error:
-            raise TfserError(error.reason) from error
-        if content_hash(audio) != row.content_hash:
-            raise TfserError(CHANGED)
-        return resample(audio.samples, audio.sample_rate, job.sample_rate_hz)
-
-    yield from job.engine(todo, load, compute)
+    if compute.cluster is not None:
+        yield from results_of_cluster(compute.cluster, root, job, todo, compute)
+        return
+    yield from job.engine(todo, audio_loader(root, job.sample_rate_hz), compute)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from tfser.manifests.catalogue.stored import FEATURE_SET, SKIPPED, read_skipped,
 from tfser.manifests.errors import DamagedError, UnreadableError
 from tfser.manifests.files import sweep
 from tfser.manifests.utterances import Skipped, skipped_table
+from tfser.pipeline.audio_loading import CHANGED
 from tfser.pipeline.extract_report import ExtractReport
 from tfser.pipeline.features.engine import AudioRow
 from tfser.pipeline.features.feature_set import write_description
@@ -38,9 +39,6 @@ SHARD_SECONDS = 300.0
 
 ENOUGH = 64
 """After so many utterances a feature set ends where most of them overflow; before, a few odd ones decide nothing."""
-
-CHANGED = "the file changed between scan and extraction, or its row did; run the extraction again, which decodes it anew"
-"""Why a file that is no longer what was scanned has no features."""
 
 
 @dataclass(frozen=True)

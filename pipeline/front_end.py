@@ -11,7 +11,6 @@ in `tfser.pipeline.joint_front_end`.
 
 from __future__ import annotations
 
-import functools
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from tfser.manifests.feature_name import FeatureName
 from tfser.manifests.files import read_json
 from tfser.manifests.options import pairs
 from tfser.pipeline.feature_writer import narrowed, why_not_stored
-from tfser.pipeline.features.encoder_engine import encoder_engine
+from tfser.pipeline.features.encoder_engine import encoder_engine, keep_loaded
 from tfser.pipeline.features.encoders.known import ENCODERS
 from tfser.pipeline.features.encoders.spec import EncoderSpec, encoder_spec
 from tfser.pipeline.features.encoders.weights import CONFIG, is_folder
@@ -221,25 +220,13 @@ def _encoder(stored: StoredSet, weights: str | None, memo: Path | None) -> Engin
         sample_rate_hz=spec.sample_rate_hz,
         minimum_s=spec.minimum_samples / spec.sample_rate_hz,
         frames=spec.frames,
-        engine=encoder_engine(spec, on=_kept(spec)),
+        engine=encoder_engine(spec, on=keep_loaded(spec)),
         combine=combine,
     )
 
 
 def _as_it_is(frames: Frames) -> Frames:
     return frames
-
-
-def _kept(spec: EncoderSpec) -> Callable[[str], Any]:
-    """Return a loader that loads an encoder once a device, however often it is asked for."""
-
-    @functools.cache
-    def load(device: str) -> Any:
-        from tfser.pipeline.features.encoders.loading import load as load_encoder
-
-        return load_encoder(spec, device)
-
-    return load
 
 
 def encoder_place(stored: StoredSet, *, weights: str | None = None, memo: Path | None = None) -> tuple[str, str | None]:

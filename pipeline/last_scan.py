@@ -93,20 +93,16 @@ def kept_limit(about: Mapping[str, Any] | None) -> float | None:
 
 
 def found_other(cache: Cache, corpus: str) -> set[str]:
-    """Return the utterances that an extraction since the last scan found to hold other sound than their rows say.
+    """Return the utterances that an extraction found to hold other sound than their rows say, until one finds them right.
 
-    Their files' stamps may well be the same: the row itself may be damaged, and no stamp would ever tell.
+    Their files' stamps may well be the same: the row itself may be damaged, and no stamp would ever tell. Nor is it asked which
+    is newer, the list or the rows: a clock may have been set back between the two.
     """
-    try:
-        scanned = (cache.corpus(corpus) / UTTERANCES).stat().st_mtime_ns
-    except OSError:
-        return set()
     names: set[str] = set()
     for path in cache.feature_root.glob(f"*/{corpus}/{SKIPPED}"):
         with contextlib.suppress(OSError, DamagedError, UnreadableError):  # a list that cannot be read asks for nothing
-            if path.stat().st_mtime_ns >= scanned:
-                rows = skipped_rows(read_skipped(cache, path))
-                names |= {row.utterance_id for row in rows if row.utterance_id and row.stage.startswith("changed:")}
+            rows = skipped_rows(read_skipped(cache, path))
+            names |= {row.utterance_id for row in rows if row.utterance_id and row.stage.startswith("changed:")}
     return names
 
 

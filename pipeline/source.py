@@ -25,7 +25,7 @@ class Source:
     panel: ClassVar[str] = "Corpus"
     corpus: Annotated[str, Option("A known corpus (see `tfser corpora`), or one scanned before.", metavar="NAME")]
     root: Annotated[
-        Path | None, Option("Its folder; else $TFSER_CORPORA/<corpus>, else that of the last scan.", metavar="DIR")
+        Path | None, Option("Its folder or URL (s3://...); else $TFSER_CORPORA/<corpus>, or the last scan's.", metavar="DIR")
     ] = None
     name: Annotated[str | None, Option("Name it gets in the cache, for a second copy or a table.", metavar="NAME")] = None
     table: Annotated[Path | None, Option("With --corpus table: the csv, tsv or Parquet file.", metavar="FILE")] = None

@@ -19,6 +19,7 @@ from tfser.heads.results.papers import Reproduction
 from tfser.heads.results.published import Paper
 from tfser.heads.results.summary import check_selection, rows_of_plan, summary
 from tfser.heads.runs.in_turn import Failure, run_here
+from tfser.heads.runs.on_ray import run_on_ray
 from tfser.heads.runs.plan import Plan, estimate, feature_bytes, plan_sweep
 from tfser.heads.runs.processes import run_in_processes
 from tfser.heads.runs.request import SweepRequest, Training
@@ -157,9 +158,17 @@ def run_plan(cache: Cache, plan: Plan, running: RunningMany, selection: str) -> 
         say(f"{count(len(plan.runs) - len(runs), 'run')} of {len(plan.runs):,} found finished (--again trains them again)")
     try:
         with view:
+            if (cluster := running.cluster()) is not None and runs:
+                return run_on_ray(cache, runs, plan.findings, running, cluster, tell=view.tell)
             if running.jobs == 1 or len(runs) < 2:
-                every = running.checkpoint_every
-                return run_here(cache, runs, plan.findings, tell=view.tell, checkpoint_every_s=every)
+                return run_here(
+                    cache,
+                    runs,
+                    plan.findings,
+                    tell=view.tell,
+                    checkpoint_every_s=running.checkpoint_every,
+                    holding=running.holding,
+                )
             return run_in_processes(cache, runs, plan.findings, running, tell=view.tell)
     finally:
         refresh_if_possible(cache)

@@ -128,6 +128,7 @@ def train_folds(
                 tell=bars.tell,
                 checkpoint_every_s=running.checkpoint_every,
                 go_on_after=EmptySideError,
+                holding=running.holding,
             )
     finally:
         refresh_if_possible(store)

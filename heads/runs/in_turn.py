@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tfser.heads.runs.experiment import Experiment
+from tfser.heads.runs.holding import AS_IT_FITS, Holding
 from tfser.heads.runs.one_fold import Following, Loaded, load, train_fold, utterances_cut
 from tfser.heads.runs.plan import Key, Run, data_key
 from tfser.heads.runs.several_folds import train_together
@@ -61,8 +62,8 @@ class BusyError(TfserError):
 class Shelf:
     """The features in memory: those of one key at a time."""
 
-    def __init__(self, cache: Cache, tell: Tell) -> None:
-        self._cache, self._tell = cache, tell
+    def __init__(self, cache: Cache, tell: Tell, holding: Holding = AS_IT_FITS) -> None:
+        self._cache, self._tell, self._holding = cache, tell, holding
         self._key: Key | None = None
         self._loaded: Loaded | None = None
         self._said: set[str] = set()
@@ -72,7 +73,10 @@ class Shelf:
         key = data_key(experiment)
         if self._loaded is None or key != self._key or not set(folds) <= self._loaded.sides.keys():
             self._loaded, self._key = None, None
-            self._loaded, self._key = load(self._cache, replace(experiment, folds=tuple(folds))), key
+            self._loaded = load(self._cache, replace(experiment, folds=tuple(folds)), holding=self._holding)
+            self._key = key
+        if (why := self._loaded.streamed) is not None:
+            self._say(f"{experiment.stored}: frames are streamed from the cache, {why}; the numbers are the same (--no-stream)")
         if cut := utterances_cut(experiment, self._loaded):
             most = experiment.spec.seen_frames(experiment.config, experiment.recipe)
             what = "cut_seconds" if most == experiment.recipe.cut_frames else "max_seconds"
@@ -115,10 +119,12 @@ def groups(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
 class RunTrainer:
     """Trains groups of runs one after the other, with the features that they share."""
 
-    def __init__(self, cache: Cache, *, tell: Tell, checkpoint_every_s: float = 30.0) -> None:
+    def __init__(
+        self, cache: Cache, *, tell: Tell, checkpoint_every_s: float = 30.0, holding: Holding = AS_IT_FITS
+    ) -> None:
         self.tell = tell
         self._cache, self._every_s = cache, checkpoint_every_s
-        self._shelf = Shelf(cache, lambda event: self.tell(event))
+        self._shelf = Shelf(cache, lambda event: self.tell(event), holding)
         self._sums = KeptSums()
 
     def train(self, group: Sequence[Run], folds: Sequence[int], findings: Sequence[Finding], *, wait: bool) -> list[Failure]:
@@ -189,6 +195,7 @@ def run_here(
     tell: Tell,
     checkpoint_every_s: float = 30.0,
     go_on_after: type[Exception] = Exception,
+    holding: Holding = AS_IT_FITS,
 ) -> list[Failure]:
     """Train runs in this process; return those that failed.
 
@@ -201,8 +208,10 @@ def run_here(
         tell: told what happens.
         checkpoint_every_s: as `train_fold` has it.
         go_on_after: errors of this kind fail their runs alone; any other stops everything.
+        holding: where frames are held.
     """
-    trainer, folds = RunTrainer(cache, tell=tell, checkpoint_every_s=checkpoint_every_s), folds_by_key(runs)
+    trainer = RunTrainer(cache, tell=tell, checkpoint_every_s=checkpoint_every_s, holding=holding)
+    folds = folds_by_key(runs)
     failures: list[Failure] = []
     queue = [(group, False) for group in groups(runs)]
     while queue:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.heads.runs.experiment import EVERYTHING, Experiment, check_unchanged, soft_labels
+from tfser.heads.runs.holding import AS_IT_FITS, Holding
 from tfser.heads.runs.outcome import RunOutcome, history_row, selected
 from tfser.heads.runs.store import begin, finish, peek, pick_up, save_model, versions
 from tfser.heads.runs.target import ratings_of
@@ -31,6 +32,8 @@ from tfser.manifests.wording import more
 from tfser.pipeline.features.devices import processor
 from tfser.pipeline.scan import now
 from tfser.pipeline.shards.packed import FeatureRow, PackedFeatures, load_packed
+from tfser.pipeline.shards.reader import ShardReader
+from tfser.pipeline.shards.streamed import stream_packed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +60,8 @@ class Loaded:
     """(n, T) true ratings on 0..1, where dimensions are learned; NaN where one beside classes is not rated."""
     soft_labels: npt.NDArray[np.float32] | None = None
     """(n, K) soft labels, one-hot where an utterance has none; None: they are not asked for."""
+    streamed: str | None = None
+    """Why the frames stay on disk; None: they are in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +76,15 @@ class EmptySideError(TfserError):
     """A fold cannot be trained: nothing is left of one of its sides, or nothing can be learned from it."""
 
 
-def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], None] | None = None) -> Loaded:
+def load(
+    cache: Cache,
+    experiment: Experiment,
+    progress: Callable[[int, int], None] | None = None,
+    holding: Holding = AS_IT_FITS,
+) -> Loaded:
     """Load the features of all utterances of the protocol that have any, and who is in which fold, from one catalogue.
+
+    Frames that do not fit into memory stay in their shards, and are read from there as training asks for them.
 
     Utterances come in the order of their corpora and ids, whatever shards they lie in: the same data trains to the same numbers
     however the cache grew.
@@ -103,8 +115,15 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
         ).fetchall()
         kept = fold_independence(connection, experiment.protocol, experiment.corpus)
         soft = soft_labels(connection, experiment) if experiment.recipe.labels_from == "distribution" else None
+    where = _in_shards(cache, experiment, utterances)
+    streamed = holding.why_streamed(_bytes_of(where), experiment.device)
+    if streamed is None:
+        features = load_packed(where, progress=progress, verify=cache.verify)
+    else:
+        features = stream_packed(where, verify=cache.verify)
     return Loaded(
-        features=load_packed(_in_shards(cache, experiment, utterances), progress=progress, verify=cache.verify),
+        features=features,
+        streamed=streamed,
         labels=np.array([number[r["label"]] if number else 0 for r in utterances], dtype=np.int64),
         ratings=ratings_of(utterances, experiment.targets, experiment.scales),
         corpora=tuple(r["corpus"] for r in utterances),
@@ -130,6 +149,14 @@ def _in_shards(cache: Cache, experiment: Experiment, utterances: Sequence[Mappin
         )
         for row in utterances
     ]
+
+
+def _bytes_of(where: Sequence[FeatureRow]) -> int:
+    """Return the memory that frames take."""
+    if not where:  # whoever loads them says so
+        return 0
+    with ShardReader(where[0].path) as reader:
+        return sum(row.frames for row in where) * where[0].dim * reader.dtype.itemsize
 
 
 def _sides_of(

@@ -13,13 +13,14 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from tfser.heads import head
 from tfser.heads.runs.experiment import Experiment
+from tfser.heads.runs.holding import AS_IT_FITS, Holding
 from tfser.heads.runs.in_turn import BusyError, Event, Failure, Findings, RunTrainer, Tell, folds_by_key, groups, reason
 from tfser.heads.runs.plan import Run, data_key
 from tfser.heads.runs.running import RunningMany
@@ -32,8 +33,12 @@ _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """How libraries beside torch are told their threads; they read it once, when they are loaded."""
 
 
+Message = tuple[Any, int | None, dict[str, Any]]
+"""What a worker sends: a kind of event, `through` or `gave-up`; the number of the run in its group; the event's other values."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class _Task:
+class RunsTask:
     """What a worker is sent: the runs of a group with their experiments as plain data."""
 
     experiments: tuple[Mapping[str, Any], ...]
@@ -79,7 +84,7 @@ def run_in_processes(
         while pool.has_work():
             # A worker that died is replaced here, so one that cannot live takes the runs with it one by one and never all.
             while pool.queue and len(pool.workers) < jobs:
-                pool.workers.append(_start(cache, of_each))
+                pool.workers.append(_start(cache, of_each, replace(running.holding, processes=max(jobs, 1))))
                 pool.give(pool.workers[-1])
             by_pipe = {worker.pipe: worker for worker in pool.workers}
             for pipe in wait(list(by_pipe)):
@@ -112,13 +117,7 @@ class _Pool:
         key = data_key(worker.group[0].experiment)
         _send(
             worker,
-            _Task(
-                experiments=tuple(_packed(run.experiment) for run in worker.group),
-                run_folds=tuple(run.fold for run in worker.group),
-                folds=self._folds[key],
-                findings=tuple(self._findings[key]),
-                wait=waits,
-            ),
+            task_of(worker.group, self._folds[key], self._findings[key], waits),
         )
 
     def hear(self, worker: _Worker) -> None:
@@ -166,10 +165,10 @@ class _Pool:
             worker.process.join()
 
 
-def _start(cache: Cache, running: RunningMany) -> _Worker:
+def _start(cache: Cache, running: RunningMany, holding: Holding) -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, cache, running), name="tfser sweep", daemon=True)
+    process = context.Process(target=_work, args=(theirs, cache, running, holding), name="tfser sweep", daemon=True)
     with _environment({name: str(running.threads) for name in _POOLS}):
         process.start()
     theirs.close()
@@ -188,7 +187,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
             del os.environ[name]
 
 
-def _send(worker: _Worker, task: _Task | None) -> None:
+def _send(worker: _Worker, task: RunsTask | None) -> None:
     with contextlib.suppress(OSError):  # it died: reading from it says so
         worker.pipe.send(task)
 
@@ -200,6 +199,17 @@ def _how(exitcode: int | None) -> str:
         except ValueError:
             return f"signal {-exitcode}"
     return f"exit code {exitcode}"
+
+
+def task_of(group: Sequence[Run], folds: tuple[int, ...], findings: Sequence[Finding], wait: bool) -> RunsTask:
+    """Return the runs of a group as plain data; the other arguments are those of `RunTrainer.train`."""
+    return RunsTask(
+        experiments=tuple(_packed(run.experiment) for run in group),
+        run_folds=tuple(run.fold for run in group),
+        folds=folds,
+        findings=tuple(findings),
+        wait=wait,
+    )
 
 
 def _packed(experiment: Experiment) -> dict[str, Any]:
@@ -214,39 +224,44 @@ def _unpacked(values: Mapping[str, Any]) -> Experiment:
 # -- in the worker -----------------------------------------------------------------------------------------------------------
 
 
-def _work(pipe: Connection, cache: Cache, running: RunningMany) -> None:
+def _work(pipe: Connection, cache: Cache, running: RunningMany, holding: Holding = AS_IT_FITS) -> None:
     """Train what the parent sends, until it sends None or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     threading.Thread(target=_die_with_parent, daemon=True).start()
     # Before torch is loaded: how its threads wait is read once.
     wait_passively()
     running.prepare("cpu")
-    trainer = RunTrainer(cache, tell=lambda event: None, checkpoint_every_s=running.checkpoint_every)
+    every = running.checkpoint_every
+    trainer = RunTrainer(cache, tell=lambda event: None, checkpoint_every_s=every, holding=holding)
     while (task := _receive(pipe)) is not None:
-        # Runs are numbered within the group: what goes through the pipe is plain data, and the parent has the
-        # objects.
-        group = [Run(experiment=_unpacked(e), fold=fold) for e, fold in zip(task.experiments, task.run_folds, strict=True)]
-        numbers = {run.run_id: number for number, run in enumerate(group)}
-
-        def tell(event: Event, numbers: Mapping[str, int] = numbers) -> None:
-            values = {f.name: getattr(event, f.name) for f in fields(event) if f.name not in ("kind", "run")}
-            pipe.send((event.kind, None if event.run is None else numbers[event.run.run_id], values))
-
-        trainer.tell = tell
-        try:
-            trainer.train(group, task.folds, task.findings, wait=task.wait)
-        except BusyError:
-            for run in group:
-                tell(Event(kind="busy", run=run))
-        except Exception as error:
-            pipe.send(("gave-up", None, {"text": reason(error)}))
-        else:
-            pipe.send(("through", None, {}))
+        carry_out(trainer, task, pipe.send)
 
 
-def _receive(pipe: Connection) -> _Task | None:
+def carry_out(trainer: RunTrainer, task: RunsTask, send: Callable[[Message], None]) -> None:
+    """Train the runs of a task; send what happens, and at the end that it is through, or why it was given up."""
+    # Runs are numbered within the group: what is sent is plain data, and the parent has the objects.
+    group = [Run(experiment=_unpacked(e), fold=fold) for e, fold in zip(task.experiments, task.run_folds, strict=True)]
+    numbers = {run.run_id: number for number, run in enumerate(group)}
+
+    def tell(event: Event) -> None:
+        values = {f.name: getattr(event, f.name) for f in fields(event) if f.name not in ("kind", "run")}
+        send((event.kind, None if event.run is None else numbers[event.run.run_id], values))
+
+    trainer.tell = tell
     try:
-        task: _Task | None = pipe.recv()
+        trainer.train(group, task.folds, task.findings, wait=task.wait)
+    except BusyError:
+        for run in group:
+            tell(Event(kind="busy", run=run))
+    except Exception as error:
+        send(("gave-up", None, {"text": reason(error)}))
+    else:
+        send(("through", None, {}))
+
+
+def _receive(pipe: Connection) -> RunsTask | None:
+    try:
+        task: RunsTask | None = pipe.recv()
     except EOFError:
         return None
     return task

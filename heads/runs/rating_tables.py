@@ -31,7 +31,7 @@ def rating_tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa
     ends = {name: (low, high) for name, low, high in outcome.scales}
     true = unmapped(outcome.ratings, corpora, outcome.scales) if corpora else outcome.ratings
     # Beside classes, who is not rated was predicted all the same; there is nothing to score it by, and no row.
-    there: npt.NDArray[np.bool_] = np.isfinite(outcome.ratings).all(axis=1)
+    there: npt.NDArray[np.bool_] = np.asarray(np.isfinite(outcome.ratings).all(axis=1))
     K = len(outcome.classes)
     rated, metrics = list[pa.Table](), list[dict[str, Any]]()
     for selected in outcome.selections:

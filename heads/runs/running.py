@@ -11,8 +11,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+from tfser.heads.runs.holding import Holding
 from tfser.manifests.cache import Cache
 from tfser.manifests.options import Option
+from tfser.pipeline.cluster import OnRay
 from tfser.pipeline.memory import Process
 
 
@@ -34,10 +36,18 @@ class Running(Process):
     verify: Annotated[
         Frames, Option("Compare frames with their checksums once, when they are read first, or never.")
     ] = Frames.once
+    stream: Annotated[
+        bool | None, Option("Frames stay on disk while they are trained on; left out: where they do not fit into memory.")
+    ] = None
     runs: Annotated[
         Path | None,
         Option("Keep runs there, beside a cache that cannot be written; --cache DIR shows them.", metavar="DIR"),
     ] = None
+
+    @property
+    def holding(self) -> Holding:
+        """Where frames are held."""
+        return Holding(stream=self.stream)
 
     def store(self, cache: Path | None) -> Cache:
         """Return the cache that training reads, and writes its runs to: another folder's if `runs` names one."""
@@ -46,11 +56,11 @@ class Running(Process):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunningMany(Running):
+class RunningMany(Running, OnRay):
     """How the runs of a sweep are carried out, several at once if asked."""
 
     panel: ClassVar[str] = "Running"
-    jobs: Annotated[int, Option("Processes at once.", metavar="N", minimum=1, maximum=256)] = 1
+    jobs: Annotated[int, Option("Processes at once; with ray, at most so many.", metavar="N", minimum=1, maximum=256)] = 1
 
     def prepare(self, device: str) -> bool:
         """Set up this process where the runs are trained in it; processes of their own set themselves up."""

@@ -50,7 +50,9 @@ def _read() -> dict[str, Lineage]:
     """Return the lineages of `lineages.toml`, by name."""
     lineages = {}
     for name, block in tomllib.loads(packaged("heads.spec", "lineages.toml")).items():
-        settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in block["recipe"].items()}
+        settings: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in block["recipe"].items()
+        }
         lineages[name] = Lineage(recipe=replace(_THEIRS, **settings), caveat=block["caveat"], source=block["source"])
     return lineages
 

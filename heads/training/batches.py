@@ -7,15 +7,17 @@ is the same batch, and one that is gathered again after a kill is the same as we
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from tfser.heads.models.layer_mix import LayerMix
 from tfser.heads.spec.recipes import Recipe
+from tfser.heads.training.ahead import read_ahead
 from tfser.heads.training.augment import augment, changes_samples, mix
 from tfser.heads.training.parts import Batch, in_parts
 from tfser.heads.training.samples import FrameStore
@@ -37,6 +39,16 @@ class Draw:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a batch is made of: its samples, before layers are mixed and anything is augmented."""
+
+    cut: Sequence[npt.NDArray[np.int64]]
+    """Which samples each part of the batch has; nothing where it is computed whole."""
+    read: tuple[tuple[Tensor, Tensor], ...]
+    """Samples (b, L, D) and lengths (b,) of each part that was gathered apart, or of all."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class BatchMaker:
     """What batches are made of."""
 
@@ -53,18 +65,38 @@ class BatchMaker:
 
     def make(self, draw: Draw) -> Batch:
         """Gather and augment the batch of a draw, without waiting for the device: it computes the step before."""
-        recipe, rows, starts, generator = self.recipe, draw.rows, draw.starts, draw.generator
+        return self.finish(draw, self.gather(draw))
+
+    def materials(self, draws: Iterator[Draw]) -> Iterator[tuple[Draw, Material]]:
+        """Yield what the batches of some draws are made of; frames on disk are read ahead, by a thread."""
+        # A generator is drawn from in one order: places of a batch, what augments it, places of the next. Where something is
+        # drawn once a batch is gathered, the next cannot be gathered before.
+        gathered = ((draw, self.gather(draw)) for draw in draws)
+        return read_ahead(gathered) if self.store.is_streamed and not changes_samples(self.recipe) else gathered
+
+    def gather(self, draw: Draw) -> Material:
+        """Read the samples of a draw: in parts, where a batch is computed in parts and is not augmented."""
+        rows, starts = draw.rows, draw.starts
         cut = in_parts(self.store.lengths[rows.numpy()], self.parts) if self.parts > 1 else []
+        # Without augmentation nothing is drawn, and no part has to be padded to the longest of another.
+        if len(cut) > 1 and not changes_samples(self.recipe):
+            read = tuple(self.store.gather(rows[part], starts[part], None) for part in cut)
+        else:
+            # What is drawn comes in this order: places and paces, then augmentation, then mixup. Another is another training.
+            starts, pace = self.places(rows, starts, draw.generator)
+            read = (self.store.gather(rows, starts, self.frames, pace),)
+        return Material(cut=cut, read=read)
+
+    def finish(self, draw: Draw, material: Material) -> Batch:
+        """Mix layers, augment and mix up what was gathered; the targets go beside it."""
+        recipe, rows, generator, cut = self.recipe, draw.rows, draw.generator, material.cut
         # Targets follow the order of the parts, so that the loss can take the logits of all parts joined as they come.
         order = rows[torch.from_numpy(np.concatenate(cut))] if len(cut) > 1 else rows
         targets = self.targets[order.to(self.store.device, non_blocking=True)]
-        # Without augmentation nothing is drawn, and no part has to be padded to the longest of another.
-        if len(cut) > 1 and not changes_samples(self.recipe):
-            read = [self._mixed(*self.store.gather(rows[part], starts[part], None)) for part in cut]
-            return Batch(tuple(samples for samples, _ in read), tuple(lengths for _, lengths in read), targets)
-        # What is drawn comes in this order: places and paces, then augmentation, then mixup. Another order is another training.
-        starts, pace = self.places(rows, starts, generator)
-        samples, lengths = self._mixed(*self.store.gather(rows, starts, self.frames, pace))
+        if len(material.read) > 1:
+            mixed = [self._mixed(*part) for part in material.read]
+            return Batch(tuple(samples for samples, _ in mixed), tuple(lengths for _, lengths in mixed), targets)
+        samples, lengths = self._mixed(*material.read[0])
         gain = self.store.gain(rows)
         gain = gain if self.layer_mix is None else self.layer_mix.mix(gain)
         samples = augment(samples, lengths, gain, recipe, generator)

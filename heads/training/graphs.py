@@ -152,6 +152,8 @@ class GraphedSteps:
             return "its optimiser counts steps on the CPU"
         if trainer.maker.layer_mix is not None:
             return "a learned mix of layers is computed while batches are made"
+        if trainer.store.is_streamed:
+            return "frames are streamed: a thread fetches the next batch, which a capture beside it forbids"
         if trainer.parts > 1:
             return "batches in parts have too many shapes"
         return None

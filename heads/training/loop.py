@@ -4,7 +4,8 @@ What comes in: a fold's packed features, labels and roles (`FoldData`), a head, 
 seed. What goes out: the history of every epoch, the predictions of each selection and the trained weights
 (`FitResult`).
 
-* All frames live on the device as one tensor; each batch is gathered from it by index arithmetic.
+* All frames live on the device as one tensor; each batch is gathered from it by index arithmetic. Frames that are streamed stay
+  on disk, and each batch is read from there, to the same numbers.
 * Every epoch is evaluated once, on the test and the validation utterances. Three selections come of one training:
   ``last`` selects nothing, ``val`` takes the epoch of the best validation UA, ``test-oracle`` that of the best test
   UA (an upper bound, not a result), the earliest on ties. ``val`` exists only where there are validation utterances.
@@ -51,6 +52,7 @@ from tfser.heads.training.step import make_optimiser, move_average, training_los
 from tfser.heads.training.temperature import fit_temperature
 from tfser.manifests.errors import TfserError, UnreadableError, first_line
 from tfser.pipeline.features.devices import computing_on
+from tfser.pipeline.shards.streamed import StreamedFrames
 
 __all__ = ["EpochRecord", "FitResult", "FoldData", "Keeping", "Prediction", "Selection", "TrainedState", "fit", "predict"]
 
@@ -168,7 +170,7 @@ class Trainer:
         recipe: Recipe,
         seed: int,
         device: torch.device,
-        frames: Tensor | None = None,
+        frames: Tensor | StreamedFrames | None = None,
     ) -> None:
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         packed = data.features
@@ -332,8 +334,8 @@ class Trainer:
 
     def batches(self, epoch: int) -> Iterator[tuple[int, float, Batch]]:
         """Yield the steps of an epoch: the number, counted over all epochs from 0, the learning rate and the batch."""
-        for draw in self.draws(epoch):
-            yield draw.step, draw.rate, self.maker.make(draw)
+        for draw, material in self.maker.materials(self.draws(epoch)):
+            yield draw.step, draw.rate, self.maker.finish(draw, material)
 
     def mean_loss(self, epoch: int, total: Tensor) -> float:
         """Return an epoch's loss per training sample.

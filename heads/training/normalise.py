@@ -157,12 +157,17 @@ class Normaliser:
             for total, values in zip(grouped, (sums, squares, counts), strict=True):
                 np.add.at(total, group, values)
             sums, squares, counts = (total[group] for total in grouped)
-        mean = sums / counts
-        if self.mode == "utterance-mean":
-            scale = np.broadcast_to(1 / self.deviation.astype(np.float64), mean.shape)
-        else:
-            scale = 1 / _deviation(squares / counts - mean**2)
-        return mean.astype(np.float32), scale.astype(np.float32)
+        # Some utterances at a time: of all layers of a corpus each array in double precision has a gigabyte.
+        shift, scale = np.empty(sums.shape, np.float32), np.empty(sums.shape, np.float32)
+        step = max(1, _BLOCK_VALUES // sums.shape[1])
+        for of in (slice(first, first + step) for first in range(0, len(sums), step)):
+            mean = sums[of] / counts[of]
+            shift[of] = mean
+            if self.mode == "utterance-mean":
+                scale[of] = 1 / self.deviation.astype(np.float64)
+            else:
+                scale[of] = 1 / _deviation(squares[of] / counts[of] - mean**2)
+        return shift, scale
 
 
 def _deviation(variance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -17,6 +17,7 @@ from tfser.heads.spec.head import Baseline, HeadSpec
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training import checkpoints
+from tfser.heads.training.ahead import read_ahead
 from tfser.heads.training.normalise import Normaliser
 from tfser.heads.training.rating_loss import rated
 from tfser.heads.training.samples import FrameStore, SamplePlan, plan
@@ -130,11 +131,16 @@ def evaluate(
         by_length = np.argsort(store.lengths[utterance], kind="stable")
     model.eval()
     found: list[Tensor] = []
+
+    @torch.inference_mode()  # of the thread that it runs in
+    def batch(first: int) -> tuple[Tensor, Tensor]:
+        chosen = by_length[first : first + size]
+        rows, starts = (torch.from_numpy(values[chosen]) for values in (utterance, start))
+        return _samples(model, store, rows, starts, frames)
+
     with computing_on(store.device), torch.inference_mode():
-        for first in range(0, len(order), size):
-            chosen = by_length[first : first + size]
-            rows, starts = (torch.from_numpy(values[chosen]) for values in (utterance, start))
-            samples, lengths = _samples(model, store, rows, starts, frames)
+        batches = map(batch, range(0, len(order), size))
+        for samples, lengths in read_ahead(batches) if store.is_streamed else batches:
             found.append(of_outputs(model(samples, lengths).float()))
         predicted = torch.cat(found).cpu()  # one copy: each would wait for the device
     probabilities = np.empty_like(predicted.numpy())

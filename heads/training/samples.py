@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.pipeline.shards.streamed import StreamedFrames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +79,12 @@ def plan(
 
 
 class FrameStore:
-    """All frames of a fold, packed on the device as one tensor, and samples gathered from it.
+    """All frames of a fold, packed on the device as one tensor or left on disk, and samples gathered from them.
 
     Args:
         frames: (sum of frames, D), float16 or float32; kept in its dtype. A tensor that is there already (`placed`) is taken as
-            it is, so that several trainings on the same features hold them once.
+            it is, so that several trainings on the same features hold them once. Streamed frames stay where they are, and the
+            samples of each batch go to the device.
         offsets: (n + 1,) int64.
         shift, scale: (n, D), (1, D) or (k, D) each, float32: a frame x of utterance u becomes (x - shift[u]) * scale[u]; where
             there are fewer rows than utterances, each row is that of n / k utterances in turn.
@@ -92,7 +94,7 @@ class FrameStore:
 
     def __init__(
         self,
-        frames: npt.NDArray[np.floating] | Tensor,
+        frames: npt.NDArray[np.floating] | Tensor | StreamedFrames,
         offsets: npt.NDArray[np.int64],
         shift: npt.NDArray[np.float32],
         scale: npt.NDArray[np.float32],
@@ -100,13 +102,20 @@ class FrameStore:
         most: int | None = None,
     ) -> None:
         self.frames = frames if isinstance(frames, Tensor) else placed(frames, device)  # (N, D)
-        self.begins = torch.from_numpy(np.ascontiguousarray(offsets[:-1])).to(device)  # (n,)
+        # Which frames a sample has is worked out where they are.
+        self.where = device if isinstance(self.frames, Tensor) else torch.device("cpu")
+        self.begins = torch.from_numpy(np.ascontiguousarray(offsets[:-1])).to(self.where)  # (n,)
         self.lengths = np.diff(offsets) if most is None else np.minimum(np.diff(offsets), most)
         """(n,) of the utterances, on the CPU: whoever asks the device for them waits for all that it has to do."""
-        self.counts = torch.from_numpy(self.lengths).to(device)  # (n,)
+        self.counts = torch.from_numpy(self.lengths).to(self.where)  # (n,)
         self.shift = torch.from_numpy(shift).to(device)
         self.scale = torch.from_numpy(scale).to(device)
         self.device = device
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether frames are read from disk as they are asked for."""
+        return not isinstance(self.frames, Tensor)
 
     @classmethod
     def joined(cls, stores: Sequence[FrameStore]) -> FrameStore:
@@ -115,7 +124,7 @@ class FrameStore:
         The frames lie there once, as before.
         """
         first, found = stores[0], cls.__new__(cls)
-        found.frames, found.device = first.frames, first.device
+        found.frames, found.device, found.where = first.frames, first.device, first.where
         found.begins, found.counts = first.begins.repeat(len(stores)), first.counts.repeat(len(stores))
         found.lengths = np.tile(first.lengths, len(stores))
         found.shift, found.scale = (torch.cat([getattr(of, name) for of in stores]) for name in ("shift", "scale"))
@@ -136,32 +145,43 @@ class FrameStore:
         """
         # The longest length is known on the CPU: asking the device for it would wait for the step before.
         span = int(self.lengths[utterance.numpy()].max()) if frames is None else frames
-        utterance, start = (of.to(self.device, non_blocking=True) for of in (utterance, start))
+        utterance, start = (of.to(self.where, non_blocking=True) for of in (utterance, start))
         counts = self.counts[utterance]  # (B,)
         lengths = counts if frames is None else torch.full_like(counts, frames)
-        steps = torch.arange(span, device=self.device)  # (L,)
+        steps = torch.arange(span, device=self.where)  # (L,)
         # Read at the pace from the stored frames instead of being resampled beforehand: each epoch draws
         # another pace, and the cache holds one copy.
         if pace is None:
             samples = self._read(utterance, start[:, None] + steps)  # (B, L, D)
         else:
-            position = start[:, None] + steps * pace.to(self.device, non_blocking=True)[:, None]  # (B, L)
+            position = start[:, None] + steps * pace.to(self.where, non_blocking=True)[:, None]  # (B, L)
             below = position.floor()
-            share = (position - below)[:, :, None]  # (B, L, 1)
+            share = (position - below)[:, :, None].to(self.device, non_blocking=True)  # (B, L, 1)
             first = below.long()
             samples = self._read(utterance, first)
             samples = samples + share * (self._read(utterance, first + 1) - samples)
         if frames is None:
-            samples.masked_fill_((steps >= counts[:, None])[:, :, None], 0.0)
-        return samples, lengths
+            beyond = (steps >= counts[:, None]).to(self.device, non_blocking=True)
+            samples.masked_fill_(beyond[:, :, None], 0.0)
+        return samples, lengths.to(self.device, non_blocking=True)
 
     def _read(self, utterance: Tensor, frame: Tensor) -> Tensor:
         """Return the normalised frames number ``frame`` (B, L) of the utterances (B,), counted cyclically: (B, L,
         D)."""
         rows = self.begins[utterance, None] + frame % self.counts[utterance, None]
         row = self._table_row(utterance)
-        read = self.frames[rows].float()  # a copy of their own, so the rest is done in place: all layers of a batch are large
+        # A copy of their own, so the rest is done in place: all layers of a batch are large.
+        read = self.frames[rows].float() if isinstance(self.frames, Tensor) else self._fetched(self.frames, rows)
         return read.sub_(self.shift[row, None, :]).mul_(self.scale[row, None, :])
+
+    def _fetched(self, frames: StreamedFrames, rows: Tensor) -> Tensor:
+        """Read frames by their numbers (B, L) from disk and hand them to the device: (B, L, D) float32, nobody else's."""
+        on_gpu = self.device.type == "cuda"
+        dtype = torch.float16 if frames.dtype == np.float16 else torch.float32
+        # From pinned memory the copy to a GPU goes on beside everything else, in half precision where they are stored so.
+        read = torch.empty(*rows.shape, frames.shape[1], dtype=dtype, pin_memory=on_gpu)
+        frames.take(rows.numpy(), out=read.numpy())
+        return read.to(self.device, non_blocking=True).float()
 
     def gain(self, utterance: Tensor) -> Tensor:
         """Return what a unit of the raw features is worth after normalisation: (B, 1, D), of rows (B,) on the CPU."""
@@ -170,20 +190,22 @@ class FrameStore:
     def _table_row(self, utterance: Tensor) -> Tensor:
         """Return which row of shift and scale is that of each utterance (B,)."""
         share = len(self.lengths) // len(self.shift)  # utterances of a row
-        return utterance if share == 1 else utterance // share
+        return (utterance if share == 1 else utterance // share).to(self.device, non_blocking=True)
 
 
-def placed(frames: npt.NDArray[np.floating], device: torch.device) -> Tensor:
-    """Copy frames (N, D) to a device, or take them as they are where they lie there.
+def placed(frames: npt.NDArray[np.floating] | StreamedFrames, device: torch.device) -> Tensor | StreamedFrames:
+    """Copy frames (N, D) to a device, or take them as they are where they lie there, or are streamed.
 
     Raises:
         TfserError: They do not fit into the device's memory.
     """
+    if isinstance(frames, StreamedFrames):
+        return frames
     frames = np.require(frames, requirements=["C", "W"])  # torch takes no read-only array: a memory map is copied
     try:
         return torch.from_numpy(frames).to(device)
     except torch.OutOfMemoryError as error:
         raise TfserError(
             f"{device}: the {frames.nbytes / 1e9:,.1f} GB of frames do not fit into its memory; take features of one layer "
-            "instead of all, stored as float16 (`tfser cache collapse`), or --device cpu"
+            "instead of all, stored as float16 (`tfser cache collapse`), or --stream, or --device cpu"
         ) from error

@@ -49,6 +49,7 @@ from tfser.heads.training.predict import own_randomness
 from tfser.heads.training.samples import placed
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.pipeline.features.devices import computing_on
+from tfser.pipeline.shards.streamed import StreamedFrames
 
 How = Literal["auto", "none", "vmap", "streams"]
 HOWS: tuple[How, ...] = ("auto", "none", "vmap", "streams")
@@ -246,7 +247,7 @@ def _train_group(jobs: Sequence[FitJob], terms: _Terms) -> list[FitResult | Tfse
     Raises:
         OutOfMemoryError: They do not fit into the device's memory together.
     """
-    frames: dict[int, Tensor] = {}  # of each features, on the device once
+    frames: dict[int, Tensor | StreamedFrames] = {}  # of each features, on the device once
     trainers = []
     for job in jobs:
         packed = job.data.features.frames

@@ -12,6 +12,7 @@ from tfser.manifests.commands.printing import Printing
 from tfser.manifests.display import Output, bar, print_rows, say, utterance_bar
 from tfser.manifests.errors import TfserError
 from tfser.manifests.options import Option
+from tfser.pipeline.corpus_copy import with_copy
 from tfser.pipeline.scan import ScanListeners
 from tfser.pipeline.scan_report import ScanReport
 from tfser.pipeline.source import Source, scan_source
@@ -42,6 +43,7 @@ def scan(*, source: Source, strict: Strict = False, printing: Printing) -> None:
 
 def show_scan(store: Cache, source: Source) -> ScanReport:
     """Scan a source under a progress bar, say what was found, and return it."""
+    source = with_copy(store, source, say)
     located = source.locate(store)
     with utterance_bar(f"scanning {located.corpus}") as begin, bar(f"generating {located.corpus}") as generating:
         report = scan_source(

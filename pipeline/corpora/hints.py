@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -107,10 +108,10 @@ def unnamed_note(file: Path, root: Path, paths: Iterable[str]) -> str | None:
 
     Looked through is the folder that the paths below the root have in common, with what is below it.
     """
-    named = {path for path in paths if not Path(path).is_absolute() and not path.startswith("../")}
+    named = {path for path in paths if not path.startswith(("/", "../")) and not re.match(r"[A-Za-z]:/", path)}
     if not named:
         return None
-    common = os.path.commonpath([str(PurePosixPath(path).parent) for path in named])
+    common = os.path.commonpath([posixpath.dirname(path) or "." for path in named])
     unnamed = []
     with contextlib.suppress(TfserError):  # a folder that may not be read holds nothing that could be said
         unnamed = [path for path in (relative(p, root) for p in audio_files(root / common)) if path not in named]

@@ -11,6 +11,7 @@ alone.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -56,6 +57,18 @@ def encoder_engine(spec: EncoderSpec, on: Callable[[str], Encoder] | None = None
         yield from _run(blocks(spec, rows, batchers[0].budget_s), load, batchers, threads_for(compute.workers))
 
     return engine
+
+
+def keep_loaded(spec: EncoderSpec) -> Callable[[str], Encoder]:
+    """Return what loads an encoder once a device, however often it is asked for."""
+
+    @functools.cache
+    def load(device: str) -> Encoder:
+        from tfser.pipeline.features.encoders.loading import load as load_encoder
+
+        return load_encoder(spec, device)
+
+    return load
 
 
 def blocks(spec: EncoderSpec, rows: Sequence[AudioRow], budget_s: float | None) -> list[list[AudioRow]]:

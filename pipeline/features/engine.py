@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.options import Option
+from tfser.pipeline.cluster import OnRay, RayCluster
 from tfser.pipeline.features.devices import choose_device, choose_devices
 from tfser.pipeline.measure import in_order
 from tfser.pipeline.memory import Process
@@ -62,6 +63,7 @@ class Compute:
         max_batch_seconds: audio in a batch, padding included; None leaves it to the device.
         workers: threads that decode; None takes one a core, at most eight.
         part: the share of the utterances that this process takes; None: all.
+        cluster: where the workers are that compute; None: in this process.
         tell: told what people should know, such as a batch that did not fit.
 
     Raises:
@@ -72,6 +74,7 @@ class Compute:
     max_batch_seconds: float | None = None
     workers: int | None = None
     part: CorpusPart | None = None
+    cluster: RayCluster | None = None
     tell: Tell = lambda text: None
 
     def __post_init__(self) -> None:
@@ -82,7 +85,7 @@ class Compute:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Computing(Process):
+class Computing(Process, OnRay):
     """What was asked of where and how to compute; `settled` turns it into a `Compute`."""
 
     panel: ClassVar[str] = "Running"
@@ -109,11 +112,23 @@ class Computing(Process):
             UsageError: if there is no such device, or a front-end is asked to use one.
         """
         where: tuple[str, ...] = ("cpu",)
-        if is_encoder:
+        cluster = self.cluster()
+        if cluster is not None and is_encoder:
+            if self.devices is not None:
+                raise UsageError("--devices goes without --engine ray, which gives each encoder a share of a GPU (--gpus-each)")
+            where = (self.device,)  # looked up where the workers are
+        elif is_encoder:
             where = self._of_encoder()
         elif self.devices is not None or self.device != "auto" or self.max_batch_seconds is not None:
             raise UsageError(f"--device, --devices and --max-batch-seconds are for encoders; {features} is computed on the CPU")
-        return Compute(devices=where, max_batch_seconds=self.max_batch_seconds, workers=self.workers, part=self.part, tell=tell)
+        return Compute(
+            devices=where,
+            max_batch_seconds=self.max_batch_seconds,
+            workers=self.workers,
+            part=self.part,
+            cluster=cluster,
+            tell=tell,
+        )
 
     def _of_encoder(self) -> tuple[str, ...]:
         """Return where an encoder runs, with torch set up for it."""

@@ -22,7 +22,7 @@ from tfser.manifests.feature_name import FeatureName
 from tfser.manifests.options import Option
 from tfser.manifests.plugins import UPSTREAMS as PLUGGED
 from tfser.manifests.plugins import add_loaded
-from tfser.pipeline.features.encoder_engine import encoder_engine
+from tfser.pipeline.features.encoder_engine import encoder_engine, keep_loaded
 from tfser.pipeline.features.encoders.families import FAMILIES
 from tfser.pipeline.features.encoders.front import OPTIONS
 from tfser.pipeline.features.encoders.known import ENCODERS, NOT_HERE, Known
@@ -66,6 +66,8 @@ class Pass:
     engine: Engine
     is_encoder: bool = False
     notes: tuple[str, ...] = ()
+    keeping: Callable[[], Engine] | None = None
+    """Makes an engine of the same numbers that stays loaded between its calls; None: `engine` has nothing to load."""
 
     @property
     def sample_rate_hz(self) -> int:
@@ -206,7 +208,13 @@ def _encoder(name: str, request: FeatureRequest, dtype: StorageDtype) -> Pass:
     if spec.precision != "float32":
         changed["precision"] = spec.precision
     sets = tuple(_encoder_set(spec, output, changed, dtype) for output in spec.outputs)
-    return Pass(sets=sets, engine=encoder_engine(spec), is_encoder=True, notes=spec.notes)
+    return Pass(
+        sets=sets,
+        engine=encoder_engine(spec),
+        is_encoder=True,
+        notes=spec.notes,
+        keeping=lambda: encoder_engine(spec, on=keep_loaded(spec)),
+    )
 
 
 def _plain(text: str) -> float | str:

@@ -39,7 +39,8 @@ class PackedFeatures:
     """The frames of n utterances, one after another.
 
     Attributes:
-        frames: (sum of frames, dim) float16 or float32, C order.
+        frames: (sum of frames, dim) float16 or float32, C order; or what stands for such an array and gives its slices
+            (`tfser.pipeline.shards.streamed`).
         offsets: (n + 1,) int64; utterance i is ``frames[offsets[i]:offsets[i + 1]]``.
         utterance_ids: the n utterances, in the same order.
 
@@ -97,7 +98,7 @@ class PackedFeatures:
                 raise TfserError(f"a mask for {len(self)} utterances has the shape {chosen.shape}")
             chosen = np.flatnonzero(chosen)
         chosen = chosen.astype(np.int64).reshape(-1)
-        offsets = _offsets(self.lengths[chosen])
+        offsets = offsets_of(self.lengths[chosen])
         frames = np.empty((int(offsets[-1]), self.dim), self.frames.dtype)
         for place, i in enumerate(chosen):
             frames[offsets[place] : offsets[place + 1]] = self.of(int(i))
@@ -144,10 +145,10 @@ def load_packed(
         ShardError: a shard is damaged, ends before a row does, or holds frames that are not those that were written.
         UnreadableError: a shard is missing, or could not be read just now.
     """
-    column = _column(rows)
+    column = column_of(rows)
     # One array of the final size, read into by shard: each would otherwise be held twice while they are put
     # together.
-    offsets = _offsets([row.frames for row in rows])
+    offsets = offsets_of([row.frames for row in rows])
     by_shard: dict[Path, list[int]] = defaultdict(list)
     for place, row in enumerate(rows):
         by_shard[row.path].append(place)
@@ -167,7 +168,7 @@ def load_packed(
                 else:
                     reader.read_columns_into(frames[start:stop], first, column)
             if verify == "once":
-                _compare(reader, [(rows[i], frames[offsets[i] : offsets[i + 1]]) for i in by_shard[path]])
+                compare(reader, [(rows[i], frames[offsets[i] : offsets[i + 1]]) for i in by_shard[path]])
         return len(by_shard[path])
 
     # Threads only where reading is the work: for a small corpus, starting them takes longer.
@@ -180,14 +181,14 @@ def load_packed(
     return PackedFeatures(frames=frames, offsets=offsets, utterance_ids=tuple(row.utterance_id for row in rows))
 
 
-def _offsets(lengths: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def offsets_of(lengths: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Return where each of n stretches begins when they lie one after the other, and where the last one ends: (n + 1,)."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
-def _column(rows: Sequence[FeatureRow]) -> int | None:
+def column_of(rows: Sequence[FeatureRow]) -> int | None:
     """Return the column from which on the rows' features are read, where they are a layer of a stack.
 
     Raises:
@@ -203,7 +204,7 @@ def _column(rows: Sequence[FeatureRow]) -> int | None:
     return columns.pop()
 
 
-def _compare(reader: ShardReader, read: Sequence[tuple[FeatureRow, Array]]) -> None:
+def compare(reader: ShardReader, read: Sequence[tuple[FeatureRow, Array]]) -> None:
     """Compare frames that were read from one shard with their checksums, unless this process did so before.
 
     Columns of a stack are compared with their layer's own checksum. Where the shard's rows have none, which older versions wrote,

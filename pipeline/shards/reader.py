@@ -62,7 +62,9 @@ class ShardReader:
             if end > len(mapped) or int(self._starts.min(initial=0)) < 0:
                 raise _damaged(path, f"its frames end at byte {end}, the file at {len(mapped)}")
         self.stamp = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+        self._mapped: mmap.mmap | None = mapped
         self._bytes: npt.NDArray[np.uint8] | None = np.frombuffer(mapped, np.uint8)
+        self._address = self._bytes.ctypes.data
 
     def __enter__(self) -> ShardReader:
         return self
@@ -74,7 +76,7 @@ class ShardReader:
 
     def close(self) -> None:
         """Let go of the file; arrays that were handed out stay valid."""
-        self._bytes = None
+        self._bytes, self._mapped = None, None
 
     @property
     def utterance_ids(self) -> tuple[str, ...]:
@@ -121,6 +123,19 @@ class ShardReader:
         for segment in self._segments(first_frame, frames):
             target[at : at + len(segment)] = segment
             at += len(segment)
+
+    def will_need(self, first_frame: int, frames: int) -> None:
+        """Let the system fetch a stretch at once that is read next: a page at a time, each would be waited for.
+
+        Raises:
+            ShardError: the shard ends before, or the reader is closed.
+        """
+        for segment in self._segments(first_frame, frames):
+            if self._mapped is None or not hasattr(mmap, "MADV_WILLNEED"):
+                return
+            start = segment.ctypes.data - self._address
+            first = start - start % mmap.PAGESIZE
+            self._mapped.madvise(mmap.MADV_WILLNEED, first, start + len(segment) - first)
 
     def read_columns_into(self, dest: Array, first_frame: int, first_column: int) -> None:
         """Read some columns of consecutive frames into ``dest``, (frames, columns) of the shard's dtype: one layer of a stack.

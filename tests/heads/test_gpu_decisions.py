@@ -26,7 +26,7 @@ from tfser.heads.training import graphs, joint_step, loop, predict, together
 from tfser.heads.training.graphs import Graph, GraphedSteps, make_capturable, set_rate
 from tfser.heads.training.joint_step import Group
 from tfser.heads.training.loop import Keeping, Trainer, fit
-from tfser.heads.training.samples import placed
+from tfser.heads.training.samples import FrameStore, placed
 from tfser.heads.training.step import move_average
 from tfser.heads.training.together import LARGE_STEP, FitJob, choose_stacking, fit_together, step_size
 from tfser.manifests.errors import TfserError
@@ -264,11 +264,14 @@ def test_steps_that_cannot_be_graphs_are_launched(folds: list[FoldData], monkeyp
     assert len(tries) == 1
 
 
-def test_which_trainings_are_graphs(folds: list[FoldData]) -> None:
+def test_which_trainings_are_graphs(folds: list[FoldData], monkeypatch: pytest.MonkeyPatch) -> None:
     (trainer,) = trainers_of([folds[0]])
     assert GraphedSteps.why_launched(trainer) == "only a GPU has graphs"
     trainer.device = torch.device("cuda")
     assert GraphedSteps.why_launched(trainer) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(FrameStore, "is_streamed", True)
+        assert "streamed" in (GraphedSteps.why_launched(trainer) or "")
     trainer.parts = 2
     assert "parts" in (GraphedSteps.why_launched(trainer) or "")
     trainer.parts, trainer.recipe = 1, replace(trainer.recipe, optimiser="sgd")

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.reading import open_catalogue, refresh
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import read_json
 from tfser.pipeline import cores, measure
@@ -129,6 +130,23 @@ def test_a_row_whose_hash_is_wrong_mends_itself_in_the_next_run(cache: Cache, ro
     report = extract(cache, "c", LOGMEL)
     assert (report.before, report.extracted, report.skipped) == (2, 1, [])
     assert run(cache, root).decoded == 0
+
+
+def test_a_clock_that_was_set_back_hides_nothing(cache: Cache, root: Path) -> None:
+    """What comes later counts, whatever its time says: a list of changed files, and shards beside an older catalogue."""
+    run(cache, root)
+    path = cache.corpus("c") / "utterances.parquet"
+    table = pq.read_table(path)
+    wrong = pa.array(["0" * 32, *table["content_hash"].to_pylist()[1:]])
+    pq.write_table(table.set_column(table.column_names.index("content_hash"), "content_hash", wrong), path)
+    refresh(cache)
+    extract(cache, "c", LOGMEL)
+    for later in cache.feature_root.glob("*/c/*"):
+        os.utime(later, (1, 1))
+    with open_catalogue(cache) as connection:
+        assert connection.execute("SELECT count(*) FROM features").fetchone() == (2,)
+    assert run(cache, root).decoded == 1
+    assert extract(cache, "c", LOGMEL).extracted == 1
 
 
 # -- lengths -----------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,95 @@
+"""`tfser cache push` and `tfser cache pull`: features to a store elsewhere, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import typer
+
+from tfser.manifests.catalogue.reading import refresh
+from tfser.manifests.commands.printing import InCache
+from tfser.manifests.display import bar, say
+from tfser.manifests.errors import UsageError
+from tfser.manifests.options import Option
+from tfser.manifests.wording import count, listed, size
+from tfser.pipeline.remote import RemoteFolder, as_url
+from tfser.pipeline.sharing import Moved, pull, push
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="s3://bucket/folder, gs://..., or another that fsspec knows.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What of a cache is shared; everything if nothing is named."""
+
+    panel: ClassVar[str] = "What"
+    features: Annotated[str | None, Option("Only this feature set.", metavar="NAME")] = None
+    corpus: Annotated[str | None, Option("Only this corpus.", metavar="NAME")] = None
+
+
+def cache_push(url: Url, *, shared: Shared, place: InCache) -> None:
+    """Copy corpora's rows and features to a store elsewhere; what is there already is not sent again.
+
+    Nothing counts there until all of it is there. Runs are not pushed.
+
+    Raises:
+        UsageError: if there is nothing of that name, or nothing here reads such URLs.
+        RemoteError: if the store does not answer.
+
+    Example:
+        tfser cache push s3://lab/tfser --features wavlm-large/12
+    """
+    remote = _folder(url)
+    with bar("pushing") as moving:
+        done = push(
+            place.store,
+            remote,
+            features=shared.features,
+            corpus=shared.corpus,
+            advance=lambda n, of: moving(completed=n, total=of),
+        )
+    _tell(done, f"pushed to {remote.url}", "were there")
+
+
+def cache_pull(url: Url, *, shared: Shared, place: InCache) -> None:
+    """Copy what this cache lacks from a store elsewhere; what it has is never replaced.
+
+    Raises:
+        UsageError: if there is nothing of that name, or nothing here reads such URLs.
+        RemoteError: if the store does not answer, or what lies there is damaged.
+
+    Example:
+        tfser cache pull s3://lab/tfser --features wavlm-large/12 --corpus iemocap
+    """
+    remote, store = _folder(url), place.store
+    with bar("pulling") as moving:
+        done = pull(
+            store,
+            remote,
+            features=shared.features,
+            corpus=shared.corpus,
+            advance=lambda n, of: moving(completed=n, total=of),
+            on_wait=say,
+        )
+    _tell(done, f"pulled from {remote.url}", "were here")
+    if done.kept:
+        say(f"{count(len(done.kept), 'file')} of this cache differ and stay as they are: {listed(done.kept, 3)}")
+    refresh(store)
+
+
+def _folder(url: str) -> RemoteFolder:
+    """Return the folder of a URL.
+
+    Raises:
+        UsageError: if it is none.
+    """
+    read = as_url(Path(url)) if "://" not in url else as_url(url)
+    if read is None:
+        raise UsageError(f"{url}: no URL; write s3://bucket/folder, for instance")
+    return RemoteFolder(read)
+
+
+def _tell(done: Moved, what: str, rest: str) -> None:
+    say(f"{count(done.moved, 'file')} ({size(done.bytes)}) {what}; {done.before:,} {rest}")
