@@ -30,6 +30,7 @@ class Known:
     layer: int | None = None
 
 
+_FUNASR = "FunASR's model licence (`model-license` on its card)"
 _APACHE, _UNISPEECH = "Apache-2.0", "CC BY-SA 3.0 (of Microsoft's UniSpeech repository, which the card points to)"
 
 ENCODERS: dict[str, Known] = {
@@ -109,6 +110,30 @@ ENCODERS: dict[str, Known] = {
         family="wav2vec2-bert",
         licence="MIT",
     ),
+    "emotion2vec_base": Known(
+        summary="emotion2vec base: 12 layers of 768, 262 h of emotional speech, no labels",
+        hub="emotion2vec/emotion2vec_base",
+        family="emotion2vec",
+        licence=_FUNASR,
+    ),
+    "emotion2vec_plus_seed": Known(
+        summary="emotion2vec+ seed: the same, fine-tuned on corpora of emotion, those of EmoBox",
+        hub="emotion2vec/emotion2vec_plus_seed",
+        family="emotion2vec",
+        licence=_FUNASR,
+    ),
+    "emotion2vec_plus_base": Known(
+        summary="emotion2vec+ base: the same, fine-tuned on pseudo-labels, too",
+        hub="emotion2vec/emotion2vec_plus_base",
+        family="emotion2vec",
+        licence=_FUNASR,
+    ),
+    "emotion2vec_plus_large": Known(
+        summary="emotion2vec+ large: width 1024, about 300 M parameters, fine-tuned on pseudo-labels, too",
+        hub="emotion2vec/emotion2vec_plus_large",
+        family="emotion2vec",
+        licence=_FUNASR,
+    ),
     "whisper-base": Known(
         summary="Whisper base, encoder only: 6 layers of 512, 680k h",
         hub="openai/whisper-base",
@@ -135,10 +160,3 @@ ENCODERS: dict[str, Known] = {
     ),
 }
 """The encoders that have names of their own. Any other of their families goes by its hub id or folder."""
-
-NOT_HERE = {
-    "emotion2vec": "emotion2vec cannot be extracted here: its weights are published for FunASR and fairseq, as a network that"
-    " transformers does not have; compute its frames there (FunASR's AutoModel, granularity='frame', writes an ID.npy an"
-    " utterance) and store them with `tfser import-features FOLDER --name emotion2vec --hop 0.02`",
-}
-"""What is asked for and cannot be had, by name or by organisation on the hub: one line that says what to do."""
