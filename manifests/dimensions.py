@@ -146,12 +146,12 @@ def scales_query(corpora: str) -> str:
     """Return the SQL of (corpus, low, high) of the corpora whose scale is known; `corpora` is that table's name."""
     from tfser.manifests.connections import quote
 
-    known = ", ".join(f"({quote(reader)}, {scale.low}, {scale.high})" for reader, scale in SCALES.items())
+    readers = ", ".join(f"({quote(reader)}, {scale.low}, {scale.high})" for reader, scale in SCALES.items())
     said = "regexp_extract(json_extract_string(c.options, '$.scale'), '^(-?[0-9.]+)[-:](-?[0-9.]+)$', {0})"
     ends = ", ".join(
         f"coalesce(try_cast({said.format(place)} AS DOUBLE), k.{name}) AS {name}" for place, name in ((1, "low"), (2, "high"))
     )
     return (
-        f"SELECT * FROM (SELECT c.corpus, {ends} FROM {corpora} c LEFT JOIN (VALUES {known}) k(reader, low, high) "
+        f"SELECT * FROM (SELECT c.corpus, {ends} FROM {corpora} c LEFT JOIN (VALUES {readers}) k(reader, low, high) "
         "ON k.reader = c.adapter) WHERE low IS NOT NULL AND high IS NOT NULL"
     )

@@ -42,16 +42,16 @@ class Plugin:
         """
         module, _, attribute = self.value.partition(":")
         try:
-            found: Any = import_module(module)
+            target: Any = import_module(module)
             for part in filter(None, attribute.split(".")):
-                found = getattr(found, part)
+                target = getattr(target, part)
         except Exception as error:  # whatever somebody else's module does while it is imported
             reason = f"{type(error).__name__}: {first_line(error)[:200]}"
             raise PluginError(f"plug-in {self.name} of {self.origin}: cannot be loaded ({reason})") from error
-        if not isinstance(found, kind):
-            what = f"{self.value} is a {type(found).__name__}, no {kind.__name__}"
+        if not isinstance(target, kind):
+            what = f"{self.value} is a {type(target).__name__}, no {kind.__name__}"
             raise PluginError(f"plug-in {self.name} of {self.origin}: {what}")
-        return found
+        return target
 
 
 @functools.cache

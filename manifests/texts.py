@@ -1,8 +1,9 @@
-"""Text files that users give: UTF-8, with or without the mark that some editors put in front."""
+"""Text files: those that users give, UTF-8 with or without the mark that some editors put in front, and those of tfser's own."""
 
 from __future__ import annotations
 
 import tomllib
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ def read_text(path: Path, what: str) -> str:
         return as_text(path.read_bytes(), what)
     except OSError as error:
         raise UsageError(f"{what}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+
+
+def packaged(folder: str, name: str) -> str:
+    """Return the text of a file that lies in a package of tfser's, such as `manifests.audits`."""
+    return resources.files(f"tfser.{folder}").joinpath(name).read_text(encoding="utf-8")
 
 
 def as_toml(text: str, what: str) -> dict[str, Any]:

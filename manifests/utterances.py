@@ -116,6 +116,8 @@ def to_table(corpus: str, utterances: Sequence[Utterance], measured: Sequence[Me
             columns[name] = pa.array(
                 [list(row.flags) if name == "flags" else getattr(row, name) for row in measured], kind
             )
+    # Columns of the corpus's own come behind the contract's, in the order in which they are met; none may hide one of
+    # it, and DuckDB's names know no case.
     own: dict[str, None] = {}
     for row in utterances:
         own.update(dict.fromkeys(row.extra))

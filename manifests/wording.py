@@ -9,7 +9,7 @@ import decimal
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 UNSAFE = re.compile(
@@ -108,6 +108,23 @@ def listed(names: Sequence[str], most: int) -> str:
     ('a, b', 'a, b and 2 more')
     """
     return ", ".join(names[:most]) + more(len(names) - most)
+
+
+def ranges(numbers: Iterable[int], *, shortest: int = 2, between: str = ", ") -> str:
+    """Return whole numbers in order, so many and more in a row as a range.
+
+    >>> ranges([1, 2, 3, 5]), ranges([0, 1, 7, 8, 9], shortest=3, between=",")
+    ('1-3, 5', '0,1,7-9')
+    """
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return between.join(
+        f"{run[0]}-{run[-1]}" if len(run) >= shortest else between.join(map(str, run)) for run in runs
+    )
 
 
 def more(left: int, thing: str = "", *, brackets: bool = False) -> str:

@@ -33,8 +33,6 @@ Frames = npt.NDArray[np.float32]
 ID_COLUMNS = ("utterance_id", "utterance", "id", "file", "filename", "path", "name")
 """Columns that are taken for the ids' where none is named, the first one that is there."""
 
-_FEATURES = "features"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
@@ -108,6 +106,7 @@ def _checked(path: Path, rows: Sequence[tuple[str, Any]], columns: Sequence[str]
         if name in checked:
             hint = "" if as_frames else "; if its rows are frames over time, say how far apart: --hop SECONDS"
             raise UsageError(f"{path}: the utterance {name!r} stands there twice{hint}")
+        # Booleans to floats, one vector or one matrix: anything else was exported by mistake.
         array = np.asarray(value)
         if array.dtype.kind not in "fiub" or array.ndim not in (1, 2) or array.size == 0:
             what = f"{array.dtype} of the shape {array.shape}"

@@ -140,7 +140,7 @@ def match(ids: Sequence[str], utterances: Sequence[Mapping[str, Any]]) -> tuple[
         path = PurePosixPath(row["path"])
         for key in {str(path), path.name, path.stem}:
             by_file.setdefault(key, set()).add(row["utterance_id"])
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     strangers: list[str] = []
     for name in ids:
         means = {name} if name in exact else by_file.get(name, set())
@@ -148,10 +148,10 @@ def match(ids: Sequence[str], utterances: Sequence[Mapping[str, Any]]) -> tuple[
             strangers.append(name)
             continue
         (utterance,) = means
-        if utterance in found:
-            raise UsageError(f"the ids {found[utterance]!r} and {name!r} both mean the utterance {utterance}; leave one out")
-        found[utterance] = name
-    return found, strangers
+        if utterance in files:
+            raise UsageError(f"the ids {files[utterance]!r} and {name!r} both mean the utterance {utterance}; leave one out")
+        files[utterance] = name
+    return files, strangers
 
 
 def _fitting(target: Described, name: str, frames: Array) -> Array:

@@ -46,6 +46,7 @@ def list_features(cache: Cache) -> list[StoredFeatures]:
     Raises:
         TfserError: if there is no cache.
     """
+    # The catalogue says what counts; how much lies on the disk beside it is asked of the shards.
     with open_catalogue(cache) as connection:
         sets = rows(connection, "SELECT * FROM feature_sets ORDER BY feature_set")
         counts = {

@@ -160,6 +160,7 @@ def joined(cache: Cache, name: str) -> Joined:
     parts = [_part(asked, stored) for asked in names]
     if len({part["fingerprint"] for part in parts}) < len(parts):
         raise UsageError(f"{name} names a feature set twice")
+    # The first part sets the pace, so it must have frames over time unless none has.
     single = [is_per_utterance(part) for part in parts]
     if single[0] and not all(single):
         way_out = "+".join(part["feature_set"] for part in sorted(parts, key=is_per_utterance))

@@ -43,7 +43,7 @@ class FrontEnds:
         Raises:
             TfserError: what stops all of them, such as weights that do not load.
         """
-        found: dict[str, dict[int, Frames]] = {row.utterance_id: {} for row in rows}
+        waiting: dict[str, dict[int, Frames]] = {row.utterance_id: {} for row in rows}
         quick_first = sorted(range(len(self.of)), key=lambda place: len(self.of[place].stored.encoders))
         left = list(rows)
         for place in quick_first:
@@ -53,9 +53,9 @@ class FrontEnds:
                     lost.add(row.utterance_id)
                     yield row, frames
                     continue
-                found[row.utterance_id][place] = frames
+                waiting[row.utterance_id][place] = frames
                 if is_last:
-                    of_row = found.pop(row.utterance_id)
+                    of_row = waiting.pop(row.utterance_id)
                     yield row, tuple(of_row[i] for i in range(len(self.of)))
             left = [row for row in left if row.utterance_id not in lost]
 

@@ -111,14 +111,14 @@ def found_other(cache: Cache, corpus: str) -> set[str]:
 
 
 def is_same(
-    last: LastScan, about: Mapping[str, Any], table: pa.Table, skipped: Sequence[Skipped], annotations: pa.Table
+    last: LastScan, corpus_json: Mapping[str, Any], table: pa.Table, skipped: Sequence[Skipped], annotations: pa.Table
 ) -> bool:
     """Tell whether a scan came to what the last one had: then no file of the cache is touched."""
     if last.about is None or last.table is None or last.skipped != skipped:
         return False
     if annotations.num_rows if last.annotations is None else not _equal(last.annotations, annotations):
         return False
-    return {key: last.about.get(key) for key in about} == about and _equal(last.table, table)
+    return {key: last.about.get(key) for key in corpus_json} == corpus_json and _equal(last.table, table)
 
 
 def _equal(old: pa.Table, new: pa.Table) -> bool:

@@ -170,13 +170,9 @@ def measure_all(
     # end up under two stamps, of which the later one would vouch for sound that was read before it.
     stamps = {path: _stamp(audio_path(root, path)) for path in dict.fromkeys(u.path for u in utterances)}
     before = [earlier.get(segment_key(u.path, u.start_s, u.end_s)) for u in utterances]
-    measured: list[Measured | None] = []
-    reasons: dict[str, str] = {}
-    for u, old in zip(utterances, before, strict=True):
-        row, reason = _as_known(u, stamps[u.path], old, how)
-        measured.append(row)
-        if reason is not None:
-            reasons[u.utterance_id] = reason
+    held = [_as_known(u, stamps[u.path], old, how) for u, old in zip(utterances, before, strict=True)]
+    measured = [row for row, _ in held]
+    reasons = {u.utterance_id: why for u, (_, why) in zip(utterances, held, strict=True) if why is not None}
     todo = [i for i, m in enumerate(measured) if m is None]
     _need_video(root, {utterances[i].path for i in todo})
     # Several threads decode, results come in the order of the rows: the same corpus gives the same files however many there are.

@@ -102,37 +102,30 @@ def scan(
         TfserError: if the folder is not such a corpus, two utterances share an id, most of what the last scan could read is
             gone (a disk that is not mounted looks so), or the cache cannot be written. The rows stay as they were.
     """
-    folder, root = cache.corpus(corpus), absolute(root)
-    if not _is_text(str(root)):
-        raise TfserError(f"{_as_text(str(root))}: the folder's name is not UTF-8; rename it")
+    folder, root = cache.corpus(corpus), _storable(absolute(root))
     # One lock from the first look to the last file: two scans at once would each keep what only the other has measured.
     with cache.lock(f"corpora/{corpus}", listeners.on_wait):
         # What a killed scan left is swept away, and a corpus that is made rather than found is made.
         sweep(folder)
-        if reader.prepare is not None:
-            with disk_errors(root, _WAY_OUT):
-                reader.prepare(root, listeners.on_prepare)
+        _make(reader, root, listeners)
         last = last_scan(cache, corpus)
         _check_adapter(last, corpus, reader)
         # A folder that is named in another way is the same folder: it keeps its name, and nothing in it is decoded twice.
         if last.about is not None and is_same_folder(root, Path(last.about["root"])):
             root = Path(last.about["root"])
-        reading = _without_odd_names(reader.read(root, dict(options or {})))
-        _check_ids(reading.utterances, root)
-        _read_ratings(reading, dict(options or {}))
+        reading = _read(reader, root, dict(options or {}))
         scanned = _look(cache, corpus, root, last, reading, how, listeners)
         # The check comes before anything is written: the rows stay as they are where most of the corpus is gone.
-        if not how.allow_loss:
-            _check_loss(corpus, root, last.table, scanned)
+        _check_loss(corpus, root, None if how.allow_loss else last.table, scanned)
         reading.notes.extend(_notes(scanned.surveyed, scanned.measured, how.rescan))
-        about = {**_about(corpus, reader, root, options, reading), **scanned.limit}
+        corpus_json = {**_about(corpus, reader, root, options, reading), **scanned.limit}
         table = to_table(corpus, reading.utterances, scanned.measured)
         skipped = _skipped(corpus, reading, scanned.surveyed.reasons)
-        found = (about, table, skipped, annotation_table(corpus, reading.annotations))
-        changed = not is_same(last, *found)
+        contents = (corpus_json, table, skipped, annotation_table(corpus, reading.annotations))
+        changed = not is_same(last, *contents)
         if changed:
-            _store(cache, folder, *found)
-    return _report(corpus, root, last, scanned, about, skipped, changed)
+            _store(cache, folder, *contents)
+    return _report(corpus, root, last, scanned, corpus_json, skipped, changed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +138,25 @@ class _Scanned:
     """As surveyed, flagged by the lengths of the others."""
     limit: Mapping[str, float]
     """What `corpus.json` says of the longest utterance; nothing where it is the ordinary one and nobody ever asked."""
+
+
+def _make(reader: CorpusReader, root: Path, listeners: ScanListeners) -> None:
+    """Make a corpus that is generated; most are simply there."""
+    if reader.prepare is not None:
+        with disk_errors(root, _WAY_OUT):
+            reader.prepare(root, listeners.on_prepare)
+
+
+def _read(reader: CorpusReader, root: Path, options: Mapping[str, Any]) -> Reading:
+    """Return what a reader finds in a folder, with names that can be stored, ids that are unique, and ratings.
+
+    Raises:
+        TfserError: as the reader; if two utterances share an id, or a table of ratings cannot be read.
+    """
+    reading = _without_odd_names(reader.read(root, dict(options)))
+    _check_ids(reading.utterances, root)
+    _read_ratings(reading, options)
+    return reading
 
 
 def _look(
@@ -182,7 +194,7 @@ def _report(
     root: Path,
     last: LastScan,
     scanned: _Scanned,
-    about: Mapping[str, Any],
+    corpus_json: Mapping[str, Any],
     skipped: Sequence[Skipped],
     changed: bool,
 ) -> ScanReport:
@@ -198,7 +210,7 @@ def _report(
         removed=removed,
         changed=changed,
         skipped=tuple(skipped),
-        default_protocol=about["default_protocol"],
+        default_protocol=corpus_json["default_protocol"],
         notes=tuple(reading.notes),
         **_counts(reading, scanned.measured, surveyed.reasons),
     )
@@ -237,7 +249,7 @@ def _about(
 
 
 def _store(
-    cache: Cache, folder: Path, about: Mapping[str, Any], table: pa.Table, skipped: Sequence[Skipped], ratings: pa.Table
+    cache: Cache, folder: Path, corpus_json: Mapping[str, Any], table: pa.Table, skipped: Sequence[Skipped], ratings: pa.Table
 ) -> None:
     """Write what a scan found; `corpus.json` comes last, since a corpus is there when it is."""
     with disk_errors(folder, _WAY_OUT):
@@ -245,7 +257,7 @@ def _store(
         cache.write_table(folder / UTTERANCES, table)
         if ratings.num_rows or (folder / ANNOTATIONS).exists():
             cache.write_table(folder / ANNOTATIONS, ratings)
-        cache.write_json(folder / CORPUS, {**about, "scanned_at": now()})
+        cache.write_json(folder / CORPUS, {**corpus_json, "scanned_at": now()})
 
 
 def now() -> str:
@@ -301,6 +313,17 @@ def _is_text(name: str | None) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _storable(root: Path) -> Path:
+    """Return a folder whose name can be stored.
+
+    Raises:
+        TfserError: if it cannot.
+    """
+    if not _is_text(str(root)):
+        raise TfserError(f"{_as_text(str(root))}: the folder's name is not UTF-8; rename it")
+    return root
 
 
 def _as_text(name: str | None) -> str | None:

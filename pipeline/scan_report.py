@@ -73,19 +73,19 @@ class ScanReport:
     def lines(self) -> list[str]:
         """Return what people are told: what there is, which column is what, what was noted, and who takes no part and why."""
         done = "nothing had changed" if not self.changed else f"{count(self.decoded, 'utterance')} decoded now"
-        said = [f"{count(self.utterances, 'utterance')} in {self.root}; {done}", self._content()]
+        sentences = [f"{count(self.utterances, 'utterance')} in {self.root}; {done}", self._content()]
         if self.columns:
             taken = (ours if ours == theirs else f"{ours} from {theirs}" for ours, theirs in self.columns.items())
-            said.append(f"columns: {', '.join(taken)}")
-        said += self.notes
+            sentences.append(f"columns: {', '.join(taken)}")
+        sentences += self.notes
         if self.removed:
-            said.append(f"{count(self.removed, 'utterance')} of the last scan are gone from the corpus")
+            sentences.append(f"{count(self.removed, 'utterance')} of the last scan are gone from the corpus")
         if self.unlabelled:
             have = "has no label and takes" if self.unlabelled == 1 else "have no label and take"
-            said.append(f"{self.unlabelled:,} of {self.utterances:,} {have} no part: {unlabelled_query(self.corpus)}")
+            sentences.append(f"{self.unlabelled:,} of {self.utterances:,} {have} no part: {unlabelled_query(self.corpus)}")
         if self.tally.lost > self.tally.left_out[NO_LABEL]:
-            said.append(self.tally.sentence("rows and files" if self.tally.left_out[NO_UTTERANCE] else "utterances"))
-        lines = [f"{self.corpus}: {line}" for line in said]
+            sentences.append(self.tally.sentence("rows and files" if self.tally.left_out[NO_UTTERANCE] else "utterances"))
+        lines = [f"{self.corpus}: {line}" for line in sentences]
         for words, stage in (
             ("could not be scanned", "scan"),
             ("were passed over as no utterances of their own", "read"),

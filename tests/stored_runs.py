@@ -1,6 +1,6 @@
 """Finished runs without training: chance predictions, written into a cache as `tfser train` writes its own.
 
-A module for tests; load it with importlib, tests are no package.
+A module for tests, which import it by its name.
 """
 
 from __future__ import annotations

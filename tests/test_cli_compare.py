@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pyarrow.parquet as pq
 import pytest
+import stored_runs as stored
 
 from tfser.manifests.cache import Cache
 
 from .conftest import run
 
 
-def _load() -> ModuleType:
-    path = Path(__file__).parent / "stored_runs.py"
-    spec = importlib.util.spec_from_file_location("tfser_tests_stored_runs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    stored = _load()
     cache = Cache(tmp_path_factory.mktemp("cli") / "cache")
     utterances = stored.make_utterances(speakers=4)
     stored.put_utterances(cache, utterances)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import stored_runs as stored
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -20,23 +19,12 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue
 
 
-def _load() -> ModuleType:
-    path = Path(__file__).parent / "stored_runs.py"
-    spec = importlib.util.spec_from_file_location("tfser_tests_stored_runs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def run(*words: str) -> Result:
     return CliRunner().invoke(app, list(words))
 
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    stored = _load()
     cache = Cache(tmp_path_factory.mktemp("scores") / "cache")
     utterances = stored.make_utterances(speakers=4)
     stored.put_utterances(cache, utterances)

@@ -45,7 +45,7 @@ def test_a_wheel_holds_every_module_audit_and_table(tmp_path: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
-    kinds = ("*.py", "*.sql", "*.tsv.gz", "*.json", "*.csv", "*.html", "*.css")
+    kinds = ("*.py", "*.sql", "*.toml", "*.tsv.gz", "*.json", "*.csv", "*.html", "*.css")
     wanted = {p for room in ROOMS for kind in kinds for p in (ROOT / room).rglob(kind)}
     assert {p.name for p in wanted} >= {"index.json", "reference_numbers.csv", "emobox_emodb.tsv.gz", "encoders.json", "ui.css"}
     names = {f"tfser/{p.relative_to(ROOT).as_posix()}" for p in wanted} | {"tfser/cli.py", "tfser/__init__.py", "tfser/py.typed"}

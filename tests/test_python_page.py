@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 import tfser
 from tfser.heads import REGISTERED
 from tfser.heads.prediction.exchange import audit
+from tfser.heads.prediction.notebook import TrainingOptions
+from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.utterances import Utterance
@@ -21,6 +24,8 @@ from tfser.pipeline.corpora import CORPORA
 from tfser.pipeline.extract import extract
 from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.scan import scan
+
+from .conftest import fill_with_tones
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -39,6 +44,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache.root
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of tones: what comes out of it is asked, not what it says."""
+    folder = tmp_path_factory.mktemp("tones")
+    fill_with_tones(Cache(folder / "cache"), folder, seconds=0.2, each=(2, 2))
+    return folder / "cache"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["python.md", "own_head.md"])
 def test_the_code_of_a_page_runs(root: Path, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +62,12 @@ def test_the_code_of_a_page_runs(root: Path, page: str, tmp_path: Path, monkeypa
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "UA" in done.stdout
+
+
+def test_what_training_can_be_asked_is_what_the_command_line_can(tmp_path: Path) -> None:
+    assert TrainingOptions.__annotations__.keys() <= {field.name for field in fields(Request)} - {"head", "settings", "seed"}
+    with pytest.raises(TypeError, match="epoch"):
+        tfser.Cache(tmp_path).train("mean_pool", epoch=3)
 
 
 def test_a_head_takes_fewer_than_30_lines() -> None:
@@ -126,8 +145,8 @@ def test_a_registered_head_is_known_by_its_code() -> None:
         REGISTERED.pop("mine", None)
 
 
-def test_features_come_in_every_shape(root: Path) -> None:
-    cache = tfser.Cache(root)
+def test_features_come_in_every_shape(small: Path) -> None:
+    cache = tfser.Cache(small)
     frames, packed = cache.features("logmel"), cache.packed("logmel")
     assert list(frames) == list(packed.utterance_ids) and len(frames) == len(cache.utterances())
     first = packed.utterance_ids[0]
@@ -156,8 +175,8 @@ def test_a_layer_of_a_stack_is_a_feature_set_here_too(cache: Cache, put_corpus: 
     assert here.dataset("whisper-base/last")[0]["frames"].shape == (4, 2)
 
 
-def test_tables_come_without_a_remark(root: Path, recwarn: pytest.WarningsRecorder) -> None:
-    assert tfser.Cache(root).sql("SELECT 1 AS one").num_rows == 1 and not recwarn.list
+def test_tables_come_without_a_remark(small: Path, recwarn: pytest.WarningsRecorder) -> None:
+    assert tfser.Cache(small).sql("SELECT 1 AS one").num_rows == 1 and not recwarn.list
 
 
 @pytest.mark.slow

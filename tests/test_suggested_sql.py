@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import stored_runs as stored
 
 from tfser.heads.results.score_tables import Wanted, table
 from tfser.manifests.cache import Cache
@@ -18,20 +17,9 @@ from tfser.manifests.catalogue.views import TAKEN_FOR
 PAGE = Path(__file__).parents[1] / "docs" / "queries.md"
 
 
-def _load() -> ModuleType:
-    path = Path(__file__).parent / "stored_runs.py"
-    spec = importlib.util.spec_from_file_location("tfser_tests_stored_runs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
     """Three experiments of other heads, selections, levels and seeds, one seed of which tested less."""
-    stored = _load()
     cache = Cache(tmp_path_factory.mktemp("suggested") / "cache")
     utterances = stored.make_utterances(speakers=4)
     stored.put_utterances(cache, utterances)

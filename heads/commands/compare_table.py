@@ -12,23 +12,24 @@ _MOST_SPEAKERS = 30
 """Of more, the table would hide the rest; they are in --format json."""
 
 
-def print_comparison(of: Comparison) -> None:
+def print_comparison(comparison: Comparison) -> None:
     """Print a comparison to standard output."""
-    for letter, side in (("A", of.a), ("B", of.b)):
+    for letter, side in (("A", comparison.a), ("B", comparison.b)):
         seeds = ", ".join(map(str, side.seeds))
         show(f"{letter}  {side.subject.name}  (seed{'s' if len(side.seeds) > 1 else ''} {seeds}; audit {standing(side.row())})")
-    clusters = "" if of.clustered_by is None or of.clusters is None else f" of {count(of.clusters, of.clustered_by)}"
-    over = f", with 95 % intervals over {of.clustered_by}s" if of.clustered_by else ""
-    show(f"{count(len(of.a.keys), of.a.level)}{clusters}, selection {of.a.selection}; percent{over}", "")
-    print_rows([compared_line(of, row, "score", row.name) for row in of.scores], Output.table)
+    by, number = comparison.clustered_by, comparison.clusters
+    clusters = "" if by is None or number is None else f" of {count(number, by)}"
+    over = f", with 95 % intervals over {by}s" if by else ""
+    show(f"{count(len(comparison.a.keys), comparison.a.level)}{clusters}, selection {comparison.a.selection}; percent{over}", "")
+    print_rows([compared_line(comparison, row, "score", row.name) for row in comparison.scores], Output.table)
     show("")
-    show_wrapped(*in_words(of))
+    show_wrapped(*in_words(comparison))
     show("")
-    print_rows([compared_line(of, row, "recall of", row.name) for row in of.classes], Output.table)
-    if 1 < len(of.speakers) <= _MOST_SPEAKERS:
+    print_rows([compared_line(comparison, row, "recall of", row.name) for row in comparison.classes], Output.table)
+    if 1 < len(comparison.speakers) <= _MOST_SPEAKERS:
         show("")
-        print_rows([compared_line(of, row, str(of.clustered_by), row.name) for row in of.speakers], Output.table)
-    below = [*notes(of), *explain_marks([of.a.row(), of.b.row()])]
+        print_rows([compared_line(comparison, row, str(by), row.name) for row in comparison.speakers], Output.table)
+    below = [*notes(comparison), *explain_marks([comparison.a.row(), comparison.b.row()])]
     if below:
         show("")
     show_wrapped(*below)

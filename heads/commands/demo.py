@@ -47,32 +47,32 @@ def demo(
     """
     start = time.monotonic()
     store = Cache(place.cache or default_cache_root() / "demo")
-    here = f"--cache {store.root}"
+    in_cache = f"--cache {store.root}"
     if features == "logmel":
         if weights is not None:
             raise UsageError("--weights goes with the features of an encoder: --features whisper-base")
-        _from_log_mel(store, epochs, here)
+        _from_log_mel(store, epochs, in_cache)
     else:
-        _from_an_encoder(store, features, weights, epochs, here)
-    say("", f"$ tfser scores {here}")
+        _from_an_encoder(store, features, weights, epochs, in_cache)
+    say("", f"$ tfser scores {in_cache}")
     show_scores(Wanted(), Writing(cache=store.root))
     page = store.root / "report.html"
-    say("", f"$ tfser report --output {page} {here}")
+    say("", f"$ tfser report --output {page} {in_cache}")
     report_here(store, page)
     say(
         "",
         f"done in {time.monotonic() - start:.0f} s; everything lies in {store.root}. These sounds are "
         "made up: the scores say that the machinery works, nothing about speech. Go on with",
-        f"  tfser sql '{TAKEN_FOR}' {here}",
+        f"  tfser sql '{TAKEN_FOR}' {in_cache}",
         "  tfser extract --corpus emodb --root FOLDER",
     )
 
 
-def _from_log_mel(store: Cache, epochs: int | None, here: str) -> None:
+def _from_log_mel(store: Cache, epochs: int | None, in_cache: str) -> None:
     """Extract, audit, train two heads, and compare them."""
-    say(f"$ tfser extract --corpus synthetic {here}")
+    say(f"$ tfser extract --corpus synthetic {in_cache}")
     extract_synthetic(store)
-    _audit(store, here)
+    _audit(store, in_cache)
     running = Running()
     running.prepare("auto")
     from tfser.heads.commands.training import show_training
@@ -84,18 +84,18 @@ def _from_log_mel(store: Cache, epochs: int | None, here: str) -> None:
     for request in (plain, by_speaker):
         more = "" if request.epochs is None else f" --epochs {request.epochs}"
         more += "".join(f" --set {key}={value}" for key, value in request.settings.items())
-        say("", f"$ tfser train --head {request.head} --fold all{more} {here}")
+        say("", f"$ tfser train --head {request.head} --fold all{more} {in_cache}")
         show_training(store, [request], running, Output.table)
     say(
         "",
         "normalise=speaker hears each speaker against that speaker's own mean and deviation. It is transductive: it takes a test "
         "speaker's other recordings, though never their labels. It was picked for this demo as the best of eight settings on "
         "these very sounds, so its lead is no finding.",
-        f"is it better, or luck? tfser compare mean_pool logreg {here}",
+        f"is it better, or luck? tfser compare mean_pool logreg {in_cache}",
     )
 
 
-def _from_an_encoder(store: Cache, features: str, weights: str | None, epochs: int | None, here: str) -> None:
+def _from_an_encoder(store: Cache, features: str, weights: str | None, epochs: int | None, in_cache: str) -> None:
     """Extract all layers in one pass, audit, ask which layer, and train on a mix of them."""
     own = UPSTREAMS[features].options if features in UPSTREAMS else ()
     settings = {"window": "clip"} if "window" in own else {}  # Whisper: 30 s of silence behind each sound would take minutes
@@ -108,21 +108,21 @@ def _from_an_encoder(store: Cache, features: str, weights: str | None, epochs: i
     (name,) = (of.name for of in wanted.sets)
     more = f" --weights {weights}" if weights else ""
     more += "".join(f" --set {key}={value}" for key, value in settings.items())
-    say(f"$ tfser extract --corpus synthetic --features {features} --layer all --dtype float16{more} {here}")
+    say(f"$ tfser extract --corpus synthetic --features {features} --layer all --dtype float16{more} {in_cache}")
     compute = Computing().settled(features, is_encoder=True, tell=say)
     show_extraction(store, Source(corpus="synthetic"), wanted, compute)
-    _audit(store, here)
+    _audit(store, in_cache)
     running = RunningMany()
     running.prepare("auto")
     from tfser.heads.commands.training import show_training
 
     # The corpus has two sessions, so that there is no third group to validate on: one training speaker of each fold is.
     held = "speakers:1"
-    say("", f"$ tfser layers --features {name} --mix none --validation {held} {here}")
+    say("", f"$ tfser layers --features {name} --mix none --validation {held} {in_cache}")
     asked_layers = LayerRequest(features=name, mix="none", corpus="synthetic", validation=held)
     show_layers(store, asked_layers, running, TableOutput.table)
     more = "" if epochs is None else f" --epochs {epochs}"
-    say("", f"$ tfser train --head mean_pool --fold all --features {name}{more} {here}")
+    say("", f"$ tfser train --head mean_pool --fold all --features {name}{more} {in_cache}")
     request = Request(head="mean_pool", corpus="synthetic", features=name, epochs=epochs)
     show_training(store, [request], running, Output.table)
 

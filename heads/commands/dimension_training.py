@@ -9,8 +9,8 @@ from tfser.heads.results.dimension_tables import Row, runs_table
 from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.written import number_text
 from tfser.heads.runs.experiment import Experiment
+from tfser.heads.runs.one_fold import who_takes_part
 from tfser.heads.spec.selections import ORDER_SQL, explain, peeks
-from tfser.manifests.audits.participation import definition, participation
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.display import Output, print_rows, say, show, terminal_width
@@ -26,14 +26,7 @@ def dimension_rows(store: Cache, experiment: Experiment) -> list[Row]:
             f"ORDER BY fold, level DESC, {ORDER_SQL}, dimension",
             [ids],
         )
-        tally = participation(
-            connection,
-            protocol=experiment.protocol,
-            corpus=experiment.corpus,
-            defined=definition(store, experiment.protocol),
-            feature_set=experiment.feature_set,
-        )
-    counts = tally.to_dict()
+        counts = who_takes_part(store, connection, experiment).to_dict()
     return [row | {"looked_at_test": peeks(row["selection"]), **counts} for row in found]
 
 

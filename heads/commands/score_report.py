@@ -45,33 +45,33 @@ class ScoreGroup:
     lines: tuple[dict[str, Any], ...]
 
 
-def grouped(found: Sequence[Row], by: str | None = None) -> list[ScoreGroup]:
+def grouped(table: Sequence[Row], by: str | None = None) -> list[ScoreGroup]:
     """Return the rows as people read them, a group for each corpus, protocol and set of classes, in the order of the rows."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in found:
+    for row in table:
         groups.setdefault((row["corpus"], row["protocol"], tuple(row["classes"] or ())), []).append(row)
-    names = short_names(found)
+    names = short_names(table)
     return [
         ScoreGroup(heading=_heading(*key), lines=_without_empty([_line(row, by, names) for row in members]))
         for key, members in groups.items()
     ]
 
 
-def below(found: Sequence[Row], by: str | None = None) -> list[str]:
+def below(table: Sequence[Row], by: str | None = None) -> list[str]:
     """Return the lines that explain the marks and hold the notes of rows; of no rows, why there are none."""
-    if not found:
+    if not table:
         if by in ("raters", "agreement"):
             return [f"no scores by {by}: no test utterance has single ratings (see `tfser scan --annotations`)"]
         why = f" by {by}: nothing that was tested has a known {by}" if by else ": no finished run in this cache"
         return [f"no scores{why}"]
-    lines = explain_marks(found)
-    names = short_names(found)
+    lines = explain_marks(table)
+    names = short_names(table)
     called = {
-        row["experiment"]: f"{row['head']} {row['preset']} {row['recipe']} ({names[row['experiment']]})" for row in found
+        row["experiment"]: f"{row['head']} {row['preset']} {row['recipe']} ({names[row['experiment']]})" for row in table
     }
-    experiments = dict.fromkeys(row["experiment"] for row in found)
+    experiments = dict.fromkeys(row["experiment"] for row in table)
     of_note: dict[str, dict[str, None]] = {}
-    for row in found:
+    for row in table:
         for note in row.get("notes", ()):
             of_note.setdefault(note, {})[row["experiment"]] = None
     for note, of in of_note.items():  # what holds of several is said once
@@ -103,9 +103,9 @@ def print_table(rows: Sequence[Row], by: str | None, width: int | None, once: Se
         show("heads without segments: both levels are the same, and shown once")
 
 
-def markdown(found: Sequence[Row], by: str | None, once: Sequence[str] = ()) -> list[str]:
+def markdown(table: Sequence[Row], by: str | None, once: Sequence[str] = ()) -> list[str]:
     """Return the same as lines of Markdown, whole tables whatever their width, for an issue or a supplement."""
-    shown = [row for row in found if row.get("level") != "segment" or row["experiment"] not in once]
+    shown = [row for row in table if row.get("level") != "segment" or row["experiment"] not in once]
     lines: list[str] = []
     for group in grouped(shown, by):
         lines += [f"**{group.heading}**", "", *markdown_lines(group.lines), ""]
@@ -138,13 +138,13 @@ def expendable(lines: Sequence[Row], by: str | None = None) -> list[str]:
     return [*commons, *_MAY_GO, *(["experiment"] if len(apart) == len(lines) else [])]
 
 
-def short_names(found: Sequence[Row]) -> dict[str, str]:
+def short_names(table: Sequence[Row]) -> dict[str, str]:
     """Return how experiments are called in a table: by the hash at the end of their ids, which `tfser compare` takes, too.
 
     >>> short_names([{"experiment": "svm-plain-default-emodb-0123456789"}, {"experiment": "mine"}])
     {'svm-plain-default-emodb-0123456789': '0123456789', 'mine': 'mine'}
     """
-    names = list(dict.fromkeys(row["experiment"] for row in found))
+    names = list(dict.fromkeys(row["experiment"] for row in table))
     digest = {name: match[1] if (match := _DIGEST.fullmatch(name)) else name for name in names}
     taken = list(digest.values())
     return {name: short if taken.count(short) == 1 else name for name, short in digest.items()}

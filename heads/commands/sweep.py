@@ -33,7 +33,7 @@ def sweep(
             "What to train, a list (a,b) or repeated; of a file: only these.", flag="--head", metavar="NAMES", panel="Heads"
         ),
     ] = (),
-    said: Annotated[Mapping[str, Any], Said(SweepRequest)],
+    given: Annotated[Mapping[str, Any], Said(SweepRequest)],
     running: RunningMany,
     output: Annotated[
         Path | None, Option("Write one row a run to a .parquet or .csv file.", metavar="FILE", panel="Output and cache")
@@ -50,7 +50,7 @@ def sweep(
         tfser sweep --head mean_pool,svm --features logmel --seeds 0-2 --dry-run
         tfser sweep sweep.toml --jobs 2 --output runs.csv
     """
-    request = asked(file, heads, said)
+    request = asked(file, heads, given)
     running.prepare(request.device)
     from tfser.heads.commands.sweeps import show_sweep
 

@@ -19,7 +19,7 @@ from tfser.heads.runs.in_turn import Failure
 from tfser.heads.runs.plan import Estimate, Key, Plan, data_key
 from tfser.heads.spec import lineages
 from tfser.manifests.display import Output, TableOutput, markdown_lines, print_rows, say, show, terminal_width
-from tfser.manifests.wording import count, listed, size
+from tfser.manifests.wording import count, listed, ranges, size
 
 _MAY_GO = ("parameters", "runs", "WF1", "folds", "seeds", "selection", "pooled WA", "WA")
 """Columns that a narrow terminal can do without, the first one first."""
@@ -153,13 +153,7 @@ def numbers(values: Sequence[int]) -> str:
     >>> numbers([0, 1, 2, 3]), numbers([1, 2]), numbers([0, 1, 2, 7])
     ('0-3', '1,2', '0-2,7')
     """
-    parts: list[list[int]] = []
-    for value in sorted(values):
-        if parts and value == parts[-1][-1] + 1:
-            parts[-1].append(value)
-        else:
-            parts.append([value])
-    return ",".join(f"{part[0]}-{part[-1]}" if len(part) > 2 else ",".join(map(str, part)) for part in parts)
+    return ranges(values, shortest=3, between=",")
 
 
 _LEFT = ("head", "preset", "recipe", "features", "seeds", "folds", "selection", "table", "row", "corpus", "metric", "note")

@@ -80,32 +80,33 @@ def show_reproduction(
     Raises:
         UsageError: if the request is off; nothing is trained then.
     """
-    of = reproducing.prepare(cache, paper, training, **wanted)
-    reproducing.check(showing.selection, of)
+    planned = reproducing.prepare(cache, paper, training, **wanted)
+    reproducing.check(showing.selection, planned)
     if showing.dry_run:
-        _print_what_could_run(cache, of, running, showing)
+        _print_what_could_run(cache, planned, running, showing)
         return True
-    failures = run_plan(cache, of.plan, running, showing.selection) if of.plan is not None else []
-    table = reproducing.compare(cache, of, showing.selection, failures)
+    failures = run_plan(cache, planned.plan, running, showing.selection) if planned.plan is not None else []
+    table = reproducing.compare(cache, planned, showing.selection, failures)
     if showing.format in (TableOutput.json, TableOutput.csv):
         print_rows(table, Output(showing.format.value))
     else:
         lines = reproducing.readable(table)
         _print_cells(lines, list(lines[0]), showing.format)
-    _print_notes(reproducing.notes(of, table), showing.format)
+    _print_notes(reproducing.notes(planned, table), showing.format)
     for line in failure_lines(failures):
         say(line)
     return not failures
 
 
-def _print_what_could_run(cache: Cache, of: Reproduction, running: RunningMany, showing: Showing) -> None:
+def _print_what_could_run(cache: Cache, planned: Reproduction, running: RunningMany, showing: Showing) -> None:
     """Print which cells cannot run and why, and the plan of the others."""
-    lines = [line for line in reproducing.readable(reproducing.compare(cache, of, showing.selection)) if line["note"]]
+    lines = [line for line in reproducing.readable(reproducing.compare(cache, planned, showing.selection)) if line["note"]]
     if lines:
         _print_cells(lines, ("table", "row", "corpus", "metric", "paper", "note"), showing.format)
-    if of.plan is not None:
-        print_plan(of.plan, estimate(cache, of.plan), feature_bytes(cache, of.plan), showing.format, jobs=running.jobs)
-    elif reproducing.has_a_corpus(cache, of.paper):
+    if planned.plan is not None:
+        plan = planned.plan
+        print_plan(plan, estimate(cache, plan), feature_bytes(cache, plan), showing.format, jobs=running.jobs)
+    elif reproducing.has_a_corpus(cache, planned.paper):
         say("nothing of it can be run yet")
     else:
         say("nothing of it can be run yet; without --dry-run its rows are trained on the built-in synthetic corpus")

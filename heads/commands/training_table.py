@@ -11,9 +11,9 @@ from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.scores import scores_of_runs, scores_of_seeds
 from tfser.heads.results.written import score_text
 from tfser.heads.runs.experiment import EVERYTHING, Experiment
+from tfser.heads.runs.one_fold import who_takes_part
 from tfser.heads.spec import lineages
 from tfser.heads.spec.selections import explain, peeks
-from tfser.manifests.audits.participation import definition, participation
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.display import Output, print_rows, say, show, terminal_width
@@ -81,14 +81,7 @@ def _scores_of(store: Cache, experiment: Experiment) -> tuple[list[dict[str, Any
             connection, experiments=[experiment.name], seeds=[experiment.seed], folds=experiment.folds, segments=True
         )
         over = scores_of_seeds(connection, experiments=[experiment.name], seeds=[experiment.seed], segments=True)
-        tally = participation(
-            connection,
-            protocol=experiment.protocol,
-            corpus=experiment.corpus,
-            defined=definition(store, experiment.protocol),
-            feature_set=experiment.feature_set,
-        )
-    counts = tally.to_dict()
+        counts = who_takes_part(store, connection, experiment).to_dict()
     rows = [score.columns(*_OF_FOLD) | {"looked_at_test": peeks(score.selection), **counts} for score in folds]
     # A fold's line after another, each with its selections.
     rows.sort(key=lambda row: row["fold"])

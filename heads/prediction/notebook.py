@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from tfser.heads.prediction.exchange import as_hugging_face
 from tfser.heads.prediction.frames import StoredFrames, feature_rows
@@ -31,6 +31,45 @@ if TYPE_CHECKING:
 
     from tfser.heads.prediction.datasets import UtteranceFrames
     from tfser.heads.prediction.notebook_models import TrainedExperiment, TrainedModel
+
+
+class TrainingOptions(TypedDict, total=False):
+    """What `Cache.train` can be asked beside the head: fields of the command line's own `Request`, under the same names."""
+
+    features: str | None
+    """A feature set; the head's favourite if left out."""
+    corpus: str | None
+    """May be left out if there is one."""
+    protocol: str | None
+    """The corpus's default if left out."""
+    folds: str
+    """A number, a list (1,3), a range (2-4), all, or none: one model on all utterances. All if left out."""
+    preset: str | None
+    """Variant of the head."""
+    recipe: str | None
+    """Way of training."""
+    epochs: int | None
+    """Instead of the recipe's number."""
+    width: int | None
+    """Of the network, for heads that have one."""
+    target: tuple[str, ...]
+    """Dimensions to learn instead of classes: valence, arousal, dominance."""
+    labels: str | None
+    """A label map."""
+    labels_from: str | None
+    """Label, or distribution: train to the raters' votes."""
+    validation: str | None
+    """Who validates."""
+    device: str
+    """Auto, cpu, cuda ..."""
+    stack: bool
+    """On a GPU: train folds and seeds together; runs of their own."""
+    again: bool
+    """Train again what is finished; the old run stays until then."""
+    allow_leaks: bool
+    """Train a fold in which the audit finds leaks; the run says so."""
+    allow_gaps: bool
+    """Train a fold that lacks something; the run says so."""
 
 
 class NotebookCache(Cache):
@@ -162,40 +201,18 @@ class NotebookCache(Cache):
         self,
         head: str,
         *,
-        features: str | None = None,
-        corpus: str | None = None,
-        protocol: str | None = None,
-        folds: str = "all",
-        preset: str | None = None,
-        recipe: str | None = None,
         settings: Mapping[str, object] | None = None,
-        epochs: int | None = None,
         seeds: Sequence[int] = (0,),
-        labels: str | None = None,
-        validation: str | None = None,
-        device: str = "auto",
-        allow_leaks: bool = False,
-        allow_gaps: bool = False,
+        **asked: Unpack[TrainingOptions],
     ) -> TrainedExperiment:
         """Train a head under a protocol, as `tfser train` does: audited, found again if it is finished, resumed if it was
         killed.
 
         Args:
             head: a name of `tfser heads`, or one of `tfser.register_head`.
-            features: a feature set; the head's favourite if left out.
-            corpus: may be left out if there is one.
-            protocol: the corpus's default if left out.
-            folds: a number, a list (1,3), a range (2-4), all, or none: one model on all utterances.
-            preset: variant of the head.
-            recipe: way of training.
             settings: of the head or the recipe, by name.
-            epochs: instead of the recipe's number.
             seeds: each trains the folds anew.
-            labels: a label map.
-            validation: who validates.
-            device: auto, cpu, cuda ...
-            allow_leaks: train a fold in which the audit finds leaks; the run says so.
-            allow_gaps: train a fold that lacks something; the run says so.
+            asked: the options of `tfser train`, by the names of `TrainingOptions`; what is left out is chosen as there.
 
         Raises:
             UsageError: a name is unknown, or the cache leaves a choice.
@@ -203,22 +220,7 @@ class NotebookCache(Cache):
         """
         from tfser.heads.prediction.notebook_models import train_experiment
 
-        request = Request(
-            head=head,
-            folds=folds,
-            corpus=corpus,
-            features=features,
-            protocol=protocol,
-            labels=labels,
-            validation=validation,
-            preset=preset,
-            recipe=recipe,
-            settings={name: _text(value) for name, value in (settings or {}).items()},
-            epochs=epochs,
-            device=device,
-            allow_leaks=allow_leaks,
-            allow_gaps=allow_gaps,
-        )
+        request = Request(head=head, settings={name: _text(value) for name, value in (settings or {}).items()}, **asked)
         return train_experiment(self, request, tuple(seeds))
 
     def scores(self, experiment: str | None = None, *, by: str | None = None) -> list[dict[str, Any]]:

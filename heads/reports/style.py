@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -108,7 +110,7 @@ _TITLE = 15.0
 
 def legend_outside(figure: Figure, place: str, **changes: Any) -> None:
     """Put a legend of all that is labelled beside or below the axes: `place` is one of `_OUTSIDE`."""
-    figure.legend(loc=place, **changes).set_gid(place)
+    figure.legend(loc=cast("Any", place), **changes).set_gid(place)
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -225,7 +227,7 @@ def _place_once(figure: Figure) -> None:
     free = width - left - right - 2 * _PAD * (len(around) - 1) - sum(of[0] + of[1] for of in around)
     spec = figure.axes[0].get_subplotspec()
     assert spec is not None, "those of a row have one"
-    ratios = spec.get_gridspec().get_width_ratios()
+    ratios = np.asarray(spec.get_gridspec().get_width_ratios(), dtype=float)
     x = left
     for ax, (before, behind, _, _), ratio in zip(figure.axes, around, ratios, strict=True):
         share = max(1.0, free * ratio / sum(ratios))

@@ -167,9 +167,9 @@ class Comparison:
         }
 
 
-def wins(found: Sequence[ComparedRow]) -> dict[str, int]:
+def wins(compared: Sequence[ComparedRow]) -> dict[str, int]:
     """Count the rows where A is better, where both are alike, where B is."""
-    gains = [row.difference.value for row in found]
+    gains = [row.difference.value for row in compared]
     return {
         "a": sum(gain > _TIE for gain in gains),
         "ties": sum(abs(gain) <= _TIE for gain in gains),

@@ -67,6 +67,25 @@ class Fused:
     found: int
 
 
+def _together(
+    experiments: Sequence[str], stored: Sequence[Sequence[Row]]
+) -> tuple[dict[tuple[int, int], tuple[Row, ...]], list[str]]:
+    """Return the runs of all experiments by fold and seed, and in words the folds and seeds of which somebody lacks a run."""
+    places = [{(row["fold"], row["seed"]): row for row in each} for each in stored]
+    seeds = [sorted({seed for _, seed in each}) for each in places]
+    several = [set(each) for each in seeds if len(each) > 1] or [set(seeds[0])]
+    runs: dict[tuple[int, int], tuple[Row, ...]] = {}
+    left_out: list[str] = []
+    for fold in sorted({fold for each in places for fold, _ in each}):
+        for seed in sorted(set.union(*several)):
+            side = [each.get((fold, only[0] if len(only) == 1 else seed)) for each, only in zip(places, seeds, strict=True)]
+            if lacking := [name for name, row in zip(experiments, side, strict=True) if row is None]:
+                left_out.append(f"fold {fold}, seed {seed}: no run of {', '.join(lacking)}")
+            else:
+                runs[fold, seed] = tuple(row for row in side if row is not None)
+    return runs, left_out
+
+
 def plan_fusion(cache: Cache, names: Sequence[str]) -> FusionPlan:
     """Find the runs to fuse.
 
@@ -77,42 +96,29 @@ def plan_fusion(cache: Cache, names: Sequence[str]) -> FusionPlan:
     """
     with open_catalogue(cache) as connection:
         subjects = [find(connection, name) for name in names]
-        if single := [of.run_id for of in subjects if of.run_id is not None]:
+        if single := [each.run_id for each in subjects if each.run_id is not None]:
             raise UsageError(f"{single[0]} is a single run; name experiments, whose folds are fused one by one")
         for subject in subjects:
             check_classes(connection, subject, "a fusion")
-        experiments = [of.experiment for of in subjects]
+        experiments = [each.experiment for each in subjects]
         if len(set(experiments)) < 2 or len(set(experiments)) < len(experiments):
             raise UsageError("a fusion needs two experiments or more, each named once")
         of_one = "SELECT * FROM runs WHERE experiment = ? ORDER BY seed, fold"
         trained = [rows(connection, of_one, [name]) for name in experiments]
         kept = [score.columns("run_id", "selection") for score in scores_of_runs(connection, experiments=experiments)]
     # A run on everything has no test side, so there is nothing to fuse of it.
-    stored = [[row for row in of if row["fold"] != EVERYTHING] for of in trained]
-    for name, of in zip(experiments, stored, strict=True):
-        if not of:
+    stored = [[row for row in each if row["fold"] != EVERYTHING] for each in trained]
+    for name, each in zip(experiments, stored, strict=True):
+        if not each:
             raise UsageError(f"{name} was trained on all utterances alone, and predicts nobody; train its folds (`--fold all`)")
-    _check_alike(experiments, [of[0] for of in stored])
-    places = [{(row["fold"], row["seed"]): row for row in of} for of in stored]
-    seeds = [sorted({seed for _, seed in of}) for of in places]
-    several = [set(of) for of in seeds if len(of) > 1] or [set(seeds[0])]
-    wanted = sorted(set.union(*several))
-    runs: dict[tuple[int, int], tuple[Row, ...]] = {}
-    left_out: list[str] = []
-    for fold in sorted({fold for of in places for fold, _ in of}):
-        for seed in wanted:
-            found = [of.get((fold, only[0] if len(only) == 1 else seed)) for of, only in zip(places, seeds, strict=True)]
-            lacking = [name for name, row in zip(experiments, found, strict=True) if row is None]
-            if lacking:
-                left_out.append(f"fold {fold}, seed {seed}: no run of {', '.join(lacking)}")
-            else:
-                runs[fold, seed] = tuple(row for row in found if row is not None)
+    _check_alike(experiments, [each[0] for each in stored])
+    runs, left_out = _together(experiments, stored)
     if not runs:
         raise UsageError(f"{' and '.join(experiments)} have no fold in common")
     of_run: dict[str, set[str]] = {}
     for row in kept:
         of_run.setdefault(row["run_id"], set()).add(row["selection"])
-    common = set.intersection(*(of_run[row["run_id"]] for of in runs.values() for row in of))
+    common = set.intersection(*(of_run[row["run_id"]] for each in runs.values() for row in each))
     words = {"version": METHOD_VERSION, "rule": RULE, "sources": sorted(experiments)}
     return FusionPlan(
         experiment=f"{HEAD}-mean-{stored[0][0]['corpus']}-{digest(words)}",
@@ -178,19 +184,19 @@ def _read(cache: Cache, row: Row, selection: str) -> _Predicted:
     run = read_run(run_folder(cache, row["run_id"]))
     if run is None:
         raise TfserError(f"{row['run_id']} is not finished; run the same command again")
-    found = [
-        of
-        for of in run.tables["predictions"].to_pylist()
-        if of["selection"] == selection and of["level"] == "utterance"
+    stored = [
+        prediction
+        for prediction in run.tables["predictions"].to_pylist()
+        if prediction["selection"] == selection and prediction["level"] == "utterance"
     ]
-    found.sort(key=lambda of: (of["corpus"], of["utterance_id"]))
-    by_class = [dict(of["probabilities"]) for of in found]
+    stored.sort(key=lambda prediction: (prediction["corpus"], prediction["utterance_id"]))
+    by_class = [dict(prediction["probabilities"]) for prediction in stored]
     return _Predicted(
         run_id=row["run_id"],
-        utterances=tuple((of["corpus"], of["utterance_id"]) for of in found),
-        labels=tuple(of["label"] for of in found),
-        probabilities=np.array([[of[name] for name in row["classes"]] for of in by_class], dtype=np.float64),
-        digest=digest([[of["corpus"], of["utterance_id"], p] for of, p in zip(found, by_class, strict=True)]),
+        utterances=tuple((prediction["corpus"], prediction["utterance_id"]) for prediction in stored),
+        labels=tuple(prediction["label"] for prediction in stored),
+        probabilities=np.array([[prediction[name] for name in row["classes"]] for prediction in by_class], dtype=np.float64),
+        digest=digest([[row["corpus"], row["utterance_id"], p] for row, p in zip(stored, by_class, strict=True)]),
     )
 
 
@@ -220,37 +226,37 @@ def mean_of_probabilities(of: Sequence[npt.NDArray[np.floating[Any]]]) -> npt.ND
     return mean
 
 
-def stale_sources(cache: Cache, about: Row) -> list[str]:
+def stale_sources(cache: Cache, run_json: Row) -> list[str]:
     """Return the sources of a fused run that have other predictions now than those that it was made of.
 
     Args:
         cache: the cache.
-        about: what the fused run says of itself.
+        run_json: what the fused run says of itself.
 
     Raises:
         TfserError: a source is not finished any more, or damaged.
     """
-    found = []
-    for source in about["config"]["sources"]:
-        row = {"run_id": source["run_id"], "classes": about["classes"]}
+    stored = []
+    for source in run_json["config"]["sources"]:
+        row = {"run_id": source["run_id"], "classes": run_json["classes"]}
         now_there = {selection: _read(cache, row, selection).digest for selection in source["predictions"]}
         if now_there != source["predictions"]:
-            found.append(str(source["run_id"]))
-    return found
+            stored.append(str(source["run_id"]))
+    return stored
 
 
-def _store(cache: Cache, about: dict[str, Any], stored: Mapping[str, Sequence[_Predicted]], folder: Path) -> None:
+def _store(cache: Cache, run_json: dict[str, Any], stored: Mapping[str, Sequence[_Predicted]], folder: Path) -> None:
     """Average and write the predictions of one run, by selection. Its one "epoch" is no training: it has no loss."""
     began = time.perf_counter()
     first = next(iter(stored.values()))[0]
-    number = {name: k for k, name in enumerate(about["classes"])}
+    number = {name: k for k, name in enumerate(run_json["classes"])}
     count = len(first.utterances)
     means = {selection: _average(of) for selection, of in stored.items()}
     finish(
         cache,
-        about | {"finished_at": now(), "seconds": time.perf_counter() - began},
+        run_json | {"finished_at": now(), "seconds": time.perf_counter() - began},
         RunOutcome(
-            classes=about["classes"],
+            classes=run_json["classes"],
             utterances=first.utterances,
             labels=np.array([number[name] for name in first.labels], dtype=np.int64),
             selections=[

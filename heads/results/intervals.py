@@ -110,15 +110,15 @@ def count(
     number = {name: i for i, name in enumerate(names)}
     who = tuple(sorted(set(clusters)))
     place = {name: i for i, name in enumerate(who)}
-    of = np.array([place[c] for c in clusters])
+    cluster = np.array([place[c] for c in clusters])
     truth = np.array([number[label] for label in labels])
     shape = (len(rows), len(who), len(names))
     hits, true, taken = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     for s, row in enumerate(rows):
         guess = np.array([number[name] for name in row])
-        np.add.at(true[s], (of, truth), 1)
-        np.add.at(taken[s], (of, guess), 1)
-        np.add.at(hits[s], (of[guess == truth], truth[guess == truth]), 1)
+        np.add.at(true[s], (cluster, truth), 1)
+        np.add.at(taken[s], (cluster, guess), 1)
+        np.add.at(hits[s], (cluster[guess == truth], truth[guess == truth]), 1)
     return Counts(clusters=who, classes=names, hits=hits, true=true, predicted=taken)
 
 
@@ -164,13 +164,13 @@ def interval(counts: Counts, metric: str, *, confidence: float = CONFIDENCE) -> 
     from scipy.special import expit, logit
 
     value = score(counts, metric)
-    found = symmetric(value, _without_one(counts, metric), counts.true[0], metric, confidence)
-    if not found.std_error or not 0 < value < 1:
-        return found
+    linear = symmetric(value, _without_one(counts, metric), counts.true[0], metric, confidence)
+    if not linear.std_error or not 0 < value < 1:
+        return linear
     # On the logit scale, where the interval stays between 0 and 1; by simulation it covers better than the
     # symmetric one where most utterances are right (docs/methods.md).
-    reach = quantile(found.df, confidence) * found.std_error / (value * (1 - value))
-    return replace(found, low=float(expit(logit(value) - reach)), high=float(expit(logit(value) + reach)))
+    reach = quantile(linear.df, confidence) * linear.std_error / (value * (1 - value))
+    return replace(linear, low=float(expit(logit(value) - reach)), high=float(expit(logit(value) + reach)))
 
 
 def difference(a: Counts, b: Counts, metric: str, *, confidence: float = CONFIDENCE) -> Interval:
@@ -344,16 +344,16 @@ def _score(hits: Floats, true: Floats, predicted: Floats, metric: str, unseen: F
     if metric == "WA":
         return np.asarray(hits.sum(axis=-1) / true.sum(axis=-1))
     if metric == "UA":
-        there, by_class = true > 0, _ratio(hits, true)
+        present, by_class = true > 0, _ratio(hits, true)
     elif metric in ("WF1", "macro_F1"):
-        there, by_class = true + predicted > 0, _ratio(2 * hits, true + predicted)
+        present, by_class = true + predicted > 0, _ratio(2 * hits, true + predicted)
     else:
         raise ValueError(f"no such score: {metric}")
     if metric == "WF1":
         return np.asarray((by_class * true).sum(axis=-1) / true.sum(axis=-1))
     if unseen is not None:
-        there, by_class = np.broadcast_to(~np.isnan(unseen), there.shape), np.where(there, by_class, np.nan_to_num(unseen))
-    return np.asarray((by_class * there).sum(axis=-1) / there.sum(axis=-1))
+        present, by_class = np.broadcast_to(~np.isnan(unseen), present.shape), np.where(present, by_class, np.nan_to_num(unseen))
+    return np.asarray((by_class * present).sum(axis=-1) / present.sum(axis=-1))
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:

@@ -196,8 +196,8 @@ def _matched(outcomes: Sequence[Outcome], common: bool) -> tuple[list[Outcome], 
         key
         for i, key in enumerate(first.keys)
         if all(
-            key in there and outcome.labels[there[key]] == first.labels[i]
-            for outcome, there in zip(outcomes, places, strict=True)
+            key in present and outcome.labels[present[key]] == first.labels[i]
+            for outcome, present in zip(outcomes, places, strict=True)
         )
     ]
     left_out = len({key for outcome in outcomes for key in outcome.keys}) - len(shared)
@@ -208,7 +208,7 @@ def _matched(outcomes: Sequence[Outcome], common: bool) -> tuple[list[Outcome], 
             f"not tested alike: {left_out:,} utterances were not tested by all of them, or under other labels; --common compares "
             f"the {len(shared):,} that were"
         )
-    return [outcome.take([there[key] for key in shared]) for outcome, there in zip(outcomes, places, strict=True)], left_out
+    return [outcome.take([present[key] for key in shared]) for outcome, present in zip(outcomes, places, strict=True)], left_out
 
 
 def _pairs(counted: Sequence[Counts], metric: str) -> tuple[tuple[SystemPair, ...], float, bool]:

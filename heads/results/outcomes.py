@@ -188,16 +188,16 @@ def choose_clusters(sides: Sequence[Outcome], asked: str | None = None) -> str |
     if asked is not None and asked not in CLUSTERS:
         raise unknown("kind of clusters", asked, CLUSTERS)
     first = sides[0]
-    known = [name for name in CLUSTERS if None not in first.who[name]]
+    named = [name for name in CLUSTERS if None not in first.who[name]]
     heard = [side for side in sides if not is_independent(side.row())]
     if asked is None:
-        return "speaker" if "speaker" in known and not heard else None
-    if asked not in known:
+        return "speaker" if "speaker" in named and not heard else None
+    if asked not in named:
         missing = sum(value is None for value in first.who[asked])
         raise UsageError(f"the {asked} of {missing:,} of the {len(first.keys):,} tested is unknown; clusters can be: "
-                         f"{', '.join(known) or 'none'}")  # fmt: skip
+                         f"{', '.join(named) or 'none'}")  # fmt: skip
     if asked == "speaker" and heard:
-        others = [f"--clusters {name}" for name in known if name != "speaker"]
+        others = [f"--clusters {name}" for name in named if name != "speaker"]
         instead = f"; {' or '.join(others)} takes others as the units" if others else ""
         raise UsageError(
             f"{heard[0].subject.name}: its test speakers are not known to be new to it, so speakers are no units{instead}"

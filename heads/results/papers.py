@@ -330,16 +330,17 @@ def numbered(lines: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, str]], 
     return [{**of, "note": reasons.get(of["note"], "")} for of in lines], [f"{n} {text}" for text, n in reasons.items()]
 
 
-def notes(of: Reproduction, table: Sequence[Mapping[str, Any]]) -> list[str]:
+def notes(reproduction: Reproduction, table: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what a reader of the cells has to know."""
-    lines = [f"{of.paper.name}: {of.paper.source}. Percent; ours: mean ± sample standard deviation over folds and seeds."]
+    paper = f"{reproduction.paper.name}: {reproduction.paper.source}"
+    lines = [f"{paper}. Percent; ours: mean ± sample standard deviation over folds and seeds."]
     ran = [row for row in table if row["ours"] is not None]
-    if of.on_synthetic:
+    if reproduction.on_synthetic:
         lines.append(
             "SYNTHETIC: these rows were trained on the built-in, made-up sounds, since no corpus of the paper is in the cache. "
             "They show that the way is open from end to end and say nothing about the paper."
         )
-    entries = of.plan.entries if of.plan is not None else ()
+    entries = reproduction.plan.entries if reproduction.plan is not None else ()
     shortened = {each.experiment.name for each in entries if _other_epochs(each.experiment)}
     short = sorted({row["recipe"] for row in ran if row["experiment"] in shortened})
     if short:

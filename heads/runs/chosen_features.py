@@ -79,15 +79,15 @@ def spread(cache: Cache, corpus: str, asked: str | None) -> list[str | None]:
     if not asks_for_each(asked):
         return [asked]
     with open_catalogue(cache) as connection:
-        there = _there(connection, corpus, asked)
+        choices = _there(connection, corpus, asked)
     assert asked is not None
-    found = each_layer(asked, there.current, there.views.values())
-    if not found:
+    layers = each_layer(asked, choices.current, choices.views.values())
+    if not layers:
         raise UsageError(
             f"--features {asked}: no layer of {FeatureName.parse(asked).encoder} in the cache, which holds "
-            f"{', '.join(there.have)} of {corpus}; `tfser extract --layer all` stores all of them in one pass"
+            f"{', '.join(choices.have)} of {corpus}; `tfser extract --layer all` stores all of them in one pass"
         )
-    return list(found)
+    return list(layers)
 
 
 def _there(connection: Connection, corpus: str, asked: str | None) -> _There:
@@ -96,14 +96,14 @@ def _there(connection: Connection, corpus: str, asked: str | None) -> _There:
     of_corpus: dict[str, set[str]] = {name: set() for name in corpora}
     for row in rows(connection, "SELECT DISTINCT feature_set, corpus FROM features WHERE list_contains(?, corpus)", [corpora]):
         of_corpus[row["corpus"]].add(row["feature_set"])
-    for name, found in of_corpus.items():
-        if not found:
+    for name, sets_of_corpus in of_corpus.items():
+        if not sets_of_corpus:
             _check_readable(connection, name)
             wanted = f" --features {FeatureName.parse(asked).encoder}" if asked is not None else ""
             raise UsageError(f"no features of {name} in the cache; run `tfser extract --corpus {name}{wanted}` first")
     have = sorted(set.intersection(*of_corpus.values()))
     if not have:
-        each = "; ".join(f"{name} has {', '.join(sorted(found))}" for name, found in of_corpus.items())
+        each = "; ".join(f"{name} has {', '.join(sorted(sets_of_corpus))}" for name, sets_of_corpus in of_corpus.items())
         raise UsageError(f"no feature set that all corpora have: {each}; extract the same one of each")
     # A learned mix belongs to the fold that it was learned in, and what a newer version replaced is still
     # there: both are for those who ask by name.
@@ -118,33 +118,33 @@ def _there(connection: Connection, corpus: str, asked: str | None) -> _There:
     )
 
 
-def _asked(there: _There, corpus: str, asked: str) -> str:
+def _asked(choices: _There, corpus: str, asked: str) -> str:
     """Return the one feature set that a name means: what is stored under it, else one layer of a stack."""
-    if asked in there.have:
+    if asked in choices.have:
         return asked
     # Two encoders of one name (a fine-tuned one beside its origin) are never chosen between.
-    if alike := namesakes(asked, [*there.have, *there.views]):
-        sources = {name: there.sets[name] if name in there.sets else there.views[name].row for name in alike}
+    if alike := namesakes(asked, [*choices.have, *choices.views]):
+        sources = {name: choices.sets[name] if name in choices.sets else choices.views[name].row for name in alike}
         places = (json.loads(row["source"] or "{}").get("weights", "?") for row in sources.values())
         each = ", ".join(f"{name} ({place})" for name, place in zip(alike, places, strict=True))
         raise UsageError(f"--features {asked}: which encoder? The cache has several of this name: {each}; name one in full")
-    if asked in there.views:
+    if asked in choices.views:
         return asked
     # A set of exactly this name that has nothing of this corpus is to be extracted: another one never stands in for it.
-    found = [] if asked in there.sets else meant_here(asked, there.current) or meant_views(asked, there.views.values())
+    found = [] if asked in choices.sets else meant_here(asked, choices.current) or meant_views(asked, choices.views.values())
     if len(found) == 1:
         return found[0]
     if found:
         raise UsageError(f"--features {asked}: which one? The cache holds {', '.join(found)} of {corpus}")
     if asks_for_each(asked):
         raise UsageError(f"--features {asked}: this names every layer, and one feature set is wanted; `tfser sweep` takes it")
-    raise _not_extracted(corpus.split(JOINED_BY), asked, there.have)
+    raise _not_extracted(corpus.split(JOINED_BY), asked, choices.have)
 
 
-def _favourite(there: _There, spec: HeadSpec, corpus: str) -> str:
+def _favourite(choices: _There, spec: HeadSpec, corpus: str) -> str:
     """Return the feature set that a head takes where none was asked for."""
     # Functionals stand beside the others in most caches, for the reference rows: they are for those who ask.
-    current = [name for name in there.current if not is_per_utterance(there.sets[name])] or there.current
+    current = [name for name in choices.current if not is_per_utterance(choices.sets[name])] or choices.current
     for name in spec.features:
         # A stack of layers, and numbers that were computed in other ways than by default, are for those who ask.
         parts = {of: FeatureName.parse(of) for of in meant_here(name, current)}
@@ -156,7 +156,7 @@ def _favourite(there: _There, spec: HeadSpec, corpus: str) -> str:
             break  # several layers, and nothing says which
     if len(current) == 1:
         return current[0]
-    raise UsageError(f"which features? The cache holds {', '.join(there.current)} of {corpus}; say --features NAME")
+    raise UsageError(f"which features? The cache holds {', '.join(choices.current)} of {corpus}; say --features NAME")
 
 
 def _check_readable(connection: Connection, corpus: str) -> None:

@@ -6,6 +6,7 @@ made of its whole configuration, so the same request finds the same runs.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -13,12 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tfser.heads import HEADS, head
+from tfser.heads.runs.asked_head import AskedHead, asked_head
 from tfser.heads.runs.chosen_features import spread
-from tfser.heads.runs.head_choice import with_head
 from tfser.heads.runs.request import Request
-from tfser.heads.runs.setting_list import unknown_setting
 from tfser.heads.runs.store import digest
-from tfser.heads.runs.target import check_learns, check_one_answer, check_protocol, scale_words, without_classes
+from tfser.heads.runs.target import check_protocol, scale_words
 from tfser.heads.runs.training_data import TrainingData, check_temperature, count_samples, data_hash, look_up, soft_hash
 from tfser.heads.spec.first_words import named_by
 from tfser.heads.spec.head import Baseline, HeadSpec, Network
@@ -152,7 +152,7 @@ class Experiment:
         """The feature set whose shards hold the features: theirs, or the stack that they are a layer of."""
         return self.feature_set if self.view is None else self.view.stack
 
-    @property
+    @functools.cached_property  # asked for by each run of a plan, again and again
     def name(self) -> str:
         """The experiment's id: readable, and unique by its configuration."""
         return f"{self.spec.name}-{self.preset}-{self.recipe_name.partition('+')[0]}-{self.corpus}-{digest(self.identity())}"
@@ -183,40 +183,21 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         UsageError: if a name is unknown, or the cache leaves several choices or none.
         TfserError: if the corpus cannot fill the protocol.
     """
-    request, why = with_head(cache, request)
-    spec = head(request.head)
-    preset, recipe_name = request.preset or spec.default_preset, request.recipe or spec.default_recipe
-    # Settings come before the protocol, since a recipe may bring a validation policy.
-    config, recipe, changes = _with_settings(spec, spec.preset(preset), spec.recipe(recipe_name), _settings(spec, request))
-    if request.targets:
-        check_one_answer(request.labels_from, request.targets)
-        recipe, off = without_classes(recipe, request.settings)
-        changes += off
-    check_learns(spec, request.targets)
+    named = asked_head(cache, request)
+    request, spec, recipe = named.request, named.spec, named.recipe
+    # The recipe before the protocol, since it may bring a validation policy.
     corpus, protocol, chosen = _choose_protocol(cache, request, recipe)
-    chosen += [] if why is None else [why]
     data = look_up(cache, request.features, spec, recipe, corpus, protocol, request.targets)
-    check_protocol(data.protocol, request.targets)
-    chosen += _instead(request, spec, data)
-    chosen += scale_words(data.scales)
-    for asked, what, value in (
-        (request.corpus, "corpus", corpus),
-        (request.protocol, "protocol", protocol),
-        (request.features, "features", data.features.name),
-        (request.preset, "preset", preset),
-        (request.recipe, "recipe", recipe_name),
-    ):
-        if asked is None:
-            chosen.append(f"{what} {value}")
-    _check_frames(spec, data.features.row)
-    if recipe.temperature:
-        check_temperature(data, request.folds)
-    way = _settle(request, spec, config, recipe, data)
+    _check_data(request, spec, recipe, data)
+    left = _left_out(request, named, corpus, protocol, data.features.name)
+    chosen += [*named.chosen, *_instead(request, spec, data), *scale_words(data.scales), *left]
+    # What depends on data and device comes last, since it may depend on all of the above.
+    way = _settle(request, spec, named.config, recipe, data)
     return Experiment(
         spec=spec,
-        preset=preset,
+        preset=named.preset,
         config=way.config,
-        recipe_name="+".join([recipe_name, *changes]),
+        recipe_name="+".join([named.recipe_name, *named.changes]),
         recipe=way.recipe,
         corpus=corpus,
         feature_set=data.features.name,
@@ -247,32 +228,30 @@ def resolve(cache: Cache, request: Request) -> Experiment:
     )
 
 
+def _left_out(request: Request, named: AskedHead, corpus: str, protocol: str, features: str) -> list[str]:
+    """Return what a request left to be chosen, with what was taken for it."""
+    choices = (
+        (request.corpus, "corpus", corpus),
+        (request.protocol, "protocol", protocol),
+        (request.features, "features", features),
+        (request.preset, "preset", named.preset),
+        (request.recipe, "recipe", named.recipe_name),
+    )
+    return [f"{what} {value}" for asked, what, value in choices if asked is None]
+
+
 def _instead(request: Request, spec: HeadSpec, data: TrainingData) -> list[str]:
     """Return what a head does in place of what was asked, and whose soft labels it is trained on, in sentences."""
-    said = []
+    sentences = []
     if request.epochs is not None and isinstance(spec, Baseline):
-        said.append(f"one fit instead of {request.epochs} epochs ({spec.name} is fitted at once)")
+        sentences.append(f"one fit instead of {request.epochs} epochs ({spec.name} is fitted at once)")
     if request.labels_from == "distribution" and isinstance(spec, Baseline):
-        said.append(f"one label an utterance ({spec.name} takes no soft labels)")
+        sentences.append(f"one label an utterance ({spec.name} takes no soft labels)")
     if data.rated is not None:
         rated, every = data.rated
         rest = "" if rated == every else f"; the other {every - rated:,} have none in these classes and keep their one label"
-        said.append(f"soft labels of {rated:,} of {every:,} utterances{rest}")
-    return said
-
-
-def _settings(spec: HeadSpec, request: Request) -> dict[str, str]:
-    """Return what is asked of recipe and architecture: `--width`, `--epochs`, `--labels-from` are settings, too.
-
-    So they are a part of what settings make of a recipe's name. A baseline has no epochs to shorten and takes one label an
-    utterance, which is said instead of refused, since sweeps ask all their heads alike.
-    """
-    settings = ({} if request.width is None else {"width": str(request.width)}) | dict(request.settings)
-    if request.epochs is not None and isinstance(spec, Network):
-        settings["epochs"] = str(request.epochs)
-    if request.labels_from is not None and isinstance(spec, Network):
-        settings["labels_from"] = request.labels_from
-    return settings
+        sentences.append(f"soft labels of {rated:,} of {every:,} utterances{rest}")
+    return sentences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,11 +279,14 @@ def _settle(request: Request, spec: HeadSpec, config: Settings, recipe: Recipe, 
     config = _with_parts(spec, config, row)
     spec.check(config, row["dim"] // layers)
     device = choose_device(request.device) if isinstance(spec, Network) else "cpu"
+    # Seconds become frames before anything is counted in frames: what a head sees, its longest sample, its steps.
     recipe = recipe.settled(row["hop_s"])
     longest = int(data.lengths.max(initial=1))
     longest = spec.sample_frames(config, recipe) or min(longest, recipe.cut_frames or longest)
     config = spec.settled(config, hop_s=row["hop_s"], longest=longest, device=device)
     recipe = settle_precision(recipe, device)
+    # A recipe of steps trains as many epochs as they come to in each fold, which differ in size; what is shown and
+    # estimated goes by these.
     counted: list[int] = []
     if recipe.steps is not None:
         for fold in range(EVERYTHING, data.protocol["folds"] + 1):
@@ -322,6 +304,7 @@ def _settle(request: Request, spec: HeadSpec, config: Settings, recipe: Recipe, 
             chosen.append(f"trained one by one ({stacking.reason})")
     if request.graphs and not device.startswith("cuda"):
         chosen.append("steps launched one by one (only a GPU has graphs)")
+    # Last, since how a batch is parted depends on all of the above and changes no number.
     recipe, whole = settle_parts(spec, config, recipe, device, data.lengths, stacked=stacked != "none")
     return _Way(
         config=config,
@@ -334,17 +317,22 @@ def _settle(request: Request, spec: HeadSpec, config: Settings, recipe: Recipe, 
     )
 
 
-def _check_frames(spec: HeadSpec, feature_set: Mapping[str, Any]) -> None:
-    """Refuse functionals for a head that looks along time.
+def _check_data(request: Request, spec: HeadSpec, recipe: Recipe, data: TrainingData) -> None:
+    """Refuse data that a head or a recipe cannot learn from.
 
     Raises:
-        UsageError: if the feature set has one frame an utterance, and the head needs several.
+        UsageError: if the protocol has no classes, or nobody validates a temperature; if the feature set has one frame an
+            utterance, and the head looks along time.
     """
+    check_protocol(data.protocol, request.targets)
+    feature_set = data.features.row
     if is_per_utterance(feature_set) and not spec.per_utterance:
         able = ", ".join(name for name in HEADS if head(name).per_utterance)
         raise UsageError(
             f"{feature_set['feature_set']} has one frame an utterance, and {spec.name} needs frames over time; for it: {able}"
         )
+    if recipe.temperature:
+        check_temperature(data, request.folds)
 
 
 def _with_parts(spec: HeadSpec, config: Settings, feature_set: Mapping[str, Any]) -> Settings:
@@ -382,45 +370,16 @@ def _choose_protocol(cache: Cache, request: Request, recipe: Recipe) -> tuple[st
         return *choose(None), [f"validation of the protocol, instead of the recipe's {recipe.validation}"]
 
 
-def _with_settings(
-    spec: HeadSpec, config: Settings, recipe: Recipe, settings: Mapping[str, str]
-) -> tuple[Settings, Recipe, list[str]]:
-    """Apply `--set` to the recipe or, for names that it does not know, to the architecture; return what differs
-    now."""
-    recipe_names, config_names = recipe.to_dict(), config.to_dict()
-    del recipe_names["summary"]  # words for people
-    if spec.recipe_settings is not None:
-        recipe_names = {name: value for name, value in recipe_names.items() if name in spec.recipe_settings}
-    for key in settings:
-        if key not in recipe_names and key not in config_names:
-            raise unknown_setting(spec, key, [*recipe_names, *config_names])
-    of_recipe = {k: v for k, v in settings.items() if k in recipe_names}
-    if "epochs" in of_recipe and "warmup_epochs" not in of_recipe:  # a short training warms up for half of it at most
-        epochs = recipe.with_settings({"epochs": of_recipe["epochs"], "warmup_epochs": "0"}).epochs
-        of_recipe["warmup_epochs"] = str(min(recipe.warmup_epochs, epochs / 2))
-    if "epochs" in of_recipe and "steps" not in of_recipe:
-        of_recipe["steps"] = "none"
-    new_recipe = recipe.with_settings(of_recipe)
-    new_config = config.with_settings({k: v for k, v in settings.items() if k not in recipe_names})
-    changes = [
-        f"{key}={value}"
-        for old, new in ((recipe.to_dict(), new_recipe.to_dict()), (config_names, new_config.to_dict()))
-        for key, value in sorted(new.items())
-        if old[key] != value and key != "parts"  # how a batch is computed, which is settled by what it holds
-    ]
-    return new_config, new_recipe, changes
-
-
 def check_unchanged(connection: Connection, experiment: Experiment) -> None:
     """Make sure that a catalogue still holds the data that an experiment was settled on.
 
     Raises:
         TfserError: if the corpus was scanned or extracted anew since.
     """
-    of = [experiment.protocol, experiment.corpus]
-    now = rows(connection, "SELECT hash FROM protocols WHERE protocol = ? AND corpora = ?", of)
+    protocol, corpus = experiment.protocol, experiment.corpus
+    now = rows(connection, "SELECT hash FROM protocols WHERE protocol = ? AND corpora = ?", [protocol, corpus])
     same = now and now[0]["hash"] == experiment.protocol_hash
-    hashed = data_hash(connection, of[0], of[1], experiment.stored, experiment.targets)
+    hashed = data_hash(connection, protocol, corpus, experiment.stored, experiment.targets)
     if experiment.recipe.labels_from == "distribution":
         hashed = soft_hash(hashed, soft_labels(connection, experiment))
     if not same or hashed != experiment.data_hash:

@@ -115,21 +115,24 @@ def _stack(cache: Cache, corpus: str, asked: str | None) -> str:
                 [corpus.split(JOINED_BY)] * 2,
             )
         }
+        # Of several corpora, only what all of them have: layers are chosen once, for all.
         sets = [row for row in rows(connection, "FROM feature_sets ORDER BY feature_set") if row["feature_set"] in have]
     stacks = [row["feature_set"] for row in sets if layers_of(row) > 1]
     if asked is None:
-        found = stacks
+        candidates = stacks
     else:
         parts = FeatureName.parse(asked)
         if parts.layer not in (None, ALL):
             raise UsageError(f"--features {asked}: this is one layer; name all of them: {parts.encoder}/{ALL}")
-        found = meant(str(replace(parts, layer=ALL)), stacks)
-        if not found and meant(str(replace(parts, layer=None)), have):
+        # A stack before single layers: one file a shard instead of one a layer. Where there is none, the layers that
+        # are stored singly.
+        candidates = meant(str(replace(parts, layer=ALL)), stacks)
+        if not candidates and meant(str(replace(parts, layer=None)), have):
             return str(replace(parts, layer=None))
-    if len(found) == 1:
-        return str(found[0])
-    if found:
-        raise UsageError(f"which layers? {corpus} has {', '.join(found)}; say --features NAME")
+    if len(candidates) == 1:
+        return str(candidates[0])
+    if candidates:
+        raise UsageError(f"which layers? {corpus} has {', '.join(candidates)}; say --features NAME")
     what = "no features of all layers" if asked is None else f"no layers of {asked}"
     extract = f"`tfser extract --corpus {corpus} --features NAME --layer all`"
     raise UsageError(f"{what} of {corpus} in the cache; {extract} stores them")

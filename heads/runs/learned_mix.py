@@ -51,20 +51,21 @@ def mix_of_run(
         DamagedError: if a file of the run is not what was written.
         UnreadableError: if one cannot be read now.
     """
-    about = _run(cache, run_id)
+    run_json = _run(cache, run_id)
     if selection not in FILES:
         raise unknown("selection", selection, list(FILES))
-    weights, normaliser = _state(cache, about, selection)
+    weights, normaliser = _state(cache, run_json, selection)
     with open_catalogue(cache) as connection:
-        found = rows(connection, "FROM feature_sets WHERE fingerprint = ?", [about["fingerprint"]])
+        found = rows(connection, "FROM feature_sets WHERE fingerprint = ?", [run_json["fingerprint"]])
     if not found:
-        raise TfserError(f"{run_id}: its features {about['feature_set']} ({about['fingerprint']}) are no longer in the cache")
+        gone = f"{run_json['feature_set']} ({run_json['fingerprint']})"
+        raise TfserError(f"{run_id}: its features {gone} are no longer in the cache")
     source = found[0]
     if layers_of(source) != len(weights):
         raise TfserError(f"{run_id}: it mixes {len(weights)} layers, and {source['feature_set']} has {layers_of(source)}")
     # The run stands in the configuration, so that two runs with the same weights are two feature sets: what was
     # learned in a fold must not be tested in another.
-    config = _configuration(about, selection, weights, normaliser)
+    config = _configuration(run_json, selection, weights, normaliser)
 
     def described(called: str) -> Collapsed:
         return Collapsed(
@@ -81,7 +82,7 @@ def mix_of_run(
     # other one overwrites it.
     encoder = FeatureName.parse(source["feature_set"]).encoder
     named = checked_name(name) if name else f"{encoder}/mix-{described('').fingerprint[:8]}"
-    return source, described(named), str(about["corpus"]).split(JOINED_BY)
+    return source, described(named), str(run_json["corpus"]).split(JOINED_BY)
 
 
 def mixing(weights: Sequence[float], normaliser: Normaliser) -> Combine:
@@ -121,18 +122,18 @@ def measured(normaliser: Normaliser) -> str:
 
 
 def _configuration(
-    about: Mapping[str, Any], selection: str, weights: list[float], normaliser: Normaliser
+    run_json: Mapping[str, Any], selection: str, weights: list[float], normaliser: Normaliser
 ) -> dict[str, Any]:
     """Return what a feature set of a learned mix is known by: the weights, how layers were scaled, and the run it is of."""
     return {
         "layer": "mix",
-        "of": {"feature_set": about["feature_set"], "fingerprint": about["fingerprint"]},
+        "of": {"feature_set": run_json["feature_set"], "fingerprint": run_json["fingerprint"]},
         "selection": selection,
         "weights": weights,
         "normalise": normaliser.mode,
         "normaliser": measured(normaliser),
         "belongs_to": {
-            key: about[of]
+            key: run_json[of]
             for key, of in (
                 ("run_id", "run_id"),
                 ("experiment", "experiment"),
@@ -148,30 +149,30 @@ def _configuration(
 
 def _run(cache: Cache, run_id: str) -> Mapping[str, Any]:
     try:
-        about = finished(cache, run_id) if (cache.runs / run_id).is_dir() else None
+        run_json = finished(cache, run_id) if (cache.runs / run_id).is_dir() else None
     except DamagedError as error:
         raise DamagedError(f"{error}; the command that trained it moves it to `removed/` and trains it again") from error
-    if about is None:
+    if run_json is None:
         with open_catalogue(cache) as connection:
             known = [row["run_id"] for row in rows(connection, "SELECT run_id FROM runs WHERE layer_weights IS NOT NULL")]
         if not known:
             raise UsageError(f"no finished run {run_id!r}, and none that learned a layer mix; train on features of all layers")
         raise unknown("run with a learned layer mix", run_id, known)
-    return about
+    return run_json
 
 
-def _state(cache: Cache, about: Mapping[str, Any], selection: str) -> tuple[list[float], Normaliser]:
+def _state(cache: Cache, run_json: Mapping[str, Any], selection: str) -> tuple[list[float], Normaliser]:
     """Return a run's layer weights and its normalisation."""
-    run_id, mode = about["run_id"], about["config"]["recipe_config"]["normalise"]
+    run_id, mode = run_json["run_id"], run_json["config"]["recipe_config"]["normalise"]
     path = run_folder(cache, run_id) / FILES[selection]
     if not os.path.lexists(path) and selection == "val":
-        raise UsageError(f"{run_id}: no epoch was selected by validation ({about['validation']}); take --selection last")
-    state = read_model(cache, about, FILES[selection])
+        raise UsageError(f"{run_id}: no epoch was selected by validation ({run_json['validation']}); take --selection last")
+    state = read_model(cache, run_json, FILES[selection])
     weights = layer_weights(state)
     if weights is None:
-        raise UsageError(f"{run_id}: {about['head']} on {about['feature_set']} mixed no layers; there is nothing to write")
+        raise UsageError(f"{run_id}: {run_json['head']} on {run_json['feature_set']} mixed no layers; there is nothing to write")
     # Told in run.json and held by the weights: where the two differ, one of them is not what the run gave.
-    stated = (about.get("layer_weights") or {}).get(selection)
+    stated = (run_json.get("layer_weights") or {}).get(selection)
     if stated is not None and not np.allclose(stated, weights, rtol=0, atol=1e-6):
         raise DamagedError("its mix of layers is not the one of run.json; `tfser train` makes the run anew", at=path)
     try:

@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.heads.runs.experiment import EVERYTHING, Experiment, check_unchanged, soft_labels
-from tfser.heads.runs.outcome import RunOutcome, Selected
+from tfser.heads.runs.outcome import RunOutcome, history_row, selected
 from tfser.heads.runs.store import begin, finish, peek, pick_up, save_model, versions
 from tfser.heads.runs.target import ratings_of
 from tfser.heads.runs.training_data import soft_rows
-from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Selection, UnlearnableError
-from tfser.manifests.audits.participation import definition, finding, participation, unmatched
+from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, UnlearnableError
+from tfser.manifests.audits.participation import Tally, definition, finding, participation, unmatched
 from tfser.manifests.audits.run import Finding, blocking, run_audits
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.reading import open_catalogue, rows
+from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
 from tfser.manifests.errors import DamagedError, TfserError
 from tfser.manifests.protocols.independence import Independence, fold_independence
 from tfser.manifests.protocols.validation import WITHOUT_VAL
@@ -103,21 +103,8 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
         ).fetchall()
         kept = fold_independence(connection, experiment.protocol, experiment.corpus)
         soft = soft_labels(connection, experiment) if experiment.recipe.labels_from == "distribution" else None
-    view = experiment.view
-    where = [
-        FeatureRow(
-            utterance_id=r["utterance_id"],
-            path=cache.root / r["shard"],
-            first_frame=r["first_frame"],
-            frames=r["frames"],
-            dim=r["dim"] if view is None else view.row["dim"],
-            checksum=r["checksum"],
-            first_column=None if view is None else view.first_column,
-        )
-        for r in utterances
-    ]
     return Loaded(
-        features=load_packed(where, progress=progress, verify=cache.verify),
+        features=load_packed(_in_shards(cache, experiment, utterances), progress=progress, verify=cache.verify),
         labels=np.array([0 if experiment.targets else number[r["label"]] for r in utterances], dtype=np.int64),
         ratings=ratings_of(utterances, experiment.targets, experiment.scales),
         corpora=tuple(r["corpus"] for r in utterances),
@@ -126,6 +113,23 @@ def load(cache: Cache, experiment: Experiment, progress: Callable[[int, int], No
         speakers_kept=kept,
         soft_labels=None if soft is None else soft_rows(soft, utterances, number),
     )
+
+
+def _in_shards(cache: Cache, experiment: Experiment, utterances: Sequence[Mapping[str, Any]]) -> list[FeatureRow]:
+    """Return where the frames of rows of the catalogue lie; of a layer that is read out of a stack, which columns are its."""
+    view = experiment.view
+    return [
+        FeatureRow(
+            utterance_id=row["utterance_id"],
+            path=cache.root / row["shard"],
+            first_frame=row["first_frame"],
+            frames=row["frames"],
+            dim=row["dim"] if view is None else view.row["dim"],
+            checksum=row["checksum"],
+            first_column=None if view is None else view.first_column,
+        )
+        for row in utterances
+    ]
 
 
 def _sides_of(
@@ -159,13 +163,23 @@ def audit_experiment(cache: Cache, experiment: Experiment) -> list[Finding]:
 
     The last finding is who takes no part in it, and why (`participation`).
     """
-    protocol, corpus, feature_set = experiment.protocol, experiment.corpus, experiment.stored
+    protocol, corpus = experiment.protocol, experiment.corpus
     with open_catalogue(cache) as connection:
-        found = run_audits(connection, protocol=protocol, corpus=corpus, feature_sets=[feature_set])
-        found += unmatched(connection, protocol=protocol, corpus=corpus)
-        defined = definition(cache, protocol)
-        tally = participation(connection, protocol=protocol, corpus=corpus, defined=defined, feature_set=feature_set)
-    return [*found, finding(tally, protocol=protocol, corpus=corpus)]
+        findings = run_audits(connection, protocol=protocol, corpus=corpus, feature_sets=[experiment.stored])
+        findings += unmatched(connection, protocol=protocol, corpus=corpus)
+        tally = who_takes_part(cache, connection, experiment)
+    return [*findings, finding(tally, protocol=protocol, corpus=corpus)]
+
+
+def who_takes_part(cache: Cache, connection: Connection, experiment: Experiment) -> Tally:
+    """Count who takes part in an experiment's protocol with its features; those of a layer are looked for in its stack."""
+    return participation(
+        connection,
+        protocol=experiment.protocol,
+        corpus=experiment.corpus,
+        defined=definition(cache, experiment.protocol),
+        feature_set=experiment.stored,
+    )
 
 
 def check_audit(experiment: Experiment, findings: Sequence[Finding], fold: int) -> None:
@@ -294,18 +308,19 @@ def begin_run(
     from tfser.heads.training import checkpoints
 
     sides = _sides(experiment, loaded, fold)
-    about = _about(experiment, fold, findings) | {
+    run_json = _about(experiment, fold, findings) | {
         "utterances_cut": utterances_cut(experiment, loaded),
         # A run on everything has no test speaker who could have been heard.
         "speakers_kept": "kept" if fold == EVERYTHING else loaded.speakers_kept.get(fold, "unknown"),
     }
-    known = tuple(name for name in loaded.speakers if name is not None)
+    named = tuple(name for name in loaded.speakers if name is not None)
+    # Speakers only where all are known: a normaliser by speaker could not place the others.
     try:
         data = FoldData(
             features=loaded.features,
             labels=loaded.labels,
             classes=experiment.classes,
-            speakers=known if len(known) == len(loaded.speakers) else None,
+            speakers=named if len(named) == len(loaded.speakers) else None,
             layers=experiment.layers,
             targets=experiment.targets,
             ratings=loaded.ratings,
@@ -314,7 +329,8 @@ def begin_run(
         )
     except UnlearnableError as error:
         raise EmptySideError(f"{experiment.protocol} fold {fold}: {error}") from error
-    begun = Begun(about=about, folder=begin(cache, about, again=experiment.again, note=note), loaded=loaded, data=data)
+    begun = Begun(about=run_json, folder=begin(cache, run_json, again=experiment.again, note=note), loaded=loaded, data=data)
+    # A damaged checkpoint is found now and not in the loop: the run goes on without it, and nothing is lost but time.
     try:
         checkpoints.load(begun.checkpoint_dir)
     except DamagedError as error:
@@ -325,10 +341,12 @@ def begin_run(
 
 def store_run(cache: Cache, begun: Begun, result: FitResult, note: Callable[[str], None]) -> RunResult:
     """Store what a run's training gave, and that it is finished."""
+    # Weights first: run.json, which `finish` writes last of all, lists the digest of every file that lies there by
+    # then.
     for selection, state in result.states.items():
         save_model(begun.folder / ("model.safetensors" if selection == "last" else f"model-{selection}.safetensors"), state)
     test, loaded = begun.data.test, begun.loaded
-    about = finish(
+    run_json = finish(
         cache,
         {
             **begun.about,
@@ -346,13 +364,13 @@ def store_run(cache: Cache, begun: Begun, result: FitResult, note: Callable[[str
             ratings=None if loaded.ratings is None else loaded.ratings[test],
             scales=tuple(begun.about["config"].get("scales", ())),
             targets=begun.data.targets,
-            selections=[_selected(name, of, test) for name, of in result.selections.items()] if len(test) else [],
-            history=[_history_row(record) for record in result.history],
+            selections=[selected(name, of, test) for name, of in result.selections.items()] if len(test) else [],
+            history=[history_row(record) for record in result.history],
         ),
         folder=begun.folder,
         note=note,
     )
-    return RunResult(about=about, trained=True)
+    return RunResult(about=run_json, trained=True)
 
 
 def _temperatures(result: FitResult) -> dict[str, float] | None:
@@ -370,43 +388,6 @@ def _layer_weights(states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, list
     return found or None
 
 
-def _selected(name: str, selection: Selection, test: npt.NDArray[np.int64]) -> Selected:
-    """Turn rows of the packed features into places among the test utterances."""
-    prediction = selection.test
-    if prediction is None:
-        raise TfserError("the test side gave no predictions")
-    place = {int(row): i for i, row in enumerate(test)}
-    probabilities = np.empty_like(prediction.utterance_probabilities)
-    probabilities[[place[int(row)] for row in prediction.utterance]] = prediction.utterance_probabilities
-    return Selected(
-        selection=name,
-        epoch=selection.epoch,
-        utterances=probabilities,
-        segments=prediction.segment_probabilities,
-        segment_utterance=np.array([place[int(row)] for row in prediction.segment_utterance], dtype=np.int64),
-        segment_number=prediction.segment_number,
-    )
-
-
-def _history_row(record: EpochRecord) -> dict[str, Any]:
-    return {
-        "epoch": record.epoch,
-        "loss": record.loss,
-        "lr": record.learning_rate,
-        "seconds": record.train_s + record.eval_s,
-        "val_WA": record.val_WA,
-        "val_UA": record.val_UA,
-        "val_WF1": record.val_WF1,
-        "val_loss": record.val_loss,
-        "test_WA": record.test_WA,
-        "test_UA": record.test_UA,
-        "test_WF1": record.test_WF1,
-        "test_loss": record.test_loss,
-        "val_CCC": record.val_CCC,
-        "test_CCC": record.test_CCC,
-    }
-
-
 def _sides(experiment: Experiment, loaded: Loaded, fold: int) -> Mapping[str, npt.NDArray[np.int64]]:
     sides = loaded.sides[fold]
     if fold == EVERYTHING:
@@ -422,6 +403,7 @@ def _sides(experiment: Experiment, loaded: Loaded, fold: int) -> Mapping[str, np
 
 
 def _about(experiment: Experiment, fold: int, findings: Sequence[Finding]) -> dict[str, Any]:
+    # Errors here were allowed, or the fold would have been refused: leaks weigh more than gaps.
     errors = blocking(findings, fold)
     return {
         "run_id": experiment.run_id(fold),

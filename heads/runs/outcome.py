@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tfser.heads.spec.fold import EpochRecord, Selection
+from tfser.manifests.errors import TfserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selected:
@@ -46,3 +49,28 @@ class RunOutcome:
     """(U, T) their true ratings on 0..1."""
     scales: Sequence[tuple[str, float, float]] = ()
     """Corpora with the ends of their scales, on which ratings are stored."""
+
+
+def selected(name: str, selection: Selection, test: npt.NDArray[np.int64]) -> Selected:
+    """Turn rows of the packed features into places among the test utterances."""
+    prediction = selection.test
+    if prediction is None:
+        raise TfserError("the test side gave no predictions")
+    place = {int(row): i for i, row in enumerate(test)}
+    probabilities = np.empty_like(prediction.utterance_probabilities)
+    probabilities[[place[int(row)] for row in prediction.utterance]] = prediction.utterance_probabilities
+    return Selected(
+        selection=name,
+        epoch=selection.epoch,
+        utterances=probabilities,
+        segments=prediction.segment_probabilities,
+        segment_utterance=np.array([place[int(row)] for row in prediction.segment_utterance], dtype=np.int64),
+        segment_number=prediction.segment_number,
+    )
+
+
+def history_row(record: EpochRecord) -> dict[str, Any]:
+    """Return an epoch as a row of the table `history`; scores have the same names there."""
+    first = {"epoch": record.epoch, "loss": record.loss, "lr": record.learning_rate, "seconds": record.train_s + record.eval_s}
+    sides = [f"{side}_{score}" for side in ("val", "test") for score in ("WA", "UA", "WF1", "loss", "CCC")]
+    return first | {name: getattr(record, name) for name in sides}

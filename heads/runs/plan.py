@@ -232,15 +232,15 @@ def _shared_request(request: SweepRequest, name: str) -> Request:
     return Request(head=name, **shared(Targeted, request))
 
 
-def _check_used(kind: str, asked: Iterable[str], specs: Sequence[HeadSpec], known: Mapping[str, list[str]]) -> None:
+def _check_used(kind: str, asked: Iterable[str], specs: Sequence[HeadSpec], names_of_head: Mapping[str, list[str]]) -> None:
     """Refuse a name that no head of the sweep has."""
     for text in asked:
         of, dot, name = text.rpartition(".")
-        if dot and of not in known:
-            raise unknown("head of this sweep", of, list(known))
-        have = known[of] if dot else [name for spec in specs for name in known[spec.name]]
+        if dot and of not in names_of_head:
+            raise unknown("head of this sweep", of, list(names_of_head))
+        have = names_of_head[of] if dot else [name for spec in specs for name in names_of_head[spec.name]]
         if name not in (*have, "all"):
-            raise unknown(f"{kind} of {of or ', '.join(known)}", name, list(dict.fromkeys(have)))
+            raise unknown(f"{kind} of {of or ', '.join(names_of_head)}", name, list(dict.fromkeys(have)))
 
 
 def _own(kind: str, names: Sequence[str], of: str, known: list[str], every: list[str]) -> list[str]:
@@ -251,13 +251,13 @@ def _own(kind: str, names: Sequence[str], of: str, known: list[str], every: list
     return list(dict.fromkeys(each for name in names for each in (every if name == "all" else [name])))
 
 
-def _shared(asked: Iterable[str], of: str, known: list[str], every: list[str]) -> list[str]:
+def _shared(asked: Iterable[str], head_name: str, own_names: list[str], every: list[str]) -> list[str]:
     """Return those of the names that a sweep asks for which one head has; `every` are those that `all` stands for."""
     names: list[str] = []
     for text in asked:
         only, dot, name = text.rpartition(".")
-        if not dot or only == of:
-            names += every if name == "all" else [name] if name in known else []
+        if not dot or only == head_name:
+            names += every if name == "all" else [name] if name in own_names else []
     return list(dict.fromkeys(names))
 
 
@@ -359,13 +359,13 @@ def estimate(cache: Cache, plan: Plan) -> dict[str, Estimate]:
     """
     estimates: dict[str, Estimate] = {}
     with open_catalogue(cache) as connection:
-        known = rows(connection, "SELECT experiment, head, preset, feature_set, protocol, epochs, seconds, device FROM runs")
+        finished = rows(connection, "SELECT experiment, head, preset, feature_set, protocol, epochs, seconds, device FROM runs")
     for entry in plan.entries:
         experiment = entry.experiment
         todo = [run for run in entry.runs if run.experiment.again or run.run_id not in plan.finished]
         # Only runs on the same kind of device, and nothing is guessed beyond what was trained: a wrong estimate
         # is worse than none.
-        near = [row for row in known if row["device"].partition(":")[0] == experiment.device.partition(":")[0]]
+        near = [row for row in finished if row["device"].partition(":")[0] == experiment.device.partition(":")[0]]
         same = [row["seconds"] for row in near if row["experiment"] == experiment.name]
         key = (experiment.spec.name, experiment.preset, experiment.feature_set, experiment.protocol)
         epochs = [

@@ -71,16 +71,16 @@ def setting_names() -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def unknown_setting(spec: HeadSpec, name: str, known: list[str]) -> UnknownSettingError:
+def unknown_setting(spec: HeadSpec, name: str, names: list[str]) -> UnknownSettingError:
     """Return the error for a setting that a head does not have: the nearest by its name, else those whose meaning names it."""
     words = name.casefold().replace("_", " ")
-    told = {row["setting"]: row["meaning"].casefold() for row in settings_of(spec) if row["setting"] in known}
+    told = {row["setting"]: row["meaning"].casefold() for row in settings_of(spec) if row["setting"] in names}
     meant = sorted((meaning.find(words), setting) for setting, meaning in told.items() if words in meaning)
     if len(words) > 3 and meant:  # the one whose meaning begins with it
         return UnknownSettingError(f"unknown setting {name!r}; did you mean {meant[0][1]!r}? `tfser heads {spec.name}` lists all")
-    listed_by = f"tfser heads {spec.name}" if len(known) > _FEW else None
+    listed_by = f"tfser heads {spec.name}" if len(names) > _FEW else None
     explained = "" if listed_by else f"; `tfser heads {spec.name}` explains them"
-    return UnknownSettingError(f"{unknown('setting', name, known, listed_by=listed_by)}{explained}")
+    return UnknownSettingError(f"{unknown('setting', name, names, listed_by=listed_by)}{explained}")
 
 
 def meanings(kind: type[Settings]) -> dict[str, str]:

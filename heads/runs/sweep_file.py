@@ -64,13 +64,13 @@ def read_sweep(path: Path) -> SweepRequest:
     return SweepRequest(heads=tuple(heads), **fields)
 
 
-def asked(file: Path | None, heads: Sequence[str], said: Mapping[str, Any]) -> SweepRequest:
+def asked(file: Path | None, heads: Sequence[str], given: Mapping[str, Any]) -> SweepRequest:
     """Return what a file and options ask for; options stand before the file's defaults.
 
     Args:
         file: a sweep written down, or None.
         heads: names; with a file, only these of its blocks.
-        said: by field of `SweepRequest`, what was given beside the file; settings are added to the file's.
+        given: by field of `SweepRequest`, what was given beside the file; settings are added to the file's.
 
     Raises:
         UsageError: if the file is off, or has no block for a head that is named.
@@ -82,8 +82,8 @@ def asked(file: Path | None, heads: Sequence[str], said: Mapping[str, Any]) -> S
             if name not in known:
                 raise unknown(f"head of {file}", name, list(dict.fromkeys(known)))
         request = replace(request, heads=tuple(block for block in request.heads if block.name in heads))
-    settings = {**request.settings, **said.get("settings", {})}
-    return replace(request, **{**said, "settings": settings})
+    settings = {**request.settings, **given.get("settings", {})}
+    return replace(request, **{**given, "settings": settings})
 
 
 def _fields(where: str, values: Mapping[str, Any], kind: type, also: Sequence[str] = ()) -> dict[str, Any]:

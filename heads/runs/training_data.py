@@ -68,21 +68,24 @@ def look_up(
     with open_catalogue(cache) as connection:
         chosen = choose_features(connection, spec, corpus, features)
         key = (connection, protocol, corpus, chosen.stored)
-        about = rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [protocol, corpus])[0]
+        row = rows(connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [protocol, corpus])[0]
+        # The hash is of all that training reads from the catalogue: what changes it makes another experiment of the
+        # same request.
         lengths, hashed = _lengths(*key), data_hash(*key, targets)
         labels, rated = None, None
         if recipe.labels_from == "distribution":
             defined = definition(cache, protocol)
             labels = None if defined is None else defined.labels
-            soft = class_distributions(connection, protocol, corpus.split(JOINED_BY), about["classes"], labels)
+            soft = class_distributions(connection, protocol, corpus.split(JOINED_BY), row["classes"], labels)
             if not soft:
                 raise UsageError(
-                    f"--labels-from distribution: no rater of {corpus} gave one of the classes {', '.join(about['classes'])}; "
+                    f"--labels-from distribution: no rater of {corpus} gave one of the classes {', '.join(row['classes'])}; "
                     "scan the corpus again if it has single ratings, or name a table of them with `tfser scan --annotations FILE`"
                 )
+            # Votes can change while labels do not, so they are hashed, too.
             hashed, rated = soft_hash(hashed, soft), (len(soft), _assigned(connection, protocol, corpus))
         return TrainingData(
-            protocol=about,
+            protocol=row,
             features=chosen,
             hash=hashed,
             lengths=lengths,

@@ -107,6 +107,12 @@ def finite_statistics(features: PackedFeatures, rows: Indices, *, deviation: boo
     return inputs
 
 
+def fold_statistics(data: FoldData) -> Floats:
+    """Return the statistics of all utterances; refused are only those of this fold, not a broken one elsewhere in the corpus."""
+    rows = np.concatenate([data.train, data.val, data.test])
+    return finite_statistics(data.features, rows, deviation=bool((data.features.lengths > 1).any()))
+
+
 def of_speakers(inputs: Floats, speakers: Sequence[str] | None) -> Floats:
     """Return inputs (n, ...) with each speaker's utterances at mean 0 and deviation 1 over all that are given of that speaker.
 
@@ -137,10 +143,7 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
         NotFiniteError: Features of an utterance are no numbers.
     """
     began = time.perf_counter()
-    # Only the rows of this fold: a broken utterance elsewhere in the corpus is no reason to refuse it.
-    inputs = finite_statistics(
-        data.features, np.concatenate([data.train, data.val, data.test]), deviation=bool((data.features.lengths > 1).any())
-    )
+    inputs = fold_statistics(data)
     if recipe.normalise == "speaker":
         inputs = of_speakers(inputs, data.speakers)
     labels = data.labels[data.train]
@@ -152,10 +155,10 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
     # with training's rule.
     scaled, state = scale_inputs(inputs[data.train])
     if isinstance(config, LogRegConfig):
-        found = _fit_logreg(config, scaled, labels, weights, present)
+        model = _fit_logreg(config, scaled, labels, weights, present)
     else:
-        found = _fit_svm(config, scaled, labels, weights, present)
-    state |= {name: torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)) for name, value in found.items()}
+        model = _fit_svm(config, scaled, labels, weights, present)
+    state |= as_tensors(model)
     # A fold whose training side lacks a class still predicts K classes, with probability 0 for that one, so
     # that folds can be put together.
     state = _with_absent_classes(state, present, len(data.classes))
@@ -168,9 +171,13 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
         state,
         lambda rows: of_whole_utterances(_probabilities(state, inputs[rows]), rows),
         loss=float(-(weights * np.log(np.maximum(on_train, 1e-30))).sum() / weights.sum()),
-        parameters=sum(tensor.numel() for name, tensor in state.items() if name.startswith("model.")),
         times=(began, trained),
     )
+
+
+def as_tensors(model: Mapping[str, npt.NDArray[Any]]) -> dict[str, Tensor]:
+    """Return what was learnt as it is stored: in float32."""
+    return {name: torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)) for name, value in model.items()}
 
 
 def one_epoch(
@@ -179,7 +186,6 @@ def one_epoch(
     answer: Callable[[Indices], Prediction],
     *,
     loss: float,
-    parameters: int,
     times: tuple[float, float],
 ) -> FitResult:
     """Return a fit at once as one epoch of a network: what is stored, selected and compared needs no second way.
@@ -189,7 +195,6 @@ def one_epoch(
         state: what was learnt.
         answer: predicts the utterances of some rows, in rising order.
         loss: mean over the training utterances.
-        parameters: how many numbers were learnt.
         times: when the fit began and ended, by `time.perf_counter`.
     """
     began, trained = times
@@ -204,6 +209,7 @@ def one_epoch(
         **side_scores("test", data, test),
     )
     last = Selection(epoch=1, test=test)
+    parameters = sum(tensor.numel() for name, tensor in state.items() if name.startswith("model."))
     return FitResult(history=(record,), selections={"last": last}, states={"last": state}, parameters=parameters)
 
 
@@ -216,16 +222,26 @@ def predict(
         UsageError: The state is not one of a reference head, the features are of another width, or nothing says who speaks.
         NotFiniteError: Features of an utterance are no numbers.
     """
+    rows = np.sort(rows)
+    inputs = inputs_of(state, features, rows)
+    if BY_SPEAKER in state:
+        inputs = of_speakers(inputs, speakers)
+    return of_whole_utterances(_probabilities(state, inputs[rows]), rows)
+
+
+def inputs_of(state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices) -> Floats:
+    """Return the statistics (n, I) of utterances as the state of a reference head takes them; those of ``rows`` are numbers.
+
+    Raises:
+        UsageError: The state is not one of a reference head, or the features are of another width.
+        NotFiniteError: Features of an utterance among ``rows`` are no numbers.
+    """
     if "inputs.mean" not in state or "model.intercept" not in state:
         raise UsageError("this is not a state of a reference head")
     inputs, dim = len(state["inputs.mean"]), features.frames.shape[1]
     if inputs not in (dim, 2 * dim):
         raise UsageError(f"this state is of features {inputs // 2} wide, and these are {dim} wide")
-    rows = np.sort(rows)
-    flat = finite_statistics(features, rows, deviation=inputs == 2 * dim)
-    if BY_SPEAKER in state:
-        flat = of_speakers(flat, speakers)
-    return of_whole_utterances(_probabilities(state, flat[rows]), rows)
+    return finite_statistics(features, rows, deviation=inputs == 2 * dim)
 
 
 def scale_inputs(inputs: Floats) -> tuple[Floats, dict[str, Tensor]]:
@@ -271,14 +287,22 @@ def _fit_svm(
         model = SVC(C=config.C, kernel="precomputed", cache_size=500).fit(gram, labels == number, sample_weight=weights)
         dual[k, model.support_] = model.dual_coef_[0]
         intercept[k] = model.intercept_[0]
-    if config.kernel == "linear":
+    return machines(dual, intercept, inputs, config.kernel, config.width)
+
+
+def machines(dual: Floats, intercept: Floats, inputs: Floats, kernel: Kernel, width: float) -> dict[str, npt.NDArray[Any]]:
+    """Return what is kept of support vector machines with weights (K, n) of their training inputs (n, I).
+
+    Of a linear kernel that is a matrix (K, I), of any other the inputs that have a weight.
+    """
+    if kernel == "linear":
         return {"model.weight": dual @ inputs / inputs.shape[1], "model.intercept": intercept}
     support = np.flatnonzero(dual.any(axis=0))
     return {
         "model.support": inputs[support],
         "model.dual": dual[:, support],
         "model.intercept": intercept,
-        "kernel.width": np.array([config.width]),
+        "kernel.width": np.array([width]),
     }
 
 
@@ -298,29 +322,35 @@ def _with_absent_classes(state: dict[str, Tensor], present: Indices, n_classes: 
     where = torch.from_numpy(present)
     for name in ("model.weight", "model.dual", "model.intercept"):
         if name in state:
-            known = state[name]
+            learnt = state[name]
             fill = -math.inf if name == "model.intercept" else 0.0
-            state[name] = torch.full((n_classes, *known.shape[1:]), fill).index_copy(0, where, known)
+            state[name] = torch.full((n_classes, *learnt.shape[1:]), fill).index_copy(0, where, learnt)
     return state
 
 
 def _probabilities(state: Mapping[str, Tensor], inputs: Floats) -> Floats:
     """Return class probabilities (n, K) of inputs (n, 2 D) as they are before scaling."""
-    of = {name: tensor.cpu().numpy().astype(np.float64) for name, tensor in state.items()}
-    scaled = (inputs - of["inputs.mean"]) / of["inputs.deviation"]
-    if "model.support" in of:
-        scores = kernel_of(scaled, of["model.support"], float(of["kernel.width"][0])) @ of["model.dual"].T
-    else:
-        scores = scaled @ of["model.weight"].T
-    scores = scores + of["model.intercept"]
+    scores = outputs(state, inputs)
     scores = np.exp(scores - scores.max(axis=1, keepdims=True))
     result: Floats = scores / scores.sum(axis=1, keepdims=True)
     return result
 
 
-def of_whole_utterances(probabilities: Floats, rows: Indices) -> Prediction:
-    """Return the prediction of utterances ``rows`` (n,) that were looked at whole, with class probabilities (n, K)."""
-    rounded = probabilities.astype(np.float32)
+def outputs(state: Mapping[str, Tensor], inputs: Floats) -> Floats:
+    """Return what a state computes of inputs (n, I) as they are before scaling: a score a class, or a rating a dimension."""
+    model = {name: tensor.cpu().numpy().astype(np.float64) for name, tensor in state.items()}
+    scaled = (inputs - model["inputs.mean"]) / model["inputs.deviation"]
+    if "model.support" in model:
+        weighted = kernel_of(scaled, model["model.support"], float(model["kernel.width"][0])) @ model["model.dual"].T
+    else:
+        weighted = scaled @ model["model.weight"].T
+    result: Floats = weighted + model["model.intercept"]
+    return result
+
+
+def of_whole_utterances(answers: Floats, rows: Indices) -> Prediction:
+    """Return the prediction of utterances ``rows`` (n,) looked at whole: class probabilities (n, K), or ratings (n, T)."""
+    rounded = answers.astype(np.float32)
     return Prediction(
         segment_utterance=rows,
         segment_number=np.zeros(len(rows), dtype=np.int64),
@@ -353,7 +383,6 @@ def reference_head(
     recipes: Mapping[str, Recipe],
     fit: Callable[..., FitResult],
     predict: Callable[..., Prediction],
-    check: Callable[..., None] = _check,
     learns: Literal["classes", "dimensions"] = "classes",
     weighs_classes: bool = True,
 ) -> Baseline:
@@ -368,7 +397,7 @@ def reference_head(
         default_recipe=next(iter(recipes)),
         features=("wavlm-large", "hubert-large", "logmel"),
         inputs="utterances",
-        check=check,
+        check=_check,
         per_utterance=True,
         learns=frozenset({learns}),
         weighs_classes=weighs_classes,

@@ -152,10 +152,10 @@ class JointMaker:
         samples, lengths = self.store.gather(rows.flatten(), starts.flatten(), self.makers[0].frames, speed)
         on_device = (of.flatten().to(self.store.device, non_blocking=True) for of in (rows, present, ~present))
         utterances, there, away = on_device
-        found = {
+        frames = {
             "samples": samples.masked_fill_(away[:, None, None], 0.0),
             "lengths": lengths.masked_fill(away, 1),  # of no frames at all, a mean is no number
             "targets": self.targets[utterances] * there[:, None],
             "present": there,
         }
-        return {name: tensor.reshape(J, B, *tensor.shape[1:]) for name, tensor in found.items()}
+        return {name: tensor.reshape(J, B, *tensor.shape[1:]) for name, tensor in frames.items()}

@@ -18,6 +18,10 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion, Version
+
 from tfser import __version__
 from tfser.heads.spec.precision import has_native_bfloat16
 from tfser.manifests.cache import Cache, default_cache_root
@@ -99,8 +103,8 @@ def _versions() -> Iterator[Check]:
         )
         return
     good: list[str] = []
-    for requirement in requirements:
-        if ";" in requirement:  # of an extra
+    for requirement in map(Requirement, requirements):
+        if requirement.marker is not None:  # of an extra
             continue
         check = _library(requirement)
         if check.state == "ok":
@@ -110,15 +114,15 @@ def _versions() -> Iterator[Check]:
     yield Check(name="libraries", state="ok", detail=", ".join(good))
 
 
-def _library(requirement: str) -> Check:
-    """Check one required library, given as `name>=1.2,<3`: its version, and that it loads."""
-    name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+def _library(requirement: Requirement) -> Check:
+    """Check one required library: its version, and that it loads."""
+    name = requirement.name
     action = f"pip install '{requirement}'"
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
         return Check(name=name, state="problem", detail="not installed", action=action)
-    if not fits(version, requirement[len(name) :]):
+    if not fits(version, str(requirement.specifier)):
         return Check(name=name, state="problem", detail=f"{version} does not fit: {requirement}", action=action)
     reason = _does_not_load(_MODULES.get(name, name))
     if reason is not None:
@@ -127,28 +131,15 @@ def _library(requirement: str) -> Check:
 
 
 def fits(version: str, bounds: str) -> bool:
-    """Tell whether a version lies within bounds; of both, only the numbers of the release are looked at.
+    """Tell whether a version lies within bounds, a pre-release as the release that it comes before.
 
     >>> fits("2.13.0+cpu", ">=2.6"), fits("6.0", ">=5.17,<6"), fits("2.3.1", ""), fits("1.4", "==1.4.*")
     (True, False, True, True)
     """
-    for operator, bound, star in re.findall(r"(>=|<=|==|!=|~=|<|>)\s*([0-9.]+?)(\.\*)?(?=[,\s]|$)", bounds):
-        a, b = _release(version), _release(bound)
-        if star or operator == "~=":
-            same = a[: len(b) - (operator == "~=")] == b[: len(b) - (operator == "~=")]
-        else:
-            longest = max(len(a), len(b))
-            a, b = (parts + (0,) * (longest - len(parts)) for parts in (a, b))
-            same = a == b
-        holds = {">=": a >= b, "<=": a <= b, "==": same, "!=": not same, "~=": same and a >= b, "<": a < b, ">": a > b}
-        if not holds[operator]:
-            return False
-    return True
-
-
-def _release(version: str) -> tuple[int, ...]:
-    found = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
+    try:
+        return SpecifierSet(bounds).contains(Version(version).base_version, prereleases=True)
+    except InvalidVersion:  # of a library that was built by hand: its own matter
+        return True
 
 
 def _does_not_load(module: str) -> str | None:

@@ -96,14 +96,14 @@ class Group:
         # Only steps that all jobs have are taken together: with a job that is through, every operation would go
         # over fewer jobs, and a graph would have to be made anew for each length.
         for _ in range(min(trainer.steps() for trainer in self.trainers)):
-            found = [next(of) for of in draws]
-            for j, (trainer, draw) in enumerate(zip(self.trainers, found, strict=True)):
+            drawn = [next(of) for of in draws]
+            for j, (trainer, draw) in enumerate(zip(self.trainers, drawn, strict=True)):
                 rates[j] = draw.rate
                 set_rate(trainer.optimiser, draw.rate)
-            self._step(self._read(found))
-            sizes = torch.tensor([float(len(draw.rows)) for draw in found])
+            self._step(self._read(drawn))
+            sizes = torch.tensor([float(len(draw.rows)) for draw in drawn])
             totals += self.losses * sizes.to(self.device, non_blocking=True)
-            for trainer, draw in zip(self.trainers, found, strict=True):
+            for trainer, draw in zip(self.trainers, drawn, strict=True):
                 trainer.update_average(draw.step)
         # What larger folds have left is done one by one: folds differ by few steps, and each costs a launch of
         # its own.

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from tfser.heads.models.layer_mix import LayerMix, build_module
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Prediction, Selection
-from tfser.heads.spec.head import Baseline, HeadSpec, Network, count_parameters
+from tfser.heads.spec.head import Baseline, HeadSpec, count_parameters
 from tfser.heads.spec.precision import settle_precision
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.selections import Keeper
@@ -39,6 +39,7 @@ from tfser.heads.spec.settings import Settings
 from tfser.heads.training import checkpoints
 from tfser.heads.training.batches import BatchMaker, Draw
 from tfser.heads.training.finite import check_loss, check_prediction, check_weights
+from tfser.heads.training.fitting import check_fits
 from tfser.heads.training.graphs import GraphedSteps, set_rate
 from tfser.heads.training.losses import class_weights
 from tfser.heads.training.normalise import Normaliser
@@ -48,7 +49,7 @@ from tfser.heads.training.samples import FrameStore, plan
 from tfser.heads.training.sides import side_scores, targets_of
 from tfser.heads.training.step import make_optimiser, move_average, training_loss
 from tfser.heads.training.temperature import fit_temperature
-from tfser.manifests.errors import TfserError, UnreadableError, UsageError, first_line
+from tfser.manifests.errors import TfserError, UnreadableError, first_line
 from tfser.pipeline.features.devices import computing_on
 
 __all__ = ["EpochRecord", "FitResult", "FoldData", "Keeping", "Prediction", "Selection", "TrainedState", "fit", "predict"]
@@ -172,12 +173,7 @@ class Trainer:
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         packed = data.features
         # What does not fit is refused before a frame is copied to a device.
-        _check_fits(spec, config, recipe, bool(data.targets))
-        if recipe.temperature and not len(data.val):
-            raise UsageError(
-                "recipe setting temperature=True: it is fitted on validation utterances, and there are none; hold some out with "
-                "--validation next-group or speakers:N"
-            )
+        check_fits(spec, config, recipe, data)
         self.frames, self.batch_norm = spec.sample_frames(config, recipe), spec.batch_norm
         self.most = spec.max_frames(config)  # what the module is made for; an utterance may be cut shorter
         seen = spec.seen_frames(config, recipe)
@@ -193,25 +189,12 @@ class Trainer:
         self.test_layout = plan(packed.offsets, data.test, self.frames, recipe.eval_hop, seen)
         self.epochs = recipe.length(self.steps())
         self.parts = 1 if recipe.parts is None or why_whole(spec, config, recipe) is not None else recipe.parts
-        targets = targets_of(data).to(device)  # (n, K), of dimensions (n, T)
-        if data.ratings is not None:  # no class weighs anything, by which a step knows what its targets are
-            self.class_weights = torch.ones(0, device=device)
-        else:
-            self.class_weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(device)
-
         # Weights have a stream of their own: what a network begins with does not depend on how many draws its
         # data took.
         torch.manual_seed(_stream(seed, 0, "weights"))
         self.model = build_module(spec, config, packed.frames.shape[1], data.outputs, data.layers).to(device)
         self.average = copy.deepcopy(self.model) if recipe.averaging else None
-        self.maker = BatchMaker(
-            store=self.store,
-            targets=targets,
-            recipe=recipe,
-            frames=self.frames,
-            parts=self.parts,
-            layer_mix=self.model if isinstance(self.model, LayerMix) else None,
-        )
+        self.maker, self.class_weights = self._batches_of(recipe)
         self.optimiser = make_optimiser(recipe, self.model)
         self.graphed: GraphedSteps | None = None
         """What takes the steps on a GPU; None: they are launched one by one."""
@@ -219,6 +202,23 @@ class Trainer:
         self.keeper: Keeper[Prediction | None] = Keeper(recipe.selections)
         self.val_state: dict[str, Tensor] = {}
         self.fingerprint, self.former = self._fingerprints(spec, config)
+
+    def _batches_of(self, recipe: Recipe) -> tuple[BatchMaker, Tensor]:
+        """Return what makes batches with their targets, and the classes' weights (K,) on the device; none for dimensions."""
+        data = self.data
+        if not data.classes:  # no class weighs anything, by which a step knows what its targets are
+            weights = torch.ones(0, device=self.device)
+        else:
+            weights = class_weights(recipe, data.labels[data.train], len(data.classes)).to(self.device)
+        maker = BatchMaker(
+            store=self.store,
+            targets=targets_of(data).to(self.device),  # (n, K), of dimensions (n, T)
+            recipe=recipe,
+            frames=self.frames,
+            parts=self.parts,
+            layer_mix=self.model if isinstance(self.model, LayerMix) else None,
+        )
+        return maker, weights
 
     def _fingerprints(self, spec: HeadSpec, config: Settings) -> tuple[str, str]:
         """Return what this training's checkpoints are known by, and what those of the version before are."""
@@ -426,28 +426,6 @@ class Trainer:
         for epoch in header["kept"]:
             arrays = {key: tensor.numpy() for key, tensor in checkpoints.part(tensors, f"epoch.{epoch}").items()}
             self.keeper.kept[epoch] = Prediction(**arrays) if arrays else None
-
-
-def _check_fits(spec: HeadSpec, config: Settings, recipe: Recipe, rates: bool) -> None:
-    """Refuse a recipe that is not settled, or asks for what a head has not.
-
-    Raises:
-        UsageError: It does.
-    """
-    for kind in ("cut", "slice"):
-        if getattr(recipe, f"{kind}_seconds") is not None and getattr(recipe, f"{kind}_frames") is None:
-            raise UsageError(f"recipe setting {kind}_seconds: say how long a frame is (Recipe.settled), or {kind}_frames")
-    frames, most = spec.sample_frames(config, recipe), spec.max_frames(config)
-    if frames is not None and most is not None and frames > most:
-        raise UsageError(f"slices of {frames} frames are longer than the {most} that {spec.name} is made for")
-    if frames is None and recipe.speed:
-        raise UsageError(f"recipe setting speed={recipe.speed}: only for segments, and {spec.name} eats utterances")
-    if recipe.temperature and rates:
-        raise UsageError("recipe setting temperature=True: it is fitted on classes' probabilities, and dimensions have none")
-    if recipe.cmdt and rates:
-        raise UsageError(f"recipe setting cmdt={recipe.cmdt}: it pulls classes together, and dimensions have none; take cmdt=0")
-    if recipe.cmdt and (most is None or not (isinstance(spec, Network) and spec.gives_frames)):
-        raise UsageError(f"recipe setting cmdt={recipe.cmdt}: {spec.name} gives no frames to compare; take cmdt=0")
 
 
 def _stream(seed: int, epoch: int, purpose: str) -> int:

@@ -87,6 +87,8 @@ def predict(
             )
         except (RuntimeError, KeyError) as error:
             raise UsageError(f"this is not a state of {spec.name} with this configuration: {error}") from error
+        # The normaliser of training measures these frames: what is predicted is never measured by itself, but by
+        # normalise=speaker.
         tables = normaliser.tables(features.frames, features.offsets, speakers)
         frames, most = spec.sample_frames(config, recipe), spec.seen_frames(config, recipe)
         store = FrameStore(features.frames, features.offsets, *tables, device, most)

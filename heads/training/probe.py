@@ -37,7 +37,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -47,6 +46,8 @@ from tfser.heads.spec.settings import ABOVE_0, INSIDE_0_1, Settings, later
 from tfser.heads.training.baselines import (
     BY_SPEAKER,
     SPEAKER_RECIPE,
+    Floats,
+    as_tensors,
     finite_statistics,
     of_speakers,
     of_whole_utterances,
@@ -55,8 +56,6 @@ from tfser.heads.training.baselines import (
 )
 from tfser.manifests.errors import UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
-
-Floats = npt.NDArray[np.float64]
 
 GROUPS = 10
 """Training speakers are left out one by one up to so many; of more, so many groups of them."""
@@ -139,7 +138,6 @@ def fit(data: FoldData, config: ProbeConfig, recipe: Recipe) -> FitResult:
         state,
         lambda rows: of_whole_utterances(_probabilities(state, inputs[rows]), rows),
         loss=float(-np.log(np.maximum(on_train, 1e-30)).mean()),
-        parameters=state["model.weight"].numel() + state["model.intercept"].numel(),
         times=(began, trained),
     )
 
@@ -182,11 +180,11 @@ def _inputs(
     inputs = by_layer(finite_statistics(features, rows, deviation=over_time), dim, layers)
     if not quantiles:
         return inputs
-    found = np.zeros((len(inputs), len(quantiles), layers, dim // layers))
+    by_row = np.zeros((len(inputs), len(quantiles), layers, dim // layers))
     for row in rows:
         values = np.quantile(features.of(int(row)).astype(np.float64), quantiles, axis=0)  # (Q, dim)
-        found[row] = values.reshape(len(quantiles), layers, -1)
-    return np.concatenate([inputs, np.moveaxis(found, 2, 1).reshape(len(inputs), layers, -1)], axis=2)
+        by_row[row] = values.reshape(len(quantiles), layers, -1)
+    return np.concatenate([inputs, np.moveaxis(by_row, 2, 1).reshape(len(inputs), layers, -1)], axis=2)
 
 
 def by_layer(flat: Floats, dim: int, layers: int) -> Floats:
@@ -221,8 +219,7 @@ def _fit_state(
         "choice.temperature": temperature,  # (k,)
         "choice.shrinkage": np.array([config.shrinkage[g] for g in shrinkage]),
     }
-    tensors = {name: torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)) for name, value in state.items()}
-    return tensors | {"choice.layers": torch.from_numpy(chosen_layers), "choice.of_layers": torch.tensor(layers)}
+    return as_tensors(state) | {"choice.layers": torch.from_numpy(chosen_layers), "choice.of_layers": torch.tensor(layers)}
 
 
 def _choose(
@@ -234,16 +231,18 @@ def _choose(
     if groups is None:
         middle = len(config.shrinkage) // 2
         return np.arange(layers)[-most:], np.full(most, middle), np.full(most, float(np.sqrt(width)))
-    out = np.zeros((layers, len(config.shrinkage), n, n_classes))  # scores of each utterance by those who never heard its speaker
+    # Scores of each utterance by those who never heard its speaker: what a layer is worth for new voices.
+    out = np.zeros((layers, len(config.shrinkage), n, n_classes))
     for group in np.unique(groups):
         left = groups == group
         for m in range(layers):
             out[m, :, left] = np.moveaxis(
                 _fit_layer(inputs[~left, m], labels[~left], n_classes, config.shrinkage).scores(inputs[left, m]), 0, 1
             )
+    # Of equals the stronger shrinkage, then the deeper layer: a rule, so that rounding never chooses.
     accuracy = np.array([[_unweighted_accuracy(labels, of.argmax(axis=1)) for of in layer] for layer in out])  # (M, G)
-    best = len(config.shrinkage) - 1 - accuracy[:, ::-1].argmax(axis=1)  # (M,) the stronger one of equals
-    order = np.lexsort((-np.arange(layers), -accuracy[np.arange(layers), best]))  # the deeper one of equals
+    best = len(config.shrinkage) - 1 - accuracy[:, ::-1].argmax(axis=1)  # (M,)
+    order = np.lexsort((-np.arange(layers), -accuracy[np.arange(layers), best]))
     temperature = np.array([_temperature(out[m, best[m]], labels) for m in range(layers)])
     mixed = np.cumsum([out[m, best[m]] / temperature[m] for m in order[:most]], axis=0)  # (most, n, K)
     by_number = np.array([_unweighted_accuracy(labels, of.argmax(axis=1)) for of in mixed])
@@ -308,18 +307,13 @@ def _log_softmax(scores: Floats) -> Floats:
 
 def _probabilities(state: Mapping[str, Tensor], inputs: Floats) -> Floats:
     """Return class probabilities (n, K) of inputs (n, M, I) as they are before scaling."""
-    of = {name: tensor.cpu().numpy().astype(np.float64) for name, tensor in state.items()}
-    total = np.zeros((len(inputs), of["model.intercept"].shape[1]))
-    for place, m in enumerate(of["choice.layers"].astype(np.int64)):
-        scaled = (inputs[:, m] - of["inputs.mean"][place]) / of["inputs.deviation"][place]
-        scores = scaled @ of["model.weight"][place].T + of["model.intercept"][place]
-        total += scores / of["choice.temperature"][place]
-    return np.exp(_log_softmax(total / len(of["choice.layers"])))
-
-
-def _check(config: ProbeConfig, dim: int) -> None:
-    if dim <= 0:
-        raise UsageError(f"the probe needs features of a positive width, not {dim}")
+    model = {name: tensor.cpu().numpy().astype(np.float64) for name, tensor in state.items()}
+    total = np.zeros((len(inputs), model["model.intercept"].shape[1]))
+    for place, m in enumerate(model["choice.layers"].astype(np.int64)):
+        scaled = (inputs[:, m] - model["inputs.mean"][place]) / model["inputs.deviation"][place]
+        scores = scaled @ model["model.weight"][place].T + model["model.intercept"][place]
+        total += scores / model["choice.temperature"][place]
+    return np.exp(_log_softmax(total / len(model["choice.layers"])))
 
 
 PROBE = reference_head(
@@ -338,6 +332,5 @@ PROBE = reference_head(
     },
     fit=fit,
     predict=predict,
-    check=_check,
     weighs_classes=False,
 )

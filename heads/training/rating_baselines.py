@@ -19,13 +19,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Indices, Prediction, Selection
+from tfser.heads.spec.fold import FitResult, FoldData, Indices, Prediction
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import ABOVE_0, AT_LEAST_0, Settings
 from tfser.heads.training.baselines import (
@@ -33,12 +32,17 @@ from tfser.heads.training.baselines import (
     ONCE,
     Floats,
     Kernel,
-    finite_statistics,
+    as_tensors,
+    fold_statistics,
+    inputs_of,
     kernel_of,
+    machines,
+    of_whole_utterances,
+    one_epoch,
+    outputs,
     reference_head,
     scale_inputs,
 )
-from tfser.heads.training.sides import side_scores
 from tfser.manifests.errors import UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
 
@@ -86,30 +90,20 @@ def fit(data: FoldData, config: RidgeConfig | SVRConfig, recipe: Recipe) -> FitR
     began = time.perf_counter()
     if data.ratings is None:
         raise UsageError("ridge and svr learn valence, arousal or dominance: name them with --target")
-    inputs = finite_statistics(
-        data.features, np.concatenate([data.train, data.val, data.test]), deviation=bool((data.features.lengths > 1).any())
-    )
+    inputs = fold_statistics(data)
     ratings = data.ratings[data.train].astype(np.float64)  # (n, T)
     # Scaled by the training side alone, as the other reference heads.
     scaled, state = scale_inputs(inputs[data.train])
-    found = _fit_ridge(config, scaled, ratings) if isinstance(config, RidgeConfig) else _fit_svr(config, scaled, ratings)
-    state |= {name: torch.from_numpy(np.ascontiguousarray(value, dtype=np.float32)) for name, value in found.items()}
-    trained = time.perf_counter()
-    val, test = (_predict(state, inputs, np.sort(rows)) if len(rows) else None for rows in (data.val, data.test))
-    record = EpochRecord(
-        epoch=1,
-        loss=float(np.square(_ratings(state, inputs[data.train]) - ratings).mean()),
-        learning_rate=0.0,
-        train_s=trained - began,
-        eval_s=time.perf_counter() - trained,
-        **side_scores("val", data, val),
-        **side_scores("test", data, test),
+    state |= as_tensors(
+        _fit_ridge(config, scaled, ratings) if isinstance(config, RidgeConfig) else _fit_svr(config, scaled, ratings)
     )
-    return FitResult(
-        history=(record,),
-        selections={"last": Selection(epoch=1, test=test)},
-        states={"last": state},
-        parameters=sum(tensor.numel() for name, tensor in state.items() if name.startswith("model.")),
+    trained = time.perf_counter()
+    return one_epoch(
+        data,
+        state,
+        lambda rows: of_whole_utterances(_ratings(state, inputs[rows]), rows),
+        loss=float(np.square(_ratings(state, inputs[data.train]) - ratings).mean()),
+        times=(began, trained),
     )
 
 
@@ -122,12 +116,8 @@ def predict(
         UsageError: The state is not one of a reference head, or the features are of another width.
         NotFiniteError: Features of an utterance are no numbers.
     """
-    if "inputs.mean" not in state or "model.intercept" not in state:
-        raise UsageError("this is not a state of a reference head")
-    inputs, dim = len(state["inputs.mean"]), features.frames.shape[1]
-    if inputs not in (dim, 2 * dim):
-        raise UsageError(f"this state is of features {inputs // 2} wide, and these are {dim} wide")
-    return _predict(state, finite_statistics(features, rows, deviation=inputs == 2 * dim), np.sort(rows))
+    rows = np.sort(rows)
+    return of_whole_utterances(_ratings(state, inputs_of(state, features, rows)[rows]), rows)
 
 
 def _fit_ridge(config: RidgeConfig, inputs: Floats, ratings: Floats) -> dict[str, Floats]:
@@ -150,38 +140,13 @@ def _fit_svr(config: SVRConfig, inputs: Floats, ratings: Floats) -> dict[str, Fl
         model = SVR(kernel="precomputed", C=config.C, epsilon=config.epsilon, cache_size=500).fit(gram, wanted)
         dual[k, model.support_] = model.dual_coef_[0] * deviation[k]
         intercept[k] = model.intercept_[0] * deviation[k] + mean[k]
-    if config.kernel == "linear":
-        return {"model.weight": dual @ inputs / inputs.shape[1], "model.intercept": intercept}
-    support = np.flatnonzero(dual.any(axis=0))
-    return {
-        "model.support": inputs[support],
-        "model.dual": dual[:, support],
-        "model.intercept": intercept,
-        "kernel.width": np.array([config.width]),
-    }
+    return machines(dual, intercept, inputs, config.kernel, config.width)
 
 
 def _ratings(state: Mapping[str, Tensor], inputs: Floats) -> Floats:
     """Return ratings (n, T), cut to 0..1, of inputs (n, 2 D) as they are before scaling."""
-    of: dict[str, Any] = {name: tensor.cpu().numpy().astype(np.float64) for name, tensor in state.items()}
-    scaled = (inputs - of["inputs.mean"]) / of["inputs.deviation"]
-    if "kernel.width" in of:
-        found = kernel_of(scaled, of["model.support"], float(of["kernel.width"][0])) @ of["model.dual"].T
-    else:
-        found = scaled @ of["model.weight"].T
-    cut: Floats = np.clip(found + of["model.intercept"], 0.0, 1.0)
+    cut: Floats = np.clip(outputs(state, inputs), 0.0, 1.0)
     return cut
-
-
-def _predict(state: Mapping[str, Tensor], inputs: Floats, rows: Indices) -> Prediction:
-    ratings = _ratings(state, inputs[rows]).astype(np.float32)
-    return Prediction(
-        segment_utterance=rows,
-        segment_number=np.zeros(len(rows), dtype=np.int64),
-        segment_probabilities=ratings,
-        utterance=rows,
-        utterance_probabilities=ratings,
-    )
 
 
 RIDGE = reference_head(

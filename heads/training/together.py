@@ -263,15 +263,15 @@ def _train_group(jobs: Sequence[FitJob], terms: _Terms) -> list[FitResult | Tfse
     return [failed.get(i) or replace(trainer.result(), together=len(jobs)) for i, trainer in enumerate(trainers)]
 
 
-def _listening(job: FitJob, told: list[int], i: int) -> FitJob:
+def _listening(job: FitJob, heard: list[int], i: int) -> FitJob:
     """Return a job whose listener hears of each epoch once, whether or not it is trained again."""
     listener = job.keeping.on_epoch
     if listener is None:
         return job
 
     def hear(record: EpochRecord) -> None:
-        if record.epoch > told[i]:
-            told[i] = record.epoch
+        if record.epoch > heard[i]:
+            heard[i] = record.epoch
             listener(record)
 
     return replace(job, keeping=replace(job.keeping, on_epoch=hear))

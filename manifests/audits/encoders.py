@@ -12,11 +12,11 @@ from __future__ import annotations
 import functools
 import json
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 from tfser.manifests.connections import quote
 from tfser.manifests.protocols.listed import published_lists
+from tfser.manifests.texts import packaged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,17 +33,16 @@ class EncoderCard:
 @functools.cache
 def encoder_cards() -> tuple[EncoderCard, ...]:
     """Return the cards, in the order of the file; `emobox` is spelled out as its corpora."""
-    corpora = sorted({of.corpus for name, of in published_lists().items() if name.startswith("emobox:")})
-    found = []
-    for told in _file()["cards"]:
-        names = [corpus for name in told["trained_on"] for corpus in (corpora if name == "emobox" else [name])]
-        found.append(EncoderCard(**{**told, "trained_on": tuple(names)}))
-    return tuple(found)
+    corpora = sorted({split.corpus for name, split in published_lists().items() if name.startswith("emobox:")})
+    cards = []
+    for card in _file()["cards"]:
+        names = [corpus for name in card["trained_on"] for corpus in (corpora if name == "emobox" else [name])]
+        cards.append(EncoderCard(**{**card, "trained_on": tuple(names)}))
+    return tuple(cards)
 
 
 def _file() -> dict[str, Any]:
-    text = resources.files("tfser.manifests.audits").joinpath("encoders.json").read_text(encoding="utf-8")
-    cards: dict[str, Any] = json.loads(text)
+    cards: dict[str, Any] = json.loads(packaged("manifests.audits", "encoders.json"))
     return cards
 
 

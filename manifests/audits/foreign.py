@@ -414,6 +414,8 @@ def _check(entries: Sequence[SplitRow]) -> None:
     Raises:
         UsageError: with the file, and the way out.
     """
+    # Rows without roles are folds that test their own, several of them. Rows of which some have roles are a file that
+    # was read wrongly, and with roles every fold needs both sides.
     roles = {entry.role for entry in entries}
     if roles == {None}:
         folds = {entry.fold for entry in entries}

@@ -123,51 +123,62 @@ def participation(
         defined: its `definition`; None: a label is `label`, and there is no condition.
         feature_set: what has to be there of each; None: audio that can be read.
     """
-    # The reasons are tried in the order in which an utterance falls out on its way into a fold, so that each
-    # has one: no label, the condition, another label, no fold, no audio, no features.
-    column, where = (defined.label_column, defined.where) if defined is not None else ("label", Protocol.where)
-    rated = defined.rated if defined is not None else ()
-    quoted = "NULL" if rated else '"' + column.replace('"', '""') + '"'
-    there = "u.content_hash IS NOT NULL"
-    if feature_set is not None:
-        there = (
-            "EXISTS (SELECT 1 FROM features f WHERE f.corpus = u.corpus AND f.utterance_id = u.utterance_id "
-            "AND f.feature_set = ?)"
-        )
-    # Of a protocol over ratings nobody needs a label: what an utterance lacks is a rating.
-    lacking = (f"NOT ({is_rated(rated)})", NO_RATING) if rated else ("said IS NULL", NO_LABEL)
-    listed_class = _is_of_a_class(defined) if defined is not None and defined.listed else "FALSE"
-    listed_class = "TRUE" if rated and defined is not None and defined.listed else listed_class
-    columns = ", ".join(("corpus", "utterance_id", "content_hash", *rated))
-    found = rows(
-        connection,
-        f"WITH u AS (SELECT {columns}, {quoted}::VARCHAR AS said, coalesce((\n{where}\n), FALSE) "
-        "AS inside FROM utterances WHERE list_contains(?, corpus)), "
-        "judged AS (SELECT said, CASE "
-        f"WHEN a.utterance_id IS NULL AND {lacking[0]} THEN '{lacking[1]}' "
-        f"WHEN a.utterance_id IS NULL AND NOT inside THEN '{OTHER_ROWS}' "
-        f"WHEN a.utterance_id IS NULL AND {listed_class} THEN '{NOT_LISTED}' "
-        f"WHEN a.utterance_id IS NULL THEN '{OTHER_LABEL}' "
-        f"WHEN a.fold IS NULL THEN '{NO_FOLD}' "
-        f"WHEN {there} THEN NULL "
-        f"WHEN u.content_hash IS NULL THEN '{NO_AUDIO}' ELSE '{NO_FEATURES}' END AS reason "
-        "FROM u LEFT JOIN assignments a ON a.protocol = ? AND a.corpus = u.corpus AND a.utterance_id = u.utterance_id) "
-        "SELECT reason, said, count(*) AS n FROM judged GROUP BY ALL ORDER BY n DESC, said",
-        [corpus.split(JOINED_BY), *([feature_set] if feature_set is not None else []), protocol],
-    )
-    left_out = dict.fromkeys((lacking[1], OTHER_ROWS, NOT_LISTED, OTHER_LABEL, NO_FOLD, NO_AUDIO, NO_FEATURES), 0)
+    defined = defined or _ANY
+    chosen = [] if feature_set is None else [feature_set]
+    counted = rows(connection, _judged(defined, bool(chosen)), [corpus.split(JOINED_BY), *chosen, protocol])
+    # A reason is stated with a count of 0, too: the same reasons of every corpus, in the order in which they are asked for.
+    lacking = NO_RATING if defined.rated else NO_LABEL
+    left_out = dict.fromkeys((lacking, OTHER_ROWS, NOT_LISTED, OTHER_LABEL, NO_FOLD, NO_AUDIO, NO_FEATURES), 0)
     used = 0
-    for row in found:
+    for row in counted:
         if row["reason"] is None:
             used += row["n"]
         else:
             left_out[row["reason"]] += row["n"]
-    words = [f"{row['said']} {row['n']:,}" for row in found if row["reason"] == OTHER_LABEL]
+    words = [f"{row['said']} {row['n']:,}" for row in counted if row["reason"] == OTHER_LABEL]
     return Tally(
         given=used + sum(left_out.values()),
         used=used,
         left_out=left_out,
         details={OTHER_LABEL: listed(words, _MOST)} if words else {},
+    )
+
+
+_ANY = Protocol(name="", summary="")
+"""What stands for a protocol whose definition is gone: every label is a class, and there is no condition."""
+
+
+def _judged(defined: Protocol, has_features: bool) -> str:
+    """Return the SQL that counts utterances by the reason for which they take no part (null: they do) and by label.
+
+    Its parameters are the corpora, the feature set if there is one, and the protocol.
+    """
+    column = "NULL" if defined.rated else '"' + defined.label_column.replace('"', '""') + '"'
+    columns = ", ".join(("corpus", "utterance_id", "content_hash", *defined.rated))
+    # Of a protocol over ratings nobody needs a label: what an utterance lacks is a rating.
+    lacks, lacking = (f"NOT ({is_rated(defined.rated)})", NO_RATING) if defined.rated else ("said IS NULL", NO_LABEL)
+    of_a_class = "FALSE" if not defined.listed else "TRUE" if defined.rated else _is_of_a_class(defined)
+    usable = "u.content_hash IS NOT NULL"
+    if has_features:
+        usable = (
+            "EXISTS (SELECT 1 FROM features f WHERE f.corpus = u.corpus AND f.utterance_id = u.utterance_id "
+            "AND f.feature_set = ?)"
+        )
+    # The reasons are tried in the order in which an utterance falls out on its way into a fold, so that each
+    # has one: no label, the condition, another label, no fold, no audio, no features.
+    return (
+        f"WITH u AS (SELECT {columns}, {column}::VARCHAR AS said, coalesce((\n{defined.where}\n), FALSE) "
+        "AS inside FROM utterances WHERE list_contains(?, corpus)), "
+        "judged AS (SELECT said, CASE "
+        f"WHEN a.utterance_id IS NULL AND {lacks} THEN '{lacking}' "
+        f"WHEN a.utterance_id IS NULL AND NOT inside THEN '{OTHER_ROWS}' "
+        f"WHEN a.utterance_id IS NULL AND {of_a_class} THEN '{NOT_LISTED}' "
+        f"WHEN a.utterance_id IS NULL THEN '{OTHER_LABEL}' "
+        f"WHEN a.fold IS NULL THEN '{NO_FOLD}' "
+        f"WHEN {usable} THEN NULL "
+        f"WHEN u.content_hash IS NULL THEN '{NO_AUDIO}' ELSE '{NO_FEATURES}' END AS reason "
+        "FROM u LEFT JOIN assignments a ON a.protocol = ? AND a.corpus = u.corpus AND a.utterance_id = u.utterance_id) "
+        "SELECT reason, said, count(*) AS n FROM judged GROUP BY ALL ORDER BY n DESC, said"
     )
 
 
@@ -183,8 +194,8 @@ def unmatched(connection: Connection, *, protocol: str, corpus: str) -> list[Fin
     origin, _, rest = protocol.partition(":")
     if origin not in ORIGINS:
         return []
-    of = find_list(origin, re.split("[@/]", rest, maxsplit=1)[0])
-    placed = placed_list(connection, of, corpus)
+    published = find_list(origin, re.split("[@/]", rest, maxsplit=1)[0])
+    placed = placed_list(connection, published, corpus)
     lost = placed.unknown + placed.ambiguous
     return [
         Finding(
@@ -201,7 +212,7 @@ def unmatched(connection: Connection, *, protocol: str, corpus: str) -> list[Fin
             )
             if lost
             else (),
-            explanation=f"of {placed.rows:,} files that {of.source} lists, {lost:,} could not be told here",
+            explanation=f"of {placed.rows:,} files that {published.source} lists, {lost:,} could not be told here",
         )
     ]
 

@@ -19,7 +19,7 @@ from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.protocols.independence import NOT_INDEPENDENT, Independence, fold_independence, worst
 from tfser.manifests.protocols.protocol import GROUP_COLUMNS
-from tfser.manifests.wording import cell, count
+from tfser.manifests.wording import cell, count, ranges
 
 COLUMNS = ("audit", "protocol", "corpus", "fold", "level", "rows", "title", "action", "examples")
 """Of `Finding.to_dict`, as csv and JSON print them."""
@@ -117,25 +117,15 @@ def protocol_report(
         audits=audits,
         examples=_EVERY if every else 5,
     )
+    # Files that a published split lists and the corpus lacks are no violation of a row, so no audit in SQL sees them.
     findings += unmatched(connection, protocol=protocol, corpus=corpus)
     findings.sort(key=lambda finding: LEVELS.index(finding.level))
     # What a protocol promises stands beside what is true of it, fold by fold.
-    about = rows(
+    promised = rows(
         connection, "SELECT keeps_apart FROM protocols WHERE protocol = ? AND corpora = ? LIMIT 1", [protocol, corpus]
     )
-    apart = tuple(about[0]["keeps_apart"]) if about else ()
-    with audited(connection, protocol=protocol, corpus=corpus, feature_sets=[]):
-        utterances, unreadable = _counts(connection)
-        independence = fold_independence(connection, protocol, corpus)
-    return AuditReport(
-        corpus=corpus,
-        protocol=protocol,
-        keeps_apart=apart,
-        findings=tuple(findings),
-        independence=independence,
-        utterances=utterances,
-        unreadable=unreadable,
-    )
+    apart = tuple(promised[0]["keeps_apart"]) if promised else ()
+    return _reported(connection, protocol, corpus, findings, apart)
 
 
 def split_report(
@@ -149,6 +139,7 @@ def split_report(
     """
     if not rows(connection, "SELECT 1 FROM corpora WHERE corpus = ?", [corpus]):
         raise UsageError(f"corpus {corpus} is not in this cache; run `tfser scan --corpus {corpus}` first")
+    # Matched once, into temporary tables: the audits and the counts below read the same rows.
     matched = install(connection, corpus, split)
     findings = run_audits(
         connection,
@@ -159,14 +150,27 @@ def split_report(
         examples=_EVERY,
         claims=claims,
     )
+    return _reported(connection, split.name, corpus, findings, tuple(claims), matched)
+
+
+def _reported(
+    connection: Connection,
+    protocol: str,
+    corpus: str,
+    findings: Sequence[Finding],
+    keeps_apart: tuple[str, ...],
+    matched: Matched | None = None,
+) -> AuditReport:
+    """Return the report of findings on a protocol, or on the foreign split that was matched, with what was audited."""
     # The same views as the audits saw, so that what is counted is what was judged.
-    with audited(connection, protocol=split.name, corpus=corpus, feature_sets=[], claims=claims):
+    claims = None if matched is None else keeps_apart
+    with audited(connection, protocol=protocol, corpus=corpus, feature_sets=[], claims=claims):
         utterances, unreadable = _counts(connection)
-        independence = fold_independence(connection, split.name, corpus)
+        independence = fold_independence(connection, protocol, corpus)
     return AuditReport(
         corpus=corpus,
-        protocol=split.name,
-        keeps_apart=tuple(claims),
+        protocol=protocol,
+        keeps_apart=keeps_apart,
         findings=tuple(findings),
         matched=matched,
         independence=independence,
@@ -290,13 +294,8 @@ def _numbers(folds: Sequence[int | None]) -> str:
     >>> _numbers([1, 2, 3, 5]), _numbers([0, None]), _numbers([None])
     ('1-3, 5', 'all, 0', 'all')
     """
-    runs: list[list[int]] = []
-    for number in sorted({fold for fold in folds if fold is not None}):
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join([*["all"] * (None in folds), *(str(a) if a == b else f"{a}-{b}" for a, b in runs)])
+    numbers = ranges(fold for fold in folds if fold is not None)
+    return ", ".join(["all"] * (None in folds) + [numbers] * bool(numbers))
 
 
 def _spread(values: Sequence[int]) -> int | str:

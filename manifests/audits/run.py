@@ -180,8 +180,10 @@ def _run(connection: Connection, audit: Audit, protocol: str, corpus: str, examp
         grouped = _grouped(connection, audit, max(1, examples))
     except duckdb.Error as error:
         raise TfserError(f"audit {audit.name}: {first_line(error)}") from error
+    # Users' own audits are held to the same words: a misspelt level would be no error, and let a leak pass.
     if off := [level for _, level in grouped if level not in LEVELS]:
         raise TfserError(f"audit {audit.name}: level {off[0]!r} is none of {', '.join(LEVELS)}")
+    # What is left of a row are the columns that say what was found.
     plain = {"protocol", "corpus", "fold", "level", "place_", "number_", "count_"}
     findings = [
         Finding(
@@ -212,14 +214,14 @@ def _grouped(
     """Return what an audit finds by fold and level: how many violations, and the first of them in the query's own order."""
     grouped: dict[tuple[int | None, str], tuple[int, list[dict[str, Any]]]] = {}
     # REPLACE refuses a query that lacks one of the two columns.
-    found = rows(connection, f"SELECT * REPLACE (fold AS fold, level AS level) FROM ({audit.query}\n) LIMIT {_FEW + 1}")
-    if len(found) <= _FEW:
-        for row in found:
+    violations = rows(connection, f"SELECT * REPLACE (fold AS fold, level AS level) FROM ({audit.query}\n) LIMIT {_FEW + 1}")
+    if len(violations) <= _FEW:
+        for row in violations:
             count, members = grouped.setdefault((row["fold"], row["level"]), (0, []))
             grouped[row["fold"], row["level"]] = (count + 1, [*members, row] if count < examples else members)
         return grouped
     # A leak of a million pairs is counted in the database, and costs a few rows here.
-    found = rows(
+    violations = rows(
         connection,
         f"WITH found AS ({audit.query}\n), placed AS (SELECT *, row_number() OVER () AS place_ "
         "FROM found), numbered AS (SELECT *, row_number() OVER (PARTITION BY fold, level ORDER BY place_) AS number_, "
@@ -227,7 +229,7 @@ def _grouped(
         "SELECT * FROM numbered WHERE number_ <= ? ORDER BY fold NULLS FIRST, level, number_",
         [examples],
     )
-    for row in found:
+    for row in violations:
         _, members = grouped.setdefault((row["fold"], row["level"]), (row["count_"], []))
         members.append(row)
     return grouped

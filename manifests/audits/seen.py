@@ -14,6 +14,8 @@ tables `protocols`, `assignments`, `held_out`, `fold_roles`, `folds`, `fold_utte
 * `sided` (kind, protocol, corpus, fold, role, value, n): how many of the rows of a side have a speaker, session, dialogue or
   sentence (`kind`), of all rows; `shared_values` (kind, ..., value, test_utterances ...): those values that a test side shares;
 * `sided_labels` (protocol, fold, role, label, n): the same of classes, of all corpora of the protocol together;
+* `class_by_length`, `class_by_level` (protocol, corpus, ua, chance, gain, test_utterances): how far the length or the level of
+  an utterance alone gives its class away;
 * `voices` (speaker, voice): spellings of what may be one speaker have the same voice.
 
 Utterances that the scan or every checked feature set listed as skipped, so that nobody trains or tests on them, are not among
@@ -28,7 +30,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 from tfser.manifests.audits.encoders import cards_query, names_query
-from tfser.manifests.catalogue.views import BOUND, FOLD_ROLES, FOLD_UTTERANCES, FOLDS
+from tfser.manifests.catalogue.views import BOUND, VIEWS
 from tfser.manifests.connections import Connection, quote, quote_name
 from tfser.manifests.dimensions import scales_query
 from tfser.manifests.protocols.protocol import JOINED_BY
@@ -44,9 +46,9 @@ _FIRST = ("utterances", "protocols", "all_assignments")
 _NEXT = ("checked_feature_sets", "skipped", "unused", "held_out", "fold_roles", "voices")
 """The order in which they are made: each reads those before it."""
 
-_VIEWS = ("utterances", "split_rows", "folds", "fold_utterances")
-"""What stays a view: the catalogue's own rows, and rows times folds. All else is computed once, and not anew by each audit, most
-of whose time would go into planning the same joins again."""
+_VIEWS = ("utterances", "split_rows", "folds", "fold_utterances", "class_by_length", "class_by_level")
+"""What stays a view: the catalogue's own rows, rows times folds, and what one audit alone reads. All else is computed once, and
+not anew by each audit, most of whose time would go into planning the same joins again."""
 
 _USED = " AND NOT EXISTS (SELECT 1 FROM temp.unused s WHERE s.corpus = m.corpus AND s.utterance_id = m.utterance_id)"
 
@@ -106,6 +108,49 @@ GROUP BY ALL
 }
 """Views that several audits begin with."""
 
+
+def _given_away(value: str) -> str:
+    """Return SQL for how far a number of an utterance, an expression over `utterances` u, gives its class away.
+
+    The classifier is that of the nearest class mean, learnt on each fold's training side; `ua` is its UA over all test
+    utterances, `gain` how much of the way it is from chance to 1. A row a protocol of several classes.
+    """
+    return f"""
+WITH measured AS (
+  SELECT a.protocol, a.corpus, a.fold AS tested_in, a.role AS fixed, a.part, a.label, {value} AS x
+  FROM assignments a JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id
+  WHERE isfinite({value})
+), counted AS (
+  SELECT protocol, corpus, tested_in, fixed, part, label, count(*) AS n, sum(x) AS total FROM measured GROUP BY ALL
+), means AS (  -- of each class, on the training side of each fold
+  SELECT c.protocol, r.fold, c.label, sum(c.total) / sum(c.n) AS mean
+  FROM counted c JOIN fold_roles r ON r.protocol = c.protocol AND r.corpus = c.corpus AND r.tested_in = c.tested_in
+  LEFT JOIN held_out h ON h.protocol = c.protocol AND h.corpus = c.corpus AND h.part = c.part AND h.fold = r.fold
+  WHERE coalesce(c.fixed, r.role) = 'train' AND h.part IS NULL GROUP BY ALL
+), borders AS (  -- a class is the nearest from the middle to the one below on
+  SELECT *, coalesce((lag(mean) OVER w + mean) / 2, '-inf'::DOUBLE) AS low
+  FROM means WINDOW w AS (PARTITION BY protocol, fold ORDER BY mean, label)
+), classifiers AS (
+  SELECT protocol, fold, list(low ORDER BY mean, label) AS lows, list(label ORDER BY mean, label) AS labels
+  FROM borders GROUP BY protocol, fold
+), tested AS (
+  SELECT m.protocol, r.fold, m.label, m.x FROM measured m
+  JOIN fold_roles r ON r.protocol = m.protocol AND r.corpus = m.corpus AND r.tested_in = m.tested_in
+    AND coalesce(m.fixed, r.role) = 'test'
+), recalls AS (
+  SELECT t.protocol, t.label, count(*) AS n,
+    avg((c.labels[list_sum(list_transform(c.lows, lambda low: (t.x >= low)::INTEGER))::BIGINT] = t.label)::INTEGER) AS recall
+  FROM tested t JOIN classifiers c ON c.protocol = t.protocol AND c.fold = t.fold
+  GROUP BY ALL
+), scores AS (
+  SELECT protocol, count(*) AS classes, avg(recall) AS ua, sum(n)::BIGINT AS n FROM recalls GROUP BY protocol
+)
+SELECT s.protocol, (SELECT any_value(p.corpora) FROM protocols p WHERE p.protocol = s.protocol) AS corpus,
+  ua, 1 / classes AS chance, (ua - 1 / classes) / (1 - 1 / classes) AS gain, n AS test_utterances
+FROM scores s WHERE classes > 1
+"""
+
+
 SPLIT_COLUMNS = (
     "file VARCHAR, line BIGINT, written VARCHAR, fold INTEGER, role VARCHAR, corpus VARCHAR, utterance_id VARCHAR, "
     "matches INTEGER, label VARCHAR, speaker VARCHAR"
@@ -163,7 +208,7 @@ def _own(main: str, turn: str, protocol: str, corpus: str) -> dict[str, str]:
         "all_assignments": of.format("assignments"),
         "assignments": f"SELECT * FROM temp.all_assignments m WHERE TRUE{_USED}",
         "held_out": of.format("held_out"),
-        "fold_roles": FOLD_ROLES,
+        "fold_roles": VIEWS["fold_roles"],
         "split_rows": f"SELECT {', '.join(f'NULL::{c.split()[1]} AS {c.split()[0]}' for c in SPLIT_COLUMNS.split(', '))} LIMIT 0",
         "all_members": _members(turn, "temp.all_assignments"),
         "members": f"SELECT * FROM temp.all_members m WHERE TRUE{_USED}",
@@ -247,8 +292,10 @@ def _common(main: str, feature_sets: Sequence[str] | None, is_foreign: bool) -> 
         "scales": scales_query(f"{main}.corpora"),
         "encoder_cards": cards_query(),
         "encoder_names": names_query(),
-        "folds": FOLDS,
-        "fold_utterances": FOLD_UTTERANCES,
+        "folds": VIEWS["folds"],
+        "fold_utterances": VIEWS["fold_utterances"],
+        "class_by_length": _given_away("ln(greatest(u.duration_s, 1e-3))"),
+        "class_by_level": _given_away("u.rms_db"),
         **_SIDED,
     }
 

@@ -1,16 +1,19 @@
-"""How a table of the catalogue is declared: a name, what it holds, and a line a column.
+"""The catalogue's tables and views as `tables.toml` declares them: a name, what it holds, and a line a column.
 
-In: text that people read. Out: `Table`, of which the DDL and docs/schema.md are made.
+In: that file. Out: `Table`, of which the DDL and docs/schema.md are made.
 """
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
+
+from tfser.manifests.texts import packaged
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One table or view, with its columns as `name TYPE -- meaning` lines."""
+    """One table or view, with its columns as (name, type, meaning)."""
 
     name: str
     summary: str
@@ -23,11 +26,22 @@ class Table:
         return f"CREATE TABLE {self.name} ({body})"
 
 
-def table(name: str, summary: str, columns: str, *, view: bool = False) -> Table:
-    """Return a table whose columns are lines as `name TYPE -- meaning`."""
-    rows = []
-    for line in columns.strip().splitlines():
-        declaration, _, meaning = line.strip().partition(" -- ")
-        column, _, kind = declaration.partition(" ")
-        rows.append((column, kind, meaning))
-    return Table(name=name, summary=summary, columns=tuple(rows), view=view)
+def declared_tables() -> tuple[Table, ...]:
+    """Return all of them, in the order of the file."""
+    tables = tomllib.loads(packaged("manifests.catalogue", "tables.toml"))
+    return tuple(
+        Table(
+            name=name,
+            summary=" ".join(table["summary"].split()),
+            columns=tuple(_column(line) for line in table["columns"].splitlines()),
+            view=table.get("view", False),
+        )
+        for name, table in tables.items()
+    )
+
+
+def _column(line: str) -> tuple[str, str, str]:
+    """Return a column of a line `name TYPE -- meaning`."""
+    declaration, _, meaning = line.partition(" -- ")
+    name, _, kind = declaration.partition(" ")
+    return name, kind, meaning

@@ -35,16 +35,16 @@ def read_features(cache: Cache, connection: Connection, sources: Mapping[str, St
             sets.append((folder, read_feature_set(cache, folder)))
         except (DamagedError, UnreadableError) as error:
             left_out.note("features", None, folder / FEATURE_SET, error)
-    names = _set_names([about for _, about in sets])
+    names = _set_names([description for _, description in sets])
     lists = [cache.root / p for p in sorted(sources) if p.startswith("features/") and p.endswith(f"/{SKIPPED}")]
     shards = [cache.root / p for p in sorted(sources) if p.endswith(".rows.parquet")]
-    for folder, about in sets:
-        name = names[about["name"], about["fingerprint"]]
+    for folder, description in sets:
+        name = names[description["name"], description["fingerprint"]]
         keys = ("fingerprint", "kind", "dim", "dtype", "hop_s", "created_at")
-        source = json.dumps(about["source"]) if "source" in about else None
+        source = json.dumps(description["source"]) if "source" in description else None
         connection.execute(
             "INSERT INTO feature_sets VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [name, *(about[key] for key in keys), json.dumps(about["config"]), source, cache.place(folder)],
+            [name, *(description[key] for key in keys), json.dumps(description["config"]), source, cache.place(folder)],
         )
         for path in (path for path in lists if path.parent.parent == folder):
             try:
@@ -59,7 +59,7 @@ def read_features(cache: Cache, connection: Connection, sources: Mapping[str, St
                     [name],
                 )
         own = [path for path in shards if path.parent.parent == folder]
-        _insert_features(cache, connection, folder, name, about["dim"], own, left_out)
+        _insert_features(cache, connection, folder, name, description["dim"], own, left_out)
 
 
 _SHARD_COLUMNS = ("utterance_id", "content_hash", "shard", "first_frame", "frames", "dim", "checksum")
@@ -114,14 +114,14 @@ def _set_names(sets: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], str]:
     What was extracted twice in one way, under names of the user's own, has one fingerprint and two names.
     """
     by_name: dict[str, list[Mapping[str, Any]]] = {}
-    for about in sorted(sets, key=lambda about: str(about["created_at"])):
-        by_name.setdefault(about["name"], []).append(about)
+    for stored in sorted(sets, key=lambda each: str(each["created_at"])):
+        by_name.setdefault(stored["name"], []).append(stored)
     names = {}
     for name, versions in by_name.items():
         newest = versions[-1]
-        is_one = not any(other_encoder(about, newest) for about in versions)
-        for about in versions:
-            names[name, about["fingerprint"]] = name if is_one and about is newest else f"{name}@{about['fingerprint'][:8]}"
+        is_one = not any(other_encoder(stored, newest) for stored in versions)
+        for stored in versions:
+            names[name, stored["fingerprint"]] = name if is_one and stored is newest else f"{name}@{stored['fingerprint'][:8]}"
     return names
 
 

@@ -40,25 +40,13 @@ def read_runs(cache: Cache, connection: Connection, before: Mapping[str, Stamp],
         if gone:
             for table in ("runs", *TABLES, RATED):
                 connection.execute(f"DELETE FROM {table} WHERE run_id IN (SELECT unnest(?))", [[p.name for p in gone]])
+        # What was said of a run that changed is said again if it still holds.
         if gone or come:
             paths = [p.as_posix() for p in {*gone, *come}]
             connection.execute("DELETE FROM skipped WHERE stage = 'run' AND path IN (SELECT unnest(?))", [paths])
         # In parts, so that never more than the rows of so many runs are in memory.
         for first in range(0, len(come), _AT_ONCE):
-            whole: list[StoredRun] = []
-            for path in come[first : first + _AT_ONCE]:
-                folder = cache.root / path
-                try:
-                    run = read_run(folder)
-                except MissingFileError:
-                    raise
-                except (DamagedError, UnreadableError) as error:
-                    left_out.append((_corpus_of(folder), path.as_posix(), shown(folder, error)))
-                    if isinstance(error, UnreadableError):
-                        unread.add((path / "run.json").as_posix())
-                else:
-                    whole += [] if run is None else [run]
-            _insert_runs(connection, whole)
+            _insert_runs(connection, _whole(cache, come[first : first + _AT_ONCE], left_out, unread))
         if left_out:
             connection.executemany(
                 "INSERT INTO skipped BY NAME SELECT ? AS corpus, NULL AS utterance_id, ? AS path, 'run' AS stage, ? AS reason",
@@ -70,6 +58,31 @@ def read_runs(cache: Cache, connection: Connection, before: Mapping[str, Stamp],
         raise
     connection.execute("COMMIT")
     return unread
+
+
+def _whole(
+    cache: Cache, paths: Sequence[PurePosixPath], left_out: list[tuple[str | None, str, str]], unread: set[str]
+) -> list[StoredRun]:
+    """Return the finished runs of some folders; what is damaged or cannot be read is added to `left_out` and `unread`.
+
+    Raises:
+        MissingFileError: if a run went away meanwhile.
+    """
+    whole: list[StoredRun] = []
+    for path in paths:
+        folder = cache.root / path
+        # A run that is damaged costs nobody the others; one that vanished meanwhile stops the build, which is begun again.
+        try:
+            run = read_run(folder)
+        except MissingFileError:
+            raise
+        except (DamagedError, UnreadableError) as error:
+            left_out.append((_corpus_of(folder), path.as_posix(), shown(folder, error)))
+            if isinstance(error, UnreadableError):
+                unread.add((path / "run.json").as_posix())
+        else:
+            whole += [] if run is None else [run]
+    return whole
 
 
 def _insert_runs(connection: Connection, runs: Sequence[StoredRun]) -> None:
@@ -95,16 +108,16 @@ def judge_speakers(cache: Cache, connection: Connection, only: Collection[str] |
     While the catalogue holds the very rows that a run was made of (the protocol's hash), their speakers decide, as they are known
     now. Of any other run stands what it stored itself, and else that nobody can tell.
     """
-    found = connection.execute(
+    stored = connection.execute(
         "SELECT r.run_id, r.protocol, r.corpus, r.fold, bool_or(p.hash IS NOT NULL) FROM runs r LEFT JOIN protocols p "
         "ON p.protocol = r.protocol AND p.corpora = r.corpus AND p.hash = r.protocol_hash "
         "WHERE ?::VARCHAR[] IS NULL OR list_contains(?, r.run_id) GROUP BY ALL",
         [None if only is None else list(only)] * 2,
     ).fetchall()
-    pairs = {(protocol, corpus) for _, protocol, corpus, _, here in found if here}
+    pairs = {(protocol, corpus) for _, protocol, corpus, _, here in stored if here}
     judged = {pair: fold_independence(connection, *pair) for pair in pairs}
     verdicts: dict[str, str] = {}
-    for run_id, protocol, corpus, fold, here in found:
+    for run_id, protocol, corpus, fold, here in stored:
         verdict = judged[protocol, corpus].get(fold) if here else _stored_verdict(cache, run_id)
         # A run on all utterances (fold 0) is tested on nobody, so it takes nothing from what its experiment's scores are worth.
         verdicts[run_id] = "kept" if fold == 0 else verdict or "unknown"

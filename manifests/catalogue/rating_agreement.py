@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfser.manifests.catalogue.run_agreement import check_epochs, check_owner
 from tfser.manifests.errors import DamagedError
 
 if TYPE_CHECKING:
@@ -24,31 +25,24 @@ _CLOSE, _BARELY = 1e-6, 1e-9
 the second, which is rounding."""
 
 
-def check_ratings(folder: Path, about: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
+def check_ratings(folder: Path, run_json: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
     """Refuse a run on dimensions whose files contradict one another, or lack rows.
 
     Raises:
         DamagedError: naming the file and what is wrong.
     """
-    for name, table in tables.items():
-        for column, value in (("run_id", about.get("run_id")), ("fold", about.get("fold"))):
-            if column in table.column_names and set(table[column].unique().to_pylist()) - {value}:
-                other = "run" if column == "run_id" else "fold"
-                raise DamagedError(f"has rows of another {other}", at=folder / f"{name}.parquet")
+    check_owner(folder, run_json, tables)
     for name in ("predictions", "confusion"):
         if tables[name].num_rows:
             raise DamagedError("has rows, of a run that learned no classes", at=folder / f"{name}.parquet")
-    epochs = [row["epoch"] for row in tables["history"].to_pylist()]
-    if epochs != list(range(1, (about.get("epochs") or len(epochs)) + 1)):
-        path = folder / "history.parquet"
-        raise DamagedError(f"{len(epochs)} epochs of {about.get('epochs')} are there, or out of order", at=path)
+    epochs = check_epochs(folder / "history.parquet", run_json, tables["history"])
     rated, path = tables["rated_predictions"], folder / "rated_predictions.parquet"
-    if about.get("fold") == 0:
+    if run_json.get("fold") == 0:
         if rated.num_rows or tables["metrics"].num_rows:
             raise DamagedError("has rows, of a run that was tested on nothing", at=path)
         return
-    found = _checked(path, rated, about["targets"])
-    _check_scores(folder / "metrics.parquet", tables["metrics"].to_pylist(), found, len(epochs))
+    groups = _checked(path, rated, run_json["targets"])
+    _check_scores(folder / "metrics.parquet", tables["metrics"].to_pylist(), groups, len(epochs))
 
 
 def _checked(path: Path, table: pa.Table, targets: Sequence[str]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
@@ -87,13 +81,13 @@ def _check_scores(
     Raises:
         DamagedError: naming the first difference.
     """
-    said = {(row["selection"], row["level"], row["class"], row["metric"]): row["value"] for row in stored}
+    values = {(row["selection"], row["level"], row["class"], row["metric"]): row["value"] for row in stored}
     wanted = {(*key, name): value for key, rows in groups.items() for name, value in _scores(rows).items()}
-    if said.keys() != wanted.keys() or len(stored) != len(wanted):
+    if values.keys() != wanted.keys() or len(stored) != len(wanted):
         raise DamagedError("lacks a score, or has one too many", at=path)
     for key, value in wanted.items():
-        if said[key] is None or abs(said[key] - value) > _CLOSE * max(1.0, abs(value)):
-            raise DamagedError(f"says {said[key]} of {', '.join(key)}, and by the predictions it is {value:.6g}", at=path)
+        if values[key] is None or abs(values[key] - value) > _CLOSE * max(1.0, abs(value)):
+            raise DamagedError(f"says {values[key]} of {', '.join(key)}, and by the predictions it is {value:.6g}", at=path)
     for row in stored:
         if row["epoch"] is None or not 1 <= row["epoch"] <= epochs:
             raise DamagedError(f"{row['selection']} is of epoch {row['epoch']}, and {epochs} were trained", at=path)
@@ -104,18 +98,18 @@ def _scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     words."""
     ends = [(row["low"], row["high"] - row["low"]) for row in rows]
     true = np.array([(row["rating"] - low) / width for row, (low, width) in zip(rows, ends, strict=True)])
-    said = np.array([(row["predicted"] - low) / width for row, (low, width) in zip(rows, ends, strict=True)])
-    found = {"MAE": float(np.mean([abs(row["predicted"] - row["rating"]) for row in rows]))}
-    squares = true.var() + said.var() + (true.mean() - said.mean()) ** 2
+    predicted = np.array([(row["predicted"] - low) / width for row, (low, width) in zip(rows, ends, strict=True)])
+    error = {"MAE": float(np.mean([abs(row["predicted"] - row["rating"]) for row in rows]))}
+    squares = true.var() + predicted.var() + (true.mean() - predicted.mean()) ** 2
     if squares < 1e-9 or len(rows) < 2:
-        return found
-    if true.var() < 1e-9 or said.var() < 1e-9:
-        return found | {"CCC": 0.0}
-    shared = float(np.mean((true - true.mean()) * (said - said.mean())))
-    spreads = float(true.std() * said.std())
-    return found | {
+        return error
+    if true.var() < 1e-9 or predicted.var() < 1e-9:
+        return error | {"CCC": 0.0}
+    shared = float(np.mean((true - true.mean()) * (predicted - predicted.mean())))
+    spreads = float(true.std() * predicted.std())
+    return error | {
         "CCC": 2 * shared / float(squares),
         "pearson": max(-1.0, min(1.0, shared / spreads)),
-        "scale_shift": float(said.std() / true.std()),
-        "location_shift": float(said.mean() - true.mean()) / math.sqrt(spreads),
+        "scale_shift": float(predicted.std() / true.std()),
+        "location_shift": float(predicted.mean() - true.mean()) / math.sqrt(spreads),
     }

@@ -35,11 +35,7 @@ def check_agreement(folder: Path, run_json: Mapping[str, Any], tables: Mapping[s
     Raises:
         DamagedError: naming the file and what is wrong.
     """
-    for name, table in tables.items():
-        for column, value in (("run_id", run_json.get("run_id")), ("fold", run_json.get("fold"))):
-            if column in table.column_names and set(table[column].unique().to_pylist()) - {value}:
-                other = "run" if column == "run_id" else "fold"
-                raise DamagedError(f"has rows of another {other}", at=folder / f"{name}.parquet")
+    check_owner(folder, run_json, tables)
     history = _check_history(folder, run_json, tables["history"])
     if run_json.get("fold") == 0:  # trained on all labelled utterances, tested on none
         for name in ("predictions", "confusion", "metrics"):
@@ -51,11 +47,34 @@ def check_agreement(folder: Path, run_json: Mapping[str, Any], tables: Mapping[s
     _check_metrics(folder / "metrics.parquet", tables["metrics"], counted, classes, history)
 
 
-def _check_history(folder: Path, about: Mapping[str, Any], table: pa.Table) -> list[dict[str, Any]]:
-    path = folder / "history.parquet"
+def check_owner(folder: Path, run_json: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
+    """Refuse tables with rows of another run or fold.
+
+    Raises:
+        DamagedError: naming the file.
+    """
+    for name, table in tables.items():
+        for column, value in (("run_id", run_json.get("run_id")), ("fold", run_json.get("fold"))):
+            if column in table.column_names and set(table[column].unique().to_pylist()) - {value}:
+                other = "run" if column == "run_id" else "fold"
+                raise DamagedError(f"has rows of another {other}", at=folder / f"{name}.parquet")
+
+
+def check_epochs(path: Path, run_json: Mapping[str, Any], table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of a history that has every epoch once, in order.
+
+    Raises:
+        DamagedError: it has not.
+    """
     rows: list[dict[str, Any]] = table.to_pylist()
-    if [row["epoch"] for row in rows] != list(range(1, (about.get("epochs") or len(rows)) + 1)):
-        raise DamagedError(f"{len(rows)} epochs of {about.get('epochs')} are there, or out of order", at=path)
+    if [row["epoch"] for row in rows] != list(range(1, (run_json.get("epochs") or len(rows)) + 1)):
+        raise DamagedError(f"{len(rows)} epochs of {run_json.get('epochs')} are there, or out of order", at=path)
+    return rows
+
+
+def _check_history(folder: Path, run_json: Mapping[str, Any], table: pa.Table) -> list[dict[str, Any]]:
+    path = folder / "history.parquet"
+    rows = check_epochs(path, run_json, table)
     for row in rows:
         for name, value in row.items():
             share = name.endswith(("_WA", "_UA", "_WF1"))
@@ -64,11 +83,11 @@ def _check_history(folder: Path, about: Mapping[str, Any], table: pa.Table) -> l
     return rows
 
 
-def _check_predictions(path: Path, about: Mapping[str, Any], table: pa.Table) -> tuple[Counted, list[str]]:
+def _check_predictions(path: Path, run_json: Mapping[str, Any], table: pa.Table) -> tuple[Counted, list[str]]:
     """Return the counts of true and predicted classes, and the K classes."""
     if not table.num_rows:
         raise DamagedError("has no rows", at=path)
-    values, classes = _probabilities(path, about, table)
+    values, classes = _probabilities(path, run_json, table)
     label, predicted = (_codes(path, table, name, classes)[0] for name in ("label", "predicted"))
     selection, selections = _codes(path, table, "selection")
     level, levels = _codes(path, table, "level")
@@ -119,11 +138,11 @@ def _codes(path: Path, table: pa.Table, name: str, given: Sequence[str] | None =
     return numbers[encoded.indices.to_numpy(zero_copy_only=False)], names
 
 
-def _probabilities(path: Path, about: Mapping[str, Any], table: pa.Table) -> tuple[npt.NDArray[np.float64], list[str]]:
+def _probabilities(path: Path, run_json: Mapping[str, Any], table: pa.Table) -> tuple[npt.NDArray[np.float64], list[str]]:
     """Return the probabilities (n, K), which are numbers from 0 to 1 that add up to 1 in each row, and the K classes."""
     maps = table["probabilities"].combine_chunks()
     lengths = np.diff(maps.offsets.to_numpy())
-    stated = about.get("classes")  # runs of early versions do not list them
+    stated = run_json.get("classes")  # runs of early versions do not list them
     classes = list(stated) if isinstance(stated, list) and stated else maps.keys[: int(lengths[0])].to_pylist()
     K, start = len(classes), maps.offsets[0].as_py()
     if maps.null_count or not K or (lengths != K).any():

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from tfser.manifests.catalogue.data_tables import DATA_TABLES
-from tfser.manifests.catalogue.rater_tables import RATER_TABLES
-from tfser.manifests.catalogue.result_tables import RESULT_TABLES
+from tfser.manifests.catalogue.declared import declared_tables
 
 VERSION = 12
 """Raised when a table changes: an older catalogue is then rebuilt from the files, never read."""
 
-TABLES = (*DATA_TABLES, *RATER_TABLES, *RESULT_TABLES)
-"""All of them, those of the data first."""
+TABLES = declared_tables()
+"""All of them, those of the data first, then those of raters, then those of what was learned."""
 
 
 def markdown() -> str:

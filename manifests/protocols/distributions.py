@@ -30,7 +30,7 @@ def class_distributions(
         labels: the class of each label; None: every label is its own class.
     """
     mapped = {name: name for name in classes} if labels is None else dict(labels)
-    found = connection.execute(
+    shares = connection.execute(
         "SELECT v.corpus, v.utterance_id, m.class, sum(v.votes ORDER BY v.label) AS votes FROM label_votes v "
         "JOIN (SELECT unnest(?) AS label, unnest(?) AS class) m ON m.label = v.label "
         "WHERE list_contains(?, v.corpus) AND (?::VARCHAR IS NULL OR EXISTS (SELECT 1 FROM assignments a "
@@ -39,7 +39,7 @@ def class_distributions(
         [list(mapped), list(mapped.values()), list(corpora), protocol, protocol],
     ).fetchall()
     votes: dict[Key, dict[str, float]] = {}
-    for corpus, utterance_id, name, number in found:
+    for corpus, utterance_id, name, number in shares:
         votes.setdefault((corpus, utterance_id), {})[name] = number
     return {
         key: tuple(of.get(name, 0.0) / total for name in classes)

@@ -49,14 +49,14 @@ class Finder:
         parts = _parts(name)
         if not parts:
             return []
-        if found := self._by_stem.get(parts[-1]):
-            lengths = [_common_tail(parts, self._parts[i]) for i in found]
-            found = [i for i, n in zip(found, lengths, strict=True) if n == max(lengths)]
-            if len(found) > 1 and (exact := [i for i in found if self._parts[i] == parts]):
-                found = exact
-            return found
-        if found := self._by_id.get(parts[-1]):
-            return found
+        if hits := self._by_stem.get(parts[-1]):
+            lengths = [_common_tail(parts, self._parts[i]) for i in hits]
+            hits = [i for i, n in zip(hits, lengths, strict=True) if n == max(lengths)]
+            if len(hits) > 1 and (exact := [i for i in hits if self._parts[i] == parts]):
+                hits = exact
+            return hits
+        if hits := self._by_id.get(parts[-1]):
+            return hits
         for prefix in self._prefixes:
             if parts[-1].startswith(prefix):
                 bare = parts[-1][len(prefix) :]

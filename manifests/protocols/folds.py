@@ -156,6 +156,7 @@ def _members(connection: Connection, corpora: Sequence[str], protocol: Protocol)
             "CREATE OR REPLACE TEMP TABLE chosen AS SELECT unnest(?) AS chosen_label, unnest(?) AS class",
             [list(labels), list(labels.values())],
         )
+    # Over several corpora a name is `corpus/name`: speaker 03 of one is not speaker 03 of another.
     named = "corpus || '/' || {0}" if several else "{0}"
     column = f"{quote_name(protocol.grouped_by)}::VARCHAR"
     group = column if protocol.grouped_by == "corpus" else named.format(column)
@@ -302,6 +303,7 @@ def _crossed(connection: Connection, protocol: Protocol, where: str) -> tuple[st
     """
     columns = [(protocol.grouped_by, protocol.k), *protocol.crossed]
     names = ['"group"', *(f"crossed_{i}" for i in range(len(protocol.crossed)))]
+    # Each column is dealt by itself, so that its parts are the same whatever the others are.
     places: list[str] = []
     for (column, k), name in zip(columns, names, strict=True):
         counted = connection.execute(f"SELECT {name}, count(*) FROM members WHERE {name} IS NOT NULL GROUP BY 1").fetchall()
@@ -319,6 +321,7 @@ def _crossed(connection: Connection, protocol: Protocol, where: str) -> tuple[st
         connection.execute(f"ALTER TABLE members ADD COLUMN {place} INTEGER")
         connection.execute(f"UPDATE members SET {place} = (SELECT d.place FROM dealt d WHERE d.name = members.{name})")
         places.append(place)
+    # A fold is a combination of parts that somebody is in; empty ones would be folds that test nobody.
     of_all = ", ".join(places)
     known = " AND ".join(f"{place} IS NOT NULL" for place in places)
     connection.execute(
@@ -333,16 +336,16 @@ def _crossed(connection: Connection, protocol: Protocol, where: str) -> tuple[st
 
 def _published(connection: Connection, protocol: Protocol, where: str) -> tuple[str, str, int]:
     """Return the SQL of fold and role where a published split says them by utterance."""
-    of = published_lists()[str(protocol.listed)]
+    published = published_lists()[str(protocol.listed)]
     corpora = [row[0] for row in connection.execute("SELECT DISTINCT corpus FROM members").fetchall()]
-    placed = placed_list(connection, of, corpora[0]) if corpora else None
+    placed = placed_list(connection, published, corpora[0]) if corpora else None
     if placed is None or not placed.folds:
-        raise TfserError(f"{where}: none of the {of.rows:,} files that {of.name} lists is an utterance of it")
+        raise TfserError(f"{where}: none of the {published.rows:,} files that {published.name} lists is an utterance of it")
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE dealt AS SELECT unnest(?) AS name, unnest(?)::INTEGER AS fold, unnest(?)::VARCHAR AS role",
         [list(placed.folds), list(placed.folds.values()), list(placed.roles.values())],
     )
-    return _DEALT, '(SELECT d.role FROM dealt d WHERE d.name = m."group")', of.folds
+    return _DEALT, '(SELECT d.role FROM dealt d WHERE d.name = m."group")', published.folds
 
 
 def placed_list(connection: Connection, of: PublishedList, corpus: str) -> Placed:
@@ -377,17 +380,17 @@ def _sides(connection: Connection, protocol: Protocol, where: str) -> tuple[str,
     return f"CASE WHEN {role} IS NOT NULL THEN 1 END", role, 1
 
 
-def _check_listed(listed: Mapping[str, object], found: Mapping[str, int] | set[str], protocol: Protocol, where: str) -> None:
+def _check_listed(listed: Mapping[str, object], present: Mapping[str, int] | set[str], protocol: Protocol, where: str) -> None:
     """Make sure that the corpora have every group that a protocol lists, under some label.
 
     Raises:
         TfserError: if one is missing: a misspelt group would silently leave a fold without it.
     """
     for name in listed:
-        if name not in found:
+        if name not in present:
             raise TfserError(
                 f"{where}: it lists {name!r} of the column {protocol.grouped_by}, which takes no part: there is no such value, "
-                f"or its utterances have none of the labels; there are {_words(found)}"
+                f"or its utterances have none of the labels; there are {_words(present)}"
             )
 
 

@@ -23,6 +23,7 @@ from tfser.manifests.errors import unknown
 from tfser.manifests.protocols.finder import Finder
 from tfser.manifests.protocols.independence import Independence
 from tfser.manifests.protocols.protocol import Protocol
+from tfser.manifests.texts import packaged
 
 ORIGINS = {"emobox": "EmoBox", "s3prl": "s3prl", "emosuperb": "EMO-SUPERB"}
 """What stands before the colon, and who published the split."""
@@ -106,13 +107,12 @@ class Placed:
 @functools.cache
 def published_lists() -> dict[str, PublishedList]:
     """Return the published splits, by name."""
-    text = resources.files("tfser.manifests.protocols").joinpath("lists/index.json").read_text(encoding="utf-8")
-    found = {}
-    for name, about in json.loads(text).items():
+    splits = {}
+    for name, about in json.loads(packaged("manifests.protocols", "lists/index.json")).items():
         shared = about.pop("shared_speakers")
         pairs = None if shared is None else tuple((both, tested) for both, tested in shared)
-        found[name] = PublishedList(name=name, corpus=name.partition(":")[2], shared_speakers=pairs, **about)
-    return found
+        splits[name] = PublishedList(name=name, corpus=name.partition(":")[2], shared_speakers=pairs, **about)
+    return splits
 
 
 def find_list(origin: str, corpus: str) -> PublishedList:

@@ -166,11 +166,7 @@ class _Reader:
 
     def protocol(self) -> Protocol:
         # Unknown keys first: a misspelt `grouped_by` would otherwise be a protocol by speakers, without a word.
-        for key in self.told:
-            if key not in KEYS:
-                close = difflib.get_close_matches(key, KEYS, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise self.fail(key, f"there is no such key{hint} Known: {', '.join(KEYS)}")
+        self.check_keys()
         name = self.text("name")
         if name is None:
             raise self.fail("name", "is missing; give the protocol one")
@@ -217,6 +213,13 @@ class _Reader:
         if "others" in self.told and groups is None and sides is None:
             raise self.fail("others", "goes with folds or sides, which leave somebody out")
         return self.with_policy(protocol)
+
+    def check_keys(self) -> None:
+        for key in self.told:
+            if key not in KEYS:
+                close = difflib.get_close_matches(key, KEYS, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise self.fail(key, f"there is no such key{hint} Known: {', '.join(KEYS)}")
 
     def with_policy(self, protocol: Protocol) -> Protocol:
         """Return the protocol with the policy of the file, which its name need not repeat."""

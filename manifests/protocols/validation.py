@@ -136,6 +136,7 @@ def _speakers(connection: duckdb.DuckDBPyConnection, number: int, folds: int, wh
             f"{where}: {nameless[0]} utterances name no speaker ({nameless[1]}), so no speaker can be held out for sure; fill "
             "the column speaker and scan again, or take another validation policy"
         )
+    # A speaker is a part, which is held out as a whole or not at all.
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE voices AS SELECT corpus, voice, row_number() OVER (ORDER BY voice)::INTEGER AS part "
         "FROM placed WHERE voice IS NOT NULL GROUP BY corpus, voice"
@@ -150,6 +151,7 @@ def _speakers(connection: duckdb.DuckDBPyConnection, number: int, folds: int, wh
         "FROM spoken s, (SELECT unnest(range(1, ? + 1))::INTEGER AS fold) k GROUP BY ALL",
         [folds],
     )
+    # Counted before they are held out: a fold must keep somebody to train on.
     few = connection.execute(
         "SELECT fold, count(*) FILTER (NOT tested) AS n FROM heard GROUP BY fold HAVING n <= ? ORDER BY fold LIMIT 1", [number]
     ).fetchone()

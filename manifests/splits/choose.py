@@ -33,23 +33,23 @@ def choose_corpus(cache: Cache, corpus: str | None) -> str:
     Raises:
         UsageError: if it is not in the cache, or there are none or several to choose from.
     """
-    known = cache.corpora()
+    corpora = cache.corpora()
     if corpus is not None:
-        if corpus not in known:
+        if corpus not in corpora:
             if JOINED_BY in corpus:
                 raise UsageError(
                     f"--corpus {corpus}: name one corpus; a protocol over several names them itself, as cross:a:b and loco:a,b do"
                 )
-            if known and difflib.get_close_matches(corpus, known):
-                raise unknown("corpus in the cache", corpus, known)
-            holds = f", which holds {', '.join(known)}" if known else ""
+            if corpora and difflib.get_close_matches(corpus, corpora):
+                raise unknown("corpus in the cache", corpus, corpora)
+            holds = f", which holds {', '.join(corpora)}" if corpora else ""
             raise UsageError(f"corpus {corpus} is not in {cache.root}{holds}; run `tfser extract --corpus {corpus}` first")
         return corpus
-    if not known:
+    if not corpora:
         raise UsageError(f"no corpus in {cache.root}; run `tfser extract --corpus NAME` first, or name another --cache")
-    if len(known) > 1:
-        raise UsageError(f"which corpus? The cache holds {', '.join(known)}; say --corpus NAME")
-    return known[0]
+    if len(corpora) > 1:
+        raise UsageError(f"which corpus? The cache holds {', '.join(corpora)}; say --corpus NAME")
+    return corpora[0]
 
 
 def default_protocol(cache: Cache, corpus: str) -> str:

@@ -75,11 +75,11 @@ def _rows(connection: Connection, protocol: str, corpora: str, condition: str, m
         yield from chunk
 
 
-def _csv(file: TextIO, columns: Sequence[str], found: Iterator[tuple[Any, ...]]) -> int:
+def _csv(file: TextIO, columns: Sequence[str], lines: Iterator[tuple[Any, ...]]) -> int:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)
     count = 0
-    for row in found:
+    for row in lines:
         writer.writerow(row)
         count += 1
     return count

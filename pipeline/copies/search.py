@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,27 +175,26 @@ def _unique(found: list[Indices]) -> Iterator[tuple[Indices, Indices, Indices]]:
 def _checked(words: Words, starts: Indices, active: Indices, a: Indices, b: Indices, offset: Indices) -> Iterator[Pair]:
     """Yield the proposals that hold; entries of one key are in the order of the fingerprints, so a < b."""
     for x, y, by in zip(a.tolist(), b.tolist(), offset.tolist(), strict=True):
-        one, other = words[starts[x] : starts[x + 1]], words[starts[y] : starts[y + 1]]
-        one, other = (one[-by:], other) if by < 0 else (one, other[by:])
-        length = min(len(one), len(other))
-        one, other = one[:length], other[:length]
-        both = (one != 0) & (other != 0)
+        mine, other = words[starts[x] : starts[x + 1]], words[starts[y] : starts[y + 1]]
+        mine, other = (mine[-by:], other) if by < 0 else (mine, other[by:])
+        length = min(len(mine), len(other))
+        mine, other = mine[:length], other[:length]
+        both = (mine != 0) & (other != 0)
         common = int(np.count_nonzero(both))
         if common < max(MIN_WORDS, MIN_SHARE * min(active[x], active[y])):
             continue
-        similarity = 1 - int(np.bitwise_count(one ^ other)[both].sum()) / (32 * common)
+        similarity = 1 - int(np.bitwise_count(mine ^ other)[both].sum()) / (32 * common)
         if similarity >= limit(common):
             whole = common >= WHOLE_SHARE * max(active[x], active[y])
             yield Pair(a=x, b=y, similarity=similarity, words=common, offset=by, is_whole=bool(whole))
 
 
-def search(cache: Cache, corpus: str, *, on_start: Callable[[int], None] | None = None) -> Searched:
+def search(cache: Cache, corpus: str) -> Searched:
     """Compare a corpus's fingerprints with one another and with those of the cache's other corpora; store what is alike.
 
     Args:
         cache: where the fingerprints are; see `fingerprint.update_fingerprints`.
         corpus: whose.
-        on_start: told how many fingerprints are compared, unless nothing has changed since the last search.
 
     Raises:
         TfserError: if the cache cannot be written.
@@ -225,8 +224,6 @@ def search(cache: Cache, corpus: str, *, on_start: Callable[[int], None] | None 
         before, count = _last_search(cache, path)
         if before == state.encode():
             return Searched(compared=len(own), others=len(names) - len(own), too_short=short, pairs=count, was_current=True)
-        if on_start is not None:
-            on_start(len(names))
         pairs = find_pairs(arrays, only=np.array([name in own for name in names], dtype=bool))
         columns = {
             "content_hash": pa.array([names[p.a] for p in pairs], pa.string()),

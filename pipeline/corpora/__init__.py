@@ -20,7 +20,6 @@ from tfser.pipeline.corpora import table as user_table
 from tfser.pipeline.corpora.audformat_files import header_of
 from tfser.pipeline.corpora.base import CorpusReader, absolute, find_root
 from tfser.pipeline.corpora.label_tables import LABEL_TABLES
-from tfser.pipeline.corpora.more_patterns import MORE_PATTERNS
 from tfser.pipeline.corpora.patterns import PATTERNS
 
 CORPORA: dict[str, CorpusReader] = {
@@ -33,7 +32,7 @@ CORPORA: dict[str, CorpusReader] = {
     "ravdess": ravdess.READER,
     "synthetic": synthetic.READER,
     "table": user_table.READER,
-    **{name: corpus.reader() for name, corpus in (PATTERNS | MORE_PATTERNS).items()},
+    **{name: corpus.reader() for name, corpus in PATTERNS.items()},
     **{name: corpus.reader() for name, corpus in LABEL_TABLES.items()},
 }
 add_loaded(PLUGGED, CorpusReader, CORPORA)
@@ -52,16 +51,16 @@ class Located:
 def remembered(cache: Cache) -> dict[str, dict[str, Any]]:
     """Return what `corpus.json` says of each corpus in the cache; one whose file is damaged or cannot be read costs none of the
     others, and a note names it."""
-    found = {}
+    corpora = {}
     for name in cache.corpora():
         try:
-            found[name] = read_about(cache, name)
-            if found[name]["adapter"] not in CORPORA:
-                adapter = found.pop(name)["adapter"]
+            corpora[name] = read_about(cache, name)
+            if corpora[name]["adapter"] not in CORPORA:
+                adapter = corpora.pop(name)["adapter"]
                 note(f"{name} is left out: it was scanned as {adapter!r}, which this version does not know")
         except (DamagedError, UnreadableError) as error:
             note(f"{error}; {name} is left out")
-    return found
+    return corpora
 
 
 def locate(
@@ -96,13 +95,11 @@ def locate(
     before = scanned.get(corpus, {})
     if reader is not user_table.READER and (table or delimiter or (columns and "columns" not in reader.options)):
         raise UsageError(f"--table, --column and --delimiter go with --corpus table, not with {reader.name}")
-    known = [c for c, about in scanned.items() if about["adapter"] == reader.name]
-    also = f", or one that was scanned: --corpus {' or '.join(known)}" if known else ""
     old = before.get("options", {})
     if reader is audformat_db.READER and root is None and not before:
-        raise UsageError(f"--corpus audformat: name the database's folder with --root FOLDER{also}")
+        raise UsageError(f"--corpus audformat: name the database's folder with --root FOLDER{_scanned_as(reader, scanned)}")
     if reader is user_table.READER and table is None and "table" not in old:
-        raise UsageError(f"--corpus table: name the file with --table FILE{also}")
+        raise UsageError(f"--corpus table: name the file with --table FILE{_scanned_as(reader, scanned)}")
     options = _options(reader, old, table, columns, delimiter) | _scale(old, scale)
     if reader is user_table.READER and root is None and "root" not in before:
         root = Path(options["table"]).parent
@@ -116,6 +113,12 @@ def locate(
         root=find_root(reader, root, before.get("root"), corpus),
         options=options,
     )
+
+
+def _scanned_as(reader: CorpusReader, scanned: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the other way out, for errors: the corpora that this reader has scanned before; nothing if there is none."""
+    names = [name for name, corpus_json in scanned.items() if corpus_json["adapter"] == reader.name]
+    return f", or one that was scanned: --corpus {' or '.join(names)}" if names else ""
 
 
 def with_annotations(cache: Cache, located: Located, file: Path | None, columns: Mapping[str, str] | None) -> Located:

@@ -60,6 +60,7 @@ def read_annotations(
     """
     if not file.is_file():
         raise UsageError(f"--annotations {file}: no such file")
+    # The delimiter is the one under which a header bears names that are looked for.
     usual = {name for names in USUAL.values() for name in names}
     table = load(file, None, usual | {name.strip().casefold() for name in columns.values()})
     taken = _columns(file, table.column_names, columns)
@@ -72,6 +73,8 @@ def read_annotations(
         row = {ours: cells[i] for ours, cells in values.items() if cells[i] is not None}
         written = str(row.pop("utterance_id", ""))
         meant = names.get(written.casefold()) or names.get(PurePosixPath(written.replace("\\", "/")).name.casefold())
+        # Each row is used, or listed with its reason; those of unknown utterances are counted by utterance, since a
+        # rater's whole table may be of another corpus.
         if not written:
             passed.append((None, str(file), f"row {i + 1} names no utterance"))
         elif meant is None:

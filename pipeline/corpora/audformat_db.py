@@ -79,6 +79,7 @@ def _choose(database: Opened, named: Mapping[str, str]) -> dict[str, list[Column
         UsageError: if a named column is not there, or emotions or speakers do not agree.
     """
     chosen: dict[str, list[Column]] = {}
+    # What is named comes first: it may take a column that a usual name would have taken for something else.
     for given, pattern in named.items():
         ours = COLUMN_ALIASES.get(given, given)
         if ours not in _OURS:
@@ -88,6 +89,8 @@ def _choose(database: Opened, named: Mapping[str, str]) -> dict[str, list[Column
             places = ", ".join(column.place for column in database.columns)
             raise UsageError(f"--column {given}={pattern}: {database.name} has no such column; it has {places}")
         chosen[ours] = _settle(database, given, matching, _agree(matching))
+    # Then usual names, the surer ones first. Databases hold the same thing in several tables, of raters and of gold
+    # standards: these settle it where the tables disagree.
     for ours in _OURS:
         if ours in chosen:
             continue

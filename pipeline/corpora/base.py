@@ -57,7 +57,7 @@ class Expected:
 
     def differences(self, utterances: list[Utterance]) -> str | None:
         """Say how the utterances that were found differ from what was published; None where they do not."""
-        found = Counter(u.label for u in utterances)
+        counted = Counter(u.label for u in utterances)
         speakers = len({u.speaker for u in utterances} - {None})
         parts = []
         if self.utterances not in (None, len(utterances)):
@@ -65,7 +65,7 @@ class Expected:
         if self.speakers not in (None, speakers):
             parts.append(f"{speakers} of {self.speakers} speakers")
         if not parts:
-            parts = [f"{found[label]:,} of {n:,} {label}" for label, n in self.labels.items() if found[label] != n]
+            parts = [f"{counted[label]:,} of {n:,} {label}" for label, n in self.labels.items() if counted[label] != n]
         return f"the counts differ from the published ones: {', '.join(parts)}" if parts else None
 
 
@@ -117,44 +117,51 @@ def audio_files(
     Raises:
         TfserError: if the folder itself cannot be read.
     """
+    return _walk(folder, suffixes, skipped, folder, ())
 
-    def walk(inner: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+
+def _walk(
+    folder: Path,
+    suffixes: Collection[str],
+    skipped: list[Passed] | None,
+    inner: Path,
+    above: tuple[tuple[int, int], ...],
+) -> Iterator[Path]:
+    """Yield the files of a folder below the one that is looked through; `above` are the folders on the way to it."""
+    try:
+        status = inner.stat()
+        entries = sorted(os.scandir(inner), key=lambda entry: entry.name)
+    except OSError as error:
+        if skipped is None or not above:
+            raise TfserError(f"{inner}: cannot be read ({error.strerror})") from error
+        skipped.append((None, relative(inner, folder), f"this folder cannot be read: {error.strerror}"))
+        return
+    # By device and inode and only against the folders above: a link to a folder elsewhere is followed, one
+    # that leads back would never end.
+    place = (status.st_dev, status.st_ino)
+    if place in above:
+        return
+    for entry in entries:
+        if is_junk(entry.name):
+            continue
+        path = Path(entry.path)
+        is_wanted = path.suffix.lower() in suffixes
+        is_side = is_wanted and path.suffix.lower() not in KNOWN_SUFFIXES | VIDEO_SUFFIXES
         try:
-            status = inner.stat()
-            entries = sorted(os.scandir(inner), key=lambda entry: entry.name)
-        except OSError as error:
-            if skipped is None or not above:
-                raise TfserError(f"{inner}: cannot be read ({error.strerror})") from error
-            skipped.append((None, relative(inner, folder), f"this folder cannot be read: {error.strerror}"))
-            return
-        # By device and inode and only against the folders above: a link to a folder elsewhere is followed, one
-        # that leads back would never end.
-        here = (status.st_dev, status.st_ino)
-        if here in above:
-            return
-        for entry in entries:
-            if is_junk(entry.name):
-                continue
-            path = Path(entry.path)
-            is_wanted = path.suffix.lower() in suffixes
-            is_side = is_wanted and path.suffix.lower() not in KNOWN_SUFFIXES | VIDEO_SUFFIXES
-            try:
-                is_folder, is_other = entry.is_dir(), is_side and not entry.is_file() and path.exists()
-            except OSError as error:  # a link that leads to itself
-                if is_wanted:
-                    yield path
-                elif skipped is not None:
-                    skipped.append((None, relative(path, folder), error.strerror or str(error)))
-                continue
-            if is_folder:
-                yield from walk(path, (*above, here))
-            elif is_other:
-                if skipped is not None:
-                    skipped.append((None, relative(path, folder), "not a file but a pipe, a socket or a device"))
-            elif is_wanted:
+            is_folder, is_other = entry.is_dir(), is_side and not entry.is_file() and path.exists()
+        except OSError as error:  # a link that leads to itself
+            if is_wanted:
                 yield path
-
-    return walk(folder, ())
+            elif skipped is not None:
+                skipped.append((None, relative(path, folder), error.strerror or str(error)))
+            continue
+        if is_folder:
+            yield from _walk(folder, suffixes, skipped, path, (*above, place))
+        elif is_other:
+            if skipped is not None:
+                skipped.append((None, relative(path, folder), "not a file but a pipe, a socket or a device"))
+        elif is_wanted:
+            yield path
 
 
 def relative(path: Path, root: Path) -> str:

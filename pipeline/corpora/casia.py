@@ -67,6 +67,8 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
             lacks = " and ".join(which for which, value in said if value is None)
             reading.skipped.append((None, name, f"neither the name nor a folder says its {lacks}, as in liuchanhg/angry/201.wav"))
             continue
+        # Numbers up to 300 are the same sentences in every emotion; whatever is above, or lies in a folder that says
+        # so, is of its own.
         own = number > PARALLEL or any(_OWN_TEXT.search(part) for part in parts)
         utterance_id = f"{speaker}_{EMOTIONS[emotion]}_{'own' if own else ''}{number:03d}"
         if utterance_id in seen:
@@ -87,6 +89,7 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
         )
     if not reading.utterances:
         raise READER.fail(root, "no path of a file says speaker, emotion and number")
+    # Most copies hold the parallel part alone; the counts of the whole corpus are expected of those that hold more.
     if any(not u.extra["parallel"] for u in reading.utterances):
         reading.expected = WHOLE
     return reading

@@ -168,16 +168,16 @@ def _groups(corpus: FileNames, match: re.Match[str]) -> dict[str, Any]:
     return groups
 
 
-def _code(group: str, text: str, known: Mapping[str, Any]) -> str:
+def _code(group: str, text: str, codes: Mapping[str, Any]) -> str:
     """Return a code as it is declared, whatever its case.
 
     Raises:
         ValueError: if it stands for nothing.
     """
-    for code in known:
+    for code in codes:
         if code.casefold() == text.casefold():
             return code
-    raise ValueError(f"the {group} {text!r} is none of {', '.join(known)}")
+    raise ValueError(f"the {group} {text!r} is none of {', '.join(codes)}")
 
 
 def _utterance(corpus: FileNames, path: str, groups: Mapping[str, Any], words: _Words | None) -> Utterance:

@@ -160,19 +160,19 @@ def _ratings(folder: Path) -> Iterator[Annotation]:
                     yield from _annotations(single["id"], f"{kind}-{who['rater'].upper()}", single["said"])
 
 
-def _annotations(turn: str, rater: str, said: str) -> Iterator[Annotation]:
+def _annotations(turn: str, rater: str, answers: str) -> Iterator[Annotation]:
     """Yield what one rater said of a turn: its labels (C), or its values (A); nothing where there are none."""
     is_own = rater[2] != "E"
-    about: dict[str, Any] = {
+    common: dict[str, Any] = {
         "utterance_id": turn, "rater": rater, "setting": "self" if is_own else "multimodal", "counts": not is_own
     }
     if rater.startswith("A"):
-        values: dict[str, Any] = {_DIMENSIONS[found["name"].lower()]: float(found["value"]) for found in _VALUE.finditer(said)}
+        values: dict[str, Any] = {_DIMENSIONS[found["name"].lower()]: float(found["value"]) for found in _VALUE.finditer(answers)}
         if values:
-            yield Annotation(**about, **values)
+            yield Annotation(**common, **values)
         return
-    words = (word.strip(" \t:").removesuffix(" state") for word in said.split(";"))
-    yield from (Annotation(**about, label=label) for label in dict.fromkeys(map(normalise, words)) if label is not None)
+    words = (word.strip(" \t:").removesuffix(" state") for word in answers.split(";"))
+    yield from (Annotation(**common, label=label) for label in dict.fromkeys(map(normalise, words)) if label is not None)
 
 
 def _transcripts(folder: Path) -> Iterator[tuple[str, str]]:

@@ -89,12 +89,15 @@ def _read(corpus: LabelTable, root: Path, options: Mapping[str, Any]) -> Reading
     """
     reading = Reading()
     files = list(audio_files(root, {*_SIDES, *KNOWN_SUFFIXES, *VIDEO_SUFFIXES}, reading.skipped))
+    # By stem, whatever folder and suffix: tables name the files of the release, copies hold them converted or moved. Of
+    # two, the first counts.
     audio = {path.stem.casefold(): path for path in reversed(files) if path.suffix.lower() not in _SIDES}
     tables = [path for path in files if any(fnmatch(path.name.casefold(), name.casefold()) for name in corpus.tables)]
     if not tables:
         raise corpus.reader().fail(root, f"there is no table called {' or '.join(corpus.tables)} in it")
     if not audio:
         raise corpus.reader().fail(root, "there is no audio in it")
+    # A row without audio stays a row, which the scan lists as unreadable; audio without a row is listed by `_account`.
     seen: set[str] = set()
     for table in tables:
         for number, cells in enumerate(corpus.rows(table) if corpus.rows else _rows(table, corpus.delimiter), 1):

@@ -74,6 +74,8 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
     usual = {alias for aliases in USUAL_NAMES.values() for alias in aliases}
     table = load(file, options.get("delimiter"), usual | {theirs.strip().casefold() for theirs in chosen.values()})
     names = _columns(file, table.column_names, chosen)
+    # A column that only looks like ids may repeat (MELD's count from 0 in each dialogue): where they clash, the path
+    # makes the id. One that was named is taken at its word.
     guessed = "utterance_id" in names and not any(COLUMN_ALIASES.get(ours, ours) == "utterance_id" for ours in chosen)
     if "path" not in names and "utterance_id" in names:
         names["path"] = names["utterance_id"]
@@ -81,6 +83,7 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
         raise UsageError(
             f"{file}: no column looks like a path; name it with --column path=NAME. It has: {', '.join(table.column_names)}"
         )
+    # Rows are read before the folder is walked: most tables name files that are there as written.
     files = Files(root)
     reading, clash = _rows(table, names, files)
     if clash and guessed:
@@ -96,6 +99,7 @@ def read(root: Path, options: Mapping[str, Any]) -> Reading:
         )
     if not reading.utterances:
         raise TfserError(f"{file}: no row makes an utterance" + (f"; {reading.skipped[0][2]}" if reading.skipped else ""))
+    # What was taken for what is said, since somebody may have meant it otherwise.
     reading.columns = names
     reading.notes += [*column_notes(file, table, names), *word_notes(file.name, reading.utterances)]
     if (note := unnamed_note(file, root, (u.path for u in reading.utterances))) is not None:
@@ -163,6 +167,7 @@ def utterance_of(row: Mapping[str, str], own: Mapping[str, Any], files: Files) -
     """
     if "path" not in row:
         raise ValueError("no path")
+    # The path first: a row without one makes nothing, whatever else it says.
     path = files.find(row["path"])
     start, end = _seconds(row.get("start_s"), "start"), _seconds(row.get("end_s"), "end")
     if start is not None and end is not None and end <= start:

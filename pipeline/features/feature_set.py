@@ -116,7 +116,7 @@ def fingerprint_of(config: Mapping[str, Any], dtype: str) -> str:
 def write_description(cache: Cache, features: Described) -> None:
     """Write down what a feature set is, unless it stands there already."""
     path = cache.feature_root / features.folder / FEATURE_SET
-    about = {
+    description = {
         "name": features.name,
         "kind": features.kind,
         "fingerprint": features.fingerprint,
@@ -126,11 +126,11 @@ def write_description(cache: Cache, features: Described) -> None:
         "config": dict(features.config),
     }
     if features.origin:
-        about["source"] = dict(features.origin)
+        description["source"] = dict(features.origin)
 
     def stands() -> bool:
         stored = read_feature_set(cache, path.parent)
-        return {k: stored.get(k) for k in about} == about
+        return {k: stored.get(k) for k in description} == description
 
     # Looked at without the lock first: extractions of ten corpora would otherwise queue up to find that nothing
     # is to do.
@@ -146,7 +146,7 @@ def write_description(cache: Cache, features: Described) -> None:
             pass
         except (DamagedError, UnknownContentError) as error:
             note(f"{error}; moved to {cache.place(cache.put_away(path).parent)}, and made again")
-        cache.write_json(path, {**about, "made_with": _versions(bool(features.origin)), "created_at": now()})
+        cache.write_json(path, {**description, "made_with": _versions(bool(features.origin)), "created_at": now()})
 
 
 def _versions(is_encoder: bool) -> dict[str, str]:

@@ -233,16 +233,16 @@ def _encoder_set(spec: EncoderSpec, output: LayerOutput, changed: Mapping[str, f
     )
 
 
-def _encoder_upstream(name: str, known: Known | None) -> Upstream:
-    if known is None:
+def _encoder_upstream(name: str, named: Known | None) -> Upstream:
+    if named is None:
         return Upstream(summary=name, options=OPTIONS, configure=_encoder, is_encoder=True)
     return Upstream(
-        summary=known.summary,
-        options=FAMILIES[known.family].options,
+        summary=named.summary,
+        options=FAMILIES[named.family].options,
         configure=_encoder,
         is_encoder=True,
-        hub=known.hub,
-        licence=known.licence,
+        hub=named.hub,
+        licence=named.licence,
     )
 
 

@@ -254,12 +254,12 @@ def _runs(rows: Sequence[FeatureRow], places: list[int], offsets: npt.NDArray[np
     """Yield the stretches that are neighbours in the shard and in the destination."""
     first = start = stop = 0
     for place in sorted(places, key=lambda place: rows[place].first_frame):
-        here, after = int(offsets[place]), int(offsets[place + 1])
-        if here == stop and rows[place].first_frame == first + stop - start:
+        begin, after = int(offsets[place]), int(offsets[place + 1])
+        if begin == stop and rows[place].first_frame == first + stop - start:
             stop = after
         else:
             if stop > start:
                 yield first, start, stop
-            first, start, stop = rows[place].first_frame, here, after
+            first, start, stop = rows[place].first_frame, begin, after
     if stop > start:
         yield first, start, stop

@@ -134,23 +134,34 @@ def write_shard(
     # shard from an exchanged one: the first is fast enough to run before each training, the second holds
     # against intent.
     whole = functools.reduce(lambda crc, frames: zlib.crc32(frames.data, crc), stored, 0)
-    total = f"{whole:08x}"
-    lengths = [len(frames) for frames in stored]
-    ids = [member.utterance_id for member in members]
-    words = {**(attributes or {}), "tfser_shard": VERSION, "checksum": total}
+    words = {**(attributes or {}), "tfser_shard": VERSION, "checksum": f"{whole:08x}"}
     path = folder / f"{name}{SUFFIXES[format]}"
     write = _write_hdf5 if format == "hdf5" else _write_parquet
     with aside(path) as temporary:
-        write(temporary, ids, stored, words)
+        write(temporary, [member.utterance_id for member in members], stored, words)
         digest = sha256_of(temporary)  # of what lies on the disk; what is in memory is compared by the checksums
+    return _described(path, dtype, digest, f"{whole:08x}", members, stored, layers)
+
+
+def _described(
+    path: Path,
+    dtype: StorageDtype,
+    digest: str,
+    checksum: str,
+    members: Sequence[ShardMember],
+    stored: Sequence[Array],
+    layers: int,
+) -> ShardFile:
+    """Return what the rows of a written shard need: where each member's frames begin, and their checksums."""
+    lengths = [len(frames) for frames in stored]
     return ShardFile(
         path=path,
         dtype=dtype,
         dim=int(stored[0].shape[1]),
         size_bytes=path.stat().st_size,
         sha256=digest,
-        checksum=total,
-        utterance_ids=tuple(ids),
+        checksum=checksum,
+        utterance_ids=tuple(member.utterance_id for member in members),
         content_hashes=tuple(member.content_hash for member in members),
         first_frames=tuple(int(n) for n in np.cumsum([0, *lengths[:-1]])),
         frames=tuple(lengths),

@@ -252,12 +252,12 @@ def _too_long(path: Path, duration_s: float | None, most_s: float) -> TooLongErr
     )
 
 
-def _seconds(path: Path, which: str, value: float | None) -> float | None:
+def _seconds(path: Path, side: str, value: float | None) -> float | None:
     """Return a segment's edge, None for the file's own; tables say "not a number" for a missing one."""
     if value is None or math.isnan(value):
         return None
     if value < 0 or math.isinf(value):
-        raise AudioError(path, f"the segment's {which} is at {value:g} s")
+        raise AudioError(path, f"the segment's {side} is at {value:g} s")
     return value
 
 

@@ -111,13 +111,13 @@ def _wav(file: BinaryIO, size: int, head: bytes) -> Promise:
             long_size = int.from_bytes(file.read(16)[8:], "little")
         elif name == b"data":
             stated = long_size if length == 0xFFFFFFFF and long_size is not None else length
-            there = size - at - 8
+            present = size - at - 8
             # Recorders that were switched off leave a length of zero before the sound: it is patched in memory,
             # and the file is listed as damaged and read.
-            if length == 0 and there > 0 and not _is_chunk(file, at + 8, size, order):
-                whole = min(there, 0xFFFFFFFE).to_bytes(4, order)
+            if length == 0 and present > 0 and not _is_chunk(file, at + 8, size, order):
+                whole = min(present, 0xFFFFFFFE).to_bytes(4, order)
                 return Promise(is_short=True, patch={4: min(size - 8, 0xFFFFFFFE).to_bytes(4, order), at + 4: whole})
-            return Promise(is_short=stated > there and (stated != length or not _is_unknown(stated)))
+            return Promise(is_short=stated > present and (stated != length or not _is_unknown(stated)))
         elif not name:
             break
         at += 8 + length + length % 2

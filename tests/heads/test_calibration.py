@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import numpy as np
 import pytest
+import stored_runs as stored
 from sklearn.metrics import brier_score_loss, log_loss
 
 from tfser.heads.results.calibration import BINS, MEASURES, calibration
@@ -15,17 +12,6 @@ from tfser.heads.results.score_tables import Wanted, table
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 
-
-def _load() -> ModuleType:
-    path = Path(__file__).parents[1] / "stored_runs.py"
-    spec = importlib.util.spec_from_file_location("tfser_tests_stored_runs_calibration", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-stored = _load()
 UTTERANCES = stored.make_utterances()
 
 

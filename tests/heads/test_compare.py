@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import re
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import stored_runs as stored
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support, recall_score
 
@@ -26,18 +25,6 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
 
-
-def _load() -> ModuleType:
-    path = Path(__file__).parents[1] / "stored_runs.py"
-    spec = importlib.util.spec_from_file_location("tfser_tests_stored_runs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-stored = _load()
 UTTERANCES = stored.make_utterances()
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import stored_runs as stored
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -25,16 +23,6 @@ def run(*words: object) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-@pytest.fixture(scope="module")
-def stored() -> ModuleType:
-    path = Path(__file__).parents[1] / "stored_runs.py"
-    spec = importlib.util.spec_from_file_location("stored_runs", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def probabilities(cache: Cache, experiment: str) -> dict[tuple[Any, ...], dict[str, float]]:
     refresh(cache)
     with open_catalogue(cache) as connection:
@@ -46,7 +34,7 @@ def probabilities(cache: Cache, experiment: str) -> dict[tuple[Any, ...], dict[s
     return {(of["fold"], of["seed"], of["utterance_id"]): dict(of["probabilities"]) for of in found}
 
 
-def test_a_fusion_is_the_mean_of_its_sources(cache: Cache, stored: ModuleType) -> None:
+def test_a_fusion_is_the_mean_of_its_sources(cache: Cache) -> None:
     people = stored.make_utterances(speakers=3, each=4)
     stored.put_utterances(cache, people)
     stored.put_experiment(cache, "one", people)
@@ -69,7 +57,7 @@ def test_a_fusion_is_the_mean_of_its_sources(cache: Cache, stored: ModuleType) -
     assert [of["experiment"] for of in json.loads(about["config"])["sources"]] == ["one", "two"]
 
 
-def test_marks_are_inherited_and_a_source_that_changed_is_fused_again(cache: Cache, stored: ModuleType) -> None:
+def test_marks_are_inherited_and_a_source_that_changed_is_fused_again(cache: Cache) -> None:
     people = stored.make_utterances(speakers=2, each=3)
     stored.put_utterances(cache, people)
     stored.put_experiment(cache, "one", people, audit="overridden", selections=("last", "test-oracle"))
@@ -90,7 +78,7 @@ def test_marks_are_inherited_and_a_source_that_changed_is_fused_again(cache: Cac
     assert before.keys() == after.keys() and before != after
 
 
-def test_what_does_not_go_together_is_refused(cache: Cache, stored: ModuleType) -> None:
+def test_what_does_not_go_together_is_refused(cache: Cache) -> None:
     people = stored.make_utterances(speakers=2, each=3)
     stored.put_utterances(cache, people)
     folds = {of.utterance_id: int(of.speaker or 0) - 2 for of in people}
@@ -109,7 +97,7 @@ def test_what_does_not_go_together_is_refused(cache: Cache, stored: ModuleType) 
     assert set(half.runs) == {(1, 0)} and half.left_out == ("fold 2, seed 0: no run of half",)
 
 
-def test_the_command_says_what_it_made(cache: Cache, stored: ModuleType) -> None:
+def test_the_command_says_what_it_made(cache: Cache) -> None:
     people = stored.make_utterances(speakers=3, each=4)
     stored.put_utterances(cache, people)
     for name in ("one", "two"):

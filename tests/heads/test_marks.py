@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+import stored_runs as stored
 
 from tfser.heads.commands.ablation_table import print_ablation
 from tfser.heads.commands.compare_table import print_comparison
@@ -30,18 +29,6 @@ from tfser.manifests.errors import UsageError
 from tfser.manifests.notes import forget
 from tfser.manifests.protocols.independence import NOT_INDEPENDENT
 
-
-def _load() -> ModuleType:
-    path = Path(__file__).parents[1] / "stored_runs.py"
-    spec = importlib.util.spec_from_file_location("tfser_tests_stored_runs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-stored = _load()
 UTTERANCES = stored.make_utterances(speakers=6)
 
 

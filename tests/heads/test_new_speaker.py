@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import json
 import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import stored_runs as stored
 from scipy import stats
 
 from tfser.heads.commands.compare_table import print_comparison
@@ -26,17 +25,6 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 COLUMN = "new speaker's UA [95 %]"
 
 
-def _load() -> ModuleType:
-    path = Path(__file__).parents[1] / "stored_runs.py"
-    spec = importlib.util.spec_from_file_location("tfser_tests_stored_runs_new_speaker", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-stored = _load()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import importlib.util
 import re
 import shutil
 import subprocess
@@ -11,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import stored_runs as stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,18 +33,8 @@ from tfser.manifests.errors import UsageError
 HOSTILE = '<script>alert(1)</script> & "so" \u202ereversed\x07 $x_1$'
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tfser_tests_stored_runs", Path(__file__).parents[1] / "stored_runs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    stored = _load()
     cache = Cache(tmp_path_factory.mktemp("reports") / "cache")
     utterances = [
         replace(
@@ -174,7 +163,7 @@ def _some_pairs(n: int) -> st.SearchStrategy[tuple[int, set[tuple[int, int]]]]:
     return st.sets(st.tuples(places, places)).map(lambda of: (n, of))
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(st.integers(2, 7).flatmap(_some_pairs))
 def test_sets_that_are_not_told_apart(drawn: tuple[int, set[tuple[int, int]]]) -> None:
     n, ends = drawn

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import stored_runs as stored
 import torch
 
 from tfser.heads.commands.sweep_table import plan_rows
@@ -20,19 +18,6 @@ from tfser.heads.runs.request import HeadBlock, Request, SweepRequest
 from tfser.heads.training.loop import Trainer
 from tfser.manifests.cache import Cache
 from tfser.manifests.utterances import Utterance
-
-
-def _load() -> ModuleType:
-    path = Path(__file__).parents[1] / "stored_runs.py"
-    spec = importlib.util.spec_from_file_location("tfser_tests_stored_runs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-stored = _load()
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ import urllib.request
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import numpy as np
 import pytest
 import soundfile
+import stored_runs as stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,15 +44,6 @@ HOSTILE = "<script>alert(1)</script>\u202e"
 TESTED = "svm-b"
 
 
-def _load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tfser_tests_stored_runs", Path(__file__).parents[1] / "stored_runs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def _fill(root: Path) -> Cache:
     """Fill a cache with tones of three speakers, and with runs of three experiments on them, one of another protocol."""
     cache = Cache(root / "cache")
@@ -60,7 +51,6 @@ def _fill(root: Path) -> Cache:
     with open_catalogue(cache) as connection:
         found = rows(connection, "SELECT utterance_id, path, speaker, label FROM utterances ORDER BY ALL")
     tested = [Utterance(**{key: row[key] for key in ("utterance_id", "path", "speaker", "label")}) for row in found]
-    stored = _load()
     folds = {u.utterance_id: "abc".index(str(u.speaker)) + 1 for u in tested}
     some = {"folds": folds, "classes": ("anger", "sadness"), "corpus": "toy"}
     stored.put_experiment(cache, TESTED, tested, right=0.8, **some)
@@ -369,7 +359,7 @@ def test_three_are_compared_at_once(own_cache: Cache) -> None:
         found = rows(connection, "SELECT utterance_id, path, speaker, label FROM utterances ORDER BY ALL")
     tested = [Utterance(**row) for row in found]
     folds = {u.utterance_id: "abc".index(str(u.speaker)) + 1 for u in tested}
-    _load().put_experiment(own_cache, "logreg-c", tested, right=0.5, folds=folds, classes=("anger", "sadness"))
+    stored.put_experiment(own_cache, "logreg-c", tested, right=0.5, folds=folds, classes=("anger", "sadness"))
     with _client(own_cache) as client:
         page = client.get(f"/{TOKEN}/compare?e={TESTED}&e=mean_pool-a&e=logreg-c")
     assert page.status_code == 200, _problem(page)

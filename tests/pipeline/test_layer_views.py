@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from tfser.heads.runs.experiment import Experiment, each_request, resolve
-from tfser.heads.runs.one_fold import audit_experiment, load, train_fold
+from tfser.heads.runs.one_fold import audit_experiment, load, train_fold, who_takes_part
 from tfser.heads.runs.plan import feature_bytes, plan_sweep
 from tfser.heads.runs.request import HeadBlock, Request, SweepRequest
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.reading import refresh
+from tfser.manifests.catalogue.reading import open_catalogue, refresh
 from tfser.manifests.errors import DamagedError, UsageError
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.collapse import collapse
@@ -49,6 +49,8 @@ def settled(cache: Cache, features: str, head: str = "logreg") -> Experiment:
 def test_a_view_is_the_layer_that_a_collapse_would_write(cache: Cache, stacked: dict[str, np.ndarray]) -> None:
     view = settled(cache, "enc/1")
     assert view.view is not None and (view.stored, view.dim, view.layers) == ("enc/all", D, 1)
+    with open_catalogue(cache) as connection:  # who takes part has the layer, wherever it lies
+        assert who_takes_part(cache, connection, view).used == len(NAMES)
     packed = load(cache, view).features
     for i, name in enumerate(packed.utterance_ids):
         np.testing.assert_array_equal(packed.of(i), stacked[name][:, D : 2 * D])

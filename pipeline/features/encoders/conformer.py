@@ -91,7 +91,7 @@ class ConformerEncoder(Encoder):
     def _filter_bank(self, samples: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Return every frame of the log filter bank of (n,) samples, (m, bands), in float32 whatever the encoder computes in."""
         count = (len(samples) - self.spec.mel["window_length"]) // self.spec.mel["hop_length"] + 1
-        found = self.filter_bank(
+        bank = self.filter_bank(
             np.asarray(samples, dtype=np.float32),
             sampling_rate=self.spec.sample_rate_hz,
             pad_to_multiple_of=self.stride,
@@ -99,7 +99,7 @@ class ConformerEncoder(Encoder):
             return_tensors="np",
         )["input_features"]
         # Frames stand side by side, the last one beside padding where they do not come out even.
-        return np.asarray(found, dtype=np.float32).reshape(-1, self.bands)[:count]
+        return np.asarray(bank, dtype=np.float32).reshape(-1, self.bands)[:count]
 
 
 def _moments(frames: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

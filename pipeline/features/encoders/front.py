@@ -30,7 +30,7 @@ FBANK_WINDOW, FBANK_HOP = 400, 160
 
 
 def raw_front(
-    name: str, found: Found, values: Mapping[str, Any], settings: Mapping[str, str], notes: list[str]
+    name: str, weights: Found, values: Mapping[str, Any], settings: Mapping[str, str], notes: list[str]
 ) -> dict[str, Any]:
     """Return what an encoder of raw samples needs before its first layer."""
     for key in settings:
@@ -38,15 +38,15 @@ def raw_front(
             raise UsageError(f"--set {key}: {name} takes raw samples; {key} is an option of Whisper")
     # The model's own file decides about normalisation; where it has none the library's default is taken and
     # said, since both give features and one of them is wrong.
-    stored = read_preprocessor(found)
+    stored = read_preprocessor(weights)
     preprocessor = _settings(stored, PREPROCESSOR_DEFAULTS)
     normalise = bool(preprocessor["do_normalize"])
     if "do_normalize" in settings:
         normalise = _flag("do_normalize", settings["do_normalize"])
     elif stored is None:
         notes.append(
-            f"neither {PREPROCESSOR} nor {PROCESSOR} with a feature_extractor in {found.folder}: samples are brought to zero mean"
-            " and unit variance, transformers' default; --set do_normalize=false where the encoder was trained on raw ones"
+            f"neither {PREPROCESSOR} nor {PROCESSOR} with a feature_extractor in {weights.folder}: samples are brought to zero "
+            "mean and unit variance, transformers' default; --set do_normalize=false where the encoder was trained on raw ones"
         )
     rate = int(preprocessor["sampling_rate"])
     words = {
@@ -75,7 +75,7 @@ def emotion2vec_front(
 
 
 def fbank_front(
-    name: str, found: Found, values: Mapping[str, Any], settings: Mapping[str, str], notes: list[str]
+    name: str, weights: Found, values: Mapping[str, Any], settings: Mapping[str, str], notes: list[str]
 ) -> dict[str, Any]:
     """Return what w2v-BERT 2.0 needs: a log filter bank of 25 ms every 10 ms, normalised by band, `stride` frames side by side.
 
@@ -84,11 +84,11 @@ def fbank_front(
     for key in settings:
         if key not in FBANK_OPTIONS:
             raise UsageError(f"--set {key}: {name} takes {', '.join(FBANK_OPTIONS)}; its input is fixed")
-    read = read_preprocessor(found)
+    read = read_preprocessor(weights)
     preprocessor = _settings(read, FBANK_DEFAULTS)
     rate, bands, stride = (int(preprocessor[key]) for key in ("sampling_rate", "num_mel_bins", "stride"))
     if bands * stride != values["feature_projection_input_dim"]:
-        path = read[0] if read is not None else found.folder / PREPROCESSOR
+        path = read[0] if read is not None else weights.folder / PREPROCESSOR
         raise TfserError(
             f"{path}: {bands} bands of {stride} frames are not the {values['feature_projection_input_dim']} numbers"
             " that config.json needs: these two files do not belong together"
@@ -116,7 +116,7 @@ def _framing(settings: Mapping[str, str], rate: int, kernels: tuple[int, ...], s
 
 
 def whisper_front(
-    name: str, found: Found, values: Mapping[str, Any], settings: Mapping[str, str], notes: list[str]
+    name: str, weights: Found, values: Mapping[str, Any], settings: Mapping[str, str], notes: list[str]
 ) -> dict[str, Any]:
     """Return what Whisper needs: its window is what its positions cover, two Mel frames each (30 s), filled or cut."""
     for key in settings:
@@ -125,10 +125,12 @@ def whisper_front(
     filling = settings.get("window", WINDOWS[0]).strip().lower()
     if filling not in WINDOWS:
         raise unknown("window of a Whisper", filling, WINDOWS)
-    read = read_preprocessor(found)
-    path, stored = read if read is not None else (found.folder / PREPROCESSOR, {})
+    read = read_preprocessor(weights)
+    path, stored = read if read is not None else (weights.folder / PREPROCESSOR, {})
     preprocessor = _settings(read, MEL_DEFAULTS)
     rate, hop = int(preprocessor["sampling_rate"]), int(preprocessor["hop_length"])
+    # Two Mel frames go into one position. Both files may say how long the window is, and where they differ one of them
+    # is of another model.
     window = int(values["max_source_positions"]) * 2 * hop
     for key, want in (("feature_size", values["num_mel_bins"]), ("n_samples", window)):
         if stored.get(key, want) != want:

@@ -180,61 +180,72 @@ def encoder_spec(
         UsageError: if the name, a layer, an option or the precision is off.
         TfserError: if files are missing or damaged.
     """
-    known = ENCODERS.get(name)
-    _check_words(name, known, weights, precision, settings or {})
-    source = weights or (known.hub if known else name)
+    named = ENCODERS.get(name)
+    _check_words(name, named, weights, precision, settings or {})
+    source = weights or (named.hub if named else name)
     if revision is not None and is_folder(source):
         raise UsageError(f"--revision {revision}: {source} is a folder, which has no revisions")
     files = find(source, revision)
-    # What is done follows from config.json and not from the name: "base" and "large" are conventions, and
-    # folders bear any name.
-    config = read_config(files)
-    family = str(config.get("model_type"))
-    if family not in DEFAULTS:
-        raise UsageError(f"{source}: model_type {family!r} is none of the families that extract here: {', '.join(DEFAULTS)}")
-    if known is not None and family != known.family:
-        raise UsageError(f"{source}: holds a {family}, and {name} is a {known.family}; name it by its folder or hub id instead")
-    values = architecture(family, config)
-    check(config_path(files), values, family)
+    family, values = _architecture(files, source, name, named)
     notes: list[str] = []
     return EncoderSpec(
-        name=name if known else Path(name).resolve().name if is_folder(name) else name.rsplit("/", 1)[-1],
+        name=name if named else Path(name).resolve().name if is_folder(name) else name.rsplit("/", 1)[-1],
         family=family,
         found=files,
         weights=content_hash(files, memo, again=rehash),
         architecture=values,
-        outputs=_outputs(name, layer, known, values, notes),
+        outputs=_outputs(name, layer, named, values, notes),
         precision=next(p for p in PRECISIONS if p == precision),
         **FAMILIES[family].front(name, files, values, settings or {}, notes),
         notes=tuple(notes),
     )
 
 
+def _architecture(files: Found, source: str, name: str, named: Known | None) -> tuple[str, dict[str, Any]]:
+    """Return an encoder's family and what its config.json says of its layers.
+
+    Raises:
+        UsageError: if it is of no family that extracts here, or not of the one that the name stands for.
+        TfserError: if the file is damaged.
+    """
+    # What is done follows from config.json and not from the name: "base" and "large" are conventions, and
+    # folders bear any name.
+    config = read_config(files)
+    family = str(config.get("model_type"))
+    if family not in DEFAULTS:
+        raise UsageError(f"{source}: model_type {family!r} is none of the families that extract here: {', '.join(DEFAULTS)}")
+    if named is not None and family != named.family:
+        raise UsageError(f"{source}: holds a {family}, and {name} is a {named.family}; name it by its folder or hub id instead")
+    values = architecture(family, config)
+    check(config_path(files), values, family)
+    return family, values
+
+
 def _check_words(
-    name: str, known: Known | None, weights: str | None, precision: str, settings: Mapping[str, str]
+    name: str, named: Known | None, weights: str | None, precision: str, settings: Mapping[str, str]
 ) -> None:
     """Refuse all that can be wrong with the words before anything is fetched: weights are gigabytes.
 
     Raises:
         UsageError: if the name, the precision or an option is off, or two encoders are named.
     """
-    if known is None and "/" not in name and not is_folder(name):
+    if named is None and "/" not in name and not is_folder(name):
         raise unknown("encoder", name, list(ENCODERS))
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
     for key in settings:
         if key not in OPTIONS:
             raise unknown(f"option of {name}", key, OPTIONS)
-    if known is None and weights not in (None, name) and is_folder(name):
+    if named is None and weights not in (None, name) and is_folder(name):
         raise UsageError(f"--features {name} --weights {weights}: these name two encoders; give the second as --features alone")
 
 
 def _outputs(
-    name: str, layer: str | None, known: Known | None, values: Mapping[str, Any], notes: list[str]
+    name: str, layer: str | None, named: Known | None, values: Mapping[str, Any], notes: list[str]
 ) -> tuple[LayerOutput, ...]:
     D, N = width(values), depth(values)
     if layer is None:
-        wanted = known.layer if known is not None and known.layer is not None else N
+        wanted = named.layer if named is not None and named.layer is not None else N
         if wanted > N:
             notes.append(f"these weights have {N} layers: layer {N} is taken, not {wanted}")
         layer = str(min(wanted, N))
