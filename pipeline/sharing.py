@@ -108,7 +108,7 @@ def push(
             advance(number, len(paths))
     # All of it is looked at once more: the commit vouches for what lies there, not for what was sent.
     there = {name: of.size for name, of in remote.listing(OBJECTS).items()}
-    lacking = [place for place, of in entries.items() if there.get(_object(of["sha256"])) != of["size"]]
+    lacking = [place for place, of in entries.items() if there.get(_object(str(of["sha256"]))) != of["size"]]
     if lacking:
         raise RemoteError(f"{remote.url}: {lacking[0]} was written and is not there whole; nothing was committed, push again")
     before = _commits(remote)

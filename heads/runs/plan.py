@@ -136,7 +136,11 @@ def plan_sweep(cache: Cache, request: SweepRequest) -> Plan:
     if not request.reference:
         return make_plan(cache, entries)
     functionals = reference_features(cache, entries[0].experiment.corpus)
-    entries = settle(cache, reference_wanted(request, entries, functionals.name), onto=entries)
+    # A reference row is the head as it is by itself: asked for with a recipe or settings of its own, it is another experiment,
+    # beside which the plain row stands; asked for plainly, with whatever seeds, it stands there already.
+    standing = {entry.experiment.name for entry in entries}
+    plain = settle(cache, reference_wanted(request, entries, functionals.name))
+    entries += [entry for entry in plain if entry.experiment.name not in standing]
     return replace(make_plan(cache, entries), lacking=functionals.lacking)
 
 
@@ -191,11 +195,10 @@ def expand(request: SweepRequest) -> list[PlannedRequest]:
 def reference_wanted(
     request: SweepRequest, entries: Sequence[Entry], functionals: str | None = None
 ) -> list[PlannedRequest]:
-    """Return the requests of the reference heads: each once a feature set, with its defaults and the sweep's first seed.
+    """Return the requests of the reference heads: each once a feature set, the functionals too where there are any.
 
-    A head that the sweep asks for itself stands in it already; on the functionals, where there are any, all of them stand.
+    They have their defaults and the sweep's first seed, whatever the sweep asks of the same heads.
     """
-    asked = {block.name for block in request.heads}
     sets = [entry.experiment.feature_set for entry in entries]
     return [
         PlannedRequest(
@@ -205,7 +208,7 @@ def reference_wanted(
         )
         for feature_set in dict.fromkeys([*sets, *([functionals] if functionals else [])])
         for name in (REFERENCE_HEADS if request.learns_classes else DIMENSION_REFERENCES)
-        if name in HEADS and (name not in asked or feature_set not in sets)
+        if name in HEADS
     ]
 
 

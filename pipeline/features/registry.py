@@ -25,7 +25,7 @@ from tfser.manifests.plugins import add_loaded
 from tfser.pipeline.features.encoder_engine import encoder_engine, keep_loaded
 from tfser.pipeline.features.encoders.families import FAMILIES
 from tfser.pipeline.features.encoders.front import OPTIONS
-from tfser.pipeline.features.encoders.known import ENCODERS, NOT_HERE, Known
+from tfser.pipeline.features.encoders.known import ENCODERS, Known
 from tfser.pipeline.features.encoders.spec import PRECISIONS, EncoderSpec, LayerOutput, encoder_spec
 from tfser.pipeline.features.engine import Engine, one_by_one
 from tfser.pipeline.features.feature_set import Described
@@ -300,8 +300,6 @@ def feature_pass(name: str, request: FeatureRequest | None = None) -> Pass:
         name, request = parts.encoder, dataclasses.replace(request, layer=parts.layer)
     if name in UPSTREAMS:
         upstream = UPSTREAMS[name]
-    elif parts.encoder.partition("/")[0] in NOT_HERE:
-        raise UsageError(NOT_HERE[parts.encoder.partition("/")[0]])
     elif "/" in name or Path(name).is_dir():
         upstream = _encoder_upstream(name, None)
     else:

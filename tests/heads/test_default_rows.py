@@ -59,6 +59,28 @@ def test_reference_rows_stand_on_functionals_where_every_utterance_has_them(cach
     assert [entry.experiment.spec.name for entry in bare.entries] == ["mean_pool"] and bare.lacking is None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        (HeadBlock(name="logreg", recipes=("speaker",)), {("logreg", "speaker", 0), ("logreg", "default", 0)}),
+        (HeadBlock(name="logreg", seeds=(3,)), {("logreg", "default", 3)}),
+    ],
+)
+def test_a_reference_head_asked_for_in_another_way_has_its_plain_row_too(
+    cache: Cache, put: Put, block: HeadBlock, expected: set[tuple[str, str, int]]
+) -> None:
+    """Found on EmoDB: a sweep of `logreg` by speaker alone had nothing plain to be compared with."""
+    put("enc/3")
+    plan = plan_sweep(cache, SweepRequest(heads=(block,), features=("enc/3",), device="cpu"))
+    assert {(of.experiment.spec.name, of.experiment.recipe_name, of.experiment.seed) for of in plan.entries} == {
+        *expected,
+        ("svm", "default", 0),
+    }
+    asked = [entry for entry in plan.entries if not entry.reference]
+    assert [of.experiment.spec.name for of in asked] == ["logreg"] and plan.references
+
+
 @pytest.mark.parametrize(("have", "words"), [(0, "the utterances of toy have no"), (11, "some utterances of toy have no")])
 @pytest.mark.parametrize("installed", [True, False])
 def test_a_table_without_them_says_what_is_missing_and_how_it_is_had(

@@ -134,8 +134,10 @@ def test_reference_heads_stand_once_in_every_feature_set(cache: Cache, monkeypat
     assert plan.references and plan.entries[1].experiment.recipe_name == "default"  # its own epochs, not the sweep's
     left_out = plan_sweep(cache, asked(HeadBlock(name="tf_transformer"), reference=False))
     assert not left_out.references and [entry.reference for entry in left_out.entries] == [False]
-    own = plan_sweep(cache, asked(LINEAR, reference=True))
-    assert own.references and [entry.reference for entry in own.entries] == [False]  # asked for by name
+    own = plan_sweep(cache, asked(HeadBlock(name="mean_pool", seeds=(5,)), reference=True, epochs=None))
+    assert own.references and [entry.reference for entry in own.entries] == [False]  # asked for by name, as it is by itself
+    other = plan_sweep(cache, asked(LINEAR, reference=True))
+    assert [(entry.experiment.preset, entry.reference) for entry in other.entries] == [("linear", False), ("mlp", True)]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from tfser.heads.models.mstr import pool_frames
 from tfser.heads.spec.head import Network, count_parameters
 from tfser.manifests.errors import UsageError
 
+DOCS = Path(__file__).parents[2] / "docs"
 ANY_WIDTH = [name for name in TABLE_ONE if not head(name).reads]
 
 PUBLISHED = {
@@ -41,14 +44,38 @@ def build(name: str, dim: int, preset: str | None = None, hop_s: float = 0.02, *
     return build_module(spec, spec.settled(config, hop_s=hop_s, longest=326, device="cpu"), dim, 4)
 
 
+@cache
+def counted(name: str, width: int) -> int:
+    """Return how many parameters a head has at a width of the features."""
+    with torch.device("meta"):  # nothing is drawn
+        return count_parameters(build(name, width))
+
+
 @pytest.mark.parametrize(("name", "width"), PUBLISHED)
 def test_the_number_of_parameters_is_the_published_one_within_a_hundredth(name: str, width: int) -> None:
     spec = head(name)
     assert isinstance(spec, Network)
     assert spec.printed_parameters[width] == PUBLISHED[name, width]
-    with torch.device("meta"):  # nothing is drawn
-        found = count_parameters(build(name, width))
+    found = counted(name, width)
     assert found == pytest.approx(1e6 * PUBLISHED[name, width], rel=0.01)
+
+
+def test_the_documented_counts_are_those_of_the_heads() -> None:
+    """docs/methods.md: each head's row has its count, and the difference to the printed one, or a reason why there is none."""
+    text = (DOCS / "methods.md").read_text(encoding="utf-8")
+    table = [[cell.strip() for cell in line.strip(" |").split("|")] for line in text.splitlines() if line.startswith("  | `")]
+    listed = [row for row in table if row[0].strip("`") in TABLE_ONE]
+    assert {row[0].strip("`") for row in listed} == set(TABLE_ONE)
+    for name, width, ours, printed, note in listed:
+        name = name.strip("`")
+        found = counted(name, int(width))
+        assert f"{found:,}" == ours, name
+        if (name, int(width)) in PUBLISHED:
+            assert float(printed.removesuffix(" M")) == PUBLISHED[name, int(width)], name
+            difference = found / PUBLISHED[name, int(width)] / 1e4 - 100
+            assert note == f"{difference:+.1f} %".replace("-0.0", "0.0"), name
+        else:
+            assert not note.endswith("%") and len(note) > 10, name
 
 
 def test_what_is_printed_is_said_once() -> None:

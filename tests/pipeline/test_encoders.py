@@ -26,10 +26,9 @@ from tfser.pipeline.features.encoders.architecture import (
     PREPROCESSOR_DEFAULTS,
 )
 from tfser.pipeline.features.encoders.families import FAMILIES
-from tfser.pipeline.features.encoders.known import ENCODERS, NOT_HERE
+from tfser.pipeline.features.encoders.known import ENCODERS
 from tfser.pipeline.features.encoders.loading import load
 from tfser.pipeline.features.encoders.spec import EncoderSpec, encoder_spec
-from tfser.pipeline.features.registry import feature_pass
 
 CONV = {
     "hidden_size": 32,
@@ -403,6 +402,8 @@ def test_input_is_prepared_as_its_feature_extractor_does(saved: Callable[[str], 
 
 def test_our_defaults_are_those_of_transformers() -> None:
     for family, defaults in DEFAULTS.items():
+        if family == "emotion2vec":  # none of transformers': see test_emotion2vec
+            continue
         config = getattr(transformers, FAMILIES[family].model).config_class()
         assert config.model_type == family
         for key, value in defaults.items():
@@ -561,7 +562,6 @@ def test_the_registry_is_sound() -> None:
         assert known.layer == (12 if name == "wavlm-large" else None)
         assert known.licence
     assert "NC" in ENCODERS["wav2vec2-large-robust-12-ft-emotion-msp-dim"].licence
-    assert not set(NOT_HERE) & set(ENCODERS)
 
 
 def test_a_regression_behind_the_encoder_is_left_alone(tmp_path: Path) -> None:
@@ -587,10 +587,3 @@ def test_filter_banks_of_another_size_are_refused(saved: Callable[[str], Path], 
     transformers.SeamlessM4TFeatureExtractor(feature_size=20, num_mel_bins=20).save_pretrained(tmp_path)
     with pytest.raises(TfserError, match=r"preprocessor_config\.json: 20 bands of 2 frames are not the 32 numbers"):
         encoder_spec(str(tmp_path))
-
-
-@pytest.mark.parametrize("name", ["emotion2vec", "emotion2vec/emotion2vec_base", "emotion2vec/last"])
-def test_what_cannot_be_had_says_what_to_do(name: str) -> None:
-    for ask in (feature_pass, encoder_spec):
-        with pytest.raises(UsageError, match=r"emotion2vec cannot .*FunASR.*`tfser import-features FOLDER"):
-            ask(name)

@@ -41,6 +41,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "num_conv_pos_embeddings": 5,
         "conv_pos_kernel_size": 19,
     },
+    "emotion2vec": {
+        **{k: v for k, v in _CONV.items() if not k.startswith(("feat_extract", "conv_bias", "do_", "hidden_act"))},
+        "context_layers": 4,
+        "num_conv_pos_embeddings": 5,
+        "conv_pos_kernel_size": 19,
+        "extra_tokens": 10,
+        "scale_per_layer": False,
+        "scale_per_head": True,
+        "do_normalize": True,
+    },
     "wav2vec2-bert": {
         "hidden_size": 1024,
         "num_hidden_layers": 24,
@@ -66,7 +76,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "max_source_positions": 1500,
     },
 }
-"""The families (`model_type`) that extract here: each value that changes an encoder's numbers, at transformers' default."""
+"""The families (`model_type`) that extract here: each value that changes an encoder's numbers, at transformers' default.
+
+emotion2vec is none of transformers': its values are those of `emotion2vec_base`, as `funasr.read_yaml` names them."""
 
 ALIASES = {
     "d_model": "hidden_size",

@@ -15,6 +15,7 @@ from tfser.pipeline.features.encoders.front import (
     FBANK_OPTIONS,
     RAW_OPTIONS,
     WHISPER_OPTIONS,
+    emotion2vec_front,
     fbank_front,
     raw_front,
     whisper_front,
@@ -31,7 +32,7 @@ class Family:
 
     Attributes:
         title: as people write it.
-        model: transformers' class.
+        model: transformers' class; empty where it has none.
         encoder: the class here that computes its layers, as `module:Class` of this folder.
         front: what comes before the first layer.
         options: what `--set` takes.
@@ -52,6 +53,9 @@ FAMILIES: dict[str, Family] = {
     "wavlm": Family(title="WavLM", model="WavLMModel", attention="eager"),
     "unispeech-sat": Family(title="UniSpeech-SAT", model="UniSpeechSatModel"),
     "data2vec-audio": Family(title="data2vec", model="Data2VecAudioModel"),
+    "emotion2vec": Family(
+        title="emotion2vec", model="", encoder="emotion2vec:Emotion2vecEncoder", front=emotion2vec_front
+    ),
     "wav2vec2-bert": Family(
         title="w2v-BERT 2.0",
         model="Wav2Vec2BertModel",

@@ -57,6 +57,23 @@ def raw_front(
     return {"sample_rate_hz": rate, "normalise": normalise, "words": words, "framing": framing}
 
 
+def emotion2vec_front(
+    name: str, found: Found, values: Mapping[str, Any], settings: Mapping[str, str], notes: list[str]
+) -> dict[str, Any]:
+    """Return what emotion2vec needs: raw samples at 16 kHz, brought to mean 0 and variance 1 as a layer norm over them does."""
+    for key in settings:
+        if key not in RAW_OPTIONS:
+            raise UsageError(f"--set {key}: {name} takes raw samples; {key} is an option of Whisper")
+    normalise = _flag("do_normalize", settings["do_normalize"]) if "do_normalize" in settings else values["do_normalize"]
+    rate, added = int(PREPROCESSOR_DEFAULTS["sampling_rate"]), 1e-5
+    words = {
+        "input": f"zero mean and unit variance over the utterance, {added:g} added to the variance" if normalise else "raw",
+        "batch": "attention sees a window's own frames only, and the tokens in front",
+    }
+    framing = _framing(settings, rate, tuple(values["conv_kernel"]), tuple(values["conv_stride"]))
+    return {"sample_rate_hz": rate, "normalise": normalise, "added": added, "words": words, "framing": framing}
+
+
 def fbank_front(
     name: str, weights: Found, values: Mapping[str, Any], settings: Mapping[str, str], notes: list[str]
 ) -> dict[str, Any]:

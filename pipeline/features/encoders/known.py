@@ -35,10 +35,3 @@ ENCODERS = {
     name: Known(**block) for name, block in tomllib.loads(packaged("pipeline.features.encoders", "known.toml")).items()
 }
 """The encoders that have names of their own. Any other of their families goes by its hub id or folder."""
-
-NOT_HERE = {
-    "emotion2vec": "emotion2vec cannot be extracted here: its weights are published for FunASR and fairseq, as a network that"
-    " transformers does not have; compute its frames there (FunASR's AutoModel, granularity='frame', writes an ID.npy an"
-    " utterance) and store them with `tfser import-features FOLDER --name emotion2vec --hop 0.02`",
-}
-"""What is asked for and cannot be had, by name or by organisation on the hub: one line that says what to do."""

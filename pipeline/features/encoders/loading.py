@@ -59,6 +59,33 @@ def whisper_encoder(spec: EncoderSpec) -> Any:
     return _filled(WhisperEncoder, config, spec, attn_implementation="sdpa", key_mapping=names)
 
 
+def emotion2vec_network(spec: EncoderSpec) -> Any:
+    """Return emotion2vec's network with the blocks 1 to `highest`, in float32 on the CPU, without what only training needs.
+
+    Raises:
+        TfserError: if the weights are damaged, incomplete, or of another shape than config.yaml says.
+    """
+    from tfser.pipeline.features.encoders.emotion2vec import Emotion2vecNetwork
+
+    path = spec.found.files[0]
+    with torch.device("meta"):
+        network = Emotion2vecNetwork(spec.architecture, spec.highest)
+    with _one_line(spec, path), _quiet():
+        # Nothing but tensors and containers can be in it: a pickle that holds more is refused.
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        state = dict(stored.get("model", stored))
+        scale = state.get("modality_encoders.AUDIO.alibi_scale")
+        if scale is not None and scale.dim() == 4:  # as older versions of fairseq wrote it
+            state["modality_encoders.AUDIO.alibi_scale"] = scale[None]
+        wanted = network.state_dict()
+        lacking = sorted(name for name, of in wanted.items() if name not in state or state[name].shape != of.shape)
+        if not lacking:
+            filled = {name: torch.empty(of.shape).copy_(state[name]) for name, of in wanted.items()}
+            network.load_state_dict(filled, assign=True)
+    _check_complete(spec, lacking)
+    return network.eval().requires_grad_(False)
+
+
 def _filled(kind: Any, config: Any, spec: EncoderSpec, **options: Any) -> Any:
     """Return a model whose every parameter is from the files."""
     folder = spec.found.folder
@@ -73,12 +100,17 @@ def _filled(kind: Any, config: Any, spec: EncoderSpec, **options: Any) -> Any:
             **options,
         )
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    _check_complete(spec, lacking)
+    return model.eval().requires_grad_(False)
+
+
+def _check_complete(spec: EncoderSpec, lacking: list[str]) -> None:
+    """Refuse weights that lack something of their network, or have it in another shape."""
     if lacking:
         raise TfserError(
-            f"{folder}: the weights lack {listed(lacking, 3)}, which a {spec.family} of {spec.n_layers} layers has;"
+            f"{spec.found.folder}: the weights lack {listed(lacking, 3)}, which a {spec.family} of {spec.n_layers} layers has;"
             " the file is incomplete or of another model"
         )
-    return model.eval().requires_grad_(False)
 
 
 def _config(kind: Any, spec: EncoderSpec) -> Any:
@@ -147,6 +179,6 @@ def load(spec: EncoderSpec, device: str = "cpu") -> Encoder:
         raise UsageError(f"--precision {spec.precision}: on {place.type} encoders compute in float32 only")
     module, _, name = FAMILIES[spec.family].encoder.partition(":")
     kind: Callable[..., Encoder] = getattr(importlib.import_module(f"{__package__}.{module}"), name)
-    # Whisper's decoder is half of its weights, and never read.
-    model = whisper_encoder(spec) if spec.family == "whisper" else encoder_model(spec)
+    # Whisper's decoder is half of its weights, and never read; emotion2vec is none of transformers' models.
+    model = {"whisper": whisper_encoder, "emotion2vec": emotion2vec_network}.get(spec.family, encoder_model)(spec)
     return kind(spec, model, place)

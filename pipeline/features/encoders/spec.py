@@ -21,8 +21,8 @@ from tfser.pipeline.features.encoders.architecture import DEFAULTS, architecture
 from tfser.pipeline.features.encoders.families import FAMILIES
 from tfser.pipeline.features.encoders.framing import Framing
 from tfser.pipeline.features.encoders.front import OPTIONS
-from tfser.pipeline.features.encoders.known import ENCODERS, NOT_HERE, Known
-from tfser.pipeline.features.encoders.weights import CONFIG, Found, content_hash, find, is_folder, read_config
+from tfser.pipeline.features.encoders.known import ENCODERS, Known
+from tfser.pipeline.features.encoders.weights import Found, config_path, content_hash, find, is_folder, read_config
 
 if TYPE_CHECKING:
     pass
@@ -55,6 +55,7 @@ class EncoderSpec:
         architecture: the values of its configuration that change the numbers.
         sample_rate_hz: of the samples it wants.
         normalise: whether the whole utterance is brought to zero mean and unit variance first.
+        added: to the variance then, so that silence is not divided by zero.
         mel: sizes of its log-Mel or filter-bank front-end; empty for encoders of raw samples.
         words: what its input is, and what a batch does to a piece, as the fingerprint has them.
         framing: counts frames, cuts long files, joins them.
@@ -70,6 +71,7 @@ class EncoderSpec:
     architecture: Mapping[str, Any]
     sample_rate_hz: int
     normalise: bool
+    added: float = 1e-7
     mel: Mapping[str, int] = field(default_factory=dict)
     words: Mapping[str, str]
     framing: Framing
@@ -127,7 +129,7 @@ class EncoderSpec:
         """Return (n,) samples as the encoder wants them. To be called on the whole utterance, before it is cut."""
         if not self.normalise:
             return samples
-        return np.asarray((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7), dtype=np.float32)
+        return np.asarray((samples - samples.mean()) / np.sqrt(samples.var() + self.added), dtype=np.float32)
 
     def config(self, output: LayerOutput) -> dict[str, Any]:
         """Return everything that changes the numbers of one output, as JSON knows it."""
@@ -215,7 +217,7 @@ def _architecture(files: Found, source: str, name: str, named: Known | None) -> 
     if named is not None and family != named.family:
         raise UsageError(f"{source}: holds a {family}, and {name} is a {named.family}; name it by its folder or hub id instead")
     values = architecture(family, config)
-    check(files.folder / CONFIG, values, family)
+    check(config_path(files), values, family)
     return family, values
 
 
@@ -227,8 +229,6 @@ def _check_words(
     Raises:
         UsageError: if the name, the precision or an option is off, or two encoders are named.
     """
-    if name in NOT_HERE or name.partition("/")[0] in NOT_HERE:
-        raise UsageError(NOT_HERE[name.partition("/")[0]])
     if named is None and "/" not in name and not is_folder(name):
         raise unknown("encoder", name, list(ENCODERS))
     if precision not in PRECISIONS:
@@ -266,6 +266,7 @@ def _outputs(
 def layer_in_words(family: str, label: str, n_layers: int) -> str:
     """Return what the layer of a label (`12`, `mean`, `all`) is, as fingerprints have it."""
     end = {
+        "emotion2vec": "; blocks of the context encoder count first, and the learned tokens in front are left out",
         "whisper": f"; layer {n_layers} has the encoder's final LayerNorm applied, the others have not",
     }.get(family, "; the encoder's final LayerNorm, where it follows the layers, is not applied")
     if label == "mean":

@@ -16,6 +16,7 @@ from typing import Any
 
 from tfser.manifests.errors import DamagedError, TfserError, UnreadableError, UsageError, first_line
 from tfser.manifests.files import read_json, write_json
+from tfser.pipeline.features.encoders.funasr import CONFIGURATION, YAML, is_folder_of_funasr, read_yaml, weights_name
 
 CONFIG, PREPROCESSOR, PROCESSOR = "config.json", "preprocessor_config.json", "processor_config.json"
 """What a model is; what its input has to be; and the same within the settings of a processor, as transformers writes it from
@@ -97,13 +98,19 @@ def content_hash(weights: Found, memo: Path | None = None, *, again: bool = Fals
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:32]
 
 
+def config_path(weights: Found) -> Path:
+    """Return the file that says what the model is: config.json, or config.yaml in a folder of FunASR's."""
+    return weights.folder / (YAML if is_folder_of_funasr(weights.folder) else CONFIG)
+
+
 def read_config(weights: Found) -> dict[str, Any]:
-    """Return config.json.
+    """Return config.json, or what config.yaml says in its words.
 
     Raises:
         TfserError: if it is damaged.
     """
-    return _object(weights.folder / CONFIG)
+    path = config_path(weights)
+    return read_yaml(path) if path.name == YAML else _object(path)
 
 
 def read_preprocessor(weights: Found) -> tuple[Path, dict[str, Any]] | None:
@@ -141,6 +148,11 @@ def _complete(folder: Path) -> tuple[Path, ...]:
     Raises:
         TfserError: naming what is missing.
     """
+    if is_folder_of_funasr(folder):
+        path = folder / weights_name(folder / CONFIGURATION)
+        if not path.is_file():
+            raise TfserError(f"{folder}: has no {path.name}, the weights that {YAML} belongs to")
+        return (path,)
     if not (folder / CONFIG).is_file():
         raise TfserError(f"{folder}: has no {CONFIG}; a folder of weights is what save_pretrained writes: {_wanted()}")
     for kind in KINDS:
@@ -176,10 +188,11 @@ def _cached(repository: str, revision: str | None) -> Found | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        path = try_to_load_from_cache(repository, CONFIG, revision=revision)
+        tried = (try_to_load_from_cache(repository, name, revision=revision) for name in (CONFIG, YAML))
+        path = next((path for path in tried if isinstance(path, str)), None)
     except HFValidationError as error:
         raise UsageError(f"{repository}: neither a folder nor a hub id ({first_line(error)[:200]})") from None
-    if not isinstance(path, str):
+    if path is None:
         return None
     folder = Path(path).parent
     try:
@@ -201,6 +214,12 @@ def _download(repository: str, revision: str | None) -> Found:
         info = HfApi().model_info(repository, revision=revision, timeout=TIMEOUT_S)
         there = {sibling.rfilename for sibling in info.siblings or []}
         kind = next((kind for kind in KINDS if kind in there), None)
+        if CONFIG not in there and YAML in there:  # as FunASR has it
+            folder = Path(hf_hub_download(repository, YAML, revision=revision)).parent
+            if CONFIGURATION in there:
+                hf_hub_download(repository, CONFIGURATION, revision=revision)
+            hf_hub_download(repository, weights_name(folder / CONFIGURATION), revision=revision)
+            return Found(folder=folder, source=repository, commit=folder.name, files=_complete(folder))
         if CONFIG not in there or kind is None:
             raise TfserError(f"{label}: the hub does not have all of {_wanted()}; take a repository that transformers can load")
 
