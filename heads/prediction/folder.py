@@ -168,7 +168,7 @@ def write_description(folder: Path, heads: Sequence[TrainedHead], more: Mapping[
 _OF_RUN = (
     *("run_id", "experiment", "head", "preset", "recipe", "corpus", "protocol", "protocol_hash", "validation", "fold", "seed"),
     *("feature_set", "fingerprint", "epochs", "device", "parameters", "audit", "speakers_kept", "classes", "finished_at"),
-    *("versions", "config"),
+    *("versions", "config", "temperature"),
 )
 """What a folder says of each run. Not: findings, which may name speakers."""
 
