@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tfser.heads.prediction.exchange import as_hugging_face
 from tfser.heads.prediction.frames import StoredFrames, feature_rows
+from tfser.heads.results.dimension_tables import BY as RATED_BY
+from tfser.heads.results.dimension_tables import dimension_table
 from tfser.heads.results.rater_scores import label_maps
 from tfser.heads.results.score_tables import Wanted, table
 from tfser.heads.runs.names import meant_by
@@ -172,6 +174,8 @@ class NotebookCache(Cache):
         epochs: int | None = None,
         seeds: Sequence[int] = (0,),
         labels: str | None = None,
+        labels_from: str | None = None,
+        target: Sequence[str] = (),
         validation: str | None = None,
         device: str = "auto",
         allow_leaks: bool = False,
@@ -192,6 +196,8 @@ class NotebookCache(Cache):
             epochs: instead of the recipe's number.
             seeds: each trains the folds anew.
             labels: a label map.
+            labels_from: label, or distribution: the raters' votes.
+            target: dimensions to learn instead of classes, such as ("valence", "arousal").
             validation: who validates.
             device: auto, cpu, cuda ...
             allow_leaks: train a fold in which the audit finds leaks; the run says so.
@@ -210,6 +216,8 @@ class NotebookCache(Cache):
             features=features,
             protocol=protocol,
             labels=labels,
+            labels_from=labels_from,
+            target=(target,) if isinstance(target, str) else tuple(target),
             validation=validation,
             preset=preset,
             recipe=recipe,
@@ -224,19 +232,34 @@ class NotebookCache(Cache):
     def scores(self, experiment: str | None = None, *, by: str | None = None) -> list[dict[str, Any]]:
         """Return scores over folds and seeds with intervals over speakers, as `tfser scores --format json` prints them.
 
+        Those of dimensions come behind those of classes, a row a dimension.
+
         Args:
             experiment: an id, a name, or a piece of it; all if left out.
             by: seed, fold, class, speaker, session, calibration, agreement or raters: a row each, instead of a row an experiment.
         """
         with open_catalogue(self) as connection:
             wanted = Wanted(experiment=None if experiment is None else meant_by(self, experiment))
-            return table(connection, wanted, by=by, maps=label_maps(self, connection) if by == "raters" else None)
+            found = table(connection, wanted, by=by, maps=label_maps(self, connection) if by == "raters" else None)
+            rated = dimension_table(connection, wanted, by=by) if not found or by in (None, *RATED_BY) else []
+            return found + rated
 
-    def model(self, name: str, *, ensemble: bool = False, selection: str = "last", weights: str | None = None) -> TrainedModel:
+    def model(
+        self,
+        name: str,
+        *,
+        ensemble: bool = False,
+        selection: str = "last",
+        weights: str | None = None,
+        calibrated: bool = False,
+        device: str = "cpu",
+    ) -> TrainedModel:
         """Return a trained head that can be called on a waveform; see `tfser.load`."""
         from tfser.heads.prediction.notebook_models import load
 
-        return load(name, cache=self, ensemble=ensemble, selection=selection, weights=weights)
+        return load(
+            name, cache=self, ensemble=ensemble, selection=selection, weights=weights, calibrated=calibrated, device=device
+        )
 
     def feature_sets(self) -> list[str]:
         """Return the names of the feature sets in this cache."""

@@ -19,6 +19,7 @@ from tfser.heads.prediction.answers import SpokenAnswer, answers, evaluated, mea
 from tfser.heads.prediction.inputs import Unusable, measured, named_inputs
 from tfser.heads.prediction.loading import Model, load_model
 from tfser.heads.prediction.packing import heard_part
+from tfser.heads.results.dimension_tables import dimension_table
 from tfser.heads.results.score_tables import Wanted, table
 from tfser.heads.runs.experiment import EVERYTHING, Experiment, resolve
 from tfser.heads.runs.in_turn import run_here
@@ -45,11 +46,17 @@ class TrainedExperiment:
         return self.experiment.name
 
     def scores(self, *, by: str | None = None) -> list[dict[str, Any]]:
-        """Return its scores as shares of 1, with intervals over speakers; `by`: seed, fold, class, speaker or session."""
+        """Return its scores as shares of 1, with intervals over speakers; `by`: seed, fold, class, speaker or session.
+
+        Of dimensions there is a row for each, and one for their mean, with CCC, pearson and MAE.
+        """
         if self.experiment.folds == (EVERYTHING,):
             raise UsageError(f"{self.name}: trained on all utterances, so it has no test scores; train folds='all' for some")
+        wanted = Wanted(experiment=self.name)
         with open_catalogue(self.cache) as connection:
-            return table(connection, Wanted(experiment=self.name), by=by)
+            if self.experiment.targets:
+                return dimension_table(connection, wanted, by=by)
+            return table(connection, wanted, by=by)
 
     def model(self, fold: int | None = None) -> TrainedModel:
         """Return the trained head of a fold, ready to be called; the only run's if there is one."""
