@@ -272,7 +272,7 @@ def read_folder(folder: Path) -> tuple[TrainedHead, ...]:
             known = described(of)
             selection = about["selection"]
             heads.append(TrainedHead(about=of, **known, selection=selection, state=state, features=features, mixes=mixes))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise ExportedError(f"{folder}: cannot be loaded ({first_line(error)}); export it again") from error
     return tuple(heads)
 
