@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfser.heads import DIMENSION_REFERENCES, HEADS, head
@@ -50,6 +50,7 @@ def drawn(*shape: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32))
 
 
+@settings(max_examples=10)
 @given(tokens=st.integers(1, 40), window=st.integers(1, 30))
 def test_attention_under_a_mask_is_that_within_windows(tokens: int, window: int) -> None:
     q, k, v = (drawn(2, 2, tokens, 4 + i)[..., :4] for i in range(3))
@@ -60,6 +61,7 @@ def test_attention_under_a_mask_is_that_within_windows(tokens: int, window: int)
     torch.testing.assert_close(found[there], wanted[there], atol=1e-5, rtol=1e-5)
 
 
+@settings(max_examples=10)
 @given(frames=st.integers(1, 40), together=st.integers(1, 20))
 def test_pooled_frames_are_means_of_those_that_there_are(frames: int, together: int) -> None:
     x, valid = drawn(2, frames, 3), torch.arange(frames) < torch.tensor([[frames], [max(1, frames // 3)]])
@@ -72,6 +74,7 @@ def test_pooled_frames_are_means_of_those_that_there_are(frames: int, together: 
         torch.testing.assert_close(found[0][found[1]], wanted[0][wanted[1]], atol=1e-5, rtol=1e-5)
 
 
+@settings(max_examples=10)
 @given(frames=st.integers(1, 30))
 def test_scan_transforms_and_lstm_are_the_same_without_loops(frames: int) -> None:
     x, dt = drawn(1, frames, 4, 3), drawn(1, frames, 4).exp()

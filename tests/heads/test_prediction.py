@@ -58,7 +58,7 @@ def test_a_test_fold_s_audio_gives_the_stored_predictions_bit_for_bit(
     check_fold(load_model(run_id, trained.cache), trained.cache, run_id, names, tmp_path)
 
 
-@pytest.mark.parametrize("features", ["logmel", LAYERS])
+@pytest.mark.parametrize("features", ["logmel", pytest.param(LAYERS, marks=pytest.mark.slow)])
 def test_a_fold_that_is_too_large_for_memory_gives_the_same_bits(
     trained: Trained, features: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
