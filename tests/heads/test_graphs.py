@@ -181,7 +181,9 @@ CASES = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "targets", "layers"), CASES)
+@pytest.mark.parametrize(
+    ("name", "targets", "layers"), CASES, ids=[f"{name}{'-rates' * bool(targets)}-{layers}" for name, targets, layers in CASES]
+)
 def test_every_head_has_a_graph_that_says_the_same(
     real: PackedFeatures, tmp_path: Path, name: str, targets: tuple[str, ...], layers: int
 ) -> None:
