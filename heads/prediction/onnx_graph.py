@@ -282,8 +282,9 @@ def output_name(trained: TrainedHead) -> str:
 
 def _properties(trained: TrainedHead) -> dict[str, str]:
     """Return what the file says of itself to whoever has nothing but it: names of the outputs, and of which frames they are."""
-    named = {"tfser.targets": list(trained.targets), "tfser.scale": list(trained.scale)} if trained.targets else {}
-    named |= {} if trained.targets else {"tfser.classes": list(trained.classes)}
+    named: dict[str, Any] = {"tfser.classes": list(trained.classes)}
+    if trained.targets:
+        named = {"tfser.targets": list(trained.targets), "tfser.scale": list(trained.scale)}
     features = {"tfser.features": trained.features.name, "tfser.fingerprint": trained.features.fingerprint}
     texts = {key: json.dumps(value, ensure_ascii=False) for key, value in named.items()}
     return texts | features | {"tfser.run_id": trained.name}
