@@ -5,7 +5,7 @@ odd lengths, and a length that is cut into pieces leaves the exporter with sums 
 in another way, to the same numbers but for rounding: TF-Mamba's scan as one product per head (its quadratic form, Dao and Gu
 2024, section 3), its Fourier transforms as products with the matrices of the discrete transform (DFT), LSTMs over whole
 utterances without packing them, attention within windows as attention to all under a mask, means over a few frames as
-pooling.
+pooling; SpeechFormer++ has always as many words, of which those beyond an utterance's end do not count.
 
 What comes in: a network as it was trained, in evaluation. What goes out: the same network with such layers in it, or a block
 within which heads compute so. No weight is changed, and nothing of it outlives the block.
@@ -128,9 +128,25 @@ class PooledMerge(nn.Module):
         return self.norm(self.linear(mean)), there
 
 
-def in_graph_words(network: nn.Module) -> None:
-    """Put layers that a graph can hold in the place of those that it cannot."""
+WORDS = 60
+"""Seconds, and so words, that a graph of SpeechFormer++ has room for at least."""
+
+
+def in_graph_words(network: nn.Module, longest: int) -> int | None:
+    """Put layers that a graph can hold in the place of those that it cannot.
+
+    Args:
+        network: to be changed.
+        longest: frames of the longest utterance that is certain to come.
+
+    Returns:
+        The most frames that the graph takes; None: as many as the head.
+    """
+    most = None
     for module in list(network.modules()):
+        if isinstance(module, speechformer_pp.SpeechFormerPP):  # its words count the seconds of an utterance
+            module.always = max(WORDS, -(-longest // module.second))
+            most = module.always * module.second
         if type(getattr(module, "filter", None)).__name__ == "FrequencyFilter":
             module.filter = DftFilter(module.filter)
         for name, child in list(module.named_children()):
@@ -138,6 +154,7 @@ def in_graph_words(network: nn.Module) -> None:
                 setattr(module, name, FullLSTM(child))
             elif isinstance(child, speechformer.Merge):
                 setattr(module, name, PooledMerge(child))
+    return most
 
 
 _STAND_INS: tuple[tuple[Any, str, Any], ...] = (

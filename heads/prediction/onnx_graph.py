@@ -177,17 +177,25 @@ class ProbeToAnswer(nn.Module):
         return probabilities
 
 
-def graph_module(trained: TrainedHead) -> nn.Module:
-    """Return the module that is written: frames (B, L, D) to probabilities (B, K), or to ratings (B, T) on their scale."""
+def graph_module(trained: TrainedHead, longest: int) -> tuple[nn.Module, int | None]:
+    """Return the module that is written: frames (B, L, D) to probabilities (B, K), or to ratings (B, T) on their scale.
+
+    Args:
+        trained: the head.
+        longest: frames of the longest utterance that it is compared on.
+
+    Returns:
+        The module, and the most frames that it takes; None: any.
+    """
     if trained.is_fitted_at_once:
         is_probe = "choice.layers" in trained.state
-        return (ProbeToAnswer(trained) if is_probe else StatisticsToAnswer(trained)).eval()
+        return (ProbeToAnswer(trained) if is_probe else StatisticsToAnswer(trained)).eval(), None
     with own_randomness(torch.device("cpu")):
         network = build_module(trained.spec, trained.config, trained.features.dim, len(trained.classes), trained.features.layers)
     network.load_state_dict(checkpoints.part(trained.state, "model"))
     network = copy.deepcopy(network)
-    in_graph_words(network)
-    return FramesToAnswer(trained, network).eval()
+    most = [number for number in (in_graph_words(network, longest), _most(trained)) if number is not None]
+    return FramesToAnswer(trained, network).eval(), min(most, default=None)
 
 
 def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict[str, Any]:
@@ -207,12 +215,12 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
     """
     need_onnx()
     check_graph(trained)
-    module = graph_module(trained)
+    module, most = graph_module(trained, int(packed.lengths.max()))
     # A head of segments has one length and any number of them, one of utterances any length and no batch:
     # padding in the graph would be a second way to compute the same.
     segment = None if trained.is_fitted_at_once else trained.spec.sample_frames(trained.config, trained.recipe)
     samples = _samples(trained, packed, segment)
-    batch, frames = torch.export.Dim("batch", min=1), torch.export.Dim("frames", min=2, max=_most(trained))
+    batch, frames = torch.export.Dim("batch", min=1), torch.export.Dim("frames", min=2, max=most)
     moving: dict[int, Any] = {1: frames} if segment is None else {0: batch}
     if trained.features.config.get("per") == PER_UTTERANCE:
         moving = {}  # one frame, always
@@ -234,7 +242,8 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
         "largest_difference": worst,
         "tolerance": TOLERANCE,
         "opset": OPSET,
-        "input": f"frames float32 ({'B' if segment else '1'}, {segment or ('L' if moving else 1)}, {trained.features.dim})",
+        "input": f"frames float32 ({'B' if segment else '1'}, {segment or ('L' if moving else 1)}, {trained.features.dim})"
+        + (f", L up to {most:,}," if moving and most and not segment else ""),
         "output": output_name(trained),
     }
 

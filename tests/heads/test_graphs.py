@@ -18,6 +18,7 @@ from tfser.heads import DIMENSION_REFERENCES, HEADS, head
 from tfser.heads.models import mstr, speechformer
 from tfser.heads.models.blocks import BidirectionalLSTM, windowed_attention
 from tfser.heads.models.layer_mix import build_module
+from tfser.heads.models.speechformer_pp import SpeechFormerPP, SpeechFormerPPConfig
 from tfser.heads.models.ssd import ssd
 from tfser.heads.models.tf_mamba import FrequencyFilter
 from tfser.heads.prediction.answers import samples_of
@@ -25,6 +26,7 @@ from tfser.heads.prediction.graph_parts import (
     DftFilter,
     FullLSTM,
     PooledMerge,
+    in_graph_words,
     masked_attention,
     pooled,
     quadratic_scan,
@@ -86,6 +88,17 @@ def test_scan_transforms_and_lstm_are_the_same_without_loops(frames: int) -> Non
     for kind in ("power", "cutoff"):
         of_frequencies = FrequencyFilter(3, 30, kind, 0.4).eval()
         torch.testing.assert_close(DftFilter(of_frequencies)(y, valid), of_frequencies(y, valid), atol=1e-5, rtol=1e-5)
+
+
+def test_words_beyond_an_utterance_s_end_change_nothing() -> None:
+    """SpeechFormer++ has a word a begun second, and in a graph always as many."""
+    config = replace(SpeechFormerPPConfig(), width=8, heads=2, feed_forward=8, hidden=(4,), layers=(1, 1, 1, 1), hop_ms=20.0)
+    network = SpeechFormerPP(config, 5, 3).eval()
+    with torch.no_grad(), without_loops():
+        wanted = [network(drawn(1, frames, 5), torch.tensor([frames])) for frames in (2, 49, 130)]
+        assert in_graph_words(network, 130) == 60 * 50 and in_graph_words(network, 4000) == 4000
+        found = [network(drawn(1, frames, 5), torch.tensor([frames])) for frames in (2, 49, 130)]
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_heads_have_their_own_layers_again_afterwards() -> None:
