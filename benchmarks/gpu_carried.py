@@ -3,7 +3,7 @@
 The libraries that the sections of the check and the CUDA tests import, with all that those need, in the versions that are
 installed here (the ones that everything else is tested with). What torch brings along is left out, and so is `LEFT_OUT`.
 
-    python benchmarks/gpu_carried.py                     # in the environment of development
+    python benchmarks/gpu_carried.py [NAME ...]          # in the environment of development; NAME: what that machine has already
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ def needed(roots: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def carried() -> list[str]:
-    """Return what is to be carried, as `name==version`, or a name alone where any version will do."""
-    there = {*needed(("torch",)), "numpy", "triton", *LEFT_OUT}
+def carried(has: Iterable[str] = ()) -> list[str]:
+    """Return what is to be carried, as `name==version`, or a name alone where any version will do; not what is there already."""
+    there = {*needed(("torch",)), "numpy", "triton", *LEFT_OUT, *map(canonicalize_name, has)}
     found = {name: version for name, version in needed(ROOTS).items() if name not in there}
-    return [f"{name}=={version}" for name, version in sorted(found.items())] + list(ALONE)
+    return [f"{name}=={version}" for name, version in sorted(found.items())] + [name for name in ALONE if name not in there]
 
 
 if __name__ == "__main__":
     try:
-        print("\n".join(carried()))
+        print("\n".join(carried(sys.argv[1:])))
     except importlib.metadata.PackageNotFoundError as missing:
         sys.exit(f"{missing.name} is not installed here: run this in the environment of development (make setup)")

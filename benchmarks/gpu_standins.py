@@ -43,3 +43,9 @@ class StandIns:
 missing = [name for name in NAMES if importlib.util.find_spec(name) is None]
 if missing:
     sys.meta_path.append(StandIns(missing))  # type: ignore[arg-type]
+
+
+def pytest_runtest_logreport(report: Any) -> None:
+    """Show a failure when it happens: what is stopped at its limit of time has told what it knew."""
+    if report.failed:
+        print(f"\n{report.nodeid}\n{str(report.longrepr)[-3000:]}", flush=True)

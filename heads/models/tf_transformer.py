@@ -90,6 +90,8 @@ class ConvEncoder(nn.Module):
       kernels, and the mean and variance of its output follow from the mean (k,) and covariance (k, k) of the patches:
       batch norm becomes a scale and a shift of the kernels, and the map is written once.
     * Maps are kept channels last.
+    * Of several trainings computed as one (`as_products`), the second convolution is a product of patches as well: J jobs'
+      kernels are one batched product, where J convolutions as one are grouped ones, whose kernels are slow.
 
     A batch may hold samples that are not there (``present``), which fill it up to a fixed size; they count in no mean and no
     variance.
@@ -101,6 +103,7 @@ class ConvEncoder(nn.Module):
     def __init__(self, channels: int, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]) -> None:
         super().__init__()
         self.kernel, self.stride, self.padding = kernel, stride, padding
+        self.as_products = False
         self.first = nn.Conv2d(1, channels, kernel, stride, padding, bias=False)
         self.first_norm = nn.BatchNorm2d(channels, momentum=self.momentum)
         self.second = nn.Conv2d(channels, channels, kernel, stride, padding, bias=False)
@@ -109,8 +112,9 @@ class ConvEncoder(nn.Module):
     def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:  # (b, f, d), (b,) bool -> (b, f', d')
         """Encode one-channel maps; present None: all are there."""
         present = present if self.training else None
-        y = functional.relu_(self._first(x, present)).permute(0, 3, 1, 2)  # (b, c1, ., .), channels last in memory
-        y = self.second(y)  # (b, c1, f', d')
+        y = functional.relu_(self._first(x, present))  # (b, ., ., c1)
+        convolve = self._by_products if self.as_products else self.second
+        y = convolve(y.permute(0, 3, 1, 2))  # (b, c1, ., .), channels last in memory -> (b, c1, f', d')
         y = functional.relu_(self.second_norm(y) if present is None else self._second_norm(y, present))
         # In float32 at least: the mean of 64 rectified channels varies little, and bfloat16 would round that away.
         return y.permute(0, 2, 3, 1).mean(dim=-1, dtype=torch.promote_types(y.dtype, torch.float32))
@@ -136,6 +140,15 @@ class ConvEncoder(nn.Module):
         # Batch norm is inside the kernels now, so that the largest map of the network is written once and never
         # read to be normalised.
         return functional.linear(patches, kernels, shift)
+
+    def _by_products(self, y: Tensor) -> Tensor:  # (b, c1, ., .) -> (b, c1, f', d')
+        """Do as the second convolution does, by a product of patches with its kernels."""
+        (high, wide), (down, across) = self.padding, self.stride
+        padded = functional.pad(y.permute(0, 2, 3, 1), (0, 0, wide, wide, high, high))
+        patches = padded.unfold(1, self.kernel[0], down).unfold(2, self.kernel[1], across)  # (b, f', d', c1, ., .)
+        # Channels innermost, as they lie in memory: the copy that the product needs reads them in one go.
+        patches = patches.permute(0, 1, 2, 4, 5, 3).flatten(3)  # (b, f', d', k c1)
+        return functional.linear(patches, self.second.weight.permute(0, 2, 3, 1).flatten(1)).permute(0, 3, 1, 2)
 
     def _statistics(self, patches: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:  # (n, k), (c1, k) -> 2 x (c1,)
         """Return mean and variance of the convolution's output, and keep their running averages."""

@@ -80,6 +80,8 @@ class Experiment:
     stacked: How = "none"
     """How runs of it are trained together (`tfser.heads.training.together`): other numbers within rounding, so a name of its
     own."""
+    graphs: bool = False
+    """Training steps are CUDA graphs (`tfser.heads.training.graphs`): the same numbers within rounding, so the same name."""
     counted_epochs: tuple[int, ...] = ()
     """Of a recipe that counts steps: the epochs that they come to in each fold of the protocol, from fold 1 on."""
     view: LayerView | None = None
@@ -90,13 +92,13 @@ class Experiment:
     """Where dimensions are learned: each corpus with the ends of the scale that it is rated on."""
     targets: tuple[str, ...] = ()
     """Dimensions that are learned; then there are no classes."""
+    labels: Mapping[str, str] | None = None
+    """The class of each label that raters gave, where soft labels are trained on; None: every label is its own class."""
 
     @property
     def outputs(self) -> int:
         """How many numbers the head gives: one a class, or one a dimension."""
         return len(self.targets or self.classes)
-    labels: Mapping[str, str] | None = None
-    """The class of each label that raters gave, where soft labels are trained on; None: every label is its own class."""
 
     def epochs(self, fold: int | None = None) -> int:
         """Return how many epochs a fold is trained, or the fold that is trained longest: 1 for heads that are fitted at once."""
@@ -235,6 +237,7 @@ def resolve(cache: Cache, request: Request) -> Experiment:
         chosen=(*chosen, *way.chosen),
         layers=data.layers,
         stacked=way.stacked,
+        graphs=request.graphs and way.device.startswith("cuda"),
         view=data.features.view,
         counted_epochs=way.counted_epochs[1:],
         counted_on_all=way.counted_epochs[EVERYTHING] if way.counted_epochs else 0,
@@ -317,6 +320,8 @@ def _settle(request: Request, spec: HeadSpec, config: Settings, recipe: Recipe, 
         stacked = stacking.how
         if stacked == "none":
             chosen.append(f"trained one by one ({stacking.reason})")
+    if request.graphs and not device.startswith("cuda"):
+        chosen.append("steps launched one by one (only a GPU has graphs)")
     recipe, whole = settle_parts(spec, config, recipe, device, data.lengths, stacked=stacked != "none")
     return _Way(
         config=config,

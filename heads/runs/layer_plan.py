@@ -152,6 +152,7 @@ def _planned(request: LayerRequest, validation: str | None, name: str, features:
         labels_from=request.labels_from,
         device=request.device,
         stack=request.stack,
+        graphs=request.graphs,
         allow_leaks=request.allow_leaks,
         allow_gaps=request.allow_gaps,
         again=request.again,

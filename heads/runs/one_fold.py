@@ -257,6 +257,7 @@ def train_fold(
             recipe=experiment.recipe,
             seed=experiment.seed,
             device=experiment.device,
+            graphs=experiment.graphs,
             keeping=following.keeping(0, begun.checkpoint_dir),
         )
         return store_run(cache, begun, result, following.note)
@@ -445,4 +446,5 @@ def _about(experiment: Experiment, fold: int, findings: Sequence[Finding]) -> di
         "versions": versions(),
         "config": experiment.configuration(),
         **({"targets": list(experiment.targets)} if experiment.targets else {}),
+        **({"graphs": True} if experiment.graphs else {}),
     }

@@ -42,6 +42,9 @@ class Training:
     stack: Annotated[
         bool, Option("On a GPU: train folds and seeds of one experiment together; runs of their own.", negative=True)
     ] = False
+    graphs: Annotated[
+        bool, Option("On a GPU: launch each training step as one CUDA graph; the same numbers to rounding.", negative=True)
+    ] = False
     allow_leaks: Annotated[bool, Option("Train a fold in which the audit finds leaks; the run says so.")] = False
     allow_gaps: Annotated[bool, Option("Train a fold that lacks something (a class, features); the run says so.")] = False
     again: Annotated[bool, Option("Train again what is finished; the old run stays until then.")] = False

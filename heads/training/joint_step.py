@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from tfser.heads.spec.fold import EpochRecord
 from tfser.heads.training.batches import Draw, JointMaker
+from tfser.heads.training.graphs import Graph, set_rate
 from tfser.heads.training.loop import Trainer
 from tfser.heads.training.parts import Batch
 from tfser.heads.training.step import training_loss
@@ -26,9 +27,6 @@ from tfser.manifests.errors import TfserError, first_line
 Padded = dict[str, Tensor] | list[dict[str, Tensor]]
 """The batches of J jobs: one stack of samples (J, B, L, D), lengths (J, B), targets (J, B, K) and present (J, B); or, of jobs
 that are computed apart, the same for each, at its own length."""
-
-_WARM_UPS = 3  # steps before a graph is captured: libraries choose their kernels in them
-
 
 class Group:
     """Jobs whose weights lie in stacked tensors, trained an epoch at a time.
@@ -54,6 +52,9 @@ class Group:
         self.graphs_of_one: dict[int, Graph] = {}
         self.wants_graph = self.wants_graph_of_one = graph
         self.shape = _Loss(copy.deepcopy(first.model).to("meta").train(), self)
+        for module in self.shape.modules():
+            if hasattr(module, "as_products"):
+                module.as_products = True  # type: ignore[assignment]  # only `vmap` computes with this module
         self._stack()
         cuda = self.device.type == "cuda"
         self.streams = [torch.cuda.Stream(self.device) for _ in trainers] if cuda else []  # type: ignore[no-untyped-call]
@@ -290,71 +291,7 @@ class _Loss(nn.Module):
         return self.of(self.model, **batch)
 
 
-class Graph:
-    """A computation of a group (a step of all jobs, or of one) as one CUDA graph, which reads its batch from tensors of its own.
-
-    Raises:
-        OutOfMemoryError: There is too little memory.
-        RuntimeError: The step cannot be captured, or what was captured does nothing. In either case nothing is changed.
-    """
-
-    def __init__(self, group: Group, batch: Mapping[str, Tensor], compute: Callable[[dict[str, Tensor]], None]) -> None:
-        self.batch = {name: tensor.clone() for name, tensor in batch.items()}
-        # Warming up, capturing and trying out all train on the batch: whatever they change is put back, so that
-        # a graph's first step is the first step.
-        before = {id(tensor): tensor.detach().clone() for tensor in group.state()}
-        side = torch.cuda.Stream(group.device)  # type: ignore[no-untyped-call]
-        try:
-            side.wait_stream(torch.cuda.current_stream(group.device))
-            with torch.cuda.stream(side):
-                # cuBLAS, cuDNN and the optimiser allocate in their first calls, which a capture forbids.
-                for _ in range(_WARM_UPS):
-                    compute(self.batch)
-            torch.cuda.current_stream(group.device).wait_stream(side)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                compute(self.batch)
-            # A graph that was captured on another device is empty, and its replays train nothing without a word.
-            untouched = group.losses.clone().fill_(-torch.inf)
-            group.losses.copy_(untouched)
-            self.graph.replay()
-            if torch.equal(group.losses, untouched):
-                raise RuntimeError("the captured graph does nothing")
-        finally:
-            torch.cuda.synchronize(group.device)
-            with torch.no_grad():
-                for tensor in group.state():
-                    if id(tensor) in before:
-                        tensor.copy_(before[id(tensor)])
-                    else:  # moments that an optimiser made in its first step
-                        tensor.zero_()
-
-    def replay(self, batch: Mapping[str, Tensor]) -> None:
-        """Take a step."""
-        for name, tensor in self.batch.items():
-            tensor.copy_(batch[name])
-        self.graph.replay()
-
-
 def _gradient(parameter: nn.Parameter | Tensor) -> Tensor:
     if parameter.grad is None:
         raise RuntimeError("a weight of a group has lost its part of the stacked gradients")
     return parameter.grad
-
-
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of a step, where a graph reads it if there is one."""
-    for group in optimiser.param_groups:
-        if isinstance(group["lr"], Tensor):  # a graph reads it from where it lies
-            group["lr"].fill_(rate * group["own_rate"])
-        else:
-            group["lr"] = rate * group["own_rate"]
-
-
-def make_capturable(optimiser: torch.optim.Optimizer, device: torch.device) -> None:
-    """Let Adam or AdamW read its rate and count its steps on the device, in one kernel a group."""
-    for group in optimiser.param_groups:
-        group["lr"] = torch.tensor(float(group["lr"]), device=device)
-        group["capturable"] = group["fused"] = True
-        group["foreach"] = False
-    optimiser._warned_capturable_if_run_uncaptured = True  # some steps are, and may be

@@ -39,6 +39,7 @@ from tfser.heads.spec.settings import Settings
 from tfser.heads.training import checkpoints
 from tfser.heads.training.batches import BatchMaker, Draw
 from tfser.heads.training.finite import check_loss, check_prediction, check_weights
+from tfser.heads.training.graphs import GraphedSteps, set_rate
 from tfser.heads.training.losses import class_weights
 from tfser.heads.training.normalise import Normaliser
 from tfser.heads.training.parts import Batch, why_whole
@@ -81,6 +82,7 @@ def fit(
     recipe: Recipe,
     seed: int,
     device: torch.device | str = "cpu",
+    graphs: bool = False,
     keeping: Keeping = _KEEP_NOTHING,
 ) -> FitResult:
     """Train a head on a fold; a `Baseline` is fitted at once, and of what stands below the recipe only the listener applies.
@@ -92,6 +94,7 @@ def fit(
         recipe: How to train.
         seed: Everything random follows from it: weights, order, dropout, augmentation.
         device: Where to train.
+        graphs: Launch a step as one CUDA graph, where that can be (`GraphedSteps.why_launched`).
         keeping: Where its state is kept, and who hears of each epoch.
 
     Raises:
@@ -118,6 +121,8 @@ def fit(
     try:
         with computing_on(device), own_randomness(device):
             trainer = Trainer(data, spec, config, recipe, seed, device)
+            if graphs:
+                trainer.use_graphs()
             if keeping.checkpoint_dir is not None:
                 trainer.resume(keeping.checkpoint_dir)
             return _train(trainer, keeping)
@@ -208,6 +213,8 @@ class Trainer:
             layer_mix=self.model if isinstance(self.model, LayerMix) else None,
         )
         self.optimiser = make_optimiser(recipe, self.model)
+        self.graphed: GraphedSteps | None = None
+        """What takes the steps on a GPU; None: they are launched one by one."""
         self.history: list[EpochRecord] = []
         self.keeper: Keeper[Prediction | None] = Keeper(recipe.selections)
         self.val_state: dict[str, Tensor] = {}
@@ -228,6 +235,11 @@ class Trainer:
             for recipe in (settings | {"summary": ""}, settings)
         )
         return checkpoints.fingerprint(now, self.data, more), checkpoints.fingerprint(before, self.data, more)
+
+    def use_graphs(self) -> None:
+        """Let the steps be CUDA graphs where they can be; before a checkpoint is resumed."""
+        if GraphedSteps.why_launched(self) is None:
+            self.graphed = GraphedSteps(self)
 
     # One epoch.
 
@@ -279,17 +291,24 @@ class Trainer:
         total, rate = torch.zeros((), device=self.device), 0.0
         self.model.train()
         for step, rate, batch in self.batches(epoch):
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate * group["own_rate"]
-            loss = training_loss(self.model, batch, self.class_weights, self.recipe, self.most)
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            if self.recipe.grad_clip:
-                nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
-            self.optimiser.step()
+            if self.graphed is not None:
+                loss = self.graphed.take(batch, rate)
+            else:
+                set_rate(self.optimiser, rate)
+                loss = self.launch(batch)
             self.update_average(step)
-            total += loss.detach() * len(batch)
+            total += loss * len(batch)
         return self.mean_loss(epoch, total), rate
+
+    def launch(self, batch: Batch) -> Tensor:
+        """Take a step, operation by operation, and return its loss."""
+        loss = training_loss(self.model, batch, self.class_weights, self.recipe, self.most)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.recipe.grad_clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
+        self.optimiser.step()
+        return loss.detach()
 
     def steps(self) -> int:
         """Return the steps of an epoch."""

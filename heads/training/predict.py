@@ -25,7 +25,7 @@ from tfser.pipeline.features.devices import computing_on
 from tfser.pipeline.shards.packed import PackedFeatures
 
 _SEGMENTS, _UTTERANCES = 128, 32  # samples evaluated at a time
-_SEGMENTS_GPU = 1024  # where each launch costs as much as the work of many segments
+_SEGMENTS_GPU, _UTTERANCES_GPU = 1024, 128  # where each launch costs as much as the work of many samples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +105,10 @@ def evaluate(
     order = np.lexsort((layout.number, layout.utterance))
     utterance, number, start = layout.utterance[order], layout.number[order], layout.start[order]
     # Whole utterances are batched by length, which saves padding; the result is put back in order.
-    by_length, size = np.arange(len(order)), _SEGMENTS if store.device.type == "cpu" else _SEGMENTS_GPU
+    cpu = store.device.type == "cpu"
+    by_length, size = np.arange(len(order)), _SEGMENTS if cpu else _SEGMENTS_GPU
     if frames is None:
-        size = _UTTERANCES
+        size = _UTTERANCES if cpu else _UTTERANCES_GPU
         by_length = np.argsort(store.lengths[utterance], kind="stable")
     model.eval()
     found: list[Tensor] = []

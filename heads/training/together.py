@@ -42,7 +42,8 @@ from tfser.heads.spec.head import HeadSpec, count_parameters
 from tfser.heads.spec.precision import settle_precision
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
-from tfser.heads.training.joint_step import Group, make_capturable
+from tfser.heads.training.graphs import make_capturable
+from tfser.heads.training.joint_step import Group
 from tfser.heads.training.loop import Keeping, Trainer, fit, out_of_memory
 from tfser.heads.training.predict import own_randomness
 from tfser.heads.training.samples import placed

@@ -22,8 +22,9 @@ from tfser.heads import head
 from tfser.heads.models.mean_pool import MeanPoolConfig
 from tfser.heads.spec.fold import FitResult, FoldData
 from tfser.heads.spec.recipes import Recipe
-from tfser.heads.training import joint_step, loop, predict, together
-from tfser.heads.training.joint_step import Graph, Group
+from tfser.heads.training import graphs, joint_step, loop, predict, together
+from tfser.heads.training.graphs import Graph, GraphedSteps, make_capturable, set_rate
+from tfser.heads.training.joint_step import Group
 from tfser.heads.training.loop import Keeping, Trainer, fit
 from tfser.heads.training.samples import placed
 from tfser.heads.training.step import move_average
@@ -204,6 +205,87 @@ def test_steps_that_not_all_jobs_have_are_graphs_as_well(folds: list[FoldData], 
     assert counted.calls == 2 * 2 + 1  # each by the loss of a filled batch
     for one, other in zip(records, plain.run_epoch(), strict=True):
         assert one.loss == pytest.approx(other.loss, rel=1e-5)  # type: ignore[union-attr]
+
+
+class Recorded:
+    """A graph that pretends: it computes when it is replayed, and counts."""
+
+    made: list[Recorded]
+
+    def __init__(self, owner: Any, batch: Any, compute: Any, warm_ups: int = 3, pool: Any = None) -> None:
+        self.compute, self.shape, self.warm_ups, self.replays = compute, tuple(batch["samples"].shape[:2]), warm_ups, 0
+        self.made.append(self)
+
+    def replay(self, batch: Any) -> None:
+        assert batch["samples"].shape[:2] == self.shape
+        self.replays += 1
+        self.compute(batch)
+
+
+@pytest.mark.parametrize("kind", ["whole", "segments"])
+def test_a_single_training_s_steps_are_graphs_of_few_shapes(
+    kind: str, folds: list[FoldData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lengths of 9 to 37 frames are filled up to a multiple of 8, and the numbers are those of steps that are launched."""
+    Recorded.made = []
+    monkeypatch.setattr(graphs, "Graph", Recorded)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    changes: dict[str, Any] = {"grad_clip": 1.0, "averaging": 0.9, "optimiser": "adam"}
+    graphed, launched = (joint_trainers([folds[3]], kind, **changes)[0] for _ in range(2))
+    graphed.graphed = GraphedSteps(graphed)
+    make_capturable(launched.optimiser, CPU)  # which rounds otherwise than the plain optimiser
+    for _ in range(2):
+        one, other = graphed.run_epoch(), launched.run_epoch()
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+    for (key, weights), value in zip(graphed.model.state_dict().items(), launched.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(weights, value, atol=1e-5, rtol=1e-4, msg=key)
+    made = Recorded.made
+    assert sum(graph.replays for graph in made) == 2 * graphed.steps()
+    assert len({graph.shape for graph in made}) == len(made)  # none twice
+    assert [graph.warm_ups for graph in made] == [3] + [1] * (len(made) - 1)
+    lengths = {graph.shape[1] for graph in made}
+    assert lengths <= ({16} if kind == "segments" else {16, 24, 32, 37})  # never beyond the longest that there is
+
+
+def test_steps_that_cannot_be_graphs_are_launched(folds: list[FoldData], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a head asks the device for a number, or there is too little memory: it is tried once."""
+    tries: list[int] = []
+
+    def refuse(*_: object) -> Graph:
+        tries.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(graphs, "Graph", refuse)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    graphed, launched = (trainers_of([folds[0]])[0] for _ in range(2))
+    graphed.graphed = GraphedSteps(graphed)
+    assert graphed.run_epoch().loss == pytest.approx(launched.run_epoch().loss, rel=1e-6)
+    assert len(tries) == 1
+
+
+def test_which_trainings_are_graphs(folds: list[FoldData]) -> None:
+    (trainer,) = trainers_of([folds[0]])
+    assert GraphedSteps.why_launched(trainer) == "only a GPU has graphs"
+    trainer.device = torch.device("cuda")
+    assert GraphedSteps.why_launched(trainer) is None
+    trainer.parts = 2
+    assert "parts" in (GraphedSteps.why_launched(trainer) or "")
+    trainer.parts, trainer.recipe = 1, replace(trainer.recipe, optimiser="sgd")
+    assert "counts steps" in (GraphedSteps.why_launched(trainer) or "")
+
+
+def test_a_rate_that_stays_is_not_launched_again(folds: list[FoldData]) -> None:
+    (trainer,) = trainers_of([folds[0]])
+    make_capturable(trainer.optimiser, CPU)
+    rates = [group["lr"] for group in trainer.optimiser.param_groups]
+    set_rate(trainer.optimiser, 0.5)
+    assert all(float(rate) == 0.5 for rate in rates)
+    versions = [rate._version for rate in rates]
+    set_rate(trainer.optimiser, 0.5)
+    assert [rate._version for rate in rates] == versions
+    set_rate(trainer.optimiser, 0.25)
+    assert all(float(rate) == 0.25 for rate in rates)
 
 
 def test_jobs_that_are_computed_apart_are_padded_to_their_own_longest(folds: list[FoldData]) -> None:

@@ -5,7 +5,10 @@ Errors are relative to the largest number of each tensor of the float64 referenc
 
 from __future__ import annotations
 
+import math
+import sys
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tfser.heads.models.ssd import BACKENDS, Backend, _Decay, choose_backend, ssd, unavailable
+from tfser.heads.models.ssd_kernel import missing
 from tfser.manifests.errors import UsageError
 
 NAMES = ("x", "dt", "A", "B", "C", "D")
@@ -282,7 +286,22 @@ def test_the_processor_has_the_chunked_form() -> None:
     assert [backend for backend in BACKENDS if unavailable(backend) is None] == ["reference", "chunked"]
 
 
+@pytest.fixture
+def untuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each kernel have its smallest configuration: any is right, and to compile and try all for each width takes minutes."""
+
+    def size(config: Any) -> int:  # the largest ones have no room for float32
+        return math.prod(value for name, value in config.kwargs.items() if name.startswith("BLOCK")) * config.num_stages
+
+    if missing() is None:
+        for module in [module for name, module in sys.modules.items() if name.startswith("mamba_ssm.ops.triton")]:
+            for kernel in vars(module).values():
+                if hasattr(kernel, "base_fn") and hasattr(kernel, "configs"):
+                    monkeypatch.setattr(kernel, "configs", [min(kernel.configs, key=size)])
+
+
 @pytest.mark.gpu
+@pytest.mark.usefixtures("untuned")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
 @pytest.mark.parametrize("size", [(4, 326, 1, 16, 64, 64), (2, 130, 2, 2, 12, 32), (1, 1, 1, 2, 16, 16)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -23,7 +23,8 @@ from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training.finite import NotFiniteError
-from tfser.heads.training.joint_step import Graph, Group, make_capturable, set_rate
+from tfser.heads.training.graphs import Graph, make_capturable, set_rate
+from tfser.heads.training.joint_step import Group
 from tfser.heads.training.loop import Keeping, Trainer, fit
 from tfser.heads.training.parts import Batch
 from tfser.heads.training.step import training_loss
