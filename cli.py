@@ -67,7 +67,7 @@ CONTENTS = (
              "Compare two experiments on the same test utterances: difference with interval, tests, wins by fold and speaker."),
         Line("report", f"{HEADS}.report:report",
              "Write a page of scores with intervals, speakers, confusions, errors and audits, with the SQL of each number."),
-        Line("plot", f"{HEADS}.report:plot",
+        Line("plot", f"{HEADS}.plot:plot",
              "Draw one figure for a paper: readable at one column or two, for any colour vision, fonts embedded."),
         Line("ui", f"{HEADS}.ui:ui",
              "Show the cache in a browser: listen to utterances, filter them by SQL, compare experiments, "

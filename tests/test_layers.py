@@ -154,6 +154,11 @@ def test_the_walk_finds_what_is_heavy() -> None:
     assert "torch" not in reached("heads.results.intervals")
 
 
+def test_the_report_loads_no_torch() -> None:
+    """It shows what is stored: a page takes seconds, and torch alone takes as many to load."""
+    assert not {"torch", "transformers", "sklearn"} & reached("heads.commands.report").keys()
+
+
 def test_help_and_a_plain_extraction_load_nothing_heavy() -> None:
     modules = ", ".join(f"tfser.{name}" for name in FRONT)
     code = f"import sys, {modules}; print(sorted(m for m in {set(HEAVY)} if m in sys.modules))"

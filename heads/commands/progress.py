@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median
 
@@ -26,7 +26,13 @@ from tfser.heads.runs.plan import Entry, Estimate, Plan, Run
 from tfser.heads.spec.fold import EpochRecord
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue
+from tfser.manifests.widths import GAP, cell_len
 from tfser.manifests.wording import visible
+
+_LONGEST_SCORE = "100.0 ± 50.0†"
+
+_LEAST_NAME = 6
+"""Characters of a name that a narrow terminal leaves."""
 
 _LINES = 30
 """More experiments than this, and the table shows those at work, and how many others there are."""
@@ -188,37 +194,61 @@ class SweepView:
         shown = lines
         if len(lines) > _LINES:
             shown = [line for line in lines if line.running] or lines[:1]
-        several = self._recipes
+        names = ("head", "preset", *(["recipe"] if self._recipes else []), "features")
+        score = name_of(lines[0].entry) if lines else "UA"
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("head", "preset", *(["recipe"] if several else []), "features"):
-            table.add_column(name, overflow="ellipsis", no_wrap=True)
-        table.add_column("done", justify="right", no_wrap=True)
-        table.add_column(name_of(lines[0].entry) if lines else "UA", justify="right", no_wrap=True)
-        table.add_column("now", overflow="ellipsis", no_wrap=True)
+        headers = (*names, "done", score, "now")
+        for at, (name, width) in enumerate(zip(headers, self._widths(lines, headers), strict=True)):
+            right = len(names) <= at < len(headers) - 1
+            table.add_column(name, justify="right" if right else "left", overflow="ellipsis", no_wrap=True, width=width)
         for line in shown:
-            of, over = line.entry.experiment, Spread.of(line.scores.values())
-            failed = f" ({line.failed} failed)" if line.failed else ""
-            table.add_row(
-                of.spec.name,
-                of.preset,
-                *([of.recipe_name] if several else []),
-                of.feature_set,
-                f"{len(line.done)}/{len(line.entry.runs)}{failed}",
-                spread_text(name_of(line.entry), over, line.mark),
-                Text(self._now(line)),
-            )
+            over = Spread.of(line.scores.values())
+            scored = spread_text(name_of(line.entry), over, line.mark)
+            table.add_row(*self._names(line), f"{len(line.done)}/{len(line.entry.runs)}", scored, Text(self._now(line)))
         below = f"{self._count()} runs, {duration(time.monotonic() - self._began)} gone{self._left_text()}"
         if len(shown) < len(lines):
             below += f"; {len(lines) - len(shown)} other experiments"
         return Group(table, Text(below))
 
+    def _names(self, line: _Line) -> list[str]:
+        """Return what tells an experiment from others, a text a column."""
+        of = line.entry.experiment
+        return [of.spec.name, of.preset, *([of.recipe_name] if self._recipes else []), of.feature_set]
+
+    def _widths(self, lines: Sequence[_Line], headers: Sequence[str]) -> list[int]:
+        """Return how wide each column is: from the first run to the last the same, so that nothing moves while it runs.
+
+        Counts and scores have the room of the longest that may come; names, and what is trained now, share what is left.
+        """
+        most = max(len(str(len(line.entry.runs))) for line in lines)
+        done = f"{'9' * most}/{'9' * most}"
+        every = [[*self._names(line), done, _LONGEST_SCORE, self._longest_now(line)] for line in lines]
+        widths = [max(cell_len(text) for text in column) for column in zip(headers, *every, strict=True)]
+        give_way = [at for at in range(len(widths)) if at not in (len(widths) - 3, len(widths) - 2)]
+        while sum(widths) + GAP * (len(widths) - 1) > self._console.width:
+            widest = max(give_way, key=lambda at: widths[at])
+            if widths[widest] <= _LEAST_NAME:
+                break
+            widths[widest] -= 1
+        return widths
+
+    def _longest_now(self, line: _Line) -> str:
+        """Return the longest that `_now` may say of an experiment."""
+        runs = line.entry.runs
+        folds = max(len(str(run.fold)) for run in runs)
+        seeds = max(len(str(run.experiment.seed)) for run in runs)
+        epochs = line.entry.experiment.epochs()
+        trained = f", epoch {epochs}/{epochs}" if epochs > 1 else ""
+        return f"fold {'9' * folds}, seed {'9' * seeds}{trained}" + (f" (+{self._jobs - 1})" if self._jobs > 1 else "")
+
     def _now(self, line: _Line) -> str:
-        """Return what is trained at the moment: the first run with its epoch, and how many more."""
+        """Return what is trained at the moment: how many failed, the first run with its epoch, and how many more."""
+        failed = f"{line.failed} failed" if line.failed else ""
         if not line.running:
-            return ""
+            return failed
         run, record = next(iter(line.running.values()))
         of = run.experiment
-        text = f"fold {run.fold}, seed {of.seed}"
+        text = (f"{failed}; " if failed else "") + f"fold {run.fold}, seed {of.seed}"
         if record is not None:
             text += f", epoch {record.epoch}/{of.epochs(run.fold)}"
         return text + (f" (+{len(line.running) - 1})" if len(line.running) > 1 else "")

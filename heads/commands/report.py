@@ -1,4 +1,4 @@
-"""`tfser report` and `tfser plot`: a page that people send to co-authors, and single figures for papers."""
+"""`tfser report`: a page that people send to co-authors, or its tables."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ import typer
 
 from tfser.heads.reports import corpus_data, failing_data, page, report_tables, scores_data
 from tfser.heads.reports.material import Material, read_material, spoken
-from tfser.heads.reports.plots import plot as draw_plot
 from tfser.heads.reports.recordings import listen
-from tfser.heads.reports.style import COLUMN_INCHES, FILE_KINDS, as_bytes, house_style
 from tfser.heads.reports.trust_data import mistakes
-from tfser.heads.reports.wishes import PLOTS, PlotWishes, ReportWishes
+from tfser.heads.reports.wishes import ReportWishes
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue
 from tfser.manifests.commands.printing import InCache
 from tfser.manifests.display import say, show
-from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
 from tfser.manifests.outputs import check_output, format_of, output_to, writing
 from tfser.manifests.wording import size
@@ -202,40 +200,3 @@ def table_lines(connection: Connection, material: Material, kind: ReportKind) ->
         rows = [{"what": what, "why": why} for what, why in material.left_out]
         tables.append(report_tables.table_of(f"left out: {len(rows)}", rows))
     return report_tables.markdown_of(tables) if kind is ReportKind.markdown else report_tables.latex_of(tables)
-
-
-def plot(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"{', '.join(PLOTS)}.")],
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[EXPERIMENT ...]", help="Ids, or enough of them; of features: an utterance."),
-    ] = None,
-    *,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="x.svg, x.pdf or x.png.")],
-    wishes: PlotWishes,
-    place: InCache,
-) -> None:
-    """Draw one figure for a paper: readable at one column or two, for any colour vision, fonts embedded.
-
-    Raises:
-        UsageError: if there is no such kind, or what it needs is not there.
-
-    Example:
-        tfser plot confusion svm --output confusion.pdf --width one
-        tfser plot features 03a01Fa --output features.png
-    """
-    if wishes.width not in COLUMN_INCHES:
-        raise unknown("width", wishes.width, list(COLUMN_INCHES))
-    if kind not in PLOTS:
-        raise unknown("kind of plot", kind, list(PLOTS))
-    check_output(output)
-    suffix = format_of(output, FILE_KINDS)
-    if suffix is None:
-        raise UsageError(f"--output {output}: name a file that ends in .svg, .pdf or .png")
-    store = place.store
-    with open_catalogue(store) as connection, house_style():
-        figure = draw_plot(store, connection, kind, names or (), wishes, COLUMN_INCHES[wishes.width])
-        content = as_bytes(figure, suffix)
-    with writing(output) as file:
-        file.write(content)
-    say(f"{kind}: {output} ({size(len(content))})")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfser.heads.reports.figure_data import FigureData, percent_of
 from tfser.heads.reports.scores_data import mean_curve
-from tfser.heads.reports.style import BLUE, CYCLE, FAINT, GREEN, INK, MARKERS, ORANGE, SKY, VERMILION, new_figure
+from tfser.heads.reports.style import BLUE, CYCLE, FAINT, GREEN, INK, MARKERS, ORANGE, SKY, VERMILION, legend_outside, new_figure
 from tfser.heads.spec.selections import peeks
 
 if TYPE_CHECKING:
@@ -19,9 +19,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _NAMED_SPEAKERS = 45
-"""Of more, only the worst bear their names."""
+"""Of more, every so many-th bears its name, the worst first."""
 
 _LONG = 34
+
+_CELL_INCHES = 0.24
+"""In smaller cells of a confusion only the share stands, without its sign."""
+
+_NARROW = 22
+"""Characters of a name beside an axis, in a wide figure and in a narrow one."""
+
+_WIDE_INCHES = 5.0
+"""From here on, words of an axis stand on one line, and names in full; figures for one column have less room."""
 
 
 def forest(data: FigureData, width: float) -> Figure:
@@ -31,21 +40,35 @@ def forest(data: FigureData, width: float) -> Figure:
     shares = [1.0, min(0.4, 0.04 + 0.045 * len(joined))] if joined else [1.0]
     axes = figure.subplots(1, len(shares), sharey=True, width_ratios=shares, squeeze=False)[0]
     ax = axes[0]
-    for y, row in enumerate(rows):
-        if row["low"] is not None:
-            ax.plot([100 * row["low"], 100 * row["high"]], [y, y], color=BLUE, linewidth=2.2, alpha=0.55, solid_capstyle="butt")
-        hollow = bool(row["mark"])
-        ax.plot(100 * row["pooled_UA"], y, "o", color=BLUE, markersize=5, markerfacecolor="none" if hollow else BLUE, zorder=3)
+    _bars(ax, [(y, row["low"], row["high"]) for y, row in enumerate(rows)], color=BLUE, linewidth=2.2, alpha=0.55)
+    for hollow in (False, True):
+        places = [(100 * row["pooled_UA"], y) for y, row in enumerate(rows) if bool(row["mark"]) is hollow]
+        _dots(ax, places, "o", color=BLUE, markersize=5, markerfacecolor="none" if hollow else BLUE, zorder=3)
     if data.details["chance"]:
         ax.axvline(100 * data.details["chance"], color=FAINT, linestyle=":", linewidth=1)
         ax.text(100 * data.details["chance"], -0.55, " chance", color=FAINT, fontsize=7, va="center")
-    ax.set_yticks(range(len(rows)), [short_text(f"{row['name']}{row['mark']}") for row in rows])
+    most = _LONG if width > _WIDE_INCHES else _NARROW
+    ax.set_yticks(range(len(rows)), [f"{short_text(row['name'], most)}{row['mark']}" for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.9)
-    ax.set_xlabel("pooled UA (%), 95 % interval over speakers")
+    ax.set_xlabel(_axis_words(width, "pooled UA (%)", "95 % interval over speakers"))
     ax.grid(axis="x")
     if joined:
         _joins(axes[1], joined)
     return figure
+
+
+def _bars(ax: Axes, bars: Sequence[tuple[float, float | None, float | None]], **look: Any) -> None:
+    """Draw lines along x, each of a place up and two shares of 1; as one artist, since each of them costs time."""
+    drawn = [(y, 100 * low, 100 * high) for y, low, high in bars if low is not None and high is not None]
+    if drawn:
+        y, left, right = zip(*drawn, strict=True)
+        ax.hlines(y, left, right, capstyle="butt", **look)
+
+
+def _dots(ax: Axes, places: Sequence[tuple[float, float]], marker: str, **look: Any) -> None:
+    """Draw marks at places, as one artist."""
+    if places:
+        ax.plot([x for x, _ in places], [y for _, y in places], marker, linestyle="none", **look)
 
 
 def _joins(ax: Axes, joined: Sequence[Sequence[int]]) -> None:
@@ -72,12 +95,13 @@ def speakers(data: FigureData, width: float) -> Figure:
     for i, kind in enumerate(kinds):
         colour, marker = look.get(kind, (CYCLE[2 + i % 4], MARKERS[2 + i % 6]))
         of = [(100 * row["UA"], y) for y, row in enumerate(rows) if str(row["gender"] or "unknown") == kind]
-        ax.plot([x for x, _ in of], [y for _, y in of], marker, color=colour, markersize=4.5, linestyle="none", label=kind)
+        _dots(ax, of, marker, color=colour, markersize=4.5, label=kind)
     labels = []
     for row in rows:
         name = f"{row['corpus']}/{row['speaker']}" if several else str(row["speaker"])
         session = f", {row['session']}" if row["session"] else ""
-        labels.append(short_text(f"{name}{session} (n {row['n']})"))
+        room = _LONG if width > _WIDE_INCHES else _NARROW
+        labels.append(f"{short_text(f'{name}{session}', room)} (n {row['n']})")
     # Of many speakers only every so many-th is named: labels would lie upon one another.
     places = range(len(rows)) if named else range(0, len(rows), max(1, len(rows) // _NAMED_SPEAKERS))
     ax.set_yticks(list(places), [labels[i] for i in places])
@@ -85,10 +109,10 @@ def speakers(data: FigureData, width: float) -> Figure:
     # From the ten below the worst: dots from 85 to 95 would be one heap on an axis that begins at zero.
     lowest = min([row["UA"] for row in rows] + [data.details["low"] or 1.0])
     ax.set_xlim(max(-2, 10 * int(10 * lowest - 0.5) - 2), 102)
-    ax.set_xlabel("UA of the speaker (%); line and band: all, 95 % interval")
+    ax.set_xlabel(_axis_words(width, "UA of the speaker (%)", "line and band: all, 95 %"))
     ax.grid(axis="both")
     if kinds != ["unknown"]:
-        figure.legend(loc="outside upper right", ncols=len(kinds), title=None, handletextpad=0.1)
+        legend_outside(figure, "outside upper right", ncols=len(kinds), handletextpad=0.1)
     return figure
 
 
@@ -100,17 +124,20 @@ def confusion(data: FigureData, width: float) -> Figure:
     ax, side = figure.subplots(1, 2, sharey=True, width_ratios=[1.0, 0.3])
     small = 6.2 if K > 8 or (width < 5 and K > 5) else 7.5
 
+    crowded = 0.77 * (width - 0.9) / K < _CELL_INCHES
+
     def text(row: Any) -> str:
+        if crowded:
+            return percent_of(row["share"], 0) if row["n"] else ""
         n = f"{row['n']:.0f}" if data.details["seeds"] == 1 else f"{row['n']:.1f}"
         return f"{n}\n{percent_of(row['share'], 0)} %" if row["n"] else ""
 
     _matrix(ax, cells, classes, lambda row: (BLUE, 0.72 * (row["share"] or 0.0)), text, small)
-    for y, row in enumerate(recalls):
-        if row["recall"] is None:
-            continue
-        if row["low"] is not None:
-            side.plot([100 * row["low"], 100 * row["high"]], [y, y], color=BLUE, linewidth=2.2, alpha=0.55)
-        side.plot(100 * row["recall"], y, "o", color=BLUE, markersize=4.5)
+    if crowded:
+        ax.set_xlabel("taken for (cells: % of the true class)")
+    _bars(side, [(y, row["low"], row["high"]) for y, row in enumerate(recalls)], color=BLUE, linewidth=2.2, alpha=0.55)
+    places = [(100 * row["recall"], y) for y, row in enumerate(recalls) if row["recall"] is not None]
+    _dots(side, places, "o", color=BLUE, markersize=4.5)
     side.set_xlim(-4, 104)
     side.set_xticks([0, 50, 100])
     side.set_xlabel("recall (%)" if width < 5 else "recall (%), 95 %")
@@ -152,21 +179,24 @@ def _matrix(
     for i, row in enumerate(cells):
         y, x = divmod(i, K)
         colour, alpha = look(row)
+        said = text(row)
+        if not alpha and not said:
+            continue
         cell = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, alpha=alpha, linewidth=0)
         cell.set_url(f"link:{y}-{x}")
         ax.add_patch(cell)
-        if said := text(row):
+        if said:
             ax.text(x, y, said, ha="center", va="center", fontsize=size, linespacing=0.95, url=f"link:{y}-{x}")
     ax.set_xlim(-0.5, K - 0.5)
     ax.set_ylim(K - 0.5, -0.5)
-    ax.set_xticks(
-        range(K), [short_text(name, 14) for name in classes], rotation=35 if K > 3 else 0, ha="right" if K > 3 else "center"
-    )
-    ax.set_yticks(range(K), [short_text(name, 14) for name in classes])
+    names = [short_text(name, 14) for name in classes]
+    slanted = K > 3 or max(map(len, names)) > 9
+    ax.set_xticks(range(K), names, rotation=35 if slanted else 0, ha="right" if slanted else "center")
+    ax.set_yticks(range(K), names)
     ax.tick_params(length=0)
-    for line in range(1, K):
-        ax.axhline(line - 0.5, color=FAINT, linewidth=0.3, alpha=0.5)
-        ax.axvline(line - 0.5, color=FAINT, linewidth=0.3, alpha=0.5)
+    between = [line - 0.5 for line in range(1, K)]
+    ax.hlines(between, -0.5, K - 0.5, color=FAINT, linewidth=0.3, alpha=0.5)
+    ax.vlines(between, -0.5, K - 0.5, color=FAINT, linewidth=0.3, alpha=0.5)
     ax.set_xlabel("taken for")
     ax.set_ylabel("true class")
 
@@ -210,7 +240,7 @@ def curves(data: FigureData, width: float) -> Figure:
     ax.grid(axis="y")
     if data.details["gap"] is not None:
         ax.set_title(f"test-oracle† is {data.details['gap']:.1f} points above last", color=INK)
-    figure.legend(loc="outside right upper" if width > 5 else "outside lower center", ncols=1 if width > 5 else 2)
+    legend_outside(figure, "outside right upper" if width > 5 else "outside lower center", ncols=1 if width > 5 else 2)
     return figure
 
 
@@ -225,9 +255,9 @@ def reliability_axes(ax: Axes, data: FigureData) -> None:
     """Draw a reliability diagram into axes."""
     ax.plot([0, 100], [0, 100], color=FAINT, linestyle=":", linewidth=1)
     most = max(row["n"] for row in data.rows)
-    for row in data.rows:
-        if row["low"] is not None:
-            ax.plot([100 * row["sure"]] * 2, [100 * row["low"], 100 * row["high"]], color=BLUE, linewidth=1.6, alpha=0.45)
+    bounded = [row for row in data.rows if row["low"] is not None]
+    low, high = ([100 * row[end] for row in bounded] for end in ("low", "high"))
+    ax.vlines([100 * row["sure"] for row in bounded], low, high, color=BLUE, linewidth=1.6, alpha=0.45)
     ax.plot([100 * row["sure"] for row in data.rows], [100 * row["right"] for row in data.rows], color=BLUE, linewidth=1)
     ax.scatter(
         [100 * row["sure"] for row in data.rows],
@@ -301,16 +331,17 @@ def failing(data: FigureData, width: float) -> Figure:
     ax = figure.subplots()
     ax.axvline(100 * data.details["mean"], color=FAINT, linewidth=1)
     kinds = sorted({row["what"] for row in rows})
-    for y, row in enumerate(rows):
-        i = kinds.index(row["what"])
+    for i, kind in enumerate(kinds):
         colour, marker = CYCLE[i % 6], MARKERS[i % len(MARKERS)]
-        if row["low"] is not None:
-            ax.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=1.8, alpha=0.5)
-        ax.plot(100 * row["UA"], y, marker, color=colour, markersize=4.5)
-    ax.set_yticks(range(len(rows)), [short_text(f"{row['what']} {row['group']} (n {row['n']:.0f})", 44) for row in rows])
+        of = [(y, row) for y, row in enumerate(rows) if row["what"] == kind]
+        _bars(ax, [(y, row["low"], row["high"]) for y, row in of], color=colour, linewidth=1.8, alpha=0.5)
+        _dots(ax, [(100 * row["UA"], y) for y, row in of], marker, color=colour, markersize=4.5)
+    most = _LONG if width > _WIDE_INCHES else _NARROW
+    named = [(f"{row['what']} {row['group']}", row["n"]) for row in rows]
+    ax.set_yticks(range(len(rows)), [f"{short_text(name, most)} (n {n:.0f})" for name, n in named])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlim(-2, 102)
-    ax.set_xlabel("UA of the group (%), 95 % interval; line: all")
+    ax.set_xlabel(_axis_words(width, "UA of the group (%)", "95 % interval; line: all"))
     ax.grid(axis="x")
     return figure
 
@@ -320,10 +351,11 @@ def durations(data: FigureData, width: float) -> Figure:
     rows = data.rows
     figure = new_figure(width, 0.7 + 0.22 * max(1, len(rows)))
     ax = figure.subplots()
-    for y, row in enumerate(rows):
-        ax.plot([row["p5"], row["p95"]], [y, y], color=BLUE, linewidth=1)
-        ax.plot([row["p25"], row["p75"]], [y, y], color=BLUE, linewidth=5, alpha=0.45, solid_capstyle="butt")
-        ax.plot(row["median"], y, "o", color=BLUE, markersize=4)
+    places = range(len(rows))
+    ax.hlines(places, [row["p5"] for row in rows], [row["p95"] for row in rows], color=BLUE, linewidth=1)
+    middle = [row["p25"] for row in rows], [row["p75"] for row in rows]
+    ax.hlines(places, *middle, color=BLUE, linewidth=5, alpha=0.45, capstyle="butt")
+    _dots(ax, [(row["median"], y) for y, row in enumerate(rows)], "o", color=BLUE, markersize=4)
     ax.set_yticks(range(len(rows)), [short_text(f"{row['label']} (n {row['n']})") for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_xlim(left=0)
@@ -350,6 +382,11 @@ def scatter(data: FigureData, width: float) -> Figure:
     ax.set_ylabel("predicted")
     ax.grid(axis="both")
     return figure
+
+
+def _axis_words(width: float, first: str, second: str) -> str:
+    """Return what an axis says: on one line of a wide figure, on two of a narrow one, where one would be cut."""
+    return f"{first}, {second}" if width > _WIDE_INCHES else f"{first}\n{second}"
 
 
 def short_text(text: str, most: int = _LONG) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tfser.manifests.wording import UNSAFE
+
 Row = Mapping[str, Any]
 
 
@@ -59,12 +61,22 @@ class FigureData:
 
 
 def text_of(value: str) -> str:
-    """Return a text as SQL writes it.
+    r"""Return a text as SQL writes it; what nobody could see, or would turn the direction of the statement, by its number.
 
-    >>> text_of("it's")
-    "'it''s'"
+    >>> text_of("it's"), text_of("a\u202eb")
+    ("'it''s'", "('a' || chr(8238) || 'b')")
     """
-    return "'" + value.replace("'", "''") + "'"
+    parts, end = list[str](), 0
+    for unseen in UNSAFE.finditer(value):
+        parts += [_quoted(value[end : unseen.start()]), f"chr({ord(unseen[0])})"]
+        end = unseen.end()
+    if not parts:
+        return _quoted(value)
+    return f"({' || '.join([*parts, _quoted(value[end:])])})"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def list_of(values: Iterable[str]) -> str:

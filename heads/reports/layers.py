@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tfser.heads.reports.style import BLUE, COLUMN_INCHES, FAINT, GREEN, INK, ORANGE, VERMILION, new_figure
+from tfser.heads.reports.style import BLUE, COLUMN_INCHES, FAINT, GREEN, INK, ORANGE, VERMILION, legend_outside, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +50,7 @@ def layers_figure(rows: Sequence[Mapping[str, Any]], width: float = COLUMN_INCHE
     ax.set_ylabel(f"UA of {layers[0]['head']} (%)")
     ax.grid(axis="y")
     ax.margins(y=0.14)
-    figure.legend(loc="outside lower center", ncols=1 if width < 5 else 2, handlelength=2.4)
+    legend_outside(figure, "outside lower center", ncols=1 if width < 5 else 2, handlelength=2.4)
     return figure
 
 

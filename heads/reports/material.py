@@ -10,6 +10,7 @@ named is shown and said to be incomplete; runs that are damaged or only begun ar
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.catalogue.run_files import run_folders
 from tfser.manifests.errors import UsageError
+from tfser.manifests.wording import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ class Contender:
         """The marks of its numbers (`tfser.heads.results.marks`)."""
         return mark(self.row)
 
-    @property
+    @functools.cached_property
     def classes(self) -> tuple[str, ...]:
         """Its classes in the order of the head's outputs; those that occur where the run does not say."""
         given = tuple(self.row["classes"] or ())
@@ -135,6 +137,10 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
             kept.append(name)
     left_out += _unusable_runs(cache, connection)
     if not kept:
+        rated = rows(connection, "SELECT DISTINCT experiment FROM runs WHERE len(targets) > 0")
+        if rated and not ids:
+            found = count(len(rated), "experiment")
+            raise UsageError(f"{found} here learned dimensions, and none classes: `tfser report` has their page")
         why = f": {left_out[0][0]} {left_out[0][1]}" if left_out else ": no finished run in this cache; `tfser train` makes one"
         raise UsageError(f"nothing to report{why}")
     names = contender_names([chosen[name] for name in kept])

@@ -15,7 +15,7 @@ from tfser.heads.reports.drawing import draw
 from tfser.heads.reports.figure_data import FigureData, percent_of, text_of
 from tfser.heads.reports.material import Contender, spoken
 from tfser.heads.reports.recordings import Heard
-from tfser.heads.reports.report_tables import ReportTable, of_numbers
+from tfser.heads.reports.report_tables import ReportTable, brief, of_numbers
 from tfser.heads.reports.style import inline_svg
 from tfser.heads.reports.templates import Safe
 from tfser.heads.results.marks import is_independent, standing
@@ -100,7 +100,7 @@ def _cell_links(
     return {
         f"{y}-{x}": (
             cell_link(a, b) if cell_link else f"#{one.key}-cell-{y}-{x}",
-            f"{a} taken for {b}: {count(len(cells[a, b]), 'utterance')}",
+            f"{visible(a)} taken for {visible(b)}: {count(len(cells[a, b]), 'utterance')}",
         )
         for y, a in enumerate(one.classes)
         for x, b in enumerate(one.classes)
@@ -157,7 +157,7 @@ def cells_part(one: Contender, cells: Mapping[tuple[str, str], Sequence[Mapping[
                         row["speaker"] or "",
                         trust_data.highest(row["probabilities"]),
                         "" if row["duration_s"] is None else f"{row['duration_s']:.1f}",
-                        row["transcript"] or "",
+                        brief(row["transcript"] or ""),
                     )
                     for row in kept
                 ),
@@ -187,7 +187,7 @@ def _mistakes(connection: Connection, one: Contender, heard: Heard | None, links
             row["predicted"],
             percent_of(row["sure"]),
             "" if row["duration_s"] is None else f"{row['duration_s']:.1f}",
-            row["transcript"] or "",
+            brief(row["transcript"] or ""),
         ]
         if heard is not None:
             key = (row["corpus"], row["utterance_id"])

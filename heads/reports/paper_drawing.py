@@ -196,7 +196,7 @@ def features(view: FeatureView, width: float) -> Figure:
         ax.set_ylabel("amplitude\n(full scale 1)")
         ax.set_title(short_text(f"{view.utterance['utterance_id']}: {view.utterance['label'] or 'no label'}", 60))
     for ax, (name, (frames, hop_s)) in zip(axes, view.frames.items(), strict=True):
-        is_mel = name.startswith("logmel")
+        is_mel = name == "logmel"  # joined with others it is one part of many
         shown = frames if is_mel else _by_peak((frames - frames.mean(axis=0)) / np.maximum(frames.std(axis=0), 1e-6))
         extent = (0.0, len(frames) * hop_s, 0.0, float(frames.shape[1]))
         bounds = {} if is_mel else {"vmin": -3, "vmax": 3}

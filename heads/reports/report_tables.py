@@ -50,8 +50,18 @@ def table_of(title: str, given: Sequence[Mapping[str, Any]], *, most: int | None
 
 
 def of_numbers(numbers: Numbers, most: int = 60) -> ReportTable:
-    """Return the numbers of a figure as a table with its SQL."""
-    return table_of(numbers.title, numbers.rows, most=most, sql=numbers.sql)
+    """Return the numbers of a figure as a table with its SQL; long texts are cut."""
+    shown = [{name: brief(value) if isinstance(value, str) else value for name, value in row.items()} for row in numbers.rows]
+    return table_of(numbers.title, shown, most=most, sql=numbers.sql)
+
+
+def brief(text: str, most: int = 300) -> str:
+    """Return a text with its end left out where it is long, and how long it is: a page of transcripts stays a page.
+
+    >>> brief("so it goes", 5), brief("so")
+    ('so it… (10 characters)', 'so')
+    """
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
 def score_table(material: Material, group: ContenderGroup) -> ReportTable:

@@ -14,7 +14,7 @@ from tfser.manifests.wording import visible
 _ESCAPED = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': r"\textquotedbl{}", "±": r"$\pm$", "−": r"$-$", "…": r"\ldots{}", "[": "{[}", "]": "{]}", **IN_LATEX,
+    '"': r"{\char34}", "±": r"$\pm$", "−": r"$-$", "…": r"\ldots{}", "[": "{[}", "]": "{]}", **IN_LATEX,
 }  # fmt: skip
 
 

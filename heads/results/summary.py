@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfser.heads.models.layer_mix import parameters
 from tfser.heads.results.intervals import METRICS, interval
 from tfser.heads.results.marks import of_runs
 from tfser.heads.results.outcomes import Pooled, pooled
@@ -117,6 +116,8 @@ def summary(cache: Cache, plan: Plan, selection: str, failures: Sequence[Failure
 
 def parameters_of(experiment: Experiment) -> int | None:
     """Return how many trainable numbers an experiment's head has; None where that is known once it is fitted."""
+    from tfser.heads.models.layer_mix import parameters  # here, so that reports, which count none, need no torch
+
     return parameters(experiment.spec, experiment.config, experiment.dim, experiment.outputs, experiment.layers)
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 from tfser import __version__
 from tfser.heads.reports.material import read_material
 from tfser.heads.reports.page import Wishes, detailed, write_page
-from tfser.heads.reports.report_tables import ReportTable
+from tfser.heads.reports.report_tables import ReportTable, brief
 from tfser.heads.reports.templates import environment
 from tfser.heads.reports.ui import listing, results_pages
 from tfser.heads.reports.ui.guard import HOSTS, Guard
@@ -152,7 +152,7 @@ def _utterances(library: Library, request: Request) -> Response:
                 "" if row["duration_s"] is None else f"{row['duration_s']:.2f}",
                 "" if row["rms_db"] is None else f"{row['rms_db']:.0f}",
                 ", ".join(row["flags"] or ()),
-                row["transcript"] or "",
+                brief(row["transcript"] or ""),
             )
         )
     first = (found.page - 1) * asked.size + 1
