@@ -72,16 +72,17 @@ def is_sealed(content: bytes, place: str, name: str) -> bool:
     return True
 
 
-def seal_file(path: Path, place: str) -> None:
-    """Append a seal to a file whose format lets something stand behind its end, as DuckDB's does; read in parts."""
+def seal_file(path: Path, place: str) -> bytes:
+    """Append a seal to a file whose format lets something stand behind its end, as DuckDB's does; return its digits."""
     with path.open("r+b") as file:
         digits = _digits_before_end(file, place)
         file.seek(0, 2)
         file.write(_BEFORE + digits + _AFTER)
+    return digits
 
 
-def is_file_sealed(file: BinaryIO, place: str, name: str) -> bool:
-    """Tell whether an open file ends in a seal, which then fits; see `is_sealed`. The file is left at its beginning.
+def sealed_digits(file: BinaryIO, place: str, name: str) -> bytes:
+    """Return the digits of the seal in which an open file ends, which fit; none without a seal. It is left at its beginning.
 
     Raises:
         DamagedError: if the seal does not fit the content or the place.
@@ -95,7 +96,7 @@ def is_file_sealed(file: BinaryIO, place: str, name: str) -> bool:
     file.seek(0)
     if found is not None and digits != found[1]:
         raise DamagedError("its content is not what was written there", at=name)
-    return found is not None
+    return found[1] if found is not None else b""
 
 
 def _digits_before_end(file: BinaryIO, place: str, size: int | None = None) -> bytes:

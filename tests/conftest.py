@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -21,7 +24,10 @@ from typer.testing import CliRunner
 from tfser.cli import app
 from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.build import create
+from tfser.manifests.catalogue.keeping import kept_open
 from tfser.manifests.catalogue.reading import Connection, refresh
+from tfser.manifests.catalogue.views import AUDITED_VIEWS
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.pipeline.corpora import locate
@@ -32,9 +38,11 @@ from tfser.pipeline.scan import scan
 from tfser.pipeline.shards.rows import write_rows
 from tfser.pipeline.shards.writer import ShardMember, write_shard
 
-# How long one example takes says how busy the machine is, and nothing about the program. Forty examples and not a hundred,
+# How long one example takes says how busy the machine is, and nothing about the program. Twenty examples and not a hundred,
 # because most properties here have a handful of kinds of input; a property that has more of them says so beside the test.
-settings.register_profile("tfser", deadline=None, max_examples=40)
+# `pytest --hypothesis-profile thorough` looks at more of those that say nothing.
+settings.register_profile("thorough", deadline=None, max_examples=200)
+settings.register_profile("tfser", deadline=None, max_examples=20)
 settings.load_profile("tfser")
 
 
@@ -54,6 +62,30 @@ def covering(*axes: Sequence[Any]) -> list[Any]:
 def run(*words: object) -> Result:
     """Run a command in this process; its output, messages and exit code are in what comes back."""
     return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@functools.cache
+def _memory() -> Connection:
+    return duckdb.connect()
+
+
+_NUMBERS = itertools.count()
+
+
+@contextlib.contextmanager
+def memory_catalogue() -> Iterator[Connection]:
+    """Yield an empty catalogue in memory, with what audits read; all in one DuckDB, whose start is dearer than most tests."""
+    connection = _memory().cursor()
+    name = f"memory_{next(_NUMBERS)}"
+    connection.execute(f"ATTACH ':memory:' AS {name}")
+    connection.execute(f"USE {name}")
+    try:
+        create(connection, AUDITED_VIEWS)
+        yield connection
+    finally:
+        connection.execute("USE memory")
+        connection.execute(f"DETACH {name}")
+        connection.close()
 
 
 def fill_with_tones(
@@ -96,26 +128,50 @@ def fill_with_tones(
 FINDINGS: dict[object, list[Finding]] = {}
 
 
+OPENING_THEMSELVES = ("test_catalogue", "test_integrity")
+"""Files whose tests open the catalogue's file beside tfser, in the same process."""
+
+
 @pytest.fixture(autouse=True)
-def _audits_before_training_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Audit the same rows once before trainings: a copy of a cache keeps the stamps by which the catalogue knows its files.
+def _as_in_a_command(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Open a catalogue once for each of its states, as commands do: to start a DuckDB is dearer than what most tests ask of it.
 
-    All audits over a small corpus take half a second, and tests train on the same few caches again and again. What
-    `tfser audit` runs, and tests of audits, is run each time.
+    Tests of the command line (in this folder itself) have commands to do so.
     """
-    training = sys.modules.get("tfser.heads.runs.one_fold")  # not imported for its own sake: it brings torch
-    if training is None:
+    if request.path.parent == Path(__file__).parent or request.path.stem in OPENING_THEMSELVES:
+        yield
         return
-    run_audits = training.run_audits
+    with kept_open():
+        yield
 
+
+AUDITING = ("tfser.heads.runs.one_fold", "tfser.manifests.audits.report")
+"""Who audits a protocol: a training before it begins, and `tfser audit`."""
+
+
+@pytest.fixture(autouse=True)
+def _the_same_rows_are_audited_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Audit the same rows once: a copy of a cache keeps the stamps by which the catalogue knows its files.
+
+    All audits over a small corpus take half a second, and tests train on the same few caches again and again. What has no files
+    (a split in memory) or is no protocol's is audited each time, and so is what calls `run_audits` itself: tests of audits.
+    """
+    # Modules that nobody has imported are not imported for the sake of this: a training brings torch.
+    for module in [sys.modules[name] for name in AUDITING if name in sys.modules]:
+        monkeypatch.setattr(module, "run_audits", _once(module.run_audits))
+
+
+def _once(run_audits: Callable[..., list[Finding]]) -> Callable[..., list[Finding]]:
     def once(connection: Connection, **options: Any) -> list[Finding]:
         stamps = connection.execute("FROM sources WHERE NOT starts_with(path, 'runs/') ORDER BY ALL").fetchall()
+        if not stamps or options.get("claims") is not None:
+            return run_audits(connection, **options)
         key = (tuple(stamps), repr(sorted(options.items())))
         if key not in FINDINGS:
             FINDINGS[key] = run_audits(connection, **options)
         return list(FINDINGS[key])
 
-    monkeypatch.setattr(training, "run_audits", once)
+    return once
 
 
 class WriteWav(Protocol):

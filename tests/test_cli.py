@@ -359,15 +359,21 @@ def test_skipped_audio_is_listed_and_strict_exits_1(corpus: Path, tmp_path: Path
         ("carl/sad2", "extract:logmel"),
     ]
     assert run("audit", "--cache", str(tmp_path / "cache")).exit_code == 0  # what is listed fails no audit
-    trained = run(*TRAIN, "--cache", str(tmp_path / "cache"))
+    trained = run(*TRAIN, "--fold", "1", "--cache", str(tmp_path / "cache"))
     assert trained.exit_code == 0
     assert "21 of 24 utterances take part, 3 do not: 2 no readable audio, 1 no features" in trained.stderr
 
 
 def test_ambiguity_is_asked_for_by_name(corpus: Path, own: Path) -> None:
     here = ("--cache", str(own))
-    assert run("extract", "--corpus", "table", "--table", str(corpus / "toy.csv"), "--name", "twin", *here).exit_code == 0
+    assert run("scan", "--corpus", "table", "--table", str(corpus / "toy.csv"), "--name", "twin", *here).exit_code == 0
     assert "which corpus? The cache holds toy, twin" in run(*TRAIN, *here).stderr
+
+
+@pytest.mark.slow
+def test_features_of_two_kinds_and_corpora_are_chosen_by_name(corpus: Path, own: Path) -> None:
+    here = ("--cache", str(own))
+    assert run("extract", "--corpus", "table", "--table", str(corpus / "toy.csv"), "--name", "twin", *here).exit_code == 0
     assert run("extract", "--corpus", "twin", "--dtype", "float16", *here).exit_code == 0
     told = run(*TRAIN, "--corpus", "twin", "--fold", "1", *here)
     assert told.exit_code == 0 and "features logmel" in told.stderr

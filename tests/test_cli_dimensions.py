@@ -77,6 +77,7 @@ def read_json(*words: object) -> list[dict]:
     return json.loads(found.stdout)
 
 
+@pytest.mark.slow
 def test_the_page_s_session_runs(here: Path, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made)
     for words in session()[3:]:

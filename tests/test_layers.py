@@ -108,21 +108,21 @@ def test_every_layer_is_there() -> None:
     assert {"cli", *LAYERS[:-1]} <= {module_of(path) for path in SOURCES}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_imports_point_one_way(path: Path) -> None:
-    layer = path.relative_to(ROOT).parts[0].removesuffix(".py")
-    allowed = LAYERS[: LAYERS.index(layer) + 1]
-    for name in imported(path):
-        top, _, rest = name.partition(".")
-        if top == "tfser" and rest and rest != "__version__":
-            assert rest.split(".")[0] in allowed, f"{path.relative_to(ROOT)} imports {name}"
-        assert top not in LAYERS, f"{path.relative_to(ROOT)} imports {name} without tfser."
+def test_imports_point_one_way() -> None:
+    for path in SOURCES:
+        layer = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        allowed = LAYERS[: LAYERS.index(layer) + 1]
+        for name in imported(path):
+            top, _, rest = name.partition(".")
+            if top == "tfser" and rest and rest != "__version__":
+                assert rest.split(".")[0] in allowed, f"{path.relative_to(ROOT)} imports {name}"
+            assert top not in LAYERS, f"{path.relative_to(ROOT)} imports {name} without tfser."
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "manifests").rglob("*.py")), ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_the_manifests_know_neither_audio_nor_torch(path: Path) -> None:
+def test_the_manifests_know_neither_audio_nor_torch() -> None:
     """Not even inside of functions."""
-    assert not {name for name in imported(path) if name.split(".")[0] in HEAVY - {"scipy", "sklearn"}}
+    for path in sorted((ROOT / "manifests").rglob("*.py")):
+        assert not {name for name in imported(path) if name.split(".")[0] in HEAVY - {"scipy", "sklearn"}}, path
 
 
 @pytest.mark.parametrize("name", FRONT)
@@ -137,16 +137,18 @@ def test_the_front_reaches_nothing_heavy(name: str) -> None:
         raise AssertionError(" <- ".join(way[:-1]))
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_only_commands_print(path: Path) -> None:
+def test_only_commands_print() -> None:
     """The parser of options, tables and bars, and the helpers that show them: the rest returns values and rows."""
-    if path.parent.name == "commands" or module_of(path) in ("cli", "manifests.display"):
-        return
-    names = imported(path)
-    assert not {name for name in names if name.split(".")[0] in ("typer", "click", "rich") or "manifests.display" in name}
-    tree = parsed(path)
-    calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-    assert "print" not in calls or module_of(path) == "manifests.streams"  # which has nobody else to tell that output fails
+    for path in SOURCES:
+        if path.parent.name == "commands" or module_of(path) in ("cli", "manifests.display"):
+            continue
+        names = imported(path)
+        shown = {name for name in names if name.split(".")[0] in ("typer", "click", "rich") or "manifests.display" in name}
+        assert not shown, path
+        tree = parsed(path)
+        calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+        # Streams have nobody else to tell that output fails.
+        assert "print" not in calls or module_of(path) == "manifests.streams", path
 
 
 def test_the_walk_finds_what_is_heavy() -> None:
@@ -172,15 +174,15 @@ def test_every_file_has_a_place_in_the_order() -> None:
         assert there - {"__init__"} == set(order), top
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_rooms_import_from_below(path: Path) -> None:
+def test_rooms_import_from_below() -> None:
     """Inside of functions and under TYPE_CHECKING, too."""
-    top, *inside = module_of(path).split(".")
-    order = ROOMS.get(top, ())
-    for name in imported(path) if inside else ():
-        _, layer, *rest = (*name.split("."), "")
-        if layer == top and rest[0] in order:
-            assert order.index(rest[0]) <= order.index(inside[0]), f"{path.relative_to(ROOT)} imports {name}"
+    for path in SOURCES:
+        top, *inside = module_of(path).split(".")
+        order = ROOMS.get(top, ())
+        for name in imported(path) if inside else ():
+            _, layer, *rest = (*name.split("."), "")
+            if layer == top and rest[0] in order:
+                assert order.index(rest[0]) <= order.index(inside[0]), f"{path.relative_to(ROOT)} imports {name}"
 
 
 def circles(arrows: dict[str, set[str]]) -> list[set[str]]:

@@ -22,6 +22,8 @@ from tfser.pipeline.extract import extract
 from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.scan import scan
 
+from .conftest import fill_with_tones
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -37,6 +39,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scan(cache, CORPORA["synthetic"], corpus="synthetic", root=folder)
     extract(cache, "synthetic", feature_set("logmel", {}, "float32"))
     return cache.root
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of tones: what comes out of it is asked, not what it says."""
+    folder = tmp_path_factory.mktemp("tones")
+    fill_with_tones(Cache(folder / "cache"), folder, seconds=0.2, each=(2, 2))
+    return folder / "cache"
 
 
 @pytest.mark.slow
@@ -126,8 +136,8 @@ def test_a_registered_head_is_known_by_its_code() -> None:
         REGISTERED.pop("mine", None)
 
 
-def test_features_come_in_every_shape(root: Path) -> None:
-    cache = tfser.Cache(root)
+def test_features_come_in_every_shape(small: Path) -> None:
+    cache = tfser.Cache(small)
     frames, packed = cache.features("logmel"), cache.packed("logmel")
     assert list(frames) == list(packed.utterance_ids) and len(frames) == len(cache.utterances())
     first = packed.utterance_ids[0]
@@ -156,8 +166,8 @@ def test_a_layer_of_a_stack_is_a_feature_set_here_too(cache: Cache, put_corpus: 
     assert here.dataset("whisper-base/last")[0]["frames"].shape == (4, 2)
 
 
-def test_tables_come_without_a_remark(root: Path, recwarn: pytest.WarningsRecorder) -> None:
-    assert tfser.Cache(root).sql("SELECT 1 AS one").num_rows == 1 and not recwarn.list
+def test_tables_come_without_a_remark(small: Path, recwarn: pytest.WarningsRecorder) -> None:
+    assert tfser.Cache(small).sql("SELECT 1 AS one").num_rows == 1 and not recwarn.list
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,12 @@ from hypothesis import settings
 
 HERE = Path(__file__).parent
 FILES = sorted(HERE.rglob("*.py"))
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
+
+
+@functools.cache
+def trees() -> dict[Path, ast.Module]:
+    """Return the syntax of all files, when a test asks: every process of a run imports this module."""
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 
 def functions(tree: ast.Module) -> Iterator[ast.FunctionDef]:
@@ -23,7 +29,7 @@ def calls(node: ast.AST) -> set[str]:
     return {ast.unparse(call.func).split(".")[-1] for call in ast.walk(node) if isinstance(call, ast.Call)}
 
 
-def can_fail(node: ast.AST, checking: set[str]) -> bool:
+def can_fail(node: ast.AST, checking: frozenset[str]) -> bool:
     """Whether something is asserted, refused or checked in it, or in a function of the tests that it calls."""
     named = calls(node)
     checked = any(isinstance(of, ast.keyword) and of.arg in ("check", "parse_constant") for of in ast.walk(node))
@@ -35,8 +41,11 @@ def can_fail(node: ast.AST, checking: set[str]) -> bool:
     )
 
 
-HELPERS = [of for tree in TREES.values() for of in functions(tree) if not of.name.startswith("test_")]
-CHECKING = {of.name for of in HELPERS if can_fail(of, set())}
+@functools.cache
+def checking() -> frozenset[str]:
+    """Return the functions of the tests, other than tests, that check something."""
+    helpers = (of for tree in trees().values() for of in functions(tree) if not of.name.startswith("test_"))
+    return frozenset(of.name for of in helpers if can_fail(of, frozenset()))
 
 
 def always_true(test: ast.expr) -> bool:
@@ -57,12 +66,13 @@ def test_no_time_limit_for_an_example() -> None:
     assert said == [], "the profile in conftest.py says it for all"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.relative_to(HERE).as_posix())
-def test_every_test_can_fail(path: Path) -> None:
+def test_every_test_can_fail() -> None:
     """It asserts something that is not true in itself, and swallows no error without a look at it."""
-    for test in (of for of in functions(TREES[path]) if of.name.startswith("test_")):
+    tests = [(path, of) for path in FILES for of in functions(trees()[path]) if of.name.startswith("test_")]
+    assert len(tests) > 1000, "the tests are not seen"
+    for path, test in tests:
         where = f"{path.name}:{test.lineno} {test.name}"
-        assert can_fail(test, CHECKING), f"{where} checks nothing"
+        assert can_fail(test, checking()), f"{where} checks nothing"
         for node in ast.walk(test):
             assert not (isinstance(node, ast.Assert) and always_true(node.test)), f"{where} asserts what is always true"
             swallows = isinstance(node, ast.ExceptHandler) and all(isinstance(of, ast.Pass) for of in node.body)
@@ -80,7 +90,7 @@ def test_every_test_can_fail(path: Path) -> None:
     ],
 )
 def test_the_rule_sees_what_can_fail(text: str, can: bool) -> None:
-    assert can_fail(ast.parse(text), set()) is can
+    assert can_fail(ast.parse(text), frozenset()) is can
 
 
 @pytest.mark.parametrize("text", ["True", "x == 1 or True", "x == 1 if y else True", "(x, 'said')"])

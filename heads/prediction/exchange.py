@@ -21,6 +21,7 @@ from tfser.manifests.audits.run import Finding, run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.build import create, insert_corpora
 from tfser.manifests.catalogue.stored import StoredCorpus
+from tfser.manifests.catalogue.views import AUDITED_VIEWS
 from tfser.manifests.connections import open_memory
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.protocols.folds import install
@@ -123,7 +124,7 @@ def audit(frame: Any, *, protocol: str = "official-split", claims: Sequence[str]
     if protocol == "official-split":  # a corpus's own split may share speakers; one's own is held to what it claims
         wanted = replace(wanted, keeps_apart=tuple(claims))
     with contextlib.closing(open_memory()) as connection:
-        create(connection)
+        create(connection, AUDITED_VIEWS)
         insert_corpora(connection, [corpus])
         install(connection, FRAME, wanted)
         return FrameAudit(findings=tuple(run_audits(connection, protocol=wanted.name, corpus=FRAME)))

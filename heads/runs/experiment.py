@@ -6,6 +6,7 @@ made of its whole configuration, so the same request finds the same runs.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -152,7 +153,7 @@ class Experiment:
         """The feature set whose shards hold the features: theirs, or the stack that they are a layer of."""
         return self.feature_set if self.view is None else self.view.stack
 
-    @property
+    @functools.cached_property  # asked for by each run of a plan, again and again
     def name(self) -> str:
         """The experiment's id: readable, and unique by its configuration."""
         return f"{self.spec.name}-{self.preset}-{self.recipe_name.partition('+')[0]}-{self.corpus}-{digest(self.identity())}"

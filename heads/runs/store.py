@@ -19,6 +19,7 @@ that is damaged is moved to `removed/`, and one that cannot be read now is left 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -61,7 +62,13 @@ def versions() -> dict[str, str]:
     import torch
 
     found = {"tfser": __version__, "python": platform.python_version(), "system": platform.platform()}
-    return found | {name: metadata.version(name) for name in LIBRARIES} | {"threads": str(torch.get_num_threads())}
+    return found | _of_libraries() | {"threads": str(torch.get_num_threads())}
+
+
+@functools.cache
+def _of_libraries() -> dict[str, str]:
+    """Return their versions, out of the metadata of packages, which take longer to read than a small run to store."""
+    return {name: metadata.version(name) for name in LIBRARIES}
 
 
 def digest(value: Any) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -50,8 +50,10 @@ _NUMBERS = frozenset(
 )
 
 
-def build(cache: Cache, connection: Connection, before: Sources, sources: Sources, *, fresh: bool) -> None:
-    """Bring the tables of an open catalogue from the files of `before` to those of `sources`.
+def build(
+    cache: Cache, connection: Connection, before: Sources, sources: Sources, *, fresh: bool, is_created: bool = False
+) -> dict[str, Stamp]:
+    """Bring the tables of an open catalogue from the files of `before` to those of `sources`; return what they now stand for.
 
     Args:
         cache: the cache.
@@ -59,6 +61,7 @@ def build(cache: Cache, connection: Connection, before: Sources, sources: Source
         before: the files that it was built from.
         sources: the files that it is to be built from.
         fresh: create the tables, read everything.
+        is_created: the tables of a fresh one are there already, empty.
 
     Raises:
         TfserError: if a file of the cache cannot be read.
@@ -68,7 +71,7 @@ def build(cache: Cache, connection: Connection, before: Sources, sources: Source
         a, b = ({p: s for p, s in of.items() if p.startswith(prefixes)} for of in (before, sources))
         return fresh or a != b
 
-    if fresh:
+    if fresh and not is_created:
         create(connection)
     left_out = LeftOut(cache, connection)
     # Corpora before features, since features count only where an utterance has their content hash; runs after
@@ -99,10 +102,11 @@ def build(cache: Cache, connection: Connection, before: Sources, sources: Source
         connection.execute("INSERT INTO sources SELECT unnest(?), unnest(?), unnest(?)", [list(kept), list(sizes), list(times)])
     connection.execute("COMMIT")
     connection.execute("CHECKPOINT")
+    return kept
 
 
-def create(connection: Connection) -> None:
-    """Create the empty tables and the views."""
+def create(connection: Connection, views: Collection[str] = tuple(VIEWS)) -> None:
+    """Create the empty tables and views; `AUDITED_VIEWS` are all that protocols and audits read, and a tenth of the work."""
     connection.execute("CREATE TABLE meta (version INTEGER)")
     connection.execute("INSERT INTO meta VALUES (?)", [schema.VERSION])
     connection.execute("CREATE TABLE sources (path VARCHAR, size BIGINT, mtime_ns BIGINT)")
@@ -110,7 +114,8 @@ def create(connection: Connection) -> None:
         if not table.view:
             connection.execute(table.ddl())
     for name, body in VIEWS.items():
-        connection.execute(f"CREATE VIEW {name} AS {body}")
+        if name in views:
+            connection.execute(f"CREATE VIEW {name} AS {body}")
 
 
 def insert_corpora(connection: Connection, corpora: Sequence[StoredCorpus]) -> None:

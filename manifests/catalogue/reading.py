@@ -4,13 +4,16 @@ The file is never written in place. `refresh` compares the stamps of the cache's
 from; if they differ it builds a new file aside (runs are added to a copy, everything else that changed is read again) and
 renames it over the old one. Readers hold the old file open meanwhile and lose nothing. Behind its end, where DuckDB does not
 look, stands its seal: a catalogue that does not fit it is built anew, before anything is shown of it. A connection attaches the
-file to a database of its own: DuckDB would otherwise hand out, within one process, the file that it opened first.
+file to a database of its own: DuckDB would otherwise hand out, within one process, the file that it opened first. While a
+command runs it is opened once for each state that it has (`keeping`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -24,7 +27,9 @@ from tfser.manifests import seals
 from tfser.manifests.cache import Cache, Stamp
 from tfser.manifests.catalogue import schema
 from tfser.manifests.catalogue.build import asked_file, build, create, insert_corpora
+from tfser.manifests.catalogue.keeping import again
 from tfser.manifests.catalogue.stored import asked_protocols, read_corpus
+from tfser.manifests.catalogue.views import AUDITED_VIEWS
 from tfser.manifests.connections import Connection, duckdb_path, interruptibly, lock_down, open_memory, quote
 from tfser.manifests.errors import (
     CannotWriteError,
@@ -45,6 +50,9 @@ from tfser.manifests.wording import listed
 
 __all__ = ["Connection", "ensure_protocol", "open_catalogue", "refresh", "refresh_if_possible", "rows"]
 
+_SMALL = 1 << 26
+"""Bytes of a catalogue that a command keeps open."""
+
 _TRIES = 5
 """How often a catalogue is begun anew when files go away while it is built."""
 
@@ -56,11 +64,14 @@ _READABLE: dict[str, str | bool | int | float | list[str]] = {"storage_compatibi
 _HEADERS, _BLOCK = 3 * 4096, 1 << 18
 """How DuckDB lays a file out, in bytes."""
 
-_WHOLE: set[tuple[str, int, int, int]] = set()
-"""The catalogues, by path, inode, size and time, whose seal this process has looked at."""
+_WHOLE: dict[tuple[str, int, int, int], bytes] = {}
+"""The seals that this process has looked at, by the catalogue's path, inode, size and time."""
 
-_BUILT: dict[tuple[str, int, int, int], dict[str, Stamp]] = {}
-"""What catalogues of this version were built from, by the same four: every command asks several times."""
+_BUILT: dict[bytes, dict[str, Stamp]] = {}
+"""What catalogues of this version were built from, by their seal: every command asks several times."""
+
+_EMPTY: dict[int, bytes] = {}
+"""The file of a catalogue of nothing, by version: to bind its views is most of the work of a small one; done once a process."""
 
 
 def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
@@ -83,17 +94,22 @@ def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
             if before == cache.sources():
                 return False
             sweep(cache.root)
+            built: dict[str, Stamp] = {}
+            seal = b""
             # Files may vanish while they are read (a run that is removed, a shard that is made anew): then the
             # list is taken again, and only a state that stands still is an error.
             for again in reversed(range(_TRIES)):
                 sources = cache.sources()
                 try:
-                    _replace(cache, before, sources)
+                    built, seal = _replace(cache, before, sources)
                     break
                 except (TfserError, FileNotFoundError):
                     if not again or cache.sources() == sources:  # not somebody who removes files just now
                         raise
                     time.sleep(0.05)
+            # Nobody else writes it while the lock is held: this process need not ask the file what it has just put there.
+            _WHOLE[_stamp(cache.catalogue, cache.catalogue.stat())] = seal
+            _BUILT[seal] = built
     except (OSError, duckdb.Error) as error:
         raise CannotWriteError(f"{cache.catalogue} cannot be written ({first_line(error)})") from error
     return True
@@ -108,17 +124,58 @@ def refresh_if_possible(cache: Cache) -> None:
         refresh(cache)
 
 
-def _replace(cache: Cache, before: dict[str, Stamp] | None, sources: dict[str, Stamp]) -> None:
-    """Build the catalogue of `sources` aside, out of the present one where that can be read, and put it in its place."""
+def _replace(cache: Cache, before: dict[str, Stamp] | None, sources: dict[str, Stamp]) -> tuple[dict[str, Stamp], bytes]:
+    """Build the catalogue of `sources` aside, out of the present one where that can be read, and put it in its place.
+
+    Returns what it was built from, which is those of `sources` that could be read, and its seal.
+    """
+    fresh = before is None
     with aside(cache.catalogue) as temporary, _writable(temporary) as file:
-        if before is not None:
+        if fresh:
+            file.write_bytes(_empty(file))
+        else:
             shutil.copyfile(cache.catalogue, file)
             os.truncate(file, file.stat().st_size - len(seals.EMPTY))
-        with contextlib.closing(duckdb.connect(duckdb_path(file), config=_READABLE)) as connection:
-            interruptibly(connection, lambda: build(cache, connection, before or {}, sources, fresh=before is None))
-        seals.seal_file(file, cache.place(cache.catalogue))
+        with _written(file) as connection:
+            built = interruptibly(
+                connection, lambda: build(cache, connection, before or {}, sources, fresh=fresh, is_created=True)
+            )
+        seal = seals.seal_file(file, cache.place(cache.catalogue))
         # A log left here belongs to the file that is replaced (somebody wrote to it); beside ours it would be in the way.
         cache.catalogue.with_name(cache.catalogue.name + ".wal").unlink(missing_ok=True)
+    return built, seal
+
+
+def _empty(file: Path) -> bytes:
+    """Return the content of a catalogue of nothing; made in a file that is free, unless this process has made one before."""
+    if schema.VERSION not in _EMPTY:
+        with _written(file) as connection:
+            create(connection)
+        _EMPTY[schema.VERSION] = file.read_bytes()
+    return _EMPTY[schema.VERSION]
+
+
+@functools.cache
+def _workshop(process: int) -> Connection:
+    """Return the database in which a process builds its catalogues: to start one is dearer than to fill a small file."""
+    return duckdb.connect(config=_READABLE)
+
+
+@contextlib.contextmanager
+def _written(file: Path) -> Iterator[Connection]:
+    """Yield a connection that writes to a file of a catalogue, which is whole and nobody's in the end."""
+    with contextlib.closing(_workshop(os.getpid()).cursor()) as keeper:
+        name = f"catalogue_{secrets.token_hex(6)}"
+        keeper.execute(f"ATTACH {quote(duckdb_path(file))} AS {name}")
+        try:
+            with contextlib.closing(keeper.cursor()) as connection:
+                connection.execute(f"USE {name}")
+                yield connection
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):  # whatever happened comes first, Ctrl-C above all
+                keeper.execute(f"DETACH {name}")
+            raise
+        keeper.execute(f"DETACH {name}")
 
 
 @contextlib.contextmanager
@@ -150,12 +207,13 @@ def check_catalogue(cache: Cache, *, is_remembered: bool = True) -> bool:
             status = os.fstat(file.fileno())
             stamp = _stamp(cache.catalogue, status)
             if stamp not in _WHOLE or not is_remembered:
-                if not seals.is_file_sealed(file, cache.place(cache.catalogue), str(cache.catalogue)):
+                seal = seals.sealed_digits(file, cache.place(cache.catalogue), str(cache.catalogue))
+                if not seal:
                     # An older version's has none, but is a row of whole blocks.
                     if file.read(12)[8:] != b"DUCK" or (status.st_size - _HEADERS) % _BLOCK:
                         raise DamagedError("is no catalogue, or not all of one", at=cache.catalogue)
                     return False
-                _WHOLE.add(stamp)
+                _WHOLE[stamp] = seal
     except MissingFileError:
         return False
     return True
@@ -176,16 +234,21 @@ def _built_from(cache: Cache) -> dict[str, Stamp] | None:
             return None
         if not check_catalogue(cache):
             return None
-        if stamp not in _BUILT:
-            with contextlib.closing(_attach(cache.catalogue)) as connection:
+        # Another stamp than that which was checked belongs to a file that was put there just now: ask that one.
+        seal = _WHOLE.get(stamp, b"")
+        if seal not in _BUILT:
+            with contextlib.closing(_shown(cache)) as connection:
                 version = connection.execute("SELECT version FROM meta").fetchone()
                 if version != (schema.VERSION,):
                     return None
-                _BUILT[stamp] = {p: (size, mtime) for p, size, mtime in connection.execute("FROM sources").fetchall()}
-        return dict(_BUILT[stamp])
+                found = {p: (size, mtime) for p, size, mtime in connection.execute("FROM sources").fetchall()}
+            if not seal:
+                return found
+            _BUILT[seal] = found
+        return dict(_BUILT[seal])
     except DamagedError as error:
         note(f"{error}; it is an index, and is built anew")
-    except (UnreadableError, duckdb.Error):
+    except (UnreadableError, OSError, duckdb.Error):
         pass
     return None
 
@@ -202,15 +265,23 @@ def _note_left_out(cache: Cache, connection: Connection) -> None:
         note(f"left out of {cache.root}: {named}; `tfser cache verify` says what to do")
 
 
-def _attach(path: Path) -> Connection:
-    """Return a connection to the file as it is now, read-only."""
-    connection = open_memory()
-    try:
-        connection.execute(f"ATTACH {quote(duckdb_path(path))} AS catalogue (READ_ONLY)")
-        connection.execute("USE catalogue")
-    except BaseException:
-        connection.close()
-        raise
+def _shown(cache: Cache) -> Connection:
+    """Return a connection to the file as it is now: read-only, and closed to all else."""
+
+    def begin() -> Connection:
+        connection = open_memory()
+        try:
+            connection.execute(f"ATTACH {quote(duckdb_path(cache.catalogue))} AS catalogue (READ_ONLY)")
+            lock_down(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    status = cache.catalogue.stat()
+    # A large one is not held: a training may need the memory in which DuckDB keeps what it has read.
+    connection = again(_stamp(cache.catalogue, status), begin) if status.st_size <= _SMALL else begin()
+    connection.execute("USE catalogue")
     return connection
 
 
@@ -227,13 +298,13 @@ def open_catalogue(cache: Cache) -> Iterator[Connection]:
     cache.require()
     try:
         refresh(cache)
-        connection = _attach(cache.catalogue)
-    except (CannotWriteError, duckdb.Error):
+        connection = _shown(cache)
+    except (CannotWriteError, OSError, duckdb.Error):
         connection = open_memory()
         interruptibly(connection, lambda: build(cache, connection, {}, cache.sources(), fresh=True))
+        lock_down(connection)
     with contextlib.closing(connection):
         _note_left_out(cache, connection)
-        lock_down(connection)
         yield connection
 
 
@@ -264,7 +335,7 @@ def ensure_protocol(cache: Cache, corpus: str, spec: str, *, own: OwnProtocol | 
         if connection.execute(known, [protocol.name, corpus]).fetchone():
             return protocol.name
     with contextlib.closing(open_memory()) as trial:  # say what is wrong before anything is written
-        create(trial)
+        create(trial, AUDITED_VIEWS)
         insert_corpora(trial, [read_corpus(cache, name) for name in corpora])
         install(trial, corpus, protocol)
     # The user's file first, then that it was asked for: a kill between the two leaves a copy that nobody names,

@@ -231,3 +231,6 @@ VIEWS = {
     "results": RESULTS,
 }
 """By name, in an order in which they can be created."""
+
+AUDITED_VIEWS = ("fold_roles", "folds", "left_out", "fold_utterances", "raters")
+"""Those that protocols and audits read: what becomes of rows and of who rated them, and nothing of runs."""

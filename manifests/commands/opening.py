@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tfser.manifests.catalogue.keeping import kept_open
 from tfser.manifests.options import Declared, build, declared, option_of, values
 
 _CONTEXT = "parser_context"
@@ -68,7 +69,8 @@ def opened(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, (kind, only_said) in groups.items():
             of_group = {field: given.pop(field) for field in declared(kind)}
             given[name] = values(kind, _said(context, of_group)) if only_said else build(kind, of_group)
-        return command(**given)
+        with kept_open():
+            return command(**given)
 
     call.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
     call.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}

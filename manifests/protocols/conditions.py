@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +56,7 @@ def check_condition(text: str, where: str) -> frozenset[str]:
     return frozenset(columns)
 
 
-def _parsed(text: str, where: str) -> tuple[dict[str, Any], set[str]]:
+def _parsed(text: str, where: str) -> tuple[dict[str, Any], frozenset[str]]:
     """Return the tree that DuckDB makes of a condition, and its functions whose value depends on more than a row.
 
     DuckDB itself reads it: a pattern over the text would let through what only DuckDB understands. The connection has no files,
@@ -66,20 +67,31 @@ def _parsed(text: str, where: str) -> tuple[dict[str, Any], set[str]]:
         UsageError: if DuckDB cannot read it.
     """
     query = f"SELECT 1 FROM utterances WHERE {text}\n"
+    with _parser(os.getpid()).cursor() as connection:
+        tree = json.loads((connection.execute("SELECT json_serialize_sql(?)", [query]).fetchone() or ("{}",))[0])
+    if tree.get("error"):
+        message = str(tree.get("error_message", "")).splitlines()[0]
+        raise UsageError(f"{where}: {text!r} is no SQL condition ({message})")
+    return tree, _changing()
+
+
+@functools.cache
+def _parser(process: int) -> duckdb.DuckDBPyConnection:
+    """Return a database of nothing that can reach nothing, opened once in each process: its parser is all that is asked of it."""
     connection = open_memory()
     lock_down(connection)
-    try:
-        tree = json.loads((connection.execute("SELECT json_serialize_sql(?)", [query]).fetchone() or ("{}",))[0])
-        if tree.get("error"):
-            message = str(tree.get("error_message", "")).splitlines()[0]
-            raise UsageError(f"{where}: {text!r} is no SQL condition ({message})")
-        functions = connection.execute(
+    return connection
+
+
+@functools.cache
+def _changing() -> frozenset[str]:
+    """Return the functions whose value depends on more than a row."""
+    with _parser(os.getpid()).cursor() as connection:
+        found = connection.execute(
             "SELECT DISTINCT function_name FROM duckdb_functions() "
             "WHERE function_type = 'aggregate' OR (stability IS NOT NULL AND stability <> 'CONSISTENT')"
         ).fetchall()
-    finally:
-        connection.close()
-    return tree, {name for (name,) in functions}
+    return frozenset(name for (name,) in found)
 
 
 def _parts(tree: Any) -> Iterator[dict[str, Any]]:

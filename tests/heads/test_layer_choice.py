@@ -101,22 +101,23 @@ def test_without_validation_nothing_is_chosen() -> None:
     assert all(row["chosen_in"] is None and row["validation_UA"] is None for row in found)
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (("--features", "enc/1"), "this is one layer; name all of them: enc/all"),
-        (("--features", "other"), "no layers of other of toy in the cache; `tfser extract --corpus toy"),
-        (("--features", "enc", "--mix", "svm"), "--mix svm: it is fitted at once and learns no mix"),
-        (("--output", "layers.docx"), "name a file that ends in .png, .svg, .pdf"),
-        (("--selection", "test-oracle"), "it looked at the test side"),
-        (("--selection", "best"), "best"),
-        (("--selection", "val", "--validation", "none"), "needs validation utterances"),
-    ],
-)
-def test_wrong_requests_get_one_line_and_exit_2(filled: Cache, words: tuple[str, ...], said: str) -> None:
-    result = run("layers", *FAST, *words)
-    assert result.exit_code == 2 and said in result.stderr, result.stderr
-    assert not list(filled.runs.glob("*")), "what is refused is refused before anything is trained"
+REFUSED = [
+    (("--features", "enc/1"), "this is one layer; name all of them: enc/all"),
+    (("--features", "other"), "no layers of other of toy in the cache; `tfser extract --corpus toy"),
+    (("--features", "enc", "--mix", "svm"), "--mix svm: it is fitted at once and learns no mix"),
+    (("--output", "layers.docx"), "name a file that ends in .png, .svg, .pdf"),
+    (("--selection", "test-oracle"), "it looked at the test side"),
+    (("--selection", "best"), "best"),
+    (("--selection", "val", "--validation", "none"), "needs validation utterances"),
+]
+"""What is asked wrongly, and what the line says."""
+
+
+def test_wrong_requests_get_one_line_and_exit_2(filled: Cache) -> None:
+    for words, said in REFUSED:
+        result = run("layers", *FAST, *words)
+        assert result.exit_code == 2 and said in result.stderr, result.stderr
+        assert not list(filled.runs.glob("*")), "what is refused is refused before anything is trained"
 
 
 def test_the_only_stack_need_not_be_named(filled: Cache) -> None:

@@ -26,7 +26,11 @@ def train(fold: FoldData, recipe: Recipe, seed: int = 0, **keeping: Any) -> FitR
     return fit(fold, spec=head("mean_pool"), config=TINY, recipe=recipe, seed=seed, keeping=Keeping(**keeping))
 
 
-@pytest.mark.parametrize("name", LINEAGES)
+OFTEN = ("superb", "shiftser")
+"""Lineages of steps and of epochs; the others train in the same loop, and what they report is explained below for all."""
+
+
+@pytest.mark.parametrize("name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in LINEAGES])
 def test_a_lineage_trains_to_its_end_and_stores_its_selections(name: str, fold: FoldData) -> None:
     recipe = head("mean_pool").recipe(name).settled(0.02)
     result = train(fold, replace(recipe, steps=recipe.steps and 6))  # SUPERB's 30,000, at one step an epoch

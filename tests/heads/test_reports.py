@@ -174,7 +174,7 @@ def _some_pairs(n: int) -> st.SearchStrategy[tuple[int, set[tuple[int, int]]]]:
     return st.sets(st.tuples(places, places)).map(lambda of: (n, of))
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(st.integers(2, 7).flatmap(_some_pairs))
 def test_sets_that_are_not_told_apart(drawn: tuple[int, set[tuple[int, int]]]) -> None:
     n, ends = drawn

@@ -193,7 +193,7 @@ def test_a_run_that_could_not_be_read_once_is_shown_when_it_can(
     assert shown(cache) == (["a-1"], []) and pick_up(cache, "a-1", again=False, note=pytest.fail) is not None
 
 
-@settings(max_examples=30, suppress_health_check=FUNCTION_SCOPED)
+@settings(max_examples=12, suppress_health_check=FUNCTION_SCOPED)
 @given(data=st.data())
 def test_each_bit_of_a_run_counts(cache: Cache, data: st.DataObject) -> None:
     folder = run_folder(cache, "a-1")

@@ -54,7 +54,7 @@ def draw(
 
 @pytest.mark.parametrize("metric", METRICS)
 @given(seed=st.integers(0, 10_000), n=st.integers(12, 60))
-@settings(max_examples=30)
+@settings(max_examples=12)
 def test_pooled_scores_are_scikit_learn_s(metric: str, seed: int, n: int) -> None:
     who, labels, predicted = draw(seed, n, seeds=2)
     counts = count(who, labels, predicted)
@@ -144,7 +144,7 @@ def test_counts_that_do_not_fit_are_refused() -> None:
 
 
 @given(seed=st.integers(0, 10_000), metric=st.sampled_from(METRICS))
-@settings(max_examples=30)
+@settings(max_examples=12)
 def test_order_and_names_of_clusters_do_not_matter(seed: int, metric: str) -> None:
     who, labels, predicted = draw(seed, seeds=2)
     order = np.random.default_rng(seed).permutation(len(who))
@@ -231,7 +231,7 @@ def test_with_unequal_seeds_the_difference_that_is_shown_is_tested(metric: str) 
 
 
 @given(only_a=st.integers(0, 40), only_b=st.integers(0, 40), both=st.integers(0, 5))
-@settings(max_examples=60)
+@settings(max_examples=20)
 def test_mcnemar_is_scipy_s_binomial_test(only_a: int, only_b: int, both: int) -> None:
     a = [True] * only_a + [False] * only_b + [True] * both
     b = [False] * only_a + [True] * only_b + [True] * both

@@ -12,6 +12,7 @@ import duckdb
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.build import create, insert_corpora
 from tfser.manifests.catalogue.stored import read_corpus
+from tfser.manifests.catalogue.views import AUDITED_VIEWS
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.protocols.folds import install
 from tfser.manifests.protocols.names import parse
@@ -60,7 +61,7 @@ def main(folder: str) -> None:
     put(cache, "two", 7)
     own = parse_own(OWN, "mine.toml").protocol
     with contextlib.closing(duckdb.connect()) as connection:
-        create(connection)
+        create(connection, AUDITED_VIEWS)
         insert_corpora(connection, [read_corpus(cache, name) for name in ("one", "two")])
         for spec in SINGLE:
             install(connection, "one", parse(spec))

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import duckdb
 import pytest
 
 from tfser.manifests.audits.run import packaged_audits, run_audits
-from tfser.manifests.catalogue.build import create
 from tfser.manifests.catalogue.reading import Connection
 from tfser.manifests.protocols.folds import install
 from tfser.manifests.protocols.names import parse
+
+from ..conftest import memory_catalogue
 
 AUDITS = {audit.name: audit for audit in packaged_audits()}
 Row = dict[str, Any]
@@ -365,8 +365,7 @@ CASES = {
 
 def levels(case: Case, above: bool) -> str | None:
     spec = (case.spec_above if above else None) or case.spec
-    with duckdb.connect() as connection:
-        create(connection)
+    with memory_catalogue() as connection:
         connection.execute("INSERT INTO corpora BY NAME SELECT 'toy' AS corpus, 'table' AS adapter")
         found = case.above if above else case.below
         names = sorted({name for row in found for name in row} | {"content_hash"})

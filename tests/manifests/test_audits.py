@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import replace
 from typing import Any
 
-import duckdb
 import pytest
 
 from tfser.manifests.audits import run as run_module
@@ -19,6 +17,8 @@ from tfser.manifests.files import read_json, write_json, write_table
 from tfser.manifests.protocols.folds import install
 from tfser.manifests.protocols.names import parse
 from tfser.manifests.utterances import Skipped, Utterance, skipped_table
+
+from ..conftest import memory_catalogue
 
 NAMES = {
     *("speaker_overlap", "speaker_spelling", "speaker_unknown", "speaker_confound", "speaker_attribution"),
@@ -59,8 +59,8 @@ PACKAGED = {audit.name: audit for audit in packaged_audits()}
 def audit(cache, spec: str, *only: str, corpus: str = "toy", **options: Any) -> list[Finding]:
     """Audit a protocol with all audits, or with those named, over an index in memory: a file for each case takes longer."""
     protocol = parse(spec)
-    with contextlib.closing(duckdb.connect()) as connection:
-        build(cache, connection, {}, cache.sources(), fresh=True)
+    with memory_catalogue() as connection:
+        build(cache, connection, {}, cache.sources(), fresh=True, is_created=True)
         known = "SELECT 1 FROM protocols WHERE protocol = ? AND corpora = ?"
         if not connection.execute(known, [protocol.name, corpus]).fetchone():
             install(connection, corpus, protocol)

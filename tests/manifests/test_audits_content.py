@@ -17,6 +17,8 @@ from tfser.manifests.catalogue.near_duplicates import FINGERPRINTS, PAIRS, read_
 from tfser.manifests.files import read_json, write_json, write_table
 from tfser.manifests.utterances import Utterance
 
+from ..conftest import memory_catalogue
+
 AUDITS = {audit.name: audit for audit in packaged_audits()}
 CLASSES = ("anger", "neutral", "sadness")
 
@@ -245,16 +247,12 @@ def test_near_duplicates(cache, put_corpus, installed):
 @given(st.lists(st.integers(10, 900), min_size=18, max_size=36, unique=True), st.permutations(CLASSES))
 def test_the_trivial_classifier_agrees_with_plain_words(hundredths, classes):
     """Whatever the lengths are, its UA is that of the same thing in plain words; every speaker has every class."""
-    import duckdb
-
-    from tfser.manifests.catalogue.build import create
 
     rows = [
         Utterance(utterance_id=f"u{i}", path="x", speaker=f"s{i % 3}", label=classes[i // 3 % 3]) for i in range(len(hundredths))
     ]
     lengths = np.array(hundredths) / 100
-    with duckdb.connect() as connection:
-        create(connection)
+    with memory_catalogue() as connection:
         connection.execute("INSERT INTO corpora BY NAME SELECT 'toy' AS corpus")
         for row, x in zip(rows, lengths, strict=True):
             connection.execute(

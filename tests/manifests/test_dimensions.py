@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 
-import duckdb
 import pytest
 
 from tfser.manifests.audits.participation import participation
@@ -17,6 +15,8 @@ from tfser.manifests.files import read_json, write_json
 from tfser.manifests.protocols.folds import install
 from tfser.manifests.protocols.names import parse, specify
 from tfser.manifests.utterances import Utterance
+
+from ..conftest import memory_catalogue
 
 ROWS = [
     Utterance(
@@ -81,8 +81,8 @@ def test_what_leaves_the_scale_is_found(cache, put_corpus, adapter: str, scale: 
     about = read_json(file)
     write_json(file, {**about, "options": {"scale": scale} if scale else {}})
     audit = [audit for audit in packaged_audits() if audit.name == "scale_left"]
-    with contextlib.closing(duckdb.connect()) as connection:
-        build(cache, connection, {}, cache.sources(), fresh=True)
+    with memory_catalogue() as connection:
+        build(cache, connection, {}, cache.sources(), fresh=True, is_created=True)
         (finding,) = run_audits(connection, protocol="loso-speaker", corpus="toy", audits=audit)
         if scale is None and adapter == "table":
             with pytest.raises(UsageError, match="tfser scan --corpus toy --scale"):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
-import duckdb
 import pytest
 
 from tfser.manifests.audits.encoders import encoder_cards
@@ -13,6 +10,8 @@ from tfser.manifests.catalogue.build import build
 from tfser.manifests.files import read_json, write_json
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.features.encoders.known import ENCODERS
+
+from ..conftest import memory_catalogue
 
 ROWS = [
     Utterance(utterance_id=f"s{s}_{i}", path=f"{s}_{i}.wav", speaker=f"s{s}", label=("anger", "neutral")[i % 2])
@@ -49,8 +48,8 @@ def test_the_audit(cache, put_corpus, put_features, weights: str, adapter: str, 
     put_features(cache, [u.utterance_id for u in ROWS], name="mine")
     (file,) = cache.feature_root.glob("*/feature_set.json")
     write_json(file, {**read_json(file), "source": {"weights": weights, "commit": None}})
-    with contextlib.closing(duckdb.connect()) as connection:
-        build(cache, connection, {}, cache.sources(), fresh=True)
+    with memory_catalogue() as connection:
+        build(cache, connection, {}, cache.sources(), fresh=True, is_created=True)
         (found,) = run_audits(connection, protocol="loso-speaker", corpus="toy", audits=AUDIT)
     assert found.level == (level or "ok")
     if words is not None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 
-import duckdb
 import pytest
 
-from tfser.manifests.catalogue.build import create
 from tfser.manifests.protocols.folds import install
 from tfser.manifests.protocols.names import parse
 from tfser.manifests.splits import show as protocol_report
 from tfser.manifests.splits.show import describe, headline
 from tfser.manifests.utterances import Utterance
+
+from ..conftest import memory_catalogue
 
 
 def corpus() -> list[Utterance]:
@@ -48,8 +48,7 @@ def test_sides_alone_are_what_the_classes_add_up_to(cache, put_corpus, installed
 
 
 def test_thousands_of_speakers_and_classes():
-    with duckdb.connect() as connection:
-        create(connection)
+    with memory_catalogue() as connection:
         connection.execute("INSERT INTO corpora BY NAME SELECT 'toy' AS corpus, 'table' AS adapter")
         connection.execute(
             "INSERT INTO utterances BY NAME SELECT 'toy' AS corpus, 'u' || i AS utterance_id, 's' || (i % 3000) AS speaker, "

@@ -40,7 +40,7 @@ def test_what_was_written_is_read(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["json", "parquet"])
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_each_bit_counts(tmp_path: Path, kind: str, data: st.DataObject) -> None:
     cache = Cache(tmp_path)
@@ -53,7 +53,7 @@ def test_each_bit_counts(tmp_path: Path, kind: str, data: st.DataObject) -> None
 
 
 @pytest.mark.parametrize("kind", ["json", "parquet"])
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 0.999))
 def test_a_cut_file_is_damaged(tmp_path: Path, kind: str, share: float) -> None:
     cache = Cache(tmp_path)

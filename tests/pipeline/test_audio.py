@@ -109,7 +109,7 @@ def test_unusable_files(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value) and name in str(caught.value)
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(
     kind=st.sampled_from(["wav", "flac", "ogg", "aiff"]),
     cut=st.floats(0, 1),
@@ -143,7 +143,7 @@ def test_a_flac_that_states_no_length(tmp_path: Path) -> None:
             decode(path)
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(st.lists(st.integers(-32768, 32767), min_size=1, max_size=300), st.sampled_from([8000, 16000, 44100]))
 def test_a_wav_and_its_lossless_flac_have_one_hash(
     tmp_path_factory: pytest.TempPathFactory, values: list[int], rate: int

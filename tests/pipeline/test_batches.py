@@ -38,7 +38,7 @@ def store(
     return rows, frames
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(
     shards=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1, max_size=4),
     dtype=st.sampled_from(["float16", "float32"]),

@@ -135,7 +135,7 @@ def test_nothing_of_a_decoder_reaches_the_terminal_but_python_s_own(tmp_path: Pa
     assert "Xing" in loud.stderr  # the decoder would have said something, and may again for others
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @given(
     kind=st.sampled_from(["wav", "aiff", "flac"]),
     changes=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 255)), min_size=1, max_size=6),

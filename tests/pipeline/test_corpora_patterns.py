@@ -139,7 +139,11 @@ def test_every_declaration_has_a_tree_and_a_reader():
     assert set(PATTERNS) <= set(CORPORA)
 
 
-@pytest.mark.parametrize("name", PATTERNS)
+LARGE = ("esd", "subesco")
+"""Whose trees take seconds; the others go the same way, and a few names of these two are read below."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in PATTERNS])
 def test_a_tree_as_large_as_the_published_corpus(name, tmp_path, cache, put_corpus, monkeypatch):
     names = list(TREES[name]())
     if name == "esd":  # 35,000 files would take their time

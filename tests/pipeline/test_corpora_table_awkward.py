@@ -38,7 +38,7 @@ def table(root: Path, text: str | bytes, **options: Any) -> Reading:
     return read(root, {"table": str(file), **options})
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     cells=st.lists(st.tuples(st.text(LETTERS, max_size=8), st.text(LETTERS, max_size=12)), min_size=1, max_size=5),
     mark=st.sampled_from(",;\t|"),
@@ -189,7 +189,7 @@ def test_twenty_thousand_rows_over_few_files(long_files, monkeypatch):
     assert reading.skipped == [("one_0.006-0.506", "one.wav", f"row {n + 1} repeats row 7")]
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     hours=st.integers(0, 99),
     minutes=st.integers(0, 59),

@@ -338,7 +338,7 @@ def raw(weights: Path) -> EncoderSpec:
     return encoder_spec("wavlm-large", weights=str(weights), layer="2", settings={"do_normalize": "false"})
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(
     seconds=st.lists(st.floats(0.1, 100), min_size=1, max_size=12), budget=st.floats(1, 200) | st.none(), room=st.floats(41, 300)
 )
@@ -380,7 +380,7 @@ def row(name: str, seconds: float) -> AudioRow:
     return AudioRow(utterance_id=name, path=name, start_s=None, end_s=None, content_hash="", duration_s=seconds)
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(seconds=st.lists(st.floats(0.03, 400), max_size=30), budget=st.floats(1, 300))
 @example(seconds=[1.0, 1.0, 41.0], budget=90.0)  # 41 s are two windows of 22.5 s
 @example(seconds=[41.0, 40.0], budget=100.0)  # which are shorter than what follows

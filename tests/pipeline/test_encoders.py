@@ -291,7 +291,7 @@ def test_bfloat16_is_close(saved: Callable[[str], Path], kind: str) -> None:
 FRAMED = ("wav2vec2-group", "whisper-80")
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), kind=st.sampled_from(FRAMED))
 def test_frames_follow_from_samples(saved: Callable[[str], Path], kind: str, data: st.DataObject) -> None:
     spec = encoder_spec(str(saved(kind)), layer="0")
@@ -310,7 +310,7 @@ def test_frames_follow_from_samples(saved: Callable[[str], Path], kind: str, dat
         assert spec.frames(spec.minimum_samples - 1) == 0
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from(FRAMED), n=st.integers(400, 4_000_000), chunk=st.integers(3, 60), part=st.floats(0.05, 0.45))
 def test_windows_join_to_the_frames_of_the_whole(
     saved: Callable[[str], Path], kind: str, n: int, chunk: int, part: float

@@ -41,7 +41,7 @@ from tfser.pipeline.scan import scan
 from tfser.pipeline.shards.packed import FeatureRow, forget_compared, load_packed
 from tfser.pipeline.verify import repair, verify
 
-from ..conftest import covering
+from ..conftest import covering, memory_catalogue
 
 SETS = {"hdf5": feature_set("logmel"), "parquet": feature_set("logmel", dtype="float16")}
 OWN = 'name = "mine"\ncorpus = "c"\nfolds = [["s0"], ["s1"]]\n'
@@ -151,8 +151,8 @@ def _numbers(cache: Cache) -> dict[str, Any]:
 
     The index is built in memory, as where nothing can be written: to build a file for each of some hundred cases takes minutes.
     """
-    with contextlib.closing(duckdb.connect()) as connection:
-        build(cache, connection, {}, cache.sources(), fresh=True)
+    with memory_catalogue() as connection:
+        build(cache, connection, {}, cache.sources(), fresh=True, is_created=True)
         seen: dict[str, Any] = {
             name: sorted(map(repr, connection.execute(query).fetchall()))
             for name, query in {

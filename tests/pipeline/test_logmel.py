@@ -109,7 +109,7 @@ def test_zeros_give_the_floor() -> None:
     assert got.shape == (11, 80) and (got == np.log(1e-10)).all()
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(n=st.integers(320, 6000), seed=st.integers(0, 2**32 - 1), scale=st.sampled_from([1e-7, 1e-4, 0.1, 1.0]))
 def test_equals_transformers(n: int, seed: int, scale: float) -> None:
     samples = noise(n, seed, scale)
@@ -130,7 +130,7 @@ def test_equals_transformers_on_real_speech() -> None:
         assert np.abs(got - by_transformers(samples)).max() < 1e-4, file.name
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(n=st.integers(320, 60000), more=st.integers(1, 60000), seed=st.integers(0, 99))
 def test_neighbours_do_not_change_a_bit(n: int, more: int, seed: int) -> None:
     """Frames whose window ends before n are the same bits in a longer utterance: no batch, block or SIMD effect."""

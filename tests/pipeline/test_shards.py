@@ -48,7 +48,7 @@ def store(
     return shard
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(
     arrays=st.integers(1, 9).flatmap(
         lambda dim: st.lists(
@@ -230,7 +230,7 @@ def test_damage_is_found(tmp_path: Path, format: Format) -> None:
 
 
 @both_formats
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(flips=st.lists(st.tuples(st.floats(0, 0.9999), st.integers(1, 255)), min_size=1, max_size=6))
 def test_flipped_bits_are_found_or_change_nothing(
     tmp_path_factory: pytest.TempPathFactory, format: Format, flips: list[tuple[float, int]]

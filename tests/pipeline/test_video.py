@@ -118,7 +118,7 @@ def test_a_video_that_breaks_off_is_read_so_far_and_flagged(tmp_path, clip):
     assert "damaged" not in describe(decode(clip)).flags
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), max_size=8))
 def test_damaged_files_never_crash_and_repeat_themselves(tmp_path, clip, cut, flips):
     data = bytearray(clip.read_bytes())
