@@ -75,6 +75,9 @@ class Heads:
     ensemble: Annotated[bool, Option("The mean over all folds and seeds of an experiment, and how far they agree.")] = False
     selection: Annotated[str, Option("Whose weights: last, or val (the validated epoch).")] = "last"
     weights: Annotated[str | None, Option("Where the encoder's weights are, if not where they were.", metavar="ID|DIR")] = None
+    calibrated: Annotated[
+        bool, Option("Probabilities at the temperature that the training fitted (train --set temperature=true).")
+    ] = False
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1 ...")] = "cpu"
     threads: Annotated[int | None, Option("CPU threads; torch's choice if left out.", minimum=1)] = None
 
@@ -169,7 +172,14 @@ def _ready(model: str, heads: Heads, cache: Cache) -> tuple[list[Voice], FrontEn
     from tfser.heads.prediction.answers import check_together
     from tfser.heads.prediction.loading import load_model
 
-    loaded = load_model(model, cache, ensemble=heads.ensemble, selection=heads.selection, weights=heads.weights)
+    loaded = load_model(
+        model,
+        cache,
+        ensemble=heads.ensemble,
+        selection=heads.selection,
+        weights=heads.weights,
+        calibrated=heads.calibrated,
+    )
     check_together(loaded.heads)
     return list(loaded.heads), loaded.fronts, loaded.known, Compute(devices=(choose_device(heads.device),), tell=say)
 
@@ -283,6 +293,7 @@ def _write(kind: PredictionOutput, heard: _Heard, trained: Sequence[Voice], name
                 "features": first.about["feature_set"],
                 "fingerprint": first.about["fingerprint"],
                 **_outputs(first),
+                **_temperatures(trained),
                 "inputs": named,
                 "predicted": heard.predicted,
                 "predictions": heard.rows,
@@ -305,6 +316,14 @@ def _outputs(first: Voice) -> dict[str, Any]:
     if first.targets:
         return {"targets": list(first.targets), "scale": list(first.scale)}
     return {"classes": list(first.classes)}
+
+
+def _temperatures(trained: Sequence[Voice]) -> dict[str, Any]:
+    """Return the temperatures at which probabilities are, by head; nothing where they are as they were stored."""
+    from tfser.heads.prediction.fused import trained_in
+
+    used = {head.name: head.temperature for of in trained for head in trained_in(of) if head.is_calibrated}
+    return {"temperature": used} if used else {}
 
 
 def _flat(row: dict[str, Any], first: Voice) -> dict[str, Any]:

@@ -90,6 +90,7 @@ class SpeechFormerPP(SpeechFormer):
     def _add_own(self, config: SpeechFormerConfig) -> None:
         assert isinstance(config, SpeechFormerPPConfig)
         self.second = config.in_frames(config.merges_ms[-1])
+        self.always: int | None = None  # how many words there are in a graph, which has no number that depends on a length
         self.words = nn.Parameter(torch.empty(config.words, self.width))
         nn.init.trunc_normal_(self.words, std=0.02)
 
@@ -97,7 +98,8 @@ class SpeechFormerPP(SpeechFormer):
         """Classify utterances."""
         valid = valid_frames(frames, lengths)  # (B, T)
         x = self.input(frames)  # (B, T, D)
-        number = torch.arange(-(-x.shape[1] // self.second), device=x.device)  # (W,) one for each begun second
+        begun = -(-x.shape[1] // self.second) if self.always is None else self.always
+        number = torch.arange(begun, device=x.device)  # (W,) one for each begun second; those too many are not `there`
         there = number * self.second < lengths[:, None]  # (B, W)
         W, known = len(number), len(self.words)
         begins = number.clamp(max=known - 1)

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from tfser.heads.prediction.companies import Familiar, Part, parts
 from tfser.heads.prediction.fused import FusedHead, Voice, predict_with, told_apart
 from tfser.heads.prediction.inputs import Speech, Unusable
+from tfser.heads.prediction.packing import heard_part
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.pipeline.features.engine import AudioRow, Compute, Frames, Samples
-from tfser.pipeline.front_end import LoadAt
+from tfser.pipeline.features.engine import AudioRow, Compute, Samples
 from tfser.pipeline.joint_front_end import FrontEnds
 from tfser.pipeline.measure import Advance
 from tfser.pipeline.shards.packed import PackedFeatures
@@ -160,16 +160,15 @@ def _of_part(
     def load(row: AudioRow, rate_hz: int) -> Samples:
         return samples_of(part.speech[int(row.utterance_id)], rate_hz)
 
-    lengths = [piece.duration_s for piece in part.speech]
-    heard, reasons = frames_of(fronts, lengths, load, compute, advance)
-    for place, reason in sorted(reasons.items()):
-        yield Unusable(name=part.speech[place].name, reason=reason)
-    places = sorted(heard)
-    if not places:
-        return
-    packed = pack(fronts, [heard[place] for place in places], [part.speech[place].name for place in places])
-    speakers = tuple(part.speakers[place] or "" for place in places)
-    for place, (members, segments) in zip(places, evaluated(heads, packed, compute.devices[0], speakers), strict=True):
+    pieces = [(piece.name, piece.duration_s) for piece in part.speech]
+    with heard_part(fronts, pieces, load, compute, advance) as heard:
+        for place, reason in sorted(heard.reasons.items()):
+            yield Unusable(name=part.speech[place].name, reason=reason)
+        if not heard.places:
+            return
+        speakers = tuple(part.speakers[place] or "" for place in heard.places)
+        found = evaluated(heads, heard.packed, compute.devices[0], speakers)
+    for place, (members, segments) in zip(heard.places, found, strict=True):
         piece = part.speech[place]
         yield SpokenAnswer(
             speech=piece,
@@ -195,52 +194,6 @@ def samples_of(piece: Speech, rate: int) -> Samples:
     except TfserError as error:
         raise TfserError(str(error).removeprefix(f"{piece.path}: ")) from error
     return resample(audio.samples, audio.sample_rate, rate)
-
-
-def frames_of(
-    fronts: FrontEnds, lengths_s: Sequence[float], load: LoadAt, compute: Compute, advance: Advance | None = None
-) -> tuple[dict[int, tuple[Frames, ...]], Mapping[int, str]]:
-    """Return the frames of pieces of audio as the cache would hold them, by number, and why others have none.
-
-    Args:
-        fronts: what makes them.
-        lengths_s: of each piece.
-        load: returns the samples of a row, whose `utterance_id` is the piece's number, at a rate.
-        compute: where.
-        advance: called with a count and seconds.
-    """
-    todo = [
-        AudioRow(utterance_id=str(i), path="", start_s=None, end_s=None, content_hash="", duration_s=seconds)
-        for i, seconds in enumerate(lengths_s)
-    ]
-    heard: dict[int, tuple[Frames, ...]] = {}
-    reasons: dict[int, str] = {}
-    for row, found in fronts.hear(todo, load, compute):
-        place = int(row.utterance_id)
-        if isinstance(found, str):
-            reasons[place] = found
-        else:
-            heard[place] = found
-        if advance is not None:
-            advance(1, row.duration_s)
-    return heard, reasons
-
-
-def pack(fronts: FrontEnds, heard: Sequence[Sequence[Frames]], names: Sequence[str]) -> dict[str, PackedFeatures]:
-    """Return the frames of several utterances as one array for each feature set, by its fingerprint.
-
-    Args:
-        fronts: what made them.
-        heard: of each utterance the frames in each set.
-        names: of the utterances.
-    """
-    packed: dict[str, PackedFeatures] = {}
-    for front, frames in zip(fronts.of, zip(*heard, strict=True), strict=True):
-        offsets = np.zeros(len(frames) + 1, np.int64)
-        np.cumsum([len(each) for each in frames], out=offsets[1:])
-        made = PackedFeatures(frames=np.concatenate(frames), offsets=offsets, utterance_ids=tuple(names))
-        packed[front.stored.fingerprint] = made
-    return packed
 
 
 def evaluated(

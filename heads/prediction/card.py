@@ -21,15 +21,21 @@ from tfser.pipeline.features.encoders.known import ENCODERS
 from tfser.pipeline.features.feature_set import JOINED
 from tfser.pipeline.features.stored_set import StoredSet
 
-CAUTIONS = """\
+OF_CLASSES = """\
 * **An expression is not a feeling.** The classes are labels that listeners gave to recordings, many of them acted. The model
   says which of these labels a recording resembles; it does not say what a person feels, means, or is going to do.
+"""
+OF_RATINGS = """\
+* **An expression is not a feeling.** The ratings are what listeners said of recordings, many of them acted. The model says which
+  rating a recording would get from people like them; it does not say what a person feels, means, or is going to do.
+"""
+
+CAUTIONS = """\
 * **Do not decide about people with it.** Not in hiring, schooling, insurance, policing, migration, medicine or the watching of
   workers. The European Union's AI Act (Regulation 2024/1689, Article 5(1)(f)) forbids emotion recognition at work and in
   schools but for medical or safety reasons.
 * **It knows few voices.** Other languages, accents, ages, microphones, rooms and ways of speaking than those above are outside
   of what was tested, and scores fall there, often to chance.
-* **It always answers.** Silence, music and emotions that are no class get one of its classes. Probabilities are not calibrated.
 * **Ask those who speak.** Recordings of voices are personal data.
 """
 
@@ -74,10 +80,28 @@ def card(facts: CardFacts, name: str) -> str:
         "## What vouches for it\n\n" + _worth(facts),
         "## Intended use\n\nResearch on speech emotion recognition: to compare methods, to reproduce a result, to look at "
         "recordings like those above.\n",
-        "## Limits and cautions\n\n" + CAUTIONS,
+        "## Limits and cautions\n\n" + _cautions(facts),
         "## How it was made\n\n" + _made(facts),
     ]
     return "\n".join(sections)
+
+
+def _cautions(facts: CardFacts) -> str:
+    """Return what must be known before anybody uses it, and how far its probabilities can be believed."""
+    first = facts.heads[0]
+    if first.targets:
+        answers = "Silence and music get ratings, too, which are never beyond the scale; nothing says how sure they are."
+        return f"{OF_RATINGS}{CAUTIONS}* **It always answers.** {answers}\n"
+    answers = "Silence, music and emotions that are no class get one of its classes. "
+    fitted = [of.temperature for of in facts.heads if of.temperature is not None]
+    if len(fitted) == len(facts.heads):
+        answers += (
+            "Probabilities are as the head gives them; with `--calibrated` they are at the temperature that was fitted on the "
+            f"validation side ({', '.join(f'{value:.3g}' for value in fitted)}), which holds for voices like those."
+        )
+    else:
+        answers += "Probabilities are not calibrated."
+    return f"{OF_CLASSES}{CAUTIONS}* **It always answers.** {answers}\n"
 
 
 def _header(facts: CardFacts) -> str:
@@ -144,11 +168,19 @@ def _use(facts: CardFacts, name: str) -> str:
     if facts.onnx is not None:
         text += (
             f"\n`model.onnx` takes {facts.onnx['input']} as the front-end makes them (normalisation is inside) and gives "
-            "`probabilities`. "
-            f"onnxruntime's differ from PyTorch's by at most {facts.onnx['largest_difference']:.1e} on "
+            f"{_graph_gives(facts)}. onnxruntime's differ from PyTorch's by at most {facts.onnx['largest_difference']:.1e} on "
             f"{facts.onnx['utterances']} utterances.\n"
         )
     return text
+
+
+def _graph_gives(facts: CardFacts) -> str:
+    """Return what the graph's output is."""
+    first = facts.heads[0]
+    if not first.targets:
+        return "`probabilities`"
+    low, high = first.scale
+    return f"`ratings` of {', '.join(first.targets)} on their scale from {low:g} to {high:g}"
 
 
 def _data(facts: CardFacts) -> str:

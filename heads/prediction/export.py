@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tfser.heads.prediction.card import CardFacts, card
-from tfser.heads.prediction.folder import CARD, ENCODER, check_target, new_folder, write_description, write_weights
+from tfser.heads.prediction.folder import CARD, ENCODER, check_target, left_of, new_folder, write_description, write_weights
 from tfser.heads.prediction.fused import voice
 from tfser.heads.prediction.makers import makers, view_of
 from tfser.heads.prediction.onnx_graph import check_graph, need_onnx, write_onnx
@@ -61,6 +61,8 @@ def export(
     """
     wish = wish or Wish()
     check_target(folder)
+    for path in left_of(folder):
+        tell(f"{path} is of an export that was killed, or that still runs: remove it once none does")
     runs = choose_runs(cache, text, ensemble=wish.ensemble)
     heads = [_one_head(cache, run, wish.selection) for run in runs]
     # All that can be refused is refused before the folder is begun.

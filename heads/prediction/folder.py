@@ -33,6 +33,7 @@ from tfser.heads.prediction.makers import is_mix
 from tfser.heads.prediction.trained import TrainedHead, described
 from tfser.heads.training.normalise import Normaliser
 from tfser.manifests.errors import CannotWriteError, TfserError, UsageError, first_line
+from tfser.manifests.files import is_left_over
 from tfser.pipeline.features.stored_set import StoredSet
 
 DESCRIPTION, CARD, ENCODER, MIXES = "tfser.json", "README.md", "encoder", "mixes.safetensors"
@@ -79,13 +80,34 @@ def new_folder(folder: Path) -> Iterator[Path]:
             yield aside
             for path in aside.rglob("*"):
                 path.chmod(0o755 if path.is_dir() else 0o644)
-            if target.is_dir():
-                target.rmdir()  # an empty one
-            aside.rename(target)
+            _take_place(aside, target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise CannotWriteError(f"{folder}: cannot be written ({(error.strerror or str(error)).lower()})") from error
+
+
+def _take_place(aside: Path, target: Path) -> None:
+    """Rename a folder to its target, which may be an empty folder.
+
+    Raises:
+        UsageError: another process has written the target meanwhile.
+    """
+    try:
+        if target.is_dir():
+            target.rmdir()
+        aside.rename(target)
+    except OSError as error:
+        if os.path.lexists(target):
+            raise UsageError(f"{target}: was written by another process meanwhile; name a new folder") from error
+        raise
+
+
+def left_of(folder: Path) -> list[Path]:
+    """Return the hidden folders beside a target that exports to it left when they were killed, or are writing now."""
+    target = folder.expanduser().absolute()
+    beside = [path for path in target.parent.glob(".*.tmp") if path.name.startswith(f".{target.name}.")]
+    return sorted(path for path in beside if is_left_over(path.name) and path.is_dir())
 
 
 def weight_files(count: int) -> list[str]:
@@ -168,7 +190,7 @@ def write_description(folder: Path, heads: Sequence[TrainedHead], more: Mapping[
 _OF_RUN = (
     *("run_id", "experiment", "head", "preset", "recipe", "corpus", "protocol", "protocol_hash", "validation", "fold", "seed"),
     *("feature_set", "fingerprint", "epochs", "device", "parameters", "audit", "speakers_kept", "classes", "finished_at"),
-    *("versions", "config"),
+    *("versions", "config", "temperature"),
 )
 """What a folder says of each run. Not: findings, which may name speakers."""
 
@@ -250,7 +272,7 @@ def read_folder(folder: Path) -> tuple[TrainedHead, ...]:
             known = described(of)
             selection = about["selection"]
             heads.append(TrainedHead(about=of, **known, selection=selection, state=state, features=features, mixes=mixes))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise ExportedError(f"{folder}: cannot be loaded ({first_line(error)}); export it again") from error
     return tuple(heads)
 

@@ -8,7 +8,7 @@ predictions than those that it was made of. Nothing is trained, and nothing is w
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +45,14 @@ class FusedHead:
     def name(self) -> str:
         """The run's id."""
         return str(self.about["run_id"])
+
+    def calibrated(self) -> FusedHead:
+        """Return the fusion of its members, each at its own temperature.
+
+        Raises:
+            UsageError: the training of one fitted none.
+        """
+        return replace(self, members=tuple(member.calibrated() for member in self.members))
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,10 +20,11 @@ from typing import BinaryIO
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
-from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.errors import CannotWriteError, TfserError, UsageError, unknown
 from tfser.manifests.natural import natural_key
 from tfser.pipeline.measure import Advance, audio_path, in_order
 from tfser.pipeline.sound.audio import KNOWN_SUFFIXES, MAX_DURATION_S, VIDEO_SUFFIXES, survey
+from tfser.pipeline.sound.recording import TooLongError
 from tfser.pipeline.sound.video import MissingExtraError
 
 STDIN = "-"
@@ -195,6 +197,8 @@ def measured(
             facts, content = survey(piece.path, piece.start_s, piece.end_s, max_duration_s=max_duration_s)
         except MissingExtraError:
             raise
+        except TooLongError:
+            return f"longer than {max_duration_s:,.0f} s; --timeline takes any length, --max-duration allows more"
         except TfserError as error:
             return str(error).removeprefix(f"{piece.path}: ")
         if facts.duration_s < minimum_s:
@@ -222,6 +226,7 @@ def standard_input(words: Sequence[str], raw_rate: int | None, source: BinaryIO 
 
     Raises:
         UsageError: if it is a terminal, holds nothing, or half a sample.
+        CannotWriteError: if there is no room to keep it.
     """
     if STDIN not in words:
         if raw_rate is not None:
@@ -232,16 +237,48 @@ def standard_input(words: Sequence[str], raw_rate: int | None, source: BinaryIO 
     if source is None and sys.stdin.isatty():
         raise UsageError("-: standard input is a terminal; send a recording to it")
     with TemporaryDirectory(prefix="tfser-") as folder:
-        content, path = stream.read(), Path(folder, "stdin.wav")
-        if not content:
+        path = Path(folder, "stdin.wav")
+        try:
+            size = _keep_file(stream, path) if raw_rate is None else _keep_samples(stream, path, raw_rate)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise CannotWriteError(f"-: could not be kept in {folder} ({reason}); let TMPDIR name another folder") from error
+        if not size:
             raise UsageError("-: standard input is empty")
-        if raw_rate is None:
-            path.write_bytes(content)
-        else:
-            import numpy as np
-            import soundfile
-
-            if len(content) % 2:
-                raise UsageError(f"-: {len(content):,} bytes are no whole number of 16-bit samples")
-            soundfile.write(path, np.frombuffer(content, "<i2"), raw_rate, subtype="PCM_16")
         yield path
+
+
+def _keep_file(stream: BinaryIO, path: Path) -> int:
+    """Write what comes to a file, block by block; return how many bytes came."""
+    with path.open("wb") as file:
+        shutil.copyfileobj(stream, file, _BLOCK)
+        return file.tell()
+
+
+def _keep_samples(stream: BinaryIO, path: Path, rate: int) -> int:
+    """Write raw 16-bit mono samples to a wav file, block by block; return how many bytes came.
+
+    Raises:
+        UsageError: half a sample is left over, or more came than a wav file holds.
+    """
+    import numpy as np
+    import soundfile
+
+    size, rest = 0, b""
+    with soundfile.SoundFile(path, "w", rate, 1, "PCM_16") as file:
+        while block := stream.read(_BLOCK):
+            size += len(block)
+            if size > _MOST_RAW:
+                raise UsageError(f"-: more than {_MOST_RAW / 1e9:g} GB of raw samples; write them to files, and name those")
+            block = rest + block  # a pipe may part a sample
+            whole = len(block) // 2 * 2
+            rest = block[whole:]
+            file.write(np.frombuffer(block[:whole], "<i2"))
+    if rest:
+        raise UsageError(f"-: {size:,} bytes are no whole number of 16-bit samples")
+    return size
+
+
+_BLOCK = 2**20
+_MOST_RAW = 4 * 10**9
+"""Bytes: a wav file counts its own in 32 bits."""

@@ -29,7 +29,15 @@ class Model:
     known: Familiar
 
 
-def load_model(text: str, cache: Cache, *, ensemble: bool = False, selection: str = "last", weights: str | None = None) -> Model:
+def load_model(
+    text: str,
+    cache: Cache,
+    *,
+    ensemble: bool = False,
+    selection: str = "last",
+    weights: str | None = None,
+    calibrated: bool = False,
+) -> Model:
     """Return what a text names.
 
     Args:
@@ -38,9 +46,10 @@ def load_model(text: str, cache: Cache, *, ensemble: bool = False, selection: st
         ensemble: take all folds and seeds.
         selection: last or val.
         weights: of the encoder; None: where they were.
+        calibrated: probabilities at the temperature that each head's training fitted.
 
     Raises:
-        UsageError: there is nothing of this name, or it leaves a choice.
+        UsageError: there is nothing of this name, it leaves a choice, or no temperature was fitted.
         TfserError: weights are damaged, or the encoder is not here.
     """
     path = Path(text).expanduser()
@@ -50,8 +59,10 @@ def load_model(text: str, cache: Cache, *, ensemble: bool = False, selection: st
             raise UsageError(f"--ensemble: {text} holds one head; export an experiment with --ensemble")
         if selection != heads[0].selection:
             raise UsageError(f"--selection {selection}: {text} was exported with the weights of {heads[0].selection}")
+        heads = _calibrated(heads) if calibrated else heads
         return Model(heads=heads, fronts=fronts_of(heads, weights), known=Familiar())
     heads = tuple(voice(cache, run, selection=selection) for run in choose_runs(cache, text, ensemble=ensemble))
+    heads = _calibrated(heads) if calibrated else heads
     known = known_to(cache, heads[0].about)
     roles = dict(known.roles)
     for other in heads[1:]:
@@ -59,6 +70,10 @@ def load_model(text: str, cache: Cache, *, ensemble: bool = False, selection: st
             if role == "train" or content not in roles:  # what any of them has learnt from, all of them answer from
                 roles[content] = role
     return Model(heads=heads, fronts=fronts_of(heads, weights, cache), known=replace(known, roles=roles))
+
+
+def _calibrated(heads: Sequence[Voice]) -> tuple[Voice, ...]:
+    return tuple(of.calibrated() for of in heads)
 
 
 def fronts_of(heads: Sequence[Voice], weights: str | None = None, cache: Cache | None = None) -> FrontEnds:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from tfser.heads.prediction.exchange import as_hugging_face
 from tfser.heads.prediction.frames import StoredFrames, feature_rows
+from tfser.heads.results.dimension_tables import BY as RATED_BY
+from tfser.heads.results.dimension_tables import dimension_table
 from tfser.heads.results.rater_scores import label_maps
 from tfser.heads.results.score_tables import Wanted, table
 from tfser.heads.runs.names import meant_by
@@ -220,11 +222,16 @@ class NotebookCache(Cache):
         """
         from tfser.heads.prediction.notebook_models import train_experiment
 
+        # A single dimension may come as a word: spelled out letter by letter it would be none.
+        if isinstance(target := asked.get("target", ()), str):
+            asked["target"] = tuple(target.split(","))
         request = Request(head=head, settings={name: _text(value) for name, value in (settings or {}).items()}, **asked)
         return train_experiment(self, request, tuple(seeds))
 
     def scores(self, experiment: str | None = None, *, by: str | None = None) -> list[dict[str, Any]]:
         """Return scores over folds and seeds with intervals over speakers, as `tfser scores --format json` prints them.
+
+        Those of dimensions come behind those of classes, a row a dimension.
 
         Args:
             experiment: an id, a name, or a piece of it; all if left out.
@@ -232,13 +239,26 @@ class NotebookCache(Cache):
         """
         with open_catalogue(self) as connection:
             wanted = Wanted(experiment=None if experiment is None else meant_by(self, experiment))
-            return table(connection, wanted, by=by, maps=label_maps(self, connection) if by == "raters" else None)
+            found = table(connection, wanted, by=by, maps=label_maps(self, connection) if by == "raters" else None)
+            rated = dimension_table(connection, wanted, by=by) if not found or by in (None, *RATED_BY) else []
+            return found + rated
 
-    def model(self, name: str, *, ensemble: bool = False, selection: str = "last", weights: str | None = None) -> TrainedModel:
+    def model(
+        self,
+        name: str,
+        *,
+        ensemble: bool = False,
+        selection: str = "last",
+        weights: str | None = None,
+        calibrated: bool = False,
+        device: str = "cpu",
+    ) -> TrainedModel:
         """Return a trained head that can be called on a waveform; see `tfser.load`."""
         from tfser.heads.prediction.notebook_models import load
 
-        return load(name, cache=self, ensemble=ensemble, selection=selection, weights=weights)
+        return load(
+            name, cache=self, ensemble=ensemble, selection=selection, weights=weights, calibrated=calibrated, device=device
+        )
 
     def feature_sets(self) -> list[str]:
         """Return the names of the feature sets in this cache."""

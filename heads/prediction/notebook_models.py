@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.prediction.answers import SpokenAnswer, answers, evaluated, frames_of, mean_of, on_scale, pack
+from tfser.heads.prediction.answers import SpokenAnswer, answers, evaluated, mean_of, on_scale
 from tfser.heads.prediction.inputs import Unusable, measured, named_inputs
 from tfser.heads.prediction.loading import Model, load_model
+from tfser.heads.prediction.packing import heard_part
+from tfser.heads.results.dimension_tables import dimension_table
 from tfser.heads.results.score_tables import Wanted, table
 from tfser.heads.runs.experiment import EVERYTHING, Experiment, resolve
 from tfser.heads.runs.in_turn import run_here
@@ -44,11 +46,17 @@ class TrainedExperiment:
         return self.experiment.name
 
     def scores(self, *, by: str | None = None) -> list[dict[str, Any]]:
-        """Return its scores as shares of 1, with intervals over speakers; `by`: seed, fold, class, speaker or session."""
+        """Return its scores as shares of 1, with intervals over speakers; `by`: seed, fold, class, speaker or session.
+
+        Of dimensions there is a row for each, and one for their mean, with CCC, pearson and MAE.
+        """
         if self.experiment.folds == (EVERYTHING,):
             raise UsageError(f"{self.name}: trained on all utterances, so it has no test scores; train folds='all' for some")
+        wanted = Wanted(experiment=self.name)
         with open_catalogue(self.cache) as connection:
-            return table(connection, Wanted(experiment=self.name), by=by)
+            if self.experiment.targets:
+                return dimension_table(connection, wanted, by=by)
+            return table(connection, wanted, by=by)
 
     def model(self, fold: int | None = None) -> TrainedModel:
         """Return the trained head of a fold, ready to be called; the only run's if there is one."""
@@ -126,10 +134,11 @@ class TrainedModel:
         seconds = len(samples) / rate
         if seconds < fronts.minimum_s:
             raise UsageError(f"{seconds * 1000:.4g} ms of audio, shorter than one window of {fronts.minimum_s * 1000:g} ms")
-        heard, reasons = frames_of(fronts, [seconds], lambda row, wanted: resample(samples, rate, wanted), self._compute)
-        if reasons:
-            raise UsageError(reasons[0])
-        ((members, _),) = evaluated(heads, pack(fronts, [heard[0]], ["waveform"]), self._compute.devices[0], ())
+        pieces = [("waveform", seconds)]
+        with heard_part(fronts, pieces, lambda row, wanted: resample(samples, rate, wanted), self._compute) as heard:
+            if heard.reasons:
+                raise UsageError(heard.reasons[0])
+            ((members, _),) = evaluated(heads, heard.packed, self._compute.devices[0], ())
         return members
 
     def predict(self, *files: str | Path) -> list[dict[str, Any]]:
@@ -161,6 +170,7 @@ def load(
     ensemble: bool = False,
     selection: str = "last",
     weights: str | None = None,
+    calibrated: bool = False,
     device: str = "cpu",
 ) -> TrainedModel:
     """Return a trained head that can be called on a waveform.
@@ -171,6 +181,7 @@ def load(
         ensemble: the mean over an experiment's folds and seeds.
         selection: last, or val (the validated epoch).
         weights: where the encoder is, if not where it was.
+        calibrated: probabilities at the temperature that was fitted on validation utterances.
         device: where to compute.
 
     Raises:
@@ -178,4 +189,5 @@ def load(
         TfserError: weights are damaged, or the encoder is not here.
     """
     store = cache if isinstance(cache, Cache) else Cache(None if cache is None else Path(cache))
-    return TrainedModel(load_model(str(name), store, ensemble=ensemble, selection=selection, weights=weights), device)
+    model = load_model(str(name), store, ensemble=ensemble, selection=selection, weights=weights, calibrated=calibrated)
+    return TrainedModel(model, device)

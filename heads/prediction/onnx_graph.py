@@ -1,4 +1,4 @@
-"""A trained head as ONNX: frames as the cache stores them in, class probabilities out, normalisation and layer mix
+"""A trained head as ONNX: frames as the cache stores them in, class probabilities (or ratings) out, normalisation and layer mix
 included.
 
 What comes in: a `TrainedHead`, and a few utterances' frames. What goes out: `model.onnx`, written only once onnxruntime
@@ -10,11 +10,7 @@ has given PyTorch's probabilities for those frames to 1e-4, and what was checked
 * What is fitted at once (the reference heads, the probe) takes an utterance, too: mean and deviation over time are part of
   the graph.
 
-Three things are computed in another way, since a graph of fixed operators has no loop over a length that it does not know
-and
-few runtimes have an inverse Fourier transform of odd lengths: TF-Mamba's scan as one product per head (its quadratic
-form, Dao and Gu 2024, section 3), its Fourier transforms as products with the matrices of the discrete transform
-(DFT), and LSTMs over whole utterances without packing them. Nothing here changes a head.
+Some layers are computed in another way there (`tfser.heads.prediction.graph_parts`). Nothing here changes a head.
 """
 
 from __future__ import annotations
@@ -22,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib.util
+import json
 import logging
 import math
 import warnings
@@ -33,12 +30,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tfser.heads.models import tf_mamba
-from tfser.heads.models.blocks import BidirectionalLSTM
 from tfser.heads.models.layer_mix import build_module
+from tfser.heads.prediction.graph_parts import in_graph_words, without_loops
 from tfser.heads.prediction.trained import TrainedHead
 from tfser.heads.training import checkpoints
 from tfser.heads.training.predict import own_randomness
+from tfser.heads.training.rating_loss import rated
 from tfser.heads.training.samples import FrameStore, plan
 from tfser.manifests.errors import TfserError, UsageError, first_line
 from tfser.pipeline.features.feature_set import PER_UTTERANCE
@@ -71,8 +68,6 @@ def check_graph(trained: TrainedHead) -> None:
     Raises:
         NoGraphError: saying why.
     """
-    if trained.targets:
-        raise NoGraphError(f"--onnx: {trained.name} rates {', '.join(trained.targets)}, and graphs are of classes; leave it out")
     if trained.needs_speakers:
         raise NoGraphError(
             f"--onnx: {trained.name} normalises by speaker, over all of a speaker's utterances, and a graph sees one at a time; "
@@ -84,19 +79,20 @@ def check_graph(trained: TrainedHead) -> None:
         raise NoGraphError(f"--onnx: {trained.name} rates {', '.join(trained.beside)} beside its classes; leave it out")
 
 
-class FramesToProbabilities(nn.Module):
+class FramesToAnswer(nn.Module):
     """A network behind the normalisation that it was trained with."""
 
     def __init__(self, trained: TrainedHead, network: nn.Module) -> None:
         super().__init__()
         self.network, self.mode = network, trained.recipe.normalise
+        self.scale = trained.scale if trained.targets else None
         self.mean: Tensor
         self.deviation: Tensor
         self.register_buffer("mean", trained.state["normaliser.mean"].float())
         self.register_buffer("deviation", trained.state["normaliser.deviation"].float())
 
     def forward(self, frames: Tensor) -> Tensor:  # (B, L, D) -> (B, K)
-        """Normalise, classify; every frame counts."""
+        """Normalise, classify or rate; every frame counts."""
         x = frames.float()
         if self.mode in ("none", "train"):
             x = (x - self.mean) * (1 / self.deviation)
@@ -108,22 +104,29 @@ class FramesToProbabilities(nn.Module):
                 variance = x.double().square().mean(dim=1, keepdim=True) - mean.square()
                 x = (x - mean.float()) * (1 / variance.clamp(min=0).sqrt().clamp(min=1e-3)).float()
         lengths = torch.full_like(x[:, 0, 0], x.shape[1]).long()
-        probabilities: Tensor = self.network(x, lengths).float().softmax(dim=-1)
-        return probabilities
+        outputs: Tensor = self.network(x, lengths).float()
+        return outputs.softmax(dim=-1) if self.scale is None else _on_scale(rated(outputs), self.scale)
 
 
-class StatisticsToProbabilities(nn.Module):
+def _on_scale(shares: Tensor, scale: tuple[float, float]) -> Tensor:
+    """Return ratings on 0..1 in points of a scale."""
+    low, high = scale
+    return low + shares * (high - low)
+
+
+class StatisticsToAnswer(nn.Module):
     """A reference head: mean and deviation over time, then what scikit-learn has fitted
-    (`tfser.heads.training.baselines`)."""
+    (`tfser.heads.training.baselines`, `rating_baselines`)."""
 
     def __init__(self, trained: TrainedHead) -> None:
         super().__init__()
+        self.scale = trained.scale if trained.targets else None
         self.names = [name.replace(".", "_") for name in trained.state]
         for name, tensor in trained.state.items():
             self.register_buffer(name.replace(".", "_"), tensor.double())
 
     def forward(self, frames: Tensor) -> Tensor:  # (B, L, D) -> (B, K)
-        """Return the softmax of the scores."""
+        """Return the softmax of the scores, or the ratings that they are."""
         at = self.get_buffer
         mean, deviation = _statistics(frames)
         # Of features of one frame an utterance there is no deviation over time, and none was fitted.
@@ -137,8 +140,8 @@ class StatisticsToProbabilities(nn.Module):
         else:
             scores = scaled @ at("model_weight").T
         # A class that nobody trained has minus infinity, which some runtimes' softmax does not know.
-        probabilities: Tensor = (scores + at("model_intercept").clamp(min=-1e30)).softmax(dim=-1).float()
-        return probabilities
+        scores = scores + at("model_intercept").clamp(min=-1e30)
+        return (scores.softmax(dim=-1) if self.scale is None else _on_scale(scores.clamp(0, 1), self.scale)).float()
 
 
 def _statistics(frames: Tensor) -> tuple[Tensor, Tensor]:  # (B, L, D) -> (B, D) each, float64
@@ -148,7 +151,7 @@ def _statistics(frames: Tensor) -> tuple[Tensor, Tensor]:  # (B, L, D) -> (B, D)
     return mean, (x.square().mean(dim=1) - mean.square()).clamp(min=0).sqrt()
 
 
-class ProbeToProbabilities(nn.Module):
+class ProbeToAnswer(nn.Module):
     """The probe: each chosen layer's statistics, scored on their own, and the mean of the scores
     (`tfser.heads.training.probe`)."""
 
@@ -176,99 +179,25 @@ class ProbeToProbabilities(nn.Module):
         return probabilities
 
 
-class DftFilter(nn.Module):
-    """TF-Mamba's frequency filter with both transforms as matrix products; the numbers of `FrequencyFilter`."""
+def graph_module(trained: TrainedHead, longest: int) -> tuple[nn.Module, int | None]:
+    """Return the module that is written: frames (B, L, D) to probabilities (B, K), or to ratings (B, T) on their scale.
 
-    def __init__(self, original: Any) -> None:
-        super().__init__()
-        n, bins = original.size, original.size // 2 + 1
-        angle = 2 * math.pi * np.outer(np.arange(n), np.arange(bins)) / n  # (n, F)
-        weight = np.full(bins, 2.0)
-        weight[0] = weight[-1] = 1.0  # n is even: the first and the last bin have no twin
-        self.original = original
-        self.cos: Tensor
-        self.sin: Tensor
-        self.weight: Tensor
-        self.register_buffer("cos", torch.from_numpy(np.cos(angle)).float())
-        self.register_buffer("sin", torch.from_numpy(np.sin(angle)).float())
-        self.register_buffer("weight", torch.from_numpy(weight / n).float())
+    Args:
+        trained: the head.
+        longest: frames of the longest utterance that it is compared on.
 
-    def forward(self, x: Tensor, valid: Tensor) -> Tensor:  # (B, L, C), (B, L) -> (B, L, C)
-        """Filter along time; every frame is valid."""
-        cos, sin = self.cos[: x.shape[1]], self.sin[: x.shape[1]]  # (L, F): frames beyond the end are zero
-        real = torch.einsum("lf,blc->bfc", cos, x)
-        imaginary = -torch.einsum("lf,blc->bfc", sin, x)
-        kept = self._kept(real, imaginary) * self.weight[:, None]
-        back = torch.einsum("lf,bfc->blc", cos, real * kept)
-        return back - torch.einsum("lf,bfc->blc", sin, imaginary * kept)
-
-    def _kept(self, real: Tensor, imaginary: Tensor) -> Tensor:
-        filter_of = self.original
-        if filter_of.kind == "power":
-            power = real.square() + imaginary.square()
-            mean = power[:, 1:].mean(dim=1, keepdim=True)
-            tiny = torch.finfo(power.dtype).tiny
-            kept: Tensor = ((power + tiny).log() - (mean + tiny).log() > filter_of.threshold).to(power.dtype)
-            return kept
-        share = torch.linspace(0, 1, real.shape[1])[:, None]
-        passed: Tensor = (filter_of.threshold > share)[None].to(real.dtype)
-        return passed
-
-
-class FullLSTM(nn.Module):
-    """A bidirectional LSTM over utterances that are all as long as the batch: nothing is packed, which a graph cannot."""
-
-    def __init__(self, original: BidirectionalLSTM) -> None:
-        super().__init__()
-        self.lstm = original.lstm
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:  # (B, L, D), (B,) -> (B, L, 2 H)
-        """Return both directions' states side by side; every frame is valid."""
-        states: Tensor = self.lstm(x.float())[0]
-        return states
-
-
-def quadratic_scan(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None = None, *, backend: str = "", chunk: int = 0
-) -> Tensor:
-    """Return what `tfser.heads.models.ssd.ssd` does, by one (L, L) product a head: no loop over frames, whatever L is."""
-    r = x.shape[2] // B.shape[2]
-    total = (dt * A).double().clamp(min=-1000).cumsum(dim=1).transpose(1, 2)  # (b, h, L)
-    earlier = torch.ones_like(total[0, 0][:, None] - total[0, 0][None, :]).tril()  # (L, L)
-    decay = (((total[..., :, None] - total[..., None, :]) * earlier).exp() * earlier).to(x.dtype)
-    scores = torch.einsum("btgn,bsgn->bgts", C, B).repeat_interleave(r, dim=1)  # (b, h, L, L)
-    y = torch.einsum("bhts,bshp->bthp", scores * decay, x * dt[..., None])
-    return y if D is None else y + x * D[:, None]
-
-
-@contextlib.contextmanager
-def _without_loops() -> Iterator[None]:
-    """Let TF-Mamba scan by `quadratic_scan` meanwhile: its own loops run over a length that a graph does not know."""
-    module: Any = tf_mamba
-    own = module.ssd
-    module.ssd = quadratic_scan
-    try:
-        yield
-    finally:
-        module.ssd = own
-
-
-def graph_module(trained: TrainedHead) -> nn.Module:
-    """Return the module that is written: frames (B, L, D) to probabilities (B, K)."""
+    Returns:
+        The module, and the most frames that it takes; None: any.
+    """
     if trained.is_fitted_at_once:
         is_probe = "choice.layers" in trained.state
-        return (ProbeToProbabilities(trained) if is_probe else StatisticsToProbabilities(trained)).eval()
+        return (ProbeToAnswer(trained) if is_probe else StatisticsToAnswer(trained)).eval(), None
     with own_randomness(torch.device("cpu")):
         network = build_module(trained.spec, trained.config, trained.features.dim, len(trained.classes), trained.features.layers)
     network.load_state_dict(checkpoints.part(trained.state, "model"))
     network = copy.deepcopy(network)
-    for module in list(network.modules()):
-        if type(getattr(module, "filter", None)).__name__ == "FrequencyFilter":
-            module.filter = DftFilter(module.filter)
-        for name, child in list(module.named_children()):
-            if isinstance(child, BidirectionalLSTM):
-                setattr(module, name, FullLSTM(child))
-    return FramesToProbabilities(trained, network).eval()
+    most = [number for number in (in_graph_words(network, longest), _most(trained)) if number is not None]
+    return FramesToAnswer(trained, network).eval(), min(most, default=None)
 
 
 def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict[str, Any]:
@@ -280,7 +209,7 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
         packed: frames of utterances of its feature set, real ones if there are any.
 
     Returns:
-        What was compared: `utterances`, `largest_difference`, `tolerance`, `opset`.
+        What was compared: `utterances`, `largest_difference`, `tolerance`, `opset`; and what `input` and `output` are.
 
     Raises:
         NoGraphError: the head cannot be written, and why.
@@ -288,12 +217,12 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
     """
     need_onnx()
     check_graph(trained)
-    module = graph_module(trained)
+    module, most = graph_module(trained, int(packed.lengths.max()))
     # A head of segments has one length and any number of them, one of utterances any length and no batch:
     # padding in the graph would be a second way to compute the same.
     segment = None if trained.is_fitted_at_once else trained.spec.sample_frames(trained.config, trained.recipe)
     samples = _samples(trained, packed, segment)
-    batch, frames = torch.export.Dim("batch", min=1), torch.export.Dim("frames", min=2, max=_most(trained))
+    batch, frames = torch.export.Dim("batch", min=1), torch.export.Dim("frames", min=2, max=most)
     moving: dict[int, Any] = {1: frames} if segment is None else {0: batch}
     if trained.features.config.get("per") == PER_UTTERANCE:
         moving = {}  # one frame, always
@@ -308,13 +237,16 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
         raise NoGraphError(f"--onnx: onnxruntime cannot run the graph of {trained.name} ({str(error)[:200]})") from error
     if not worst <= TOLERANCE:
         path.unlink(missing_ok=True)
-        raise TfserError(f"--onnx: onnxruntime's probabilities differ from PyTorch's by {worst:.2g}, more than {TOLERANCE:g}")
+        what = output_name(trained)
+        raise TfserError(f"--onnx: onnxruntime's {what} differ from PyTorch's by {worst:.2g}, more than {TOLERANCE:g}")
     return {
         "utterances": len(packed.utterance_ids),
         "largest_difference": worst,
         "tolerance": TOLERANCE,
         "opset": OPSET,
-        "input": f"frames float32 ({'B' if segment else '1'}, {segment or ('L' if moving else 1)}, {trained.features.dim})",
+        "input": f"frames float32 ({'B' if segment else '1'}, {segment or ('L' if moving else 1)}, {trained.features.dim})"
+        + (f", L up to {most:,}," if moving and most and not segment else ""),
+        "output": output_name(trained),
     }
 
 
@@ -331,14 +263,14 @@ def _save(trained: TrainedHead, module: nn.Module, example: Tensor, moving: dict
     import onnx
 
     try:
-        with torch.inference_mode(False), torch.no_grad(), _without_loops(), _quiet():
+        with torch.inference_mode(False), torch.no_grad(), without_loops(), _quiet():
             program = torch.onnx.export(
                 module,
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["frames"],
-                output_names=["probabilities"],
+                output_names=[output_name(trained)],
                 dynamic_shapes={"frames": moving},
                 verbose=False,
             )
@@ -347,10 +279,26 @@ def _save(trained: TrainedHead, module: nn.Module, example: Tensor, moving: dict
             # The exporter notes the example's own length behind LSTMs, and onnxruntime would believe it.
             written = onnx.load(path)
             del written.graph.value_info[:]
+            onnx.helper.set_model_props(written, _properties(trained))
             onnx.save(written, path)
     except Exception as error:  # whatever the exporter raises over an operator: it is its word on why
         path.unlink(missing_ok=True)
         raise NoGraphError(f"--onnx: {trained.name} cannot be written as ONNX ({_reason(error)})") from error
+
+
+def output_name(trained: TrainedHead) -> str:
+    """Return what the graph's output is called, which says what it is."""
+    return "ratings" if trained.targets else "probabilities"
+
+
+def _properties(trained: TrainedHead) -> dict[str, str]:
+    """Return what the file says of itself to whoever has nothing but it: names of the outputs, and of which frames they are."""
+    named: dict[str, Any] = {"tfser.classes": list(trained.classes)}
+    if trained.targets:
+        named = {"tfser.targets": list(trained.targets), "tfser.scale": list(trained.scale)}
+    features = {"tfser.features": trained.features.name, "tfser.fingerprint": trained.features.fingerprint}
+    texts = {key: json.dumps(value, ensure_ascii=False) for key, value in named.items()}
+    return texts | features | {"tfser.run_id": trained.name}
 
 
 def _reason(error: BaseException) -> str:
@@ -379,6 +327,8 @@ def _samples(trained: TrainedHead, packed: PackedFeatures, segment: int | None) 
 def _compare(trained: TrainedHead, path: Path, packed: PackedFeatures, samples: Sequence[Tensor]) -> float:
     """Return the largest difference between onnxruntime's probabilities and those that `TrainedHead.predict` gives.
 
+    Of ratings, it is one of shares of their scale.
+
     Raises:
         _CannotRunError: it cannot run the graph.
     """
@@ -391,13 +341,14 @@ def _compare(trained: TrainedHead, path: Path, packed: PackedFeatures, samples: 
     except Exception as error:  # its classes have no base of their own
         raise _CannotRunError(first_line(error)) from error
     expected = trained.predict(packed).utterance_probabilities
+    low, high = trained.scale if trained.targets else (0.0, 1.0)
     worst = 0.0
     for row, sample in zip(expected, samples, strict=True):
         try:
-            (found,) = session.run(["probabilities"], {"frames": sample.numpy()})
+            (found,) = session.run([output_name(trained)], {"frames": sample.numpy()})
         except Exception as error:
             raise _CannotRunError(first_line(error)) from error
-        difference = np.abs(found.astype(np.float64).mean(axis=0) - row).max()
+        difference = np.abs((found.astype(np.float64).mean(axis=0) - low) / (high - low) - row).max()
         worst = max(worst, float(difference) if np.isfinite(difference) else math.inf)
     return worst
 

@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from tfser.heads.prediction.answers import Floats, evaluated, frames_of, mean_of, on_scale, pack
+from tfser.heads.prediction.answers import Floats, evaluated, mean_of, on_scale
 from tfser.heads.prediction.fused import Voice
 from tfser.heads.prediction.inputs import Speech
+from tfser.heads.prediction.packing import heard_part
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.features.engine import AudioRow, Compute, Samples
 from tfser.pipeline.joint_front_end import FrontEnds
@@ -182,16 +183,14 @@ def _answered(
             raise TfserError(f"{len(samples) / rate_hz * 1000:.4g} ms, shorter than one window of the features")
         return samples
 
-    heard, reasons = frames_of(fronts, [end - start for start, end, _ in batch], load, compute)
-    places = sorted(heard)
     found: dict[int, Floats] = {}
-    if places:
-        packed = pack(fronts, [heard[place] for place in places], [str(place) for place in places])
-        answered = evaluated(heads, packed, compute.devices[0], ())
-        found = {place: members for place, (members, _) in zip(places, answered, strict=True)}
+    with heard_part(fronts, [(speech.name, end - start) for start, end, _ in batch], load, compute) as heard:
+        if heard.places:
+            answered = evaluated(heads, heard.packed, compute.devices[0], ())
+            found = {place: members for place, (members, _) in zip(heard.places, answered, strict=True)}
     classes = heads[0].classes
     for place, (start, end, _) in enumerate(batch):
         members = found.get(place, np.empty((0, len(classes)), np.float32))
         scale = heads[0].scale if heads[0].targets else None
-        reason = reasons.get(place)
+        reason = heard.reasons.get(place)
         yield Window(speech=speech, start_s=start, end_s=end, classes=classes, members=members, reason=reason, scale=scale)

@@ -18,6 +18,7 @@ from typing import Any
 
 from tfser.heads.results.intervals import METRICS
 from tfser.heads.results.marks import standing
+from tfser.heads.results.moments import RATED_METRICS
 from tfser.heads.results.outcomes import find
 from tfser.heads.results.scores import scores_of_runs
 from tfser.heads.runs.names import meant_by
@@ -26,7 +27,10 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError, first_line
 
-CURVES = ("loss", "lr", "val_WA", "val_UA", "val_WF1", "val_loss", "test_WA", "test_UA", "test_WF1", "test_loss")
+CURVES = (
+    *("loss", "lr", "val_WA", "val_UA", "val_WF1", "val_loss", "val_CCC"),
+    *("test_WA", "test_UA", "test_WF1", "test_loss", "test_CCC"),
+)
 ID, KIND = "tfser.run_id", "tfser.kind"
 """The tags by which a run of ours is known in MLflow."""
 
@@ -45,15 +49,23 @@ def finished_runs(cache: Cache, text: str) -> list[dict[str, Any]]:
         of_run = f"run_id IN (SELECT run_id FROM runs WHERE {where})"
         history = rows(connection, f"SELECT * FROM history WHERE {of_run} ORDER BY run_id, epoch", key)
         scored = scores_of_runs(connection, runs=[row["run_id"] for row in stored])
+        of_rated = f"SELECT * FROM dimension_scores WHERE level = 'utterance' AND {of_run} ORDER BY selection, dimension"
+        rated = rows(connection, of_rated, key)
     for run in stored:
         run["history"] = [row for row in history if row["run_id"] == run["run_id"]]
-        run["scores"] = [
+        of_classes = [
             {**score.columns("selection", "epoch"), "metric": metric, "value": getattr(score, metric)}
             for score in sorted(scored, key=lambda score: score.selection)
             if score.run_id == run["run_id"]
             for metric in METRICS
-            if getattr(score, metric) is not None
         ]
+        of_dimensions = [
+            {"selection": row["selection"], "epoch": row["epoch"], "metric": f"{metric}/{row['dimension']}", "value": row[metric]}
+            for row in rated
+            if row["run_id"] == run["run_id"]
+            for metric in RATED_METRICS
+        ]
+        run["scores"] = [row for row in (*of_classes, *of_dimensions) if row["value"] is not None]
     return stored
 
 
@@ -74,7 +86,7 @@ def _flat(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
 
 
 def score_name(row: Mapping[str, Any]) -> str:
-    """Return what a test score is called: `last/UA`; one that was chosen on the test side says so.
+    """Return what a test score is called: `last/UA`, `last/CCC/arousal`; one that was chosen on the test side says so.
 
     >>> score_name({"selection": "test-oracle", "metric": "UA"})
     'upper_bound/test-oracle/UA'

@@ -7,8 +7,10 @@ stored its test predictions with. Nothing here reads audio, and nothing is chang
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tfser.heads import head
 from tfser.heads.prediction.makers import Mixes, mixes_in, whole_set
@@ -22,6 +24,7 @@ from tfser.heads.spec.head import Baseline, HeadSpec
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training.predict import TrainedState, predict
+from tfser.heads.training.temperature import scaled
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
@@ -46,6 +49,7 @@ class TrainedHead:
         state: the weights with their normalisation.
         features: the feature set that it was trained on.
         mixes: how the layers of learned mixes in it were scaled.
+        is_calibrated: whether `predict` gives utterances' probabilities at the run's temperature.
     """
 
     about: Mapping[str, Any]
@@ -57,6 +61,26 @@ class TrainedHead:
     state: Mapping[str, Tensor]
     features: StoredSet
     mixes: Mixes = field(default_factory=dict)
+    is_calibrated: bool = False
+
+    @property
+    def temperature(self) -> float | None:
+        """That of this selection, fitted on validation utterances (`tfser.heads.training.temperature`); None: none was."""
+        found = (self.about.get("temperature") or {}).get(self.selection)
+        return None if found is None else float(found)
+
+    def calibrated(self) -> TrainedHead:
+        """Return the head with probabilities at its temperature.
+
+        Raises:
+            UsageError: its training fitted none.
+        """
+        if self.temperature is None:
+            raise UsageError(
+                f"--calibrated: {self.name} has no temperature; train with --set temperature=true and a validation side "
+                "(--validation)"
+            )
+        return replace(self, is_calibrated=True)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -99,6 +123,8 @@ class TrainedHead:
     ) -> Prediction:
         """Return the class probabilities (or ratings on 0..1) of utterances and segments, as the training evaluated its own.
 
+        They are as sure as those that the run stored. Of a calibrated head those of utterances, and they alone, are scaled.
+
         Args:
             features: frames of the feature set that the head was trained on, n utterances.
             speakers: (n,) who speaks; needed where frames are normalised by speaker.
@@ -108,7 +134,7 @@ class TrainedHead:
         Raises:
             UsageError: the features are of another width, or the speakers are needed and not given.
         """
-        return predict(
+        found = predict(
             TrainedState(
                 state=self.state,
                 spec=self.spec,
@@ -124,6 +150,9 @@ class TrainedHead:
             speakers=speakers,
             device=device,
         )
+        if not self.is_calibrated or self.temperature is None:
+            return found
+        return replace(found, utterance_probabilities=scaled(found.utterance_probabilities, self.temperature).astype(np.float32))
 
 
 def trained_head(cache: Cache, run_id: str, *, selection: str = "last") -> TrainedHead:

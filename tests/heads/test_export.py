@@ -175,6 +175,8 @@ def test_damage_is_refused_in_one_line(folder: Path, made: Made, tmp_path: Path,
         ({"heads": []}, "lists no weights"),
         ({"files": {}}, "lists no weights"),
         ({"heads": None}, "describes no exported model"),
+        ({"features": None}, "cannot be loaded"),
+        ({"features": {"name": "logmel"}}, "cannot be loaded"),
     ],
 )
 def test_a_description_that_is_off(folder: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:

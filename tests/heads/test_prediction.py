@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,28 @@ def test_a_test_fold_s_audio_gives_the_stored_predictions_bit_for_bit(
     (run_id,) = trained.need((head, features))
     names = trained.elsewhere(tmp_path)
     check_fold(load_model(run_id, trained.cache), trained.cache, run_id, names, tmp_path)
+
+
+@pytest.mark.parametrize("features", ["logmel", pytest.param(LAYERS, marks=pytest.mark.slow)])
+def test_a_fold_that_is_too_large_for_memory_gives_the_same_bits(
+    trained: Trained, features: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its frames lie in a file, which is gone afterwards, and each utterance is computed on its own."""
+    (run_id,) = trained.need(("mean_pool", features))
+    audio, aside = tmp_path / "audio", tmp_path / "aside"
+    for folder in (audio, aside):
+        folder.mkdir()
+    names = trained.elsewhere(audio)
+    monkeypatch.setattr("tfser.heads.prediction.packing.IN_MEMORY", 1)
+    monkeypatch.setattr("tempfile.tempdir", str(aside))
+    mapped: list[str] = []
+    monkeypatch.setattr(np, "memmap", lambda *words, own=np.memmap, **more: mapped.append("") or own(*words, **more))
+    model = load_model(run_id, trained.cache)
+    check_fold(model, trained.cache, run_id, names, audio)
+    assert mapped and not list(aside.iterdir())
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10))
+    with pytest.raises(TfserError, match="GB are free; let TMPDIR name a larger folder"):
+        heard(model, [str(audio)])
 
 
 def test_an_utterance_alone_agrees_but_for_rounding(trained: Trained) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -15,14 +16,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from tfser.heads.prediction.folder import new_folder
+from tfser.heads.prediction.folder import left_of, new_folder
+from tfser.heads.prediction.inputs import standard_input
 from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.in_turn import run_here
 from tfser.heads.runs.plan import entry_of, make_plan
 from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import refresh
-from tfser.manifests.errors import CannotWriteError
+from tfser.manifests.errors import CannotWriteError, UsageError
 
 from ..conftest import fill_with_tones, run
 
@@ -124,6 +126,55 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CannotWriteError, match="no space left"), new_folder(tmp_path / "m"):
         _full()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_that_another_process_writes_meanwhile_stays_its_own(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="by another process meanwhile"), new_folder(tmp_path / "m"):
+        (tmp_path / "m").mkdir()
+        (tmp_path / "m" / "theirs").touch()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "m", tmp_path / "m" / "theirs"]
+
+
+def test_what_a_killed_export_left_is_named_and_kept(one: OneRun, tmp_path: Path) -> None:
+    left = tmp_path / ".m.4711-0a1b2c3d.tmp"
+    left.mkdir()
+    assert left_of(tmp_path / "m") == [left] and left_of(tmp_path / "other") == []
+    done = run("export", one.run_id, tmp_path / "m", "--cache", one.cache.root)
+    assert done.exit_code == 0 and left.name in done.stderr and left.is_dir()
+
+
+class Parted(io.BytesIO):
+    """A pipe that hands on a few bytes at a time, and parts samples."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(3)
+
+
+def test_standard_input_comes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = (1000 * np.random.default_rng(0).standard_normal(500)).astype("<i2")
+    with standard_input(["-"], 16000, Parted(samples.tobytes())) as path:
+        assert path is not None
+        np.testing.assert_array_equal(soundfile.read(path, dtype="int16")[0], samples)
+    assert not path.exists()
+    with standard_input(["-"], None, Parted(b"any bytes")) as path:
+        assert path is not None and path.read_bytes() == b"any bytes"
+    odd = Parted(samples.tobytes()[:-1])
+    with pytest.raises(UsageError, match="999 bytes are no whole number"), standard_input(["-"], 8000, odd):
+        pass
+    monkeypatch.setattr("tfser.heads.prediction.inputs._MOST_RAW", 100)
+    with pytest.raises(UsageError, match="write them to files"), standard_input(["-"], 8000, Parted(samples.tobytes())):
+        pass
+    monkeypatch.setattr("shutil.copyfileobj", _full)
+    with pytest.raises(CannotWriteError, match=r"no space left on device.*TMPDIR"), standard_input(["-"], None, Parted(b"x")):
+        pass
+
+
+def test_a_recording_that_is_too_long_says_what_takes_it(one: OneRun, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "long.wav", np.tile(0.1 * np.random.default_rng(0).standard_normal(8000), 4), 16000)
+    words = ("predict", one.run_id, tmp_path / "long.wav", "--cache", one.cache.root)
+    refused = run(*words, "--max-duration", 1)
+    assert refused.exit_code == 1 and "longer than 1 s; --timeline takes any length" in refused.stderr
+    assert run(*words, "--timeline", "--window", 60).stdout.count("long.wav") == 1  # one window, as long as there is sound
 
 
 @pytest.mark.slow
