@@ -98,7 +98,8 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, valid: Tensor, window: int
     near = (place[:, None] - place[None]).abs() <= window // 2  # (T, T)
     scores = (q @ k.transpose(2, 3)) * q.shape[-1] ** -0.5  # (b, heads, T, T)
     weights = scores.masked_fill(~(near & valid[:, None, None]), torch.finfo(torch.float32).min).softmax(dim=-1)
-    return weights @ v
+    attended: Tensor = weights @ v
+    return attended
 
 
 def pooled(x: Tensor, valid: Tensor, frames: int) -> tuple[Tensor, Tensor]:

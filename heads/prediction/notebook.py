@@ -54,7 +54,7 @@ class TrainingOptions(TypedDict, total=False):
     """Instead of the recipe's number."""
     width: int | None
     """Of the network, for heads that have one."""
-    target: tuple[str, ...]
+    target: str | Sequence[str]
     """Dimensions to learn instead of classes: valence, arousal, dominance."""
     labels: str | None
     """A label map."""
@@ -223,8 +223,8 @@ class NotebookCache(Cache):
         from tfser.heads.prediction.notebook_models import train_experiment
 
         # A single dimension may come as a word: spelled out letter by letter it would be none.
-        if isinstance(target := asked.get("target", ()), str):
-            asked["target"] = tuple(target.split(","))
+        target = asked.get("target", ())
+        asked["target"] = tuple(target.split(",")) if isinstance(target, str) else tuple(target)
         request = Request(head=head, settings={name: _text(value) for name, value in (settings or {}).items()}, **asked)
         return train_experiment(self, request, tuple(seeds))
 

@@ -147,7 +147,7 @@ class _Kept:
             self._frames.append(frames)
             return
         try:
-            self._file.write(memoryview(np.ascontiguousarray(frames)).cast("B"))
+            self._file.write(np.ascontiguousarray(frames).data.cast("B"))
         except OSError as error:
             raise CannotWriteError(
                 f"{tempfile.gettempdir()}: cannot be written ({(error.strerror or str(error)).lower()}); let TMPDIR name another "

@@ -23,7 +23,7 @@ YAML, CONFIGURATION = "config.yaml", "configuration.json"
 MODEL = "emotion2vec"
 """The family, as `model_type` has it."""
 
-_FIXED = {
+_FIXED: dict[str, dict[str, object]] = {
     "model_conf": {"layer_norm_first": False, "norm_affine": True},
     "audio": {"extractor_mode": "layer_norm", "use_alibi_encoder": True, "learned_alibi": False, "conv_pos_pre_ln": False},
 }
