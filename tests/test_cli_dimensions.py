@@ -318,7 +318,7 @@ def test_classes_and_dimensions_of_one_run_are_both_scored_and_stored(here: Path
     compared = run("compare", name, "ridge", "--metric", "CCC", "--common", "--cache", here)
     assert compared.exit_code == 0 and "CCC" in compared.stdout, compared.output
     wrong = run("compare", name, "ridge", "--metric", "UA", "--cache", here)
-    assert wrong.exit_code == 2 and "learned valence, arousal and no classes" in wrong.output
+    assert wrong.exit_code == 2 and "unknown metric of dimensions 'UA'" in wrong.output
     said = run("predict", name + "-f1-s0", made / "recordings" / "a", "--cache", here, "--format", "csv")
     assert said.exit_code == 0 and "p_anger" in said.stdout.splitlines()[0], said.output
 

@@ -224,8 +224,9 @@ class NotebookCache(Cache):
 
         # A single dimension may come as a word: spelled out letter by letter it would be none.
         target = asked.get("target", ())
-        asked["target"] = tuple(target.split(",")) if isinstance(target, str) else tuple(target)
-        request = Request(head=head, settings={name: _text(value) for name, value in (settings or {}).items()}, **asked)
+        of_head: dict[str, Any] = {"head": head, "settings": {name: _text(value) for name, value in (settings or {}).items()}}
+        of_head["target"] = tuple(target.split(",")) if isinstance(target, str) else tuple(target)
+        request = Request(**{**asked, **of_head})
         return train_experiment(self, request, tuple(seeds))
 
     def scores(self, experiment: str | None = None, *, by: str | None = None) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ class Draw:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
+class BatchMaterial:
     """What a batch is made of: its samples, before layers are mixed and anything is augmented."""
 
     cut: Sequence[npt.NDArray[np.int64]]
@@ -67,14 +67,14 @@ class BatchMaker:
         """Gather and augment the batch of a draw, without waiting for the device: it computes the step before."""
         return self.finish(draw, self.gather(draw))
 
-    def materials(self, draws: Iterator[Draw]) -> Iterator[tuple[Draw, Material]]:
+    def materials(self, draws: Iterator[Draw]) -> Iterator[tuple[Draw, BatchMaterial]]:
         """Yield what the batches of some draws are made of; frames on disk are read ahead, by a thread."""
         # A generator is drawn from in one order: places of a batch, what augments it, places of the next. Where something is
         # drawn once a batch is gathered, the next cannot be gathered before.
         gathered = ((draw, self.gather(draw)) for draw in draws)
         return read_ahead(gathered) if self.store.is_streamed and not changes_samples(self.recipe) else gathered
 
-    def gather(self, draw: Draw) -> Material:
+    def gather(self, draw: Draw) -> BatchMaterial:
         """Read the samples of a draw: in parts, where a batch is computed in parts and is not augmented."""
         rows, starts = draw.rows, draw.starts
         cut = in_parts(self.store.lengths[rows.numpy()], self.parts) if self.parts > 1 else []
@@ -85,9 +85,9 @@ class BatchMaker:
             # What is drawn comes in this order: places and paces, then augmentation, then mixup. Another is another training.
             starts, pace = self.places(rows, starts, draw.generator)
             read = (self.store.gather(rows, starts, self.frames, pace),)
-        return Material(cut=cut, read=read)
+        return BatchMaterial(cut=cut, read=read)
 
-    def finish(self, draw: Draw, material: Material) -> Batch:
+    def finish(self, draw: Draw, material: BatchMaterial) -> Batch:
         """Mix layers, augment and mix up what was gathered; the targets go beside it."""
         recipe, rows, generator, cut = self.recipe, draw.rows, draw.generator, material.cut
         # Targets follow the order of the parts, so that the loss can take the logits of all parts joined as they come.

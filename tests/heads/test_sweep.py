@@ -152,7 +152,7 @@ def test_reference_heads_stand_once_in_every_feature_set(cache: Cache, monkeypat
         ({"settings": {"width": "4"}}, "mean_pool linear/default on logmel: unknown setting 'width'"),
         (
             {"heads": (HeadBlock(name="mean_pool"), HeadBlock(name="logreg")), "settings": {"lr": "0.1"}},
-            "logreg plain/default on logmel: unknown setting 'lr'; Known: C, class_beta, class_weights, threads; "
+            "logreg plain/default on logmel: unknown setting 'lr'; Known: C, class_beta, class_weights, temperature, threads; "
             "`tfser heads logreg` explains them; --set HEAD.KEY=VALUE",
         ),
         ({"settings": {"tf_mamba.width": "4"}}, "unknown head of this sweep 'tf_mamba'"),

@@ -33,14 +33,14 @@ LOGMEL = feature_set("logmel")
 COUNT = 9
 DRIVER = """
 import sys, time
-from tfser.pipeline import extract
+from tfser.pipeline import audio_loading
 from tfser.pipeline import new_shards
 new_shards.ShardWriting.__init__.__kwdefaults__["shard_utterances"] = 2
-real, pause = extract.decode, float(sys.argv.pop(1))
+real, pause = audio_loading.decode, float(sys.argv.pop(1))
 def slowly(*args, **named):
     time.sleep(pause)
     return real(*args, **named)
-extract.decode = slowly
+audio_loading.decode = slowly
 from tfser import cli
 cli.main()
 """

@@ -153,7 +153,7 @@ def test_what_an_extraction_of_all_stored_meanwhile_is_not_stored_again(
     make: Callable[[str], Cache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = make("cache")
-    from tfser.pipeline import extract as module
+    from tfser.pipeline import audio_loading as module
 
     real, once = module.decode, [True]
 
