@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from tfser.heads.prediction.trackers import finished_runs, score_name
+from tfser.heads.prediction.trackers import finished_runs, score_name
 from tfser.heads.reports.ui.results_pages import experiment_lists
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.rating_agreement import check_ratings
@@ -192,6 +193,10 @@ def test_predictions_are_on_the_corpus_s_scale_and_those_that_were_stored(made: 
         for row in stored:
             stem = Path(row["utterance_id"]).stem
             assert said[stem, row["dimension"]] == pytest.approx(row["predicted"], abs=1e-6)
+    (tracked,) = finished_runs(Cache(made / "cache"), run_id)
+    scores = {score_name(row): row["value"] for row in tracked["scores"]}
+    assert scores["last/CCC/arousal"] > 0.5 and {"last/MAE/valence", "upper_bound/test-oracle/CCC/arousal"} <= scores.keys()
+    assert "last/UA" not in scores and all(row["test_CCC"] is not None for row in tracked["history"])
     (tracked,) = finished_runs(Cache(made / "cache"), run_id)
     scores = {score_name(row): row["value"] for row in tracked["scores"]}
     assert scores["last/CCC/arousal"] > 0.5 and {"last/MAE/valence", "upper_bound/test-oracle/CCC/arousal"} <= scores.keys()

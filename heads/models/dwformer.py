@@ -88,7 +88,7 @@ class DynamicWindowBlock(nn.Module):
         """Return frames (B, L, D) and their importance (B, L), of frames (B, L, D), (B, L) bool and importance (B, L)."""
         strong = self._strong(importance, valid)  # (B, L)
         window = windows(strong, valid)  # (B, L), numbered from 0
-        members = window[:, None] == torch.arange(int(window.max()) + 1, device=x.device)[None, :, None]
+        members = window[:, None] == window_numbers(window)[None, :, None]
         members &= valid[:, None]  # (B, W, L)
         together = (window[:, :, None] == window[:, None]) & valid[:, None] & valid[:, :, None]  # (B, L, L)
         x, received = self.local.receive(self.norm(x), together)
@@ -130,6 +130,11 @@ def windows(strong: Tensor, valid: Tensor) -> Tensor:  # (B, L) bool, (B, L) boo
     lone[:, 1:] = changes[:, 1:] & changes[:, :-1]  # and began at it, too
     begins = nn.functional.pad(changes & ~lone, (1, 0))
     return begins.long().cumsum(dim=1)
+
+
+def window_numbers(window: Tensor) -> Tensor:  # (B, L) -> (W,) int64
+    """Return the numbers of the windows of the utterance that has most; others have fewer."""
+    return torch.arange(int(window.max()) + 1, device=window.device)
 
 
 class DWFormer(nn.Module):

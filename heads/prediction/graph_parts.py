@@ -5,7 +5,8 @@ odd lengths, and a length that is cut into pieces leaves the exporter with sums 
 in another way, to the same numbers but for rounding: TF-Mamba's scan as one product per head (its quadratic form, Dao and Gu
 2024, section 3), its Fourier transforms as products with the matrices of the discrete transform (DFT), LSTMs over whole
 utterances without packing them, attention within windows as attention to all under a mask, means over a few frames as
-pooling; SpeechFormer++ has always as many words, of which those beyond an utterance's end do not count.
+pooling; SpeechFormer++ has always as many words, of which those beyond an utterance's end do not count, and DWFormer as many
+windows as frames, of which those without a frame do not.
 
 What comes in: a network as it was trained, in evaluation. What goes out: the same network with such layers in it, or a block
 within which heads compute so. No weight is changed, and nothing of it outlives the block.
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tfser.heads.models import mstr, speechformer, speechformer_pp, tf_mamba
+from tfser.heads.models import dwformer, mstr, speechformer, speechformer_pp, tf_mamba
 from tfser.heads.models.blocks import BidirectionalLSTM
 
 
@@ -116,6 +117,12 @@ def pooled(x: Tensor, valid: Tensor, frames: int) -> tuple[Tensor, Tensor]:
     return (total / count.clamp(min=0.5 / frames)).transpose(1, 2), count[:, 0] > 0
 
 
+def windows_of_frames(window: Tensor) -> Tensor:  # (B, L) -> (L,) int64
+    """Return the numbers of as many windows as there can be, in place of `tfser.heads.models.dwformer.window_numbers`: how many
+    there are follows from the numbers. Those without a frame take no part."""
+    return torch.arange(window.shape[1])
+
+
 class PooledMerge(nn.Module):
     """SpeechFormer's merge of tokens by `pooled`; the numbers of `tfser.heads.models.speechformer.Merge`."""
 
@@ -163,6 +170,7 @@ _STAND_INS: tuple[tuple[Any, str, Any], ...] = (
     (speechformer, "windowed_attention", masked_attention),
     (speechformer_pp, "windowed_attention", masked_attention),
     (mstr, "windowed_attention", masked_attention),
+    (dwformer, "window_numbers", windows_of_frames),
     (mstr, "pool_frames", pooled),
 )
 

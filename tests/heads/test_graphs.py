@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tfser.heads import DIMENSION_REFERENCES, HEADS, head
 from tfser.heads.models import mstr, speechformer
 from tfser.heads.models.blocks import BidirectionalLSTM, windowed_attention
+from tfser.heads.models.dwformer import DWFormer, DWFormerConfig
 from tfser.heads.models.layer_mix import build_module
 from tfser.heads.models.speechformer_pp import SpeechFormerPP, SpeechFormerPPConfig
 from tfser.heads.models.ssd import ssd
@@ -101,6 +102,17 @@ def test_words_beyond_an_utterance_s_end_change_nothing() -> None:
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
+def test_windows_without_a_frame_change_nothing() -> None:
+    """DWFormer has as many windows as importance makes, and in a graph as many as frames."""
+    config = replace(DWFormerConfig(), width=8, heads=2, feed_forward=8, hidden=(4,), blocks=2)
+    network, lengths = DWFormer(config, 5, 3).eval(), torch.tensor([40, 7])
+    with torch.no_grad():
+        wanted = network(drawn(2, 40, 5), lengths)
+        with without_loops():
+            found = network(drawn(2, 40, 5), lengths)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
 def test_heads_have_their_own_layers_again_afterwards() -> None:
     before = speechformer.windowed_attention
     with pytest.raises(RuntimeError), without_loops():
@@ -146,7 +158,7 @@ def some_head(name: str, features: PackedFeatures, *, targets: tuple[str, ...] =
     spec = head(name)
     recipe = spec.recipe("paper" if name == "tf_transformer" else None)  # whose hops fit so short segments
     config = spec.preset()
-    small = {key: value for key, value in SMALL.items() if hasattr(config, key)} | OWN.get(name, {})
+    small = {key: value for key, value in SMALL.items() if key in config.to_dict()} | OWN.get(name, {})
     longest = int(features.lengths.max())
     config = spec.settled(replace(config, **small), hop_s=0.01, longest=longest, device="cpu")
     everyone, rng = np.arange(len(features)), np.random.default_rng(0)
