@@ -14,6 +14,7 @@ import pytest
 
 import tfser
 from tfser.heads import REGISTERED
+from tfser.heads.prediction import notebook_models
 from tfser.heads.prediction.exchange import audit
 from tfser.heads.prediction.notebook import TrainingOptions
 from tfser.heads.runs.request import Request
@@ -25,7 +26,7 @@ from tfser.pipeline.extract import extract
 from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.scan import scan
 
-from .conftest import fill_with_tones
+from .conftest import fill_with_tones, run
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -49,6 +50,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of tones: what comes out of it is asked, not what it says."""
     folder = tmp_path_factory.mktemp("tones")
     fill_with_tones(Cache(folder / "cache"), folder, seconds=0.2, each=(2, 2))
+    head, *lines = (folder / "toy.csv").read_text().splitlines()
+    rated = [f"{line},{4 + i % 2 if 'anger' in line else 2}" for i, line in enumerate(lines)]
+    (folder / "toy.csv").write_text("\n".join([f"{head},arousal", *rated]))
+    votes = [f"{line.split(',')[0]},r{i},{name}" for line in lines for i, name in enumerate((line.split(",")[1], "sadness"))]
+    (folder / "votes.csv").write_text("\n".join(["id,rater,label", *votes]))
+    words = ("--table", folder / "toy.csv", "--scale", "1-5", "--annotations", folder / "votes.csv")
+    assert run("scan", "--corpus", "table", *words, "--cache", folder / "cache").exit_code == 0
     return folder / "cache"
 
 
@@ -158,6 +166,30 @@ def test_features_come_in_every_shape(small: Path) -> None:
     assert batch["lengths"].tolist() == [len(item["frames"]) for item in items]
     with pytest.raises(UsageError, match="unknown feature set"):
         cache.features("logmol")
+
+
+def test_one_dimension_may_come_as_a_word(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Request] = []
+    monkeypatch.setattr(notebook_models, "train_experiment", lambda cache, request, seeds: asked.append(request))
+    for target in ("arousal", ["arousal"], "valence,arousal", ("valence", "arousal")):
+        tfser.Cache(small).train("ridge", target=target, labels_from="label", settings={"normalise": None})
+    assert [request.target for request in asked] == [("arousal",)] * 2 + [("valence", "arousal")] * 2
+    assert asked[0].labels_from == "label" and asked[0].settings == {"normalise": "none"}
+
+
+@pytest.mark.slow
+def test_dimensions_and_the_raters_votes_are_learned_here_too(small: Path) -> None:
+    cache = tfser.Cache(small)
+    rated = cache.train("ridge", target="arousal", folds="1")  # one name is no letters
+    (row,) = rated.scores()
+    assert row["dimension"] == "arousal" and row["CCC"] is not None and row in cache.scores()
+    waveform = 0.2 * np.sin(2 * np.pi * 1500 * np.arange(8000) / 16000)
+    (rating,) = rated.model()(waveform, 16000).values()
+    assert 1 <= rating <= 5
+    plain, voted = (cache.train("mean_pool", labels_from=of, epochs=1, folds="1") for of in ("label", "distribution"))
+    assert plain.name != voted.name and {row["selection"] for row in voted.scores()} >= {"last"}
+    with pytest.raises(UsageError, match="did you mean 'arousal'"):
+        cache.train("ridge", target="arousel")
 
 
 def test_a_layer_of_a_stack_is_a_feature_set_here_too(cache: Cache, put_corpus: Any, put_stack: Any) -> None:

@@ -108,6 +108,7 @@ class _Heard:
     rows: list[dict[str, Any]] = field(default_factory=list)
     rttm: list[str] = field(default_factory=list)
     unusable: list[Unusable] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
     predicted: int = 0
     audio_s: float = 0.0
 
@@ -230,6 +231,7 @@ def _hear(
                 }
             heard.rows.append(row)
             heard.predicted += 1
+            heard.damaged += [piece.name] if piece.is_damaged else []
             heard.audio_s += piece.duration_s
 
 
@@ -242,8 +244,9 @@ def _hear_windows(
     heard: _Heard,
 ) -> None:
     """Predict each input window by window."""
-    from tfser.heads.prediction.timeline import check_windows, windows
+    from tfser.heads.prediction.timeline import check_windows, recording_names, windows
 
+    names = recording_names([piece.name for piece in speech])
     step = hearing.window / 2 if hearing.step is None else hearing.step
     check_windows(hearing.window, step, fronts)
     with bar("predicting", len(speech)) as update:
@@ -270,9 +273,10 @@ def _hear_windows(
             if found and not answered:
                 heard.unusable.append(Unusable(name=piece.name, reason=found[0].reason or "no window could be heard"))
             heard.rows += [window.to_dict() for window in found] if answered else []
-            heard.rttm += [window.rttm() for window in answered]
+            heard.rttm += [window.rttm(names[piece.name]) for window in answered]
             heard.predicted += bool(answered) and all(piece.name != lost.name for lost in heard.unusable)
             heard.audio_s += found[-1].end_s if found else 0.0
+            heard.damaged += [piece.name] if answered and found[-1].speech.is_damaged else []
             update(advance=1)
 
 
@@ -298,6 +302,7 @@ def _write(kind: PredictionOutput, heard: _Heard, trained: Sequence[Voice], name
                 "predicted": heard.predicted,
                 "predictions": heard.rows,
                 "unusable": [lost.to_dict() for lost in heard.unusable],
+                "damaged": heard.damaged,
             }
         )
     elif kind is PredictionOutput.rttm:
@@ -381,6 +386,9 @@ def _tell(heard: _Heard, named: int, seconds: float, trained: Sequence[Voice]) -
         say(f"not predicted: {lost.name}: {lost.reason}")
     if len(heard.unusable) > 20:
         say(f"and {len(heard.unusable) - 20:,} more that were not predicted (--format json lists all)")
+    if heard.damaged:
+        rest = f" and {len(heard.damaged) - 3:,} more" if len(heard.damaged) > 3 else ""
+        say(f"damaged, and heard as far as they go: {', '.join(heard.damaged[:3])}{rest}")
     seen = sum(row.get("seen") in ("train", "val") for row in heard.rows)
     if seen:
         whose = "its training" if len(trained) == 1 else "at least one head's training"

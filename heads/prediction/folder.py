@@ -54,6 +54,8 @@ def check_target(folder: Path) -> Path:
         UsageError: if something is there already, or there is no folder that it could be made in.
     """
     target = folder.expanduser().absolute()
+    if target.is_symlink():
+        raise UsageError(f"{folder}: is a link; name a new folder")
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{folder}: is there already; name a new folder")
     if not target.parent.is_dir():
@@ -218,7 +220,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise ExportedError(f"{path}: could not be read ({(error.strerror or str(error)).lower()})") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ExportedError(f"{path}: describes no exported model ({first_line(error)}); export it again") from error
+        raise ExportedError(f"{path}: describes no exported model ({_off(error)}); export it again") from error
     if version != FORMAT:
         raise ExportedError(f"{path}: has the format {version!r}, and this version of tfser reads {FORMAT}")
     if not is_whole:
@@ -273,8 +275,15 @@ def read_folder(folder: Path) -> tuple[TrainedHead, ...]:
             selection = about["selection"]
             heads.append(TrainedHead(about=of, **known, selection=selection, state=state, features=features, mixes=mixes))
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise ExportedError(f"{folder}: cannot be loaded ({first_line(error)}); export it again") from error
+        raise ExportedError(f"{folder}: cannot be loaded ({_off(error)}); export it again") from error
     return tuple(heads)
+
+
+def _off(error: BaseException) -> str:
+    """Return what is off in a description, by the error that reading it ended in."""
+    if isinstance(error, KeyError):
+        return f"it lacks {error}"
+    return "something in it is of another kind" if isinstance(error, (TypeError, AttributeError)) else first_line(error)
 
 
 def _not_exported(folder: Path) -> UsageError:

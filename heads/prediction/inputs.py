@@ -44,6 +44,7 @@ class Speech:
         label: the true class as the corpus has it, where that is known.
         duration_s: length in seconds; 0 until it is measured.
         content_hash: of the samples; empty until it is measured.
+        is_damaged: its file held more than can be decoded.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Speech:
     label: str | None = None
     duration_s: float = 0.0
     content_hash: str = ""
+    is_damaged: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,10 +202,13 @@ def measured(
         except TooLongError:
             return f"longer than {max_duration_s:,.0f} s; --timeline takes any length, --max-duration allows more"
         except TfserError as error:
-            return str(error).removeprefix(f"{piece.path}: ")
+            reason = str(error).removeprefix(f"{piece.path}: ")
+            is_raw = piece.name == STDIN and reason.startswith("cannot be decoded")
+            return f"{reason}; raw samples need --raw-rate" if is_raw else reason
         if facts.duration_s < minimum_s:
             return f"{facts.duration_s * 1000:.4g} ms of audio, shorter than one window of {minimum_s * 1000:g} ms"
-        return replace(piece, duration_s=facts.duration_s, content_hash=content)
+        is_damaged = "damaged" in facts.flags
+        return replace(piece, duration_s=facts.duration_s, content_hash=content, is_damaged=is_damaged)
 
     for piece, found in zip(pieces, in_order(look, pieces, workers), strict=True):
         if isinstance(found, str):

@@ -12,8 +12,9 @@ let go.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +71,32 @@ class Window:
         shares = {name: float(value) for name, value in zip(self.classes, self.probabilities, strict=True)}
         return row | {"predicted": self.predicted, "probabilities": shares, "reason": None}
 
-    def rttm(self) -> str:
+    def rttm(self, name: str) -> str:
         """Return it as a line of RTTM: the class where a diarisation has the speaker, its probability as the confidence.
 
-        Blanks part the fields, so those in the file's name are written as underscores.
+        Args:
+            name: of the recording, from `recording_names`.
         """
-        name = "_".join(Path(self.speech.name).stem.split()) or "-"
         label = "_".join(self.predicted.split())
         confidence = float(self.probabilities.max())
         return f"SPEAKER {name} 1 {self.start_s:.3f} {self.end_s - self.start_s:.3f} <NA> <NA> {label} {confidence:.4f} <NA>"
+
+
+def recording_names(inputs: Sequence[str]) -> dict[str, str]:
+    """Return what recordings are called in RTTM: their file's name without suffix, or as much more as tells them apart.
+
+    Blanks part the fields, so those in a name are written as underscores.
+
+    >>> recording_names(["x/a.wav", "x/b c.wav", "x/b c.flac", "y/a.wav"]).values()
+    dict_values(['x/a.wav', 'b_c.wav', 'b_c.flac', 'y/a.wav'])
+    """
+    called: dict[str, str] = {}
+    ways: tuple[Callable[[Path], str], ...] = (lambda path: path.stem, lambda path: path.name, str)
+    for shorten in ways:
+        short = {name: "_".join(shorten(Path(name)).split()) or "-" for name in inputs if name not in called}
+        times = Counter([*short.values(), *called.values()])
+        called |= {name: text for name, text in short.items() if times[text] == 1 or shorten is str}
+    return {name: called[name] for name in inputs}
 
 
 def check_windows(window_s: float, step_s: float, fronts: FrontEnds) -> None:
@@ -157,13 +175,14 @@ def windows(
     batch: list[tuple[float, float, Samples]] = []
     done = 0.0
     for window in cut(blocks, recording, window_s, step_s):
-        batch.append(window)
-        if len(batch) == AT_ONCE:
+        if len(batch) == AT_ONCE:  # before the next one comes in: the last batch is there when the end is known
             yield from _answered(heads, fronts, speech, batch, recording.sample_rate, compute)
             if advance is not None:
                 advance(0, batch[-1][1] - done)
             done, batch = batch[-1][1], []
+        batch.append(window)
     if batch:
+        speech = replace(speech, is_damaged=recording.damaged)
         yield from _answered(heads, fronts, speech, batch, recording.sample_rate, compute)
         if advance is not None:
             advance(0, batch[-1][1] - done)

@@ -176,7 +176,8 @@ def test_damage_is_refused_in_one_line(folder: Path, made: Made, tmp_path: Path,
         ({"files": {}}, "lists no weights"),
         ({"heads": None}, "describes no exported model"),
         ({"features": None}, "cannot be loaded"),
-        ({"features": {"name": "logmel"}}, "cannot be loaded"),
+        ({"features": {"name": "logmel"}}, r"cannot be loaded \(something in it is of another kind\)"),
+        ({"heads": [{}]}, "it lacks 'weights'"),
     ],
 )
 def test_a_description_that_is_off(folder: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:

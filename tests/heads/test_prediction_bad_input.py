@@ -65,6 +65,8 @@ def test_every_kind_of_recording_is_heard_or_listed_with_its_reason(one: OneRun,
     ):
         soundfile.write(tmp_path / name, samples, rate, subtype=subtype)
     (tmp_path / "text.wav").write_text("no sound")
+    whole = (tmp_path / "24bit.wav").read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.wav").touch()
     (tmp_path / "folder.wav").mkdir()
     (tmp_path / "loop.wav").symlink_to("loop.wav")
@@ -74,11 +76,16 @@ def test_every_kind_of_recording_is_heard_or_listed_with_its_reason(one: OneRun,
     said = json.loads(done.stdout)
     heard = {Path(row["input"]).name for row in said["predictions"]}
     reasons = {Path(row["input"]).name: row["reason"] for row in said["unusable"]}
-    assert heard == {"24bit.wav", "float.wav", "stereo.wav", "8k.wav", "192k.wav", "x.flac", "x.mp3"}
+    assert heard == {"24bit.wav", "cut.wav", "float.wav", "stereo.wav", "8k.wav", "192k.wav", "x.flac", "x.mp3"}
+    assert said["damaged"] == [str(tmp_path / "cut.wav")] and "damaged, and heard as far as they go" in done.stderr
     assert set(reasons) == {"nan.wav", "none.wav", "one.wav", "text.wav", "empty.wav", "loop.wav"}
     assert "NaN" in reasons["nan.wav"] and "no samples" in reasons["none.wav"] and "shorter than one window" in reasons["one.wav"]
     assert all(reason and "\n" not in reason for reason in reasons.values())
-    assert said["inputs"] == 13 == said["predicted"] + len(said["unusable"])
+    assert said["inputs"] == 14 == said["predicted"] + len(said["unusable"])
+    words = ("predict", one.run_id, tmp_path / "cut.wav", tmp_path / "x.flac", tmp_path / "x.mp3", "--timeline")
+    done = run(*words, "--format", "rttm", "--cache", one.cache.root)
+    assert {line.split()[1] for line in done.stdout.splitlines()} == {"cut", "x.flac", "x.mp3"}  # who says what is told apart
+    assert "damaged, and heard as far as they go" in done.stderr
 
 
 def test_where_there_is_no_audio(one: OneRun, tmp_path: Path) -> None:
@@ -90,13 +97,16 @@ def test_where_there_is_no_audio(one: OneRun, tmp_path: Path) -> None:
     assert run("predict", one.run_id, outside, "--cache", one.cache.root).exit_code == 0
 
 
-@pytest.mark.parametrize("where", ["file", "full", "missing", "read-only"])
+@pytest.mark.parametrize("where", ["file", "full", "link", "missing", "read-only"])
 def test_targets_that_cannot_be(one: OneRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """Exit code 1 or 2, one line, and nothing beside the target."""
     targets = {"file": tmp_path / "file", "missing": tmp_path / "no" / "where", "read-only": Path("/proc/model")}
     target = targets.get(where, tmp_path / "model")
     if where == "file":
         target.write_text("mine")
+    elif where == "link":
+        (tmp_path / "elsewhere").mkdir()
+        target.symlink_to(tmp_path / "elsewhere")
     elif where == "full":
         monkeypatch.setattr("tfser.heads.prediction.export.write_description", _full)
     before = sorted(tmp_path.iterdir())
