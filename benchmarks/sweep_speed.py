@@ -237,7 +237,7 @@ def made_up(utterances: int | None, folds: int, device: str) -> list[FoldData]:
 def of_cache(root: Path, corpus: str, folds: int) -> list[FoldData]:
     """Return the first folds of a corpus's default protocol."""
     from tfser.heads.runs.experiment import resolve
-    from tfser.heads.runs.one_fold import load
+    from tfser.heads.runs.loaded import load
     from tfser.heads.runs.request import Request
     from tfser.heads.spec.fold import FoldData
     from tfser.manifests.cache import Cache

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from tfser.cli import app
 from tfser.heads.runs.experiment import resolve
-from tfser.heads.runs.one_fold import audit_experiment, load
+from tfser.heads.runs.loaded import load
+from tfser.heads.runs.one_fold import audit_experiment
 from tfser.heads.runs.request import Request
 from tfser.manifests.audits.participation import NO_AUDIO, NO_LABEL, OTHER_LABEL, Tally, definition, participation
 from tfser.manifests.audits.run import Finding

@@ -36,7 +36,8 @@ from tfser.heads.results.outcomes import Outcome
 from tfser.manifests.audits.matching import Matched
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.manifests.protocols.folds import deal, is_rated
+from tfser.manifests.protocols.dealing import deal
+from tfser.manifests.protocols.folds import is_rated
 from tfser.manifests.protocols.own import OwnProtocol, parse_own
 from tfser.manifests.protocols.speakers import named
 

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from tfser.heads.runs.experiment import Experiment
 from tfser.heads.runs.holding import AS_IT_FITS, Holding
-from tfser.heads.runs.one_fold import Following, Loaded, load, train_fold, utterances_cut
+from tfser.heads.runs.loaded import Loaded, load
+from tfser.heads.runs.one_fold import Following, train_fold, utterances_cut
 from tfser.heads.runs.plan import Key, Run, data_key
 from tfser.heads.runs.several_folds import train_together
 from tfser.heads.spec.fold import EpochRecord

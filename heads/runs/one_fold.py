@@ -14,54 +14,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.runs.experiment import EVERYTHING, Experiment, check_unchanged, soft_labels
-from tfser.heads.runs.holding import AS_IT_FITS, Holding
+from tfser.heads.runs.experiment import EVERYTHING, Experiment
+from tfser.heads.runs.loaded import Loaded
 from tfser.heads.runs.outcome import RunOutcome, history_row, selected
 from tfser.heads.runs.store import begin, finish, peek, pick_up, save_model, versions
-from tfser.heads.runs.target import ratings_of
-from tfser.heads.runs.training_data import soft_rows
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, UnlearnableError
 from tfser.manifests.audits.participation import Tally, definition, finding, participation, unmatched
 from tfser.manifests.audits.run import Finding, blocking, run_audits
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
+from tfser.manifests.catalogue.reading import Connection, open_catalogue
 from tfser.manifests.errors import DamagedError, TfserError
-from tfser.manifests.protocols.independence import Independence, fold_independence
 from tfser.manifests.protocols.validation import WITHOUT_VAL
 from tfser.manifests.wording import more
 from tfser.pipeline.features.devices import processor
 from tfser.pipeline.scan import now
-from tfser.pipeline.shards.packed import FeatureRow, PackedFeatures, load_packed
-from tfser.pipeline.shards.reader import ShardReader
-from tfser.pipeline.shards.streamed import stream_packed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from tfser.heads.training.loop import Keeping
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """The features of a protocol's n utterances, in memory, with what training needs to know of each.
-
-    `corpora` names the corpus of each: an utterance's id tells it from others of its corpus only. Speakers of a protocol over
-    several corpora are called `corpus/speaker`. `sides` gives, for each fold and role, the rows of the features that are in it.
-    `speakers_kept` says of each fold whether its test speakers are new.
-    """
-
-    features: PackedFeatures
-    corpora: tuple[str, ...]
-    labels: npt.NDArray[np.int64]
-    speakers: tuple[str | None, ...]
-    sides: Mapping[int, Mapping[str, npt.NDArray[np.int64]]]
-    speakers_kept: Mapping[int, Independence]
-    ratings: npt.NDArray[np.float32] | None = None
-    """(n, T) true ratings on 0..1, where dimensions are learned; NaN where one beside classes is not rated."""
-    soft_labels: npt.NDArray[np.float32] | None = None
-    """(n, K) soft labels, one-hot where an utterance has none; None: they are not asked for."""
-    streamed: str | None = None
-    """Why the frames stay on disk; None: they are in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,109 +45,6 @@ class RunResult:
 
 class EmptySideError(TfserError):
     """A fold cannot be trained: nothing is left of one of its sides, or nothing can be learned from it."""
-
-
-def load(
-    cache: Cache,
-    experiment: Experiment,
-    progress: Callable[[int, int], None] | None = None,
-    holding: Holding = AS_IT_FITS,
-) -> Loaded:
-    """Load the features of all utterances of the protocol that have any, and who is in which fold, from one catalogue.
-
-    Frames that do not fit into memory stay in their shards, and are read from there as training asks for them.
-
-    Utterances come in the order of their corpora and ids, whatever shards they lie in: the same data trains to the same numbers
-    however the cache grew.
-
-    Raises:
-        TfserError: if a shard is damaged, or the corpus was scanned anew since the experiment was settled.
-    """
-    number = {name: i for i, name in enumerate(experiment.classes)}
-    key = [experiment.protocol, experiment.corpora]
-    several = len(experiment.corpora) > 1
-    # Rows, folds and who is independent from one open catalogue: a scan between two queries would give
-    # utterances of one state the folds of another.
-    with open_catalogue(cache) as connection:
-        check_unchanged(connection, experiment)
-        utterances = rows(
-            connection,
-            f"SELECT f.*, a.label, u.speaker{''.join(f', u.{name}' for name in experiment.targets)} FROM features f "
-            "JOIN assignments a ON a.corpus = f.corpus AND a.utterance_id = f.utterance_id "
-            "JOIN utterances u ON u.corpus = f.corpus AND u.utterance_id = f.utterance_id "
-            "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL AND f.feature_set = ? "
-            "ORDER BY f.corpus, f.utterance_id",
-            [*key, experiment.stored],
-        )
-        placed = connection.execute(
-            "SELECT fold, role, corpus, utterance_id FROM folds WHERE protocol = ? AND list_contains(?, corpus) "
-            "AND list_contains(?, fold)",
-            [*key, list(experiment.folds)],
-        ).fetchall()
-        kept = fold_independence(connection, experiment.protocol, experiment.corpus)
-        soft = soft_labels(connection, experiment) if experiment.recipe.labels_from == "distribution" else None
-    where = _in_shards(cache, experiment, utterances)
-    streamed = holding.why_streamed(_bytes_of(where), experiment.device)
-    if streamed is None:
-        features = load_packed(where, progress=progress, verify=cache.verify)
-    else:
-        features = stream_packed(where, verify=cache.verify)
-    return Loaded(
-        features=features,
-        streamed=streamed,
-        labels=np.array([number[r["label"]] if number else 0 for r in utterances], dtype=np.int64),
-        ratings=ratings_of(utterances, experiment.targets, experiment.scales),
-        corpora=tuple(r["corpus"] for r in utterances),
-        speakers=tuple(f"{r['corpus']}/{r['speaker']}" if several and r["speaker"] else r["speaker"] for r in utterances),
-        sides=_sides_of(experiment.folds, [(row["corpus"], row["utterance_id"]) for row in utterances], placed),
-        speakers_kept=kept,
-        soft_labels=None if soft is None else soft_rows(soft, utterances, number),
-    )
-
-
-def _in_shards(cache: Cache, experiment: Experiment, utterances: Sequence[Mapping[str, Any]]) -> list[FeatureRow]:
-    """Return where the frames of rows of the catalogue lie; of a layer that is read out of a stack, which columns are its."""
-    view = experiment.view
-    return [
-        FeatureRow(
-            utterance_id=row["utterance_id"],
-            path=cache.root / row["shard"],
-            first_frame=row["first_frame"],
-            frames=row["frames"],
-            dim=row["dim"] if view is None else view.row["dim"],
-            checksum=row["checksum"],
-            first_column=None if view is None else view.first_column,
-        )
-        for row in utterances
-    ]
-
-
-def _bytes_of(where: Sequence[FeatureRow]) -> int:
-    """Return the memory that frames take."""
-    if not where:  # whoever loads them says so
-        return 0
-    with ShardReader(where[0].path) as reader:
-        return sum(row.frames for row in where) * where[0].dim * reader.dtype.itemsize
-
-
-def _sides_of(
-    folds: Sequence[int], utterances: Sequence[tuple[str, str]], placed: Sequence[tuple[int, str, str, str]]
-) -> dict[int, dict[str, npt.NDArray[np.int64]]]:
-    """Return the rows of each side by fold and role; `placed` are (fold, role, corpus, utterance_id).
-
-    An utterance without features stands in no side; whoever lacks some was named by the audit, which has run before.
-    """
-    place = {utterance: row for row, utterance in enumerate(utterances)}
-    sides: dict[int, dict[str, list[int]]] = {fold: {"train": [], "val": [], "test": []} for fold in folds}
-    if EVERYTHING in sides:
-        sides[EVERYTHING]["train"] = list(range(len(utterances)))
-    for fold, role, *utterance in placed:
-        if tuple(utterance) in place:
-            sides[fold][role].append(place[tuple(utterance)])  # type: ignore[index]
-    return {
-        fold: {role: np.array(sorted(members), dtype=np.int64) for role, members in by_role.items()}
-        for fold, by_role in sides.items()
-    }
 
 
 def utterances_cut(experiment: Experiment, loaded: Loaded) -> int:

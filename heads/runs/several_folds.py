@@ -12,17 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from tfser.heads.runs.experiment import Experiment
-from tfser.heads.runs.one_fold import (
-    BY_ITSELF,
-    Begun,
-    EmptySideError,
-    Following,
-    Loaded,
-    RunResult,
-    begin_run,
-    check_audit,
-    store_run,
-)
+from tfser.heads.runs.loaded import Loaded
+from tfser.heads.runs.one_fold import BY_ITSELF, Begun, EmptySideError, Following, RunResult, begin_run, check_audit, store_run
 from tfser.heads.runs.store import peek, pick_up
 from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache

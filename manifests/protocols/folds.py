@@ -10,7 +10,6 @@ taken for one thing because it is called the same.
 from __future__ import annotations
 
 import contextlib
-import heapq
 from collections.abc import Mapping, Sequence
 
 import duckdb
@@ -21,6 +20,7 @@ from tfser.manifests.errors import TfserError, UsageError, first_line
 from tfser.manifests.labels import NO_EMOTION, normalise
 from tfser.manifests.natural import natural_key
 from tfser.manifests.protocols.conditions import check_columns, check_condition
+from tfser.manifests.protocols.dealing import deal, deal_strata
 from tfser.manifests.protocols.known import PROTOCOLS
 from tfser.manifests.protocols.listed import Placed, PublishedList, place_list, published_lists
 from tfser.manifests.protocols.protocol import JOINED_BY, Protocol
@@ -28,63 +28,6 @@ from tfser.manifests.protocols.validation import HOLDING_OUT, hold_out
 
 _MOST_FOLDS = 100
 """A generic protocol of more folds than this is made when asked for by name, not for every corpus."""
-
-
-def deal(groups: Mapping[str, int], k: int) -> dict[str, int]:
-    """Deal whole groups into k folds of about the same number of utterances; largest first, to the emptiest fold.
-
-    >>> deal({"a": 5, "b": 3, "c": 2, "d": 1}, 2)
-    {'a': 1, 'b': 2, 'c': 2, 'd': 1}
-
-    Raises:
-        TfserError: if there are fewer groups than folds.
-    """
-    if len(groups) < k:
-        raise TfserError(f"{len(groups)} groups cannot fill {k} folds; ask for at most {len(groups)}")
-    result: dict[str, int] = {}
-    emptiest = [(0, fold) for fold in range(1, k + 1)]
-    for name in sorted(groups, key=lambda g: (-groups[g], natural_key(g))):
-        size, fold = emptiest[0]
-        heapq.heapreplace(emptiest, (size + groups[name], fold))
-        result[name] = fold
-    return result
-
-
-def deal_strata(groups: Mapping[str, Mapping[str, int]], k: int) -> dict[str, int]:
-    """Deal whole groups into k folds such that each stratum is spread over them as evenly as whole groups allow.
-
-    Largest group first, each to the fold where the squared shares of all strata add up to least; of equals, to the smallest one.
-
-    >>> deal_strata({"a": {"low": 4}, "b": {"high": 4}, "c": {"low": 3}, "d": {"high": 3}}, 2)
-    {'a': 1, 'b': 2, 'c': 2, 'd': 1}
-
-    Args:
-        groups: how many utterances each has of each stratum.
-        k: how many folds.
-
-    Raises:
-        TfserError: if there are fewer groups than folds.
-    """
-    if len(groups) < k:
-        raise TfserError(f"{len(groups)} groups cannot fill {k} folds; ask for at most {len(groups)}")
-    totals: dict[str, int] = {}
-    for counts in groups.values():
-        for stratum, n in counts.items():
-            totals[stratum] = totals.get(stratum, 0) + n
-    filled: list[dict[str, int]] = [{} for _ in range(k)]
-    result: dict[str, int] = {}
-    for name in sorted(groups, key=lambda g: (-sum(groups[g].values()), natural_key(g))):
-
-        def cost(fold: int, counts: Mapping[str, int] = groups[name]) -> tuple[float, int, int]:
-            there = filled[fold]
-            added = sum(((there.get(s, 0) + n) ** 2 - there.get(s, 0) ** 2) / totals[s] ** 2 for s, n in counts.items())
-            return round(added, 12), sum(there.values()), fold
-
-        fold = min(range(k), key=cost)
-        for stratum, n in groups[name].items():
-            filled[fold][stratum] = filled[fold].get(stratum, 0) + n
-        result[name] = fold + 1
-    return result
 
 
 def _strata(connection: Connection, protocol: Protocol) -> dict[str, dict[str, int]]:

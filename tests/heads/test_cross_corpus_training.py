@@ -12,7 +12,8 @@ import soundfile
 from safetensors.torch import load_file
 
 from tfser.heads.runs.experiment import resolve
-from tfser.heads.runs.one_fold import audit_experiment, load, train_fold
+from tfser.heads.runs.loaded import load
+from tfser.heads.runs.one_fold import audit_experiment, train_fold
 from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows

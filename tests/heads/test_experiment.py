@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from tfser.heads import head
 from tfser.heads.runs.chosen_features import meant_here
 from tfser.heads.runs.experiment import resolve
-from tfser.heads.runs.one_fold import audit_experiment, load, train_fold
+from tfser.heads.runs.loaded import load
+from tfser.heads.runs.one_fold import audit_experiment, train_fold
 from tfser.heads.runs.request import Request
 from tfser.heads.training.loop import TrainedState, predict
 from tfser.manifests.cache import Cache

@@ -16,7 +16,8 @@ from tfser.heads import HEADS, head
 from tfser.heads.models.layer_mix import STATE_KEY, LayerMix, build_module, layer_weights
 from tfser.heads.runs.experiment import Experiment, resolve
 from tfser.heads.runs.learned_mix import mix_of_run
-from tfser.heads.runs.one_fold import RunResult, audit_experiment, load, train_fold
+from tfser.heads.runs.loaded import load
+from tfser.heads.runs.one_fold import RunResult, audit_experiment, train_fold
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.store import run_folder
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData

@@ -15,7 +15,8 @@ import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, recall_score
 
 from tfser.heads.runs.experiment import Experiment, resolve
-from tfser.heads.runs.one_fold import Loaded, audit_experiment, begin_run, load, store_run
+from tfser.heads.runs.loaded import Loaded, load
+from tfser.heads.runs.one_fold import audit_experiment, begin_run, store_run
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.store import versions
 from tfser.heads.spec.fold import EpochRecord, FitResult, Prediction, Selection

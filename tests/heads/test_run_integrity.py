@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from tfser.heads.runs import one_fold as fold_runs
 from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.learned_mix import mix_of_run
-from tfser.heads.runs.one_fold import Following, RunResult, audit_experiment, load, train_fold
+from tfser.heads.runs.loaded import load
+from tfser.heads.runs.one_fold import Following, RunResult, audit_experiment, train_fold
 from tfser.heads.runs.outcome import RunOutcome, Selected
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.store import begin, finish, finished, peek, pick_up, run_folder, save_model

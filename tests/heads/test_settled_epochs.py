@@ -12,7 +12,8 @@ import torch
 
 from tfser.heads.commands.sweep_table import plan_rows
 from tfser.heads.runs.experiment import resolve
-from tfser.heads.runs.one_fold import audit_experiment, begin_run, load
+from tfser.heads.runs.loaded import load
+from tfser.heads.runs.one_fold import audit_experiment, begin_run
 from tfser.heads.runs.plan import Plan, estimate, plan_sweep
 from tfser.heads.runs.request import HeadBlock, Request, SweepRequest
 from tfser.heads.training.loop import Trainer

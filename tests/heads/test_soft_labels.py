@@ -17,7 +17,7 @@ from tfser.heads.reports.failing_data import failing
 from tfser.heads.reports.material import read_material, spoken
 from tfser.heads.results.rater_scores import MEASURES, _measures, _sums
 from tfser.heads.runs.experiment import resolve
-from tfser.heads.runs.one_fold import load
+from tfser.heads.runs.loaded import load
 from tfser.heads.runs.request import Request
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.training.losses import cross_entropy

@@ -10,7 +10,8 @@ import pytest
 
 from tfser.heads.runs import experiment
 from tfser.heads.runs.experiment import Experiment, How, resolve
-from tfser.heads.runs.one_fold import Following, RunResult, audit_experiment, load, train_fold
+from tfser.heads.runs.loaded import load
+from tfser.heads.runs.one_fold import Following, RunResult, audit_experiment, train_fold
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.several_folds import train_together
 from tfser.heads.runs.store import run_folder

@@ -35,7 +35,8 @@ from tfser.heads.runs import in_turn as sweep_runs
 from tfser.heads.runs import plan as planning
 from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.in_turn import Event, Failure, run_here
-from tfser.heads.runs.one_fold import audit_experiment, load, train_fold
+from tfser.heads.runs.loaded import load
+from tfser.heads.runs.one_fold import audit_experiment, train_fold
 from tfser.heads.runs.plan import Plan, data_key, estimate, feature_bytes, plan_sweep
 from tfser.heads.runs.processes import run_in_processes
 from tfser.heads.runs.request import HeadBlock, Request, SweepRequest, parse_seeds

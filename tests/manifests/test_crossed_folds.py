@@ -10,7 +10,8 @@ from tfser.manifests.audits.run import run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.manifests.protocols.folds import deal_strata, install
+from tfser.manifests.protocols.dealing import deal_strata
+from tfser.manifests.protocols.folds import install
 from tfser.manifests.protocols.names import parse
 from tfser.manifests.protocols.own import keep_own, parse_own
 from tfser.manifests.splits.show import describe, headline

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.manifests.protocols.folds import deal, natural_key
+from tfser.manifests.natural import natural_key
+from tfser.manifests.protocols.dealing import deal
 from tfser.manifests.utterances import Utterance
 
 

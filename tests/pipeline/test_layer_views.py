@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tfser.heads.runs.experiment import Experiment, each_request, resolve
-from tfser.heads.runs.one_fold import audit_experiment, load, train_fold, who_takes_part
+from tfser.heads.runs.loaded import load
+from tfser.heads.runs.one_fold import audit_experiment, train_fold, who_takes_part
 from tfser.heads.runs.plan import feature_bytes, plan_sweep
 from tfser.heads.runs.request import HeadBlock, Request, SweepRequest
 from tfser.manifests.cache import Cache
