@@ -14,7 +14,6 @@ import pytest
 import soundfile
 
 from tfser.heads.prediction.trackers import finished_runs, score_name
-from tfser.heads.prediction.trackers import finished_runs, score_name
 from tfser.heads.reports.ui.results_pages import experiment_lists
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.rating_agreement import check_ratings

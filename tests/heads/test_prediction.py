@@ -80,28 +80,6 @@ def test_a_fold_that_is_too_large_for_memory_gives_the_same_bits(
         heard(model, [str(audio)])
 
 
-@pytest.mark.parametrize("features", ["logmel", LAYERS])
-def test_a_fold_that_is_too_large_for_memory_gives_the_same_bits(
-    trained: Trained, features: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its frames lie in a file, which is gone afterwards, and each utterance is computed on its own."""
-    (run_id,) = trained.need(("mean_pool", features))
-    audio, aside = tmp_path / "audio", tmp_path / "aside"
-    for folder in (audio, aside):
-        folder.mkdir()
-    names = trained.elsewhere(audio)
-    monkeypatch.setattr("tfser.heads.prediction.packing.IN_MEMORY", 1)
-    monkeypatch.setattr("tempfile.tempdir", str(aside))
-    mapped: list[str] = []
-    monkeypatch.setattr(np, "memmap", lambda *words, own=np.memmap, **more: mapped.append("") or own(*words, **more))
-    model = load_model(run_id, trained.cache)
-    check_fold(model, trained.cache, run_id, names, audio)
-    assert mapped and not list(aside.iterdir())
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10))
-    with pytest.raises(TfserError, match="GB are free; let TMPDIR name a larger folder"):
-        heard(model, [str(audio)])
-
-
 def test_an_utterance_alone_agrees_but_for_rounding(trained: Trained) -> None:
     """Why the whole fold has to be evaluated together: the last bits depend on the batch."""
     (run_id,) = trained.need(("tf_transformer", "logmel"))

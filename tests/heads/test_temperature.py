@@ -107,36 +107,3 @@ def hears_it(cache: Cache, run_id: str, folder: Path) -> None:
             assert raw == pytest.approx(row["probabilities"], abs=1e-6)
             wanted = scaled([list(raw.values())], calibrated["temperature"][run_id])[0]
             assert list(sure.values()) == pytest.approx(list(wanted), abs=1e-6)
-    tested = {row["run_id"] for row in told_of(cache)}
-    hears_it(cache, next(run_["run_id"] for run_ in about if run_["run_id"] in tested), tmp_path)
-    refused = run("predict", next(run_["run_id"] for run_ in about if run_["run_id"] not in tested), tmp_path / "a", "--calibrated",
-                  "--cache", cache.root)  # fmt: skip
-    assert refused.exit_code == 2 and "--set temperature=true" in refused.stderr
-
-
-def told_of(cache: Cache) -> list[dict[str, Any]]:
-    """Return the stored test predictions of the runs that have a temperature."""
-    query = (
-        "SELECT p.run_id, p.utterance_id, p.probabilities, r.temperature FROM predictions p JOIN runs r USING (run_id) "
-        "WHERE r.temperature IS NOT NULL AND p.selection = 'last' AND p.level = 'utterance'"
-    )
-    return list(json.loads(run("sql", query, "--format", "json", "--cache", cache.root).stdout))
-
-
-def hears_it(cache: Cache, run_id: str, folder: Path) -> None:
-    """Check that new audio is predicted as it was stored, or at the run's temperature if that is asked for; here and elsewhere."""
-    stored = [row for row in told_of(cache) if row["run_id"] == run_id]
-    speaker = stored[0]["utterance_id"].split("/")[0]
-    assert run("export", run_id, folder / "model", "--cache", cache.root).exit_code == 0
-    assert "with `--calibrated`" in (folder / "model" / "README.md").read_text(encoding="utf-8")
-    for model in (run_id, folder / "model"):
-        words = ("predict", model, folder / speaker, "--cache", cache.root, "--format", "json")
-        plain, calibrated = (json.loads(run(*words, *more).stdout) for more in ((), ("--calibrated",)))
-        assert calibrated["temperature"] == {run_id: json.loads(stored[0]["temperature"])["last"]} and "temperature" not in plain
-        for row in stored:
-            key = "/".join(row["utterance_id"].removesuffix(".wav").split("/")[-2:])
-            raw, sure = ({Path(of["input"]).stem: of["probabilities"] for of in found["predictions"]}[Path(key).name]
-                         for found in (plain, calibrated))  # fmt: skip
-            assert raw == pytest.approx(row["probabilities"], abs=1e-6)
-            wanted = scaled([list(raw.values())], calibrated["temperature"][run_id])[0]
-            assert list(sure.values()) == pytest.approx(list(wanted), abs=1e-6)
