@@ -22,7 +22,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +262,8 @@ def _save(trained: TrainedHead, module: nn.Module, example: Tensor, moving: dict
     """
     import onnx
 
+    # What the exporter keeps of another head that it wrote in this process would fix the length to that of its example.
+    torch.compiler.reset()
     try:
         with torch.inference_mode(False), torch.no_grad(), without_loops(), _quiet():
             program = torch.onnx.export(
@@ -278,12 +280,26 @@ def _save(trained: TrainedHead, module: nn.Module, example: Tensor, moving: dict
             program.save(path, external_data=False)
             # The exporter notes the example's own length behind LSTMs, and onnxruntime would believe it.
             written = onnx.load(path)
+            _check_moving(written, moving)
             del written.graph.value_info[:]
             onnx.helper.set_model_props(written, _properties(trained))
             onnx.save(written, path)
     except Exception as error:  # whatever the exporter raises over an operator: it is its word on why
         path.unlink(missing_ok=True)
         raise NoGraphError(f"--onnx: {trained.name} cannot be written as ONNX ({_reason(error)})") from error
+
+
+def _check_moving(written: Any, moving: Iterable[int]) -> None:
+    """Check that the input of an ONNX model has no length of its own along some dimensions: the utterances that a graph is
+    compared on may all be as long as its example.
+
+    Raises:
+        ValueError: it has.
+    """
+    shape = written.graph.input[0].type.tensor_type.shape.dim
+    fixed = [shape[axis].dim_value for axis in moving if not shape[axis].dim_param]
+    if fixed:
+        raise ValueError(f"the exporter fixed the length of its input to that of the example, {fixed[0]:,}")
 
 
 def output_name(trained: TrainedHead) -> str:

@@ -34,7 +34,7 @@ from tfser.heads.prediction.graph_parts import (
     without_loops,
 )
 from tfser.heads.prediction.inputs import measured, named_inputs
-from tfser.heads.prediction.onnx_graph import NoGraphError, write_onnx
+from tfser.heads.prediction.onnx_graph import NoGraphError, _check_moving, write_onnx
 from tfser.heads.prediction.trained import TrainedHead
 from tfser.heads.spec.fold import FoldData
 from tfser.heads.spec.head import Baseline
@@ -121,6 +121,17 @@ def test_heads_have_their_own_layers_again_afterwards() -> None:
     assert speechformer.windowed_attention is before
 
 
+def test_a_graph_of_one_length_alone_is_none() -> None:
+    onnx = pytest.importorskip("onnx", reason="graphs are written with onnx, the extra [onnx]")
+    shapes = ([1, "frames", 80], [1, 201, 80])
+    inputs = [[onnx.helper.make_tensor_value_info("frames", onnx.TensorProto.FLOAT, shape)] for shape in shapes]
+    free, fixed = (onnx.helper.make_model(onnx.helper.make_graph([], "graph", given, [])) for given in inputs)
+    _check_moving(free, {1: None})
+    _check_moving(fixed, {})
+    with pytest.raises(ValueError, match="fixed the length of its input to that of the example, 201"):
+        _check_moving(fixed, {1: None})
+
+
 # -- whole heads --------------------------------------------------------------------------------------------------------------
 
 SMALL: dict[str, Any] = {
@@ -138,11 +149,12 @@ OWN: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def real(shared: Path) -> PackedFeatures:
-    """The log-Mel frames of six real utterances, from the shortest to the longest."""
+    """The log-Mel frames of six real utterances, each without some more of its end: some corpora's clips are all as long."""
     files = sorted(named_inputs([str(shared / "corpora" / "emodb")]), key=lambda piece: piece.path.stat().st_size)
     usable, _ = measured([files[round(i * (len(files) - 1) / 5)] for i in range(6)])
     config = LogMelConfig()
     frames = [LogMel(config).extract(samples_of(piece, config.sample_rate_hz)) for piece in usable]
+    frames = [each[: max(30, len(each) - 17 * i)] for i, each in enumerate(frames)]
     offsets = np.cumsum([0, *map(len, frames)])
     return PackedFeatures(frames=np.concatenate(frames), offsets=offsets, utterance_ids=tuple(of.name for of in usable))
 
