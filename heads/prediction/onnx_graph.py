@@ -262,8 +262,6 @@ def _save(trained: TrainedHead, module: nn.Module, example: Tensor, moving: dict
     """
     import onnx
 
-    # What the exporter keeps of another head that it wrote in this process would fix the length to that of its example.
-    torch.compiler.reset()
     try:
         with torch.inference_mode(False), torch.no_grad(), without_loops(), _quiet():
             program = torch.onnx.export(
@@ -291,7 +289,7 @@ def _save(trained: TrainedHead, module: nn.Module, example: Tensor, moving: dict
 
 def _check_moving(written: Any, moving: Iterable[int]) -> None:
     """Check that the input of an ONNX model has no length of its own along some dimensions: the utterances that a graph is
-    compared on may all be as long as its example.
+    compared on may all be as long as its example. The exporter fixes it for the second LSTM of the same sizes in a process.
 
     Raises:
         ValueError: it has.
@@ -299,7 +297,7 @@ def _check_moving(written: Any, moving: Iterable[int]) -> None:
     shape = written.graph.input[0].type.tensor_type.shape.dim
     fixed = [shape[axis].dim_value for axis in moving if not shape[axis].dim_param]
     if fixed:
-        raise ValueError(f"the exporter fixed the length of its input to that of the example, {fixed[0]:,}")
+        raise ValueError(f"the exporter fixed the length of its input to that of the example, {fixed[0]:,}; try again in a new process")
 
 
 def output_name(trained: TrainedHead) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +213,12 @@ def some_head(name: str, features: PackedFeatures, *, targets: tuple[str, ...] =
     )
 
 
+def written(real: PackedFeatures, path: Path, name: str, targets: tuple[str, ...], layers: int) -> dict[str, Any]:
+    """Return what `write_onnx` says of a head that is made here."""
+    features = of_width(real, 144 if name == "ca_mser" else real.dim * layers)
+    return write_onnx(some_head(name, features, targets=targets, layers=layers), path, features)
+
+
 CASES = [
     *((name, TARGETS if name in DIMENSION_REFERENCES else (), 1) for name in HEADS),
     *(("mean_pool", TARGETS, 1), ("tf_transformer", TARGETS, 1), ("mean_pool", (), 2), ("probe", (), 2)),
@@ -234,7 +242,9 @@ def test_every_head_has_a_graph_that_says_the_same(
             write_onnx(trained, path, features)
         assert not path.exists()
         return
-    compared = write_onnx(trained, path, features)
+    # In a process of its own, as a command is: the exporter fixes the length for the second LSTM of the same sizes in one.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+        compared = alone.submit(written, real, path, name, targets, layers).result()
     assert compared["utterances"] == 6 and compared["largest_difference"] <= 1e-4
     session = onnxruntime.InferenceSession(str(path))
     segment = None if trained.is_fitted_at_once else trained.spec.sample_frames(trained.config, trained.recipe)
