@@ -297,7 +297,8 @@ def _check_moving(written: Any, moving: Iterable[int]) -> None:
     shape = written.graph.input[0].type.tensor_type.shape.dim
     fixed = [shape[axis].dim_value for axis in moving if not shape[axis].dim_param]
     if fixed:
-        raise ValueError(f"the exporter fixed the length of its input to that of the example, {fixed[0]:,}; try again in a new process")
+        found = f"the exporter fixed the length of its input to that of the example, {fixed[0]:,}"
+        raise ValueError(f"{found}; try again in a new process")
 
 
 def output_name(trained: TrainedHead) -> str:
