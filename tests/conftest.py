@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import itertools
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,10 @@ from tfser.pipeline.shards.writer import ShardMember, write_shard
 settings.register_profile("thorough", deadline=None, max_examples=200)
 settings.register_profile("tfser", deadline=None, max_examples=20)
 settings.load_profile("tfser")
+
+# Whoever is started in the background of a shell ignores Ctrl-C; tests of it, and the programs that they start, want it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def covering(*axes: Sequence[Any]) -> list[Any]:

@@ -1,7 +1,7 @@
 """What a fold is trained on: the features of a protocol's utterances, and what training needs to know of each.
 
-What comes in: an experiment and its cache. What goes out: `Loaded`, in an order that depends on the utterances' names alone. Frames
-lie in memory or stay in their shards (`tfser.heads.runs.holding`). Nothing is written.
+What comes in: an experiment and its cache. What goes out: `Loaded`, in an order that depends on the utterances' names alone.
+Frames lie in memory or stay in their shards (`tfser.heads.runs.holding`). Nothing is written.
 """
 
 from __future__ import annotations
