@@ -87,6 +87,7 @@ def test_wrong_requests_get_one_line_and_exit_2() -> None:
         assert said in result.stderr and len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_layer_of_a_stack_is_audited_and_trained_on_by_its_name() -> None:
     audit = run("audit", "--features", "enc/1")
     assert audit.exit_code == 0, audit.stderr

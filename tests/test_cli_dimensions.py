@@ -156,6 +156,7 @@ def test_two_experiments_are_compared_over_speakers(made: Path) -> None:
     assert shown.exit_code == 0 and "permutation test of MAE" in shown.stdout
 
 
+@pytest.mark.slow
 def test_runs_and_pages_know_dimensions(made: Path, tmp_path: Path) -> None:
     listed = read_json("runs", "ls", "--cache", made / "cache")
     assert all(row["UA"] is None and row["CCC"] > 0.5 for row in listed)

@@ -221,6 +221,7 @@ def test_a_hugging_face_data_set_has_the_same_frames(root: Path) -> None:
     assert len(found) == len(frames)
 
 
+@pytest.mark.slow
 def test_a_broken_plug_in_is_one_line(tmp_path: Path) -> None:
     """Three entry points of a package whose module fails while it is imported, and one head that works."""
     info = tmp_path / "broken-1.0.dist-info"

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from tfser import __version__
@@ -74,8 +75,6 @@ OPTIONAL = (
     Optional(package="audformat", purpose="corpora that are databases in audformat", action="pip install '.[audformat]'"),
 )
 
-_MODULES = {"scikit-learn": "sklearn", "huggingface-hub": "huggingface_hub"}  # where a module has another name
-
 
 def examine(cache: Path | None = None) -> list[Check]:
     """Look at everything.
@@ -124,7 +123,7 @@ def _library(requirement: Requirement) -> Check:
         return Check(name=name, state="problem", detail="not installed", action=action)
     if not fits(version, str(requirement.specifier)):
         return Check(name=name, state="problem", detail=f"{version} does not fit: {requirement}", action=action)
-    reason = _does_not_load(_MODULES.get(name, name))
+    reason = _does_not_load(_module_of(name))
     if reason is not None:
         return Check(name=name, state="problem", detail=f"{version} does not load: {reason}", action=action)
     return Check(name=name, state="ok", detail=version)
@@ -140,6 +139,15 @@ def fits(version: str, bounds: str) -> bool:
         return SpecifierSet(bounds).contains(Version(version).base_version, prereleases=True)
     except InvalidVersion:  # of a library that was built by hand: its own matter
         return True
+
+
+def _module_of(name: str) -> str:
+    """Return the module that a library is imported by: of its own name where it has one, else its first one (yaml of pyyaml)."""
+    wanted, modules = canonicalize_name(name), metadata.packages_distributions()
+    brought = sorted(module for module, owners in modules.items() if wanted in map(canonicalize_name, owners))
+    public = [module for module in brought if not module.startswith("_")]
+    own = wanted.replace("-", "_")
+    return own if own in public or not public else public[0]
 
 
 def _does_not_load(module: str) -> str | None:

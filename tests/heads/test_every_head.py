@@ -28,17 +28,18 @@ from .conftest import rated
 
 CASES = [(name, preset) for name in HEADS if isinstance(head(name), Network) for preset in head(name).presets]
 ALL = [(name, preset) for name in HEADS for preset in head(name).presets]
-RATING = list({name: (name, preset) for name, preset in reversed(CASES)}.values())
-"""A preset of each network."""
+RATING = [(name, head(name).default_preset) for name in dict.fromkeys(name for name, _ in CASES)]
+"""The default preset of each network."""
 CLASSES = 4
 DIM = 80
 OFTEN = ("logreg", "svm", "probe", "mean_pool", "tf_mamba", "tf_transformer", "shift_lstm")
-"""Whose trainings are among the fast tests; those of the other heads of Table I are slow ones, what they compute is not."""
+"""Whose trainings, of the default preset, are among the fast tests; all others are slow ones, what they compute is not."""
 
 
 def trained(cases: Sequence[tuple[str, str]]) -> list[Any]:
     """Return cases of a test that trains, those of heads that are looked at less often marked slow."""
-    return [pytest.param(*case, marks=() if case[0] in OFTEN else pytest.mark.slow, id="-".join(case)) for case in cases]
+    often = {name: head(name).default_preset for name in OFTEN}
+    return [pytest.param(*case, marks=() if case in often.items() else pytest.mark.slow, id="-".join(case)) for case in cases]
 
 
 ATTENTION = {"heads": 2, "feed_forward": 16, "dropout": 0.0}

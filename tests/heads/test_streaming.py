@@ -287,6 +287,7 @@ def test_the_limit_of_a_container_is_the_memory_that_there_is(tmp_path: Path, mo
     assert free_memory(tmp_path / "none") is None
 
 
+@pytest.mark.slow
 def test_the_command_says_so_and_it_is_the_same_run(tmp_path: Path, cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_with_tones(cache, tmp_path / "audio", seconds=0.2, each=(2, 2))
     words = ("train", "--head", "mean_pool", "--features", "logmel", "--epochs", "1", "--fold", "1", "--format", "json")

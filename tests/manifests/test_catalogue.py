@@ -221,6 +221,11 @@ def _change(cache: Cache, **values: Any) -> None:
     write_json(path, json.loads(path.read_text()) | values)
 
 
+def rarely(*case: Any) -> Any:
+    """Return a case that goes the way of its neighbours, and is a slow one."""
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
 def _column(cache: Cache, **columns: Any) -> None:
     write_table(cache.runs / "bad" / "metrics.parquet", pa.table({"run_id": ["bad"], **columns}))
 
@@ -232,14 +237,14 @@ def _column(cache: Cache, **columns: Any) -> None:
         (_break, "toy", "predictions.parquet: "),
         (lambda cache: (cache.runs / "bad" / "history.parquet").unlink(), "toy", "history.parquet"),
         (lambda cache: (cache.runs / "bad" / "run.json").write_text('{"run_id": "bad", "stat'), None, "run.json: is no JSON"),
-        (lambda cache: (cache.runs / "bad" / "run.json").write_text("[]"), None, "it describes no run"),
-        (lambda cache: _change(cache, seed=99999999999999999999), "toy", "out of range"),
+        rarely(lambda cache: (cache.runs / "bad" / "run.json").write_text("[]"), None, "it describes no run"),
+        rarely(lambda cache: _change(cache, seed=99999999999999999999), "toy", "out of range"),
         (lambda cache: _change(cache, seed=10**400), "toy", ""),
-        (lambda cache: _change(cache, fold="first"), "toy", "first"),
-        (lambda cache: _change(cache, run_id="good"), None, "it describes the run 'good'"),
-        (lambda cache: _change(cache, corpus=3, seed="x"), None, "corpus is 3"),
-        (lambda cache: _column(cache, value=["a half"]), "toy", "a half"),
-        (lambda cache: _column(cache, colour=["red"]), "toy", "colour"),
+        rarely(lambda cache: _change(cache, fold="first"), "toy", "first"),
+        rarely(lambda cache: _change(cache, run_id="good"), None, "it describes the run 'good'"),
+        rarely(lambda cache: _change(cache, corpus=3, seed="x"), None, "corpus is 3"),
+        rarely(lambda cache: _column(cache, value=["a half"]), "toy", "a half"),
+        rarely(lambda cache: _column(cache, colour=["red"]), "toy", "colour"),
         (lambda cache: _column(cache, run_id=["good"]), "toy", "rows of another run"),
     ],
 )

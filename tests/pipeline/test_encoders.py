@@ -185,7 +185,14 @@ def apart(got: np.ndarray, want: np.ndarray) -> float:
     return float(np.abs(got - want).max() / np.abs(want).max())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+VARIANTS = (
+    *("wav2vec2-layer", "wav2vec2-layer-conv-post-norm", "hubert-layer", "wavlm-group", "wavlm-unsaved-extractor"),
+    *("unispeech-sat-group", "w2v-bert-rotary", "whisper-128"),
+)
+"""Of families that another kind stands for among the fast tests."""
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in VARIANTS else kind for kind in KINDS])
 def test_every_layer_of_a_mixed_batch_is_that_of_the_file_alone(saved: Callable[[str], Path], kind: str) -> None:
     folder = saved(kind)
     spec = encoder_spec(str(folder), layer="0,1,2,last,mean,all")

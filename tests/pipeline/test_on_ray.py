@@ -68,6 +68,7 @@ def test_a_cluster_is_described_only_where_it_is_asked_for() -> None:
         Computing(engine=Where.ray, devices="2").settled("wavlm-large", is_encoder=True, tell=print)
 
 
+@pytest.mark.slow
 def test_without_ray_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     (tmp_path / "t.csv").write_text("path\na.wav\n")

@@ -141,6 +141,7 @@ def test_an_interrupted_copy_goes_on(audio: Path, bucket: str, tmp_path: Path, m
     assert "of 7" in told[1] and "copying 7 files" not in told[1]
 
 
+@pytest.mark.slow
 def test_scan_and_extract_read_a_url(audio: Path, bucket: str, filled: Cache, tmp_path: Path) -> None:
     fill(f"{bucket}/c", audio)
     shutil.copy(audio / "t.csv", tmp_path / "t.csv")
