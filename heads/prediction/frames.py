@@ -15,7 +15,7 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.feature_name import meant
 from tfser.manifests.splits.choose import choose_corpus
-from tfser.pipeline.features.layer_views import LayerView, layer_views, meant_views
+from tfser.pipeline.features.layer_views import layer_views, meant_views, where_of
 from tfser.pipeline.shards.packed import FeatureRow
 from tfser.pipeline.shards.reader import ShardReader, checksum_of, damaged_frames
 from tfser.pipeline.shards.writer import Array
@@ -49,22 +49,9 @@ def feature_rows(cache: Cache, feature_set: str, corpus: str | None) -> list[dic
         )
     return [
         {key: row[key] for key in ("corpus", "utterance_id", "speaker", "label")}
-        | {"feature_set": names[0], "where": where_of(cache, row, view)}
+        | {"feature_set": names[0], "where": where_of(cache.root, row, view)}
         for row in stored
     ]
-
-
-def where_of(cache: Cache, row: Mapping[str, Any], view: LayerView | None) -> FeatureRow:
-    """Return where a row of the table `features` lies; of a layer of a stack, its columns of the stack's frames."""
-    return FeatureRow(
-        utterance_id=row["utterance_id"],
-        path=cache.root / row["shard"],
-        first_frame=row["first_frame"],
-        frames=row["frames"],
-        dim=row["dim"] if view is None else view.row["dim"],
-        checksum=row["checksum"],
-        first_column=None if view is None else view.first_column,
-    )
 
 
 class StoredFrames(Mapping[str, Array]):

@@ -26,7 +26,7 @@ of that variance exists: Bengio and Grandvalet, JMLR 5, 2004).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -265,8 +265,32 @@ def permutation_test(
     # A cluster in which both predicted the same changes nothing when it is exchanged: only those that differ
     # count towards the 2^G.
     differ = np.logical_or.reduce([(x != y).any(axis=(0, 2)) for x, y in parts.values()])
-    n = int(differ.sum())
     seen = abs(score(a, metric) - score(b, metric))
+    return permuted(
+        differ, seen, lambda signs: exchanged(a, b, metric, signs), exact_up_to=exact_up_to, draws=draws, seed=seed
+    )
+
+
+def permuted(
+    differ: npt.NDArray[np.bool_],
+    seen: float,
+    exchange: Callable[[Floats], Floats],
+    *,
+    exact_up_to: int,
+    draws: int,
+    seed: int,
+) -> Permutation:
+    """Compare the size of a difference with its sizes after whole clusters were exchanged: in all ways, or in some drawn ones.
+
+    Args:
+        differ: (G,) the clusters whose exchange changes something.
+        seen: the size of the difference.
+        exchange: gives the differences (m,) of signs (m, G), as `exchanged` does.
+        exact_up_to: so many clusters are exchanged in every way.
+        draws: of more, so many ways are drawn.
+        seed: of the draws.
+    """
+    n = int(differ.sum())
     exact = n <= exact_up_to
     if exact:  # one of each pair of opposite exchanges: they give the same size
         codes = np.arange(2 ** max(n - 1, 0))
@@ -275,7 +299,7 @@ def permutation_test(
         signs = np.random.default_rng(seed).choice((-1.0, 1.0), (draws, n))
     every = np.ones((len(signs), len(differ)))
     every[:, differ] = signs
-    sizes = exchanged(a, b, metric, every)
+    sizes = exchange(every)
     # Ties count as at least as large, whatever rounding says: the exchange that was seen is always among them.
     at_least = int((np.abs(sizes) >= seen - 1e-12).sum())
     p = at_least / len(signs) if exact else (1 + at_least) / (1 + draws)

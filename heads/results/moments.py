@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.results.intervals import CONFIDENCE, Interval, Permutation, quantile, symmetric
+from tfser.heads.results.intervals import CONFIDENCE, Interval, Permutation, permuted, quantile, symmetric
 from tfser.heads.spec.dimension_metrics import SUMS, of_sums
 
 Floats = npt.NDArray[np.float64]
@@ -129,20 +129,10 @@ def rating_permutation(
     seeds = math.lcm(len(a.sums), len(b.sums))
     # A cluster in which both predicted the same changes nothing when it is exchanged.
     differ = (a.repeated(seeds).sums != b.repeated(seeds).sums).any(axis=(0, 2, 3))
-    n = int(differ.sum())
-    exact = n <= exact_up_to
-    if exact:  # one of each pair of opposite exchanges: they give the same size
-        codes = np.arange(2 ** max(n - 1, 0))
-        signs = 1.0 - 2.0 * (codes[:, None] >> np.arange(n) & 1)
-    else:
-        signs = np.random.default_rng(seed).choice((-1.0, 1.0), (draws, n))
-    every = np.ones((len(signs), len(differ)))
-    every[:, differ] = signs
-    sizes = rating_exchanged(a, b, metric, every)
-    at_least = int((np.abs(sizes) >= abs(seen.value) - 1e-12).sum())
-    p = at_least / len(signs) if exact else (1 + at_least) / (1 + draws)
-    smallest = min(1.0, 2.0 / 2**n) if exact else 1 / (1 + draws)
-    return Permutation(p=float(p), exact=exact, draws=2**n if exact else draws, clusters=n, smallest_p=smallest)
+    size = abs(seen.value)
+    return permuted(
+        differ, size, lambda signs: rating_exchanged(a, b, metric, signs), exact_up_to=exact_up_to, draws=draws, seed=seed
+    )
 
 
 def rating_exchanged(a: Moments, b: Moments, metric: str, signs: Floats) -> Floats:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from tfser.heads.runs.training_data import soft_rows
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.protocols.independence import Independence, fold_independence
+from tfser.pipeline.features.layer_views import where_of
 from tfser.pipeline.shards.packed import FeatureRow, PackedFeatures, load_packed
 from tfser.pipeline.shards.reader import ShardReader
 from tfser.pipeline.shards.streamed import stream_packed
@@ -87,7 +87,7 @@ def load(
         ).fetchall()
         kept = fold_independence(connection, experiment.protocol, experiment.corpus)
         soft = soft_labels(connection, experiment) if experiment.recipe.labels_from == "distribution" else None
-    where = _in_shards(cache, experiment, utterances)
+    where = [where_of(cache.root, row, experiment.view) for row in utterances]
     streamed = holding.why_streamed(_bytes_of(where), experiment.device)
     if streamed is None:
         features = load_packed(where, progress=progress, verify=cache.verify)
@@ -104,23 +104,6 @@ def load(
         speakers_kept=kept,
         soft_labels=None if soft is None else soft_rows(soft, utterances, number),
     )
-
-
-def _in_shards(cache: Cache, experiment: Experiment, utterances: Sequence[Mapping[str, Any]]) -> list[FeatureRow]:
-    """Return where the frames of rows of the catalogue lie; of a layer that is read out of a stack, which columns are its."""
-    view = experiment.view
-    return [
-        FeatureRow(
-            utterance_id=row["utterance_id"],
-            path=cache.root / row["shard"],
-            first_frame=row["first_frame"],
-            frames=row["frames"],
-            dim=row["dim"] if view is None else view.row["dim"],
-            checksum=row["checksum"],
-            first_column=None if view is None else view.first_column,
-        )
-        for row in utterances
-    ]
 
 
 def _bytes_of(where: Sequence[FeatureRow]) -> int:

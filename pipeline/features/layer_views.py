@@ -13,10 +13,12 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tfser.manifests.feature_name import ALL, FeatureName, meant
 from tfser.pipeline.features.stacks import layer_cut, layers_of
+from tfser.pipeline.shards.packed import FeatureRow
 
 EACH = ("each", "*")
 """Layers that stand for every layer of an encoder where several feature sets may be named: `whisper-base/each`."""
@@ -128,3 +130,16 @@ def each_layer(asked: str, names: Iterable[str], views: Iterable[LayerView]) -> 
         numbered = str(replace(wanted, layer=str(layer)))
         found += meant(numbered, stored) or meant_views(numbered, have)
     return list(dict.fromkeys(found))
+
+
+def where_of(root: Path, row: Mapping[str, Any], view: LayerView | None) -> FeatureRow:
+    """Return where a row of the table `features` lies below a cache's root; of a layer, its columns of the stack's frames."""
+    return FeatureRow(
+        utterance_id=row["utterance_id"],
+        path=root / row["shard"],
+        first_frame=row["first_frame"],
+        frames=row["frames"],
+        dim=row["dim"] if view is None else view.row["dim"],
+        checksum=row["checksum"],
+        first_column=None if view is None else view.first_column,
+    )

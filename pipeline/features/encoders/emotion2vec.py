@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tfser.pipeline.features.encoders.encoder import Encoder
+from tfser.pipeline.features.encoders.encoder import Encoder, filled
 from tfser.pipeline.features.encoders.exact import ConvStack, Moments, PositionalStack
 from tfser.pipeline.features.encoders.products import use_products
 from tfser.pipeline.features.encoders.spec import EncoderSpec
@@ -174,10 +174,7 @@ class Emotion2vecEncoder(Encoder):
         self, pieces: Sequence[npt.NDArray[np.float32]], moments: Sequence[Moments | None] | None = None
     ) -> Iterator[Tensor]:
         """Yield hidden states 0..highest, (B, T, D) each."""
-        samples = [len(piece) for piece in pieces]
-        values = np.zeros((len(pieces), max(samples)), dtype=np.float32)
-        for row, piece in zip(values, pieces, strict=True):
-            row[: len(piece)] = piece
+        values, samples = filled(pieces)
         hidden = self.projection(self.stack(torch.from_numpy(values).to(self.device, self.dtype), samples))  # (B, T, D)
         B, T, _ = hidden.shape
         # Frames beyond a piece's own are zeroed before the positional convolutions, whose kernels reach over them, and

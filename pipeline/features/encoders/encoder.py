@@ -185,10 +185,7 @@ class WaveformEncoder(Encoder):
         self, pieces: Sequence[npt.NDArray[np.float32]], moments: Sequence[Moments | None] | None = None
     ) -> Iterator[Tensor]:
         """Yield hidden states 0..highest, (B, T, D) each."""
-        samples = [len(piece) for piece in pieces]
-        values = np.zeros((len(pieces), max(samples)), dtype=np.float32)
-        for row, piece in zip(values, pieces, strict=True):
-            row[: len(piece)] = piece
+        values, samples = filled(pieces)
         features = self.stack(torch.from_numpy(values).to(self.device, self.dtype), samples, moments)  # (B, T, C)
         projected = self.projection(features)
         hidden = projected[0] if isinstance(projected, tuple) else projected  # HuBERT has no second value
@@ -212,3 +209,10 @@ class WaveformEncoder(Encoder):
             yield hidden
 
 
+def filled(pieces: Sequence[npt.NDArray[np.float32]]) -> tuple[npt.NDArray[np.float32], list[int]]:
+    """Return pieces side by side, filled up with zeros to the longest (B, n), and how many samples each has."""
+    samples = [len(piece) for piece in pieces]
+    values = np.zeros((len(pieces), max(samples)), dtype=np.float32)
+    for row, piece in zip(values, pieces, strict=True):
+        row[: len(piece)] = piece
+    return values, samples
