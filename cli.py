@@ -16,7 +16,7 @@ import typer
 from tfser import __version__
 from tfser.manifests.commands.program import WIDEST, Line, Program, Stage
 from tfser.manifests.streams import make_ready
-from tfser.pipeline.threads import wait_passively
+from tfser.pipeline.resources.threads import wait_passively
 
 MANIFESTS, PIPELINE, HEADS = "tfser.manifests.commands", "tfser.pipeline.commands", "tfser.heads.commands"
 

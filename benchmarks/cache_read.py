@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from tfser.pipeline.new_shards import SHARD_BYTES, SHARD_UTTERANCES
+from tfser.pipeline.extraction.new_shards import SHARD_BYTES, SHARD_UTTERANCES
 from tfser.pipeline.shards.packed import FeatureRow, forget_compared, load_packed
 from tfser.pipeline.shards.reader import ShardReader
 from tfser.pipeline.shards.rows import read_rows, write_rows

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from tfser.pipeline.features.encoders.loading import load
-from tfser.pipeline.memory import keep_freed_memory
+from tfser.pipeline.resources.memory import keep_freed_memory
 
 LAYER = 12
 RATE = 16000
@@ -284,12 +284,12 @@ def ours(
     """Return what extracts through tfser, from files to shards; time inside the encoder is taken apart."""
     from tfser.manifests.cache import Cache
     from tfser.pipeline.corpora.table import READER
-    from tfser.pipeline.extract import extract_pass
+    from tfser.pipeline.extraction.extract import extract_pass
     from tfser.pipeline.features.encoder_engine import encoder_engine
     from tfser.pipeline.features.encoders.spec import encoder_spec
     from tfser.pipeline.features.engine import Compute
     from tfser.pipeline.features.registry import FeatureRequest, feature_pass
-    from tfser.pipeline.scan import scan
+    from tfser.pipeline.scanning.scan import scan
 
     layer = str(min(LAYER, chosen.layers))
     cache = Cache(folder / f"cache-{precision}")

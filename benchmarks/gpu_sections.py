@@ -35,7 +35,7 @@ from tfser.heads.training.loop import Keeping, Trainer, fit
 from tfser.heads.training.parts import padding
 from tfser.heads.training.step import training_loss
 from tfser.heads.training.together import FitJob, fit_together
-from tfser.pipeline.features.devices import computing_on, processor
+from tfser.pipeline.resources.devices import computing_on, processor
 from tfser.pipeline.shards.packed import PackedFeatures
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tfser.heads.models.layer_mix import build_module
-from tfser.pipeline.memory import keep_freed_memory
+from tfser.pipeline.resources.memory import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     from tfser.heads.training.cost import count_macs
     from tfser.heads.training.losses import cmdt
     from tfser.heads.training.peak import peak_bytes
-    from tfser.pipeline.features.devices import processor
+    from tfser.pipeline.resources.devices import processor
 
     if chosen.threads:
         torch.set_num_threads(chosen.threads)

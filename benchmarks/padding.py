@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfser.pipeline.memory import keep_freed_memory
-from tfser.pipeline.threads import wait_passively
+from tfser.pipeline.resources.memory import keep_freed_memory
+from tfser.pipeline.resources.threads import wait_passively
 
 if TYPE_CHECKING:
     from tfser.heads.training.loop import Trainer
@@ -67,7 +67,7 @@ def measure(chosen: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from tfser.heads.training.parts import padding
-    from tfser.pipeline.features.devices import processor
+    from tfser.pipeline.resources.devices import processor
 
     if chosen.threads:
         torch.set_num_threads(chosen.threads)

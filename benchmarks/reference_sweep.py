@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tfser.pipeline.threads import PASSIVE
+from tfser.pipeline.resources.threads import PASSIVE
 
 PROGRAM = """
 import json, sys, time

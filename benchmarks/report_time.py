@@ -27,7 +27,7 @@ from types import ModuleType
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh
-from tfser.pipeline.cores import cores
+from tfser.pipeline.resources.cores import cores
 
 SPEAKERS, EACH, EXPERIMENTS = 10, 52, 10
 """About as many utterances as EmoDB has; ten folds of ten experiments are 100 runs."""

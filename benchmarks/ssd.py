@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from tfser.pipeline.memory import keep_freed_memory
+from tfser.pipeline.resources.memory import keep_freed_memory
 
 KEPT = "--no-keep-memory" not in sys.argv and keep_freed_memory()  # before torch is imported
 
@@ -39,7 +39,7 @@ from head_step import matrix_rate
 from torch import Tensor
 
 from tfser.heads.models.ssd import CHUNK, ssd, unavailable
-from tfser.pipeline.features.devices import processor
+from tfser.pipeline.resources.devices import processor
 
 Scan = Callable[..., Tensor]
 Run = Callable[[], list[Tensor]]

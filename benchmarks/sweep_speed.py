@@ -29,7 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfser.pipeline.memory import keep_freed_memory
+from tfser.pipeline.resources.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from tfser.heads.spec.fold import FoldData
@@ -149,7 +149,7 @@ def work(chosen: argparse.Namespace) -> None:
     from tfser.heads.spec.fold import EpochRecord
     from tfser.heads.training.loop import Keeping, fit
     from tfser.heads.training.samples import plan
-    from tfser.pipeline.features.devices import processor
+    from tfser.pipeline.resources.devices import processor
 
     if chosen.threads:
         torch.set_num_threads(chosen.threads)

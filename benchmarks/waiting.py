@@ -20,8 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tfser.pipeline.cores import cores
-from tfser.pipeline.threads import PASSIVE
+from tfser.pipeline.resources.cores import cores
+from tfser.pipeline.resources.threads import PASSIVE
 
 WAYS: dict[str, dict[str, str]] = {
     "spinning": {"OMP_WAIT_POLICY": "ACTIVE"},

@@ -6,7 +6,7 @@ were).
 What goes out: a `FrontEnd`, which is refused unless it has the fingerprint that was asked for. An encoder's weights are
 looked for where they were, then wherever this cache has hashed such content before; only their content counts, never
 their name. Nothing here trains, and nothing is written but the memo of hashes. Feature sets side by side are put together
-in `tfser.pipeline.joint_front_end`.
+in `tfser.pipeline.derived.joint_front_end`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tfser.manifests.errors import DamagedError, TfserError, UnreadableError, Us
 from tfser.manifests.feature_name import FeatureName
 from tfser.manifests.files import read_json
 from tfser.manifests.options import pairs
-from tfser.pipeline.feature_writer import narrowed, why_not_stored
+from tfser.pipeline.extraction.feature_writer import narrowed, why_not_stored
 from tfser.pipeline.features.encoder_engine import encoder_engine, keep_loaded
 from tfser.pipeline.features.encoders.known import ENCODERS
 from tfser.pipeline.features.encoders.spec import EncoderSpec, encoder_spec

@@ -22,11 +22,11 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.stored import read_corpus
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.feature_name import checked_name
+from tfser.pipeline.extraction.feature_writer import narrowed, why_not_stored
+from tfser.pipeline.extraction.new_shards import AS_USUAL, ShardWriting, Written, write_lacking
 from tfser.pipeline.feature_files import Given
-from tfser.pipeline.feature_writer import narrowed, why_not_stored
 from tfser.pipeline.features.feature_set import IMPORTED, PER_UTTERANCE, PER_UTTERANCE_HOP_S, Described
 from tfser.pipeline.features.registry import UPSTREAMS
-from tfser.pipeline.new_shards import AS_USUAL, ShardWriting, Written, write_lacking
 from tfser.pipeline.shards.writer import Array, storage_dtype
 
 ALGORITHM = 1

@@ -32,10 +32,10 @@ from tfser.manifests.catalogue.views import AUDITED_VIEWS
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.pipeline.corpora import locate
-from tfser.pipeline.extract import extract
+from tfser.pipeline.extraction.extract import extract
 from tfser.pipeline.features.feature_set import fingerprint_of
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scanning.scan import scan
 from tfser.pipeline.shards.rows import write_rows
 from tfser.pipeline.shards.writer import ShardMember, write_shard
 

@@ -20,7 +20,7 @@ from tfser.cli import app
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue
 from tfser.manifests.utterances import Skipped
-from tfser.pipeline.extract import ExtractReport
+from tfser.pipeline.extraction.extract import ExtractReport
 from tfser.pipeline.features.engine import Computing
 
 from .conftest import run

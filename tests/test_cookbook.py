@@ -21,9 +21,9 @@ from tfser.manifests.display import Output, print_rows
 from tfser.pipeline.copies.fingerprints import update_fingerprints
 from tfser.pipeline.copies.search import search
 from tfser.pipeline.corpora import CORPORA
-from tfser.pipeline.extract import extract
+from tfser.pipeline.extraction.extract import extract
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scanning.scan import scan
 
 from .conftest import fill_with_tones
 

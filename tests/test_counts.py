@@ -27,9 +27,9 @@ from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, r
 from tfser.manifests.errors import TfserError
 from tfser.manifests.labels import NO_EMOTION
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.extract import extract
+from tfser.pipeline.extraction.extract import extract
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.scan import ScanOptions, scan
+from tfser.pipeline.scanning.scan import ScanOptions, scan
 
 GOOD = [f"g{i}.wav" for i in range(6)]
 LABELS = ["", " ", "none", "N/A", "nan", "null", "NA", "anger", "joy", "Joy", "undecided", "xxx"]

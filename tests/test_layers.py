@@ -23,7 +23,8 @@ HEAVY = frozenset(
 
 FRONT = (
     "cli",
-    *(f"pipeline.{name}" for name in ("extract", "scan", "corpora", "features.registry", "shards.writer", "inventory")),
+    *(f"pipeline.{name}" for name in ("extraction.extract", "scanning.scan", "corpora", "features.registry", "shards.writer")),
+    "pipeline.inventory",
 )
 """What `--help`, a scan and an extraction of log-Mel frames begin with."""
 
@@ -35,11 +36,8 @@ ROOMS = {
         *("display", "protocols", "catalogue", "splits", "audits", "commands"),
     ),
     "pipeline": (
-        *("cores", "threads", "memory", "sound", "corpora", "measure", "last_scan", "scan_report", "scan", "source", "remote"),
-        *("corpus_copy", "part", "shards", "cluster", "features", "stock", "new_shards", "extract_report", "audio_loading"),
-        *("feature_writer", "on_ray", "extract", "front_end", "sharing"),
-        *("collapse", "from_stacks", "join", "joint_front_end", "feature_files", "import_features", "verify", "inventory"),
-        *("copies", "commands"),
+        *("resources", "sound", "corpora", "scanning", "shards", "stores", "features", "extraction", "front_end", "derived"),
+        *("feature_files", "import_features", "verify", "inventory", "copies", "commands"),
     ),
     "heads": ("spec", "models", "training", "runs", "results", "prediction", "reports", "commands"),
 }

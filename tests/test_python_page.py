@@ -22,9 +22,9 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.corpora import CORPORA
-from tfser.pipeline.extract import extract
+from tfser.pipeline.extraction.extract import extract
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scanning.scan import scan
 
 from .conftest import fill_with_tones, run
 

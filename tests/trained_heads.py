@@ -16,10 +16,10 @@ from tfser.heads.runs.plan import entry_of, make_plan
 from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
-from tfser.pipeline.extract import extract_pass
+from tfser.pipeline.derived.join import join, joined
+from tfser.pipeline.extraction.extract import extract_pass
 from tfser.pipeline.features.engine import Compute
 from tfser.pipeline.features.registry import FeatureRequest, feature_pass
-from tfser.pipeline.join import join, joined
 
 from .conftest import fill_with_tones
 

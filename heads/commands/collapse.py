@@ -11,9 +11,9 @@ from tfser.manifests.commands.printing import InCache
 from tfser.manifests.display import say, utterance_bar
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
-from tfser.pipeline.collapse import collapse
+from tfser.pipeline.derived.collapse import collapse
+from tfser.pipeline.extraction.new_shards import ShardWriting
 from tfser.pipeline.features.stacks import Collapsed, layer_cut, layered
-from tfser.pipeline.new_shards import ShardWriting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from tfser.pipeline.commands.audit import AuditOutput, AuditRequest, audited, pr
 from tfser.pipeline.commands.extract import extract_synthetic, show_extraction
 from tfser.pipeline.features.engine import Computing
 from tfser.pipeline.features.registry import UPSTREAMS, FeatureRequest, feature_pass
-from tfser.pipeline.source import Source
+from tfser.pipeline.scanning.source import Source
 
 
 def demo(

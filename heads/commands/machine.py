@@ -12,7 +12,7 @@ from tfser.manifests.commands.printing import Format, Printing
 from tfser.manifests.display import Output, bar, print_rows, say
 from tfser.manifests.options import Option
 from tfser.manifests.wording import count
-from tfser.pipeline.memory import Process
+from tfser.pipeline.resources.memory import Process
 
 
 def profile(

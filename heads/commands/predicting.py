@@ -29,9 +29,9 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.options import Option
 from tfser.manifests.outputs import check_output, format_of, output_to
 from tfser.manifests.wording import count, visible
-from tfser.pipeline.features.devices import choose_device
+from tfser.pipeline.derived.joint_front_end import FrontEnds
 from tfser.pipeline.features.engine import Compute
-from tfser.pipeline.joint_front_end import FrontEnds
+from tfser.pipeline.resources.devices import choose_device
 
 if TYPE_CHECKING:
     from tfser.heads.prediction.answers import SpokenAnswer

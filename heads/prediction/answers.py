@@ -19,9 +19,9 @@ from tfser.heads.prediction.fused import FusedHead, Voice, predict_with, told_ap
 from tfser.heads.prediction.inputs import Speech, Unusable
 from tfser.heads.prediction.packing import heard_part
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.pipeline.derived.joint_front_end import FrontEnds
 from tfser.pipeline.features.engine import AudioRow, Compute, Samples
-from tfser.pipeline.joint_front_end import FrontEnds
-from tfser.pipeline.measure import Advance
+from tfser.pipeline.scanning.measure import Advance
 from tfser.pipeline.shards.packed import PackedFeatures
 from tfser.pipeline.sound.audio import decode, resample
 from tfser.pipeline.sound.video import MissingExtraError

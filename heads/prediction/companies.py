@@ -24,7 +24,7 @@ from tfser.heads.runs.experiment import EVERYTHING
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.protocols.protocol import JOINED_BY
-from tfser.pipeline.joint_front_end import FrontEnds
+from tfser.pipeline.derived.joint_front_end import FrontEnds
 
 PART_BYTES = 256 * 2**20
 """Of frames that are held at once."""

@@ -17,7 +17,7 @@ from tfser.heads.prediction.makers import Mixes, makers
 from tfser.heads.prediction.trained import choose_runs
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import UsageError
-from tfser.pipeline.joint_front_end import FrontEnds
+from tfser.pipeline.derived.joint_front_end import FrontEnds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,11 +18,11 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.feature_name import FeatureName
+from tfser.pipeline.derived.joint_front_end import FrontEnds, joint_front_end
 from tfser.pipeline.features.feature_set import JOINED
 from tfser.pipeline.features.layer_views import LayerView, layer_views
 from tfser.pipeline.features.stored_set import StoredSet
 from tfser.pipeline.front_end import EngineFrontEnd, FrontEnd, MissingEncoderError, front_end, front_end_by_name
-from tfser.pipeline.joint_front_end import FrontEnds, joint_front_end
 
 Mixes = Mapping[str, Normaliser]
 """How the run that learned a mix scaled the layers, by the fingerprint of the mix's feature set."""

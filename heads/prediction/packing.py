@@ -19,10 +19,10 @@ from typing import IO
 import numpy as np
 
 from tfser.manifests.errors import CannotWriteError, TfserError
+from tfser.pipeline.derived.joint_front_end import FrontEnds
 from tfser.pipeline.features.engine import AudioRow, Compute, Frames
 from tfser.pipeline.front_end import LoadAt
-from tfser.pipeline.joint_front_end import FrontEnds
-from tfser.pipeline.measure import Advance
+from tfser.pipeline.scanning.measure import Advance
 from tfser.pipeline.shards.packed import PackedFeatures
 
 Piece = tuple[str, float]

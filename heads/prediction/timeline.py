@@ -25,9 +25,9 @@ from tfser.heads.prediction.fused import Voice
 from tfser.heads.prediction.inputs import Speech
 from tfser.heads.prediction.packing import heard_part
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.pipeline.derived.joint_front_end import FrontEnds
 from tfser.pipeline.features.engine import AudioRow, Compute, Samples
-from tfser.pipeline.joint_front_end import FrontEnds
-from tfser.pipeline.measure import Advance
+from tfser.pipeline.scanning.measure import Advance
 from tfser.pipeline.sound.audio import resample, stream
 from tfser.pipeline.sound.recording import Recording
 

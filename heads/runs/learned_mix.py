@@ -1,4 +1,4 @@
-"""The learned layer mix of a finished run, as a feature set to be written by `tfser.pipeline.collapse`.
+"""The learned layer mix of a finished run, as a feature set to be written by `tfser.pipeline.derived.collapse`.
 
 What comes in: a run that was trained on all layers of an encoder (`tfser.heads.models.layer_mix`). What goes out: what the cache
 needs to make an ordinary feature set (t, D) of its mix. Its frames are what the run's own head was given: normalised as the run

@@ -19,7 +19,7 @@ from tfser.heads.runs.plan import Run, data_key
 from tfser.heads.runs.processes import Message, RunsTask, carry_out, task_of
 from tfser.heads.runs.running import RunningMany
 from tfser.manifests.cache import Cache
-from tfser.pipeline.cluster import RETRIES, RayCluster, joined
+from tfser.pipeline.resources.cluster import RETRIES, RayCluster, joined
 
 Group = tuple[Run, ...]
 

@@ -26,8 +26,8 @@ from tfser.manifests.catalogue.reading import Connection, open_catalogue
 from tfser.manifests.errors import DamagedError, TfserError
 from tfser.manifests.protocols.validation import WITHOUT_VAL
 from tfser.manifests.wording import more
-from tfser.pipeline.features.devices import processor
-from tfser.pipeline.scan import now
+from tfser.pipeline.resources.devices import processor
+from tfser.pipeline.scanning.scan import now
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -26,8 +26,8 @@ from tfser.heads.runs.plan import Run, data_key
 from tfser.heads.runs.running import RunningMany
 from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
-from tfser.pipeline.cores import cores
-from tfser.pipeline.threads import wait_passively
+from tfser.pipeline.resources.cores import cores
+from tfser.pipeline.resources.threads import wait_passively
 
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """How libraries beside torch are told their threads; they read it once, when they are loaded."""

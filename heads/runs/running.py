@@ -14,8 +14,8 @@ from typing import Annotated, ClassVar
 from tfser.heads.runs.holding import Holding
 from tfser.manifests.cache import Cache
 from tfser.manifests.options import Option
-from tfser.pipeline.cluster import OnRay
-from tfser.pipeline.memory import Process
+from tfser.pipeline.resources.cluster import OnRay
+from tfser.pipeline.resources.memory import Process
 
 
 class Frames(StrEnum):

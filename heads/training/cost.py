@@ -10,7 +10,7 @@ measured does not depend on the numbers in the frames.
 * **Latency** is the time of a forward pass in evaluation mode, a **step** that of forward and backward of the cross-entropy in
   training mode: without the optimiser, augmentation and other losses, which belong to a recipe. Both are taken round by round
   over all heads, so that a machine that grows slower or faster does so for all, and each timed call follows an untimed one of
-  its own. On a CPU they depend on the allocator, too: see `tfser.pipeline.memory`.
+  its own. On a CPU they depend on the allocator, too: see `tfser.pipeline.resources.memory`.
 * **Memory** is the most that one such pass or step holds beyond the weights and the frames: see `tfser.heads.training.peak`. That
   of a step includes the gradients, not the optimiser's state.
 """
@@ -40,7 +40,7 @@ from tfser.heads.training.conditions import Conditions
 from tfser.heads.training.peak import peak_bytes
 from tfser.heads.training.predict import own_randomness
 from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.pipeline.features.devices import choose_device, processor
+from tfser.pipeline.resources.devices import choose_device, processor
 
 _HOP_S = 0.02  # of the speech encoders that the whole-utterance heads were made for
 _WARM_UPS = 1  # calls before memory is measured: the first one sets things up

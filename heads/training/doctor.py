@@ -28,10 +28,10 @@ from tfser.heads.spec.precision import has_native_bfloat16
 from tfser.manifests.cache import Cache, default_cache_root
 from tfser.manifests.errors import TfserError, first_line
 from tfser.manifests.wording import count, size
-from tfser.pipeline.cores import cores
 from tfser.pipeline.corpora import CORPORA
-from tfser.pipeline.features.devices import processor
-from tfser.pipeline.memory import why_not
+from tfser.pipeline.resources.cores import cores
+from tfser.pipeline.resources.devices import processor
+from tfser.pipeline.resources.memory import why_not
 
 State = Literal["ok", "off", "problem"]
 

@@ -51,7 +51,7 @@ from tfser.heads.training.sides import side_scores, targets_of
 from tfser.heads.training.step import make_optimiser, move_average, training_loss
 from tfser.heads.training.temperature import fit_temperature
 from tfser.manifests.errors import TfserError, UnreadableError, first_line
-from tfser.pipeline.features.devices import computing_on
+from tfser.pipeline.resources.devices import computing_on
 from tfser.pipeline.shards.streamed import StreamedFrames
 
 __all__ = ["EpochRecord", "FitResult", "FoldData", "Keeping", "Prediction", "Selection", "TrainedState", "fit", "predict"]

@@ -22,7 +22,7 @@ from tfser.heads.training.normalise import Normaliser
 from tfser.heads.training.rating_loss import rated
 from tfser.heads.training.samples import FrameStore, SamplePlan, plan
 from tfser.manifests.errors import UsageError
-from tfser.pipeline.features.devices import computing_on
+from tfser.pipeline.resources.devices import computing_on
 from tfser.pipeline.shards.packed import PackedFeatures
 
 _SEGMENTS, _UTTERANCES = 128, 32  # samples evaluated at a time

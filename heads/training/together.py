@@ -48,7 +48,7 @@ from tfser.heads.training.loop import Keeping, Trainer, fit, out_of_memory
 from tfser.heads.training.predict import own_randomness
 from tfser.heads.training.samples import placed
 from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.pipeline.features.devices import computing_on
+from tfser.pipeline.resources.devices import computing_on
 from tfser.pipeline.shards.streamed import StreamedFrames
 
 How = Literal["auto", "none", "vmap", "streams"]

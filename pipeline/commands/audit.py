@@ -30,7 +30,7 @@ from tfser.manifests.wording import count
 from tfser.pipeline.copies.fingerprints import update_fingerprints
 from tfser.pipeline.copies.search import search
 from tfser.pipeline.features.layer_views import layer_views
-from tfser.pipeline.scan_report import skipped_lines
+from tfser.pipeline.scanning.scan_report import skipped_lines
 
 
 class AuditOutput(StrEnum):

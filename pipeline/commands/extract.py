@@ -17,14 +17,14 @@ from tfser.manifests.errors import TfserError
 from tfser.manifests.options import Option
 from tfser.manifests.wording import count
 from tfser.pipeline.commands.scan import Strict, show_scan
-from tfser.pipeline.extract import extract_pass
-from tfser.pipeline.extract_report import ExtractReport
+from tfser.pipeline.derived.from_stacks import take_stored_layers
+from tfser.pipeline.extraction.extract import extract_pass
+from tfser.pipeline.extraction.extract_report import ExtractReport
+from tfser.pipeline.extraction.new_shards import ShardWriting
 from tfser.pipeline.features.engine import Compute, Computing
 from tfser.pipeline.features.registry import FeatureRequest, Pass, feature_pass
-from tfser.pipeline.from_stacks import take_stored_layers
-from tfser.pipeline.new_shards import ShardWriting
-from tfser.pipeline.scan_report import ScanReport
-from tfser.pipeline.source import Source
+from tfser.pipeline.scanning.scan_report import ScanReport
+from tfser.pipeline.scanning.source import Source
 
 
 class ShardKind(StrEnum):

@@ -14,9 +14,9 @@ from tfser.manifests.display import say, utterance_bar
 from tfser.manifests.options import Option
 from tfser.manifests.wording import count
 from tfser.pipeline.commands.scan import Strict
+from tfser.pipeline.extraction.new_shards import ShardWriting
 from tfser.pipeline.feature_files import read_given
 from tfser.pipeline.import_features import ImportReport, import_features, imported
-from tfser.pipeline.new_shards import ShardWriting
 
 NAMED = 5
 """Utterances that are named; of more, the number is said."""

@@ -10,8 +10,8 @@ from tfser.manifests.commands.printing import InCache
 from tfser.manifests.display import say, utterance_bar
 from tfser.manifests.options import Option
 from tfser.manifests.wording import count
-from tfser.pipeline.join import join, joined
-from tfser.pipeline.new_shards import ShardWriting
+from tfser.pipeline.derived.join import join, joined
+from tfser.pipeline.extraction.new_shards import ShardWriting
 
 
 @dataclass(frozen=True, kw_only=True)

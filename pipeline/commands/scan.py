@@ -12,10 +12,10 @@ from tfser.manifests.commands.printing import Printing
 from tfser.manifests.display import Output, bar, print_rows, say, utterance_bar
 from tfser.manifests.errors import TfserError
 from tfser.manifests.options import Option
-from tfser.pipeline.corpus_copy import with_copy
-from tfser.pipeline.scan import ScanListeners
-from tfser.pipeline.scan_report import ScanReport
-from tfser.pipeline.source import Source, scan_source
+from tfser.pipeline.scanning.scan import ScanListeners
+from tfser.pipeline.scanning.scan_report import ScanReport
+from tfser.pipeline.scanning.source import Source, scan_source
+from tfser.pipeline.stores.corpus_copy import with_copy
 
 Strict = Annotated[bool, Option("Exit with 1 if anything was skipped.")]
 

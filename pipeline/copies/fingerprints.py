@@ -27,7 +27,7 @@ from tfser.manifests.errors import DamagedError, MissingFileError
 from tfser.manifests.files import sweep
 from tfser.manifests.notes import note
 from tfser.pipeline.features.logmel import LogMel, LogMelConfig
-from tfser.pipeline.measure import Advance, audio_path, disk_errors, in_order
+from tfser.pipeline.scanning.measure import Advance, audio_path, disk_errors, in_order
 from tfser.pipeline.sound.audio import content_hash, decode, resample
 from tfser.pipeline.sound.recording import AudioError
 

@@ -24,7 +24,7 @@ from tfser.manifests.catalogue.near_duplicates import PAIRS
 from tfser.manifests.catalogue.stored import UTTERANCES
 from tfser.manifests.errors import DamagedError, MissingFileError
 from tfser.pipeline.copies.fingerprints import ALGORITHM, HOP_S, Words, stored
-from tfser.pipeline.measure import disk_errors
+from tfser.pipeline.scanning.measure import disk_errors
 
 Indices = npt.NDArray[np.int64]
 

@@ -21,9 +21,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tfser.manifests.errors import TfserError
-from tfser.pipeline.features.devices import choose_device
 from tfser.pipeline.features.engine import AudioRow, Compute, Engine, Frames, Load, Result, Samples
-from tfser.pipeline.measure import threads_for
+from tfser.pipeline.resources.devices import choose_device
+from tfser.pipeline.scanning.measure import threads_for
 from tfser.pipeline.sound.audio import MAX_DURATION_S
 from tfser.pipeline.sound.video import MissingExtraError
 

@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.options import Option
-from tfser.pipeline.cluster import OnRay, RayCluster
-from tfser.pipeline.features.devices import choose_device, choose_devices
-from tfser.pipeline.measure import in_order
-from tfser.pipeline.memory import Process
-from tfser.pipeline.part import CorpusPart, read_part
+from tfser.pipeline.resources.cluster import OnRay, RayCluster
+from tfser.pipeline.resources.devices import choose_device, choose_devices
+from tfser.pipeline.resources.memory import Process
+from tfser.pipeline.resources.part import CorpusPart, read_part
+from tfser.pipeline.scanning.measure import in_order
 from tfser.pipeline.sound.video import MissingExtraError
 
 Samples = npt.NDArray[np.float32]

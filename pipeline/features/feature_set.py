@@ -22,7 +22,7 @@ from tfser.manifests.errors import DamagedError, MissingFileError, UnknownConten
 from tfser.manifests.feature_name import FeatureName
 from tfser.manifests.files import sweep
 from tfser.manifests.notes import note
-from tfser.pipeline.scan import now
+from tfser.pipeline.scanning.scan import now
 from tfser.pipeline.shards.writer import StorageDtype
 
 PER_UTTERANCE = "utterance"

@@ -2,7 +2,7 @@
 
 A feature set whose configuration says `"layers": M` has frames (t, M*D) with layer k in the columns k*D to (k+1)*D. `Collapsed`
 describes the feature set (t, D) that is made of it, a layer (`layer_cut`) or a learned mix (`tfser.heads.runs.learned_mix`);
-`tfser.pipeline.collapse` writes it.
+`tfser.pipeline.derived.collapse` writes it.
 """
 
 from __future__ import annotations

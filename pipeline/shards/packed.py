@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from tfser.manifests.cache import Verify
 from tfser.manifests.errors import TfserError
-from tfser.pipeline.cores import cores
+from tfser.pipeline.resources.cores import cores
 from tfser.pipeline.shards.reader import ShardReader, Stamp, checksum_of, damaged_frames
 from tfser.pipeline.shards.rows import layer_checksums
 

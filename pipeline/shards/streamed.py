@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from tfser.manifests.cache import Verify
 from tfser.manifests.errors import TfserError, UnreadableError
-from tfser.pipeline.cores import cores
+from tfser.pipeline.resources.cores import cores
 from tfser.pipeline.shards.packed import FeatureRow, PackedFeatures, column_of, compare, offsets_of
 from tfser.pipeline.shards.reader import ShardReader, Stamp
 

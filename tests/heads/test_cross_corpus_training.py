@@ -19,9 +19,9 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError
 from tfser.pipeline.corpora import locate
-from tfser.pipeline.extract import extract
+from tfser.pipeline.extraction.extract import extract
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scanning.scan import scan
 
 TONES = (("anger", 1500), ("sadness", 300))
 

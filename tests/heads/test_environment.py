@@ -14,8 +14,7 @@ import pytest
 from tfser.heads.models.ssd import BACKENDS
 from tfser.heads.training import doctor as environment
 from tfser.heads.training.doctor import Check, examine, fits, problems
-from tfser.pipeline import memory
-from tfser.pipeline.features import devices
+from tfser.pipeline.resources import devices, memory
 
 
 def named(checks: list[Check], name: str) -> Check:

@@ -28,9 +28,9 @@ from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.corpora import locate
-from tfser.pipeline.extract import extract
+from tfser.pipeline.extraction.extract import extract
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scanning.scan import scan
 
 from ..conftest import fill_with_tones
 

@@ -30,7 +30,7 @@ from tfser.heads.training.samples import FrameStore, placed
 from tfser.heads.training.step import move_average
 from tfser.heads.training.together import LARGE_STEP, FitJob, choose_stacking, fit_together, step_size
 from tfser.manifests.errors import TfserError
-from tfser.pipeline.features.devices import computing_on
+from tfser.pipeline.resources.devices import computing_on
 
 CONFIG = MeanPoolConfig(hidden=(8,))
 RECIPE = Recipe(epochs=2, batch_size=4, optimiser="adamw", lr=1e-3)

@@ -16,7 +16,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.errors import UsageError
 from tfser.manifests.files import write_json
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.join import join, joined
+from tfser.pipeline.derived.join import join, joined
 
 IDS = [f"u{i:02d}" for i in range(12)]
 SMALL = {"segment_frames": "12", "image": "63,63", "lstm_units": "4", "hidden": "8"}

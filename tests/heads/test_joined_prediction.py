@@ -18,7 +18,7 @@ from tfser.heads.runs.store import finished
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.pipeline.join import join, joined
+from tfser.pipeline.derived.join import join, joined
 
 from ..conftest import run
 from ..trained_heads import JOINED, LAYERS, Trained, check_fold

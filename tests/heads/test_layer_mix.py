@@ -32,7 +32,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, refresh, rows
 from tfser.manifests.errors import DamagedError, TfserError, UsageError
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.collapse import collapse
+from tfser.pipeline.derived.collapse import collapse
 from tfser.pipeline.shards.packed import PackedFeatures
 
 M, D, K = 3, 80, 4

@@ -23,9 +23,9 @@ from tfser.manifests.files import read_table
 from tfser.manifests.protocols.known import PROTOCOLS
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.corpora import locate
-from tfser.pipeline.extract import extract
+from tfser.pipeline.extraction.extract import extract
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scanning.scan import scan
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue import schema
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.features.devices import processor
+from tfser.pipeline.resources.devices import processor
 
 CLASSES = ("anger", "neutral", "sadness")
 FOLD, SEED = 2, 5

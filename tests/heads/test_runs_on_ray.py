@@ -21,7 +21,7 @@ from tfser.heads.runs.processes import task_of
 from tfser.heads.runs.request import HeadBlock, SweepRequest
 from tfser.heads.runs.running import RunningMany
 from tfser.manifests.cache import Cache
-from tfser.pipeline.cluster import RayCluster
+from tfser.pipeline.resources.cluster import RayCluster
 
 from ..conftest import fill_with_tones
 

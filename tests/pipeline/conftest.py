@@ -13,9 +13,9 @@ from tfser.manifests.audits.run import Finding, run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
 from tfser.pipeline.corpora.base import CorpusReader
-from tfser.pipeline.extract import extract
+from tfser.pipeline.extraction.extract import extract
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.scan import ScanOptions, scan
+from tfser.pipeline.scanning.scan import ScanOptions, scan
 
 
 class WriteVideo(Protocol):

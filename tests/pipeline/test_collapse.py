@@ -22,11 +22,11 @@ from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, r
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.files import write_table
 from tfser.manifests.utterances import Skipped, Utterance, skipped_table
-from tfser.pipeline import new_shards as module
-from tfser.pipeline.collapse import collapse
+from tfser.pipeline.derived.collapse import collapse
+from tfser.pipeline.extraction import new_shards as module
+from tfser.pipeline.extraction.new_shards import ShardWriting
 from tfser.pipeline.features.registry import FeatureRequest, feature_pass
 from tfser.pipeline.features.stacks import Collapsed, layer_cut, layered, weighted_sum
-from tfser.pipeline.new_shards import ShardWriting
 from tfser.pipeline.shards.packed import FeatureRow, load_packed
 from tfser.pipeline.verify import verify
 

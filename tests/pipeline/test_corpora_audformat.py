@@ -12,7 +12,7 @@ from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.corpora import locate
 from tfser.pipeline.corpora.audformat_db import read
-from tfser.pipeline.scan import ScanOptions, scan
+from tfser.pipeline.scanning.scan import ScanOptions, scan
 
 audformat = pytest.importorskip("audformat")
 

@@ -14,7 +14,7 @@ import soundfile
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError
 from tfser.pipeline.corpora.crema_d import READER, SENTENCES, read
-from tfser.pipeline.scan import ScanOptions, scan
+from tfser.pipeline.scanning.scan import ScanOptions, scan
 
 ACTORS = range(1001, 1092)
 EMOTIONS = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")

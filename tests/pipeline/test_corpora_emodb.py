@@ -12,7 +12,7 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError
 from tfser.pipeline.corpora.base import audio_files, read_lines, read_text
 from tfser.pipeline.corpora.emodb import READER, read
-from tfser.pipeline.scan import ScanOptions, scan
+from tfser.pipeline.scanning.scan import ScanOptions, scan
 
 COUNTS = {"anger": 127, "boredom": 81, "neutral": 79, "happiness": 71, "fear": 69, "sadness": 62, "disgust": 46}
 

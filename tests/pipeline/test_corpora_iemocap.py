@@ -15,7 +15,7 @@ from tfser.manifests.errors import TfserError
 from tfser.manifests.labels import LABELS
 from tfser.pipeline.corpora.base import Reading
 from tfser.pipeline.corpora.iemocap import READER, read
-from tfser.pipeline.scan import ScanOptions, scan
+from tfser.pipeline.scanning.scan import ScanOptions, scan
 
 LABELS_OF_ALL = {
     "anger": 1103,

@@ -17,7 +17,7 @@ from tfser.manifests.errors import TfserError
 from tfser.manifests.labels import LABELS
 from tfser.pipeline.corpora.base import Reading
 from tfser.pipeline.corpora.meld import FOLDERS, READER, read
-from tfser.pipeline.scan import ScanOptions, scan
+from tfser.pipeline.scanning.scan import ScanOptions, scan
 from tfser.pipeline.sound import video
 from tfser.pipeline.sound.video import MissingExtraError
 

@@ -15,7 +15,7 @@ import soundfile
 from tfser.manifests.cache import Cache
 from tfser.pipeline.corpora import CORPORA
 from tfser.pipeline.corpora.base import Reading, read_lines, read_text
-from tfser.pipeline.scan import ScanReport, scan
+from tfser.pipeline.scanning.scan import ScanReport, scan
 
 RATE = 16000
 

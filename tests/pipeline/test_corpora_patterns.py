@@ -20,7 +20,7 @@ from tfser.manifests.labels import LABELS, normalise
 from tfser.pipeline.corpora import CORPORA, filenames, locate
 from tfser.pipeline.corpora.base import Expected
 from tfser.pipeline.corpora.patterns import PATTERNS
-from tfser.pipeline.scan import ScanOptions, scan
+from tfser.pipeline.scanning.scan import ScanOptions, scan
 
 OWN_WORDS = {"apologetic", "assertive", "concerned", "encouraging"}  # of JL; the field has none for them
 GENDERS = {  # women's and men's utterances

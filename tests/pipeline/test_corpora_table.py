@@ -19,7 +19,7 @@ from tfser.manifests.files import write_json
 from tfser.pipeline.corpora import CORPORA, locate
 from tfser.pipeline.corpora.base import Reading
 from tfser.pipeline.corpora.table import READER, read
-from tfser.pipeline.scan import ScanOptions, scan
+from tfser.pipeline.scanning.scan import ScanOptions, scan
 
 
 @pytest.fixture

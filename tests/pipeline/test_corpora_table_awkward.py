@@ -19,7 +19,7 @@ from tfser.manifests.errors import TfserError
 from tfser.manifests.labels import normalise
 from tfser.pipeline.corpora.base import Reading
 from tfser.pipeline.corpora.table import READER, read
-from tfser.pipeline.scan import ScanOptions, scan
+from tfser.pipeline.scanning.scan import ScanOptions, scan
 from tfser.pipeline.sound.audio import decode
 
 LETTERS = st.characters(categories=["L", "N", "P", "S"], include_characters=" \n\"',;|\t")

@@ -22,16 +22,16 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.extract import ExtractReport, extract_pass
-from tfser.pipeline.features.devices import choose_devices
+from tfser.pipeline.extraction.extract import ExtractReport, extract_pass
+from tfser.pipeline.extraction.new_shards import ShardWriting
 from tfser.pipeline.features.encoder_engine import Batcher, blocks, out_of_memory
 from tfser.pipeline.features.encoders.encoder import Launched
 from tfser.pipeline.features.encoders.loading import load
 from tfser.pipeline.features.encoders.spec import EncoderSpec, encoder_spec
 from tfser.pipeline.features.engine import AudioRow, Compute
 from tfser.pipeline.features.registry import FeatureRequest, FeatureSet, Pass, feature_pass
-from tfser.pipeline.new_shards import ShardWriting
-from tfser.pipeline.scan import scan
+from tfser.pipeline.resources.devices import choose_devices
+from tfser.pipeline.scanning.scan import scan
 from tfser.pipeline.shards.packed import FeatureRow, load_packed
 
 RATE = 16000
@@ -416,9 +416,9 @@ def test_where_to_compute_is_checked(compute: dict[str, Any], message: str) -> N
 
 DRIVER = """
 import sys, time
-from tfser.pipeline import extract
+from tfser.pipeline.extraction import extract
 from tfser.pipeline.features import encoder_engine as encode
-from tfser.pipeline import new_shards
+from tfser.pipeline.extraction import new_shards
 new_shards.ShardWriting.__init__.__kwdefaults__["shard_utterances"] = 1
 real = encode.Batcher.begin
 def slowly(self, samples):

@@ -21,14 +21,14 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.files import read_json, write_json
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.extract import extract_pass
+from tfser.pipeline.extraction.extract import extract_pass
 from tfser.pipeline.features.encoders.loading import load
 from tfser.pipeline.features.encoders.spec import EncoderSpec, encoder_spec
 from tfser.pipeline.features.encoders.weights import content_hash, find
 from tfser.pipeline.features.engine import Compute
 from tfser.pipeline.features.registry import FeatureRequest, feature_pass
 from tfser.pipeline.inventory import Unwanted, doomed
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scanning.scan import scan
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -23,15 +23,15 @@ from hypothesis import strategies as st
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import DamagedError, TfserError, UnreadableError, UsageError
-from tfser.pipeline import extract as extraction
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.extract import ExtractReport, extract
+from tfser.pipeline.extraction import extract as extraction
+from tfser.pipeline.extraction.extract import ExtractReport, extract
 from tfser.pipeline.features.engine import one_by_one
 from tfser.pipeline.features.registry import FeatureSet, feature_set
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scanning.scan import scan
 from tfser.pipeline.shards.reader import ShardReader
 from tfser.pipeline.shards.rows import read_rows
-from tfser.pipeline.stock import take_stock
+from tfser.pipeline.shards.stock import take_stock
 from tfser.pipeline.verify import repair, verify
 
 from ..conftest import covering

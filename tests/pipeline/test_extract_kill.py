@@ -20,9 +20,9 @@ import soundfile
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.extract import extract
+from tfser.pipeline.extraction.extract import extract
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scanning.scan import scan
 from tfser.pipeline.shards.reader import ShardReader
 from tfser.pipeline.shards.rows import read_rows
 from tfser.pipeline.verify import verify
@@ -33,8 +33,8 @@ LOGMEL = feature_set("logmel")
 COUNT = 9
 DRIVER = """
 import sys, time
-from tfser.pipeline import audio_loading
-from tfser.pipeline import new_shards
+from tfser.pipeline.extraction import audio_loading
+from tfser.pipeline.extraction import new_shards
 new_shards.ShardWriting.__init__.__kwdefaults__["shard_utterances"] = 2
 real, pause = audio_loading.decode, float(sys.argv.pop(1))
 def slowly(*args, **named):

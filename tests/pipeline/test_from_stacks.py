@@ -10,11 +10,11 @@ import pytest
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
-from tfser.pipeline.extract import extract_pass
+from tfser.pipeline.derived.from_stacks import take_stored_layers
+from tfser.pipeline.extraction.extract import extract_pass
+from tfser.pipeline.extraction.new_shards import ShardWriting
 from tfser.pipeline.features.engine import Compute
 from tfser.pipeline.features.registry import FeatureRequest, Pass, feature_pass
-from tfser.pipeline.from_stacks import take_stored_layers
-from tfser.pipeline.new_shards import ShardWriting
 from tfser.pipeline.shards.packed import FeatureRow, load_packed
 from tfser.pipeline.verify import verify
 

@@ -10,10 +10,10 @@ import pytest
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.utterances import Utterance
+from tfser.pipeline.derived.join import join, joined
 from tfser.pipeline.features import functionals as module
 from tfser.pipeline.features.functionals import ComParEConfig, EGeMAPSConfig, Functionals
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.join import join, joined
 from tfser.pipeline.sound.video import MissingExtraError
 
 opensmile = pytest.importorskip("opensmile", reason="the extra [opensmile] is not installed")

@@ -34,10 +34,10 @@ from tfser.pipeline import verify as verifying
 from tfser.pipeline.copies.fingerprints import update_fingerprints
 from tfser.pipeline.copies.search import search
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.extract import extract
+from tfser.pipeline.extraction.extract import extract
 from tfser.pipeline.features.encoders.weights import Found, content_hash
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scanning.scan import scan
 from tfser.pipeline.shards.packed import FeatureRow, forget_compared, load_packed
 from tfser.pipeline.verify import repair, verify
 

@@ -18,9 +18,9 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.feature_name import joined_names, meant
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Skipped, Utterance, skipped_table
-from tfser.pipeline import new_shards as module
+from tfser.pipeline.derived.join import at_pace, join, joined
+from tfser.pipeline.extraction import new_shards as module
 from tfser.pipeline.features.stacks import layer_cut
-from tfser.pipeline.join import at_pace, join, joined
 from tfser.pipeline.shards.packed import FeatureRow, load_packed
 from tfser.pipeline.verify import verify
 

@@ -19,7 +19,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh
 from tfser.manifests.errors import DamagedError, UsageError
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.collapse import collapse
+from tfser.pipeline.derived.collapse import collapse
 from tfser.pipeline.features.layer_views import layer_views
 from tfser.pipeline.features.stacks import layer_cut, layered
 from tfser.pipeline.shards.packed import forget_compared

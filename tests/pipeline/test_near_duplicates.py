@@ -16,7 +16,7 @@ from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, r
 from tfser.pipeline.copies.fingerprints import Fingerprinter, stored, update_fingerprints
 from tfser.pipeline.copies.search import MIN_WORDS, find_pairs, search
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.scan import ScanOptions, scan
+from tfser.pipeline.scanning.scan import ScanOptions, scan
 from tfser.pipeline.sound.audio import resample
 
 RATE = 16000

@@ -17,13 +17,13 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.stored import SKIPPED, read_skipped
 from tfser.manifests.errors import UsageError
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.extract import extract, extract_pass
-from tfser.pipeline.extract_report import OTHER_PARTS, ExtractReport
+from tfser.pipeline.extraction.extract import extract, extract_pass
+from tfser.pipeline.extraction.extract_report import OTHER_PARTS, ExtractReport
+from tfser.pipeline.extraction.new_shards import ShardWriting
 from tfser.pipeline.features.engine import Compute
 from tfser.pipeline.features.registry import alone, feature_set
-from tfser.pipeline.new_shards import ShardWriting
-from tfser.pipeline.part import CorpusPart, of_job_array, read_part
-from tfser.pipeline.scan import scan
+from tfser.pipeline.resources.part import CorpusPart, of_job_array, read_part
+from tfser.pipeline.scanning.scan import scan
 from tfser.pipeline.shards.rows import read_rows
 from tfser.pipeline.verify import verify
 
@@ -153,7 +153,7 @@ def test_what_an_extraction_of_all_stored_meanwhile_is_not_stored_again(
     make: Callable[[str], Cache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = make("cache")
-    from tfser.pipeline import audio_loading as module
+    from tfser.pipeline.extraction import audio_loading as module
 
     real, once = module.decode, [True]
 
@@ -192,7 +192,7 @@ def test_a_part_whose_feature_set_is_removed_meanwhile_describes_it_again(
 ) -> None:
     import shutil
 
-    from tfser.pipeline import feature_writer as module
+    from tfser.pipeline.extraction import feature_writer as module
 
     cache, real, calls = make("cache"), module.store_members, []
 

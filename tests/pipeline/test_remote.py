@@ -21,14 +21,14 @@ import soundfile
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.pipeline import remote as remotely
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.corpus_copy import copied
-from tfser.pipeline.extract import extract
+from tfser.pipeline.extraction.extract import extract
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.remote import RemoteError, RemoteFolder, as_url
-from tfser.pipeline.scan import scan
-from tfser.pipeline.sharing import COMMITS, OBJECTS, committed, pull, push
+from tfser.pipeline.scanning.scan import scan
+from tfser.pipeline.stores import remote as remotely
+from tfser.pipeline.stores.corpus_copy import copied
+from tfser.pipeline.stores.remote import RemoteError, RemoteFolder, as_url
+from tfser.pipeline.stores.sharing import COMMITS, OBJECTS, committed, pull, push
 from tfser.pipeline.verify import verify
 
 from ..conftest import run
@@ -124,7 +124,7 @@ def test_a_corpus_elsewhere_is_copied_once_and_again_where_it_changed(audio: Pat
 def test_an_interrupted_copy_goes_on(audio: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, told = Cache(tmp_path / "cache"), list[str]()
     fill(f"{bucket}/c", audio)
-    monkeypatch.setattr("tfser.pipeline.corpus_copy._THREADS", 1)
+    monkeypatch.setattr("tfser.pipeline.stores.corpus_copy._THREADS", 1)
     fetch, count = RemoteFolder.fetch, [0]
 
     def breaking(self: RemoteFolder, *values: Any) -> None:
@@ -229,7 +229,7 @@ def test_what_a_cache_has_is_never_replaced(filled: Cache, bucket: str, tmp_path
     table = tmp_path / "two.csv"
     table.write_text("path,label\ns0/u0.wav,a\ns1/u1.wav,b\n")
     options = {"table": str(table), "columns": {}, "delimiter": None}
-    from tfser.pipeline.scan import ScanOptions
+    from tfser.pipeline.scanning.scan import ScanOptions
 
     scan(mine, READER, corpus="c", root=audio, options=options, how=ScanOptions(allow_loss=True))
     before = {place: of for place, of in contents(mine).items() if place.startswith("corpora/")}

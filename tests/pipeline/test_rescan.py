@@ -18,14 +18,15 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import read_json
-from tfser.pipeline import cores, measure
 from tfser.pipeline.corpora.base import absolute
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.extract import ExtractReport, extract
+from tfser.pipeline.extraction.extract import ExtractReport, extract
 from tfser.pipeline.features.engine import one_by_one
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.measure import Advance, in_order
-from tfser.pipeline.scan import ScanListeners, ScanOptions, ScanReport, scan
+from tfser.pipeline.resources import cores
+from tfser.pipeline.scanning import measure
+from tfser.pipeline.scanning.measure import Advance, in_order
+from tfser.pipeline.scanning.scan import ScanListeners, ScanOptions, ScanReport, scan
 
 RATE = 16000
 LOGMEL = feature_set("logmel")

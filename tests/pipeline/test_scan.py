@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline import measure
 from tfser.pipeline.corpora.base import CorpusReader, Reading, audio_files, relative
-from tfser.pipeline.extract import extract
+from tfser.pipeline.extraction.extract import extract
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.scan import ScanListeners, ScanOptions, ScanReport, scan
+from tfser.pipeline.scanning import measure
+from tfser.pipeline.scanning.scan import ScanListeners, ScanOptions, ScanReport, scan
 
 RATE = 16000
 

@@ -14,10 +14,10 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.corpora import locate
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.extract import extract
+from tfser.pipeline.extraction.extract import extract
 from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.inventory import Unwanted, doomed
-from tfser.pipeline.scan import ScanOptions, ScanReport, scan
+from tfser.pipeline.scanning.scan import ScanOptions, ScanReport, scan
 
 
 @pytest.fixture

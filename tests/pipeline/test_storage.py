@@ -21,10 +21,10 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.files import write_json
 from tfser.pipeline import inventory as storage
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.extract import extract
+from tfser.pipeline.extraction.extract import extract
 from tfser.pipeline.features.registry import FeatureSet, feature_set
 from tfser.pipeline.inventory import Unwanted, delete, doomed, list_features, size_of, usage
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scanning.scan import scan
 from tfser.pipeline.verify import Problem, repair, verify
 
 LOGMEL = feature_set("logmel")

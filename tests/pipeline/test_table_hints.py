@@ -15,7 +15,7 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.splits.choose import choose_protocol
 from tfser.pipeline.corpora.base import Reading, read_lines
 from tfser.pipeline.corpora.table import READER, read
-from tfser.pipeline.scan import ScanOptions, scan
+from tfser.pipeline.scanning.scan import ScanOptions, scan
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tfser.pipeline.threads import PASSIVE, wait_passively
+from tfser.pipeline.resources.threads import PASSIVE, wait_passively
 
 SHOW = f"import json, os; print(json.dumps({{name: os.environ.get(name) for name in {list(PASSIVE)}}}))"
 
@@ -47,7 +47,8 @@ def test_what_the_user_has_set_stays_and_nothing_is_put_beside_it() -> None:
 
 
 def test_an_importer_keeps_its_own() -> None:
-    assert variables("import tfser, tfser.cli, tfser.heads.runs.processes, tfser.pipeline.threads") == dict.fromkeys(PASSIVE)
+    code = "import tfser, tfser.cli, tfser.heads.runs.processes, tfser.pipeline.resources.threads"
+    assert variables(code) == dict.fromkeys(PASSIVE)
 
 
 def test_nothing_is_set_once_torch_has_read_them(monkeypatch: pytest.MonkeyPatch) -> None:

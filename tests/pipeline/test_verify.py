@@ -26,13 +26,13 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import CannotWriteError, DamagedError, UnreadableError, UsageError
 from tfser.manifests.files import write_json, write_table
-from tfser.pipeline.collapse import collapse
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.extract import extract
+from tfser.pipeline.derived.collapse import collapse
+from tfser.pipeline.extraction.extract import extract
 from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.features.stacks import layer_cut, layered
 from tfser.pipeline.inventory import Unwanted, delete, doomed, size_of
-from tfser.pipeline.scan import scan
+from tfser.pipeline.scanning.scan import scan
 from tfser.pipeline.shards.packed import FeatureRow, load_packed
 from tfser.pipeline.shards.writer import ShardError
 from tfser.pipeline.verify import repair, verify

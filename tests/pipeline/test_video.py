@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from tfser.manifests.cache import Cache
 from tfser.pipeline.corpora.table import READER as TABLE
-from tfser.pipeline.extract import extract
+from tfser.pipeline.extraction.extract import extract
 from tfser.pipeline.features.registry import feature_set
-from tfser.pipeline.scan import ScanOptions, scan
+from tfser.pipeline.scanning.scan import ScanOptions, scan
 from tfser.pipeline.sound import video
 from tfser.pipeline.sound.audio import VIDEO_SUFFIXES, content_hash, decode, describe
 from tfser.pipeline.sound.recording import AudioError
@@ -187,6 +187,6 @@ def test_without_the_extra_what_was_scanned_stays_and_an_extraction_stops(tmp_pa
 
 def test_the_library_is_looked_for_and_not_loaded():
     assert video.is_installed() == (importlib.util.find_spec("av") is not None)
-    code = "import sys, tfser.pipeline.sound.video, tfser.pipeline.measure; print('av' in sys.modules)"
+    code = "import sys, tfser.pipeline.sound.video, tfser.pipeline.scanning.measure; print('av' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

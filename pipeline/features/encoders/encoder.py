@@ -17,10 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tfser.pipeline.features.devices import computing_on
 from tfser.pipeline.features.encoders.exact import ConvStack, GatedAttention, Moments, RelativeBias, positions_of
 from tfser.pipeline.features.encoders.products import use_products
 from tfser.pipeline.features.encoders.spec import EncoderSpec
+from tfser.pipeline.resources.devices import computing_on
 
 Frames = npt.NDArray[np.float32]
 

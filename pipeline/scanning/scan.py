@@ -25,8 +25,8 @@ from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_tab
 from tfser.manifests.wording import count
 from tfser.pipeline.corpora.annotation_file import read_annotations
 from tfser.pipeline.corpora.base import CorpusReader, Reading, absolute, is_same_folder
-from tfser.pipeline.last_scan import LastScan, found_other, is_same, kept_limit, last_scan, measured_before
-from tfser.pipeline.measure import (
+from tfser.pipeline.scanning.last_scan import LastScan, found_other, is_same, kept_limit, last_scan, measured_before
+from tfser.pipeline.scanning.measure import (
     Advance,
     DecodingOptions,
     Surveyed,
@@ -34,7 +34,7 @@ from tfser.pipeline.measure import (
     flag_lengths,
     measure_all,
 )
-from tfser.pipeline.scan_report import ScanReport
+from tfser.pipeline.scanning.scan_report import ScanReport
 from tfser.pipeline.sound.audio import MAX_DURATION_S
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from typing import Any
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.files import sha256_of
-from tfser.pipeline.remote import RemoteError, RemoteFolder
 from tfser.pipeline.shards.rows import ROWS_SUFFIX
+from tfser.pipeline.stores.remote import RemoteError, RemoteFolder
 
 OBJECTS, COMMITS = "objects", "commits"
 

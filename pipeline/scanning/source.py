@@ -1,7 +1,7 @@
 """What is scanned: a corpus, its folder or table, and how it is read.
 
-In: a `Source`, of the command line or of a program. Out of `scan_source`: the report of its scan (`tfser.pipeline.scan`). What
-was said in an earlier scan of the same corpus need not be said again (`tfser.pipeline.corpora.locate`).
+In: a `Source`, of the command line or of a program. Out of `scan_source`: the report of its scan (`tfser.pipeline.scanning.scan`).
+What was said in an earlier scan of the same corpus need not be said again (`tfser.pipeline.corpora.locate`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Annotated, ClassVar
 from tfser.manifests.cache import Cache
 from tfser.manifests.options import Option
 from tfser.pipeline.corpora import Located, locate, with_annotations
-from tfser.pipeline.scan import ScanListeners, ScanOptions, scan
-from tfser.pipeline.scan_report import ScanReport
+from tfser.pipeline.scanning.scan import ScanListeners, ScanOptions, scan
+from tfser.pipeline.scanning.scan_report import ScanReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def scan_source(
     located: Located,
     listeners: ScanListeners,
 ) -> ScanReport:
-    """Index a source into the cache, as `tfser.pipeline.scan.scan`, which says what is raised.
+    """Index a source into the cache, as `tfser.pipeline.scanning.scan.scan`, which says what is raised.
 
     Args:
         cache: where to.

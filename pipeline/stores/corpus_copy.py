@@ -19,8 +19,8 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.errors import DamagedError, TfserError, UnreadableError, UsageError
 from tfser.manifests.files import sweep
 from tfser.manifests.wording import count, size
-from tfser.pipeline.remote import RemoteError, RemoteFile, RemoteFolder, as_url
-from tfser.pipeline.source import Source
+from tfser.pipeline.scanning.source import Source
+from tfser.pipeline.stores.remote import RemoteError, RemoteFile, RemoteFolder, as_url
 
 COPIES = "copies"
 """The folder of a cache that has them."""

@@ -2,8 +2,8 @@
 
 What comes in: the names of stored feature sets, `logmel+wavlm-large/12`, of which a layer may stand in a stack of all of them.
 What goes out: shards of another feature set that bears that name, written as a collapse writes its own
-(`tfser.pipeline.new_shards`): whoever trains on it, audits or verifies it needs to know nothing of where it came from. Its
-fingerprint is made of those of its parts, in their order, and of the rule below, so features that were made anew never stand in
+(`tfser.pipeline.extraction.new_shards`): whoever trains on it, audits or verifies it needs to know nothing of where it came
+from. Its fingerprint is made of those of its parts, in their order, and of the rule below, so features that were made anew never stand in
 it unnoticed. No audio is read, and nothing is invented: an utterance that one of the parts lacks is left out, counted, and
 missed by the audits as in any other feature set.
 
@@ -31,11 +31,11 @@ from tfser.manifests.catalogue.stored import SKIPPED, read_skipped, skipped_rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.feature_name import FeatureName, joined_names, meant
 from tfser.manifests.utterances import Skipped, skipped_table
-from tfser.pipeline.collapse import stored_frames
+from tfser.pipeline.derived.collapse import stored_frames
+from tfser.pipeline.extraction.new_shards import AS_USUAL, OpenShards, Row, ShardWriting, Written, write_lacking
 from tfser.pipeline.features.feature_set import JOINED, PER_UTTERANCE, Described, is_per_utterance
 from tfser.pipeline.features.layer_views import layer_views, meant_views
 from tfser.pipeline.features.stacks import layers_of
-from tfser.pipeline.new_shards import AS_USUAL, OpenShards, Row, ShardWriting, Written, write_lacking
 from tfser.pipeline.shards.writer import Array
 
 ALGORITHM = 1

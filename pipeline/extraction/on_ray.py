@@ -21,11 +21,11 @@ from typing import Any
 import tfser
 from tfser.manifests.errors import TfserError, first_line
 from tfser.manifests.wording import count
-from tfser.pipeline.audio_loading import audio_loader
-from tfser.pipeline.cluster import RETRIES, RayCluster, joined
-from tfser.pipeline.feature_writer import narrowed
+from tfser.pipeline.extraction.audio_loading import audio_loader
+from tfser.pipeline.extraction.feature_writer import narrowed
 from tfser.pipeline.features.engine import AudioRow, Compute, Frames, Result
 from tfser.pipeline.features.registry import Pass
+from tfser.pipeline.resources.cluster import RETRIES, RayCluster, joined
 
 BLOCK_SECONDS = 300.0
 """Audio in a block: so much is computed again where a worker is lost."""

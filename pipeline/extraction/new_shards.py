@@ -22,11 +22,11 @@ from tfser.manifests.errors import TfserError
 from tfser.manifests.files import sweep
 from tfser.manifests.wording import count
 from tfser.pipeline.features.feature_set import Described, write_description
-from tfser.pipeline.measure import Advance, disk_errors
+from tfser.pipeline.scanning.measure import Advance, disk_errors
 from tfser.pipeline.shards.reader import ShardReader, checksum_of, damaged_frames
 from tfser.pipeline.shards.rows import write_rows
+from tfser.pipeline.shards.stock import take_stock
 from tfser.pipeline.shards.writer import SUFFIXES, Array, ShardFormat, ShardMember, write_shard
-from tfser.pipeline.stock import take_stock
 
 Row = Mapping[str, Any]
 

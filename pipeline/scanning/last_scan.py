@@ -26,7 +26,7 @@ from tfser.manifests.catalogue.stored import (
 from tfser.manifests.errors import DamagedError, MissingFileError, UnknownContentError, UnreadableError
 from tfser.manifests.notes import note
 from tfser.manifests.utterances import MEASURED, Measured, Skipped
-from tfser.pipeline.measure import SegmentKey, segment_key
+from tfser.pipeline.scanning.measure import SegmentKey, segment_key
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,8 +1,8 @@
 """Collapsing the layers of an encoder: a feature set that holds all of them becomes an ordinary one of the width of one.
 
 What comes in: a feature set of several layers, and what to make of it (`tfser.pipeline.features.stacks`). What goes out: shards
-of the other feature set, written as an extraction writes its own (`tfser.pipeline.new_shards`), in the order of the stored ones,
-so that a collapse that was killed goes on where it was. No audio is read.
+of the other feature set, written as an extraction writes its own (`tfser.pipeline.extraction.new_shards`), in the order of the
+stored ones, so that a collapse that was killed goes on where it was. No audio is read.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
 from tfser.manifests.catalogue.stored import SKIPPED, read_skipped
 from tfser.manifests.errors import UsageError, unknown
+from tfser.pipeline.extraction.new_shards import AS_USUAL, OpenShards, Row, ShardWriting, Written, write_lacking
 from tfser.pipeline.features.stacks import Collapsed
-from tfser.pipeline.new_shards import AS_USUAL, OpenShards, Row, ShardWriting, Written, write_lacking
 from tfser.pipeline.shards.writer import Array
 
 

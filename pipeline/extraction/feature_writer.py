@@ -23,16 +23,16 @@ from tfser.manifests.catalogue.stored import FEATURE_SET, SKIPPED, read_skipped,
 from tfser.manifests.errors import DamagedError, UnreadableError
 from tfser.manifests.files import sweep
 from tfser.manifests.utterances import Skipped, skipped_table
-from tfser.pipeline.audio_loading import CHANGED
-from tfser.pipeline.extract_report import ExtractReport
+from tfser.pipeline.extraction.audio_loading import CHANGED
+from tfser.pipeline.extraction.extract_report import ExtractReport
+from tfser.pipeline.extraction.new_shards import ShardWriting, store_members
 from tfser.pipeline.features.engine import AudioRow
 from tfser.pipeline.features.feature_set import write_description
 from tfser.pipeline.features.registry import FeatureSet
-from tfser.pipeline.new_shards import ShardWriting, store_members
-from tfser.pipeline.part import CorpusPart
+from tfser.pipeline.resources.part import CorpusPart
 from tfser.pipeline.shards.rows import ROWS_SUFFIX, load_rows
+from tfser.pipeline.shards.stock import take_stock
 from tfser.pipeline.shards.writer import ShardMember, StorageDtype
-from tfser.pipeline.stock import take_stock
 
 SHARD_SECONDS = 300.0
 """A shard of an encoder's frames is closed, too, once it holds what was computed in so many seconds."""

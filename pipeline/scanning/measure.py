@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from tfser.manifests.errors import TfserError
 from tfser.manifests.utterances import Measured, Utterance
-from tfser.pipeline.cores import cores
+from tfser.pipeline.resources.cores import cores
 from tfser.pipeline.sound import video
 from tfser.pipeline.sound.audio import MAX_DURATION_S, VIDEO_SUFFIXES, survey
 from tfser.pipeline.sound.recording import AudioError

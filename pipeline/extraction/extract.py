@@ -25,14 +25,14 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.fill_features import other_encoder
 from tfser.manifests.catalogue.stored import FEATURE_SET, read_corpus, read_feature_set
 from tfser.manifests.errors import DamagedError, TfserError, UnreadableError, unknown
-from tfser.pipeline.audio_loading import audio_loader
-from tfser.pipeline.extract_report import ExtractReport
-from tfser.pipeline.feature_writer import FeatureWriter, Share
+from tfser.pipeline.extraction.audio_loading import audio_loader
+from tfser.pipeline.extraction.extract_report import ExtractReport
+from tfser.pipeline.extraction.feature_writer import FeatureWriter, Share
+from tfser.pipeline.extraction.new_shards import AS_USUAL, ShardWriting
+from tfser.pipeline.extraction.on_ray import results_of_cluster
 from tfser.pipeline.features.engine import AudioRow, Compute, Result, Tell
 from tfser.pipeline.features.registry import FeatureSet, Pass, alone
-from tfser.pipeline.measure import Advance, disk_errors
-from tfser.pipeline.new_shards import AS_USUAL, ShardWriting
-from tfser.pipeline.on_ray import results_of_cluster
+from tfser.pipeline.scanning.measure import Advance, disk_errors
 
 
 def extract(cache: Cache, corpus: str, features: FeatureSet, *, workers: int | None = None, **how: Any) -> ExtractReport:

@@ -9,8 +9,8 @@ from typing import Any
 from tfser.manifests.audits.participation import NO_AUDIO, Tally
 from tfser.manifests.utterances import Skipped
 from tfser.manifests.wording import count
-from tfser.pipeline.part import CorpusPart
-from tfser.pipeline.scan_report import skipped_lines
+from tfser.pipeline.resources.part import CorpusPart
+from tfser.pipeline.scanning.scan_report import skipped_lines
 
 NOT_COMPUTED = "not computed"
 """Why a feature set that was refused lacks the rest."""

@@ -12,10 +12,10 @@ from typing import Any
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
-from tfser.pipeline.collapse import collapse
+from tfser.pipeline.derived.collapse import collapse
+from tfser.pipeline.extraction.new_shards import AS_USUAL, ShardWriting, Written
 from tfser.pipeline.features.registry import FeatureSet, Pass
 from tfser.pipeline.features.stacks import Collapsed, layer_cut, layers_of
-from tfser.pipeline.new_shards import AS_USUAL, ShardWriting, Written
 
 
 @dataclass(frozen=True, kw_only=True)

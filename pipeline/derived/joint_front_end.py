@@ -2,7 +2,7 @@
 
 What comes in: front-ends, each of one feature set. What goes out: for each piece of audio the frames of all of them, or
 the reason why one has none (`FrontEnds`); and for a set that was joined in the cache
-(`tfser.pipeline.join`) its frames by the very rule that joined the stored ones (`JointFrontEnd`). Nothing is stored.
+(`tfser.pipeline.derived.join`) its frames by the very rule that joined the stored ones (`JointFrontEnd`). Nothing is stored.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tfser.manifests.errors import TfserError
+from tfser.pipeline.derived.join import apart, joined_config, side_by_side
 from tfser.pipeline.features.engine import AudioRow, Compute, Frames
 from tfser.pipeline.features.stored_set import StoredSet
 from tfser.pipeline.front_end import FrontEnd, LoadAt, check_same
-from tfser.pipeline.join import apart, joined_config, side_by_side
 
 Heard = tuple[Frames, ...] | str
 """The frames of a piece of audio in each feature set, or the reason why there are none."""

@@ -1,5 +1,5 @@
-"""A Ray cluster: how it is asked for, joined and left; what is computed on it says `tfser.pipeline.on_ray`, and of runs
-`tfser.heads.runs.on_ray`.
+"""A Ray cluster: how it is asked for, joined and left; what is computed on it says `tfser.pipeline.extraction.on_ray`, and
+of runs `tfser.heads.runs.on_ray`.
 
 In goes what the command line says, out comes Ray's module, ready. Ray is an extra (`pip install 'tfser[ray]'`), and imported
 only where it is asked for. Nothing here computes or writes.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfser.manifests.errors import TfserError
-from tfser.pipeline.measure import audio_path
+from tfser.pipeline.scanning.measure import audio_path
 from tfser.pipeline.sound.audio import content_hash, decode, resample
 from tfser.pipeline.sound.recording import AudioError, TooLongError
 from tfser.pipeline.sound.video import MissingExtraError
