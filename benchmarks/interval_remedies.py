@@ -32,7 +32,7 @@ import numpy.typing as npt
 from intervals import Population, Scenario, few_say_most, hard
 from scipy import special
 
-from tfser.heads.results.intervals import Counts, Interval, _score, _without_one, cluster_scores, interval, new_speaker
+from tfser.heads.results.intervals import Counts, Interval, cluster_scores, interval, new_speaker, score_of, without_one
 from tfser.manifests.display import Output, print_rows
 
 Floats = npt.NDArray[np.float64]
@@ -88,7 +88,7 @@ def _drawn(counts: Counts, rng: np.random.Generator) -> tuple[Floats, Floats]:
     G = len(counts.clusters)
     times = rng.multinomial(G, np.full(G, 1 / G), DRAWS).astype(np.float64)
     parts = [np.einsum("bg,sgk->bsk", times, of) for of in (counts.hits, counts.true, counts.predicted)]
-    return times, np.asarray(_score(*parts, "UA").mean(axis=1))
+    return times, np.asarray(score_of(*parts, "UA").mean(axis=1))
 
 
 def bca(found: Interval, counts: Counts, rng: np.random.Generator) -> Ends:
@@ -96,7 +96,7 @@ def bca(found: Interval, counts: Counts, rng: np.random.Generator) -> Ends:
     _, drawn = _drawn(counts, rng)
     below = (np.sum(drawn < found.value) + 0.5 * np.sum(drawn == found.value)) / DRAWS
     z0 = special.ndtri(np.clip(below, 1 / DRAWS, 1 - 1 / DRAWS))
-    without = _without_one(counts, "UA")
+    without = without_one(counts, "UA")
     away = without.mean() - without
     a = (away**3).sum() / max(6 * (away**2).sum() ** 1.5, 1e-12)
     z = z0 + np.array([-1.959964, 1.959964])
@@ -116,7 +116,7 @@ def bootstrap_t(found: Interval, counts: Counts, rng: np.random.Generator) -> En
     left = [w - of[None] for w, of in zip(whole, (counts.hits, counts.true, counts.predicted), strict=True)]  # (B, S, G, K)
     left = [np.maximum(of, 0) for of in left]
     with np.errstate(invalid="ignore", divide="ignore"):
-        without = _score(*left, "UA").mean(axis=1)  # (B, G)
+        without = score_of(*left, "UA").mean(axis=1)  # (B, G)
     there = np.where(times > 0, times * (np.nan_to_num(without) - drawn[:, None]) ** 2, 0).sum(axis=1)
     error = np.sqrt((G - 1) / G * there)
     fine = (error > 1e-6) & (drawn > 0) & (drawn < 1)
@@ -131,7 +131,7 @@ def bootstrap_t(found: Interval, counts: Counts, rng: np.random.Generator) -> En
 def _pseudo(found: Interval, counts: Counts) -> Floats:
     """Return the jackknife's pseudo-values: one score a speaker, whose mean is about the score."""
     G = len(counts.clusters)
-    return np.asarray(found.value + (G - 1) * (found.value - _without_one(counts, "UA")))
+    return np.asarray(found.value + (G - 1) * (found.value - without_one(counts, "UA")))
 
 
 def wild(found: Interval, counts: Counts, rng: np.random.Generator) -> Ends:

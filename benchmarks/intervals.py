@@ -26,7 +26,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from tfser.heads.results.intervals import Counts, Interval, difference, interval, mcnemar, permutation_test, score
+from tfser.heads.results.exchanges import mcnemar, permutation_test
+from tfser.heads.results.intervals import Counts, Interval, difference, interval, score, score_of
 from tfser.heads.results.moments import Moments, gathered, rating_difference, rating_interval, rating_permutation
 from tfser.heads.results.moments import score as rated_score
 from tfser.heads.spec.dimension_metrics import of_sums
@@ -195,12 +196,10 @@ def wilson(counts: Counts, metric: str) -> tuple[float, float]:
 
 def bootstrap(counts: Counts, metric: str, rng: np.random.Generator, draws: int = 299) -> tuple[float, float]:
     """Return the percentile interval over speakers that are drawn with replacement."""
-    from tfser.heads.results.intervals import _score
-
     G = len(counts.clusters)
     times = rng.multinomial(G, np.full(G, 1 / G), draws).astype(np.float64)  # (draws, G)
     drawn = [np.einsum("bg,sgk->bsk", times, of) for of in (counts.hits, counts.true, counts.predicted)]
-    low, high = np.quantile(_score(drawn[0], drawn[1], drawn[2], metric).mean(axis=1), [0.025, 0.975])
+    low, high = np.quantile(score_of(drawn[0], drawn[1], drawn[2], metric).mean(axis=1), [0.025, 0.975])
     return float(low), float(high)
 
 

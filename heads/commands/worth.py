@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -15,6 +15,7 @@ from tfser.heads.results.moments import RATED_METRICS
 from tfser.heads.results.outcomes import Subject, read_outcome
 from tfser.heads.results.rating_outcomes import read_rated_outcome
 from tfser.heads.results.worth import (
+    SplitCell,
     Worth,
     WorthPlan,
     cells_of,
@@ -97,69 +98,89 @@ def worth(*, request: WorthRequest, split: Split, running: Running, writing: Wri
     plan = _planned(store, request, split)
     for note in plan.notes:
         say(note)
-    found = _trained(store, request, running, plan)
+    answer = _trained(store, request, running, plan)
     writing.deliver(
-        [_row(found)],
-        lambda: _print(found),
-        as_json=found.to_dict(),
-        as_markdown=lambda: _markdown(found, _command(request, split)),
+        [_row(answer)],
+        lambda: _print(answer),
+        as_json=answer.to_dict(),
+        as_markdown=lambda: _markdown(answer, _command(request, split)),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Weighed:
+    """The split that is weighed: who is where in it, and the user's own protocols that it becomes; none where it has a name."""
+
+    corpus: str
+    called: str
+    cells: Sequence[SplitCell]
+    own: Sequence[OwnProtocol] = ()
+    notes: Sequence[str] = ()
 
 
 def _planned(store: Cache, request: WorthRequest, split: Split) -> WorthPlan:
     """Settle both arms."""
-    notes: list[str] = []
-    rated = rated_name(request.targets) if request.targets and not request.learns_classes else None
+    weighed = _of_files(store, request, split) if request.published else _of_protocol(store, request, split)
+    rated = _rated(request)
 
-    def ensured(own: OwnProtocol) -> str:
+    def ensured(own: OwnProtocol) -> tuple[str, OwnProtocol]:
         name = own.protocol.name if rated is None else f"{own.protocol.name}@{rated}"
-        return ensure_protocol(store, corpus, name, own=own)
+        return ensure_protocol(store, weighed.corpus, name, own=own), own
 
-    if request.published:
-        if split.protocol or split.labels or split.validation:
-            raise UsageError("--split goes without --protocol, --labels and --validation")
-        corpus = choose_corpus(store, split.corpus)
-        foreign = read_split([Path(path) for path in request.published])
-        notes += foreign.notes
-        called, column = foreign.name.removeprefix("split:"), "label"
-        # The rows of the files are matched and looked at as the audits do, and become protocols of the cache: both arms
-        # are then trained by the same code.
-        with open_catalogue(store) as connection:
-            notes.append(matched_note(install(connection, corpus, foreign)))
-            with audited(connection, protocol=foreign.name, corpus=corpus, feature_sets=[], claims=()):
-                cells = cells_of(connection, foreign.name, corpus, column)
-            cells = cells if rated is None else of_ratings(connection, cells, corpus, request.targets)
-        made = own_of_split(cells, called, corpus)
-        published: tuple[tuple[str, OwnProtocol | None], ...] = tuple(
-            (ensured(own), own) for own in made
-        )
-    else:
-        if not split.protocol:
-            raise UsageError("name what is to be weighed: --split FILES, or --protocol NAME (`tfser protocol ls`)")
-        asked = Targeted(target=request.target, **shared(Split, split)) if rated else None
-        corpus, called = settled(store, replace(split, labels=asked.split_labels) if asked else split, split.protocol)
-        if JOINED_BY in corpus:
-            raise UsageError(f"{called} is over several corpora; `tfser worth` weighs splits of one")
-        defined = definition(store, called)
-        with open_catalogue(store) as connection:
-            notes += [of.explanation for of in unmatched(connection, protocol=called, corpus=corpus) if of.rows]
-            cells = cells_of(connection, called, corpus, defined.label_column if defined else "label")
-            cells = cells if rated is None else of_ratings(connection, cells, corpus, request.targets)
-        published = ((called, None),)
+    published: list[tuple[str, OwnProtocol | None]] = [ensured(own) for own in weighed.own]
     # The clean arm is drawn from the very utterances of the published one, so that nothing but who stands where
     # differs.
-    drawn, more = clean_splits(cells, called, corpus, request.draws)
-    clean = tuple((ensured(own), own) for own in drawn)
+    drawn, notes = clean_splits(weighed.cells, weighed.called, weighed.corpus, request.draws)
+    clean = tuple(map(ensured, drawn))
     with open_catalogue(store) as connection:
-        first = cells_of(connection, clean[0][0], corpus, "label")
+        first = cells_of(connection, clean[0][0], weighed.corpus, "label")
     return WorthPlan(
-        corpus=corpus,
-        called=called,
-        published=published,
+        corpus=weighed.corpus,
+        called=weighed.called,
+        published=tuple(published or [(weighed.called, None)]),
         clean=clean,
-        sizes=(sizes_of(cells), sizes_of(first)),
-        notes=(*notes, *more),
+        sizes=(sizes_of(weighed.cells), sizes_of(first)),
+        notes=(*weighed.notes, *notes),
     )
+
+
+def _rated(request: WorthRequest) -> str | None:
+    """Return what protocols are called by that have the utterances which are rated, where ratings are learned alone."""
+    return rated_name(request.targets) if request.targets and not request.learns_classes else None
+
+
+def _of_files(store: Cache, request: WorthRequest, split: Split) -> _Weighed:
+    """Return a split that others publish as files, matched with the utterances of a corpus."""
+    if split.protocol or split.labels or split.validation:
+        raise UsageError("--split goes without --protocol, --labels and --validation")
+    corpus = choose_corpus(store, split.corpus)
+    foreign = read_split([Path(path) for path in request.published])
+    called = foreign.name.removeprefix("split:")
+    # The rows of the files are matched and looked at as the audits do, and become protocols of the cache: both arms
+    # are then trained by the same code.
+    with open_catalogue(store) as connection:
+        notes = [*foreign.notes, matched_note(install(connection, corpus, foreign))]
+        with audited(connection, protocol=foreign.name, corpus=corpus, feature_sets=[], claims=()):
+            cells = cells_of(connection, foreign.name, corpus, "label")
+        cells = cells if _rated(request) is None else of_ratings(connection, cells, corpus, request.targets)
+    return _Weighed(corpus=corpus, called=called, cells=cells, own=own_of_split(cells, called, corpus), notes=notes)
+
+
+def _of_protocol(store: Cache, request: WorthRequest, split: Split) -> _Weighed:
+    """Return a split that the catalogue knows by its name."""
+    if not split.protocol:
+        raise UsageError("name what is to be weighed: --split FILES, or --protocol NAME (`tfser protocol ls`)")
+    rated = _rated(request)
+    asked = Targeted(target=request.target, **shared(Split, split)) if rated else None
+    corpus, called = settled(store, replace(split, labels=asked.split_labels) if asked else split, split.protocol)
+    if JOINED_BY in corpus:
+        raise UsageError(f"{called} is over several corpora; `tfser worth` weighs splits of one")
+    defined = definition(store, called)
+    with open_catalogue(store) as connection:
+        lost = unmatched(connection, protocol=called, corpus=corpus)
+        cells = cells_of(connection, called, corpus, defined.label_column if defined else "label")
+        cells = cells if rated is None else of_ratings(connection, cells, corpus, request.targets)
+    return _Weighed(corpus=corpus, called=called, cells=cells, notes=[reason.explanation for reason in lost if reason.rows])
 
 
 def _trained(store: Cache, request: WorthRequest, running: Running, plan: WorthPlan) -> Worth:
@@ -188,14 +209,14 @@ def _trained(store: Cache, request: WorthRequest, running: Running, plan: WorthP
             raise TfserError(failed[0].reason)
     settled = experiments[0][0]
     head = settled.spec.name if settled.preset in ("plain", "full") else f"{settled.spec.name} ({settled.preset})"
-    of = {"head": head, "features": settled.feature_set, "metric": _metric(request)}
+    measured = {"head": head, "features": settled.feature_set, "metric": _metric(request)}
     subjects = [[Subject(experiment=settled.name) for settled in arm] for arm in experiments]
     with open_catalogue(store) as connection:
-        if of["metric"] in RATED_METRICS:
+        if measured["metric"] in RATED_METRICS:
             rated = [[read_rated_outcome(connection, one, selection=request.selection) for one in arm] for arm in subjects]
-            return measure_ratings(plan, rated[0], rated[1], **of)
+            return measure_ratings(plan, rated[0], rated[1], **measured)
         outcomes = [[read_outcome(connection, one, selection=request.selection) for one in arm] for arm in subjects]
-    return measure(plan, outcomes[0], outcomes[1], **of)
+    return measure(plan, outcomes[0], outcomes[1], **measured)
 
 
 def _metric(request: WorthRequest) -> str:

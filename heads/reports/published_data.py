@@ -6,6 +6,7 @@ papers whose heads are here. Every row says where it was read. No number of ours
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,22 +33,12 @@ def published_tables(connection: Connection, group: ContenderGroup) -> list[Repo
     One table for each of `tfser.heads.results.reference_numbers.GROUPS` that has any, the best first, with the source of each;
     then what the papers whose heads are here print. They are facts of other people's files: no SQL over the cache gives them.
     """
-    readers = {row["corpus"]: row["adapter"] for row in rows(connection, "SELECT corpus, adapter FROM corpora")}
     tables = []
-    for corpus in group.corpus.split(JOINED_BY):
-        found = published_beside(readers.get(corpus, corpus), group.protocol, len(group.classes) or None)
-        for kind in GROUPS:
-            members = [_published_line(row) for row in found if row["group"] == kind]
-            if members:
-                shown = table_of(f"published for {corpus}, {kind}: {EXPLAINED[kind]}", members[:_MOST])
-                left = len(members) - len(shown.rows)
-                more = (f"And {left} more: tfser scores --published --format json.",) if left else ()
-                heard = (f"{HEARD} {EXPLAINED[GROUPS[2]]}.",) if any(row["speakers"] == "shared" for row in members) else ()
-                shown = replace(shown, right=frozenset(_SCORES), notes=(*heard, *more))
-                tables.append(without_shared(shown, ("speakers", "training", "protocol there", "source")))
-    printed = _printed_by_papers(group)
-    if printed:
-        tables.append(table_of(f"published for {group.corpus} in the papers of heads that are here, as they print it", printed))
+    for corpus, reader in _readers(connection, group.corpus).items():
+        printed = published_beside(reader, group.protocol, len(group.classes) or None)
+        tables += _by_group(f"published for {corpus}", printed, _SCORES, _scores)
+    if of_papers := _printed_by_papers(group):
+        tables.append(table_of(f"published for {group.corpus} in the papers of heads that are here, as they print it", of_papers))
     return tables
 
 
@@ -55,26 +46,42 @@ def published_ratings(
     connection: Connection, corpora: str, protocol: str, dimensions: tuple[str, ...]
 ) -> list[ReportTable]:
     """Return the same of experiments on dimensions: CCC by dimension, a table for each of the groups that has any."""
-    readers = {row["corpus"]: row["adapter"] for row in rows(connection, "SELECT corpus, adapter FROM corpora")}
     tables = []
-    for corpus in corpora.split(JOINED_BY):
-        found = ratings_beside(readers.get(corpus, corpus), protocol, dimensions)
-        for kind in GROUPS:
-            members = [_rated_line(row) for row in found if row["group"] == kind]
-            if members:
-                shown = table_of(f"published for {corpus}, CCC, {kind}: {EXPLAINED[kind]}", members[:_MOST])
-                left = len(members) - len(shown.rows)
-                more = (f"And {left} more: tfser scores --published --format json.",) if left else ()
-                shown = replace(shown, right=frozenset({"CCC"}), notes=more)
-                tables.append(without_shared(shown, ("speakers", "training", "protocol there", "source")))
+    for corpus, reader in _readers(connection, corpora).items():
+        printed = ratings_beside(reader, protocol, dimensions)
+        tables += _by_group(f"published for {corpus}, CCC", printed, ("CCC",), _ratings)
     return tables
 
 
-def _rated_line(row: Row) -> dict[str, Any]:
+def _readers(connection: Connection, corpora: str) -> dict[str, str]:
+    """Return the reader of each of some corpora, by which published numbers go; a corpus that is not here is its own."""
+    readers = {row["corpus"]: row["adapter"] for row in rows(connection, "SELECT corpus, adapter FROM corpora")}
+    return {corpus: readers.get(corpus, corpus) for corpus in corpora.split(JOINED_BY)}
+
+
+def _by_group(
+    title: str, printed: Sequence[Row], scores: Sequence[str], written: Callable[[Row, str], dict[str, Any]]
+) -> list[ReportTable]:
+    """Return a table for each group that has any of the published rows, whose scores are `written` with their mark."""
+    tables = []
+    for kind in GROUPS:
+        members = [_line(row, written) for row in printed if row["group"] == kind]
+        if not members:
+            continue
+        shown = table_of(f"{title}, {kind}: {EXPLAINED[kind]}", members[:_MOST])
+        left = len(members) - len(shown.rows)
+        more = (f"And {left} more: tfser scores --published --format json.",) if left else ()
+        heard = (f"{HEARD} {EXPLAINED[GROUPS[2]]}.",) if any(row["speakers"] == "shared" for row in members) else ()
+        shown = replace(shown, right=frozenset(scores), notes=(*heard, *more))
+        tables.append(without_shared(shown, ("speakers", "training", "protocol there", "source")))
+    return tables
+
+
+def _line(row: Row, written: Callable[[Row, str], dict[str, Any]]) -> dict[str, Any]:
+    """Return a published row as a line of a table: its scores, and under which conditions and where they were read."""
     return {
         "encoder": row["encoder"],
-        "dimension": row["dimension"],
-        "CCC": number_text(row["CCC"], None, HEARD if row["speakers"] == "broken" else ""),
+        **written(row, HEARD if row["speakers"] == "broken" else ""),
         "speakers": {"kept": "apart", "broken": "shared", "unknown": "not checked"}[row["speakers"]],
         "training": row["training"],
         "protocol there": row["protocol"],
@@ -82,18 +89,12 @@ def _rated_line(row: Row) -> dict[str, Any]:
     }
 
 
-def _published_line(row: Row) -> dict[str, Any]:
-    heard = HEARD if row["speakers"] == "broken" else ""
-    scores = {name: score_text(row[key], None, heard) for name, key in zip(_SCORES, METRICS, strict=True)}
-    apart = {"kept": "apart", "broken": "shared", "unknown": "not checked"}[row["speakers"]]
-    return {
-        "encoder": row["encoder"],
-        **scores,
-        "speakers": apart,
-        "training": row["training"],
-        "protocol there": row["protocol"],
-        "source": row["source"] + (f" ({row['note']})" if row["note"] else ""),
-    }
+def _scores(row: Row, mark: str) -> dict[str, Any]:
+    return {name: score_text(row[key], None, mark) for name, key in zip(_SCORES, METRICS, strict=True)}
+
+
+def _ratings(row: Row, mark: str) -> dict[str, Any]:
+    return {"dimension": row["dimension"], "CCC": number_text(row["CCC"], None, mark)}
 
 
 def _printed_by_papers(group: ContenderGroup) -> list[dict[str, Any]]:
@@ -101,13 +102,13 @@ def _printed_by_papers(group: ContenderGroup) -> list[dict[str, Any]]:
     wanted = {"iemocap", "meld", "casia"} & set(group.corpus.split(JOINED_BY))
     if not wanted:  # the papers' tables know no other corpus
         return []
-    found = []
+    printed = []
     for paper in PAPERS.values():
         for table in paper.tables():
             for row in table.rows:
                 scores = {k.split(" ", 1)[1]: v for k, v in row.printed.items() if k.split(" ", 1)[0] in wanted}
                 if scores:
-                    found.append(
+                    printed.append(
                         {
                             "paper": paper.source,
                             "table": table.number,
@@ -116,4 +117,4 @@ def _printed_by_papers(group: ContenderGroup) -> list[dict[str, Any]]:
                             "protocol there": ", ".join(paper.protocols[c] for c in sorted(wanted) if c in paper.protocols),
                         }
                     )
-    return found
+    return printed

@@ -17,19 +17,17 @@ from typing import Any
 
 import numpy as np
 
+from tfser.heads.results.exchanges import Permutation, mcnemar, permutation_test
 from tfser.heads.results.intervals import (
     FEW,
     METRICS,
     Counts,
     Interval,
     NewSpeaker,
-    Permutation,
     cluster_scores,
     difference,
     interval,
-    mcnemar,
     new_speaker,
-    permutation_test,
     seed_scores,
 )
 from tfser.heads.results.marks import is_independent
@@ -60,6 +58,18 @@ class ComparedRow:
             for what in ("value", "low", "high")
         }
         return {"part": self.part, "name": self.name, "n": self.n, **values, "df": self.difference.df}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it, without the part that it stands in."""
+        sides = {"a": self.a, "b": self.b, "difference": self.difference}
+        return {"name": self.name, "n": self.n, **{name: score.to_dict() for name, score in sides.items()}}
+
+    @classmethod
+    def of_one(cls, part: str, cluster: str, n: float, a: float, b: float) -> ComparedRow:
+        """Return the row of one cluster, without intervals: within it there is nothing to take as independent."""
+        name = str(int(cluster)) if part == "fold" else cluster
+        scores = {"a": a, "b": b, "difference": a - b}
+        return cls(part=part, name=name, n=int(n), **{side: Interval.alone(float(value)) for side, value in scores.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +149,6 @@ class Comparison:
                 f"{self.metric}_by_seed": list(by_seed),
             }
 
-        def line(row: ComparedRow) -> dict[str, Any]:
-            of = {"a": row.a, "b": row.b, "difference": row.difference}
-            return {"name": row.name, "n": row.n, **{name: found.to_dict() for name, found in of.items()}}
-
         parts = f"{self.clustered_by}s" if self.clustered_by else None
         return {
             "a": side(self.a, self.by_seed[0]),
@@ -155,15 +161,15 @@ class Comparison:
             "utterances_left_out": self.left_out,
             "clustered_by": self.clustered_by,
             "clusters": self.clusters,
-            "scores": [line(row) for row in self.scores],
+            "scores": [row.to_dict() for row in self.scores],
             "permutation": None if self.permutation is None else dict(vars(self.permutation)),
             "mcnemar": [{"only_a": a, "only_b": b, "p": p} for a, b, p in self.mcnemar],
             "mcnemar_p": self.mcnemar_p,
             "new_speaker": dict(zip("ab", map(vars, self.new_speaker), strict=True)) if self.new_speaker else None,
             "wins": {"folds": wins(self.folds), **({parts: wins(self.speakers)} if parts else {})},
-            "classes": [line(row) for row in self.classes],
-            "folds": [line(row) for row in self.folds],
-            **({parts: [line(row) for row in self.speakers]} if parts else {}),
+            "classes": [row.to_dict() for row in self.classes],
+            "folds": [row.to_dict() for row in self.folds],
+            **({parts: [row.to_dict() for row in self.speakers]} if parts else {}),
         }
 
 
@@ -210,7 +216,7 @@ def compare(
     # Folds are compared only where both have the same ones: a fold of five and a fold of ten share their number
     # and nothing else.
     folded = a.folds == b.folds
-    folds = [f"{fold:06d}" for fold in a.folds]  # so that they sort as numbers
+    folds = fold_clusters(a)
     right = [[np.array(row) == np.array(side.labels) for row in side.predicted] for side in (a, b)]
     return Comparison(
         a=a,
@@ -257,26 +263,28 @@ def _row(part: str, name: str, a: Counts, b: Counts, metric: str) -> ComparedRow
 
 
 def _parts(part: str, a: Counts, b: Counts, metric: str) -> tuple[ComparedRow, ...]:
-    """Return a row a cluster, without intervals: within one there is nothing to take as independent."""
-    of_a, of_b, n = cluster_scores(a, metric), cluster_scores(b, metric), a.true[0].sum(axis=1)
+    """Return a row a cluster."""
+    sides = zip(a.clusters, a.true[0].sum(axis=1), cluster_scores(a, metric), cluster_scores(b, metric), strict=True)
+    return tuple(ComparedRow.of_one(part, *side) for side in sides)
 
-    def alone(value: float) -> Interval:
-        return Interval(value=float(value), low=None, high=None, std_error=None, df=None, clusters=1)
 
-    names = [str(int(name)) if part == "fold" else name for name in a.clusters]
-    return tuple(
-        ComparedRow(part=part, name=name, n=int(n[i]), a=alone(of_a[i]), b=alone(of_b[i]), difference=alone(of_a[i] - of_b[i]))
-        for i, name in enumerate(names)
-    )
+def fold_clusters(outcome: Outcome) -> list[str]:
+    """Return the fold of each utterance as the name of a cluster: with leading zeros, so that folds sort as numbers."""
+    return [f"{fold:06d}" for fold in outcome.folds]
+
+
+def dropped_seeds(*sides: Outcome) -> list[str]:
+    """Return a line for each side some of whose seeds are left out."""
+    return [
+        f"{side.subject.name}: seeds {', '.join(map(str, side.dropped))} are left out: they did not test the same utterances"
+        for side in sides
+        if side.dropped
+    ]
 
 
 def notes(comparison: Comparison) -> list[str]:
     """Return what a reader must know, a sentence a line."""
-    lines = []
-    for side in (comparison.a, comparison.b):
-        if side.dropped:
-            dropped = ", ".join(map(str, side.dropped))
-            lines.append(f"{side.subject.name}: seeds {dropped} are left out: they did not test the same utterances")
+    lines = dropped_seeds(comparison.a, comparison.b)
     if comparison.left_out:
         lines.append(f"{comparison.left_out:,} utterances are left out, which only one of them tested, or under another label")
     # Why there is no interval comes before what an interval means: whoever reads one line reads the first.

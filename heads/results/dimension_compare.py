@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tfser.heads.results.compare import ComparedRow, wins
-from tfser.heads.results.intervals import FEW, Interval, Permutation
+from tfser.heads.results.compare import ComparedRow, dropped_seeds, fold_clusters, wins
+from tfser.heads.results.exchanges import Permutation
+from tfser.heads.results.intervals import FEW
 from tfser.heads.results.moments import (
     MOST_IS_BEST,
     RATED_METRICS,
@@ -23,7 +24,7 @@ from tfser.heads.results.moments import (
     rating_interval,
     rating_permutation,
 )
-from tfser.heads.results.outcomes import choose_clusters
+from tfser.heads.results.outcomes import Outcome, choose_clusters
 from tfser.heads.results.rating_outcomes import RatedOutcome
 from tfser.heads.spec.selections import peeks
 from tfser.manifests.errors import TfserError, UsageError, unknown
@@ -66,18 +67,14 @@ class RatedComparison:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON can hold it."""
 
-        def line(row: ComparedRow) -> dict[str, Any]:
-            of = {"a": row.a, "b": row.b, "difference": row.difference}
-            return {"name": row.name, "n": row.n, **{name: found.to_dict() for name, found in of.items()}}
-
-        def side(of: RatedOutcome) -> dict[str, Any]:
-            return {"name": of.of.subject.name, "audit": of.of.audit, "speakers_kept": of.of.speakers_kept, "seeds":
-            list(of.of.seeds)}
+        def side(outcome: Outcome) -> dict[str, Any]:
+            standing = {"audit": outcome.audit, "speakers_kept": outcome.speakers_kept}
+            return {"name": outcome.subject.name, **standing, "seeds": list(outcome.seeds)}
 
         parts = f"{self.clustered_by}s" if self.clustered_by else None
         return {
-            "a": side(self.a),
-            "b": side(self.b),
+            "a": side(self.a.of),
+            "b": side(self.b.of),
             "selection": self.a.of.selection,
             "looked_at_test": peeks(self.a.of.selection),
             "level": self.a.of.level,
@@ -86,18 +83,18 @@ class RatedComparison:
             "utterances": len(self.a.of.keys),
             "utterances_left_out": self.left_out,
             "clustered_by": self.clustered_by,
-            "scores": [line(row) for row in self.scores],
-            "dimensions": [line(row) for row in self.dimensions],
+            "scores": [row.to_dict() for row in self.scores],
+            "dimensions": [row.to_dict() for row in self.dimensions],
             "permutation": None if self.permutation is None else dict(vars(self.permutation)),
             "wins": {"folds": self.wins("folds"), **({parts: self.wins("speakers")} if parts else {})},
-            "folds": [line(row) for row in self.folds],
-            **({parts: [line(row) for row in self.speakers]} if parts else {}),
+            "folds": [row.to_dict() for row in self.folds],
+            **({parts: [row.to_dict() for row in self.speakers]} if parts else {}),
         }
 
     def wins(self, what: str) -> dict[str, int]:
         """Count the folds or speakers where A is better, where both are alike, where B is; of MAE, less is better."""
-        found = wins(getattr(self, what))
-        return found if self.metric in MOST_IS_BEST else {"a": found["b"], "ties": found["ties"], "b": found["a"]}
+        more = wins(getattr(self, what))
+        return more if self.metric in MOST_IS_BEST else {"a": more["b"], "ties": more["ties"], "b": more["a"]}
 
 
 def compare_ratings(
@@ -125,7 +122,7 @@ def compare_ratings(
     by = choose_clusters((a.of, b.of), clusters)
     who = ("all",) * len(a.of.keys) if by is None else a.of.clusters(by)
     A, B = a.moments(who), b.moments(who)
-    folds = [f"{fold:06d}" for fold in a.of.folds]  # so that they sort as numbers
+    folds = fold_clusters(a.of)
     scores = [_row("score", name, A, B, name) for name in sorted(RATED_METRICS, key=lambda name: name != metric)]
     if scores[0] is None:
         raise TfserError(f"{metric} does not exist: the ratings or predictions of one side are all alike")
@@ -189,35 +186,24 @@ def _row(part: str, name: str, a: Moments, b: Moments, metric: str) -> ComparedR
 
 
 def _parts(part: str, a: Moments, b: Moments, metric: str) -> tuple[ComparedRow, ...]:
-    """Return a row a cluster that has a score on both sides, without intervals."""
-
-    def alone(value: float) -> Interval:
-        return Interval(value=float(value), low=None, high=None, std_error=None, df=None, clusters=1)
-
-    names = [str(int(name)) if part == "fold" else name for name in a.clusters]
-    sides = zip(names, a.sizes[:, 0], cluster_scores(a, metric), cluster_scores(b, metric), strict=True)
+    """Return a row a cluster that has a score on both sides."""
+    sides = zip(a.clusters, a.sizes[:, 0], cluster_scores(a, metric), cluster_scores(b, metric), strict=True)
     return tuple(
-        ComparedRow(part=part, name=name, n=int(n), a=alone(x), b=alone(y), difference=alone(x - y))
-        for name, n, x, y in sides
-        if x is not None and y is not None
+        ComparedRow.of_one(part, name, n, x, y) for name, n, x, y in sides if x is not None and y is not None
     )
 
 
-def rated_notes(of: RatedComparison) -> list[str]:
+def rated_notes(comparison: RatedComparison) -> list[str]:
     """Return what a reader must know, a sentence a line."""
-    lines = []
-    for side in (of.a.of, of.b.of):
-        if side.dropped:
-            dropped = ", ".join(map(str, side.dropped))
-            lines.append(f"{side.subject.name}: seeds {dropped} are left out: they did not test the same utterances")
-    if of.left_out:
-        lines.append(f"{of.left_out:,} utterances are left out, which only one of them tested")
-    if of.clustered_by is None:
+    lines = dropped_seeds(comparison.a.of, comparison.b.of)
+    if comparison.left_out:
+        lines.append(f"{comparison.left_out:,} utterances are left out, which only one of them tested")
+    if comparison.clustered_by is None:
         lines.append(
             "no interval and no permutation test over speakers, who are not known to be new to both; --clusters names others"
         )
-    elif (n := of.scores[0].difference.clusters) < FEW:
-        lines.append(f"only {count(n, of.clustered_by)}: exchanging them cannot give p below {min(1.0, 2 / 2**n):.3g}")
-    if not of.folds:
+    elif (n := comparison.scores[0].difference.clusters) < FEW:
+        lines.append(f"only {count(n, comparison.clustered_by)}: exchanging them cannot give p below {min(1.0, 2 / 2**n):.3g}")
+    if not comparison.folds:
         lines.append("the two were not folded alike: no wins by fold")
     return lines

@@ -1,6 +1,6 @@
-"""What a score is worth when a speaker's utterances are alike: intervals and tests over clusters.
+"""What a score is worth when a speaker's utterances are alike: intervals over clusters (`exchanges` has the tests).
 
-In go counts by seed, cluster (speaker) and class; out come scores with intervals, differences with intervals, and p values. The
+In go counts by seed, cluster (speaker) and class; out come scores with intervals, and differences with intervals. The
 predictions of one speaker are not independent, so an interval over utterances is too narrow by far; here the speaker is the unit.
 
 * A score is pooled: computed from the counts of all test utterances together, for each seed, and averaged over the seeds. The
@@ -26,7 +26,7 @@ of that variance exists: Bengio and Grandvalet, JMLR 5, 2004).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -139,6 +139,11 @@ class Interval:
     clusters: int
     confidence: float = CONFIDENCE
 
+    @classmethod
+    def alone(cls, value: float, clusters: int = 1, confidence: float = CONFIDENCE) -> Interval:
+        """Return a value without an interval."""
+        return cls(value=value, low=None, high=None, std_error=None, df=None, clusters=clusters, confidence=confidence)
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
         return dict(vars(self))
@@ -156,7 +161,7 @@ def seed_scores(counts: Counts, metric: str) -> tuple[float, ...]:
 
 def cluster_scores(counts: Counts, metric: str) -> Floats:
     """Return each cluster's score by itself, averaged over the seeds: (G,). UA is over the classes that the cluster has."""
-    return np.asarray(_score(counts.hits, counts.true, counts.predicted, metric).mean(axis=0))
+    return np.asarray(score_of(counts.hits, counts.true, counts.predicted, metric).mean(axis=0))
 
 
 def interval(counts: Counts, metric: str, *, confidence: float = CONFIDENCE) -> Interval:
@@ -164,7 +169,7 @@ def interval(counts: Counts, metric: str, *, confidence: float = CONFIDENCE) -> 
     from scipy.special import expit, logit
 
     value = score(counts, metric)
-    linear = symmetric(value, _without_one(counts, metric), counts.true[0], metric, confidence)
+    linear = symmetric(value, without_one(counts, metric), counts.true[0], metric, confidence)
     if not linear.std_error or not 0 < value < 1:
         return linear
     # On the logit scale, where the interval stays between 0 and 1; by simulation it covers better than the
@@ -179,9 +184,9 @@ def difference(a: Counts, b: Counts, metric: str, *, confidence: float = CONFIDE
     Raises:
         ValueError: The two were not counted over the same utterances.
     """
-    _same(a, b)
+    check_paired(a, b)
     value = score(a, metric) - score(b, metric)
-    without = _without_one(a, metric) - _without_one(b, metric)
+    without = without_one(a, metric) - without_one(b, metric)
     found = symmetric(value, without, a.true[0], metric, confidence)
     if not found.std_error:
         return found
@@ -228,142 +233,22 @@ def new_speaker(counts: Counts, metric: str, *, confidence: float = CONFIDENCE) 
     return NewSpeaker(low=low, high=high, utterances=utterances, clusters=n, confidence=confidence)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Permutation:
-    """A two-sided p value of the clustered permutation test.
-
-    `exact`: all swaps were counted, or as many as `draws` says were drawn. `smallest_p` is the least that these clusters allow.
-    """
-
-    p: float
-    exact: bool
-    draws: int
-    clusters: int
-    smallest_p: float
-
-
-def permutation_test(
-    a: Counts, b: Counts, metric: str, *, exact_up_to: int = 14, draws: int = 19_999, seed: int = 0
-) -> Permutation:
-    """Test whether A and B are alike by exchanging their predictions for whole clusters at a time.
-
-    If they are, each speaker's predictions could as well have come from the other one. All 2^G exchanges are counted where at
-    most `exact_up_to` clusters differ (one that does not changes nothing); else `draws` are drawn and the one that was seen is
-    added (Phipson and Smyth, "Permutation p-values should never be zero", 2010). Seeds are exchanged with their speaker: the
-    i-th of A with the i-th of B, each side's repeated until both have as many, so that what is tested is what is shown: the
-    difference of the two means over seeds.
+def check_paired(a: Counts, b: Counts) -> None:
+    """Refuse counts that are not over the same utterances.
 
     Raises:
-        ValueError: The two were not counted over the same utterances.
+        ValueError: They are not.
     """
-    # Each side's seeds are repeated to a common number, so that the difference that is tested is the one of the
-    # two means that is shown.
-    _same(a, b)
-    seeds = math.lcm(len(a.hits), len(b.hits))
-    a, b = a.repeated(seeds), b.repeated(seeds)
-    parts = {n: (getattr(a, n), getattr(b, n)) for n in ("hits", "predicted")}
-    # A cluster in which both predicted the same changes nothing when it is exchanged: only those that differ
-    # count towards the 2^G.
-    differ = np.logical_or.reduce([(x != y).any(axis=(0, 2)) for x, y in parts.values()])
-    seen = abs(score(a, metric) - score(b, metric))
-    return permuted(
-        differ, seen, lambda signs: exchanged(a, b, metric, signs), exact_up_to=exact_up_to, draws=draws, seed=seed
-    )
-
-
-def permuted(
-    differ: npt.NDArray[np.bool_],
-    seen: float,
-    exchange: Callable[[Floats], Floats],
-    *,
-    exact_up_to: int,
-    draws: int,
-    seed: int,
-) -> Permutation:
-    """Compare the size of a difference with its sizes after whole clusters were exchanged: in all ways, or in some drawn ones.
-
-    Args:
-        differ: (G,) the clusters whose exchange changes something.
-        seen: the size of the difference.
-        exchange: gives the differences (m,) of signs (m, G), as `exchanged` does.
-        exact_up_to: so many clusters are exchanged in every way.
-        draws: of more, so many ways are drawn.
-        seed: of the draws.
-    """
-    n = int(differ.sum())
-    exact = n <= exact_up_to
-    if exact:  # one of each pair of opposite exchanges: they give the same size
-        codes = np.arange(2 ** max(n - 1, 0))
-        signs = 1.0 - 2.0 * (codes[:, None] >> np.arange(n) & 1)
-    else:
-        signs = np.random.default_rng(seed).choice((-1.0, 1.0), (draws, n))
-    every = np.ones((len(signs), len(differ)))
-    every[:, differ] = signs
-    sizes = exchange(every)
-    # Ties count as at least as large, whatever rounding says: the exchange that was seen is always among them.
-    at_least = int((np.abs(sizes) >= seen - 1e-12).sum())
-    p = at_least / len(signs) if exact else (1 + at_least) / (1 + draws)
-    smallest = min(1.0, 2.0 / 2**n) if exact else 1 / (1 + draws)
-    return Permutation(p=float(p), exact=exact, draws=2**n if exact else draws, clusters=n, smallest_p=smallest)
-
-
-def exchanged(a: Counts, b: Counts, metric: str, signs: Floats) -> Floats:
-    """Return the difference of A and B after whole clusters were exchanged between them: (m,).
-
-    Args:
-        a: counts over S seeds.
-        b: counts of the same utterances; where it has other seeds than A, both are repeated until they have as many.
-        metric: the score.
-        signs: (m, G) of 1 and -1: whose predictions each cluster keeps, and whose are exchanged.
-    """
-    seeds = math.lcm(len(a.hits), len(b.hits))
-    a, b = a.repeated(seeds), b.repeated(seeds)
-    # Scores are sums over clusters, so an exchange is a sign in front of half the difference: one matrix product for all of them.
-    true = a.true.sum(axis=1)  # (S, K), the same for both
-    sizes = np.zeros(len(signs))
-    for s in range(seeds):  # one at a time: three seeds against ten are thirty pairs
-        swapped = {}
-        for name, x, y in (("hits", a.hits[s], b.hits[s]), ("predicted", a.predicted[s], b.predicted[s])):
-            middle = (x + y).sum(axis=0) / 2
-            moved = signs @ ((x - y) / 2)  # (m, K)
-            swapped[name] = (middle + moved, middle - moved)
-        for side, sign in ((0, 1.0), (1, -1.0)):
-            sizes += sign * _score(swapped["hits"][side], true[s], swapped["predicted"][side], metric) / seeds
-    return sizes
-
-
-def without_one(counts: Counts, metric: str) -> Floats:
-    """Return the score without each cluster in turn, averaged over the seeds: (G,); see `_without_one`."""
-    return _without_one(counts, metric)
-
-
-def mcnemar(a_right: npt.ArrayLike, b_right: npt.ArrayLike) -> tuple[int, int, float]:
-    """Return how often A alone is right, B alone is, and the exact two-sided p of McNemar's test (binomial, 1/2).
-
-    It takes utterances as independent, which those of one speaker are not: its p is too small.
-
-    >>> mcnemar([True] * 8 + [False] * 2, [False] * 7 + [True] * 3)
-    (7, 2, 0.1796875)
-    """
-    from scipy.special import bdtr
-
-    a, b = np.asarray(a_right, dtype=bool), np.asarray(b_right, dtype=bool)
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    n = only_a + only_b
-    return only_a, only_b, min(1.0, 2 * float(bdtr(min(only_a, only_b), n, 0.5))) if n else 1.0
-
-
-def _same(a: Counts, b: Counts) -> None:
     same = a.clusters == b.clusters and a.classes == b.classes
     if not same or not (a.true[0] == b.true[0]).all():
         raise ValueError("the two were not counted over the same utterances")
 
 
 def _of_seeds(counts: Counts, metric: str) -> Floats:
-    return _score(counts.hits.sum(axis=1), counts.true.sum(axis=1), counts.predicted.sum(axis=1), metric)
+    return score_of(counts.hits.sum(axis=1), counts.true.sum(axis=1), counts.predicted.sum(axis=1), metric)
 
 
-def _score(hits: Floats, true: Floats, predicted: Floats, metric: str, unseen: Floats | None = None) -> Floats:
+def score_of(hits: Floats, true: Floats, predicted: Floats, metric: str, unseen: Floats | None = None) -> Floats:
     """Score counts by class (..., K); `unseen` (..., K) stands for the recall or F1 of a class that has none."""
     if metric == "WA":
         return np.asarray(hits.sum(axis=-1) / true.sum(axis=-1))
@@ -384,7 +269,7 @@ def _ratio(above: Floats, below: Floats) -> Floats:
     return np.divide(above, below, out=np.zeros(np.broadcast_shapes(above.shape, below.shape)), where=below > 0)
 
 
-def _without_one(counts: Counts, metric: str) -> Floats:
+def without_one(counts: Counts, metric: str) -> Floats:
     """Return the score without each cluster in turn, averaged over seeds: (G,).
 
     A class that one cluster alone has would be gone with it, and the score one of other classes: its recall (F1) is then the
@@ -398,7 +283,7 @@ def _without_one(counts: Counts, metric: str) -> Floats:
     else:
         full = np.where(whole[1] + whole[2] > 0, _ratio(2 * whole[0], whole[1] + whole[2]), np.nan)
     hits, true, predicted = (w - of for w, of in zip(whole, (counts.hits, counts.true, counts.predicted), strict=True))
-    return np.asarray(_score(hits, true, predicted, metric, full).mean(axis=0))
+    return np.asarray(score_of(hits, true, predicted, metric, full).mean(axis=0))
 
 
 def symmetric(value: float, without: Floats, true: Floats, metric: str, confidence: float) -> Interval:
@@ -412,7 +297,7 @@ def symmetric(value: float, without: Floats, true: Floats, metric: str, confiden
         confidence: of the interval to be.
     """
     n = len(without)
-    nothing = Interval(value=value, low=None, high=None, std_error=None, df=None, clusters=n, confidence=confidence)
+    nothing = Interval.alone(value, n, confidence)
     if n == 1:
         return nothing
     std_error = math.sqrt((n - 1) / n * float(((without - value) ** 2).sum()))

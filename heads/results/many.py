@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from tfser.heads.results.exchanges import exchanged
 from tfser.heads.results.intervals import (
     CONFIDENCE,
     FEW,
@@ -34,7 +35,6 @@ from tfser.heads.results.intervals import (
     Floats,
     Interval,
     difference,
-    exchanged,
     interval,
     without_one,
 )
@@ -191,7 +191,7 @@ class SystemsMeasured:
     """What M systems are told apart by, over G clusters, in the order of their scores.
 
     `without` (M, G) are the scores without each cluster, `difference(a, b, confidence)` is that of two with its interval, and
-    `exchanged(a, b, signs)` what it is once whole clusters are exchanged (`tfser.heads.results.intervals.exchanged`).
+    `exchanged(a, b, signs)` what it is once whole clusters are exchanged (`tfser.heads.results.exchanges.exchanged`).
     """
 
     without: Floats

@@ -24,7 +24,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.results.intervals import CONFIDENCE, Interval, Permutation, permuted, quantile, symmetric
+from tfser.heads.results.exchanges import Permutation, permuted
+from tfser.heads.results.intervals import CONFIDENCE, Interval, quantile, symmetric
 from tfser.heads.spec.dimension_metrics import SUMS, of_sums
 
 Floats = npt.NDArray[np.float64]
@@ -86,7 +87,7 @@ def rating_interval(moments: Moments, metric: str, *, confidence: float = CONFID
     value = score(moments, metric)
     if value is None:
         return None
-    found = _wider(value, _without_one(moments, metric), moments, confidence)
+    found = _wider(value, without_each(moments, metric), moments, confidence)
     if not found.std_error or (abs(value) >= 1 and metric != "MAE"):
         return found
     reach = quantile(found.df, confidence) * found.std_error
@@ -106,7 +107,7 @@ def rating_difference(a: Moments, b: Moments, metric: str, *, confidence: float 
     of_a, of_b = score(a, metric), score(b, metric)
     if of_a is None or of_b is None:
         return None
-    found = _wider(of_a - of_b, _without_one(a, metric) - _without_one(b, metric), a, confidence)
+    found = _wider(of_a - of_b, without_each(a, metric) - without_each(b, metric), a, confidence)
     if not found.std_error:
         return found
     reach = quantile(found.df, confidence) * found.std_error
@@ -116,7 +117,7 @@ def rating_difference(a: Moments, b: Moments, metric: str, *, confidence: float 
 def rating_permutation(
     a: Moments, b: Moments, metric: str, *, exact_up_to: int = 14, draws: int = 19_999, seed: int = 0
 ) -> Permutation | None:
-    """Test whether A and B are alike by exchanging their predictions for whole clusters, as `intervals.permutation_test`; None
+    """Test whether A and B are alike by exchanging their predictions for whole clusters, as `exchanges.permutation_test`; None
     where either has no score.
 
     Raises:
@@ -136,7 +137,7 @@ def rating_permutation(
 
 
 def rating_exchanged(a: Moments, b: Moments, metric: str, signs: Floats) -> Floats:
-    """Return the difference of A and B after whole clusters were exchanged between them, (m,), as `intervals.exchanged`.
+    """Return the difference of A and B after whole clusters were exchanged between them, (m,), as `exchanges.exchanged`.
 
     Args:
         a: moments over S seeds.
@@ -151,11 +152,6 @@ def rating_exchanged(a: Moments, b: Moments, metric: str, signs: Floats) -> Floa
         moved = np.einsum("mg,gtk->mtk", signs, (one - other) / 2)
         sizes += (_score(middle + moved, metric) - _score(middle - moved, metric)) / seeds
     return sizes
-
-
-def without_each(moments: Moments, metric: str) -> Floats:
-    """Return the score without each cluster in turn, averaged over seeds: (G,); NaN where there is none."""
-    return _without_one(moments, metric)
 
 
 def gathered(
@@ -187,8 +183,8 @@ def _score(sums: Floats, metric: str) -> Floats:
     return np.asarray(of_sums(sums, metric).mean(axis=-1))
 
 
-def _without_one(moments: Moments, metric: str) -> Floats:
-    """Return the score without each cluster in turn, averaged over seeds: (G,)."""
+def without_each(moments: Moments, metric: str) -> Floats:
+    """Return the score without each cluster in turn, averaged over seeds: (G,); NaN where there is none."""
     if len(moments.clusters) == 1:
         return np.full(1, np.nan)
     return np.asarray(_score(moments.sums.sum(axis=1, keepdims=True) - moments.sums, metric).mean(axis=0))

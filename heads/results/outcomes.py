@@ -146,20 +146,14 @@ def read_outcome(connection: Connection, subject: Subject, *, selection: str = "
     ).fetchall()
     if not predictions:
         check_classes(connection, subject, "this")
-        have = "SELECT DISTINCT selection, level FROM test_predictions WHERE experiment = ? ORDER BY 1, 2 DESC"
-        known = [f"{row['selection']} ({row['level']})" for row in rows(connection, have, [subject.experiment])]
-        raise UsageError(f"{subject.name} has no predictions of {selection} ({level}); it has: {', '.join(known) or 'none'}")
+        raise no_predictions(connection, subject, selection, level, "test_predictions")
     # A protocol may test an utterance in several folds (a session that stands in two test sides): its
     # predictions are then told apart by fold, since to pick one would be a choice.
-    several = len({row[:4] for row in predictions}) < len(predictions)  # tested in several folds: they are told apart
+    several = len({row[:4] for row in predictions}) < len(predictions)
     of_seed: dict[int, dict[Key, Any]] = {}
     for seed, *row in predictions:
         of_seed.setdefault(seed, {})[tuple(row[: 4 if several else 3])] = row[3:]
-    # The seeds that tested the largest set; others are named, since a mean over different utterances is no mean
-    # over seeds.
-    largest = max(of_seed.values(), key=len).keys()
-    seeds = tuple(sorted(seed for seed, of in of_seed.items() if of.keys() == largest))
-    keys = tuple(sorted(largest, key=lambda key: tuple((part is not None, part) for part in key)))
+    seeds, keys = whole_seeds(of_seed)
     first = [of_seed[seeds[0]][key] for key in keys]
     labels = tuple(row[1] for row in first)
     # Labels can differ where the corpus was scanned anew between two seeds: neither of them is then known to be
@@ -167,13 +161,11 @@ def read_outcome(connection: Connection, subject: Subject, *, selection: str = "
     for seed in seeds:
         if any(of_seed[seed][key][1] != label for key, label in zip(keys, labels, strict=True)):
             raise TfserError(f"{subject.name}: its seeds {seeds[0]} and {seed} have other true labels; train one of them --again")
-    runs = "SELECT DISTINCT audit, speakers_kept FROM runs WHERE experiment = ? AND (?::VARCHAR IS NULL OR run_id = ?)"
-    standing = of_runs(rows(connection, runs, [subject.experiment, subject.run_id, subject.run_id]))
     return Outcome(
         subject=subject,
         selection=selection,
         level=level,
-        **standing,
+        **standing_of(connection, subject),
         seeds=seeds,
         dropped=tuple(sorted(of_seed.keys() - set(seeds))),
         keys=keys,
@@ -182,6 +174,29 @@ def read_outcome(connection: Connection, subject: Subject, *, selection: str = "
         predicted=tuple(tuple(of_seed[seed][key][2] for key in keys) for seed in seeds),
         who={name: tuple(row[3 + i] for row in first) for i, name in enumerate(CLUSTERS)},
     )
+
+
+def no_predictions(connection: Connection, subject: Subject, selection: str, level: str, view: str) -> UsageError:
+    """Return the error of a subject without predictions of a selection and level; it names those that a view of them has."""
+    stored = f"SELECT DISTINCT selection, level FROM {view} WHERE experiment = ? ORDER BY 1, 2 DESC"
+    named = ", ".join(f"{row['selection']} ({row['level']})" for row in rows(connection, stored, [subject.experiment]))
+    return UsageError(f"{subject.name} has no predictions of {selection} ({level}); it has: {named or 'none'}")
+
+
+def whole_seeds(of_seed: Mapping[int, Mapping[Key, Any]]) -> tuple[tuple[int, ...], tuple[Key, ...]]:
+    """Return the seeds that tested the largest set of utterances, and the keys of that set in their order.
+
+    The other seeds are dropped, and named by whoever shows the scores: a mean over different utterances is no mean over seeds.
+    """
+    largest = max(of_seed.values(), key=len).keys()
+    seeds = tuple(sorted(seed for seed, tested in of_seed.items() if tested.keys() == largest))
+    return seeds, tuple(sorted(largest, key=lambda key: tuple((part is not None, part) for part in key)))
+
+
+def standing_of(connection: Connection, subject: Subject) -> dict[str, str]:
+    """Return `audit` and `speakers_kept` of a subject: the worst of its runs."""
+    runs = "SELECT DISTINCT audit, speakers_kept FROM runs WHERE experiment = ? AND (?::VARCHAR IS NULL OR run_id = ?)"
+    return of_runs(rows(connection, runs, [subject.experiment, subject.run_id, subject.run_id]))
 
 
 def choose_clusters(sides: Sequence[Outcome], asked: str | None = None) -> str | None:

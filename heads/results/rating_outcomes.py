@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.results.marks import of_runs
 from tfser.heads.results.moments import Moments, gathered
-from tfser.heads.results.outcomes import CLUSTERS, Key, Outcome, Subject
-from tfser.manifests.catalogue.reading import Connection, rows
+from tfser.heads.results.outcomes import CLUSTERS, Key, Outcome, Subject, no_predictions, standing_of, whole_seeds
+from tfser.manifests.catalogue.reading import Connection
 from tfser.manifests.dimensions import DIMENSIONS
-from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.errors import TfserError
 
 Floats = npt.NDArray[np.float64]
 
@@ -66,39 +65,34 @@ def read_rated_outcome(
         UsageError: it has none of this selection and level; the message lists those that it has.
         TfserError: two of its seeds have other true ratings.
     """
-    found = connection.execute(
+    ratings = connection.execute(
         "SELECT seed, corpus, utterance_id, segment, fold, dimension, rating, predicted, error, speaker, session, dialogue "
         "FROM test_ratings WHERE experiment = ? AND selection = ? AND level = ? AND (?::VARCHAR IS NULL OR run_id = ?) "
         "AND (?::VARCHAR[] IS NULL OR list_contains(?, run_id))",
         [subject.experiment, selection, level, subject.run_id, subject.run_id, only, only],
     ).fetchall()
-    if not found:
-        have = "SELECT DISTINCT selection, level FROM test_ratings WHERE experiment = ? ORDER BY 1, 2 DESC"
-        known = [f"{row['selection']} ({row['level']})" for row in rows(connection, have, [subject.experiment])]
-        raise UsageError(f"{subject.name} has no predictions of {selection} ({level}); it has: {', '.join(known) or 'none'}")
-    there = {row[5] for row in found}
-    dimensions = tuple(name for name in DIMENSIONS if name in there)
+    if not ratings:
+        raise no_predictions(connection, subject, selection, level, "test_ratings")
+    learned = {row[5] for row in ratings}
+    dimensions = tuple(name for name in DIMENSIONS if name in learned)
     # An utterance may be tested in several folds; then its predictions are told apart by fold.
-    several = len({row[:4] + row[5:6] for row in found}) < len(found)
+    several = len({row[:4] + row[5:6] for row in ratings}) < len(ratings)
     of_seed: dict[int, dict[Key, dict[str, Any]]] = {}
-    for seed, *row in found:
+    for seed, *row in ratings:
         key = tuple(row[: 4 if several else 3])
         of_seed.setdefault(seed, {}).setdefault(key, {})[row[4]] = (*row[5:8], row[3], *row[8:])
-    largest = max(of_seed.values(), key=len).keys()
-    seeds = tuple(sorted(seed for seed, of in of_seed.items() if of.keys() == largest))
-    keys = tuple(sorted(largest, key=lambda key: tuple((part is not None, part) for part in key)))
+    seeds, keys = whole_seeds(of_seed)
     values = np.array(
         [[[of_seed[seed][key][name][:3] for name in dimensions] for key in keys] for seed in seeds], dtype=np.float64
     )  # (S, n, T, 3)
     if np.abs(values[..., 0] - values[0, ..., 0]).max() > 1e-9:
         raise TfserError(f"{subject.name}: its seeds have other true ratings; train them --again")
     first = [of_seed[seeds[0]][key][dimensions[0]] for key in keys]
-    runs = "SELECT DISTINCT audit, speakers_kept FROM runs WHERE experiment = ? AND (?::VARCHAR IS NULL OR run_id = ?)"
     of = Outcome(
         subject=subject,
         selection=selection,
         level=level,
-        **of_runs(rows(connection, runs, [subject.experiment, subject.run_id, subject.run_id])),
+        **standing_of(connection, subject),
         seeds=seeds,
         dropped=tuple(sorted(of_seed.keys() - set(seeds))),
         keys=keys,

@@ -21,18 +21,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
+from tfser.heads.results.exchanges import Permutation, permutation_test
 from tfser.heads.results.intervals import (
     METRICS,
-    Counts,
     Interval,
-    Permutation,
     cluster_scores,
     count,
     difference,
     interval,
-    permutation_test,
+    seed_scores,
 )
-from tfser.heads.results.outcomes import Outcome
+from tfser.heads.results.outcomes import Key, Outcome
 from tfser.manifests.audits.matching import Matched
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
@@ -328,19 +329,14 @@ def measure(
     """
     if metric not in METRICS:
         raise unknown("metric", metric, METRICS)
-    # The published arm says which utterances are scored; each draw of the clean one has to have tested all of them.
-    who, labels, right, where = _published_rows(published)
-    there = [_by_utterance(of) for of in clean]
-    if lost := [key for key in where if any(key not in of for of in there)]:
-        raise TfserError(f"{len(lost)} test utterances of {plan.called} have no clean prediction ({lost[0][1]}); train --again")
-    others = [[of[key][1][s] for key in where] for of, out in zip(there, clean, strict=True) for s in range(len(out.seeds))]
-    classes = tuple(sorted({*labels, *(name for row in (*right, *others) for name in row)}))
+    where, speakers, places = both_arms(plan, published, clean)
+    labels = [label for outcome in published for label in outcome.labels]
+    seeds = min(len(outcome.seeds) for outcome in published)
+    heard = [[name for outcome in published for name in outcome.predicted[s]] for s in range(seeds)]
+    apart = [[row[at[key]] for key in where] for outcome, at in zip(clean, places, strict=True) for row in outcome.predicted]
+    classes = tuple(sorted({*labels, *(name for row in (*heard, *apart) for name in row)}))
     # Both arms are counted by the same speakers, so that the difference is of pairs: a speaker's own ease cancels out.
-    a, b = count(who, labels, right, classes), count(who, labels, others, classes)
-    per_draw, start = [], 0
-    for out in clean:
-        per_draw.append(_mean_score(b, metric, slice(start, start + len(out.seeds))))
-        start += len(out.seeds)
+    a, b = count(speakers, labels, heard, classes), count(speakers, labels, apart, classes)
     of_a, of_b, n = cluster_scores(a, metric), cluster_scores(b, metric), a.true[0].sum(axis=1)
     gap = difference(a, b, metric)
     return Worth(
@@ -354,44 +350,38 @@ def measure(
         clean=interval(b, metric),
         difference=gap,
         permutation=permutation_test(a, b, metric),
-        by_draw=tuple(per_draw),
+        by_draw=by_draw(clean, seed_scores(b, metric)),
         speakers=tuple((name, int(n[i]), float(of_a[i]), float(of_b[i])) for i, name in enumerate(a.clusters)),
     )
 
 
-def _mean_score(counts: Counts, metric: str, seeds: slice) -> float:
-    """Return the pooled score of some of the seeds."""
-    mean_counts = Counts(
-        clusters=counts.clusters,
-        classes=counts.classes,
-        hits=counts.hits[seeds],
-        true=counts.true[seeds],
-        predicted=counts.predicted[seeds],
-    )
-    return interval(mean_counts, metric).value
+def both_arms(
+    plan: WorthPlan, published: Sequence[Outcome], clean: Sequence[Outcome]
+) -> tuple[list[Key], list[str], list[dict[Key, int]]]:
+    """Return which utterances are scored, who says each, and where each draw of the clean arm has them.
+
+    The published arm says which they are, over all of its protocols, as (corpus, utterance); each draw of the clean one has to
+    have tested all of them.
+
+    Raises:
+        TfserError: it has not.
+    """
+    where = [key[:2] for outcome in published for key in outcome.keys]
+    speakers = [name for outcome in published for name in outcome.clusters("speaker")]
+    places = [{key[:2]: i for i, key in enumerate(outcome.keys)} for outcome in clean]
+    if lost := [key for key in where if any(key not in at for at in places)]:
+        raise TfserError(f"{len(lost)} test utterances of {plan.called} have no clean prediction ({lost[0][1]}); train --again")
+    return where, speakers, places
 
 
-def _published_rows(
-    published: Sequence[Outcome],
-) -> tuple[list[str], list[str], list[list[str]], list[tuple[Any, ...]]]:
-    """Return speaker, true class, predictions by seed and key of every test utterance, over all protocols of the arm."""
-    seeds = min(len(outcome.seeds) for outcome in published)
-    who: list[str] = []
-    labels: list[str] = []
-    right: list[list[str]] = [[] for _ in range(seeds)]
-    where: list[tuple[Any, ...]] = []
-    for outcome in published:
-        who += outcome.clusters("speaker")
-        labels += outcome.labels
-        where += [key[:2] for key in outcome.keys]
-        for s in range(seeds):
-            right[s] += outcome.predicted[s]
-    return who, labels, right, where
-
-
-def _by_utterance(of: Outcome) -> dict[tuple[Any, ...], tuple[str, list[str]]]:
-    """Return each tested utterance's class and predictions by seed, by corpus and id."""
-    return {key[:2]: (of.labels[i], [row[i] for row in of.predicted]) for i, key in enumerate(of.keys)}
+def by_draw(clean: Sequence[Outcome], scores: Sequence[float | None]) -> tuple[float, ...]:
+    """Return each draw's score, the mean of its seeds' `scores`; draws in which a seed has none are left out."""
+    means, start = [], 0
+    for outcome in clean:
+        of_seeds = scores[start : (start := start + len(outcome.seeds))]
+        if None not in of_seeds:
+            means.append(float(np.mean([value for value in of_seeds if value is not None])))
+    return tuple(means)
 
 
 def in_one_line(of: Worth) -> str:

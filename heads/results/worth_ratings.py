@@ -9,7 +9,6 @@ is then worth less than nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -23,41 +22,31 @@ from tfser.heads.results.moments import (
     rating_permutation,
     seed_scores,
 )
+from tfser.heads.results.outcomes import Key
 from tfser.heads.results.rating_outcomes import RatedOutcome
-from tfser.heads.results.worth import Worth, WorthPlan
+from tfser.heads.results.worth import Worth, WorthPlan, both_arms, by_draw
 from tfser.manifests.errors import TfserError, unknown
 
 
 def measure_ratings(
     plan: WorthPlan, published: Sequence[RatedOutcome], clean: Sequence[RatedOutcome], *, head: str, features: str, metric: str
 ) -> Worth:
-    """Return what the published split is worth, of the predicted ratings of both arms.
-
-    Args:
-        plan: what was trained.
-        published: the predictions on each of the plan's published protocols.
-        clean: those on each draw of the clean one.
-        head: what was trained, in words.
-        features: on which.
-        metric: one of RATED_METRICS.
+    """Return what the published split is worth, of the predicted ratings of both arms: `worth.measure`, with its arguments.
 
     Raises:
-        UsageError: there is no such score.
+        UsageError: the metric is none of RATED_METRICS.
         TfserError: the clean splits did not test what the published one did, or a score does not exist.
     """
     if metric not in RATED_METRICS:
         raise unknown("metric of dimensions", metric, RATED_METRICS)
     dimensions = published[0].dimensions
-    where: list[tuple[Any, ...]] = [key[:2] for outcome in published for key in outcome.of.keys]
-    who = [name for outcome in published for name in outcome.of.clusters("speaker")]
+    tested = [outcome.of for outcome in clean]
+    where, speakers, places = both_arms(plan, [outcome.of for outcome in published], tested)
     seeds = min(len(outcome.of.seeds) for outcome in published)
     true = np.concatenate([outcome.true for outcome in published])
-    there = [{key[:2]: i for i, key in enumerate(outcome.of.keys)} for outcome in clean]
-    if lost := [key for key in where if any(key not in of for of in there)]:
-        raise TfserError(f"{len(lost)} test utterances of {plan.called} have no clean prediction ({lost[0][1]}); train --again")
     # Both arms are summed by the same speakers, so that the difference is of pairs: a speaker's own ease cancels out.
-    a = gathered(who, dimensions, true, *(_joined(published, what, seeds) for what in ("predicted", "error")))
-    b = gathered(who, dimensions, true, *(_taken(clean, there, where, what) for what in ("predicted", "error")))
+    a = gathered(speakers, dimensions, true, *(_joined(published, what, seeds) for what in ("predicted", "error")))
+    b = gathered(speakers, dimensions, true, *(_taken(clean, places, where, what) for what in ("predicted", "error")))
     gap, test = rating_difference(a, b, metric), rating_permutation(a, b, metric)
     of_a, of_b = rating_interval(a, metric), rating_interval(b, metric)
     if gap is None or test is None or of_a is None or of_b is None:
@@ -74,7 +63,7 @@ def measure_ratings(
         clean=of_b,
         difference=gap,
         permutation=test,
-        by_draw=_by_draw(clean, seed_scores(b, metric)),
+        by_draw=by_draw(tested, seed_scores(b, metric)),
         speakers=tuple((name, int(n), x, y) for name, n, x, y in sides if x is not None and y is not None),
         dimensions=dimensions,
     )
@@ -85,19 +74,8 @@ def _joined(published: Sequence[RatedOutcome], what: str, seeds: int) -> Floats:
     return np.concatenate([getattr(outcome, what)[:seeds] for outcome in published], axis=1)
 
 
-def _taken(
-    clean: Sequence[RatedOutcome], there: Sequence[dict[tuple[Any, ...], int]], where: Sequence[tuple[Any, ...]], what: str
-) -> Floats:
+def _taken(clean: Sequence[RatedOutcome], places: Sequence[dict[Key, int]], where: Sequence[Key], what: str) -> Floats:
     """Return the same (S, n, T) of the clean arm, over the published arm's utterances; its draws one seed after the other."""
-    return np.concatenate([getattr(of, what)[:, [at[key] for key in where]] for of, at in zip(clean, there, strict=True)])
-
-
-def _by_draw(clean: Sequence[RatedOutcome], scores: Sequence[float | None]) -> tuple[float, ...]:
-    """Return each draw's score, averaged over its seeds; draws in which a seed has none are left out."""
-    found, start = [], 0
-    for outcome in clean:
-        of_draw = scores[start : (start := start + len(outcome.of.seeds))]
-        known = [value for value in of_draw if value is not None]
-        if len(known) == len(of_draw):
-            found.append(float(np.mean(known)))
-    return tuple(found)
+    return np.concatenate(
+        [getattr(outcome, what)[:, [at[key] for key in where]] for outcome, at in zip(clean, places, strict=True)]
+    )

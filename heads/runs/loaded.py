@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from tfser.heads.runs.holding import AS_IT_FITS, Holding
 from tfser.heads.runs.target import ratings_of
 from tfser.heads.runs.training_data import soft_rows
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.reading import open_catalogue, rows
+from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
 from tfser.manifests.protocols.independence import Independence, fold_independence
 from tfser.pipeline.features.layer_views import where_of
 from tfser.pipeline.shards.packed import FeatureRow, PackedFeatures, load_packed
@@ -65,26 +66,13 @@ def load(
         TfserError: if a shard is damaged, or the corpus was scanned anew since the experiment was settled.
     """
     number = {name: i for i, name in enumerate(experiment.classes)}
-    key = [experiment.protocol, experiment.corpora]
     several = len(experiment.corpora) > 1
     # Rows, folds and who is independent from one open catalogue: a scan between two queries would give
     # utterances of one state the folds of another.
     with open_catalogue(cache) as connection:
         check_unchanged(connection, experiment)
-        utterances = rows(
-            connection,
-            f"SELECT f.*, a.label, u.speaker{''.join(f', u.{name}' for name in experiment.targets)} FROM features f "
-            "JOIN assignments a ON a.corpus = f.corpus AND a.utterance_id = f.utterance_id "
-            "JOIN utterances u ON u.corpus = f.corpus AND u.utterance_id = f.utterance_id "
-            "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL AND f.feature_set = ? "
-            "ORDER BY f.corpus, f.utterance_id",
-            [*key, experiment.stored],
-        )
-        placed = connection.execute(
-            "SELECT fold, role, corpus, utterance_id FROM folds WHERE protocol = ? AND list_contains(?, corpus) "
-            "AND list_contains(?, fold)",
-            [*key, list(experiment.folds)],
-        ).fetchall()
+        utterances = _utterances_of(connection, experiment)
+        sides = _sides_of(connection, experiment, utterances)
         kept = fold_independence(connection, experiment.protocol, experiment.corpus)
         soft = soft_labels(connection, experiment) if experiment.recipe.labels_from == "distribution" else None
     where = [where_of(cache.root, row, experiment.view) for row in utterances]
@@ -100,9 +88,23 @@ def load(
         ratings=ratings_of(utterances, experiment.targets, experiment.scales),
         corpora=tuple(r["corpus"] for r in utterances),
         speakers=tuple(f"{r['corpus']}/{r['speaker']}" if several and r["speaker"] else r["speaker"] for r in utterances),
-        sides=_sides_of(experiment.folds, [(row["corpus"], row["utterance_id"]) for row in utterances], placed),
+        sides=sides,
         speakers_kept=kept,
         soft_labels=None if soft is None else soft_rows(soft, utterances, number),
+    )
+
+
+def _utterances_of(connection: Connection, experiment: Experiment) -> list[dict[str, Any]]:
+    """Return the rows of `features` of the protocol's utterances, each with its class, speaker and true ratings."""
+    ratings = "".join(f", u.{name}" for name in experiment.targets)
+    return rows(
+        connection,
+        f"SELECT f.*, a.label, u.speaker{ratings} FROM features f "
+        "JOIN assignments a ON a.corpus = f.corpus AND a.utterance_id = f.utterance_id "
+        "JOIN utterances u ON u.corpus = f.corpus AND u.utterance_id = f.utterance_id "
+        "WHERE a.protocol = ? AND list_contains(?, a.corpus) AND a.fold IS NOT NULL AND f.feature_set = ? "
+        "ORDER BY f.corpus, f.utterance_id",
+        [experiment.protocol, experiment.corpora, experiment.stored],
     )
 
 
@@ -115,19 +117,24 @@ def _bytes_of(where: Sequence[FeatureRow]) -> int:
 
 
 def _sides_of(
-    folds: Sequence[int], utterances: Sequence[tuple[str, str]], placed: Sequence[tuple[int, str, str, str]]
+    connection: Connection, experiment: Experiment, utterances: Sequence[Mapping[str, Any]]
 ) -> dict[int, dict[str, npt.NDArray[np.int64]]]:
-    """Return the rows of each side by fold and role; `placed` are (fold, role, corpus, utterance_id).
+    """Return the rows of each side by fold and role.
 
     An utterance without features stands in no side; whoever lacks some was named by the audit, which has run before.
     """
-    place = {utterance: row for row, utterance in enumerate(utterances)}
-    sides: dict[int, dict[str, list[int]]] = {fold: {"train": [], "val": [], "test": []} for fold in folds}
+    place = {(row["corpus"], row["utterance_id"]): at for at, row in enumerate(utterances)}
+    sides: dict[int, dict[str, list[int]]] = {fold: {"train": [], "val": [], "test": []} for fold in experiment.folds}
     if EVERYTHING in sides:
         sides[EVERYTHING]["train"] = list(range(len(utterances)))
-    for fold, role, *utterance in placed:
-        if tuple(utterance) in place:
-            sides[fold][role].append(place[tuple(utterance)])  # type: ignore[index]
+    placed = connection.execute(
+        "SELECT fold, role, corpus, utterance_id FROM folds WHERE protocol = ? AND list_contains(?, corpus) "
+        "AND list_contains(?, fold)",
+        [experiment.protocol, experiment.corpora, list(experiment.folds)],
+    )
+    for fold, role, corpus, utterance in placed.fetchall():
+        if (corpus, utterance) in place:
+            sides[fold][role].append(place[corpus, utterance])
     return {
         fold: {role: np.array(sorted(members), dtype=np.int64) for role, members in by_role.items()}
         for fold, by_role in sides.items()

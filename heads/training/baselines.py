@@ -39,20 +39,17 @@ from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, Indices, Pre
 from tfser.heads.spec.head import Baseline
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import ABOVE_0, Settings, later
-from tfser.heads.training.finite import refuse_features
 from tfser.heads.training.losses import class_weights
-from tfser.heads.training.normalise import utterance_sums
 from tfser.heads.training.sides import side_scores
 from tfser.heads.training.temperature import fit_temperature
+from tfser.heads.training.utterance_inputs import Floats, fold_statistics, inputs_of, of_speakers, scale_inputs
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
 
-Floats = npt.NDArray[np.float64]
 Kernel = Literal["rbf", "linear"]
 BY_SPEAKER = "inputs.by_speaker"
 """Stands in the state of a head that was fitted by the recipe ``speaker``."""
 
-_SMALLEST = 1e-9  # deviation of an input that says nothing
 MOST_UTTERANCES = 30_000
 """That a support vector machine is fitted to: the kernel matrix of so many takes 7 GB."""
 
@@ -87,49 +84,6 @@ class SVMConfig(Settings):
     """The similarity of two utterances: of their distance (rbf), or their inner product (linear)."""
     width: Annotated[float, ABOVE_0] = 1.0
     """Of the rbf kernel: how fast it falls with the squared distance per input."""
-
-
-@np.errstate(invalid="ignore", over="ignore")  # of features that are no numbers: `finite_statistics` says so
-def statistics(features: PackedFeatures, *, deviation: bool = True) -> Floats:
-    """Return the mean and the standard deviation over time of each utterance's features: (n, 2 D), or the mean alone (n, D)."""
-    sums, squares = utterance_sums(features.frames, features.offsets)
-    counts = np.diff(features.offsets)[:, None]
-    mean: Floats = sums / counts
-    if not deviation:
-        return mean
-    return np.concatenate([mean, np.sqrt(np.maximum(squares / counts - mean**2, 0.0))], axis=1)
-
-
-def finite_statistics(features: PackedFeatures, rows: Indices, *, deviation: bool) -> Floats:
-    """Return `statistics`, refusing utterances among ``rows`` whose features are no numbers; they are sums, which say so."""
-    inputs = statistics(features, deviation=deviation)
-    odd = ~np.isfinite(inputs[rows]).all(axis=1)
-    refuse_features(features, sorted(int(row) for row in rows[odd]))
-    return inputs
-
-
-def fold_statistics(data: FoldData) -> Floats:
-    """Return the statistics of all utterances; refused are only those of this fold, not a broken one elsewhere in the corpus."""
-    rows = np.concatenate([data.train, data.val, data.test])
-    return finite_statistics(data.features, rows, deviation=bool((data.features.lengths > 1).any()))
-
-
-def of_speakers(inputs: Floats, speakers: Sequence[str] | None) -> Floats:
-    """Return inputs (n, ...) with each speaker's utterances at mean 0 and deviation 1 over all that are given of that speaker.
-
-    What hardly differs between a speaker's utterances, as of a speaker with one alone, is 0.
-
-    Raises:
-        UsageError: Nothing says who speaks.
-    """
-    if speakers is None or not all(speakers):
-        raise UsageError("recipe speaker needs to know who speaks in every utterance")
-    result = np.zeros_like(inputs)
-    for name in np.unique(speakers):
-        rows = np.asarray(speakers) == name
-        deviation = inputs[rows].std(axis=0)
-        result[rows] = (inputs[rows] - inputs[rows].mean(axis=0)) / np.where(deviation < _SMALLEST, np.inf, deviation)
-    return result
 
 
 def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> FitResult:
@@ -246,30 +200,6 @@ def predict(
     if BY_SPEAKER in state:
         inputs = of_speakers(inputs, speakers)
     return of_whole_utterances(_probabilities(state, inputs[rows]), rows)
-
-
-def inputs_of(state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices) -> Floats:
-    """Return the statistics (n, I) of utterances as the state of a reference head takes them; those of ``rows`` are numbers.
-
-    Raises:
-        UsageError: The state is not one of a reference head, or the features are of another width.
-        NotFiniteError: Features of an utterance among ``rows`` are no numbers.
-    """
-    if "inputs.mean" not in state or "model.intercept" not in state:
-        raise UsageError("this is not a state of a reference head")
-    inputs, dim = len(state["inputs.mean"]), features.frames.shape[1]
-    if inputs not in (dim, 2 * dim):
-        raise UsageError(f"this state is of features {inputs // 2} wide, and these are {dim} wide")
-    return finite_statistics(features, rows, deviation=inputs == 2 * dim)
-
-
-def scale_inputs(inputs: Floats) -> tuple[Floats, dict[str, Tensor]]:
-    """Return inputs (n, I) at mean 0 and deviation 1, and the state that measures others by the same rule."""
-    from sklearn.preprocessing import StandardScaler
-
-    scaler = StandardScaler().fit(inputs)
-    state = {"inputs.mean": torch.from_numpy(scaler.mean_), "inputs.deviation": torch.from_numpy(scaler.scale_)}
-    return scaler.transform(inputs), state
 
 
 def _fit_logreg(

@@ -108,15 +108,8 @@ def fit(
         NotFiniteError: Features, the loss, weights or predictions are no numbers.
         TfserError: It does not fit into the device's memory.
     """
-    # A baseline has no epochs, so nothing of the loop applies to it; what it predicts is looked at all the
-    # same.
     if isinstance(spec, Baseline):
-        fitted = spec.fit(data, config, recipe)
-        for name, selection in fitted.selections.items():
-            check_prediction(selection.test, f"test ({name})", selection.epoch, data.features, data.train)
-        if keeping.on_epoch is not None:
-            keeping.on_epoch(fitted.history[-1])
-        return fitted
+        return _fit_at_once(data, spec, config, recipe, keeping)
     recipe = settle_precision(recipe, str(device))
     device = torch.device(device)
     # Generators and TF32 flags are the process's: whoever calls this from a notebook finds them as they were,
@@ -131,6 +124,16 @@ def fit(
             return _train(trainer, keeping)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(spec, device) from error
+
+
+def _fit_at_once(data: FoldData, spec: Baseline, config: Settings, recipe: Recipe, keeping: Keeping) -> FitResult:
+    """Fit a head that has no epochs: nothing of the loop applies to it, but what it predicts is looked at all the same."""
+    fitted = spec.fit(data, config, recipe)
+    for name, selection in fitted.selections.items():
+        check_prediction(selection.test, f"test ({name})", selection.epoch, data.features, data.train)
+    if keeping.on_epoch is not None:
+        keeping.on_epoch(fitted.history[-1])
+    return fitted
 
 
 def out_of_memory(spec: HeadSpec, device: torch.device) -> TfserError:

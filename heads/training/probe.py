@@ -46,14 +46,12 @@ from tfser.heads.spec.settings import ABOVE_0, INSIDE_0_1, Settings, later
 from tfser.heads.training.baselines import (
     BY_SPEAKER,
     SPEAKER_RECIPE,
-    Floats,
     as_tensors,
-    finite_statistics,
-    of_speakers,
     of_whole_utterances,
     one_epoch,
     reference_head,
 )
+from tfser.heads.training.utterance_inputs import Floats, finite_statistics, of_speakers
 from tfser.manifests.errors import UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
 

@@ -30,19 +30,16 @@ from tfser.heads.spec.settings import ABOVE_0, AT_LEAST_0, Settings
 from tfser.heads.training.baselines import (
     MOST_UTTERANCES,
     ONCE,
-    Floats,
     Kernel,
     as_tensors,
-    fold_statistics,
-    inputs_of,
     kernel_of,
     machines,
     of_whole_utterances,
     one_epoch,
     outputs,
     reference_head,
-    scale_inputs,
 )
+from tfser.heads.training.utterance_inputs import Floats, fold_statistics, inputs_of, scale_inputs
 from tfser.manifests.errors import UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
 

@@ -35,11 +35,13 @@ BOUND = "json_extract_string(config, '$.belongs_to.run_id') IS NOT NULL"
 
 def _views() -> dict[str, str]:
     """Return the SQL of the views of `views.sql`, in the order of the file."""
-    text = Template(packaged("manifests.catalogue", "views.sql")).substitute(
-        standing=_STANDING, worst_audit=WORST_AUDIT, worst_of_runs=_WORST_OF_RUNS
-    )
-    _, *named = re.split(r"^-- view: (\w+)$", text, flags=re.M)
-    return dict(zip(named[::2], named[1::2], strict=True))
+    shared = {"standing": _STANDING, "worst_audit": WORST_AUDIT, "worst_of_runs": _WORST_OF_RUNS}
+    _, *headed = re.split(r"^-- view: (.+)$", packaged("manifests.catalogue", "views.sql"), flags=re.M)
+    return {
+        name: Template(sql).substitute(shared, who=name.removesuffix("_scores"))
+        for names, sql in zip(headed[::2], headed[1::2], strict=True)
+        for name in names.split(", ")
+    }
 
 
 VIEWS = RATER_VIEWS | _views()

@@ -1,5 +1,6 @@
--- The catalogue's views but those of raters (rater_views.py): each stands below a line with its name, in an order in which they
--- can be created. tables.toml says what their columns mean. What begins with a dollar sign is written out in views.py.
+-- The catalogue's views but those of raters (rater_views.py): each stands below a line with its name (or two that differ in who
+-- is counted alone, with both), in an order in which they can be created. tables.toml says what their columns mean. What begins
+-- with a dollar sign is written out in views.py.
 --
 -- Means, deviations and sums of fractions say in which order they go through their rows (avg(UA ORDER BY fold)): DuckDB would
 -- take them as its threads deliver them, and the last digits would differ from run to run.
@@ -119,29 +120,17 @@ SELECT experiment, seed, selection, level, class, sum(n)::BIGINT AS n, sum(hits)
   any_value(s.audit) AS audit, any_value(s.speakers_kept) AS speakers_kept
 FROM named JOIN $standing s USING (experiment, seed) GROUP BY experiment, seed, selection, level, class
 
--- view: speaker_scores
+-- view: speaker_scores, session_scores
 WITH by_class AS (
-  SELECT experiment, seed, selection, level, corpus, speaker, label, count(*) AS n, count_if(hit)::BIGINT AS hits
-  FROM test_predictions WHERE speaker IS NOT NULL GROUP BY ALL
+  SELECT experiment, seed, selection, level, corpus, $who, label, count(*) AS n, count_if(hit)::BIGINT AS hits
+  FROM test_predictions WHERE $who IS NOT NULL GROUP BY ALL
 )
-SELECT experiment, seed, selection, level, corpus, speaker, sum(n)::BIGINT AS n, sum(hits)::BIGINT AS hits,
+SELECT experiment, seed, selection, level, corpus, $who, sum(n)::BIGINT AS n, sum(hits)::BIGINT AS hits,
   count(*) AS classes, avg(hits / n ORDER BY label) AS UA, sum(hits) / sum(n) AS WA,
   map_from_entries(list((label, n) ORDER BY label)) AS n_by_class,
   map_from_entries(list((label, hits) ORDER BY label)) AS hits_by_class,
   any_value(s.audit) AS audit, any_value(s.speakers_kept) AS speakers_kept
-FROM by_class JOIN $standing s USING (experiment, seed) GROUP BY experiment, seed, selection, level, corpus, speaker
-
--- view: session_scores
-WITH by_class AS (
-  SELECT experiment, seed, selection, level, corpus, session, label, count(*) AS n, count_if(hit)::BIGINT AS hits
-  FROM test_predictions WHERE session IS NOT NULL GROUP BY ALL
-)
-SELECT experiment, seed, selection, level, corpus, session, sum(n)::BIGINT AS n, sum(hits)::BIGINT AS hits,
-  count(*) AS classes, avg(hits / n ORDER BY label) AS UA, sum(hits) / sum(n) AS WA,
-  map_from_entries(list((label, n) ORDER BY label)) AS n_by_class,
-  map_from_entries(list((label, hits) ORDER BY label)) AS hits_by_class,
-  any_value(s.audit) AS audit, any_value(s.speakers_kept) AS speakers_kept
-FROM by_class JOIN $standing s USING (experiment, seed) GROUP BY experiment, seed, selection, level, corpus, session
+FROM by_class JOIN $standing s USING (experiment, seed) GROUP BY experiment, seed, selection, level, corpus, $who
 
 -- view: result_predictions
 WITH shown AS (SELECT * FROM test_predictions WHERE selection = 'last' AND level = 'utterance'),

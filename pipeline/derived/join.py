@@ -3,9 +3,9 @@
 What comes in: the names of stored feature sets, `logmel+wavlm-large/12`, of which a layer may stand in a stack of all of them.
 What goes out: shards of another feature set that bears that name, written as a collapse writes its own
 (`tfser.pipeline.extraction.new_shards`): whoever trains on it, audits or verifies it needs to know nothing of where it came
-from. Its fingerprint is made of those of its parts, in their order, and of the rule below, so features that were made anew never stand in
-it unnoticed. No audio is read, and nothing is invented: an utterance that one of the parts lacks is left out, counted, and
-missed by the audits as in any other feature set.
+from. Its fingerprint is made of those of its parts, in their order, and of the rule below, so features that were made anew never
+stand in it unnoticed. No audio is read, and nothing is invented: an utterance that one of the parts lacks is left out, counted,
+and missed by the audits as in any other feature set.
 
 **The rule.** The first feature set sets the pace. Each frame of another belongs to the frame of the first that begins nearest to
 it in time (frame i of a set begins i hops after the start; a tie goes to the later). A frame of the first shows the mean of

@@ -13,7 +13,8 @@ from scipy import stats
 from tfser.heads.results.comparison_texts import pair_lines, system_lines
 from tfser.heads.results.dimension_compare import compare_ratings
 from tfser.heads.results.dimension_many import compare_many_ratings
-from tfser.heads.results.intervals import difference, permutation_test
+from tfser.heads.results.exchanges import permutation_test
+from tfser.heads.results.intervals import difference
 from tfser.heads.results.many import compare_many, in_words, letters_of
 from tfser.heads.results.outcomes import Outcome, Subject
 from tfser.heads.results.rating_outcomes import RatedOutcome

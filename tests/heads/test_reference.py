@@ -20,9 +20,10 @@ from tfser.heads.spec.fold import FitResult, FoldData
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training import baselines as reference
-from tfser.heads.training.baselines import LogRegConfig, SVMConfig, statistics
+from tfser.heads.training.baselines import LogRegConfig, SVMConfig
 from tfser.heads.training.cost import select
 from tfser.heads.training.loop import Keeping, TrainedState, fit, predict
+from tfser.heads.training.utterance_inputs import of_speakers, statistics
 from tfser.manifests.errors import UsageError
 
 BALANCED = Recipe(class_weights="balanced")
@@ -203,7 +204,7 @@ def test_by_speaker_every_speaker_has_mean_0_and_deviation_1(fold: FoldData, con
     for name in set(names):
         rows = np.array(names) == name
         scaled[rows] = StandardScaler().fit_transform(scaled[rows])
-    np.testing.assert_allclose(reference.of_speakers(inputs(fold).astype(np.float64), names), scaled, atol=1e-6)
+    np.testing.assert_allclose(of_speakers(inputs(fold).astype(np.float64), names), scaled, atol=1e-6)
     state = found.states["last"]
     again = reference.predict(state, fold.features, fold.test, names)
     np.testing.assert_array_equal(again.utterance_probabilities, probabilities(found))

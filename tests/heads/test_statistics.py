@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics
 
+from tfser.heads.results.exchanges import mcnemar, permutation_test
 from tfser.heads.results.intervals import (
     METRICS,
     Counts,
@@ -20,9 +21,7 @@ from tfser.heads.results.intervals import (
     count,
     difference,
     interval,
-    mcnemar,
     new_speaker,
-    permutation_test,
     score,
     seed_scores,
 )
