@@ -1,7 +1,8 @@
 """What is scanned: a corpus, its folder or table, and how it is read.
 
 In: a `Source`, of the command line or of a program. Out of `scan_source`: the report of its scan
-(`tfser.pipeline.scanning.scan`). What was said in an earlier scan of the same corpus need not be said again (`tfser.pipeline.corpora.locate`).
+(`tfser.pipeline.scanning.scan`). What was said in an earlier scan of the same corpus need not be said again
+(`tfser.pipeline.corpora.locate`).
 """
 
 from __future__ import annotations
