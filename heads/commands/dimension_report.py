@@ -33,18 +33,18 @@ _READING = (
 )
 
 
-def print_dimensions(found: Sequence[Row], by: str | None, width: int | None) -> None:
+def print_dimensions(table: Sequence[Row], by: str | None, width: int | None) -> None:
     """Print rows in groups, each under its heading, and below all what explains them; of no rows, nothing."""
-    for heading, lines in _grouped(found, by):
+    for heading, lines in _grouped(table, by):
         shown, narrow = fitted(lines, width, _expendable(lines))
         show(*textwrap.wrap(heading, width or 1000, subsequent_indent="  "))
         print_rows(shown, Output.table)
         for note in narrow:
             show(note)
         show("")
-    if found:
+    if table:
         show(*textwrap.wrap(_READING, width or 1000))
-        show(*below(found, by))
+        show(*below(table, by))
 
 
 def dimension_markdown(found: Sequence[Row], by: str | None) -> list[str]:
@@ -129,17 +129,21 @@ def print_dimension_summary(table: Sequence[Row], format: TableOutput, lacking: 
             say(note)
 
 
-def print_rated_comparison(of: RatedComparison) -> None:
+def print_rated_comparison(comparison: RatedComparison) -> None:
     """Print a comparison: the scores, each dimension, the tests, and wins by fold and speaker."""
-    a, b = of.a.of, of.b.of
+    a, b = comparison.a.of, comparison.b.of
     show(f"A: {a.subject.name}", f"B: {b.subject.name}")
-    show(f"{', '.join(of.a.dimensions)}; {a.selection}, {len(a.keys):,} {a.level}s", "")
+    show(f"{', '.join(comparison.a.dimensions)}; {a.selection}, {len(a.keys):,} {a.level}s", "")
     marks = [mark(side.row()) for side in (a, b)]
 
-    def cell(found: Interval, signs: str, sign: str = "") -> str:
-        return bounds_text(found.value, found.low, found.high, signs, sign=sign)
+    def cell(bounds: Interval, signs: str, sign: str = "") -> str:
+        return bounds_text(bounds.value, bounds.low, bounds.high, signs, sign=sign)
 
-    for rows, what in ((of.scores, "score"), (of.dimensions, f"{of.metric} of"), (of.speakers, str(of.clustered_by))):
+    for rows, what in (
+        (comparison.scores, "score"),
+        (comparison.dimensions, f"{comparison.metric} of"),
+        (comparison.speakers, str(comparison.clustered_by)),
+    ):
         if not rows or len(rows) > 40:
             continue
         both = "".join(dict.fromkeys("".join(marks)))
@@ -150,12 +154,12 @@ def print_rated_comparison(of: RatedComparison) -> None:
         ]
         print_rows(lines, Output.table)
         show("")
-    if (found := of.permutation) is not None:
-        swaps = f"all {found.draws:,} exchanges" if found.exact else f"{found.draws:,} exchanges drawn"
-        show(f"permutation test of {of.metric}, whole {of.clustered_by}s exchanged: p = {found.p:.3g} ({swaps})")
-    for what, rows in (("folds", of.folds), ("speakers", of.speakers)):
+    if (test := comparison.permutation) is not None:
+        swaps = f"all {test.draws:,} exchanges" if test.exact else f"{test.draws:,} exchanges drawn"
+        show(f"permutation test of {comparison.metric}, whole {comparison.clustered_by}s exchanged: p = {test.p:.3g} ({swaps})")
+    for what, rows in (("folds", comparison.folds), ("speakers", comparison.speakers)):
         if rows:
-            won = of.wins(what)
-            unit = what if what == "folds" else f"{of.clustered_by}s"
+            won = comparison.wins(what)
+            unit = what if what == "folds" else f"{comparison.clustered_by}s"
             show(f"{unit}: A better in {won['a']}, B in {won['b']}, alike in {won['ties']}")
-    show(*rated_notes(of), *explain_marks([a.row(), b.row()]))
+    show(*rated_notes(comparison), *explain_marks([a.row(), b.row()]))

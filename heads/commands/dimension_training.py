@@ -20,29 +20,29 @@ def dimension_rows(store: Cache, experiment: Experiment) -> list[Row]:
     """Return a row a fold, selection and dimension, each with the counts of who takes part."""
     ids = [experiment.run_id(fold) for fold in experiment.folds]
     with open_catalogue(store) as connection:
-        found = rows(
+        scores = rows(
             connection,
             "SELECT d.*, r.protocol, r.seconds FROM dimension_scores d JOIN runs r USING (run_id) WHERE list_contains(?, run_id) "
             f"ORDER BY fold, level DESC, {ORDER_SQL}, dimension",
             [ids],
         )
         counts = who_takes_part(store, connection, experiment).to_dict()
-    return [row | {"looked_at_test": peeks(row["selection"]), **counts} for row in found]
+    return [row | {"looked_at_test": peeks(row["selection"]), **counts} for row in scores]
 
 
 def print_dimension_scores(store: Cache, experiment: Experiment) -> None:
     """Print the scores of an experiment's folds and, if there are several, over them."""
-    found = [row for row in dimension_rows(store, experiment) if row["level"] == "utterance"]
-    if not found:
+    scores = [row for row in dimension_rows(store, experiment) if row["level"] == "utterance"]
+    if not scores:
         return
-    print_rows([_line(row) for row in found], Output.table)
-    if len({row["fold"] for row in found}) > 1:
+    print_rows([_line(row) for row in scores], Output.table)
+    if len({row["fold"] for row in scores}) > 1:
         show("", "over the folds: mean ± deviation, and pooled over their utterances; these differ for CCC")
         ids = [experiment.run_id(fold) for fold in experiment.folds]
         with open_catalogue(store) as connection:
             over = [
                 row | {"selection": selection}
-                for selection in dict.fromkeys(row["selection"] for row in found)
+                for selection in dict.fromkeys(row["selection"] for row in scores)
                 for row in runs_table(connection, ids, selection)
             ]
         about: dict[str, Any] = {
@@ -52,12 +52,12 @@ def print_dimension_scores(store: Cache, experiment: Experiment) -> None:
         }  # fmt: skip
         print_dimensions([row | about for row in over], None, terminal_width())
     else:
-        for line in explain_marks(found):
+        for line in explain_marks(scores):
             say(line)
     if not experiment.classes:  # else it was said above
-        say(explain((row["selection"] for row in found), by=experiment.chooses_by))
+        say(explain((row["selection"] for row in scores), by=experiment.chooses_by))
         say(f"experiment {experiment.name}, in {store.runs}")
-    say(f"predictions: tfser sql \"SELECT * FROM rated_predictions WHERE run_id = '{found[0]['run_id']}'\"")
+    say(f"predictions: tfser sql \"SELECT * FROM rated_predictions WHERE run_id = '{scores[0]['run_id']}'\"")
 
 
 def _line(row: Row) -> dict[str, Any]:

@@ -12,17 +12,18 @@ _MOST_PAIRS = 66
 """Of more, the table would hide the rest; they are in --format csv."""
 
 
-def print_many(of: ManyComparison) -> None:
+def print_many(comparison: ManyComparison) -> None:
     """Print a comparison of many systems to standard output."""
-    clusters = "" if of.clustered_by is None else f" of {count(of.scores[0].clusters, of.clustered_by)}"
-    first = of.outcomes[0]
-    what = f"{of.metric} of {', '.join(of.dimensions)}" if of.dimensions else f"percent, {of.metric}"
+    clusters = "" if comparison.clustered_by is None else f" of {count(comparison.scores[0].clusters, comparison.clustered_by)}"
+    first = comparison.outcomes[0]
+    learned = f" of {', '.join(comparison.dimensions)}"
+    what = f"{comparison.metric}{learned}" if comparison.dimensions else f"percent, {comparison.metric}"
     show(f"{count(len(first.keys), first.level)}{clusters}, selection {first.selection}; {what}", "")
-    print_rows(system_lines(of), Output.table)
-    if of.pairs:
+    print_rows(system_lines(comparison), Output.table)
+    if comparison.pairs:
         show("")
-        print_rows(pair_lines(of, _MOST_PAIRS), Output.table)
-        if len(of.pairs) > _MOST_PAIRS:
-            show(f"and {len(of.pairs) - _MOST_PAIRS} pairs more; --format csv has all")
+        print_rows(pair_lines(comparison, _MOST_PAIRS), Output.table)
+        if len(comparison.pairs) > _MOST_PAIRS:
+            show(f"and {len(comparison.pairs) - _MOST_PAIRS} pairs more; --format csv has all")
     show("")
-    show_wrapped(*in_words(of), *explain_marks([side.row() for side in of.outcomes]))
+    show_wrapped(*in_words(comparison), *explain_marks([side.row() for side in comparison.outcomes]))

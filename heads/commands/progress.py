@@ -163,18 +163,18 @@ class SweepView:
 
     def left_s(self) -> tuple[float, bool]:
         """Return the seconds that are left, and whether that is known of all runs."""
-        total, known = 0.0, True
+        total, is_known = 0.0, True
         for line in self._lines.values():
             missing = len(line.entry.runs) - len(line.done) - line.failed
             if not missing:
                 continue
             pace = median(line.spent) if line.spent else self._by_epochs(line) or line.expected
             if pace is None:
-                known = False
+                is_known = False
                 continue
             gone = sum(time.monotonic() - self._started[run_id] for run_id in line.running)
             total += max(0.0, missing * pace - min(gone, len(line.running) * pace))
-        return total / max(1, min(self._jobs, len(self._plan.missing))), known
+        return total / max(1, min(self._jobs, len(self._plan.missing))), is_known
 
     def _by_epochs(self, line: _Line) -> float | None:
         seconds = [record.train_s + record.eval_s for _, record in line.running.values() if record is not None]

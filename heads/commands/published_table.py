@@ -16,42 +16,42 @@ Row = Mapping[str, Any]
 _MOST = 8
 """Rows of a group that a table shows."""
 
-def print_published(found: Sequence[Row], width: int | None) -> None:
+def print_published(numbers: Sequence[Row], width: int | None) -> None:
     """Print published rows below a table of scores."""
-    if not found:
+    if not numbers:
         show("", "no published numbers of these corpora and of what was learned are known here")
         return
-    for heading, group, rows in _grouped(found):
+    for heading, group, rows in _grouped(numbers):
         shown, notes = fitted([_line(row) for row in rows[:_MOST]], width, ("protocol", "macro F1", "WA", "training"))
         show("", f"{heading}: {group}, {EXPLAINED[group]}")
         print_rows(shown, Output.table)
         show_wrapped(*notes, *_more(rows))
     show("")
-    show_wrapped(*_below(found))
+    show_wrapped(*_below(numbers))
 
 
-def markdown_published(found: Sequence[Row]) -> list[str]:
+def markdown_published(numbers: Sequence[Row]) -> list[str]:
     """Return the same as lines of Markdown."""
     lines = []
-    for heading, group, rows in _grouped(found):
+    for heading, group, rows in _grouped(numbers):
         lines += ["", f"**{heading}: {group}**, {EXPLAINED[group]}", "", *markdown_lines([_line(row) for row in rows[:_MOST]])]
         lines += ["", *_more(rows)] if len(rows) > _MOST else []
-    return [*lines, "", *(f"{line}  " for line in _below(found))]
+    return [*lines, "", *(f"{line}  " for line in _below(numbers))]
 
 
-def _grouped(found: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
-    beside = dict.fromkeys((row["of"], row["beside"], "CCC" in row) for row in found)
+def _grouped(numbers: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
+    beside = dict.fromkeys((row["of"], row["beside"], "CCC" in row) for row in numbers)
     every = [
         (
-            f"published, {of}, beside {protocol}",
+            f"published, {corpus}, beside {protocol}",
             group,
             [
                 row
-                for row in found
-                if (row["of"], row["beside"], row["group"], "CCC" in row) == (of, protocol, group, rated)
+                for row in numbers
+                if (row["of"], row["beside"], row["group"], "CCC" in row) == (corpus, protocol, group, rated)
             ],
         )
-        for of, protocol, rated in beside
+        for corpus, protocol, rated in beside
         for group in GROUPS
     ]
     return [each for each in every if each[2]]

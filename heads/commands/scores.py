@@ -84,27 +84,27 @@ def show_scores(
     writing.kind()  # before anything is computed
     with open_catalogue(writing.store) as connection:
         maps = label_maps(writing.store, connection) if by == "raters" else None
-        found = table(connection, wanted, by=by, clusters=clusters, maps=maps)
-        rated = dimension_table(connection, wanted, by=by, clusters=clusters) if not found or by in (None, *RATED_BY) else []
-        once = sorted(whole_utterances(connection, [row["experiment"] for row in found])) if wanted.segments else []
+        scores = table(connection, wanted, by=by, clusters=clusters, maps=maps)
+        rated = dimension_table(connection, wanted, by=by, clusters=clusters) if not scores or by in (None, *RATED_BY) else []
+        once = sorted(whole_utterances(connection, [row["experiment"] for row in scores])) if wanted.segments else []
         readers = {row["corpus"]: row["adapter"] for row in rows(connection, "SELECT corpus, adapter FROM corpora")}
-    theirs = beside_scores([*found, *rated], readers) if published else []
+    theirs = beside_scores([*scores, *rated], readers) if published else []
 
     def for_people() -> None:
-        if found or not rated:
-            print_table(found, by, terminal_width(), once)
+        if scores or not rated:
+            print_table(scores, by, terminal_width(), once)
             show(*[""] * bool(rated))
         print_dimensions(rated, by, terminal_width())
         if published:
             print_published(theirs, terminal_width())
 
-    every = side_by_side(found, rated)
+    every = side_by_side(scores, rated)
     writing.deliver(
         every,
         for_people,
         as_json={"scores": every, "published": theirs} if published else None,
         as_markdown=lambda: [
-            *(markdown(found, by, once) if found or not rated else ()),
+            *(markdown(scores, by, once) if scores or not rated else ()),
             *dimension_markdown(rated, by),
             *(markdown_published(theirs) if published else ()),
         ],
@@ -149,9 +149,9 @@ def compare(
     with open_catalogue(writing.store) as connection:
         subjects = [find(connection, meant_by(writing.store, name)) for name in (a, b, *(more or ()))]
         how: dict[str, Any] = {"clusters": comparing.clusters, "common": comparing.common}
-        which: dict[str, Any] = {"selection": comparing.selection, "level": comparing.level}
+        tested: dict[str, Any] = {"selection": comparing.selection, "level": comparing.level}
         if _by_ratings(connection, subjects, comparing.metric):
-            rates = [read_rated_outcome(connection, subject, **which) for subject in subjects]
+            rates = [read_rated_outcome(connection, subject, **tested) for subject in subjects]
             how |= {"metric": comparing.metric or "CCC"}
             if more:
                 all_of = compare_many_ratings(rates, **how)
@@ -160,7 +160,7 @@ def compare(
             rated = compare_ratings(rates[0], rates[1], **how)
             writing.deliver(rated.rows(), lambda: print_rated_comparison(rated), as_json=rated.to_dict())
             return
-        sides = [read_outcome(connection, subject, **which) for subject in subjects]
+        sides = [read_outcome(connection, subject, **tested) for subject in subjects]
     how |= {"metric": comparing.metric or "UA"}
     if more:
         many = compare_many(sides, **how)

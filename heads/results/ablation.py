@@ -72,16 +72,16 @@ def compare(cache: Cache, table: Sequence[tuple[AblationRow, Experiment]], selec
     `UA_gain_std` its deviation over folds, in `folds_won` the number of them where this row is better. Where dimensions alone are
     learned, CCC, pearson and MAE (means over them) stand in the place of UA, WA and WF1.
     """
-    found: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     first: dict[int, float] = {}
     with open_catalogue(cache) as connection:
         for row, experiment in table:
             shown = experiment.spec.selection(selection)
             scores = _of_folds(connection, experiment, shown)
             main = (METRICS if experiment.classes else RATED)[0]
-            found.append(_row(row, experiment, shown, scores, first))
+            lines.append(_row(row, experiment, shown, scores, first))
             first = first or {score["fold"]: score[main] for score in scores if score[main] is not None}
-    return found
+    return lines
 
 
 def _of_folds(connection: Connection, experiment: Experiment, selection: str) -> list[dict[str, Any]]:

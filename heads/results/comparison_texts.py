@@ -16,33 +16,34 @@ from tfser.heads.results.written import bounds_text, interval_text, range_text
 from tfser.manifests.wording import count
 
 
-def in_words(of: Comparison) -> list[str]:
+def in_words(comparison: Comparison) -> list[str]:
     """Return the tests and the wins in words."""
     lines = []
-    if (found := of.permutation) is not None:
+    if (found := comparison.permutation) is not None:
         swaps = f"all {found.draws:,} exchanges" if found.exact else f"{found.draws:,} exchanges drawn"
-        lines.append(f"permutation test of {of.metric}, whole {of.clustered_by}s exchanged: p = {p_value(found.p)} ({swaps})")
-    if len(of.mcnemar) == 1:
-        only_a, only_b, p = of.mcnemar[0]
-        said = f"p = {p_value(p)} (A alone right {only_a:,} times, B alone {only_b:,})"
+        whole = f"whole {comparison.clustered_by}s exchanged"
+        lines.append(f"permutation test of {comparison.metric}, {whole}: p = {p_value(found.p)} ({swaps})")
+    if len(comparison.mcnemar) == 1:
+        only_a, only_b, p = comparison.mcnemar[0]
+        tested = f"p = {p_value(p)} (A alone right {only_a:,} times, B alone {only_b:,})"
     else:
-        every = sorted(p for *_, p in of.mcnemar)
-        said = f"seed by seed: median p = {p_value(of.mcnemar_p)}, from {p_value(every[0])} to {p_value(every[-1])}"
-    few, many = sorted((len(of.a.seeds), len(of.b.seeds)))
+        every = sorted(p for *_, p in comparison.mcnemar)
+        tested = f"seed by seed: median p = {p_value(comparison.mcnemar_p)}, from {p_value(every[0])} to {p_value(every[-1])}"
+    few, many = sorted((len(comparison.a.seeds), len(comparison.b.seeds)))
     if few < many:
-        said += f"; of the first {count(few, 'seed')} of each only"
-    lines.append(f"McNemar's test, exact, {said}")
+        tested += f"; of the first {count(few, 'seed')} of each only"
+    lines.append(f"McNemar's test, exact, {tested}")
     # Said each time: McNemar's p is what papers print, and of clustered utterances it is too small.
-    unit = of.clustered_by or "speaker"
+    unit = comparison.clustered_by or "speaker"
     lines.append(f"  it takes utterances as independent, which those of one {unit} are not, so its p is too small")
-    if of.new_speaker and of.new_speaker[0].low is not None and of.new_speaker[1].low is not None:
+    if comparison.new_speaker and comparison.new_speaker[0].low is not None and comparison.new_speaker[1].low is not None:
         ends = [
             range_text(new.low, new.high, mark(side.row()), digits=0)
-            for new, side in zip(of.new_speaker, (of.a, of.b), strict=True)
+            for new, side in zip(comparison.new_speaker, (comparison.a, comparison.b), strict=True)
         ]
-        said = f"{of.new_speaker[0].utterances:.0f} {of.a.level}s"
-        lines.append(f"{of.metric} of a new speaker (95 %), measured on about {said}: A {ends[0]}, B {ends[1]}")
-    for what, rows in (("fold", of.folds), (unit, of.speakers)):
+        spoken = f"{comparison.new_speaker[0].utterances:.0f} {comparison.a.level}s"
+        lines.append(f"{comparison.metric} of a new speaker (95 %), measured on about {spoken}: A {ends[0]}, B {ends[1]}")
+    for what, rows in (("fold", comparison.folds), (unit, comparison.speakers)):
         if rows:
             found_wins = wins(rows)
             lines.append(f"{what}s: A better in {found_wins['a']}, B in {found_wins['b']}, alike in {found_wins['ties']}")
@@ -72,30 +73,31 @@ def compared_line(of: Comparison, row: ComparedRow, what: str, name: str) -> dic
     }
 
 
-def system_lines(of: ManyComparison) -> list[dict[str, Any]]:
+def system_lines(comparison: ManyComparison) -> list[dict[str, Any]]:
     """Return a row a system of many: its score, and the letters of the groups that are not told apart."""
     lines = []
-    for name, side, score, letters in zip(short_names(len(of.outcomes)), of.outcomes, of.scores, of.letters, strict=True):
-        text = _text(of)(score.value, score.low, score.high, mark(side.row()))
-        groups = {"groups": letters} if of.clustered_by else {}
-        row = {"": name, "system": side.subject.name, f"{of.metric} [95 %]": text, **groups, "audit": standing(side.row())}
-        lines.append(row)
+    names = short_names(len(comparison.outcomes))
+    for name, side, score, letters in zip(names, comparison.outcomes, comparison.scores, comparison.letters, strict=True):
+        text = _text(comparison)(score.value, score.low, score.high, mark(side.row()))
+        groups = {"groups": letters} if comparison.clustered_by else {}
+        scored = {"": name, "system": side.subject.name, f"{comparison.metric} [95 %]": text}
+        lines.append({**scored, **groups, "audit": standing(side.row())})
     return lines
 
 
-def pair_lines(of: ManyComparison, most: int) -> list[dict[str, Any]]:
+def pair_lines(comparison: ManyComparison, most: int) -> list[dict[str, Any]]:
     """Return a row for each of the first so many pairs of systems: difference, p value, and from where one would be seen."""
-    names = short_names(len(of.outcomes))
+    names = short_names(len(comparison.outcomes))
     return [
         {
             "pair": f"{names[pair.a]} - {names[pair.b]}",
-            "difference [95 % together]": _text(of)(
+            "difference [95 % together]": _text(comparison)(
                 pair.difference.value, pair.difference.low, pair.difference.high, sign="+"
             ),
             "p": "" if pair.p is None else f"{pair.p:.3g}",
-            "seen from": "" if pair.seen_from is None else _text(of)(pair.seen_from, None, None),
+            "seen from": "" if pair.seen_from is None else _text(comparison)(pair.seen_from, None, None),
         }
-        for pair in of.pairs[:most]
+        for pair in comparison.pairs[:most]
     ]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from tfser.heads.results.marks import of_runs
 from tfser.heads.results.outcomes import Subject
+from tfser.heads.results.score_tables import flat
 from tfser.heads.runs.experiment import EVERYTHING
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.catalogue.views import WORST, WORST_AUDIT
@@ -75,18 +76,6 @@ def runs_of(connection: Connection, subject: Subject) -> list[dict[str, Any]]:
         "SELECT * FROM runs WHERE experiment = ? AND (?::VARCHAR IS NULL OR run_id = ?) ORDER BY fold, seed",
         [subject.experiment, subject.run_id, subject.run_id],
     )
-
-
-def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Return a configuration with its parts side by side, under names with dots.
-
-    >>> flat({"head": "svm", "head_config": {"C": 1.0}})
-    {'head': 'svm', 'head_config.C': 1.0}
-    """
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
-    return found
 
 
 def described(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

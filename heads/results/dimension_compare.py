@@ -149,14 +149,14 @@ def matched(outcomes: Sequence[RatedOutcome], common: bool) -> tuple[list[RatedO
         TfserError: they have no utterance or no dimension in common.
     """
     first = outcomes[0]
-    shared = tuple(name for name in first.dimensions if all(name in of.dimensions for of in outcomes))
-    names = " and ".join(of.of.subject.name for of in outcomes)
-    learned = ", and ".join(dict.fromkeys(", ".join(of.dimensions) for of in outcomes))
+    shared = tuple(name for name in first.dimensions if all(name in outcome.dimensions for outcome in outcomes))
+    names = " and ".join(outcome.of.subject.name for outcome in outcomes)
+    learned = ", and ".join(dict.fromkeys(", ".join(outcome.dimensions) for outcome in outcomes))
     if not shared:
         raise TfserError(f"{names} learned no dimension in common: {learned}")
-    if any(of.dimensions != shared for of in outcomes) and not common:
+    if any(outcome.dimensions != shared for outcome in outcomes) and not common:
         raise UsageError(f"{names} learned {learned}; --common compares {', '.join(shared)}")
-    places = [{key: i for i, key in enumerate(of.of.keys)} for of in outcomes]
+    places = [{key: i for i, key in enumerate(outcome.of.keys)} for outcome in outcomes]
     keys = [key for key in first.of.keys if all(key in there for there in places)]
     left_out = len({key for there in places for key in there}) - len(keys)
     if not keys:
@@ -164,8 +164,11 @@ def matched(outcomes: Sequence[RatedOutcome], common: bool) -> tuple[list[RatedO
     if left_out and not common:
         whom = "one alone" if len(outcomes) == 2 else "some alone"
         raise UsageError(f"{names} were not tested alike: {left_out:,} utterances by {whom}; --common leaves them out")
-    taken = [_of_dimensions(of, shared).take([there[key] for key in keys]) for of, there in zip(outcomes, places, strict=True)]
-    if any(abs(of.true - taken[0].true).max() > 1e-9 for of in taken):
+    taken = [
+        _of_dimensions(outcome, shared).take([there[key] for key in keys])
+        for outcome, there in zip(outcomes, places, strict=True)
+    ]
+    if any(abs(outcome.true - taken[0].true).max() > 1e-9 for outcome in taken):
         raise UsageError(f"{names} were tested with other true ratings; train the older one --again")
     return taken, left_out
 

@@ -40,26 +40,26 @@ def _shown(connection: Connection, entry: Entry, selection: str) -> str | None:
 
 
 def _about_entry(entry: Entry) -> dict[str, Any]:
-    of = entry.experiment
+    experiment = entry.experiment
     return {
-        "parameters": parameters_of(of),
+        "parameters": parameters_of(experiment),
         "of_runs": len(entry.runs),
         "reference": entry.reference,
-        "head": of.spec.name,
-        "preset": of.preset,
-        "recipe": of.recipe_name,
-        "feature_set": of.feature_set,
-        "corpus": of.corpus,
-        "protocol": of.protocol,
-        "validation": of.validation,
-        "targets": list(of.targets),
-        "experiment": of.name,
+        "head": experiment.spec.name,
+        "preset": experiment.preset,
+        "recipe": experiment.recipe_name,
+        "feature_set": experiment.feature_set,
+        "corpus": experiment.corpus,
+        "protocol": experiment.protocol,
+        "validation": experiment.validation,
+        "targets": list(experiment.targets),
+        "experiment": experiment.name,
     }
 
 
 def dimension_runs(cache: Cache, plan: Plan, selection: str) -> list[Row]:
     """Return a row for each finished run of a plan and dimension."""
-    found: list[Row] = []
+    table: list[Row] = []
     with open_catalogue(cache) as connection:
         for entry in plan.entries:
             shown = _shown(connection, entry, selection)
@@ -70,5 +70,5 @@ def dimension_runs(cache: Cache, plan: Plan, selection: str) -> list[Row]:
                 [[run.run_id for run in entry.runs], shown],
             )
             about = {name: value for name, value in _about_entry(entry).items() if name not in ("of_runs", "targets")}
-            found += [about | row | {"looked_at_test": peeks(row["selection"])} for row in scored]
-    return found
+            table += [about | row | {"looked_at_test": peeks(row["selection"])} for row in scored]
+    return table

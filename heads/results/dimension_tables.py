@@ -49,8 +49,8 @@ def dimension_table(
     wanted = wanted or Wanted()
     if clusters is not None and clusters not in CLUSTERS:
         raise unknown("kind of clusters", clusters, CLUSTERS)
-    about = about_experiments(connection)
-    names = [name for name in chosen_experiments(wanted, about) if about[name]["targets"]]
+    experiments = about_experiments(connection)
+    names = [name for name in chosen_experiments(wanted, experiments) if experiments[name]["targets"]]
     if not names:
         return []
     if by is not None and by not in BY:
@@ -61,13 +61,13 @@ def dimension_table(
         subject = Subject(experiment=first["experiment"])
         key = {name: first[name] for name in ("experiment", "selection", "level")}
         if by == "fold":
-            found = _by_fold(scored)
+            part = _by_fold(scored)
         else:
             outcome = read_rated_outcome(connection, subject, selection=first["selection"], level=first["level"])
-            found = _parts(outcome, by) if by else _pooled(outcome, scored, clusters)
+            part = _parts(outcome, by) if by else _pooled(outcome, scored, clusters)
             folds = {"folds": len({row["fold"] for row in scored}), "of_folds": first["of_folds"]}
-            found = [row | ({} if by in ("speaker", "session") else folds) for row in found]
-        table += [key | row | about[first["experiment"]] | {"looked_at_test": peeks(first["selection"])} for row in found]
+            part = [row | ({} if by in ("speaker", "session") else folds) for row in part]
+        table += [key | row | experiments[first["experiment"]] | {"looked_at_test": peeks(first["selection"])} for row in part]
     return table
 
 
@@ -75,14 +75,14 @@ def runs_table(connection: Connection, runs: Sequence[str], selection: str) -> l
     """Return a row a dimension, and one of their mean, over some runs of one experiment, utterance level."""
     wanted = Wanted(selection=selection)
     names = [row["experiment"] for row in rows(connection, _EXPERIMENTS, [list(runs)])]
-    found: list[Row] = []
+    table: list[Row] = []
     for scored in _of_folds(connection, names, wanted, runs):
         subject = Subject(experiment=scored[0]["experiment"])
         outcome = read_rated_outcome(connection, subject, selection=selection, only=runs)
         folds = {"folds": len({row["fold"] for row in scored}), "of_folds": scored[0]["of_folds"], "level": "utterance"}
         standing = {"audit": outcome.of.audit, "speakers_kept": outcome.of.speakers_kept, "differs": None}
-        found += [row | folds | standing for row in _pooled(outcome, scored, None)]
-    return found
+        table += [row | folds | standing for row in _pooled(outcome, scored, None)]
+    return table
 
 
 _EXPERIMENTS = "SELECT DISTINCT experiment FROM runs WHERE list_contains(?, run_id) ORDER BY 1"
@@ -92,7 +92,7 @@ def _of_folds(
     connection: Connection, names: Sequence[str], wanted: Wanted, runs: Sequence[str] | None = None
 ) -> list[list[Row]]:
     """Return the rows of `dimension_scores` by experiment, selection and level; of `runs` alone, if they are given."""
-    found = rows(
+    scores = rows(
         connection,
         "SELECT d.*, (SELECT any_value(p.folds) FROM protocols p JOIN runs r ON p.protocol = r.protocol AND p.corpora = r.corpus "
         "WHERE r.run_id = d.run_id) AS of_folds, (SELECT r.seconds FROM runs r WHERE r.run_id = d.run_id) AS seconds "
@@ -102,7 +102,7 @@ def _of_folds(
         [list(names), wanted.segments, wanted.selection, wanted.selection, runs, runs],
     )
     groups: dict[tuple[str, str, str], list[Row]] = {}
-    for row in found:
+    for row in scores:
         groups.setdefault((row["experiment"], row["selection"], row["level"]), []).append(row)
     if wanted.selection is not None and not groups:
         have = "SELECT DISTINCT selection FROM dimension_scores WHERE list_contains(?, experiment) ORDER BY 1"
@@ -116,13 +116,13 @@ def _pooled(outcome: RatedOutcome, scored: Sequence[Row], clusters: str | None) 
     by = _clusters(outcome, clusters)
     who = ("all",) * len(outcome.of.keys) if by is None else outcome.of.clusters(by)
     moments = outcome.moments(who)
-    found = []
+    table = []
     for name in outcome.dimensions:
         of = [row for row in scored if row["dimension"] == name]
-        found.append({"dimension": name} | _over_folds(of) | _of_moments(moments.only(name), by))
+        table.append({"dimension": name} | _over_folds(of) | _of_moments(moments.only(name), by))
     if len(outcome.dimensions) > 1:
         means = [_mean_of(run) for run in _runs(scored)]
-        found.append({"dimension": MEAN} | _over_folds(means) | _of_moments(moments, by))
+        table.append({"dimension": MEAN} | _over_folds(means) | _of_moments(moments, by))
     notes = []
     if outcome.of.dropped:
         dropped = ", ".join(map(str, outcome.of.dropped))
@@ -134,7 +134,7 @@ def _pooled(outcome: RatedOutcome, scored: Sequence[Row], clusters: str | None) 
     seeds = sorted({row["seed"] for row in scored})
     seconds = sum(run[0]["seconds"] for run in _runs(scored))
     common = {"seeds": seeds, "utterances": len(outcome.of.keys), "seconds": seconds, "confidence": CONFIDENCE, "notes": notes}
-    return [row | common for row in found]
+    return [row | common for row in table]
 
 
 def _clusters(outcome: RatedOutcome, asked: str | None) -> str | None:
@@ -197,16 +197,16 @@ def _parts(outcome: RatedOutcome, by: str) -> list[Row]:
     part = outcome.take(known)
     moments = part.moments(part.of.clusters(by))
     metrics = (*RATED_METRICS, "scale_shift", "location_shift")
-    found: list[Row] = []
+    table: list[Row] = []
     for name in outcome.dimensions:
         of = moments.only(name)
         values = {metric: cluster_scores(of, metric) for metric in metrics}
-        found += [
+        table += [
             {by: who, "dimension": name, "n": int(of.sizes[g, 0]), "seeds": list(outcome.of.seeds)}
             | {metric: values[metric][g] for metric in metrics}
             for g, who in enumerate(of.clusters)
         ]
-    return found
+    return table
 
 
 def _by_fold(scored: Sequence[Row]) -> list[Row]:
@@ -214,10 +214,10 @@ def _by_fold(scored: Sequence[Row]) -> list[Row]:
     groups: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
     for entry in scored:
         groups.setdefault((entry["fold"], entry["dimension"]), []).append(entry)
-    found = []
+    table = []
     for (fold, dimension), of in sorted(groups.items()):
         row: Row = {"fold": fold, "dimension": dimension, "seeds": [each["seed"] for each in of], "n": max(e["n"] for e in of)}
         for metric in (*RATED_METRICS, "scale_shift", "location_shift"):
             row |= Spread.of(each[metric] for each in of).columns(metric)
-        found.append(row)
-    return found
+        table.append(row)
+    return table

@@ -209,16 +209,16 @@ def _choice(layers: Mapping[int, _Read]) -> tuple[dict[int, int], int | None]:
     scores: dict[int, dict[int, float]] = {}
     folds = sorted({fold for read in layers.values() for _, fold in read.scores})
     for fold in folds:
-        of = {
+        by_layer = {
             layer: [s[f"val_{read.metrics[0]}"] for (_, f), s in read.scores.items() if f == fold]
             for layer, read in layers.items()
         }
-        if all(values and None not in values for values in of.values()):
-            scores[fold] = {layer: mean(float(value or 0) for value in values) for layer, values in of.items()}
+        if all(values and None not in values for values in by_layer.values()):
+            scores[fold] = {layer: mean(float(value or 0) for value in values) for layer, values in by_layer.items()}
     if not scores:
         return {}, None
-    chosen = {fold: min(of, key=lambda layer: (-of[layer], layer)) for fold, of in scores.items()}
-    over_all = {layer: mean(of[layer] for of in scores.values()) for layer in layers}
+    chosen = {fold: min(by_layer, key=lambda layer: (-by_layer[layer], layer)) for fold, by_layer in scores.items()}
+    over_all = {layer: mean(by_layer[layer] for by_layer in scores.values()) for layer in layers}
     return chosen, min(over_all, key=lambda layer: (-over_all[layer], layer))
 
 
@@ -231,7 +231,7 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
     for fold, layer in chosen.items():
         read = layers[layer]
         of_key |= {key: (read, i) for i, key in enumerate(read.outcome.keys) if read.outcome.folds[i] == fold}
-        scores |= {key: of for key, of in read.scores.items() if key[1] == fold and key[0] in seeds}
+        scores |= {key: source for key, source in read.scores.items() if key[1] == fold and key[0] in seeds}
     kept = first.take(
         [i for i, key in enumerate(first.outcome.keys) if key in of_key], [first.outcome.seeds.index(seed) for seed in seeds]
     )
@@ -244,10 +244,14 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
     )
     picked = replace(kept, layer=None, words=CHOSEN, scores=scores, outcome=outcome)
     if kept.rated is None:
-        predicted = tuple(tuple(of.outcome.predicted[of.outcome.seeds.index(seed)][i] for of, i in where) for seed in seeds)
+        predicted = tuple(
+            tuple(source.outcome.predicted[source.outcome.seeds.index(seed)][i] for source, i in where) for seed in seeds
+        )
         return replace(picked, outcome=replace(outcome, predicted=predicted))
     taken = {
-        name: np.array([[getattr(of.rated, name)[of.outcome.seeds.index(seed), i] for of, i in where] for seed in seeds])
+        name: np.array(
+            [[getattr(source.rated, name)[source.outcome.seeds.index(seed), i] for source, i in where] for seed in seeds]
+        )
         for name in ("predicted", "error")
     }
     return replace(picked, rated=replace(kept.rated, of=outcome, predicted=taken["predicted"], error=taken["error"]))

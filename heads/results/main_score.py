@@ -58,7 +58,7 @@ def main_score(cache: Cache, entry: Entry, run_id: str, selection: str) -> MainS
     import pyarrow.parquet as pq
 
     folder = run_folder(cache, run_id)
-    about = read_json(folder / "run.json")
+    stored = read_json(folder / "run.json")
     values: dict[str, list[float]] = {}
     for row in pq.read_table(folder / "metrics.parquet").to_pylist():
         if row["level"] == "utterance" and row["metric"] == "CCC":
@@ -67,13 +67,13 @@ def main_score(cache: Cache, entry: Entry, run_id: str, selection: str) -> MainS
     if shown is None:
         return None
     value = _mean(values[shown], len(entry.experiment.targets))
-    return MainScore(run_id=run_id, name="CCC", value=value, marks=mark({**about, "selection": shown}))
+    return MainScore(run_id=run_id, name="CCC", value=value, marks=mark({**stored, "selection": shown}))
 
 
 def main_scores(connection: Connection, entries: Sequence[Entry], selection: str) -> dict[str, list[MainScore]]:
     """Return the scores of the entries' finished runs by experiment; runs without the selection are left out."""
     classes = shown_scores(connection, [entry for entry in entries if entry.experiment.classes], selection)
-    found = {
+    scored = {
         name: [MainScore(run_id=score.run_id, name="UA", value=score.UA, marks=score.marks) for score in scores]
         for name, scores in classes.items()
     }
@@ -89,14 +89,14 @@ def main_scores(connection: Connection, entries: Sequence[Entry], selection: str
         )
         have = {row["selection"] for row in stored}
         shown = shown_selection(entry.experiment.spec, selection, have)
-        found[entry.experiment.name] = [
+        scored[entry.experiment.name] = [
             MainScore(
                 run_id=row["run_id"], name="CCC", value=_mean(row["values"] or [], len(entry.experiment.targets)), marks=mark(row)
             )
             for row in stored
             if row["selection"] == shown
         ]
-    return found
+    return scored
 
 
 def _mean(values: Sequence[float], wanted: int) -> float | None:

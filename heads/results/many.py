@@ -251,28 +251,28 @@ def _matched(outcomes: Sequence[Outcome], common: bool) -> tuple[list[Outcome], 
     return [outcome.take([present[key] for key in shared]) for outcome, present in zip(outcomes, places, strict=True)], left_out
 
 
-def _pairs(of: SystemsMeasured) -> tuple[tuple[SystemPair, ...], float, bool]:
+def _pairs(measured: SystemsMeasured) -> tuple[tuple[SystemPair, ...], float, bool]:
     """Return all pairs, the confidence of each by itself, and whether the p values are of all exchanges."""
-    systems, n = of.without.shape
+    systems, n = measured.without.shape
     places = list(combinations(range(systems), 2))
-    gaps = [of.difference(a, b, CONFIDENCE) for a, b in places]
+    gaps = [measured.difference(a, b, CONFIDENCE) for a, b in places]
     if n < 2:
         alone = tuple(
             SystemPair(a=a, b=b, difference=gap, p=None, seen_from=None) for (a, b), gap in zip(places, gaps, strict=True)
         )
         return alone, CONFIDENCE, True
     values = np.array([gap.value for gap in gaps])
-    lacking = [of.without[a] - of.without[b] for a, b in places]  # the differences without each cluster
-    deviations = np.stack([of.wider * (n - 1) * (gap.value - one) for gap, one in zip(gaps, lacking, strict=True)], axis=1)
+    lacking = [measured.without[a] - measured.without[b] for a, b in places]  # the differences without each cluster
+    deviations = np.stack([measured.wider * (n - 1) * (gap.value - one) for gap, one in zip(gaps, lacking, strict=True)], axis=1)
     errors = np.array([gap.std_error or 0.0 for gap in gaps])
     varies = errors > _ROUNDING
     means, spreads = _simulated(deviations[:, varies], n)
     per_pair = _level(means, spreads, n)
-    p, exact = _adjusted(of, places, errors / of.wider, values)
+    p, exact = _adjusted(measured, places, errors / measured.wider, values)
     pairs = []
     seen = iter(_seen_from(means, spreads, n, per_pair, deviations[:, varies]))
     for i, (a, b) in enumerate(places):
-        gap = of.difference(a, b, per_pair)
+        gap = measured.difference(a, b, per_pair)
         at_least = next(seen) if varies[i] else None
         pairs.append(SystemPair(a=a, b=b, difference=replace(gap, confidence=CONFIDENCE), p=p[i], seen_from=at_least))
     return tuple(pairs), per_pair, exact
@@ -317,10 +317,10 @@ def _seen_from(means: Floats, spreads: Floats, n: int, per_pair: float, deviatio
 
 
 def _adjusted(
-    of: SystemsMeasured, places: Sequence[tuple[int, int]], errors: Floats, values: Floats
+    measured: SystemsMeasured, places: Sequence[tuple[int, int]], errors: Floats, values: Floats
 ) -> tuple[list[float], bool]:
     """Return the step-down max-T p value of each pair, over exchanges of whole clusters, and whether all were counted."""
-    n = of.without.shape[1]
+    n = measured.without.shape[1]
     exact = n <= _EXACT_UP_TO
     if exact:  # the first cluster is never exchanged: the opposite exchange gives the same sizes
         codes = np.arange(2 ** (n - 1))
@@ -331,7 +331,7 @@ def _adjusted(
     # their standard errors, which do, the largest of six pairs was found different in 17 % of equal systems instead of 5.
     scale = np.sqrt(values**2 + (n - 1) * errors**2)
     safe = np.where(scale > _ROUNDING, scale, np.inf)
-    sizes = np.stack([np.abs(of.exchanged(a, b, signs)) for a, b in places], axis=1) / safe
+    sizes = np.stack([np.abs(measured.exchanged(a, b, signs)) for a, b in places], axis=1) / safe
     seen = np.abs(values) / safe
     p = np.ones(len(places))
     order = np.argsort(-seen, kind="stable")

@@ -87,14 +87,14 @@ def rating_interval(moments: Moments, metric: str, *, confidence: float = CONFID
     value = score(moments, metric)
     if value is None:
         return None
-    found = _wider(value, without_each(moments, metric), moments, confidence)
-    if not found.std_error or (abs(value) >= 1 and metric != "MAE"):
-        return found
-    reach = quantile(found.df, confidence) * found.std_error
+    linear = _wider(value, without_each(moments, metric), moments, confidence)
+    if not linear.std_error or (abs(value) >= 1 and metric != "MAE"):
+        return linear
+    reach = quantile(linear.df, confidence) * linear.std_error
     if metric == "MAE":
-        return replace(found, low=value * math.exp(-reach / value), high=value * math.exp(reach / value))
+        return replace(linear, low=value * math.exp(-reach / value), high=value * math.exp(reach / value))
     z, steep = math.atanh(value), 1 - value * value
-    return replace(found, low=math.tanh(z - reach / steep), high=math.tanh(z + reach / steep))
+    return replace(linear, low=math.tanh(z - reach / steep), high=math.tanh(z + reach / steep))
 
 
 def rating_difference(a: Moments, b: Moments, metric: str, *, confidence: float = CONFIDENCE) -> Interval | None:

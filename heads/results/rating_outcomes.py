@@ -38,13 +38,13 @@ class RatedOutcome:
     def take(self, places: Sequence[int]) -> RatedOutcome:
         """Return the same of some of the utterances, in the order given."""
         at = list(places)
-        of = replace(
+        outcome = replace(
             self.of,
             keys=tuple(self.of.keys[i] for i in at),
             folds=tuple(self.of.folds[i] for i in at),
             who={name: tuple(values[i] for i in at) for name, values in self.of.who.items()},
         )
-        return replace(self, of=of, true=self.true[at], predicted=self.predicted[:, at], error=self.error[:, at])
+        return replace(self, of=outcome, true=self.true[at], predicted=self.predicted[:, at], error=self.error[:, at])
 
     def moments(self, clusters: Sequence[str]) -> Moments:
         """Return the sums of the predictions by cluster (n,), all seeds."""
@@ -75,12 +75,7 @@ def read_rated_outcome(
         raise no_predictions(connection, subject, selection, level, "test_ratings")
     learned = {row[5] for row in ratings}
     dimensions = tuple(name for name in DIMENSIONS if name in learned)
-    # An utterance may be tested in several folds; then its predictions are told apart by fold.
-    several = len({row[:4] + row[5:6] for row in ratings}) < len(ratings)
-    of_seed: dict[int, dict[Key, dict[str, Any]]] = {}
-    for seed, *row in ratings:
-        key = tuple(row[: 4 if several else 3])
-        of_seed.setdefault(seed, {}).setdefault(key, {})[row[4]] = (*row[5:8], row[3], *row[8:])
+    of_seed = _by_seed(ratings)
     seeds, keys = whole_seeds(of_seed)
     values = np.array(
         [[[of_seed[seed][key][name][:3] for name in dimensions] for key in keys] for seed in seeds], dtype=np.float64
@@ -102,3 +97,14 @@ def read_rated_outcome(
         who={name: tuple(row[4 + i] for row in first) for i, name in enumerate(CLUSTERS)},
     )
     return RatedOutcome(of=of, dimensions=dimensions, true=values[0, ..., 0], predicted=values[..., 1], error=values[..., 2])
+
+
+def _by_seed(ratings: Sequence[tuple[Any, ...]]) -> dict[int, dict[Key, dict[str, Any]]]:
+    """Return rows of `test_ratings` by seed, utterance and dimension: rating, prediction, error, fold, and who said it."""
+    # An utterance may be tested in several folds; then its predictions are told apart by fold.
+    several = len({row[:4] + row[5:6] for row in ratings}) < len(ratings)
+    of_seed: dict[int, dict[Key, dict[str, Any]]] = {}
+    for seed, *row in ratings:
+        key = tuple(row[: 4 if several else 3])
+        of_seed.setdefault(seed, {}).setdefault(key, {})[row[4]] = (*row[5:8], row[3], *row[8:])
+    return of_seed

@@ -92,27 +92,27 @@ def published_beside(corpus: str, protocol: str, classes: int | None = None) -> 
         unknown), speakers_in_words, classes, note and source.
     """
     systems: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for of in reference_numbers():
-        same_task = of.task == "categorical" and (classes is None or of.classes in (None, classes))
-        if of.corpus != corpus or not same_task or of.metric not in METRICS:
+    for number in reference_numbers():
+        same_task = number.task == "categorical" and (classes is None or number.classes in (None, classes))
+        if number.corpus != corpus or not same_task or number.metric not in METRICS:
             continue
-        key = (of.protocol, of.encoder, of.training, of.note)
+        key = (number.protocol, number.encoder, number.training, number.note)
         row = systems.setdefault(
             key,
             {
-                "group": _group(of, protocol),
-                "encoder": of.encoder,
-                "training": of.training,
+                "group": _group(number, protocol),
+                "encoder": number.encoder,
+                "training": number.training,
                 **dict.fromkeys(METRICS),
-                "protocol": of.protocol,
-                "classes": of.classes,
-                "speakers": of.speakers,
-                "speakers_in_words": of.speakers_in_words,
-                "note": of.note,
-                "source": of.source,
+                "protocol": number.protocol,
+                "classes": number.classes,
+                "speakers": number.speakers,
+                "speakers_in_words": number.speakers_in_words,
+                "note": number.note,
+                "source": number.source,
             },
         )
-        row[of.metric] = of.share
+        row[number.metric] = number.share
     return sorted(systems.values(), key=lambda row: (GROUPS.index(row["group"]), -(row["UA"] or row["WA"] or 0), row["encoder"]))
 
 
@@ -127,53 +127,53 @@ def ratings_beside(corpus: str, protocol: str, targets: Sequence[str]) -> list[d
     Returns:
         Rows as of `published_beside`, with dimension and CCC in the place of classes and their scores.
     """
-    found = [
+    table = [
         {
-            "group": _group(of, protocol),
-            "dimension": of.task,
-            "encoder": of.encoder,
-            "training": of.training,
-            "CCC": of.share,
-            "protocol": of.protocol,
-            "speakers": of.speakers,
-            "speakers_in_words": of.speakers_in_words,
-            "note": of.note,
-            "source": of.source,
+            "group": _group(number, protocol),
+            "dimension": number.task,
+            "encoder": number.encoder,
+            "training": number.training,
+            "CCC": number.share,
+            "protocol": number.protocol,
+            "speakers": number.speakers,
+            "speakers_in_words": number.speakers_in_words,
+            "note": number.note,
+            "source": number.source,
         }
-        for of in reference_numbers()
-        if of.corpus == corpus and of.task in targets and of.metric in RATED_METRICS
+        for number in reference_numbers()
+        if number.corpus == corpus and number.task in targets and number.metric in RATED_METRICS
     ]
     order = [*targets]
     return sorted(
-        found, key=lambda row: (GROUPS.index(row["group"]), order.index(row["dimension"]), -row["CCC"], row["encoder"])
+        table, key=lambda row: (GROUPS.index(row["group"]), order.index(row["dimension"]), -row["CCC"], row["encoder"])
     )
 
 
-def _group(of: ReferenceNumber, protocol: str) -> str:
+def _group(number: ReferenceNumber, protocol: str) -> str:
     """Return the group of a figure beside our protocol."""
     # Who validates changes neither what is tested nor, beyond its own part, what trains; nor does it what is learned.
     ours = protocol.partition("/")[0].partition("@rated:")[0]
     ours = _SAME.get(ours, ours)
-    theirs = f"{_LIST_OF.get(of.protocol, '')}:{of.corpus}"
+    theirs = f"{_LIST_OF.get(number.protocol, '')}:{number.corpus}"
     if theirs in published_lists() and ours == theirs:
         return GROUPS[0]
-    return GROUPS[2] if of.speakers == "broken" else GROUPS[1]
+    return GROUPS[2] if number.speakers == "broken" else GROUPS[1]
 
 
-def beside_scores(found: Sequence[dict[str, Any]], readers: dict[str, str]) -> list[dict[str, Any]]:
+def beside_scores(table: Sequence[dict[str, Any]], readers: dict[str, str]) -> list[dict[str, Any]]:
     """Return the published rows beside each corpus, protocol and set of classes, or of dimensions, of a table of scores.
 
     Args:
-        found: rows with corpus, protocol and classes (`score_tables.table`), or targets (`dimension_tables.dimension_table`).
+        table: rows with corpus, protocol and classes (`score_tables.table`), or targets (`dimension_tables.dimension_table`).
         readers: what each corpus of the cache is read by (`corpora.adapter`), by its name there.
     """
     result: list[dict[str, Any]] = []
     for corpus, protocol, targets in dict.fromkeys(
-        (row["corpus"], row["protocol"], tuple(row.get("targets") or ())) for row in found if row.get("targets")
+        (row["corpus"], row["protocol"], tuple(row.get("targets") or ())) for row in table if row.get("targets")
     ):
         theirs = ratings_beside(readers.get(corpus, corpus), protocol, targets)
         result += [{"of": corpus, "beside": protocol, **row} for row in theirs]
-    of_classes = [row for row in found if not row.get("targets")]
+    of_classes = [row for row in table if not row.get("targets")]
     asked = dict.fromkeys((row["corpus"], row["protocol"], len(row["classes"] or ())) for row in of_classes)
     for corpus, protocol, n in asked:
         theirs = published_beside(readers.get(corpus, corpus), protocol, n or None)

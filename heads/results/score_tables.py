@@ -94,39 +94,39 @@ def table(
         UsageError: There is no such table, or no such clusters, or no run is what is wanted.
     """
     wanted = wanted or Wanted()
-    about = about_experiments(connection)
-    every = chosen_experiments(wanted, about)
+    experiments = about_experiments(connection)
+    every = chosen_experiments(wanted, experiments)
     # Experiments on dimensions alone have tables of their own, and those on both stand in both.
-    names = [name for name in every if about[name]["classes"] or not about[name]["targets"]]
+    names = [name for name in every if experiments[name]["classes"] or not experiments[name]["targets"]]
     if every and not names:
         return []
     _check_selection(connection, wanted, names)
     wanted_runs = _Which(experiments=names, selection=wanted.selection, segments=wanted.segments)
     if by is None:
-        found = _experiments(connection, wanted_runs, about, clusters)
+        scored = _experiments(connection, wanted_runs, experiments, clusters)
     elif by == "seed":
-        found = [dict(vars(score)) for score in scores_of_seeds(connection, **vars(wanted_runs))]
+        scored = [dict(vars(score)) for score in scores_of_seeds(connection, **vars(wanted_runs))]
     elif by == "fold":
-        found = _by_fold(connection, wanted_runs)
+        scored = _by_fold(connection, wanted_runs)
     elif by in ("speaker", "session"):
-        found = _by_speaker_or_session(connection, by, wanted_runs)
+        scored = _by_speaker_or_session(connection, by, wanted_runs)
     elif by == "class":
-        found = _by_class(connection, wanted_runs, clusters)
+        scored = _by_class(connection, wanted_runs, clusters)
     elif by == "calibration":
-        found = calibration(connection, names, wanted.selection)
+        scored = calibration(connection, names, wanted.selection)
     elif by == "agreement":
-        found = by_agreement(connection, names, wanted.selection)
+        scored = by_agreement(connection, names, wanted.selection)
     elif by == "raters":
-        found = rater_scores(connection, names, maps or {}, wanted.selection)
+        scored = rater_scores(connection, names, maps or {}, wanted.selection)
     else:
         raise unknown("table of scores by", by, BY)
-    told = {name: {key: value for key, value in of.items() if key != "targets"} for name, of in about.items()}
-    return [{**row, **told[row["experiment"]], "looked_at_test": peeks(row["selection"])} for row in found]
+    told = {name: {key: value for key, value in of.items() if key != "targets"} for name, of in experiments.items()}
+    return [{**row, **told[row["experiment"]], "looked_at_test": peeks(row["selection"])} for row in scored]
 
 
 def about_experiments(connection: Connection) -> dict[str, dict[str, Any]]:
     """Return what each experiment is and what its numbers are worth; namesakes say in what else they differ."""
-    found = rows(
+    described = rows(
         connection,
         "SELECT experiment, any_value(head) AS head, any_value(preset) AS preset, any_value(recipe) AS recipe, "
         "any_value(corpus) AS corpus, any_value(protocol) AS protocol, any_value(validation) AS validation, "
@@ -134,29 +134,33 @@ def about_experiments(connection: Connection) -> dict[str, dict[str, Any]]:
         "list(DISTINCT audit) AS audits, list(DISTINCT speakers_kept) AS kept, any_value(config) AS config "
         "FROM runs GROUP BY experiment ORDER BY experiment",
     )
-    about, configs = {}, {}
-    for row in found:
+    experiments, configs = {}, {}
+    for row in described:
         name, audits, kept, config = (row.pop(key) for key in ("experiment", "audits", "kept", "config"))
         standing = of_runs({"audit": audit, "speakers_kept": of} for audit in audits for of in kept)
-        about[name] = {**row, "differs": None, **standing}
-        configs[name] = _flat(json.loads(config)) if config else {}
+        experiments[name] = {**row, "differs": None, **standing}
+        configs[name] = flat(json.loads(config)) if config else {}
     namesakes: dict[str, list[str]] = {}
-    for name, row in about.items():
+    for name, row in experiments.items():
         namesakes.setdefault(repr({**row, "audit": None, "speakers_kept": None}), []).append(name)
     for names in namesakes.values():
         keys = dict.fromkeys(key for name in names for key in configs[name])
         apart = [key for key in keys if len({repr(configs[name].get(key)) for name in names}) > 1]
         for name in names if len(names) > 1 else ():
-            about[name]["differs"] = ", ".join(f"{_last(key)}={_brief(configs[name].get(key))}" for key in apart) or None
-    return about
+            experiments[name]["differs"] = ", ".join(f"{_last(key)}={_brief(configs[name].get(key))}" for key in apart) or None
+    return experiments
 
 
-def _flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Return a configuration with its parts side by side, under names with dots."""
-    flat: dict[str, Any] = {}
+def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return a configuration with its parts side by side, under names with dots.
+
+    >>> flat({"head": "svm", "head_config": {"C": 1.0}})
+    {'head': 'svm', 'head_config.C': 1.0}
+    """
+    parts: dict[str, Any] = {}
     for key, value in config.items():
-        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
-    return flat
+        parts |= flat(value, f"{above}{key}.") if isinstance(value, dict) else {f"{above}{key}": value}
+    return parts
 
 
 def _last(key: str) -> str:
@@ -169,18 +173,18 @@ def _brief(value: Any) -> str:
     return text[:6] if len(text) >= 12 and all(letter in "0123456789abcdef" for letter in text) else text
 
 
-def chosen_experiments(wanted: Wanted, about: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def chosen_experiments(wanted: Wanted, experiments: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the experiments that are wanted.
 
     Raises:
         UsageError: a name is unknown, or no experiment is all of what is wanted.
     """
-    names = list(about)
+    names = list(experiments)
     if wanted.experiment:
         begin = [name for name in names if name.startswith(wanted.experiment)]
         names = begin or [name for name in names if wanted.experiment in name]
         if not names:
-            raise unknown("experiment that begins with", wanted.experiment, list(about))
+            raise unknown("experiment that begins with", wanted.experiment, list(experiments))
     for what, asked, column, ends in (
         ("corpus of these runs", wanted.corpus, "corpus", ""),
         ("protocol of these runs", wanted.protocol, "protocol", "@/"),
@@ -189,14 +193,14 @@ def chosen_experiments(wanted: Wanted, about: Mapping[str, Mapping[str, Any]]) -
     ):
         if asked is None:
             continue
-        every = dict.fromkeys(str(row[column]) for row in about.values())
+        every = dict.fromkeys(str(row[column]) for row in experiments.values())
         parts = {have: have.split(JOINED_BY) if column == "corpus" else () for have in every}
         fitting = [have for have in every if _is_or_begins(have, asked, ends) or asked in parts[have]]
         if not fitting:
             raise unknown(what, asked, list(every))
-        exact = [name for name in names if about[name][column] == asked]
-        names = exact or [name for name in names if about[name][column] in fitting]
-    if about and not names:
+        exact = [name for name in names if experiments[name][column] == asked]
+        names = exact or [name for name in names if experiments[name][column] in fitting]
+    if experiments and not names:
         raise UsageError("no run is all of what is asked for: leave out one of the options")
     return names
 
@@ -218,13 +222,13 @@ def _check_selection(connection: Connection, wanted: Wanted, names: Sequence[str
 
 
 def _experiments(
-    connection: Connection, which: _Which, about: Mapping[str, Mapping[str, Any]], clusters: str | None
+    connection: Connection, wanted: _Which, experiments: Mapping[str, Mapping[str, Any]], clusters: str | None
 ) -> list[dict[str, Any]]:
     """Return a row an experiment, selection and level: over all of its folds and seeds, and pooled with an interval."""
-    of_seeds = _grouped(scores_of_seeds(connection, **vars(which)))
-    counted = pooled(connection, experiments=which.experiments, segments=which.segments, clusters=clusters)
-    found = []
-    for key, scores in _grouped(scores_of_runs(connection, **vars(which))).items():
+    of_seeds = _grouped(scores_of_seeds(connection, **vars(wanted)))
+    counted = pooled(connection, experiments=wanted.experiments, segments=wanted.segments, clusters=clusters)
+    table = []
+    for key, scores in _grouped(scores_of_runs(connection, **vars(wanted))).items():
         experiment, selection, level = key
         seeds = of_seeds[key]
         row: dict[str, Any] = {
@@ -243,8 +247,8 @@ def _experiments(
         for metric in METRICS:
             spread = Spread.of(getattr(score, metric) for score in scores)
             row |= spread.columns(metric) | {f"{metric}_runs": spread.n}
-        found.append(row | _pooled(counted.get(key), row, about[experiment]))
-    return found
+        table.append(row | _pooled(counted.get(key), row, experiments[experiment]))
+    return table
 
 
 S = TypeVar("S", RunScore, SeedScore)
@@ -258,25 +262,26 @@ def _grouped(scores: Sequence[S]) -> dict[tuple[str, str, str], list[S]]:
     return groups
 
 
-def _pooled(of: Pooled | None, row: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+def _pooled(counted: Pooled | None, row: Mapping[str, Any], described: Mapping[str, Any]) -> dict[str, Any]:
     """Return the pooled scores with their intervals, and what there is to say about them; None: no prediction is there."""
     result: dict[str, Any] = {
-        "pooled_seeds": list(of.seeds) if of else [],
-        "pooled_folds": of.folds if of else 0,
-        "clustered_by": of.by if of else None,
-        "clusters": len(of.counts.clusters) if of and of.by else None,
-        "utterances": int(of.counts.true[0].sum()) if of else None,
+        "pooled_seeds": list(counted.seeds) if counted else [],
+        "pooled_folds": counted.folds if counted else 0,
+        "clustered_by": counted.by if counted else None,
+        "clusters": len(counted.counts.clusters) if counted and counted.by else None,
+        "utterances": int(counted.counts.true[0].sum()) if counted else None,
     }
     for metric in METRICS:
-        found = interval(of.counts, metric) if of else None
+        found = interval(counted.counts, metric) if counted else None
         result |= {
             f"pooled_{metric}": found.value if found else None,
             f"pooled_{metric}_low": found.low if found else None,
             f"pooled_{metric}_high": found.high if found else None,
-            f"pooled_{metric}_df": found.df if found and of and of.by else None,
-            f"pooled_{metric}_by_seed": list(seed_scores(of.counts, metric)) if of else None,
+            f"pooled_{metric}_df": found.df if found and counted and counted.by else None,
+            f"pooled_{metric}_by_seed": list(seed_scores(counted.counts, metric)) if counted else None,
         }
-    return result | _new_speaker(of) | {"confidence": CONFIDENCE, "notes": _notes(of, row, about, result["clusters"])}
+    notes = _notes(counted, row, described, result["clusters"])
+    return result | _new_speaker(counted) | {"confidence": CONFIDENCE, "notes": notes}
 
 
 def _new_speaker(of: Pooled | None) -> dict[str, Any]:
@@ -291,25 +296,26 @@ def _new_speaker(of: Pooled | None) -> dict[str, Any]:
     return result
 
 
-def _notes(of: Pooled | None, row: Mapping[str, Any], about: Mapping[str, Any], clusters: int | None) -> list[str]:
+def _notes(counted: Pooled | None, row: Mapping[str, Any], described: Mapping[str, Any], clusters: int | None) -> list[str]:
     """Return what there is to say about an experiment's row: what is missing of it, and what its interval is worth."""
     notes = [
         f"{metric} is of {row[f'{metric}_runs']} of its {row['runs']} runs: the others have none"
         for metric in METRICS
         if row[f"{metric}_runs"] != row["runs"]
     ]
-    if of is None or of.folds != row["folds"]:
-        notes.append(f"pooled scores are of {of.folds if of else 0} of its {row['folds']} folds: the others have no predictions")
-    if of is None:
+    if counted is None or counted.folds != row["folds"]:
+        folds = counted.folds if counted else 0
+        notes.append(f"pooled scores are of {folds} of its {row['folds']} folds: the others have no predictions")
+    if counted is None:
         return notes
-    if of.dropped:
-        notes.append(f"seeds {', '.join(map(str, of.dropped))} are not pooled: they did not test the same utterances")
-    if of.by is not None and clusters is not None:
-        notes += [few(clusters, of.by)] if clusters < FEW else []
-    elif is_independent(about):
+    if counted.dropped:
+        notes.append(f"seeds {', '.join(map(str, counted.dropped))} are not pooled: they did not test the same utterances")
+    if counted.by is not None and clusters is not None:
+        notes += [few(clusters, counted.by)] if clusters < FEW else []
+    elif is_independent(described):
         notes.append("no interval: what it would be over is unknown for some of the utterances")
     else:
-        notes.append(_NO_INTERVAL.get(about["speakers_kept"], _NO_INTERVAL["overridden"]))
+        notes.append(_NO_INTERVAL.get(described["speakers_kept"], _NO_INTERVAL["overridden"]))
     return notes
 
 
@@ -338,7 +344,7 @@ def _by_fold(connection: Connection, which: _Which) -> list[dict[str, Any]]:
     return table
 
 
-def _by_speaker_or_session(connection: Connection, by: str, which: _Which) -> list[dict[str, Any]]:
+def _by_speaker_or_session(connection: Connection, by: str, wanted: _Which) -> list[dict[str, Any]]:
     """Return a row a speaker or session: the means over the seeds, with deviations over them."""
     return rows(
         connection,
@@ -346,7 +352,7 @@ def _by_speaker_or_session(connection: Connection, by: str, which: _Which) -> li
         f"avg(hits ORDER BY seed) AS hits, {_over_seeds('UA', 'WA')}, any_value(n_by_class) AS n_by_class "
         f"FROM {by}_scores WHERE {_WHICH} "
         f"GROUP BY experiment, selection, level, corpus, {by} ORDER BY {_ORDER}, corpus, {by}",
-        which.values(),
+        wanted.values(),
     )
 
 
@@ -355,18 +361,18 @@ def _over_seeds(*metrics: str) -> str:
     return ", ".join(f"avg({m} ORDER BY seed) AS {m}, stddev_samp({m} ORDER BY seed) AS {m}_std" for m in metrics)
 
 
-def _by_class(connection: Connection, which: _Which, clusters: str | None) -> list[dict[str, Any]]:
+def _by_class(connection: Connection, wanted: _Which, clusters: str | None) -> list[dict[str, Any]]:
     """Return a row a class: the means over the seeds, with deviations over them, and an interval of the recall."""
-    found = rows(
+    table = rows(
         connection,
         "SELECT experiment, selection, level, class, list(seed ORDER BY seed) AS seeds, max(n) AS n, "
         "avg(hits ORDER BY seed) AS hits, "
         f"avg(predicted ORDER BY seed) AS predicted, {_over_seeds('recall', 'precision', 'F1')} FROM class_scores WHERE {_WHICH} "
         f"GROUP BY experiment, selection, level, class ORDER BY {_ORDER}, class",
-        which.values(),
+        wanted.values(),
     )
-    counted = pooled(connection, experiments=which.experiments, segments=which.segments, clusters=clusters)
-    for row in found:
+    counted = pooled(connection, experiments=wanted.experiments, segments=wanted.segments, clusters=clusters)
+    for row in table:
         of = counted.get((row["experiment"], row["selection"], row["level"]))
         recall = None
         if of is not None and of.by is not None and row["class"] in of.counts.classes and row["n"]:
@@ -376,15 +382,15 @@ def _by_class(connection: Connection, which: _Which, clusters: str | None) -> li
             "recall_high": recall.high if recall else None,
             "clusters": recall.clusters if recall else None,
         }
-    return found
+    return table
 
 
 def whole_utterances(connection: Connection, names: Sequence[str]) -> set[str]:
     """Return the experiments whose heads see utterances as one segment each: their two levels are one and the same."""
-    found = rows(
+    whole = rows(
         connection,
         "SELECT r.experiment FROM predictions p JOIN runs r USING (run_id) WHERE list_contains(?, r.experiment) "
         "AND p.level = 'segment' GROUP BY r.experiment HAVING max(p.segment) = 0",
         [list(names)],
     )
-    return {row["experiment"] for row in found}
+    return {row["experiment"] for row in whole}

@@ -36,7 +36,7 @@ def check_selection(plan: Plan, selection: str) -> None:
         raise UsageError(f"--selection {selection} needs validation utterances: add --validation next-group")
 
 
-def _pooled_columns(of: Pooled | None) -> dict[str, Any]:
+def _pooled_columns(counted: Pooled | None) -> dict[str, Any]:
     """Return the 95 % intervals of the pooled scores over speakers (`tfser.heads.results.intervals`), as columns.
 
     `pooled_UA` and `pooled_WA` with their bounds, what the clusters are, and how many; without clusters there are no bounds.
@@ -44,17 +44,17 @@ def _pooled_columns(of: Pooled | None) -> dict[str, Any]:
     """
     columns: dict[str, Any] = {}
     for metric in ("UA", "WA"):
-        score = interval(of.counts, metric) if of else None
+        score = interval(counted.counts, metric) if counted else None
         columns |= {
             f"pooled_{metric}": score.value if score else None,
             f"pooled_{metric}_low": score.low if score else None,
             f"pooled_{metric}_high": score.high if score else None,
         }
     return columns | {
-        "clustered_by": of.by if of else None,
-        "clusters": len(of.counts.clusters) if of and of.by else None,
-        "pooled_seeds": list(of.seeds) if of else None,
-        "pooled_folds": of.folds if of else 0,
+        "clustered_by": counted.by if counted else None,
+        "clusters": len(counted.counts.clusters) if counted and counted.by else None,
+        "pooled_seeds": list(counted.seeds) if counted else None,
+        "pooled_folds": counted.folds if counted else 0,
     }
 
 

@@ -292,7 +292,7 @@ def _own(
     for cell in cells:
         if cell.label:  # of ratings there are no classes
             classes.setdefault(cell.label, set()).add(cell.said)
-    told: list[tuple[str, Any]] = [
+    keys: list[tuple[str, Any]] = [
         ("name", slug),
         ("summary", f"made by `tfser worth`: {name}"),
         ("corpus", corpus),
@@ -302,7 +302,7 @@ def _own(
         *([("validation", validation)] if validation != "none" else []),
         *([("folds", groups["folds"])] if "folds" in groups else []),
     ]
-    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in told)
+    text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in keys)
     labels = "".join(f"{json.dumps(c)} = {json.dumps(sorted(words))}\n" for c, words in sorted(classes.items()))
     text += f"[labels]\n{labels}" if labels else ""
     if "sides" in groups:

@@ -17,12 +17,13 @@ from tfser.heads.runs.chosen_features import spread
 from tfser.heads.runs.experiment import Experiment
 from tfser.heads.runs.head_choice import ON_DIMENSIONS
 from tfser.heads.runs.plan import Entry, Plan, PlannedRequest, make_plan, settle
-from tfser.heads.runs.request import LayerRequest, Request
+from tfser.heads.runs.request import LayerRequest, Request, Targeted
 from tfser.heads.spec.head import Baseline
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import UsageError
 from tfser.manifests.feature_name import ALL, FeatureName, meant
+from tfser.manifests.options import shared
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.splits.choose import choose_protocol, settled
 from tfser.pipeline.features.stacks import layers_of
@@ -147,26 +148,14 @@ def _stack(cache: Cache, corpus: str, asked: str | None) -> str:
 
 def _planned(request: LayerRequest, validation: str | None, name: str, features: str) -> PlannedRequest:
     """Return the request of one experiment."""
+    epochs = None if isinstance(head(name), Baseline) else request.epochs
     asked = Request(
+        **shared(Targeted, request) | {"validation": validation, "epochs": epochs},
         head=name,
         features=features,
-        corpus=request.corpus,
-        protocol=request.protocol,
-        labels=request.labels,
-        target=request.target,
-        validation=validation,
         preset=request.preset,
         recipe=request.recipe,
         settings=request.settings,
-        folds=request.folds,
-        epochs=None if isinstance(head(name), Baseline) else request.epochs,
-        labels_from=request.labels_from,
-        device=request.device,
-        stack=request.stack,
-        graphs=request.graphs,
-        allow_leaks=request.allow_leaks,
-        allow_gaps=request.allow_gaps,
-        again=request.again,
     )
     return PlannedRequest(request=asked, seeds=request.seeds)
 

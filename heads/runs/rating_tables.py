@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def rating_tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table]:
+def rating_tables(run: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table]:
     """Return the tables of a run by their names; scores are computed from the predictions beside them."""
     import pyarrow as pa
 
@@ -41,11 +41,11 @@ def rating_tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa
             numbers = None if counted is None else counted[there[every]]
             if not len(rows):
                 continue
-            key = {"run_id": about["run_id"], "fold": about["fold"], "selection": selected.selection, "level": level}
+            key = {"run_id": run["run_id"], "fold": run["fold"], "selection": selected.selection, "level": level}
             for dimension, table in _by_dimension(key, outcome, rows, predicted, numbers):
                 rated.append(table)
                 metrics += _metric_rows(key | {"epoch": selected.epoch}, dimension, table)
-    history = [{"run_id": about["run_id"], **row} for row in outcome.history]
+    history = [{"run_id": run["run_id"], **row} for row in outcome.history]
     schema = columns_of(RATED)
     return {
         "history": pa.Table.from_pylist(history, schema=columns_of("history")),

@@ -132,7 +132,7 @@ def pick_up(cache: Cache, run_id: str, *, again: bool, note: Callable[[str], Non
         return None
     folder = run_folder(cache, run_id)
     try:
-        about = finished(cache, run_id)
+        run = finished(cache, run_id)
     except DamagedError as error:
         note(f"{error}; the run is moved to {cache.put_away(folder)} and trained again")
         return None
@@ -141,32 +141,32 @@ def pick_up(cache: Cache, run_id: str, *, again: bool, note: Callable[[str], Non
             f"{error}; the run may be whole, so it is not trained over: let it be read, or take --again, which keeps it in "
             f"{cache.root / 'removed'}"
         ) from error
-    if about is not None:
+    if run is not None:
         shutil.rmtree(folder / "checkpoint", ignore_errors=True)  # killed after run.json was written
-    return about
+    return run
 
 
-def begin(cache: Cache, about: Mapping[str, Any], *, again: bool = False, note: Callable[[str], None] | None = None) -> Path:
+def begin(cache: Cache, run: Mapping[str, Any], *, again: bool = False, note: Callable[[str], None] | None = None) -> Path:
     """Make a run's folder and note what is about to be trained; return the folder. The caller holds the run's lock.
 
     Args:
         cache: the cache.
-        about: what is known before training: the columns of the table `runs`.
+        run: what is known before training: the columns of the table `runs`.
         again: train beside what was trained of it so far; `finish` exchanges the two.
         note: told what is set aside.
     """
-    folder = _beside(cache, about["run_id"])[0] if again else run_folder(cache, about["run_id"])
+    folder = _beside(cache, run["run_id"])[0] if again else run_folder(cache, run["run_id"])
     sweep(folder)
     sweep(folder / "checkpoint")
-    if again and not _goes_on(folder, about):
+    if again and not _goes_on(folder, run):
         moved = cache.put_away(folder)
         if note is not None:
             note(f"a training with --again was begun by another version or is damaged; it is moved to {moved}")
-    write_json(folder / "run.json", {**about, "status": "running"}, place=place(folder, "run.json"))
+    write_json(folder / "run.json", {**run, "status": "running"}, place=place(folder, "run.json"))
     return folder
 
 
-def _goes_on(folder: Path, about: Mapping[str, Any]) -> bool:
+def _goes_on(folder: Path, run: Mapping[str, Any]) -> bool:
     """Tell whether a run that is to be trained again was begun so before by this version, or not at all."""
     if not os.path.lexists(folder):
         return True
@@ -175,13 +175,13 @@ def _goes_on(folder: Path, about: Mapping[str, Any]) -> bool:
             before = read_about(folder)
         except DamagedError:
             return False
-        return bool(before["status"] == "running" and before.get("versions") == about.get("versions"))
+        return bool(before["status"] == "running" and before.get("versions") == run.get("versions"))
     return not (folder / "checkpoint").exists()
 
 
 def finish(
     cache: Cache,
-    about: Mapping[str, Any],
+    run: Mapping[str, Any],
     outcome: RunOutcome,
     *,
     folder: Path | None = None,
@@ -191,7 +191,7 @@ def finish(
 
     Args:
         cache: the cache.
-        about: all columns of the table `runs`.
+        run: all columns of the table `runs`.
         outcome: what the training came to.
         folder: what `begin` gave; the run's own if left out. Another one takes the run's place at the end.
         note: told if something is set aside then.
@@ -201,39 +201,39 @@ def finish(
     """
     for selected in outcome.selections:
         if not (np.isfinite(selected.utterances).all() and np.isfinite(selected.segments).all()):
-            raise TfserError(f"{about['run_id']}: the predictions of {selected.selection} are no numbers; nothing is stored")
-    folder = folder or run_folder(cache, about["run_id"])
-    tables = _tables(about, outcome)
+            raise TfserError(f"{run['run_id']}: the predictions of {selected.selection} are no numbers; nothing is stored")
+    folder = folder or run_folder(cache, run["run_id"])
+    tables = _tables(run, outcome)
     for table in tables:
         write_table(folder / f"{table}.parquet", tables[table], place=place(folder, f"{table}.parquet"))
     # run.json is written last of all: until then the folder is a training that was begun, whatever else lies in it, and the
     # digests that it holds are of files that are on the disk already, read back as they lie there.
     files = [*(f"{table}.parquet" for table in tables), *sorted(path.name for path in folder.glob("model*.safetensors"))]
     digests = {file: hashlib.sha256(read_bytes(folder / file)).hexdigest() for file in files}
-    done = {**about, "classes": list(outcome.classes), "files": digests, "status": "finished"}
+    done = {**run, "classes": list(outcome.classes), "files": digests, "status": "finished"}
     write_json(folder / "run.json", done, place=place(folder, "run.json"))
     # Only now may the checkpoint go: a kill before this line leaves a training that goes on, one after it a finished run.
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    if folder != run_folder(cache, about["run_id"]):
-        _go_on_with_exchange(cache, about["run_id"], note or (lambda _: None))
+    if folder != run_folder(cache, run["run_id"]):
+        _go_on_with_exchange(cache, run["run_id"], note or (lambda _: None))
     return done
 
 
-def _tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table]:
+def _tables(run: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table]:
     """Return the tables of a run by their names; scores and confusion counts are computed from the predictions beside them."""
     if not outcome.targets:
-        return _class_tables(about, outcome)
-    rated = rating_tables(about, outcome)
+        return _class_tables(run, outcome)
+    rated = rating_tables(run, outcome)
     if not outcome.classes:
         return rated
     # Of both: the tables of classes, and beside them the ratings; scores of both stand in one table.
     import pyarrow as pa
 
-    tables = _class_tables(about, outcome)
+    tables = _class_tables(run, outcome)
     return tables | {RATED: rated[RATED], "metrics": pa.concat_tables([tables["metrics"], rated["metrics"]])}
 
 
-def _class_tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table]:
+def _class_tables(run: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.Table]:
     """Return the tables of a run on classes; of dimensions beside them nothing."""
     import pyarrow as pa
 
@@ -246,7 +246,7 @@ def _class_tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa
             ("utterance", labels, selected.utterances[:, :K], utterances, None),
             ("segment", labels[at], selected.segments[:, :K], [utterances[u] for u in at], selected.segment_number),
         ):
-            key = {"run_id": about["run_id"], "fold": about["fold"], "selection": selected.selection, "level": level}
+            key = {"run_id": run["run_id"], "fold": run["fold"], "selection": selected.selection, "level": level}
             predictions.append(_prediction_table(key, classes, names, truth, probabilities, numbers))
             scored = scores(truth, probabilities.argmax(axis=1), len(classes))
             metrics += _metric_rows(key | {"epoch": selected.epoch}, scored, classes)
@@ -256,7 +256,7 @@ def _class_tables(about: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa
                 for i, a in enumerate(classes)
                 for j, b in enumerate(classes)
             ]
-    history = [{"run_id": about["run_id"], **row} for row in outcome.history]
+    history = [{"run_id": run["run_id"], **row} for row in outcome.history]
     return {
         "history": pa.Table.from_pylist(history, schema=columns_of("history")),
         # A run on all labelled utterances was tested on none.
@@ -321,7 +321,7 @@ def save_model(path: Path, state: Mapping[str, Tensor]) -> None:
     write_bytes(path, sealed(content, place(path.parent, path.name)))
 
 
-def read_model(cache: Cache, about: Mapping[str, Any], name: str) -> dict[str, Tensor]:
+def read_model(cache: Cache, run: Mapping[str, Any], name: str) -> dict[str, Tensor]:
     """Return the weights that a finished run keeps in a file.
 
     Raises:
@@ -331,8 +331,8 @@ def read_model(cache: Cache, about: Mapping[str, Any], name: str) -> dict[str, T
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    folder = run_folder(cache, about["run_id"])
-    content, is_sealed = read_file(folder, name, about.get("files") or {})
+    folder = run_folder(cache, run["run_id"])
+    content, is_sealed = read_file(folder, name, run.get("files") or {})
     try:
         return load(content)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -372,13 +372,13 @@ def _prediction_table(
     )
 
 
-def _metric_rows(key: Mapping[str, Any], found: Scores, classes: Sequence[str]) -> list[dict[str, Any]]:
+def _metric_rows(key: Mapping[str, Any], scores: Scores, classes: Sequence[str]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
-        {**key, "metric": name, "class": None, "value": getattr(found, name)} for name in ("WA", "UA", "WF1", "macro_F1")
+        {**key, "metric": name, "class": None, "value": getattr(scores, name)} for name in ("WA", "UA", "WF1", "macro_F1")
     ]
     rows += [
         {**key, "metric": "recall", "class": name, "value": value}
-        for name, value in zip(classes, found.recall, strict=True)
+        for name, value in zip(classes, scores.recall, strict=True)
         if value is not None
     ]
     return rows

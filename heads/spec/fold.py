@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,18 @@ class Prediction:
     """(m,) rows of the packed features."""
     utterance_probabilities: npt.NDArray[np.float32]
     """(m, K) the mean over each utterance's segments."""
+
+    @classmethod
+    def of_whole(cls, answers: npt.NDArray[np.floating[Any]], rows: Indices) -> Prediction:
+        """Return the prediction of utterances ``rows`` (m,) without segments: the ``answers`` (m, K) are one segment each."""
+        rounded = answers.astype(np.float32)
+        return cls(
+            segment_utterance=rows,
+            segment_number=np.zeros(len(rows), dtype=np.int64),
+            segment_probabilities=rounded,
+            utterance=rows,
+            utterance_probabilities=rounded,
+        )
 
 
 class UnlearnableError(UsageError):

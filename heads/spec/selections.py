@@ -85,14 +85,14 @@ class Rule:
 
     def value(self, record: Record) -> float | None:
         """Return an epoch's score, the higher the better; None where the side has no utterances."""
-        found = [getattr(record, f"{self.side}_{score}") for score in self.scores]
+        values = [getattr(record, f"{self.side}_{score}") for score in self.scores]
         if self.main:
             # A training on dimensions alone has no UA; one on both has two scores, a sum of which chooses.
-            both = [*found, getattr(record, f"{self.side}_CCC", None)]
-            found = [value for value in both if value is not None] or [None]
-        if any(value is None for value in found):
+            both = [*values, getattr(record, f"{self.side}_CCC", None)]
+            values = [value for value in both if value is not None] or [None]
+        if any(value is None for value in values):
             return None
-        return -found[0] if self.scores == ("loss",) else float(sum(found))
+        return -values[0] if self.scores == ("loss",) else float(sum(values))
 
     def choose(self, history: Sequence[Record]) -> int | None:
         """Return the number of the chosen epoch, None where the side has no utterances."""

@@ -124,7 +124,7 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
     return one_epoch(
         data,
         state,
-        lambda rows: of_whole_utterances(_probabilities(state, inputs[rows]), rows),
+        lambda rows: Prediction.of_whole(_probabilities(state, inputs[rows]), rows),
         loss=float(-(weights * np.log(np.maximum(on_train, 1e-30))).sum() / weights.sum()),
         times=(began, trained),
         temperature=recipe.temperature,
@@ -199,7 +199,7 @@ def predict(
     inputs = inputs_of(state, features, rows)
     if BY_SPEAKER in state:
         inputs = of_speakers(inputs, speakers)
-    return of_whole_utterances(_probabilities(state, inputs[rows]), rows)
+    return Prediction.of_whole(_probabilities(state, inputs[rows]), rows)
 
 
 def _fit_logreg(
@@ -295,18 +295,6 @@ def outputs(state: Mapping[str, Tensor], inputs: Floats) -> Floats:
         weighted = scaled @ model["model.weight"].T
     result: Floats = weighted + model["model.intercept"]
     return result
-
-
-def of_whole_utterances(answers: Floats, rows: Indices) -> Prediction:
-    """Return the prediction of utterances ``rows`` (n,) looked at whole: class probabilities (n, K), or ratings (n, T)."""
-    rounded = answers.astype(np.float32)
-    return Prediction(
-        segment_utterance=rows,
-        segment_number=np.zeros(len(rows), dtype=np.int64),
-        segment_probabilities=rounded,
-        utterance=rows,
-        utterance_probabilities=rounded,
-    )
 
 
 def _check(config: Settings, dim: int) -> None:

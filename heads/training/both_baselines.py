@@ -44,19 +44,19 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
         return baselines.fit(of_classes, config, recipe)
     began = time.perf_counter()
     nobody = data.test[:0]
-    said = baselines.fit(replace(of_classes, val=nobody, test=nobody), config, replace(recipe, temperature=False))
+    learned = baselines.fit(replace(of_classes, val=nobody, test=nobody), config, replace(recipe, temperature=False))
     of_ratings = replace(data, classes=(), soft_labels=None, train=data.rated(data.train), val=nobody, test=nobody)
     rated = rating_baselines.fit(of_ratings, beside(config), recipe)
-    state = {**said.states["last"], **prefixed(_RATINGS, rated.states["last"])}
+    state = {**learned.states["last"], **prefixed(_RATINGS, rated.states["last"])}
     fitted = one_epoch(
         data,
         state,
         lambda rows: predict(state, data.features, rows, data.speakers),
-        loss=said.history[0].loss,
+        loss=learned.history[0].loss,
         times=(began, time.perf_counter()),
         temperature=recipe.temperature,
     )
-    return replace(fitted, parameters=said.parameters + rated.parameters)
+    return replace(fitted, parameters=learned.parameters + rated.parameters)
 
 
 def beside(config: LogRegConfig | SVMConfig) -> RidgeConfig | SVRConfig:

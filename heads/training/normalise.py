@@ -160,13 +160,13 @@ class Normaliser:
         # Some utterances at a time: of all layers of a corpus each array in double precision has a gigabyte.
         shift, scale = np.empty(sums.shape, np.float32), np.empty(sums.shape, np.float32)
         step = max(1, _BLOCK_VALUES // sums.shape[1])
-        for of in (slice(first, first + step) for first in range(0, len(sums), step)):
-            mean = sums[of] / counts[of]
-            shift[of] = mean
+        for part in (slice(first, first + step) for first in range(0, len(sums), step)):
+            mean = sums[part] / counts[part]
+            shift[part] = mean
             if self.mode == "utterance-mean":
-                scale[of] = 1 / self.deviation.astype(np.float64)
+                scale[part] = 1 / self.deviation.astype(np.float64)
             else:
-                scale[of] = 1 / _deviation(squares[of] / counts[of] - mean**2)
+                scale[part] = 1 / _deviation(squares[part] / counts[part] - mean**2)
         return shift, scale
 
 

@@ -47,7 +47,6 @@ from tfser.heads.training.baselines import (
     BY_SPEAKER,
     SPEAKER_RECIPE,
     as_tensors,
-    of_whole_utterances,
     one_epoch,
     reference_head,
 )
@@ -134,7 +133,7 @@ def fit(data: FoldData, config: ProbeConfig, recipe: Recipe) -> FitResult:
     return one_epoch(
         data,
         state,
-        lambda rows: of_whole_utterances(_probabilities(state, inputs[rows]), rows),
+        lambda rows: Prediction.of_whole(_probabilities(state, inputs[rows]), rows),
         loss=float(-np.log(np.maximum(on_train, 1e-30)).mean()),
         times=(began, trained),
         temperature=recipe.temperature,
@@ -164,7 +163,7 @@ def predict(
     inputs = _inputs(features, every, layers, layers * width != dim, quantiles)
     if by_speaker:
         inputs = of_speakers(inputs, speakers)
-    return of_whole_utterances(_probabilities(state, inputs[rows]), rows)
+    return Prediction.of_whole(_probabilities(state, inputs[rows]), rows)
 
 
 def _inputs(

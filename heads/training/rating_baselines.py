@@ -34,7 +34,6 @@ from tfser.heads.training.baselines import (
     as_tensors,
     kernel_of,
     machines,
-    of_whole_utterances,
     one_epoch,
     outputs,
     reference_head,
@@ -98,7 +97,7 @@ def fit(data: FoldData, config: RidgeConfig | SVRConfig, recipe: Recipe) -> FitR
     return one_epoch(
         data,
         state,
-        lambda rows: of_whole_utterances(_ratings(state, inputs[rows]), rows),
+        lambda rows: Prediction.of_whole(_ratings(state, inputs[rows]), rows),
         loss=float(np.square(_ratings(state, inputs[data.train]) - ratings).mean()),
         times=(began, trained),
     )
@@ -114,7 +113,7 @@ def predict(
         NotFiniteError: Features of an utterance are no numbers.
     """
     rows = np.sort(rows)
-    return of_whole_utterances(_ratings(state, inputs_of(state, features, rows)[rows]), rows)
+    return Prediction.of_whole(_ratings(state, inputs_of(state, features, rows)[rows]), rows)
 
 
 def _fit_ridge(config: RidgeConfig, inputs: Floats, ratings: Floats) -> dict[str, Floats]:

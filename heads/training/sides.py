@@ -40,18 +40,18 @@ def side_scores(side: str, data: FoldData, prediction: Prediction | None) -> dic
     """Return an epoch's utterance-level scores of a side (val or test), as `EpochRecord` calls them."""
     if prediction is None:
         return {f"{side}_{name}": None for name in ("WA", "UA", "WF1", "loss")}
-    K, said = len(data.classes), prediction.utterance_probabilities
+    K, answer = len(data.classes), prediction.utterance_probabilities
     if data.ratings is not None and not K:
         true = data.ratings[prediction.utterance]
         missing: dict[str, Any] = {f"{side}_{name}": None for name in ("WA", "UA", "WF1")}
-        loss = float(np.square(true.astype(np.float64) - said).mean())
-        return missing | {f"{side}_loss": loss, f"{side}_CCC": mean_ccc(true, said)}
-    of_classes = _class_scores(side, data.labels[prediction.utterance], said[:, :K])
+        loss = float(np.square(true.astype(np.float64) - answer).mean())
+        return missing | {f"{side}_loss": loss, f"{side}_CCC": mean_ccc(true, answer)}
+    of_classes = _class_scores(side, data.labels[prediction.utterance], answer[:, :K])
     if data.ratings is None:
         return of_classes
     true = data.ratings[prediction.utterance]
     there = np.isfinite(true).all(axis=1)
-    return of_classes | {f"{side}_CCC": mean_ccc(true[there], said[there, K:]) if there.any() else None}
+    return of_classes | {f"{side}_CCC": mean_ccc(true[there], answer[there, K:]) if there.any() else None}
 
 
 def _class_scores(side: str, labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float32]) -> dict[str, Any]:

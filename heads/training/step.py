@@ -40,8 +40,29 @@ def training_loss(
         present: (B,) bool, the samples that are there; the targets of the others are zero. None: all.
         batch_norm: The head's `forward` takes ``present``; the batch is whole then.
     """
+    of_all, vectors = _outputs(model, batch, recipe, most, present if batch_norm else None)
+    K = class_weights.shape[-1]
+    if not K:
+        return rating_loss(of_all, batch.targets, recipe, present)
+    divergence = recipe.soft_loss == "kl"
+    classes = batch.targets[:, :K]
+    loss = cross_entropy(of_all[:, :K], classes, class_weights, recipe.label_smoothing, recipe.focal, divergence)
+    if vectors:
+        loss = loss + recipe.cmdt * contrast(_joined(vectors, 1), classes.argmax(dim=1), recipe, present)
+    if batch.targets.shape[1] > K:
+        # A sample that mixup made of a rated and an unrated one is not rated: its mark lies between 0 and 1.
+        rated = batch.targets[:, -1] > _RATED
+        rated = rated if present is None else rated & present
+        loss = loss + recipe.rating_weight * rating_loss(of_all[:, K:], batch.targets[:, K:-1], recipe, rated)
+    return loss
+
+
+def _outputs(
+    model: nn.Module, batch: Batch, recipe: Recipe, most: int | None, present: Tensor | None
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the head's outputs of all samples (B, K), in float32, and of each part the vectors (k, b, V) that CMDT compares."""
     logits: list[Tensor] = []  # (b, K) each
-    vectors: list[Tensor] = []  # (k, b, V) each
+    vectors: list[Tensor] = []
     # Each part goes through the head alone and the loss is taken of all logits together: a mean of the parts'
     # means would weigh a sample by the part that it fell into.
     with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
@@ -54,22 +75,8 @@ def training_loss(
                 with torch.autocast(frames.device.type, enabled=False):
                     vectors.append(spectra(frames.float(), lengths, most, recipe))
             else:
-                logits.append(model(samples, lengths, present) if batch_norm else model(samples, lengths))
-    of_all = _joined([part.float() for part in logits], 0)
-    K = class_weights.shape[-1]
-    if not K:
-        return rating_loss(of_all, batch.targets, recipe, present)
-    divergence = recipe.soft_loss == "kl"
-    classes = batch.targets[:, :K]
-    loss = cross_entropy(of_all[:, :K], classes, class_weights, recipe.label_smoothing, recipe.focal, divergence)
-    if vectors:
-        loss = loss + recipe.cmdt * contrast(_joined(vectors, 1), classes.argmax(dim=1), recipe, present)
-    if batch.targets.shape[1] > K:
-        # A sample that mixup made of a rated and an unrated one is not rated: its mark lies between 0 and 1.
-        there = batch.targets[:, -1] > _RATED
-        there = there if present is None else there & present
-        loss = loss + recipe.rating_weight * rating_loss(of_all[:, K:], batch.targets[:, K:-1], recipe, there)
-    return loss
+                logits.append(model(samples, lengths) if present is None else model(samples, lengths, present))
+    return _joined([part.float() for part in logits], 0), vectors
 
 
 def make_optimiser(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:

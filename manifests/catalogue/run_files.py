@@ -134,26 +134,26 @@ def check_begun(folder: Path) -> None:
 
 
 def _read(folder: Path, weights: bool) -> StoredRun | None:
-    about = read_about(folder)
-    if about["status"] != "finished":
+    run = read_about(folder)
+    if run["status"] != "finished":
         return None
-    listed = about.get("files")
+    listed = run.get("files")
     digests: dict[str, str] = listed if isinstance(listed, dict) else {}
     # A run that lists its files is sealed: what is in it was written so, perhaps by another version.
-    _check_values(folder, about, UnreadableError if digests else DamagedError)
-    tables = {name: _read_table(folder, name, digests) for name in tables_of(about)}
+    _check_values(folder, run, UnreadableError if digests else DamagedError)
+    tables = {name: _read_table(folder, name, digests) for name in tables_of(run)}
     if weights:
         for name in digests.keys() - {f"{table}.parquet" for table in tables}:
             read_file(folder, name, digests)
     try:
-        if about.get("targets"):
-            check_ratings(folder, about, tables)
-        if about.get("classes") or not about.get("targets"):
-            check_agreement(folder, about, tables)
+        if run.get("targets"):
+            check_ratings(folder, run, tables)
+        if run.get("classes") or not run.get("targets"):
+            check_agreement(folder, run, tables)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # what nobody thought of is not shown either
         kind = UnreadableError if digests else DamagedError
         raise kind(f"its tables cannot be compared ({first_line(error, 2)})", at=folder) from error
-    return StoredRun(about=about, tables=tables)
+    return StoredRun(about=run, tables=tables)
 
 
 def read_file(folder: Path, name: str, digests: Mapping[str, str]) -> tuple[bytes, bool]:
