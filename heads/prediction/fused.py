@@ -133,5 +133,12 @@ def predict_with(of: Voice, packed: Mapping[str, PackedFeatures], *, speakers: t
         return of.predict(packed[of.features.fingerprint], speakers=speakers, device=where)
     found = [predict_with(member, packed, speakers=speakers, device=device) for member in of.members]
     mean = mean_of_probabilities([each.utterance_probabilities for each in found])
+    number = np.arange(len(mean))
     # A fusion has no segments of its own: the mean of each utterance is its one segment, as in its stored runs.
-    return Prediction.of_whole(mean, np.arange(len(mean)))
+    return Prediction(
+        segment_utterance=number,
+        segment_number=np.zeros(len(mean), dtype=np.int64),
+        segment_probabilities=mean,
+        utterance=number,
+        utterance_probabilities=mean,
+    )

@@ -79,22 +79,33 @@ def write_dimension_page(
     with house_style():
         parts = [_experiment(member) for member in members]
     shown = [member.shown for member in members]
-    groups = _by_corpus(shown)
+    corpora = tuple(dict.fromkeys(str(one.row["corpus"]) for one in shown))
+    groups = [
+        ContenderGroup(
+            corpus=corpus, protocols=(), classes=(), members=tuple(one for one in shown if one.row["corpus"] == corpus)
+        )
+        for corpus in corpora
+    ]
+    published = {
+        table.title: table
+        for member in members
+        for table in published_ratings(
+            connection, str(member.shown.row["corpus"]), str(member.shown.row["protocol"]), member.rated.dimensions
+        )
+    }
     findings, findings_sql = corpus_data.audit_findings(connection, shown)
     licences, licences_sql = corpus_data.corpora_rows(connection, groups)
     return render(
         {
-            "title": title or f"Valence, arousal and dominance on {', '.join(group.corpus for group in groups)}",
+            "title": title or f"Valence, arousal and dominance on {', '.join(corpora)}",
             "subtitle": f"{count(len(members), 'experiment')}.",
-            "sentences": [
-                {"text": _sentence(one), "alarm": not is_independent(one.shown.row)} for one in members[:SENTENCES]
-            ],
+            "sentences": [{"text": _sentence(of), "alarm": not is_independent(of.shown.row)} for of in members[:SENTENCES]],
             "more": f"{len(members) - SENTENCES} more stand in the table." if len(members) > SENTENCES else "",
             "marks": explain_marks([one.row for one in shown]),
             "score_tables": dimension_tables(members),
             "scores_note": SCORES_NOTE,
             "forests": [],
-            "published": _published(connection, members),
+            "published": list(published.values()),
             "differences": [],
             "corpora": [],
             "experiments": parts,
@@ -107,28 +118,6 @@ def write_dimension_page(
     )
 
 
-def _by_corpus(shown: Sequence[Contender]) -> list[ContenderGroup]:
-    """Return the experiments of each corpus as a group, by which the page says where corpora are from."""
-    return [
-        ContenderGroup(
-            corpus=corpus, protocols=(), classes=(), members=tuple(one for one in shown if one.row["corpus"] == corpus)
-        )
-        for corpus in dict.fromkeys(str(one.row["corpus"]) for one in shown)
-    ]
-
-
-def _published(connection: Connection, members: Sequence[RatedContender]) -> list[ReportTable]:
-    """Return what others print for the members' corpora, protocols and dimensions, each table once."""
-    tables = (
-        table
-        for member in members
-        for table in published_ratings(
-            connection, str(member.shown.row["corpus"]), str(member.shown.row["protocol"]), member.rated.dimensions
-        )
-    )
-    return list({table.title: table for table in tables}.values())
-
-
 def dimension_tables_of(connection: Connection, experiments: Sequence[str], selection: str) -> list[ReportTable]:
     """Return the tables of the page alone, for Markdown and LaTeX."""
     return dimension_tables(_members(connection, experiments, selection)[0])
@@ -137,24 +126,24 @@ def dimension_tables_of(connection: Connection, experiments: Sequence[str], sele
 def _members(
     connection: Connection, experiments: Sequence[str], selection: str
 ) -> tuple[list[RatedContender], list[tuple[str, str]]]:
-    members, left_out = list[RatedContender](), list[tuple[str, str]]()
+    found, left_out = list[RatedContender](), list[tuple[str, str]]()
     for name in experiments:
         table = [row for row in dimension_table(connection, Wanted(experiment=name)) if row["experiment"] == name]
         have = {row["selection"] for row in table}
         chosen = selection if selection in have else "last"
-        scored = tuple(row for row in table if row["selection"] == chosen)
-        if (selection not in have and have != {"last"}) or not scored:
+        of = tuple(row for row in table if row["selection"] == chosen)
+        if (selection not in have and have != {"last"}) or not of:
             left_out.append((name, f"has no predictions of the selection {selection}"))
             continue
         rated = read_rated_outcome(connection, find(connection, name), selection=chosen)
-        row = scored[-1]
-        key = f"e{len(members) + 1}"
+        row = of[-1]
+        key = f"e{len(found) + 1}"
         called = f"{row['head']} {row['preset']} on {row['feature_set']} ({name.rpartition('-')[2][:6]})"
         shown = Contender(experiment=name, name=called, row=row, outcome=rated.of, key=key)
-        members.append(RatedContender(shown=shown, rows=scored, rated=rated))
-    if not members:
+        found.append(RatedContender(shown=shown, rows=of, rated=rated))
+    if not found:
         raise UsageError(f"nothing to report: {left_out[0][0]} {left_out[0][1]}" if left_out else "nothing to report")
-    return members, left_out
+    return found, left_out
 
 
 def dimension_tables(members: Sequence[RatedContender]) -> list[ReportTable]:
@@ -164,8 +153,8 @@ def dimension_tables(members: Sequence[RatedContender]) -> list[ReportTable]:
         row = member.shown.row
         groups.setdefault((str(row["corpus"]), str(row["protocol"]), member.rated.dimensions), []).append(member)
     tables = []
-    for (corpus, protocol, dimensions), group in groups.items():
-        lines = [_line(member, row) for member in group for row in member.rows]
+    for (corpus, protocol, dimensions), of in groups.items():
+        lines = [_line(member, row) for member in of for row in member.rows]
         tables.append(
             ReportTable(
                 title=f"{corpus}, {protocol}: {', '.join(dimensions)}",
@@ -228,23 +217,23 @@ def _experiment(member: RatedContender) -> dict[str, Any]:
 def scatter(member: RatedContender, dimension: str) -> FigureData:
     """Return predicted against true ratings of one dimension, a row an utterance and seed, on the corpus's scale where it
     is one."""
-    rated, t = member.rated, member.rated.dimensions.index(dimension)
+    of, t = member.rated, member.rated.dimensions.index(dimension)
     row = next(row for row in member.rows if row["dimension"] == dimension)
     sql = (
         "SELECT utterance_id, speaker, seed, rating, predicted FROM test_ratings\n"
         f"WHERE experiment = {text_of(member.shown.experiment)} AND selection = {text_of(str(row['selection']))} "
         f"AND level = 'utterance' AND dimension = {text_of(dimension)}\nORDER BY corpus, utterance_id, seed"
     )
-    points = tuple(
+    found = tuple(
         {
             "utterance_id": key[1],
-            "speaker": rated.of.who["speaker"][i],
+            "speaker": of.of.who["speaker"][i],
             "seed": seed,
-            "rating": float(rated.true[i, t]),
-            "predicted": float(rated.predicted[s, i, t]),
+            "rating": float(of.true[i, t]),
+            "predicted": float(of.predicted[s, i, t]),
         }
-        for i, key in enumerate(rated.of.keys)
-        for s, seed in enumerate(rated.of.seeds)
+        for i, key in enumerate(of.of.keys)
+        for s, seed in enumerate(of.of.seeds)
     )
     ccc = bounds_text(row["pooled_CCC"], row["pooled_CCC_low"], row["pooled_CCC_high"])
     pearson, scale = number_text(row["pooled_pearson"]), number_text(row["scale_shift"], digits=2)
@@ -254,5 +243,5 @@ def scatter(member: RatedContender, dimension: str) -> FigureData:
         f"scale shift {scale or 'none'}, location shift {shift or 'none'}. On the line a prediction is right; "
         "a cloud that is flatter than the line shows a scale shift below 1, one beside it a location shift."
     )
-    numbers = Numbers(title=f"{dimension}: ratings", sql=sql, rows=points, checked=("utterance_id", "speaker", "seed"))
+    numbers = Numbers(title=f"{dimension}: ratings", sql=sql, rows=found, checked=("utterance_id", "speaker", "seed"))
     return FigureData(kind="scatter", title=f"{dimension}: predicted against rated", reading=reading, numbers=(numbers,))

@@ -70,14 +70,26 @@ def predict(
         UsageError: There is nothing to predict, the features' width does not fit the head, or the state is not one of this
             head and configuration.
     """
-    device, spec, config, recipe = torch.device(device), trained.spec, trained.config, trained.recipe
+    device, spec, config, recipe, state = torch.device(device), trained.spec, trained.config, trained.recipe, trained.state
     rows = np.arange(len(features.utterance_ids)) if utterances is None else utterances
     if not len(rows):
         raise UsageError("there are no utterances to predict")
     if isinstance(spec, Baseline):
-        return _without_last(spec.predict(trained.state, features, rows, speakers), trained.beside)
+        return _without_last(spec.predict(state, features, rows, speakers), trained.beside)
+    # Initial weights are drawn and thrown away: the caller's generator must not notice.
     with computing_on(device):
-        model, normaliser = _restored(trained, features.frames.shape[1], device)
+        with own_randomness(device):
+            outputs = trained.n_classes + len(trained.targets) + trained.beside
+            model = build_module(spec, config, features.frames.shape[1], outputs, trained.layers).to(device)
+        try:
+            model.load_state_dict(checkpoints.part(state, "model"))
+            normaliser = Normaliser(
+                mode=recipe.normalise,
+                mean=state["normaliser.mean"].cpu().numpy(),
+                deviation=state["normaliser.deviation"].cpu().numpy(),
+            )
+        except (RuntimeError, KeyError) as error:
+            raise UsageError(f"this is not a state of {spec.name} with this configuration: {error}") from error
         # The normaliser of training measures these frames: what is predicted is never measured by itself, but by
         # normalise=speaker.
         tables = normaliser.tables(features.frames, features.offsets, speakers)
@@ -88,35 +100,13 @@ def predict(
     return _without_last(found, trained.beside)
 
 
-def _restored(trained: TrainedState, dim: int, device: torch.device) -> tuple[nn.Module, Normaliser]:
-    """Return the trained network on a device, and what measures its frames.
-
-    Raises:
-        UsageError: The state is not one of this head and configuration.
-    """
-    # Initial weights are drawn and thrown away: the caller's generator must not notice.
-    with own_randomness(device):
-        outputs = trained.n_classes + len(trained.targets) + trained.beside
-        model = build_module(trained.spec, trained.config, dim, outputs, trained.layers).to(device)
-    try:
-        model.load_state_dict(checkpoints.part(trained.state, "model"))
-        normaliser = Normaliser(
-            mode=trained.recipe.normalise,
-            mean=trained.state["normaliser.mean"].cpu().numpy(),
-            deviation=trained.state["normaliser.deviation"].cpu().numpy(),
-        )
-    except (RuntimeError, KeyError) as error:
-        raise UsageError(f"this is not a state of {trained.spec.name} with this configuration: {error}") from error
-    return model, normaliser
-
-
-def _without_last(prediction: Prediction, columns: int) -> Prediction:
+def _without_last(found: Prediction, columns: int) -> Prediction:
     """Return a prediction without so many of its last columns."""
     if not columns:
-        return prediction
-    both = (prediction.segment_probabilities, prediction.utterance_probabilities)
+        return found
+    both = (found.segment_probabilities, found.utterance_probabilities)
     segments, utterances = (of[:, : of.shape[1] - columns] for of in both)
-    return replace(prediction, segment_probabilities=segments, utterance_probabilities=utterances)
+    return replace(found, segment_probabilities=segments, utterance_probabilities=utterances)
 
 
 def evaluate(
@@ -140,7 +130,7 @@ def evaluate(
         size = _UTTERANCES if cpu else _UTTERANCES_GPU
         by_length = np.argsort(store.lengths[utterance], kind="stable")
     model.eval()
-    parts: list[Tensor] = []
+    found: list[Tensor] = []
 
     @torch.inference_mode()  # of the thread that it runs in
     def batch(first: int) -> tuple[Tensor, Tensor]:
@@ -151,8 +141,8 @@ def evaluate(
     with computing_on(store.device), torch.inference_mode():
         batches = map(batch, range(0, len(order), size))
         for samples, lengths in read_ahead(batches) if store.is_streamed else batches:
-            parts.append(of_outputs(model(samples, lengths).float()))
-        predicted = torch.cat(parts).cpu()  # one copy: each would wait for the device
+            found.append(of_outputs(model(samples, lengths).float()))
+        predicted = torch.cat(found).cpu()  # one copy: each would wait for the device
     probabilities = np.empty_like(predicted.numpy())
     probabilities[by_length] = predicted.numpy()
     # In float64 and in the order of rows: the mean over segments must not depend on the order in which batches
