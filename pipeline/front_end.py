@@ -188,6 +188,7 @@ def front_end_by_name(stored: StoredSet) -> EngineFrontEnd:
 
 def _encoder(stored: StoredSet, weights: str | None, memo: Path | None) -> EngineFrontEnd:
     """Return the front-end of an encoder's feature set, or of a layer that was cut out of a stored stack of layers."""
+    # A layer that was cut out of a stack has no pass of its own: the stack is computed, and cut as it was then.
     of_stack = stored.config.get("of")
     layer = "all" if of_stack else str(stored.config["layer"])
     _, spec = _found(stored, layer, weights, memo)
@@ -214,6 +215,7 @@ def _encoder(stored: StoredSet, weights: str | None, memo: Path | None) -> Engin
                 raise TfserError(why_not_stored(frames, rounded, spec.config(output)))
             return cut.combine(narrow)
 
+    # Weights, versions and settings of today must give the stored fingerprint, or these would be other features.
     check_same(stored, config)
     return EngineFrontEnd(
         stored=stored,

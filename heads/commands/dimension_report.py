@@ -139,6 +139,7 @@ def print_rated_comparison(comparison: RatedComparison) -> None:
     def cell(bounds: Interval, signs: str, sign: str = "") -> str:
         return bounds_text(bounds.value, bounds.low, bounds.high, signs, sign=sign)
 
+    # Over 40 speakers the table hides the scores above it; --format json has them all.
     for rows, what in (
         (comparison.scores, "score"),
         (comparison.dimensions, f"{comparison.metric} of"),

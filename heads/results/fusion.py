@@ -112,13 +112,16 @@ def plan_fusion(cache: Cache, names: Sequence[str]) -> FusionPlan:
         if not each:
             raise UsageError(f"{name} was trained on all utterances alone, and predicts nobody; train its folds (`--fold all`)")
     _check_alike(experiments, [each[0] for each in stored])
+    # Fold by fold and seed by seed: a member must not have trained on whom the others test.
     runs, left_out = _together(experiments, stored)
     if not runs:
         raise UsageError(f"{' and '.join(experiments)} have no fold in common")
+    # Only selections that every member has: half a mean would be another head in some folds.
     of_run: dict[str, set[str]] = {}
     for row in kept:
         of_run.setdefault(row["run_id"], set()).add(row["selection"])
     common = set.intersection(*(of_run[row["run_id"]] for each in runs.values() for row in each))
+    # Named by its sources in any order: the same members asked for twice are one experiment.
     words = {"version": METHOD_VERSION, "rule": RULE, "sources": sorted(experiments)}
     return FusionPlan(
         experiment=f"{HEAD}-mean-{stored[0][0]['corpus']}-{digest(words)}",

@@ -152,6 +152,7 @@ def _read(connection: Connection, layer: int | None, words: str, entry: Entry, s
         scored, names = rows(connection, _RATED, [runs, shown, len(entry.experiment.targets)]), ("CCC", "pearson")
     if not scored:
         return None
+    # The epoch's own validation score, out of the history: what chooses a layer must not have seen its test side.
     val = f"val_{names[0]}"
     epochs = rows(connection, f"SELECT run_id, epoch, {val} FROM history WHERE list_contains(?, run_id)", [runs])
     validated = {(row["run_id"], row["epoch"]): row[val] for row in epochs}
@@ -228,14 +229,17 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
     seeds = sorted(set.intersection(*(set(layers[layer].outcome.seeds) for layer in chosen.values())))
     of_key: dict[tuple[Any, ...], tuple[_Read, int]] = {}
     scores: dict[tuple[int, int], Mapping[str, float | None]] = {}
+    # Each fold's test side out of the layer that this fold's own validation speakers chose: the choice is nested.
     for fold, layer in chosen.items():
         read = layers[layer]
         of_key |= {key: (read, i) for i, key in enumerate(read.outcome.keys) if read.outcome.folds[i] == fold}
         scores |= {key: source for key, source in read.scores.items() if key[1] == fold and key[0] in seeds}
+    # In the order of one layer's outcome, so that true labels and speakers stand where they stood.
     kept = first.take(
         [i for i, key in enumerate(first.outcome.keys) if key in of_key], [first.outcome.seeds.index(seed) for seed in seeds]
     )
     where = [of_key[key] for key in kept.outcome.keys]
+    # One leak among the chosen layers is a leak of the composite.
     overridden = any(layers[layer].outcome.audit == "overridden" for layer in chosen.values())
     outcome = replace(
         kept.outcome,
@@ -283,6 +287,7 @@ def _row(read: _Read, chosen: Mapping[int, int], weights: Mapping[int, float]) -
         score = _pooled(read, who, metric)
         row |= {f"pooled_{metric}": score.value if score else None}
         row |= {f"pooled_{metric}_{end}": getattr(score, end) if score and by else None for end in ("low", "high")}
+    # How often a layer is chosen says more than its score where layers are near each other.
     times = Counter(chosen.values())
     return row | {
         "clustered_by": by,

@@ -198,6 +198,7 @@ def own_of_split(cells: Sequence[SplitCell], called: str, corpus: str) -> list[O
     Raises:
         UsageError: if an utterance stands on two sides of a fold, a fold lacks a side, or one label has two words in the files.
     """
+    # A protocol maps labels of the corpus to classes, so each label has to mean one class throughout the files.
     words: dict[str, set[str]] = {}
     for cell in cells:
         words.setdefault(cell.said, set()).add(cell.label)
@@ -207,6 +208,7 @@ def own_of_split(cells: Sequence[SplitCell], called: str, corpus: str) -> list[O
             f"{called}: what {corpus} calls {label} is called {' and '.join(sorted(names))} in the files; mend their labels, or "
             "leave the column out"
         )
+    # Who stands on two sides would be trained on and tested: files that say so are refused, not mended.
     folds = sorted({cell.fold for cell in cells})
     sides: dict[int, dict[str, set[str]]] = {k: {role: set() for role in ROLES} for k in folds}
     for cell in cells:
@@ -220,6 +222,8 @@ def own_of_split(cells: Sequence[SplitCell], called: str, corpus: str) -> list[O
                 )
         if missing := [role for role in ("train", "test") if not members[role]]:
             raise UsageError(f"{called}: fold {fold} has no {missing[0]} side that is in {corpus}")
+    # Where every utterance is tested once and trains otherwise the files are a cross-validation: one protocol with its folds, so
+    # that scores are pooled over them. Anything else is a protocol a fold.
     everyone = {cell.utterance for cell in cells}
     tests = [members["test"] for members in sides.values()]
     once = len(folds) > 1 and sum(map(len, tests)) == len(everyone) == len(set().union(*tests))

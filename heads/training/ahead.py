@@ -36,11 +36,13 @@ def read_ahead(items: Iterator[T], depth: int = DEPTH) -> Iterator[T]:
 
     Whoever stops early and closes this has the thread ended before that returns.
     """
+    # Bounded, so that the thread stays an item ahead and never holds an epoch in memory.
     made: queue.Queue[_Item[T] | _Ended] = queue.Queue(depth)
     leaving = threading.Event()
 
     def put(item: _Item[T] | _Ended) -> bool:
         """Hand on an item when there is room; return whether somebody still wants it."""
+        # Not for ever: whoever waits for room would never notice that the reader has gone.
         while not leaving.is_set():
             with contextlib.suppress(queue.Full):
                 made.put(item, timeout=0.1)
@@ -64,5 +66,6 @@ def read_ahead(items: Iterator[T], depth: int = DEPTH) -> Iterator[T]:
         if got.error is not None:
             raise got.error
     finally:
+        # Joined before this returns: no thread reads a shard that the caller closes next.
         leaving.set()
         thread.join()

@@ -113,6 +113,7 @@ def fit(data: FoldData, config: ProbeConfig, recipe: Recipe) -> FitResult:
 
     began = time.perf_counter()
     rows = np.concatenate([data.train, data.val, data.test])
+    # Functionals are one frame an utterance: nothing varies over time, so there is no deviation and no quantile to see.
     over_time = bool((data.features.lengths > 1).any())
     quantiles = config.quantiles if over_time else ()
     by_speaker = recipe.normalise == "speaker"
@@ -122,6 +123,8 @@ def fit(data: FoldData, config: ProbeConfig, recipe: Recipe) -> FitResult:
     labels = data.labels[data.train]
     if len(np.unique(labels)) < 2:
         raise UsageError("the probe needs training utterances of two classes at least")
+    # Validation and test utterances stand in `inputs` to be predicted below; the fit and all that it chooses see the training
+    # side alone.
     with threadpool_limits(limits=config.threads, user_api="blas"):
         state = _fit_state(inputs[data.train], labels, _groups(data), len(data.classes), config)
     if quantiles:

@@ -150,6 +150,7 @@ def _members(connection: Connection, corpora: Sequence[str], protocol: Protocol)
     """Make the temporary table `members`, who takes part, and return the classes in order."""
     several = len(corpora) > 1
     classes: list[str] = []
+    # Labels become classes by a join, so that whose label is of no class drops out by itself.
     if not protocol.rated:
         labels, classes = _labels(connection, corpora, protocol)
         connection.execute(
@@ -160,6 +161,7 @@ def _members(connection: Connection, corpora: Sequence[str], protocol: Protocol)
     named = "corpus || '/' || {0}" if several else "{0}"
     column = f"{quote_name(protocol.grouped_by)}::VARCHAR"
     group = column if protocol.grouped_by == "corpus" else named.format(column)
+    # What is kept apart besides the groups, a column each.
     crossed = "".join(
         f", {named.format(f'{quote_name(of)}::VARCHAR')} AS crossed_{i}" for i, (of, _) in enumerate(protocol.crossed)
     )

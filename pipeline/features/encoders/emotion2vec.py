@@ -90,6 +90,8 @@ class Emotion2vecNetwork(nn.Module):
     def __init__(self, values: Mapping[str, Any], highest: int) -> None:
         super().__init__()
         width, heads = values["hidden_size"], values["num_attention_heads"]
+        # Modules are nested and named as in the published checkpoint, places without weights filled by Identity, so that its
+        # tensors load under their own names.
         audio = nn.Module()
         convolutions, before = [], 1
         for channels, kernel, stride in zip(values["conv_dim"], values["conv_kernel"], values["conv_stride"], strict=True):
@@ -107,8 +109,10 @@ class Emotion2vecNetwork(nn.Module):
             ),
         )
         audio.extra_tokens = nn.Parameter(torch.zeros(1, values["extra_tokens"], width))
+        # The scale of the distance bias, one for all blocks or one each, as the checkpoint has it.
         layers = values["num_hidden_layers"] if values["scale_per_layer"] else 1
         audio.alibi_scale = nn.Parameter(torch.ones(layers, 1, heads if values["scale_per_head"] else 1, 1, 1))
+        # Blocks above the highest layer that is asked for are not built: a cut network loads and computes less.
         context = min(highest, values["context_layers"])
         audio.context_encoder = nn.ModuleDict(
             {

@@ -61,6 +61,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise TfserError(f"{path}: cannot be read ({first_line(error)[:200]})") from error
+    # The file was written by others: each value is looked at before it sizes a network, and what differs from the published
+    # networks is refused, since it would load and compute something else.
     if not isinstance(stored, dict) or stored.get("model") != "Emotion2vec":
         found = stored.get("model") if isinstance(stored, dict) else stored
         raise TfserError(f"{path}: model is {shown(found)}; of FunASR's models Emotion2vec alone extracts here")
@@ -73,6 +75,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     width, heads = _size(path, sizes, "embed_dim"), _size(path, sizes, "num_heads")
     if audio.get("num_alibi_heads", heads) != heads or width % heads:
         raise TfserError(f"{path}: num_heads is {heads}, which fits neither embed_dim ({width}) nor num_alibi_heads")
+    # The front of the network, then its blocks: those of the context encoder come before the rest.
     convolutions = _convolutions(path, audio.get("feature_encoder_spec"))
     layers = _size(path, audio, "conv_pos_depth")
     context = _size(path, audio, "prenet_depth")
