@@ -51,9 +51,9 @@ class Familiar:
     speakers: Mapping[Key, str | None] = field(default_factory=dict)
 
 
-def known_to(cache: Cache, about: Mapping[str, Any]) -> Familiar:
+def known_to(cache: Cache, run: Mapping[str, Any]) -> Familiar:
     """Return what a run was tested and trained on, as far as the cache still has those utterances with the same sound."""
-    corpora = str(about["corpus"]).split(JOINED_BY)
+    corpora = str(run["corpus"]).split(JOINED_BY)
     with open_catalogue(cache) as connection:
         tested = rows(
             connection,
@@ -61,17 +61,17 @@ def known_to(cache: Cache, about: Mapping[str, Any]) -> Familiar:
             "JOIN utterances u ON u.corpus = p.corpus AND u.utterance_id = p.utterance_id "
             "WHERE p.run_id = ? AND p.level = 'utterance' AND p.selection = 'last' AND u.content_hash IS NOT NULL "
             "ORDER BY p.corpus, p.utterance_id",
-            [about["run_id"]],
+            [run["run_id"]],
         )
         # A run on everything has no fold: whoever has a class in its protocol trained it.
         sides = (
             "SELECT DISTINCT 'train' AS role, u.content_hash FROM assignments f JOIN utterances u USING (corpus, utterance_id) "
             "WHERE f.protocol = ? AND list_contains(?, f.corpus) AND ? = 0 AND u.content_hash IS NOT NULL"
-            if about["fold"] == EVERYTHING
+            if run["fold"] == EVERYTHING
             else "SELECT DISTINCT role, content_hash FROM fold_utterances "
             "WHERE protocol = ? AND list_contains(?, corpus) AND fold = ? AND content_hash IS NOT NULL"
         )
-        roles = rows(connection, sides, [about["protocol"], corpora, about["fold"]])
+        roles = rows(connection, sides, [run["protocol"], corpora, run["fold"]])
     # By the sound and not by the name: a file that was tested under another name is the same utterance, and
     # what was trained on is said of it.
     by_hash: dict[str, list[Key]] = defaultdict(list)

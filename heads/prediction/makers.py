@@ -89,15 +89,15 @@ def mixes_in(cache: Cache, stored: StoredSet) -> dict[str, Normaliser]:
         UsageError: such a run is gone.
         TfserError: it has learned another mix since, or is damaged.
     """
-    found: dict[str, Normaliser] = {}
+    mixes: dict[str, Normaliser] = {}
     for part in stored.parts:
-        found |= mixes_in(cache, part)
+        mixes |= mixes_in(cache, part)
     if is_mix(stored):
         try:
-            found[stored.fingerprint] = normaliser_of(cache, stored.config)
+            mixes[stored.fingerprint] = normaliser_of(cache, stored.config)
         except UsageError as error:
             raise UsageError(f"{stored.name}: a mix of layers that a run learned ({error})") from error
-    return found
+    return mixes
 
 
 def makers(sets: Sequence[StoredSet], mixes: Mixes, *, weights: str | None = None, memo: Path | None = None) -> FrontEnds:

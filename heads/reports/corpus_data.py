@@ -45,19 +45,19 @@ def speakers_by_class(connection: Connection, group: ContenderGroup) -> tuple[Nu
         f"SELECT corpus, speaker, any_value(gender) AS gender, count(*) AS n{', ' if columns else ''}{columns}\n"
         f"FROM (\n  {tested_sql(group)}\n) GROUP BY corpus, speaker ORDER BY corpus, speaker"
     )
-    found = rows(connection, sql)
+    counts = rows(connection, sql)
     notes = []
-    total = sum(row["n"] for row in found)
+    total = sum(row["n"] for row in counts)
     notes.append(
-        f"{count(total, 'utterance')} of {count(len(found), 'speaker')} stand in the protocol {group.protocol}."
-        if found
+        f"{count(total, 'utterance')} of {count(len(counts), 'speaker')} stand in the protocol {group.protocol}."
+        if counts
         else f"The protocol {group.protocol} is no longer in this cache: its speakers cannot be counted."
     )
-    if len(found) > _MOST_SPEAKERS:
+    if len(counts) > _MOST_SPEAKERS:
         sql = sql.replace("ORDER BY corpus, speaker", f"ORDER BY n, corpus, speaker LIMIT {_MOST_SPEAKERS}")
-        found = rows(connection, sql)
+        counts = rows(connection, sql)
         notes.append(f"The {_MOST_SPEAKERS} with the fewest utterances are shown.")
-    shown = tuple(dict(row) for row in found)
+    shown = tuple(dict(row) for row in counts)
     return Numbers(title="speakers by classes", sql=sql, rows=shown, checked=tuple(shown[0]) if shown else ()), classes, notes
 
 
@@ -81,15 +81,15 @@ def durations(connection: Connection, group: ContenderGroup) -> FigureData | Non
         "quantile_cont(duration_s, 0.95) AS p95, sum(duration_s ORDER BY corpus, utterance_id) AS seconds\n"
         f"FROM (\n  {tested_sql(group)}\n) WHERE duration_s IS NOT NULL GROUP BY label ORDER BY median, label"
     )
-    found = tuple(rows(connection, sql))
-    if not found:
+    lengths = tuple(rows(connection, sql))
+    if not lengths:
         return None
-    hours = sum(row["seconds"] for row in found) / 3600
+    hours = sum(row["seconds"] for row in lengths) / 3600
     return FigureData(
         kind="durations",
         title=f"Durations: {group.corpus}",
-        reading=f"{hours:.2f} hours; the medians of the classes are {found[0]['median']:.1f} to {found[-1]['median']:.1f} s.",
-        numbers=(Numbers(title="durations by class", sql=sql, rows=found, checked=tuple(found[0])),),
+        reading=f"{hours:.2f} hours; the medians of the classes are {lengths[0]['median']:.1f} to {lengths[-1]['median']:.1f} s.",
+        numbers=(Numbers(title="durations by class", sql=sql, rows=lengths, checked=tuple(lengths[0])),),
     )
 
 
@@ -117,13 +117,13 @@ def audit_findings(connection: Connection, members: Sequence[Contender]) -> tupl
     ids = list_of(member.experiment for member in members)
     sql = f"SELECT experiment, fold, seed, findings FROM runs\nWHERE experiment IN {ids}\nORDER BY experiment, fold, seed"
     names = {member.experiment: member.name for member in members}
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    findings: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows(connection, sql):
         for finding in json.loads(row["findings"] or "[]"):
             if not isinstance(finding, dict) or finding.get("level") == "ok":
                 continue
             key = tuple(str(finding.get(name, "")) for name in ("audit", "level", "protocol", "fold", "title"))
-            of = found.setdefault(
+            of = findings.setdefault(
                 key,
                 {
                     "level": finding.get("level", ""),
@@ -138,23 +138,23 @@ def audit_findings(connection: Connection, members: Sequence[Contender]) -> tupl
             if names[row["experiment"]] not in of["experiments"]:
                 of["experiments"].append(names[row["experiment"]])
     order = {"error": 0, "warning": 1, "info": 2}
-    listed = sorted(found.values(), key=lambda row: (order.get(row["level"], 3), row["audit"], str(row["fold"])))
+    listed = sorted(findings.values(), key=lambda row: (order.get(row["level"], 3), row["audit"], str(row["fold"])))
     return [{**row, "experiments": names_listed(row["experiments"], 4)} for row in listed], sql
 
 
 def how_made(connection: Connection, one: Contender) -> dict[str, Any]:
     """Return how an experiment was made: the command that repeats it, hashes, versions, the whole configuration."""
-    found = rows(
+    stored = rows(
         connection,
         "SELECT r.*, f.config AS feature_config, f.source AS feature_source FROM runs r LEFT JOIN feature_sets f "
         "USING (fingerprint) WHERE experiment = ? ORDER BY seed, fold",
         [one.experiment],
     )
-    first = found[0]
+    first = stored[0]
     config = json.loads(first["config"] or "{}")
     feature_config = json.loads(first["feature_config"] or "{}")
     source = json.loads(first["feature_source"] or "null")
-    versions = sorted({row["versions"] for row in found if row["versions"]})
+    versions = sorted({row["versions"] for row in stored if row["versions"]})
     facts = {
         "experiment": one.experiment,
         "head": f"{first['head']}, preset {first['preset']}, recipe {first['recipe']}",
@@ -164,17 +164,17 @@ def how_made(connection: Connection, one: Contender) -> dict[str, Any]:
         "weights of the encoder": ", ".join(f"{k} {v}" for k, v in (source or {}).items() if v)
         + (f", SHA-256 begins {feature_config['weights']}" if "weights" in feature_config else ""),
         "data hash": config.get("data_hash", ""),
-        "runs": f"{len(found)}: folds {_listed(row['fold'] for row in found)}, seeds {_listed(row['seed'] for row in found)}",
+        "runs": f"{len(stored)}: folds {_listed(row['fold'] for row in stored)}, seeds {_listed(row['seed'] for row in stored)}",
         "device": ", ".join(
-            sorted({f"{row['device']} ({row['device_name']})" if row["device_name"] else row["device"] for row in found})
+            sorted({f"{row['device']} ({row['device_name']})" if row["device_name"] else row["device"] for row in stored})
         ),
-        "utterances cut": f"{max(row['utterances_cut'] or 0 for row in found):,} longer than the head sees",
+        "utterances cut": f"{max(row['utterances_cut'] or 0 for row in stored):,} longer than the head sees",
         "versions": "; ".join(", ".join(f"{k} {v}" for k, v in sorted(json.loads(text).items())) for text in versions),
     }
     return {
         "name": one.name,
         "facts": [(name, value) for name, value in facts.items() if value],
-        "commands": commands_of(found, config),
+        "commands": commands_of(stored, config),
         "config": json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False),
     }
 
@@ -183,14 +183,14 @@ def _listed(numbers: Any) -> str:
     return ", ".join(str(n) for n in sorted(set(numbers)))
 
 
-def commands_of(found: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[str]:
+def commands_of(stored: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[str]:
     """Return the commands that train the runs again: one a seed, every setting said, so that no default can change them.
 
     Args:
-        found: rows of the table `runs` of one experiment.
+        stored: rows of the table `runs` of one experiment.
         config: the configuration that they share.
     """
-    first = found[0]
+    first = stored[0]
     # Heads that are fitted at once refuse the settings of epochs.
     fitted_at_once = first["head"] in (*REFERENCE_HEADS, *DIMENSION_REFERENCES)
     heeded = () if first["head"] in DIMENSION_REFERENCES else ("class_weights", "class_beta", "temperature")
@@ -201,8 +201,8 @@ def commands_of(found: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -
         if key not in ("summary", "validation") and (part == "head_config" or key in heeded or not fitted_at_once)
     ]
     commands = []
-    for seed in sorted({row["seed"] for row in found}):
-        folds = sorted({row["fold"] for row in found if row["seed"] == seed})
+    for seed in sorted({row["seed"] for row in stored}):
+        folds = sorted({row["fold"] for row in stored if row["seed"] == seed})
         words = ["tfser train"]
         classes = ["class"] if config.get("classes") else []
         words += [f"--target {','.join([*classes, *config['targets']])}"] if config.get("targets") else []
@@ -219,9 +219,9 @@ def commands_of(found: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -
         ):
             words.append(f"--{option} {shlex.quote(str(value))}")
         words += settings
-        if any(row["audit"] == "overridden" for row in found):
+        if any(row["audit"] == "overridden" for row in stored):
             words.append("--allow-leaks")
-        if any(row["audit"] == "gaps" for row in found):
+        if any(row["audit"] == "gaps" for row in stored):
             words.append("--allow-gaps")
         commands.append(" ".join(words))
     return commands
@@ -250,14 +250,14 @@ def corpora_rows(connection: Connection, groups: Sequence[ContenderGroup]) -> tu
         f"LEFT JOIN utterances u USING (corpus)\nWHERE c.corpus IN {list_of(names)} "
         "GROUP BY c.corpus, c.adapter ORDER BY c.corpus"
     )
-    found: list[Row] = []
+    table: list[Row] = []
     for row in rows(connection, sql):
         reader = CORPORA.get(row["adapter"])
-        found.append(
+        table.append(
             {
                 **row,
                 "source": reader.source if reader else "",
                 "licence": (reader.licence if reader else "") or "not known to tfser: ask whoever gave you the corpus",
             }
         )
-    return found, sql
+    return table, sql

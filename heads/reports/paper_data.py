@@ -61,7 +61,7 @@ def costs(connection: Connection, material: Material, device: str = "cpu") -> tu
     """
     from tfser.heads.training.cost import profile
 
-    found, left_out = [], []
+    table, left_out = [], []
     for one in material.members:
         run = rows(
             connection,
@@ -80,7 +80,7 @@ def costs(connection: Connection, material: Material, device: str = "cpu") -> tu
         as_trained = replace(spec, presets={str(run["preset"]): config})
         conditions = Conditions(frames=max(1, int(run["frames"])), width=int(run["dim"]), classes=len(one.classes), device=device)
         measured = profile([(as_trained, str(run["preset"]))], conditions)[0]
-        found.append(
+        table.append(
             CostPoint(
                 name=f"{one.name}{one.mark}" + (f" ({one.incomplete})" if one.incomplete else ""),
                 parameters=int(run["parameters"]),
@@ -91,9 +91,9 @@ def costs(connection: Connection, material: Material, device: str = "cpu") -> tu
                 conditions=f"{measured.processor}, {measured.threads} threads, {measured.precision}, {measured.frames} frames",
             )
         )
-    if not found:
+    if not table:
         raise UsageError(f"no head to time: {'; '.join(left_out)}")
-    return found, left_out
+    return table, left_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,53 +244,53 @@ def features_of(
     Raises:
         UsageError: There is no such utterance, several, or no frames of it.
     """
-    found = rows(
+    candidates = rows(
         connection,
         "SELECT u.*, c.root FROM utterances u JOIN corpora c USING (corpus) WHERE u.utterance_id = ? "
         "AND (?::VARCHAR IS NULL OR u.corpus = ?)",
         [utterance, corpus, corpus],
     )
-    if not found:
+    if not candidates:
         known = rows(connection, "SELECT utterance_id FROM utterances ORDER BY 1 LIMIT 5000")
         raise unknown("utterance", utterance, [row["utterance_id"] for row in known],
                       listed_by="tfser sql 'SELECT utterance_id FROM utterances'")  # fmt: skip
-    if len(found) > 1:
-        raise UsageError(f"{utterance} is in {', '.join(row['corpus'] for row in found)}: say which with --corpus")
-    about, notes = found[0], []
+    if len(candidates) > 1:
+        raise UsageError(f"{utterance} is in {', '.join(row['corpus'] for row in candidates)}: say which with --corpus")
+    spoken, notes = candidates[0], []
     samples, rate = None, 0
     if has_sound:
         try:
-            audio = decode(Path(about["root"]) / about["path"], start_s=about["start_s"], end_s=about["end_s"])
+            audio = decode(Path(spoken["root"]) / spoken["path"], start_s=spoken["start_s"], end_s=spoken["end_s"])
             samples, rate = audio.samples, audio.sample_rate
         except (TfserError, OSError) as error:
             notes.append(f"no wave: {' '.join(str(error).split())}")
     return FeatureView(
-        utterance=about,
+        utterance=spoken,
         samples=samples,
         sample_rate=rate,
-        frames=_frames_of(cache, connection, about, feature_sets),
+        frames=_frames_of(cache, connection, spoken, feature_sets),
         notes=tuple(notes),
     )
 
 
 def _frames_of(
-    cache: Cache, connection: Connection, about: Mapping[str, Any], wanted: tuple[str, ...]
+    cache: Cache, connection: Connection, spoken: Mapping[str, Any], wanted: tuple[str, ...]
 ) -> dict[str, tuple[Values, float]]:
-    found = rows(
+    stored = rows(
         connection,
         "SELECT f.*, s.hop_s, s.kind, s.config FROM features f JOIN feature_sets s USING (feature_set) "
         "WHERE f.corpus = ? AND f.utterance_id = ? ORDER BY s.kind <> 'logmel', feature_set",
-        [about["corpus"], about["utterance_id"]],
+        [spoken["corpus"], spoken["utterance_id"]],
     )
-    there = {row["feature_set"]: row for row in found}
+    there = {row["feature_set"]: row for row in stored}
     if missing := [name for name in wanted if name not in there]:
-        raise unknown(f"feature set of {about['utterance_id']}", missing[0], list(there))
+        raise unknown(f"feature set of {spoken['utterance_id']}", missing[0], list(there))
     kinds: dict[str, str] = {}
-    for row in found:
+    for row in stored:
         kinds.setdefault(row["kind"], row["feature_set"])
     chosen = list(wanted) or list(kinds.values())[:2]
     if not chosen:
-        raise UsageError(f"{about['utterance_id']} has no frames in this cache; `tfser extract` makes them")
+        raise UsageError(f"{spoken['utterance_id']} has no frames in this cache; `tfser extract` makes them")
     shown: dict[str, tuple[Values, float]] = {}
     for name in chosen:
         row = there[name]

@@ -73,9 +73,9 @@ def read_sureness(connection: Connection, one: Contender) -> Sureness:
         "r.seed, r.corpus, r.utterance_id, r.fold, r.speaker, r.session, r.dialogue, r.hit, "
         "map_values(q.probabilities) AS p, coalesce(q.probabilities[r.label], 0) AS of_true",
     )
-    found = connection.execute(f"{sql}\nORDER BY r.seed, r.corpus, r.utterance_id, r.fold").fetchall()
-    p = np.array([row[8] for row in found], dtype=np.float64)  # (n, K)
-    of_true = np.array([row[9] for row in found], dtype=np.float64)
+    table = connection.execute(f"{sql}\nORDER BY r.seed, r.corpus, r.utterance_id, r.fold").fetchall()
+    p = np.array([row[8] for row in table], dtype=np.float64)  # (n, K)
+    of_true = np.array([row[9] for row in table], dtype=np.float64)
     logs = np.log(np.where(p > 0, p, 1.0))
     by = one.row["clustered_by"]
     place = {"speaker": 4, "session": 5, "dialogue": 6}
@@ -84,9 +84,9 @@ def read_sureness(connection: Connection, one: Contender) -> Sureness:
         brier=(p**2).sum(axis=1) - 2 * of_true + 1,
         loss=-np.log(np.maximum(of_true, 1e-12)),
         entropy=-(p * logs).sum(axis=1) / np.log(K),
-        right=np.array([row[7] for row in found], dtype=bool),
-        ids=tuple(row[:4] for row in found),
-        who=None if by is None else tuple(f"{row[1]}/{row[place[by]]}" for row in found),
+        right=np.array([row[7] for row in table], dtype=bool),
+        ids=tuple(row[:4] for row in table),
+        who=None if by is None else tuple(f"{row[1]}/{row[place[by]]}" for row in table),
     )
 
 
@@ -97,28 +97,28 @@ def reliability(one: Contender, sure: Sureness) -> FigureData:
     bins = np.minimum(np.floor(sure.sure * BINS), BINS - 1).astype(int)
     drawn: list[Row] = []
     for b in sorted(set(bins.tolist())):
-        of = bins == b
-        low, high = _share_interval(sure, of)
+        in_bin = bins == b
+        low, high = _share_interval(sure, in_bin)
         drawn.append(
             {
                 "bin": b,
-                "n": int(of.sum()),
-                "sure": float(sure.sure[of].mean()),
-                "right": float(sure.right[of].mean()),
+                "n": int(in_bin.sum()),
+                "sure": float(sure.sure[in_bin].mean()),
+                "right": float(sure.right[in_bin].mean()),
                 "low": low,
                 "high": high,
             }
         )
-    found = measured(_cells_of(sure, bins))
+    measures = measured(_cells_of(sure, bins))
     bins_sql, totals_sql = _reliability_sql(one)
     mean_sure, mean_right = float(sure.sure.mean()), float(sure.right.mean())
     tendency = "too sure of itself" if mean_sure > mean_right else "less sure than it could be"
     return FigureData(
         kind="reliability",
         title=f"Reliability: {one.name}{one.mark}",
-        reading=f"ECE {percent_of(found['ECE'])} points{_bounds(found, 'ECE', 100, 1)}, Brier score {found['Brier']:.3f}"
-        f"{_bounds(found, 'Brier', 1, 3)}; it is {percent_of(mean_sure)} % sure on average and {percent_of(mean_right)} % right: "
-        f"{tendency}.",
+        reading=f"ECE {percent_of(measures['ECE'])} points{_bounds(measures, 'ECE', 100, 1)}, Brier score {measures['Brier']:.3f}"
+        f"{_bounds(measures, 'Brier', 1, 3)}; it is {percent_of(mean_sure)} % sure on average and "
+        f"{percent_of(mean_right)} % right: {tendency}.",
         numbers=(
             Numbers(
                 title="bins of the largest probability", sql=bins_sql, rows=tuple(drawn), checked=("bin", "n", "sure", "right")
@@ -126,12 +126,12 @@ def reliability(one: Contender, sure: Sureness) -> FigureData:
             Numbers(
                 title="ECE and Brier score",
                 sql=totals_sql,
-                rows=({f"{name}{end}": found[f"{name}{end}"] for name in ("ECE", "Brier") for end in ("", "_low", "_high")},),
+                rows=({key: measures[key] for name in ("ECE", "Brier") for key in (name, f"{name}_low", f"{name}_high")},),
                 checked=("ECE", "Brier"),
             ),
         ),
-        notes=(*_interval_note(one, found), *explain_marks([one.row])),
-        details={"ECE": found["ECE"], "Brier": found["Brier"]},
+        notes=(*_interval_note(one, measures), *explain_marks([one.row])),
+        details={"ECE": measures["ECE"], "Brier": measures["Brier"]},
     )
 
 
@@ -244,13 +244,13 @@ def entropy(one: Contender, sure: Sureness) -> FigureData:
         f"FROM bins LEFT JOIN p ON least(floor(entropy * {BINS}), {BINS - 1}) = bin GROUP BY bin ORDER BY bin"
     )
     means = [float(sure.entropy[of].mean()) if of.any() else None for of in (sure.right, ~sure.right)]
-    said = " and ".join(
+    answered = " and ".join(
         f"{value:.2f} where it is {word}" for value, word in zip(means, ("right", "wrong"), strict=True) if value is not None
     )
     return FigureData(
         kind="entropy",
         title=f"Entropy of right and wrong: {one.name}{one.mark}",
-        reading=f"The mean entropy is {said} (0 certain, 1 even).",
+        reading=f"The mean entropy is {answered} (0 certain, 1 even).",
         numbers=(Numbers(title="predictions by entropy", sql=sql, rows=drawn, checked=("bin", "right", "wrong")),),
         notes=tuple(explain_marks([one.row])),
         details={"means": means},

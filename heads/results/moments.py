@@ -137,14 +137,7 @@ def rating_permutation(
 
 
 def rating_exchanged(a: Moments, b: Moments, metric: str, signs: Floats) -> Floats:
-    """Return the difference of A and B after whole clusters were exchanged between them, (m,), as `exchanges.exchanged`.
-
-    Args:
-        a: moments over S seeds.
-        b: moments of the same utterances; where it has other seeds than A, both are repeated until they have as many.
-        metric: the score.
-        signs: (m, G) of 1 and -1: whose predictions each cluster keeps, and whose are exchanged.
-    """
+    """Return the difference of A and B after whole clusters were exchanged: `exchanges.exchanged`, with its arguments."""
     seeds = math.lcm(len(a.sums), len(b.sums))
     sizes = np.zeros(len(signs))
     for one, other in zip(a.repeated(seeds).sums, b.repeated(seeds).sums, strict=True):  # a seed at a time

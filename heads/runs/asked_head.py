@@ -21,16 +21,22 @@ from tfser.manifests.cache import Cache
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskedHead:
+class TrainedBy:
+    """A head with its variant and configuration, and the way it is trained: what both a request and an experiment settle."""
+
+    spec: HeadSpec
+    preset: str
+    config: Settings
+    recipe_name: str
+    recipe: Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedHead(TrainedBy):
     """What a request names, looked up: the head, and its configuration and recipe with the settings that were asked for."""
 
     request: Request
     """With its head, where that was left to the features."""
-    spec: HeadSpec
-    preset: str
-    recipe_name: str
-    config: Settings
-    recipe: Recipe
     changes: tuple[str, ...]
     """Settings that differ from those of the preset and the recipe, as KEY=VALUE: a part of the experiment's name."""
     chosen: tuple[str, ...]

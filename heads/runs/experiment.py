@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tfser.heads import HEADS, head
-from tfser.heads.runs.asked_head import AskedHead, asked_head
+from tfser.heads.runs.asked_head import AskedHead, TrainedBy, asked_head
 from tfser.heads.runs.chosen_features import spread
 from tfser.heads.runs.request import Request
 from tfser.heads.runs.store import digest
@@ -47,17 +47,12 @@ EVERYTHING = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class Experiment(TrainedBy):
     """Everything that defines an experiment, settled; a run of it adds the fold.
 
     `corpus` is one corpus, or several joined by + (`corpora` parts them). `chosen` says what was not asked for.
     """
 
-    spec: HeadSpec
-    preset: str
-    config: Settings
-    recipe_name: str
-    recipe: Recipe
     corpus: str
     feature_set: str
     fingerprint: str

@@ -135,11 +135,11 @@ def _overview(library: Library, request: Request) -> Response:
 def _utterances(library: Library, request: Request) -> Response:
     asked = listing.read_asked(request.query_params)
     with library.reading(is_limited=True) as connection:
-        found = listing.list_utterances(connection, asked)
+        listed = listing.list_utterances(connection, asked)
         choices = listing.choices(connection, asked.corpus)
     several = len(choices["corpora"]) > 1
     lines = []
-    for row in found.rows:
+    for row in listed.rows:
         sound = f"sound?{urlencode({'corpus': row['corpus'], 'id': row['utterance_id']})}"
         lines.append(
             (
@@ -155,17 +155,17 @@ def _utterances(library: Library, request: Request) -> Response:
                 brief(row["transcript"] or ""),
             )
         )
-    first = (found.page - 1) * asked.size + 1
-    shown = f"{first:,} to {first + len(lines) - 1:,} of " if found.pages > 1 else ""
+    first = (listed.page - 1) * asked.size + 1
+    shown = f"{first:,} to {first + len(lines) - 1:,} of " if listed.pages > 1 else ""
     corpus = ("corpus",) if several else ()
     table = ReportTable(
-        title=f"{shown}{count(found.total, 'utterance')}",
+        title=f"{shown}{count(listed.total, 'utterance')}",
         columns=("utterance", "sound", *corpus, "label", "speaker", "gender", "seconds", "dB", "flags", "transcript"),
         rows=tuple(lines),
         right=frozenset({"seconds", "dB"}),
     )
     return _page(
-        "utterances.html", "utterances", "Utterances", asked=asked, found=found, table_of=table, choices=choices,
+        "utterances.html", "utterances", "Utterances", asked=asked, found=listed, table_of=table, choices=choices,
         orders=list(listing.ORDERS), sizes=listing.SIZES, statement=asked.statement(),
     )  # fmt: skip
 
@@ -261,14 +261,14 @@ def _report(library: Library, request: Request) -> Response:
 def _sql(library: Library, request: Request) -> Response:
     query = request.query_params.get("q", "").strip()
     number = _page_number(request)
-    found: dict[str, Any] | None = None
+    shown: dict[str, Any] | None = None
     problem: str | None = None
     if query:
         try:
             with library.reading(is_limited=True) as connection:
-                found = results_pages.answer(connection, query, number)
+                shown = results_pages.answer(connection, query, number)
         except UsageError as error:
             problem = " ".join(str(error).split())
     addresses = {step: f"sql?{urlencode({'q': query, 'page': number + step})}" for step in (-1, 1)}
-    return _page("sql.html", "sql", "SQL", 400 if problem else 200, query=query or _EXAMPLE, found=found, problem=problem,
+    return _page("sql.html", "sql", "SQL", 400 if problem else 200, query=query or _EXAMPLE, found=shown, problem=problem,
                  number=number, addresses=addresses)  # fmt: skip

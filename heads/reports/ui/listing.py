@@ -133,11 +133,11 @@ def list_utterances(connection: Connection, asked: Asked) -> Listed:
 
 def choices(connection: Connection, corpus: str = "") -> dict[str, list[str]]:
     """Return what the fields of the form can be: corpora, and the labels and speakers of one or all."""
-    told = {"corpora": rows(connection, "SELECT corpus AS name FROM corpora ORDER BY 1")}
+    options = {"corpora": rows(connection, "SELECT corpus AS name FROM corpora ORDER BY 1")}
     for name, column in (("labels", "label"), ("speakers", "speaker")):
-        told[name] = rows(
+        options[name] = rows(
             connection,
             f"SELECT DISTINCT {column} AS name FROM utterances WHERE {column} IS NOT NULL AND (? = '' OR corpus = ?) ORDER BY 1",
             [corpus, corpus],
         )
-    return {name: [str(row["name"]) for row in found] for name, found in told.items()}
+    return {name: [str(row["name"]) for row in found] for name, found in options.items()}

@@ -129,7 +129,7 @@ def _spectrogram(audio_row: Mapping[str, Any], library: Library) -> FeatureView:
 
 def _neighbours(connection: Connection, row: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """Return the addresses of the utterances before and after, in the order of their ids."""
-    found = []
+    addresses = []
     for sign, order in (("<", "DESC"), (">", "ASC")):
         near = rows(
             connection,
@@ -137,8 +137,8 @@ def _neighbours(connection: Connection, row: Mapping[str, Any]) -> tuple[str | N
             f"ORDER BY utterance_id {order} LIMIT 1",
             [row["corpus"], row["utterance_id"]],
         )
-        found.append(address_of(row["corpus"], near[0]["utterance_id"]) if near else None)
-    return found[0], found[1]
+        addresses.append(address_of(row["corpus"], near[0]["utterance_id"]) if near else None)
+    return addresses[0], addresses[1]
 
 
 def address_of(corpus: str, utterance: str) -> str:
@@ -148,7 +148,7 @@ def address_of(corpus: str, utterance: str) -> str:
 
 def _predictions(connection: Connection, row: Mapping[str, Any]) -> ReportTable:
     """Return what each experiment took the utterance for, those that were right first."""
-    found = rows(
+    predictions = rows(
         connection,
         "SELECT r.experiment, r.seed, r.fold, r.predicted, r.hit, q.probabilities FROM result_predictions r "
         "JOIN predictions q ON q.run_id = r.run_id AND q.corpus = r.corpus AND q.utterance_id = r.utterance_id "
@@ -157,27 +157,27 @@ def _predictions(connection: Connection, row: Mapping[str, Any]) -> ReportTable:
         [row["corpus"], row["utterance_id"]],
     )
     return ReportTable(
-        title=f"what experiments take it for ({sum(of['hit'] for of in found)} of {len(found)} right)",
+        title=f"what experiments take it for ({sum(row['hit'] for row in predictions)} of {len(predictions)} right)",
         columns=("experiment", "seed", "fold", "taken for", "right", "probabilities"),
         rows=tuple(
             (
-                {"href": f"experiment?{urlencode({'id': of['experiment']})}", "text": of["experiment"]},
-                str(of["seed"]),
-                str(of["fold"]),
-                of["predicted"],
-                "yes" if of["hit"] else "no",
-                highest(of["probabilities"]),
+                {"href": f"experiment?{urlencode({'id': prediction['experiment']})}", "text": prediction["experiment"]},
+                str(prediction["seed"]),
+                str(prediction["fold"]),
+                prediction["predicted"],
+                "yes" if prediction["hit"] else "no",
+                highest(prediction["probabilities"]),
             )
-            for of in found
+            for prediction in predictions
         ),
         right=frozenset({"seed", "fold"}),
-        notes=(f"The first {_MOST} only.",) if len(found) == _MOST else (),
+        notes=(f"The first {_MOST} only.",) if len(predictions) == _MOST else (),
     )
 
 
 def _copies(connection: Connection, row: Mapping[str, Any]) -> ReportTable:
     """Return utterances with the same samples, and those that sound like a copy."""
-    found = rows(
+    copies = rows(
         connection,
         "SELECT corpus, utterance_id, label, speaker, 'the same samples' AS how FROM utterances "
         "WHERE content_hash = ? AND (corpus, utterance_id) <> (?, ?) UNION ALL "
@@ -188,17 +188,17 @@ def _copies(connection: Connection, row: Mapping[str, Any]) -> ReportTable:
     )
     lines = tuple(
         ({"href": address_of(of["corpus"], of["utterance_id"]), "text": of["utterance_id"]}, of["corpus"], of["speaker"] or "",
-         of["label"] or "", of["how"]) for of in found
+         of["label"] or "", of["how"]) for of in copies
     )  # fmt: skip
     return ReportTable(title="copies", columns=("utterance", "corpus", "speaker", "label", "how alike"), rows=lines)
 
 
 def _folds(connection: Connection, row: Mapping[str, Any]) -> ReportTable:
     """Return in which role the utterance stands in the folds of each protocol."""
-    found = rows(
+    folds = rows(
         connection,
         "SELECT protocol, role, array_to_string(list_sort(list(DISTINCT fold)), ', ') AS folds, any_value(label) AS label "
         "FROM folds WHERE corpus = ? AND utterance_id = ? GROUP BY protocol, role ORDER BY protocol, role DESC",
         [row["corpus"], row["utterance_id"]],
     )
-    return table_of("its place in the protocols", found)
+    return table_of("its place in the protocols", folds)

@@ -58,9 +58,9 @@ def experiment_lists(connection: Connection, selection: str) -> tuple[list[Repor
     """
     if not rows(connection, "SELECT 1 FROM runs LIMIT 1"):
         return [], []
-    found = table(connection, Wanted(selection=selection))
+    scores = table(connection, Wanted(selection=selection))
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in found:
+    for row in scores:
         groups.setdefault((row["corpus"], row["protocol"], tuple(row["classes"] or ())), []).append(row)
     tables = []
     for (corpus, protocol, classes), members in groups.items():
@@ -76,7 +76,7 @@ def experiment_lists(connection: Connection, selection: str) -> tuple[list[Repor
     rated = dimension_table(connection, Wanted(selection=selection))
     if rated:
         tables.append(_rated_list(rated))
-    return tables, explain_marks([*found, *rated])
+    return tables, explain_marks([*scores, *rated])
 
 
 def _rated_list(rated: Sequence[Mapping[str, Any]]) -> ReportTable:
@@ -169,30 +169,34 @@ def compared(library: Library, connection: Connection, names: Sequence[str], sel
 
 
 def _two(a: Contender, b: Contender) -> dict[str, Any]:
-    found: Comparison = compare_two(a.outcome, b.outcome)
+    comparison: Comparison = compare_two(a.outcome, b.outcome)
     lines = {
-        "scores, in percent [95 %]": [compared_line(found, row, "score", row.name) for row in found.scores],
-        "recalls, in percent [95 %]": [compared_line(found, row, "recall of", row.name) for row in found.classes],
-        f"by {found.clustered_by}": [
-            compared_line(found, row, str(found.clustered_by), row.name) for row in found.speakers[:_MOST_SPEAKERS]
+        "scores, in percent [95 %]": [compared_line(comparison, row, "score", row.name) for row in comparison.scores],
+        "recalls, in percent [95 %]": [compared_line(comparison, row, "recall of", row.name) for row in comparison.classes],
+        f"by {comparison.clustered_by}": [
+            compared_line(comparison, row, str(comparison.clustered_by), row.name) for row in comparison.speakers[:_MOST_SPEAKERS]
         ],
     }
     return {
         "who": [f"{side}: {one.name}, {one.experiment} (audit {standing(one.row)})" for side, one in (("A", a), ("B", b))],
         "tables": [table_of(title, of) for title, of in lines.items() if of],
-        "words": in_words(found),
-        "notes": [*notes(found), *explain_marks([found.a.row(), found.b.row()])],
+        "words": in_words(comparison),
+        "notes": [*notes(comparison), *explain_marks([comparison.a.row(), comparison.b.row()])],
     }
 
 
 def _many(members: Sequence[Contender]) -> dict[str, Any]:
-    found = compare_many([one.outcome for one in members])
-    pairs = pair_lines(found, _MOST_PAIRS)
+    comparison = compare_many([one.outcome for one in members])
+    pairs = pair_lines(comparison, _MOST_PAIRS)
     return {
         "who": [],
-        "tables": [table_of(title, of) for title, of in (("scores, in percent", system_lines(found)), ("pairs", pairs)) if of],
-        "words": many_in_words(found),
-        "notes": explain_marks([side.row() for side in found.outcomes]),
+        "tables": [
+            table_of(title, lines)
+            for title, lines in (("scores, in percent", system_lines(comparison)), ("pairs", pairs))
+            if lines
+        ],
+        "words": many_in_words(comparison),
+        "notes": explain_marks([side.row() for side in comparison.outcomes]),
     }
 
 
@@ -202,28 +206,28 @@ def audits(library: Library, connection: Connection, corpus: str, protocol: str)
     Raises:
         UsageError: There is no such protocol.
     """
-    known = rows(connection, "SELECT DISTINCT protocol, corpora FROM protocols ORDER BY corpora, protocol")
+    protocols = rows(connection, "SELECT DISTINCT protocol, corpora FROM protocols ORDER BY corpora, protocol")
     links = [
         {
             "href": f"audits?{urlencode({'corpus': row['corpora'], 'protocol': row['protocol']})}",
             "text": f"{row['protocol']} ({row['corpora']})",
             "is_here": (row["corpora"], row["protocol"]) == (corpus, protocol),
         }
-        for row in known
+        for row in protocols
     ]
     report: dict[str, Any] | None = None
     if protocol:
         if not any(link["is_here"] for link in links):
             raise UsageError(f"there is no protocol {protocol!r} of {corpus or 'any corpus'} in this cache")
-        found = protocol_report(connection, protocol=protocol, corpus=corpus).counted(
+        judged = protocol_report(connection, protocol=protocol, corpus=corpus).counted(
             participation(connection, protocol=protocol, corpus=corpus, defined=definition(library.cache, protocol))
         )
         report = {
             "title": f"{corpus}, {protocol}",
-            "summary": summary(found),
-            "errors": found.errors,
-            "findings": table_of("findings, the worst first", findings_table(found.findings)),
-            "leaks": table_of("speakers on both sides", leaks(found.findings), most=200),
+            "summary": summary(judged),
+            "errors": judged.errors,
+            "findings": table_of("findings, the worst first", findings_table(judged.findings)),
+            "leaks": table_of("speakers on both sides", leaks(judged.findings), most=200),
         }
     return {"links": links, "report": report, "stored": _stored_findings(library, connection)}
 
@@ -246,8 +250,8 @@ def answer(connection: Connection, query: str, page: int) -> dict[str, Any]:
     Raises:
         UsageError: if the statement is none that reads; the message is DuckDB's.
     """
-    found = select_part(connection, query, (page - 1) * ROWS, ROWS + 1)
-    places = {name: i for i, name in reversed(list(enumerate(found.names)))}
+    part = select_part(connection, query, (page - 1) * ROWS, ROWS + 1)
+    places = {name: i for i, name in reversed(list(enumerate(part.names)))}
     who, where = places.get("utterance_id"), places.get("corpus")
 
     def shown(row: Sequence[Any], i: int) -> Any:
@@ -256,8 +260,8 @@ def answer(connection: Connection, query: str, page: int) -> dict[str, Any]:
             return {"href": address_of(corpus, str(row[i])), "text": str(row[i])}
         return cell(row[i])
 
-    columns = tuple(found.names)
-    shown_rows = found.rows[:ROWS]
+    columns = tuple(part.names)
+    shown_rows = part.rows[:ROWS]
     numeric = frozenset(
         name
         for i, name in enumerate(columns)
@@ -270,8 +274,8 @@ def answer(connection: Connection, query: str, page: int) -> dict[str, Any]:
             rows=tuple(tuple(shown(row, i) for i in range(len(columns))) for row in shown_rows),
             right=numeric,
         ),
-        "plan": "\n".join(str(row[-1]) for row in shown_rows) if found.is_plan else None,
-        "has_more": len(found.rows) > ROWS,
+        "plan": "\n".join(str(row[-1]) for row in shown_rows) if part.is_plan else None,
+        "has_more": len(part.rows) > ROWS,
     }
 
 

@@ -35,17 +35,18 @@ def find_utterance(connection: Connection, corpus: str, utterance: str) -> dict[
     Raises:
         UsageError: There is none, or several corpora have one of that id.
     """
-    found = rows(
+    candidates = rows(
         connection,
         "SELECT u.*, c.root FROM utterances u JOIN corpora c USING (corpus) "
         "WHERE u.utterance_id = ? AND (? = '' OR u.corpus = ?) ORDER BY u.corpus",
         [utterance, corpus, corpus],
     )
-    if not found:
+    if not candidates:
         raise UsageError(f"there is no utterance {utterance!r}" + (f" in {corpus}" if corpus else " in this cache"))
-    if len(found) > 1:
-        raise UsageError(f"{utterance!r} is in {', '.join(row['corpus'] for row in found)}: choose one in the list of utterances")
-    return found[0]
+    if len(candidates) > 1:
+        corpora = ", ".join(row["corpus"] for row in candidates)
+        raise UsageError(f"{utterance!r} is in {corpora}: choose one in the list of utterances")
+    return candidates[0]
 
 
 def audio_file(row: Mapping[str, Any], folders: Iterable[Path] = ()) -> Path:
