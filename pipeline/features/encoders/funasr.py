@@ -49,11 +49,11 @@ def weights_name(configuration: Path) -> str:
     return name
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return a config.yaml of emotion2vec in the words of `architecture.DEFAULTS`.
+def _stored(path: Path) -> dict[str, Any]:
+    """Return what a config.yaml holds.
 
     Raises:
-        TfserError: if it is damaged, of another model, or lacks a size.
+        TfserError: if it is damaged, or of another model.
     """
     import yaml
 
@@ -61,13 +61,23 @@ def read_yaml(path: Path) -> dict[str, Any]:
         stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise TfserError(f"{path}: cannot be read ({first_line(error)[:200]})") from error
-    # The file was written by others: each value is looked at before it sizes a network, and what differs from the published
-    # networks is refused, since it would load and compute something else.
     if not isinstance(stored, dict) or stored.get("model") != "Emotion2vec":
-        found = stored.get("model") if isinstance(stored, dict) else stored
-        raise TfserError(f"{path}: model is {shown(found)}; of FunASR's models Emotion2vec alone extracts here")
+        model = stored.get("model") if isinstance(stored, dict) else stored
+        raise TfserError(f"{path}: model is {shown(model)}; of FunASR's models Emotion2vec alone extracts here")
+    return stored
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return a config.yaml of emotion2vec in the words of `architecture.DEFAULTS`.
+
+    Raises:
+        TfserError: if it is damaged, of another model, or lacks a size.
+    """
+    stored = _stored(path)
     sizes = _part(path, stored, "model_conf")
     audio = _part(path, _part(path, sizes, "modalities"), "audio")
+    # The file was written by others: each value is looked at before it sizes a network, and what differs from the published
+    # networks is refused, since it would load and compute something else.
     for part, values in (("model_conf", sizes), ("audio", audio)):
         for key, value in _FIXED[part].items():
             if values.get(key, value) != value:
