@@ -137,12 +137,7 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
             kept.append(name)
     left_out += _unusable_runs(cache, connection)
     if not kept:
-        rated = rows(connection, "SELECT DISTINCT experiment FROM runs WHERE len(targets) > 0")
-        if rated and not ids:
-            found = count(len(rated), "experiment")
-            raise UsageError(f"{found} here learned dimensions, and none classes: `tfser report` has their page")
-        why = f": {left_out[0][0]} {left_out[0][1]}" if left_out else ": no finished run in this cache; `tfser train` makes one"
-        raise UsageError(f"nothing to report{why}")
+        raise _nothing(connection, ids, left_out)
     names = contender_names([chosen[name] for name in kept])
     members = [
         Contender(
@@ -157,6 +152,16 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
     ]
     shown = tuple(row for row in every if row["experiment"] in set(kept))
     return Material(selection=selection, groups=_grouped(members), table=shown, left_out=tuple(left_out))
+
+
+def _nothing(connection: Connection, ids: Sequence[str], left_out: Sequence[tuple[str, str]]) -> UsageError:
+    """Return the error of a report without an experiment to show, with the way out."""
+    rated = rows(connection, "SELECT DISTINCT experiment FROM runs WHERE len(targets) > 0")
+    if rated and not ids:
+        experiments = count(len(rated), "experiment")
+        return UsageError(f"{experiments} here learned dimensions, and none classes: `tfser report` has their page")
+    why = f": {left_out[0][0]} {left_out[0][1]}" if left_out else ": no finished run in this cache; `tfser train` makes one"
+    return UsageError(f"nothing to report{why}")
 
 
 def _lacking(row: Mapping[str, Any]) -> str:

@@ -375,22 +375,11 @@ def curves(connection: Connection, contender: Contender) -> FigureData:
     Raises:
         UsageError: The head is fitted at once: there are no epochs, or the history of its runs has no UA.
     """
-    where = f"WHERE r.experiment = {text_of(contender.experiment)}"
     scores = (
         f"FROM fold_scores\nWHERE experiment = {text_of(contender.experiment)} AND level = 'utterance' "
         "AND selection IN ('last', 'val', 'test-oracle')\n"
     )
-    history_sql = (
-        "SELECT r.seed, r.fold, h.epoch, h.test_UA, h.val_UA, h.loss\n"
-        f"FROM history h JOIN runs r USING (run_id) {where}\nORDER BY r.seed, r.fold, h.epoch"
-    )
-    # Runs of before the columns have epochs without UA: they are no curve, and no zero.
-    history = rows(connection, history_sql)
-    scored = [row for row in history if row["test_UA"] is not None or row["val_UA"] is not None]
-    if len({row["epoch"] for row in scored}) < 2:
-        raise UsageError(
-            f"{contender.experiment}: no epochs to draw: the head is fitted at once, or its runs kept no UA by epoch"
-        )
+    history_sql, history = _history(connection, contender)
     chosen_sql = (
         f"SELECT seed, fold, selection, epoch, UA {scores}"
         f"ORDER BY {ORDER_SQL}, seed, fold"
@@ -421,6 +410,27 @@ def curves(connection: Connection, contender: Contender) -> FigureData:
         notes=tuple(explain_marks([*({**contender.row, "selection": row["selection"]} for row in gaps)])),
         details={"gap": gap},
     )
+
+
+def _history(connection: Connection, contender: Contender) -> tuple[str, list[dict[str, Any]]]:
+    """Return the epochs of an experiment's runs, and the SQL that gives them.
+
+    Raises:
+        UsageError: They are too few for a curve.
+    """
+    sql = (
+        "SELECT r.seed, r.fold, h.epoch, h.test_UA, h.val_UA, h.loss\n"
+        f"FROM history h JOIN runs r USING (run_id) WHERE r.experiment = {text_of(contender.experiment)}\n"
+        "ORDER BY r.seed, r.fold, h.epoch"
+    )
+    epochs = rows(connection, sql)
+    # Runs of before the columns have epochs without UA: they are no curve, and no zero.
+    scored = [row for row in epochs if row["test_UA"] is not None or row["val_UA"] is not None]
+    if len({row["epoch"] for row in scored}) < 2:
+        raise UsageError(
+            f"{contender.experiment}: no epochs to draw: the head is fitted at once, or its runs kept no UA by epoch"
+        )
+    return sql, epochs
 
 
 def _gap_in_words(gaps: Sequence[Mapping[str, Any]]) -> tuple[str, float | None]:

@@ -59,7 +59,7 @@ def rating_tables(run: Mapping[str, Any], outcome: RunOutcome) -> dict[str, pa.T
 def _by_dimension(
     key: Mapping[str, Any],
     outcome: RunOutcome,
-    rows: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.integer[Any]],
     predicted: npt.NDArray[np.float32],
     numbers: npt.NDArray[np.int64] | None,
 ) -> Iterator[tuple[str, pa.Table]]:
