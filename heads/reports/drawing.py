@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tfser.heads.reports.epochs_data import mean_curve
 from tfser.heads.reports.figure_data import FigureData, percent_of
-from tfser.heads.reports.scores_data import mean_curve
 from tfser.heads.reports.style import BLUE, CYCLE, FAINT, GREEN, INK, MARKERS, ORANGE, SKY, VERMILION, legend_outside, new_figure
 from tfser.heads.spec.selections import peeks
 

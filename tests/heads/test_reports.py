@@ -18,7 +18,17 @@ import stored_runs as stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfser.heads.reports import corpus_data, drawing, failing_data, page, report_tables, scores_data, style, trust_data
+from tfser.heads.reports import (
+    corpus_data,
+    drawing,
+    epochs_data,
+    failing_data,
+    page,
+    report_tables,
+    scores_data,
+    style,
+    trust_data,
+)
 from tfser.heads.reports.contender_names import contender_names
 from tfser.heads.reports.figure_data import FigureData, Numbers
 from tfser.heads.reports.material import Material, read_material, spoken
@@ -78,7 +88,7 @@ def _every_figure(connection: Connection, material: Material) -> list[FigureData
         found += [trust_data.reliability(one, sure), trust_data.risk(one, sure), trust_data.entropy(one, sure)]
         found += [trust_data.mistakes(connection, one), failing_data.failing(one, spoken(connection, [one.experiment]))]
     members = {one.experiment: one for one in material.members}
-    found.append(scores_data.curves(connection, members["mean_pool-a"]))
+    found.append(epochs_data.curves(connection, members["mean_pool-a"]))
     found.append(scores_data.confusion_difference(members["mean_pool-a"], members["svm-b"]))
     lengths = corpus_data.durations(connection, material.groups[0])
     return found + ([lengths] if lengths else [])
