@@ -129,11 +129,11 @@ def _differences(material: Material, chosen: Sequence[Contender]) -> list[Figure
 
 
 def _corpora(connection: Connection, material: Material) -> list[dict[str, Any]]:
-    figures = []
+    found = []
     for i, group in enumerate(material.groups):
         table, notes = corpus_data.speakers_table(connection, group)
         lengths = corpus_data.durations(connection, group)
-        figures.append(
+        found.append(
             {
                 "title": f"{group.corpus}, {group.protocol}",
                 "notes": notes,
@@ -142,7 +142,7 @@ def _corpora(connection: Connection, material: Material) -> list[dict[str, Any]]
                 "duplicates": of_numbers(corpus_data.duplicates(connection, group)),
             }
         )
-    return figures
+    return found
 
 
 def _context(connection: Connection, material: Material, wishes: Wishes, chosen: Sequence[Contender]) -> dict[str, Any]:
@@ -156,15 +156,15 @@ def _context(connection: Connection, material: Material, wishes: Wishes, chosen:
     detail = f", {len(chosen)} of them in detail" if len(chosen) < len(members) else ""
     left = f"; {len(material.left_out)} left out, listed below" if material.left_out else ""
     # A sentence for those in detail and the next best: of more, nobody reads them, and the table has all.
-    sentences = [*chosen, *(one for one in members if one not in chosen)][:SENTENCES]
+    told = [*chosen, *(one for one in members if one not in chosen)][:SENTENCES]
     heard = wishes.heard
     if heard is not None and heard.missing:
         left += f"; {count(len(heard.missing), 'recording')} could not be had"
     return {
         "title": wishes.title or f"Speech emotion recognition on {corpora}",
         "subtitle": f"{count(len(members), 'experiment')}{detail}{left}.",
-        "sentences": [{"text": sentence(connection, one), "alarm": not is_independent(one.row)} for one in sentences],
-        "more": f"{len(members) - len(sentences)} more stand in the table." if len(sentences) < len(members) else "",
+        "sentences": [{"text": sentence(connection, one), "alarm": not is_independent(one.row)} for one in told],
+        "more": f"{len(members) - len(told)} more stand in the table." if len(told) < len(members) else "",
         "marks": explain_marks([one.row for one in members]),
         "score_tables": tables,
         "published": list(published.values()),

@@ -217,7 +217,6 @@ def _wanted(remote: RemoteFolder, named: Mapping[str, Any], features: str | None
     Raises:
         UsageError: nothing there is of that feature set or corpus.
     """
-    # Unknown names are refused before anything is fetched.
     corpora = {PurePosixPath(place).parts[1] for place in named if place.startswith("corpora/")}
     if corpus is not None and corpus not in corpora:
         raise unknown("corpus", corpus, sorted(corpora))
@@ -229,7 +228,6 @@ def _wanted(remote: RemoteFolder, named: Mapping[str, Any], features: str | None
         if not folders:
             raise unknown("feature set", features, sorted({str(about.get("name")) for about in read.values()}))
 
-    # Places come from another machine: only those below the two folders that are shared, and none that climbs out of them.
     def is_wanted(parts: tuple[str, ...]) -> bool:
         if ".." in parts or parts[0] not in ("corpora", "features"):
             return False
