@@ -172,7 +172,8 @@ class LogMel:
         signal[:] = samples
         signal[1:] -= config.preemphasis * np.asarray(samples[:-1], np.float64)
 
-        # In blocks, so that the spectrum of an hour is never in memory.
+        # In blocks, so that the spectrum of an hour is never in memory. By numpy: as fast as torch in float64 (3063 against 3282
+        # times real time; docs/log.md), the same to 1.1e-11, and an extraction of frames loads no torch.
         frames = np.lib.stride_tricks.sliding_window_view(padded[left:], length)[:: config.hop_samples]
         windowed = np.zeros((min(_BLOCK, n_frames), size))
         out = np.empty((n_frames, config.n_mels))
