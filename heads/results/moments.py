@@ -82,15 +82,15 @@ def cluster_scores(moments: Moments, metric: str) -> list[float | None]:
     return [_number(float(value)) for value in _score(moments.sums, metric).mean(axis=0)]
 
 
-def rating_interval(moments: Moments, metric: str, *, confidence: float = CONFIDENCE) -> Interval | None:
+def rating_interval(moments: Moments, metric: str) -> Interval | None:
     """Return the pooled score with its interval over clusters; None where there is no score."""
     value = score(moments, metric)
     if value is None:
         return None
-    linear = _wider(value, without_each(moments, metric), moments, confidence)
+    linear = _wider(value, without_each(moments, metric), moments, CONFIDENCE)
     if not linear.std_error or (abs(value) >= 1 and metric != "MAE"):
         return linear
-    reach = quantile(linear.df, confidence) * linear.std_error
+    reach = quantile(linear.df, CONFIDENCE) * linear.std_error
     if metric == "MAE":
         return replace(linear, low=value * math.exp(-reach / value), high=value * math.exp(reach / value))
     z, steep = math.atanh(value), 1 - value * value

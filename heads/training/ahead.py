@@ -31,13 +31,13 @@ class _Item(Generic[T]):
     value: T
 
 
-def read_ahead(items: Iterator[T], depth: int = DEPTH) -> Iterator[T]:
+def read_ahead(items: Iterator[T]) -> Iterator[T]:
     """Yield the items of an iterator that a thread runs; an error of the iterator comes where its item would have.
 
     Whoever stops early and closes this has the thread ended before that returns.
     """
     # Bounded, so that the thread stays an item ahead and never holds an epoch in memory.
-    made: queue.Queue[_Item[T] | _Ended] = queue.Queue(depth)
+    made: queue.Queue[_Item[T] | _Ended] = queue.Queue(DEPTH)
     leaving = threading.Event()
 
     def put(item: _Item[T] | _Ended) -> bool:
