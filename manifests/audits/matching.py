@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tfser.manifests.audits.foreign import ForeignSplit, SplitRow
+from tfser.manifests.audits.foreign import ForeignSplit
 from tfser.manifests.audits.seen import SPLIT_COLUMNS
+from tfser.manifests.audits.split_records import SplitRow
 from tfser.manifests.connections import Connection
 from tfser.manifests.errors import TfserError
 from tfser.manifests.labels import normalise
