@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tfser.heads.reports import epochs_data, failing_data, scores_data, trust_data
+from tfser.heads.reports import failing_data, scores_data, trust_data
 from tfser.heads.reports.drawing import draw
+from tfser.heads.reports.epochs_data import curves
 from tfser.heads.reports.figure_data import FigureData, percent_of, text_of
 from tfser.heads.reports.material import Contender, spoken
 from tfser.heads.reports.recordings import Heard
@@ -116,7 +117,7 @@ def _figures(connection: Connection, one: Contender, links: Mapping[str, tuple[s
     drawings: tuple[tuple[str, Callable[[], Any]], ...] = (
         ("speakers", lambda: scores_data.speakers(connection, one)),
         ("confusion", lambda: scores_data.confusion(one)),
-        ("curves", lambda: epochs_data.curves(connection, one)),
+        ("curves", lambda: curves(connection, one)),
         ("failing", lambda: failing_data.failing(one, about)),
     )
     for kind, make in drawings:

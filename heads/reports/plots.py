@@ -8,16 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from tfser.heads.reports import (
-    drawing,
-    epochs_data,
-    failing_data,
-    inside_data,
-    paper_data,
-    paper_drawing,
-    scores_data,
-    trust_data,
-)
+from tfser.heads.reports import drawing, failing_data, inside_data, paper_data, paper_drawing, scores_data, trust_data
+from tfser.heads.reports.epochs_data import curves
 from tfser.heads.reports.figure_data import FigureData
 from tfser.heads.reports.layers import layers_figure
 from tfser.heads.reports.material import Contender, ContenderGroup, read_material, spoken
@@ -174,7 +166,7 @@ DRAWN: dict[str, Callable[[Plan], Figure]] = {
     "speakers": _of_one(scores_data.speakers),
     "confusion": _of_one(_confusion),
     "difference": _difference,
-    "curves": _of_one(epochs_data.curves),
+    "curves": _of_one(curves),
     "reliability": _of_one(_reliability),
     "risk": _of_one(_risk),
     "entropy": _of_one(_entropy),
