@@ -280,7 +280,7 @@ def test_threads_are_as_many_as_the_cores_of_this_process(monkeypatch: pytest.Mo
 
 
 def test_nobody_counts_cores_by_himself() -> None:
-    here = Path(cores.__file__).resolve().parent.parent
+    here = Path(cores.__file__).resolve().parents[2]
     asking = ("os.cpu_count(", "sched_getaffinity(")
     sources = [p for room in ("manifests", "pipeline", "heads") for p in (here / room).rglob("*.py")]
     assert len(sources) > 100
