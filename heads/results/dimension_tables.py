@@ -116,13 +116,13 @@ def _pooled(outcome: RatedOutcome, scored: Sequence[Row], clusters: str | None) 
     by = _clusters(outcome, clusters)
     who = ("all",) * len(outcome.of.keys) if by is None else outcome.of.clusters(by)
     moments = outcome.moments(who)
-    table = []
+    found = []
     for name in outcome.dimensions:
         of = [row for row in scored if row["dimension"] == name]
-        table.append({"dimension": name} | _over_folds(of) | _of_moments(moments.only(name), by))
+        found.append({"dimension": name} | _over_folds(of) | _of_moments(moments.only(name), by))
     if len(outcome.dimensions) > 1:
         means = [_mean_of(run) for run in _runs(scored)]
-        table.append({"dimension": MEAN} | _over_folds(means) | _of_moments(moments, by))
+        found.append({"dimension": MEAN} | _over_folds(means) | _of_moments(moments, by))
     notes = []
     if outcome.of.dropped:
         dropped = ", ".join(map(str, outcome.of.dropped))
@@ -134,7 +134,7 @@ def _pooled(outcome: RatedOutcome, scored: Sequence[Row], clusters: str | None) 
     seeds = sorted({row["seed"] for row in scored})
     seconds = sum(run[0]["seconds"] for run in _runs(scored))
     common = {"seeds": seeds, "utterances": len(outcome.of.keys), "seconds": seconds, "confidence": CONFIDENCE, "notes": notes}
-    return [row | common for row in table]
+    return [row | common for row in found]
 
 
 def _clusters(outcome: RatedOutcome, asked: str | None) -> str | None:
