@@ -92,21 +92,17 @@ def build(
     elif changed("runs/"):
         came = {PurePosixPath(p).parts[1] for p in sources if p.startswith("runs/") and sources[p] != before.get(p)}
         judge_speakers(cache, connection, came)
-    # What could not be read just now has no stamp, so it is looked at again though no file has changed.
-    kept = {place: stamp for place, stamp in sources.items() if place not in left_out.again}
-    _keep_stamps(connection, kept)
-    return kept
-
-
-def _keep_stamps(connection: Connection, kept: Sources) -> None:
-    """Note which files the tables stand for: last, and in one transaction, so that a build that dies before is begun anew."""
+    # The stamps come last and in one transaction: a build that dies before them is begun anew by the next
+    # command. What could not be read just now has none, so it is looked at again though no file has changed.
     connection.execute("BEGIN")
     connection.execute("DELETE FROM sources")
+    kept = {place: stamp for place, stamp in sources.items() if place not in left_out.again}
     if kept:
         sizes, times = zip(*kept.values(), strict=True)
         connection.execute("INSERT INTO sources SELECT unnest(?), unnest(?), unnest(?)", [list(kept), list(sizes), list(times)])
     connection.execute("COMMIT")
     connection.execute("CHECKPOINT")
+    return kept
 
 
 def create(connection: Connection, views: Collection[str] = tuple(VIEWS)) -> None:
@@ -172,7 +168,7 @@ def _read_corpora(cache: Cache, connection: Connection, left_out: LeftOut) -> No
             corpora.append(read_corpus(cache, name))
         except (DamagedError, UnreadableError) as error:  # costs nobody the other corpora
             left_out.note("corpus", name, cache.corpus(name), error)
-            left_out.again |= _places_of(name) if isinstance(error, UnreadableError) else set()
+            left_out.again |= _places_of(cache, name) if isinstance(error, UnreadableError) else set()
     for path in sorted(cache.protocols.glob("[!.]*.toml")):
         try:
             read_kept(path)
@@ -203,7 +199,7 @@ def _read_annotations(cache: Cache, connection: Connection, names: Sequence[str]
             left_out.note("annotations", name, cache.corpus(name) / ANNOTATIONS, error)
 
 
-def _places_of(corpus: str) -> set[str]:
+def _places_of(cache: Cache, corpus: str) -> set[str]:
     return {f"corpora/{corpus}/{name}" for name in (CORPUS, UTTERANCES, SKIPPED)}
 
 
