@@ -2,20 +2,19 @@
 
 What comes in: something that makes a `torch.nn.Module` for a feature width and a number of classes. What goes out: a
 `HeadSpec` among the registered ones, so that it is trained under the same protocols and audits, and stands in the same
-tables. Its source code is part
-of its configuration: a class that was changed is another head, and its old runs are not taken for the new one's.
+tables. Its source code is part of its configuration, with what it uses of its own file
+(`tfser.heads.prediction.own_code`): a class that was changed is another head, and its old runs are not taken for the new one's.
 """
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from tfser.heads import HEADS, REGISTERED
+from tfser.heads.prediction.own_code import digest_of
 from tfser.heads.spec.head import HeadSpec, Network
 from tfser.heads.spec.recipes import PLAIN, Recipe
 from tfser.heads.spec.settings import Settings
@@ -87,8 +86,8 @@ def register_head(
         inputs: whole utterances, padded with zeros to the longest of a batch, or segments of a fixed length.
         segment_frames: of segments.
         recipe: how to train it unless told otherwise, or what differs from the plain one.
-        version: of code that cannot be read (`build` is no class or function of a file or a notebook's cell), or that
-            consists of more than `build`; raise it when the numbers change.
+        version: of code that cannot be read (`build` is no class or function of a file or a notebook's cell), or that uses
+            modules of your own; raise it when the numbers change.
 
     Raises:
         UsageError: the name is taken by a head of tfser or of a plug-in, or the code cannot be read and has no version.
@@ -122,18 +121,3 @@ def register_head(
 def _check(config: OwnConfig, dim: int) -> None:
     if dim <= 0:
         raise UsageError(f"features of a positive width are wanted, not {dim}")
-
-
-def digest_of(build: Build) -> str:
-    """Return a digest of the source of a class or function.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
-    try:
-        text = textwrap.dedent(inspect.getsource(build))
-    except (OSError, TypeError) as error:
-        raise UsageError(
-            f"the source of {build!r} cannot be read, so its runs would not be told from another version's; give a version="
-        ) from error
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
