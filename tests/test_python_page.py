@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -240,6 +241,58 @@ def test_names_and_rates_of_the_wrong_kind_are_one_line(tmp_path: Path) -> None:
     for call in calls:
         with pytest.raises(UsageError, match="wanted"):
             call()
+
+
+def test_a_head_of_ones_own_that_is_off_is_one_line() -> None:
+    torch = pytest.importorskip("torch")
+
+    class Wide(torch.nn.Module):  # type: ignore[name-defined,misc]
+        """A class more than there are: it would train, and its probabilities would belong to nobody."""
+
+        def __init__(self, dim: int, n_classes: int) -> None:
+            super().__init__()
+            self.out = torch.nn.Linear(dim, n_classes + 1)
+
+        def forward(self, frames: Any, lengths: Any) -> Any:
+            return self.out(frames.mean(dim=1))
+
+    def register(**off: Any) -> Any:
+        return tfser.register_head("mine", Wide, version="1", **off)
+
+    try:
+        for off, message in (
+            ({"recipe": {"epoch": 3}}, "did you mean 'epochs'"),
+            ({"recipe": 5}, "recipe: a mapping"),
+            ({"inputs": "frames"}, "unknown kind of inputs 'frames'"),
+            ({"inputs": "segments", "segment_frames": "80"}, "segment_frames='80'"),
+        ):
+            with pytest.raises(UsageError, match=message):
+                register(**off)
+        spec = register(recipe={"epochs": 3, "lr": 0.003})
+        assert (spec.recipes["default"].epochs, spec.recipes["default"].lr) == (3, 0.003)
+        with pytest.raises(UsageError, match=r"forward gives \(2, 3\); logits \(2, 2\) are wanted"):
+            spec.build(spec.preset(), 8, 2)
+    finally:
+        REGISTERED.pop("mine", None)
+
+
+@pytest.mark.parametrize(
+    ("waveform", "message"),
+    [
+        (np.ones(800, np.int16), "divide 16-bit ones by 32768"),
+        (np.ones((800, 2)), "transpose it"),
+        (np.ones(800) * 1j, "no ndarray of complex128"),
+        ("a.wav", "no str"),
+        (np.full(800, np.nan), "finite"),
+    ],
+)
+def test_what_is_no_waveform_is_one_line(waveform: Any, message: str) -> None:
+    """Of integers a head would hear very loud speech, and of two columns two samples."""
+    head = SimpleNamespace(classes=("anger",), name="h", needs_speakers=False)
+    fronts = SimpleNamespace(of=[SimpleNamespace(sample_rate_hz=16000)], minimum_s=0.02)
+    model = notebook_models.TrainedModel(SimpleNamespace(heads=[head], fronts=fronts))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=message):
+        model(waveform, 16000)
 
 
 def test_features_come_in_every_shape(small: Path) -> None:

@@ -124,9 +124,16 @@ class TrainedModel:
                 f"{self.name} normalises by speaker: one waveform does not say what that is; predict files of a speaker"
             )
         try:
-            samples = np.asarray(waveform, dtype=np.float32)
-        except (TypeError, ValueError) as error:
+            given = np.asarray(waveform)
+        except (TypeError, ValueError, RuntimeError) as error:  # the last is torch's, of a tensor with a gradient
             raise UsageError(f"a waveform is (n,) or (channels, n) numbers, no {type(waveform).__name__}") from error
+        if given.dtype.kind in "iu" and given.size:  # of another scale, mostly 32768, which heads take for very loud speech
+            raise UsageError("a waveform has full scale 1, and these are integers: divide 16-bit ones by 32768")
+        if given.dtype.kind != "f":
+            raise UsageError(f"a waveform is (n,) or (channels, n) numbers, no {type(waveform).__name__} of {given.dtype}")
+        samples = given.astype(np.float32, copy=False)
+        if samples.ndim == 2 and len(samples) > samples.shape[1]:
+            raise UsageError(f"a waveform is (n,) or (channels, n); this one is {samples.shape}: transpose it")
         if samples.ndim == 2:
             samples = samples.mean(axis=0, dtype=np.float64).astype(np.float32)
         if samples.ndim != 1 or not len(samples) or not np.isfinite(samples).all():

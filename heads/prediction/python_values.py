@@ -102,13 +102,13 @@ def seeds_of(values: object) -> tuple[int, ...]:
 
 
 def _settings(settings: object) -> dict[str, str]:
-    """Return settings as `--set` would write them."""
     if not isinstance(settings, (Mapping, type(None))):
         raise UsageError(f"{TRAIN}, settings: a mapping is wanted, such as {{'lr': 0.001}}, not {_shown(settings)}")
-    return {a_text(f"{TRAIN}, settings", name): _setting(value) for name, value in (settings or {}).items()}
+    return {a_text(f"{TRAIN}, settings", name): setting_text(value) for name, value in (settings or {}).items()}
 
 
-def _setting(value: object) -> str:
+def setting_text(value: object) -> str:
+    """Return a setting as `--set` would write it."""
     if isinstance(value, (tuple, list)):
         return ",".join(str(each) for each in value)
     return "none" if value is None else str(value)
