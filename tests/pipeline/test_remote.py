@@ -122,6 +122,29 @@ def test_a_corpus_elsewhere_is_copied_once_and_again_where_it_changed(audio: Pat
         copied(cache, folder(f"{bucket}/none"), told.append)
 
 
+def test_names_that_only_stores_without_folders_have(
+    audio: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Marks of empty folders are no files; a file that is a folder, too, is one line."""
+    fill(f"{bucket}/c", audio)
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    remote, find = folder(f"{bucket}/c"), MemoryFileSystem.find
+    more: dict[str, Any] = {"/": {"size": 0}, "/s0/": {"size": 0}}
+
+    def listed(self: Any, top: str, *, detail: bool = False, **how: Any) -> Any:
+        if not detail:
+            return find(self, top, **how)
+        return {**find(self, top, detail=True, **how), **{f"{top}{name}": about for name, about in more.items()}}
+
+    monkeypatch.setattr(MemoryFileSystem, "find", listed)
+    here = copied(Cache(tmp_path / "cache"), remote, lambda line: None)
+    assert len([path for path in here.rglob("*") if path.is_file()]) == 7
+    more["/s0"] = {"size": 3}
+    with pytest.raises(TfserError, match=r"'s0' is a file and the folder of 's0/u\d.wav'"):
+        copied(Cache(tmp_path / "cache"), remote, lambda line: None)
+
+
 def test_an_interrupted_copy_goes_on(audio: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, told = Cache(tmp_path / "cache"), list[str]()
     fill(f"{bucket}/c", audio)
