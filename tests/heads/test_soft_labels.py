@@ -124,7 +124,7 @@ def test_from_ratings_to_scores(rated):
 @pytest.mark.parametrize("head", ["logreg", "mean_pool"])
 def test_a_word_that_is_neither_is_refused_of_every_head(head, tmp_path):
     """Baselines take one label an utterance, and once took any word for that."""
-    with pytest.raises(UsageError, match="labels_from=nonsense"):
+    with pytest.raises(UsageError, match="unknown labels_from 'nonsense'"):
         asked_head(Cache(tmp_path), Request(head=head, labels_from="nonsense"))
 
 
