@@ -53,8 +53,8 @@ def texts(what: str, values: object) -> list[str]:
     return [a_text(what, _plain(value)) for value in values]
 
 
-def a_rate(value: object) -> float:
-    """Return a sample rate in Hz.
+def a_rate(value: object) -> int:
+    """Return a sample rate in Hz, to the nearest whole one.
 
     Raises:
         UsageError: it is no rate that recordings have: of those beyond, some samples would become hours, or nothing.
@@ -62,7 +62,7 @@ def a_rate(value: object) -> float:
     number, (low, high) = _plain(value), RATES_HZ
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not low <= number <= high:
         raise UsageError(f"sample_rate: {low:,} to {high:,} samples a second are wanted, not {_shown(value)}")
-    return number
+    return round(number)
 
 
 def training_request(head: object, settings: object, asked: Mapping[str, Any]) -> Request:
