@@ -261,7 +261,9 @@ def test_a_scale_has_to_be_declared_and_what_leaves_it_is_found(here: Path, tmp_
     # Two corpora, two scales: each is mapped by its own, and that is said.
     both = run("train", "--head", "ridge", "--target", "valence", "--protocol", "cross:mine:other", "--cache", here)
     assert both.exit_code == 0, both.output
-    assert "rated on the scales mine 1-5, other 1-4; each is mapped to 0..1 by its own" in " ".join(both.output.split())
+    told = " ".join(both.output.split())
+    assert "rated on the scales mine 1-5, other 1-4; each is mapped to 0..1 by its own" in told
+    assert "rated beyond the scale (mine 1-5, other 1-4), where no head reaches: see the audit scale_left" in told
 
 
 def test_a_run_whose_ratings_and_scores_differ_is_damaged(made: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from tfser.heads import REGISTERED
 from tfser.heads.prediction import notebook_models
 from tfser.heads.prediction.exchange import audit
 from tfser.heads.prediction.notebook import TrainingOptions
+from tfser.heads.prediction.own_code import digest_of
+from tfser.heads.prediction.python_values import a_rate
 from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
@@ -74,7 +77,7 @@ def test_the_code_of_a_page_runs(root: Path, page: str, tmp_path: Path, monkeypa
 
 def test_what_training_can_be_asked_is_what_the_command_line_can(tmp_path: Path) -> None:
     assert TrainingOptions.__annotations__.keys() <= {field.name for field in fields(Request)} - {"head", "settings", "seed"}
-    with pytest.raises(TypeError, match="epoch"):
+    with pytest.raises(UsageError, match=r"unknown argument of Cache.train 'epoch'; did you mean 'epochs'\?"):
         tfser.Cache(tmp_path).train("mean_pool", epoch=3)
 
 
@@ -151,6 +154,145 @@ def test_a_registered_head_is_known_by_its_code() -> None:
             tfser.register_head("svm", one)  # type: ignore[arg-type]
     finally:
         REGISTERED.pop("mine", None)
+
+
+def _factory(hidden: int, around: object = None) -> Any:
+    def build(dim: int, n_classes: int) -> object:
+        return (dim, n_classes, hidden, around)
+
+    return build
+
+
+class _Base:
+    WIDE = 3
+
+
+class _Derived(_Base):
+    def __init__(self, dim: int, n_classes: int) -> None:
+        self.helped = _helper(dim, n_classes)
+
+
+def _helper(dim: int, n_classes: int) -> int:
+    return dim * n_classes * _Base.WIDE
+
+
+def test_what_a_head_uses_of_its_own_file_is_its_code_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A factory's values, a function that is called, a class that is inherited from: else old runs were taken for new ones."""
+    assert digest_of(_factory(64)) == digest_of(_factory(64)) != digest_of(_factory(128))
+    with pytest.raises(UsageError, match=r"the value of 'around' .* give a version="):
+        digest_of(_factory(64, object()))
+    before = digest_of(_Derived)
+    assert before == digest_of(_Derived)
+
+    def other(dim: int, n_classes: int) -> int:
+        return dim + n_classes
+
+    monkeypatch.setitem(globals(), "_helper", other)
+    assert digest_of(_Derived) != before
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"head": None}, "Cache.train, head: a text is wanted, not None"),
+        ({"seeds": -1}, "Cache.train, seeds: -1; write a number"),
+        ({"seeds": ["0", "-"]}, "Cache.train, seeds: "),
+        ({"seeds": ()}, "Cache.train, seeds: "),
+        ({"folds": 1.5}, "Cache.train, folds: 1.5; write a number"),
+        ({"epochs": 0}, "Cache.train, epochs: 0; write a whole number"),
+        ({"epochs": "3"}, "Cache.train, epochs: '3'; write a whole number"),
+        ({"settings": ["lr"]}, "settings: a mapping is wanted"),
+        ({"target": 5}, "Cache.train, target: 5; write a name"),
+        ({"features": 3}, "Cache.train, features: a text is wanted, not 3"),
+        ({"again": "yes"}, "Cache.train, again: 'yes'; write true or false"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_one_line(asked: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        tfser.Cache(tmp_path).train(**{"head": "logreg", **asked})
+
+
+def test_seeds_and_folds_may_be_numbers_or_a_text(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text was once taken letter by letter: a seed called "-" was trained, and the catalogue could not hold its run."""
+    asked: list[tuple[str, tuple[int, ...]]] = []
+    monkeypatch.setattr(
+        notebook_models, "train_experiment", lambda cache, request, seeds: asked.append((request.folds, seeds))
+    )
+    for folds, seeds in ((1, 0), ("1", "0-1"), (np.int64(1), np.arange(2)), ([1, 2], range(2)), (None, [3])):
+        tfser.Cache(small).train("logreg", folds=folds, seeds=seeds, epochs=None)  # type: ignore[arg-type]
+    assert asked == [("1", (0,)), ("1", (0, 1)), ("1", (0, 1)), ("1,2", (0, 1)), ("all", (3,))]
+
+
+def test_names_and_rates_of_the_wrong_kind_are_one_line(tmp_path: Path) -> None:
+    cache = tfser.Cache(tmp_path)
+    calls: list[Any] = [
+        lambda: cache.sql(5),
+        lambda: cache.folds(4),
+        lambda: cache.utterances(3),
+        lambda: cache.features(None),
+        lambda: cache.packed("logmel", utterances="abc"),
+        lambda: cache.scores(3),
+        lambda: cache.model(None),
+        lambda: a_rate(0),
+        lambda: a_rate("16000"),
+        lambda: a_rate(1),
+        lambda: tfser.collate([]),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match="wanted"):
+            call()
+
+
+def test_a_head_of_ones_own_that_is_off_is_one_line() -> None:
+    torch = pytest.importorskip("torch")
+
+    class Wide(torch.nn.Module):  # type: ignore[name-defined,misc]
+        """A class more than there are: it would train, and its probabilities would belong to nobody."""
+
+        def __init__(self, dim: int, n_classes: int) -> None:
+            super().__init__()
+            self.out = torch.nn.Linear(dim, n_classes + 1)
+
+        def forward(self, frames: Any, lengths: Any) -> Any:
+            return self.out(frames.mean(dim=1))
+
+    def register(**off: Any) -> Any:
+        return tfser.register_head("mine", Wide, version="1", **off)
+
+    try:
+        for off, message in (
+            ({"recipe": {"epoch": 3}}, "did you mean 'epochs'"),
+            ({"recipe": 5}, "recipe: a mapping"),
+            ({"inputs": "frames"}, "unknown kind of inputs 'frames'"),
+            ({"inputs": "segments", "segment_frames": "80"}, "segment_frames='80'"),
+        ):
+            with pytest.raises(UsageError, match=message):
+                register(**off)
+        spec = register(recipe={"epochs": 3, "lr": 0.003})
+        assert (spec.recipes["default"].epochs, spec.recipes["default"].lr) == (3, 0.003)
+        with pytest.raises(UsageError, match=r"forward gives \(2, 3\); logits \(2, 2\) are wanted"):
+            spec.build(spec.preset(), 8, 2)
+    finally:
+        REGISTERED.pop("mine", None)
+
+
+@pytest.mark.parametrize(
+    ("waveform", "message"),
+    [
+        (np.ones(800, np.int16), "divide 16-bit ones by 32768"),
+        (np.ones((800, 2)), "transpose it"),
+        (np.ones(800) * 1j, "no ndarray of complex128"),
+        ("a.wav", "no str"),
+        (np.full(800, np.nan), "finite"),
+    ],
+)
+def test_what_is_no_waveform_is_one_line(waveform: Any, message: str) -> None:
+    """Of integers a head would hear very loud speech, and of two columns two samples."""
+    head = SimpleNamespace(classes=("anger",), name="h", needs_speakers=False)
+    fronts = SimpleNamespace(of=[SimpleNamespace(sample_rate_hz=16000)], minimum_s=0.02)
+    model = notebook_models.TrainedModel(SimpleNamespace(heads=[head], fronts=fronts))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=message):
+        model(waveform, 16000)
 
 
 def test_features_come_in_every_shape(small: Path) -> None:

@@ -50,7 +50,13 @@ class UtteranceFrames(Dataset[dict[str, Any]]):
 
 def collate(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return a batch: `frames` (B, L, dim) padded with zeros to the longest, `lengths` (B,), `labels` (B,), and lists of
-    the ids and speakers."""
+    the ids and speakers.
+
+    Raises:
+        UsageError: there is no item.
+    """
+    if not items:
+        raise UsageError("collate: a batch of one utterance or more is wanted, and there is none")
     frames = [item["frames"] for item in items]
     return {
         "frames": torch.nn.utils.rnn.pad_sequence(frames, batch_first=True),

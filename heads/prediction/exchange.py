@@ -114,7 +114,10 @@ def audit(frame: Any, *, protocol: str = "official-split", claims: Sequence[str]
     hashes = [str(row.get("content_hash") or f"row {number}") for number, row in enumerate(rows)]
     measured = [
         Measured(
-            size=1, mtime_ns=1, duration_s=row.get("duration_s"), content_hash=hashlib.sha256(text.encode()).hexdigest()[:32]
+            size=1,
+            mtime_ns=1,
+            duration_s=_seconds(row.get("duration_s")),
+            content_hash=hashlib.sha256(text.encode()).hexdigest()[:32],
         )
         for row, text in zip(rows, hashes, strict=True)
     ]
@@ -149,6 +152,18 @@ def _rows_of(frame: Any) -> list[dict[str, Any]]:
 
 def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _seconds(value: Any) -> float | None:
+    """Return a duration.
+
+    Raises:
+        UsageError: it is no number.
+    """
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"duration_s: seconds are wanted, not {value!r}") from error
 
 
 def _utterances(rows: Sequence[Mapping[str, Any]], *, needs_split: bool) -> list[Utterance]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tfser.heads.prediction.python_values import a_text, maybe_text
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import UsageError, unknown
@@ -28,6 +29,7 @@ def feature_rows(cache: Cache, feature_set: str, corpus: str | None) -> list[dic
     Raises:
         UsageError: there is no such feature set or corpus, or the name may mean several.
     """
+    feature_set, corpus = a_text("feature_set", feature_set), maybe_text("corpus", corpus)
     chosen = choose_corpus(cache, corpus)
     with open_catalogue(cache) as connection:
         have = [

@@ -22,7 +22,8 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import CannotWriteError, TfserError, UsageError, unknown
 from tfser.manifests.natural import natural_key
-from tfser.pipeline.scanning.measure import Advance, audio_path, in_order
+from tfser.pipeline.corpora.base import Passed, audio_files
+from tfser.pipeline.measure import Advance, audio_path, in_order
 from tfser.pipeline.sound.audio import KNOWN_SUFFIXES, MAX_DURATION_S, VIDEO_SUFFIXES, survey
 from tfser.pipeline.sound.recording import TooLongError
 from tfser.pipeline.sound.video import MissingExtraError
@@ -114,17 +115,20 @@ def _expanded(word: str, stdin: Path | None) -> Iterator[tuple[str, Path]]:
 
 
 def _audio_below(folder: Path) -> list[Path]:
-    """Return the audio files below a folder, in natural order.
+    """Return the audio files below a folder, in natural order; links to folders are followed, as by a scan.
 
     Raises:
         UsageError: if there are none.
+        TfserError: if the folder itself cannot be read.
     """
-    suffixes = KNOWN_SUFFIXES | VIDEO_SUFFIXES
-    found = [Path(root, name) for root, _, names in os.walk(folder) for name in names if not name.startswith(".")]
-    files = sorted((file for file in found if file.suffix.lower() in suffixes), key=lambda of: natural_key(str(of)))
+    passed: list[Passed] = []
+    files = list(audio_files(folder, KNOWN_SUFFIXES | VIDEO_SUFFIXES, passed))
+    # A folder that cannot be read, or a link in a circle, is an input like any other: it is listed with its reason.
+    files = sorted([*files, *(folder / str(path) for _, path, _ in passed)], key=lambda of: natural_key(str(of)))
     if not files:
+        others = sum(not name.startswith(".") for _, _, names in os.walk(folder) for name in names)
         raise UsageError(
-            f"{folder}: the folder holds no audio file ({len(found):,} others); audio ends in {', '.join(sorted(KNOWN_SUFFIXES))}"
+            f"{folder}: the folder holds no audio file ({others:,} others); audio ends in {', '.join(sorted(KNOWN_SUFFIXES))}"
         )
     return files
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from tfser.heads.prediction.exchange import as_hugging_face
 from tfser.heads.prediction.frames import StoredFrames, feature_rows
+from tfser.heads.prediction.python_values import a_text, maybe_text, seeds_of, texts, training_request
 from tfser.heads.results.dimension_tables import BY as RATED_BY
 from tfser.heads.results.dimension_tables import dimension_table
 from tfser.heads.results.rater_scores import label_maps
 from tfser.heads.results.score_tables import Wanted, table
 from tfser.heads.runs.names import meant_by
-from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.catalogue.statements import select_arrow
@@ -44,7 +44,7 @@ class TrainingOptions(TypedDict, total=False):
     """May be left out if there is one."""
     protocol: str | None
     """The corpus's default if left out."""
-    folds: str
+    folds: str | int | Sequence[int]
     """A number, a list (1,3), a range (2-4), all, or none: one model on all utterances. All if left out."""
     preset: str | None
     """Variant of the head."""
@@ -89,8 +89,9 @@ class NotebookCache(Cache):
         Raises:
             UsageError: it is no SELECT, or names what is not there.
         """
+        statement = a_text("sql", query)
         with open_catalogue(self) as connection:
-            return select_arrow(connection, query)
+            return select_arrow(connection, statement)
 
     def pandas(self, query: str) -> pd.DataFrame:
         """Return the answer to one SELECT as a pandas DataFrame.
@@ -106,7 +107,7 @@ class NotebookCache(Cache):
 
     def utterances(self, corpus: str | None = None) -> pa.Table:
         """Return the rows of a corpus, or of all: who speaks, what is labelled, where the audio is, how long it is."""
-        where = "" if corpus is None else f" WHERE corpus = {quote(choose_corpus(self, corpus))}"
+        where = "" if corpus is None else f" WHERE corpus = {quote(choose_corpus(self, a_text('corpus', corpus)))}"
         return self.sql(f"SELECT * FROM utterances{where} ORDER BY corpus, utterance_id")
 
     def folds(
@@ -125,7 +126,13 @@ class NotebookCache(Cache):
             labels: a label map, such as `common4`.
             validation: who validates, such as `next-group`.
         """
-        chosen, name = choose_protocol(self, corpus, protocol, labels=labels, validation=validation)
+        chosen, name = choose_protocol(
+            self,
+            maybe_text("corpus", corpus),
+            maybe_text("protocol", protocol),
+            labels=maybe_text("labels", labels),
+            validation=maybe_text("validation", validation),
+        )
         several = ", ".join(quote(part) for part in chosen.split("+"))
         return self.sql(
             "SELECT fold, role, corpus, utterance_id, label, speaker FROM fold_utterances "
@@ -150,8 +157,9 @@ class NotebookCache(Cache):
             corpus: may be left out if there is one.
             utterances: only these, in this order.
         """
+        wanted = None if utterances is None else texts("utterances", utterances)
         found = {row["utterance_id"]: row["where"] for row in feature_rows(self, feature_set, corpus)}
-        names = list(found) if utterances is None else list(utterances)
+        names = list(found) if wanted is None else wanted
         if missing := [name for name in names if name not in found]:
             raise UsageError(f"{feature_set} has no frames of {', '.join(missing[:3])}")
         return load_packed([found[name] for name in names], verify=self.verify)
@@ -204,7 +212,7 @@ class NotebookCache(Cache):
         head: str,
         *,
         settings: Mapping[str, object] | None = None,
-        seeds: Sequence[int] = (0,),
+        seeds: int | str | Sequence[int] = (0,),
         **asked: Unpack[TrainingOptions],
     ) -> TrainedExperiment:
         """Train a head under a protocol, as `tfser train` does: audited, found again if it is finished, resumed if it was
@@ -213,7 +221,7 @@ class NotebookCache(Cache):
         Args:
             head: a name of `tfser heads`, or one of `tfser.register_head`.
             settings: of the head or the recipe, by name.
-            seeds: each trains the folds anew.
+            seeds: each trains the folds anew; a number, several, or a text such as "0-4".
             asked: the options of `tfser train`, by the names of `TrainingOptions`; what is left out is chosen as there.
 
         Raises:
@@ -222,12 +230,7 @@ class NotebookCache(Cache):
         """
         from tfser.heads.prediction.notebook_models import train_experiment
 
-        # A single dimension may come as a word: spelled out letter by letter it would be none.
-        target = asked.get("target", ())
-        of_head: dict[str, Any] = {"head": head, "settings": {name: _text(value) for name, value in (settings or {}).items()}}
-        of_head["target"] = tuple(target.split(",")) if isinstance(target, str) else tuple(target)
-        request = Request(**{**asked, **of_head})
-        return train_experiment(self, request, tuple(seeds))
+        return train_experiment(self, training_request(head, settings, asked), seeds_of(seeds))
 
     def scores(self, experiment: str | None = None, *, by: str | None = None) -> list[dict[str, Any]]:
         """Return scores over folds and seeds with intervals over speakers, as `tfser scores --format json` prints them.
@@ -238,8 +241,9 @@ class NotebookCache(Cache):
             experiment: an id, a name, or a piece of it; all if left out.
             by: seed, fold, class, speaker, session, calibration, agreement or raters: a row each, instead of a row an experiment.
         """
+        named = maybe_text("experiment", experiment)
         with open_catalogue(self) as connection:
-            wanted = Wanted(experiment=None if experiment is None else meant_by(self, experiment))
+            wanted = Wanted(experiment=None if named is None else meant_by(self, named))
             found = table(connection, wanted, by=by, maps=label_maps(self, connection) if by == "raters" else None)
             rated = dimension_table(connection, wanted, by=by) if not found or by in (None, *RATED_BY) else []
             return found + rated
@@ -266,9 +270,3 @@ class NotebookCache(Cache):
         with open_catalogue(self) as connection:
             return [row["feature_set"] for row in rows(connection, "SELECT feature_set FROM feature_sets ORDER BY 1")]
 
-
-def _text(value: object) -> str:
-    """Return a setting as `--set` would write it."""
-    if isinstance(value, (tuple, list)):
-        return ",".join(str(each) for each in value)
-    return "none" if value is None else str(value)

@@ -19,6 +19,7 @@ from tfser.heads.prediction.answers import SpokenAnswer, answers, evaluated, mea
 from tfser.heads.prediction.inputs import Unusable, measured, named_inputs
 from tfser.heads.prediction.loading import Model, load_model
 from tfser.heads.prediction.packing import heard_part
+from tfser.heads.prediction.python_values import a_rate, a_text, texts
 from tfser.heads.results.dimension_tables import dimension_table
 from tfser.heads.results.score_tables import Wanted, table
 from tfser.heads.runs.experiment import EVERYTHING, Experiment, resolve
@@ -123,14 +124,21 @@ class TrainedModel:
                 f"{self.name} normalises by speaker: one waveform does not say what that is; predict files of a speaker"
             )
         try:
-            samples = np.asarray(waveform, dtype=np.float32)
-        except (TypeError, ValueError) as error:
+            given = np.asarray(waveform)
+        except (TypeError, ValueError, RuntimeError) as error:  # the last is torch's, of a tensor with a gradient
             raise UsageError(f"a waveform is (n,) or (channels, n) numbers, no {type(waveform).__name__}") from error
+        if given.dtype.kind in "iu" and given.size:  # of another scale, mostly 32768, which heads take for very loud speech
+            raise UsageError("a waveform has full scale 1, and these are integers: divide 16-bit ones by 32768")
+        if given.dtype.kind != "f":
+            raise UsageError(f"a waveform is (n,) or (channels, n) numbers, no {type(waveform).__name__} of {given.dtype}")
+        samples = given.astype(np.float32, copy=False)
+        if samples.ndim == 2 and len(samples) > samples.shape[1]:
+            raise UsageError(f"a waveform is (n,) or (channels, n); this one is {samples.shape}: transpose it")
         if samples.ndim == 2:
             samples = samples.mean(axis=0, dtype=np.float64).astype(np.float32)
         if samples.ndim != 1 or not len(samples) or not np.isfinite(samples).all():
             raise UsageError(f"a waveform is (n,) or (channels, n) finite numbers, n above 0; this one is {samples.shape}")
-        rate = sample_rate or self.sample_rate
+        rate = self.sample_rate if sample_rate is None else a_rate(sample_rate)
         seconds = len(samples) / rate
         if seconds < fronts.minimum_s:
             raise UsageError(f"{seconds * 1000:.4g} ms of audio, shorter than one window of {fronts.minimum_s * 1000:g} ms")
@@ -146,7 +154,7 @@ class TrainedModel:
 
         What cannot be read has `predicted` None and a `reason`.
         """
-        usable, lost = measured(named_inputs([str(file) for file in files]), minimum_s=self._model.fronts.minimum_s)
+        usable, lost = measured(named_inputs(texts("predict", files)), minimum_s=self._model.fronts.minimum_s)
         answered: list[Mapping[str, Any]] = []
         for answer in answers(self._model.heads, self._model.fronts, usable, known=self._model.known, compute=self._compute):
             if isinstance(answer, SpokenAnswer):
@@ -189,5 +197,6 @@ def load(
         TfserError: weights are damaged, or the encoder is not here.
     """
     store = cache if isinstance(cache, Cache) else Cache(None if cache is None else Path(cache))
-    model = load_model(str(name), store, ensemble=ensemble, selection=selection, weights=weights, calibrated=calibrated)
+    named = a_text("name", name)
+    model = load_model(named, store, ensemble=ensemble, selection=selection, weights=weights, calibrated=calibrated)
     return TrainedModel(model, device)

@@ -2,25 +2,27 @@
 
 What comes in: something that makes a `torch.nn.Module` for a feature width and a number of classes. What goes out: a
 `HeadSpec` among the registered ones, so that it is trained under the same protocols and audits, and stands in the same
-tables. Its source code is part
-of its configuration: a class that was changed is another head, and its old runs are not taken for the new one's.
+tables. Its source code is part of its configuration, with what it uses of its own file
+(`tfser.heads.prediction.own_code`): a class that was changed is another head, and its old runs are not taken for the new one's.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import copy
 import inspect
-import textwrap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tfser.heads import HEADS, REGISTERED
+from tfser.heads.prediction.own_code import digest_of
+from tfser.heads.prediction.python_values import setting_text
 from tfser.heads.spec.head import HeadSpec, Network
 from tfser.heads.spec.recipes import PLAIN, Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.manifests.cache import check_name
-from tfser.manifests.errors import UsageError
+from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.plugins import HEADS as GROUP
 from tfser.manifests.plugins import plugins
 
@@ -87,30 +89,34 @@ def register_head(
         inputs: whole utterances, padded with zeros to the longest of a batch, or segments of a fixed length.
         segment_frames: of segments.
         recipe: how to train it unless told otherwise, or what differs from the plain one.
-        version: of code that cannot be read (`build` is no class or function of a file or a notebook's cell), or that
-            consists of more than `build`; raise it when the numbers change.
+        version: of code that cannot be read (`build` is no class or function of a file or a notebook's cell), or that uses
+            modules of your own; raise it when the numbers change.
 
     Raises:
-        UsageError: the name is taken by a head of tfser or of a plug-in, or the code cannot be read and has no version.
+        UsageError: the name is taken by a head of tfser or of a plug-in, the code cannot be read and has no version, or another
+            argument is off.
     """
     check_name("head", name)
     if name in HEADS or name in plugins(GROUP):
         raise UsageError(f"a head called {name} is there already; take another name")
     code = digest_of(build) if version is None else f"version {version}"
+    if inputs not in ("utterances", "segments"):
+        raise unknown("kind of inputs", str(inputs), ("utterances", "segments"))
+    if not isinstance(segment_frames, int):
+        raise UsageError(f"segment_frames={segment_frames!r}: a whole number is wanted")
     is_cut = inputs == "segments"
     config = OwnSegmentConfig(code=code, segment_frames=segment_frames) if is_cut else OwnConfig(code=code)
-    way = recipe if isinstance(recipe, Recipe) else replace(PLAIN, **dict(recipe or {}))  # type: ignore[arg-type]
     spec = Network(
         name=name,
         summary=summary or (inspect.getdoc(build) or "a head of one's own").splitlines()[0],
         source="registered in this process",
         presets={"plain": config},
         default_preset="plain",
-        recipes={"default": way},
+        recipes={"default": _way(recipe)},
         default_recipe="default",
         features=("logmel",),
         inputs=inputs,
-        build=lambda config, dim, n_classes: build(dim, n_classes),
+        build=lambda config, dim, n_classes: _built(name, build, dim, n_classes, segment_frames if is_cut else 2 * _TRIED),
         check=_check,
         frames_limit=lambda config: config.max_frames,
         typical_dim=80,
@@ -119,21 +125,44 @@ def register_head(
     return spec
 
 
+_TRIED = 50
+"""Frames of the shorter utterance that a new module is tried on."""
+
+
+def _way(recipe: Recipe | Mapping[str, object] | None) -> Recipe:
+    """Return how a head is trained: the recipe, or the plain one with what differs.
+
+    Raises:
+        UsageError: it is neither, or a setting is unknown or off.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if not isinstance(recipe, (Mapping, type(None))):
+        raise UsageError(f"recipe: a mapping such as {{'lr': 0.003}} or a tfser.Recipe is wanted, not {type(recipe).__name__}")
+    return PLAIN.with_settings({str(name): setting_text(value) for name, value in (recipe or {}).items()})
+
+
+def _built(name: str, build: Build, dim: int, n_classes: int, frames: int) -> nn.Module:
+    """Return the module, once a copy of it has given logits of the right shape; what it raises is seen in training.
+
+    Raises:
+        UsageError: it is no module, or gives something else than logits (B, n_classes): more of them would train without a word.
+    """
+    import torch
+
+    module = build(dim, n_classes)
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(f"{name}: build({dim}, {n_classes}) gives {type(module).__name__}, not a torch.nn.Module")
+    logits: object = torch.empty(2, n_classes)
+    # A copy, without gradients and with the generator put back: the training's numbers do not know of it.
+    with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]), torch.no_grad():
+        logits = copy.deepcopy(module).eval()(torch.zeros(2, frames, dim), torch.tensor([frames, min(frames, _TRIED)]))
+    shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if shape != (2, n_classes):
+        raise UsageError(f"{name}: of frames {(2, frames, dim)} forward gives {shape}; logits {(2, n_classes)} are wanted")
+    return module
+
+
 def _check(config: OwnConfig, dim: int) -> None:
     if dim <= 0:
         raise UsageError(f"features of a positive width are wanted, not {dim}")
-
-
-def digest_of(build: Build) -> str:
-    """Return a digest of the source of a class or function.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
-    try:
-        text = textwrap.dedent(inspect.getsource(build))
-    except (OSError, TypeError) as error:
-        raise UsageError(
-            f"the source of {build!r} cannot be read, so its runs would not be told from another version's; give a version="
-        ) from error
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -15,7 +15,7 @@ from tfser.heads.runs.request import Request
 from tfser.heads.runs.setting_list import unknown_setting
 from tfser.heads.runs.target import check_learns, check_one_answer, without_classes
 from tfser.heads.spec.head import HeadSpec, Network
-from tfser.heads.spec.recipes import Recipe
+from tfser.heads.spec.recipes import PLAIN, Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.manifests.cache import Cache
 
@@ -76,10 +76,15 @@ def _settings(spec: HeadSpec, request: Request) -> dict[str, str]:
 
     So they are a part of what settings make of a recipe's name. A baseline has no epochs to shorten and takes one label an
     utterance, which is said instead of refused, since sweeps ask all their heads alike.
+
+    Raises:
+        UsageError: `--labels-from` is neither label nor distribution.
     """
     settings = ({} if request.width is None else {"width": str(request.width)}) | dict(request.settings)
     if request.epochs is not None and isinstance(spec, Network):
         settings["epochs"] = str(request.epochs)
+    if request.labels_from is not None:
+        PLAIN.with_settings({"labels_from": request.labels_from})  # a word that is none is refused of baselines, too
     if request.labels_from is not None and isinstance(spec, Network):
         settings["labels_from"] = request.labels_from
     return settings

@@ -32,6 +32,8 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.protocols.distributions import class_distributions
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.splits.choose import choose_protocol
+from tfser.manifests.wording import count
+from tfser.pipeline.features.devices import choose_device
 from tfser.pipeline.features.feature_set import is_per_utterance
 from tfser.pipeline.features.layer_views import LayerView, asks_for_each
 from tfser.pipeline.resources.devices import choose_device
@@ -251,6 +253,12 @@ def _instead(request: Request, spec: HeadSpec, data: TrainingData) -> list[str]:
         rated, every = data.beside
         rest = "" if rated == every else f"; the other {every - rated:,} train and test the classes alone"
         sentences.append(f"ratings of {rated:,} of {every:,} utterances{rest}")
+    if data.beyond:
+        ends = ", ".join(f"{name} {scale}" for name, scale in data.scales.items())
+        sentences.append(
+            f"{count(data.beyond, 'utterance')} rated beyond the scale ({ends}), where no head reaches: see the audit "
+            "scale_left, and declare the right scale with `tfser scan --scale`"
+        )
     if data.rated is not None:
         rated, every = data.rated
         rest = "" if rated == every else f"; the other {every - rated:,} have none in these classes and keep their one label"

@@ -94,7 +94,7 @@ class Targeted(Aimed, Training, Split):
         if not self.targets or self.learns_classes:
             return self.labels
         if self.labels is not None:
-            raise UsageError(f"--labels {self.labels}: {', '.join(self.targets)} have no classes; leave it out")
+            raise UsageError(f"--labels {self.labels}: ratings ({', '.join(self.targets)}) have no classes; leave it out")
         name = rated_name(self.targets)
         own = (self.protocol or "").partition("@")[2].partition("/")[0]
         if own and parse_rated(own) != self.targets:

@@ -51,14 +51,14 @@ def read_sweep(path: Path) -> SweepRequest:
         raise UsageError(f"{path}: defaults is a table: [defaults]")
     if twice := sorted(values.keys() & table.keys()):
         raise UsageError(f"{path}: {twice[0]} stands twice, above all tables and in [defaults]")
-    fields = _fields(f"{path}, defaults", values | table, SweepRequest, ("head", "defaults"))
+    fields = read_fields(f"{path}, defaults", values | table, SweepRequest, ("head", "defaults"))
     heads = []
     for number, block in enumerate(blocks, start=1):
         where = f"{path}, [[head]] {number}" + (f" ({block['name']})" if isinstance(block.get("name"), str) else "")
         if "name" not in block:
-            _fields(where, block, HeadBlock)  # a misspelt `name` is better told as such
+            read_fields(where, block, HeadBlock)  # a misspelt `name` is better told as such
             raise UsageError(f"{where}: say name = ...")
-        heads.append(HeadBlock(**_fields(where, block, HeadBlock)))
+        heads.append(HeadBlock(**read_fields(where, block, HeadBlock)))
     if not heads:
         raise UsageError(f"{path}: no head: write a block [[head]] with name = ...")
     return SweepRequest(heads=tuple(heads), **fields)
@@ -86,7 +86,7 @@ def asked(file: Path | None, heads: Sequence[str], given: Mapping[str, Any]) -> 
     return replace(request, **{**given, "settings": settings})
 
 
-def _fields(where: str, values: Mapping[str, Any], kind: type, also: Sequence[str] = ()) -> dict[str, Any]:
+def read_fields(where: str, values: Mapping[str, Any], kind: type, also: Sequence[str] = ()) -> dict[str, Any]:
     """Return the values by field of a dataclass of options, checked and as its types want them.
 
     Args:

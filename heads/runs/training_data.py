@@ -51,6 +51,8 @@ class TrainingData:
     """Of soft labels: how many utterances have some, and of how many."""
     beside: tuple[int, int] | None = None
     """Where dimensions are learned beside classes: how many utterances are rated for all of them, and of how many."""
+    beyond: int = 0
+    """Where dimensions are learned: how many utterances are rated beyond the ends of their corpus's scale."""
 
     @property
     def layers(self) -> int:
@@ -88,13 +90,15 @@ def look_up(
                 )
             # Votes can change while labels do not, so they are hashed, too.
             hashed, rated = soft_hash(hashed, soft), (len(soft), _assigned(connection, protocol, corpus))
+        scales = scales_of(connection, corpus.split(JOINED_BY)) if targets else {}
         return TrainingData(
             protocol=row,
             features=chosen,
             hash=hashed,
             lengths=lengths,
             trained=_training_frames(*key) if recipe.steps is not None else {},
-            scales=scales_of(connection, corpus.split(JOINED_BY)) if targets else {},
+            scales=scales,
+            beyond=sum(_beyond(connection, protocol, name, scale, targets) for name, scale in scales.items()),
             labels=labels,
             rated=rated,
             beside=beside,
@@ -118,6 +122,19 @@ def _rated_beside(connection: Connection, protocol: str, corpus: str, targets: t
         raise UsageError(f"--target {','.join((CLASSES, *targets))}: no utterance of {corpus} with a class is rated for "
                          f"{' and '.join(targets)}; take --target class")  # fmt: skip
     return int(counted["rated"]), int(counted["every"])
+
+
+def _beyond(connection: Connection, protocol: str, corpus: str, scale: Scale, targets: tuple[str, ...]) -> int:
+    """Return how many utterances of a corpus in a protocol's folds are rated beyond the ends of a scale."""
+    outside = " OR ".join(f"u.{name} NOT BETWEEN {scale.low} AND {scale.high}" for name in targets)
+    counted = rows(
+        connection,
+        f"SELECT count(*) FILTER ({outside}) AS n FROM assignments a "
+        "JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id "
+        "WHERE a.protocol = ? AND a.corpus = ? AND a.fold IS NOT NULL",
+        [protocol, corpus],
+    )
+    return int(counted[0]["n"])
 
 
 def check_temperature(data: TrainingData, folds: str) -> None:

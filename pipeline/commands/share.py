@@ -76,6 +76,9 @@ def cache_pull(url: Url, *, shared: Shared, place: InCache) -> None:
     _tell(done, f"pulled from {remote.url}", "were here")
     if done.kept:
         say(f"{count(len(done.kept), 'file')} of this cache differ and stay as they are: {listed(done.kept, 3)}")
+    if done.passed:
+        names = listed(done.passed, 3)
+        say(f"{count(len(done.passed), 'file')} not fetched: of another scan of the corpus than this cache has: {names}")
     refresh(store)
 
 

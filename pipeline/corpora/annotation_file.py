@@ -2,9 +2,10 @@
 
 Comes in: the file, and the utterances of the corpus that it is about. Goes out: the ratings of these utterances, and every row
 that is none, with the reason. A row names an utterance by its id, its path, or the file's name with or without its ending, as
-long as no other utterance is meant by it. Columns are found by their usual names whatever their case, or named with
-`--annotation-column`; a rater who gives several labels has a row for each, or parts them by semicolons. Nothing is guessed about
-who rated: without a column for the rater, ratings are votes of nobody in particular.
+long as no other utterance is meant by it: a path means nobody in a folder of another name (dev/x.wav is not train/x.wav).
+Columns are found by their usual names whatever their case, or named with `--annotation-column`; a rater who gives several labels
+has a row for each, or parts them by semicolons. Nothing is guessed about who rated: without a column for the rater, ratings are
+votes of nobody in particular.
 """
 
 from __future__ import annotations
@@ -66,13 +67,14 @@ def read_annotations(
     taken = _columns(file, table.column_names, columns)
     values = {ours: table[theirs].to_pylist() for ours, theirs in taken.items()}
     names = _names(utterances)
+    folders = {utterance.utterance_id: _folders(utterance.path) for utterance in utterances}
     annotations: list[Annotation] = []
     passed: list[Passed] = []
     unknown: Counter[str] = Counter()
     for i in range(table.num_rows):
         row = {ours: cells[i] for ours, cells in values.items() if cells[i] is not None}
         written = str(row.pop("utterance_id", ""))
-        meant = names.get(written.casefold()) or names.get(PurePosixPath(written.replace("\\", "/")).name.casefold())
+        meant = names.get(written.casefold()) or _by_last_part(written, names, folders)
         # Each row is used, or listed with its reason; those of unknown utterances are counted by utterance, since a
         # rater's whole table may be of another corpus.
         if not written:
@@ -89,6 +91,25 @@ def read_annotations(
         first = f" ({passed[0][0] or 'row 1'}: {passed[0][2]})" if passed else ""
         raise TfserError(f"{file}: no row rates an utterance of the corpus{first}")
     return annotations, passed
+
+
+def _by_last_part(written: str, names: Mapping[str, str], folders: Mapping[str, tuple[str, ...]]) -> str | None:
+    """Return the utterance that a path means by its file's name; None where the folders around the two files differ.
+
+    Of two paths one may say more folders than the other: one of them may begin higher.
+    """
+    path = written.replace("\\", "/")
+    meant = names.get(PurePosixPath(path).name.casefold())
+    if meant is None:
+        return None
+    ours, theirs = folders[meant], _folders(path)
+    shared = min(len(ours), len(theirs))
+    return meant if ours[len(ours) - shared :] == theirs[len(theirs) - shared :] else None
+
+
+def _folders(path: str) -> tuple[str, ...]:
+    """Return the folders that a path goes through, in small letters, without `.`, `..` and the system's root."""
+    return tuple(part.casefold() for part in PurePosixPath(path).parts[:-1] if part not in ("..", "/"))
 
 
 def _of_row(utterance_id: str, row: Mapping[str, Any]) -> Iterator[Annotation]:

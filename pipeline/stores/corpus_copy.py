@@ -111,11 +111,13 @@ def _known(cache: Cache, path: Path) -> dict[str, list[object]]:
 
 
 def _check_names(there: dict[str, RemoteFile], url: str) -> None:
-    """Refuse names that would leave the folder.
+    """Refuse names that would leave the folder, or that only a store without folders can have side by side.
 
     Raises:
         TfserError: there is one.
     """
     for name in there:
+        if both := [str(above) for above in PurePosixPath(name).parents if str(above) in there]:
+            raise TfserError(f"{url}: {both[0]!r} is a file and the folder of {name!r}, which cannot be here; rename one there")
         if name.startswith("/") or ".." in PurePosixPath(name).parts or "\0" in name or "\\" in name:
             raise TfserError(f"{url}: a file is called {name!r}, which cannot be a file's name here; rename it there")

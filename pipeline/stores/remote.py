@@ -101,6 +101,8 @@ class RemoteFolder:
         names: dict[str, RemoteFile] = {}
         for path, about in found.items():
             name = path[len(self._root) :].lstrip("/")
+            if not name or name.endswith("/"):  # marks an empty folder in stores that have none; no file of anybody's
+                continue
             stamp = next((str(about[key]) for key in _STAMPS if key in about), "")
             names[name] = RemoteFile(name=name, size=int(about.get("size") or 0), stamp=stamp)
         return names

@@ -6,8 +6,9 @@ written last, says which place in a cache each object has. What no commit names 
 no rename is needed. Commits are counted, and no clock is asked. Here, each file is fetched aside, compared with its SHA-256
 and renamed, shards before the rows that make them count.
 
-A file that this cache has is never replaced: frames count by content hash, so what is whole here stays, and what differs is
-named.
+A file that counts in this cache is never replaced: frames count by content hash, so what is whole here stays, and what differs
+is named. A shard without rows, which a killed writer left, does not count; and to a corpus that was scanned here otherwise
+nothing is added, since files of two scans do not belong together.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.errors import TfserError, UsageError, first_line, unknown
 from tfser.manifests.files import sha256_of
-from tfser.pipeline.shards.rows import ROWS_SUFFIX
-from tfser.pipeline.stores.remote import RemoteError, RemoteFolder
+from tfser.pipeline.remote import RemoteError, RemoteFolder
+from tfser.pipeline.shards.rows import ROWS_SUFFIX, rows_path
+from tfser.pipeline.shards.writer import SUFFIXES
 
 OBJECTS, COMMITS = "objects", "commits"
 
@@ -35,12 +37,14 @@ _CORPUS_FILES = ("corpus.json", "utterances.parquet", "skipped.parquet", "annota
 
 @dataclass(kw_only=True)
 class Moved:
-    """What a push or pull did, in files: moved now, there before, and (of a pull) kept since they differ here."""
+    """What a push or pull did, in files: moved now, there before, and (of a pull) kept since they differ here, or passed over
+    since this cache has another scan of their corpus."""
 
     moved: int = 0
     bytes: int = 0
     before: int = 0
     kept: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)
 
 
 def shared_files(cache: Cache, features: str | None, corpus: str | None) -> list[Path]:
@@ -132,10 +136,30 @@ def _commits(remote: RemoteFolder) -> list[dict[str, Any]]:
         content = remote.read(name)
         # A commit's name is its content's: one that is cut off, or being written, is none yet.
         if hashlib.sha256(content).hexdigest() == PurePosixPath(name).stem:
-            found.append(json.loads(content))
-            if found[-1].get("format") != FORMAT:
-                raise TfserError(f"{remote.url}/{name}: written by another version of tfser (format {found[-1].get('format')!r})")
+            found.append(_read_commit(content, f"{remote.url}/{name}"))
     return sorted(found, key=lambda of: int(of["number"]))
+
+
+def _read_commit(content: bytes, called: str) -> dict[str, Any]:
+    """Return a commit; its name says that it is whole, and nothing of who wrote it.
+
+    Raises:
+        TfserError: it is none, another version wrote it, or it names a place that no cache has.
+    """
+    try:
+        commit: dict[str, Any] = json.loads(content)
+        if commit["format"] != FORMAT:
+            raise TfserError(f"{called}: written by another version of tfser (format {commit['format']!r})")
+        int(commit["number"])
+        for place, of in commit["files"].items():
+            parts = PurePosixPath(place).parts
+            if len(parts) < 3 or parts[0] not in ("corpora", "features") or any(part.startswith(".") for part in parts):
+                raise TfserError(f"{called}: names the place {place!r}, which no cache has")
+            bytes.fromhex(of["sha256"])
+            int(of["size"])
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise TfserError(f"{called}: is no commit of `tfser cache push` ({first_line(error)}); remove it there") from error
+    return commit
 
 
 def committed(remote: RemoteFolder) -> dict[str, list[Mapping[str, Any]]]:
@@ -181,23 +205,28 @@ def pull(
     done, number = Moved(), 0
     for lock, places in _by_lock(cache, wanted):
         with cache.lock(lock, on_wait):
+            is_other = lock.startswith("corpora/") and _is_other_scan(cache, lock, named)
             for place in places:
                 number += 1
-                _pull_file(cache, remote, place, named[place], done)
+                if is_other and not (cache.root / place).exists():
+                    done.passed.append(place)
+                else:
+                    _pull_file(cache, remote, place, named[place], done)
                 if advance is not None:
                     advance(number, len(wanted))
     return done
 
 
 def _pull_file(cache: Cache, remote: RemoteFolder, place: str, contents: list[Mapping[str, Any]], done: Moved) -> None:
-    """Fetch a file that is not here; whatever is here stays."""
+    """Fetch a file that is not here, or that a killed writer left; whatever counts here stays."""
     path = cache.root / place
     if path.exists():
         if sha256_of(path) in {of["sha256"] for of in contents}:
             done.before += 1
-        else:
+            return
+        if not _is_unfinished(path):
             done.kept.append(place)
-        return
+            return
     wanted = contents[-1]
 
     def check(copy: Path) -> None:
@@ -209,6 +238,18 @@ def _pull_file(cache: Cache, remote: RemoteFolder, place: str, contents: list[Ma
     except FileNotFoundError as error:
         raise RemoteError(f"{remote.url}/{_object(wanted['sha256'])}: is gone, and was {place}; push it again") from error
     done.moved, done.bytes = done.moved + 1, done.bytes + int(wanted["size"])
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Tell whether a file is a shard without rows: frames of another machine's rows beside it would be taken for damaged ones."""
+    return path.name.endswith(tuple(SUFFIXES.values())) and not path.name.endswith(ROWS_SUFFIX) and not rows_path(path).exists()
+
+
+def _is_other_scan(cache: Cache, folder: str, named: Mapping[str, list[Mapping[str, Any]]]) -> bool:
+    """Tell whether a corpus is here, and was not scanned as any that the store has."""
+    place = f"{folder}/{_CORPUS_FILES[0]}"
+    path = cache.root / place
+    return path.exists() and sha256_of(path) not in {of["sha256"] for of in named.get(place, ())}
 
 
 def _wanted(remote: RemoteFolder, named: Mapping[str, Any], features: str | None, corpus: str | None) -> list[str]:

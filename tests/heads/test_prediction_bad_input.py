@@ -17,7 +17,7 @@ import pytest
 import soundfile
 
 from tfser.heads.prediction.folder import left_of, new_folder
-from tfser.heads.prediction.inputs import standard_input
+from tfser.heads.prediction.inputs import measured, named_inputs, standard_input
 from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.in_turn import run_here
 from tfser.heads.runs.plan import entry_of, make_plan
@@ -86,6 +86,20 @@ def test_every_kind_of_recording_is_heard_or_listed_with_its_reason(one: OneRun,
     done = run(*words, "--format", "rttm", "--cache", one.cache.root)
     assert {line.split()[1] for line in done.stdout.splitlines()} == {"cut", "x.flac", "x.mp3"}  # who says what is told apart
     assert "damaged, and heard as far as they go" in done.stderr
+
+
+def test_what_lies_behind_links_is_heard_or_listed(tmp_path: Path) -> None:
+    """A folder of links to folders was once walked past without a word."""
+    (tmp_path / "disk" / "day1").mkdir(parents=True)
+    soundfile.write(tmp_path / "disk" / "day1" / "a.wav", np.zeros(8000), 16000)
+    asked = tmp_path / "asked"
+    asked.mkdir()
+    (asked / "day1").symlink_to(tmp_path / "disk" / "day1")
+    (asked / "loop").symlink_to(asked / "loop")
+    (asked / "back").symlink_to(asked)
+    usable, lost = measured(named_inputs([str(asked)]))
+    assert [piece.name for piece in usable] == [str(asked / "day1" / "a.wav")]
+    assert [(of.name, "Too many levels" in of.reason) for of in lost] == [(str(asked / "loop"), True)]
 
 
 def test_where_there_is_no_audio(one: OneRun, tmp_path: Path) -> None:

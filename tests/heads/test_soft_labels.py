@@ -16,6 +16,7 @@ from sklearn.metrics import f1_score, recall_score
 from tfser.heads.reports.failing_data import failing
 from tfser.heads.reports.material import read_material, spoken
 from tfser.heads.results.rater_scores import MEASURES, _measures, _sums
+from tfser.heads.runs.asked_head import asked_head
 from tfser.heads.runs.experiment import resolve
 from tfser.heads.runs.loaded import load
 from tfser.heads.runs.request import Request
@@ -118,6 +119,13 @@ def test_from_ratings_to_scores(rated):
     assert by_hand.keys() == {("half or fewer agree", 9), ("more than half agree", 8)} and by_hand == pytest.approx(by_sql)
     shown = run("scores", "--by", "raters", "--cache", cache.root).stdout
     assert "UA of majority" in shown and "macro F1 at 1/K" in shown
+
+
+@pytest.mark.parametrize("head", ["logreg", "mean_pool"])
+def test_a_word_that_is_neither_is_refused_of_every_head(head, tmp_path):
+    """Baselines take one label an utterance, and once took any word for that."""
+    with pytest.raises(UsageError, match="unknown labels_from 'nonsense'"):
+        asked_head(Cache(tmp_path), Request(head=head, labels_from="nonsense"))
 
 
 def test_no_name_changes_by_the_new_settings():

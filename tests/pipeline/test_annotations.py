@@ -28,7 +28,8 @@ def test_rows_by_id_path_and_name_and_what_is_listed(tmp_path):
     file.write_text(
         "FileName,Worker,EmoClass,Val\n"
         "one,w1,Angry,2.5\nb/clip3.wav,w1,happy;sad,\nclip3,w2,Neutral,\n"
-        "clip1,w2,Neutral,\nclip1,w3,Neutral,\nthree,w3,,x\n,w4,Neutral,\ntwo,w4,,\n",
+        "clip1,w2,Neutral,\nclip1,w3,Neutral,\nthree,w3,,x\n,w4,Neutral,\ntwo,w4,,\n"
+        "C:\\x\\b\\clip3.wav,w5,Fear,\nother/clip3.wav,w6,Fear,\n",
         encoding="utf-8",
     )
     found, passed = read_annotations(file, {}, UTTERANCES)
@@ -37,6 +38,7 @@ def test_rows_by_id_path_and_name_and_what_is_listed(tmp_path):
         Annotation(utterance_id="three", rater="w1", label="happiness"),
         Annotation(utterance_id="three", rater="w1", label="sadness"),
         Annotation(utterance_id="three", rater="w2", label="neutral"),
+        Annotation(utterance_id="three", rater="w5", label="fear"),
     ]
     # Two files are called clip1: nobody is meant by it. What cannot be used is listed, row by row or by name.
     assert [(name, reason) for name, _, reason in passed] == [
@@ -44,6 +46,7 @@ def test_rows_by_id_path_and_name_and_what_is_listed(tmp_path):
         (None, "row 7 names no utterance"),
         ("two", "row 8: it has neither a label nor a value"),
         ("clip1", "2 ratings of an utterance that the corpus has not"),
+        ("other/clip3.wav", "1 rating of an utterance that the corpus has not"),  # as dev/x.wav beside train/x.wav
     ]
 
 

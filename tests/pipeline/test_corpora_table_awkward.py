@@ -105,6 +105,12 @@ def test_paths_of_another_machine(root, path, found):
     assert sum("1 full paths are not there as written" in note for note in reading.notes) == moved
 
 
+def test_a_file_that_is_called_with_a_backslash_is_meant_as_it_is(root):
+    (root / "we\\ird.wav").write_bytes((root / "d.wav").read_bytes())
+    (u,) = table(root, "path,label\nwe\\ird.wav,x\n").utterances
+    assert u.path == "we\\ird.wav"
+
+
 def test_decimal_commas(root):
     text = (
         "path;start;end;valence;score;thousands;mixed;date\nd.wav;0,01;0,05;2,5;0,25;1,234;1,5;1,2,3\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -119,6 +120,29 @@ def test_a_corpus_elsewhere_is_copied_once_and_again_where_it_changed(audio: Pat
     assert stamps[here / "s0/u0.wav"] == (here / "s0/u0.wav").stat().st_ino
     with pytest.raises(RemoteError, match="no such folder, or nothing in it"):
         copied(cache, folder(f"{bucket}/none"), told.append)
+
+
+def test_names_that_only_stores_without_folders_have(
+    audio: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Marks of empty folders are no files; a file that is a folder, too, is one line."""
+    fill(f"{bucket}/c", audio)
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    remote, find = folder(f"{bucket}/c"), MemoryFileSystem.find
+    more: dict[str, Any] = {"/": {"size": 0}, "/s0/": {"size": 0}}
+
+    def listed(self: Any, top: str, *, detail: bool = False, **how: Any) -> Any:
+        if not detail:
+            return find(self, top, **how)
+        return {**find(self, top, detail=True, **how), **{f"{top}{name}": about for name, about in more.items()}}
+
+    monkeypatch.setattr(MemoryFileSystem, "find", listed)
+    here = copied(Cache(tmp_path / "cache"), remote, lambda line: None)
+    assert len([path for path in here.rglob("*") if path.is_file()]) == 7
+    more["/s0"] = {"size": 3}
+    with pytest.raises(TfserError, match=r"'s0' is a file and the folder of 's0/u\d.wav'"):
+        copied(Cache(tmp_path / "cache"), remote, lambda line: None)
 
 
 def test_an_interrupted_copy_goes_on(audio: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,6 +263,41 @@ def test_what_a_cache_has_is_never_replaced(filled: Cache, bucket: str, tmp_path
     with open_catalogue(mine) as connection:
         mine_alone = "SELECT count(*) FROM features WHERE feature_set = 'logmel'"
         assert connection.execute(mine_alone).fetchone() == (2,)  # those of its own two
+
+
+def test_what_does_not_count_here_is_no_reason_to_keep_it(filled: Cache, bucket: str, tmp_path: Path) -> None:
+    """A shard that a killed writer left; and a file that only the store's scan of a corpus has is not mixed into another scan."""
+    push(filled, folder(bucket))
+    mine = Cache(tmp_path / "mine")
+    shutil.copytree(filled.root, mine.root)
+    rows = next(iter(mine.feature_root.rglob("*.rows.parquet")))
+    shard = next(path for path in rows.parent.iterdir() if path.name.startswith(rows.name[:16]) and path != rows)
+    rows.unlink()
+    shard.write_bytes(b"of a killed writer")
+    about = mine.corpus("c") / "corpus.json"
+    mine.write_json(about, {**mine.read_json(about), "scanned_at": "another time"})
+    (mine.corpus("c") / "skipped.parquet").unlink()
+    done = pull(mine, folder(bucket))
+    assert done.kept == ["corpora/c/corpus.json"] and done.passed == ["corpora/c/skipped.parquet"] and done.moved == 2
+    assert shard.read_bytes() == (filled.root / mine.place(shard)).read_bytes() and rows.exists()
+    assert [problem.path for problem in verify(mine)] == ["corpora/c/skipped.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("commit", "says"),
+    [
+        ([], "is no commit"),
+        ({"format": 1, "number": 1, "files": {"corpora": {"sha256": "0f", "size": 1}}}, "names the place 'corpora'"),
+        ({"format": 1, "number": 1, "files": {"features/../../x/y": {"sha256": "0f", "size": 1}}}, "which no cache has"),
+        ({"format": 1, "number": "x", "files": {}}, "is no commit"),
+        ({"format": 2}, "another version"),
+    ],
+)
+def test_commits_that_somebody_else_wrote(commit: object, says: str, bucket: str) -> None:
+    content = json.dumps(commit).encode()
+    folder(bucket).write(f"{COMMITS}/{hashlib.sha256(content).hexdigest()}.json", content)
+    with pytest.raises(TfserError, match=says):
+        committed(folder(bucket))
 
 
 def test_two_pushes_at_once_and_a_clock_that_went_back(
