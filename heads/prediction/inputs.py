@@ -23,7 +23,7 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import CannotWriteError, TfserError, UsageError, unknown
 from tfser.manifests.natural import natural_key
 from tfser.pipeline.corpora.base import Passed, audio_files
-from tfser.pipeline.measure import Advance, audio_path, in_order
+from tfser.pipeline.scanning.measure import Advance, audio_path, in_order
 from tfser.pipeline.sound.audio import KNOWN_SUFFIXES, MAX_DURATION_S, VIDEO_SUFFIXES, survey
 from tfser.pipeline.sound.recording import TooLongError
 from tfser.pipeline.sound.video import MissingExtraError

@@ -33,7 +33,6 @@ from tfser.manifests.protocols.distributions import class_distributions
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.splits.choose import choose_protocol
 from tfser.manifests.wording import count
-from tfser.pipeline.features.devices import choose_device
 from tfser.pipeline.features.feature_set import is_per_utterance
 from tfser.pipeline.features.layer_views import LayerView, asks_for_each
 from tfser.pipeline.resources.devices import choose_device

@@ -23,9 +23,9 @@ from typing import Any
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError, first_line, unknown
 from tfser.manifests.files import sha256_of
-from tfser.pipeline.remote import RemoteError, RemoteFolder
 from tfser.pipeline.shards.rows import ROWS_SUFFIX, rows_path
 from tfser.pipeline.shards.writer import SUFFIXES
+from tfser.pipeline.stores.remote import RemoteError, RemoteFolder
 
 OBJECTS, COMMITS = "objects", "commits"
 
