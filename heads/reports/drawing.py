@@ -142,7 +142,7 @@ def confusion(data: FigureData, width: float) -> Figure:
     side.set_xticks([0, 50, 100])
     side.set_xlabel("recall (%)" if width < 5 else "recall (%), 95 %")
     side.grid(axis="x")
-    side.tick_params(axis="y", left=False, labelleft=False)
+    side.yaxis.set_visible(False)  # its classes stand at the left already
     return figure
 
 
