@@ -23,8 +23,8 @@ _ESCAPED = {
 _JOINED = re.compile(r"([-,'`])(?=[-,'`])|[!?](?=`)")
 """Letters that LaTeX draws as another one where they follow one another: two hyphens as a dash."""
 
-_BEYOND_T1 = frozenset("ĈĉĊċĠġĜĝĤĥĦħĴĵĶķĸĻļĿŀŅņŉŖŗŜŝŢţŦŧŴŵŶŷĀāĒēĔĕĖėĢģĨĩĪīĬĭĮįŌōŎŏŨũŪūŬŭŲųſ¢¤¦¨¬¯´¸ª°²³¹µ¶·º¼½¾×÷")
-"""Letters of Latin-1 and Latin Extended-A that are not in the encoding T1 of every installation of LaTeX."""
+_BEYOND_T1 = frozenset("ĦħĸĿŀŉŦŧſ\xad")
+"""Letters of Latin-1 and Latin Extended-A that pdflatex does not draw."""
 
 _IN_T1 = frozenset("–—‘’‚“”„‹›•€")
 

@@ -371,6 +371,43 @@ def test_latex_tables_are_whole(connection: Connection, material: Material, tmp_
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
 
 
+ODD = ["a--b ``c'' ?` !` << >> ,,", r"_ & % # ~ ^ \ { } $ | * [x]", '"', "†‡§ ± − … é ß Ł ő", "* begins", "[0.5] begins", "-"]
+
+
+def _compile(engine: str, lines: list[str], preamble: list[str], folder: Path) -> None:
+    """Compile lines as a document."""
+    if shutil.which(engine) is None:
+        pytest.skip(f"no {engine} here")
+    document = [r"\documentclass{article}", *preamble, r"\usepackage{booktabs}", r"\begin{document}", *lines, r"\end{document}"]
+    (folder / "t.tex").write_text("\n".join(document), encoding="utf-8")
+    done = subprocess.run([engine, "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=folder, capture_output=True,
+                          timeout=300, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+
+
+def test_odd_texts_compile(tmp_path: Path) -> None:
+    """Whatever stands in labels and names, first in a row, too; and of more tables than LaTeX keeps at a time, all."""
+    rows = [{"name": text, "again": text} for text in ODD]
+    lines = report_tables.latex_of([report_tables.table_of(text, rows) for text in ODD * 10])
+    assert lines[0] == r"% needs \usepackage{booktabs} and \usepackage[T1]{fontenc}"
+    assert "a-{}-b" in "\n".join(lines) and r"{*} begins & {*} begins" in "\n".join(lines)
+    _compile("pdflatex", lines, [r"\usepackage[T1]{fontenc}"], tmp_path)
+
+
+CHINESE = [report_tables.table_of("愤怒", [{"label": "愤怒", "speaker": "غضب"}])]
+
+
+def test_other_scripts_say_which_engine_they_need() -> None:
+    lines = report_tables.latex_of(CHINESE)
+    assert lines[0].startswith("% compile with lualatex or xelatex: pdflatex knows no") and "愤" in lines[0]
+    assert "fontspec" in lines[1] and "愤怒 & غضب" in "".join(lines)
+
+
+@pytest.mark.slow
+def test_other_scripts_compile(tmp_path: Path) -> None:
+    _compile("lualatex", report_tables.latex_of(CHINESE), [], tmp_path)  # its fonts lack the letters, which is a warning
+
+
 def test_commands_say_every_setting() -> None:
     config: dict[str, Any] = {
         "head_config": {"hidden": [8, 4]},
