@@ -31,8 +31,8 @@ FRONT = (
 ROOMS = {
     "manifests": (
         *("errors", "labels", "natural", "wording", "widths", "feature_name", "notes", "plugins", "failures", "seals"),
-        *("utterances", "connections", "dimensions", "annotations", "files", "cache", "texts", "streams", "options", "outputs"),
-        *("display", "protocols", "catalogue", "splits", "audits", "commands"),
+        *("utterances", "connections", "dimensions", "annotations", "files", "cache", "texts", "garbage", "streams", "options"),
+        *("outputs", "display", "protocols", "catalogue", "splits", "audits", "commands"),
     ),
     "pipeline": (
         *("cores", "threads", "memory", "sound", "corpora", "measure", "last_scan", "scan_report", "scan", "source", "remote"),
