@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import html
+import io
 import re
 import shutil
 import subprocess
@@ -17,6 +19,7 @@ import pytest
 import stored_runs as stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_svg import RendererSVG
 
 from tfser.heads.reports import corpus_data, drawing, failing_data, page, report_tables, scores_data, style, trust_data
 from tfser.heads.reports.contender_names import contender_names
@@ -29,6 +32,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue
 from tfser.manifests.catalogue.statements import select
 from tfser.manifests.errors import UsageError
+from tfser.manifests.garbage import rarely_collected
 
 HOSTILE = '<script>alert(1)</script> & "so" \u202ereversed\x07 $x_1$'
 
@@ -139,6 +143,22 @@ def test_what_is_drawn_is_the_data(connection: Connection, material: Material) -
     for i, row in enumerate(confusion.rows):
         wanted = f"{row['n']:.0f}\n{100 * row['share']:.0f} %" if row["n"] else None
         assert said.get(divmod(i, K)) == wanted
+
+
+def test_labels_of_a_page_stand_clear(connection: Connection, material: Material) -> None:
+    """Beside and below the names of classes, and within the figure; and garbage is looked for as before."""
+    one = next(of for of in material.members if of.experiment == "svm-b")
+    with style.house_style(), rarely_collected():
+        figure = drawing.draw(scores_data.confusion(one), 5.2)
+        text = style.inline_svg(figure, "k", "t", "d")
+        assert text == style.inline_svg(drawing.draw(scores_data.confusion(one), 5.2), "k", "t", "d")
+        renderer = RendererSVG(5.2 * 72, 300, io.StringIO(), image_dpi=72)
+        ax = figure.axes[0]
+        beside, below = (axis.label.get_window_extent(renderer) for axis in (ax.yaxis, ax.xaxis))
+        classes = [[name.get_window_extent(renderer) for name in axis.get_ticklabels()] for axis in (ax.yaxis, ax.xaxis)]
+    assert beside.x0 >= 0 and beside.x1 <= min(box.x0 for box in classes[0])
+    assert below.y0 >= 0 and below.y1 <= min(box.y0 for box in classes[1])
+    assert gc.get_threshold()[0] < 200_000
 
 
 def test_calibration_by_hand(connection: Connection, material: Material) -> None:
