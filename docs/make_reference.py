@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from tfser.cli import CONTENTS, app
+from tfser.manifests.commands.program import help_record
 
 HEAD = """# Reference of the command line
 
@@ -45,7 +46,7 @@ def _command(name: str, command: Any) -> Iterator[str]:
     yield _plain(str(command.help))
     panels: dict[str, list[tuple[str, str]]] = {}
     for param in command.get_params(context):
-        record = param.get_help_record(context)
+        record = help_record(param, context)
         if record is not None and "--help" not in param.opts:
             plain = "Argument" if param.param_type_name == "argument" else "Option"
             panels.setdefault(getattr(param, "rich_help_panel", None) or plain, []).append(record)

@@ -1,6 +1,7 @@
 """How results are shown: tables, csv and JSON on standard output, notes and progress bars on standard error.
 
-Bars appear on a terminal only. Where standard output is no terminal, a table is as wide as it needs to be.
+Bars appear on a terminal only. A table that goes into a file or a pipe is as wide as COLUMNS says; if that is not set, its texts
+are wrapped at 120 columns, no column is left out, and no word or number is broken, however wide the table must be for it.
 
 Names, labels and paths come from other people's files and may hold characters that move the cursor, clear the screen, set
 the terminal's title or turn the text around. Nothing of that reaches a terminal: `visible` writes them as escapes, and all that
@@ -29,10 +30,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 
 from tfser.manifests.errors import ReaderGoneError, TfserError
-from tfser.manifests.widths import GAP, at_words, column_widths
+from tfser.manifests.widths import GAP, at_words, column_widths, unbroken_widths
 from tfser.manifests.wording import UNSAFE, cell, plain, visible
 
-_WIDE = 400  # columns of a table that goes into a file or a pipe
+PIPED = 120
+"""Columns of a table that goes into a file or a pipe, if its words and numbers need no more."""
+
 _NARROWEST = 20  # columns of a terminal; a smaller number in COLUMNS is no terminal's
 Begin = Callable[[int, float], Callable[[int, float], None]]
 """`begin(utterances, audio_s)` starts a bar and returns `advance(utterances, audio_s)`."""
@@ -102,14 +105,15 @@ def _to_output() -> Iterator[None]:
 
 
 def terminal_width() -> int | None:
-    """Return the columns of the terminal that standard output goes to, None if it goes elsewhere."""
+    """Return the columns of the terminal that standard output goes to; if it goes elsewhere, what COLUMNS says, else None."""
     return _columns(sys.stdout)
 
 
 def _columns(stream: Any) -> int | None:
-    """Return the columns of a stream's terminal, whatever nonsense the environment says; None if it is none."""
+    """Return the columns of a stream's terminal, whatever nonsense the environment says; None if it is none and nobody says."""
     if not stream.isatty():
-        return None
+        said = os.environ.get("COLUMNS", "")
+        return int(said) if said.isascii() and said.isdigit() and int(said) >= _NARROWEST else None
     width = shutil.get_terminal_size().columns
     if width < _NARROWEST:
         with contextlib.suppress(OSError, ValueError):
@@ -146,20 +150,23 @@ def _print_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Non
     """Draw rows below their headers; where a terminal is too narrow for whole words, one record below the other."""
     cells = [[_shown(row[name]) for name in names] for row in rows]
     right = [any(_is_number(row[name]) for row in rows) for name in names]
-    headers, room = [visible(name) for name in names], terminal_width() or _WIDE
-    widths = column_widths(headers, cells, right, room)
-    if widths is None and terminal_width() is not None:
+    headers, room = [visible(name) for name in names], terminal_width()
+    if room is None:
+        widths: list[int] | None = unbroken_widths(headers, cells, right, PIPED)
+    else:
+        widths = column_widths(headers, cells, right, room)
+    if widths is None:
         tables = [_record(headers, row) for row in cells]
     else:
         tables = [Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")]
-        for at, header in enumerate(headers):
-            place: Literal["left", "right"] = "right" if right[at] else "left"
-            width = None if widths is None else widths[at]
-            tables[0].add_column(header, justify=place, overflow="fold", no_wrap=widths is None and right[at], width=width)
+        for header, width, is_right in zip(headers, widths, right, strict=True):
+            place: Literal["left", "right"] = "right" if is_right else "left"
+            tables[0].add_column(header, justify=place, overflow="fold", width=width)
         for row in cells:
             tables[0].add_row(*row)
     with _to_output():
-        console = Console(highlight=False, markup=False, emoji=False, width=room)
+        whole = max(1, sum(widths or ()) + GAP * len(headers))
+        console = Console(highlight=False, markup=False, emoji=False, width=room or whole)
         for number, table in enumerate(tables):
             if number:
                 console.print()

@@ -2,7 +2,8 @@
 
 In go the texts of a table and the columns of the terminal, out come widths. Headers and numbers are never broken within a word;
 texts give way first, down to their longest word or `_LEAST`. Where even that does not fit, nothing does, and whoever prints shows
-one record below the other instead. Nothing here prints.
+one record below the other instead. What goes into a file or a pipe breaks no word at all, and may be wider than a terminal for it
+(`unbroken_widths`): it is searched, and copied from. Nothing here prints.
 """
 
 from __future__ import annotations
@@ -33,12 +34,42 @@ def column_widths(names: Sequence[str], cells: Sequence[Sequence[str]], whole: S
         whole: by column, whether its cells stay in one piece, as numbers do.
         room: columns of the terminal.
     """
-    columns = [[row[at] for row in cells] for at in range(len(names))]
-    wanted = [max([cell_len(name), *map(_widest, texts)]) for name, texts in zip(names, columns, strict=True)]
-    least = [
-        max(_longest_word(name), _narrowest(texts, one_piece, _LEAST if at else _LEAST_FIRST))
-        for at, (name, texts, one_piece) in enumerate(zip(names, columns, whole, strict=True))
-    ]
+    return _dealt(names, cells, _least_widths(names, cells, whole), room)
+
+
+def unbroken_widths(names: Sequence[str], cells: Sequence[Sequence[str]], whole: Sequence[bool], room: int) -> list[int]:
+    """Return the width of each column where no word may be broken: of more than ``room`` together only if words need it.
+
+    >>> unbroken_widths(["path", "why"], [["a/very/long/path.wav", "no such file"]], [False, False], 12)
+    [20, 4]
+
+    Args:
+        names: the headers.
+        cells: the rows, as `column_widths` takes them.
+        whole: by column, whether its cells stay in one piece.
+        room: how wide the table may be.
+    """
+    least = _least_widths(names, cells, whole, breaks_words=False)
+    widths = _dealt(names, cells, least, max(room, sum(least) + GAP * (len(names) - 1)))
+    assert widths is not None, "there is room for the least"
+    return widths
+
+
+def _least_widths(
+    names: Sequence[str], cells: Sequence[Sequence[str]], whole: Sequence[bool], breaks_words: bool = True
+) -> list[int]:
+    """Return how narrow each column may become."""
+    found = []
+    for at, (name, one_piece) in enumerate(zip(names, whole, strict=True)):
+        texts = [row[at] for row in cells]
+        least = (_LEAST if at else _LEAST_FIRST) if breaks_words else None
+        found.append(max(_longest_word(name), _narrowest(texts, one_piece, least)))
+    return found
+
+
+def _dealt(names: Sequence[str], cells: Sequence[Sequence[str]], least: Sequence[int], room: int) -> list[int] | None:
+    """Deal out what ``room`` leaves beyond the least widths; None where it is less."""
+    wanted = [max([cell_len(name), *(_widest(row[at]) for row in cells)]) for at, name in enumerate(names)]
     spare = room - GAP * (len(names) - 1) - sum(least)
     if spare < 0:
         return None
@@ -61,11 +92,12 @@ def cell_len(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
-def _narrowest(texts: Sequence[str], one_piece: bool, least: int) -> int:
-    """Return how narrow a column's cells may become."""
+def _narrowest(texts: Sequence[str], one_piece: bool, least: int | None) -> int:
+    """Return how narrow a column's cells may become: ``least`` even where a word is longer; None: no word is broken."""
     if one_piece:
         return max([1, *map(_widest, texts)])
-    return min(max([1, *map(_longest_word, texts)]), least)
+    longest = max([1, *map(_longest_word, texts)])
+    return longest if least is None else min(longest, least)
 
 
 def _widest(text: str) -> int:

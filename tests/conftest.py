@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib.util
 import itertools
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +46,9 @@ from tfser.pipeline.shards.writer import ShardMember, write_shard
 settings.register_profile("thorough", deadline=None, max_examples=200)
 settings.register_profile("tfser", deadline=None, max_examples=20)
 settings.load_profile("tfser")
+
+# A shell that hands its width on would wrap what tests read.
+os.environ.pop("COLUMNS", None)
 
 # Whoever is started in the background of a shell ignores Ctrl-C; tests of it, and the programs that they start, want it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -78,6 +78,8 @@ def test_version_and_help() -> None:
     help_text = run("--help").stdout
     for name in ("scan", "extract", "train", "audit", "sql", "cache", "manifest", "protocol", "demo", "scores", "corpora"):
         assert f"  {name} " in help_text
+    usage = run("plot", "--help").stdout.splitlines()[0]
+    assert usage.endswith("plot [OPTIONS] KIND [EXPERIMENT ...]")
 
 
 @pytest.mark.parametrize(

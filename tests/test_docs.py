@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from tfser.cli import app
+from tfser.heads.reports.wishes import PLOTS
 from tfser.manifests.catalogue import schema
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +67,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_readme_is_a_page_and_names_the_test_command() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 120 and re.search(r"^make test\b", text, re.M)
+
+
+def test_every_figure_stands_on_the_page_of_figures() -> None:
+    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    assert [kind for kind in PLOTS if f"`{kind}`" not in page.partition("## Figures")[2]] == []
 
 
 def test_nothing_of_a_machine_is_in_the_tree() -> None:

@@ -32,8 +32,8 @@ FRONT = (
 ROOMS = {
     "manifests": (
         *("errors", "labels", "natural", "wording", "widths", "feature_name", "notes", "plugins", "failures", "seals"),
-        *("utterances", "connections", "dimensions", "annotations", "files", "cache", "texts", "streams", "options", "outputs"),
-        *("display", "protocols", "catalogue", "splits", "audits", "commands"),
+        *("utterances", "connections", "dimensions", "annotations", "files", "cache", "texts", "garbage", "streams", "options"),
+        *("outputs", "display", "protocols", "catalogue", "splits", "audits", "commands"),
     ),
     "pipeline": (
         *("resources", "sound", "corpora", "scanning", "shards", "stores", "features", "extraction", "front_end", "derived"),

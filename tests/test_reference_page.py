@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,6 @@ def test_the_reference_is_made_from_the_program() -> None:
     made = module.reference()
     assert made == (DOCS / "reference.md").read_text(encoding="utf-8"), "run: python docs/make_reference.py > docs/reference.md"
     assert all(f"### tfser {line.name}\n" in made for stage in CONTENTS for line in stage.lines)
+    # Words for people: what may be left out is in one pair of brackets, and no type has the name that Python gives it.
+    assert "`[EXPERIMENT ...]`" in made and "`KIND`" in made
+    assert not re.search(r"\[\[|\.\.\.\]\.\.\.|<(str|path|int|int range|float|list)", made)

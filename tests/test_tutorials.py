@@ -26,7 +26,7 @@ from .conftest import PutCorpus, run
 
 DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"```console\n(.*?)```", re.S)
-_SECONDS = re.compile(r"\b\d+(\.\d+)? (s|min)\b(?! of audio)|\b\d+(\.\d+)? x real time")
+_SECONDS = re.compile(r"\b\d+(\.\d+)? (s|min)\b(?! of audio)|\b\d+(\.\d+)? x real time|\bseconds \d+(\.\d+)?")
 
 
 @pytest.fixture(autouse=True)

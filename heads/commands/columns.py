@@ -1,7 +1,8 @@
 """Tables that fit a terminal: cells are not folded to pieces of three letters; what a reader can do without goes first.
 
 In go a table's lines and the columns that may go, the first one first. Out come lines that fit the width, and sentences that say
-what is not shown: of a column with one value all the way down that value, of any other its name.
+what is not shown: of a column with one value all the way down that value, of any other its name. What goes into a file or a pipe
+loses nothing: only columns of one value leave the table, and that value is said below it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfser.manifests.display import PIPED
+from tfser.manifests.widths import GAP, cell_len
 from tfser.manifests.wording import cell
-
-_GAP = 2
 
 
 def fitted(
@@ -24,19 +25,21 @@ def fitted(
 
     Args:
         lines: of a table, all with the same columns.
-        width: of the terminal; None: everything fits.
+        width: of the terminal; None: there is none, and what is left out is said.
         expendable: columns that may go, the first one first.
     """
     names = list(lines[0]) if lines else []
-    wide = {name: max(len(name), *(len(cell(line[name])) for line in lines)) for name in names}
+    wide = {name: max(cell_len(name), *(cell_len(cell(line[name])) for line in lines)) for name in names}
+    same = {name for name in names if len({cell(line[name]) for line in lines}) == 1}
     gone: list[str] = []
     for name in dict.fromkeys(name for name in expendable if name in wide):
-        if width is None or sum(wide[of] + _GAP for of in names if of not in gone) - _GAP <= width:
+        if sum(wide[of] + GAP for of in names if of not in gone) - GAP <= (width or PIPED):
             break
-        gone.append(name)
+        if width is not None or name in same:
+            gone.append(name)
     if not gone:
         return [dict(line) for line in lines], []
-    alike = [name for name in names if name in gone and len({cell(line[name]) for line in lines}) == 1]
+    alike = [name for name in names if name in gone and name in same]
     others = [name for name in names if name in gone and name not in alike]
     said = [f"{name} {cell(lines[0][name])}" for name in alike if cell(lines[0][name])]
     notes = [f"In all rows: {', '.join(said)}."] if said else []

@@ -48,7 +48,7 @@ class Tracking(InCache):
     tensorboard: Annotated[Path | None, Option("Write the curves of finished runs as TensorBoard events.", metavar="DIR")] = None
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run or an experiment (or a piece of its id).")],
-    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="A new folder to write.")] = None,
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="A new folder to write.")] = None,
     *,
     exporting: Exporting,
     tracking: Tracking,

@@ -23,7 +23,7 @@ from tfser.pipeline.features.registry import UPSTREAMS
 
 
 def heads(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A head: its settings, with default and meaning.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A head: its settings, with default and meaning.")] = None,
     *,
     preset: Annotated[str | None, Option("With NAME: the defaults of this one.", metavar="NAME")] = None,
     recipe: Annotated[str | None, Option("With NAME: the defaults of this one.", metavar="NAME")] = None,

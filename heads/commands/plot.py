@@ -22,7 +22,7 @@ def plot(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=f"{', '.join(PLOTS)}.")],
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[EXPERIMENT ...]", help="Ids, or enough of them; of features: an utterance."),
+        typer.Argument(metavar="EXPERIMENT", help="Ids, or enough of them; of features: an utterance."),
     ] = None,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="x.svg, x.pdf or x.png.")],

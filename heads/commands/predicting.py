@@ -118,7 +118,7 @@ def predict(
         str, typer.Argument(metavar="MODEL", help="A run, an experiment (or a piece of its id), or a folder of `tfser export`.")
     ],
     inputs: Annotated[
-        list[str] | None, typer.Argument(metavar="[INPUT]...", help="Files, folders, globs, or - for standard input.")
+        list[str] | None, typer.Argument(metavar="INPUT", help="Files, folders, globs, or - for standard input.")
     ] = None,
     *,
     hearing: Hearing,

@@ -20,6 +20,7 @@ from tfser.manifests.catalogue.reading import Connection, open_catalogue
 from tfser.manifests.commands.printing import InCache
 from tfser.manifests.display import say, show
 from tfser.manifests.errors import UsageError
+from tfser.manifests.garbage import rarely_collected
 from tfser.manifests.options import Option
 from tfser.manifests.outputs import check_output, format_of, output_to, writing
 from tfser.manifests.wording import size
@@ -35,10 +36,11 @@ class ReportKind(StrEnum):
     latex = "latex"
 
 
+@rarely_collected()
 def report(
     experiments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[EXPERIMENT ...]", help="Ids, or enough of them; all complete ones if left out."),
+        typer.Argument(metavar="EXPERIMENT", help="Ids, or enough of them; all complete ones if left out."),
     ] = None,
     *,
     output: Annotated[
@@ -134,6 +136,7 @@ def say_where(target: Path, text: str, files: dict[str, bytes], material: Materi
     say(f"{target} ({size(len(text.encode()))}){beside}: open it in a browser")
 
 
+@rarely_collected()
 def report_here(store: Cache, target: Path) -> None:
     """Write the page of everything in a cache, and say where it lies.
 

@@ -42,7 +42,7 @@ def scores(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[EXPERIMENT]", help="Only experiments whose id begins so, or holds this piece (the hash is enough)."
+            metavar="EXPERIMENT", help="Only experiments whose id begins so, or holds this piece (the hash is enough)."
         ),
     ] = None,
     *,
@@ -130,7 +130,7 @@ def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="An experiment: its id, or enough of it; or a run.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The one to compare it with.")],
     more: Annotated[
-        list[str] | None, typer.Argument(metavar="[C ...]", help="Further ones: all pairs at once, and letters for groups.")
+        list[str] | None, typer.Argument(metavar="C", help="Further ones: all pairs at once, and letters for groups.")
     ] = None,
     *,
     comparing: Comparing,

@@ -24,7 +24,7 @@ from tfser.pipeline.commands.extract import extract_synthetic
 
 def sweep(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE.toml]", help="A sweep written down; options override its defaults.")
+        Path | None, typer.Argument(metavar="FILE.toml", help="A sweep written down; options override its defaults.")
     ] = None,
     *,
     heads: Annotated[

@@ -12,7 +12,7 @@ from typing import Any
 from tfser.heads import head
 from tfser.heads.commands.columns import fitted
 from tfser.heads.results.intervals import FEW
-from tfser.heads.results.latex import latex, tabular
+from tfser.heads.results.latex import latex, needed, tabular
 from tfser.heads.results.marks import explain_marks, is_independent, mark
 from tfser.heads.results.written import range_text, score_text
 from tfser.heads.runs.in_turn import Failure
@@ -168,7 +168,8 @@ def latex_lines(lines: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> lis
     """Return a LaTeX table for the package booktabs, with its notes below it in the same environment."""
     names = list(lines[0]) if lines else []
     table = tabular(names, ([line[name] for name in names] for line in lines), [name for name in names if name not in _LEFT])
-    return [r"% needs \usepackage{booktabs}", *table, *(rf"\par\smallskip {latex(note)}" for note in notes)]
+    table += [rf"\par\smallskip {latex(note)}" for note in notes]
+    return [*needed(table), *table]
 
 
 def plan_rows(

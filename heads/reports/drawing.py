@@ -29,6 +29,9 @@ _CELL_INCHES = 0.24
 _NARROW = 22
 """Characters of a name beside an axis, in a wide figure and in a narrow one."""
 
+_FAR = 0.25
+"""From chance: where all scores are further above it, its line is left out of their axis."""
+
 _WIDE_INCHES = 5.0
 """From here on, words of an axis stand on one line, and names in full; figures for one column have less room."""
 
@@ -41,12 +44,11 @@ def forest(data: FigureData, width: float) -> Figure:
     axes = figure.subplots(1, len(shares), sharey=True, width_ratios=shares, squeeze=False)[0]
     ax = axes[0]
     _bars(ax, [(y, row["low"], row["high"]) for y, row in enumerate(rows)], color=BLUE, linewidth=2.2, alpha=0.55)
+    size = 5.0 if width > _WIDE_INCHES else 3.5
     for hollow in (False, True):
         places = [(100 * row["pooled_UA"], y) for y, row in enumerate(rows) if bool(row["mark"]) is hollow]
-        _dots(ax, places, "o", color=BLUE, markersize=5, markerfacecolor="none" if hollow else BLUE, zorder=3)
-    if data.details["chance"]:
-        ax.axvline(100 * data.details["chance"], color=FAINT, linestyle=":", linewidth=1)
-        ax.text(100 * data.details["chance"], -0.55, " chance", color=FAINT, fontsize=7, va="center")
+        _dots(ax, places, "o", color=BLUE, markersize=size, markerfacecolor="none" if hollow else BLUE, zorder=3)
+    _chance(ax, data.details["chance"], min(row["pooled_UA"] if row["low"] is None else row["low"] for row in rows))
     most = _LONG if width > _WIDE_INCHES else _NARROW
     ax.set_yticks(range(len(rows)), [f"{short_text(row['name'], most)}{row['mark']}" for row in rows])
     ax.set_ylim(len(rows) - 0.4, -0.9)
@@ -55,6 +57,16 @@ def forest(data: FigureData, width: float) -> Figure:
     if joined:
         _joins(axes[1], joined)
     return figure
+
+
+def _chance(ax: Axes, chance: float | None, lowest: float) -> None:
+    """Draw the line of chance; where that is far from all scores, say where it is, or the scores would be one heap beside it."""
+    if chance and lowest - chance < _FAR:
+        ax.axvline(100 * chance, color=FAINT, linestyle=":", linewidth=1)
+        ax.text(100 * chance, -0.55, " chance", color=FAINT, fontsize=7, va="center")
+    elif chance:
+        ax.text(0.01, -0.55, f"\N{LEFTWARDS ARROW} chance {percent_of(chance)} %", color=FAINT, fontsize=7, va="center",
+                transform=ax.get_yaxis_transform())  # fmt: skip
 
 
 def _bars(ax: Axes, bars: Sequence[tuple[float, float | None, float | None]], **look: Any) -> None:
@@ -142,7 +154,7 @@ def confusion(data: FigureData, width: float) -> Figure:
     side.set_xticks([0, 50, 100])
     side.set_xlabel("recall (%)" if width < 5 else "recall (%), 95 %")
     side.grid(axis="x")
-    side.tick_params(axis="y", left=False, labelleft=False)
+    side.yaxis.set_visible(False)  # its classes stand at the left already
     return figure
 
 

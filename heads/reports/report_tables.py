@@ -13,7 +13,7 @@ from typing import Any
 from tfser.heads import REFERENCE_HEADS
 from tfser.heads.reports.figure_data import FigureData, Numbers, percent_of
 from tfser.heads.reports.material import ContenderGroup, Material
-from tfser.heads.results.latex import latex, tabular
+from tfser.heads.results.latex import latex, needed, tabular
 from tfser.heads.results.marks import explain_marks, mark, standing
 from tfser.heads.results.written import score_text
 from tfser.manifests.wording import cell, count, visible
@@ -212,10 +212,14 @@ def _marked_down(text: str) -> str:
     return "".join(f"\\{letter}" if letter in "|*_`[" else letter for letter in escaped)
 
 
+_ON_A_PAGE = 12
+"""Tables, before LaTeX is told to begin a new page."""
+
+
 def latex_of(tables: Sequence[ReportTable]) -> list[str]:
     r"""Return tables as lines of LaTeX for the package booktabs, each an environment `table` with its caption and notes."""
-    lines = [r"% needs \usepackage{booktabs} and \usepackage[T1]{fontenc}"]
-    for table in tables:
+    lines: list[str] = []
+    for number, table in enumerate(tables, 1):
         lines += [
             r"\begin{table}",
             r"\centering\small",
@@ -223,6 +227,8 @@ def latex_of(tables: Sequence[ReportTable]) -> list[str]:
             *tabular(table.columns, table.rows, table.right),
             *(rf"\par\smallskip\footnotesize {latex(note)}" for note in table.notes),
             r"\end{table}",
+            # LaTeX keeps no more than some dozens of tables until it has a page for them, and then gives up.
+            *([r"\clearpage"] if number % _ON_A_PAGE == 0 else []),
             "",
         ]
-    return lines
+    return [*needed(lines), *lines]

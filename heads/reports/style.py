@@ -10,11 +10,14 @@ told apart has a shape or a place of its own besides.
 
 from __future__ import annotations
 
+import functools
 import io
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, cast
 
@@ -90,6 +93,7 @@ def house_style(**changes: Any) -> Iterator[None]:
     """Draw and save in the house's style, whatever the user's own configuration of Matplotlib says."""
     import matplotlib
 
+    _load()
     with matplotlib.rc_context(), warnings.catch_warnings():
         # A name in letters that the font lacks: a page has the reader's fonts, a file shows a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -98,11 +102,32 @@ def house_style(**changes: Any) -> Iterator[None]:
         yield
 
 
+@functools.cache
+def _load() -> None:
+    """Import Matplotlib without the descriptions of properties that it writes for each kind of artist: a fifth of the time.
+
+    A notebook, where somebody may read them, has imported it before or gets them as they are.
+    """
+    if "IPython" in sys.modules or "matplotlib.figure" in sys.modules:
+        return
+    from matplotlib import artist
+
+    described, artist.kwdoc = artist.kwdoc, lambda kind: ""
+    try:
+        import matplotlib.backends.backend_svg
+        import matplotlib.figure  # noqa: F401
+    finally:
+        artist.kwdoc = described
+
+
 _OUTSIDE = {"outside right upper": "right", "outside upper right": "top", "outside lower center": "bottom"}
 """Places of a legend outside of all axes, and from which side each takes room."""
 
 _PAD = 3.0
 """Points around a figure, and around what stands beside its axes: those of Matplotlib's constrained layout."""
+
+_MOST_TEXTS = 10_000
+"""Texts whose sizes are remembered, until all are forgotten."""
 
 _TITLE = 15.0
 """Points that a title of axes takes, with its distance from them."""
@@ -175,22 +200,47 @@ def _drawn_once(figure: Figure) -> str:
     `Figure.savefig` lays out and draws everything twice; a page has dozens of figures, so here it is laid out once, by what
     stands outside of the axes (what is inside has its place), and drawn once.
     """
+    from matplotlib.backends.backend_mixed import MixedModeRenderer
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     for ax in figure.axes:
         for artist in (*ax.lines, *ax.patches, *ax.texts, *ax.collections, *ax.images):
             artist.set_in_layout(False)
-    canvas = FigureCanvasSVG(figure)
+    FigureCanvasSVG(figure)
     figure.set_dpi(72)
+    width, height = (72 * float(inches) for inches in figure.get_size_inches())
+    stream = io.StringIO()
+    # What measures the labels draws them, too, as it remembers how large each is.
+    renderer: Any = _renderer()(width, height, stream, image_dpi=72, metadata=dict(_NO_DATE["svg"]))
     if _in_a_row(figure):
-        _place_once(figure)
+        _place_once(figure, renderer)
     elif (engine := figure.get_layout_engine()) is not None:
         engine.execute(figure)
     figure.set_layout_engine("none")
     figure.patch.set_visible(False)
-    stream = io.StringIO()
-    canvas.print_svg(stream, metadata=dict(_NO_DATE["svg"]))  # type: ignore[no-untyped-call]
+    mixed: Any = MixedModeRenderer(figure, width / 72, height / 72, 72, renderer)  # type: ignore[no-untyped-call]
+    figure.draw(mixed)
+    renderer.finalize()
     return stream.getvalue()
+
+
+@functools.cache
+def _renderer() -> Any:
+    """Return Matplotlib's renderer of SVG, which for all figures of a process measures each text once: most stand in several."""
+    from matplotlib.backends.backend_svg import RendererSVG
+
+    sizes: dict[tuple[str, int, Any], tuple[float, float, float]] = {}
+
+    class RememberingRenderer(RendererSVG):
+        def get_text_width_height_descent(self, s: str, prop: Any, ismath: Any) -> tuple[float, float, float]:
+            key = (s, hash(prop), ismath)
+            if len(sizes) > _MOST_TEXTS:
+                sizes.clear()
+            if key not in sizes:
+                sizes[key] = super().get_text_width_height_descent(s, prop, ismath)  # type: ignore[no-untyped-call]
+            return sizes[key]
+
+    return RememberingRenderer
 
 
 def _in_a_row(figure: Figure) -> bool:
@@ -202,18 +252,27 @@ def _in_a_row(figure: Figure) -> bool:
     return one_row and known and len(grids) == 1 and not figure.texts and not figure.get_suptitle()
 
 
-def _place_once(figure: Figure) -> None:
+@dataclass(frozen=True, kw_only=True)
+class _Around:
+    """Points that the surroundings of axes take at each side, and how far from the axes the labels of x and y stand."""
+
+    left: float
+    right: float
+    above: float
+    below: float
+    to_x_label: float
+    to_y_label: float
+
+
+def _place_once(figure: Figure, renderer: Any) -> None:
     """Give each of a row of axes its place, so that labels and legends fit around them.
 
-    Matplotlib's constrained layout measures every label twice, since those of an axis may change with its length, and drawing
-    measures them again. Here they are measured once, which takes half the time: the axes begin at about their size.
+    Matplotlib's constrained layout measures every label four times, since those of an axis may change with its length, and
+    drawing measures them again. Here they are measured once, which takes half the time: the axes begin at about their size.
     """
-    from matplotlib.backends.backend_svg import RendererSVG
-
     width, height = (72 * float(inches) for inches in figure.get_size_inches())
-    renderer: Any = RendererSVG(width, height, io.StringIO(), image_dpi=72)  # type: ignore[no-untyped-call]
-    around = [_room_around(ax, renderer) for ax in figure.axes]
-    left, right, top, bottom = _PAD, _PAD, _PAD + max(of[2] for of in around), _PAD + max(of[3] for of in around)
+    around = [_measured(ax, renderer) for ax in figure.axes]
+    left, right, top, bottom = _PAD, _PAD, _PAD + max(of.above for of in around), _PAD + max(of.below for of in around)
     for legend in figure.legends:
         box = legend.get_window_extent(renderer)
         match _OUTSIDE[str(legend.get_gid())]:
@@ -224,42 +283,51 @@ def _place_once(figure: Figure) -> None:
             case "bottom":
                 bottom += _PAD + box.height
     # Above and below, all need as much as the one that needs most; to the left and right, each has its own.
-    free = width - left - right - 2 * _PAD * (len(around) - 1) - sum(of[0] + of[1] for of in around)
+    free = width - left - right - 2 * _PAD * (len(around) - 1) - sum(of.left + of.right for of in around)
     spec = figure.axes[0].get_subplotspec()
     assert spec is not None, "those of a row have one"
     ratios = np.asarray(spec.get_gridspec().get_width_ratios(), dtype=float)
     x = left
-    for ax, (before, behind, _, _), ratio in zip(figure.axes, around, ratios, strict=True):
+    for ax, of, ratio in zip(figure.axes, around, ratios, strict=True):
         share = max(1.0, free * ratio / sum(ratios))
-        old_bottom = float(ax.get_window_extent(renderer).y0)  # a number, since the box moves with the axes
-        ax.set_position(((x + before) / width, bottom / height, share / width, max(1.0, height - top - bottom) / height))
-        _keep_label(ax, old_bottom)
-        x += before + share + behind + 2 * _PAD
+        ax.set_position(((x + of.left) / width, bottom / height, share / width, max(1.0, height - top - bottom) / height))
+        _put_labels(ax, of)
+        x += of.left + share + of.right + 2 * _PAD
 
 
-def _room_around(ax: Axes, renderer: Any) -> tuple[float, float, float, float]:
-    """Return how many points of ticks, labels and title lie to the left of axes, to the right, above and below."""
+def _measured(ax: Axes, renderer: Any) -> _Around:
+    """Return how many points of ticks, labels and title lie around axes."""
     if not ax.axison:
-        return 0.0, 0.0, 0.0, 0.0
+        return _Around(left=0.0, right=0.0, above=0.0, below=0.0, to_x_label=0.0, to_y_label=0.0)
     inner = ax.get_window_extent(renderer)
-    boxes = [box for axis in (ax.xaxis, ax.yaxis) if (box := axis.get_tightbbox(renderer, for_layout_only=True)) is not None]
-    above = max(0.0, *(box.y1 - inner.y1 for box in boxes))
-    if ax.get_title("left"):
-        above += _TITLE
-    return (
-        max(0.0, *(inner.x0 - box.x0 for box in boxes)),
-        max(0.0, *(box.x1 - inner.x1 for box in boxes)),
-        above,
-        max(0.0, *(inner.y0 - box.y0 for box in boxes)),
+    boxes, labels = [], []
+    for axis in (ax.xaxis, ax.yaxis):
+        # The label stands beside the widest of the others, and is no matter for those: without it, they are measured once.
+        axis.label.set_visible(False)
+        axis.set_label_coords(0.5, 0.5)
+        if (box := axis.get_tightbbox(renderer, for_layout_only=True)) is not None:
+            boxes.append(box)
+        axis.label.set_visible(True)
+        labels.append(axis.label.get_window_extent(renderer) if axis.get_visible() and axis.label.get_text() else None)
+    left, below = (max(0.0, *(inner.min[i] - box.min[i] for box in boxes)) if boxes else 0.0 for i in (0, 1))
+    to_x, to_y = below + ax.xaxis.labelpad, left + ax.yaxis.labelpad
+    return _Around(
+        left=left if labels[1] is None else to_y + labels[1].width,
+        right=max(0.0, *(box.x1 - inner.x1 for box in boxes)) if boxes else 0.0,
+        above=(max(0.0, *(box.y1 - inner.y1 for box in boxes)) if boxes else 0.0) + (_TITLE if ax.get_title("left") else 0.0),
+        below=below if labels[0] is None else to_x + labels[0].height,
+        to_x_label=to_x,
+        to_y_label=to_y,
     )
 
 
-def _keep_label(ax: Axes, old_bottom: float) -> None:
-    """Let the label of x stay as far below axes that were moved as it was, instead of measuring it again."""
-    label = ax.xaxis.label
-    x, y = label.get_position()
-    moved = ax.get_window_extent().y0 - old_bottom
-    ax.xaxis.set_label_coords(x, y + moved, transform=label.get_transform())
+def _put_labels(ax: Axes, around: _Around) -> None:
+    """Put the labels of axes that have their place where they were measured to stand."""
+    from matplotlib.transforms import IdentityTransform
+
+    box = ax.get_window_extent()
+    ax.xaxis.set_label_coords(0.5 * (box.x0 + box.x1), box.y0 - around.to_x_label, transform=IdentityTransform())
+    ax.yaxis.set_label_coords(box.x0 - around.to_y_label, 0.5 * (box.y0 + box.y1), transform=IdentityTransform())
 
 
 def _view_box(text: str) -> str:

@@ -15,6 +15,7 @@ import inspect
 import typing
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,9 @@ from tfser.manifests.catalogue.keeping import kept_open
 from tfser.manifests.options import Declared, build, declared, option_of, values
 
 _CONTEXT = "parser_context"
+
+_METAVARS: dict[type, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+"""What stands for a value of a type in help, where an option says nothing else: words for people, no names of Python's types."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +112,17 @@ def _as_parameter(declared_option: Declared) -> inspect.Parameter:
     bounds: dict[str, Any] = {
         name: bound for name, bound in (("min", option.minimum), ("max", option.maximum)) if bound is not None
     }
-    described = typer.Option(flag, help=option.help, metavar=option.metavar, rich_help_panel=declared_option.panel, **bounds)
+    metavar = option.metavar or _metavar_of(hint)
+    described = typer.Option(flag, help=option.help, metavar=metavar, rich_help_panel=declared_option.panel, **bounds)
     return inspect.Parameter(
         declared_option.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=inspect.Parameter.empty if default is MISSING else default,
         annotation=Annotated[hint, described],
     )
+
+
+def _metavar_of(hint: Any) -> str | None:
+    """Return what stands for a value of a type in help; None where the parser lists the values itself, or there is none."""
+    kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind is not type(None)]
+    return _METAVARS.get(kinds[0]) if len(kinds) == 1 else None

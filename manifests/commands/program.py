@@ -67,11 +67,16 @@ class Command(TyperCommand):
         words, example = parted(help or "")
         super().__init__(*args, help=words, **{**named, "epilog": example})
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return what stands behind the command's name in its usage, the same whatever the parser's version writes."""
+        arguments = [argument_words(param) for param in self.get_params(ctx) if param.param_type_name == "argument"]
+        return [str(self.options_metavar), *arguments]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options, by heading; options without one come first."""
         panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for param in self.get_params(ctx):
-            if (record := param.get_help_record(ctx)) is not None:
+            if (record := help_record(param, ctx)) is not None:
                 plain = "Arguments" if param.param_type_name == "argument" else "Options"
                 panels.setdefault(getattr(param, "rich_help_panel", None) or plain, []).append(record)
         last = [heading for heading, records in panels.items() if records][-1]
@@ -88,6 +93,22 @@ class Command(TyperCommand):
             with formatter.section("Example"):
                 for line in self.epilog.splitlines():
                     formatter.write(f"  {line}\n")
+
+
+def argument_words(param: Any) -> str:
+    """Return how an argument stands in help: in brackets where it may be left out, with dots where there may be several."""
+    words = str(param.metavar or param.name.upper())
+    several = f"{words} ..." if param.nargs != 1 else words
+    return several if param.required else f"[{several}]"
+
+
+def help_record(param: Any, ctx: Any) -> tuple[str, str] | None:
+    """Return an argument or an option as help shows it, with its meaning; None where it is hidden."""
+    record: tuple[str, str] | None = param.get_help_record(ctx)
+    if record is None or param.param_type_name != "argument":
+        return record
+    # The brackets say what has to be given, so it is not said a second time.
+    return argument_words(param), record[1].removesuffix("[required]").rstrip()
 
 
 def parted(docstring: str) -> tuple[str, str]:

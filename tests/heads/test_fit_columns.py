@@ -30,6 +30,14 @@ def test_columns_go_in_their_order_until_the_rest_fits() -> None:
     assert [list(line) for line in fitted(LINES, 3, ["WF1"])[0]] == [["head", "folds", "parameters", "UA"]] * 2
 
 
+def test_a_pipe_loses_nothing() -> None:
+    """What all rows share goes below the table; what tells them apart stays, however wide that is."""
+    long = [{**line, "recipe": "r" * 90, "note": str(n) * 90} for n, line in enumerate(LINES)]
+    lines, notes = fitted(long, None, ["note", "folds", "recipe", "WF1"])
+    assert [list(line) for line in lines] == [["head", "parameters", "WF1", "UA", "note"]] * 2
+    assert notes == [f"In all rows: folds 1-4 of 4, recipe {'r' * 90}."]
+
+
 def test_marked_scores_and_their_intervals_stand_to_the_right(capsys: pytest.CaptureFixture[str]) -> None:
     print_rows([{"UA": "9.5 ± 8.1†", "95 %": "9.3 to 68.1†"}, {"UA": "54.5 ± 8.1†", "95 %": "29.3 to 68.1†"}], Output.table)
     assert capsys.readouterr().out.splitlines()[1] == " 9.5 ± 8.1†   9.3 to 68.1†"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import html
+import io
 import re
 import shutil
 import subprocess
@@ -17,6 +19,7 @@ import pytest
 import stored_runs as stored
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_svg import RendererSVG
 
 from tfser.heads.reports import (
     corpus_data,
@@ -39,6 +42,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue
 from tfser.manifests.catalogue.statements import select
 from tfser.manifests.errors import UsageError
+from tfser.manifests.garbage import rarely_collected
 
 HOSTILE = '<script>alert(1)</script> & "so" \u202ereversed\x07 $x_1$'
 
@@ -149,6 +153,22 @@ def test_what_is_drawn_is_the_data(connection: Connection, material: Material) -
     for i, row in enumerate(confusion.rows):
         wanted = f"{row['n']:.0f}\n{100 * row['share']:.0f} %" if row["n"] else None
         assert said.get(divmod(i, K)) == wanted
+
+
+def test_labels_of_a_page_stand_clear(connection: Connection, material: Material) -> None:
+    """Beside and below the names of classes, and within the figure; and garbage is looked for as before."""
+    one = next(of for of in material.members if of.experiment == "svm-b")
+    with style.house_style(), rarely_collected():
+        figure = drawing.draw(scores_data.confusion(one), 5.2)
+        text = style.inline_svg(figure, "k", "t", "d")
+        assert text == style.inline_svg(drawing.draw(scores_data.confusion(one), 5.2), "k", "t", "d")
+        renderer = RendererSVG(5.2 * 72, 300, io.StringIO(), image_dpi=72)
+        ax = figure.axes[0]
+        beside, below = (axis.label.get_window_extent(renderer) for axis in (ax.yaxis, ax.xaxis))
+        classes = [[name.get_window_extent(renderer) for name in axis.get_ticklabels()] for axis in (ax.yaxis, ax.xaxis)]
+    assert beside.x0 >= 0 and beside.x1 <= min(box.x0 for box in classes[0])
+    assert below.y0 >= 0 and below.y1 <= min(box.y0 for box in classes[1])
+    assert gc.get_threshold()[0] < 200_000
 
 
 def test_calibration_by_hand(connection: Connection, material: Material) -> None:
@@ -379,6 +399,43 @@ def test_latex_tables_are_whole(connection: Connection, material: Material, tmp_
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True,
                           timeout=120, check=False)  # fmt: skip
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+
+
+ODD = ["a--b ``c'' ?` !` << >> ,,", r"_ & % # ~ ^ \ { } $ | * [x]", '"', "†‡§ ± − … é ß Ł ő", "* begins", "[0.5] begins", "-"]
+
+
+def _compile(engine: str, lines: list[str], preamble: list[str], folder: Path) -> None:
+    """Compile lines as a document."""
+    if shutil.which(engine) is None:
+        pytest.skip(f"no {engine} here")
+    document = [r"\documentclass{article}", *preamble, r"\usepackage{booktabs}", r"\begin{document}", *lines, r"\end{document}"]
+    (folder / "t.tex").write_text("\n".join(document), encoding="utf-8")
+    done = subprocess.run([engine, "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=folder, capture_output=True,
+                          timeout=300, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+
+
+def test_odd_texts_compile(tmp_path: Path) -> None:
+    """Whatever stands in labels and names, first in a row, too; and of more tables than LaTeX keeps at a time, all."""
+    rows = [{"name": text, "again": text} for text in ODD]
+    lines = report_tables.latex_of([report_tables.table_of(text, rows) for text in ODD * 10])
+    assert lines[0] == r"% needs \usepackage{booktabs} and \usepackage[T1]{fontenc}"
+    assert "a-{}-b" in "\n".join(lines) and r"{*} begins & {*} begins" in "\n".join(lines)
+    _compile("pdflatex", lines, [r"\usepackage[T1]{fontenc}"], tmp_path)
+
+
+CHINESE = [report_tables.table_of("愤怒", [{"label": "愤怒", "speaker": "غضب"}])]
+
+
+def test_other_scripts_say_which_engine_they_need() -> None:
+    lines = report_tables.latex_of(CHINESE)
+    assert lines[0].startswith("% compile with lualatex or xelatex: pdflatex knows no") and "愤" in lines[0]
+    assert "fontspec" in lines[1] and "愤怒 & غضب" in "".join(lines)
+
+
+@pytest.mark.slow
+def test_other_scripts_compile(tmp_path: Path) -> None:
+    _compile("lualatex", report_tables.latex_of(CHINESE), [], tmp_path)  # its fonts lack the letters, which is a warning
 
 
 def test_commands_say_every_setting() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfser.manifests.display import Output, print_rows, say
-from tfser.manifests.widths import GAP, at_words, column_widths
+from tfser.manifests.widths import GAP, at_words, column_widths, unbroken_widths
 
 WORDS = st.text("abcdefg ", min_size=1, max_size=30)
 
@@ -27,6 +27,16 @@ def test_columns_fit_and_keep_whole_words(columns: list[tuple[str, str, bool]], 
     for (name, text, one_piece), width in zip(columns, widths, strict=True):
         assert width >= max(map(len, name.split()), default=0)
         assert not one_piece or width >= len(text)
+
+
+@given(st.lists(st.tuples(WORDS, WORDS, st.booleans()), min_size=1, max_size=6), st.integers(20, 120))
+def test_a_pipe_gets_whole_words(columns: list[tuple[str, str, bool]], room: int) -> None:
+    names, texts, whole = zip(*columns, strict=True)
+    widths = unbroken_widths(names, [texts], whole, room)
+    least = [max([1, *map(len, name.split()), *([len(text)] if one_piece else map(len, text.split()))])
+             for name, text, one_piece in columns]  # fmt: skip
+    assert all(width >= needed for width, needed in zip(widths, least, strict=True))
+    assert sum(widths) + GAP * (len(widths) - 1) <= max(room, sum(least) + GAP * (len(widths) - 1))
 
 
 @given(st.text("abc ", min_size=1, max_size=200), st.integers(10, 60))
@@ -57,3 +67,25 @@ def test_a_terminal_shows_whole_headers_or_records(monkeypatch: pytest.MonkeyPat
     say("upper bounds, and no results " * 4)
     assert all(word in {"upper", "bounds,", "and", "no", "results"} for word in notes.getvalue().split())
     assert max(map(len, notes.getvalue().splitlines())) <= columns
+
+
+ROW = {"name": "a/path/that/nobody/would/want/to/see/broken/into/two.wav", "detail": "why it is so " * 40, "UA": "51.2 ± 3.4"}
+
+
+def test_a_table_in_a_pipe_is_wrapped_at_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts end at 120 columns, or where COLUMNS says; nothing of it is lost."""
+    for columns, widest in ((None, 120), ("90", 90)):
+        monkeypatch.setattr(sys, "stdout", pipe := io.StringIO())
+        if columns is not None:
+            monkeypatch.setenv("COLUMNS", columns)
+        print_rows([ROW, ROW], Output.table)
+        lines = [line.rstrip() for line in pipe.getvalue().splitlines()]
+        assert max(map(len, lines)) <= widest
+        assert pipe.getvalue().split().count("why") == 80 and pipe.getvalue().count(ROW["UA"]) == 2
+        assert (pipe.getvalue().count(ROW["name"]) == 2) is (columns is None)
+
+
+def test_long_words_make_a_table_in_a_pipe_wider(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", pipe := io.StringIO())
+    print_rows([{name: str(n) * 50 for n, name in enumerate("abcd")}], Output.table)
+    assert [line.rstrip() for line in pipe.getvalue().splitlines()][1] == "  ".join(str(n) * 50 for n in range(4))
