@@ -309,10 +309,9 @@ def _check_loss(corpus: str, root: Path, old: pa.Table | None, scanned: _Scanned
 def _is_text(name: str | None) -> bool:
     """Tell whether a name can be stored as UTF-8; file names of old systems need not be."""
     try:
-        (name or "").encode()
+        return name is None or name.isascii() or bool(name.encode())
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _storable(root: Path) -> Path:
