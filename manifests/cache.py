@@ -289,6 +289,8 @@ class Cache:
             for part in _PARTS:
                 (self.root / part).mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if self.is_one():  # one without locks, that was copied or made by an older version, where nothing can be written
+                raise CannotWriteError(f"cache {self.root}: {_why_no_lock(error)}") from error
             raise CannotWriteError(
                 f"cache {self.root}: cannot be created ({error.strerror}); name another folder with --cache or $TFSER_CACHE"
             ) from error

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline import on_ray, ray_worker
-from tfser.pipeline.cluster import OnRay, RayCluster, Where
+from tfser.pipeline.cluster import OnRay, RayCluster, Where, joined
 from tfser.pipeline.features.engine import AudioRow, Compute, Computing
 from tfser.pipeline.features.registry import alone
 from tfser.pipeline.ray_crews import ActorCrew
@@ -60,6 +60,17 @@ def test_without_ray_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPat
     of = ("extract", "--corpus", "table", "--table", tmp_path / "t.csv", "--cache", tmp_path / "cache", "--engine", "ray")
     done = run(*of)
     assert done.exit_code == 2 and "pip install 'tfser[ray]'" in " ".join(done.stderr.split())
+
+
+def test_a_cluster_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises a plain `Exception` where a machine is too busy to start it in half a minute."""
+
+    def init(**_: Any) -> None:
+        raise Exception("The current node timed out during startup")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    with pytest.raises(TfserError, match=r"no cluster on this machine .*timed out"), joined(RayCluster()):
+        pass
 
 
 def test_a_worker_says_what_its_node_lacks(tmp_path: Path) -> None:
