@@ -138,19 +138,20 @@ def measured_before(last: LastScan, root: Path, same_limit: bool) -> dict[Segmen
     reasons = {row.utterance_id: row.reason for row in last.skipped or () if row.stage == "scan"}
     columns = [table[name].to_pylist() for name in ("path", "start_s", "end_s", "utterance_id", *MEASURED)]
     measurements: dict[SegmentKey, tuple[Measured, str | None]] = {}
-    for path, start_s, end_s, name, *values in zip(*columns, strict=True):
-        size, mtime_ns, duration_s, sample_rate, content_hash, peak, rms_db, clipped_share, flags, ctime_ns = values
+    # Taken apart by place, in the order of `MEASURED`: a mapping for each of 100,000 rows takes a second.
+    each = zip(*columns, strict=True)
+    for path, start_s, end_s, name, size, mtime_ns, length_s, rate, content_hash, peak, rms_db, clipped, flags, ctime_ns in each:
         if size is None or (content_hash is None and (name not in reasons or not same_limit)):
             continue
         measured = Measured(
             size=size,
             mtime_ns=mtime_ns,
-            duration_s=duration_s,
-            sample_rate=sample_rate,
+            duration_s=length_s,
+            sample_rate=rate,
             content_hash=content_hash,
             peak=peak,
             rms_db=rms_db,
-            clipped_share=clipped_share,
+            clipped_share=clipped,
             flags=tuple(flag for flag in flags if flag not in ("long", "short")) if flags else (),
             ctime_ns=ctime_ns,
         )

@@ -35,9 +35,9 @@ ROOMS = {
         *("display", "protocols", "catalogue", "splits", "audits", "commands"),
     ),
     "pipeline": (
-        *("cores", "threads", "memory", "sound", "corpora", "measure", "last_scan", "scan_report", "scan", "source", "remote"),
-        *("corpus_copy", "part", "shards", "cluster", "features", "stock", "new_shards", "extract_report", "audio_loading"),
-        *("feature_writer", "ray_worker", "ray_crews", "on_ray", "extract", "front_end"),
+        *("cores", "threads", "memory", "sound", "corpora", "measure", "last_scan", "scan_report", "unchanged", "scan"),
+        *("source", "remote", "corpus_copy", "part", "shards", "cluster", "features", "stock", "new_shards"),
+        *("extract_report", "audio_loading", "feature_writer", "ray_worker", "ray_crews", "on_ray", "extract", "front_end"),
         *("stored_objects", "shared_runs", "sharing"),
         *("collapse", "from_stacks", "join", "joint_front_end", "feature_files", "import_features", "verify", "inventory"),
         *("copies", "commands"),
