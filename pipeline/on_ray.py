@@ -62,6 +62,7 @@ def results_of_cluster(
     with joined(cluster) as ray:
         own = dataclasses.replace(compute, cluster=None, part=None, workers=compute.workers or 1, tell=_nobody)
         work = ray.put(Work(job=job, root=root, compute=own))
+        crew: ActorCrew | TaskCrew
         crew = ActorCrew(ray, cluster, work, compute.tell) if job.is_encoder else TaskCrew(ray, work)
         compute.tell(f"computed by a Ray cluster: {crew.described}")
         told: set[str] = set()
