@@ -179,7 +179,8 @@ class ActorCrew:
                     raise TfserError(
                         f"--engine ray: {RETRIES + 1} workers ended before they were ready ({first_line(error)})"
                     ) from error
-                self._ask_for_another()
+                if self._tries[""] <= RETRIES:  # where some are ready, and others end again and again, these are left alone
+                    self._ask_for_another()
             else:
                 self._ready.append(actor)
         return bool(answered)
