@@ -2,6 +2,7 @@
 #   make demo    environment, synthetic corpus, extraction, training, scores
 #   make test    environment, then all that CI runs: lint, types, tests
 #   make quick   the tests of about a minute: no command line, no other process, no training of more than a moment
+#   make test-scale  the slow tests of Ray clusters, an S3 server, shared extractions, streaming: minutes, with Ray and moto installed
 #   make bench   the benchmarks whose figures docs/log.md quotes
 # PYTHON names the interpreter (3.11 or newer); PIP_ARGS goes to pip, for instance an index of CPU-only builds of torch.
 
@@ -10,7 +11,7 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint types tests quick bench clean
+.PHONY: setup demo test lint types tests quick test-scale bench clean
 
 setup: $(VENV)/.ready
 
@@ -48,6 +49,17 @@ QUICK := tests/test_layers.py tests/test_the_tests.py \
 
 quick: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadfile $(QUICK)
+
+# One process after the other: several Ray clusters at once would wait for each other's start.
+SCALE := $(addprefix tests/,pipeline/test_ray_cluster.py heads/test_runs_on_ray.py pipeline/test_on_ray.py pipeline/test_remote.py \
+    heads/test_shared_runs.py pipeline/test_part.py heads/test_streaming.py heads/test_read_only_cache.py)
+
+test-scale: $(VENV)/.scale
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 0 --timeout 3600 $(SCALE)
+
+$(VENV)/.scale: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt $(PIP_ARGS) -e '.[dev,dev-scale]'
+	@touch $@
 
 bench: setup
 	$(BIN)/python benchmarks/cache_read.py

@@ -102,7 +102,7 @@ CONTENTS = (
         Line("cache verify", f"{PIPELINE}.cache:cache_verify", "Read every file and compare it with its digest."),
         Line("cache rm", f"{PIPELINE}.cache:cache_rm", "Remove a part of the cache."),
         Line("cache push", f"{PIPELINE}.share:cache_push",
-             "Copy corpora's rows and features to a store elsewhere; what is there already is not sent again."),
+             "Copy corpora's rows, features and finished runs to a store elsewhere; what is there already is not sent again."),
         Line("cache pull", f"{PIPELINE}.share:cache_pull",
              "Copy what this cache lacks from a store elsewhere; what it has is never replaced."),
         Line("cache collapse", f"{HEADS}.collapse:cache_collapse",

@@ -53,14 +53,17 @@ def default_cache_root() -> Path:
 AGAIN, BEFORE = ".again", ".before"
 """How the folders are called, after the run's id and hidden, in which a run is trained again, and the old one goes meanwhile."""
 
+PULLED = ".pulled"
+"""The same of the folder into which a run is fetched from a store."""
+
 
 def run_of(name: str) -> str:
-    """Return the id of the run that a folder below runs/ is of, also where it is trained again beside the old one.
+    """Return the id of the run that a folder below runs/ is of, also where it is trained again beside the old one, or fetched.
 
-    >>> run_of("logreg-f1-s0"), run_of(".logreg-f1-s0.again")
-    ('logreg-f1-s0', 'logreg-f1-s0')
+    >>> run_of("logreg-f1-s0"), run_of(".logreg-f1-s0.again"), run_of(".logreg-f1-s0.pulled")
+    ('logreg-f1-s0', 'logreg-f1-s0', 'logreg-f1-s0')
     """
-    return name[1:].removesuffix(AGAIN).removesuffix(BEFORE) if name.startswith(".") else name
+    return name[1:].removesuffix(AGAIN).removesuffix(BEFORE).removesuffix(PULLED) if name.startswith(".") else name
 
 
 _PARTS = ("corpora", "locks")
@@ -286,6 +289,8 @@ class Cache:
             for part in _PARTS:
                 (self.root / part).mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if self.is_one():  # one without locks, that was copied or made by an older version, where nothing can be written
+                raise CannotWriteError(f"cache {self.root}: {_why_no_lock(error)}") from error
             raise CannotWriteError(
                 f"cache {self.root}: cannot be created ({error.strerror}); name another folder with --cache or $TFSER_CACHE"
             ) from error

@@ -6,6 +6,7 @@ corpus wrote it, lower-cased and stripped: an unknown emotion is data, not an er
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from collections.abc import Mapping
 
@@ -50,6 +51,7 @@ _SYNONYMS = {
 _KNOWN = {word: label for label, words in _SYNONYMS.items() for word in (label, *words.split())}
 
 
+@functools.lru_cache(maxsize=4096)
 def normalise(raw: str | None) -> str | None:
     """Return the field's word for a raw label; unknown words are kept, lower-cased and stripped.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -107,15 +108,13 @@ def to_table(corpus: str, utterances: Sequence[Utterance], measured: Sequence[Me
 
     columns: dict[str, pa.Array] = {}
     for name in _ORDER:
-        kind = column_type(name)
         if name == "corpus":
-            columns[name] = pa.array([corpus] * len(utterances), kind)
-        elif name in DECLARED:
-            columns[name] = pa.array([getattr(row, name) for row in utterances], kind)
+            values: list[Any] = [corpus] * len(utterances)
+        elif name == "flags":
+            values = [list(row.flags) for row in measured]
         else:
-            columns[name] = pa.array(
-                [list(row.flags) if name == "flags" else getattr(row, name) for row in measured], kind
-            )
+            values = list(map(attrgetter(name), utterances if name in DECLARED else measured))
+        columns[name] = pa.array(values, column_type(name))
     # Columns of the corpus's own come behind the contract's, in the order in which they are met; none may hide one of
     # it, and DuckDB's names know no case.
     own: dict[str, None] = {}

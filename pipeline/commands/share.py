@@ -1,4 +1,4 @@
-"""`tfser cache push` and `tfser cache pull`: features to a store elsewhere, and back."""
+"""`tfser cache push` and `tfser cache pull`: features and finished runs to a store elsewhere, and back."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from tfser.manifests.display import bar, say
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
 from tfser.manifests.wording import count, listed, size
-from tfser.pipeline.stores.remote import RemoteFolder, as_url
-from tfser.pipeline.stores.sharing import Moved, pull, push
+from tfser.pipeline.remote import RemoteFolder, as_url
+from tfser.pipeline.sharing import What, pull, push
+from tfser.pipeline.stored_objects import Moved
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="s3://bucket/folder, gs://..., or another that fsspec knows.")]
 
@@ -25,14 +26,15 @@ class Shared:
     """What of a cache is shared; everything if nothing is named."""
 
     panel: ClassVar[str] = "What"
-    features: Annotated[str | None, Option("Only this feature set.", metavar="NAME")] = None
-    corpus: Annotated[str | None, Option("Only this corpus.", metavar="NAME")] = None
+    what: Annotated[What, Option("Beside the rows of corpora: features, finished runs, or all.")] = What.everything
+    features: Annotated[str | None, Option("Only this feature set, and runs on it.", metavar="NAME")] = None
+    corpus: Annotated[str | None, Option("Only this corpus, and runs on it.", metavar="NAME")] = None
 
 
 def cache_push(url: Url, *, shared: Shared, place: InCache) -> None:
-    """Copy corpora's rows and features to a store elsewhere; what is there already is not sent again.
+    """Copy corpora's rows, features and finished runs to a store elsewhere; what is there already is not sent again.
 
-    Nothing counts there until all of it is there. Runs are not pushed.
+    Nothing counts there until all of it is there. Runs that are unfinished or damaged are named, and left out.
 
     Raises:
         UsageError: if there is nothing of that name, or nothing here reads such URLs.
@@ -40,6 +42,7 @@ def cache_push(url: Url, *, shared: Shared, place: InCache) -> None:
 
     Example:
         tfser cache push s3://lab/tfser --features wavlm-large/12
+        tfser cache push s3://lab/tfser --what runs
     """
     remote = _folder(url)
     with bar("pushing") as moving:
@@ -48,6 +51,7 @@ def cache_push(url: Url, *, shared: Shared, place: InCache) -> None:
             remote,
             features=shared.features,
             corpus=shared.corpus,
+            what=shared.what,
             advance=lambda n, of: moving(completed=n, total=of),
         )
     _tell(done, f"pushed to {remote.url}", "were there")
@@ -62,6 +66,7 @@ def cache_pull(url: Url, *, shared: Shared, place: InCache) -> None:
 
     Example:
         tfser cache pull s3://lab/tfser --features wavlm-large/12 --corpus iemocap
+        tfser cache pull s3://lab/tfser --what runs
     """
     remote, store = _folder(url), place.store
     with bar("pulling") as moving:
@@ -70,15 +75,13 @@ def cache_pull(url: Url, *, shared: Shared, place: InCache) -> None:
             remote,
             features=shared.features,
             corpus=shared.corpus,
+            what=shared.what,
             advance=lambda n, of: moving(completed=n, total=of),
             on_wait=say,
         )
     _tell(done, f"pulled from {remote.url}", "were here")
     if done.kept:
-        say(f"{count(len(done.kept), 'file')} of this cache differ and stay as they are: {listed(done.kept, 3)}")
-    if done.passed:
-        names = listed(done.passed, 3)
-        say(f"{count(len(done.passed), 'file')} not fetched: of another scan of the corpus than this cache has: {names}")
+        say(f"{count(len(done.kept), 'place')} of this cache differ and stay as they are: {listed(done.kept, 3)}")
     refresh(store)
 
 
@@ -95,4 +98,7 @@ def _folder(url: str) -> RemoteFolder:
 
 
 def _tell(done: Moved, what: str, rest: str) -> None:
-    say(f"{count(done.moved, 'file')} ({size(done.bytes)}) {what}; {done.before:,} {rest}")
+    runs = f", with {count(done.runs, 'run')}" if done.runs else ""
+    say(f"{count(done.moved, 'file')} ({size(done.bytes)}) {what}{runs}; {done.before:,} {rest}")
+    if done.passed:
+        say(f"{count(len(done.passed), 'run')} took no part: {listed(done.passed, 3)}")

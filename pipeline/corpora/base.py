@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from tfser.manifests.annotations import Annotation
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.utterances import Utterance
 from tfser.pipeline.sound.audio import KNOWN_SUFFIXES, VIDEO_SUFFIXES
+
+_SOUNDS = KNOWN_SUFFIXES | VIDEO_SUFFIXES
 
 Passed = tuple[str | None, str | None, str]
 """What a reader passed over: the utterance's id and the path, where there is one, and the reason."""
@@ -117,7 +119,24 @@ def audio_files(
     Raises:
         TfserError: if the folder itself cannot be read.
     """
+    return map(Path, audio_paths(folder, suffixes, skipped))
+
+
+def audio_paths(
+    folder: Path, suffixes: Collection[str] = KNOWN_SUFFIXES, skipped: list[Passed] | None = None
+) -> Iterator[str]:
+    """Yield what `audio_files` does, as text: of 100,000 files, to make paths of them takes longer than to find them."""
     return _walk(folder, suffixes, skipped, folder, ())
+
+
+def suffix_of(name: str) -> str:
+    """Return the suffix of a file's name in lower case, as `Path.suffix` has it.
+
+    >>> suffix_of("a.b.WAV"), suffix_of(".wav"), suffix_of("a."), suffix_of("a")
+    ('.wav', '', '', '')
+    """
+    dot = name.rfind(".")
+    return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
 
 
 def _walk(
@@ -126,7 +145,7 @@ def _walk(
     skipped: list[Passed] | None,
     inner: Path,
     above: tuple[tuple[int, int], ...],
-) -> Iterator[Path]:
+) -> Iterator[str]:
     """Yield the files of a folder below the one that is looked through; `above` are the folders on the way to it."""
     try:
         status = inner.stat()
@@ -142,26 +161,35 @@ def _walk(
     if place in above:
         return
     for entry in entries:
-        if is_junk(entry.name):
+        name = entry.name
+        if is_junk(name):
             continue
-        path = Path(entry.path)
-        is_wanted = path.suffix.lower() in suffixes
-        is_side = is_wanted and path.suffix.lower() not in KNOWN_SUFFIXES | VIDEO_SUFFIXES
+        suffix = suffix_of(name)
+        is_wanted = suffix in suffixes
+        is_side = is_wanted and suffix not in _SOUNDS
         try:
-            is_folder, is_other = entry.is_dir(), is_side and not entry.is_file() and path.exists()
+            is_folder = entry.is_dir()
+            is_other = is_side and not entry.is_file() and Path(entry.path).exists()
         except OSError as error:  # a link that leads to itself
             if is_wanted:
-                yield path
+                yield entry.path
             elif skipped is not None:
-                skipped.append((None, relative(path, folder), error.strerror or str(error)))
+                skipped.append((None, relative(Path(entry.path), folder), error.strerror or str(error)))
             continue
         if is_folder:
-            yield from _walk(folder, suffixes, skipped, path, (*above, place))
+            yield from _walk(folder, suffixes, skipped, Path(entry.path), (*above, place))
         elif is_other:
             if skipped is not None:
-                skipped.append((None, relative(path, folder), "not a file but a pipe, a socket or a device"))
+                skipped.append((None, relative(Path(entry.path), folder), "not a file but a pipe, a socket or a device"))
         elif is_wanted:
-            yield path
+            yield entry.path
+
+
+def relative_texts(paths: Iterable[str], root: Path) -> Iterator[str]:
+    """Yield what `relative` returns for each of many paths, which are written as `Path` writes them."""
+    above = f"{root}{os.sep}"
+    for path in paths:
+        yield path[len(above) :] if os.sep == "/" and path.startswith(above) else relative(Path(path), root)
 
 
 def relative(path: Path, root: Path) -> str:

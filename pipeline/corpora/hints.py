@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from tfser.manifests.errors import TfserError
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.corpora.base import audio_files, is_junk, relative
+from tfser.pipeline.corpora.base import audio_paths, is_junk, relative_texts
 from tfser.pipeline.sound.audio import KNOWN_SUFFIXES
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def word_notes(source: str, utterances: Sequence[Utterance]) -> list[str]:
     """
     notes = []
     for ours in ("label", "speaker", "session", "split", "gender"):
-        said = Counter(getattr(u, "raw_label" if ours == "label" else ours) for u in utterances)
+        said = Counter(map(attrgetter("raw_label" if ours == "label" else ours), utterances))
         words = {word: n for word, n in said.items() if word is not None and word.casefold() in NOTHING}
         for word, n in words.items():
             rows = f"{n:,} row" + ("" if n == 1 else "s")
@@ -108,13 +108,13 @@ def unnamed_note(file: Path, root: Path, paths: Iterable[str]) -> str | None:
 
     Looked through is the folder that the paths below the root have in common, with what is below it.
     """
-    named = {path for path in paths if not path.startswith(("/", "../")) and not re.match(r"[A-Za-z]:/", path)}
+    named = {path for path in paths if not path.startswith(("/", "../")) and (path[1:3] != ":/" or not path[0].isalpha())}
     if not named:
         return None
-    common = os.path.commonpath([posixpath.dirname(path) or "." for path in named])
+    common = os.path.commonpath({path.rpartition("/")[0] or "." for path in named})
     unnamed = []
     with contextlib.suppress(TfserError):  # a folder that may not be read holds nothing that could be said
-        unnamed = [path for path in (relative(p, root) for p in audio_files(root / common)) if path not in named]
+        unnamed = [path for path in relative_texts(audio_paths(root / common), root) if path not in named]
     if not unnamed:
         return None
     files = "1 audio file" if len(unnamed) == 1 else f"{len(unnamed):,} audio files"

@@ -12,7 +12,9 @@ Columns that nothing here knows are kept, and can be queried like the others.
 from __future__ import annotations
 
 import math
+import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -172,13 +174,8 @@ def utterance_of(row: Mapping[str, str], own: Mapping[str, Any], files: Files) -
     start, end = _seconds(row.get("start_s"), "start"), _seconds(row.get("end_s"), "end")
     if start is not None and end is not None and end <= start:
         raise ValueError(f"the segment ends at {_digits(end)} s and starts at {_digits(start)} s")
-    segment = "" if start is None and end is None else f"_{_digits(start or 0)}-{'end' if end is None else _digits(end)}"
-    # Without an id column the path is the id, and the segment tells rows of one file apart.
-    stem, _, ending = path.rpartition(".")
-    stem = stem if f".{ending.lower()}" in KNOWN_SUFFIXES else path
-    valence, arousal, dominance = (_number(row.get(name), name) for name in ("valence", "arousal", "dominance"))
     return Utterance(
-        utterance_id=row.get("utterance_id") or stem.lstrip("/") + segment,
+        utterance_id=row.get("utterance_id") or _id_of(path, start, end),
         path=path,
         start_s=start,
         end_s=end,
@@ -186,9 +183,9 @@ def utterance_of(row: Mapping[str, str], own: Mapping[str, Any], files: Files) -
         raw_label=row.get("label"),
         gender=_GENDERS.get(row["gender"].casefold(), row["gender"]) if "gender" in row else None,
         split=_SPLITS.get(row["split"].casefold(), row["split"]) if "split" in row else None,
-        valence=valence,
-        arousal=arousal,
-        dominance=dominance,
+        valence=_number(row.get("valence"), "valence"),
+        arousal=_number(row.get("arousal"), "arousal"),
+        dominance=_number(row.get("dominance"), "dominance"),
         speaker=row.get("speaker"),
         session=row.get("session"),
         dialogue=row.get("dialogue"),
@@ -197,6 +194,14 @@ def utterance_of(row: Mapping[str, str], own: Mapping[str, Any], files: Files) -
         transcript=row.get("transcript"),
         extra=own,
     )
+
+
+def _id_of(path: str, start: float | None, end: float | None) -> str:
+    """Return the id of a row without one: its path without the suffix of a recording; the segment tells rows of a file apart."""
+    segment = "" if start is None and end is None else f"_{_digits(start or 0)}-{'end' if end is None else _digits(end)}"
+    stem, _, ending = path.rpartition(".")
+    stem = stem if f".{ending.lower()}" in KNOWN_SUFFIXES else path
+    return stem.lstrip("/") + segment
 
 
 class Files:
@@ -211,6 +216,8 @@ class Files:
         self.moved = 0
         self.missing: list[str] = []
         self.unread: list[Passed] = []
+        # Most tables name files as they lie below the root: of 100,000 of these, to take paths apart would take seconds.
+        self._plain = f"{root}{os.sep}" if os.sep == "/" and root.is_absolute() else ""
         self._walked = False
         self._found: dict[str, str] = {}
         self._beside: dict[str, list[str]] = {}
@@ -230,14 +237,15 @@ class Files:
         Raises:
             ValueError: if it may be several files.
         """
-        if text not in self._found:  # many rows may be segments of one file
-            self._found[text] = self._find(text)
-        return self._found[text]
+        found = self._found.get(text)
+        if found is None:  # many rows may be segments of one file
+            found = self._found[text] = self._find(text)
+        return found
 
     def _find(self, text: str) -> str:
-        # A backslash parts folders as Windows writes them, unless a file is called like this.
-        is_as_written = Path(text).is_absolute() or ("\\" in text and (self.root / text).is_file())
-        meant = Path(text) if is_as_written else Path(PurePosixPath(text.replace("\\", "/")))
+        if self._plain and _is_plain(text) and _is_file(f"{self._plain}{text}"):
+            return text
+        meant = Path(text) if Path(text).is_absolute() else Path(PurePosixPath(text.replace("\\", "/")))
         value = relative(meant, self.root)
         place = self.root / value
         if place.is_file() or (place.exists() and not place.is_dir()):  # a device is what was named, and no file of its name
@@ -279,6 +287,23 @@ class Files:
         return self._beside.get(tail, [])
 
 
+def _is_plain(text: str) -> bool:
+    """Tell whether a text is surely a relative path as `Path` would write it: no empty parts, no `.` and `..`, no other marks.
+
+    >>> [_is_plain(text) for text in ("a/b.wav", "a//b.wav", "./a.wav", "a/../b.wav", "/a.wav", "a/", "a/..", "")]
+    [True, False, False, False, False, False, False, False]
+    """
+    return "./" not in text and "//" not in text and "\\" not in text and text[:1] not in ("/", "") and text[-1] not in "/."
+
+
+def _is_file(path: str) -> bool:
+    """Tell whether a file is there, of whatever kind a folder is not; no error is raised."""
+    try:
+        return not stat.S_ISDIR(os.stat(path).st_mode)  # noqa: PTH116 - of so many files a path each is dear
+    except (OSError, ValueError):
+        return False
+
+
 def _digits(seconds: float) -> str:
     """Write seconds with all digits that they have, down to nanoseconds."""
     return f"{seconds:.9f}".rstrip("0").rstrip(".")
@@ -305,6 +330,8 @@ def _columns(file: Path, present: Sequence[str], chosen: Mapping[str, str], with
 
 def _clean(value: Any) -> str | None:
     """Return a value as text without blanks around it; nothing for an empty one."""
+    if type(value) is str:  # most are
+        return value.strip() or None
     if value is None or (isinstance(value, float) and value != value):
         return None
     if isinstance(value, float) and value.is_integer():

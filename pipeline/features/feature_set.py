@@ -7,6 +7,7 @@ Front-ends and encoders (`tfser.pipeline.features.registry`) and what is made of
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import json
 import re
@@ -18,7 +19,7 @@ from typing import Any
 from tfser import __version__
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.stored import FEATURE_SET, read_feature_set
-from tfser.manifests.errors import DamagedError, MissingFileError, UnknownContentError
+from tfser.manifests.errors import DamagedError, MissingFileError, UnknownContentError, UnreadableError
 from tfser.manifests.feature_name import FeatureName
 from tfser.manifests.files import sweep
 from tfser.manifests.notes import note
@@ -146,7 +147,23 @@ def write_description(cache: Cache, features: Described) -> None:
             pass
         except (DamagedError, UnknownContentError) as error:
             note(f"{error}; moved to {cache.place(cache.put_away(path).parent)}, and made again")
-        cache.write_json(path, {**description, "made_with": _versions(bool(features.origin)), "created_at": now()})
+        made_with = _versions(bool(features.origin))
+        cache.write_json(path, {**description, "made_with": made_with, "created_at": _created_at(cache, features)})
+
+
+def _created_at(cache: Cache, features: Described) -> str:
+    """Return the time at which a feature set is first written: now, but later than every other of its name.
+
+    The newest has the name: where a clock was set back, or two were made within a second, that is the one that was made last.
+    """
+    times = [now()]
+    for path in cache.feature_root.glob(f"*/{FEATURE_SET}"):
+        with contextlib.suppress(DamagedError, UnreadableError, ValueError):  # a damaged one is nobody's newest
+            about = read_feature_set(cache, path.parent)
+            if about["name"] == features.name and about["fingerprint"] != features.fingerprint:
+                after = datetime.datetime.fromisoformat(about["created_at"]) + datetime.timedelta(seconds=1)
+                times.append(after.astimezone(datetime.UTC).isoformat(timespec="seconds"))
+    return max(times)
 
 
 def _versions(is_encoder: bool) -> dict[str, str]:

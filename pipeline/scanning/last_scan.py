@@ -137,12 +137,23 @@ def measured_before(last: LastScan, root: Path, same_limit: bool) -> dict[Segmen
         return {}
     reasons = {row.utterance_id: row.reason for row in last.skipped or () if row.stage == "scan"}
     columns = [table[name].to_pylist() for name in ("path", "start_s", "end_s", "utterance_id", *MEASURED)]
-    measurements = {}
-    for path, start_s, end_s, name, *values in zip(*columns, strict=True):
-        measured = dict(zip(MEASURED, values, strict=True))
-        is_unheard = measured["content_hash"] is None
-        if measured["size"] is None or (is_unheard and (name not in reasons or not same_limit)):
+    measurements: dict[SegmentKey, tuple[Measured, str | None]] = {}
+    # Taken apart by place, in the order of `MEASURED`: a mapping for each of 100,000 rows takes a second.
+    each = zip(*columns, strict=True)
+    for path, start_s, end_s, name, size, mtime_ns, length_s, rate, content_hash, peak, rms_db, clipped, flags, ctime_ns in each:
+        if size is None or (content_hash is None and (name not in reasons or not same_limit)):
             continue
-        measured["flags"] = tuple(flag for flag in measured["flags"] or () if flag not in ("long", "short"))
-        measurements[segment_key(path, start_s, end_s)] = (Measured(**measured), reasons.get(name))
+        measured = Measured(
+            size=size,
+            mtime_ns=mtime_ns,
+            duration_s=length_s,
+            sample_rate=rate,
+            content_hash=content_hash,
+            peak=peak,
+            rms_db=rms_db,
+            clipped_share=clipped,
+            flags=tuple(flag for flag in flags if flag not in ("long", "short")) if flags else (),
+            ctime_ns=ctime_ns,
+        )
+        measurements[segment_key(path, start_s, end_s)] = (measured, reasons.get(name))
     return measurements

@@ -23,6 +23,7 @@ from tfser.manifests.errors import TfserError
 from tfser.manifests.files import sweep
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.manifests.wording import count
+from tfser.pipeline import unchanged
 from tfser.pipeline.corpora.annotation_file import read_annotations
 from tfser.pipeline.corpora.base import CorpusReader, Reading, absolute, is_same_folder
 from tfser.pipeline.scanning.last_scan import LastScan, found_other, is_same, kept_limit, last_scan, measured_before
@@ -36,6 +37,7 @@ from tfser.pipeline.scanning.measure import (
 )
 from tfser.pipeline.scanning.scan_report import ScanReport
 from tfser.pipeline.sound.audio import MAX_DURATION_S
+from tfser.pipeline.unchanged import keep_seen, report_again, state_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,11 +115,16 @@ def scan(
         # A folder that is named in another way is the same folder: it keeps its name, and nothing in it is decoded twice.
         if last.about is not None and is_same_folder(root, Path(last.about["root"])):
             root = Path(last.about["root"])
+        # Where a large corpus is just as it was, its report is given again; the state is taken before anything is read.
+        state = state_of(cache, corpus, reader, root, options or {}) if _is_large(last) else None
+        if replace(how, workers=None) == _ORDINARY and (again := report_again(cache, corpus, state)) is not None:
+            return again
         reading = _read(reader, root, dict(options or {}))
         scanned = _look(cache, corpus, root, last, reading, how, listeners)
         # The check comes before anything is written: the rows stay as they are where most of the corpus is gone.
         _check_loss(corpus, root, None if how.allow_loss else last.table, scanned)
-        reading.notes.extend(_notes(scanned.surveyed, scanned.measured, how.rescan))
+        survey_notes = _notes(scanned.surveyed, scanned.measured, how.rescan)
+        reading.notes.extend(survey_notes)
         corpus_json = {**_about(corpus, reader, root, options, reading), **scanned.limit}
         table = to_table(corpus, reading.utterances, scanned.measured)
         skipped = _skipped(corpus, reading, scanned.surveyed.reasons)
@@ -125,7 +132,9 @@ def scan(
         changed = not is_same(last, *contents)
         if changed:
             _store(cache, folder, *contents)
-    return _report(corpus, root, last, scanned, corpus_json, skipped, changed)
+        report = _report(corpus, root, last, scanned, corpus_json, skipped, changed)
+        keep_seen(cache, state, report, survey_notes, is_whole=_is_whole(scanned))
+    return report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +147,17 @@ class _Scanned:
     """As surveyed, flagged by the lengths of the others."""
     limit: Mapping[str, float]
     """What `corpus.json` says of the longest utterance; nothing where it is the ordinary one and nobody ever asked."""
+
+
+def _is_large(last: LastScan) -> bool:
+    """Tell whether it is worth it to note what a scan reads: one of a corpus that was not scanned before may be large."""
+    return last.table is None or last.table.num_rows >= unchanged.LEAST
+
+
+def _is_whole(scanned: _Scanned) -> bool:
+    """Tell whether each file of a scan had a stamp and lies below the root."""
+    pairs = zip(scanned.reading.utterances, scanned.measured, strict=True)
+    return all(m.size is not None and not u.path.startswith(("/", "..")) and u.path[1:2] != ":" for u, m in pairs)
 
 
 def _make(reader: CorpusReader, root: Path, listeners: ScanListeners) -> None:
@@ -309,10 +329,9 @@ def _check_loss(corpus: str, root: Path, old: pa.Table | None, scanned: _Scanned
 def _is_text(name: str | None) -> bool:
     """Tell whether a name can be stored as UTF-8; file names of old systems need not be."""
     try:
-        (name or "").encode()
+        return name is None or name.isascii() or bool(name.encode())
     except UnicodeEncodeError:
         return False
-    return True
 
 
 def _storable(root: Path) -> Path:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,3 +102,37 @@ def test_rows_beside_follow_those_of_the_cache_and_other_features_are_refused(ca
         cache.beside(other.root)
     with pytest.raises(UsageError, match="no cache at"):
         Cache(tmp_path / "nowhere").beside(tmp_path / "x")
+
+
+def test_a_cache_without_locks_that_cannot_be_written_says_where_runs_may_go(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(CannotWriteError, match="keep runs elsewhere with --runs DIR"), cache.lock("runs/x"):
+        pass
+    with pytest.raises(CannotWriteError, match="cannot be created"):
+        Cache(cache.root / "corpora" / "none").make()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["held", "streamed"])
+def test_training_on_a_mount_that_is_really_read_only(cache: Cache, tmp_path: Path, how: str) -> None:
+    """In a mount namespace of its own, where not even root can write there."""
+    mine = tmp_path / "mine"
+    words = ["train", "--head", "mean_pool", "--preset", "linear", "--corpus", "tones", "--features", "logmel", "--epochs", "2",
+             "--device", "cpu", "--cache", str(cache.root), "--runs", str(mine)]  # fmt: skip
+    words += ["--stream"] if how == "streamed" else ["--no-stream"]
+    mounted = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
+    inside = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mounted, "sh", str(cache.root)]
+    if shutil.which("unshare") is None or subprocess.run([*inside, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a read-only mount cannot be had here")
+    assert subprocess.run([*inside, "touch", str(cache.root / "x")], capture_output=True, check=False).returncode != 0
+    done = subprocess.run([*inside, sys.executable, "-m", "tfser.cli", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(list((mine / "runs").glob("*/run.json"))) == 3
+    words = words[: words.index("--runs")]
+    refused = subprocess.run([*inside, sys.executable, "-m", "tfser.cli", *words], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and "keep runs elsewhere with --runs DIR" in " ".join(refused.stderr.split()), refused.stderr

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import shutil
-import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +20,7 @@ from tfser.manifests.cache import Cache
 from tfser.pipeline.resources.cluster import RayCluster
 
 from ..conftest import fill_with_tones
-
-HAS_RAY = importlib.util.find_spec("ray") is not None
+from ..ray_nodes import another_node, cluster, lost, needs_ray
 
 
 @pytest.fixture(scope="module")
@@ -64,64 +59,10 @@ def test_a_worker_trains_what_it_is_sent_and_says_what_it_lacks(filled: Cache, t
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Any]:
-    """A cluster on this machine, joined: a head of two cores, beside which tests put nodes that are lost."""
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    # A busy machine takes minutes to start what Ray waits for half a minute.
-    patient = {
-        "RAY_agent_register_timeout_ms": "900000",
-        "RAY_raylet_start_wait_time_s": "600",
-        "RAY_worker_register_timeout_seconds": "600",
-        "RAY_gcs_server_request_timeout_seconds": "600",
-        "RAY_worker_niceness": "0",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in patient.items():
-            patch.setenv(name, value)
-        cluster = begun(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 2, **ports(), **PLAIN}))
-        ray.init(address=cluster.address, log_to_driver=False)
-        yield cluster
-        ray.shutdown()
-        cluster.shutdown()
+    yield from cluster(2)
 
 
-PLAIN = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
-"""What a node of a test does without: each is a Python process more to start."""
-
-
-def ports() -> dict[str, int]:
-    """Return what a node of a test has beside its cores: ports of its agents, for which it then need not wait."""
-    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
-    with contextlib.ExitStack() as stack:
-        free = [stack.enter_context(socket.socket()) for _ in names]
-        for of in free:
-            of.bind(("127.0.0.1", 0))
-        return {name: of.getsockname()[1] for name, of in zip(names, free, strict=True)} | {"object_store_memory": 80 << 20}
-
-
-def another_node(cluster: Any) -> Any:
-    """Add a node of one core; return it when the cluster knows it."""
-    import ray
-
-    node = begun(lambda: cluster.add_node(wait=False, num_cpus=1, **ports()))
-    while sum(bool(of["Alive"]) for of in ray.nodes()) < 2:
-        time.sleep(0.2)
-    return node
-
-
-def begun(start: Callable[[], Any]) -> Any:
-    """Start a node; once more, and again, where the machine is too busy for the half minute that Ray gives a part of itself."""
-    for left in reversed(range(6)):
-        try:
-            return start()
-        except Exception:
-            if not left:
-                raise
-    raise AssertionError("the last try returns or raises")
-
-
-@pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed (tfser[ray])")
+@needs_ray
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_runs_are_those_of_one_machine_though_a_node_is_lost(filled: Cache, nodes: Any, tmp_path: Path) -> None:
@@ -134,7 +75,7 @@ def test_runs_are_those_of_one_machine_though_a_node_is_lost(filled: Cache, node
     def tell(event: Event) -> None:
         events.append(event)
         if sum(of.kind == "done" for of in events) == 1 and event.kind == "done":
-            nodes.remove_node(node, allow_graceful=False)
+            lost(nodes, node)
 
     running = RunningMany(threads=1, keep_memory=False)
     assert run_on_ray(distributed, plan.runs, plan.findings, running, RayCluster(), tell=tell) == []

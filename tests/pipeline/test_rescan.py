@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,10 @@ from tfser.manifests.errors import TfserError
 from tfser.manifests.files import read_json
 from tfser.pipeline.corpora.base import absolute
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.extraction.extract import ExtractReport, extract
+from tfser.pipeline.extract import ExtractReport, extract
+from tfser.pipeline.features import feature_set as described
 from tfser.pipeline.features.engine import one_by_one
+from tfser.pipeline.features.feature_set import write_description
 from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.resources import cores
 from tfser.pipeline.scanning import measure
@@ -148,6 +151,19 @@ def test_a_clock_that_was_set_back_hides_nothing(cache: Cache, root: Path) -> No
         assert connection.execute("SELECT count(*) FROM features").fetchone() == (2,)
     assert run(cache, root).decoded == 1
     assert extract(cache, "c", LOGMEL).extracted == 1
+
+
+def test_of_two_of_a_name_the_one_that_was_made_last_has_it_whatever_the_clock_says(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of a feature set means its newest configuration: an older one would be trained on, and nobody told."""
+    for year, taps in ((2025, 1), (2024, 2), (2024, 3)):
+        monkeypatch.setattr(described, "now", lambda year=year: f"{year}-01-01T00:00:00+00:00")
+        write_description(cache, dataclasses.replace(LOGMEL, config={**LOGMEL.config, "taps": taps}))
+    with open_catalogue(cache) as connection:
+        (config,) = connection.execute("SELECT config FROM feature_sets WHERE feature_set = 'logmel'").fetchall()
+        assert connection.execute("SELECT count(*) FROM feature_sets").fetchone() == (3,)
+    assert json.loads(config[0])["taps"] == 3
 
 
 # -- lengths -----------------------------------------------------------------------------------------------------------------
