@@ -14,16 +14,16 @@ import soundfile
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue
-from tfser.pipeline.cluster import RayCluster
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.extract import extract_pass
-from tfser.pipeline.extract_report import ExtractReport
+from tfser.pipeline.extraction.extract import extract_pass
+from tfser.pipeline.extraction.extract_report import ExtractReport
+from tfser.pipeline.extraction.new_shards import ShardWriting
 from tfser.pipeline.features.engine import Compute
 from tfser.pipeline.features.registry import Pass, feature_set
-from tfser.pipeline.measure import Advance
-from tfser.pipeline.new_shards import ShardWriting
-from tfser.pipeline.part import CorpusPart
-from tfser.pipeline.scan import scan
+from tfser.pipeline.resources.cluster import RayCluster
+from tfser.pipeline.resources.part import CorpusPart
+from tfser.pipeline.scanning.measure import Advance
+from tfser.pipeline.scanning.scan import scan
 from tfser.pipeline.shards.reader import ShardReader
 
 LOGMEL = feature_set("logmel")

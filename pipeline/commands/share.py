@@ -14,9 +14,9 @@ from tfser.manifests.display import bar, say
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
 from tfser.manifests.wording import count, listed, size
-from tfser.pipeline.remote import RemoteFolder, as_url
-from tfser.pipeline.sharing import What, pull, push
-from tfser.pipeline.stored_objects import Moved
+from tfser.pipeline.stores.remote import RemoteFolder, as_url
+from tfser.pipeline.stores.sharing import What, pull, push
+from tfser.pipeline.stores.stored_objects import Moved
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="s3://bucket/folder, gs://..., or another that fsspec knows.")]
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from tfser.manifests.errors import TfserError
-from tfser.pipeline.cluster import RayCluster, joined
+from tfser.pipeline.extraction.ray_crews import ActorCrew, TaskCrew
+from tfser.pipeline.extraction.ray_worker import BlockResult, Work, is_there
 from tfser.pipeline.features.engine import AudioRow, Compute, Result
 from tfser.pipeline.features.registry import Pass
-from tfser.pipeline.measure import audio_path
-from tfser.pipeline.ray_crews import ActorCrew, TaskCrew
-from tfser.pipeline.ray_worker import BlockResult, Work, is_there
+from tfser.pipeline.resources.cluster import RayCluster, joined
+from tfser.pipeline.scanning.measure import audio_path
 
 BLOCK_SECONDS = 300.0
 """Audio in a block: so much is computed again where a worker is lost."""

@@ -23,9 +23,9 @@ from tfser.manifests.errors import TfserError
 from tfser.manifests.files import sweep
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.manifests.wording import count
-from tfser.pipeline import unchanged
 from tfser.pipeline.corpora.annotation_file import read_annotations
 from tfser.pipeline.corpora.base import CorpusReader, Reading, absolute, is_same_folder
+from tfser.pipeline.scanning import unchanged
 from tfser.pipeline.scanning.last_scan import LastScan, found_other, is_same, kept_limit, last_scan, measured_before
 from tfser.pipeline.scanning.measure import (
     Advance,
@@ -36,8 +36,8 @@ from tfser.pipeline.scanning.measure import (
     measure_all,
 )
 from tfser.pipeline.scanning.scan_report import ScanReport
+from tfser.pipeline.scanning.unchanged import keep_seen, report_again, state_of
 from tfser.pipeline.sound.audio import MAX_DURATION_S
-from tfser.pipeline.unchanged import keep_seen, report_again, state_of
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -4,7 +4,7 @@ What comes in: a cache and a folder of a store. What goes out: the same files at
 named by the SHA-256 of its content, so that nothing is ever written over and two who push at once do no harm; a commit,
 written last, says which place in a cache each object has. What no commit names does not count, however much of it is there:
 no rename is needed. Commits are counted, and no clock is asked. Here, each file is fetched aside, compared with its SHA-256
-and renamed, shards before the rows that make them count; a run's folder comes as a whole (`tfser.pipeline.shared_runs`).
+and renamed, shards before the rows that make them count; a run's folder comes as a whole (`tfser.pipeline.stores.shared_runs`).
 
 A file that counts in this cache is never replaced: frames count by content hash, so what is whole here stays, and what differs
 is named. A shard without rows, which a killed writer left, does not count; and to a corpus that was scanned here otherwise
@@ -25,10 +25,10 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.files import sha256_of
-from tfser.pipeline.remote import RemoteError, RemoteFolder
 from tfser.pipeline.shards.rows import ROWS_SUFFIX
-from tfser.pipeline.shared_runs import RUN, by_run, finished_runs, is_of, is_run_place, pull_run
-from tfser.pipeline.stored_objects import OBJECTS, Entry, Moved, fetch_object, object_name
+from tfser.pipeline.stores.remote import RemoteError, RemoteFolder
+from tfser.pipeline.stores.shared_runs import RUN, by_run, finished_runs, is_of, is_run_place, pull_run
+from tfser.pipeline.stores.stored_objects import OBJECTS, Entry, Moved, fetch_object, object_name
 
 COMMITS = "commits"
 

@@ -17,9 +17,9 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue
 from tfser.manifests.errors import UsageError
 from tfser.manifests.files import write_bytes
-from tfser.pipeline.remote import RemoteError, RemoteFolder
-from tfser.pipeline.sharing import What, committed, pull, push
-from tfser.pipeline.stored_objects import object_name
+from tfser.pipeline.stores.remote import RemoteError, RemoteFolder
+from tfser.pipeline.stores.sharing import What, committed, pull, push
+from tfser.pipeline.stores.stored_objects import object_name
 from tfser.pipeline.verify import verify
 
 from ..conftest import run

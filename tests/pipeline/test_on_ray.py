@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
-from tfser.pipeline import on_ray, ray_worker
-from tfser.pipeline.cluster import OnRay, RayCluster, Where, joined
+from tfser.pipeline.extraction import on_ray, ray_worker
+from tfser.pipeline.extraction.ray_crews import ActorCrew
 from tfser.pipeline.features.engine import AudioRow, Compute, Computing
 from tfser.pipeline.features.registry import alone
-from tfser.pipeline.ray_crews import ActorCrew
+from tfser.pipeline.resources.cluster import OnRay, RayCluster, Where, joined
 from tfser.pipeline.verify import verify
 
 from ..conftest import run

@@ -19,15 +19,15 @@ import pytest
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError
-from tfser.pipeline import feature_writer, on_ray
-from tfser.pipeline.cluster import RayCluster
-from tfser.pipeline.extract import extract_pass
-from tfser.pipeline.extract_report import ExtractReport
+from tfser.pipeline.extraction import feature_writer, on_ray
+from tfser.pipeline.extraction.extract import extract_pass
+from tfser.pipeline.extraction.extract_report import ExtractReport
+from tfser.pipeline.extraction.new_shards import ShardWriting
 from tfser.pipeline.features.engine import Compute
 from tfser.pipeline.features.registry import FeatureRequest, alone, feature_pass
-from tfser.pipeline.measure import Advance
-from tfser.pipeline.new_shards import ShardWriting
-from tfser.pipeline.part import CorpusPart
+from tfser.pipeline.resources.cluster import RayCluster
+from tfser.pipeline.resources.part import CorpusPart
+from tfser.pipeline.scanning.measure import Advance
 from tfser.pipeline.verify import verify
 
 from ..ray_extraction import BLOCK, LOGMEL, USABLE, extracted, files, frames_of, manifest, scanned, write_corpus
@@ -168,12 +168,12 @@ def test_a_driver_that_is_ended_leaves_a_cache_that_goes_on(make: Callable[[str]
         import sys
         from pathlib import Path
         from tfser.manifests.cache import Cache
-        from tfser.pipeline import feature_writer, on_ray
-        from tfser.pipeline.cluster import RayCluster
-        from tfser.pipeline.extract import extract_pass
+        from tfser.pipeline.extraction import feature_writer, on_ray
+        from tfser.pipeline.resources.cluster import RayCluster
+        from tfser.pipeline.extraction.extract import extract_pass
         from tfser.pipeline.features.engine import Compute
         from tfser.pipeline.features.registry import alone, feature_set
-        from tfser.pipeline.new_shards import ShardWriting
+        from tfser.pipeline.extraction.new_shards import ShardWriting
         on_ray.BLOCK_UTTERANCES = 3
         count = 0
         def advance(done, seconds):

@@ -21,7 +21,7 @@ from tfser.manifests.errors import TfserError
 from tfser.manifests.files import read_json
 from tfser.pipeline.corpora.base import absolute
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.extract import ExtractReport, extract
+from tfser.pipeline.extraction.extract import ExtractReport, extract
 from tfser.pipeline.features import feature_set as described
 from tfser.pipeline.features.engine import one_by_one
 from tfser.pipeline.features.feature_set import write_description

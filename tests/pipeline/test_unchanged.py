@@ -13,10 +13,10 @@ import pytest
 import soundfile
 
 from tfser.manifests.cache import Cache
-from tfser.pipeline import scan as scanning
-from tfser.pipeline import unchanged
 from tfser.pipeline.corpora.table import READER
-from tfser.pipeline.scan import ScanOptions, ScanReport, scan
+from tfser.pipeline.scanning import scan as scanning
+from tfser.pipeline.scanning import unchanged
+from tfser.pipeline.scanning.scan import ScanOptions, ScanReport, scan
 
 
 @pytest.fixture

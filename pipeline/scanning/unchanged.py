@@ -27,8 +27,8 @@ from tfser.manifests.catalogue.stored import ANNOTATIONS, CORPUS, SKIPPED, UTTER
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import sha256_of
 from tfser.pipeline.corpora.base import CorpusReader
-from tfser.pipeline.last_scan import found_other
-from tfser.pipeline.scan_report import ScanReport
+from tfser.pipeline.scanning.last_scan import found_other
+from tfser.pipeline.scanning.scan_report import ScanReport
 
 SEEN = ".seen.json"
 

@@ -18,8 +18,8 @@ from tfser.manifests.cache import PULLED, Cache
 from tfser.manifests.catalogue.run_files import read_about, read_run, shown
 from tfser.manifests.errors import DamagedError, MissingFileError, UnreadableError
 from tfser.manifests.files import fsync_path, sha256_of, sweep
-from tfser.pipeline.remote import RemoteError, RemoteFolder
-from tfser.pipeline.stored_objects import Entry, Moved, fetch_object
+from tfser.pipeline.stores.remote import RemoteError, RemoteFolder
+from tfser.pipeline.stores.stored_objects import Entry, Moved, fetch_object
 
 RUN = "run.json"
 

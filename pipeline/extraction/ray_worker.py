@@ -15,11 +15,11 @@ from pathlib import Path
 
 import tfser
 from tfser.manifests.errors import TfserError
-from tfser.pipeline.audio_loading import audio_loader
-from tfser.pipeline.feature_writer import narrowed
+from tfser.pipeline.extraction.audio_loading import audio_loader
+from tfser.pipeline.extraction.feature_writer import narrowed
 from tfser.pipeline.features.engine import AudioRow, Compute, Frames, Result
 from tfser.pipeline.features.registry import Pass
-from tfser.pipeline.measure import audio_path
+from tfser.pipeline.scanning.measure import audio_path
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from typing import Any
 
 from tfser.manifests.errors import TfserError, first_line
 from tfser.manifests.wording import count
-from tfser.pipeline.cluster import RETRIES, RayCluster
+from tfser.pipeline.extraction.ray_worker import BlockResult, Worker, compute_block
 from tfser.pipeline.features.engine import AudioRow
-from tfser.pipeline.ray_worker import BlockResult, Worker, compute_block
+from tfser.pipeline.resources.cluster import RETRIES, RayCluster
 
 _PATIENCE_S = 30.0
 """How long nobody is ready before it is said, and how often it is said again."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tfser.manifests.files import sha256_of
-from tfser.pipeline.remote import RemoteError, RemoteFolder
+from tfser.pipeline.stores.remote import RemoteError, RemoteFolder
 
 OBJECTS = "objects"
 """The folder of a store that has them."""
