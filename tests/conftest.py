@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib.util
 import itertools
 import signal
@@ -49,6 +50,50 @@ settings.load_profile("tfser")
 # Whoever is started in the background of a shell ignores Ctrl-C; tests of it, and the programs that they start, want it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Take what is imported and collected out of the garbage collector's sight: it stays to the end, and is a million objects."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` takes its choice
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test that is marked `few(n)`, leave n cases fast, those that differ most, and mark the others slow."""
+    cases: dict[str, list[pytest.Function]] = {}
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("few") and item.get_closest_marker("slow") is None:
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for found in cases.values():
+        marker = found[0].get_closest_marker("few")
+        assert marker is not None
+        kept = far_apart([tuple(item.callspec.indices.values()) for item in found], *marker.args)
+        for place, item in enumerate(found):
+            if place not in kept:
+                item.add_marker(pytest.mark.slow)
+
+
+def far_apart(cases: Sequence[tuple[int, ...]], n: int) -> set[int]:
+    """Return the places of n cases, each with as many values as can be that none before it has; the first and the last are in.
+
+    >>> sorted(far_apart([(0, 0), (0, 1), (1, 0), (1, 1)], 2))
+    [0, 3]
+    >>> sorted(far_apart([(0,), (1,), (2,), (3,), (4,)], 3))
+    [0, 2, 4]
+    """
+    kept: list[int] = []
+    seen: set[tuple[int, int]] = set()
+
+    def worth(place: int) -> tuple[int, int]:
+        new = sum((axis, value) not in seen for axis, value in enumerate(cases[place]))
+        return new, min((abs(place - other) for other in kept), default=-place)
+
+    while len(kept) < min(n, len(cases)):
+        best = max((place for place in range(len(cases)) if place not in kept), key=worth)
+        kept.append(best)
+        seen |= set(enumerate(cases[best]))
+    return set(kept)
 
 
 def covering(*axes: Sequence[Any]) -> list[Any]:
