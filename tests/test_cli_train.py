@@ -69,6 +69,7 @@ def test_the_card_s_commands_run_as_printed(cache: Path) -> None:
     assert about["utterances_cut"] == 0 and about["audit"] == "passed" and about["epochs"] == 100
 
 
+@pytest.mark.slow
 def test_cut_utterances_are_counted_and_said(cache: Path) -> None:
     words = ("train", "--head", "tf_mamba", "--fold", "1", "--epochs", "1", "--set", "max_seconds=0.33", *SMALL)
     result = run(*words, "--format", "json")
@@ -79,6 +80,7 @@ def test_cut_utterances_are_counted_and_said(cache: Path) -> None:
     assert about["config"]["head_config"]["max_frames"] == 33
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

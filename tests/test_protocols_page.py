@@ -69,6 +69,7 @@ def test_the_page_s_examples() -> None:
     assert page.count("$ tfser") >= 7
 
 
+@pytest.mark.slow
 def test_show_as_json_tells_everything() -> None:
     shown = run("protocol", "show", "cross:studio:phone@common4/speakers:2", "--format", "json")
     about = json.loads(shown.stdout)
@@ -85,6 +86,7 @@ def test_a_list_as_json_names_who_uses_each() -> None:
     assert max(len(line.rstrip()) for line in run("protocol", "ls").stdout.splitlines()) <= 120  # a wide terminal
 
 
+@pytest.mark.slow
 def test_own_protocols_everywhere(tmp_path: Path) -> None:
     audit = run("audit", "--protocol", "my.toml", "--format", "json")
     assert audit.exit_code in (0, 1), audit.stderr

@@ -146,6 +146,7 @@ def test_rows_of_classes_are_scikit_learn_s(filled: Cache) -> None:
     assert [(row["class"], row["clusters"]) for row in found] == [("anger", 8), ("happiness", 7), ("neutral", 8)]
 
 
+@pytest.mark.slow
 def test_marks_stand_at_every_number(filled: Cache) -> None:
     with open_catalogue(filled) as connection:
         for by in (None, *BY):
@@ -192,6 +193,7 @@ def test_sql_and_utterances_give_the_same_counts(filled: Cache) -> None:
 # -- clusters ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("known", "expected"), [({}, "session"), ({"session": False}, "dialogue")])
 def test_without_speakers_there_are_clusters_only_where_they_are_asked_for(
     cache: Cache, known: dict[str, bool], expected: str
@@ -309,6 +311,7 @@ def test_folds_that_differ_give_no_wins_by_fold(cache: Cache) -> None:
     assert any("not folded alike" in line for line in notes(found))
 
 
+@pytest.mark.slow
 def test_many_folds_are_sorted_as_numbers(cache: Cache) -> None:
     utterances = stored.make_utterances(speakers=12, each=6)
     stored.put_utterances(cache, utterances)

@@ -115,6 +115,7 @@ def test_speakers_of_two_corpora_are_never_one(filled: Cache) -> None:
     assert [r["selection"] for r in selections] == ["last", "test-oracle", "val"]
 
 
+@pytest.mark.slow
 def test_a_random_validation_side_is_a_selection_of_its_own(filled: Cache) -> None:
     result = train(filled, corpus="first", protocol="random-kfold:2", validation="random-leaky:0.2")
     assert result.about["validation"] == "random-leaky:0.2"

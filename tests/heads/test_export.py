@@ -55,6 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 # -- a run on everything -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_on_everything_is_of_its_experiment_and_tested_on_nobody(made: Made) -> None:
     with open_catalogue(made.cache) as connection:
         (one,) = rows(connection, "SELECT * FROM runs WHERE experiment = ? AND fold = 0", [made.experiment])

@@ -120,6 +120,7 @@ def test_wrong_requests_get_one_line_and_exit_2(filled: Cache) -> None:
         assert not list(filled.runs.glob("*")), "what is refused is refused before anything is trained"
 
 
+@pytest.mark.slow
 def test_the_only_stack_need_not_be_named(filled: Cache) -> None:
     plan = plan_layers(filled, LayerRequest(device="cpu", mix="none"))
     assert sorted(plan.layers) == [0, 1, 2] and plan.of.stored == "enc/all+float16"

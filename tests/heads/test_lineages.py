@@ -33,6 +33,7 @@ OFTEN = ("superb", "shiftser")
 """Lineages of steps and of epochs; the others train in the same loop, and what they report is explained below for all."""
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in LINEAGES])
 def test_a_lineage_trains_to_its_end_and_stores_its_selections(name: str, fold: FoldData) -> None:
     recipe = head("mean_pool").recipe(name).settled(0.02)

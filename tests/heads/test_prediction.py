@@ -48,6 +48,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("head", "features"), [*KINDS, ("mean_pool", LAYERS)])
 def test_a_test_fold_s_audio_gives_the_stored_predictions_bit_for_bit(
     trained: Trained, head: str, features: str, tmp_path: Path

@@ -198,6 +198,7 @@ def _truth(run: Any, selection: str, level: str) -> tuple[list[str], list[str]]:
     return [CLASSES[loaded.labels[i]] for i in places], [CLASSES[row.argmax()] for row in probabilities]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("selection", ["last", "val"])
 @pytest.mark.parametrize("level", ["utterance", "segment"])
 def test_metrics_and_confusion(run: Any, selection: str, level: str) -> None:

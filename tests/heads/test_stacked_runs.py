@@ -106,6 +106,7 @@ def test_a_group_trains_what_is_missing_only(filled: Cache) -> None:
     assert not (run_folder(filled, of.run_id(1)) / "checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_runs_of_several_experiments_are_refused(filled: Cache) -> None:
     one, other = experiment_of(filled), experiment_of(filled, epochs=3)
     with pytest.raises(UsageError, match="one experiment"):

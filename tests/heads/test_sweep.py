@@ -184,6 +184,7 @@ def test_audits_of_all_folds_come_before_the_first_training(cache: Cache) -> Non
     assert not cache.runs.exists()
 
 
+@pytest.mark.slow
 def test_val_needs_a_validation_side(cache: Cache) -> None:
     with pytest.raises(UsageError, match="add --validation next-group"):
         check_selection(plan_sweep(cache, asked()), "val")

@@ -309,6 +309,7 @@ def accuracy(task: Task, config: TFMambaConfig, steps: int) -> float:
         return float((model.eval()(frames, torch.full((400,), L)).argmax(dim=1) == labels).float().mean())
 
 
+@pytest.mark.slow
 def test_order_is_learnt_by_the_temporal_branch_and_by_no_mean_or_attention() -> None:
     assert accuracy(rise_or_fall, small("temporal", attention=False), 60) > 0.95
     assert accuracy(rise_or_fall, small("baseline"), 60) < 0.6
@@ -384,6 +385,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_numbers(tmp_path: Path,
         assert torch.equal(tensor, resumed.states["last"][name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_it_trains_in_both_precisions(precision: str, fold: FoldData) -> None:
     recipe = replace(TRAIN, epochs=40, precision=precision)  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ def ended(connection: Connection, spec: str) -> str:
     return summary(protocol_report(connection, protocol=spec, corpus="toy"))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("speakers", "spec", "expected"),
     [

@@ -76,6 +76,7 @@ def test_packaged():
     assert {a.name for a in packaged_audits()} == NAMES
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("spec", ["loso-session", "official-split", "group-kfold:2:session"])
 def test_clean(cache, put_corpus, put_features, spec):
     put_corpus(cache, corpus())
@@ -218,6 +219,7 @@ def test_features(cache, put_corpus, put_features):
     assert found(audit(cache, "loso-session")) == {}
 
 
+@pytest.mark.slow
 def test_what_another_feature_set_skipped_is_missing_in_this_one(cache, put_corpus, put_features):
     """Neither another set's skips, nor those of a file that changed, nor those of an outdated set of the name excuse anything."""
     ids = [u.utterance_id for u in corpus()]
@@ -232,6 +234,7 @@ def test_what_another_feature_set_skipped_is_missing_in_this_one(cache, put_corp
     assert found(audit(cache, "loso-session", "features_missing", feature_sets=["wavlm"])) == {}
 
 
+@pytest.mark.slow
 def test_what_an_outdated_feature_set_skipped_excuses_nothing(cache, put_corpus, put_features):
     ids = [u.utterance_id for u in corpus()]
     put_corpus(cache, corpus())
@@ -248,6 +251,7 @@ def test_what_an_outdated_feature_set_skipped_excuses_nothing(cache, put_corpus,
     assert found(audit(cache, "loso-session")) == {}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("stage", "change"),
     [
@@ -263,6 +267,7 @@ def test_skipped_utterances_fail_no_audit_of_what_is_heard(cache, put_corpus, pu
         assert "error" not in found(audit(cache, spec + labels)).values(), spec
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("stage", ["scan", "extract:logmel"])
 def test_who_speaks_is_judged_whatever_can_be_heard(cache, put_corpus, put_features, stage):
     put_corpus(cache, changed({"speaker": "s4", "session": "S1", "dialogue": "d4"}, "s1_0", "s2_0"), skipped=[("s1_0", stage)])
@@ -292,6 +297,7 @@ def test_what_a_reader_passed_over_excuses_nothing(cache, put_corpus, put_featur
     assert found(audit(cache, "loso-session")) == {"speaker_overlap": "error", "features_missing": "error"}
 
 
+@pytest.mark.slow
 def test_skipped_in_another_feature_set_but_used_here(cache, put_corpus, put_features):
     put_corpus(cache, changed({"speaker": "s1"}, "s4_0"), skipped=[("s4_0", "extract:wavlm")])
     put_features(cache, [u.utterance_id for u in corpus()])
@@ -317,6 +323,7 @@ def test_order_and_blocking(cache, put_corpus):
     assert [(f.audit, f.fold) for f in blocking(by_speaker, 3)] == [("utterance_in_no_fold", None)]  # of all folds
 
 
+@pytest.mark.slow
 def test_another_corpus_and_protocol_do_not_matter(cache, put_corpus):
     put_corpus(cache, corpus())
     put_corpus(cache, changed({"speaker": "s1"}, "s4_0"), corpus="other", skipped=[("s1_0", "scan")])
@@ -364,6 +371,7 @@ def test_parse_audit():
         parse_audit("x", "SELECT 1\n" + HEADER)
 
 
+@pytest.mark.slow
 def test_an_audit_of_ones_own(cache, put_corpus):
     put_corpus(cache, corpus())
     refresh(cache)

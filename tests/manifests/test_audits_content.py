@@ -108,6 +108,7 @@ def nearest_mean_ua(rows: list[Utterance], x: np.ndarray) -> float:
     return float(np.mean([np.mean(of) for of in hits.values()]))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("name", "column"), [("duration_leak", "duration_s"), ("level_leak", "rms_db")])
 def test_length_and_level_leaks(ask, name, column):
     rng = np.random.default_rng(0)

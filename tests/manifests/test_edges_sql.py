@@ -85,6 +85,7 @@ def filled(text: str, cache: Cache) -> str:
     return text.format(csv=root / "x.csv", folder=root, parquet=parquet, written=root / "written")
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize("text", [*READS_FILES, *OTHERS])
 def test_sql_reaches_no_file_no_address_and_no_variable(asked, text):
     with open_catalogue(asked) as connection:
@@ -95,6 +96,7 @@ def test_sql_reaches_no_file_no_address_and_no_variable(asked, text):
     assert not (asked.root.parent / "written").exists()
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("text", READS_FILES)
 def test_an_audit_reaches_no_file(asked, text):
     if text.startswith("EXPLAIN"):

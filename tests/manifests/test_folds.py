@@ -88,6 +88,7 @@ def test_fold_k_tests_the_kth_speaker(cache, put_corpus):
     assert all("val" not in of for of in folds.values())  # never invented
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("spec", ["loso-speaker", "group-kfold:3", "random-kfold:4", "loso-session"])
 def test_next_group_is_cyclic(cache, put_corpus, spec):
     put_corpus(cache, corpus(speakers=7))
@@ -196,6 +197,7 @@ def test_hashes_are_stable(cache, put_corpus, installed):
     assert stored == about(cache, "loso-speaker")["hash"] == before["loso-speaker"]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "change",
     [
@@ -212,6 +214,7 @@ def test_hashes_change_with_any_row(cache, put_corpus, change):
     assert about(cache, "loso-speaker")["hash"] != before
 
 
+@pytest.mark.slow
 def test_protocols_asked_for_are_kept(cache, put_corpus):
     put_corpus(cache, corpus())
     spec = ensure_protocol(cache, "toy", "group-kfold:2@anger,o'brien:neutral")

@@ -174,6 +174,7 @@ PINNED = {
 SCRIPT = Path(__file__).with_name("hashes.py")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", ["0", pytest.param("4242", marks=pytest.mark.slow)])
 def test_hashes_are_the_same_everywhere(tmp_path: Path, seed: str) -> None:
     """Whatever Python's own hashes, the locale and the folder are."""

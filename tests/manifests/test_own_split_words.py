@@ -68,6 +68,7 @@ def test_a_protocol_of_one_corpus_finds_it(cache, podcast, put_corpus):
         choose_protocol(cache, None, "emodb7-speaker")
 
 
+@pytest.mark.slow
 def test_a_damaged_own_protocol_is_listed(cache, podcast, tmp_path):
     path = tmp_path / "own.toml"
     path.write_text(OWN)

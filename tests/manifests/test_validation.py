@@ -109,6 +109,7 @@ def test_random_utterances(cache, put_corpus, installed):
         assert any(speakers(of["val"]) & speakers(of["train"]) for of in held.values())  # so the name
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("spec", "leaks"),
     [

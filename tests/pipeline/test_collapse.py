@@ -170,6 +170,7 @@ def test_what_the_extraction_skipped_is_excused(cache: Cache, put: Callable[...,
     assert not [f for f in found if f.audit == "features_missing" and f.level == "error"]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("call", "said"),
     [

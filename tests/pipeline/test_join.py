@@ -66,6 +66,7 @@ def test_the_frames_stand_side_by_side(cache: Cache, two: Any) -> None:
     assert verify(cache) == [] and join(cache, target)[0].written == 0
 
 
+@pytest.mark.slow
 def test_an_utterance_that_a_part_lacks_is_missed_by_the_audit_unless_a_part_excused_it(cache: Cache, two: Any) -> None:
     target = joined(cache, "a+b/3")
     join(cache, target)

@@ -281,6 +281,7 @@ def test_a_run_is_named_by_its_folder_alone(full: Cache, monkeypatch: pytest.Mon
             doomed(full, Unwanted(run=name))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("what", "message"),
     [

@@ -171,6 +171,7 @@ def test_another_configurations_folder_is_refused_and_unclaimed_files_are_replac
         generate(tmp_path / "synthetic.csv", SMALL)
 
 
+@pytest.mark.slow
 def test_audio_is_neither_clipped_nor_silent_nor_all_of_a_length(
     corpus: list[tuple[SyntheticUtterance, Audio]],
 ) -> None:

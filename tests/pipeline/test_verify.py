@@ -216,6 +216,7 @@ def _load(cache: Cache, **named: Any) -> np.ndarray:
     return load_packed([FeatureRow(path=cache.root / r["shard"], **{k: r[k] for k in keys}) for r in found], **named).frames
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("way", ["bit", "rolled", "exchanged"])
 def test_no_head_is_trained_on_damaged_frames(full: Cache, way: str) -> None:
     """W1: the file has its size, opens, and holds other numbers."""
@@ -336,6 +337,7 @@ def test_old_files_that_contradict_their_folder_are_damaged(old: Cache) -> None:
         assert rows(connection, "FROM features") == []
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("key", ["adapter", "root", "scanned_at"])
 def test_a_description_that_lacks_a_key_is_one_line(old: Cache, key: str) -> None:
     """T3: JSON, but not what this version looks for."""
@@ -348,6 +350,7 @@ def test_a_description_that_lacks_a_key_is_one_line(old: Cache, key: str) -> Non
     assert (problem.path, problem.kind) == ("corpora/tones/corpus.json", "could not be checked")
 
 
+@pytest.mark.slow
 def test_a_damaged_corpus_costs_no_other_corpus(old: Cache, root: Path) -> None:
     """U3, U2."""
     scan(old, READER, corpus="c", root=root, options={"table": str(root / "t.csv")})
