@@ -49,7 +49,7 @@ settings.register_profile("tfser", deadline=None, max_examples=20)
 settings.load_profile("tfser")
 
 def _written_enough(file: int) -> None:
-    """Stand in for `os.fsync`: what a test writes need not outlive a power failure, and waiting for the disk is half of a small write."""
+    """Stand in for `os.fsync`: what a test writes need not outlive a power failure, and the disk is slow."""
 
 
 os.fsync = _written_enough  # type: ignore[assignment]
@@ -63,6 +63,11 @@ def pytest_collection_finish() -> None:
     """Take what is imported and collected out of the garbage collector's sight: it stays to the end, and is a million objects."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let everything go in the end, or DuckDB says that it leaks."""
+    gc.unfreeze()
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` takes its choice

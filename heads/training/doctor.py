@@ -143,7 +143,7 @@ def fits(version: str, bounds: str) -> bool:
 
 
 def _module_of(name: str) -> str:
-    """Return the module that a library is imported by: of its own name where there is one, else its first one (yaml of pyyaml)."""
+    """Return the module that a library is imported by: of its own name, or else its first (yaml of pyyaml)."""
     own = canonicalize_name(name).replace("-", "_")
     if find_spec(own) is not None:
         return own
