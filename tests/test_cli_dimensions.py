@@ -137,6 +137,7 @@ def test_pooled_scores_and_those_of_folds_follow_from_the_stored_ratings(made: P
     assert all(1 <= each["predicted"] <= 5 for each in stored)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("by", ["seed", "fold", "speaker"])
 def test_scores_by_parts(made: Path, by: str) -> None:
     table = read_json("scores", "ridge", "--by", by, "--cache", made / "cache")
@@ -232,6 +233,7 @@ def test_what_cannot_be_learned_is_refused_in_one_line(made: Path, words: tuple[
     assert found.exit_code in (1, 2) and REFUSED[words] in found.output and "Traceback" not in found.output
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("words", "why"),
     [

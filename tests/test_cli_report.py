@@ -81,6 +81,7 @@ def test_tables_for_manuscripts(tmp_path: Path) -> None:
     assert "| experiment | selection | pooled UA" in printed.stdout
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -107,6 +108,7 @@ def test_what_cannot_be_drawn_is_said(words: list[str], message: str, tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("words", [["embedding", "--method", "pca"], ["features", "UTTERANCE"], ["failing"], ["forest"]])
 def test_plots(words: list[str], filled: Path, tmp_path: Path) -> None:
     with open_catalogue(Cache(filled)) as connection:

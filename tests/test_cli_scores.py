@@ -40,6 +40,7 @@ def _in_the_cache(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TFSER_CACHE", str(filled))
 
 
+@pytest.mark.slow
 def test_options_restrict_what_is_listed() -> None:
     assert [row["experiment"] for row in json.loads(run("scores", "--head", "svm", "--format", "json").stdout)] == ["svm-b"]
     words = ("--corpus", "toy", "--protocol", "loso-speaker", "--features", "wavlm-large", "--experiment", "0123456789")

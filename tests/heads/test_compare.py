@@ -213,6 +213,7 @@ def test_without_speakers_there_are_clusters_only_where_they_are_asked_for(
         choose_clusters([read(cache, "a")], "speaker")
 
 
+@pytest.mark.slow
 def test_with_nothing_to_make_clusters_of_there_is_no_interval(cache: Cache) -> None:
     utterances = stored.make_utterances(speaker=False, session=False, dialogue=False)
     stored.put_utterances(cache, utterances)
@@ -302,6 +303,7 @@ def test_only_what_both_tested_alike_is_compared(filled: Cache, cache: Cache) ->
         compare(read(filled, "mean_pool-good-1a-f1-s0"), read(filled, "mean_pool-bad-2b-f2-s0"), common=True)
 
 
+@pytest.mark.slow
 def test_folds_that_differ_give_no_wins_by_fold(cache: Cache) -> None:
     stored.put_utterances(cache, UTTERANCES)
     stored.put_experiment(cache, "a", UTTERANCES)

@@ -133,6 +133,7 @@ def test_the_same_audio_in_both_corpora_stops_training(both: Path, filled: Cache
     assert train(filled, protocol="cross:second:third").about["audit"] == "passed"
 
 
+@pytest.mark.slow
 def test_corpora_without_a_feature_set_in_common(filled: Cache) -> None:
     for shard in filled.feature_root.glob("*/second/*.rows.parquet"):
         shard.unlink()

@@ -139,6 +139,7 @@ def test_a_named_head_is_taken_and_several_feature_sets_are_asked_back_about(cac
     assert with_head(cache, Request(features="other/5"))[0].head == "probe"
 
 
+@pytest.mark.slow
 def test_heads_that_look_along_time_refuse_one_vector_an_utterance(cache: Cache, put: Put) -> None:
     put("egemaps", functionals=True)
     for name in (name for name in TABLE_ONE if not head(name).reads):

@@ -162,6 +162,7 @@ def test_a_killed_training_resumes_to_the_same_numbers(tmp_path: Path) -> None:
     assert not (folder / "checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_features_are_chosen_as_the_head_prefers(filled: Cache) -> None:
     extract(filled, "toy", feature_set("logmel", {"n_mels": "40"}))
     refresh(filled)

@@ -81,6 +81,7 @@ def test_it_learns_from_all_utterances(made: Made) -> None:
     np.testing.assert_allclose(model.heads[0].state["normaliser.mean"], packed.frames.astype(np.float64).mean(axis=0), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_train_says_what_vouches_and_tables_refuse_it(made: Made) -> None:
     done = run("train", "--head", "mean_pool", "--epochs", 2, "--fold", "none", "--cache", made.cache.root, "--format", "json")
     (row,) = json.loads(done.stdout)
@@ -142,6 +143,7 @@ def test_the_card_says_what_vouches_and_what_it_is_not_for(made: Made, folder: P
     assert ("| none |" if low is None else f"{100 * low:.1f} to {100 * high:.1f}") in text
 
 
+@pytest.mark.slow
 def test_the_card_of_a_model_that_nothing_vouches_for(made: Made, tmp_path: Path) -> None:
     alone = made.train("mean_pool", "none", settings={"lr": "0.002"})
     export(made.cache, alone, tmp_path / "m")
@@ -336,6 +338,7 @@ def test_experiments_have_names_that_commands_know(made: Made) -> None:
     assert run("predict", "base", made.audio / "a", "--cache", root).exit_code == 2
 
 
+@pytest.mark.slow
 def test_what_two_differ_in(made: Made) -> None:
     other = made.train("mean_pool", "1", settings={"lr": "0.003"})
     refresh(made.cache)

@@ -260,6 +260,7 @@ def test_a_fusion_goes_to_trackers_and_reports(trained: Trained, tmp_path: Path)
     assert to_mlflow(trained.cache, runs, f"file://{tmp_path / 'mlruns'}") == 1
 
 
+@pytest.mark.slow
 def test_what_was_trained_on_everything_is_not_fused(trained: Trained) -> None:
     """It has no test predictions; the folds beside it are fused all the same."""
     ids = trained.need(("mean_pool", "logmel"), ("logreg", "wavlm-large/2"))

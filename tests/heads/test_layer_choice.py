@@ -113,6 +113,7 @@ REFUSED = [
 """What is asked wrongly, and what the line says."""
 
 
+@pytest.mark.slow
 def test_wrong_requests_get_one_line_and_exit_2(filled: Cache) -> None:
     for words, said in REFUSED:
         result = run("layers", *FAST, *words)

@@ -105,6 +105,7 @@ def test_it_is_the_head_on_the_weighted_sum(case: tuple[HeadSpec, Settings, Laye
             torch.testing.assert_close(module.classify(encoded, lengths), module(frames, lengths))
 
 
+@pytest.mark.few(5)
 def test_batch_mates_do_not_matter(case: tuple[HeadSpec, Settings, LayerMix]) -> None:
     spec, config, module = case
     module.eval()
@@ -115,6 +116,7 @@ def test_batch_mates_do_not_matter(case: tuple[HeadSpec, Settings, LayerMix]) ->
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.few(5)
 def test_every_parameter_gets_a_gradient(case: tuple[HeadSpec, Settings, LayerMix]) -> None:
     spec, config, module = case
     nn.functional.cross_entropy(module(*batch(spec, config)), torch.arange(4)).backward()
@@ -190,6 +192,7 @@ def test_the_layer_that_tells_the_classes_gets_the_weight_and_beats_the_mean(tel
     assert mixed.history[-1].test_UA > mean.history[-1].test_UA + 0.1
 
 
+@pytest.mark.slow
 def test_without_a_rate_of_its_own_the_mix_would_hardly_leave_the_mean() -> None:
     """Why the scores are among the parameters with a rate of their own."""
     slow = layer_weights(train(make_fold(6, 4, 2), replace(RECIPE, own_rate=1e-5)).states["last"])

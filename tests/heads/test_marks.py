@@ -241,6 +241,7 @@ def test_scores_can_be_restricted(cache: Cache) -> None:
                 heads(**asked)
 
 
+@pytest.mark.slow
 def test_two_classes_never_stand_among_three(cache: Cache) -> None:
     stored.put_utterances(cache, UTTERANCES)
     stored.put_experiment(cache, "svm-a", UTTERANCES)
@@ -253,6 +254,7 @@ def test_two_classes_never_stand_among_three(cache: Cache) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_namesakes_say_in_what_they_differ(cache: Cache) -> None:
     stored.put_utterances(cache, UTTERANCES)
     for n, config in enumerate(({"device": "cpu", "head_config": {"width": 8}}, {"device": "cuda", "head_config": {"width": 8}})):
@@ -262,6 +264,7 @@ def test_namesakes_say_in_what_they_differ(cache: Cache) -> None:
     assert [line["differs"] for line in group.lines] == ["device=cpu, data_hash=000000", "device=cuda, data_hash=111111"]
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_read_is_named(cache: Cache, caplog: pytest.LogCaptureFixture) -> None:
     stored.put_utterances(cache, UTTERANCES)
     stored.put_experiment(cache, "svm-a", UTTERANCES)

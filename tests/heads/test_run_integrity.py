@@ -262,6 +262,7 @@ def _odd(value: float) -> list[tuple[str, float]]:
     return [("anger", value), ("neutral", 1 - value)]
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -317,6 +318,7 @@ class KilledError(BaseException):
     """Stands for a process that ends here."""
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("step", range(1, 4))
 def test_a_kill_in_the_exchange_leaves_the_old_run_or_the_new_one(
     cache: Cache, step: int, monkeypatch: pytest.MonkeyPatch
@@ -552,6 +554,7 @@ def test_a_mix_is_not_made_of_damaged_weights(filled: Cache) -> None:
         mix_of_run(filled, run_id)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_found_where_nothing_can_be_written(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     train(filled)
     refresh(filled)

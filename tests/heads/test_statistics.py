@@ -52,6 +52,7 @@ def draw(
                          for gs, ws in zip(good, wrong, strict=True)]  # fmt: skip
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("metric", METRICS)
 @given(seed=st.integers(0, 10_000), n=st.integers(12, 60))
 @settings(max_examples=12)

@@ -97,6 +97,7 @@ def test_a_clean_split_passes_without_noise(cache, put_corpus, check, tmp_path):
     assert [(row["speaker"], row["folds"]) for row in leaks(report.findings)] == [(s, "0-2") for s in ("anna", "bert", "carl")]
 
 
+@pytest.mark.slow
 def test_rows_that_are_nobody_or_several_or_twice(cache, put_corpus, check, tmp_path):
     put_corpus(cache, toy())
     rows = [f"{u.path},{'test' if u.speaker == 'carl' else 'train'}" for u in toy()]

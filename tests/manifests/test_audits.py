@@ -160,6 +160,7 @@ def test_classes(cache, put_corpus):
     assert (val.level, val.examples) == ("warning", ({"role": "val", "class": "anger"},))
 
 
+@pytest.mark.slow
 def test_sides_that_nobody_stands_on(cache, put_corpus):
     unread = [(u.utterance_id, "scan") for u in corpus() if u.speaker == "s2"]
     put_corpus(cache, corpus(), skipped=unread)
@@ -173,6 +174,7 @@ def test_sides_that_nobody_stands_on(cache, put_corpus):
     assert (finding.level, [e["role"] for e in finding.examples]) == ("warning", ["val", "val"])
 
 
+@pytest.mark.slow
 def test_speakers_that_are_spelt_in_two_ways(cache, put_corpus):
     put_corpus(cache, [*changed({"speaker": "S 1"}, "s4_0", "s4_1")])
     findings = [f for f in audit(cache, "loso-session") if f.level != "ok"]
@@ -290,6 +292,7 @@ def test_nothing_can_be_read(cache, put_corpus):
     assert unread.examples == ({"unreadable": 16, "of_utterances": 16, "example": "s1_0"},)
 
 
+@pytest.mark.slow
 def test_what_a_reader_passed_over_excuses_nothing(cache, put_corpus, put_features):
     """A second file of an utterance is listed under the utterance's id; the utterance itself is there, and audited."""
     put_corpus(cache, changed({"speaker": "s1"}, "s4_0"), skipped=[(u.utterance_id, "read") for u in corpus()])
@@ -306,6 +309,7 @@ def test_skipped_in_another_feature_set_but_used_here(cache, put_corpus, put_fea
     assert "features_missing" in found(audit(cache, "loso-session", "features_missing", feature_sets=["wavlm"]))
 
 
+@pytest.mark.slow
 def test_sentences_are_information(cache, put_corpus):
     put_corpus(cache, [replace(u, sentence=u.utterance_id[-1]) for u in corpus()])
     findings = audit(cache, "loso-session")
@@ -331,6 +335,7 @@ def test_another_corpus_and_protocol_do_not_matter(cache, put_corpus):
     assert found(audit(cache, "loso-session")) == {}
 
 
+@pytest.mark.slow
 def test_names_with_quotes(cache, put_corpus):
     put_corpus(cache, [replace(u, label=f"o'{u.label}") for u in corpus()])
     spec = "loso-session@o'anger,x\"y:o'neutral"

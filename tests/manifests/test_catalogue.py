@@ -164,6 +164,7 @@ def test_a_writer_elsewhere_blocks_nobody(cache, put_corpus):
     assert not list(cache.root.glob("*.wal"))
 
 
+@pytest.mark.slow
 def test_a_writer_in_this_process(cache, put_corpus):
     put_corpus(cache, corpus(3))
     refresh(cache)

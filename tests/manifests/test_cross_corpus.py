@@ -191,6 +191,7 @@ def test_they_are_kept_and_come_back(three):
         assert rows(connection, "SELECT count(*) AS n FROM corpora") == [{"n": 2}]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("corpus_name", "spec", "error"),
     [

@@ -139,6 +139,7 @@ def test_null_speakers_are_in_no_fold(cache, put_corpus):
     assert not any(name.startswith("s3") for of in folds.values() for role in of.values() for name in role)
 
 
+@pytest.mark.slow
 def test_too_few_groups(cache, put_corpus):
     put_corpus(cache, corpus(speakers=1))
     with pytest.raises(TfserError, match="the column speaker has s1; at least two groups are needed"):
@@ -148,6 +149,7 @@ def test_too_few_groups(cache, put_corpus):
         ensure_protocol(cache, "toy", "group-kfold:5")
 
 
+@pytest.mark.slow
 def test_labels(cache, put_corpus):
     put_corpus(cache, corpus(labels=("neutral", "anger", "undecided")))
     assert about(cache, "loso-speaker")["classes"] == ["anger", "neutral"]  # who could not agree named no emotion
@@ -166,6 +168,7 @@ def test_one_class_is_no_task(cache, put_corpus):
         ensure_protocol(cache, "toy", "loso-speaker")
 
 
+@pytest.mark.slow
 def test_named_protocols_are_for_their_corpora(cache, put_corpus):
     put_corpus(cache, corpus())
     with pytest.raises(UsageError, match="emodb7-speaker is for emodb, not for toy"):

@@ -73,6 +73,7 @@ def test_names_of_lists() -> None:
             parse(text)
 
 
+@pytest.mark.slow
 def test_folds_of_a_corpus_that_has_the_files(cache, put_corpus, installed) -> None:
     put_corpus(cache, emodb(), corpus="emodb", adapter="emodb")
     connection = installed("emodb", "emobox:emodb")

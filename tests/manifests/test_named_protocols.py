@@ -39,6 +39,7 @@ def counts(connection, spec: str) -> dict[str, int]:
     return {row["label"]: row["n"] for row in found}
 
 
+@pytest.mark.slow
 def test_iemocap(shared: Path, cache, put_corpus, installed) -> None:
     """The real ids; of frustration, which the listing lacks, as many as the corpus has."""
     lines = (shared / "metadata" / "iemocap_utterances.tsv").read_text(encoding="utf-8").splitlines()[1:]

@@ -146,6 +146,7 @@ def test_who_is_in_no_list(cache, put_corpus, tmp_path, others, sizes):
     assert len(folds[1, "train"]) == sizes[1][0] and len(folds[1, "test"]) == 6
 
 
+@pytest.mark.slow
 def test_by_default_nobody_is_forgotten(cache, put_corpus, tmp_path):
     put_corpus(cache, corpus())
     _, name = choose_protocol(cache, None, write(tmp_path, 'name = "x"\nfolds = [["s1"], ["s3"]]'))
@@ -183,6 +184,7 @@ def test_several_corpora(cache, put_corpus, tmp_path):
         assert [r["n"] for r in held] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_condition_that_fails_on_some_row_breaks_nothing_else(cache, put_corpus, tmp_path):
     put_corpus(cache, corpus())
     condition = "raw_label IS NULL OR raw_label::INT > 2"

@@ -192,6 +192,7 @@ def test_one_row_an_utterance_is_stored(cache, put_corpus, installed):
         assert rows(catalogue, "SELECT count(*) AS n FROM held_out WHERE protocol = ?", [spec]) == [{"n": 6}]
 
 
+@pytest.mark.slow
 def test_a_policy_survives_a_rebuild(cache, put_corpus):
     put_corpus(cache, corpus())
     spec = ensure_protocol(cache, "toy", "loso-speaker/speakers:01")

@@ -152,6 +152,7 @@ def test_only_what_is_missing_is_written(cache: Cache, put: Callable[..., Any], 
     assert before.items() <= after.items() and set(read(cache, "enc/1")) == set(more)
 
 
+@pytest.mark.slow
 def test_what_the_extraction_skipped_is_excused(cache: Cache, put: Callable[..., Any], put_corpus: Any) -> None:
     put()
     utterances = [

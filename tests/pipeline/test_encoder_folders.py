@@ -269,6 +269,7 @@ def held(cache: Cache) -> dict[str, str]:
     return {row["feature_set"]: json.loads(row["source"])["weights"] for row in found}
 
 
+@pytest.mark.slow
 def test_neither_of_two_encoders_takes_the_other_s_name(two: tuple[Cache, Path, Path, list[str]]) -> None:
     cache, one, other, told = two
     sets = held(cache)

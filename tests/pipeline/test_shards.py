@@ -230,6 +230,7 @@ def test_damage_is_found(tmp_path: Path, format: Format) -> None:
         ShardReader(tmp_path / "x.bin")
 
 
+@pytest.mark.few(1)
 @both_formats
 @settings(max_examples=20)
 @given(flips=st.lists(st.tuples(st.floats(0, 0.9999), st.integers(1, 255)), min_size=1, max_size=6))

@@ -98,6 +98,7 @@ def test_a_shard_that_another_program_holds_open_for_writing_stays(full: Cache) 
     assert verify(full) == []
 
 
+@pytest.mark.slow
 def test_files_without_read_permission_stay(full: Cache) -> None:
     """As a user whom permissions stop, which those of root do not."""
     before = content(full)
@@ -116,6 +117,7 @@ def test_files_without_read_permission_stay(full: Cache) -> None:
     assert content(full) == before
 
 
+@pytest.mark.slow
 def test_little_memory_is_no_damage(full: Cache) -> None:
     before = content(full)
     code = (
@@ -315,6 +317,7 @@ def test_a_cache_of_the_version_before_is_read(old: Cache) -> None:
         assert packed.frames.shape == (200, 80) and all(row.checksum for row in where)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("suffix", [".h5", ".frames.parquet", ".rows.parquet"])
 def test_old_shards_are_checked_by_their_frames(old: Cache, suffix: str) -> None:
     (path,) = old.feature_root.glob(f"*float16*/*/*{suffix}") if "parquet" in suffix else old.feature_root.glob(f"*/*/*{suffix}")
