@@ -39,9 +39,9 @@ types: setup
 	@mkdir -p build/types && ln -sfn ../.. build/types/tfser
 	cd build && MYPYPATH=types ../$(BIN)/mypy --config-file ../pyproject.toml -p tfser.manifests -p tfser.pipeline -p tfser.heads -m tfser.cli
 
-# A process a core, each with one thread: torch's own threads would fight over the cores. Tests stay in order, and files whole for
-# their fixtures, until a process has nothing left to do: then it takes half of what another one has before it.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist worksteal
+# A process a core, each with one thread: torch's own threads would fight over the cores. Files stay whole, for their fixtures; those
+# of the fewest tests come last, so the cores end within seconds of each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 tests: setup
 	$(PYTEST) -m "not slow"
