@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from few_cases import far_apart
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 HERE = Path(__file__).parent
 FILES = sorted(HERE.rglob("*.py"))
@@ -96,6 +99,16 @@ def test_the_rule_sees_what_can_fail(text: str, can: bool) -> None:
 def test_the_rule_sees_what_is_always_true(text: str) -> None:
     assert always_true(ast.parse(text, mode="eval").body)
     assert not always_true(ast.parse("x == 1 or y", mode="eval").body)
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(1, 12))
+def test_few_cases_differ_as_far_as_so_few_can(sizes: list[int], n: int) -> None:
+    cases = list(itertools.product(*map(range, sizes)))
+    kept = far_apart(cases, n)
+    assert len(kept) == min(n, len(cases)) and kept <= set(range(len(cases)))
+    for axis, size in enumerate(sizes):
+        if n >= max(sizes) * len(sizes):
+            assert {cases[place][axis] for place in kept} == set(range(size))
 
 
 def test_the_quick_tests_exist() -> None:

@@ -402,3 +402,14 @@ def test_few_and_many_violations_are_counted_alike(cache, put_corpus, monkeypatc
     monkeypatch.setattr(run_module, "_FEW", 0)
     assert audit(cache, "loso-session", examples=1) == few
     assert any(finding.rows > 1 == len(finding.examples) for finding in few)
+
+
+@pytest.mark.slow
+def test_an_audit_by_itself_finds_what_it_finds_among_all(cache, put_corpus, put_features):
+    """Though only what it reads is made for it."""
+    put_corpus(cache, changed({"speaker": "s1", "label": "joy", "sentence": "all"}, "s4_0", "s3_1", "s2_2"))
+    put_features(cache, [u.utterance_id for u in corpus()][1:])
+    for spec in ("loso-session", "random-kfold:3", "official-split"):
+        alone = [finding for name in PACKAGED for finding in audit(cache, spec, name)]
+        assert {repr(finding) for finding in alone} == {repr(finding) for finding in audit(cache, spec)}
+        assert len(found(alone)) > 2
