@@ -80,6 +80,7 @@ def test_version_and_help() -> None:
         assert f"  {name} " in help_text
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -105,6 +105,7 @@ def test_a_small_head_rates_speakers_that_it_never_heard(made: Path) -> None:
             assert row["pooled_CCC"] == pytest.approx(row["pooled_pearson"] * 2 / (v + 1 / v + u * u), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_who_is_not_rated_is_counted_with_the_reason(made: Path) -> None:
     rows_of_folds = read_json("train", "--head", "ridge", "--target", "arousal,valence", "--cache", made / "cache")
     assert {row["given"] for row in rows_of_folds} == {6 * N} and {row["used"] for row in rows_of_folds} == {6 * N - 6}

@@ -52,6 +52,7 @@ def _here(cache: Cache, put_corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "wrong.toml").write_text(WRONG)
 
 
+@pytest.mark.slow
 def test_the_page_s_examples() -> None:
     def printed(block: re.Match[str]) -> str:
         lines = []
@@ -107,6 +108,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 def test_wrong_requests() -> None:
     for words, expected in REFUSED:
         result = run(*words)

@@ -115,6 +115,7 @@ def test_the_interval_can_be_computed_again_by_sql(filled: Cache) -> None:
     assert (row["pooled_UA_low"], row["pooled_UA_high"]) == pytest.approx(tuple(ends))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("by", ["speaker", "session", "fold"])
 def test_rows_of_parts_are_scikit_learn_s(filled: Cache, by: str) -> None:
     with open_catalogue(filled) as connection:
@@ -277,6 +278,7 @@ def test_a_comparison_s_numbers(filled: Cache) -> None:
     assert notes(found) == []
 
 
+@pytest.mark.slow
 def test_only_what_both_tested_alike_is_compared(filled: Cache, cache: Cache) -> None:
     a, part = read(filled, "good"), read(filled, "part")
     said = r"not tested alike: 68 utterances by mean_pool-good-1a alone, 0 by .* --common compares the 42 "

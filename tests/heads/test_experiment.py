@@ -105,6 +105,7 @@ def test_training_statistics_come_from_the_training_side(filled: Cache) -> None:
     assert state["normaliser.mean"].numpy() == pytest.approx(frames.mean(axis=0), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_saved_model_predicts_what_the_run_stored(filled: Cache) -> None:
     result = train(filled)
     config = result.about["config"]

@@ -220,6 +220,7 @@ def test_nothing_is_left_of_an_export_that_fails(made: Made, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -245,6 +246,7 @@ def test_requests_that_are_off(
 # -- a graph -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_head_without_a_graph_says_why(made: Made, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="graphs are run with onnxruntime, the extra [onnx]")
     name = made.train("mean_pool", "1", settings={"normalise": "speaker"})
@@ -350,6 +352,7 @@ def test_what_two_differ_in(made: Made) -> None:
     assert same.exit_code == 0 and "nothing" in same.stdout
 
 
+@pytest.mark.slow
 def test_a_plug_in_s_head_that_is_gone_is_one_line(made: Made, tmp_path: Path) -> None:
     import torch
 

@@ -116,6 +116,7 @@ def test_every_head_is_measured_under_the_same_conditions() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_heads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[str] = []
     take = profiling._Case.measure_time

@@ -71,9 +71,10 @@ class Stored(NamedTuple):
     history: tuple[EpochRecord, ...]
 
 
-@pytest.fixture
-def run(cache: Cache, put_corpus: Any, put_stack: Any) -> Stored:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, put_corpus: Any, put_stack: Any) -> Stored:
     """A run of planted results, stored as a training stores its own."""
+    cache = Cache(tmp_path_factory.mktemp("round") / "cache")
     utterances = [
         Utterance(utterance_id=f"u{i:02d}", path="x", speaker="abc"[i // 8], label=CLASSES[i * i % 3 if i % 8 > 2 else i % 3])
         for i in range(24)
@@ -198,7 +199,6 @@ def _truth(run: Any, selection: str, level: str) -> tuple[list[str], list[str]]:
     return [CLASSES[loaded.labels[i]] for i in places], [CLASSES[row.argmax()] for row in probabilities]
 
 
-@pytest.mark.few(2)
 @pytest.mark.parametrize("selection", ["last", "val"])
 @pytest.mark.parametrize("level", ["utterance", "segment"])
 def test_metrics_and_confusion(run: Any, selection: str, level: str) -> None:

@@ -466,6 +466,7 @@ def interrupted(cache: Cache) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [k if k == "bit" else pytest.param(k, marks=pytest.mark.slow) for k in HARM["DAMAGED"] if k not in ("deleted", "swapped")],

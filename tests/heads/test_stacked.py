@@ -246,6 +246,7 @@ def test_a_stopped_group_goes_on_together_or_alone(folds: list[FoldData], tmp_pa
     assert all(isinstance(result, FitResult) for result in again)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("value", "reason"), [(np.inf, "'u5': its features are no numbers"), (3e38, "the loss of epoch 1 is")])
 def test_a_job_that_diverges_does_not_take_others_with_it(folds: list[FoldData], value: float, reason: str) -> None:
     features = folds[1].features

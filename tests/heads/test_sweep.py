@@ -141,6 +141,7 @@ def test_reference_heads_stand_once_in_every_feature_set(cache: Cache, monkeypat
     assert [(entry.experiment.preset, entry.reference) for entry in other.entries] == [("linear", False), ("mlp", True)]
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -269,6 +269,7 @@ def _with_paths(cache: Cache, paths: dict[str, str]) -> None:
     cache.write_table(file, table.set_column(table.column_names.index("path"), "path", pa.array(new, pa.string())))
 
 
+@pytest.mark.slow
 def test_sound_from_elsewhere_is_refused(own_cache: Cache, cache: Cache, tmp_path: Path) -> None:
     """Whatever a table says: absolute paths, ways up, links."""
     elsewhere = tmp_path / "elsewhere"

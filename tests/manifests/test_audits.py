@@ -130,6 +130,7 @@ def test_validation_is_compared_too(cache, put_corpus):
     assert found(audit(cache, "official-split", "speaker_overlap")) == {"speaker_overlap": "warning"}
 
 
+@pytest.mark.slow
 def test_duplicate_audio(cache, put_corpus):
     put_corpus(cache, corpus(), hashes={"s1_0": "same", "s1_1": "same", "s3_0": "same", "s4_0": None, "s2_0": None})
     findings = audit(cache, "loso-session")

@@ -158,6 +158,7 @@ def hashes(connection, specs: list[str]) -> list[Any]:
     return [found[spec] for spec in specs]
 
 
+@pytest.mark.slow
 def test_hashes_cover_who_validates(cache, put_corpus, installed):
     specs = [f"loso-session{p}" for p in ("", "/speakers:1", "/speakers:2", "/random-leaky:0.1", "/next-group")]
     put_corpus(cache, corpus())

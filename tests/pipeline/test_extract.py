@@ -461,6 +461,7 @@ def test_two_at_once_do_the_work_once(scanned: Cache, whole: dict[str, bytes]) -
     assert frames(scanned) == whole and verify(scanned) == []
 
 
+@pytest.mark.slow
 def test_different_sets_do_not_wait_for_each_other(scanned: Cache) -> None:
     found = at_once(scanned, ["40", "60"])
     assert [f[:3] for f in found] == [(0, 10, 0), (0, 10, 0)]

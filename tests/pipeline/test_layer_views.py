@@ -65,6 +65,7 @@ def test_a_view_is_the_layer_that_a_collapse_would_write(cache: Cache, stacked: 
     assert not train_fold(cache, stored, 1, lambda: load(cache, stored), audit_experiment(cache, stored)).trained
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("asked", ["enc/last", "enc/2"])
 def test_last_is_the_highest_layer(cache: Cache, stacked: dict[str, np.ndarray], asked: str) -> None:
     assert settled(cache, asked).feature_set == "enc/2"

@@ -178,6 +178,7 @@ def test_what_travels_comes_back_as_it_was_computed_here(make: Callable[[str], C
     assert ray.given == 13 and ray.most == on_ray.AHEAD * 2 and not ray.waiting
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("how", "error"), [({"lost": (5,)}, TfserError), ({"interrupted": 5}, KeyboardInterrupt)])
 def test_what_came_back_before_the_end_is_stored(
     make: Callable[[str], Cache], monkeypatch: pytest.MonkeyPatch, how: Any, error: type[BaseException]

@@ -239,6 +239,7 @@ def test_removing_a_run(full: Cache) -> None:
 put_run = runpy.run_path(str(Path(__file__).parents[1] / "stored_runs.py"))["put_old_run"]
 
 
+@pytest.mark.slow
 def test_damaged_runs_are_found_and_removed(full: Cache) -> None:
     for name in ("good", "cut", "torn", "wide"):
         put_run(full, name)
