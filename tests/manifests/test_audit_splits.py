@@ -97,7 +97,6 @@ def test_a_clean_split_passes_without_noise(cache, put_corpus, check, tmp_path):
     assert [(row["speaker"], row["folds"]) for row in leaks(report.findings)] == [(s, "0-2") for s in ("anna", "bert", "carl")]
 
 
-@pytest.mark.slow
 def test_rows_that_are_nobody_or_several_or_twice(cache, put_corpus, check, tmp_path):
     put_corpus(cache, toy())
     rows = [f"{u.path},{'test' if u.speaker == 'carl' else 'train'}" for u in toy()]
@@ -122,7 +121,6 @@ def test_rows_that_are_nobody_or_several_or_twice(cache, put_corpus, check, tmp_
         check(odd, "nope")
 
 
-@pytest.mark.slow
 def test_labels_are_compared_but_maps_are_no_mismatch(cache, put_corpus, check, tmp_path):
     put_corpus(cache, toy())
 
@@ -141,7 +139,6 @@ def test_labels_are_compared_but_maps_are_no_mismatch(cache, put_corpus, check, 
     assert [(f.level, f.rows) for f in swapped.findings] == [("warning", 24)]
 
 
-@pytest.mark.slow
 def test_speakers_under_other_names(cache, put_corpus, check, tmp_path):
     put_corpus(cache, toy())
     number = {"anna": "1", "bert": "2", "carl": "3"}
