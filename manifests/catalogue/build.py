@@ -41,7 +41,7 @@ from tfser.manifests.protocols.protocol import JOINED_BY, Protocol
 
 Sources = Mapping[str, Stamp]
 
-_OF_CORPORA = ("corpora", "protocols", "assignments", "held_out", "annotations", "fingerprints", "near_duplicates")
+_OF_CORPORA = ("corpora", "protocols", "assignments", "held_out", "annotations")
 _OF_FEATURES = ("feature_sets", "features")
 """The tables that are filled anew as a whole where a file of the corpora, or of the features, has changed."""
 
@@ -251,5 +251,5 @@ def _install_all(connection: Connection, corpus: str, wanted: Sequence[str], own
 def known_corpora(connection: Connection, protocol: Protocol, corpus: str) -> bool:
     """Tell whether the catalogue holds every corpus of a protocol."""
     wanted = list(protocol.over or (corpus,))
-    found = connection.execute("SELECT count(*) FROM corpora WHERE list_contains(?, corpus)", [wanted]).fetchone()
-    return found == (len(wanted),)
+    found = connection.execute("SELECT count(*) FROM corpora WHERE list_contains(?, corpus)", [wanted]).fetchall()
+    return found == [(len(wanted),)]

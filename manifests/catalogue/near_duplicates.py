@@ -29,7 +29,7 @@ PAIR_COLUMNS = ("content_hash", "other_hash", "similarity", "evidence", "offset_
 def read_near_duplicates(
     cache: Cache, connection: duckdb.DuckDBPyConnection, corpora: Sequence[str], leave_out: Callable[[str, Path, FileError], None]
 ) -> None:
-    """Fill the empty tables `fingerprints` and `near_duplicates` of an open catalogue that holds the corpora's rows.
+    """Fill the tables `fingerprints` and `near_duplicates` of an open catalogue that holds the corpora's rows.
 
     Args:
         cache: the cache.
@@ -37,6 +37,9 @@ def read_near_duplicates(
         corpora: whose.
         leave_out: told the corpus, the file and the error of what cannot be read.
     """
+    # Of a new catalogue, too: DuckDB shows no Arrow table beside a result that nobody has read to its end.
+    for table in ("fingerprints", "near_duplicates"):
+        connection.execute(f"DELETE FROM {table}")
     pairs: list[pa.Table] = []
     for corpus in corpora:
         # Each pair is looked at from both sides, so what one corpus cannot give may still be known of the other.
