@@ -2,7 +2,7 @@
 #   make demo    environment, synthetic corpus, extraction, training, scores
 #   make test    environment, then all that CI runs: lint, types, tests
 #   make quick   the tests of about a minute: no command line, no other process, no training of more than a moment
-#   make test-scale  the slow tests of Ray clusters, an S3 server, shared extractions, streaming: minutes, with Ray and moto installed
+#   make slow    the tests that `make test` leaves out: rarer cases, long ones
 #   make bench   the benchmarks whose figures docs/log.md quotes
 # PYTHON names the interpreter (3.11 or newer); PIP_ARGS goes to pip, for instance an index of CPU-only builds of torch.
 
@@ -11,7 +11,10 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint types tests quick test-scale bench clean
+# What is imported is compiled once and kept, whatever the shell says: each test that starts a process would else compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: setup demo test lint types tests quick slow bench clean
 
 setup: $(VENV)/.ready
 
@@ -36,9 +39,15 @@ types: setup
 	@mkdir -p build/types && ln -sfn ../.. build/types/tfser
 	cd build && MYPYPATH=types ../$(BIN)/mypy --config-file ../pyproject.toml -p tfser.manifests -p tfser.pipeline -p tfser.heads -m tfser.cli
 
-# A process a core, each with one thread: torch's own threads would fight over the cores. Files stay whole, for their fixtures.
+# A process a core, each with one thread: torch's own threads would fight over the cores. Files stay whole, for their fixtures; those
+# of the fewest tests come last, so the cores end within seconds of each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+
 tests: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadfile
+	$(PYTEST) -m "not slow"
+
+slow: setup
+	$(PYTEST) -m slow
 
 # What computes and decides, by itself: rules of the house, rows and folds, recipes, losses, metrics, statistics, front-ends.
 QUICK := tests/test_layers.py tests/test_the_tests.py \
@@ -48,7 +57,7 @@ QUICK := tests/test_layers.py tests/test_the_tests.py \
     $(addprefix tests/pipeline/test_,$(addsuffix .py,batches logmel repair upstreams))
 
 quick: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not slow" -n auto --dist loadfile $(QUICK)
+	$(PYTEST) -m "not slow" $(QUICK)
 
 # One process after the other: several Ray clusters at once would wait for each other's start.
 SCALE := $(addprefix tests/,pipeline/test_ray_cluster.py heads/test_runs_on_ray.py pipeline/test_on_ray.py pipeline/test_remote.py \

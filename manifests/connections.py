@@ -22,7 +22,10 @@ from tfser.manifests.errors import TfserError
 T = TypeVar("T")
 Connection = duckdb.DuckDBPyConnection
 
-_NOTHING_LOADED: dict[str, str | bool | int | float | list[str]] = {
+Settings = dict[str, str | bool | int | float | list[str]]
+"""What DuckDB is opened with."""
+
+_NOTHING_LOADED: Settings = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "allow_community_extensions": False,
@@ -32,9 +35,19 @@ _PATIENCE_S = 5.0
 """How long a query that was interrupted may take to notice."""
 
 
+def threads_asked() -> Settings:
+    """Return DuckDB's setting of threads where `OMP_NUM_THREADS` limits them; without it DuckDB takes every core.
+
+    It is what clusters and users limit every other library of a process by. Most queries here are of a few rows, of which
+    threads that wait for work cost a tenth.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return {"threads": int(threads)} if threads.isdecimal() and int(threads) > 0 else {}
+
+
 def open_memory() -> Connection:
     """Return a connection to a new, empty database in memory, which loads no extension and sees no Python variable."""
-    connection = duckdb.connect(config=_NOTHING_LOADED)
+    connection = duckdb.connect(config=_NOTHING_LOADED | threads_asked())
     connection.execute("SET enable_progress_bar = false")
     # DuckDB's own choice is a folder .tmp in the working folder, made when a query outgrows the memory.
     spill = Path(tempfile.gettempdir()) / f"tfser-duckdb-{secrets.token_hex(6)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import importlib.util
 import itertools
 import os
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 from click.testing import Result
+from few_cases import far_apart
 from hypothesis import settings
 from typer.testing import CliRunner
 
@@ -47,12 +49,42 @@ settings.register_profile("thorough", deadline=None, max_examples=200)
 settings.register_profile("tfser", deadline=None, max_examples=20)
 settings.load_profile("tfser")
 
-# A shell that hands its width on would wrap what tests read.
-os.environ.pop("COLUMNS", None)
+def _written_enough(file: int) -> None:
+    """Stand in for `os.fsync`: what a test writes need not outlive a power failure, and the disk is slow."""
+
+
+os.fsync = _written_enough  # type: ignore[assignment]
 
 # Whoever is started in the background of a shell ignores Ctrl-C; tests of it, and the programs that they start, want it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Take what is imported and collected out of the garbage collector's sight: it stays to the end, and is a million objects."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let everything go in the end, or DuckDB says that it leaks."""
+    gc.unfreeze()
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` takes its choice
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test that is marked `few(n)`, leave n cases fast, those that differ most, and mark the others slow."""
+    cases: dict[str, list[pytest.Function]] = {}
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("few") and item.get_closest_marker("slow") is None:
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for found in cases.values():
+        marker = found[0].get_closest_marker("few")
+        assert marker is not None
+        kept = far_apart([tuple(item.callspec.indices.values()) for item in found], *marker.args)
+        for place, item in enumerate(found):
+            if place not in kept:
+                item.add_marker(pytest.mark.slow)
 
 
 def covering(*axes: Sequence[Any]) -> list[Any]:

@@ -82,6 +82,7 @@ def test_version_and_help() -> None:
     assert usage.endswith("plot [OPTIONS] KIND [EXPERIMENT ...]")
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -119,6 +120,7 @@ def test_wrong_requests_get_one_line_and_exit_2(words: tuple[str, ...], expected
     assert result.stdout == ""
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -154,6 +156,7 @@ def test_wrong_requests_on_a_filled_cache(words: tuple[str, ...], expected: str,
     )
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tfser.cli", "audit", "--debug", "--cache", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -213,6 +216,7 @@ def test_the_plain_duckdb_library_opens_the_catalogue(full: Path) -> None:
         assert connection.execute("SELECT count(*) FROM folds WHERE role = 'test'").fetchone() == (24 * 1,)
 
 
+@pytest.mark.slow
 def test_rebuild_from_the_files_gives_the_same_answers(own: Path) -> None:
     tables = ("utterances", "features", "folds", "runs", "predictions", "metrics", "scores")
     before = [ask(own, f"SELECT * FROM {t} ORDER BY ALL") for t in tables]
@@ -286,6 +290,7 @@ def test_finished_runs_are_found_and_again_trains_the_same_numbers(own: Path) ->
     assert ask(own, query) == before
 
 
+@pytest.mark.slow
 def test_validation_is_a_selection_of_its_own(own: Path) -> None:
     result = run(*TRAIN, "--fold", "2", "--validation", "next-group", "--format", "json", "--cache", str(own))
     assert result.exit_code == 0, result.stderr

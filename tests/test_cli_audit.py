@@ -66,6 +66,7 @@ def test_formats(here, leaky):
     assert own.exit_code == 0 and own.stdout.startswith("## Split audit: `loso-speaker` of toy passes")
 
 
+@pytest.mark.slow
 def test_several_files_and_a_folder(here, tmp_path):
     folder = tmp_path / "theirs"
     folder.mkdir()
@@ -144,6 +145,7 @@ def test_near_duplicates_are_looked_for_on_demand(tmp_path):
     assert again.exit_code == 1 and "near_duplicates" in again.stdout
 
 
+@pytest.mark.slow
 def test_the_last_line_says_what_a_score_is_not(here):
     result = run("audit", "--protocol", "random-kfold:2", *here)
     assert result.exit_code == 0  # it claims nothing
@@ -152,6 +154,7 @@ def test_the_last_line_says_what_a_score_is_not(here):
     assert run("audit", *here).stderr.splitlines()[-1] == "toy / loso-speaker: all 12 utterances take part; no errors"
 
 
+@pytest.mark.slow
 def test_a_fold_that_is_not_there(here):
     result = run("audit", "--fold", "99", *here)
     assert result.exit_code == 2

@@ -62,6 +62,7 @@ def test_scores_have_intervals_in_every_format(tmp_path: Path) -> None:
             assert again[name] == (pytest.approx(value, rel=1e-12) if isinstance(value, float) else value), name
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("by", "rows"), [("seed", 5), ("fold", 14), ("class", 12), ("speaker", 14), ("session", 7)])
 def test_scores_by_parts(by: str, rows: int) -> None:
     found = json.loads(run("scores", "--by", by, "--format", "json").stdout)

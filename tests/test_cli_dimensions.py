@@ -88,6 +88,7 @@ def test_the_page_s_session_runs(here: Path, made: Path, monkeypatch: pytest.Mon
     assert (made / "dimensions.html").exists()
 
 
+@pytest.mark.slow
 def test_a_small_head_rates_speakers_that_it_never_heard(made: Path) -> None:
     table = read_json("scores", "--cache", made / "cache", "--selection", "last")
     assert {(row["head"], row["dimension"]) for row in table} == {
@@ -104,6 +105,7 @@ def test_a_small_head_rates_speakers_that_it_never_heard(made: Path) -> None:
             assert row["pooled_CCC"] == pytest.approx(row["pooled_pearson"] * 2 / (v + 1 / v + u * u), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_who_is_not_rated_is_counted_with_the_reason(made: Path) -> None:
     rows_of_folds = read_json("train", "--head", "ridge", "--target", "arousal,valence", "--cache", made / "cache")
     assert {row["given"] for row in rows_of_folds} == {6 * N} and {row["used"] for row in rows_of_folds} == {6 * N - 6}
@@ -136,6 +138,7 @@ def test_pooled_scores_and_those_of_folds_follow_from_the_stored_ratings(made: P
     assert all(1 <= each["predicted"] <= 5 for each in stored)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("by", ["seed", "fold", "speaker"])
 def test_scores_by_parts(made: Path, by: str) -> None:
     table = read_json("scores", "ridge", "--by", by, "--cache", made / "cache")
@@ -223,6 +226,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("words", REFUSED, ids=" ".join)
 def test_what_cannot_be_learned_is_refused_in_one_line(made: Path, words: tuple[str, ...]) -> None:
     head = () if "--head" in words else ("--head", "ridge")
@@ -230,6 +234,7 @@ def test_what_cannot_be_learned_is_refused_in_one_line(made: Path, words: tuple[
     assert found.exit_code in (1, 2) and REFUSED[words] in found.output and "Traceback" not in found.output
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("words", "why"),
     [
@@ -246,6 +251,7 @@ def test_commands_of_classes_say_so(made: Path, words: tuple[str, ...], why: str
     assert found.exit_code == 2 and why in " ".join(found.output.split()), found.output
 
 
+@pytest.mark.slow
 def test_a_scale_has_to_be_declared_and_what_leaves_it_is_found(here: Path, tmp_path: Path) -> None:
     table = write_corpus(tmp_path, "others", "other.csv", seed=1)
     named = ("--corpus", "table", "--table", table, "--name", "other")
@@ -279,6 +285,7 @@ def test_a_run_whose_ratings_and_scores_differ_is_damaged(made: Path) -> None:
             check_ratings(folder, about, tables | {"rated_predictions": changed})
 
 
+@pytest.mark.slow
 def test_another_scale_is_another_experiment(here: Path) -> None:
     names = {row["experiment"] for row in read_json("runs", "ls", "--cache", here)}
     assert run("scan", "--corpus", "mine", "--scale", "0-6", "--cache", here).exit_code == 0

@@ -68,6 +68,7 @@ def test_json_is_a_list_of_objects_with_numbers() -> None:
         assert (of["device"], of["precision"], of["kept_memory"]) == ("cpu", "float32", False)
 
 
+@pytest.mark.slow
 def test_tables_say_the_conditions_and_the_paper_s_counts() -> None:
     heads = ("--head", "mean_pool", "--head", "tf_mamba", "--head", "tf_transformer")
     result = run("profile", *heads, *SMALL, "--preset", "mlp", "--preset", "full", "--batch-size", "2")

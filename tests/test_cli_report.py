@@ -43,17 +43,24 @@ def test_report_writes_a_page_with_sound(tmp_path: Path) -> None:
     assert "page.html" in done.stderr
     text = target.read_text(encoding="utf-8")
     assert "tfser report --output page.html --audio" in text
-    beside = run("report", "--output", target, "--audio", "--audio-mb", "0")
-    assert beside.exit_code == 0, beside.stderr
-    named = re.findall(r'src="(page-audio/\d+\.flac)"', target.read_text(encoding="utf-8"))
-    assert all((tmp_path / name).is_file() for name in named)
-    assert bool(named) == ("<audio" in text)
-
     command = re.search(r'<pre class="wrapped" tabindex="0"><code>(tfser train .*?)</code>', text)
     assert command is not None
     again = run(*command[1].replace("&#39;", "'").replace("'", "").split()[1:])
     assert again.exit_code == 0, again.stderr
     assert "found" in again.stderr or "finished" in again.stderr, again.stderr
+
+
+@pytest.mark.slow
+def test_sound_beside_the_page(tmp_path: Path) -> None:
+    target = tmp_path / "page.html"
+    within = run("report", "--output", target, "--audio")
+    assert within.exit_code == 0, within.stderr
+    has_sound = "<audio" in target.read_text(encoding="utf-8")
+    beside = run("report", "--output", target, "--audio", "--audio-mb", "0")
+    assert beside.exit_code == 0, beside.stderr
+    named = re.findall(r'src="(page-audio/\d+\.flac)"', target.read_text(encoding="utf-8"))
+    assert all((tmp_path / name).is_file() for name in named)
+    assert bool(named) == has_sound
 
 
 def test_recordings_are_part_of_the_page_or_beside_it(filled: Path) -> None:
@@ -81,6 +88,7 @@ def test_tables_for_manuscripts(tmp_path: Path) -> None:
     assert "| experiment | selection | pooled UA" in printed.stdout
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -107,6 +115,7 @@ def test_what_cannot_be_drawn_is_said(words: list[str], message: str, tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("words", [["embedding", "--method", "pca"], ["features", "UTTERANCE"], ["failing"], ["forest"]])
 def test_plots(words: list[str], filled: Path, tmp_path: Path) -> None:
     with open_catalogue(Cache(filled)) as connection:

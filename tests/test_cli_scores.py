@@ -40,6 +40,7 @@ def _in_the_cache(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TFSER_CACHE", str(filled))
 
 
+@pytest.mark.slow
 def test_options_restrict_what_is_listed() -> None:
     assert [row["experiment"] for row in json.loads(run("scores", "--head", "svm", "--format", "json").stdout)] == ["svm-b"]
     words = ("--corpus", "toy", "--protocol", "loso-speaker", "--features", "wavlm-large", "--experiment", "0123456789")
@@ -53,6 +54,7 @@ def test_options_restrict_what_is_listed() -> None:
         assert result.exit_code == 2 and said in result.stderr and result.stdout == ""
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("format", ["json", "csv"])
 def test_what_others_read_says_what_a_score_is_worth(format: str) -> None:
     for by in ((), ("--by", "fold"), ("--by", "speaker"), ("--by", "seed"), ("--by", "class"), ("--by", "session")):
@@ -71,6 +73,7 @@ def test_markdown_has_whole_tables_with_marks(tmp_path: Path) -> None:
     assert (tmp_path / "t.md").read_text() == "| x | y |\n| --- | ---: |\n| a\\|b | 1.5 |\n"
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_read_is_said_in_one_line(filled: Path, tmp_path: Path) -> None:
     cache = shutil.copytree(filled, tmp_path / "cache")
     (cache / "catalogue.duckdb").unlink(missing_ok=True)

@@ -93,6 +93,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 def test_wrong_requests_get_one_line_and_exit_2(cache: Path) -> None:
     for words, expected in REFUSED:
         result = run(*words)
@@ -109,6 +110,7 @@ def test_a_run_that_fails_is_listed_and_the_others_go_on(cache: Path) -> None:
     assert "linear" in result.stdout and "Without the reference heads" in result.stderr
 
 
+@pytest.mark.slow
 def test_numbers_that_looked_at_the_test_side_are_marked(cache: Path) -> None:
     words = (*LINEAR, "--epochs", "2", "--fold", "1", "--no-reference", "--selection", "test-oracle")
     result = run(*words)

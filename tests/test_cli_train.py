@@ -69,6 +69,7 @@ def test_the_card_s_commands_run_as_printed(cache: Path) -> None:
     assert about["utterances_cut"] == 0 and about["audit"] == "passed" and about["epochs"] == 100
 
 
+@pytest.mark.slow
 def test_cut_utterances_are_counted_and_said(cache: Path) -> None:
     words = ("train", "--head", "tf_mamba", "--fold", "1", "--epochs", "1", "--set", "max_seconds=0.33", *SMALL)
     result = run(*words, "--format", "json")
@@ -79,6 +80,7 @@ def test_cut_utterances_are_counted_and_said(cache: Path) -> None:
     assert about["config"]["head_config"]["max_frames"] == 33
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -107,6 +109,7 @@ def test_wrong_requests_get_one_line_and_exit_2(words: tuple[str, ...], expected
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_short_training_warms_up_for_half_of_it_at_most(cache: Path) -> None:
     result = run("train", "--head", "tf_mamba", "--fold", "1", "--epochs", "2", *SMALL, "--format", "json")
     assert result.exit_code == 0, result.stderr
@@ -142,6 +145,7 @@ def test_the_ablation_table_has_the_paper_s_rows_beside_ours(cache: Path) -> Non
     assert "CMDT Loss" in again.stdout and "75.7" in again.stdout and "48.5" not in again.stdout
 
 
+@pytest.mark.slow
 def test_a_head_without_a_table_has_a_row_a_preset() -> None:
     result = run("ablate", "--head", "mean_pool", "--fold", "1", "--epochs", "1", *FAST)
     assert result.exit_code == 0, result.stderr
@@ -168,6 +172,7 @@ def test_reference_heads_are_trained_like_any_other(cache: Path) -> None:
     assert "linear" in table.stdout
 
 
+@pytest.mark.slow
 def test_a_lineage_says_what_it_reports_and_what_that_is(cache: Path) -> None:
     result = run("train", "--head", "mean_pool", "--recipe", "shiftser", "--fold", "1-2", "--epochs", "2", *FAST)
     assert result.exit_code == 0, result.stderr

@@ -56,6 +56,7 @@ def test_closed_streams_are_as_good_as_the_null_device(cache):
 SLOW_WORDS = [pytest.param(words, marks=pytest.mark.slow) for words in ("corpora --format csv", "corpora --format json")]
 
 
+@pytest.mark.few(1)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("words", ["corpora", "--version", *SLOW_WORDS])
 def test_a_full_disk_behind_standard_output_is_one_line(words):
@@ -64,6 +65,7 @@ def test_a_full_disk_behind_standard_output_is_one_line(words):
     assert done.stderr == b"tfser: standard output: cannot be written (no space left on device)\n"
 
 
+@pytest.mark.slow
 def test_who_reads_no_further_is_no_error(cache):
     query = "SELECT repeat(chr(97), 1000) AS x FROM range(5000)"
     done = program(f"set -o pipefail; tfser sql \"{query}\" --format csv --cache '{cache.root}' | head -1")
@@ -81,6 +83,7 @@ def test_other_locales_see_the_same_cache(cache):
     assert (done.returncode, done.stdout) == (0, b"x,n\n\\xe9,3\n")
 
 
+@pytest.mark.slow
 def test_texts_that_are_not_utf8_are_one_line(cache):
     for command in (
         f"tfser sql $'SELECT \\'\\xe9\\'' --cache '{cache.root}'",

@@ -52,6 +52,7 @@ def _here(cache: Cache, put_corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "wrong.toml").write_text(WRONG)
 
 
+@pytest.mark.slow
 def test_the_page_s_examples() -> None:
     def printed(block: re.Match[str]) -> str:
         lines = []
@@ -69,6 +70,7 @@ def test_the_page_s_examples() -> None:
     assert page.count("$ tfser") >= 7
 
 
+@pytest.mark.slow
 def test_show_as_json_tells_everything() -> None:
     shown = run("protocol", "show", "cross:studio:phone@common4/speakers:2", "--format", "json")
     about = json.loads(shown.stdout)
@@ -85,6 +87,7 @@ def test_a_list_as_json_names_who_uses_each() -> None:
     assert max(len(line.rstrip()) for line in run("protocol", "ls").stdout.splitlines()) <= 120  # a wide terminal
 
 
+@pytest.mark.slow
 def test_own_protocols_everywhere(tmp_path: Path) -> None:
     audit = run("audit", "--protocol", "my.toml", "--format", "json")
     assert audit.exit_code in (0, 1), audit.stderr
@@ -105,6 +108,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 def test_wrong_requests() -> None:
     for words, expected in REFUSED:
         result = run(*words)

@@ -95,6 +95,7 @@ def test_every_public_name_is_on_the_page_and_in_the_changelog() -> None:
         tfser.nothing  # noqa: B018
 
 
+@pytest.mark.slow
 def test_importing_it_loads_nothing_heavy() -> None:
     code = "import tfser, sys; tfser.Cache; sys.exit(any(m in sys.modules for m in ('torch', 'pandas', 'sklearn', 'h5py')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

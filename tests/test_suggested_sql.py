@@ -41,6 +41,7 @@ def suggested(column: str) -> str:
     return query
 
 
+@pytest.mark.slow
 def test_the_page_s_accuracy_is_that_of_scores(connection: Connection) -> None:
     found = {row["experiment"]: row["pooled_WA"] for row in rows(connection, suggested("pooled_WA"))}
     shown = {row["experiment"]: row["pooled_WA"] for row in table(connection, Wanted(selection="last"))}

@@ -112,6 +112,7 @@ def test_the_tutorial_on_a_table(scanned: Path, monkeypatch: pytest.MonkeyPatch)
     assert made.count("$ tfser") >= 9
 
 
+@pytest.mark.slow
 def test_the_tutorial_on_audits(scanned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(scanned)
     monkeypatch.setenv("TFSER_CACHE", str(scanned / "second"))

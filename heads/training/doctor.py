@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,12 +143,16 @@ def fits(version: str, bounds: str) -> bool:
 
 
 def _module_of(name: str) -> str:
-    """Return the module that a library is imported by: of its own name where it has one, else its first one (yaml of pyyaml)."""
-    wanted, modules = canonicalize_name(name), metadata.packages_distributions()
-    brought = sorted(module for module, owners in modules.items() if wanted in map(canonicalize_name, owners))
-    public = [module for module in brought if not module.startswith("_")]
-    own = wanted.replace("-", "_")
-    return own if own in public or not public else public[0]
+    """Return the module that a library is imported by: of its own name, or else its first (yaml of pyyaml)."""
+    own = canonicalize_name(name).replace("-", "_")
+    if find_spec(own) is not None:
+        return own
+    # Only now the list of its files, which of a large library is long.
+    library = metadata.distribution(name)
+    brought = (library.read_text("top_level.txt") or "").split()
+    brought = brought or [path.parts[0].removesuffix(".py") for path in library.files or () if path.suffix == ".py"]
+    public = sorted(module for module in brought if module.isidentifier() and not module.startswith("_"))
+    return public[0] if public else own
 
 
 def _does_not_load(module: str) -> str | None:

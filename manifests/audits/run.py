@@ -165,10 +165,15 @@ def run_audits(
         TfserError: if an audit's query fails, or names a level that there is not.
     """
     findings: list[Finding] = []
+    chosen = packaged_audits() if audits is None else audits
+    # Of users' own audits nobody knows what they come to read.
+    queries = [audit.query for audit in chosen] if set(chosen) <= set(packaged_audits()) else None
 
     def run() -> None:
-        with audited(connection, protocol=protocol, corpus=corpus, feature_sets=feature_sets, claims=claims):
-            for audit in packaged_audits() if audits is None else audits:
+        with audited(
+            connection, protocol=protocol, corpus=corpus, feature_sets=feature_sets, claims=claims, queries=queries
+        ):
+            for audit in chosen:
                 findings.extend(_run(connection, audit, protocol, corpus, examples))
 
     interruptibly(connection, run)

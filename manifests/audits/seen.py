@@ -27,6 +27,7 @@ A speaker called "Unknown" and the like is null here, as in `utterances`.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 
 from tfser.manifests.audits.encoders import cards_query, names_query
@@ -49,6 +50,8 @@ _NEXT = ("checked_feature_sets", "skipped", "unused", "held_out", "fold_roles", 
 _VIEWS = ("utterances", "split_rows", "folds", "fold_utterances", "class_by_length", "class_by_level")
 """What stays a view: the catalogue's own rows, rows times folds, and what one audit alone reads. All else is computed once, and
 not anew by each audit, most of whose time would go into planning the same joins again."""
+
+_WORD = re.compile(r"\w+")
 
 _USED = " AND NOT EXISTS (SELECT 1 FROM temp.unused s WHERE s.corpus = m.corpus AND s.utterance_id = m.utterance_id)"
 
@@ -165,6 +168,7 @@ def audited(
     corpus: str,
     feature_sets: Sequence[str] | None,
     claims: Sequence[str] | None = None,
+    queries: Sequence[str] | None = None,
 ) -> Iterator[None]:
     """Let temporary views stand before the tables, which hold only what is audited; take them away in the end.
 
@@ -175,6 +179,7 @@ def audited(
         feature_sets: the ones that have to be complete; None takes those that hold any feature of the corpus and
             are bound to no fold.
         claims: columns that a foreign split is held to keep apart; None: the rows are a protocol's.
+        queries: all that will be asked, so that nothing is made that nobody reads; None: anything may be.
     """
     # Views stand before the tables under the same names, so an audit is plain SQL that cannot see more than it
     # is to judge, and a foreign split needs no other one.
@@ -186,9 +191,11 @@ def audited(
         said = ", ".join(quote(name) for name in nobody)
         kept = f"CASE WHEN speaker IN ({said}) THEN NULL ELSE speaker END AS speaker"
         views = {"utterances": f"SELECT * REPLACE ({kept}) FROM {main}.utterances"} | views
+    if queries is not None:
+        views = _named_in(queries, views)
     made: list[str] = []
     try:
-        order = (*(name for name in _FIRST if name in views), *_NEXT, *views)
+        order = (name for name in (*_FIRST, *_NEXT, *views) if name in views)
         for name in dict.fromkeys(order):
             kind = "VIEW" if name in _VIEWS else "TABLE"
             connection.execute(f"CREATE OR REPLACE TEMP {kind} {name} AS {views[name]}")
@@ -197,6 +204,16 @@ def audited(
     finally:
         for name in reversed(made):
             connection.execute(f"DROP {name}")
+
+
+def _named_in(queries: Sequence[str], views: dict[str, str]) -> dict[str, str]:
+    """Return those of the views that stand as words in the queries, or in a view that does."""
+    found: dict[str, str] = {}
+    words = set(_WORD.findall(" ".join(queries).casefold()))
+    while more := {name: sql for name, sql in views.items() if name in words and name not in found}:
+        found |= more
+        words |= {word for sql in more.values() for word in _WORD.findall(sql.casefold())}
+    return {name: sql for name, sql in views.items() if name in found}
 
 
 def _own(main: str, turn: str, protocol: str, corpus: str) -> dict[str, str]:

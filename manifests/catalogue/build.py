@@ -12,7 +12,6 @@ import contextlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 import duckdb
 
@@ -40,10 +39,14 @@ from tfser.manifests.protocols.names import parse
 from tfser.manifests.protocols.own import own_protocols, read_kept
 from tfser.manifests.protocols.protocol import JOINED_BY, Protocol
 
-if TYPE_CHECKING:
-    pass
-
 Sources = Mapping[str, Stamp]
+
+_OF_CORPORA = ("corpora", "protocols", "assignments", "held_out", "annotations")
+_OF_FEATURES = ("feature_sets", "features")
+"""The tables that are filled anew as a whole where a file of the corpora, or of the features, has changed."""
+
+_STAGES = "('corpus', 'annotations', 'protocols', 'near-duplicates')"
+"""Of `skipped`: what is noted while corpora are read."""
 
 _NUMBERS = frozenset(
     ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT", "FLOAT", "DOUBLE")
@@ -78,8 +81,12 @@ def build(
     # both, since predictions name utterances.
     connection.execute("BEGIN")
     if changed("corpora/", "protocols/"):
+        if not fresh:
+            _empty(connection, _OF_CORPORA, f"stage IN {_STAGES}")
         _read_corpora(cache, connection, left_out)
     if changed("corpora/", "features/"):
+        if not fresh:
+            _empty(connection, _OF_FEATURES, f"stage <> 'run' AND stage NOT IN {_STAGES}")
         read_features(cache, connection, sources, left_out)
     connection.execute("COMMIT")
     if changed("runs/"):
@@ -87,7 +94,7 @@ def build(
         sources = {path: stamp for path, stamp in sources.items() if path not in unread}
     # Whether speakers are new to a head follows from protocols: where these changed every run is judged again,
     # else only those that came.
-    if changed("corpora/", "protocols/"):
+    if changed("corpora/", "protocols/") and any(p.startswith("runs/") for p in sources):
         judge_speakers(cache, connection)
     elif changed("runs/"):
         came = {PurePosixPath(p).parts[1] for p in sources if p.startswith("runs/") and sources[p] != before.get(p)}
@@ -95,7 +102,8 @@ def build(
     # The stamps come last and in one transaction: a build that dies before them is begun anew by the next
     # command. What could not be read just now has none, so it is looked at again though no file has changed.
     connection.execute("BEGIN")
-    connection.execute("DELETE FROM sources")
+    if not fresh:
+        connection.execute("DELETE FROM sources")
     kept = {place: stamp for place, stamp in sources.items() if place not in left_out.again}
     if kept:
         sizes, times = zip(*kept.values(), strict=True)
@@ -103,6 +111,13 @@ def build(
     connection.execute("COMMIT")
     connection.execute("CHECKPOINT")
     return kept
+
+
+def _empty(connection: Connection, tables: Sequence[str], skipped: str) -> None:
+    """Empty tables that are to be filled anew, and take out of `skipped` what was noted while they were filled before."""
+    for table in tables:
+        connection.execute(f"DELETE FROM {table}")
+    connection.execute(f"DELETE FROM skipped WHERE {skipped}")
 
 
 def create(connection: Connection, views: Collection[str] = tuple(VIEWS)) -> None:
@@ -159,9 +174,6 @@ def _read_corpora(cache: Cache, connection: Connection, left_out: LeftOut) -> No
     # All corpora are read anew where one has changed: their own columns make up the table `utterances`, whose
     # types depend on all of them.
     own = own_protocols(cache)
-    for table in ("corpora", "protocols", "assignments", "held_out"):
-        connection.execute(f"DELETE FROM {table}")
-    connection.execute("DELETE FROM skipped WHERE stage IN ('corpus', 'annotations', 'protocols', 'near-duplicates')")
     corpora: list[StoredCorpus] = []
     for name in sorted({*cache.corpora(), *cache.broken_corpora()}):
         try:
@@ -191,7 +203,6 @@ def _read_corpora(cache: Cache, connection: Connection, left_out: LeftOut) -> No
 
 def _read_annotations(cache: Cache, connection: Connection, names: Sequence[str], left_out: LeftOut) -> None:
     """Fill the table of single ratings; a corpus whose file cannot be read keeps its utterances."""
-    connection.execute("DELETE FROM annotations")
     for name in names:
         try:
             insert(connection, "annotations", read_annotations(cache, name))
@@ -219,7 +230,8 @@ def _install_all(connection: Connection, corpus: str, wanted: Sequence[str], own
     for spec in wanted:
         with contextlib.suppress(TfserError):
             protocol = parse(spec, own)
-            if protocol.name in installed or not known_corpora(connection, protocol, corpus):
+            is_here = not protocol.over and corpus != JOINED_BY
+            if protocol.name in installed or not (is_here or known_corpora(connection, protocol, corpus)):
                 continue
             installed.add(protocol.name)
             if protocol.where == "TRUE":
@@ -239,5 +251,5 @@ def _install_all(connection: Connection, corpus: str, wanted: Sequence[str], own
 def known_corpora(connection: Connection, protocol: Protocol, corpus: str) -> bool:
     """Tell whether the catalogue holds every corpus of a protocol."""
     wanted = list(protocol.over or (corpus,))
-    found = connection.execute("SELECT count(*) FROM corpora WHERE list_contains(?, corpus)", [wanted]).fetchone()
-    return found == (len(wanted),)
+    found = connection.execute("SELECT count(*) FROM corpora WHERE list_contains(?, corpus)", [wanted]).fetchall()
+    return found == [(len(wanted),)]

@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 
 
 def read_features(cache: Cache, connection: Connection, sources: Mapping[str, Stamp], left_out: LeftOut) -> None:
-    """Read all that lies below `features/`: feature sets, their shards, and what extractions passed over."""
-    for table in ("feature_sets", "features"):
-        connection.execute(f"DELETE FROM {table}")
-    connection.execute("DELETE FROM skipped WHERE stage NOT IN ('run', 'corpus', 'annotations', 'protocols', 'near-duplicates')")
+    """Read all that lies below `features/` into empty tables: feature sets, their shards, what extractions passed over."""
     for (corpus,) in connection.execute("SELECT corpus FROM corpora ORDER BY corpus").fetchall():
         # A corpus whose list of what was passed over cannot be read is not in the table `corpora`.
         insert(connection, "skipped", read_skipped(cache, cache.corpus(corpus) / SKIPPED))

@@ -35,13 +35,15 @@ def read_runs(cache: Cache, connection: Connection, before: Mapping[str, Stamp],
     come = [PurePosixPath(p).parent for p in sorted(new) if old.get(p) != new[p]]
     unread: set[str] = set()
     left_out: list[tuple[str | None, str, str]] = []
+    if not gone and not come:
+        return unread
     connection.execute("BEGIN")
     try:
         if gone:
             for table in ("runs", *TABLES, RATED):
                 connection.execute(f"DELETE FROM {table} WHERE run_id IN (SELECT unnest(?))", [[p.name for p in gone]])
         # What was said of a run that changed is said again if it still holds.
-        if gone or come:
+        if before:
             paths = [p.as_posix() for p in {*gone, *come}]
             connection.execute("DELETE FROM skipped WHERE stage = 'run' AND path IN (SELECT unnest(?))", [paths])
         # In parts, so that never more than the rows of so many runs are in memory.

@@ -34,7 +34,9 @@ def registered(connection: Connection, table: pa.Table) -> Iterator[None]:
 
 
 def insert(connection: Connection, table: str, rows: pa.Table) -> None:
-    """Insert the rows of an Arrow table into a table, by column name."""
+    """Insert the rows of an Arrow table into a table, by column name; where there are none, DuckDB is not asked."""
+    if not rows.num_rows:
+        return
     with registered(connection, rows):
         connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
 

@@ -37,6 +37,7 @@ def read_near_duplicates(
         corpora: whose.
         leave_out: told the corpus, the file and the error of what cannot be read.
     """
+    # Of a new catalogue, too: DuckDB shows no Arrow table beside a result that nobody has read to its end.
     for table in ("fingerprints", "near_duplicates"):
         connection.execute(f"DELETE FROM {table}")
     pairs: list[pa.Table] = []

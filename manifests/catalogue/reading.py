@@ -30,7 +30,16 @@ from tfser.manifests.catalogue.build import asked_file, build, create, insert_co
 from tfser.manifests.catalogue.keeping import again
 from tfser.manifests.catalogue.stored import asked_protocols, read_corpus
 from tfser.manifests.catalogue.views import AUDITED_VIEWS
-from tfser.manifests.connections import Connection, duckdb_path, interruptibly, lock_down, open_memory, quote
+from tfser.manifests.connections import (
+    Connection,
+    Settings,
+    duckdb_path,
+    interruptibly,
+    lock_down,
+    open_memory,
+    quote,
+    threads_asked,
+)
 from tfser.manifests.errors import (
     CannotWriteError,
     DamagedError,
@@ -57,7 +66,7 @@ _TRIES = 5
 """How often a catalogue is begun anew when files go away while it is built."""
 
 
-_READABLE: dict[str, str | bool | int | float | list[str]] = {"storage_compatibility_version": "v1.2.0"}
+_READABLE: Settings = {"storage_compatibility_version": "v1.2.0"}
 """The file can be opened by any `duckdb` shell from this version on, not by the newest alone."""
 
 
@@ -158,7 +167,7 @@ def _empty(file: Path) -> bytes:
 @functools.cache
 def _workshop(process: int) -> Connection:
     """Return the database in which a process builds its catalogues: to start one is dearer than to fill a small file."""
-    return duckdb.connect(config=_READABLE)
+    return duckdb.connect(config=_READABLE | threads_asked())
 
 
 @contextlib.contextmanager

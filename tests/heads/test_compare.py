@@ -115,6 +115,7 @@ def test_the_interval_can_be_computed_again_by_sql(filled: Cache) -> None:
     assert (row["pooled_UA_low"], row["pooled_UA_high"]) == pytest.approx(tuple(ends))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("by", ["speaker", "session", "fold"])
 def test_rows_of_parts_are_scikit_learn_s(filled: Cache, by: str) -> None:
     with open_catalogue(filled) as connection:
@@ -146,6 +147,7 @@ def test_rows_of_classes_are_scikit_learn_s(filled: Cache) -> None:
     assert [(row["class"], row["clusters"]) for row in found] == [("anger", 8), ("happiness", 7), ("neutral", 8)]
 
 
+@pytest.mark.slow
 def test_marks_stand_at_every_number(filled: Cache) -> None:
     with open_catalogue(filled) as connection:
         for by in (None, *BY):
@@ -192,6 +194,7 @@ def test_sql_and_utterances_give_the_same_counts(filled: Cache) -> None:
 # -- clusters ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("known", "expected"), [({}, "session"), ({"session": False}, "dialogue")])
 def test_without_speakers_there_are_clusters_only_where_they_are_asked_for(
     cache: Cache, known: dict[str, bool], expected: str
@@ -211,6 +214,7 @@ def test_without_speakers_there_are_clusters_only_where_they_are_asked_for(
         choose_clusters([read(cache, "a")], "speaker")
 
 
+@pytest.mark.slow
 def test_with_nothing_to_make_clusters_of_there_is_no_interval(cache: Cache) -> None:
     utterances = stored.make_utterances(speaker=False, session=False, dialogue=False)
     stored.put_utterances(cache, utterances)
@@ -274,6 +278,7 @@ def test_a_comparison_s_numbers(filled: Cache) -> None:
     assert notes(found) == []
 
 
+@pytest.mark.slow
 def test_only_what_both_tested_alike_is_compared(filled: Cache, cache: Cache) -> None:
     a, part = read(filled, "good"), read(filled, "part")
     said = r"not tested alike: 68 utterances by mean_pool-good-1a alone, 0 by .* --common compares the 42 "
@@ -300,6 +305,7 @@ def test_only_what_both_tested_alike_is_compared(filled: Cache, cache: Cache) ->
         compare(read(filled, "mean_pool-good-1a-f1-s0"), read(filled, "mean_pool-bad-2b-f2-s0"), common=True)
 
 
+@pytest.mark.slow
 def test_folds_that_differ_give_no_wins_by_fold(cache: Cache) -> None:
     stored.put_utterances(cache, UTTERANCES)
     stored.put_experiment(cache, "a", UTTERANCES)
@@ -309,6 +315,7 @@ def test_folds_that_differ_give_no_wins_by_fold(cache: Cache) -> None:
     assert any("not folded alike" in line for line in notes(found))
 
 
+@pytest.mark.slow
 def test_many_folds_are_sorted_as_numbers(cache: Cache) -> None:
     utterances = stored.make_utterances(speakers=12, each=6)
     stored.put_utterances(cache, utterances)

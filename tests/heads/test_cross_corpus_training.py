@@ -115,6 +115,7 @@ def test_speakers_of_two_corpora_are_never_one(filled: Cache) -> None:
     assert [r["selection"] for r in selections] == ["last", "test-oracle", "val"]
 
 
+@pytest.mark.slow
 def test_a_random_validation_side_is_a_selection_of_its_own(filled: Cache) -> None:
     result = train(filled, corpus="first", protocol="random-kfold:2", validation="random-leaky:0.2")
     assert result.about["validation"] == "random-leaky:0.2"
@@ -132,6 +133,7 @@ def test_the_same_audio_in_both_corpora_stops_training(both: Path, filled: Cache
     assert train(filled, protocol="cross:second:third").about["audit"] == "passed"
 
 
+@pytest.mark.slow
 def test_corpora_without_a_feature_set_in_common(filled: Cache) -> None:
     for shard in filled.feature_root.glob("*/second/*.rows.parquet"):
         shard.unlink()

@@ -81,6 +81,7 @@ def test_a_reference_head_asked_for_in_another_way_has_its_plain_row_too(
     assert [of.experiment.spec.name for of in asked] == ["logreg"] and plan.references
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("have", "words"), [(0, "the utterances of toy have no"), (11, "some utterances of toy have no")])
 @pytest.mark.parametrize("installed", [True, False])
 def test_a_table_without_them_says_what_is_missing_and_how_it_is_had(
@@ -107,6 +108,7 @@ def test_one_corpus_of_two_that_lacks_them_is_named_alone(cache: Cache, put: Put
     assert "--corpus other" in found.lacking and "--corpus toy" not in found.lacking
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("features", "layers", "functionals", "chosen", "words"),
     [
@@ -137,6 +139,7 @@ def test_a_named_head_is_taken_and_several_feature_sets_are_asked_back_about(cac
     assert with_head(cache, Request(features="other/5"))[0].head == "probe"
 
 
+@pytest.mark.slow
 def test_heads_that_look_along_time_refuse_one_vector_an_utterance(cache: Cache, put: Put) -> None:
     put("egemaps", functionals=True)
     for name in (name for name in TABLE_ONE if not head(name).reads):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
+import pytest
+
 from tfser.heads.results.score_tables import table
 from tfser.manifests.catalogue.build import create
 from tfser.manifests.connections import open_memory
@@ -38,6 +40,7 @@ def scores(order: Sequence[tuple[int, int]]) -> list[object]:
         return [*found, *(table(connection, by=by) for by in ("seed", "fold"))]
 
 
+@pytest.mark.slow
 def test_scores_are_the_same_whatever_came_first():
     first = scores(RUNS)
     assert first[0] and all(first)

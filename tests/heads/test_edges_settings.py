@@ -12,6 +12,7 @@ from tfser.heads.runs.sweep_file import read_sweep
 from tfser.manifests.errors import UsageError
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("name", sorted(HEADS))
 def test_every_setting_says_what_it_means_and_its_default_is_taken(name):
     spec = head(name)

@@ -86,6 +86,14 @@ def test_libraries_that_are_missing_old_or_broken_are_problems(monkeypatch: pyte
     assert "h5py" not in named(checks, "libraries").detail
 
 
+def test_a_library_s_module_is_found_without_a_look_at_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lists of files of all that is installed took ten seconds of a processor, for each library once."""
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: pytest.fail("all libraries are read"))
+    assert problems(list(environment._versions())) == 0
+    modules = {name: environment._module_of(name) for name in ("scikit-learn", "huggingface-hub", "typing_extensions", "torch")}
+    assert list(modules.values()) == ["sklearn", "huggingface_hub", "typing_extensions", "torch"]
+
+
 def test_without_its_own_metadata_requirements_are_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     def requires(name: str) -> None:
         raise metadata.PackageNotFoundError(name)

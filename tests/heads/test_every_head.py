@@ -132,6 +132,7 @@ def test_every_parameter_gets_a_gradient(case: tuple[HeadSpec, str]) -> None:
         assert parameter.grad.abs().max() > 1e-9, name
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("name", "preset"), trained(CASES))
 def test_one_batch_can_be_learnt_by_heart(name: str, preset: str) -> None:
     spec = head(name)
@@ -152,6 +153,7 @@ def test_one_batch_can_be_learnt_by_heart(name: str, preset: str) -> None:
     assert (module(frames, lengths).argmax(dim=1) == labels).all()
 
 
+@pytest.mark.few(12)
 def test_saved_and_loaded_logits_are_identical(case: tuple[HeadSpec, str], tmp_path: Path) -> None:
     module, config = build(*case)
     frames, lengths = batch(case[0], config)
@@ -163,6 +165,7 @@ def test_saved_and_loaded_logits_are_identical(case: tuple[HeadSpec, str], tmp_p
     assert torch.equal(other.eval()(frames, lengths), module.eval()(frames, lengths))
 
 
+@pytest.mark.few(5)
 def test_bfloat16_autocast_runs(case: tuple[HeadSpec, str]) -> None:
     module, config = build(*case)
     frames, lengths = batch(case[0], config)

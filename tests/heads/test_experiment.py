@@ -80,6 +80,7 @@ def test_what_makes_a_run_the_same_is_trained_once(filled: Cache) -> None:
         names.add(result.about["run_id"])
 
 
+@pytest.mark.slow
 def test_new_audio_makes_a_new_experiment(filled: Cache, tmp_path: Path) -> None:
     first = train(filled)
     path = tmp_path / "wavs" / "a" / "anger0.wav"
@@ -104,6 +105,7 @@ def test_training_statistics_come_from_the_training_side(filled: Cache) -> None:
     assert state["normaliser.mean"].numpy() == pytest.approx(frames.mean(axis=0), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_saved_model_predicts_what_the_run_stored(filled: Cache) -> None:
     result = train(filled)
     config = result.about["config"]
@@ -161,6 +163,7 @@ def test_a_killed_training_resumes_to_the_same_numbers(tmp_path: Path) -> None:
     assert not (folder / "checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_features_are_chosen_as_the_head_prefers(filled: Cache) -> None:
     extract(filled, "toy", feature_set("logmel", {"n_mels": "40"}))
     refresh(filled)
@@ -200,6 +203,7 @@ def test_a_new_scan_while_training_is_noticed(filled: Cache, tmp_path: Path) -> 
     assert resolve(filled, Request(head="mean_pool", device="cpu", epochs=1)).name != experiment.name
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["run.json", "predictions.parquet"])
 def test_a_damaged_run_is_trained_again(filled: Cache, name: str) -> None:
     first = train(filled)
@@ -220,6 +224,7 @@ def test_an_encoder_s_name_finds_its_layer() -> None:
     assert meant_here("wavlm", have) == [] and meant_here("logmel", have) == ["logmel"]
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("have", "taken"),
     [

@@ -55,6 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 # -- a run on everything -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_on_everything_is_of_its_experiment_and_tested_on_nobody(made: Made) -> None:
     with open_catalogue(made.cache) as connection:
         (one,) = rows(connection, "SELECT * FROM runs WHERE experiment = ? AND fold = 0", [made.experiment])
@@ -80,6 +81,7 @@ def test_it_learns_from_all_utterances(made: Made) -> None:
     np.testing.assert_allclose(model.heads[0].state["normaliser.mean"], packed.frames.astype(np.float64).mean(axis=0), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_train_says_what_vouches_and_tables_refuse_it(made: Made) -> None:
     done = run("train", "--head", "mean_pool", "--epochs", 2, "--fold", "none", "--cache", made.cache.root, "--format", "json")
     (row,) = json.loads(done.stdout)
@@ -141,6 +143,7 @@ def test_the_card_says_what_vouches_and_what_it_is_not_for(made: Made, folder: P
     assert ("| none |" if low is None else f"{100 * low:.1f} to {100 * high:.1f}") in text
 
 
+@pytest.mark.slow
 def test_the_card_of_a_model_that_nothing_vouches_for(made: Made, tmp_path: Path) -> None:
     alone = made.train("mean_pool", "none", settings={"lr": "0.002"})
     export(made.cache, alone, tmp_path / "m")
@@ -217,6 +220,7 @@ def test_nothing_is_left_of_an_export_that_fails(made: Made, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -242,6 +246,7 @@ def test_requests_that_are_off(
 # -- a graph -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_head_without_a_graph_says_why(made: Made, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="graphs are run with onnxruntime, the extra [onnx]")
     name = made.train("mean_pool", "1", settings={"normalise": "speaker"})
@@ -335,6 +340,7 @@ def test_experiments_have_names_that_commands_know(made: Made) -> None:
     assert run("predict", "base", made.audio / "a", "--cache", root).exit_code == 2
 
 
+@pytest.mark.slow
 def test_what_two_differ_in(made: Made) -> None:
     other = made.train("mean_pool", "1", settings={"lr": "0.003"})
     refresh(made.cache)
@@ -346,6 +352,7 @@ def test_what_two_differ_in(made: Made) -> None:
     assert same.exit_code == 0 and "nothing" in same.stdout
 
 
+@pytest.mark.slow
 def test_a_plug_in_s_head_that_is_gone_is_one_line(made: Made, tmp_path: Path) -> None:
     import torch
 

@@ -39,6 +39,7 @@ def spoil(fold: FoldData, utterance: int, value: float) -> FoldData:
     return replace(fold, features=replace(fold.features, frames=frames))
 
 
+@pytest.mark.few(9)
 @pytest.mark.filterwarnings("error::RuntimeWarning")  # they would stand beside the one line
 @pytest.mark.parametrize("name", ["logreg", "svm", *NETWORKS])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -57,6 +57,7 @@ def test_a_fusion_is_the_mean_of_its_sources(cache: Cache) -> None:
     assert [of["experiment"] for of in json.loads(about["config"])["sources"]] == ["one", "two"]
 
 
+@pytest.mark.slow
 def test_marks_are_inherited_and_a_source_that_changed_is_fused_again(cache: Cache) -> None:
     people = stored.make_utterances(speakers=2, each=3)
     stored.put_utterances(cache, people)
@@ -78,6 +79,7 @@ def test_marks_are_inherited_and_a_source_that_changed_is_fused_again(cache: Cac
     assert before.keys() == after.keys() and before != after
 
 
+@pytest.mark.slow
 def test_what_does_not_go_together_is_refused(cache: Cache) -> None:
     people = stored.make_utterances(speakers=2, each=3)
     stored.put_utterances(cache, people)

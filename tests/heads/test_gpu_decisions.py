@@ -74,6 +74,7 @@ def test_steps_that_fill_a_gpu_are_not_stacked_unless_asked() -> None:
 # Memory.
 
 
+@pytest.mark.slow
 def test_a_group_that_does_not_fit_is_halved_and_gives_the_same_numbers(
     folds: list[FoldData], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +223,7 @@ class Recorded:
         self.compute(batch)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", ["whole", "segments"])
 def test_a_single_training_s_steps_are_graphs_of_few_shapes(
     kind: str, folds: list[FoldData], monkeypatch: pytest.MonkeyPatch

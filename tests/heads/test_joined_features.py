@@ -40,6 +40,7 @@ def cache_of_three(cache: Cache, put_corpus: Any, put_stack: Any) -> Cache:
     return cache
 
 
+@pytest.mark.slow
 def test_a_run_is_of_the_joined_set(cache_of_three: Cache) -> None:
     target = joined(cache_of_three, "logmel+enc/3")
     join(cache_of_three, target)
@@ -64,6 +65,7 @@ def test_ca_mser_takes_the_widths_of_the_parts(cache_of_three: Cache) -> None:
     assert train_fold(cache_of_three, experiment, 1, lambda: loaded, audit_experiment(cache_of_three, experiment)).trained
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("features", ["enc/3", "mfcc+logmel+enc/3", "logmel+enc/3"])
 def test_ca_mser_refuses_what_is_not_its_three(cache_of_three: Cache, features: str) -> None:
     if "+" in features:

@@ -174,6 +174,7 @@ def test_functionals(trained: Trained, tmp_path: Path, head: str, features: str)
     assert away(trained, tmp_path / "model", tmp_path) == here
 
 
+@pytest.mark.slow
 def test_imported_features_are_refused_in_one_line(trained: Trained, tmp_path: Path) -> None:
     with open_catalogue(trained.cache) as connection:
         ids = [row["utterance_id"] for row in rows(connection, "SELECT utterance_id FROM utterances")]
@@ -217,6 +218,7 @@ def test_a_fusion_s_fold_comes_back(trained: Trained, tmp_path: Path) -> None:
     assert run("predict", run_id, trained.audio / "a", "--timeline", "--cache", trained.cache.root).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_fusion_of_what_was_trained_again_is_refused(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = fused(trained)
     about = json.loads(json.dumps(finished(trained.cache, run_id)))
@@ -258,6 +260,7 @@ def test_a_fusion_goes_to_trackers_and_reports(trained: Trained, tmp_path: Path)
     assert to_mlflow(trained.cache, runs, f"file://{tmp_path / 'mlruns'}") == 1
 
 
+@pytest.mark.slow
 def test_what_was_trained_on_everything_is_not_fused(trained: Trained) -> None:
     """It has no test predictions; the folds beside it are fused all the same."""
     ids = trained.need(("mean_pool", "logmel"), ("logreg", "wavlm-large/2"))

@@ -113,6 +113,7 @@ REFUSED = [
 """What is asked wrongly, and what the line says."""
 
 
+@pytest.mark.slow
 def test_wrong_requests_get_one_line_and_exit_2(filled: Cache) -> None:
     for words, said in REFUSED:
         result = run("layers", *FAST, *words)
@@ -120,6 +121,7 @@ def test_wrong_requests_get_one_line_and_exit_2(filled: Cache) -> None:
         assert not list(filled.runs.glob("*")), "what is refused is refused before anything is trained"
 
 
+@pytest.mark.slow
 def test_the_only_stack_need_not_be_named(filled: Cache) -> None:
     plan = plan_layers(filled, LayerRequest(device="cpu", mix="none"))
     assert sorted(plan.layers) == [0, 1, 2] and plan.of.stored == "enc/all+float16"

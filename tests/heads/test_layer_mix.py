@@ -82,6 +82,7 @@ def case(request: pytest.FixtureRequest) -> tuple[HeadSpec, Settings, LayerMix]:
     return spec, config, module
 
 
+@pytest.mark.few(6)
 def test_it_is_the_head_on_the_weighted_sum(case: tuple[HeadSpec, Settings, LayerMix]) -> None:
     spec, config, module = case
     torch.manual_seed(0)
@@ -104,6 +105,7 @@ def test_it_is_the_head_on_the_weighted_sum(case: tuple[HeadSpec, Settings, Laye
             torch.testing.assert_close(module.classify(encoded, lengths), module(frames, lengths))
 
 
+@pytest.mark.few(5)
 def test_batch_mates_do_not_matter(case: tuple[HeadSpec, Settings, LayerMix]) -> None:
     spec, config, module = case
     module.eval()
@@ -114,6 +116,7 @@ def test_batch_mates_do_not_matter(case: tuple[HeadSpec, Settings, LayerMix]) ->
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.few(5)
 def test_every_parameter_gets_a_gradient(case: tuple[HeadSpec, Settings, LayerMix]) -> None:
     spec, config, module = case
     nn.functional.cross_entropy(module(*batch(spec, config)), torch.arange(4)).backward()
@@ -178,6 +181,7 @@ def mean_of_layers(data: FoldData) -> FoldData:
     return replace(data, features=replace(data.features, frames=np.ascontiguousarray(frames)), layers=1)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("telling", [0, 4])
 def test_the_layer_that_tells_the_classes_gets_the_weight_and_beats_the_mean(telling: int) -> None:
     data, recipe = make_fold(6, 4, telling), replace(RECIPE, epochs=40)
@@ -188,12 +192,14 @@ def test_the_layer_that_tells_the_classes_gets_the_weight_and_beats_the_mean(tel
     assert mixed.history[-1].test_UA > mean.history[-1].test_UA + 0.1
 
 
+@pytest.mark.slow
 def test_without_a_rate_of_its_own_the_mix_would_hardly_leave_the_mean() -> None:
     """Why the scores are among the parameters with a rate of their own."""
     slow = layer_weights(train(make_fold(6, 4, 2), replace(RECIPE, own_rate=1e-5)).states["last"])
     assert slow is not None and max(slow) < 0.2
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["mean_pool", "tf_transformer", "tf_mamba"])
 def test_a_mix_of_equal_layers_trains_as_the_layer_alone(name: str) -> None:
     """Augmentations fall on all layers alike, for whole utterances, segments and heads that give their frames to a loss."""
@@ -328,6 +334,7 @@ def collapsed(cache: Cache, run_id: str, **named: Any) -> str:
     return target.name
 
 
+@pytest.mark.slow
 def test_the_run_stores_its_weights_for_sql(filled: Cache) -> None:
     experiment, result = run(filled, validation="next-group")
     assert (experiment.layers, experiment.dim) == (LAYERS, LAYERS * WIDTH)
@@ -360,6 +367,7 @@ def of_all(cache: Cache, name: str) -> PackedFeatures:
     return load(cache, experiment).features
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("normalise", "dtype", "tolerance"),
     [
@@ -394,6 +402,7 @@ def test_a_collapsed_mix_is_what_the_run_s_head_saw(filled: Cache, normalise: st
         np.testing.assert_allclose(mine.of(i), expected, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.slow
 def test_a_mix_says_where_it_is_from_and_is_made_once(filled: Cache, first: First) -> None:
     experiment, about, name = first[0], first[1].about, first[2]
     with open_catalogue(filled) as connection:
@@ -441,6 +450,7 @@ def test_a_mix_is_refused_everywhere_but_in_its_own_fold(filled: Cache, first: F
     assert found == [(2, "error", "another fold"), (3, "error", "another fold")]
 
 
+@pytest.mark.slow
 def test_a_mix_of_a_protocol_that_changed_is_refused(cache: Cache, put_corpus: Any, put_stack: Any) -> None:
     filled = fill(cache, put_corpus, put_stack)
     _, result = run(filled, epochs=1)
@@ -465,6 +475,7 @@ def test_a_mix_is_audited_and_chosen_only_when_it_is_named(filled: Cache, first:
         assert {f.level for f in named if f.audit == "mix_of_other_fold"} == {"error"}
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("call", "said"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from tfser.heads.spec.selections import Rule, peeks
 from tfser.heads.training.loop import Keeping, TrainedState, fit, predict
 from tfser.manifests.errors import UsageError
 
+from .conftest import make_fold
+
 TINY = MeanPoolConfig(hidden=(4,))
 
 
@@ -30,6 +33,7 @@ OFTEN = ("superb", "shiftser")
 """Lineages of steps and of epochs; the others train in the same loop, and what they report is explained below for all."""
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in LINEAGES])
 def test_a_lineage_trains_to_its_end_and_stores_its_selections(name: str, fold: FoldData) -> None:
     recipe = head("mean_pool").recipe(name).settled(0.02)
@@ -151,6 +155,16 @@ def test_every_optimiser_lowers_the_loss(optimiser: str, fold: FoldData) -> None
     assert result.history[-1].loss < result.history[0].loss
 
 
+LEARNING = Recipe(lr=1e-2, epochs=40)
+
+
+@functools.cache
+def _plainly() -> FitResult:
+    """Train once without any option, for all tests of options to compare with."""
+    return train(make_fold(), LEARNING)
+
+
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "settings",
     [
@@ -163,7 +177,7 @@ def test_every_optimiser_lowers_the_loss(optimiser: str, fold: FoldData) -> None
 )
 def test_options_work_for_whole_utterances_of_encoder_like_features(settings: dict[str, object], fold: FoldData) -> None:
     """Each changes the training, and the head still learns the plain classes."""
-    plain, changed = (train(fold, Recipe(lr=1e-2, epochs=40, **more)) for more in ({}, settings))  # type: ignore[arg-type]
+    plain, changed = _plainly(), train(fold, replace(LEARNING, **settings))  # type: ignore[arg-type]
     if "class_weights" not in settings or "label_smoothing" in settings:  # the fold's classes are of one size
         assert changed.history[0].loss != plain.history[0].loss
     assert changed.history[-1].loss < changed.history[0].loss

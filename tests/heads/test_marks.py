@@ -64,6 +64,7 @@ def verdicts(cache: Cache, view: str = "runs") -> dict[str, str]:
 # -- what is judged, and when ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("view", ["runs", "scores", "results"])
 def test_old_runs_are_judged_by_the_rows_that_they_were_made_of(filled: Cache, view: str) -> None:
     expected = {"svm-clean-1": "kept", "svm-heard-2": "broken", "svm-heard-3": "broken", "svm-leak-4": "kept"}
@@ -80,6 +81,7 @@ def test_what_a_scan_learns_of_speakers_counts_at_once(filled: Cache, tmp_path: 
     assert found["svm-clean-1"] == "unknown"  # its protocol has no rows any more, and the run says nothing
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("said", "expected"), [("kept", "kept"), ("broken", "broken"), (None, "unknown"), ("fine", "unknown")])
 def test_of_rows_that_are_no_longer_there_the_run_s_own_word_stands(cache: Cache, said: str | None, expected: str) -> None:
     stored.put_utterances(cache, UTTERANCES)
@@ -113,6 +115,7 @@ def test_the_marks_of_a_row() -> None:
     assert of_runs(both) == {"audit": "passed", "speakers_kept": "broken"}
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("by", [None, *BY])
 def test_scores_are_marked_and_have_no_interval_over_speakers(filled: Cache, by: str | None) -> None:
     with open_catalogue(filled) as connection:
@@ -212,6 +215,7 @@ def test_tables_of_papers_are_marked(capsys: pytest.CaptureFixture[str]) -> None
 # -- what a table is of ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_scores_can_be_restricted(cache: Cache) -> None:
     stored.put_utterances(cache, UTTERANCES)
     of = {"head": "svm", "feature_set": "whisper-base/all+float16", "classes": ("anger", "neutral")}
@@ -237,6 +241,7 @@ def test_scores_can_be_restricted(cache: Cache) -> None:
                 heads(**asked)
 
 
+@pytest.mark.slow
 def test_two_classes_never_stand_among_three(cache: Cache) -> None:
     stored.put_utterances(cache, UTTERANCES)
     stored.put_experiment(cache, "svm-a", UTTERANCES)
@@ -249,6 +254,7 @@ def test_two_classes_never_stand_among_three(cache: Cache) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_namesakes_say_in_what_they_differ(cache: Cache) -> None:
     stored.put_utterances(cache, UTTERANCES)
     for n, config in enumerate(({"device": "cpu", "head_config": {"width": 8}}, {"device": "cuda", "head_config": {"width": 8}})):
@@ -258,6 +264,7 @@ def test_namesakes_say_in_what_they_differ(cache: Cache) -> None:
     assert [line["differs"] for line in group.lines] == ["device=cpu, data_hash=000000", "device=cuda, data_hash=111111"]
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_read_is_named(cache: Cache, caplog: pytest.LogCaptureFixture) -> None:
     stored.put_utterances(cache, UTTERANCES)
     stored.put_experiment(cache, "svm-a", UTTERANCES)
@@ -275,6 +282,7 @@ def test_a_run_that_cannot_be_read_is_named(cache: Cache, caplog: pytest.LogCapt
     )
 
 
+@pytest.mark.slow
 def test_folds_are_counted_from_what_is_there(cache: Cache) -> None:
     """Whatever became of the rows of one run: what is missing of which score is said. From files, none of this gets in."""
     stored.put_utterances(cache, UTTERANCES)

@@ -44,6 +44,7 @@ def by_hand(scores: dict[Any, list[float]]) -> tuple[float, float]:
     return float(np.sin(max(x.mean() - reach, 0)) ** 2), float(np.sin(min(x.mean() + reach, np.pi / 2)) ** 2)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("metric", ["UA", "WA"])
 def test_it_follows_from_the_speakers_scores(filled: Cache, metric: str) -> None:
     with open_catalogue(filled) as connection:
@@ -107,6 +108,7 @@ def test_a_comparison_says_it_of_both(filled: Cache) -> None:
     assert line.endswith(f"†, B {low:.0f} to {high:.0f}†")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("clusters", "known"), [("session", {}), ("session", {"speaker": False})])
 def test_of_clusters_that_are_no_speakers_nothing_is_said(cache: Cache, clusters: str | None, known: dict[str, bool]) -> None:
     utterances = stored.make_utterances(**known)

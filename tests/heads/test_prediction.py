@@ -48,6 +48,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(("head", "features"), [*KINDS, ("mean_pool", LAYERS)])
 def test_a_test_fold_s_audio_gives_the_stored_predictions_bit_for_bit(
     trained: Trained, head: str, features: str, tmp_path: Path
@@ -209,6 +210,7 @@ def test_stereo_is_the_mean_of_its_channels(trained: Trained, tmp_path: Path) ->
     assert a == b
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -284,6 +286,7 @@ def test_an_encoder_that_is_not_here_or_another_one(trained: Trained, tmp_path: 
         moved.rename(trained.weights)
 
 
+@pytest.mark.slow
 def test_an_exported_folder_takes_an_encoder_of_a_folder_along(trained: Trained, tmp_path: Path) -> None:
     """What came from a folder of this machine is nowhere else; on another machine the folder is all there is."""
     run_id, audio = trained.runs["mean_pool", "wavlm-large/2"], trained.audio / "a"

@@ -116,6 +116,7 @@ def test_every_head_is_measured_under_the_same_conditions() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 def test_heads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[str] = []
     take = profiling._Case.measure_time
@@ -205,6 +206,7 @@ def test_the_products_of_an_lstm_are_counted() -> None:
     assert found.macs == 10 * 2 * 4 * 6 * (6 + 6) + 12 * 4
 
 
+@pytest.mark.slow
 def test_the_text_of_figure_3_stands_beside_ours() -> None:
     conditions = Conditions(frames=4, width=16, repeats=1, device="cpu")
     found = profile(select(["tf_mamba", "shiftformer"], ["full"]), conditions)

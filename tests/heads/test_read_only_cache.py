@@ -48,6 +48,7 @@ def test_a_finished_run_is_shown_from_a_read_only_cache(cache: Cache, monkeypatc
     assert other.exit_code == 1 and "cannot be written (read-only file system)" in other.stderr, other.output
 
 
+@pytest.mark.slow
 def test_the_first_error_is_the_one_that_is_told(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """U5: a full disk stops the training, and then the catalogue cannot be written either."""
     from tfser.heads.runs import one_fold as fold_runs

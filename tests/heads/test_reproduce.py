@@ -124,6 +124,7 @@ def test_every_cell_runs_or_says_why_not(cache: Cache) -> None:
     assert {entry.experiment.recipe.epochs for entry in networks} == {100}
 
 
+@pytest.mark.slow
 def test_tf_transformer_s_protocol_is_the_improvised_part_by_speaker(cache: Cache) -> None:
     of = reproducing.prepare(cache, paper("tf-transformer"), Training(device="cpu"), tables=["5"])
     assert of.plan is None  # log-Mel of 16 bands is not the paper's

@@ -71,9 +71,10 @@ class Stored(NamedTuple):
     history: tuple[EpochRecord, ...]
 
 
-@pytest.fixture
-def run(cache: Cache, put_corpus: Any, put_stack: Any) -> Stored:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, put_corpus: Any, put_stack: Any) -> Stored:
     """A run of planted results, stored as a training stores its own."""
+    cache = Cache(tmp_path_factory.mktemp("round") / "cache")
     utterances = [
         Utterance(utterance_id=f"u{i:02d}", path="x", speaker="abc"[i // 8], label=CLASSES[i * i % 3 if i % 8 > 2 else i % 3])
         for i in range(24)

@@ -126,6 +126,7 @@ def test_all_files_have_the_mode_that_the_umask_gives(cache: Cache, umask: int) 
     assert {stat.S_IMODE((folder / name).stat().st_mode) for name in FILES} == {0o666 & ~umask}
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("file", FILES)
 def test_a_damaged_file_is_found_not_shown_and_not_trained_over_silently(cache: Cache, file: str) -> None:
     """One run for each kind of harm, in one cache."""
@@ -170,6 +171,7 @@ def test_what_cannot_be_read_now_is_left_alone(cache: Cache, kind: str) -> None:
     assert shown(cache) == (sorted(folder.name for folder in runs.values()), []) and found_by_verify(cache) == {}
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError(), OSError(24, "Too many open files")])
 @pytest.mark.parametrize("file", ["run.json", "predictions.parquet"])
 def test_a_run_that_could_not_be_read_once_is_shown_when_it_can(
@@ -260,6 +262,7 @@ def _odd(value: float) -> list[tuple[str, float]]:
     return [("anger", value), ("neutral", 1 - value)]
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -315,6 +318,7 @@ class KilledError(BaseException):
     """Stands for a process that ends here."""
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("step", range(1, 4))
 def test_a_kill_in_the_exchange_leaves_the_old_run_or_the_new_one(
     cache: Cache, step: int, monkeypatch: pytest.MonkeyPatch
@@ -462,6 +466,7 @@ def interrupted(cache: Cache) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [k if k == "bit" else pytest.param(k, marks=pytest.mark.slow) for k in HARM["DAMAGED"] if k not in ("deleted", "swapped")],
@@ -528,6 +533,7 @@ def test_checkpoints_of_the_version_before_go_on(filled: Cache, monkeypatch: pyt
     assert epochs == [3] and len(formers) == 1
 
 
+@pytest.mark.slow
 def test_a_mix_is_not_made_of_damaged_weights(filled: Cache) -> None:
     run_id = train(filled).about["run_id"]
     path = run_folder(filled, run_id) / "model.safetensors"
@@ -549,6 +555,7 @@ def test_a_mix_is_not_made_of_damaged_weights(filled: Cache) -> None:
         mix_of_run(filled, run_id)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_found_where_nothing_can_be_written(filled: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     train(filled)
     refresh(filled)

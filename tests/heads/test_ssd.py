@@ -117,6 +117,7 @@ def agrees_with_the_recurrence(size: dict[str, Any], chunk: int) -> None:
     assert_agree(run(inputs, chunk=chunk, dtype=torch.float32), expected, 1e-4)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("decays", sorted(DECAYS))
 @pytest.mark.parametrize("L", [64, 65, 150])
 def test_decays_of_any_size(decays: str, L: int) -> None:

@@ -112,6 +112,7 @@ def group_of(trainers: list[Trainer], how: str) -> Group:
     return Group(trainers, how, False, print)  # type: ignore[arg-type]
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("how", ["vmap", "streams"])
 @pytest.mark.parametrize(
     ("name", "dtype"),
@@ -160,6 +161,7 @@ def gradient(parameter: Tensor) -> Tensor:
     return parameter.grad
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("name", "how"), covering(["tf_transformer", "mean_pool", "tf_mamba"], ["vmap", "streams"]))
 def test_a_short_training_gives_the_same_probabilities(name: str, how: str, folds: list[FoldData]) -> None:
     recipe = recipe_of(name, epochs=2, warmup_epochs=1)
@@ -172,6 +174,7 @@ def test_a_job_alone_in_its_group_equals_fit(folds: list[FoldData]) -> None:
     assert_close(together("tf_transformer", folds[:1], recipe)[0], alone("tf_transformer", folds[:1], recipe)[0])
 
 
+@pytest.mark.slow
 def test_neither_order_nor_neighbours_matter(folds: list[FoldData]) -> None:
     recipe = recipe_of("tf_transformer", epochs=1)
     jobs = [FitJob(data=data, seed=7 + i) for i, data in enumerate(folds)]
@@ -188,6 +191,7 @@ def test_neither_order_nor_neighbours_matter(folds: list[FoldData]) -> None:
             assert torch.equal(tensor, other.states["last"][key])  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_stacked(folds: list[FoldData]) -> None:
     for name in ("tf_transformer", "tf_mamba", "mean_pool"):
         recipe = recipe_of(name, precision="bfloat16", epochs=1)
@@ -242,6 +246,7 @@ def test_a_stopped_group_goes_on_together_or_alone(folds: list[FoldData], tmp_pa
     assert all(isinstance(result, FitResult) for result in again)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("value", "reason"), [(np.inf, "'u5': its features are no numbers"), (3e38, "the loss of epoch 1 is")])
 def test_a_job_that_diverges_does_not_take_others_with_it(folds: list[FoldData], value: float, reason: str) -> None:
     features = folds[1].features
@@ -358,6 +363,7 @@ def test_batch_norm_of_those_that_are_there_writes_its_map_once() -> None:
     assert maps.written == 1
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("how", ["vmap", "streams"])
 def test_making_a_graph_changes_nothing_and_replays_are_steps(
     how: str, folds: list[FoldData], monkeypatch: pytest.MonkeyPatch

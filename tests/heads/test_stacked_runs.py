@@ -106,6 +106,7 @@ def test_a_group_trains_what_is_missing_only(filled: Cache) -> None:
     assert not (run_folder(filled, of.run_id(1)) / "checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_runs_of_several_experiments_are_refused(filled: Cache) -> None:
     one, other = experiment_of(filled), experiment_of(filled, epochs=3)
     with pytest.raises(UsageError, match="one experiment"):
@@ -122,6 +123,7 @@ def test_on_a_cpu_nothing_is_stacked_and_that_is_said(filled: Cache) -> None:
     assert not [text for text in plain.chosen if "one by one" in text]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("stack", [False, True])
 def test_on_a_gpu_only_what_is_asked_for_is_stacked(filled: Cache, stack: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "choose_device", lambda asked: "cuda")

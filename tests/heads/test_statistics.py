@@ -51,6 +51,7 @@ def draw(
                          for gs, ws in zip(good, wrong, strict=True)]  # fmt: skip
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("metric", METRICS)
 @given(seed=st.integers(0, 10_000), n=st.integers(12, 60))
 @settings(max_examples=12)
@@ -168,6 +169,7 @@ def test_the_exact_permutation_test_is_scipy_s() -> None:
     assert found.p == pytest.approx(expected.pvalue)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_permutation_test_exchanges_whole_speakers(metric: str) -> None:
     """Against exchanging the predictions themselves and scoring with scikit-learn, all 2^5 times."""
@@ -208,6 +210,7 @@ def test_alike_sides_give_p_one() -> None:
     assert difference(A, A, "UA").value == 0
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("metric", METRICS)
 def test_with_unequal_seeds_the_difference_that_is_shown_is_tested(metric: str) -> None:
     """Against exchanging the predictions of each pair of seeds, scored with scikit-learn: F1 of mean counts is no mean of F1s."""
@@ -289,6 +292,7 @@ def simulation() -> ModuleType:
     return module
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("number", [0, 3, 4, 7])
 def test_ten_speakers_are_covered_where_the_others_are_not(simulation: ModuleType, number: int) -> None:
     """600 rounds, so that 95 % would be found between 92.8 and 97 % (2.5 standard errors)."""

@@ -96,6 +96,7 @@ def assert_same(one: FitResult, other: FitResult) -> None:
 FAST = ("augmented", "whole utterances in parts", "a mix of layers, augmented")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("case", [pytest.param(of, marks=() if of in FAST else pytest.mark.slow) for of in CASES])
 def test_a_streamed_training_has_the_numbers_of_a_resident_one(both: tuple[FoldData, FoldData], case: str) -> None:
     (name, config), recipe, layers = CASES[case]

@@ -141,6 +141,7 @@ def test_reference_heads_stand_once_in_every_feature_set(cache: Cache, monkeypat
     assert [(entry.experiment.preset, entry.reference) for entry in other.entries] == [("linear", False), ("mlp", True)]
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -184,6 +185,7 @@ def test_audits_of_all_folds_come_before_the_first_training(cache: Cache) -> Non
     assert not cache.runs.exists()
 
 
+@pytest.mark.slow
 def test_val_needs_a_validation_side(cache: Cache) -> None:
     with pytest.raises(UsageError, match="add --validation next-group"):
         check_selection(plan_sweep(cache, asked()), "val")
@@ -330,6 +332,7 @@ def test_the_memory_that_features_take(cache: Cache) -> None:
 # -- what is shown -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_table_is_what_the_runs_stored(cache: Cache) -> None:
     plan = plan_sweep(cache, asked(seeds=(0, 1)))
     swept(cache, plan)
@@ -354,6 +357,7 @@ def test_the_table_is_what_the_runs_stored(cache: Cache) -> None:
     assert readable([row | {"pooled_UA_low": 0.25, "pooled_UA_high": 0.5}])[0]["95 %"] == "25.0 to 50.0"
 
 
+@pytest.mark.slow
 def test_a_pooled_score_is_of_the_seeds_that_its_interval_is_of(cache: Cache) -> None:
     plan = plan_sweep(cache, asked(seeds=(0, 1), epochs=1))
     run_here(cache, plan.runs[:5], plan.findings, tell=lambda event: None)
@@ -367,6 +371,7 @@ def test_a_pooled_score_is_of_the_seeds_that_its_interval_is_of(cache: Cache) ->
     assert any("Pooled are the seeds with the most" in note for note in legend([row], True))
 
 
+@pytest.mark.slow
 def test_numbers_that_are_no_results_bear_marks(cache: Cache) -> None:
     plan = plan_sweep(cache, asked(folds="1"))
     swept(cache, plan)
@@ -413,6 +418,7 @@ def view(cache: Cache) -> Callable[[bool], tuple[SweepView, Plan, io.StringIO]]:
     return make
 
 
+@pytest.mark.slow
 def test_without_a_terminal_there_is_a_line_a_run(cache: Cache, view: Any) -> None:
     shown, plan, out = view(False)
     headers = set()
@@ -451,6 +457,7 @@ def test_heads_without_epochs_show_their_last_and_bear_no_mark(cache: Cache) -> 
     assert of_head["mean_pool", "mlp"]["UA"] is None and of_head["mean_pool", "linear"]["looked_at_test"]
 
 
+@pytest.mark.slow
 def test_the_live_table_tells_how_far_it_is(cache: Cache, view: Any) -> None:
     shown, plan, out = view(True)
     drawn: list[str] = []
@@ -473,6 +480,7 @@ def test_the_live_table_tells_how_far_it_is(cache: Cache, view: Any) -> None:
     assert "0/3" in drawn[0] and "6/6 runs" in drawn[-1] and "failed: after epoch 1" in out.getvalue()
 
 
+@pytest.mark.slow
 def test_stacked_runs_of_an_experiment_are_trained_together(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is grouped is told, stored and failed run by run."""
     plan = plan_sweep(cache, asked(LINEAR, HeadBlock(name="tf_transformer"), seeds=(0, 1), folds="1-2", epochs=1))

@@ -97,6 +97,7 @@ def test_a_width_that_does_not_fit_has_a_way_out(name: str, width: int) -> None:
         build(name, width)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", ANY_WIDTH)
 def test_long_utterances_are_seen_to_their_end(name: str) -> None:
     """12 seconds: more words than SpeechFormer++ has tokens for, and longer than DST's span."""

@@ -42,6 +42,7 @@ def test_it_stays_in_its_bounds():
     assert "temperature" not in Recipe().identity()
 
 
+@pytest.mark.slow
 def test_from_the_option_to_the_scores(tmp_path):
     cache = Cache(tmp_path / "cache")
     fill_with_tones(cache, tmp_path, each=(3, 3, 3), noise=0.3)

@@ -64,6 +64,7 @@ def test_what_is_ours_can_be_switched_off() -> None:
     assert COUNTS["full"] - count == 2 * 1024 * 192 + 192 + 1024 + 2048 + 2 * 1024 * 320 + 320 + 1024 + 2048
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("dim", [80, 512, 768, 1024, 1280])
 def test_the_widths_of_the_encoders_and_of_log_mel_fit_as_they_are(dim: int) -> None:
     config = HEAD.settled(HEAD.preset(), hop_s=0.02, longest=10, device="cpu")
@@ -309,6 +310,7 @@ def accuracy(task: Task, config: TFMambaConfig, steps: int) -> float:
         return float((model.eval()(frames, torch.full((400,), L)).argmax(dim=1) == labels).float().mean())
 
 
+@pytest.mark.slow
 def test_order_is_learnt_by_the_temporal_branch_and_by_no_mean_or_attention() -> None:
     assert accuracy(rise_or_fall, small("temporal", attention=False), 60) > 0.95
     assert accuracy(rise_or_fall, small("baseline"), 60) < 0.6
@@ -369,6 +371,7 @@ def test_thresholds_move_at_their_own_rate_and_do_not_decay(fold: FoldData) -> N
     assert moved(0.1) > 5 * moved(0.001) > 0
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_goes_on_to_the_same_numbers(tmp_path: Path, fold: FoldData) -> None:
     whole = fit(fold, spec=HEAD, config=small(), recipe=TRAIN, seed=0)
 
@@ -384,6 +387,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_numbers(tmp_path: Path,
         assert torch.equal(tensor, resumed.states["last"][name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_it_trains_in_both_precisions(precision: str, fold: FoldData) -> None:
     recipe = replace(TRAIN, epochs=40, precision=precision)  # type: ignore[arg-type]

@@ -60,6 +60,7 @@ def assert_same(one: FitResult, other: FitResult) -> None:
         assert all(torch.equal(tensor, other.states[name][key]) for key, tensor in state.items())
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["tf_transformer", "mean_pool"])
 def test_the_same_seed_gives_the_same_numbers(fold: FoldData, name: str) -> None:
     recipe = RICH if name == "tf_transformer" else replace(RICH, speed=0.0)
@@ -110,6 +111,7 @@ def test_training_learns(fold: FoldData) -> None:
     assert result.history[-1].test_UA == 1.0
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("mode", ["none", "train", "utterance", "utterance-mean", "speaker"])
 @pytest.mark.parametrize("name", ["tf_transformer", "mean_pool"])
 def test_a_saved_model_predicts_the_same(fold: FoldData, tmp_path: Path, mode: str, name: str) -> None:

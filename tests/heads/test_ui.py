@@ -161,6 +161,7 @@ def test_every_utterance_stands_on_one_page_of_the_list(cache: Cache, client: Te
     assert first.text.count("<audio") == 25
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("asked", "condition"),
     [
@@ -268,6 +269,7 @@ def _with_paths(cache: Cache, paths: dict[str, str]) -> None:
     cache.write_table(file, table.set_column(table.column_names.index("path"), "path", pa.array(new, pa.string())))
 
 
+@pytest.mark.slow
 def test_sound_from_elsewhere_is_refused(own_cache: Cache, cache: Cache, tmp_path: Path) -> None:
     """Whatever a table says: absolute paths, ways up, links."""
     elsewhere = tmp_path / "elsewhere"
@@ -296,6 +298,7 @@ def test_sound_from_elsewhere_is_refused(own_cache: Cache, cache: Cache, tmp_pat
         link.unlink()
 
 
+@pytest.mark.slow
 def test_sound_that_is_gone_or_broken_is_one_line(own_cache: Cache, tmp_path: Path) -> None:
     folder = tmp_path / "moved"
     with open_catalogue(own_cache) as connection:
@@ -353,6 +356,7 @@ def test_comparing(client: TestClient) -> None:
         assert message in _problem(answer)
 
 
+@pytest.mark.slow
 def test_three_are_compared_at_once(own_cache: Cache) -> None:
     shutil.rmtree(own_cache.runs / "svm-other-f1-s0")
     with open_catalogue(own_cache) as connection:
@@ -366,6 +370,7 @@ def test_three_are_compared_at_once(own_cache: Cache) -> None:
     assert "S1 - S2" in page.text
 
 
+@pytest.mark.slow
 def test_audits_are_run(client: TestClient) -> None:
     page = _get(client, "audits")
     link = re.search(r'<a href="(audits\?[^"]*)"', page.text)
@@ -420,6 +425,7 @@ def test_an_empty_cache(tmp_path: Path) -> None:
         assert str(empty.root) in _problem(gone)
 
 
+@pytest.mark.slow
 def test_a_cache_that_is_written_meanwhile(own_cache: Cache) -> None:
     """Runs come and go, and one is damaged: each page shows the cache as it is, and what it does without."""
     with _client(own_cache) as client:

@@ -152,6 +152,7 @@ def test_files_are_weighed_from_end_to_end(toned: Path) -> None:
     assert told["worth"]["value"] == pytest.approx(told["published"]["value"] - told["clean"]["value"])
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("file", "says"),
     [

@@ -25,6 +25,7 @@ def ended(connection: Connection, spec: str) -> str:
     return summary(protocol_report(connection, protocol=spec, corpus="toy"))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("speakers", "spec", "expected"),
     [
@@ -54,6 +55,7 @@ def test_the_last_line(cache, put_corpus, installed, speakers, spec, expected):
     assert ended(installed("toy", spec), spec) == expected
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_counted(cache, put_corpus, installed):
     """The audio of most is not there: who leaks is told of all of them all the same."""
     lost = [u.utterance_id for u in corpus()[:22]]
@@ -65,6 +67,7 @@ def test_what_cannot_be_read_is_counted(cache, put_corpus, installed):
     assert overlap.rows == 3
 
 
+@pytest.mark.slow
 def test_a_split_of_a_corpus_without_audio(cache, put_corpus, tmp_path):
     names = [u.utterance_id for u in corpus()]
     put_corpus(cache, corpus(), hashes=dict.fromkeys(names), skipped=[(name, "scan") for name in names])
@@ -78,6 +81,7 @@ def test_a_split_of_a_corpus_without_audio(cache, put_corpus, tmp_path):
     assert "class_missing" not in found
 
 
+@pytest.mark.slow
 def test_one_fold(cache, put_corpus, installed):
     put_corpus(cache, corpus())
     report = protocol_report(installed("toy", "random-kfold:3"), protocol="random-kfold:3", corpus="toy")
@@ -91,6 +95,7 @@ def test_one_fold(cache, put_corpus, installed):
         in_fold([report], 0)
 
 
+@pytest.mark.slow
 def test_folds_keep_their_numbers(cache, put_corpus, tmp_path):
     put_corpus(cache, corpus())
     for role, keep in (("train", lambda i: i % 3), ("test", lambda i: not i % 3 or i == 1)):
@@ -105,6 +110,7 @@ def test_folds_keep_their_numbers(cache, put_corpus, tmp_path):
     assert [f.audit for f in report.findings if f.audit == "class_missing" and f.level != "ok"] == []  # fold 1 is not missing
 
 
+@pytest.mark.slow
 def test_two_spellings_are_no_agreement(cache, put_corpus, installed):
     put_corpus(cache, corpus(("001", "1", "Jos\u00e9")))
     connection = installed("toy", "loso-speaker")

@@ -53,6 +53,7 @@ def write(path: Path, rows: list[str], header: str = "path,split") -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_split_over_utterances_names_every_speaker(cache, put_corpus, check, tmp_path):
     put_corpus(cache, toy())
     leaky = write(tmp_path / "random.csv", [f"D:\\x\\{u.path},{'test' if i % 8 < 2 else 'train'}" for i, u in enumerate(toy())])
@@ -155,6 +156,7 @@ def test_speakers_under_other_names(cache, put_corpus, check, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_markdown(cache, put_corpus, check, tmp_path):
     put_corpus(cache, toy())
     leaky = write(tmp_path / "a|b.csv", [f"{u.path},{'test' if i % 8 < 2 else 'train'}" for i, u in enumerate(toy())])
@@ -230,6 +232,7 @@ def test_iemocap_by_session_passes(iemocap, check, tmp_path):
     assert (wrong.examples[0]["wrong"], wrong.examples[0]["utterances"]) == (2750, 5531)  # the column is wrong, the folds are not
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("has_speakers", [True, False], ids=["speaker column", "ids alone"])
 def test_iemocap_by_the_prefix_fails(iemocap, check, tmp_path, has_speakers):
     rows = [f"{u.utterance_id},{u.utterance_id[:6]},{u.utterance_id[:6] if has_speakers else ''}" for u in iemocap]
@@ -241,6 +244,7 @@ def test_iemocap_by_the_prefix_fails(iemocap, check, tmp_path, has_speakers):
     assert [row["speaker"] for row in leaks(report.findings)] == [f"Ses0{k}{s}" for k in range(1, 6) for s in "FM"]
 
 
+@pytest.mark.slow
 def test_iemocap_by_the_true_speaker_passes(iemocap, check, tmp_path):
     rows = [f"{u.utterance_id},{u.speaker},{u.speaker}" for u in iemocap]
     report = check(write(tmp_path / "ten.csv", rows, "id,fold,spk"), "iemocap")
@@ -249,6 +253,7 @@ def test_iemocap_by_the_true_speaker_passes(iemocap, check, tmp_path):
     assert "speaker_attribution" not in found(report)
 
 
+@pytest.mark.slow
 def test_emodb_by_chance_fails_by_name(cache, shared, check, tmp_path, put_corpus):
     names = sorted(p.stem for p in (shared / "corpora" / "emodb" / "wav").glob("*.flac"))
     rows = [Utterance(utterance_id=n, path=f"wav/{n}.flac", speaker=n[:2], sentence=n[2:5], label=n[5]) for n in names]

@@ -76,6 +76,7 @@ def test_packaged():
     assert {a.name for a in packaged_audits()} == NAMES
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("spec", ["loso-session", "official-split", "group-kfold:2:session"])
 def test_clean(cache, put_corpus, put_features, spec):
     put_corpus(cache, corpus())
@@ -129,6 +130,7 @@ def test_validation_is_compared_too(cache, put_corpus):
     assert found(audit(cache, "official-split", "speaker_overlap")) == {"speaker_overlap": "warning"}
 
 
+@pytest.mark.slow
 def test_duplicate_audio(cache, put_corpus):
     put_corpus(cache, corpus(), hashes={"s1_0": "same", "s1_1": "same", "s3_0": "same", "s4_0": None, "s2_0": None})
     findings = audit(cache, "loso-session")
@@ -159,6 +161,7 @@ def test_classes(cache, put_corpus):
     assert (val.level, val.examples) == ("warning", ({"role": "val", "class": "anger"},))
 
 
+@pytest.mark.slow
 def test_sides_that_nobody_stands_on(cache, put_corpus):
     unread = [(u.utterance_id, "scan") for u in corpus() if u.speaker == "s2"]
     put_corpus(cache, corpus(), skipped=unread)
@@ -172,6 +175,7 @@ def test_sides_that_nobody_stands_on(cache, put_corpus):
     assert (finding.level, [e["role"] for e in finding.examples]) == ("warning", ["val", "val"])
 
 
+@pytest.mark.slow
 def test_speakers_that_are_spelt_in_two_ways(cache, put_corpus):
     put_corpus(cache, [*changed({"speaker": "S 1"}, "s4_0", "s4_1")])
     findings = [f for f in audit(cache, "loso-session") if f.level != "ok"]
@@ -218,6 +222,7 @@ def test_features(cache, put_corpus, put_features):
     assert found(audit(cache, "loso-session")) == {}
 
 
+@pytest.mark.slow
 def test_what_another_feature_set_skipped_is_missing_in_this_one(cache, put_corpus, put_features):
     """Neither another set's skips, nor those of a file that changed, nor those of an outdated set of the name excuse anything."""
     ids = [u.utterance_id for u in corpus()]
@@ -232,6 +237,7 @@ def test_what_another_feature_set_skipped_is_missing_in_this_one(cache, put_corp
     assert found(audit(cache, "loso-session", "features_missing", feature_sets=["wavlm"])) == {}
 
 
+@pytest.mark.slow
 def test_what_an_outdated_feature_set_skipped_excuses_nothing(cache, put_corpus, put_features):
     ids = [u.utterance_id for u in corpus()]
     put_corpus(cache, corpus())
@@ -248,6 +254,7 @@ def test_what_an_outdated_feature_set_skipped_excuses_nothing(cache, put_corpus,
     assert found(audit(cache, "loso-session")) == {}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("stage", "change"),
     [
@@ -263,6 +270,7 @@ def test_skipped_utterances_fail_no_audit_of_what_is_heard(cache, put_corpus, pu
         assert "error" not in found(audit(cache, spec + labels)).values(), spec
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("stage", ["scan", "extract:logmel"])
 def test_who_speaks_is_judged_whatever_can_be_heard(cache, put_corpus, put_features, stage):
     put_corpus(cache, changed({"speaker": "s4", "session": "S1", "dialogue": "d4"}, "s1_0", "s2_0"), skipped=[("s1_0", stage)])
@@ -285,6 +293,7 @@ def test_nothing_can_be_read(cache, put_corpus):
     assert unread.examples == ({"unreadable": 16, "of_utterances": 16, "example": "s1_0"},)
 
 
+@pytest.mark.slow
 def test_what_a_reader_passed_over_excuses_nothing(cache, put_corpus, put_features):
     """A second file of an utterance is listed under the utterance's id; the utterance itself is there, and audited."""
     put_corpus(cache, changed({"speaker": "s1"}, "s4_0"), skipped=[(u.utterance_id, "read") for u in corpus()])
@@ -292,6 +301,7 @@ def test_what_a_reader_passed_over_excuses_nothing(cache, put_corpus, put_featur
     assert found(audit(cache, "loso-session")) == {"speaker_overlap": "error", "features_missing": "error"}
 
 
+@pytest.mark.slow
 def test_skipped_in_another_feature_set_but_used_here(cache, put_corpus, put_features):
     put_corpus(cache, changed({"speaker": "s1"}, "s4_0"), skipped=[("s4_0", "extract:wavlm")])
     put_features(cache, [u.utterance_id for u in corpus()])
@@ -300,6 +310,7 @@ def test_skipped_in_another_feature_set_but_used_here(cache, put_corpus, put_fea
     assert "features_missing" in found(audit(cache, "loso-session", "features_missing", feature_sets=["wavlm"]))
 
 
+@pytest.mark.slow
 def test_sentences_are_information(cache, put_corpus):
     put_corpus(cache, [replace(u, sentence=u.utterance_id[-1]) for u in corpus()])
     findings = audit(cache, "loso-session")
@@ -317,6 +328,7 @@ def test_order_and_blocking(cache, put_corpus):
     assert [(f.audit, f.fold) for f in blocking(by_speaker, 3)] == [("utterance_in_no_fold", None)]  # of all folds
 
 
+@pytest.mark.slow
 def test_another_corpus_and_protocol_do_not_matter(cache, put_corpus):
     put_corpus(cache, corpus())
     put_corpus(cache, changed({"speaker": "s1"}, "s4_0"), corpus="other", skipped=[("s1_0", "scan")])
@@ -324,6 +336,7 @@ def test_another_corpus_and_protocol_do_not_matter(cache, put_corpus):
     assert found(audit(cache, "loso-session")) == {}
 
 
+@pytest.mark.slow
 def test_names_with_quotes(cache, put_corpus):
     put_corpus(cache, [replace(u, label=f"o'{u.label}") for u in corpus()])
     spec = "loso-session@o'anger,x\"y:o'neutral"
@@ -364,6 +377,7 @@ def test_parse_audit():
         parse_audit("x", "SELECT 1\n" + HEADER)
 
 
+@pytest.mark.slow
 def test_an_audit_of_ones_own(cache, put_corpus):
     put_corpus(cache, corpus())
     refresh(cache)
@@ -389,3 +403,14 @@ def test_few_and_many_violations_are_counted_alike(cache, put_corpus, monkeypatc
     monkeypatch.setattr(run_module, "_FEW", 0)
     assert audit(cache, "loso-session", examples=1) == few
     assert any(finding.rows > 1 == len(finding.examples) for finding in few)
+
+
+@pytest.mark.slow
+def test_an_audit_by_itself_finds_what_it_finds_among_all(cache, put_corpus, put_features):
+    """Though only what it reads is made for it."""
+    put_corpus(cache, changed({"speaker": "s1", "label": "joy", "sentence": "all"}, "s4_0", "s3_1", "s2_2"))
+    put_features(cache, [u.utterance_id for u in corpus()][1:])
+    for spec in ("loso-session", "random-kfold:3", "official-split"):
+        alone = [finding for name in PACKAGED for finding in audit(cache, spec, name)]
+        assert {repr(finding) for finding in alone} == {repr(finding) for finding in audit(cache, spec)}
+        assert len(found(alone)) > 2

@@ -64,6 +64,7 @@ def test_collapsed_and_rare_classes(ask):
     ]
 
 
+@pytest.mark.slow
 def test_label_shift(ask):
     assert ask("label_shift", corpus(30)) == []
     shifted = [replace(u, label="anger") if u.speaker == "s1" and u.label == "neutral" else u for u in corpus(60)]
@@ -108,6 +109,7 @@ def nearest_mean_ua(rows: list[Utterance], x: np.ndarray) -> float:
     return float(np.mean([np.mean(of) for of in hits.values()]))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("name", "column"), [("duration_leak", "duration_s"), ("level_leak", "rms_db")])
 def test_length_and_level_leaks(ask, name, column):
     rng = np.random.default_rng(0)
@@ -136,6 +138,7 @@ def test_leaks_are_judged_on_the_test_side_of_an_official_split(ask):
     assert (found.examples[0]["UA_from_length"], found.examples[0]["test_utterances"]) == (1.0, 30)
 
 
+@pytest.mark.slow
 def test_recording_conditions(ask):
     rows = corpus(30)
     rates = [16000 if i % 2 else 8000 for i in range(len(rows))]
@@ -157,6 +160,7 @@ def test_flags_by_class(ask):
     assert found.examples[0] == {"flag": "clipped", "class": "anger", "utterances": 20, "share": 0.5, "share_elsewhere": 0.0}
 
 
+@pytest.mark.slow
 def test_speakers_of_one_class(ask):
     assert ask("speaker_confound", corpus(30)) == []
     own = {"s1": "anger", "s2": "anger", "s3": "neutral", "s4": "sadness"}

@@ -123,6 +123,7 @@ def audits(connection, spec, corpora, *names):
 OVERLAPS = ("speaker_overlap", "session_overlap", "dialogue_overlap", "speaker_spelling", "utterance_in_two", "corpus_overlap")
 
 
+@pytest.mark.slow
 def test_the_same_name_in_two_corpora_is_two_speakers(three, installed):
     catalogue = installed("a+b+c", "cross:a+b:c", "loco:a,b,c/speakers:1", "cross:a+b:c/random-leaky:0.1")
     assert audits(catalogue, "cross:a+b:c", "a+b+c", *OVERLAPS, "duplicate_audio", "class_missing") == {}
@@ -151,6 +152,7 @@ def test_the_same_audio_in_two_corpora(cache, put_corpus, installed):
     assert (example["test_utterance"], example["other_role"], example["other_utterance"]) == ("s3_3", "train", "a/s1_0")
 
 
+@pytest.mark.slow
 def test_what_is_skipped_in_one_corpus_excuses_nothing_in_the_other(cache, put_corpus, put_features, installed):
     put_corpus(cache, corpus("a"), corpus="a")
     put_corpus(cache, corpus("b"), corpus="b", skipped=[("s1_0", "scan")])
@@ -189,6 +191,7 @@ def test_they_are_kept_and_come_back(three):
         assert rows(connection, "SELECT count(*) AS n FROM corpora") == [{"n": 2}]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("corpus_name", "spec", "error"),
     [
@@ -204,6 +207,7 @@ def test_bad_requests(three, corpus_name, spec, error):
         choose_protocol(three, corpus_name, spec)
 
 
+@pytest.mark.slow
 def test_corpora_that_share_no_labels(cache, put_corpus):
     put(cache, put_corpus, "a", corpus("a", ("anger", "neutral")))
     put(cache, put_corpus, "b", corpus("b", ("fear", "neutral")))

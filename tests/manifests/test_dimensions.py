@@ -73,6 +73,7 @@ def test_what_nobody_is_rated_for_is_refused(cache, put_corpus, installed) -> No
         install(connection, "toy", parse("loso-speaker@rated:dominance"))
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("adapter", "scale", "found"), [("table", "1-5", 1), ("iemocap", None, 1), ("table", "1-7", 0), ("table", None, 0)]
 )

@@ -14,7 +14,7 @@ from tfser.manifests.audits.run import audits_in, parse_audit, run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, refresh
 from tfser.manifests.catalogue.statements import select, select_arrow
-from tfser.manifests.connections import interruptibly, lock_down, open_memory, quote, quote_name
+from tfser.manifests.connections import interruptibly, lock_down, open_memory, quote, quote_name, threads_asked
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.protocols.conditions import check_condition
 from tfser.manifests.utterances import Utterance
@@ -95,6 +95,7 @@ def test_sql_reaches_no_file_no_address_and_no_variable(asked, text):
     assert not (asked.root.parent / "written").exists()
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("text", READS_FILES)
 def test_an_audit_reaches_no_file(asked, text):
     if text.startswith("EXPLAIN"):
@@ -210,3 +211,14 @@ def test_spilling_leaves_nothing_in_the_working_folder(tmp_path: Path, monkeypat
         sorted_rows = "SELECT count(*) FROM (SELECT range AS i, hash(range) AS h FROM range(3000000) ORDER BY h OFFSET 1)"
         assert connection.execute(sorted_rows).fetchone() == (2999999,)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("said", "threads"), [("1", 1), ("3", 3), ("", None), ("2,1", None), ("0", None), ("many", None)])
+def test_threads_are_limited_as_those_of_other_libraries_are(
+    said: str, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert threads_asked() == ({} if threads is None else {"threads": threads})
+    if threads == 3:
+        with contextlib.closing(open_memory()) as connection:
+            assert connection.execute("SELECT current_setting('threads')").fetchone() == (3,)

@@ -88,6 +88,7 @@ def test_fold_k_tests_the_kth_speaker(cache, put_corpus):
     assert all("val" not in of for of in folds.values())  # never invented
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("spec", ["loso-speaker", "group-kfold:3", "random-kfold:4", "loso-session"])
 def test_next_group_is_cyclic(cache, put_corpus, spec):
     put_corpus(cache, corpus(speakers=7))
@@ -138,6 +139,7 @@ def test_null_speakers_are_in_no_fold(cache, put_corpus):
     assert not any(name.startswith("s3") for of in folds.values() for role in of.values() for name in role)
 
 
+@pytest.mark.slow
 def test_too_few_groups(cache, put_corpus):
     put_corpus(cache, corpus(speakers=1))
     with pytest.raises(TfserError, match="the column speaker has s1; at least two groups are needed"):
@@ -147,6 +149,7 @@ def test_too_few_groups(cache, put_corpus):
         ensure_protocol(cache, "toy", "group-kfold:5")
 
 
+@pytest.mark.slow
 def test_labels(cache, put_corpus):
     put_corpus(cache, corpus(labels=("neutral", "anger", "undecided")))
     assert about(cache, "loso-speaker")["classes"] == ["anger", "neutral"]  # who could not agree named no emotion
@@ -165,6 +168,7 @@ def test_one_class_is_no_task(cache, put_corpus):
         ensure_protocol(cache, "toy", "loso-speaker")
 
 
+@pytest.mark.slow
 def test_named_protocols_are_for_their_corpora(cache, put_corpus):
     put_corpus(cache, corpus())
     with pytest.raises(UsageError, match="emodb7-speaker is for emodb, not for toy"):
@@ -196,6 +200,7 @@ def test_hashes_are_stable(cache, put_corpus, installed):
     assert stored == about(cache, "loso-speaker")["hash"] == before["loso-speaker"]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "change",
     [
@@ -212,6 +217,7 @@ def test_hashes_change_with_any_row(cache, put_corpus, change):
     assert about(cache, "loso-speaker")["hash"] != before
 
 
+@pytest.mark.slow
 def test_protocols_asked_for_are_kept(cache, put_corpus):
     put_corpus(cache, corpus())
     spec = ensure_protocol(cache, "toy", "group-kfold:2@anger,o'brien:neutral")

@@ -28,6 +28,7 @@ def corpus(names: list[str | None], n: int = 8) -> list[Utterance]:
     ]
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("names", "spec", "expected"),
     [

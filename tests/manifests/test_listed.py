@@ -73,6 +73,7 @@ def test_names_of_lists() -> None:
             parse(text)
 
 
+@pytest.mark.slow
 def test_folds_of_a_corpus_that_has_the_files(cache, put_corpus, installed) -> None:
     put_corpus(cache, emodb(), corpus="emodb", adapter="emodb")
     connection = installed("emodb", "emobox:emodb")
@@ -98,6 +99,7 @@ def test_what_is_missing_on_either_side_is_counted(cache, put_corpus, installed)
         installed("mine", "emobox:savee")
 
 
+@pytest.mark.slow
 def test_speakers_and_sentences_can_be_kept_apart_at_once(cache, put_corpus, installed) -> None:
     put_corpus(cache, emodb(), corpus="emodb", adapter="emodb")
     low, high = ["03", "08", "09", "10", "11"], ["12", "13", "14", "15", "16"]

@@ -39,6 +39,7 @@ def counts(connection, spec: str) -> dict[str, int]:
     return {row["label"]: row["n"] for row in found}
 
 
+@pytest.mark.slow
 def test_iemocap(shared: Path, cache, put_corpus, installed) -> None:
     """The real ids; of frustration, which the listing lacks, as many as the corpus has."""
     lines = (shared / "metadata" / "iemocap_utterances.tsv").read_text(encoding="utf-8").splitlines()[1:]
@@ -174,6 +175,7 @@ PINNED = {
 SCRIPT = Path(__file__).with_name("hashes.py")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", ["0", pytest.param("4242", marks=pytest.mark.slow)])
 def test_hashes_are_the_same_everywhere(tmp_path: Path, seed: str) -> None:
     """Whatever Python's own hashes, the locale and the folder are."""

@@ -80,6 +80,7 @@ def test_a_whole_file(cache, put_corpus, tmp_path):
     assert all(int(i[-1]) % 2 == 0 for ids in folds.values() for i in ids)
 
 
+@pytest.mark.slow
 def test_the_cache_needs_the_file_no_more(cache, put_corpus, tmp_path):
     put_corpus(cache, corpus())
     path = write(tmp_path, 'name = "mine"\nk = 2')
@@ -113,6 +114,7 @@ def test_the_name_is_of_the_content():
     assert len({parse_own(text, "c.toml").protocol.name for text in others} | {a.name}) == 4
 
 
+@pytest.mark.slow
 def test_ids_and_sides(cache, put_corpus, tmp_path):
     put_corpus(cache, corpus())
     ids = 'name = "ids"\ngrouped_by = "utterance_id"\nothers = "leave-out"\n'
@@ -129,6 +131,7 @@ def test_ids_and_sides(cache, put_corpus, tmp_path):
         }
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("others", "sizes"), [("train", {1: (18, 6), 2: (18, 6)}), ("leave-out", {1: (6, 6), 2: (6, 6)})])
 def test_who_is_in_no_list(cache, put_corpus, tmp_path, others, sizes):
     put_corpus(cache, corpus())
@@ -143,6 +146,7 @@ def test_who_is_in_no_list(cache, put_corpus, tmp_path, others, sizes):
     assert len(folds[1, "train"]) == sizes[1][0] and len(folds[1, "test"]) == 6
 
 
+@pytest.mark.slow
 def test_by_default_nobody_is_forgotten(cache, put_corpus, tmp_path):
     put_corpus(cache, corpus())
     _, name = choose_protocol(cache, None, write(tmp_path, 'name = "x"\nfolds = [["s1"], ["s3"]]'))
@@ -152,6 +156,7 @@ def test_by_default_nobody_is_forgotten(cache, put_corpus, tmp_path):
     assert (finding.level, finding.rows) == ("error", 12)
 
 
+@pytest.mark.slow
 def test_several_corpora(cache, put_corpus, tmp_path):
     for name in ("one", "two"):
         put_corpus(cache, corpus(speakers=3), corpus=name)
@@ -179,6 +184,7 @@ def test_several_corpora(cache, put_corpus, tmp_path):
         assert [r["n"] for r in held] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_condition_that_fails_on_some_row_breaks_nothing_else(cache, put_corpus, tmp_path):
     put_corpus(cache, corpus())
     condition = "raw_label IS NULL OR raw_label::INT > 2"
@@ -238,6 +244,7 @@ def test_every_mistake_names_file_and_key(text, error):
         parse_own(text, "my.toml")
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("text", "error"),
     [

@@ -35,6 +35,7 @@ def podcast(cache, put_corpus) -> None:
     put_corpus(cache, corpus, default_protocol="loso-speaker")
 
 
+@pytest.mark.slow
 def test_an_own_protocol_says_which_value_is_which_side(cache, podcast, tmp_path):
     path = tmp_path / "own.toml"
     path.write_text(OWN)
@@ -68,6 +69,7 @@ def test_a_protocol_of_one_corpus_finds_it(cache, podcast, put_corpus):
         choose_protocol(cache, None, "emodb7-speaker")
 
 
+@pytest.mark.slow
 def test_a_damaged_own_protocol_is_listed(cache, podcast, tmp_path):
     path = tmp_path / "own.toml"
     path.write_text(OWN)

@@ -29,6 +29,7 @@ def corpus() -> list[Utterance]:
     ]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     "spec",
     [

@@ -109,6 +109,7 @@ def test_random_utterances(cache, put_corpus, installed):
         assert any(speakers(of["val"]) & speakers(of["train"]) for of in held.values())  # so the name
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("spec", "leaks"),
     [
@@ -157,6 +158,7 @@ def hashes(connection, specs: list[str]) -> list[Any]:
     return [found[spec] for spec in specs]
 
 
+@pytest.mark.slow
 def test_hashes_cover_who_validates(cache, put_corpus, installed):
     specs = [f"loso-session{p}" for p in ("", "/speakers:1", "/speakers:2", "/random-leaky:0.1", "/next-group")]
     put_corpus(cache, corpus())
@@ -191,6 +193,7 @@ def test_one_row_an_utterance_is_stored(cache, put_corpus, installed):
         assert rows(catalogue, "SELECT count(*) AS n FROM held_out WHERE protocol = ?", [spec]) == [{"n": 6}]
 
 
+@pytest.mark.slow
 def test_a_policy_survives_a_rebuild(cache, put_corpus):
     put_corpus(cache, corpus())
     spec = ensure_protocol(cache, "toy", "loso-speaker/speakers:01")

@@ -71,6 +71,7 @@ def run(cache: Cache, target: Collapsed, **named: Any) -> Any:
     return collapse(cache, layered(cache, "enc/all")[0], target, **named)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("format", ["hdf5", "parquet"])
 @pytest.mark.parametrize(("layer", "called"), [("0", "enc/0"), ("2", "enc/2"), ("last", "enc/3"), ("mean", "enc/mean")])
 def test_a_layer_is_its_columns_and_the_mean_leaves_the_input_out(
@@ -151,6 +152,7 @@ def test_only_what_is_missing_is_written(cache: Cache, put: Callable[..., Any], 
     assert before.items() <= after.items() and set(read(cache, "enc/1")) == set(more)
 
 
+@pytest.mark.slow
 def test_what_the_extraction_skipped_is_excused(cache: Cache, put: Callable[..., Any], put_corpus: Any) -> None:
     put()
     utterances = [
@@ -169,6 +171,7 @@ def test_what_the_extraction_skipped_is_excused(cache: Cache, put: Callable[...,
     assert not [f for f in found if f.audit == "features_missing" and f.level == "error"]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("call", "said"),
     [

@@ -215,6 +215,7 @@ def test_blocks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert survey(path)[0].peak == facts[0].peak == float(np.abs(whole.samples).max())
 
 
+@pytest.mark.slow
 def test_nothing_of_a_long_file_is_held_by_a_survey(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     path = tmp_path / "long.flac"

@@ -74,6 +74,7 @@ def test_variants_give_the_same_ids(tmp_path, wav, pattern, case):
     assert {u.sentence for u in reading.utterances} == {"201", "202"}
 
 
+@pytest.mark.slow
 def test_the_whole_corpus_with_its_two_kinds_of_sentences(tmp_path, wav):
     family_last = dict(zip(SPEAKERS, ("Chang.Liu", "Zhe.Wang", "Quanyin.Zhao", "Zuoxiang.Zhao"), strict=True))
     own = [

@@ -55,6 +55,7 @@ def small_tree(root: Path, iemocap_tree: ModuleType, write_wav, *turns: tuple[st
     return root
 
 
+@pytest.mark.slow
 def test_counts_of_all_labels(reading):
     assert Counter(u.label for u in reading.utterances) == LABELS_OF_ALL
     assert len(reading.utterances) == 10_039
@@ -115,6 +116,7 @@ def test_ratings_times_and_words(reading):
     assert all(u.transcript for u in reading.utterances)
 
 
+@pytest.mark.slow
 def test_root_one_level_above(tree, reading):
     above = read(tree.parent, {})
     assert len(above.utterances) == len(reading.utterances)

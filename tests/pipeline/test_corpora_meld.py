@@ -135,6 +135,7 @@ def test_what_is_missing_and_what_is_too_many(tree, reading):
     assert only.path == "output_repeated_splits_test/final_videos_testdia1_utt0.mp4"
 
 
+@pytest.mark.slow
 def test_the_official_split_passes_with_warnings(cache, put_corpus, reading):
     put_corpus(cache, reading.utterances, corpus="meld", adapter="meld")
     name = ensure_protocol(cache, "meld", "meld7-official")

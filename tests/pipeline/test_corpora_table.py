@@ -183,6 +183,7 @@ def test_two_tables_with_columns_of_different_types(root, cache):
     assert [list(row.values()) for row in found] == [["one", "31", 1.0, "x"], ["two", "young", 1.5, "y"]]
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("other", [[{"x": 1}], [[1, 2]], [datetime.date(2020, 1, 1)], [True], ["text"], [None], [{}], [[]]])
 def test_types_that_do_not_go_together(root, cache, other):
     for name, values in (("one", [1.5]), ("two", other)):

@@ -269,6 +269,7 @@ def held(cache: Cache) -> dict[str, str]:
     return {row["feature_set"]: json.loads(row["source"])["weights"] for row in found}
 
 
+@pytest.mark.slow
 def test_neither_of_two_encoders_takes_the_other_s_name(two: tuple[Cache, Path, Path, list[str]]) -> None:
     cache, one, other, told = two
     sets = held(cache)
@@ -285,6 +286,7 @@ def test_neither_of_two_encoders_takes_the_other_s_name(two: tuple[Cache, Path, 
     assert doomed(cache, Unwanted(stale=True)) == []  # neither is an outdated version of the other
 
 
+@pytest.mark.slow
 def test_a_newer_version_of_one_encoder_takes_its_name(two: tuple[Cache, Path, Path, list[str]]) -> None:
     cache, one, other, _ = two
     shutil.rmtree(next(p.parent for p in cache.feature_root.glob("*/feature_set.json") if str(other) in p.read_text()))

@@ -270,6 +270,7 @@ def test_too_small_a_disk_is_refused_before_anything_is_done(scanned: Cache, mon
     assert complete(extract(scanned, "c", LOGMEL))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("call", "at"), covering(["fsync", "pwritev", "replace"], [1, 3, 5]))
 def test_a_disk_that_fills_up(
     scanned: Cache, monkeypatch: pytest.MonkeyPatch, call: str, at: int, whole: dict[str, bytes]
@@ -339,6 +340,7 @@ def test_a_disk_that_is_really_full(
 # -- shards that somebody spoiled --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("damage", "format", "then"),
     [
@@ -371,6 +373,7 @@ def test_what_is_gone_or_cut_is_made_again(
     assert same.items() <= shards(scanned).items()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("format", ["hdf5", "parquet"])
 def test_flipped_bits_are_found_and_repaired(scanned: Cache, whole: dict[str, bytes], format: Any) -> None:
     extract(scanned, "c", LOGMEL, format=format, shard_utterances=4)
@@ -458,6 +461,7 @@ def test_two_at_once_do_the_work_once(scanned: Cache, whole: dict[str, bytes]) -
     assert frames(scanned) == whole and verify(scanned) == []
 
 
+@pytest.mark.slow
 def test_different_sets_do_not_wait_for_each_other(scanned: Cache) -> None:
     found = at_once(scanned, ["40", "60"])
     assert [f[:3] for f in found] == [(0, 10, 0), (0, 10, 0)]

@@ -196,6 +196,7 @@ def rounds(cache: Cache, whole: dict[str, bytes], seed: int, seconds: float) -> 
     return kills
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(cache: Cache, whole: dict[str, bytes]) -> None:
     assert rounds(cache, whole, seed=1, seconds=4) > 2
 

@@ -47,6 +47,7 @@ def stored(cache: Cache, name: str) -> dict[str, np.ndarray]:
     return {of: packed.of(i) for i, of in enumerate(packed.utterance_ids)}
 
 
+@pytest.mark.slow
 def test_layers_of_a_stored_stack_need_no_audio(filled: Cache, tiny_whisper: Path, tmp_path: Path) -> None:
     assert extract(filled, job(tiny_whisper, "all")) == [4]
     for path in (tmp_path / "wavs").rglob("*.wav"):

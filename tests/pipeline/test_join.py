@@ -66,6 +66,7 @@ def test_the_frames_stand_side_by_side(cache: Cache, two: Any) -> None:
     assert verify(cache) == [] and join(cache, target)[0].written == 0
 
 
+@pytest.mark.slow
 def test_an_utterance_that_a_part_lacks_is_missed_by_the_audit_unless_a_part_excused_it(cache: Cache, two: Any) -> None:
     target = joined(cache, "a+b/3")
     join(cache, target)
@@ -113,6 +114,7 @@ def test_each_frame_is_the_mean_of_those_that_belong_to_it(count: int, length: i
         np.testing.assert_allclose(found[i], x[nearest].mean(axis=0), atol=1e-12)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -152,6 +154,7 @@ def test_a_set_that_belongs_to_a_fold_makes_one_that_does(cache: Cache, two: Any
         joined(cache, "a+b/3")
 
 
+@pytest.mark.slow
 def test_a_killed_join_goes_on(cache: Cache, two: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     target = joined(cache, "a+b/3")
     write, calls = module.store_members, []

@@ -65,11 +65,13 @@ def test_a_view_is_the_layer_that_a_collapse_would_write(cache: Cache, stacked: 
     assert not train_fold(cache, stored, 1, lambda: load(cache, stored), audit_experiment(cache, stored)).trained
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("asked", ["enc/last", "enc/2"])
 def test_last_is_the_highest_layer(cache: Cache, stacked: dict[str, np.ndarray], asked: str) -> None:
     assert settled(cache, asked).feature_set == "enc/2"
 
 
+@pytest.mark.slow
 def test_each_names_every_layer_from_the_lowest_on(cache: Cache, stacked: dict[str, np.ndarray]) -> None:
     for name in ("enc/each", "enc/*"):
         found = [of.features for of in each_request(cache, Request(head="logreg", features=name))]
@@ -104,6 +106,7 @@ def _spoil(path: Path, number: float) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("spoilt", [1, 2])
 def test_damage_is_noticed_in_the_layer_that_is_read(
     cache: Cache, stacked: dict[str, np.ndarray], put_stack: Callable[..., None], spoilt: int

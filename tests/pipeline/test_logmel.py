@@ -140,6 +140,7 @@ def test_neighbours_do_not_change_a_bit(n: int, more: int, seed: int) -> None:
     assert np.array_equal(short[:whole], long[:whole])
 
 
+@pytest.mark.slow
 def test_threads_do_not_change_a_bit() -> None:
     code = (
         "import hashlib, numpy as np; from tfser.pipeline.features.logmel import LogMel;"

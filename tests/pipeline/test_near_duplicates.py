@@ -58,6 +58,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("change", CHANGES)
 def test_copies_are_found_and_nothing_else(change):
     sounds = [babble(seed) for seed in range(5)]
@@ -116,6 +117,7 @@ def corpus(tmp_path):
     return root
 
 
+@pytest.mark.slow
 def test_from_audio_to_audit(cache, corpus):
     options = {"table": str(corpus / "toy.csv"), "columns": {}, "delimiter": None}
 

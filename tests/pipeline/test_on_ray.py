@@ -184,6 +184,7 @@ def test_a_node_whose_corpus_is_not_mounted_lists_nobody(
     assert extracted(cache, alone(LOGMEL), RayCluster()).extracted == USABLE
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("how", "error"), [({"lost": (5,)}, TfserError), ({"interrupted": 5}, KeyboardInterrupt)])
 def test_what_came_back_before_the_end_is_stored(
     make: Callable[[str], Cache], monkeypatch: pytest.MonkeyPatch, how: Any, error: type[BaseException]

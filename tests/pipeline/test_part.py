@@ -128,6 +128,7 @@ def test_parts_one_after_the_other_make_what_one_run_makes(make: Callable[[str],
     assert not verify(parted)
 
 
+@pytest.mark.slow
 def test_parts_beside_each_other_store_nothing_twice(make: Callable[[str], Cache]) -> None:
     """Shares of four and of three overlap: whoever comes second finds the utterance stored when it closes its shard."""
     cache, whole = make("parted"), make("whole")

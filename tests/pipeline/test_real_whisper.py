@@ -75,6 +75,7 @@ def features(encoder: Encoder, samples: dict[str, np.ndarray]) -> dict[str, np.n
     return {name: encoder.encode([of])[0][0].reshape(-1, 7, 512) for name, of in samples.items()}
 
 
+@pytest.mark.slow
 def test_features_are_transformers_own(weights: Path, samples: dict[str, np.ndarray], features: dict[str, np.ndarray]) -> None:
     import transformers
     from transformers.models.whisper.modeling_whisper import WhisperEncoder

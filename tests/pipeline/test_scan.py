@@ -278,6 +278,7 @@ def test_a_moved_root_is_read_anew_and_nothing_is_extracted_again(cache: Cache, 
     assert extract(cache, "c", feature_set("logmel")).extracted == 1  # from the new place
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", ["utterances.parquet", "skipped.parquet", "corpus.json"])
 @pytest.mark.parametrize("damage", ["cut", "gone", "other"])
 def test_a_damaged_index_is_made_again(cache: Cache, root: Path, name: str, damage: str) -> None:

@@ -119,6 +119,7 @@ def test_standard_tools_read_the_files(tmp_path: Path) -> None:
     assert b"pandas" not in table.schema.metadata
 
 
+@pytest.mark.few(1)
 @both_formats
 def test_the_same_members_give_the_same_bytes(tmp_path: Path, format: Format, monkeypatch: pytest.MonkeyPatch) -> None:
     first = store(tmp_path / "a", [3, 9, 4], format)
@@ -229,6 +230,7 @@ def test_damage_is_found(tmp_path: Path, format: Format) -> None:
         ShardReader(tmp_path / "x.bin")
 
 
+@pytest.mark.few(1)
 @both_formats
 @settings(max_examples=20)
 @given(flips=st.lists(st.tuples(st.floats(0, 0.9999), st.integers(1, 255)), min_size=1, max_size=6))
@@ -326,6 +328,7 @@ def test_a_full_disk_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.few(1)
 @both_formats
 def test_a_limit_on_the_file_size_leaves_nothing(tmp_path: Path, format: Format) -> None:
     """A true refusal by the kernel in the middle of a write, as a full disk gives it."""
@@ -342,6 +345,7 @@ def test_a_limit_on_the_file_size_leaves_nothing(tmp_path: Path, format: Format)
     assert list((tmp_path / "full").iterdir()) == []
 
 
+@pytest.mark.few(1)
 @both_formats
 def test_a_killed_writer_leaves_only_a_hidden_file(tmp_path: Path, format: Format) -> None:
     code = (

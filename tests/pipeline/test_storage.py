@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import runpy
+import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import soundfile
 
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.reading import open_catalogue, rows
+from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.files import write_json
 from tfser.pipeline import inventory as storage
@@ -49,23 +50,48 @@ def folder_of(cache: Cache, features: FeatureSet = LOGMEL, corpus: str = "c") ->
     return cache.feature_root / features.folder / corpus
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    folder = tmp_path / "corpus"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose `corpus` and `cache` are put back for each test: a cache knows the path of its recordings.
+
+    Beside them lies `kept`, what is put back: five recordings, and a cache of two corpora, one of them in two feature sets, three
+    shards each.
+    """
+    above = tmp_path_factory.mktemp("storage")
+    (above / "corpus").mkdir()
     for i in range(5):
-        write(folder, i, i)
-    (folder / "t.csv").write_text("path,label\n" + "".join(f"u{i}.wav,anger\n" for i in range(5)))
-    return folder
-
-
-@pytest.fixture
-def full(cache: Cache, root: Path) -> Cache:
-    """Two corpora, one of them in two feature sets, three shards each."""
+        write(above / "corpus", i, i)
+    (above / "corpus" / "t.csv").write_text("path,label\n" + "".join(f"u{i}.wav,anger\n" for i in range(5)))
+    cache = Cache(above / "cache")
     for corpus in ("c", "d"):
-        index(cache, root, corpus)
+        index(cache, above / "corpus", corpus)
         work(cache, LOGMEL, corpus)
     work(cache, HALF)
+    refresh(cache)
+    (above / "kept").mkdir()
+    for name in ("corpus", "cache"):
+        (above / name).rename(above / "kept" / name)
+    return above
+
+
+@pytest.fixture
+def cache(home: Path) -> Iterator[Cache]:  # type: ignore[override]
+    """An empty cache."""
+    yield Cache(home / "cache")
+    for name in ("corpus", "cache"):
+        shutil.rmtree(home / name, ignore_errors=True)
+
+
+@pytest.fixture
+def root(home: Path, cache: Cache) -> Path:
+    """Five recordings and their table."""
+    return Path(shutil.copytree(home / "kept" / "corpus", home / "corpus"))
+
+
+@pytest.fixture
+def full(home: Path, cache: Cache, root: Path) -> Cache:
+    """The cache that was kept, of `root`."""
+    shutil.copytree(home / "kept" / "cache", cache.root, symlinks=True)
     return cache
 
 
@@ -213,6 +239,7 @@ def test_removing_a_run(full: Cache) -> None:
 put_run = runpy.run_path(str(Path(__file__).parents[1] / "stored_runs.py"))["put_old_run"]
 
 
+@pytest.mark.slow
 def test_damaged_runs_are_found_and_removed(full: Cache) -> None:
     for name in ("good", "cut", "torn", "wide"):
         put_run(full, name)
@@ -255,6 +282,7 @@ def test_a_run_is_named_by_its_folder_alone(full: Cache, monkeypatch: pytest.Mon
             doomed(full, Unwanted(run=name))
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("what", "message"),
     [

@@ -128,6 +128,7 @@ def test_generate_writes_what_render_gives(tmp_path: Path) -> None:
     assert len(tree(tmp_path)) == len(rows) + 2
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generate(tmp_path / "whole", SMALL)
     rendered: list[str] = []
@@ -157,6 +158,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tmp_path: Path, monkeyp
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("*")} == stamps
 
 
+@pytest.mark.slow
 def test_another_configurations_folder_is_refused_and_unclaimed_files_are_replaced(tmp_path: Path) -> None:
     generate(tmp_path, SMALL)
     before = tree(tmp_path)
@@ -171,6 +173,7 @@ def test_another_configurations_folder_is_refused_and_unclaimed_files_are_replac
         generate(tmp_path / "synthetic.csv", SMALL)
 
 
+@pytest.mark.slow
 def test_audio_is_neither_clipped_nor_silent_nor_all_of_a_length(
     corpus: list[tuple[SyntheticUtterance, Audio]],
 ) -> None:

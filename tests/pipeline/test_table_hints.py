@@ -100,6 +100,7 @@ HOSTILE: dict[str, Any] = {
 }
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("kind", sorted(HOSTILE))
 @pytest.mark.parametrize("name", ["own", "label", "start"])
 def test_times_that_python_does_not_have(root: Path, cache, kind: str, name: str) -> None:

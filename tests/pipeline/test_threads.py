@@ -36,6 +36,7 @@ except SystemExit:
 """
 
 
+@pytest.mark.slow
 def test_the_program_sets_them_before_torch_is_there() -> None:
     assert variables(CLI) == PASSIVE
 
@@ -46,6 +47,7 @@ def test_what_the_user_has_set_stays_and_nothing_is_put_beside_it() -> None:
     assert variables(CLI, GOMP_SPINCOUNT="1000") == dict.fromkeys(PASSIVE) | {"GOMP_SPINCOUNT": "1000"}
 
 
+@pytest.mark.slow
 def test_an_importer_keeps_its_own() -> None:
     code = "import tfser, tfser.cli, tfser.heads.runs.processes, tfser.pipeline.resources.threads"
     assert variables(code) == dict.fromkeys(PASSIVE)

@@ -78,6 +78,7 @@ def test_another_algorithm_is_another_fingerprint(monkeypatch: pytest.MonkeyPatc
     assert after.name == before.name and after.fingerprint != before.fingerprint
 
 
+@pytest.mark.slow
 def test_a_fingerprint_is_the_same_in_another_process() -> None:
     code = "from tfser.pipeline.features.registry import feature_set; print(feature_set('logmel', {'n_mels': '40'}).fingerprint)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

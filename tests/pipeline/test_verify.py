@@ -98,6 +98,7 @@ def test_a_shard_that_another_program_holds_open_for_writing_stays(full: Cache) 
     assert verify(full) == []
 
 
+@pytest.mark.slow
 def test_files_without_read_permission_stay(full: Cache) -> None:
     """As a user whom permissions stop, which those of root do not."""
     before = content(full)
@@ -116,6 +117,7 @@ def test_files_without_read_permission_stay(full: Cache) -> None:
     assert content(full) == before
 
 
+@pytest.mark.slow
 def test_little_memory_is_no_damage(full: Cache) -> None:
     before = content(full)
     code = (
@@ -216,6 +218,7 @@ def _load(cache: Cache, **named: Any) -> np.ndarray:
     return load_packed([FeatureRow(path=cache.root / r["shard"], **{k: r[k] for k in keys}) for r in found], **named).frames
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("way", ["bit", "rolled", "exchanged"])
 def test_no_head_is_trained_on_damaged_frames(full: Cache, way: str) -> None:
     """W1: the file has its size, opens, and holds other numbers."""
@@ -314,6 +317,7 @@ def test_a_cache_of_the_version_before_is_read(old: Cache) -> None:
         assert packed.frames.shape == (200, 80) and all(row.checksum for row in where)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("suffix", [".h5", ".frames.parquet", ".rows.parquet"])
 def test_old_shards_are_checked_by_their_frames(old: Cache, suffix: str) -> None:
     (path,) = old.feature_root.glob(f"*float16*/*/*{suffix}") if "parquet" in suffix else old.feature_root.glob(f"*/*/*{suffix}")
@@ -336,6 +340,7 @@ def test_old_files_that_contradict_their_folder_are_damaged(old: Cache) -> None:
         assert rows(connection, "FROM features") == []
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("key", ["adapter", "root", "scanned_at"])
 def test_a_description_that_lacks_a_key_is_one_line(old: Cache, key: str) -> None:
     """T3: JSON, but not what this version looks for."""
@@ -348,6 +353,7 @@ def test_a_description_that_lacks_a_key_is_one_line(old: Cache, key: str) -> Non
     assert (problem.path, problem.kind) == ("corpora/tones/corpus.json", "could not be checked")
 
 
+@pytest.mark.slow
 def test_a_damaged_corpus_costs_no_other_corpus(old: Cache, root: Path) -> None:
     """U3, U2."""
     scan(old, READER, corpus="c", root=root, options={"table": str(root / "t.csv")})
