@@ -23,9 +23,10 @@ from typing import Any
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue
-from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.errors import TfserError, UsageError, first_line, unknown
 from tfser.manifests.files import sha256_of
-from tfser.pipeline.shards.rows import ROWS_SUFFIX
+from tfser.pipeline.shards.rows import ROWS_SUFFIX, rows_path
+from tfser.pipeline.shards.writer import SUFFIXES
 from tfser.pipeline.stores.remote import RemoteError, RemoteFolder
 from tfser.pipeline.stores.shared_runs import RUN, by_run, finished_runs, is_of, is_run_place, pull_run
 from tfser.pipeline.stores.stored_objects import OBJECTS, Entry, Moved, fetch_object, object_name
@@ -34,6 +35,9 @@ COMMITS = "commits"
 
 FORMAT = 1
 """Of commits; raise it when an older version could not read them."""
+
+_PLACES = {"corpora": 3, "features": 3, "runs": 3, "protocols": 2}
+"""The folders of a cache that are shared, and of how many parts a file's place in each is at least."""
 
 _CORPUS_FILES = ("corpus.json", "utterances.parquet", "skipped.parquet", "annotations.parquet")
 
@@ -198,6 +202,29 @@ def _commits(remote: RemoteFolder) -> list[dict[str, Any]]:
     return sorted(found, key=lambda of: int(of["number"]))
 
 
+def _read_commit(content: bytes, called: str) -> dict[str, Any]:
+    """Return a commit; its name says that it is whole, and nothing of who wrote it.
+
+    Raises:
+        TfserError: it is none, another version wrote it, or it names a place that no cache has.
+    """
+    try:
+        commit: dict[str, Any] = json.loads(content)
+        if commit["format"] != FORMAT:
+            raise TfserError(f"{called}: written by another version of tfser (format {commit['format']!r})")
+        int(commit["number"])
+        for place, of in commit["files"].items():
+            parts = PurePosixPath(place).parts
+            deep_enough = len(parts) >= _PLACES.get(parts[0], len(parts) + 1)
+            if not deep_enough or any(part.startswith(".") for part in parts):
+                raise TfserError(f"{called}: names the place {place!r}, which no cache has")
+            bytes.fromhex(of["sha256"])
+            int(of["size"])
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise TfserError(f"{called}: is no commit of `tfser cache push` ({first_line(error)}); remove it there") from error
+    return commit
+
+
 def committed(remote: RemoteFolder) -> dict[str, list[Entry]]:
     """Return what the commits of a store name: for each place in a cache the contents that it has had, the newest last.
 
@@ -255,7 +282,10 @@ def pull(
         with cache.lock(lock, on_wait):
             is_other = lock.startswith("corpora/") and _is_other_scan(cache, lock, named)
             for place in places:
-                _pull_file(cache, remote, place, named[place], done)
+                if is_other and not (cache.root / place).exists():
+                    done.other_scans.append(place)
+                else:
+                    _pull_file(cache, remote, place, named[place], done)
                 tell(1)
     came = []
     for run_id, files in runs.items():
@@ -286,14 +316,28 @@ def _ask_for_protocols(cache: Cache, run_ids: list[str]) -> None:
 
 
 def _pull_file(cache: Cache, remote: RemoteFolder, place: str, contents: list[Entry], done: Moved) -> None:
-    """Fetch a file that is not here; whatever is here stays."""
+    """Fetch a file that is not here, or that a killed writer left; whatever counts here stays."""
     path = cache.root / place
     if not path.exists():
         fetch_object(remote, contents[-1], path, place, done)
     elif sha256_of(path) in {of["sha256"] for of in contents}:
         done.before += 1
+    elif _is_unfinished(path):
+        fetch_object(remote, contents[-1], path, place, done)
     else:
         done.kept.append(place)
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Tell whether a file is a shard without rows: frames of another machine's rows beside it would be taken for damaged ones."""
+    return path.name.endswith(tuple(SUFFIXES.values())) and not path.name.endswith(ROWS_SUFFIX) and not rows_path(path).exists()
+
+
+def _is_other_scan(cache: Cache, folder: str, named: Mapping[str, list[Entry]]) -> bool:
+    """Tell whether a corpus is here, and was not scanned as any that the store has."""
+    place = f"{folder}/{_CORPUS_FILES[0]}"
+    path = cache.root / place
+    return path.exists() and sha256_of(path) not in {of["sha256"] for of in named.get(place, ())}
 
 
 def _wanted_runs(

@@ -25,7 +25,8 @@ Entry = Mapping[str, Any]
 class Moved:
     """What a push or pull did, in files: moved now, there before, and (of a pull) kept since they differ here.
 
-    `runs` counts those whose files are among these; `passed` says which runs took no part, each with the reason.
+    `runs` counts those whose files are among these; `passed` says which runs took no part, each with the reason, and
+    `other_scans` which files a pull left, since this cache has another scan of their corpus.
     """
 
     moved: int = 0
@@ -34,6 +35,7 @@ class Moved:
     runs: int = 0
     kept: list[str] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
+    other_scans: list[str] = field(default_factory=list)
 
 
 def object_name(digest: str) -> str:

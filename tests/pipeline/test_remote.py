@@ -278,7 +278,7 @@ def test_what_does_not_count_here_is_no_reason_to_keep_it(filled: Cache, bucket:
     mine.write_json(about, {**mine.read_json(about), "scanned_at": "another time"})
     (mine.corpus("c") / "skipped.parquet").unlink()
     done = pull(mine, folder(bucket))
-    assert done.kept == ["corpora/c/corpus.json"] and done.passed == ["corpora/c/skipped.parquet"] and done.moved == 2
+    assert done.kept == ["corpora/c/corpus.json"] and done.other_scans == ["corpora/c/skipped.parquet"] and done.moved == 2
     assert shard.read_bytes() == (filled.root / mine.place(shard)).read_bytes() and rows.exists()
     assert [problem.path for problem in verify(mine)] == ["corpora/c/skipped.parquet"]
 
