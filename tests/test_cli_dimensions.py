@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from tfser.heads.prediction.notebook_models import load
 from tfser.heads.prediction.trackers import finished_runs, score_name
 from tfser.heads.reports.ui.results_pages import experiment_lists
 from tfser.manifests.cache import Cache
@@ -197,10 +198,6 @@ def test_predictions_are_on_the_corpus_s_scale_and_those_that_were_stored(made: 
     scores = {score_name(row): row["value"] for row in tracked["scores"]}
     assert scores["last/CCC/arousal"] > 0.5 and {"last/MAE/valence", "upper_bound/test-oracle/CCC/arousal"} <= scores.keys()
     assert "last/UA" not in scores and all(row["test_CCC"] is not None for row in tracked["history"])
-    (tracked,) = finished_runs(Cache(made / "cache"), run_id)
-    scores = {score_name(row): row["value"] for row in tracked["scores"]}
-    assert scores["last/CCC/arousal"] > 0.5 and {"last/MAE/valence", "upper_bound/test-oracle/CCC/arousal"} <= scores.keys()
-    assert "last/UA" not in scores and all(row["test_CCC"] is not None for row in tracked["history"])
     csv = run("predict", run_id, speaker, "--cache", made / "cache", "--format", "csv").stdout.splitlines()
     assert csv[0].startswith("input,seconds,valence,arousal") and len(csv) == N + 1
 
@@ -324,8 +321,41 @@ def test_classes_and_dimensions_of_one_run_are_both_scored_and_stored(here: Path
     assert compared.exit_code == 0 and "CCC" in compared.stdout, compared.output
     wrong = run("compare", name, "ridge", "--metric", "UA", "--cache", here)
     assert wrong.exit_code == 2 and "unknown metric of dimensions 'UA'" in wrong.output
-    said = run("predict", name + "-f1-s0", made / "recordings" / "a", "--cache", here, "--format", "csv")
-    assert said.exit_code == 0 and "p_anger" in said.stdout.splitlines()[0], said.output
+    answers_of_both(here, name + "-f1-s0", made / "recordings", tmp_path)
+
+
+def answers_of_both(cache: Path, run_id: str, recordings: Path, folder: Path) -> None:
+    """Check that new audio gets the stored probabilities and ratings, from the run and from what is handed on."""
+    with open_catalogue(Cache(cache)) as connection:
+        of_run = "FROM {} WHERE run_id = ? AND level = 'utterance' AND selection = 'last'"
+        stored = rows(connection, f"SELECT utterance_id, probabilities {of_run.format('predictions')}", [run_id])
+        found = rows(connection, f"SELECT utterance_id, predicted {of_run.format('rated_predictions')}", [run_id])
+    rated = {row["utterance_id"]: row["predicted"] for row in found}
+    assert run("export", run_id, folder / "handed-on", "--cache", cache).exit_code == 0
+    card = (folder / "handed-on" / "README.md").read_text()
+    assert "one of 2 classes (anger, sadness), and ratings of arousal, each from 1 to 5" in card
+    assert "| UA, % |" in card and "| CCC, arousal |" in card and "not calibrated" in card
+    scores = json.loads((folder / "handed-on" / "tfser.json").read_text())["scores"]
+    assert scores["pooled_UA"] is not None and scores["ratings"]["pooled_CCC"] is not None
+    speaker = recordings / stored[0]["utterance_id"].split("/")[-2]
+    for model in (run_id, folder / "handed-on"):
+        said = json.loads(run("predict", model, speaker, "--cache", cache, "--format", "json").stdout)
+        assert (said["classes"], said["targets"], said["scale"]) == (["anger", "sadness"], ["arousal"], [1.0, 5.0])
+        by_stem = {Path(row["input"]).stem: row for row in said["predictions"]}
+        for row in stored:
+            answer = by_stem[Path(row["utterance_id"]).stem]
+            assert answer["probabilities"] == pytest.approx(row["probabilities"], abs=1e-6)
+            assert answer["ratings"]["arousal"] == pytest.approx(rated.get(row["utterance_id"], answer["ratings"]["arousal"]))
+    table = run("predict", run_id, speaker, "--cache", cache, "--format", "csv").stdout.splitlines()
+    assert table[0] == "input,seconds,predicted,seen,p_anger,p_sadness,arousal"
+    windows = (run_id, next(speaker.glob("*.wav")), "--timeline", "--cache", cache, "--format")
+    assert run("predict", *windows, "csv").stdout.startswith("input,start_s,end_s,predicted,reason,p_anger,p_sadness,arousal\n")
+    assert run("predict", *windows, "rttm").stdout.startswith("SPEAKER")
+    model = load(folder / "handed-on")
+    sound, rate = soundfile.read(next(speaker.glob("*.wav")))
+    assert set(model(sound, rate)) == {"anger", "sadness"} and (model.targets, model.scale) == (("arousal",), (1.0, 5.0))
+    answer = model.answer(sound, rate)
+    assert answer["probabilities"] == model(sound, rate) and 1 <= answer["ratings"]["arousal"] <= 5
 
 
 @pytest.mark.slow
