@@ -131,10 +131,24 @@ def _pooled(outcome: RatedOutcome, scored: Sequence[Row], clusters: str | None) 
         notes.append("no interval over speakers: they are not known to be new to the head")
     elif len(moments.clusters) < FEW:
         notes.append(few(len(moments.clusters), by))
+    notes += without_score(found)
     seeds = sorted({row["seed"] for row in scored})
     seconds = sum(run[0]["seconds"] for run in _runs(scored))
     common = {"seeds": seeds, "utterances": len(outcome.of.keys), "seconds": seconds, "confidence": CONFIDENCE, "notes": notes}
     return [row | common for row in found]
+
+
+def without_score(found: Sequence[Row]) -> list[str]:
+    """Return a sentence where means over folds leave runs out that have no CCC, by the row of the dimension that lacks most.
+
+    >>> without_score([{"dimension": "valence", "runs": 5, "CCC_runs": 4}])
+    ['CCC over folds is of 4 of 5 runs (valence): the others tested one utterance alone, or ratings that are all alike']
+    """
+    row = min(found, key=lambda of: of["CCC_runs"] / of["runs"])
+    if row["CCC_runs"] == row["runs"]:
+        return []
+    few_of = f"{row['CCC_runs']} of {row['runs']} runs ({row['dimension']})"
+    return [f"CCC over folds is of {few_of}: the others tested one utterance alone, or ratings that are all alike"]
 
 
 def _clusters(outcome: RatedOutcome, asked: str | None) -> str | None:
