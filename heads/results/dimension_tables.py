@@ -139,16 +139,17 @@ def _pooled(outcome: RatedOutcome, scored: Sequence[Row], clusters: str | None) 
 
 
 def without_score(found: Sequence[Row]) -> list[str]:
-    """Return a sentence where means over folds leave runs out that have no CCC, by the row of the dimension that lacks most.
+    """Return a sentence for each dimension whose mean over folds leaves runs out that have no CCC.
 
     >>> without_score([{"dimension": "valence", "runs": 5, "CCC_runs": 4}])
-    ['CCC over folds is of 4 of 5 runs (valence): the others tested one utterance alone, or ratings that are all alike']
+    ['CCC of valence over folds is of 4 of 5 runs: the others tested one utterance alone, or ratings that are all alike']
     """
-    row = min(found, key=lambda of: of["CCC_runs"] / of["runs"])
-    if row["CCC_runs"] == row["runs"]:
-        return []
-    few_of = f"{row['CCC_runs']} of {row['runs']} runs ({row['dimension']})"
-    return [f"CCC over folds is of {few_of}: the others tested one utterance alone, or ratings that are all alike"]
+    return [
+        f"CCC of {row['dimension']} over folds is of {row['CCC_runs']} of {row['runs']} runs: the others tested one utterance "
+        "alone, or ratings that are all alike"
+        for row in found
+        if row["dimension"] != MEAN and row["CCC_runs"] < row["runs"]
+    ]
 
 
 def _clusters(outcome: RatedOutcome, asked: str | None) -> str | None:
