@@ -67,12 +67,12 @@ class Outcome:
         return about | {"experiment": self.subject.name}
 
     def take(self, places: Sequence[int]) -> Outcome:
-        """Return the same of some of the utterances, in the order given."""
+        """Return the same of some of the utterances, in the order given; of ratings there are no labels."""
         return replace(
             self,
             keys=tuple(self.keys[i] for i in places),
             folds=tuple(self.folds[i] for i in places),
-            labels=tuple(self.labels[i] for i in places),
+            labels=tuple(self.labels[i] for i in places) if self.labels else (),
             predicted=tuple(tuple(row[i] for i in places) for row in self.predicted),
             who={name: tuple(values[i] for i in places) for name, values in self.who.items()},
         )

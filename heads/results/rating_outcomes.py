@@ -39,13 +39,8 @@ class RatedOutcome:
     def take(self, places: Sequence[int]) -> RatedOutcome:
         """Return the same of some of the utterances, in the order given."""
         at = list(places)
-        of = replace(
-            self.of,
-            keys=tuple(self.of.keys[i] for i in at),
-            folds=tuple(self.of.folds[i] for i in at),
-            who={name: tuple(values[i] for i in at) for name, values in self.of.who.items()},
-        )
-        return replace(self, of=of, true=self.true[at], predicted=self.predicted[:, at], error=self.error[:, at])
+        of, true, predicted, error = self.of.take(at), self.true[at], self.predicted[:, at], self.error[:, at]
+        return replace(self, of=of, true=true, predicted=predicted, error=error)
 
     def moments(self, clusters: Sequence[str]) -> Moments:
         """Return the sums of the predictions by cluster (n,), all seeds."""
