@@ -321,7 +321,23 @@ def test_classes_and_dimensions_of_one_run_are_both_scored_and_stored(here: Path
     assert compared.exit_code == 0 and "CCC" in compared.stdout, compared.output
     wrong = run("compare", name, "ridge", "--metric", "UA", "--cache", here)
     assert wrong.exit_code == 2 and "unknown metric of dimensions 'UA'" in wrong.output
+    tables = run("report", name, "--format", "markdown", "--cache", here)
+    assert tables.exit_code == 0 and "| recall" in tables.stdout and "pooled CCC" in tables.stdout, tables.output
     answers_of_both(here, name + "-f1-s0", made / "recordings", tmp_path)
+
+
+@pytest.mark.slow
+def test_the_page_of_classes_has_the_dimensions_beside_them(here: Path, tmp_path: Path) -> None:
+    assert run("train", "--head", "logreg", "--target", "class,arousal", "--cache", here).exit_code == 0
+    page = run("report", "logreg", "--cache", here, "--output", tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert page.exit_code == 0 and "pooled UA" in text and "pooled CCC" in text, page.output
+    assert "<h3>Confusion: " in text and "<h3>arousal: predicted against rated" in text
+    words = ("plot", "ratings", "--cache", here, "--output", tmp_path / "x.svg")
+    assert "name one experiment on dimensions: " in run(*words[:2], *words[2:]).output
+    assert run(*words[:2], "ridge", *words[2:]).exit_code == 2, "of valence or of arousal?"
+    assert run(*words[:2], "ridge", "--dimension", "valence", *words[2:]).exit_code == 0
+    assert run(*words[:2], "logreg", *words[2:]).exit_code == 0 and (tmp_path / "x.svg").exists()
 
 
 def answers_of_both(cache: Path, run_id: str, recordings: Path, folder: Path) -> None:
