@@ -61,8 +61,9 @@ SCALES = {
 5); Busso et al., MSP-IMPROV, IEEE Transactions on Affective Computing 8 (2017) (manikins, 1 to 5); Lotfian and Busso,
 MSP-Podcast, IEEE Transactions on Affective Computing 10 (2019) (manikins, 1 to 7); `tfser.pipeline.corpora.synthetic`.
 MSP-IMPROV's was not compared with its page, but public readers of its Evaluation.txt map 1 to 5 as well; one of them turns
-activation round (6 - A), which could not be verified and is not done here: see that louder turns are rated as more aroused
-before corpora are mixed. The audit `scale_left` says where ratings leave a scale."""
+activation round (6 - A), others do not (one parts it at 2.75 and 3.25 into low, middle and high), so its direction is not
+verified and is left as it stands: see that louder turns are rated as more aroused before corpora are mixed. The audit
+`scale_left` says where ratings leave a scale."""
 
 
 def parse_targets(text: str) -> tuple[str, ...]:

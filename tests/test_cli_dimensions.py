@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from tfser.heads.prediction.notebook_models import load
 from tfser.heads.prediction.trackers import finished_runs, score_name
 from tfser.heads.reports.ui.results_pages import experiment_lists
 from tfser.manifests.cache import Cache
@@ -200,10 +201,6 @@ def test_predictions_are_on_the_corpus_s_scale_and_those_that_were_stored(made: 
     scores = {score_name(row): row["value"] for row in tracked["scores"]}
     assert scores["last/CCC/arousal"] > 0.5 and {"last/MAE/valence", "upper_bound/test-oracle/CCC/arousal"} <= scores.keys()
     assert "last/UA" not in scores and all(row["test_CCC"] is not None for row in tracked["history"])
-    (tracked,) = finished_runs(Cache(made / "cache"), run_id)
-    scores = {score_name(row): row["value"] for row in tracked["scores"]}
-    assert scores["last/CCC/arousal"] > 0.5 and {"last/MAE/valence", "upper_bound/test-oracle/CCC/arousal"} <= scores.keys()
-    assert "last/UA" not in scores and all(row["test_CCC"] is not None for row in tracked["history"])
     csv = run("predict", run_id, speaker, "--cache", made / "cache", "--format", "csv").stdout.splitlines()
     assert csv[0].startswith("input,seconds,valence,arousal") and len(csv) == N + 1
 
@@ -333,8 +330,57 @@ def test_classes_and_dimensions_of_one_run_are_both_scored_and_stored(here: Path
     assert compared.exit_code == 0 and "CCC" in compared.stdout, compared.output
     wrong = run("compare", name, "ridge", "--metric", "UA", "--cache", here)
     assert wrong.exit_code == 2 and "unknown metric of dimensions 'UA'" in wrong.output
-    said = run("predict", name + "-f1-s0", made / "recordings" / "a", "--cache", here, "--format", "csv")
-    assert said.exit_code == 0 and "p_anger" in said.stdout.splitlines()[0], said.output
+    tables = run("report", name, "--format", "markdown", "--cache", here)
+    assert tables.exit_code == 0 and "| recall" in tables.stdout and "pooled CCC" in tables.stdout, tables.output
+    answers_of_both(here, name + "-f1-s0", made / "recordings", tmp_path)
+
+
+@pytest.mark.slow
+def test_the_page_of_classes_has_the_dimensions_beside_them(here: Path, tmp_path: Path) -> None:
+    assert run("train", "--head", "logreg", "--target", "class,arousal", "--cache", here).exit_code == 0
+    page = run("report", "logreg", "--cache", here, "--output", tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert page.exit_code == 0 and "pooled UA" in text and "pooled CCC" in text, page.output
+    assert "<h3>Confusion: " in text and "<h3>arousal: predicted against rated" in text
+    words = ("plot", "ratings", "--cache", here, "--output", tmp_path / "x.svg")
+    assert "name one experiment on dimensions: " in run(*words[:2], *words[2:]).output
+    assert run(*words[:2], "ridge", *words[2:]).exit_code == 2, "of valence or of arousal?"
+    assert run(*words[:2], "ridge", "--dimension", "valence", *words[2:]).exit_code == 0
+    assert run(*words[:2], "logreg", *words[2:]).exit_code == 0 and (tmp_path / "x.svg").exists()
+
+
+def answers_of_both(cache: Path, run_id: str, recordings: Path, folder: Path) -> None:
+    """Check that new audio gets the stored probabilities and ratings, from the run and from what is handed on."""
+    with open_catalogue(Cache(cache)) as connection:
+        of_run = "FROM {} WHERE run_id = ? AND level = 'utterance' AND selection = 'last'"
+        stored = rows(connection, f"SELECT utterance_id, probabilities {of_run.format('predictions')}", [run_id])
+        found = rows(connection, f"SELECT utterance_id, predicted {of_run.format('rated_predictions')}", [run_id])
+    rated = {row["utterance_id"]: row["predicted"] for row in found}
+    assert run("export", run_id, folder / "handed-on", "--cache", cache).exit_code == 0
+    card = (folder / "handed-on" / "README.md").read_text()
+    assert "one of 2 classes (anger, sadness), and ratings of arousal, each from 1 to 5" in card
+    assert "| UA, % |" in card and "| CCC, arousal |" in card and "not calibrated" in card
+    scores = json.loads((folder / "handed-on" / "tfser.json").read_text())["scores"]
+    assert scores["pooled_UA"] is not None and scores["ratings"]["pooled_CCC"] is not None
+    speaker = recordings / stored[0]["utterance_id"].split("/")[-2]
+    for model in (run_id, folder / "handed-on"):
+        said = json.loads(run("predict", model, speaker, "--cache", cache, "--format", "json").stdout)
+        assert (said["classes"], said["targets"], said["scale"]) == (["anger", "sadness"], ["arousal"], [1.0, 5.0])
+        by_stem = {Path(row["input"]).stem: row for row in said["predictions"]}
+        for row in stored:
+            answer = by_stem[Path(row["utterance_id"]).stem]
+            assert answer["probabilities"] == pytest.approx(row["probabilities"], abs=1e-6)
+            assert answer["ratings"]["arousal"] == pytest.approx(rated.get(row["utterance_id"], answer["ratings"]["arousal"]))
+    table = run("predict", run_id, speaker, "--cache", cache, "--format", "csv").stdout.splitlines()
+    assert table[0] == "input,seconds,predicted,seen,p_anger,p_sadness,arousal"
+    windows = (run_id, next(speaker.glob("*.wav")), "--timeline", "--cache", cache, "--format")
+    assert run("predict", *windows, "csv").stdout.startswith("input,start_s,end_s,predicted,reason,p_anger,p_sadness,arousal\n")
+    assert run("predict", *windows, "rttm").stdout.startswith("SPEAKER")
+    model = load(folder / "handed-on")
+    sound, rate = soundfile.read(next(speaker.glob("*.wav")))
+    assert set(model(sound, rate)) == {"anger", "sadness"} and (model.targets, model.scale) == (("arousal",), (1.0, 5.0))
+    answer = model.answer(sound, rate)
+    assert answer["probabilities"] == model(sound, rate) and 1 <= answer["ratings"]["arousal"] <= 5
 
 
 @pytest.mark.slow
@@ -353,5 +399,8 @@ def test_every_command_that_trains_learns_dimensions(here: Path, tmp_path: Path)
         np.mean([table[1]["CCC_by_fold"][fold] - table[0]["CCC_by_fold"][fold] for fold in ("1", "2")])
     )
     run("train", "--head", "svr", "--target", "arousal,valence", "--cache", here)
-    many = run("compare", "ridge-plain-default", "svr", "mean_pool", "--common", "--cache", here, "--format", "json")
-    assert many.exit_code in (0, 2), many.output
+    of_both = dict.fromkeys(row["experiment"] for row in read_json("scores", "--cache", here) if len(row["targets"]) == 2)
+    assert len(of_both) == 3
+    many = json.loads(run("compare", *of_both, "--cache", here, "--format", "json").stdout)
+    assert many["metric"] == "CCC" and len(many["pairs"]) == 3 and len(many["systems"]) == 3
+    assert all(pair["difference_low"] <= pair["difference_value"] <= pair["difference_high"] for pair in many["pairs"])

@@ -1,4 +1,4 @@
-"""`tfser predict`: audio in, classes and probabilities out, by a run, an experiment or an exported folder.
+"""`tfser predict`: audio in, classes with probabilities and ratings out, by a run, an experiment or an exported folder.
 
 In: which trained heads, which audio, and how it is asked for. Out: a table, csv, JSON or RTTM on standard output or in a
 file; what could not be heard, with its reason, and the rate on standard error. What is computed is in
@@ -36,6 +36,7 @@ from tfser.pipeline.resources.devices import choose_device
 if TYPE_CHECKING:
     from tfser.heads.prediction.answers import SpokenAnswer
     from tfser.heads.prediction.fused import Voice
+    from tfser.heads.prediction.outputs import Outputs
     from tfser.heads.prediction.timeline import Window
 
 
@@ -125,7 +126,7 @@ def predict(
     heads: Heads,
     predictions: Predictions,
 ) -> None:
-    """Predict the emotion in audio: a class with probabilities, or ratings, for each input or window (--timeline).
+    """Predict the emotion in audio: a class with probabilities, ratings, or both, for each input or window (--timeline).
 
     Audio goes through exactly the front-end or encoder that the head was trained on. What cannot be read is listed with
     the reason, and the rest goes on; exits with 1 if nothing could be read.
@@ -146,8 +147,8 @@ def predict(
             speech = named_inputs(words, speaker=hearing.speaker, stdin=stdin)
         named = len(speech) + len(heard.unusable)
         trained, fronts, known, compute = _ready(model, heads, predictions.store)
-        if trained[0].targets and kind is PredictionOutput.rttm:
-            raise UsageError(f"--format rttm names a class, and {trained[0].name} rates {', '.join(trained[0].targets)}")
+        if not trained[0].classes and kind is PredictionOutput.rttm:
+            raise UsageError(f"--format rttm names a class, and {trained[0].name} rates {', '.join(trained[0].targets)} alone")
         begun = time.monotonic()  # what it takes to load a library says nothing about the head
         if hearing.timeline:
             _hear_windows(trained, fronts, speech, hearing, compute, heard)
@@ -195,7 +196,7 @@ def _hear(
     heard: _Heard,
 ) -> None:
     """Predict each input as a whole."""
-    from tfser.heads.prediction.answers import answers, on_scale
+    from tfser.heads.prediction.answers import answers
     from tfser.heads.prediction.fused import told_apart
 
     apart = told_apart(trained)
@@ -219,17 +220,7 @@ def _hear(
     for piece in usable:  # in the order in which they were named, whatever order they were computed in
         if piece.name in found:
             answer = found[piece.name]
-            row = answer.to_dict()
-            if len(apart) > 1 and answer.scale is not None:
-                row["members"] = {
-                    of.name: on_scale(of.classes, member, of.scale) for of, member in zip(apart, answer.members, strict=True)
-                }
-            elif len(apart) > 1:
-                shares = [[float(p) for p in member] for member in answer.members]
-                row["members"] = {
-                    of.name: dict(zip(of.classes, member, strict=True)) for of, member in zip(apart, shares, strict=True)
-                }
-            heard.rows.append(row)
+            heard.rows.append(answer.to_dict() | answer.outputs.by_member([of.name for of in apart], answer.members))
             heard.predicted += 1
             heard.damaged += [piece.name] if piece.is_damaged else []
             heard.audio_s += piece.duration_s
@@ -296,7 +287,7 @@ def _write(kind: PredictionOutput, heard: _Heard, trained: Sequence[Voice], name
                 "selection": first.selection,
                 "features": first.about["feature_set"],
                 "fingerprint": first.about["fingerprint"],
-                **_outputs(first),
+                **_named(first.outputs),
                 **_temperatures(trained),
                 "inputs": named,
                 "predicted": heard.predicted,
@@ -308,19 +299,17 @@ def _write(kind: PredictionOutput, heard: _Heard, trained: Sequence[Voice], name
     elif kind is PredictionOutput.rttm:
         show(*heard.rttm)
     elif kind is PredictionOutput.csv:
-        _write_csv(heard.rows, first)
+        _write_csv(heard.rows, first.outputs)
     else:
-        of_people = _ratings_for_people if first.targets else _for_people
-        shown = [of_people(row, first.classes, timeline) for row in heard.rows]
+        shown = [_for_people(row, first.outputs, timeline) for row in heard.rows]
         if shown:
             print_rows(shown, Output.table)
 
 
-def _outputs(first: Voice) -> dict[str, Any]:
-    """Return what the heads give: classes, or dimensions and their scale."""
-    if first.targets:
-        return {"targets": list(first.targets), "scale": list(first.scale)}
-    return {"classes": list(first.classes)}
+def _named(outputs: Outputs) -> dict[str, Any]:
+    """Return what the heads give: classes, dimensions and their scale, or all of these."""
+    found: dict[str, Any] = {"classes": list(outputs.classes)} if outputs.classes else {}
+    return found | ({"targets": list(outputs.targets), "scale": list(outputs.scale)} if outputs.targets else {})
 
 
 def _temperatures(trained: Sequence[Voice]) -> dict[str, Any]:
@@ -331,53 +320,49 @@ def _temperatures(trained: Sequence[Voice]) -> dict[str, Any]:
     return {"temperature": used} if used else {}
 
 
-def _flat(row: dict[str, Any], first: Voice) -> dict[str, Any]:
-    """Return a row with a column for each class's probability, called p_<class>, or each dimension's rating, by its name."""
-    classes = first.classes
-    if first.targets:
-        plain = {key: value for key, value in row.items() if key not in ("ratings", "members", "spread", "seen", "reason")}
-        rated, spread = row["ratings"] or {}, row.get("spread", {})
-        plain |= {name: rated.get(name) for name in classes} | {f"spread_{name}": value for name, value in spread.items()}
-        return plain | {key: row[key] for key in ("seen", "reason") if key in row}
-    plain = {key: value for key, value in row.items() if key not in ("probabilities", "members")}
-    shares = row["probabilities"] or {}
-    return plain | {f"p_{name}": shares.get(name) for name in classes}
+_NESTED = ("probabilities", "ratings", "rating_spread", "members", "member_ratings")
 
 
-def _write_csv(rows: Sequence[dict[str, Any]], first: Voice) -> None:
-    flat = [_flat(row, first) for row in rows]
+def _flat(row: dict[str, Any], outputs: Outputs) -> dict[str, Any]:
+    """Return a row with a column for each class's probability, called p_<class>, and each dimension's rating, by its name."""
+    shares, rated, spread = row.get("probabilities") or {}, row.get("ratings") or {}, row.get("rating_spread", {})
+    plain = {key: value for key, value in row.items() if key not in _NESTED}
+    # Of dimensions alone, what is said of the input as a whole comes last.
+    last = {} if outputs.classes else {key: plain.pop(key) for key in ("seen", "reason") if key in plain}
+    plain |= {f"p_{name}": shares.get(name) for name in outputs.classes}
+    plain |= {name: rated.get(name) for name in outputs.targets} | {f"spread_{name}": value for name, value in spread.items()}
+    return plain | last
+
+
+def _write_csv(rows: Sequence[dict[str, Any]], outputs: Outputs) -> None:
+    flat = [_flat(row, outputs) for row in rows]
     if flat:
         print_rows(flat, Output.csv)
     else:  # a table without rows still says what it would hold
-        given = first.targets or ("predicted", *(f"p_{name}" for name in first.classes))
-        csv.writer(sys.stdout, lineterminator="\n").writerow(["input", "seconds", *given])
+        given = ["predicted", *(f"p_{name}" for name in outputs.classes)] if outputs.classes else []
+        csv.writer(sys.stdout, lineterminator="\n").writerow(["input", "seconds", *given, *outputs.targets])
 
 
-def _for_people(row: dict[str, Any], classes: Sequence[str], timeline: bool) -> dict[str, Any]:
-    """Return a row with probabilities in percent; what is empty everywhere has no column."""
-    shares = row["probabilities"] or dict.fromkeys(classes)
+def _for_people(row: dict[str, Any], outputs: Outputs, timeline: bool) -> dict[str, Any]:
+    """Return a row with probabilities in percent and ratings with two decimals; what is empty everywhere has no column."""
     found: dict[str, Any] = {"input": row["input"]}
     if timeline:
         found |= {"start": f"{row['start_s']:.2f}", "end": f"{row['end_s']:.2f}"}
-    elif "label" in row:
+    elif "label" in row and outputs.classes:
         found["label"] = row["label"]
-    found["predicted"] = row["predicted"] or visible(f"- ({row['reason']})")
-    found |= {name: score_text(shares[name]) for name in classes}
+    if outputs.classes:
+        shares = row["probabilities"] or dict.fromkeys(outputs.classes)
+        found["predicted"] = row["predicted"] or visible(f"- ({row['reason']})")
+        found |= {name: score_text(shares[name]) for name in outputs.classes}
     if "agreement" in row:
         found |= {"agree": f"{100 * row['agreement']:.0f} %", "spread": f"{100 * row['spread']:.1f}"}
+    if outputs.targets:
+        rated = row["ratings"] or {}
+        found |= {name: number_text(rated.get(name), empty="-", digits=2) for name in outputs.targets}
+        found |= {f"spread {name}": number_text(value, digits=2) for name, value in row.get("rating_spread", {}).items()}
+    if timeline and not outputs.classes:
+        found["why"] = visible(row["reason"] or "")
     return found
-
-
-def _ratings_for_people(row: dict[str, Any], names: Sequence[str], timeline: bool) -> dict[str, Any]:
-    """Return a row of ratings with two decimals."""
-    found: dict[str, Any] = {"input": row["input"]}
-    if timeline:
-        found |= {"start": f"{row['start_s']:.2f}", "end": f"{row['end_s']:.2f}"}
-    rated = row["ratings"]
-    found |= {name: number_text(None if rated is None else rated[name], empty="-", digits=2) for name in names}
-    if row.get("reason"):
-        found["why"] = visible(row["reason"])
-    return found | {f"spread {name}": number_text(value, digits=2) for name, value in row.get("spread", {}).items()}
 
 
 def _tell(heard: _Heard, named: int, seconds: float, trained: Sequence[Voice]) -> None:

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from tfser.heads.reports import corpus_data, failing_data, page, report_tables, scores_data
+from tfser.heads.reports.dimension_parts import dimension_tables, rated_beside
 from tfser.heads.reports.material import Material, read_material, spoken
 from tfser.heads.reports.recordings import listen
 from tfser.heads.reports.trust_data import mistakes
 from tfser.heads.reports.wishes import ReportWishes
-from tfser.heads.results.outcomes import Subject, targets_of
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue
 from tfser.manifests.commands.printing import InCache
@@ -102,9 +102,6 @@ def report_dimensions(
     from tfser.heads.reports.report_tables import latex_of, markdown_of
 
     rated, classes = rated_experiments(connection, named)
-    for name in classes:
-        if learned := targets_of(connection, Subject(experiment=name)):
-            say(f"{name}: its {', '.join(learned)} beside the classes are in `tfser scores {name}`")
     if not rated:
         return False
     if classes and named:
@@ -190,7 +187,7 @@ def write(target: Path, text: str, files: dict[str, bytes]) -> None:
 
 
 def table_lines(connection: Connection, material: Material, kind: ReportKind) -> list[str]:
-    """Return the tables of a report: scores, and of each experiment in detail recalls, speakers and groups."""
+    """Return the tables of a report: scores, of each experiment recalls, speakers and groups, and the scores of dimensions."""
     tables = [report_tables.score_table(material, group) for group in material.groups]
     for one in material.members:
         tables.append(report_tables.recall_table(scores_data.confusion(one)))
@@ -199,6 +196,8 @@ def table_lines(connection: Connection, material: Material, kind: ReportKind) ->
         groups = failing_data.failing(one, spoken(connection, [one.experiment]))
         if groups.rows:
             tables.append(report_tables.failing_table(groups))
+    beside = [rated for one in material.members if (rated := rated_beside(connection, one)) is not None]
+    tables += dimension_tables(beside)
     for group in material.groups:
         table, _ = corpus_data.speakers_table(connection, group)
         if table.rows:

@@ -1,4 +1,4 @@
-"""From measured speech to class probabilities, by one trained head or by several.
+"""From measured speech to class probabilities and ratings, by one trained head or by several.
 
 What comes in: trained heads, what makes the frames of their feature sets, and speech. What goes out: a `SpokenAnswer` for
 each piece that could be heard, and an `Unusable` for each that could not. Frames are computed once, however many heads look
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from tfser.heads.prediction.companies import Familiar, Part, parts
 from tfser.heads.prediction.fused import FusedHead, Voice, predict_with, told_apart
 from tfser.heads.prediction.inputs import Speech, Unusable
+from tfser.heads.prediction.outputs import Floats, Outputs, mean_of
 from tfser.heads.prediction.packing import heard_part
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.derived.joint_front_end import FrontEnds
@@ -26,8 +26,6 @@ from tfser.pipeline.shards.packed import PackedFeatures
 from tfser.pipeline.sound.audio import decode, resample
 from tfser.pipeline.sound.video import MissingExtraError
 
-Floats = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SpokenAnswer:
@@ -35,70 +33,31 @@ class SpokenAnswer:
 
     Attributes:
         speech: the piece.
-        classes: K names.
-        probabilities: (K,) float32; of several heads their mean.
-        members: (M, K) those of each head; of one fusion those of each of its members.
-        segments: (S, K) of the segments, of the first head.
+        outputs: what K + T numbers are called.
+        members: (M, K + T) float32 of each head; of one fusion those of each of its members.
+        segments: (S, K + T) of the segments, of the first head.
         seen: train, val or test: on which side of the head's training the very same sound was (of several heads: train,
             if it was of any); None: on none.
     """
 
     speech: Speech
-    classes: tuple[str, ...]
-    probabilities: Floats
+    outputs: Outputs
     members: Floats
     segments: Floats
     seen: str | None = None
-    scale: tuple[float, float] | None = None
-    """Of heads of dimensions: the ends of their scale. The probabilities are then ratings on 0..1 of the dimensions that
-    `classes` names, and nothing is predicted but these."""
-
-    @property
-    def predicted(self) -> str:
-        """The class of the largest probability."""
-        return self.classes[int(self.probabilities.argmax())]
-
-    @property
-    def agreement(self) -> float:
-        """The share of the heads whose own class this is."""
-        return float((self.members.argmax(axis=1) == self.probabilities.argmax()).mean())
-
-    @property
-    def spread(self) -> float:
-        """The standard deviation over the heads of the predicted class's probability; 0 of one head."""
-        return float(self.members[:, int(self.probabilities.argmax())].astype(np.float64).std())
 
     def shares(self) -> dict[str, float]:
-        """Return the probabilities by class."""
-        return {name: float(value) for name, value in zip(self.classes, self.probabilities, strict=True)}
+        """Return the probabilities by class; of several heads their mean."""
+        return self.outputs.shares(mean_of(self.members))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as a row: the input, what is predicted, and the probabilities by class."""
+        """Return it as a row: the input, what is predicted, and the probabilities by class, the ratings by dimension."""
         piece = self.speech
         row: dict[str, Any] = {"input": piece.name}
         if piece.utterance_id is not None:
             row |= {"corpus": piece.corpus, "utterance_id": piece.utterance_id, "label": piece.label}
-        if self.scale is not None:
-            row |= {"seconds": round(piece.duration_s, 3), "ratings": on_scale(self.classes, self.probabilities, self.scale)}
-            if len(self.members) > 1:
-                width = self.scale[1] - self.scale[0]
-                spread = self.members.astype(np.float64).std(axis=0) * width
-                row["spread"] = {name: float(value) for name, value in zip(self.classes, spread, strict=True)}
-            return row | {"seen": self.seen}
-        row |= {"seconds": round(piece.duration_s, 3), "predicted": self.predicted, "probabilities": self.shares()}
-        if len(self.members) > 1:
-            row |= {"agreement": self.agreement, "spread": self.spread}
-        return row | {"seen": self.seen}
-
-
-def on_scale(names: Sequence[str], shares: Floats, scale: tuple[float, float]) -> dict[str, float]:
-    """Return ratings (T,) on 0..1 by dimension, on a scale.
-
-    >>> on_scale(["valence"], np.array([0.25], np.float32), (1.0, 5.0))
-    {'valence': 2.0}
-    """
-    low, high = scale
-    return {name: low + float(value) * (high - low) for name, value in zip(names, shares, strict=True)}
+        row |= {"seconds": round(piece.duration_s, 3)}
+        return row | self.outputs.row(self.members) | self.outputs.disagreement(self.members) | {"seen": self.seen}
 
 
 def check_together(heads: Sequence[Voice]) -> None:
@@ -109,8 +68,8 @@ def check_together(heads: Sequence[Voice]) -> None:
     """
     first = heads[0]
     for other in heads[1:]:
-        if (other.classes, other.targets, other.scale) != (first.classes, first.targets, first.scale):
-            what = "dimensions or another scale" if first.targets or other.targets else "classes"
+        if other.outputs != first.outputs:
+            what = "classes" if other.classes != first.classes else "dimensions or another scale"
             raise UsageError(f"{other.name} and {first.name} have other {what}: they cannot answer together")
 
 
@@ -172,12 +131,10 @@ def _of_part(
         piece = part.speech[place]
         yield SpokenAnswer(
             speech=piece,
-            classes=heads[0].classes,
-            probabilities=mean_of(members),
+            outputs=heads[0].outputs,
             members=members,
             segments=segments,
             seen=known.roles.get(piece.content_hash),
-            scale=heads[0].scale if heads[0].targets else None,
         )
 
 
@@ -199,22 +156,17 @@ def samples_of(piece: Speech, rate: int) -> Samples:
 def evaluated(
     heads: Sequence[Voice], packed: Mapping[str, PackedFeatures], device: str, speakers: tuple[str, ...]
 ) -> list[tuple[Floats, Floats]]:
-    """Return for each utterance what each head says (M, K), and what the first one says of its segments (S, K).
+    """Return for each utterance what each head says (M, K + T), and what the first one says of its segments (S, K + T).
 
-    Of one fusion it is what each of its members says; it has no segments but the utterance.
+    Of one fusion it is what each of its members says of the classes; it has no segments but the utterance.
     """
     apart = told_apart(heads)
     found = [predict_with(of, packed, speakers=speakers, device=device) for of in apart]
     first, number = found[0], np.arange(len(found[0].utterance_probabilities))
     members = [np.stack([of.utterance_probabilities[i] for of in found]) for i in number]
     if isinstance(heads[0], FusedHead):
-        return [(of, mean_of(of)[None]) for of in members]
+        K = len(heads[0].classes)  # a member's ratings beside them are no part of the fusion
+        return [(of[:, :K], mean_of(of[:, :K])[None]) for of in members]
     starts = np.searchsorted(first.segment_utterance, number)
     stops = np.searchsorted(first.segment_utterance, number, side="right")
     return [(members[i], first.segment_probabilities[starts[i] : stops[i]]) for i in number]
-
-
-def mean_of(members: Floats) -> Floats:
-    """Return the mean over heads (K,); of one head, its own bits."""
-    mean: Floats = members[0] if len(members) == 1 else members.astype(np.float64).mean(axis=0).astype(np.float32)
-    return mean

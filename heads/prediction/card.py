@@ -49,7 +49,9 @@ class CardFacts:
         corpora: rows of corpora with `corpus`, `utterances`, `speakers`, `minutes`, `licence`, `page`.
         protocol: the protocol's row, None if the catalogue does not hold it any more.
         scores: the row of `tfser.heads.results.score_tables` for the exported selection; None: no test of this
-            configuration.
+            configuration, or no classes.
+        dimensions: rows of `tfser.heads.results.dimension_tables` for that selection, the last one over all of them; none of
+            a head of classes alone.
         onnx: what was compared, if there is a graph.
         travels: the folders of those encoders whose files travel along, by the hash of their weights.
     """
@@ -61,7 +63,6 @@ class CardFacts:
     onnx: Mapping[str, Any] | None
     travels: Mapping[str, str]
     dimensions: Sequence[Mapping[str, Any]] = ()
-    """Rows of `tfser.heads.results.dimension_tables` for a head of dimensions; the last one stands in ``scores``."""
 
 
 def card(facts: CardFacts, name: str) -> str:
@@ -89,9 +90,9 @@ def card(facts: CardFacts, name: str) -> str:
 def _cautions(facts: CardFacts) -> str:
     """Return what must be known before anybody uses it, and how far its probabilities can be believed."""
     first = facts.heads[0]
-    if first.targets:
-        answers = "Silence and music get ratings, too, which are never beyond the scale; nothing says how sure they are."
-        return f"{OF_RATINGS}{CAUTIONS}* **It always answers.** {answers}\n"
+    of_ratings = "Silence and music get ratings, too, which are never beyond the scale; nothing says how sure they are."
+    if not first.classes:
+        return f"{OF_RATINGS}{CAUTIONS}* **It always answers.** {of_ratings}\n"
     answers = "Silence, music and emotions that are no class get one of its classes. "
     fitted = [of.temperature for of in facts.heads if of.temperature is not None]
     if len(fitted) == len(facts.heads):
@@ -101,6 +102,7 @@ def _cautions(facts: CardFacts) -> str:
         )
     else:
         answers += "Probabilities are not calibrated."
+    answers += f" {of_ratings}" if first.targets else ""
     return f"{OF_CLASSES}{CAUTIONS}* **It always answers.** {answers}\n"
 
 
@@ -121,13 +123,12 @@ def _what(facts: CardFacts) -> str:
     first = facts.heads[0]
     about = first.about
     count = f"The mean of {len(facts.heads)} heads (folds and seeds of one experiment). " if len(facts.heads) > 1 else ""
+    given = [f"one of {len(first.classes)} classes ({', '.join(first.classes)})"] if first.classes else []
     if first.targets:
         low, high = first.scale
-        given = f"gives ratings of {', '.join(first.targets)}, each from {low:g} to {high:g}"
-    else:
-        given = f"gives one of {len(first.classes)} classes: {', '.join(first.classes)}"
+        given.append(f"ratings of {', '.join(first.targets)}, each from {low:g} to {high:g}")
     return (
-        f"{count}Takes speech, {given}.\n\n"
+        f"{count}Takes speech, gives {', and '.join(given)}.\n\n"
         f"* Head: {first.spec.name}, preset {about['preset']} ({first.spec.summary}; {first.spec.source}), "
         f"{about['parameters'] or 0:,} parameters.\n"
         f"* Features: {first.features.name}, fingerprint `{first.features.fingerprint}`. {_encoder(facts)}\n"
@@ -175,12 +176,11 @@ def _use(facts: CardFacts, name: str) -> str:
 
 
 def _graph_gives(facts: CardFacts) -> str:
-    """Return what the graph's output is."""
-    first = facts.heads[0]
-    if not first.targets:
-        return "`probabilities`"
-    low, high = first.scale
-    return f"`ratings` of {', '.join(first.targets)} on their scale from {low:g} to {high:g}"
+    """Return what the graph's outputs are."""
+    first, (low, high) = facts.heads[0], facts.heads[0].scale
+    given = ["`probabilities`"] if first.classes else []
+    given += [f"`ratings` of {', '.join(first.targets)} on their scale from {low:g} to {high:g}"] if first.targets else []
+    return " and ".join(given)
 
 
 def _data(facts: CardFacts) -> str:
@@ -201,56 +201,68 @@ def _data(facts: CardFacts) -> str:
 
 def _worth(facts: CardFacts) -> str:
     first = facts.heads[0]
-    about, row = first.about, facts.scores
+    about = first.about
+    tested = [row for row in (facts.scores, *facts.dimensions[-1:]) if row is not None]
     audit = "Audit of the split: " + {"passed": "passed", "gaps": "something was lacking, and allowed (--allow-gaps)"}.get(
         str(about["audit"]), "FAILED, and training was allowed all the same (--allow-leaks)"
     )
-    if row is None:
+    if not tested:
         return (
             f"{audit}.\n\n**Nothing: no test of this configuration is in the cache it was exported from.** Cross-validate it "
             f"(`tfser train --fold all` with the same settings) before anybody believes it.\n"
         )
-    marks = mark(row)
-    of = f"{row['folds']} of {row['of_folds']} folds, seeds {', '.join(map(str, row['seeds']))}"
-    table: list[dict[str, Any]] = []
-    for rated in facts.dimensions:
-        low, high = rated["pooled_CCC_low"], rated["pooled_CCC_high"]
-        table.append(
-            {
-                "score": f"CCC, {rated['dimension']}",
-                "mean over folds": number_text(rated["CCC"], None, marks),
-                "pooled": number_text(rated["pooled_CCC"], None, marks),
-                "95 % over speakers": "none" if low is None else f"{low:.3f} to {high:.3f}",
-            }
-        )
-    for metric in () if facts.dimensions else ("UA", "WA"):
-        low, high = row[f"pooled_{metric}_low"], row[f"pooled_{metric}_high"]
-        cells = {
-            "score": metric,
-            "mean over folds": _percent(row[metric], marks),
-            "pooled": _percent(row[f"pooled_{metric}"], marks),
-            "95 % over speakers": "none" if low is None else f"{100 * low:.1f} to {100 * high:.1f}",
-        }
-        table.append(cells)
-    explained = list(explain_marks([row]))
-    unit = "" if facts.dimensions else ", in percent"
+    row = tested[0]
     who = (
         "These weights were tested on nobody: the scores are those of the same configuration, cross-validated"
         if any(of.about["fold"] == EVERYTHING for of in facts.heads)
         else "Scores of the experiment that these weights are from"
     )
+    of = f"{row['folds']} of {row['of_folds']} folds, seeds {', '.join(map(str, row['seeds']))}"
     return "\n".join(
         [
             f"{audit}. Test speakers: {_SPEAKERS.get(str(row['speakers_kept']), 'not known to be new')}.",
             "",
-            f"{who}: experiment `{about['experiment']}`, selection {first.selection}, {of}{unit}.",
+            f"{who}: experiment `{about['experiment']}`, selection {first.selection}, {of}.",
             "",
-            *_table(table),
+            *_table([*_of_classes(facts.scores), *_of_dimensions(facts.dimensions)]),
             "",
-            *explained,
+            *explain_marks(tested),
             "",
         ]
     )
+
+
+def _of_classes(row: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the lines of UA and WA, in percent."""
+    lines = []
+    for metric in ("UA", "WA") if row is not None else ():
+        assert row is not None
+        low, high = row[f"pooled_{metric}_low"], row[f"pooled_{metric}_high"]
+        cells = {
+            "score": f"{metric}, %",
+            "utterances": row["utterances"],
+            "mean over folds": _percent(row[metric], mark(row)),
+            "pooled": _percent(row[f"pooled_{metric}"], mark(row)),
+            "95 % over speakers": "none" if low is None else f"{100 * low:.1f} to {100 * high:.1f}",
+        }
+        lines.append(cells)
+    return lines
+
+
+def _of_dimensions(rated: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines of CCC, one a dimension and one of their mean."""
+    lines = []
+    for row in rated:
+        low, high = row["pooled_CCC_low"], row["pooled_CCC_high"]
+        cells = {
+            "score": f"CCC, {row['dimension']}",
+            "utterances": row["utterances"],
+            "mean over folds": number_text(row["CCC"], None, mark(row)),
+            "pooled": number_text(row["pooled_CCC"], None, mark(row)),
+            "95 % over speakers": "none" if low is None else f"{low:.3f} to {high:.3f}",
+        }
+        lines.append(cells)
+    return lines
 
 
 _SPEAKERS = {

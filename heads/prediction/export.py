@@ -80,7 +80,7 @@ def export(
         facts = gathered(cache, heads, compared, travels)
         (aside / CARD).write_text(card(facts, folder.name), encoding="utf-8")
         more = {"encoders": travels} if travels else {}
-        write_description(aside, heads, {"scores": _plain(facts.scores), "onnx": compared, **more})
+        write_description(aside, heads, {"scores": _scores(facts), "onnx": compared, **more})
     return heads
 
 
@@ -118,35 +118,40 @@ def gathered(cache: Cache, heads: Sequence[TrainedHead], onnx: dict[str, Any] | 
             connection, "SELECT * FROM protocols WHERE protocol = ? AND corpora = ?", [about["protocol"], about["corpus"]]
         )
         tested = selections_of(connection, [about["experiment"]])
-        of_head = dimension_table if heads[0].targets else table
-        scores = of_head(connection, Wanted(experiment=about["experiment"])) if tested else []
+        of = Wanted(experiment=about["experiment"])
+        scores = table(connection, of) if tested and heads[0].classes else []
+        rated = dimension_table(connection, of) if tested and heads[0].targets else []
     for row in corpora:
         reader = CORPORA.get(row.pop("adapter"))
         row |= {"licence": reader.licence if reader else "", "page": reader.page if reader else ""}
     wanted = (about["experiment"], heads[0].selection, "utterance")
-    found = [row for row in scores if (row["experiment"], row["selection"], row["level"]) == wanted]
+    found, of_dimensions = (
+        [row for row in rows_of if (row["experiment"], row["selection"], row["level"]) == wanted] for rows_of in (scores, rated)
+    )
     return CardFacts(
         heads=tuple(heads),
         corpora=corpora,
         protocol=protocol[0] if protocol else None,
         scores=found[-1] if found else None,
-        dimensions=found if heads[0].targets else (),
+        dimensions=of_dimensions,
         onnx=onnx,
         travels=travels,
     )
 
 
-def _plain(row: Any) -> dict[str, Any] | None:
-    """Return those scores that a program reading `tfser.json` may want."""
-    if row is None:
-        return None
-    if row.get("targets"):
-        told = ("experiment", "selection", "folds", "of_folds", "seeds", "clustered_by", "clusters", "utterances", "audit")
-        numbers = [f"pooled_{metric}{end}" for metric in RATED_METRICS for end in ("", "_low", "_high")]
-        return {key: row.get(key) for key in (*told, "speakers_kept", "dimension", *RATED_METRICS, *numbers)}
-    keys = ("experiment", "selection", "folds", "of_folds", "seeds", "clustered_by", "clusters", "utterances", "audit")
-    numbers = [f"pooled_{metric}{end}" for metric in ("UA", "WA", "WF1") for end in ("", "_low", "_high")]
-    return {key: row.get(key) for key in (*keys, "speakers_kept", "UA", "WA", "WF1", *numbers)}
+def _scores(facts: CardFacts) -> dict[str, Any] | None:
+    """Return those scores that a program reading `tfser.json` may want: of classes, or of the mean over dimensions; of a head of
+    both, these as `ratings` of those."""
+    rated = _plain(facts.dimensions[-1], ("dimension",), RATED_METRICS) if facts.dimensions else None
+    if facts.scores is None:
+        return rated
+    return _plain(facts.scores, (), ("UA", "WA", "WF1")) | ({} if rated is None else {"ratings": rated})
+
+
+def _plain(row: Mapping[str, Any], more: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
+    told = ("experiment", "selection", "folds", "of_folds", "seeds", "clustered_by", "clusters", "utterances", "audit")
+    numbers = [f"pooled_{metric}{end}" for metric in metrics for end in ("", "_low", "_high")]
+    return {key: row.get(key) for key in (*told, "speakers_kept", *more, *metrics, *numbers)}
 
 
 def _copy_encoders(cache: Cache, trained: TrainedHead, wish: Wish, folder: Path, tell: Callable[[str], None]) -> dict[str, str]:

@@ -177,6 +177,7 @@ def write_description(folder: Path, heads: Sequence[TrainedHead], more: Mapping[
         "made_with": {"tfser": __version__},
         "selection": heads[0].selection,
         "classes": list(heads[0].classes),
+        **({"targets": list(heads[0].targets), "scale": list(heads[0].scale)} if heads[0].targets else {}),
         "features": heads[0].features.to_dict(),
         "heads": [
             {"weights": name, **{key: of.about.get(key) for key in _OF_RUN}}

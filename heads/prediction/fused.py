@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfser.heads.prediction.outputs import Outputs
 from tfser.heads.prediction.trained import TrainedHead, trained_head
 from tfser.heads.results.fusion import HEAD, mean_of_probabilities, stale_sources
 from tfser.heads.runs.store import finished
@@ -60,9 +61,9 @@ class FusedHead:
         return ()
 
     @property
-    def scale(self) -> tuple[float, float]:
-        """That of probabilities."""
-        return (0.0, 1.0)
+    def outputs(self) -> Outputs:
+        """What its K numbers are called: its members' ratings, if they have any, are not fused."""
+        return Outputs(classes=self.classes)
 
     @property
     def needs_speakers(self) -> bool:
@@ -71,7 +72,7 @@ class FusedHead:
 
 
 Voice = TrainedHead | FusedHead
-"""What gives an utterance class probabilities."""
+"""What gives an utterance class probabilities, ratings, or both."""
 
 
 def voice(cache: Cache, run_id: str, *, selection: str = "last") -> Voice:
@@ -132,7 +133,7 @@ def predict_with(of: Voice, packed: Mapping[str, PackedFeatures], *, speakers: t
         where = "cpu" if of.is_fitted_at_once else device
         return of.predict(packed[of.features.fingerprint], speakers=speakers, device=where)
     found = [predict_with(member, packed, speakers=speakers, device=device) for member in of.members]
-    mean = mean_of_probabilities([each.utterance_probabilities for each in found])
+    mean = mean_of_probabilities([each.utterance_probabilities[:, : len(of.classes)] for each in found])
     number = np.arange(len(mean))
     # A fusion has no segments of its own: the mean of each utterance is its one segment, as in its stored runs.
     return Prediction(

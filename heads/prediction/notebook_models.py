@@ -1,8 +1,8 @@
 """Trained heads in a notebook: an experiment that was just trained, and a head that is called on a waveform.
 
 What comes in: a request, or the name of a run, an experiment or an exported folder. What goes out: `TrainedExperiment`
-with its runs and scores, `TrainedModel` with class probabilities. Both are what the command line trains and predicts
-with.
+with its runs and scores, `TrainedModel` with class probabilities and ratings. Both are what the command line trains and
+predicts with.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.prediction.answers import SpokenAnswer, answers, evaluated, mean_of, on_scale
-from tfser.heads.prediction.inputs import Unusable, measured, named_inputs
+from tfser.heads.prediction.answers import SpokenAnswer, answers, evaluated
+from tfser.heads.prediction.inputs import measured, named_inputs
 from tfser.heads.prediction.loading import Model, load_model
+from tfser.heads.prediction.outputs import mean_of
 from tfser.heads.prediction.packing import heard_part
-from tfser.heads.prediction.python_values import a_rate, a_text, texts
-from tfser.heads.results.dimension_tables import dimension_table
+from tfser.heads.results.dimension_tables import BY, dimension_table
 from tfser.heads.results.score_tables import Wanted, table
 from tfser.heads.runs.experiment import EVERYTHING, Experiment, resolve
 from tfser.heads.runs.in_turn import run_here
@@ -49,15 +49,16 @@ class TrainedExperiment:
     def scores(self, *, by: str | None = None) -> list[dict[str, Any]]:
         """Return its scores as shares of 1, with intervals over speakers; `by`: seed, fold, class, speaker or session.
 
-        Of dimensions there is a row for each, and one for their mean, with CCC, pearson and MAE.
+        Of dimensions there is a row for each, and one for their mean, with CCC, pearson and MAE; where classes were learned, too,
+        they stand behind those of classes.
         """
         if self.experiment.folds == (EVERYTHING,):
             raise UsageError(f"{self.name}: trained on all utterances, so it has no test scores; train folds='all' for some")
         wanted = Wanted(experiment=self.name)
         with open_catalogue(self.cache) as connection:
-            if self.experiment.targets:
-                return dimension_table(connection, wanted, by=by)
-            return table(connection, wanted, by=by)
+            of_classes = table(connection, wanted, by=by) if self.experiment.classes else []
+            rates = self.experiment.targets and (by in (None, *BY) or not of_classes)
+            return [*of_classes, *(dimension_table(connection, wanted, by=by) if rates else ())]
 
     def model(self, fold: int | None = None) -> TrainedModel:
         """Return the trained head of a fold, ready to be called; the only run's if there is one."""
@@ -90,19 +91,24 @@ class TrainedModel:
     """A trained head, or the mean of several, with what makes its frames.
 
     Attributes:
-        classes: names, in the order of the probabilities.
+        classes: names, in the order of the probabilities; none of a head of dimensions alone.
+        targets: the dimensions that it rates; none of a head of classes alone.
+        scale: the ends of the scale of their ratings.
         sample_rate: of the audio that the front-end wants; other rates are resampled.
         name: the run's id, or the first one's.
     """
 
     def __init__(self, model: Model, device: str = "cpu") -> None:
         self._model, self._compute = model, Compute(devices=(device,))
-        self.classes = model.heads[0].classes
+        self._outputs = model.heads[0].outputs
+        self.classes, self.targets, self.scale = self._outputs.classes, self._outputs.targets, self._outputs.scale
         self.sample_rate = model.fronts.of[0].sample_rate_hz
         self.name = model.heads[0].name
 
     def __call__(self, waveform: npt.ArrayLike, sample_rate: int | None = None) -> dict[str, float]:
-        """Return the probabilities of a waveform by class; of a head of dimensions, its ratings on their scale.
+        """Return the probabilities of a waveform by class; of a head of dimensions alone, its ratings on their scale.
+
+        A head of both gives its ratings by `answer`, so that the largest of these numbers is the class.
 
         Args:
             waveform: (n,) mono or (channels, n), full scale 1; a torch tensor, too.
@@ -111,11 +117,18 @@ class TrainedModel:
         Raises:
             UsageError: it is no sound, too short, or the head has to know who speaks.
         """
+        mean = mean_of(self._members(waveform, sample_rate))
+        return self._outputs.shares(mean) if self.classes else self._outputs.ratings(mean)
+
+    def answer(self, waveform: npt.ArrayLike, sample_rate: int | None = None) -> dict[str, Any]:
+        """Return all that a model says of a waveform, as a row of `predict`: `predicted` and `probabilities`, `ratings`, and of
+        several heads how far they agree.
+
+        Raises:
+            UsageError: as of a call.
+        """
         members = self._members(waveform, sample_rate)
-        first = self._model.heads[0]
-        if first.targets:
-            return on_scale(self.classes, mean_of(members), first.scale)
-        return {name: float(value) for name, value in zip(self.classes, mean_of(members), strict=True)}
+        return self._outputs.row(members) | self._outputs.disagreement(members)
 
     def _members(self, waveform: npt.ArrayLike, sample_rate: int | None) -> npt.NDArray[np.float32]:
         heads, fronts = self._model.heads, self._model.fronts
@@ -152,7 +165,7 @@ class TrainedModel:
     def predict(self, *files: str | Path) -> list[dict[str, Any]]:
         """Return a dict for each file of the names (files, folders, globs), as `tfser predict --format json` prints it.
 
-        What cannot be read has `predicted` None and a `reason`.
+        What cannot be read has None in what is predicted, and a `reason`.
         """
         usable, lost = measured(named_inputs(texts("predict", files)), minimum_s=self._model.fronts.minimum_s)
         answered: list[Mapping[str, Any]] = []
@@ -161,14 +174,11 @@ class TrainedModel:
                 answered.append({**answer.to_dict(), "reason": None})
             else:
                 lost.append(answer)
-        return [dict(row) for row in answered] + [_without_answer(of) for of in lost]
+        nothing = self._outputs.row(np.empty((0, self._outputs.width), np.float32))
+        return [dict(row) for row in answered] + [{"input": of.name, **nothing, "reason": of.reason} for of in lost]
 
     def __repr__(self) -> str:
-        return f"<{self.name}: {', '.join(self.classes)}>"
-
-
-def _without_answer(lost: Unusable) -> dict[str, Any]:
-    return {"input": lost.name, "predicted": None, "probabilities": None, "reason": lost.reason}
+        return f"<{self.name}: {', '.join((*self.classes, *self.targets))}>"
 
 
 def load(

@@ -1,12 +1,13 @@
-"""A trained head as ONNX: frames as the cache stores them in, class probabilities (or ratings) out, normalisation and layer mix
-included.
+"""A trained head as ONNX: frames as the cache stores them in, class probabilities, ratings or both out, normalisation and layer
+mix included.
 
 What comes in: a `TrainedHead`, and a few utterances' frames. What goes out: `model.onnx`, written only once onnxruntime
 has given PyTorch's probabilities for those frames to 1e-4, and what was checked.
 
-* Heads of whole utterances take `frames` (1, L, D), any L up to what the head sees, and give `probabilities` (1, K).
+* Heads of whole utterances take `frames` (1, L, D), any L up to what the head sees, and give `probabilities` (1, K), or
+  `ratings` (1, T) on their scale; heads of classes and dimensions give these two outputs.
 * Heads of segments take `frames` (B, L, D) with the segment's own L and any B; an utterance's prediction is the mean over
-  its segments' probabilities, cut as `tfser.heads.training.samples` cuts them.
+  its segments' probabilities and ratings, cut as `tfser.heads.training.samples` cuts them.
 * What is fitted at once (the reference heads, the probe) takes an utterance, too: mean and deviation over time are part of
   the graph.
 
@@ -22,7 +23,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from tfser.heads.models.layer_mix import build_module
 from tfser.heads.prediction.graph_parts import in_graph_words, without_loops
 from tfser.heads.prediction.trained import TrainedHead
 from tfser.heads.training import checkpoints
+from tfser.heads.training.both_baselines import sides_of
 from tfser.heads.training.predict import own_randomness
 from tfser.heads.training.rating_loss import rated
 from tfser.heads.training.samples import FrameStore, plan
@@ -75,8 +77,6 @@ def check_graph(trained: TrainedHead) -> None:
         )
     if trained.spec.no_graph is not None:
         raise NoGraphError(f"--onnx: {trained.name} cannot be written as ONNX: {trained.spec.no_graph}")
-    if trained.beside:
-        raise NoGraphError(f"--onnx: {trained.name} rates {', '.join(trained.beside)} beside its classes; leave it out")
 
 
 class FramesToAnswer(nn.Module):
@@ -84,15 +84,14 @@ class FramesToAnswer(nn.Module):
 
     def __init__(self, trained: TrainedHead, network: nn.Module) -> None:
         super().__init__()
-        self.network, self.mode = network, trained.recipe.normalise
-        self.scale = trained.scale if trained.targets else None
+        self.network, self.mode, self.outputs = network, trained.recipe.normalise, trained.outputs
         self.mean: Tensor
         self.deviation: Tensor
         self.register_buffer("mean", trained.state["normaliser.mean"].float())
         self.register_buffer("deviation", trained.state["normaliser.deviation"].float())
 
-    def forward(self, frames: Tensor) -> Tensor:  # (B, L, D) -> (B, K)
-        """Normalise, classify or rate; every frame counts."""
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:  # (B, L, D) -> (B, K), (B, T)
+        """Normalise, classify and rate; every frame counts."""
         x = frames.float()
         if self.mode in ("none", "train"):
             x = (x - self.mean) * (1 / self.deviation)
@@ -104,8 +103,10 @@ class FramesToAnswer(nn.Module):
                 variance = x.double().square().mean(dim=1, keepdim=True) - mean.square()
                 x = (x - mean.float()) * (1 / variance.clamp(min=0).sqrt().clamp(min=1e-3)).float()
         lengths = torch.full_like(x[:, 0, 0], x.shape[1]).long()
-        outputs: Tensor = self.network(x, lengths).float()
-        return outputs.softmax(dim=-1) if self.scale is None else _on_scale(rated(outputs), self.scale)
+        scores: Tensor = self.network(x, lengths).float()
+        K = len(self.outputs.classes)
+        of_classes = (scores[:, :K].softmax(dim=-1),) if K else ()
+        return (*of_classes, _on_scale(rated(scores[:, K:]), self.outputs.scale)) if self.outputs.targets else of_classes
 
 
 def _on_scale(shares: Tensor, scale: tuple[float, float]) -> Tensor:
@@ -114,18 +115,34 @@ def _on_scale(shares: Tensor, scale: tuple[float, float]) -> Tensor:
     return low + shares * (high - low)
 
 
-class StatisticsToAnswer(nn.Module):
-    """A reference head: mean and deviation over time, then what scikit-learn has fitted
-    (`tfser.heads.training.baselines`, `rating_baselines`)."""
+class FittedToAnswer(nn.Module):
+    """A reference head: one fit of its classes, one of its ratings, or both (`tfser.heads.training.both_baselines`)."""
 
     def __init__(self, trained: TrainedHead) -> None:
         super().__init__()
-        self.scale = trained.scale if trained.targets else None
-        self.names = [name.replace(".", "_") for name in trained.state]
-        for name, tensor in trained.state.items():
+        scale = trained.scale if trained.targets else None
+        of_classes, of_ratings = sides_of(trained.state)
+        # Of one side alone, its tensors have no name before them.
+        states = [(of_classes, None), (of_ratings, scale)] if of_ratings else [(of_classes, scale)]
+        self.sides = nn.ModuleList(StatisticsToAnswer(state, scale) for state, scale in states)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, ...]:  # (B, L, D) -> (B, K), (B, T)
+        """Return what each side says."""
+        return tuple(side(frames) for side in self.sides)
+
+
+class StatisticsToAnswer(nn.Module):
+    """One side of a reference head: mean and deviation over time, then what scikit-learn has fitted
+    (`tfser.heads.training.baselines`, `rating_baselines`); of ratings with their scale."""
+
+    def __init__(self, state: Mapping[str, Tensor], scale: tuple[float, float] | None) -> None:
+        super().__init__()
+        self.scale = scale
+        self.names = [name.replace(".", "_") for name in state]
+        for name, tensor in state.items():
             self.register_buffer(name.replace(".", "_"), tensor.double())
 
-    def forward(self, frames: Tensor) -> Tensor:  # (B, L, D) -> (B, K)
+    def forward(self, frames: Tensor) -> Tensor:  # (B, L, D) -> (B, K) or (B, T)
         """Return the softmax of the scores, or the ratings that they are."""
         at = self.get_buffer
         mean, deviation = _statistics(frames)
@@ -163,7 +180,7 @@ class ProbeToAnswer(nn.Module):
             if not name.startswith("choice.") or name == "choice.temperature":
                 self.register_buffer(name.replace(".", "_"), tensor.double())
 
-    def forward(self, frames: Tensor) -> Tensor:  # (B, L, M*D) -> (B, K)
+    def forward(self, frames: Tensor) -> tuple[Tensor]:  # (B, L, M*D) -> (B, K)
         """Return the softmax of the mean over layers of their scores."""
         at = self.get_buffer
         mean, deviation = (torch.unflatten(each, 1, (self.layers, -1)) for each in _statistics(frames))  # (B, M, D)
@@ -175,12 +192,11 @@ class ProbeToAnswer(nn.Module):
         for place, layer in enumerate(self.chosen):
             scaled = (inputs[:, layer] - at("inputs_mean")[place]) / at("inputs_deviation")[place]
             scores.append((scaled @ at("model_weight")[place].T + intercept[place]) / at("choice_temperature")[place])
-        probabilities: Tensor = torch.stack(scores).mean(dim=0).softmax(dim=-1).float()
-        return probabilities
+        return (torch.stack(scores).mean(dim=0).softmax(dim=-1).float(),)
 
 
 def graph_module(trained: TrainedHead, longest: int) -> tuple[nn.Module, int | None]:
-    """Return the module that is written: frames (B, L, D) to probabilities (B, K), or to ratings (B, T) on their scale.
+    """Return the module that is written: frames (B, L, D) to those of probabilities (B, K) and ratings (B, T) that there are.
 
     Args:
         trained: the head.
@@ -191,9 +207,10 @@ def graph_module(trained: TrainedHead, longest: int) -> tuple[nn.Module, int | N
     """
     if trained.is_fitted_at_once:
         is_probe = "choice.layers" in trained.state
-        return (ProbeToAnswer(trained) if is_probe else StatisticsToAnswer(trained)).eval(), None
+        return (ProbeToAnswer(trained) if is_probe else FittedToAnswer(trained)).eval(), None
     with own_randomness(torch.device("cpu")):
-        network = build_module(trained.spec, trained.config, trained.features.dim, len(trained.classes), trained.features.layers)
+        width, layers = trained.outputs.width, trained.features.layers
+        network = build_module(trained.spec, trained.config, trained.features.dim, width, layers)
     network.load_state_dict(checkpoints.part(trained.state, "model"))
     network = copy.deepcopy(network)
     most = [number for number in (in_graph_words(network, longest), _most(trained)) if number is not None]
@@ -209,7 +226,7 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
         packed: frames of utterances of its feature set, real ones if there are any.
 
     Returns:
-        What was compared: `utterances`, `largest_difference`, `tolerance`, `opset`; and what `input` and `output` are.
+        What was compared: `utterances`, `largest_difference`, `tolerance`, `opset`; and what `input` and `outputs` are.
 
     Raises:
         NoGraphError: the head cannot be written, and why.
@@ -237,7 +254,7 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
         raise NoGraphError(f"--onnx: onnxruntime cannot run the graph of {trained.name} ({str(error)[:200]})") from error
     if not worst <= TOLERANCE:
         path.unlink(missing_ok=True)
-        what = output_name(trained)
+        what = " and ".join(output_names(trained))
         raise TfserError(f"--onnx: onnxruntime's {what} differ from PyTorch's by {worst:.2g}, more than {TOLERANCE:g}")
     return {
         "utterances": len(packed.utterance_ids),
@@ -246,7 +263,7 @@ def write_onnx(trained: TrainedHead, path: Path, packed: PackedFeatures) -> dict
         "opset": OPSET,
         "input": f"frames float32 ({'B' if segment else '1'}, {segment or ('L' if moving else 1)}, {trained.features.dim})"
         + (f", L up to {most:,}," if moving and most and not segment else ""),
-        "output": output_name(trained),
+        "outputs": output_names(trained),
     }
 
 
@@ -270,7 +287,7 @@ def _save(trained: TrainedHead, module: nn.Module, example: Tensor, moving: dict
                 dynamo=True,
                 opset_version=OPSET,
                 input_names=["frames"],
-                output_names=[output_name(trained)],
+                output_names=output_names(trained),
                 dynamic_shapes={"frames": moving},
                 verbose=False,
             )
@@ -301,16 +318,16 @@ def _check_moving(written: Any, moving: Iterable[int]) -> None:
         raise ValueError(f"{found}; try again in a new process")
 
 
-def output_name(trained: TrainedHead) -> str:
-    """Return what the graph's output is called, which says what it is."""
-    return "ratings" if trained.targets else "probabilities"
+def output_names(trained: TrainedHead) -> list[str]:
+    """Return what the graph's outputs are called, which says what they are."""
+    return ["probabilities"] * bool(trained.classes) + ["ratings"] * bool(trained.targets)
 
 
 def _properties(trained: TrainedHead) -> dict[str, str]:
     """Return what the file says of itself to whoever has nothing but it: names of the outputs, and of which frames they are."""
-    named: dict[str, Any] = {"tfser.classes": list(trained.classes)}
+    named: dict[str, Any] = {"tfser.classes": list(trained.classes)} if trained.classes else {}
     if trained.targets:
-        named = {"tfser.targets": list(trained.targets), "tfser.scale": list(trained.scale)}
+        named |= {"tfser.targets": list(trained.targets), "tfser.scale": list(trained.scale)}
     features = {"tfser.features": trained.features.name, "tfser.fingerprint": trained.features.fingerprint}
     texts = {key: json.dumps(value, ensure_ascii=False) for key, value in named.items()}
     return texts | features | {"tfser.run_id": trained.name}
@@ -340,9 +357,8 @@ def _samples(trained: TrainedHead, packed: PackedFeatures, segment: int | None) 
 
 
 def _compare(trained: TrainedHead, path: Path, packed: PackedFeatures, samples: Sequence[Tensor]) -> float:
-    """Return the largest difference between onnxruntime's probabilities and those that `TrainedHead.predict` gives.
-
-    Of ratings, it is one of shares of their scale.
+    """Return the largest difference between onnxruntime's answers and those that `TrainedHead.predict` gives: of probabilities,
+    and of ratings as shares of their scale.
 
     Raises:
         _CannotRunError: it cannot run the graph.
@@ -356,14 +372,17 @@ def _compare(trained: TrainedHead, path: Path, packed: PackedFeatures, samples: 
     except Exception as error:  # its classes have no base of their own
         raise _CannotRunError(first_line(error)) from error
     expected = trained.predict(packed).utterance_probabilities
-    low, high = trained.scale if trained.targets else (0.0, 1.0)
+    names, (low, high) = output_names(trained), trained.scale
     worst = 0.0
     for row, sample in zip(expected, samples, strict=True):
         try:
-            (found,) = session.run([output_name(trained)], {"frames": sample.numpy()})
+            found = session.run(names, {"frames": sample.numpy()})
         except Exception as error:
             raise _CannotRunError(first_line(error)) from error
-        difference = np.abs((found.astype(np.float64).mean(axis=0) - low) / (high - low) - row).max()
+        means = dict(zip(names, (each.astype(np.float64).mean(axis=0) for each in found), strict=True))
+        if "ratings" in means:
+            means["ratings"] = (means["ratings"] - low) / (high - low)
+        difference = np.abs(np.concatenate(list(means.values())) - row).max()
         worst = max(worst, float(difference) if np.isfinite(difference) else math.inf)
     return worst
 

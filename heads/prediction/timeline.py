@@ -1,7 +1,7 @@
 """Long recordings, window by window, in bounded memory.
 
-What comes in: a recording of any length. What goes out: for each window its start and end in seconds and the class
-probabilities.
+What comes in: a recording of any length. What goes out: for each window its start and end in seconds, the class
+probabilities and the ratings.
 A window is predicted as a file would be that held nothing else: its samples at the recording's own rate are cut out,
 resampled and turned into frames alone, so `tfser predict` of that piece gives the same numbers (to the rounding of
 batches). Windows begin at 0, `step`, 2 `step` ...; if samples are left over at the end, one more window ends at the last
@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from tfser.heads.prediction.answers import Floats, evaluated, mean_of, on_scale
+from tfser.heads.prediction.answers import evaluated
 from tfser.heads.prediction.fused import Voice
 from tfser.heads.prediction.inputs import Speech
+from tfser.heads.prediction.outputs import Floats, Outputs, mean_of
 from tfser.heads.prediction.packing import heard_part
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.derived.joint_front_end import FrontEnds
@@ -43,33 +44,15 @@ class Window:
     speech: Speech
     start_s: float
     end_s: float
-    classes: tuple[str, ...]
+    outputs: Outputs
     members: Floats
-    """(M, K); (0, K) where there is no answer."""
+    """(M, K + T); (0, K + T) where there is no answer."""
     reason: str | None = None
-    scale: tuple[float, float] | None = None
-    """Of heads of dimensions: the ends of their scale, as `SpokenAnswer.scale`."""
-
-    @property
-    def probabilities(self) -> Floats:
-        """(K,) the mean over the heads."""
-        return mean_of(self.members)
-
-    @property
-    def predicted(self) -> str:
-        """The class of the largest probability."""
-        return self.classes[int(self.probabilities.argmax())]
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as a row."""
         row = {"input": self.speech.name, "start_s": round(self.start_s, 4), "end_s": round(self.end_s, 4)}
-        if self.scale is not None:
-            rated = on_scale(self.classes, self.probabilities, self.scale) if self.reason is None else None
-            return row | {"ratings": rated, "reason": self.reason}
-        if self.reason is not None:
-            return row | {"predicted": None, "probabilities": None, "reason": self.reason}
-        shares = {name: float(value) for name, value in zip(self.classes, self.probabilities, strict=True)}
-        return row | {"predicted": self.predicted, "probabilities": shares, "reason": None}
+        return row | self.outputs.row(self.members) | {"reason": self.reason}
 
     def rttm(self, name: str) -> str:
         """Return it as a line of RTTM: the class where a diarisation has the speaker, its probability as the confidence.
@@ -77,8 +60,9 @@ class Window:
         Args:
             name: of the recording, from `recording_names`.
         """
-        label = "_".join(self.predicted.split())
-        confidence = float(self.probabilities.max())
+        mean = mean_of(self.members)
+        label = "_".join(self.outputs.predicted(mean).split())
+        confidence = max(self.outputs.shares(mean).values())
         return f"SPEAKER {name} 1 {self.start_s:.3f} {self.end_s - self.start_s:.3f} <NA> <NA> {label} {confidence:.4f} <NA>"
 
 
@@ -207,9 +191,8 @@ def _answered(
         if heard.places:
             answered = evaluated(heads, heard.packed, compute.devices[0], ())
             found = {place: members for place, (members, _) in zip(heard.places, answered, strict=True)}
-    classes = heads[0].classes
+    outputs = heads[0].outputs
     for place, (start, end, _) in enumerate(batch):
-        members = found.get(place, np.empty((0, len(classes)), np.float32))
-        scale = heads[0].scale if heads[0].targets else None
+        members = found.get(place, np.empty((0, outputs.width), np.float32))
         reason = heard.reasons.get(place)
-        yield Window(speech=speech, start_s=start, end_s=end, classes=classes, members=members, reason=reason, scale=scale)
+        yield Window(speech=speech, start_s=start, end_s=end, outputs=outputs, members=members, reason=reason)

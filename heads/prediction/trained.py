@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tfser.heads import head
 from tfser.heads.prediction.makers import Mixes, mixes_in, whole_set
+from tfser.heads.prediction.outputs import Outputs
 from tfser.heads.results.outcomes import find
 from tfser.heads.runs.experiment import EVERYTHING
 from tfser.heads.runs.learned_mix import FILES
@@ -44,7 +43,7 @@ class TrainedHead:
         about: what the run says of itself (run.json).
         spec, config, recipe: the head, its configuration, and how it was trained, which says how frames are normalised
             and cut.
-        classes: K names, in the order of the head's outputs; of a head of dimensions, theirs.
+        classes: K names, in the order of the head's outputs; none of a head of dimensions alone.
         selection: how the epoch of the weights was chosen.
         state: the weights with their normalisation.
         features: the feature set that it was trained on.
@@ -84,19 +83,19 @@ class TrainedHead:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The dimensions that it rates, whose names `classes` then holds; none of a head of classes."""
-        return () if self.about["config"].get("classes") else tuple(self.about["config"].get("targets", ()))
-
-    @property
-    def beside(self) -> tuple[str, ...]:
-        """The dimensions that it learned beside its classes, and that it does not rate here: it answers with the classes."""
-        return tuple(self.about["config"].get("targets", ())) if self.about["config"].get("classes") else ()
+        """The T dimensions that it rates, alone or beside its classes; none of a head of classes alone."""
+        return tuple(self.about["config"].get("targets", ()))
 
     @property
     def scale(self) -> tuple[float, float]:
         """The ends of the scale that it rates on: its corpus's, or 0 and 1 where its corpora have several."""
         ends = {(low, high) for _, low, high in self.about["config"].get("scales", ())}
         return ends.pop() if len(ends) == 1 else (0.0, 1.0)
+
+    @property
+    def outputs(self) -> Outputs:
+        """What its K + T numbers are called."""
+        return Outputs(classes=self.classes, targets=self.targets, scale=self.scale)
 
     @property
     def name(self) -> str:
@@ -121,9 +120,11 @@ class TrainedHead:
         rows_of: npt.NDArray[Any] | None = None,
         device: str = "cpu",
     ) -> Prediction:
-        """Return the class probabilities (or ratings on 0..1) of utterances and segments, as the training evaluated its own.
+        """Return the class probabilities, and behind them ratings on 0..1, of utterances and segments, as the training evaluated
+        its own.
 
-        They are as sure as those that the run stored. Of a calibrated head those of utterances, and they alone, are scaled.
+        They are as sure as those that the run stored. Of a calibrated head the probabilities of utterances, and they alone, are
+        scaled.
 
         Args:
             features: frames of the feature set that the head was trained on, n utterances.
@@ -140,9 +141,8 @@ class TrainedHead:
                 spec=self.spec,
                 config=self.config,
                 recipe=self.recipe,
-                n_classes=0 if self.targets else len(self.classes),
+                n_classes=len(self.classes),
                 targets=self.targets,
-                beside=len(self.beside),
                 layers=self.features.layers,
             ),
             features,
@@ -152,7 +152,9 @@ class TrainedHead:
         )
         if not self.is_calibrated or self.temperature is None:
             return found
-        return replace(found, utterance_probabilities=scaled(found.utterance_probabilities, self.temperature).astype(np.float32))
+        both, K = found.utterance_probabilities.copy(), len(self.classes)
+        both[:, :K] = scaled(both[:, :K], self.temperature)
+        return replace(found, utterance_probabilities=both)
 
 
 def trained_head(cache: Cache, run_id: str, *, selection: str = "last") -> TrainedHead:
@@ -203,7 +205,7 @@ def described(about: Mapping[str, Any]) -> dict[str, Any]:
             "spec": spec,
             "config": kind.from_dict(config["head_config"]),
             "recipe": Recipe.from_dict(config["recipe_config"]),
-            "classes": tuple(about["classes"] or config.get("targets", ())),
+            "classes": tuple(about["classes"] or ()),
         }
     except UsageError as error:
         raise TfserError(f"{about['run_id']}: cannot be used by this version or without its plug-in ({error})") from error

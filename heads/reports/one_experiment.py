@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tfser.heads.reports import failing_data, scores_data, trust_data
+from tfser.heads.reports.dimension_parts import rated_beside, scatter
 from tfser.heads.reports.drawing import draw
 from tfser.heads.reports.epochs_data import curves
 from tfser.heads.reports.figure_data import FigureData, percent_of, text_of
@@ -114,11 +116,13 @@ def _figures(connection: Connection, one: Contender, links: Mapping[str, tuple[s
     figures: list[Drawn] = []
     missing: list[str] = []
     about = spoken(connection, [one.experiment])
+    beside = rated_beside(connection, one)
     drawings: tuple[tuple[str, Callable[[], Any]], ...] = (
         ("speakers", lambda: scores_data.speakers(connection, one)),
         ("confusion", lambda: scores_data.confusion(one)),
         ("curves", lambda: curves(connection, one)),
         ("failing", lambda: failing_data.failing(one, about)),
+        *((name, partial(scatter, beside, name)) for name in (beside.rated.dimensions if beside else ())),
     )
     for kind, make in drawings:
         try:

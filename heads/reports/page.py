@@ -17,10 +17,12 @@ from typing import Any
 
 from tfser import __version__
 from tfser.heads.reports import corpus_data, scores_data
+from tfser.heads.reports.dimension_parts import SCORES_NOTE as RATINGS_NOTE
+from tfser.heads.reports.dimension_parts import dimension_tables, rated_beside, rated_sentence
 from tfser.heads.reports.figure_data import FigureData
 from tfser.heads.reports.material import Contender, Material
 from tfser.heads.reports.one_experiment import cells_part, drawn, experiment_part, sentence
-from tfser.heads.reports.published_data import published_tables
+from tfser.heads.reports.published_data import published_ratings, published_tables
 from tfser.heads.reports.recordings import Heard
 from tfser.heads.reports.report_tables import of_numbers, score_table, table_of
 from tfser.heads.reports.style import house_style
@@ -151,22 +153,30 @@ def _context(connection: Connection, material: Material, wishes: Wishes, chosen:
     findings, findings_sql = corpus_data.audit_findings(connection, members)
     licences, licences_sql = corpus_data.corpora_rows(connection, material.groups)
     tables = [score_table(material, group) for group in material.groups]
+    rated = {one.experiment: of for one in members if (of := rated_beside(connection, one)) is not None}
     published = {of.title: of for group in material.groups for of in published_tables(connection, group)}
+    for of in rated.values():
+        row = of.shown.row
+        found = published_ratings(connection, str(row["corpus"]), str(row["protocol"]), of.rated.dimensions)
+        published |= {each.title: each for each in found}
     corpora = ", ".join(dict.fromkeys(group.corpus for group in material.groups))
     detail = f", {len(chosen)} of them in detail" if len(chosen) < len(members) else ""
     left = f"; {len(material.left_out)} left out, listed below" if material.left_out else ""
     # A sentence for those in detail and the next best: of more, nobody reads them, and the table has all.
     told = [*chosen, *(one for one in members if one not in chosen)][:SENTENCES]
+    sentences = [{"text": sentence(connection, one), "alarm": not is_independent(one.row)} for one in told]
+    of_ratings = [rated[one.experiment] for one in told if one.experiment in rated]
+    sentences += [{"text": rated_sentence(of), "alarm": not is_independent(of.rows[-1])} for of in of_ratings]
     heard = wishes.heard
     if heard is not None and heard.missing:
         left += f"; {count(len(heard.missing), 'recording')} could not be had"
     return {
         "title": wishes.title or f"Speech emotion recognition on {corpora}",
         "subtitle": f"{count(len(members), 'experiment')}{detail}{left}.",
-        "sentences": [{"text": sentence(connection, one), "alarm": not is_independent(one.row)} for one in told],
+        "sentences": sentences,
         "more": f"{len(members) - len(told)} more stand in the table." if len(told) < len(members) else "",
         "marks": explain_marks([one.row for one in members]),
-        "score_tables": tables,
+        "score_tables": [*tables, *dimension_tables(list(rated.values()))],
         "published": list(published.values()),
         "left_out": table_of("left out, and why", [{"what": a, "why": b} for a, b in material.left_out])
         if material.left_out
@@ -175,5 +185,5 @@ def _context(connection: Connection, material: Material, wishes: Wishes, chosen:
         "licences": table_of("corpora", licences, sql=licences_sql),
         "made": [corpus_data.how_made(connection, one) for one in chosen],
         "command": wishes.command,
-        "scores_note": SCORES_NOTE,
+        "scores_note": f"{SCORES_NOTE} {RATINGS_NOTE}" if rated else SCORES_NOTE,
     }

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tfser.heads.reports import drawing, failing_data, inside_data, paper_data, paper_drawing, scores_data, trust_data
-from tfser.heads.reports.epochs_data import curves
+from tfser.heads.reports.dimension_parts import rated_members, scatter
 from tfser.heads.reports.figure_data import FigureData
 from tfser.heads.reports.layers import layers_figure
 from tfser.heads.reports.material import Contender, ContenderGroup, read_material, spoken
 from tfser.heads.reports.wishes import PLOTS, PlotWishes
 from tfser.heads.results.layer_choice import layer_scores
+from tfser.heads.results.outcomes import find, targets_of
 from tfser.heads.runs.layer_plan import plan_layers
 from tfser.heads.runs.request import LayerRequest
 from tfser.manifests.cache import Cache
@@ -161,12 +162,31 @@ def _layers(plan: Plan) -> Figure:
     return layers_figure(layer_scores(cache, plan_layers(cache, asked), wishes.selection).rows, width)
 
 
+def _ratings(plan: Plan) -> Figure:
+    _, connection, names, wishes, width = plan
+    found = rows(connection, "SELECT DISTINCT experiment FROM runs WHERE len(targets) > 0 ORDER BY 1")
+    rating = [row["experiment"] for row in found]
+    if len(names or rating) != 1:
+        have = ", ".join(rating) or "none here; `tfser train --target` makes one"
+        raise UsageError(f"name one experiment on dimensions: {have}")
+    subject = find(connection, (names or rating)[0])
+    if not (dimensions := targets_of(connection, subject)):
+        raise UsageError(f"{subject.name} learned classes alone: it rates nothing")
+    if wishes.dimension is None and len(dimensions) > 1:
+        raise UsageError(f"{subject.name} rates {', '.join(dimensions)}: say --dimension {dimensions[0]}")
+    if (chosen := wishes.dimension or dimensions[0]) not in dimensions:
+        raise unknown("dimension of this experiment", chosen, dimensions)
+    (member,), _ = rated_members(connection, [subject.experiment], wishes.selection)
+    return drawing.draw(scatter(member, chosen), width)
+
+
 DRAWN: dict[str, Callable[[Plan], Figure]] = {
     "forest": _forest,
     "speakers": _of_one(scores_data.speakers),
     "confusion": _of_one(_confusion),
     "difference": _difference,
-    "curves": _of_one(curves),
+    "curves": _of_one(scores_data.curves),
+    "ratings": _ratings,
     "reliability": _of_one(_reliability),
     "risk": _of_one(_risk),
     "entropy": _of_one(_entropy),

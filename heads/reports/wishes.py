@@ -13,6 +13,7 @@ PLOTS: dict[str, str] = {
     "confusion": "whom an experiment takes for whom (TF-Transformer, Fig. 2)",
     "difference": "confusion of A minus that of B",
     "curves": "UA by epoch, with the epochs of each selection",
+    "ratings": "predicted against rated, of one dimension",
     "reliability": "is it as right as it is sure: ECE and Brier score",
     "risk": "what is wrong among the surest answers",
     "entropy": "entropy of right and wrong answers",
@@ -45,6 +46,7 @@ class PlotWishes:
         tuple[str, ...], Option("Of embedding and features: feature sets; the experiment's, or one of each kind, if left out.",
                                 metavar="NAMES")
     ] = ()  # fmt: skip
+    dimension: Annotated[str | None, Option("Of ratings: which, where there are several.", metavar="NAME")] = None
     corpus: Annotated[str | None, Option("Of features: where several corpora have that utterance.", metavar="NAME")] = None
 
 

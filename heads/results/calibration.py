@@ -9,7 +9,9 @@ In goes the catalogue; out comes a row an experiment and selection, over the tes
   (Guo et al., "On calibration of modern neural networks", ICML 2017). Few utterances alone make it larger than zero.
 
 Of runs whose recipe fits a temperature on their validation utterances (`tfser.heads.training.temperature`), the same with p^(1/T)
-in the probabilities' place: NLL_scaled, Brier_scaled and ECE_scaled, with the runs' mean `temperature`; null for others.
+in the probabilities' place: NLL_scaled, Brier_scaled and ECE_scaled, with the runs' mean `temperature`; null for others. A note
+says where a temperature stands at its bound: then all validation utterances were right (or wrong), and nothing says how sure to
+be.
 
 Intervals are the delete-one-speaker jackknife's with Student's t (`tfser.heads.results.intervals`), where speakers are known and
 new to the head; they are cut at zero. Of ECE, whose bins are absolute values, read them as a rough guide.
@@ -25,6 +27,7 @@ import numpy as np
 
 from tfser.heads.results.intervals import CONFIDENCE, Floats
 from tfser.heads.spec.selections import ORDER_SQL
+from tfser.heads.training.temperature import LEAST, MOST
 from tfser.manifests.catalogue.reading import Connection
 
 MEASURES = ("NLL", "Brier", "ECE")
@@ -34,10 +37,15 @@ _AS_STORED = "map_values(p.probabilities) AS spread, coalesce(p.probabilities[p.
 _SCALED = """list_transform(map_values(p.probabilities), lambda x: pow(greatest(x, 1e-12), 1 / t.temperature)) AS powers,
     list_transform(powers, lambda x: x / list_sum(powers)) AS spread,
     pow(greatest(coalesce(p.probabilities[p.label], 0), 1e-12), 1 / t.temperature) / list_sum(powers) AS of_true, t.temperature"""
-_TEMPERATURES = """JOIN (
+_OF_RUNS = """(
     SELECT run_id, unnest(json_keys(temperature)) AS selection, unnest(json_extract(temperature, '$.*'))::DOUBLE AS temperature
     FROM runs WHERE temperature IS NOT NULL
-  ) t ON t.run_id = p.run_id AND t.selection = p.selection"""
+  ) t"""
+_TEMPERATURES = f"JOIN {_OF_RUNS} ON t.run_id = p.run_id AND t.selection = p.selection"
+_AT_A_BOUND = f"""
+SELECT r.experiment, t.selection, count(*)::BIGINT AS runs, count_if(t.temperature < {1.01 * LEAST})::BIGINT AS least,
+  count_if(t.temperature > {0.99 * MOST})::BIGINT AS most
+FROM {_OF_RUNS} JOIN runs r USING (run_id) WHERE list_contains(?, r.experiment) GROUP BY ALL HAVING least + most > 0"""
 
 
 def _cells(probabilities: str, joined: str = "") -> str:
@@ -71,11 +79,20 @@ def calibration(connection: Connection, experiments: Sequence[str], selection: s
     asked = [list(experiments), selection, selection]
     groups = _groups(connection.execute(_cells(_AS_STORED), asked).fetchall())
     scaled = _groups(connection.execute(_cells(_SCALED, _TEMPERATURES), asked).fetchall())
+    at_a_bound = {(row[0], row[1]): bound_note(*row[2:]) for row in connection.execute(_AT_A_BOUND, asked[:1]).fetchall()}
     table = []
     for (experiment, chosen), cells in groups.items():
         row = {"experiment": experiment, "selection": chosen, "level": "utterance", **measured(cells)}
+        row |= {"notes": [at_a_bound[experiment, chosen]]} if (experiment, chosen) in at_a_bound else {"notes": []}
         table.append(row | _of_scaled(cells, scaled.get((experiment, chosen), [])))
     return table
+
+
+def bound_note(runs: int, least: int, most: int) -> str:
+    """Return what it means that temperatures of runs stand at their bounds."""
+    ends = [(least, LEAST, "right"), (most, MOST, "wrong")]
+    told = [f"{n} of {runs} runs at T = {end:g} (those validating were all {how})" for n, end, how in ends if n]
+    return f"{', '.join(told)}: no temperature to be believed; validate on more speakers"
 
 
 def _groups(found: Sequence[tuple[Any, ...]]) -> dict[tuple[str, str], list[tuple[Any, ...]]]:

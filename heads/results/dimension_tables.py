@@ -131,10 +131,25 @@ def _pooled(outcome: RatedOutcome, scored: Sequence[Row], clusters: str | None) 
         notes.append("no interval over speakers: they are not known to be new to the head")
     elif len(moments.clusters) < FEW:
         notes.append(few(len(moments.clusters), by))
+    notes += without_score(found)
     seeds = sorted({row["seed"] for row in scored})
     seconds = sum(run[0]["seconds"] for run in _runs(scored))
     common = {"seeds": seeds, "utterances": len(outcome.of.keys), "seconds": seconds, "confidence": CONFIDENCE, "notes": notes}
     return [row | common for row in found]
+
+
+def without_score(found: Sequence[Row]) -> list[str]:
+    """Return a sentence for each dimension whose mean over folds leaves runs out that have no CCC.
+
+    >>> without_score([{"dimension": "valence", "runs": 5, "CCC_runs": 4}])
+    ['CCC of valence over folds is of 4 of 5 runs: the others tested one utterance alone, or ratings that are all alike']
+    """
+    return [
+        f"CCC of {row['dimension']} over folds is of {row['CCC_runs']} of {row['runs']} runs: the others tested one utterance "
+        "alone, or ratings that are all alike"
+        for row in found
+        if row["dimension"] != MEAN and row["CCC_runs"] < row["runs"]
+    ]
 
 
 def _clusters(outcome: RatedOutcome, asked: str | None) -> str | None:

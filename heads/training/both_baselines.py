@@ -66,6 +66,11 @@ def beside(config: LogRegConfig | SVMConfig) -> RidgeConfig | SVRConfig:
     return SVRConfig(C=config.C, kernel=config.kernel, width=config.width)
 
 
+def sides_of(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the tensors of a state's classes and of its ratings beside them, which a state of one side alone has none of."""
+    return {name: tensor for name, tensor in state.items() if not name.startswith(f"{_RATINGS}.")}, part(state, _RATINGS)
+
+
 def predict(
     state: Mapping[str, Tensor], features: PackedFeatures, rows: Indices, speakers: Sequence[str] | None = None
 ) -> Prediction:
@@ -75,8 +80,7 @@ def predict(
         UsageError: As `tfser.heads.training.baselines.predict`.
         NotFiniteError: Features of an utterance are no numbers.
     """
-    ratings = part(state, _RATINGS)
-    classes = {name: tensor for name, tensor in state.items() if not name.startswith(f"{_RATINGS}.")}
+    classes, ratings = sides_of(state)
     said = baselines.predict(classes, features, rows, speakers)
     if not ratings:
         return said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,6 @@ class TrainedState:
     """Of the features (`FoldData.layers`)."""
     targets: tuple[str, ...] = ()
     """Dimensions that it rates (`FoldData.targets`); where it rates alone, ``n_classes`` is 0."""
-    beside: int = 0
-    """Dimensions that it rates beside its classes and that are left out of what it predicts; then ``targets`` names none."""
 
 
 def predict(
@@ -75,11 +73,11 @@ def predict(
     if not len(rows):
         raise UsageError("there are no utterances to predict")
     if isinstance(spec, Baseline):
-        return _without_last(spec.predict(state, features, rows, speakers), trained.beside)
+        return spec.predict(state, features, rows, speakers)
     # Initial weights are drawn and thrown away: the caller's generator must not notice.
     with computing_on(device):
         with own_randomness(device):
-            outputs = trained.n_classes + len(trained.targets) + trained.beside
+            outputs = trained.n_classes + len(trained.targets)
             model = build_module(spec, config, features.frames.shape[1], outputs, trained.layers).to(device)
         try:
             model.load_state_dict(checkpoints.part(state, "model"))
@@ -96,17 +94,7 @@ def predict(
         frames, most = spec.sample_frames(config, recipe), spec.seen_frames(config, recipe)
         store = FrameStore(features.frames, features.offsets, *tables, device, most)
         layout = plan(features.offsets, rows, frames, recipe.eval_hop, most)
-        found = evaluate(model, store, layout, frames, rates=len(trained.targets) + trained.beside)
-    return _without_last(found, trained.beside)
-
-
-def _without_last(found: Prediction, columns: int) -> Prediction:
-    """Return a prediction without so many of its last columns."""
-    if not columns:
-        return found
-    both = (found.segment_probabilities, found.utterance_probabilities)
-    segments, utterances = (of[:, : of.shape[1] - columns] for of in both)
-    return replace(found, segment_probabilities=segments, utterance_probabilities=utterances)
+        return evaluate(model, store, layout, frames, rates=len(trained.targets))
 
 
 def evaluate(

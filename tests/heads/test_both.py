@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +12,10 @@ import torch
 
 from tfser.heads import head
 from tfser.heads.runs.target import check_learns
-from tfser.heads.spec.fold import FoldData, UnlearnableError
+from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, UnlearnableError
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.training.augment import mix
-from tfser.heads.training.loop import fit
+from tfser.heads.training.loop import Keeping, fit
 from tfser.heads.training.losses import cross_entropy
 from tfser.heads.training.parts import Batch
 from tfser.heads.training.predict import TrainedState, predict
@@ -96,6 +98,34 @@ def test_a_network_learns_both_and_says_what_it_learned() -> None:
         spec=spec, config=replace(spec.preset(), dropout=0.0), recipe=replace(recipe, epochs=2), device="cpu", how="vmap",
     )  # fmt: skip
     assert all(not isinstance(of, Exception) and of.history[-1].test_CCC is not None for of in together)
+
+
+def test_a_stopped_training_of_both_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+    """Also where nobody who validates has one of the classes: the temperature is fitted on those that there are."""
+    data, spec = both(), head("mean_pool")
+    labels = data.labels.copy()
+    labels[data.val] %= 2
+    assert set(labels[data.val]) < set(labels[data.train])
+    recipe = replace(spec.recipe(), epochs=4, warmup_epochs=0.0, temperature=True)
+
+    def train(**keeping: Any) -> FitResult:
+        fold = replace(data, labels=labels)
+        return fit(fold, spec=spec, config=spec.preset(), recipe=recipe, seed=0, keeping=Keeping(**keeping))
+
+    def stop(record: EpochRecord) -> None:
+        if record.epoch == 2:
+            raise KeyboardInterrupt
+
+    whole = train()
+    with pytest.raises(KeyboardInterrupt):
+        train(checkpoint_dir=tmp_path, checkpoint_every_s=0.0, on_epoch=stop)
+    resumed = train(checkpoint_dir=tmp_path)
+    for name, selection in whole.selections.items():
+        again = resumed.selections[name]
+        assert again.epoch == selection.epoch and again.test is not None and selection.test is not None
+        np.testing.assert_array_equal(again.test.utterance_probabilities, selection.test.utterance_probabilities)
+    temperatures = [record.temperature for record in resumed.history]
+    assert temperatures == [record.temperature for record in whole.history] and np.isfinite(temperatures).all()  # type: ignore[arg-type]
 
 
 def test_what_is_not_rated_changes_no_score_of_ratings_and_every_class_score_stays() -> None:

@@ -36,7 +36,7 @@ from tfser.heads.prediction.graph_parts import (
     without_loops,
 )
 from tfser.heads.prediction.inputs import measured, named_inputs
-from tfser.heads.prediction.onnx_graph import NoGraphError, _check_moving, write_onnx
+from tfser.heads.prediction.onnx_graph import NoGraphError, _check_moving, graph_module, output_names, write_onnx
 from tfser.heads.prediction.trained import TrainedHead
 from tfser.heads.spec.fold import FoldData
 from tfser.heads.spec.head import Baseline
@@ -167,7 +167,9 @@ def of_width(real: PackedFeatures, dim: int) -> PackedFeatures:
     return replace(real, frames=np.ascontiguousarray(np.tile(real.frames, times)[:, :dim]))
 
 
-def some_head(name: str, features: PackedFeatures, *, targets: tuple[str, ...] = (), layers: int = 1) -> TrainedHead:
+def some_head(
+    name: str, features: PackedFeatures, *, targets: tuple[str, ...] = (), layers: int = 1, classes: tuple[str, ...] = CLASSES
+) -> TrainedHead:
     """Return a head with weights as they are drawn, or fitted at once to labels that are drawn."""
     spec = head(name)
     recipe = spec.recipe("paper" if name == "tf_transformer" else None)  # whose hops fit so short segments
@@ -180,7 +182,7 @@ def some_head(name: str, features: PackedFeatures, *, targets: tuple[str, ...] =
         data = FoldData(
             features=features,
             labels=everyone % len(CLASSES),
-            classes=() if targets else CLASSES,
+            classes=classes,
             train=everyone,
             val=everyone[:0],
             test=everyone[:0],
@@ -192,7 +194,7 @@ def some_head(name: str, features: PackedFeatures, *, targets: tuple[str, ...] =
         state = dict(spec.fit(data, config, recipe).states["last"])
     else:
         torch.manual_seed(0)
-        network = build_module(spec, config, features.dim, len(targets or CLASSES), layers)
+        network = build_module(spec, config, features.dim, len(classes) + len(targets), layers)
         found = Normaliser.fit(recipe.normalise, features.frames, features.offsets, everyone)
         state = {f"model.{key}": value for key, value in network.state_dict().items()}
         state |= {"normaliser.mean": torch.from_numpy(found.mean), "normaliser.deviation": torch.from_numpy(found.deviation)}
@@ -206,36 +208,52 @@ def some_head(name: str, features: PackedFeatures, *, targets: tuple[str, ...] =
         spec=spec,
         config=config,
         recipe=recipe,
-        classes=targets or CLASSES,
+        classes=classes,
         selection="last",
         state=state,
         features=stored,
     )
 
 
-def written(real: PackedFeatures, path: Path, name: str, targets: tuple[str, ...], layers: int) -> dict[str, Any]:
+def written(real: PackedFeatures, path: Path, name: str, says: str, layers: int) -> dict[str, Any]:
     """Return what `write_onnx` says of a head that is made here."""
     features = of_width(real, 144 if name == "ca_mser" else real.dim * layers)
-    return write_onnx(some_head(name, features, targets=targets, layers=layers), path, features)
+    return write_onnx(some_head(name, features, **SAYS[says], layers=layers), path, features)
 
 
+SAYS: dict[str, dict[str, Any]] = {"classes": {}, "ratings": {"targets": TARGETS, "classes": ()}, "both": {"targets": TARGETS}}
 CASES = [
-    *((name, TARGETS if name in DIMENSION_REFERENCES else (), 1) for name in HEADS),
-    *(("mean_pool", TARGETS, 1), ("tf_transformer", TARGETS, 1), ("mean_pool", (), 2), ("probe", (), 2)),
+    *((name, "ratings" if name in DIMENSION_REFERENCES else "classes", 1) for name in HEADS),
+    *(("mean_pool", "ratings", 1), ("tf_transformer", "ratings", 1), ("mean_pool", "classes", 2), ("probe", "classes", 2)),
+    *((name, "both", 1) for name in ("mean_pool", "tf_transformer", "logreg", "svm")),
 ]
 
 
+@pytest.mark.parametrize("name", ["logreg", "svm", "mean_pool"])
+def test_a_module_of_both_gives_probabilities_and_ratings_on_the_scale(name: str) -> None:
+    """What is written as a graph says what the head predicts, before any graph."""
+    rng = np.random.default_rng(1)
+    frames, offsets = rng.standard_normal((48, 4)).astype(np.float32), np.arange(0, 49, 8)
+    features = PackedFeatures(frames=frames, offsets=offsets, utterance_ids=tuple("abcdef"))
+    trained = some_head(name, features, targets=TARGETS)
+    module, _ = graph_module(trained, 8)
+    with torch.no_grad():
+        shares, ratings = module(torch.from_numpy(frames).reshape(6, 8, 4))
+    wanted = trained.predict(features).utterance_probabilities
+    np.testing.assert_allclose(shares, wanted[:, :3], atol=1e-5)
+    np.testing.assert_allclose(ratings, 1 + 4 * wanted[:, 3:], atol=1e-5)
+    assert output_names(trained) == ["probabilities", "ratings"] and np.ptp(wanted[:, 3:]) > 0
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "targets", "layers"), CASES, ids=[f"{name}{'-rates' * bool(targets)}-{layers}" for name, targets, layers in CASES]
-)
+@pytest.mark.parametrize(("name", "says", "layers"), CASES, ids=["-".join(map(str, case)) for case in CASES])
 def test_every_head_has_a_graph_that_says_the_same(
-    real: PackedFeatures, tmp_path: Path, name: str, targets: tuple[str, ...], layers: int
+    real: PackedFeatures, tmp_path: Path, name: str, says: str, layers: int
 ) -> None:
     pytest.importorskip("onnxscript", reason="graphs are written with onnxscript, the extra [onnx]")
     onnxruntime = pytest.importorskip("onnxruntime", reason="graphs are run with onnxruntime, the extra [onnx]")
     features = of_width(real, 144 if name == "ca_mser" else real.dim * layers)  # which takes three sets apart
-    trained = some_head(name, features, targets=targets, layers=layers)
+    trained = some_head(name, features, **SAYS[says], layers=layers)
     path = tmp_path / "model.onnx"
     if trained.spec.no_graph is not None:
         with pytest.raises(NoGraphError, match=re.escape(trained.spec.no_graph)):
@@ -244,15 +262,17 @@ def test_every_head_has_a_graph_that_says_the_same(
         return
     # In a process of its own, as a command is: the exporter fixes the length for the second LSTM of the same sizes in one.
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-        compared = alone.submit(written, real, path, name, targets, layers).result()
+        compared = alone.submit(written, real, path, name, says, layers).result()
     assert compared["utterances"] == 6 and compared["largest_difference"] <= 1e-4
     session = onnxruntime.InferenceSession(str(path))
     segment = None if trained.is_fitted_at_once else trained.spec.sample_frames(trained.config, trained.recipe)
-    (found,) = session.run([compared["output"]], {"frames": np.zeros((1, segment or 37, features.dim), np.float32)})
-    told = session.get_modelmeta().custom_metadata_map
-    if targets:  # on the corpus's own scale
-        assert found.shape == (1, 2) and found.min() >= 1 and found.max() <= 5
-        assert compared["output"] == "ratings" and json.loads(told["tfser.scale"]) == [1, 5]
-    else:
-        assert found.shape == (1, 3) and abs(float(found.sum()) - 1) < 1e-5
-        assert compared["output"] == "probabilities" and json.loads(told["tfser.classes"]) == list(CLASSES)
+    found = session.run(compared["outputs"], {"frames": np.zeros((1, segment or 37, features.dim), np.float32)})
+    told, by_name = session.get_modelmeta().custom_metadata_map, dict(zip(compared["outputs"], found, strict=True))
+    assert set(by_name) == {"classes": {"probabilities"}, "ratings": {"ratings"}, "both": {"probabilities", "ratings"}}[says]
+    if "ratings" in by_name:  # on the corpus's own scale
+        ratings = by_name["ratings"]
+        assert ratings.shape == (1, 2) and ratings.min() >= 1 and ratings.max() <= 5 and json.loads(told["tfser.scale"]) == [1, 5]
+    if "probabilities" in by_name:
+        shares = by_name["probabilities"]
+        assert shares.shape == (1, 3) and abs(float(shares.sum()) - 1) < 1e-5
+        assert json.loads(told["tfser.classes"]) == list(CLASSES)

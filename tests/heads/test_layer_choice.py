@@ -29,7 +29,12 @@ def filled(cache: Cache, put_corpus: Any, put_stack: Any, monkeypatch: pytest.Mo
     emotions = ("anger", "fear")
     put_corpus(
         cache,
-        [Utterance(utterance_id=n, path=f"{n}.wav", speaker=n[0], label=emotions[int(n[1:]) % 2]) for n in NAMES],
+        [
+            Utterance(utterance_id=n, path=f"{n}.wav", speaker=n[0], label=emotions[i % 2], arousal=1 + i % 2 + i / 12)
+            for n in NAMES
+            for i in (int(n[1:]),)
+        ],
+        adapter="synthetic",  # whose scale is known
         default_protocol="loso-speaker",
     )
     rng = np.random.default_rng(0)
@@ -83,6 +88,15 @@ def test_the_chosen_layer_is_that_of_validation_and_its_score_that_of_its_heads(
     assert "| layer | head | validation UA | chosen |" in result.stdout and "| chosen |" in result.stdout
     assert "layer 1 does best on the validation speakers of all 4 folds (next-group): --features enc/1+float16" in result.stderr
     assert "chosen against the last layer (2), the same speakers: UA +" in result.stderr
+
+
+def test_layers_are_chosen_by_dimensions_too(filled: Cache) -> None:
+    """By the mean CCC of ridge on the validation speakers; the choice is scored over the speakers as each layer is."""
+    found, _ = layers("--mix", "none", "--target", "arousal")
+    assert [row["what"] for row in found] == ["layer 0", "layer 1", "layer 2", "all side by side", "chosen"]
+    assert {row["head"] for row in found[:M]} == {"ridge"} and found[-1]["chosen_in"] == 4
+    assert found[1]["pooled_CCC"] > found[0]["pooled_CCC"] and found[1]["chosen_in"] >= 3
+    assert all(row["pooled_CCC_low"] < row["pooled_CCC"] < row["pooled_CCC_high"] for row in found)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tfser.heads.results.calibration import bound_note
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.training.temperature import LEAST, MOST, fit_temperature, scaled
 from tfser.manifests.cache import Cache
@@ -63,7 +64,7 @@ def test_from_the_option_to_the_scores(tmp_path):
     assert [with_it[name] for name in ("NLL", "Brier", "ECE")] == [without[name] for name in ("NLL", "Brier", "ECE")]
     assert without["temperature"] is None and without["NLL_scaled"] is None
     query = (
-        "SELECT label, probabilities, r.temperature FROM predictions p JOIN runs r USING (run_id) "
+        "SELECT p.run_id, label, probabilities, r.temperature FROM predictions p JOIN runs r USING (run_id) "
         "WHERE r.temperature IS NOT NULL AND p.selection = 'last' AND p.level = 'utterance'"
     )
     told = json.loads(run("sql", query, "--format", "json", "--cache", cache.root).stdout)
@@ -73,6 +74,11 @@ def test_from_the_option_to_the_scores(tmp_path):
         values = scaled([list(row["probabilities"].values())], at)[0]
         losses.append(-np.log(dict(zip(row["probabilities"], values, strict=True))[row["label"]]))
     assert with_it["NLL_scaled"] == pytest.approx(np.mean(losses), abs=1e-5)
+    # Three utterances validate: where they are all right, no temperature follows, and that is said.
+    bounds = [json.loads(row["temperature"])["last"] for row in told]
+    at_ends = {row["run_id"] for row, t in zip(told, bounds, strict=True) if t < 1.01 * LEAST or t > 0.99 * MOST}
+    assert without["notes"] == [] and bool(with_it["notes"]) == bool(at_ends)
+    assert bound_note(9, 2, 1).startswith("2 of 9 runs at T = 0.05 (those validating were all right), 1 of 9 runs at T = 20 (")
     shown = run("scores", "--by", "calibration", "--cache", cache.root)
     assert "NLL at T" in shown.stdout
     tested = {row["run_id"] for row in told_of(cache)}
