@@ -11,11 +11,11 @@ from tfser.heads.commands.dimension_report import print_dimension_summary
 from tfser.heads.commands.progress import SweepView
 from tfser.heads.commands.runs_file import check_runs_output, write_runs
 from tfser.heads.commands.showing import Showing
-from tfser.heads.commands.sweep_table import failure_lines, markdown_notes, print_plan, print_summary, print_table
+from tfser.heads.commands.sweep_table import failure_lines, markdown_notes, plan_rows, print_plan, print_summary, print_table
 from tfser.heads.results import papers as reproducing
 from tfser.heads.results.dimension_summary import dimension_runs, dimension_summary
 from tfser.heads.results.latex import latex
-from tfser.heads.results.papers import Reproduction
+from tfser.heads.results.papers import SYNTHETIC_NOTE, Reproduction
 from tfser.heads.results.published import Paper
 from tfser.heads.results.summary import check_selection, rows_of_plan, summary
 from tfser.heads.runs.in_turn import Failure, run_here
@@ -108,16 +108,23 @@ def show_reproduction(
 
 
 def _print_what_could_run(cache: Cache, planned: Reproduction, running: RunningMany, showing: Showing) -> None:
-    """Print which cells cannot run and why, and the plan of the others."""
-    lines = [line for line in reproducing.readable(reproducing.compare(cache, planned, showing.selection)) if line["note"]]
-    if lines:
-        _print_cells(lines, ("table", "row", "corpus", "metric", "paper", "note"), showing.format)
-    if planned.plan is not None:
-        plan = planned.plan
-        print_plan(plan, estimate(cache, plan), feature_bytes(cache, plan), showing.format, jobs=running.jobs)
-    elif reproducing.has_a_corpus(cache, planned.paper):
-        say("nothing of it can be run yet")
+    """Print which cells cannot run and why, and the plan of the others; for programs as one list with the columns of both."""
+    columns = ("table", "row", "corpus", "metric", "paper", "note")
+    cells = [line for line in reproducing.readable(reproducing.compare(cache, planned, showing.selection)) if line["note"]]
+    lacking, plan = [{name: line[name] for name in columns} for line in cells], planned.plan
+    costs = None if plan is None else (plan, estimate(cache, plan), feature_bytes(cache, plan))
+    if showing.format in (TableOutput.json, TableOutput.csv):
+        print_rows(side_by_side(lacking, plan_rows(*costs) if costs else []), Output(showing.format.value))
     else:
+        if lacking:
+            _print_cells(lacking, columns, showing.format)
+        if costs:
+            print_plan(*costs, showing.format, jobs=running.jobs)
+    if planned.on_synthetic:
+        say(SYNTHETIC_NOTE)
+    elif plan is None and reproducing.has_a_corpus(cache, planned.paper):
+        say("nothing of it can be run yet")
+    elif plan is None:
         say("nothing of it can be run yet; without --dry-run its rows are trained on the built-in synthetic corpus")
 
 

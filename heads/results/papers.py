@@ -4,7 +4,8 @@ In: a paper (`tfser.heads.results.published`), and what the cache holds of its c
 sweep (`tfser.heads.runs.plan`), so that finished runs are found, and a row that two tables print is trained once.
 
 Without any of the paper's corpora the same rows are trained on the built-in synthetic corpus, to show that the whole way works;
-such numbers say nothing about the paper, and stand beside none of its own.
+such numbers say nothing about the paper, and stand beside none of its own. No weights are needed for it: where a row joins
+an encoder's frames to others, slower log-Mel frames stand for them (`synthetic_features`), and a note says so.
 
 Below each table stand the reference heads on the same features and folds: what they reach, a network has to beat.
 """
@@ -33,8 +34,19 @@ from tfser.manifests.feature_name import FeatureName, joined_names, meant
 from tfser.manifests.options import shared
 
 SYNTHETIC = "synthetic"
+QUICK = "logmel"
+"""What stands for the paper's features there."""
+
 SYNTHETIC_EPOCHS = 2
 """Enough to see the whole way work."""
+
+STAND_IN = "logmel+hop_s=0.02"
+"""What stands for an encoder's frames in a joined set of the synthetic corpus: at an encoder's pace, and without its weights."""
+
+SYNTHETIC_NOTE = (
+    "SYNTHETIC: these rows are of the built-in, made-up sounds, since no corpus of the paper is in the cache. "
+    "They show that the way is open from end to end and say nothing about the paper."
+)
 
 OTHER = "another method: not trained here"
 
@@ -222,13 +234,34 @@ def _audit(cache: Cache, entry: Entry) -> str | None:
 
 
 def _features(cache: Cache, paper: Paper, row: PublishedRow, corpus: str) -> str:
-    """Return the features that a row is trained on."""
-    return row.features or (_features_on_synthetic(cache, paper) if corpus == SYNTHETIC else paper.features)
+    """Return the features that a row is trained on: on the synthetic corpus the row's own only where they are there."""
+    own = row.features or paper.features
+    if corpus != SYNTHETIC or missing(cache, SYNTHETIC, own) is None:
+        return own
+    return _quick(row) or own
 
 
-def _features_on_synthetic(cache: Cache, paper: Paper) -> str:
-    """Return the paper's features where they are extracted of the synthetic corpus, else log-Mel, which are quick to make."""
-    return paper.features if missing(cache, SYNTHETIC, paper.features) is None else "logmel"
+def _quick(row: PublishedRow) -> str | None:
+    """Return what stands for a row's features on the synthetic corpus: quick to make, and without weights. None: nothing does.
+
+    >>> _quick(PublishedRow(name="CA-MSER", printed={}, features="logmel+mfcc+wav2vec2-base/12"))
+    'logmel+mfcc+logmel+hop_s=0.02'
+    """
+    if row.features is None:
+        return QUICK
+    *front_ends, _ = joined_names(row.features)
+    return "+".join([*front_ends, STAND_IN]) if front_ends else None
+
+
+def synthetic_features(paper: Paper, tables: Sequence[str] = ()) -> list[str]:
+    """Return the feature sets that a paper's rows are trained on where the synthetic corpus has no others, joined ones last.
+
+    Raises:
+        UsageError: the paper has no such table.
+    """
+    trained = (row for table in choose_tables(paper, tables) for row in table.rows if row.preset is not None)
+    names = dict.fromkeys(name for row in trained if (name := _quick(row)) is not None)
+    return sorted(names, key=lambda name: len(joined_names(name)))
 
 
 def missing(cache: Cache, corpus: str, features: str) -> str | None:
@@ -336,10 +369,9 @@ def notes(reproduction: Reproduction, table: Sequence[Mapping[str, Any]]) -> lis
     lines = [f"{paper}. Percent; ours: mean ± sample standard deviation over folds and seeds."]
     ran = [row for row in table if row["ours"] is not None]
     if reproduction.on_synthetic:
-        lines.append(
-            "SYNTHETIC: these rows were trained on the built-in, made-up sounds, since no corpus of the paper is in the cache. "
-            "They show that the way is open from end to end and say nothing about the paper."
-        )
+        lines.append(SYNTHETIC_NOTE)
+        if any(row["features"] and row["features"].endswith(STAND_IN) for row in ran):
+            lines.append(f"In place of an encoder's frames {STAND_IN} is joined, since there are no weights.")
     entries = reproduction.plan.entries if reproduction.plan is not None else ()
     shortened = {each.experiment.name for each in entries if _other_epochs(each.experiment)}
     short = sorted({row["recipe"] for row in ran if row["experiment"] in shortened})

@@ -14,8 +14,10 @@ from tfser.manifests.catalogue.reading import refresh_if_possible
 from tfser.manifests.commands.printing import InCache
 from tfser.manifests.display import Output, print_rows, say, utterance_bar
 from tfser.manifests.errors import TfserError
+from tfser.manifests.feature_name import FeatureName, joined_names
 from tfser.manifests.options import Option
 from tfser.manifests.wording import count
+from tfser.pipeline.commands.join import show_join
 from tfser.pipeline.commands.scan import Strict, show_scan
 from tfser.pipeline.extract import extract_pass
 from tfser.pipeline.extract_report import ExtractReport
@@ -124,6 +126,18 @@ def show_extraction(
     return Extracted(scanned=scanned, reports=reports)
 
 
-def extract_synthetic(store: Cache) -> None:
-    """Make the built-in corpus and its log-Mel frames, as far as they are not there."""
-    show_extraction(store, Source(corpus="synthetic"), feature_pass("logmel"), Compute(tell=say))
+def extract_synthetic(store: Cache, names: Sequence[str] = ("logmel",)) -> None:
+    """Make the built-in corpus and feature sets of it, joined ones and what they are joined of, as far as they are not there.
+
+    Args:
+        store: the cache.
+        names: of front-ends, with their settings: `logmel`, `logmel+mfcc+logmel+hop_s=0.02`.
+    """
+    for part in dict.fromkeys(part for name in names for part in joined_names(name)):
+        front_end = FeatureName.parse(part)
+        settings = dict(option.split("=", 1) for option in front_end.options)
+        wanted = feature_pass(front_end.encoder, FeatureRequest(settings=settings))
+        show_extraction(store, Source(corpus="synthetic"), wanted, Compute(tell=say))
+    for name in names:
+        if len(joined_names(name)) > 1:
+            show_join(store, name, "synthetic")

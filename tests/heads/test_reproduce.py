@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -79,6 +80,22 @@ def test_the_numbers_are_the_papers() -> None:
         "casia UA": 53.17,
     }
     assert four["ATFNN"] == {"casia WA": 48.75, "casia UA": 48.75}
+
+
+def test_table_one_is_the_one_of_the_paper(shared: Path) -> None:
+    """Each row that the paper's text has whole; the last one it has in Table III, too."""
+    text = (shared / "papers" / "tf-mamba.md").read_text(encoding="utf-8")
+    cells = [[cell.strip() for cell in line.strip(" |").split("|")] for line in text.splitlines() if line.startswith("|")]
+    in_print = {row[0].split("*")[0].split(" [")[0]: tuple(map(float, row[-3:])) for row in cells if is_scored(row)}
+    ours = {name: tuple(printed.values()) for name, printed in rows(paper("tf-mamba"), "I").items()}
+    last = ours.pop("TF-Mamba (ours)")
+    assert len(ours) == 11 and {name: in_print.get(name) for name in ours} == ours
+    assert in_print["+ CMDT Loss (Full model)"] == last
+
+
+def is_scored(row: list[str]) -> bool:
+    """Tell whether the last three cells of a row are numbers with one decimal."""
+    return len(row) > 3 and all(re.fullmatch(r"\d\d\.\d", cell) for cell in row[-3:])
 
 
 @pytest.mark.parametrize("of", PAPERS.values(), ids=lambda of: of.name)
