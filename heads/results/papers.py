@@ -260,7 +260,7 @@ def synthetic_features(paper: Paper, tables: Sequence[str] = ()) -> list[str]:
         UsageError: the paper has no such table.
     """
     trained = (row for table in choose_tables(paper, tables) for row in table.rows if row.preset is not None)
-    names = dict.fromkeys(name for row in trained if (name := _quick(row)) is not None)
+    names = dict.fromkeys([QUICK, *(name for row in trained if (name := _quick(row)) is not None)])
     return sorted(names, key=lambda name: len(joined_names(name)))
 
 

@@ -105,7 +105,8 @@ def test_what_is_printed_of_other_parts_or_widths_is_said_in_words() -> None:
 
 def test_a_narrow_terminal_has_whole_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     found = measure("mean_pool", "mlp", frames=4, width=8)
-    wide = replace(found, head="speechformer_pp", preset="full", parameters=66_846_468, paper_parameters=66_900_000, macs=99_900_000)
+    large = {"parameters": 66_846_468, "paper_parameters": 66_900_000, "macs": 99_900_000}
+    wide = replace(found, head="speechformer_pp", preset="full", **large)
     monkeypatch.setattr(cost_table, "terminal_width", lambda: 78)
     print_profiles([wide, replace(wide, preset="other")])
     printed = capsys.readouterr()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -23,10 +24,13 @@ from tfser.manifests.errors import UsageError
 from tfser.manifests.files import read_table
 from tfser.manifests.protocols.known import PROTOCOLS
 from tfser.manifests.utterances import Utterance
+from tfser.pipeline.commands.extract import extract_synthetic
 from tfser.pipeline.corpora import locate
 from tfser.pipeline.extract import extract
 from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.scan import scan
+
+from ..conftest import run
 
 
 @pytest.fixture(scope="module")
@@ -205,9 +209,40 @@ def test_numbers_of_the_synthetic_corpus_stand_beside_none_of_the_paper_s(
     assert {cell.corpus for cell in of.cells} == {"synthetic"} and {cell.paper for cell in of.cells} == {None}
     ran = {cell.row for cell in of.cells if cell.reason is None}
     assert {"TF-Mamba (ours)", "Baseline", "Dual Temporal-Domain Mamba", "TENT", "DWFormer"} <= ran
-    assert "CA-MSER" not in ran  # its features have to be joined
+    assert "CA-MSER" not in ran  # its features are not joined here
     assert not ran & {"WavLM-base", "Whisper-large"}  # encoders have to be extracted
     assert any("say nothing about the paper" in note for note in reproducing.notes(of, reproducing.compare(here, of)))
+
+
+@pytest.mark.parametrize(
+    ("name", "tables", "names"),
+    [
+        ("tf-mamba", ["I"], ["logmel", "logmel+mfcc+logmel+hop_s=0.02"]),
+        ("tf-mamba", ["II"], ["logmel"]),
+        ("tf-transformer", [], ["logmel"]),
+    ],
+)
+def test_the_synthetic_corpus_needs_no_weights(name: str, tables: list[str], names: list[str]) -> None:
+    assert reproducing.synthetic_features(paper(name), tables) == names
+
+
+@pytest.mark.slow
+def test_every_row_of_table_one_is_planned_on_the_synthetic_corpus(tmp_path: Path) -> None:
+    """CA-MSER's, too, whose frames are joined; programs get one list of what can be trained and of what cannot."""
+    asked = ("reproduce", "tf-mamba", "--table", "I,II", "--dry-run", "--device", "cpu", "--cache", tmp_path)
+    assert "without --dry-run its rows are trained on the built-in synthetic corpus" in run(*asked).stderr
+    store = Cache(tmp_path / "demo")
+    extract_synthetic(store, reproducing.synthetic_features(paper("tf-mamba"), ["I"]))
+    result = run(*asked, "--format", "json")
+    assert result.exit_code == 0 and "SYNTHETIC" in result.stderr
+    listed = json.loads(result.stdout)
+    assert len({tuple(row) for row in listed}) == 1  # one set of columns
+    assert {row["head"] for row in listed if row["to_do"]} == {*TABLE_ONE, "tf_mamba", "logreg", "svm"}
+    assert {row["row"] for row in listed if row["note"] and row["table"] == "I"} == {
+        f"{name} on egemaps (reference)" for name in ("logreg", "svm")
+    }
+    (joined,) = {row["features"] for row in listed if row["head"] == "ca_mser"}
+    assert joined == "logmel+mfcc+logmel+hop_s=0.02" and {row["epochs"] for row in listed if row["head"] == "dst"} == {2}
 
 
 def test_reasons_are_printed_once() -> None:
