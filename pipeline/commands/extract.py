@@ -102,19 +102,38 @@ def show_extraction(
     Raises:
         TfserError: if nothing of the corpus can be heard.
     """
+    scanned = _scanned(store, source)
+    reports = extract_scanned(store, scanned.corpus, wanted, compute, shards)
+    say(f"cache: {store.root}")
+    return Extracted(scanned=scanned, reports=reports)
+
+
+def _scanned(store: Cache, source: Source) -> ScanReport:
+    """Scan a source under a progress bar, and say what was found.
+
+    Raises:
+        TfserError: if nothing of the corpus can be heard.
+    """
     scanned = show_scan(store, source)
     if scanned.failure is not None:
         refresh_if_possible(store)
         raise TfserError(scanned.failure)
+    return scanned
+
+
+def extract_scanned(
+    store: Cache, corpus: str, wanted: Pass, compute: Compute, shards: ShardKind = ShardKind.hdf5
+) -> Sequence[ExtractReport]:
+    """Extract what feature sets lack of a scanned corpus, under a progress bar; say what was done, and return it."""
     try:
         with utterance_bar("taking stored layers") as begin:
-            taken = take_stored_layers(store, scanned.corpus, wanted, ShardWriting(begin=begin, on_wait=say))
+            taken = take_stored_layers(store, corpus, wanted, ShardWriting(begin=begin, on_wait=say))
         for of in taken:
             written = count(of.report.written, "utterance")
-            say(f"{scanned.corpus} / {of.feature_set}: {written} taken from {of.stack}, without audio")
+            say(f"{corpus} / {of.feature_set}: {written} taken from {of.stack}, without audio")
         with utterance_bar(f"extracting {', '.join(of.name for of in wanted.sets)}") as begin:
             how = ShardWriting(format=shards.value, begin=begin, on_wait=say)
-            reports = extract_pass(store, scanned.corpus, wanted, compute, how)
+            reports = extract_pass(store, corpus, wanted, compute, how)
     finally:  # what was extracted before a failure counts
         refresh_if_possible(store)
     listed: list[tuple[str, str]] = []
@@ -122,8 +141,7 @@ def show_extraction(
         for line in report.lines(listed):
             say(line)
         listed = report.named()
-    say(f"cache: {store.root}")
-    return Extracted(scanned=scanned, reports=reports)
+    return reports
 
 
 def extract_synthetic(store: Cache, names: Sequence[str] = ("logmel",)) -> None:
@@ -133,11 +151,12 @@ def extract_synthetic(store: Cache, names: Sequence[str] = ("logmel",)) -> None:
         store: the cache.
         names: of front-ends, with their settings: `logmel`, `logmel+mfcc+logmel+hop_s=0.02`.
     """
+    corpus = _scanned(store, Source(corpus="synthetic")).corpus
     for part in dict.fromkeys(part for name in names for part in joined_names(name)):
         front_end = FeatureName.parse(part)
         settings = dict(option.split("=", 1) for option in front_end.options)
-        wanted = feature_pass(front_end.encoder, FeatureRequest(settings=settings))
-        show_extraction(store, Source(corpus="synthetic"), wanted, Compute(tell=say))
+        extract_scanned(store, corpus, feature_pass(front_end.encoder, FeatureRequest(settings=settings)), Compute(tell=say))
     for name in names:
         if len(joined_names(name)) > 1:
-            show_join(store, name, "synthetic")
+            show_join(store, name, corpus)
+    say(f"cache: {store.root}")
