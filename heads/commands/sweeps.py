@@ -110,8 +110,9 @@ def show_reproduction(
 def _print_what_could_run(cache: Cache, planned: Reproduction, running: RunningMany, showing: Showing) -> None:
     """Print which cells cannot run and why, and the plan of the others; for programs as one list with the columns of both."""
     columns = ("table", "row", "corpus", "metric", "paper", "note")
-    cells = [line for line in reproducing.readable(reproducing.compare(cache, planned, showing.selection)) if line["note"]]
-    lacking, plan = [{name: line[name] for name in columns} for line in cells], planned.plan
+    cells = [row for row in reproducing.compare(cache, planned, showing.selection) if row["experiment"] is None]
+    lacking = [{name: line[name] for name in columns} for line in reproducing.readable(cells)]
+    plan = planned.plan
     costs = None if plan is None else (plan, estimate(cache, plan), feature_bytes(cache, plan))
     if showing.format in (TableOutput.json, TableOutput.csv):
         print_rows(side_by_side(lacking, plan_rows(*costs) if costs else []), Output(showing.format.value))

@@ -12,6 +12,7 @@ Below each table stand the reference heads on the same features and folds: what 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,7 @@ from tfser.heads.results.written import score_text
 from tfser.heads.runs.experiment import Experiment
 from tfser.heads.runs.in_turn import Failure
 from tfser.heads.runs.plan import Entry, Key, Plan, PlannedRequest, data_key, make_plan, settle
+from tfser.heads.runs.references import reference_features
 from tfser.heads.runs.request import Request, Training
 from tfser.heads.spec.head import Network
 from tfser.heads.spec.selections import check_name
@@ -156,12 +158,21 @@ class _Planner:
         # A reference head is fitted at once and by no seed: one is enough, and the paper's recipe and epochs are not its own.
         used |= {(corpus, REFERENCE_FEATURES): metrics for (corpus, _), metrics in used.items()}
         for (corpus, features), metrics in used.items():
+            lacking = self._no_functionals(corpus) if features == REFERENCE_FEATURES else None
             for name in REFERENCE_HEADS:
                 request = replace(self.request, head=name, recipe=None, epochs=None, features=features)
-                experiment, reason = self._plan(corpus, request, self.seeds[:1])
+                planned = PlannedRequest(request=request, seeds=self.seeds[:1], reference=True)
+                experiment, reason = (None, lacking) if lacking else self._plan(corpus, planned)
                 row_name = f"{name} on {features} (reference)"
                 cells += [_cell(table, row_name, corpus, metric, None, experiment, reason) for metric in metrics]
         return cells
+
+    def _no_functionals(self, corpus: str) -> str | None:
+        """Return why the reference heads cannot stand on functionals, and the way out; None: they can."""
+        lacking = reference_features(self.cache, corpus).lacking
+        if lacking is None or corpus != SYNTHETIC:
+            return lacking
+        return f"no {REFERENCE_FEATURES} features: `pip install '.[opensmile]'`, and the same command makes them"
 
     def _row(self, row: PublishedRow, corpus: str, features: str) -> tuple[str | None, str | None]:
         """Plan a printed row; return its experiment's name, or the reason why there is none."""
@@ -175,18 +186,18 @@ class _Planner:
             settings=dict(row.settings),
             features=features,
         )
-        return self._plan(corpus, request, self.seeds)
+        return self._plan(corpus, PlannedRequest(request=request, seeds=self.seeds))
 
-    def _plan(self, corpus: str, request: Request, seeds: tuple[int, ...]) -> tuple[str | None, str | None]:
+    def _plan(self, corpus: str, planned: PlannedRequest) -> tuple[str | None, str | None]:
         """Add a request to the entries; return its experiment's name, or the reason why there is none.
 
         What does not fit leaves out this cell alone: a paper's other corpora and rows go on without it.
         """
-        if why := missing(self.cache, corpus, request.features or ""):
+        if why := missing(self.cache, corpus, planned.request.features or ""):
             return None, why
-        asked = replace(request, corpus=corpus, protocol=self.paper.protocols.get(corpus))
+        asked = replace(planned.request, corpus=corpus, protocol=self.paper.protocols.get(corpus))
         try:
-            merged = settle(self.cache, [PlannedRequest(request=asked, seeds=seeds)], onto=self.entries)
+            merged = settle(self.cache, [replace(planned, request=asked)], onto=self.entries)
         except TfserError as error:
             return None, str(error)
         experiment = merged[-1].experiment
@@ -267,7 +278,9 @@ def synthetic_features(paper: Paper, tables: Sequence[str] = ()) -> list[str]:
 def missing(cache: Cache, corpus: str, features: str) -> str | None:
     """Return what to do where the cache lacks a corpus or its features; None if they are there."""
     parts = joined_names(features)
-    command = f"tfser extract --corpus {corpus} --features {parts[0]}"
+    # The synthetic corpus lies in a cache of its own, of which a command has to be told.
+    where = f" --cache {shlex.quote(str(cache.root))}" if corpus == SYNTHETIC else ""
+    command = f"tfser extract --corpus {corpus} --features {parts[0]}{where}"
     if corpus not in cache.corpora():
         return f"{corpus} is not in the cache: run `{command} --root FOLDER`"
     with open_catalogue(cache) as connection:
@@ -278,7 +291,7 @@ def missing(cache: Cache, corpus: str, features: str) -> str | None:
     if any(FeatureName.parse(name).options == settings for name in meant(features, have)):
         return None
     if len(parts) > 1:
-        return f"no {features} features of {corpus}: extract each, and run `tfser cache join --features {features}`"
+        return f"no {features} features of {corpus}: extract each, and run `tfser cache join --features {features}{where}`"
     return f"no {features} features of {corpus}: run `{command}`"
 
 

@@ -122,9 +122,12 @@ def test_every_cell_runs_or_says_why_not(cache: Cache) -> None:
     of = reproducing.prepare(cache, paper("tf-mamba"), Training(device="cpu"))
     references = [cell for cell in of.cells if cell.row.endswith("(reference)")]
     assert len(of.cells) - len(references) == (12 + 8 + 6) * 3
-    assert len(references) == 3 * 2 * 2 and {cell.corpus for cell in references} == {"iemocap"}  # three tables, UA and WA
-    assert {cell.row for cell in references} == {f"{name} on wavlm-large (reference)" for name in ("logreg", "svm")}
-    assert {cell.paper for cell in references} == {None} and len({cell.experiment for cell in references} - {None}) == 2
+    assert len(references) == 3 * 2 * 2 * 2 and {cell.corpus for cell in references} == {"iemocap"}  # tables, sets, UA and WA
+    sets = {name: [cell for cell in references if f" on {name} " in cell.row] for name in ("wavlm-large", "egemaps")}
+    assert {name: len({cell.row for cell in cells}) for name, cells in sets.items()} == {"wavlm-large": 2, "egemaps": 2}
+    assert {cell.paper for cell in references} == {None} and len({cell.experiment for cell in sets["wavlm-large"]} - {None}) == 2
+    way_out = "`tfser extract --corpus iemocap --features egemaps` adds them"
+    assert all(way_out in (cell.reason or "") for cell in sets["egemaps"])
     assert all((cell.experiment is None) != (cell.reason is None) for cell in of.cells)
     reasons = {(cell.table, cell.row, cell.corpus): cell.reason for cell in of.cells}
     assert "tfser cache join --features logmel+mfcc+wav2vec2-base" in (reasons["I", "CA-MSER", "iemocap"] or "")
@@ -237,10 +240,12 @@ def test_every_row_of_table_one_is_planned_on_the_synthetic_corpus(tmp_path: Pat
     assert result.exit_code == 0 and "SYNTHETIC" in result.stderr
     listed = json.loads(result.stdout)
     assert len({tuple(row) for row in listed}) == 1  # one set of columns
+    assert {row["reference"] for row in listed if row["head"] in ("logreg", "svm")} == {True}
+    assert f"--features wavlm-large --cache {store.root}`" in str(listed)
     assert {row["head"] for row in listed if row["to_do"]} == {*TABLE_ONE, "tf_mamba", "logreg", "svm"}
-    assert {row["row"] for row in listed if row["note"] and row["table"] == "I"} == {
-        f"{name} on egemaps (reference)" for name in ("logreg", "svm")
-    }
+    lacking = [row for row in listed if row["note"] and row["table"] == "I"]
+    assert {row["row"] for row in lacking} == {f"{name} on egemaps (reference)" for name in ("logreg", "svm")}
+    assert all("`pip install '.[opensmile]'`, and the same command" in row["note"] for row in lacking)
     (joined,) = {row["features"] for row in listed if row["head"] == "ca_mser"}
     assert joined == "logmel+mfcc+logmel+hop_s=0.02" and {row["epochs"] for row in listed if row["head"] == "dst"} == {2}
 
