@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -70,6 +71,11 @@ def reproduce(
         tuple[int, ...],
         Option("A seed, a list (0,1) or a range (0-4); 0 if left out.", metavar="N", read=parse_seeds),
     ] = (0,),
+    settings: Annotated[
+        Mapping[str, str],
+        Option("A setting of all heads that have it, or head.KEY=VALUE of one: no reproduction any more.", flag="--set",
+        metavar="KEY=VALUE", panel="Training"),
+    ] = MappingProxyType({}),
     training: Training,
     running: RunningMany,
     showing: Showing,
@@ -82,6 +88,7 @@ def reproduce(
     Example:
         tfser reproduce tf-transformer --dry-run
         tfser reproduce tf-mamba --table II --epochs 20 --format markdown
+        tfser reproduce tf-mamba --table I --epochs 1 --set width=32 --set ca_mser.image=64,96
     """
     chosen, store = find_paper(paper), running.store(showing.cache)
     running.prepare(training.device)
@@ -100,6 +107,6 @@ def reproduce(
         # A dry run makes nothing: before the first run there is no synthetic corpus to plan on.
         on_synthetic = SYNTHETIC in demo.corpora()
         store = demo if on_synthetic else store
-    wanted = {"tables": tables, "seeds": seeds, "on_synthetic": on_synthetic}
+    wanted = {"tables": tables, "seeds": seeds, "settings": settings, "on_synthetic": on_synthetic}
     if not show_reproduction(store, chosen, training, running, showing, **wanted):
         raise typer.Exit(1)

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from tfser.heads import REFERENCE_FEATURES, REFERENCE_HEADS
+from tfser.heads import REFERENCE_FEATURES, REFERENCE_HEADS, head
 from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.published import Paper, PublishedRow, PublishedTable
 from tfser.heads.results.summary import check_selection, summary
@@ -77,6 +77,8 @@ class Reproduction:
     cells: tuple[Cell, ...]
     plan: Plan | None
     on_synthetic: bool
+    changed: tuple[str, ...] = ()
+    """Settings that are not the paper's, KEY=VALUE each."""
 
 
 def has_a_corpus(cache: Cache, paper: Paper) -> bool:
@@ -105,6 +107,7 @@ def prepare(
     *,
     tables: Sequence[str] = (),
     seeds: tuple[int, ...] = (0,),
+    settings: Mapping[str, str] | None = None,
     on_synthetic: bool = False,
 ) -> Reproduction:
     """See what can be run, and plan it.
@@ -118,29 +121,59 @@ def prepare(
         training: what is asked of every run; on the synthetic corpus 2 epochs where nothing is said.
         tables: their numbers; none: all.
         seeds: each is run.
+        settings: that are changed in the rows of all heads that have them, or, as `head.name`, of one.
         on_synthetic: run on the built-in corpus, which is in the cache, instead of the paper's.
 
     Raises:
-        UsageError: the paper has no such table.
+        UsageError: the paper has no such table, or no row of the tables has such a setting.
     """
+    changed = dict(settings or {})
+    _check_settings(paper, choose_tables(paper, tables), changed)
     request = Request(head=paper.head, recipe=paper.recipe, **shared(Training, training or Training()))
     if on_synthetic and request.epochs is None:
         request = replace(request, epochs=SYNTHETIC_EPOCHS)
-    planner = _Planner(cache, paper, request, seeds)
+    planner = _Planner(cache, paper, request, seeds, changed)
     cells = [cell for table in choose_tables(paper, tables) for cell in planner.cells_of(table, on_synthetic)]
     return Reproduction(
         paper=paper,
         cells=tuple(cells),
         plan=make_plan(cache, planner.entries) if planner.entries else None,
         on_synthetic=on_synthetic,
+        changed=tuple(f"{name}={value}" for name, value in changed.items()),
     )
+
+
+def _check_settings(paper: Paper, tables: Sequence[PublishedTable], settings: Mapping[str, str]) -> None:
+    """Refuse a setting that no trained row of the tables has.
+
+    Raises:
+        UsageError: the head is none of theirs, or has no such setting.
+    """
+    known: dict[str, set[str]] = {}
+    for row in (row for table in tables for row in table.rows if row.preset is not None):
+        known.setdefault(row.head or paper.head, set()).update(_own_settings(paper, row))
+    for name in settings:
+        of, dot, key = name.rpartition(".")
+        if dot and of not in known:
+            raise unknown("head of these rows", of, list(known))
+        have = known[of] if dot else set().union(*known.values())
+        if key not in have:
+            raise unknown(f"setting of {of or 'these rows'}", key, sorted(have), listed_by="tfser heads HEAD")
+
+
+def _own_settings(paper: Paper, row: PublishedRow) -> set[str]:
+    """Return the names of the settings that a row's head and recipe have."""
+    spec = head(row.head or paper.head)
+    return {of.name for part in (spec.preset(row.preset), spec.recipe(row.recipe or paper.recipe)) for of in fields(part)}
 
 
 class _Planner:
     """Plans a paper's rows one after another: what two of them have in common is one entry, and is audited once."""
 
-    def __init__(self, cache: Cache, paper: Paper, request: Request, seeds: tuple[int, ...]) -> None:
-        self.cache, self.paper, self.request, self.seeds = cache, paper, request, seeds
+    def __init__(
+        self, cache: Cache, paper: Paper, request: Request, seeds: tuple[int, ...], changed: Mapping[str, str]
+    ) -> None:
+        self.cache, self.paper, self.request, self.seeds, self.changed = cache, paper, request, seeds, changed
         self.entries: list[Entry] = []
         self._audited: dict[Key, str | None] = {}
 
@@ -178,12 +211,16 @@ class _Planner:
         """Plan a printed row; return its experiment's name, or the reason why there is none."""
         if row.preset is None:
             return None, OTHER
+        name, own = row.head or self.paper.head, _own_settings(self.paper, row)
+        # `HEAD.KEY=VALUE` comes after `KEY=VALUE`: the narrower word wins.
+        changed = {key: value for key, value in self.changed.items() if key in own}
+        changed |= {key.partition(".")[2]: value for key, value in self.changed.items() if key.startswith(f"{name}.")}
         request = replace(
             self.request,
-            head=row.head or self.paper.head,
+            head=name,
             recipe=row.recipe or self.paper.recipe,
             preset=row.preset,
-            settings=dict(row.settings),
+            settings={**row.settings, **changed},
             features=features,
         )
         return self._plan(corpus, PlannedRequest(request=request, seeds=self.seeds))
@@ -332,6 +369,7 @@ def _compared(
         "folds": columns.get("folds"),
         "of_folds": columns.get("of_folds"),
         "seeds": columns.get("seeds"),
+        "preset": columns.get("preset"),
         "recipe": columns.get("recipe"),
         "features": columns.get("features"),
         "protocol": columns.get("protocol"),
@@ -390,6 +428,9 @@ def notes(reproduction: Reproduction, table: Sequence[Mapping[str, Any]]) -> lis
     short = sorted({row["recipe"] for row in ran if row["experiment"] in shortened})
     if short:
         lines.append(f"Trained by {', '.join(short)}, not as long as the paper: no reproduction of its numbers.")
+    if reproduction.changed:
+        changed = ", ".join(reproduction.changed)
+        lines.append(f"Changed in the rows that have it: {changed}: no reproduction of the paper's numbers.")
     if any(len(row["folds"]) < row["of_folds"] for row in ran):
         lines.append("Not all folds were run.")
     lines += [f"{line}." for line in explain_marks(ran)]

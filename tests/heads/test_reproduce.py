@@ -165,6 +165,13 @@ def test_what_does_not_fit_a_corpus_is_said_in_its_cells(cache: Cache) -> None:
 def test_unknown_tables_and_papers_are_refused(cache: Cache) -> None:
     with pytest.raises(UsageError, match="unknown table of tf-mamba '4'; Known: I, II, III"):
         reproducing.prepare(cache, paper("tf-mamba"), tables=["4"])
+    for settings, wanted in (
+        ({"ca_mser.image": "64,96"}, "unknown head of these rows 'ca_mser'"),
+        ({"tf_mamba.widht": "32"}, "unknown setting of tf_mamba 'widht'; did you mean 'width'"),
+        ({"image": "64,96"}, "unknown setting of these rows 'image'"),
+    ):
+        with pytest.raises(UsageError, match=wanted):
+            reproducing.prepare(cache, paper("tf-mamba"), tables=["III"], settings=settings)
     with pytest.raises(UsageError, match="did you mean 'tf-mamba'"):
         paper("tf-mambo")
     of = reproducing.prepare(cache, paper("tf-mamba"), Training(device="cpu"), tables=["III"])
@@ -242,6 +249,10 @@ def test_every_row_of_table_one_is_planned_on_the_synthetic_corpus(tmp_path: Pat
     assert len({tuple(row) for row in listed}) == 1  # one set of columns
     assert {row["reference"] for row in listed if row["head"] in ("logreg", "svm")} == {True}
     assert f"--features wavlm-large --cache {store.root}`" in str(listed)
+    small = run(*asked, "--format", "json", "--set", "width=32", "--set", "dst.width=24", "--set", "ca_mser.image=64,96")
+    recipes = {row["head"]: row["recipe"].split("+") for row in json.loads(small.stdout) if row["head"]}
+    assert "image=64,96" in recipes["ca_mser"] and "width=32" not in recipes["ca_mser"] and recipes["logreg"] == ["default"]
+    assert "width=24" in recipes["dst"] and "width=32" in recipes["ent"]
     assert {row["head"] for row in listed if row["to_do"]} == {*TABLE_ONE, "tf_mamba", "logreg", "svm"}
     lacking = [row for row in listed if row["note"] and row["table"] == "I"]
     assert {row["row"] for row in lacking} == {f"{name} on egemaps (reference)" for name in ("logreg", "svm")}
