@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tfser.heads.commands.columns import side_by_side
+from tfser.heads.commands.columns import fitted, side_by_side
 from tfser.heads.commands.dimension_report import print_dimension_summary
 from tfser.heads.commands.progress import SweepView
 from tfser.heads.commands.runs_file import check_runs_output, write_runs
@@ -26,8 +26,11 @@ from tfser.heads.runs.request import SweepRequest, Training
 from tfser.heads.runs.running import RunningMany
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import refresh_if_possible
-from tfser.manifests.display import Output, TableOutput, print_rows, say, show
+from tfser.manifests.display import Output, TableOutput, print_rows, say, show, terminal_width
 from tfser.manifests.wording import count
+
+_MAY_GO = ("table", "corpus", "paper", "difference", "note")
+"""Columns of a paper's cells that a narrow terminal can do without where all cells say the same, or nothing."""
 
 
 def show_sweep(
@@ -135,7 +138,14 @@ def _print_cells(lines: Sequence[dict[str, str]], columns: Sequence[str], format
         print_table([{name: line[name] for name in columns} for line in lines], format)
         return
     short, reasons = reproducing.numbered(lines)
-    print_table([{name: line[name] for name in columns} for line in short], format)
+    cells, narrow = [{name: line[name] for name in columns} for line in short], []
+    if format is TableOutput.table:
+        # What is the same all the way down goes first; long names of rows are wrapped at their words.
+        alike = [name for name in _MAY_GO if name in columns and len({cell[name] for cell in cells}) == 1]
+        cells, narrow = fitted(cells, terminal_width(), [*alike, "pooled"])
+    print_table(cells, format)
+    for line in narrow:
+        say(line)
     if reasons:
         show("")
     for reason in reasons:

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from tfser.heads import HEADS, TABLE_ONE, head
+from tfser.heads.commands import sweeps
 from tfser.heads.commands.sweeps import _print_cells, _print_notes
 from tfser.heads.results import papers as reproducing
 from tfser.heads.results.published import PAPERS, Paper, paper
 from tfser.heads.runs.in_turn import run_here
 from tfser.heads.runs.request import Training
+from tfser.manifests import display
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import refresh
 from tfser.manifests.display import TableOutput
@@ -264,6 +266,24 @@ def test_every_row_of_table_one_is_planned_on_the_synthetic_corpus(tmp_path: Pat
 def test_reasons_are_printed_once() -> None:
     lines, reasons = reproducing.numbered([{"row": "a", "note": "x"}, {"row": "b", "note": ""}, {"row": "c", "note": "x"}])
     assert [line["note"] for line in lines] == ["(1)", "", "(1)"] and reasons == ["(1) x"]
+
+
+@pytest.mark.parametrize("paper_s", [True, False], ids=["the paper's", "synthetic"])
+def test_a_narrow_terminal_has_one_table_and_not_a_record_a_cell(
+    paper_s: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "logreg on wavlm-large (reference)" if paper_s else "logreg on logmel+mfcc+logmel+hop_s=0.02 (reference)"
+    line = {"table": "I", "row": name, "corpus": "iemocap" if paper_s else "synthetic", "metric": "UA"}
+    line |= {"ours": "75.3 ± 12.1", "note": "", "paper": "75.7" * paper_s, "pooled": "74.0", "difference": "-10.4†" * paper_s}
+    for module in (sweeps, display):
+        monkeypatch.setattr(module, "terminal_width", lambda: 80)
+    other = {"row": "CA-MSER", "corpus": "meld", "note": "too long a reason", "paper": "42.2", "difference": "+0.1"}
+    _print_cells([line, line | (other if paper_s else {})], list(line), TableOutput.table)
+    printed = capsys.readouterr()
+    first = printed.out.splitlines()[0]
+    assert first.split()[:2] == ["row", "corpus" if paper_s else "metric"] and first.count("ours") == 1
+    assert printed.out.count("UA") == 2 and "In all rows: table I" in printed.err
+    assert max(map(len, printed.out.splitlines())) <= 80
 
 
 def test_notes_stand_where_the_table_goes(capsys: pytest.CaptureFixture[str]) -> None:
