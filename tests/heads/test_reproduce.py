@@ -253,7 +253,7 @@ def test_every_row_of_table_one_is_planned_on_the_synthetic_corpus(tmp_path: Pat
     assert f"--features wavlm-large --cache {store.root}`" in str(listed)
     small = run(*asked, "--format", "json", "--set", "width=32", "--set", "dst.width=24", "--set", "ca_mser.image=64,96")
     recipes = {row["head"]: row["recipe"].split("+") for row in json.loads(small.stdout) if row["head"]}
-    assert "image=64,96" in recipes["ca_mser"] and "width=32" not in recipes["ca_mser"] and recipes["logreg"] == ["default"]
+    assert "image=[64, 96]" in recipes["ca_mser"] and "width=32" not in recipes["ca_mser"] and recipes["logreg"] == ["default"]
     assert "width=24" in recipes["dst"] and "width=32" in recipes["ent"]
     assert {row["head"] for row in listed if row["to_do"]} == {*TABLE_ONE, "tf_mamba", "logreg", "svm"}
     lacking = [row for row in listed if row["note"] and row["table"] == "I"]
