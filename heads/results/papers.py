@@ -248,13 +248,7 @@ class _Planner:
 
 
 def _cell(
-    table: PublishedTable,
-    row: str,
-    corpus: str,
-    metric: str,
-    printed: float | None,
-    experiment: str | None,
-    reason: str | None,
+    table: PublishedTable, row: str, corpus: str, metric: str, printed: float | None, experiment: str | None, reason: str | None
 ) -> Cell:
     return Cell(
         table=table.number, row=row, corpus=corpus, metric=metric, paper=printed, experiment=experiment, reason=reason
