@@ -131,9 +131,11 @@ def print_rows(rows: Sequence[Mapping[str, Any]], output: Output, columns: Seque
     Args:
         rows: the rows.
         output: table, csv or JSON (a list of objects, values as they are).
-        columns: which, in this order; None takes those of the first row.
+        columns: which, in this order; None takes all, as they come up: a row that lacks one has an empty cell there.
     """
-    names = list(columns or (rows[0] if rows else ()))
+    names = list(columns or dict.fromkeys(name for row in rows for name in row))
+    if columns is None:
+        rows = [{name: row.get(name) for name in names} for row in rows]
     if output is Output.json:
         print_json([{n: row[n] for n in names} for row in rows])
     elif output is Output.csv:

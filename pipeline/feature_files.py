@@ -16,6 +16,9 @@ it, with the place. Pickled objects are never loaded.
 from __future__ import annotations
 
 import hashlib
+import re
+import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +35,9 @@ Frames = npt.NDArray[np.float32]
 
 ID_COLUMNS = ("utterance_id", "utterance", "id", "file", "filename", "path", "name")
 """Columns that are taken for the ids' where none is named, the first one that is there."""
+
+ROW_NUMBERS = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
+"""What data frames call the column of their row numbers where they write it out: no feature of anybody's voice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +113,10 @@ def _checked(path: Path, rows: Sequence[tuple[str, Any]], columns: Sequence[str]
             hint = "" if as_frames else "; if its rows are frames over time, say how far apart: --hop SECONDS"
             raise UsageError(f"{path}: the utterance {name!r} stands there twice{hint}")
         # Booleans to floats, one vector or one matrix: anything else was exported by mistake.
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError as error:  # a list whose own lists differ in length
+            raise UsageError(f"{path}: the features of {name!r} are frames of unequal widths ({error})") from error
         if array.dtype.kind not in "fiub" or array.ndim not in (1, 2) or array.size == 0:
             what = f"{array.dtype} of the shape {array.shape}"
             raise UsageError(f"{path}: the features of {name!r} are {what}; numbers (D,) or (frames, D) are wanted")
@@ -148,7 +157,7 @@ def _of_npz(path: Path) -> list[tuple[str, Any]]:
     with archive:
         try:
             arrays = {name: archive[name] for name in archive.files}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise UsageError(f"{path}: cannot be read as npz ({error})") from error
     key = next((name for name in ID_COLUMNS if name in arrays and arrays[name].dtype.kind in "US"), None)
     if key is None:
@@ -175,6 +184,10 @@ def _loaded(path: Path) -> npt.NDArray[Any]:
 def _opened(path: Path) -> Any:
     """Return what NumPy reads of a file; never what has to be unpickled."""
     try:
+        with path.open("rb") as file:
+            is_archive = file.read(2) == b"PK"
+        if is_archive and not zipfile.is_zipfile(path):  # NumPy would find that out, and leave the file open
+            raise ValueError("an archive that breaks off")
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "no array of numbers"
@@ -196,6 +209,13 @@ def _of_table(
     columns = tuple(name for name in names if name != key and name not in ignore)
     if not columns:
         raise UsageError(f"{path}: there are no features beside the column {key}")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{path}: two columns are called {twice!r}, and which of them is meant nobody can say")
+    numbers = next((name for name in columns if ROW_NUMBERS.fullmatch(name)), None)
+    if numbers is not None:
+        way_out = f"leave it out with --ignore '{numbers}'" if numbers else "write the file without it (of pandas: index=False)"
+        raise UsageError(f"{path}: the column {numbers!r} looks like a data frame's row numbers, and is no feature; {way_out}")
     ids = ["" if value is None else str(value) for value in table[key].to_pylist()]
     values = _numbers(path, table, columns)
     if values is None:  # one column of lists
@@ -214,7 +234,8 @@ def _numbers(path: Path, table: Any, columns: Sequence[str]) -> npt.NDArray[np.f
     import pyarrow as pa
 
     kinds = {name: table.schema.field(name).type for name in columns}
-    if len(columns) == 1 and (pa.types.is_list(kinds[columns[0]]) or pa.types.is_fixed_size_list(kinds[columns[0]])):
+    of_lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    if len(columns) == 1 and any(is_one(kinds[columns[0]]) for is_one in of_lists):
         return None
     for name, kind in kinds.items():
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):

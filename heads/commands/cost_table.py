@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tfser.heads.commands.columns import fitted
 from tfser.heads.results.published import FIG_3
 from tfser.heads.training.cost import Profile
-from tfser.manifests.display import Output, print_rows, say, show
+from tfser.manifests.display import Output, print_rows, say, show, terminal_width
 from tfser.manifests.wording import count, short
+
+_MAY_GO = ("p90", "MB", "step_MB")
+"""Columns that a narrow terminal can do without, the first one first."""
 
 
 def print_profiles(profiles: Sequence[Profile]) -> None:
@@ -46,11 +50,23 @@ def print_profiles(profiles: Sequence[Profile]) -> None:
         for profile in profiles
     ]
     columns = [name for name in rows[0] if name != "paper" or any(row["paper"] for row in rows)]
-    print_rows(rows, Output.table, columns)
+    lines, narrow = fitted([{name: row[name] for name in columns} for row in rows], terminal_width(), _MAY_GO)
+    print_rows(lines, Output.table)
+    for line in (*narrow, *notes_of_papers(profiles)):
+        say(line)
     say(f"MACs: multiply-accumulates per utterance. ms: forward pass, median and 90th percentile of {first.repeats}.")
     say("step: forward and backward. MB: the most memory that each holds beyond weights and frames.")
     for line in figure_3(profiles):
         say(line)
+
+
+def notes_of_papers(profiles: Sequence[Profile]) -> list[str]:
+    """Return what is printed of heads beside which no count stands, heads of one note in one line."""
+    heads: dict[str, dict[str, None]] = {}
+    for profile in profiles:
+        if profile.paper_note is not None:
+            heads.setdefault(profile.paper_note, {})[profile.head] = None
+    return [f"{', '.join(names)}: {note}" for note, names in heads.items()]
 
 
 def figure_3(profiles: Sequence[Profile]) -> list[str]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
 
+from tfser.heads import REFERENCE_FEATURES
 from tfser.heads.commands.showing import Showing
 from tfser.heads.results.published import paper as find_paper
 from tfser.heads.runs.request import SweepRequest, Training, parse_seeds
@@ -20,6 +22,7 @@ from tfser.manifests.commands.opening import Said
 from tfser.manifests.display import say
 from tfser.manifests.options import Option
 from tfser.pipeline.commands.extract import extract_synthetic
+from tfser.pipeline.features.functionals import is_installed
 
 
 def sweep(
@@ -68,6 +71,11 @@ def reproduce(
         tuple[int, ...],
         Option("A seed, a list (0,1) or a range (0-4); 0 if left out.", metavar="N", read=parse_seeds),
     ] = (0,),
+    settings: Annotated[
+        Mapping[str, str],
+        Option("A setting of all heads that have it, or head.KEY=VALUE of one: no reproduction any more.", flag="--set",
+        metavar="KEY=VALUE", panel="Training"),
+    ] = MappingProxyType({}),
     training: Training,
     running: RunningMany,
     showing: Showing,
@@ -80,18 +88,25 @@ def reproduce(
     Example:
         tfser reproduce tf-transformer --dry-run
         tfser reproduce tf-mamba --table II --epochs 20 --format markdown
+        tfser reproduce tf-mamba --table I --epochs 1 --set width=32 --set ca_mser.image=64,96
     """
     chosen, store = find_paper(paper), running.store(showing.cache)
     running.prepare(training.device)
     from tfser.heads.commands.sweeps import show_reproduction
-    from tfser.heads.results.papers import choose_tables, has_a_corpus
+    from tfser.heads.results.papers import SYNTHETIC, choose_tables, has_a_corpus, synthetic_features
 
     choose_tables(chosen, tables)
-    on_synthetic = not showing.dry_run and not has_a_corpus(store, chosen)
+    on_synthetic = not has_a_corpus(store, chosen)
     if on_synthetic:
-        store = running.store(store.root / "demo")
-        say(f"no corpus of {chosen.name} ({', '.join(chosen.protocols)}) in the cache: going the whole way on the synthetic one")
-        extract_synthetic(store)
-    wanted = {"tables": tables, "seeds": seeds, "on_synthetic": on_synthetic}
+        demo = running.store(store.root / "demo")
+        if not showing.dry_run:
+            corpora = ", ".join(chosen.protocols)
+            say(f"no corpus of {chosen.name} ({corpora}) in the cache: going the whole way on the synthetic one")
+            references = [REFERENCE_FEATURES] if is_installed() else []
+            extract_synthetic(demo, [*references, *synthetic_features(chosen, tables)])
+        # A dry run makes nothing: before the first run there is no synthetic corpus to plan on.
+        on_synthetic = SYNTHETIC in demo.corpora()
+        store = demo if on_synthetic else store
+    wanted = {"tables": tables, "seeds": seeds, "settings": settings, "on_synthetic": on_synthetic}
     if not show_reproduction(store, chosen, training, running, showing, **wanted):
         raise typer.Exit(1)

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tfser.heads.commands.columns import side_by_side
+from tfser.heads.commands.columns import fitted, side_by_side
 from tfser.heads.commands.dimension_report import print_dimension_summary
 from tfser.heads.commands.progress import SweepView
 from tfser.heads.commands.runs_file import check_runs_output, write_runs
 from tfser.heads.commands.showing import Showing
-from tfser.heads.commands.sweep_table import failure_lines, markdown_notes, print_plan, print_summary, print_table
+from tfser.heads.commands.sweep_table import failure_lines, markdown_notes, plan_rows, print_plan, print_summary, print_table
 from tfser.heads.results import papers as reproducing
 from tfser.heads.results.dimension_summary import dimension_runs, dimension_summary
 from tfser.heads.results.latex import latex
-from tfser.heads.results.papers import Reproduction
+from tfser.heads.results.papers import SYNTHETIC_NOTE, Reproduction
 from tfser.heads.results.published import Paper
 from tfser.heads.results.summary import check_selection, rows_of_plan, summary
 from tfser.heads.runs.in_turn import Failure, run_here
@@ -26,8 +26,11 @@ from tfser.heads.runs.request import SweepRequest, Training
 from tfser.heads.runs.running import RunningMany
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import refresh_if_possible
-from tfser.manifests.display import Output, TableOutput, print_rows, say, show
+from tfser.manifests.display import Output, TableOutput, print_rows, say, show, terminal_width
 from tfser.manifests.wording import count
+
+_MAY_GO = ("table", "corpus", "paper", "difference", "note")
+"""Columns of a paper's cells that a narrow terminal can do without where all cells say the same, or nothing."""
 
 
 def show_sweep(
@@ -108,16 +111,24 @@ def show_reproduction(
 
 
 def _print_what_could_run(cache: Cache, planned: Reproduction, running: RunningMany, showing: Showing) -> None:
-    """Print which cells cannot run and why, and the plan of the others."""
-    lines = [line for line in reproducing.readable(reproducing.compare(cache, planned, showing.selection)) if line["note"]]
-    if lines:
-        _print_cells(lines, ("table", "row", "corpus", "metric", "paper", "note"), showing.format)
-    if planned.plan is not None:
-        plan = planned.plan
-        print_plan(plan, estimate(cache, plan), feature_bytes(cache, plan), showing.format, jobs=running.jobs)
-    elif reproducing.has_a_corpus(cache, planned.paper):
-        say("nothing of it can be run yet")
+    """Print which cells cannot run and why, and the plan of the others; for programs as one list with the columns of both."""
+    columns = ("table", "row", "corpus", "metric", "paper", "note")
+    cells = [row for row in reproducing.compare(cache, planned, showing.selection) if row["experiment"] is None]
+    lacking = [{name: line[name] for name in columns} for line in reproducing.readable(cells)]
+    plan = planned.plan
+    costs = None if plan is None else (plan, estimate(cache, plan), feature_bytes(cache, plan))
+    if showing.format in (TableOutput.json, TableOutput.csv):
+        print_rows(side_by_side(lacking, plan_rows(*costs) if costs else []), Output(showing.format.value))
     else:
+        if lacking:
+            _print_cells(lacking, columns, showing.format)
+        if costs:
+            print_plan(*costs, showing.format, jobs=running.jobs)
+    if planned.on_synthetic:
+        say(SYNTHETIC_NOTE)
+    elif plan is None and reproducing.has_a_corpus(cache, planned.paper):
+        say("nothing of it can be run yet")
+    elif plan is None:
         say("nothing of it can be run yet; without --dry-run its rows are trained on the built-in synthetic corpus")
 
 
@@ -127,7 +138,14 @@ def _print_cells(lines: Sequence[dict[str, str]], columns: Sequence[str], format
         print_table([{name: line[name] for name in columns} for line in lines], format)
         return
     short, reasons = reproducing.numbered(lines)
-    print_table([{name: line[name] for name in columns} for line in short], format)
+    cells, narrow = [{name: line[name] for name in columns} for line in short], []
+    if format is TableOutput.table:
+        # What is the same all the way down goes first; long names of rows are wrapped at their words.
+        alike = [name for name in _MAY_GO if name in columns and len({cell[name] for cell in cells}) == 1]
+        cells, narrow = fitted(cells, terminal_width(), [*alike, "pooled"])
+    print_table(cells, format)
+    for line in narrow:
+        say(line)
     if reasons:
         show("")
     for reason in reasons:

@@ -142,6 +142,7 @@ HEAD = Network(
     build=CAMSER,
     check=_check,
     typical_dim=888,
+    printed_otherwise="175 M in print, 149 of them its encoder's and those of a classifier that its code throws away",
     reads=("logmel", "mfcc", "*"),
     unstackable="torch.func has no rule for its LSTM",
 )

@@ -79,5 +79,6 @@ HEAD = FrameHead(
     features=("wav2vec2-base", "wavlm-large", "hubert-large", "logmel"),
     build=ENT,
     check=width_check("ent", "directions", 2),
+    printed_otherwise="9.7 M in print with the parts that read text, which are not built",
     unstackable=LSTM_UNSTACKABLE,
 )

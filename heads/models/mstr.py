@@ -117,4 +117,5 @@ HEAD = FrameHead(
     presets={"full": MSTRConfig(), "one_scale": MSTRConfig(scales=(1,))},
     build=MSTR,
     check=width_check("mstr", "heads"),
+    printed_otherwise="built from its abstract, which has no count; emotion2vec's paper prints 27.0 M, of sizes not known to us",
 )

@@ -59,5 +59,6 @@ HEAD = FrameHead(
     features=("wav2vec2-base", "wavlm-large", "hubert-large", "logmel"),
     build=TENT,
     check=width_check("tent", "directions", 2),
+    printed_otherwise="no count is printed",
     unstackable=LSTM_UNSTACKABLE,
 )

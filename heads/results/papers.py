@@ -4,18 +4,20 @@ In: a paper (`tfser.heads.results.published`), and what the cache holds of its c
 sweep (`tfser.heads.runs.plan`), so that finished runs are found, and a row that two tables print is trained once.
 
 Without any of the paper's corpora the same rows are trained on the built-in synthetic corpus, to show that the whole way works;
-such numbers say nothing about the paper, and stand beside none of its own.
+such numbers say nothing about the paper, and stand beside none of its own. No weights are needed for it: where a row joins
+an encoder's frames to others, slower log-Mel frames stand for them (`synthetic_features`), and a note says so.
 
 Below each table stand the reference heads on the same features and folds: what they reach, a network has to beat.
 """
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from tfser.heads import REFERENCE_FEATURES, REFERENCE_HEADS
+from tfser.heads import REFERENCE_FEATURES, REFERENCE_HEADS, head
 from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.published import Paper, PublishedRow, PublishedTable
 from tfser.heads.results.summary import check_selection, summary
@@ -23,6 +25,7 @@ from tfser.heads.results.written import score_text
 from tfser.heads.runs.experiment import Experiment
 from tfser.heads.runs.in_turn import Failure
 from tfser.heads.runs.plan import Entry, Key, Plan, PlannedRequest, data_key, make_plan, settle
+from tfser.heads.runs.references import reference_features
 from tfser.heads.runs.request import Request, Training
 from tfser.heads.spec.head import Network
 from tfser.heads.spec.selections import check_name
@@ -33,8 +36,19 @@ from tfser.manifests.feature_name import FeatureName, joined_names, meant
 from tfser.manifests.options import shared
 
 SYNTHETIC = "synthetic"
+QUICK = "logmel"
+"""What stands for the paper's features there."""
+
 SYNTHETIC_EPOCHS = 2
 """Enough to see the whole way work."""
+
+STAND_IN = "logmel+hop_s=0.02"
+"""What stands for an encoder's frames in a joined set of the synthetic corpus: at an encoder's pace, and without its weights."""
+
+SYNTHETIC_NOTE = (
+    "SYNTHETIC: these rows are of the built-in, made-up sounds, since no corpus of the paper is in the cache. "
+    "They show that the way is open from end to end and say nothing about the paper."
+)
 
 OTHER = "another method: not trained here"
 
@@ -63,6 +77,8 @@ class Reproduction:
     cells: tuple[Cell, ...]
     plan: Plan | None
     on_synthetic: bool
+    changed: tuple[str, ...] = ()
+    """Settings that are not the paper's, KEY=VALUE each."""
 
 
 def has_a_corpus(cache: Cache, paper: Paper) -> bool:
@@ -91,6 +107,7 @@ def prepare(
     *,
     tables: Sequence[str] = (),
     seeds: tuple[int, ...] = (0,),
+    settings: Mapping[str, str] | None = None,
     on_synthetic: bool = False,
 ) -> Reproduction:
     """See what can be run, and plan it.
@@ -104,29 +121,59 @@ def prepare(
         training: what is asked of every run; on the synthetic corpus 2 epochs where nothing is said.
         tables: their numbers; none: all.
         seeds: each is run.
+        settings: that are changed in the rows of all heads that have them, or, as `head.name`, of one.
         on_synthetic: run on the built-in corpus, which is in the cache, instead of the paper's.
 
     Raises:
-        UsageError: the paper has no such table.
+        UsageError: the paper has no such table, or no row of the tables has such a setting.
     """
+    changed = dict(settings or {})
+    _check_settings(paper, choose_tables(paper, tables), changed)
     request = Request(head=paper.head, recipe=paper.recipe, **shared(Training, training or Training()))
     if on_synthetic and request.epochs is None:
         request = replace(request, epochs=SYNTHETIC_EPOCHS)
-    planner = _Planner(cache, paper, request, seeds)
+    planner = _Planner(cache, paper, request, seeds, changed)
     cells = [cell for table in choose_tables(paper, tables) for cell in planner.cells_of(table, on_synthetic)]
     return Reproduction(
         paper=paper,
         cells=tuple(cells),
         plan=make_plan(cache, planner.entries) if planner.entries else None,
         on_synthetic=on_synthetic,
+        changed=tuple(f"{name}={value}" for name, value in changed.items()),
     )
+
+
+def _check_settings(paper: Paper, tables: Sequence[PublishedTable], settings: Mapping[str, str]) -> None:
+    """Refuse a setting that no trained row of the tables has.
+
+    Raises:
+        UsageError: the head is none of theirs, or has no such setting.
+    """
+    known: dict[str, set[str]] = {}
+    for row in (row for table in tables for row in table.rows if row.preset is not None):
+        known.setdefault(row.head or paper.head, set()).update(_own_settings(paper, row))
+    for name in settings:
+        of, dot, key = name.rpartition(".")
+        if dot and of not in known:
+            raise unknown("head of these rows", of, list(known))
+        have = known[of] if dot else set().union(*known.values())
+        if key not in have:
+            raise unknown(f"setting of {of or 'these rows'}", key, sorted(have), listed_by="tfser heads HEAD")
+
+
+def _own_settings(paper: Paper, row: PublishedRow) -> set[str]:
+    """Return the names of the settings that a row's head and recipe have."""
+    spec = head(row.head or paper.head)
+    return {of.name for part in (spec.preset(row.preset), spec.recipe(row.recipe or paper.recipe)) for of in fields(part)}
 
 
 class _Planner:
     """Plans a paper's rows one after another: what two of them have in common is one entry, and is audited once."""
 
-    def __init__(self, cache: Cache, paper: Paper, request: Request, seeds: tuple[int, ...]) -> None:
-        self.cache, self.paper, self.request, self.seeds = cache, paper, request, seeds
+    def __init__(
+        self, cache: Cache, paper: Paper, request: Request, seeds: tuple[int, ...], changed: Mapping[str, str]
+    ) -> None:
+        self.cache, self.paper, self.request, self.seeds, self.changed = cache, paper, request, seeds, changed
         self.entries: list[Entry] = []
         self._audited: dict[Key, str | None] = {}
 
@@ -144,37 +191,50 @@ class _Planner:
         # A reference head is fitted at once and by no seed: one is enough, and the paper's recipe and epochs are not its own.
         used |= {(corpus, REFERENCE_FEATURES): metrics for (corpus, _), metrics in used.items()}
         for (corpus, features), metrics in used.items():
+            lacking = self._no_functionals(corpus) if features == REFERENCE_FEATURES else None
             for name in REFERENCE_HEADS:
                 request = replace(self.request, head=name, recipe=None, epochs=None, features=features)
-                experiment, reason = self._plan(corpus, request, self.seeds[:1])
+                planned = PlannedRequest(request=request, seeds=self.seeds[:1], reference=True)
+                experiment, reason = (None, lacking) if lacking else self._plan(corpus, planned)
                 row_name = f"{name} on {features} (reference)"
                 cells += [_cell(table, row_name, corpus, metric, None, experiment, reason) for metric in metrics]
         return cells
+
+    def _no_functionals(self, corpus: str) -> str | None:
+        """Return why the reference heads cannot stand on functionals, and the way out; None: they can."""
+        lacking = reference_features(self.cache, corpus).lacking
+        if lacking is None or corpus != SYNTHETIC:
+            return lacking
+        return f"no {REFERENCE_FEATURES} features: `pip install '.[opensmile]'`, and the same command makes them"
 
     def _row(self, row: PublishedRow, corpus: str, features: str) -> tuple[str | None, str | None]:
         """Plan a printed row; return its experiment's name, or the reason why there is none."""
         if row.preset is None:
             return None, OTHER
+        name, own = row.head or self.paper.head, _own_settings(self.paper, row)
+        # `HEAD.KEY=VALUE` comes after `KEY=VALUE`: the narrower word wins.
+        changed = {key: value for key, value in self.changed.items() if key in own}
+        changed |= {key.partition(".")[2]: value for key, value in self.changed.items() if key.startswith(f"{name}.")}
         request = replace(
             self.request,
-            head=row.head or self.paper.head,
+            head=name,
             recipe=row.recipe or self.paper.recipe,
             preset=row.preset,
-            settings=dict(row.settings),
+            settings={**row.settings, **changed},
             features=features,
         )
-        return self._plan(corpus, request, self.seeds)
+        return self._plan(corpus, PlannedRequest(request=request, seeds=self.seeds))
 
-    def _plan(self, corpus: str, request: Request, seeds: tuple[int, ...]) -> tuple[str | None, str | None]:
+    def _plan(self, corpus: str, planned: PlannedRequest) -> tuple[str | None, str | None]:
         """Add a request to the entries; return its experiment's name, or the reason why there is none.
 
         What does not fit leaves out this cell alone: a paper's other corpora and rows go on without it.
         """
-        if why := missing(self.cache, corpus, request.features or ""):
+        if why := missing(self.cache, corpus, planned.request.features or ""):
             return None, why
-        asked = replace(request, corpus=corpus, protocol=self.paper.protocols.get(corpus))
+        asked = replace(planned.request, corpus=corpus, protocol=self.paper.protocols.get(corpus))
         try:
-            merged = settle(self.cache, [PlannedRequest(request=asked, seeds=seeds)], onto=self.entries)
+            merged = settle(self.cache, [replace(planned, request=asked)], onto=self.entries)
         except TfserError as error:
             return None, str(error)
         experiment = merged[-1].experiment
@@ -188,13 +248,7 @@ class _Planner:
 
 
 def _cell(
-    table: PublishedTable,
-    row: str,
-    corpus: str,
-    metric: str,
-    printed: float | None,
-    experiment: str | None,
-    reason: str | None,
+    table: PublishedTable, row: str, corpus: str, metric: str, printed: float | None, experiment: str | None, reason: str | None
 ) -> Cell:
     return Cell(
         table=table.number, row=row, corpus=corpus, metric=metric, paper=printed, experiment=experiment, reason=reason
@@ -222,19 +276,42 @@ def _audit(cache: Cache, entry: Entry) -> str | None:
 
 
 def _features(cache: Cache, paper: Paper, row: PublishedRow, corpus: str) -> str:
-    """Return the features that a row is trained on."""
-    return row.features or (_features_on_synthetic(cache, paper) if corpus == SYNTHETIC else paper.features)
+    """Return the features that a row is trained on: on the synthetic corpus the row's own only where they are there."""
+    own = row.features or paper.features
+    if corpus != SYNTHETIC or missing(cache, SYNTHETIC, own) is None:
+        return own
+    return _quick(row) or own
 
 
-def _features_on_synthetic(cache: Cache, paper: Paper) -> str:
-    """Return the paper's features where they are extracted of the synthetic corpus, else log-Mel, which are quick to make."""
-    return paper.features if missing(cache, SYNTHETIC, paper.features) is None else "logmel"
+def _quick(row: PublishedRow) -> str | None:
+    """Return what stands for a row's features on the synthetic corpus: quick to make, and without weights. None: nothing does.
+
+    >>> _quick(PublishedRow(name="CA-MSER", printed={}, features="logmel+mfcc+wav2vec2-base/12"))
+    'logmel+mfcc+logmel+hop_s=0.02'
+    """
+    if row.features is None:
+        return QUICK
+    *front_ends, _ = joined_names(row.features)
+    return "+".join([*front_ends, STAND_IN]) if front_ends else None
+
+
+def synthetic_features(paper: Paper, tables: Sequence[str] = ()) -> list[str]:
+    """Return the feature sets that a paper's rows are trained on where the synthetic corpus has no others, joined ones last.
+
+    Raises:
+        UsageError: the paper has no such table.
+    """
+    trained = (row for table in choose_tables(paper, tables) for row in table.rows if row.preset is not None)
+    names = dict.fromkeys([QUICK, *(name for row in trained if (name := _quick(row)) is not None)])
+    return sorted(names, key=lambda name: len(joined_names(name)))
 
 
 def missing(cache: Cache, corpus: str, features: str) -> str | None:
     """Return what to do where the cache lacks a corpus or its features; None if they are there."""
     parts = joined_names(features)
-    command = f"tfser extract --corpus {corpus} --features {parts[0]}"
+    # The synthetic corpus lies in a cache of its own, of which a command has to be told.
+    where = f" --cache {shlex.quote(str(cache.root))}" if corpus == SYNTHETIC else ""
+    command = f"tfser extract --corpus {corpus} --features {parts[0]}{where}"
     if corpus not in cache.corpora():
         return f"{corpus} is not in the cache: run `{command} --root FOLDER`"
     with open_catalogue(cache) as connection:
@@ -245,7 +322,7 @@ def missing(cache: Cache, corpus: str, features: str) -> str | None:
     if any(FeatureName.parse(name).options == settings for name in meant(features, have)):
         return None
     if len(parts) > 1:
-        return f"no {features} features of {corpus}: extract each, and run `tfser cache join --features {features}`"
+        return f"no {features} features of {corpus}: extract each, and run `tfser cache join --features {features}{where}`"
     return f"no {features} features of {corpus}: run `{command}`"
 
 
@@ -286,6 +363,7 @@ def _compared(
         "folds": columns.get("folds"),
         "of_folds": columns.get("of_folds"),
         "seeds": columns.get("seeds"),
+        "preset": columns.get("preset"),
         "recipe": columns.get("recipe"),
         "features": columns.get("features"),
         "protocol": columns.get("protocol"),
@@ -336,15 +414,17 @@ def notes(reproduction: Reproduction, table: Sequence[Mapping[str, Any]]) -> lis
     lines = [f"{paper}. Percent; ours: mean ± sample standard deviation over folds and seeds."]
     ran = [row for row in table if row["ours"] is not None]
     if reproduction.on_synthetic:
-        lines.append(
-            "SYNTHETIC: these rows were trained on the built-in, made-up sounds, since no corpus of the paper is in the cache. "
-            "They show that the way is open from end to end and say nothing about the paper."
-        )
+        lines.append(SYNTHETIC_NOTE)
+        if any(row["features"] and row["features"].endswith(STAND_IN) for row in ran):
+            lines.append(f"In place of an encoder's frames {STAND_IN} is joined, since there are no weights.")
     entries = reproduction.plan.entries if reproduction.plan is not None else ()
     shortened = {each.experiment.name for each in entries if _other_epochs(each.experiment)}
     short = sorted({row["recipe"] for row in ran if row["experiment"] in shortened})
     if short:
         lines.append(f"Trained by {', '.join(short)}, not as long as the paper: no reproduction of its numbers.")
+    if reproduction.changed:
+        changed = ", ".join(reproduction.changed)
+        lines.append(f"Changed in the rows that have it: {changed}: no reproduction of the paper's numbers.")
     if any(len(row["folds"]) < row["of_folds"] for row in ran):
         lines.append("Not all folds were run.")
     lines += [f"{line}." for line in explain_marks(ran)]

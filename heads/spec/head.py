@@ -199,6 +199,8 @@ class Network(HeadSpec):
     """The module has ``encode`` and ``classify``."""
     printed_parameters: Mapping[int, float] = field(default_factory=dict)
     """Of the default preset, in millions by the features' width, as published for the same parts; see `ablation` for others."""
+    printed_otherwise: str = ""
+    """What is printed of other parts than these, or that nothing is, in words; for heads without `printed_parameters`."""
     unstackable: str | None = None
     """Why trainings of it cannot share their steps, whatever its configuration; None: they can."""
     no_vmap: Callable[[Any], str | None] = _nothing

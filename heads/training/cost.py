@@ -57,6 +57,8 @@ class Profile:
     """That are trained."""
     paper_parameters: int | None
     """The paper's count, to the digits that it prints; None where it prints none, and at other feature widths than its own."""
+    paper_note: str | None
+    """What is printed where `paper_parameters` cannot stand beside ours: of other parts, or at another width."""
     macs: int
     """Multiply-accumulates per utterance."""
     latency_ms: float
@@ -293,6 +295,7 @@ class _Case:
             preset=self.preset,
             parameters=count_parameters(self.module),
             paper_parameters=_printed(self.spec, self.preset, self.width),
+            paper_note=_printed_otherwise(self.spec, self.preset, self.width),
             macs=self._macs(),
             latency_ms=statistics.median(self.latency),
             latency_min_ms=min(self.latency),
@@ -325,6 +328,14 @@ def _printed(spec: HeadSpec, preset: str, width: int) -> int | None:
     if isinstance(spec, Network) and preset == spec.default_preset and width in spec.printed_parameters:
         return round(1e6 * spec.printed_parameters[width])
     return None
+
+
+def _printed_otherwise(spec: HeadSpec, preset: str, width: int) -> str | None:
+    """Return in words what is printed of a head where no count of this very preset and feature width is; None: nothing to say."""
+    if not isinstance(spec, Network) or preset != spec.default_preset or _printed(spec, preset, width) is not None:
+        return None
+    others = [f"{millions:g} M at a width of {at}" for at, millions in spec.printed_parameters.items()]
+    return f"{' and '.join(others)} in print" if others else spec.printed_otherwise or None
 
 
 @contextlib.contextmanager

@@ -14,8 +14,10 @@ from tfser.manifests.catalogue.reading import refresh_if_possible
 from tfser.manifests.commands.printing import InCache
 from tfser.manifests.display import Output, print_rows, say, utterance_bar
 from tfser.manifests.errors import TfserError
+from tfser.manifests.feature_name import FeatureName, joined_names
 from tfser.manifests.options import Option
 from tfser.manifests.wording import count
+from tfser.pipeline.commands.join import show_join
 from tfser.pipeline.commands.scan import Strict, show_scan
 from tfser.pipeline.derived.from_stacks import take_stored_layers
 from tfser.pipeline.extraction.extract import extract_pass
@@ -100,19 +102,38 @@ def show_extraction(
     Raises:
         TfserError: if nothing of the corpus can be heard.
     """
+    scanned = _scanned(store, source)
+    reports = extract_scanned(store, scanned.corpus, wanted, compute, shards)
+    say(f"cache: {store.root}")
+    return Extracted(scanned=scanned, reports=reports)
+
+
+def _scanned(store: Cache, source: Source) -> ScanReport:
+    """Scan a source under a progress bar, and say what was found.
+
+    Raises:
+        TfserError: if nothing of the corpus can be heard.
+    """
     scanned = show_scan(store, source)
     if scanned.failure is not None:
         refresh_if_possible(store)
         raise TfserError(scanned.failure)
+    return scanned
+
+
+def extract_scanned(
+    store: Cache, corpus: str, wanted: Pass, compute: Compute, shards: ShardKind = ShardKind.hdf5
+) -> Sequence[ExtractReport]:
+    """Extract what feature sets lack of a scanned corpus, under a progress bar; say what was done, and return it."""
     try:
         with utterance_bar("taking stored layers") as begin:
-            taken = take_stored_layers(store, scanned.corpus, wanted, ShardWriting(begin=begin, on_wait=say))
+            taken = take_stored_layers(store, corpus, wanted, ShardWriting(begin=begin, on_wait=say))
         for of in taken:
             written = count(of.report.written, "utterance")
-            say(f"{scanned.corpus} / {of.feature_set}: {written} taken from {of.stack}, without audio")
+            say(f"{corpus} / {of.feature_set}: {written} taken from {of.stack}, without audio")
         with utterance_bar(f"extracting {', '.join(of.name for of in wanted.sets)}") as begin:
             how = ShardWriting(format=shards.value, begin=begin, on_wait=say)
-            reports = extract_pass(store, scanned.corpus, wanted, compute, how)
+            reports = extract_pass(store, corpus, wanted, compute, how)
     finally:  # what was extracted before a failure counts
         refresh_if_possible(store)
     listed: list[tuple[str, str]] = []
@@ -120,10 +141,22 @@ def show_extraction(
         for line in report.lines(listed):
             say(line)
         listed = report.named()
+    return reports
+
+
+def extract_synthetic(store: Cache, names: Sequence[str] = ("logmel",)) -> None:
+    """Make the built-in corpus and feature sets of it, joined ones and what they are joined of, as far as they are not there.
+
+    Args:
+        store: the cache.
+        names: of front-ends, with their settings: `logmel`, `logmel+mfcc+logmel+hop_s=0.02`.
+    """
+    corpus = _scanned(store, Source(corpus="synthetic")).corpus
+    for part in dict.fromkeys(part for name in names for part in joined_names(name)):
+        front_end = FeatureName.parse(part)
+        settings = dict(option.split("=", 1) for option in front_end.options)
+        extract_scanned(store, corpus, feature_pass(front_end.encoder, FeatureRequest(settings=settings)), Compute(tell=say))
+    for name in names:
+        if len(joined_names(name)) > 1:
+            show_join(store, name, corpus)
     say(f"cache: {store.root}")
-    return Extracted(scanned=scanned, reports=reports)
-
-
-def extract_synthetic(store: Cache) -> None:
-    """Make the built-in corpus and its log-Mel frames, as far as they are not there."""
-    show_extraction(store, Source(corpus="synthetic"), feature_pass("logmel"), Compute(tell=say))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import refresh
 from tfser.manifests.commands.printing import InCache
 from tfser.manifests.display import say, utterance_bar
@@ -33,10 +34,18 @@ def cache_join(*, request: JoinRequest, place: InCache) -> None:
     Example:
         tfser cache join --features logmel+wavlm-large/12
     """
-    store = place.store
-    target = joined(store, request.features)
+    show_join(place.store, request.features, request.corpus)
+
+
+def show_join(store: Cache, features: str, corpus: str | None) -> None:
+    """Join feature sets, named with a plus between them, of one corpus or of all, under a progress bar; say what was done.
+
+    Raises:
+        UsageError: if fewer than two are named, or one is not in the cache.
+    """
+    target = joined(store, features)
     with utterance_bar(f"joining {target.name}") as begin:
-        reports = join(store, target, [request.corpus] if request.corpus else None, ShardWriting(begin=begin, on_wait=say))
+        reports = join(store, target, [corpus] if corpus else None, ShardWriting(begin=begin, on_wait=say))
     refresh(store)
     for report in reports:
         for line in report.lines(target):

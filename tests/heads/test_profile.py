@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tfser.heads import HEADS, head
-from tfser.heads.commands.cost_table import figure_3
+from tfser.heads.commands import cost_table
+from tfser.heads.commands.cost_table import figure_3, notes_of_papers, print_profiles
 from tfser.heads.spec.head import Network
 from tfser.heads.training import cost as profiling
 from tfser.heads.training import peak
@@ -89,6 +92,27 @@ def test_the_paper_s_count_stands_beside_ours_at_its_own_width_only() -> None:
     assert (found.parameters, found.paper_parameters) == (657_156, 660_000)
     assert measure("tf_mamba", "baseline", frames=10, width=64).paper_parameters is None
     assert measure("mean_pool", "linear", frames=10).paper_parameters is None
+
+
+def test_what_is_printed_of_other_parts_or_widths_is_said_in_words() -> None:
+    conditions = Conditions(frames=4, width=16, repeats=1, device="cpu")
+    found = profile(select(["shift_cnn", "ent", "tent"], ["full", "utterance"]), conditions)
+    assert [of.paper_note for of in found if of.head == "shift_cnn"] == ["9.5 M at a width of 768 in print"]
+    assert {of.preset for of in found if of.paper_note is None} == {"utterance"}
+    lines = notes_of_papers([*found, *(replace(of, head="twin") for of in found if of.head == "tent")])
+    assert lines[1].startswith("ent: 9.7 M in print") and lines[2] == "tent, twin: no count is printed" and len(lines) == 3
+
+
+def test_a_narrow_terminal_has_whole_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = measure("mean_pool", "mlp", frames=4, width=8)
+    large = {"parameters": 66_846_468, "paper_parameters": 66_900_000, "macs": 99_900_000}
+    wide = replace(found, head="speechformer_pp", preset="full", **large)
+    monkeypatch.setattr(cost_table, "terminal_width", lambda: 78)
+    print_profiles([wide, replace(wide, preset="other")])
+    printed = capsys.readouterr()
+    header = next(line for line in printed.out.splitlines() if line.startswith("head"))
+    assert header.split() == ["head", "preset", "parameters", "paper", "MACs", "ms", "step_ms", "step_MB"]
+    assert max(map(len, printed.out.splitlines()[2:])) <= 78 and re.search(r"In all rows: p90 \S+, MB \S+\.", printed.err)
 
 
 def test_a_head_that_cuts_utterances_is_fed_what_it_sees() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -10,11 +12,13 @@ from typing import Any
 import pytest
 
 from tfser.heads import HEADS, TABLE_ONE, head
+from tfser.heads.commands import sweeps
 from tfser.heads.commands.sweeps import _print_cells, _print_notes
 from tfser.heads.results import papers as reproducing
 from tfser.heads.results.published import PAPERS, Paper, paper
 from tfser.heads.runs.in_turn import run_here
 from tfser.heads.runs.request import Training
+from tfser.manifests import display
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import refresh
 from tfser.manifests.display import TableOutput
@@ -22,10 +26,13 @@ from tfser.manifests.errors import UsageError
 from tfser.manifests.files import read_table
 from tfser.manifests.protocols.known import PROTOCOLS
 from tfser.manifests.utterances import Utterance
+from tfser.pipeline.commands.extract import extract_synthetic
 from tfser.pipeline.corpora import locate
 from tfser.pipeline.extraction.extract import extract
 from tfser.pipeline.features.registry import feature_set
 from tfser.pipeline.scanning.scan import scan
+
+from ..conftest import run
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +88,22 @@ def test_the_numbers_are_the_papers() -> None:
     assert four["ATFNN"] == {"casia WA": 48.75, "casia UA": 48.75}
 
 
+def test_table_one_is_the_one_of_the_paper(shared: Path) -> None:
+    """Each row that the paper's text has whole; the last one it has in Table III, too."""
+    text = (shared / "papers" / "tf-mamba.md").read_text(encoding="utf-8")
+    cells = [[cell.strip() for cell in line.strip(" |").split("|")] for line in text.splitlines() if line.startswith("|")]
+    in_print = {row[0].split("*")[0].split(" [")[0]: tuple(map(float, row[-3:])) for row in cells if is_scored(row)}
+    ours = {name: tuple(printed.values()) for name, printed in rows(paper("tf-mamba"), "I").items()}
+    last = ours.pop("TF-Mamba (ours)")
+    assert len(ours) == 11 and {name: in_print.get(name) for name in ours} == ours
+    assert in_print["+ CMDT Loss (Full model)"] == last
+
+
+def is_scored(row: list[str]) -> bool:
+    """Tell whether the last three cells of a row are numbers with one decimal."""
+    return len(row) > 3 and all(re.fullmatch(r"\d\d\.\d", cell) for cell in row[-3:])
+
+
 @pytest.mark.parametrize("of", PAPERS.values(), ids=lambda of: of.name)
 def test_a_paper_s_rows_exist_here(of: Paper) -> None:
     spec = head(of.head)
@@ -101,9 +124,12 @@ def test_every_cell_runs_or_says_why_not(cache: Cache) -> None:
     of = reproducing.prepare(cache, paper("tf-mamba"), Training(device="cpu"))
     references = [cell for cell in of.cells if cell.row.endswith("(reference)")]
     assert len(of.cells) - len(references) == (12 + 8 + 6) * 3
-    assert len(references) == 3 * 2 * 2 and {cell.corpus for cell in references} == {"iemocap"}  # three tables, UA and WA
-    assert {cell.row for cell in references} == {f"{name} on wavlm-large (reference)" for name in ("logreg", "svm")}
-    assert {cell.paper for cell in references} == {None} and len({cell.experiment for cell in references} - {None}) == 2
+    assert len(references) == 3 * 2 * 2 * 2 and {cell.corpus for cell in references} == {"iemocap"}  # tables, sets, UA and WA
+    sets = {name: [cell for cell in references if f" on {name} " in cell.row] for name in ("wavlm-large", "egemaps")}
+    assert {name: len({cell.row for cell in cells}) for name, cells in sets.items()} == {"wavlm-large": 2, "egemaps": 2}
+    assert {cell.paper for cell in references} == {None} and len({cell.experiment for cell in sets["wavlm-large"]} - {None}) == 2
+    way_out = "`tfser extract --corpus iemocap --features egemaps` adds them"
+    assert all(way_out in (cell.reason or "") for cell in sets["egemaps"])
     assert all((cell.experiment is None) != (cell.reason is None) for cell in of.cells)
     reasons = {(cell.table, cell.row, cell.corpus): cell.reason for cell in of.cells}
     assert "tfser cache join --features logmel+mfcc+wav2vec2-base" in (reasons["I", "CA-MSER", "iemocap"] or "")
@@ -142,6 +168,13 @@ def test_what_does_not_fit_a_corpus_is_said_in_its_cells(cache: Cache) -> None:
 def test_unknown_tables_and_papers_are_refused(cache: Cache) -> None:
     with pytest.raises(UsageError, match="unknown table of tf-mamba '4'; Known: I, II, III"):
         reproducing.prepare(cache, paper("tf-mamba"), tables=["4"])
+    for settings, wanted in (
+        ({"ca_mser.image": "64,96"}, "unknown head of these rows 'ca_mser'"),
+        ({"tf_mamba.widht": "32"}, "unknown setting of tf_mamba 'widht'; did you mean 'width'"),
+        ({"image": "64,96"}, "unknown setting of these rows 'image'"),
+    ):
+        with pytest.raises(UsageError, match=wanted):
+            reproducing.prepare(cache, paper("tf-mamba"), tables=["III"], settings=settings)
     with pytest.raises(UsageError, match="did you mean 'tf-mamba'"):
         paper("tf-mambo")
     of = reproducing.prepare(cache, paper("tf-mamba"), Training(device="cpu"), tables=["III"])
@@ -189,14 +222,69 @@ def test_numbers_of_the_synthetic_corpus_stand_beside_none_of_the_paper_s(
     assert {cell.corpus for cell in of.cells} == {"synthetic"} and {cell.paper for cell in of.cells} == {None}
     ran = {cell.row for cell in of.cells if cell.reason is None}
     assert {"TF-Mamba (ours)", "Baseline", "Dual Temporal-Domain Mamba", "TENT", "DWFormer"} <= ran
-    assert "CA-MSER" not in ran  # its features have to be joined
+    assert "CA-MSER" not in ran  # its features are not joined here
     assert not ran & {"WavLM-base", "Whisper-large"}  # encoders have to be extracted
     assert any("say nothing about the paper" in note for note in reproducing.notes(of, reproducing.compare(here, of)))
+
+
+@pytest.mark.parametrize(
+    ("name", "tables", "names"),
+    [
+        ("tf-mamba", ["I"], ["logmel", "logmel+mfcc+logmel+hop_s=0.02"]),
+        ("tf-mamba", ["II"], ["logmel"]),
+        ("tf-transformer", [], ["logmel"]),
+    ],
+)
+def test_the_synthetic_corpus_needs_no_weights(name: str, tables: list[str], names: list[str]) -> None:
+    assert reproducing.synthetic_features(paper(name), tables) == names
+
+
+@pytest.mark.slow
+def test_every_row_of_table_one_is_planned_on_the_synthetic_corpus(tmp_path: Path) -> None:
+    """CA-MSER's, too, whose frames are joined; programs get one list of what can be trained and of what cannot."""
+    asked = ("reproduce", "tf-mamba", "--table", "I,II", "--dry-run", "--device", "cpu", "--cache", tmp_path)
+    assert "without --dry-run its rows are trained on the built-in synthetic corpus" in run(*asked).stderr
+    store = Cache(tmp_path / "demo")
+    extract_synthetic(store, reproducing.synthetic_features(paper("tf-mamba"), ["I"]))
+    result = run(*asked, "--format", "json")
+    assert result.exit_code == 0 and "SYNTHETIC" in result.stderr
+    listed = json.loads(result.stdout)
+    assert len({tuple(row) for row in listed}) == 1  # one set of columns
+    assert {row["reference"] for row in listed if row["head"] in ("logreg", "svm")} == {True}
+    assert f"--features wavlm-large --cache {store.root}`" in str(listed)
+    small = run(*asked, "--format", "json", "--set", "width=32", "--set", "dst.width=24", "--set", "ca_mser.image=64,96")
+    recipes = {row["head"]: row["recipe"].split("+") for row in json.loads(small.stdout) if row["head"]}
+    assert "image=[64, 96]" in recipes["ca_mser"] and "width=32" not in recipes["ca_mser"] and recipes["logreg"] == ["default"]
+    assert "width=24" in recipes["dst"] and "width=32" in recipes["ent"]
+    assert {row["head"] for row in listed if row["to_do"]} == {*TABLE_ONE, "tf_mamba", "logreg", "svm"}
+    lacking = [row for row in listed if row["note"] and row["table"] == "I"]
+    assert {row["row"] for row in lacking} == {f"{name} on egemaps (reference)" for name in ("logreg", "svm")}
+    assert all("`pip install '.[opensmile]'`, and the same command" in row["note"] for row in lacking)
+    (joined,) = {row["features"] for row in listed if row["head"] == "ca_mser"}
+    assert joined == "logmel+mfcc+logmel+hop_s=0.02" and {row["epochs"] for row in listed if row["head"] == "dst"} == {2}
 
 
 def test_reasons_are_printed_once() -> None:
     lines, reasons = reproducing.numbered([{"row": "a", "note": "x"}, {"row": "b", "note": ""}, {"row": "c", "note": "x"}])
     assert [line["note"] for line in lines] == ["(1)", "", "(1)"] and reasons == ["(1) x"]
+
+
+@pytest.mark.parametrize("paper_s", [True, False], ids=["the paper's", "synthetic"])
+def test_a_narrow_terminal_has_one_table_and_not_a_record_a_cell(
+    paper_s: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "logreg on wavlm-large (reference)" if paper_s else "logreg on logmel+mfcc+logmel+hop_s=0.02 (reference)"
+    line = {"table": "I", "row": name, "corpus": "iemocap" if paper_s else "synthetic", "metric": "UA"}
+    line |= {"ours": "75.3 ± 12.1", "note": "", "paper": "75.7" * paper_s, "pooled": "74.0", "difference": "-10.4†" * paper_s}
+    for module in (sweeps, display):
+        monkeypatch.setattr(module, "terminal_width", lambda: 80)
+    other = {"row": "CA-MSER", "corpus": "meld", "note": "too long a reason", "paper": "42.2", "difference": "+0.1"}
+    _print_cells([line, line | (other if paper_s else {})], list(line), TableOutput.table)
+    printed = capsys.readouterr()
+    first = printed.out.splitlines()[0]
+    assert first.split()[:2] == ["row", "corpus" if paper_s else "metric"] and first.count("ours") == 1
+    assert printed.out.count("UA") == 2 and "In all rows: table I" in printed.err
+    assert max(map(len, printed.out.splitlines())) <= 80
 
 
 def test_notes_stand_where_the_table_goes(capsys: pytest.CaptureFixture[str]) -> None:

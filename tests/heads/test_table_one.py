@@ -81,6 +81,9 @@ def test_the_documented_counts_are_those_of_the_heads() -> None:
 def test_what_is_printed_is_said_once() -> None:
     said = {(name, width) for name in TABLE_ONE for width in head(name).printed_parameters}  # type: ignore[attr-defined]
     assert said == set(PUBLISHED)
+    for name in TABLE_ONE:
+        spec = head(name)
+        assert isinstance(spec, Network) and bool(spec.printed_otherwise) != bool(spec.printed_parameters), name
 
 
 @pytest.mark.parametrize("name", ANY_WIDTH)

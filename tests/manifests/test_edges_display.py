@@ -68,6 +68,15 @@ def test_json_escapes_what_reads_back_as_the_same(monkeypatch):
     assert json.loads(terminal.getvalue()) == [{"speaker": HOSTILE, "tag": "\U000e0041"}]
 
 
+def test_rows_of_unlike_columns_have_them_all(monkeypatch):
+    lines = [["a", "b"], ["1", ""], ["", "2"]]
+    for output, wanted in ((Output.json, [{"a": 1, "b": None}, {"a": None, "b": 2}]), (Output.csv, lines)):
+        monkeypatch.setattr(sys, "stdout", pipe := io.StringIO(newline=""))
+        print_rows([{"a": 1}, {"b": 2}], output)
+        read = json.loads if output is Output.json else lambda text: list(csv.reader(io.StringIO(text, newline="")))
+        assert read(pipe.getvalue()) == wanted
+
+
 def test_json_has_no_numbers_that_json_lacks(monkeypatch):
     terminal = on_terminal(monkeypatch)
     print_json({"a": float("nan"), "b": [float("inf"), 1.5]})

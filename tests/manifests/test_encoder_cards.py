@@ -27,7 +27,7 @@ def test_every_named_encoder_has_a_card_and_every_card_a_source() -> None:
     for card in cards.values():
         assert "/" in card.encoder and card.source and card.part in ("encoder", "classifier")
         assert card.trained_on or not card.complete
-    assert {"iemocap", "emodb", "crema_d"} <= set(cards["emotion2vec/emotion2vec_plus_seed"].trained_on)
+    assert {"iemocap", "emodb", "crema_d", "msp_podcast"} <= set(cards["emotion2vec/emotion2vec_plus_seed"].trained_on)
 
 
 @pytest.mark.few(3)
@@ -40,6 +40,9 @@ def test_every_named_encoder_has_a_card_and_every_card_a_source() -> None:
         ("somebody/hubert-large-iemocap-4", "iemocap", "warning", "its name says iemocap"),
         ("openai/whisper-base", "iemocap", "info", "its training data are not all listed"),
         ("facebook/wav2vec2-base", "iemocap", None, None),
+        ("iic/emotion2vec_base", "iemocap", "warning", "encoder was trained on iemocap"),  # without its labels
+        ("/models/emotion2vec_plus_base", "msp_podcast", "warning", "encoder was trained on msp_podcast"),
+        ("emotion2vec/emotion2vec_base", "emodb", None, None),
         ("AreejB/wav2vec2-xlsr-english-speech-emotion-recognition", "emodb", "info", "its training data are not all listed"),
         ("somebody/hubert-large-iemocap-4", "emodb", None, None),
     ],

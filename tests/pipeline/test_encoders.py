@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from tfser.pipeline.features.encoders.families import FAMILIES
 from tfser.pipeline.features.encoders.known import ENCODERS
 from tfser.pipeline.features.encoders.loading import load
 from tfser.pipeline.features.encoders.spec import EncoderSpec, encoder_spec
+
+from ..conftest import run
 
 CONV = {
     "hidden_size": 32,
@@ -572,6 +575,15 @@ def test_the_registry_is_sound() -> None:
         assert known.layer == (12 if name == "wavlm-large" else None)
         assert known.licence
     assert "NC" in ENCODERS["wav2vec2-large-robust-12-ft-emotion-msp-dim"].licence
+
+
+def test_every_format_says_each_encoder_s_licence() -> None:
+    rows = {row["features"]: row for row in json.loads(run("features", "--format", "json").stdout)}
+    for name, known in ENCODERS.items():
+        assert (rows[name]["hub"], rows[name]["licence"]) == (known.hub, known.licence)
+    assert rows["logmel"]["licence"] is None and "Research License" in rows["egemaps"]["about"]
+    assert run("features", "--format", "csv").stdout.splitlines()[0].split(",")[-3:] == ["from", "hub", "licence"]
+    assert ENCODERS["emotion2vec_base"].licence in run("features").stdout
 
 
 def test_a_regression_behind_the_encoder_is_left_alone(tmp_path: Path) -> None:

@@ -111,6 +111,16 @@ def test_frames_are_several_rows_of_an_id(tmp_path: Path) -> None:
         read_given(tmp_path / "f.csv")
 
 
+def test_lists_of_other_data_frames_are_lists(tmp_path: Path) -> None:
+    """Polars writes large lists."""
+    lists = pa.array([[1.0, 2.0], [3.0, 4.0]], pa.large_list(pa.float64()))
+    pq.write_table(pa.table({"id": pa.array(["u0", "u1"], pa.large_string()), "x": lists}), tmp_path / "f.parquet")
+    assert {name: frames.tolist() for name, frames in read_given(tmp_path / "f.parquet").frames.items()} == {
+        "u0": [[1.0, 2.0]],
+        "u1": [[3.0, 4.0]],
+    }
+
+
 @given(order=st.permutations(range(3)), change=st.sampled_from([0, 1e-6, 1.0]))
 def test_the_fingerprint_is_of_the_content(order: list[int], change: float, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("f")
@@ -133,6 +143,9 @@ HOSTILE = {
     "nothing": ("", "cannot be read as csv"),
     "header alone": ("id,a\n", "no features in it"),
     "ragged": ("id,a,b\nu0,1\n", "cannot be read as csv"),
+    "one name twice": ("id,a,a\nu0,1,2\n", "two columns are called 'a'"),
+    "row numbers": (",id,a\n0,u0,1\n", "the column '' looks like .* row numbers.*index=False"),
+    "row numbers read and written": ("Unnamed: 0,id,a\n0,u0,1\n", "row numbers.*--ignore 'Unnamed: 0'"),
 }
 
 
@@ -152,6 +165,12 @@ def test_hostile_arrays_end_in_one_line(tmp_path: Path) -> None:
     np.save(tmp_path / "n.npy", np.ones((2, 2)))
     (tmp_path / "ids").write_text("u0\n")
     (tmp_path / "x.npz").write_bytes(b"PK no")
+    whole = (tmp_path / "w.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    at = whole.index(np.ones(3).tobytes())
+    (tmp_path / "flipped.npz").write_bytes(whole[: at + 6] + b"\x00" + whole[at + 7 :])
+    pq.write_table(pa.table({"id": ["u0"], "x": [[[1.0, 2.0], [3.0]]]}), tmp_path / "unequal.parquet")
+    pq.write_table(pa.table({"id": ["u0"], "x": [1.0], "__index_level_0__": [7]}), tmp_path / "index.parquet")
     for path, ids, wanted in (
         ("w.npz", None, "'u1' is 3 numbers wide, and 'u0' 2"),
         ("f.npz", None, r"'u0' has 4 frames; .*--hop"),
@@ -159,6 +178,10 @@ def test_hostile_arrays_end_in_one_line(tmp_path: Path) -> None:
         ("p.npy", "ids", "no array of numbers"),
         ("n.npy", "ids", r"shape \(2, 2\), and .* 1 line"),
         ("x.npz", None, "cannot be read as npz"),
+        ("cut.npz", None, "cannot be read as npz"),
+        ("flipped.npz", None, "cannot be read as npz"),
+        ("unequal.parquet", None, "'u0' are frames of unequal widths"),
+        ("index.parquet", None, "'__index_level_0__' looks like .* row numbers"),
         ("no.csv", None, "cannot be read as csv"),
         ("f.txt", None, "features are read from"),
     ):
