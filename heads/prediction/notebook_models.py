@@ -20,6 +20,7 @@ from tfser.heads.prediction.inputs import measured, named_inputs
 from tfser.heads.prediction.loading import Model, load_model
 from tfser.heads.prediction.outputs import mean_of
 from tfser.heads.prediction.packing import heard_part
+from tfser.heads.prediction.python_values import a_rate, a_text, texts
 from tfser.heads.results.dimension_tables import BY, dimension_table
 from tfser.heads.results.score_tables import Wanted, table
 from tfser.heads.runs.experiment import EVERYTHING, Experiment, resolve
