@@ -383,7 +383,7 @@ def _tell(heard: _Heard, named: int, seconds: float, trained: Sequence[Voice]) -
         )
     rate = f", {heard.audio_s / seconds:,.1f} x real time" if seconds > 0 and heard.audio_s else ""
     whose = trained[0].name if len(trained) == 1 else f"{len(trained)} heads of {trained[0].about['experiment']}"
-    if trained[0].targets:
-        low, high = trained[0].scale
-        say(f"{', '.join(trained[0].targets)}: ratings from {low:g} to {high:g}")
+    if targets := trained[0].outputs.targets:
+        low, high = trained[0].outputs.scale
+        say(f"{', '.join(targets)}: ratings from {low:g} to {high:g}")
     say(f"{heard.predicted:,} of {count(named, 'input')} predicted by {whose} ({heard.audio_s:,.1f} s of audio{rate})")

@@ -138,7 +138,7 @@ def _print_cells(lines: Sequence[dict[str, str]], columns: Sequence[str], format
         print_table([{name: line[name] for name in columns} for line in lines], format)
         return
     short, reasons = reproducing.numbered(lines)
-    cells, narrow = [{name: line[name] for name in columns} for line in short], []
+    cells, narrow = [{name: line[name] for name in columns} for line in short], list[str]()
     if format is TableOutput.table:
         # What is the same all the way down goes first; long names of rows are wrapped at their words.
         alike = [name for name in _MAY_GO if name in columns and len({cell[name] for cell in cells}) == 1]

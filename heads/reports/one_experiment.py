@@ -122,7 +122,7 @@ def _figures(connection: Connection, one: Contender, links: Mapping[str, tuple[s
         ("confusion", lambda: scores_data.confusion(one)),
         ("curves", lambda: curves(connection, one)),
         ("failing", lambda: failing_data.failing(one, about)),
-        *((name, partial(scatter, beside, name)) for name in (beside.rated.dimensions if beside else ())),
+        *([(name, partial(scatter, beside, name)) for name in beside.rated.dimensions] if beside is not None else ()),
     )
     for kind, make in drawings:
         try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from tfser.heads.reports import drawing, failing_data, inside_data, paper_data, paper_drawing, scores_data, trust_data
 from tfser.heads.reports.dimension_parts import rated_members, scatter
+from tfser.heads.reports.epochs_data import curves
 from tfser.heads.reports.figure_data import FigureData
 from tfser.heads.reports.layers import layers_figure
 from tfser.heads.reports.material import Contender, ContenderGroup, read_material, spoken
@@ -185,7 +186,7 @@ DRAWN: dict[str, Callable[[Plan], Figure]] = {
     "speakers": _of_one(scores_data.speakers),
     "confusion": _of_one(_confusion),
     "difference": _difference,
-    "curves": _of_one(scores_data.curves),
+    "curves": _of_one(curves),
     "ratings": _ratings,
     "reliability": _of_one(_reliability),
     "risk": _of_one(_risk),

@@ -112,7 +112,8 @@ def _load() -> None:
         return
     from matplotlib import artist
 
-    described, artist.kwdoc = artist.kwdoc, lambda kind: ""
+    described = artist.kwdoc
+    artist.kwdoc = lambda artist: ""
     try:
         import matplotlib.backends.backend_svg
         import matplotlib.figure  # noqa: F401

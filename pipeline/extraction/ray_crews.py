@@ -96,7 +96,7 @@ class ActorCrew:
         self.described = f"up to {count(wanted, 'encoder')}, {each}, {_nodes(ray)}"
         # A lost actor is not restarted by Ray: its blocks would wait for it, however long it has no place.
         actor = ray.remote(Worker).options(num_gpus=share, num_cpus=1, max_restarts=0)
-        self._new = lambda: actor.remote(work)
+        self._new: Callable[[], Any] = lambda: actor.remote(work)
         self._coming: dict[Any, Any] = {}
         """Actors that have not answered yet, by the promise of their answer."""
         self._ready: list[Any] = []
