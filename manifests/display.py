@@ -80,7 +80,7 @@ def show(*lines: str) -> None:
 
 def show_wrapped(*lines: str) -> None:
     """Print lines of a result, on a terminal wrapped at words; into a file or a pipe as they are."""
-    width = terminal_width()
+    width = _columns(sys.stdout)
     for line in lines:
         plain = width is None or len(line) <= width
         show(*([line] if plain else textwrap.wrap(line, width or 1, subsequent_indent="  ", break_on_hyphens=False)))
@@ -106,14 +106,19 @@ def _to_output() -> Iterator[None]:
 
 def terminal_width() -> int | None:
     """Return the columns of the terminal that standard output goes to; if it goes elsewhere, what COLUMNS says, else None."""
-    return _columns(sys.stdout)
+    if sys.stdout.isatty():
+        return _columns(sys.stdout)
+    asked = os.environ.get("COLUMNS", "")
+    return int(asked) if asked.isascii() and asked.isdigit() and int(asked) >= _NARROWEST else None
 
 
 def _columns(stream: Any) -> int | None:
-    """Return the columns of a stream's terminal, whatever nonsense the environment says; None if it is none and nobody says."""
+    """Return the columns of a stream's terminal, whatever nonsense the environment says; None if it goes elsewhere.
+
+    What is said to a file or a pipe stays a line, whatever COLUMNS says: it is searched.
+    """
     if not stream.isatty():
-        said = os.environ.get("COLUMNS", "")
-        return int(said) if said.isascii() and said.isdigit() and int(said) >= _NARROWEST else None
+        return None
     width = shutil.get_terminal_size().columns
     if width < _NARROWEST:
         with contextlib.suppress(OSError, ValueError):

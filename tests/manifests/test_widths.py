@@ -85,6 +85,13 @@ def test_a_table_in_a_pipe_is_wrapped_at_its_words(monkeypatch: pytest.MonkeyPat
         assert (pipe.getvalue().count(ROW["name"]) == 2) is (columns is None)
 
 
+def test_what_is_said_to_a_pipe_stays_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", pipe := io.StringIO())
+    monkeypatch.setenv("COLUMNS", "40")
+    say(str(ROW["detail"]).strip())
+    assert pipe.getvalue() == str(ROW["detail"]).strip() + "\n"
+
+
 def test_long_words_make_a_table_in_a_pipe_wider(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", pipe := io.StringIO())
     print_rows([{name: str(n) * 50 for n, name in enumerate("abcd")}], Output.table)
