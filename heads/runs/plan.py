@@ -8,9 +8,11 @@ and the audits of all folds are run, so that nothing of this kind can stop a swe
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
+from typing import Any
 
 from tfser.heads import DIMENSION_REFERENCES, HEADS, REFERENCE_HEADS, head, head_names
 from tfser.heads.runs.experiment import Experiment, each_request, resolve
@@ -354,12 +356,15 @@ class Estimate:
 def estimate(cache: Cache, plan: Plan) -> dict[str, Estimate]:
     """Estimate each entry's time, by name, from runs in the cache on the same kind of device.
 
-    A finished run of the same experiment tells its time; else the time of an epoch of the same head and preset on the same
-    features, times the epochs. Nothing is guessed beyond that.
+    A finished run of the same experiment tells its time; else the time of an epoch of the same head and preset at the same
+    sizes on the same features, times the epochs. Nothing is guessed beyond that: what a head takes at a quarter of its width
+    does not follow from what it takes at all of it.
     """
     estimates: dict[str, Estimate] = {}
     with open_catalogue(cache) as connection:
-        finished = rows(connection, "SELECT experiment, head, preset, feature_set, protocol, epochs, seconds, device FROM runs")
+        finished = rows(
+            connection, "SELECT experiment, head, preset, feature_set, protocol, epochs, seconds, device, config FROM runs"
+        )
     for entry in plan.entries:
         experiment = entry.experiment
         todo = [run for run in entry.runs if run.experiment.again or run.run_id not in plan.finished]
@@ -371,7 +376,9 @@ def estimate(cache: Cache, plan: Plan) -> dict[str, Estimate]:
         epochs = [
             row["seconds"] / row["epochs"]
             for row in near
-            if (row["head"], row["preset"], row["feature_set"], row["protocol"]) == key and row["epochs"]
+            if (row["head"], row["preset"], row["feature_set"], row["protocol"]) == key
+            and row["epochs"]
+            and _has_sizes(row, experiment)
         ]
         if not todo:
             estimates[experiment.name] = Estimate(seconds=0.0, known_by="finished")
@@ -383,6 +390,13 @@ def estimate(cache: Cache, plan: Plan) -> dict[str, Estimate]:
         else:
             estimates[experiment.name] = Estimate(seconds=None, known_by="no estimate yet")
     return estimates
+
+
+def _has_sizes(row: Mapping[str, Any], experiment: Experiment) -> bool:
+    """Return whether a finished run's head has an experiment's settings; those that it does not tell are younger than the run."""
+    sizes = experiment.config.to_dict()
+    stored: dict[str, Any] = json.loads(row["config"] or "{}").get("head_config", {})
+    return {**sizes, **stored} == sizes
 
 
 def feature_bytes(cache: Cache, plan: Plan) -> dict[Key, int]:

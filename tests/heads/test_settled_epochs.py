@@ -82,16 +82,25 @@ def test_a_plan_shows_it_and_the_parameters_of_all_layers(filled: Cache) -> None
 
 
 @pytest.mark.few(1)
-@pytest.mark.parametrize(("device", "known_by"), [("cpu", "an epoch of this head and preset"), ("cuda", "no estimate yet")])
-def test_estimates_rest_on_runs_of_the_same_kind_of_device(filled: Cache, device: str, known_by: str) -> None:
+@pytest.mark.parametrize(
+    ("device", "sizes", "known_by"),
+    [
+        ("cpu", {"dropout": 0.0}, "an epoch of this head and preset"),
+        ("cpu", {"hidden": 512}, "no estimate yet"),
+        ("cuda", {}, "no estimate yet"),
+    ],
+)
+def test_estimates_rest_on_runs_of_the_same_sizes_and_kind_of_device(
+    filled: Cache, device: str, sizes: dict[str, float], known_by: str
+) -> None:
     of = {"head": "mean_pool", "preset": "linear", "feature_set": "enc/1", "protocol": "loso-speaker", "device": device}
     utterances = stored.make_utterances(speakers=3)
-    stored.put_experiment(filled, "mean_pool-like-it", utterances, **of)
+    stored.put_experiment(filled, "mean_pool-like-it", utterances, config={"head_config": sizes}, **of)
     plan = planned(filled, HeadBlock(name="mean_pool", presets=("linear",), settings={"steps": "7", "batch_size": "4"}))
     (found,) = estimate(filled, plan).values()
     epochs = sum(run.experiment.epochs(run.fold) for run in plan.runs)
     assert found.known_by == known_by
-    assert found.seconds == (None if device == "cuda" else pytest.approx(epochs * 1.0 / 5))  # a second, five epochs
+    assert found.seconds == (None if known_by == "no estimate yet" else pytest.approx(epochs * 1.0 / 5))  # a second, five epochs
     on_gpu = [replace(run, experiment=replace(run.experiment, device="cuda:1")) for run in plan.runs]
     (entry,) = plan.entries
     moved = replace(plan, entries=(replace(entry, experiment=on_gpu[0].experiment, runs=tuple(on_gpu)),))
