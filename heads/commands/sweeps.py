@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def _print_cells(lines: Sequence[dict[str, str]], columns: Sequence[str], format
     if format in (TableOutput.json, TableOutput.csv):
         print_table([{name: line[name] for name in columns} for line in lines], format)
         return
-    short, reasons = reproducing.numbered(lines)
+    short, reasons = _numbered(lines)
     cells, narrow = [{name: line[name] for name in columns} for line in short], list[str]()
     if format is TableOutput.table:
         # What is the same all the way down goes first; long names of rows are wrapped at their words.
@@ -153,6 +153,13 @@ def _print_cells(lines: Sequence[dict[str, str]], columns: Sequence[str], format
             show(rf"\par\smallskip {latex(reason)}")
         else:
             show(reason + ("  " if format is TableOutput.markdown else ""))
+
+
+def _numbered(lines: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, str]], list[str]]:
+    """Return the lines with their notes as numbers, and the notes: most of them are the same for many cells."""
+    texts = dict.fromkeys(of["note"] for of in lines if of["note"])
+    reasons = {text: f"({number})" for number, text in enumerate(texts, start=1)}
+    return [{**of, "note": reasons.get(of["note"], "")} for of in lines], [f"{n} {text}" for text, n in reasons.items()]
 
 
 def _print_notes(notes: Sequence[str], format: TableOutput) -> None:

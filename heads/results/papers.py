@@ -4,8 +4,8 @@ In: a paper (`tfser.heads.results.published`), and what the cache holds of its c
 sweep (`tfser.heads.runs.plan`), so that finished runs are found, and a row that two tables print is trained once.
 
 Without any of the paper's corpora the same rows are trained on the built-in synthetic corpus, to show that the whole way works;
-such numbers say nothing about the paper, and stand beside none of its own. No weights are needed for it: where a row joins
-an encoder's frames to others, slower log-Mel frames stand for them (`synthetic_features`), and a note says so.
+such numbers say nothing about the paper: its own have the name of their corpus, and no difference is taken. It needs no
+weights: slower log-Mel frames stand for an encoder's in joined sets (`synthetic_features`), and a note says so.
 
 Below each table stand the reference heads on the same features and folds: what they reach, a network has to beat.
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 from tfser.heads import REFERENCE_FEATURES, REFERENCE_HEADS, head
 from tfser.heads.results.marks import explain_marks, mark
-from tfser.heads.results.published import Paper, PublishedRow, PublishedTable
+from tfser.heads.results.published import Paper, PublishedRow, PublishedTable, printed_numbers, printed_text
 from tfser.heads.results.summary import check_selection, summary
 from tfser.heads.results.written import score_text
 from tfser.heads.runs.experiment import Experiment
@@ -47,7 +47,8 @@ STAND_IN = "logmel+hop_s=0.02"
 
 SYNTHETIC_NOTE = (
     "SYNTHETIC: these rows are of the built-in, made-up sounds, since no corpus of the paper is in the cache. "
-    "They show that the way is open from end to end and say nothing about the paper."
+    "They show that the way is open from end to end and say nothing about the paper: what it prints is of the corpus that is "
+    "named beside the number, and no difference is taken."
 )
 
 OTHER = "another method: not trained here"
@@ -332,11 +333,18 @@ def compare(
     """Return one row a cell: the paper's number, ours, and the difference, all in percent.
 
     `ours` is the mean over folds and seeds with the sample deviation `ours_std`, `pooled` over all test utterances (WA and UA).
+    `printed` is what the paper prints of `printed_on`; of no other corpus than the cell's is it its `paper`, or has a difference.
     """
-    plan = reproduction.plan
+    plan, printed = reproduction.plan, printed_numbers(reproduction.paper)
     found = {row["experiment"]: row for row in summary(cache, plan, selection, failures)} if plan else {}
     why = {failure.run.experiment.name: failure.reason for failure in failures}
-    return [_compared(cell, found.get(cell.experiment or ""), why, selection) for cell in reproduction.cells]
+    table = []
+    for cell in reproduction.cells:
+        row = _compared(cell, found.get(cell.experiment or ""), why, selection)
+        on, value = printed.get((cell.table, cell.row, cell.metric), (None, None))
+        own = cell.paper is not None
+        table.append(row | {"printed": cell.paper if own else value, "printed_on": cell.corpus if own else on})
+    return table
 
 
 def _compared(
@@ -391,7 +399,7 @@ def readable(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
                 "row": row["row"],
                 "corpus": row["corpus"],
                 "metric": row["metric"],
-                "paper": score_text(row["paper"], scale=1),
+                "paper": printed_text(row),
                 "ours": score_text(row["ours"], row["ours_std"], signs, scale=1),
                 "pooled": score_text(row["pooled"], None, signs, scale=1),
                 "difference": score_text(row["difference"], None, signs, sign="+", scale=1),
@@ -399,13 +407,6 @@ def readable(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
             }
         )
     return lines
-
-
-def numbered(lines: Sequence[Mapping[str, str]]) -> tuple[list[dict[str, str]], list[str]]:
-    """Return the lines with their notes as numbers, and the notes: most of them are the same for many cells."""
-    texts = dict.fromkeys(of["note"] for of in lines if of["note"])
-    reasons = {text: f"({number})" for number, text in enumerate(texts, start=1)}
-    return [{**of, "note": reasons.get(of["note"], "")} for of in lines], [f"{n} {text}" for text, n in reasons.items()]
 
 
 def notes(reproduction: Reproduction, table: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tfser.heads import head
+from tfser.heads.results.written import score_text
 from tfser.manifests.errors import unknown
 
 
@@ -194,6 +196,23 @@ PAPERS = {
     )
 }
 """By name."""
+
+
+def printed_numbers(of: Paper) -> dict[tuple[str, str, str], tuple[str, float]]:
+    """Return what a paper prints by table, row and metric: the corpus and the number; where it prints several, the first."""
+    numbers: dict[tuple[str, str, str], tuple[str, float]] = {}
+    for table in of.tables():
+        for row in table.rows:
+            for column, value in row.printed.items():
+                corpus, metric = column.split()
+                numbers.setdefault((table.number, row.name, metric), (corpus, value))
+    return numbers
+
+
+def printed_text(row: Mapping[str, Any]) -> str:
+    """Return the paper's number in a row of a reproduction, with its corpus where that is another than ours."""
+    own = score_text(row["paper"], scale=1)
+    return own or (f"{score_text(row['printed'], scale=1)} {row['printed_on']}" if row.get("printed_on") else "")
 
 
 def paper(name: str) -> Paper:
