@@ -86,6 +86,17 @@ def _together(
     return runs, left_out
 
 
+def _places(stored: Sequence[Row]) -> str:
+    """Return in words which folds and seeds an experiment has.
+
+    >>> _places([{"fold": 1, "seed": 0}, {"fold": 2, "seed": 0}])
+    'folds 1, 2 of seed 0'
+    """
+    folds, seeds = (sorted({row[key] for row in stored}) for key in ("fold", "seed"))
+    words = [f"{name}{'s' * (len(of) > 1)} {', '.join(map(str, of))}" for name, of in (("fold", folds), ("seed", seeds))]
+    return " of ".join(words)
+
+
 def plan_fusion(cache: Cache, names: Sequence[str]) -> FusionPlan:
     """Find the runs to fuse.
 
@@ -112,10 +123,12 @@ def plan_fusion(cache: Cache, names: Sequence[str]) -> FusionPlan:
         if not each:
             raise UsageError(f"{name} was trained on all utterances alone, and predicts nobody; train its folds (`--fold all`)")
     _check_alike(experiments, [each[0] for each in stored])
+    _check_members(experiments, [each[0] for each in stored])
     # Fold by fold and seed by seed: a member must not have trained on whom the others test.
     runs, left_out = _together(experiments, stored)
     if not runs:
-        raise UsageError(f"{' and '.join(experiments)} have no fold in common")
+        have = "; ".join(f"{name} has {_places(each)}" for name, each in zip(experiments, stored, strict=True))
+        raise UsageError(f"there is no fold and seed that all of these have a run of: {have}")
     # Only selections that every member has: half a mean would be another head in some folds.
     of_run: dict[str, set[str]] = {}
     for row in kept:
@@ -130,6 +143,18 @@ def plan_fusion(cache: Cache, names: Sequence[str]) -> FusionPlan:
         runs=runs,
         left_out=tuple(left_out),
     )
+
+
+def _check_members(experiments: Sequence[str], firsts: Sequence[Row]) -> None:
+    """Refuse a fusion beside one of its own members, which would count more than the others.
+
+    Raises:
+        UsageError: one of the experiments is a fusion that has another of them in it.
+    """
+    for name, row in zip(experiments, firsts, strict=True):
+        for source in json.loads(row["config"] or "{}").get("sources", []) if row["head"] == HEAD else []:
+            if source["experiment"] in experiments:
+                raise UsageError(f"{source['experiment']} is in {name} already, and would count twice; fuse single experiments")
 
 
 def _check_alike(experiments: Sequence[str], firsts: Sequence[Row]) -> None:
@@ -156,7 +181,9 @@ def fuse(cache: Cache, plan: FusionPlan, *, again: bool = False) -> Fused:
         digests = [{name: of[place].digest for name, of in stored.items()} for place in range(len(sources))]
         with cache.lock(f"runs/{run_id}"):
             done = peek(cache, run_id) or pick_up(cache, run_id, again=False, note=lambda _: None)
-            is_stale = done is not None and [of["predictions"] for of in done["config"]["sources"]] != digests
+            now_there = {row["run_id"]: of for row, of in zip(sources, digests, strict=True)}
+            # By name, not by place: the members in another order are the same fusion.
+            is_stale = done is not None and {of["run_id"]: of["predictions"] for of in done["config"]["sources"]} != now_there
             if done is not None and not is_stale and not again:
                 continue
             _average(stored["last"])  # before anything is begun: what does not go together leaves nothing behind

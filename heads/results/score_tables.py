@@ -139,7 +139,7 @@ def about_experiments(connection: Connection) -> dict[str, dict[str, Any]]:
         name, audits, kept, config = (row.pop(key) for key in ("experiment", "audits", "kept", "config"))
         standing = of_runs({"audit": audit, "speakers_kept": of} for audit in audits for of in kept)
         experiments[name] = {**row, "differs": None, **standing}
-        configs[name] = flat(json.loads(config)) if config else {}
+        configs[name] = flat(_named_sources(json.loads(config))) if config else {}
     namesakes: dict[str, list[str]] = {}
     for name, row in experiments.items():
         namesakes.setdefault(repr({**row, "audit": None, "speakers_kept": None}), []).append(name)
@@ -149,6 +149,12 @@ def about_experiments(connection: Connection) -> dict[str, dict[str, Any]]:
         for name in names if len(names) > 1 else ():
             experiments[name]["differs"] = ", ".join(f"{_last(key)}={_brief(configs[name].get(key))}" for key in apart) or None
     return experiments
+
+
+def _named_sources(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration, of a fusion with its sources' names: which runs they were, by fold, is in each run."""
+    sources = config.get("sources")
+    return {**config, "sources": " & ".join(of["experiment"] for of in sources)} if sources else dict(config)
 
 
 def flat(config: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -49,7 +49,11 @@ def test_a_fusion_is_the_mean_of_its_sources(cache: Cache) -> None:
         for label, value in found.items():
             wanted = (one[fold, 0, name][label] + two[fold, seed, name][label]) / 2
             assert value == pytest.approx(wanted, abs=1e-6)
-    assert (fuse(cache, plan).made, plan_fusion(cache, ["two", "one"]).experiment) == (0, plan.experiment)
+    turned = plan_fusion(cache, ["two", "one"])
+    assert (fuse(cache, plan).made, fuse(cache, turned).made, turned.experiment) == (0, 0, plan.experiment)
+    refresh(cache)
+    with pytest.raises(UsageError, match=r"one is in fusion-mean.* would count twice"):
+        plan_fusion(cache, ["one", plan.experiment])
     with open_catalogue(cache) as connection:
         outcome = read_outcome(connection, find(connection, plan.experiment))
         about = rows(connection, "SELECT * FROM runs WHERE experiment = ?", [plan.experiment])[0]
@@ -88,9 +92,13 @@ def test_what_does_not_go_together_is_refused(cache: Cache) -> None:
     stored.put_experiment(cache, "fewer", people[1:], folds=folds)
     stored.put_experiment(cache, "classes", people, folds=folds, classes=(*stored.CLASSES, "fear"))
     stored.put_experiment(cache, "half", people, folds=folds, only_folds=(1,))
+    stored.put_experiment(cache, "early", people, folds=folds, seeds=(0, 1))
+    stored.put_experiment(cache, "late", people, folds=folds, seeds=(2, 3))
     refresh(cache)
     with pytest.raises(UsageError, match="classes is"):
         plan_fusion(cache, ["one", "classes"])
+    with pytest.raises(UsageError, match="early has folds 1, 2 of seeds 0, 1; late has folds 1, 2 of seeds 2, 3"):
+        plan_fusion(cache, ["early", "late"])
     with pytest.raises(UsageError, match="each named once"):
         plan_fusion(cache, ["one", "one"])
     with pytest.raises(TfserError, match="extract what is missing"):
@@ -107,5 +115,10 @@ def test_the_command_says_what_it_made(cache: Cache) -> None:
     done = run("fuse", "one", "two", "--cache", cache.root)
     assert done.exit_code == 0, done.output
     assert "3 runs made, 0 were there" in done.output and "fusion" in done.output
+    for name in ("three", "four"):
+        stored.put_experiment(cache, name, people)
     assert run("compare", "one", "fusion-mean", "--cache", cache.root).exit_code == 0
+    done = run("fuse", "three", "four", "--cache", cache.root)
+    listed = run("scores", "--format", "json", "--cache", cache.root)
+    assert "sources=one & two" in listed.output and "run_id': " not in listed.output + done.output
     assert run("fuse", "one", "--cache", cache.root).exit_code == 2
