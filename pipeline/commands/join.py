@@ -52,5 +52,5 @@ def show_join(store: Cache, features: str, corpus: str | None) -> None:
             say(line)
         for part, number in report.lacking.items():
             say(f"{report.corpus}: {count(number, 'utterance')} left out, which {part} lacks (`tfser audit` names them)")
-    for line in target.bound_to():
+    for line in (*target.paces(), *target.bound_to()):
         say(line)

@@ -61,6 +61,15 @@ class Joined(Described):
         """Return the frames (t, dim) of one utterance from those of the parts, (t_i, dim_i) each."""
         return side_by_side(frames, [part["hop_s"] for part in self.parts])
 
+    def paces(self) -> list[str]:
+        """Return in words how parts whose frames come at another pace than the first's stand beside them; vectors have none."""
+        first, *others = self.parts
+        at = {part["feature_set"]: 1000 * part["hop_s"] for part in others if not is_per_utterance(part)}
+        odd = [f"{name} ({ms:g} ms)" for name, ms in at.items() if ms != 1000 * first["hop_s"]]
+        if not odd:
+            return []
+        return [f"{', '.join(odd)} at the pace of {first['feature_set']} ({1000 * first['hop_s']:g} ms): {RULE}"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class JoinReport(Written):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,10 @@ def test_an_utterance_that_a_part_lacks_is_missed_by_the_audit_unless_a_part_exc
 def test_the_fingerprint_is_of_the_parts_in_their_order(cache: Cache, two: Any) -> None:
     one, other = joined(cache, "a+b/3"), joined(cache, "b/3+a")
     assert one.fingerprint != other.fingerprint and other.name == "b/3+float16+a"
+    slow, vector = {"hop_s": 0.02, "feature_set": "slow", "config": "{}"}, {"hop_s": 1.0, "config": '{"per": "utterance"}'}
+    fast = slow | {"hop_s": 0.01, "feature_set": "fast"}
+    (line,) = replace(one, parts=(fast, slow, fast, vector | {"feature_set": "v"})).paces()
+    assert line.startswith("slow (20 ms) at the pace of fast (10 ms): ") and replace(one, parts=(fast, fast)).paces() == []
     assert [part["feature_set"] for part in one.config["parts"]] == ["a", "b/3+float16"]
     (folder,) = cache.feature_root.glob("a-*")
     about = json.loads((folder / "feature_set.json").read_text())
