@@ -66,6 +66,7 @@ def UA(found: list[dict[str, Any]]) -> float:  # noqa: N802
 # -- tables of scores --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_row_an_experiment_is_scikit_learn_s_over_folds_and_seeds(filled: Cache) -> None:
     with open_catalogue(filled) as connection:
         found = table(connection, Wanted(segments=True))

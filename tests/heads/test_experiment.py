@@ -191,6 +191,7 @@ def test_numbers_do_not_depend_on_how_the_cache_grew(tmp_path: Path) -> None:
     assert stored(straight) == stored(grown)
 
 
+@pytest.mark.slow
 def test_a_new_scan_while_training_is_noticed(filled: Cache, tmp_path: Path) -> None:
     experiment = resolve(filled, Request(head="mean_pool", device="cpu", epochs=1))
     load(filled, experiment)
@@ -203,7 +204,7 @@ def test_a_new_scan_while_training_is_noticed(filled: Cache, tmp_path: Path) -> 
     assert resolve(filled, Request(head="mean_pool", device="cpu", epochs=1)).name != experiment.name
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["run.json", "predictions.parquet"])
 def test_a_damaged_run_is_trained_again(filled: Cache, name: str) -> None:
     first = train(filled)

@@ -228,6 +228,7 @@ def test_a_fusion_of_what_was_trained_again_is_refused(trained: Trained, monkeyp
         load_model(run_id, trained.cache)
 
 
+@pytest.mark.slow
 def test_a_fusion_is_exported_as_its_members(trained: Trained, tmp_path: Path) -> None:
     run_id = fused(trained)
     with pytest.raises(UsageError, match="is a fusion"):

@@ -69,6 +69,7 @@ def test_attention_and_convolutions_are_counted() -> None:
     assert attention.training
 
 
+@pytest.mark.slow
 def test_tf_mamba_s_encoder_costs_what_its_layers_say() -> None:
     L, D = 40, 64
     found = measure("tf_mamba", "attention", frames=L, width=D)
@@ -87,6 +88,7 @@ def test_segments_are_counted_as_many_as_an_utterance_has() -> None:
     assert one.parameters == 239_020
 
 
+@pytest.mark.slow
 def test_the_paper_s_count_stands_beside_ours_at_its_own_width_only() -> None:
     found = measure("tf_mamba", "baseline", frames=10)
     assert (found.parameters, found.paper_parameters) == (657_156, 660_000)
@@ -159,6 +161,7 @@ def test_bfloat16_is_autocast() -> None:
     assert found.precision == "bfloat16" and found.latency_ms > 0
 
 
+@pytest.mark.slow
 def test_memory_is_what_comes_on_top() -> None:
     held = torch.ones(2**22)  # 16 MiB, before
     found = peak_bytes(lambda: torch.ones(2**24), CPU)

@@ -37,7 +37,7 @@ def filled(cache: Cache, put_corpus: Any, put_stack: Any) -> Cache:
     return cache
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -112,7 +112,7 @@ def group_of(trainers: list[Trainer], how: str) -> Group:
     return Group(trainers, how, False, print)  # type: ignore[arg-type]
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("how", ["vmap", "streams"])
 @pytest.mark.parametrize(
     ("name", "dtype"),

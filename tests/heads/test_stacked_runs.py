@@ -96,6 +96,7 @@ def test_runs_trained_together_are_found_again_and_agree_with_those_trained_alon
         assert dict(one["probabilities"]) == pytest.approx(dict(other["probabilities"]), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_group_trains_what_is_missing_only(filled: Cache) -> None:
     of = experiment_of(filled)
     first = together(filled, [(of, 2)])[0]

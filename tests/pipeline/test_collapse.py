@@ -71,7 +71,7 @@ def run(cache: Cache, target: Collapsed, **named: Any) -> Any:
     return collapse(cache, layered(cache, "enc/all")[0], target, **named)
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("format", ["hdf5", "parquet"])
 @pytest.mark.parametrize(("layer", "called"), [("0", "enc/0"), ("2", "enc/2"), ("last", "enc/3"), ("mean", "enc/mean")])
 def test_a_layer_is_its_columns_and_the_mean_leaves_the_input_out(
