@@ -94,6 +94,7 @@ def test_all_protocols(here):
     assert warned == {"random-kfold:2"}
 
 
+@pytest.mark.slow
 def test_audits_of_ones_own(here, tmp_path):
     folder = tmp_path / "audits"
     folder.mkdir()

@@ -103,6 +103,7 @@ def test_wrong_requests_get_one_line_and_exit_2(cache: Path) -> None:
         assert not (cache / "runs").exists(), words
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_listed_and_the_others_go_on(cache: Path) -> None:
     words = ("sweep", "--head", "mean_pool", "--features", "logmel", "--fold", "1", "--epochs", "2", "--no-reference", *FAST)
     result = run(*words, "--preset", "all", "--set", "lr=1e30")

@@ -58,6 +58,7 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 def test_what_makes_a_run_the_same(filled: Cache) -> None:
     """By its id; that the other runs are trained is looked at in the slow test."""
 

@@ -476,7 +476,7 @@ def test_a_mix_is_audited_and_chosen_only_when_it_is_named(filled: Cache, first:
         assert {f.level for f in named if f.audit == "mix_of_other_fold"} == {"error"}
 
 
-@pytest.mark.few(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "said"),
     [

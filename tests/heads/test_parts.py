@@ -116,7 +116,7 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(name: str, changes: dic
                 torch.testing.assert_close(a.grad, b.grad, atol=1e-5 * largest, rtol=1e-4, msg=key)
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_training_in_parts_gives_the_same_history(name: str) -> None:
     data = uneven()

@@ -334,6 +334,7 @@ def test_the_page(written: str) -> None:
     assert text.count("cell-") > 10
 
 
+@pytest.mark.slow
 def test_statements_on_the_page_run(connection: Connection, written: str) -> None:
     found = [html.unescape(of) for of in re.findall(r'<code class="sql">(.*?)</code>', written, re.S)]
     assert len(found) > 15

@@ -41,7 +41,6 @@ def predictions(cache: Cache, run_id: str) -> Any:
     return cache.read_table(cache.runs / run_id / "predictions.parquet").to_pylist()
 
 
-@pytest.mark.slow
 def test_a_worker_trains_what_it_is_sent_and_says_what_it_lacks(filled: Cache, tmp_path: Path) -> None:
     cache = Cache(shutil.copytree(filled.root, tmp_path / "cache"))
     plan = plan_sweep(cache, asked(folds="1"))

@@ -116,6 +116,7 @@ def test_runs_of_several_experiments_are_refused(filled: Cache) -> None:
         together(filled, [(one, 1), (one, 1)])
 
 
+@pytest.mark.slow
 def test_on_a_cpu_nothing_is_stacked_and_that_is_said(filled: Cache) -> None:
     plain = resolve(filled, Request(head="mean_pool", device="cpu"))
     asked = resolve(filled, Request(head="mean_pool", device="cpu", stack=True))

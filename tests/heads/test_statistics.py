@@ -292,7 +292,7 @@ def simulation() -> ModuleType:
     return module
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 3, 4, 7])
 def test_ten_speakers_are_covered_where_the_others_are_not(simulation: ModuleType, number: int) -> None:
     """600 rounds, so that 95 % would be found between 92.8 and 97 % (2.5 standard errors)."""

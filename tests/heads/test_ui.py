@@ -411,6 +411,7 @@ def test_a_question_that_takes_too_long_is_ended(cache: Cache) -> None:
 # The cache beneath.
 
 
+@pytest.mark.slow
 def test_an_empty_cache(tmp_path: Path) -> None:
     empty = Cache(tmp_path / "cache")
     empty.make()

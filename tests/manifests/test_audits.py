@@ -287,6 +287,7 @@ def test_who_speaks_is_judged_whatever_can_be_heard(cache, put_corpus, put_featu
     assert found(audit(cache, "loso-session", "speaker_unknown")) == {"speaker_unknown": "error"}
 
 
+@pytest.mark.slow
 def test_nothing_can_be_read(cache, put_corpus):
     """Nobody stands on no side: the classes of all rows are there, and the one thing that is said is that none can be heard."""
     rows = changed({"speaker": "s1"}, "s4_0")

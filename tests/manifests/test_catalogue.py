@@ -277,6 +277,7 @@ def test_a_damaged_run_is_left_out_alone(cache, put_corpus, put_features, harm, 
     assert len(found["runs"]) == 2 and len(found["skipped"]) == 1
 
 
+@pytest.mark.slow
 def test_runs_that_go_together_only_one_by_one(cache, put_corpus):
     """What one file is wide enough for may not be common to all."""
     put_corpus(cache, corpus())

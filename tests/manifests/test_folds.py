@@ -125,6 +125,7 @@ def test_official_split(cache, put_corpus):
         ensure_protocol(cache, "toy", "official-split")
 
 
+@pytest.mark.slow
 def test_random_kfold(cache, put_corpus):
     put_corpus(cache, corpus())
     folds = folds_of(cache, "random-kfold:5")

@@ -139,6 +139,7 @@ def test_a_layer_may_be_stored_in_half_and_what_does_not_fit_is_refused(cache: C
         run(cache, cut(cache, "1", dtype="float16"))
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_written(cache: Cache, put: Callable[..., Any], put_corpus: Any, put_stack: Any) -> None:
     put()
     run(cache, cut(cache, "1"))

@@ -234,7 +234,7 @@ WAYS: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("kind", "way"), covering(list(KINDS), list(WAYS)))
 def test_every_damage_is_found_and_no_number_is_shown_from_it(cache: Cache, original: Cache, kind: str, way: str) -> None:
     path = _files(cache, kind)[0]

@@ -276,6 +276,7 @@ def test_damaged_runs_are_found_and_removed(full: Cache) -> None:
     assert sorted(p.name for p in full.removed.glob("*/runs/*")) == ["torn", "wide"]
 
 
+@pytest.mark.slow
 def test_a_run_is_named_by_its_folder_alone(full: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     (full.runs / "left" / "checkpoint").mkdir(parents=True)
     (full.corpus("d") / "utterances.parquet").write_bytes(b"PAR1")  # no catalogue can be built
@@ -350,6 +351,7 @@ def test_an_outdated_feature_set_is_kept_apart_and_can_be_removed(full: Cache, m
     assert {e.feature_set for e in list_features(full)} == {"logmel", "logmel+float16"}
 
 
+@pytest.mark.slow
 def test_what_is_being_written_is_not_removed(full: Cache) -> None:
     with full.lock(f"features/{LOGMEL.folder}/c"):
         for paths in (doomed(full, Unwanted(features="logmel", corpus="c")), doomed(full, Unwanted(features="logmel"))):

@@ -84,6 +84,7 @@ def test_a_longer_corpus_keeps_the_shorter_ones_utterances() -> None:
     assert np.array_equal(render(few, row), render(more, row))
 
 
+@pytest.mark.slow
 def test_rendering_depends_on_the_utterance_and_the_seed_alone() -> None:
     rows = utterances(SMALL)
     first = [render(SMALL, row) for row in rows]
@@ -210,6 +211,7 @@ def test_pitch_follows_gender_and_emotion(corpus: list[tuple[SyntheticUtterance,
     assert means["sadness"] < means["neutral"] - 0.3
 
 
+@pytest.mark.slow
 def test_the_pitch_that_is_heard_is_the_pitch_that_was_planned() -> None:
     config = SynthesisConfig()
     for row in utterances(config)[::37]:
