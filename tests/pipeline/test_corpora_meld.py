@@ -63,7 +63,6 @@ def reading(tree) -> Reading:
     return read(tree, {})
 
 
-@pytest.mark.slow
 def test_counts_of_the_official_split(reading):
     assert len(reading.utterances) == 13_708
     for split, counts in COUNTS.items():
