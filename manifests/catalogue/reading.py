@@ -16,6 +16,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ from tfser.manifests.catalogue.keeping import again
 from tfser.manifests.catalogue.stored import asked_protocols, read_corpus
 from tfser.manifests.catalogue.views import AUDITED_VIEWS
 from tfser.manifests.connections import (
+    NOTHING_LOADED,
     Connection,
     Settings,
     duckdb_path,
@@ -82,6 +84,9 @@ _BUILT: dict[bytes, dict[str, Stamp]] = {}
 
 _EMPTY: dict[int, bytes] = {}
 """The file of a catalogue of nothing, by version: to bind its views is most of the work of a small one; done once a process."""
+
+_COPYING = threading.Lock()
+"""Held by the thread that makes what others copy."""
 
 
 def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
@@ -168,7 +173,7 @@ def _empty(file: Path) -> bytes:
 @functools.cache
 def _workshop(process: int) -> Connection:
     """Return the database in which a process builds its catalogues: to start one is dearer than to fill a small file."""
-    return duckdb.connect(config=_READABLE | threads_asked())
+    return duckdb.connect(config=NOTHING_LOADED | _READABLE | threads_asked())
 
 
 @contextlib.contextmanager
@@ -191,11 +196,12 @@ def _in_workshop(path: str) -> Iterator[Connection]:
 def copy_audited(connection: Connection) -> None:
     """Fill an empty database with what protocols and audits read, empty; made once in a DuckDB and copied from then on."""
     made = "SELECT 1 FROM duckdb_databases() WHERE database_name = 'audited_nothing'"
-    if not connection.execute(made).fetchone():
-        with contextlib.closing(connection.cursor()) as beside:
-            beside.execute("ATTACH ':memory:' AS audited_nothing")
-            beside.execute("USE audited_nothing")
-            create(beside, AUDITED_VIEWS)
+    with _COPYING:
+        if not connection.execute(made).fetchone():
+            with contextlib.closing(connection.cursor()) as beside:
+                beside.execute("ATTACH ':memory:' AS audited_nothing")
+                beside.execute("USE audited_nothing")
+                create(beside, AUDITED_VIEWS)
     name = connection.execute("SELECT current_database()").fetchall()[0][0]
     connection.execute(f"COPY FROM DATABASE audited_nothing TO {quote_name(name)}")
 
