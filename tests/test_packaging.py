@@ -35,7 +35,6 @@ def test_constraints_pin_what_the_project_depends_on() -> None:
     assert needed <= pinned, f"constraints.txt lacks {needed - pinned}"
 
 
-@pytest.mark.slow
 def test_a_wheel_holds_every_module_audit_and_table(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", minversion="77", reason="the wheel is built without isolation, with setuptools 77 or newer")
     copy = tmp_path / "tree"

@@ -192,7 +192,6 @@ def test_numbers_do_not_depend_on_how_the_cache_grew(tmp_path: Path) -> None:
     assert stored(straight) == stored(grown)
 
 
-@pytest.mark.slow
 def test_a_new_scan_while_training_is_noticed(filled: Cache, tmp_path: Path) -> None:
     experiment = resolve(filled, Request(head="mean_pool", device="cpu", epochs=1))
     load(filled, experiment)

@@ -29,7 +29,6 @@ def acted() -> list[Utterance]:
     return [*found, Utterance(utterance_id="odd", path="odd.wav", speaker="s0", label="anger")]
 
 
-@pytest.mark.slow
 def test_a_fold_shares_neither_speaker_nor_sentence(cache: Cache, put_corpus) -> None:
     put_corpus(cache, acted())
     own = parse_own(TEXT + "k = [3, 2]\n", "both.toml")
