@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -319,9 +319,28 @@ def _markdown(answer: Worth, command: str) -> list[str]:
 
 
 def _command(request: WorthRequest, split: Split) -> str:
-    """Return the command that says the same, without what only says where things lie."""
-    words = ["tfser worth", f"--corpus {split.corpus}" if split.corpus else "", f"--head {request.head}"]
-    words += [f"--protocol {split.protocol}" if split.protocol else "", *(f"--split {path}" for path in request.published)]
-    words += [f"--target {','.join(request.target)}" if request.target else ""]
-    words += [f"--features {request.features}" if request.features else "", f"--draws {request.draws}"]
-    return re.sub(" +", " ", " ".join(words)).strip()
+    """Return the command that says the same, without what only says where things lie and on what it is computed.
+
+    What stands at its default is left out, but for the corpus, the head and the draws.
+    """
+    values = {
+        "corpus": split.corpus,
+        "head": request.head,
+        "preset": request.preset,
+        "recipe": request.recipe,
+        "protocol": split.protocol,
+        "labels": split.labels,
+        "validation": split.validation,
+        "target": ",".join(request.target),
+        "features": request.features,
+        "epochs": request.epochs,
+        "labels-from": request.labels_from,
+        "seeds": ",".join(map(str, request.seeds)) if request.seeds != (0,) else None,
+        "metric": request.metric,
+        "selection": request.selection if request.selection != "last" else None,
+    }
+    words = [f"--{name} {shlex.quote(str(value))}" for name, value in values.items() if value]
+    words += [f"--split {shlex.quote(path)}" for path in request.published]
+    words += [f"--set {shlex.quote(f'{key}={value}')}" for key, value in request.settings.items()]
+    words += [f"--{name}" for name, on in (("allow-leaks", request.allow_leaks), ("allow-gaps", request.allow_gaps)) if on]
+    return " ".join(["tfser worth", *words, f"--draws {request.draws}"])

@@ -1,7 +1,7 @@
 -- title: sentences on both sides
 -- level: error where the protocol keeps sentences apart, else info
 -- explanation: the same sentences are read on both sides, as acted corpora have it: a score says nothing about other words
--- action: nothing is wrong unless the protocol claims it; say in a report that sentences recur, and for how many of the test utterances
+-- action: where sentences are to be new, group by them, too; else say in a report for how many test utterances they recur
 WITH claimed AS (
   SELECT protocol, corpus, list_contains(keeps_apart, 'sentence') AS apart FROM protocols
 ), heard AS (  -- validation counts where sentences are to be kept apart

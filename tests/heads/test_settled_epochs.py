@@ -81,7 +81,7 @@ def test_a_plan_shows_it_and_the_parameters_of_all_layers(filled: Cache) -> None
     assert found == {("mean_pool", "enc/1"): 14, ("mean_pool", "enc/all"): 17}
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("device", "sizes", "known_by"),
     [

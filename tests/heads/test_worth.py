@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tfser.heads.commands.worth import WorthRequest, _command
 from tfser.heads.results.intervals import count, difference
 from tfser.heads.results.moments import gathered, rating_difference
 from tfser.heads.results.outcomes import Outcome, Subject
@@ -19,6 +20,7 @@ from tfser.heads.results.worth import SplitCell, WorthPlan, clean_splits, in_one
 from tfser.heads.results.worth_ratings import measure_ratings
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.splits.split import Split
 
 from ..conftest import fill_with_tones, run
 
@@ -119,7 +121,25 @@ def test_the_difference_is_that_of_the_same_utterances() -> None:
 
 def test_sizes_count_who_is_heard() -> None:
     found = sizes_of(make_cells(3, 6, 3))
-    assert (found.folds, found.train, found.test, found.shared, found.speakers) == (3, 12.0, 6.0, 9, 9)
+    assert (found.folds, found.train, found.test, found.shared, found.speakers) == (3, 12.0, 6.0, 3, 3)
+
+
+def test_the_command_says_all_that_makes_the_number() -> None:
+    asked = WorthRequest(
+        head="mean_pool",
+        recipe="robust",
+        settings={"lr": "1e-3"},
+        seeds=(0, 1),
+        epochs=3,
+        metric="WA",
+        selection="val",
+        published=("my split.csv",),
+        draws=2,
+    )
+    assert _command(asked, Split(corpus="emodb")) == (
+        "tfser worth --corpus emodb --head mean_pool --recipe robust --epochs 3 --seeds 0,1 --metric WA --selection val "
+        "--split 'my split.csv' --set lr=1e-3 --draws 2"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +202,7 @@ def test_of_ratings_the_difference_is_that_of_the_same_utterances() -> None:
 
     def rated(of: Outcome, predicted: np.ndarray, places: np.ndarray) -> RatedOutcome:
         taken = predicted[:, places]
-        return RatedOutcome(
-            of=of, dimensions=("arousal",), true=true[places], predicted=taken, error=abs(taken - true[places])
-        )
+        return RatedOutcome(of=of, dimensions=("arousal",), true=true[places], predicted=taken, error=abs(taken - true[places]))
 
     nothing = [["anger"] * n] * 2
     places = rng.permutation(n)

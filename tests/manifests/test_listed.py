@@ -111,4 +111,6 @@ def test_speakers_and_sentences_can_be_kept_apart_at_once(cache, put_corpus, ins
         connection = installed("emodb", name, own={name: own[key]})
         report = protocol_report(connection, protocol=name, corpus="emodb")
         assert {f.audit for f in report.findings if f.level == "error" and f.kind == "leak"} == errors, key
+        ways = [f.action for f in report.findings if f.audit == "sentence_overlap" and f.level == "error"]
+        assert all("group by them" in way for way in ways), "an error says what to do, not that nothing is wrong"
     assert parse("group-kfold:5:sentence").keeps_apart == ("sentence",)
