@@ -175,6 +175,7 @@ def test_runs_and_pages_know_dimensions(made: Path, tmp_path: Path) -> None:
     assert tables.exit_code == 0 and "pooled CCC" in tables.stdout
 
 
+@pytest.mark.slow
 def test_predictions_are_on_the_corpus_s_scale_and_those_that_were_stored(made: Path, tmp_path: Path) -> None:
     with open_catalogue(Cache(made / "cache")) as connection:
         stored = rows(

@@ -195,7 +195,7 @@ VARIANTS = (
 """Of families that another kind stands for among the fast tests."""
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in VARIANTS else kind for kind in KINDS])
 def test_every_layer_of_a_mixed_batch_is_that_of_the_file_alone(saved: Callable[[str], Path], kind: str) -> None:
     folder = saved(kind)
@@ -350,7 +350,7 @@ def test_windows_join_to_the_frames_of_the_whole(
         assert np.array_equal(joined[:, 1], deepest)
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "kind",
     ["wavlm-stable", "wavlm-group", "wav2vec2-group", "hubert-group", "wav2vec2-layer", "data2vec-audio", "w2v-bert"],
@@ -583,7 +583,8 @@ def test_every_format_says_each_encoder_s_licence() -> None:
         assert (rows[name]["hub"], rows[name]["licence"]) == (known.hub, known.licence)
     assert rows["logmel"]["licence"] is None and "Research License" in rows["egemaps"]["about"]
     assert run("features", "--format", "csv").stdout.splitlines()[0].split(",")[-3:] == ["from", "hub", "licence"]
-    assert ENCODERS["emotion2vec_base"].licence in run("features").stdout
+    shown = run("features").stdout
+    assert all(word in shown for word in ENCODERS["emotion2vec_base"].licence.split())  # a cell is wrapped at its words
 
 
 def test_a_regression_behind_the_encoder_is_left_alone(tmp_path: Path) -> None:
