@@ -68,7 +68,7 @@ def tokens(view: TokenView, width: float) -> Figure:
         if part == "time":
             _intensities(ax, view)
         else:
-            _filtered(ax, view)
+            _filtered(ax, view, columns=3 if width > 5 else 2)
     figure.suptitle(short_text(described(view.utterance), 70), x=0.01, ha="left", fontsize=8)
     return figure
 
@@ -85,7 +85,7 @@ def _intensities(ax: Axes, view: TokenView) -> None:
     ax.legend(loc="upper right", ncols=2)
 
 
-def _filtered(ax: Axes, view: TokenView) -> None:
+def _filtered(ax: Axes, view: TokenView, *, columns: int) -> None:
     assert view.hertz is not None and view.unfiltered is not None and view.filtered is not None and view.threshold is not None
     ax.plot(view.hertz, _decibels(view.unfiltered), color=FAINT, label="before")
     kept = np.where(view.filtered > _TINY, _decibels(view.filtered), np.nan)
@@ -98,12 +98,14 @@ def _filtered(ax: Axes, view: TokenView) -> None:
         ax.axvspan(low, high, color=VERMILION, alpha=0.18, linewidth=0)
         ax.axvline(middle, color=VERMILION, linestyle="--", linewidth=1, label="learned cut-off")
     finite = _decibels(view.unfiltered)
-    ax.set_ylim(min(finite.min(), _decibels(low) if view.kind == "power" else finite.min()) - 6, finite.max() + 8)
+    lowest = min(finite.min(), _decibels(low) if view.kind == "power" else finite.min()) - 6
+    # The legend stands above the curves; in a narrow figure it takes two lines.
+    ax.set_ylim(lowest, finite.max() + (0.2 if columns > 2 else 0.4) * (finite.max() - lowest))
     ax.set_xlim(0, view.hertz[-1])
     ax.set_xlabel("frequency along the frames (Hz)")
     ax.set_ylabel("mean power (dB)")
     ax.grid()
-    ax.legend(loc="upper right", ncols=3)
+    ax.legend(loc="upper right", ncols=columns)
 
 
 def _decibels(power: Any) -> Any:

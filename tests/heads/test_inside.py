@@ -67,6 +67,19 @@ def test_token_intensities_are_of_the_convolution() -> None:
     assert len(view.after) == len(view.seconds) == 30
 
 
+def test_legends_stay_within_their_axes_at_the_width_of_a_column() -> None:
+    view = tokens(_watched(_mamba(), 30, 16))
+    with style.house_style():
+        for width in style.COLUMN_INCHES.values():
+            figure = paper_drawing.tokens(view, width)
+            figure.draw_without_rendering()
+            for ax in figure.axes:
+                legend = ax.get_legend()
+                assert legend is not None
+                inside, drawn = ax.get_window_extent(), legend.get_window_extent()
+                assert inside.x0 <= drawn.x0 and drawn.x1 <= inside.x1
+
+
 def test_a_preset_without_branches_is_refused() -> None:
     with pytest.raises(UsageError, match="no branch"):
         tokens(_watched(_mamba(branches=()), 30, 16))
