@@ -173,6 +173,7 @@ def test_runs_and_pages_know_dimensions(made: Path, tmp_path: Path) -> None:
     assert again.exit_code == 0 and (tmp_path / "page.html").read_text() == text
     tables = run("report", "--cache", made / "cache", "--format", "markdown")
     assert tables.exit_code == 0 and "pooled CCC" in tables.stdout
+    assert "All rows:" in tables.stdout and "audit passed" in tables.stdout  # columns that are alike do not make it wide
 
 
 def test_predictions_are_on_the_corpus_s_scale_and_those_that_were_stored(made: Path, tmp_path: Path) -> None:
