@@ -340,8 +340,8 @@ def _view_box(text: str) -> str:
 def _with_links(text: str, links: Mapping[str, tuple[str, str]]) -> str:
     """Let the links that artists bear lead to their targets, named for a screen reader.
 
-    Of several parts with one link (a cell and each line of its text) all can be clicked; the first alone is met by the Tab key and
-    read aloud.
+    Of several parts with one link (a cell and each line of its text) all can be clicked; the first alone is met by the Tab key
+    and read aloud.
     """
     met: set[str] = set()
 

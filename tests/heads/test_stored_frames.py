@@ -69,9 +69,7 @@ def test_the_foot_of_a_report_says_which_encoder_a_layer_is_of(cache: Cache, put
         assert "0123456789abcdef" in str(how_made(connection, one))
 
 
-def test_a_set_that_bears_the_name_by_now_never_stands_in(
-    cache: Cache, frames: dict[str, np.ndarray], put_stack: Any
-) -> None:
+def test_a_set_that_bears_the_name_by_now_never_stands_in(cache: Cache, frames: dict[str, np.ndarray], put_stack: Any) -> None:
     """A newer `enc/1` of other numbers is not what the run was trained on: it is drawn when it is asked for by name alone."""
     other = {name: np.zeros((5, D), dtype=np.float32) for name in frames}
     put_stack(cache, other, 1, name="enc/1", config={"layer": "1", "weights": "others"})
