@@ -99,7 +99,7 @@ def dimension_tables(members: Sequence[RatedContender]) -> list[ReportTable]:
             right=frozenset(lines[0]) - {"experiment", "dimension", "selection", "clusters", "audit"},
         )
         # What all rows share is said once below, so that the table fits the page.
-        tables.append(without_shared(of_all, ("experiment", "selection", "folds", "clusters", "audit")))
+        tables.append(without_shared(of_all, ("selection", "folds", "clusters", "audit"), fewest=1))
     return tables
 
 

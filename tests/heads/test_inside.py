@@ -12,6 +12,7 @@ from tfser.heads.models.tf_mamba import TFMamba, TFMambaConfig
 from tfser.heads.models.tf_transformer import TFTransformer, TFTransformerConfig
 from tfser.heads.reports import paper_drawing, style
 from tfser.heads.reports.inside_data import Watched, _attended, attention, tokens
+from tfser.heads.reports.paper_data import CostPoint
 from tfser.manifests.errors import UsageError
 
 ABOUT = {"utterance_id": "u1", "label": "anger", "predicted": "fear"}
@@ -78,6 +79,21 @@ def test_legends_stay_within_their_axes_at_the_width_of_a_column() -> None:
                 assert legend is not None
                 inside, drawn = ax.get_window_extent(), legend.get_window_extent()
                 assert inside.x0 <= drawn.x0 and drawn.x1 <= inside.x1
+
+
+def test_names_of_bubbles_that_lie_upon_each_other_do_not() -> None:
+    """Two heads of one cost and score: their names stand in a legend within the figure, with a colour and shape each."""
+    same: dict[str, Any] = {"parameters": 59_000, "milliseconds": 2.1, "score": 0.91, "low": 0.86, "high": 0.94, "conditions": ""}
+    points = [CostPoint(name=f"head {i}", **same) for i in range(12)]
+    with style.house_style():
+        for width in style.COLUMN_INCHES.values():
+            figure = paper_drawing.cost(points, width)
+            figure.draw_without_rendering()
+            (legend,) = figure.legends
+            inside, boxes = figure.bbox, [text.get_window_extent() for text in legend.get_texts()]
+            assert len(boxes) == 12
+            assert all(inside.x0 <= of.x0 and of.x1 <= inside.x1 and inside.y0 <= of.y0 for of in boxes)
+            assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 def test_a_preset_without_branches_is_refused() -> None:
