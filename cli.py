@@ -83,7 +83,7 @@ CONTENTS = (
     )),
     Stage("Using a model", (
         Line("predict", f"{HEADS}.predicting:predict",
-             "Predict the emotion in audio: a class with probabilities, or ratings, for each input or window (--timeline)."),
+             "Predict the emotion in audio: a class with probabilities, ratings, or both, for each input or window."),
         Line("export", f"{HEADS}.exporting:export",
              "Write a trained model to a folder that needs no cache: safetensors, JSON and a card, no pickle."),
         Line("runs ls", f"{HEADS}.run_lists:list_runs",

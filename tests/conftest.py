@@ -49,7 +49,7 @@ settings.register_profile("thorough", deadline=None, max_examples=200)
 settings.register_profile("tfser", deadline=None, max_examples=20)
 settings.load_profile("tfser")
 
-# A process that pytest starts for tests may be told of a terminal of 80 columns, which is nobody's: tables in a pipe would keep to it.
+# A process that pytest starts for tests may be told of a terminal of 80 columns, which is nobody's: tables would keep to it.
 os.environ.pop("COLUMNS", None)
 
 

@@ -36,12 +36,8 @@ ROOMS = {
         *("outputs", "display", "protocols", "catalogue", "splits", "audits", "commands"),
     ),
     "pipeline": (
-        *("cores", "threads", "memory", "sound", "corpora", "measure", "last_scan", "scan_report", "unchanged", "scan"),
-        *("source", "remote", "corpus_copy", "part", "shards", "cluster", "features", "stock", "new_shards"),
-        *("extract_report", "audio_loading", "feature_writer", "ray_worker", "ray_crews", "on_ray", "extract", "front_end"),
-        *("stored_objects", "shared_runs", "sharing"),
-        *("collapse", "from_stacks", "join", "joint_front_end", "feature_files", "import_features", "verify", "inventory"),
-        *("copies", "commands"),
+        *("resources", "sound", "corpora", "scanning", "shards", "stores", "features", "extraction", "front_end", "derived"),
+        *("feature_files", "import_features", "verify", "inventory", "copies", "commands"),
     ),
     "heads": ("spec", "models", "training", "runs", "results", "prediction", "reports", "commands"),
 }

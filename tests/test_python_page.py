@@ -18,6 +18,7 @@ from tfser.heads import REGISTERED
 from tfser.heads.prediction import notebook_models
 from tfser.heads.prediction.exchange import audit
 from tfser.heads.prediction.notebook import TrainingOptions
+from tfser.heads.prediction.outputs import Outputs
 from tfser.heads.prediction.own_code import digest_of
 from tfser.heads.prediction.python_values import a_rate
 from tfser.heads.runs.request import Request
@@ -289,7 +290,7 @@ def test_a_head_of_ones_own_that_is_off_is_one_line() -> None:
 )
 def test_what_is_no_waveform_is_one_line(waveform: Any, message: str) -> None:
     """Of integers a head would hear very loud speech, and of two columns two samples."""
-    head = SimpleNamespace(classes=("anger",), name="h", needs_speakers=False)
+    head = SimpleNamespace(classes=("anger",), name="h", needs_speakers=False, outputs=Outputs(classes=("anger",)))
     fronts = SimpleNamespace(of=[SimpleNamespace(sample_rate_hz=16000)], minimum_s=0.02)
     model = notebook_models.TrainedModel(SimpleNamespace(heads=[head], fronts=fronts))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=message):

@@ -126,7 +126,7 @@ def predict(
     heads: Heads,
     predictions: Predictions,
 ) -> None:
-    """Predict the emotion in audio: a class with probabilities, ratings, or both, for each input or window (--timeline).
+    """Predict the emotion in audio: a class with probabilities, ratings, or both, for each input or window.
 
     Audio goes through exactly the front-end or encoder that the head was trained on. What cannot be read is listed with
     the reason, and the rest goes on; exits with 1 if nothing could be read.

@@ -42,10 +42,10 @@ def read_runs(cache: Cache, connection: Connection, before: Mapping[str, Stamp],
         if gone:
             for table in ("runs", *TABLES, RATED):
                 connection.execute(f"DELETE FROM {table} WHERE run_id IN (SELECT unnest(?))", [[p.name for p in gone]])
-        # What was said of a run that changed is said again if it still holds.
-        if before:
-            paths = [p.as_posix() for p in {*gone, *come}]
-            connection.execute("DELETE FROM skipped WHERE stage = 'run' AND path IN (SELECT unnest(?))", [paths])
+        # What was said of a run that changed is said again if it still holds; one that could not be read has no stamp in
+        # `before`, and was spoken of nevertheless.
+        paths = [p.as_posix() for p in {*gone, *come}]
+        connection.execute("DELETE FROM skipped WHERE stage = 'run' AND path IN (SELECT unnest(?))", [paths])
         # In parts, so that never more than the rows of so many runs are in memory.
         for first in range(0, len(come), _AT_ONCE):
             _insert_runs(connection, _whole(cache, come[first : first + _AT_ONCE], left_out, unread))

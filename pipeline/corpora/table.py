@@ -245,7 +245,9 @@ class Files:
     def _find(self, text: str) -> str:
         if self._plain and _is_plain(text) and _is_file(f"{self._plain}{text}"):
             return text
-        meant = Path(text) if Path(text).is_absolute() else Path(PurePosixPath(text.replace("\\", "/")))
+        # A backslash parts folders as Windows writes them, unless a file is called like this.
+        is_as_written = Path(text).is_absolute() or ("\\" in text and (self.root / text).is_file())
+        meant = Path(text) if is_as_written else Path(PurePosixPath(text.replace("\\", "/")))
         value = relative(meant, self.root)
         place = self.root / value
         if place.is_file() or (place.exists() and not place.is_dir()):  # a device is what was named, and no file of its name

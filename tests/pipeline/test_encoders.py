@@ -583,7 +583,8 @@ def test_every_format_says_each_encoder_s_licence() -> None:
         assert (rows[name]["hub"], rows[name]["licence"]) == (known.hub, known.licence)
     assert rows["logmel"]["licence"] is None and "Research License" in rows["egemaps"]["about"]
     assert run("features", "--format", "csv").stdout.splitlines()[0].split(",")[-3:] == ["from", "hub", "licence"]
-    assert ENCODERS["emotion2vec_base"].licence in run("features").stdout
+    shown = run("features").stdout
+    assert all(word in shown for word in ENCODERS["emotion2vec_base"].licence.split())  # a cell is wrapped at its words
 
 
 def test_a_regression_behind_the_encoder_is_left_alone(tmp_path: Path) -> None:
