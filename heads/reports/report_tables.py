@@ -100,7 +100,7 @@ def score_table(material: Material, group: ContenderGroup) -> ReportTable:
 
 
 def without_shared(table: ReportTable, may_go: Sequence[str], fewest: int = 2) -> ReportTable:
-    """Return a table without those columns that say the same in all rows, if it has `fewest` or more; a note below says it once."""
+    """Return a table without those columns that say the same in all rows, if it has `fewest` or more; a note below says it."""
     values = {name: {row[i] for row in table.rows} for i, name in enumerate(table.columns)}
     gone = [name for name in table.columns if name in may_go and len(values[name]) == 1]
     if len(table.rows) < fewest or not gone:

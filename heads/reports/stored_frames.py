@@ -2,7 +2,7 @@
 
 What comes in: the catalogue and the name or the fingerprint of a feature set. What goes out: the feature set, and where
 the frames of utterances lie. A run on one layer of a stored stack has no feature set of its own in the catalogue, and its
-figures are drawn all the same. Another feature set never stands in for the one that was asked for, and nothing is computed or stored.
+figures are drawn all the same. Another feature set never stands in for the one that was asked for; nothing is computed or stored.
 """
 
 from __future__ import annotations
