@@ -41,13 +41,16 @@ types: setup
 
 # A process a core, each with one thread: torch's own threads would fight over the cores. Files stay whole, for their fixtures; those
 # of the fewest tests come last, so the cores end within seconds of each other.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
+# Assertions stay as Python has them: rewriting those of all files costs each process twenty seconds where nothing is compiled yet.
+# What failed is run once more with them rewritten, which says what stood on both sides; that it passes then makes nothing good.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --assert=plain
+AGAIN := { OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 0 --last-failed --last-failed-no-failures none; exit 1; }
 
 tests: setup
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" || $(AGAIN)
 
 slow: setup
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow || $(AGAIN)
 
 # What computes and decides, by itself: rules of the house, rows and folds, recipes, losses, metrics, statistics, front-ends.
 QUICK := tests/test_layers.py tests/test_the_tests.py \
@@ -57,7 +60,7 @@ QUICK := tests/test_layers.py tests/test_the_tests.py \
     $(addprefix tests/pipeline/test_,$(addsuffix .py,batches logmel repair upstreams))
 
 quick: setup
-	$(PYTEST) -m "not slow" $(QUICK)
+	$(PYTEST) -m "not slow" $(QUICK) || $(AGAIN)
 
 # One process after the other: several Ray clusters at once would wait for each other's start.
 SCALE := $(addprefix tests/,pipeline/test_ray_cluster.py heads/test_runs_on_ray.py pipeline/test_on_ray.py pipeline/test_remote.py \

@@ -25,7 +25,7 @@ Connection = duckdb.DuckDBPyConnection
 Settings = dict[str, str | bool | int | float | list[str]]
 """What DuckDB is opened with."""
 
-_NOTHING_LOADED: Settings = {
+NOTHING_LOADED: Settings = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
     "allow_community_extensions": False,
@@ -47,7 +47,7 @@ def threads_asked() -> Settings:
 
 def open_memory() -> Connection:
     """Return a connection to a new, empty database in memory, which loads no extension and sees no Python variable."""
-    connection = duckdb.connect(config=_NOTHING_LOADED | threads_asked())
+    connection = duckdb.connect(config=NOTHING_LOADED | threads_asked())
     connection.execute("SET enable_progress_bar = false")
     # DuckDB's own choice is a folder .tmp in the working folder, made when a query outgrows the memory.
     spill = Path(tempfile.gettempdir()) / f"tfser-duckdb-{secrets.token_hex(6)}"

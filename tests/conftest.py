@@ -28,10 +28,8 @@ from typer.testing import CliRunner
 from tfser.cli import app
 from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
-from tfser.manifests.catalogue.build import create
 from tfser.manifests.catalogue.keeping import kept_open
-from tfser.manifests.catalogue.reading import Connection, refresh
-from tfser.manifests.catalogue.views import AUDITED_VIEWS
+from tfser.manifests.catalogue.reading import Connection, copy_audited, refresh
 from tfser.manifests.files import write_json, write_table
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.pipeline.corpora import locate
@@ -125,7 +123,7 @@ def memory_catalogue() -> Iterator[Connection]:
     connection.execute(f"ATTACH ':memory:' AS {name}")
     connection.execute(f"USE {name}")
     try:
-        create(connection, AUDITED_VIEWS)
+        copy_audited(connection)
         yield connection
     finally:
         connection.execute("USE memory")

@@ -53,6 +53,7 @@ def test_a_leaking_split_exits_with_1_and_names_the_speakers(here, leaky):
     assert run("audit", "--split", leaky, "--claims", "none", *here).exit_code == 0
 
 
+@pytest.mark.slow
 def test_formats(here, leaky):
     found = json.loads(run("audit", "--split", leaky, "--format", "json", *here).stdout)
     (overlap,) = [f for f in found if f["audit"] == "speaker_overlap"]
@@ -93,6 +94,7 @@ def test_all_protocols(here):
     assert warned == {"random-kfold:2"}
 
 
+@pytest.mark.slow
 def test_audits_of_ones_own(here, tmp_path):
     folder = tmp_path / "audits"
     folder.mkdir()
@@ -125,6 +127,7 @@ def test_requests_that_are_off(here, leaky, words, message):
     assert message in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_looked_for_on_demand(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("a", "b", "c", "d"):

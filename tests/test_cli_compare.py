@@ -33,6 +33,7 @@ def _in_the_cache(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TFSER_CACHE", str(filled))
 
 
+@pytest.mark.slow
 def test_scores_have_intervals_in_every_format(tmp_path: Path) -> None:
     printed = run("scores", "mean_pool-a")
     assert printed.exit_code == 0, printed.stderr

@@ -176,6 +176,7 @@ def test_runs_and_pages_know_dimensions(made: Path, tmp_path: Path) -> None:
     assert "All rows:" in tables.stdout and "audit passed" in tables.stdout  # columns that are alike do not make it wide
 
 
+@pytest.mark.slow
 def test_predictions_are_on_the_corpus_s_scale_and_those_that_were_stored(made: Path, tmp_path: Path) -> None:
     with open_catalogue(Cache(made / "cache")) as connection:
         stored = rows(

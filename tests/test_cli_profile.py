@@ -101,6 +101,7 @@ def test_doctor_prints_a_row_a_check(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert table.stderr == ""
 
 
+@pytest.mark.slow
 def test_doctor_exits_with_1_on_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TFSER_CORPORA", raising=False)
     (tmp_path / "file").write_text("")

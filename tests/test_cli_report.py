@@ -115,7 +115,7 @@ def test_what_cannot_be_drawn_is_said(words: list[str], message: str, tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.few(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["embedding", "--method", "pca"], ["features", "UTTERANCE"], ["failing"], ["forest"]])
 def test_plots(words: list[str], filled: Path, tmp_path: Path) -> None:
     with open_catalogue(Cache(filled)) as connection:

@@ -54,7 +54,7 @@ def test_options_restrict_what_is_listed() -> None:
         assert result.exit_code == 2 and said in result.stderr and result.stdout == ""
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["json", "csv"])
 def test_what_others_read_says_what_a_score_is_worth(format: str) -> None:
     for by in ((), ("--by", "fold"), ("--by", "speaker"), ("--by", "seed"), ("--by", "class"), ("--by", "session")):

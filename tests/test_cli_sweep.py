@@ -67,6 +67,7 @@ def test_a_sweep_from_the_plan_to_the_table(cache: Path, tmp_path: Path) -> None
     assert "time: about" in known.stderr and "12 runs, 10 finished, 2 to do" in known.stderr
 
 
+@pytest.mark.slow
 def test_a_file_and_what_options_change_of_it(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "my.toml").write_text(
         'device = "cpu"\nfold = 1\nepochs = 2\nreference = false\n[[head]]\nname = "mean_pool"\npresets = "all"\n'
@@ -102,6 +103,7 @@ def test_wrong_requests_get_one_line_and_exit_2(cache: Path) -> None:
         assert not (cache / "runs").exists(), words
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_listed_and_the_others_go_on(cache: Path) -> None:
     words = ("sweep", "--head", "mean_pool", "--features", "logmel", "--fold", "1", "--epochs", "2", "--no-reference", *FAST)
     result = run(*words, "--preset", "all", "--set", "lr=1e30")

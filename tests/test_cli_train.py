@@ -201,6 +201,7 @@ def test_a_lineage_brings_its_validation_and_its_limits(cache: Path) -> None:
     assert of_run(cache, json.loads(honest.stdout)[0]["run_id"])["validation"] == "next-group"
 
 
+@pytest.mark.slow
 def test_a_protocol_that_says_how_to_validate_wins_over_the_recipe(cache: Path) -> None:
     request = Request(head="mean_pool", recipe="superb", protocol="iemocap4-session/next-group", device="cpu")
     experiment = resolve(Cache(cache), request)

@@ -159,6 +159,7 @@ def test_what_is_loaded_is_what_the_tally_says(full: Cache) -> None:
     assert found.explanation.startswith("6 of 11 utterances take part, 5 do not: 2 no label, 1 label outside the classes")
 
 
+@pytest.mark.slow
 def test_audit_and_train_print_it_in_words_and_json(full: Cache) -> None:
     here = ("--cache", str(full.root), "--labels", "none,anger")
     audited = CliRunner().invoke(app, ["audit", *here, "--format", "json"])

@@ -49,6 +49,7 @@ def check() -> ModuleType:
     return load("gpu_check")
 
 
+@pytest.mark.slow
 def test_sections_stop_each_other_in_no_way(
     check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

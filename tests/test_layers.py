@@ -59,13 +59,21 @@ def imported(path: Path, *, at_once: bool = False) -> frozenset[str]:
     """Return what a file imports: everywhere, or only what runs when the file is imported."""
     names: set[str] = set()
     tree = parsed(path)
-    for node in _at_once(tree) if at_once else ast.walk(tree):
+    for node in _at_once(tree) if at_once else _statements(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
     return frozenset(names)
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk all that can be an import: statements, wherever they stand, and not the expressions in them."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.stmt, ast.ExceptHandler, ast.match_case)):
+            yield child
+            yield from _statements(child)
 
 
 def _at_once(node: ast.AST) -> Iterator[ast.AST]:

@@ -68,6 +68,7 @@ def test_no_time_limit_for_an_example() -> None:
     assert said == [], "the profile in conftest.py says it for all"
 
 
+@pytest.mark.slow
 def test_every_test_can_fail() -> None:
     """It asserts something that is not true in itself, and swallows no error without a look at it."""
     tests = [(path, of) for path in FILES for of in functions(trees()[path]) if of.name.startswith("test_")]

@@ -103,6 +103,7 @@ def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
+@pytest.mark.slow
 def test_the_tutorial_on_a_table(scanned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(scanned)
     monkeypatch.setenv("TFSER_CACHE", str(scanned / "cache"))

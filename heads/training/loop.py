@@ -45,7 +45,7 @@ from tfser.heads.training.graphs import GraphedSteps, set_rate
 from tfser.heads.training.losses import class_weights
 from tfser.heads.training.normalise import Normaliser
 from tfser.heads.training.parts import Batch, why_whole
-from tfser.heads.training.predict import TrainedState, evaluate, own_randomness, predict
+from tfser.heads.training.predict import TrainedState, evaluate, own_randomness, predict, seed_torch
 from tfser.heads.training.samples import FrameStore, plan
 from tfser.heads.training.sides import side_scores, targets_of
 from tfser.heads.training.step import make_optimiser, move_average, training_loss
@@ -196,7 +196,7 @@ class Trainer:
         self.parts = 1 if recipe.parts is None or why_whole(spec, config, recipe) is not None else recipe.parts
         # Weights have a stream of their own: what a network begins with does not depend on how many draws its
         # data took.
-        torch.manual_seed(_stream(seed, 0, "weights"))
+        seed_torch(_stream(seed, 0, "weights"), device)
         self.model = build_module(spec, config, packed.frames.shape[1], data.outputs, data.layers).to(device)
         self.average = copy.deepcopy(self.model) if recipe.averaging else None
         self.maker, self.class_weights = self._batches_of(recipe)
@@ -251,7 +251,7 @@ class Trainer:
 
     def run_epoch(self) -> EpochRecord:
         epoch = len(self.history) + 1
-        torch.manual_seed(_stream(self.seed, epoch, "dropout"))
+        seed_torch(_stream(self.seed, epoch, "dropout"), self.device)
         began = time.perf_counter()
         loss, rate = self.train_epoch(epoch)
         return self.close_epoch(epoch, loss, rate, time.perf_counter() - began)

@@ -161,6 +161,17 @@ def _samples(model: nn.Module, store: FrameStore, rows: Tensor, starts: Tensor, 
     return torch.cat(padded), torch.cat(lengths)
 
 
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed torch's global generators that a computation on `device` draws from, as `torch.manual_seed` seeds them all.
+
+    Without a GPU `torch.manual_seed` keeps, for a GPU that may come, the seed and a written-out stack of calls, each time.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 @contextmanager
 def own_randomness(device: torch.device) -> Iterator[None]:
     """Leave torch's global generators as they were found."""

@@ -16,6 +16,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ from tfser.manifests.catalogue.keeping import again
 from tfser.manifests.catalogue.stored import asked_protocols, read_corpus
 from tfser.manifests.catalogue.views import AUDITED_VIEWS
 from tfser.manifests.connections import (
+    NOTHING_LOADED,
     Connection,
     Settings,
     duckdb_path,
@@ -38,6 +40,7 @@ from tfser.manifests.connections import (
     lock_down,
     open_memory,
     quote,
+    quote_name,
     threads_asked,
 )
 from tfser.manifests.errors import (
@@ -81,6 +84,9 @@ _BUILT: dict[bytes, dict[str, Stamp]] = {}
 
 _EMPTY: dict[int, bytes] = {}
 """The file of a catalogue of nothing, by version: to bind its views is most of the work of a small one; done once a process."""
+
+_COPYING = threading.Lock()
+"""Held by the thread that makes what others copy."""
 
 
 def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
@@ -145,7 +151,7 @@ def _replace(cache: Cache, before: dict[str, Stamp] | None, sources: dict[str, S
         else:
             shutil.copyfile(cache.catalogue, file)
             os.truncate(file, file.stat().st_size - len(seals.EMPTY))
-        with _written(file) as connection:
+        with _in_workshop(duckdb_path(file)) as connection:
             built = interruptibly(
                 connection, lambda: build(cache, connection, before or {}, sources, fresh=fresh, is_created=True)
             )
@@ -158,7 +164,7 @@ def _replace(cache: Cache, before: dict[str, Stamp] | None, sources: dict[str, S
 def _empty(file: Path) -> bytes:
     """Return the content of a catalogue of nothing; made in a file that is free, unless this process has made one before."""
     if schema.VERSION not in _EMPTY:
-        with _written(file) as connection:
+        with _in_workshop(duckdb_path(file)) as connection:
             create(connection)
         _EMPTY[schema.VERSION] = file.read_bytes()
     return _EMPTY[schema.VERSION]
@@ -167,15 +173,15 @@ def _empty(file: Path) -> bytes:
 @functools.cache
 def _workshop(process: int) -> Connection:
     """Return the database in which a process builds its catalogues: to start one is dearer than to fill a small file."""
-    return duckdb.connect(config=_READABLE | threads_asked())
+    return duckdb.connect(config=NOTHING_LOADED | _READABLE | threads_asked())
 
 
 @contextlib.contextmanager
-def _written(file: Path) -> Iterator[Connection]:
-    """Yield a connection that writes to a file of a catalogue, which is whole and nobody's in the end."""
+def _in_workshop(path: str) -> Iterator[Connection]:
+    """Yield a connection to a file of a catalogue, which is whole and nobody's in the end, or to one in `:memory:`."""
     with contextlib.closing(_workshop(os.getpid()).cursor()) as keeper:
         name = f"catalogue_{secrets.token_hex(6)}"
-        keeper.execute(f"ATTACH {quote(duckdb_path(file))} AS {name}")
+        keeper.execute(f"ATTACH {quote(path)} AS {name}")
         try:
             with contextlib.closing(keeper.cursor()) as connection:
                 connection.execute(f"USE {name}")
@@ -185,6 +191,19 @@ def _written(file: Path) -> Iterator[Connection]:
                 keeper.execute(f"DETACH {name}")
             raise
         keeper.execute(f"DETACH {name}")
+
+
+def copy_audited(connection: Connection) -> None:
+    """Fill an empty database with what protocols and audits read, empty; made once in a DuckDB and copied from then on."""
+    made = "SELECT 1 FROM duckdb_databases() WHERE database_name = 'audited_nothing'"
+    with _COPYING:
+        if not connection.execute(made).fetchone():
+            with contextlib.closing(connection.cursor()) as beside:
+                beside.execute("ATTACH ':memory:' AS audited_nothing")
+                beside.execute("USE audited_nothing")
+                create(beside, AUDITED_VIEWS)
+    name = connection.execute("SELECT current_database()").fetchall()[0][0]
+    connection.execute(f"COPY FROM DATABASE audited_nothing TO {quote_name(name)}")
 
 
 @contextlib.contextmanager
@@ -343,8 +362,8 @@ def ensure_protocol(cache: Cache, corpus: str, spec: str, *, own: OwnProtocol | 
         known = "SELECT 1 FROM protocols WHERE protocol = ? AND corpora = ?"
         if connection.execute(known, [protocol.name, corpus]).fetchone():
             return protocol.name
-    with contextlib.closing(open_memory()) as trial:  # say what is wrong before anything is written
-        create(trial, AUDITED_VIEWS)
+    with _in_workshop(":memory:") as trial:  # say what is wrong before anything is written
+        copy_audited(trial)
         insert_corpora(trial, [read_corpus(cache, name) for name in corpora])
         install(trial, corpus, protocol)
     # The user's file first, then that it was asked for: a kill between the two leaves a copy that nobody names,

@@ -38,6 +38,7 @@ def by_hand(truth: np.ndarray, probabilities: np.ndarray, classes: list[str]) ->
     }
 
 
+@pytest.mark.slow
 def test_the_measures_are_those_of_others(filled: Cache) -> None:
     with open_catalogue(filled) as connection:
         (found,) = calibration(connection, ["mean_pool-good-1a"], "last")

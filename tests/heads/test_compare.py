@@ -66,6 +66,7 @@ def UA(found: list[dict[str, Any]]) -> float:  # noqa: N802
 # -- tables of scores --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_row_an_experiment_is_scikit_learn_s_over_folds_and_seeds(filled: Cache) -> None:
     with open_catalogue(filled) as connection:
         found = table(connection, Wanted(segments=True))
@@ -194,7 +195,7 @@ def test_sql_and_utterances_give_the_same_counts(filled: Cache) -> None:
 # -- clusters ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("known", "expected"), [({}, "session"), ({"session": False}, "dialogue")])
 def test_without_speakers_there_are_clusters_only_where_they_are_asked_for(
     cache: Cache, known: dict[str, bool], expected: str
@@ -352,6 +353,7 @@ def test_names_that_are_found_and_names_that_are_not(filled: Cache) -> None:
         compare(read(filled, "good"), read(filled, "bad"), clusters="sesion")
 
 
+@pytest.mark.slow
 def test_an_empty_table_says_why_and_what_holds_of_all_is_said_once(cache: Cache) -> None:
     few = [of for of in UTTERANCES if of.speaker == UTTERANCES[0].speaker]
     stored.put_utterances(cache, few)

@@ -75,6 +75,7 @@ def filled(both: Path, cache: Cache) -> Cache:
     return cache
 
 
+@pytest.mark.slow
 def test_train_on_one_test_on_another(filled: Cache) -> None:
     result = train(filled, protocol="cross:first:second")
     about = result.about

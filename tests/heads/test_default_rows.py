@@ -81,7 +81,7 @@ def test_a_reference_head_asked_for_in_another_way_has_its_plain_row_too(
     assert [of.experiment.spec.name for of in asked] == ["logreg"] and plan.references
 
 
-@pytest.mark.few(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(("have", "words"), [(0, "the utterances of toy have no"), (11, "some utterances of toy have no")])
 @pytest.mark.parametrize("installed", [True, False])
 def test_a_table_without_them_says_what_is_missing_and_how_it_is_had(

@@ -62,6 +62,7 @@ def test_versions_are_compared_by_their_numbers(version: str, bounds: str, expec
     assert fits(version, bounds) is expected
 
 
+@pytest.mark.slow
 def test_libraries_that_are_missing_old_or_broken_are_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     real_version, real_import = metadata.version, environment.import_module
 

@@ -96,6 +96,7 @@ def test_logits_have_one_column_a_class(case: tuple[HeadSpec, str]) -> None:
     assert module(*batch(case[0], config)).shape == (5, CLASSES)
 
 
+@pytest.mark.few(10)
 def test_batch_mates_and_order_do_not_matter(case: tuple[HeadSpec, str]) -> None:
     module, config = build(*case)
     module.eval()
@@ -183,6 +184,7 @@ def test_widths_that_do_not_fit_are_named(name: str, preset: str) -> None:
         head(name).check(settled(head(name), preset), 0)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("name", "preset"), trained(ALL))
 def test_a_fold_is_trained_saved_and_predicted_alike(name: str, preset: str, fold: FoldData, tmp_path: Path) -> None:
     """The whole way of a run: two epochs at most, one selection at least, and the saved state gives the stored predictions."""

@@ -58,6 +58,7 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 def test_what_makes_a_run_the_same(filled: Cache) -> None:
     """By its id; that the other runs are trained is looked at in the slow test."""
 
@@ -203,7 +204,7 @@ def test_a_new_scan_while_training_is_noticed(filled: Cache, tmp_path: Path) -> 
     assert resolve(filled, Request(head="mean_pool", device="cpu", epochs=1)).name != experiment.name
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["run.json", "predictions.parquet"])
 def test_a_damaged_run_is_trained_again(filled: Cache, name: str) -> None:
     first = train(filled)

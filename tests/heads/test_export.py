@@ -150,6 +150,7 @@ def test_the_card_of_a_model_that_nothing_vouches_for(made: Made, tmp_path: Path
     assert "**Nothing: no test of this configuration" in (tmp_path / "m" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_ensemble_travels_whole(made: Made, tmp_path: Path) -> None:
     heads = export(made.cache, made.experiment, tmp_path / "m", Wish(ensemble=True))
     assert len(heads) == 3 and len(list((tmp_path / "m").glob("model-*.safetensors"))) == 3

@@ -34,6 +34,7 @@ def probabilities(cache: Cache, experiment: str) -> dict[tuple[Any, ...], dict[s
     return {(of["fold"], of["seed"], of["utterance_id"]): dict(of["probabilities"]) for of in found}
 
 
+@pytest.mark.slow
 def test_a_fusion_is_the_mean_of_its_sources(cache: Cache) -> None:
     people = stored.make_utterances(speakers=3, each=4)
     stored.put_utterances(cache, people)

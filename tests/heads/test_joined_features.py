@@ -56,6 +56,7 @@ def test_a_run_is_of_the_joined_set(cache_of_three: Cache) -> None:
     assert result.trained and result.about["feature_set"] == "logmel+enc/3"
 
 
+@pytest.mark.slow
 def test_ca_mser_takes_the_widths_of_the_parts(cache_of_three: Cache) -> None:
     join(cache_of_three, joined(cache_of_three, "logmel+mfcc+enc/3"))
     asked = Request(head="ca_mser", features="logmel+mfcc+enc/3", folds="1", epochs=1, settings=SMALL, device="cpu")

@@ -80,6 +80,7 @@ def test_a_part_that_is_gone_is_named_or_made_by_its_name(trained: Trained, tmp_
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_weights_of_a_joined_set_are_those_of_its_encoder(trained: Trained, tmp_path: Path) -> None:
     (run_id,) = trained.need(("mean_pool", JOINED))
     moved = trained.weights.rename(tmp_path / "moved")
@@ -228,6 +229,7 @@ def test_a_fusion_of_what_was_trained_again_is_refused(trained: Trained, monkeyp
         load_model(run_id, trained.cache)
 
 
+@pytest.mark.slow
 def test_a_fusion_is_exported_as_its_members(trained: Trained, tmp_path: Path) -> None:
     run_id = fused(trained)
     with pytest.raises(UsageError, match="is a fusion"):

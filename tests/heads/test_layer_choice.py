@@ -90,6 +90,7 @@ def test_the_chosen_layer_is_that_of_validation_and_its_score_that_of_its_heads(
     assert "chosen against the last layer (2), the same speakers: UA +" in result.stderr
 
 
+@pytest.mark.slow
 def test_layers_are_chosen_by_dimensions_too(filled: Cache) -> None:
     """By the mean CCC of ridge on the validation speakers; the choice is scored over the speakers as each layer is."""
     found, _ = layers("--mix", "none", "--target", "arousal")

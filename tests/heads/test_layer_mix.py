@@ -464,6 +464,7 @@ def test_a_mix_of_a_protocol_that_changed_is_refused(cache: Cache, put_corpus: A
         run(filled, 1, features=name, epochs=1)
 
 
+@pytest.mark.slow
 def test_a_mix_is_audited_and_chosen_only_when_it_is_named(filled: Cache, first: First) -> None:
     name = first[2]
     assert resolve(filled, Request(head="mean_pool", device="cpu")).feature_set == "enc/all"
@@ -475,7 +476,7 @@ def test_a_mix_is_audited_and_chosen_only_when_it_is_named(filled: Cache, first:
         assert {f.level for f in named if f.audit == "mix_of_other_fold"} == {"error"}
 
 
-@pytest.mark.few(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "said"),
     [

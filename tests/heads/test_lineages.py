@@ -164,7 +164,7 @@ def _plainly() -> FitResult:
     return train(make_fold(), LEARNING)
 
 
-@pytest.mark.few(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

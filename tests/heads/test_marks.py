@@ -64,7 +64,7 @@ def verdicts(cache: Cache, view: str = "runs") -> dict[str, str]:
 # -- what is judged, and when ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["runs", "scores", "results"])
 def test_old_runs_are_judged_by_the_rows_that_they_were_made_of(filled: Cache, view: str) -> None:
     expected = {"svm-clean-1": "kept", "svm-heard-2": "broken", "svm-heard-3": "broken", "svm-leak-4": "kept"}

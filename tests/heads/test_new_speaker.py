@@ -108,7 +108,7 @@ def test_a_comparison_says_it_of_both(filled: Cache) -> None:
     assert line.endswith(f"†, B {low:.0f} to {high:.0f}†")
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("clusters", "known"), [("session", {}), ("session", {"speaker": False})])
 def test_of_clusters_that_are_no_speakers_nothing_is_said(cache: Cache, clusters: str | None, known: dict[str, bool]) -> None:
     utterances = stored.make_utterances(**known)

@@ -89,7 +89,7 @@ def test_padding_is_that_of_dealt_batches() -> None:
     assert padding(uneven_lengths, 32, 4) == four
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize(
     "changes", [{}, {"time_masks": 1, "time_mask_frames": 5, "gain_db": 3.0}, {"label_smoothing": 0.1, "focal": 1.0}]
@@ -116,7 +116,7 @@ def test_loss_and_gradients_are_those_of_the_whole_batch(name: str, changes: dic
                 torch.testing.assert_close(a.grad, b.grad, atol=1e-5 * largest, rtol=1e-4, msg=key)
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_training_in_parts_gives_the_same_history(name: str) -> None:
     data = uneven()

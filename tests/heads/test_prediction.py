@@ -109,6 +109,7 @@ def test_a_corpus_is_predicted_with_its_labels_and_what_was_seen(trained: Traine
             assert row["probabilities"] == expected[row["utterance_id"]][0]
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_the_mean_with_its_disagreement(trained: Trained, write_wav: Any, tmp_path: Path) -> None:
     run_id = trained.runs["mean_pool", "logmel"]
     trained.train(("mean_pool", "logmel"), folds="1,3")
@@ -312,6 +313,7 @@ def test_features_that_this_version_computes_otherwise_are_refused(trained: Trai
         load_model(trained.runs["mean_pool", "logmel"], trained.cache)
 
 
+@pytest.mark.slow
 def test_a_head_that_normalises_by_speaker_asks_who_speaks(trained: Trained) -> None:
     """With everybody of the fold it gives the stored predictions; a stranger has to be named."""
     (run_id,) = trained.train(("mean_pool", "logmel"), normalise="speaker")

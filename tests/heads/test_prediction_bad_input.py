@@ -47,6 +47,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> OneRun:
     return OneRun(tmp_path_factory.mktemp("one"))
 
 
+@pytest.mark.slow
 def test_every_kind_of_recording_is_heard_or_listed_with_its_reason(one: OneRun, tmp_path: Path) -> None:
     """Depths, rates, channels and containers are heard; what is no sound is told, and counts add up."""
     rng = np.random.default_rng(0)

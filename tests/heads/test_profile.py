@@ -43,6 +43,7 @@ class Counted(nn.Module):
         return result
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("preset", "widths"),
     [("mlp", (1024, 512, 256, 4)), ("linear", (1024, 4))],
@@ -69,6 +70,7 @@ def test_attention_and_convolutions_are_counted() -> None:
     assert attention.training
 
 
+@pytest.mark.slow
 def test_tf_mamba_s_encoder_costs_what_its_layers_say() -> None:
     L, D = 40, 64
     found = measure("tf_mamba", "attention", frames=L, width=D)
@@ -87,6 +89,7 @@ def test_segments_are_counted_as_many_as_an_utterance_has() -> None:
     assert one.parameters == 239_020
 
 
+@pytest.mark.slow
 def test_the_paper_s_count_stands_beside_ours_at_its_own_width_only() -> None:
     found = measure("tf_mamba", "baseline", frames=10)
     assert (found.parameters, found.paper_parameters) == (657_156, 660_000)
@@ -154,11 +157,13 @@ def test_heads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert turns == ["mlp", "linear", "linear", "mlp", "mlp", "linear"]
 
 
+@pytest.mark.slow
 def test_bfloat16_is_autocast() -> None:
     found = measure("mean_pool", "mlp", frames=4, width=8, precision="bfloat16")
     assert found.precision == "bfloat16" and found.latency_ms > 0
 
 
+@pytest.mark.slow
 def test_memory_is_what_comes_on_top() -> None:
     held = torch.ones(2**22)  # 16 MiB, before
     found = peak_bytes(lambda: torch.ones(2**24), CPU)
@@ -170,6 +175,7 @@ def test_memory_is_what_comes_on_top() -> None:
     assert small.latency_peak_bytes is not None and small.latency_peak_bytes > 7 * 2**20
 
 
+@pytest.mark.slow
 def test_memory_that_cannot_be_measured_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peak, "_reset_high_water", lambda: None)
     done = []
@@ -179,6 +185,7 @@ def test_memory_that_cannot_be_measured_is_none(monkeypatch: pytest.MonkeyPatch)
     assert found.latency_peak_bytes is None and found.step_peak_bytes is None
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 TiB")
@@ -224,6 +231,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is() -> None:
     assert not ticks
 
 
+@pytest.mark.slow
 def test_the_products_of_an_lstm_are_counted() -> None:
     """4 gates of 6 units, each way, of 6 inputs and 6 states, in 10 frames; and the classifier's 12 x 4."""
     found = measure("shift_lstm", "full", frames=10, width=6)

@@ -68,6 +68,7 @@ def test_the_first_error_is_the_one_that_is_told(cache: Cache, monkeypatch: pyte
     assert "the catalogue cannot be written" not in failed.stderr
 
 
+@pytest.mark.slow
 def test_runs_are_kept_beside_a_cache_that_cannot_be_written(cache: Cache, tmp_path: Path) -> None:
     """Small ones: a lab's shared cache is read, and never written to."""
     before = {path: path.read_bytes() for path in sorted(cache.root.rglob("*")) if path.is_file()}

@@ -112,6 +112,7 @@ def _check(connection: Connection, numbers: Numbers) -> None:
                 assert float(a) == pytest.approx(float(b), abs=1e-9), (numbers.title, column, of_sql, drawn)
 
 
+@pytest.mark.slow
 def test_every_statement_gives_the_numbers_that_are_drawn(connection: Connection, material: Material) -> None:
     figures = _every_figure(connection, material)
     assert {of.kind for of in figures} >= {"forest", "speakers", "confusion", "difference", "curves", "reliability", "risk",
@@ -349,6 +350,7 @@ def test_a_cell_is_one_stop_of_the_keyboard(written: str) -> None:
     assert all('tabindex="-1"' in more for _, more in links if "aria-label" not in more)
 
 
+@pytest.mark.slow
 def test_statements_on_the_page_run(connection: Connection, written: str) -> None:
     found = [html.unescape(of) for of in re.findall(r'<code class="sql">(.*?)</code>', written, re.S)]
     assert len(found) > 15
@@ -356,6 +358,7 @@ def test_statements_on_the_page_run(connection: Connection, written: str) -> Non
         select(connection, sql)
 
 
+@pytest.mark.slow
 def test_the_same_runs_give_the_same_bytes(cache: Cache, connection: Connection, material: Material) -> None:
     pages = {_page(connection, read_material(cache, connection, ["svm-b"])) for _ in range(2)}
     assert len(pages) == 1

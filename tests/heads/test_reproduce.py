@@ -165,6 +165,7 @@ def test_what_does_not_fit_a_corpus_is_said_in_its_cells(cache: Cache) -> None:
     assert all("has folds 1 to 5" in (cell.reason or "") for cell in of.cells if cell.corpus == "iemocap")
 
 
+@pytest.mark.slow
 def test_unknown_tables_and_papers_are_refused(cache: Cache) -> None:
     with pytest.raises(UsageError, match="unknown table of tf-mamba '4'; Known: I, II, III"):
         reproducing.prepare(cache, paper("tf-mamba"), tables=["4"])

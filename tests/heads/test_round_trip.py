@@ -5,8 +5,10 @@ The values are planted, all different, so that two columns that change places ar
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -100,7 +102,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, put_corpus: Any, put_stack: An
 
 
 def stored(cache: Cache, table: str) -> list[dict[str, Any]]:
-    with open_catalogue(cache) as connection:
+    return [dict(row) for row in _asked(str(cache.root), table)]
+
+
+@functools.cache
+def _asked(root: str, table: str) -> list[dict[str, Any]]:
+    """Ask a cache that stays as it is once for each table: a view over all metrics is dear, and asked by each case."""
+    with open_catalogue(Cache(Path(root))) as connection:
         return rows(connection, f"SELECT * FROM {table} ORDER BY ALL")
 
 

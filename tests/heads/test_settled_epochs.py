@@ -81,7 +81,7 @@ def test_a_plan_shows_it_and_the_parameters_of_all_layers(filled: Cache) -> None
     assert found == {("mean_pool", "enc/1"): 14, ("mean_pool", "enc/all"): 17}
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("device", "known_by"), [("cpu", "an epoch of this head and preset"), ("cuda", "no estimate yet")])
 def test_estimates_rest_on_runs_of_the_same_kind_of_device(filled: Cache, device: str, known_by: str) -> None:
     of = {"head": "mean_pool", "preset": "linear", "feature_set": "enc/1", "protocol": "loso-speaker", "device": device}

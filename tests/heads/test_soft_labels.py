@@ -79,6 +79,7 @@ def rated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cache, Path]:
     return cache, folder / "ratings.csv"
 
 
+@pytest.mark.slow
 def test_from_ratings_to_scores(rated):
     cache, ratings = rated
     asked: dict[str, Any] = {"corpus": "toy", "head": "mean_pool", "epochs": 2}

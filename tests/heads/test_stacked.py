@@ -112,7 +112,7 @@ def group_of(trainers: list[Trainer], how: str) -> Group:
     return Group(trainers, how, False, print)  # type: ignore[arg-type]
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("how", ["vmap", "streams"])
 @pytest.mark.parametrize(
     ("name", "dtype"),
@@ -363,7 +363,7 @@ def test_batch_norm_of_those_that_are_there_writes_its_map_once() -> None:
     assert maps.written == 1
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["vmap", "streams"])
 def test_making_a_graph_changes_nothing_and_replays_are_steps(
     how: str, folds: list[FoldData], monkeypatch: pytest.MonkeyPatch

@@ -96,6 +96,7 @@ def test_runs_trained_together_are_found_again_and_agree_with_those_trained_alon
         assert dict(one["probabilities"]) == pytest.approx(dict(other["probabilities"]), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_group_trains_what_is_missing_only(filled: Cache) -> None:
     of = experiment_of(filled)
     first = together(filled, [(of, 2)])[0]
@@ -115,6 +116,7 @@ def test_runs_of_several_experiments_are_refused(filled: Cache) -> None:
         together(filled, [(one, 1), (one, 1)])
 
 
+@pytest.mark.slow
 def test_on_a_cpu_nothing_is_stacked_and_that_is_said(filled: Cache) -> None:
     plain = resolve(filled, Request(head="mean_pool", device="cpu"))
     asked = resolve(filled, Request(head="mean_pool", device="cpu", stack=True))

@@ -210,7 +210,7 @@ def test_alike_sides_give_p_one() -> None:
     assert difference(A, A, "UA").value == 0
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", METRICS)
 def test_with_unequal_seeds_the_difference_that_is_shown_is_tested(metric: str) -> None:
     """Against exchanging the predictions of each pair of seeds, scored with scikit-learn: F1 of mean counts is no mean of F1s."""
@@ -292,7 +292,7 @@ def simulation() -> ModuleType:
     return module
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 3, 4, 7])
 def test_ten_speakers_are_covered_where_the_others_are_not(simulation: ModuleType, number: int) -> None:
     """600 rounds, so that 95 % would be found between 92.8 and 97 % (2.5 standard errors)."""

@@ -110,6 +110,7 @@ def test_a_streamed_training_has_the_numbers_of_a_resident_one(both: tuple[FoldD
     assert_same(*found)
 
 
+@pytest.mark.slow
 def test_trainings_that_are_stacked_share_streamed_frames(both: tuple[FoldData, FoldData]) -> None:
     name, config = SEGMENTS
     found = [

@@ -171,6 +171,7 @@ def test_what_is_off_is_said_before_anything_is_trained(cache: Cache, change: di
     assert not cache.runs.exists()
 
 
+@pytest.mark.slow
 def test_audits_of_all_folds_come_before_the_first_training(cache: Cache) -> None:
     request = asked(LINEAR, protocol="random-kfold:3")
     plan_sweep(cache, request)  # claims nothing, so nothing fails
@@ -265,6 +266,7 @@ def test_more_seeds_use_what_is_there(cache: Cache) -> None:
     assert len(again.missing) == 6
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_fails_alone(cache: Cache) -> None:
     wild = HeadBlock(name="mean_pool", presets=("mlp",), settings={"lr": "1e30"})
     plan = plan_sweep(cache, asked(wild, LINEAR, seeds=(0,)))

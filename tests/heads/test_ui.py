@@ -341,6 +341,7 @@ def test_a_cell_of_the_confusion_leads_to_its_utterances(cache: Cache, client: T
     assert "upper bound" in oracle.text
 
 
+@pytest.mark.slow
 def test_comparing(client: TestClient) -> None:
     lists = _get(client, "experiments").text
     boxes = re.findall(r'<input type="checkbox" name="e" value="(.*?)"', lists)
@@ -410,6 +411,7 @@ def test_a_question_that_takes_too_long_is_ended(cache: Cache) -> None:
 # The cache beneath.
 
 
+@pytest.mark.slow
 def test_an_empty_cache(tmp_path: Path) -> None:
     empty = Cache(tmp_path / "cache")
     empty.make()

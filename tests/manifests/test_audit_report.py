@@ -25,7 +25,7 @@ def ended(connection: Connection, spec: str) -> str:
     return summary(protocol_report(connection, protocol=spec, corpus="toy"))
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("speakers", "spec", "expected"),
     [
@@ -119,6 +119,7 @@ def test_two_spellings_are_no_agreement(cache, put_corpus, installed):
     assert "cannot be called speaker-independent" in summary(report)
 
 
+@pytest.mark.slow
 def test_the_views_are_gone_afterwards(cache, put_corpus, installed):
     put_corpus(cache, corpus(("s1", "s2", "unknown")))
     connection = installed("toy", "loso-speaker")

@@ -74,6 +74,7 @@ def test_a_split_over_utterances_names_every_speaker(cache, put_corpus, check, t
         parse_claims("speakers")
 
 
+@pytest.mark.slow
 def test_a_clean_split_passes_without_noise(cache, put_corpus, check, tmp_path):
     put_corpus(cache, toy())
     put_corpus(cache, toy(), corpus="other")
@@ -121,6 +122,7 @@ def test_rows_that_are_nobody_or_several_or_twice(cache, put_corpus, check, tmp_
         check(odd, "nope")
 
 
+@pytest.mark.slow
 def test_labels_are_compared_but_maps_are_no_mismatch(cache, put_corpus, check, tmp_path):
     put_corpus(cache, toy())
 

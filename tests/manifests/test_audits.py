@@ -107,6 +107,7 @@ def test_every_speaker_on_both_sides(cache, put_corpus):
     assert (overlap.level, overlap.rows) == ("error", 2)
 
 
+@pytest.mark.slow
 def test_sessions_and_dialogues(cache, put_corpus):
     put_corpus(cache, corpus())
     assert found(audit(cache, "loso-speaker")) == {"session_overlap": "warning"}
@@ -144,6 +145,7 @@ def test_duplicate_audio(cache, put_corpus):
     assert found(audit(cache, "loso-speaker", "duplicate_audio"))["duplicate_audio"] == "error"  # an error for any protocol
 
 
+@pytest.mark.slow
 def test_classes(cache, put_corpus):
     put_corpus(cache, [u for u in corpus() if not (u.session == "S1" and u.label == "anger")])
     findings = [f for f in audit(cache, "loso-session", "class_missing") if f.level != "ok"]
@@ -188,6 +190,7 @@ def test_speakers_that_are_spelt_in_two_ways(cache, put_corpus):
     assert "speaker_spelling" in found(audit(cache, "loso-speaker", "speaker_spelling"))
 
 
+@pytest.mark.slow
 def test_in_no_fold_and_unknown_speakers(cache, put_corpus):
     put_corpus(cache, changed({"speaker": None}, "s1_0"))
     assert found(audit(cache, "loso-speaker")) == {"session_overlap": "warning", "utterance_in_no_fold": "error"}
@@ -208,6 +211,7 @@ def test_in_two(cache, put_corpus):
     assert whole[0].examples == ({"utterance_id": "s1_0", "found": "test in folds 1, 2"},)
 
 
+@pytest.mark.slow
 def test_features(cache, put_corpus, put_features):
     ids = [u.utterance_id for u in corpus()]
     put_corpus(cache, corpus(), hashes={"s1_0": "changed since"})
@@ -254,7 +258,7 @@ def test_what_an_outdated_feature_set_skipped_excuses_nothing(cache, put_corpus,
     assert found(audit(cache, "loso-session")) == {}
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "change"),
     [
@@ -283,6 +287,7 @@ def test_who_speaks_is_judged_whatever_can_be_heard(cache, put_corpus, put_featu
     assert found(audit(cache, "loso-session", "speaker_unknown")) == {"speaker_unknown": "error"}
 
 
+@pytest.mark.slow
 def test_nothing_can_be_read(cache, put_corpus):
     """Nobody stands on no side: the classes of all rows are there, and the one thing that is said is that none can be heard."""
     rows = changed({"speaker": "s1"}, "s4_0")
@@ -318,6 +323,7 @@ def test_sentences_are_information(cache, put_corpus):
     assert findings[0].examples == ({"sentences": 4, "test_utterances": 8, "share_of_test": 1.0},)
 
 
+@pytest.mark.slow
 def test_order_and_blocking(cache, put_corpus):
     put_corpus(cache, changed({"speaker": "s1"}, "s4_0"), hashes={"s1_0": "a", "s3_0": "a"})
     findings = audit(cache, "loso-session", examples=0)
@@ -395,6 +401,7 @@ def test_an_audit_of_ones_own(cache, put_corpus):
         audit(cache, "loso-session", audits=[parse_audit("mine", HEADER + query.replace("info", "fatal"))])
 
 
+@pytest.mark.slow
 def test_few_and_many_violations_are_counted_alike(cache, put_corpus, monkeypatch):
     """Few are counted in Python, many in the database: findings, counts and examples are the same."""
     everybody = [replace(u, speaker=f"s{i % 2}", dialogue=f"d{i % 3}") for i, u in enumerate(corpus())]

@@ -51,6 +51,7 @@ def ask(cache, put_corpus, installed):
     return audit
 
 
+@pytest.mark.slow
 def test_collapsed_and_rare_classes(ask):
     assert ask("class_collapsed", corpus(40)) == []
     rare = [replace(u, label="anger" if u.utterance_id in ("s1_000", "s2_000") else "neutral") for u in corpus(40)]
@@ -109,7 +110,7 @@ def nearest_mean_ua(rows: list[Utterance], x: np.ndarray) -> float:
     return float(np.mean([np.mean(of) for of in hits.values()]))
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "column"), [("duration_leak", "duration_s"), ("level_leak", "rms_db")])
 def test_length_and_level_leaks(ask, name, column):
     rng = np.random.default_rng(0)
@@ -150,6 +151,7 @@ def test_recording_conditions(ask):
     assert [f.level for f in ask("recording_leak", rows, columns={"sample_rate": rates})] == ["warning"]
 
 
+@pytest.mark.slow
 def test_flags_by_class(ask):
     rows = corpus(30)
     everywhere = [["clipped"] if i % 4 == 0 else [] for i in range(len(rows))]
@@ -172,6 +174,7 @@ def test_speakers_of_one_class(ask):
     assert ask("speaker_confound", few, "random-kfold:3") == []
 
 
+@pytest.mark.slow
 def test_neighbours(ask):
     rows = [replace(u, dialogue=f"d{i // 10}") for i, u in enumerate(corpus(20))]
     assert ask("neighbours_split", rows) == []  # dialogues of one speaker each

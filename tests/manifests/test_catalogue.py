@@ -100,7 +100,7 @@ def damage(path: Path, how: str) -> None:
             connection.execute("CREATE TABLE something AS SELECT 1 AS a")
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("how", ["garbage", "empty", "cut", "gone", "older", "foreign"])
 def test_rebuilt_from_files(cache, put_corpus, put_features, how):
     put_corpus(cache, corpus())
@@ -141,6 +141,7 @@ os._exit(0)
 """
 
 
+@pytest.mark.slow
 def test_a_writer_elsewhere_blocks_nobody(cache, put_corpus):
     put_corpus(cache, corpus(3))
     refresh(cache)
@@ -232,7 +233,7 @@ def _column(cache: Cache, **columns: Any) -> None:
     write_table(cache.runs / "bad" / "metrics.parquet", pa.table({"run_id": ["bad"], **columns}))
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("harm", "of", "reason"),
     [
@@ -276,6 +277,7 @@ def test_a_damaged_run_is_left_out_alone(cache, put_corpus, put_features, harm, 
     assert len(found["runs"]) == 2 and len(found["skipped"]) == 1
 
 
+@pytest.mark.slow
 def test_runs_that_go_together_only_one_by_one(cache, put_corpus):
     """What one file is wide enough for may not be common to all."""
     put_corpus(cache, corpus())

@@ -85,6 +85,7 @@ def filled(text: str, cache: Cache) -> str:
     return text.format(csv=root / "x.csv", folder=root, parquet=parquet, written=root / "written")
 
 
+@pytest.mark.few(16)
 @pytest.mark.parametrize("text", [*READS_FILES, *OTHERS])
 def test_sql_reaches_no_file_no_address_and_no_variable(asked, text):
     with open_catalogue(asked) as connection:

@@ -30,7 +30,7 @@ def test_every_named_encoder_has_a_card_and_every_card_a_source() -> None:
     assert {"iemocap", "emodb", "crema_d", "msp_podcast"} <= set(cards["emotion2vec/emotion2vec_plus_seed"].trained_on)
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("weights", "adapter", "level", "words"),
     [

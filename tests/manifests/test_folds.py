@@ -88,7 +88,7 @@ def test_fold_k_tests_the_kth_speaker(cache, put_corpus):
     assert all("val" not in of for of in folds.values())  # never invented
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("spec", ["loso-speaker", "group-kfold:3", "random-kfold:4", "loso-session"])
 def test_next_group_is_cyclic(cache, put_corpus, spec):
     put_corpus(cache, corpus(speakers=7))
@@ -102,12 +102,14 @@ def test_next_group_is_cyclic(cache, put_corpus, spec):
         assert sum(map(len, of.values())) == len(everything)
 
 
+@pytest.mark.slow
 def test_next_group_needs_three_folds(cache, put_corpus):
     put_corpus(cache, corpus(speakers=2))
     with pytest.raises(TfserError, match="next-group validation needs three folds, there are 2"):
         ensure_protocol(cache, "toy", "loso-speaker/next-group")
 
 
+@pytest.mark.slow
 def test_official_split(cache, put_corpus):
     splits = ["train", "train", "val", "test", None, "mine"]
     rows_ = [replace(u, split=splits[i % 6]) for i, u in enumerate(corpus())]
@@ -123,6 +125,7 @@ def test_official_split(cache, put_corpus):
         ensure_protocol(cache, "toy", "official-split")
 
 
+@pytest.mark.slow
 def test_random_kfold(cache, put_corpus):
     put_corpus(cache, corpus())
     folds = folds_of(cache, "random-kfold:5")

@@ -94,6 +94,7 @@ def test_held_out_speakers(cache, put_corpus, installed):
             assert speakers(of["val"]) == set(ranked[:n])  # as the module says
 
 
+@pytest.mark.slow
 def test_random_utterances(cache, put_corpus, installed):
     bases = ("loso-speaker", "random-kfold:4", "official-split")
     put_corpus(cache, corpus())

@@ -71,7 +71,7 @@ def run(cache: Cache, target: Collapsed, **named: Any) -> Any:
     return collapse(cache, layered(cache, "enc/all")[0], target, **named)
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("format", ["hdf5", "parquet"])
 @pytest.mark.parametrize(("layer", "called"), [("0", "enc/0"), ("2", "enc/2"), ("last", "enc/3"), ("mean", "enc/mean")])
 def test_a_layer_is_its_columns_and_the_mean_leaves_the_input_out(
@@ -139,6 +139,7 @@ def test_a_layer_may_be_stored_in_half_and_what_does_not_fit_is_refused(cache: C
         run(cache, cut(cache, "1", dtype="float16"))
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_is_written(cache: Cache, put: Callable[..., Any], put_corpus: Any, put_stack: Any) -> None:
     put()
     run(cache, cut(cache, "1"))

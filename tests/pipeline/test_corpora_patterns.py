@@ -143,7 +143,7 @@ LARGE = ("esd", "subesco")
 """Whose trees take seconds; the others go the same way, and a few names of these two are read below."""
 
 
-@pytest.mark.few(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in TREES])
 def test_a_tree_as_large_as_the_published_corpus(name, tmp_path, cache, put_corpus, monkeypatch):
     names = list(TREES[name]())

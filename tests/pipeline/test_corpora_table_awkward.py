@@ -175,6 +175,7 @@ def test_segments_of_long_files(long_files, cache):
     assert third.samples.std() == pytest.approx(10 ** (levels[2] / 20), rel=0.01)
 
 
+@pytest.mark.slow
 def test_twenty_thousand_rows_over_few_files(long_files, monkeypatch):
     n = 20_000
     lines = ["file,start,end,label,speaker,words,age"]

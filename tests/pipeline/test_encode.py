@@ -261,6 +261,7 @@ def test_an_error_of_the_encoder_stops_and_keeps_what_is_done(
     assert (report.before, report.extracted) == (3, 5)
 
 
+@pytest.mark.slow
 def test_an_encoder_that_does_not_load_leaves_no_feature_set(scanned: Cache, weights: Path, tmp_path: Path) -> None:
     """Else the catalogue would keep an empty one, and the whole weights' set of the same name would be told from it by an @."""
     cut = tmp_path / "cut"

@@ -195,7 +195,7 @@ VARIANTS = (
 """Of families that another kind stands for among the fast tests."""
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in VARIANTS else kind for kind in KINDS])
 def test_every_layer_of_a_mixed_batch_is_that_of_the_file_alone(saved: Callable[[str], Path], kind: str) -> None:
     folder = saved(kind)
@@ -350,7 +350,7 @@ def test_windows_join_to_the_frames_of_the_whole(
         assert np.array_equal(joined[:, 1], deepest)
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "kind",
     ["wavlm-stable", "wavlm-group", "wav2vec2-group", "hubert-group", "wav2vec2-layer", "data2vec-audio", "w2v-bert"],

@@ -125,6 +125,7 @@ def test_only_what_is_missing(cache: Cache, root: Path, whole: dict[str, bytes])
     assert frames(cache) == whole
 
 
+@pytest.mark.slow
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     steps=st.lists(st.integers(1, 10), max_size=3),

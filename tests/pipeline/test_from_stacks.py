@@ -74,6 +74,7 @@ def test_what_was_rounded_or_computed_in_another_way_is_not_taken(filled: Cache,
     assert taken.feature_set == "whisper-base/1+float16"
 
 
+@pytest.mark.slow
 def test_what_the_stack_lacks_is_extracted(filled: Cache, tiny_whisper: Path) -> None:
     """Half of the stack is there; the layer's other half comes from audio, to the same numbers."""
     whole = job(tiny_whisper, "all")

@@ -234,7 +234,7 @@ WAYS: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(4)
 @pytest.mark.parametrize(("kind", "way"), covering(list(KINDS), list(WAYS)))
 def test_every_damage_is_found_and_no_number_is_shown_from_it(cache: Cache, original: Cache, kind: str, way: str) -> None:
     path = _files(cache, kind)[0]
@@ -253,7 +253,7 @@ def test_every_damage_is_found_and_no_number_is_shown_from_it(cache: Cache, orig
     _shows_nothing_wrong(cache, original, kind)
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(st.tuples(st.floats(0, 0.999999), st.integers(0, 7)), min_size=3, max_size=3), number=st.integers(0, 3))
@@ -276,7 +276,7 @@ def test_every_bit_counts(
         path.write_bytes(whole)
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "{}" in KINDS[kind].pattern or kind == "feature_set.json"])
 def test_a_file_that_was_exchanged_with_its_like_is_damaged(cache: Cache, original: Cache, kind: str) -> None:
     if kind == "feature_set.json":
@@ -293,7 +293,7 @@ def test_a_file_that_was_exchanged_with_its_like_is_damaged(cache: Cache, origin
     _shows_nothing_wrong(cache, original, kind)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", FAST_FIRST)
 def test_what_is_damaged_is_moved_and_can_be_made_again(cache: Cache, original: Cache, kind: str) -> None:
     path = _files(cache, kind)[0]
@@ -336,7 +336,7 @@ REASONS: dict[str, BaseException] = {
 }
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kind", FAST_FIRST)
 def test_what_cannot_be_read_now_stays(cache: Cache, original: Cache, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _files(cache, kind)[0]

@@ -86,6 +86,7 @@ def test_an_utterance_that_a_part_lacks_is_missed_by_the_audit_unless_a_part_exc
     assert missing() == []
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_of_the_parts_in_their_order(cache: Cache, two: Any) -> None:
     one, other = joined(cache, "a+b/3"), joined(cache, "b/3+a")
     assert one.fingerprint != other.fingerprint and other.name == "b/3+float16+a"

@@ -328,7 +328,7 @@ def test_a_full_disk_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @both_formats
 def test_a_limit_on_the_file_size_leaves_nothing(tmp_path: Path, format: Format) -> None:
     """A true refusal by the kernel in the middle of a write, as a full disk gives it."""

@@ -168,6 +168,7 @@ def test_every_damage_is_found_repaired_and_made_again(full: Cache, root: Path) 
     assert verify(full) == [] and len(list_features(full)) == 3
 
 
+@pytest.mark.slow
 def test_a_corpus_whose_description_is_damaged_can_be_scanned_again(full: Cache, root: Path) -> None:
     (full.corpus("d") / "corpus.json").write_text("{")
     (problem,) = mend(full)
@@ -176,6 +177,7 @@ def test_a_corpus_whose_description_is_damaged_can_be_scanned_again(full: Cache,
     assert work(full, LOGMEL, "d") == (5, 0) and verify(full) == []
 
 
+@pytest.mark.slow
 def test_a_left_over_of_the_other_format_takes_no_good_shard_along(full: Cache) -> None:
     """Both formats of a shard share the name of their rows."""
     shard = sorted(folder_of(full).glob("*.h5"))[0]
@@ -226,6 +228,7 @@ def test_removing_a_corpus_takes_its_features_along(full: Cache) -> None:
     assert not [name for name in files(full) if "/c/" in name]
 
 
+@pytest.mark.slow
 def test_removing_a_run(full: Cache) -> None:
     (full.runs / "r1").mkdir(parents=True)
     (full.runs / "r1" / "run.json").write_text('{"status": "running"}')
@@ -273,6 +276,7 @@ def test_damaged_runs_are_found_and_removed(full: Cache) -> None:
     assert sorted(p.name for p in full.removed.glob("*/runs/*")) == ["torn", "wide"]
 
 
+@pytest.mark.slow
 def test_a_run_is_named_by_its_folder_alone(full: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     (full.runs / "left" / "checkpoint").mkdir(parents=True)
     (full.corpus("d") / "utterances.parquet").write_bytes(b"PAR1")  # no catalogue can be built
@@ -282,7 +286,7 @@ def test_a_run_is_named_by_its_folder_alone(full: Cache, monkeypatch: pytest.Mon
             doomed(full, Unwanted(run=name))
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("what", "message"),
     [
@@ -331,6 +335,7 @@ def test_a_shard_that_is_finished_meanwhile_is_not_stale(full: Cache, root: Path
     assert doomed(full, Unwanted(stale=True)) == []
 
 
+@pytest.mark.slow
 def test_an_outdated_feature_set_is_kept_apart_and_can_be_removed(full: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = dataclasses.replace(LOGMEL, config={**LOGMEL.config, "algorithm": 2})
     from tfser.pipeline.features import feature_set as described
@@ -346,6 +351,7 @@ def test_an_outdated_feature_set_is_kept_apart_and_can_be_removed(full: Cache, m
     assert {e.feature_set for e in list_features(full)} == {"logmel", "logmel+float16"}
 
 
+@pytest.mark.slow
 def test_what_is_being_written_is_not_removed(full: Cache) -> None:
     with full.lock(f"features/{LOGMEL.folder}/c"):
         for paths in (doomed(full, Unwanted(features="logmel", corpus="c")), doomed(full, Unwanted(features="logmel"))):
@@ -392,6 +398,7 @@ def _named(cache: Cache, **what: str) -> list[Path]:
         return []
 
 
+@pytest.mark.slow
 def test_a_removal_that_the_system_refuses_is_one_line(full: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Path, *args: Any, **named: Any) -> None:
         raise PermissionError(13, "Permission denied", str(self))

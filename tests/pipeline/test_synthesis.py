@@ -84,6 +84,7 @@ def test_a_longer_corpus_keeps_the_shorter_ones_utterances() -> None:
     assert np.array_equal(render(few, row), render(more, row))
 
 
+@pytest.mark.slow
 def test_rendering_depends_on_the_utterance_and_the_seed_alone() -> None:
     rows = utterances(SMALL)
     first = [render(SMALL, row) for row in rows]
@@ -192,6 +193,7 @@ def test_audio_is_neither_clipped_nor_silent_nor_all_of_a_length(
         assert abs(samples.mean()) < 0.01
 
 
+@pytest.mark.slow
 def test_pitch_follows_gender_and_emotion(corpus: list[tuple[SyntheticUtterance, Audio]]) -> None:
     pitch = {row.utterance_id: f0_hz(samples) for row, samples in corpus}
     assert all(len(values) > 10 for values in pitch.values())
@@ -210,6 +212,7 @@ def test_pitch_follows_gender_and_emotion(corpus: list[tuple[SyntheticUtterance,
     assert means["sadness"] < means["neutral"] - 0.3
 
 
+@pytest.mark.slow
 def test_the_pitch_that_is_heard_is_the_pitch_that_was_planned() -> None:
     config = SynthesisConfig()
     for row in utterances(config)[::37]:
@@ -220,6 +223,7 @@ def test_the_pitch_that_is_heard_is_the_pitch_that_was_planned() -> None:
         assert np.median(np.abs(off_st)) < 0.7, row.utterance_id  # 50 ms blur what moves
 
 
+@pytest.mark.slow
 def test_mean_statistics_say_something_but_not_everything(corpus: list[tuple[SyntheticUtterance, Audio]]) -> None:
     """Leave one speaker out, logistic regression on mean and deviation of a coarse log spectrum; chance is 0.25."""
     from sklearn.linear_model import LogisticRegression

@@ -177,6 +177,7 @@ def test_left_overs_are_looked_for_in_the_caches_own_folders_alone(full: Cache) 
     assert verify(full) == [] and all(p.exists() for p in foreign) and not any(p.exists() for p in own)
 
 
+@pytest.mark.slow
 def test_links_are_moved_and_removed_as_links(full: Cache, tmp_path: Path) -> None:
     """D5."""
     real = tmp_path / "elsewhere"
@@ -272,6 +273,7 @@ def test_frames_are_compared_once_in_a_process(full: Cache, monkeypatch: pytest.
     assert len(counted) == 6
 
 
+@pytest.mark.slow
 def test_a_disk_without_locks_can_be_read(full: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
     import fcntl
@@ -329,6 +331,7 @@ def test_old_shards_are_checked_by_their_frames(old: Cache, suffix: str) -> None
         assert found[0].kind == "damaged" or (len(data) == len(whole) and suffix != ".h5")
 
 
+@pytest.mark.slow
 def test_old_files_that_contradict_their_folder_are_damaged(old: Cache) -> None:
     """W6: the descriptions of two feature sets, exchanged."""
     one, other = sorted(old.feature_root.glob("*/feature_set.json"))
