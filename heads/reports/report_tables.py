@@ -99,11 +99,11 @@ def score_table(material: Material, group: ContenderGroup) -> ReportTable:
     return without_shared(of_all, ("features", "validation", "seeds", "folds", "clusters", "audit"))
 
 
-def without_shared(table: ReportTable, may_go: Sequence[str]) -> ReportTable:
-    """Return a table without those columns that say the same in all of several rows; a note below says it once."""
+def without_shared(table: ReportTable, may_go: Sequence[str], fewest: int = 2) -> ReportTable:
+    """Return a table without those columns that say the same in all rows, if it has `fewest` or more; a note below says it."""
     values = {name: {row[i] for row in table.rows} for i, name in enumerate(table.columns)}
     gone = [name for name in table.columns if name in may_go and len(values[name]) == 1]
-    if len(table.rows) < 2 or not gone:
+    if len(table.rows) < fewest or not gone:
         return table
     kept = [i for i, name in enumerate(table.columns) if name not in gone]
     same = "; ".join(f"{name} {value}" for name in gone if (value := next(iter(values[name]))))
