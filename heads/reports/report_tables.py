@@ -16,7 +16,7 @@ from tfser.heads.reports.material import ContenderGroup, Material
 from tfser.heads.results.latex import latex, needed, tabular
 from tfser.heads.results.marks import explain_marks, mark, standing
 from tfser.heads.results.written import score_text
-from tfser.manifests.wording import cell, count, visible
+from tfser.manifests.wording import cell, count, of_classes, visible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def score_table(material: Material, group: ContenderGroup) -> ReportTable:
     columns = tuple(lines[0])
     numeric = frozenset({"seeds", "folds", "UA", "WA", "pooled UA [95 %]", "pooled WA [95 %]"})
     shown = [row for row in material.table if row["experiment"] in {m.experiment for m in group.members}]
-    classes = f": {len(group.classes)} classes ({', '.join(group.classes)})" if group.classes else ""
+    classes = f": {of_classes(group.classes)}" if group.classes else ""
     of_all = ReportTable(
         title=f"{group.corpus}, {group.protocol}{classes}",
         columns=columns,
