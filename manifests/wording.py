@@ -75,6 +75,15 @@ def count(number: int, thing: str) -> str:
     return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
+def of_classes(classes: Sequence[str]) -> str:
+    """Return the classes of a table's heading in words: how many, and the first of many.
+
+    >>> of_classes(["anger", "joy"]), of_classes([str(n) for n in range(200)])[:37]
+    ('2 classes (anger, joy)', '200 classes (0, 1, 2, 3, 4, 5, 6, 7, ')
+    """
+    return f"{len(classes)} {'class' if len(classes) == 1 else 'classes'} ({listed(classes, 20)})"
+
+
 def short(number: float) -> str:
     """Return a large number for people, with three digits.
 

@@ -19,7 +19,7 @@ from tfser.heads.results.marks import explain_marks, mark, standing
 from tfser.heads.results.score_tables import SAID_BY_MARKS
 from tfser.heads.results.written import interval_text, range_text, score_text
 from tfser.manifests.display import Output, markdown_lines, print_rows, show, show_wrapped
-from tfser.manifests.wording import cell, count
+from tfser.manifests.wording import cell, count, of_classes
 
 Row = Mapping[str, Any]
 
@@ -151,9 +151,7 @@ def short_names(table: Sequence[Row]) -> dict[str, str]:
 
 
 def _heading(corpus: str, protocol: str, classes: Sequence[str]) -> str:
-    n = len(classes)
-    of = f": {n} {'class' if n == 1 else 'classes'} ({', '.join(classes)})" if classes else ""
-    return f"{corpus}, {protocol}{of}"
+    return f"{corpus}, {protocol}" + (f": {of_classes(classes)}" if classes else "")
 
 
 def _without_empty(lines: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:

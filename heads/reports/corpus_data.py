@@ -15,6 +15,7 @@ from tfser.heads import DIMENSION_REFERENCES, REFERENCE_HEADS
 from tfser.heads.reports.figure_data import FigureData, Numbers, Row, list_of, text_of
 from tfser.heads.reports.material import Contender, ContenderGroup
 from tfser.heads.reports.report_tables import ReportTable, table_of
+from tfser.heads.reports.stored_frames import with_fingerprint
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.wording import count
@@ -144,16 +145,12 @@ def audit_findings(connection: Connection, members: Sequence[Contender]) -> tupl
 
 def how_made(connection: Connection, one: Contender) -> dict[str, Any]:
     """Return how an experiment was made: the command that repeats it, hashes, versions, the whole configuration."""
-    stored = rows(
-        connection,
-        "SELECT r.*, f.config AS feature_config, f.source AS feature_source FROM runs r LEFT JOIN feature_sets f "
-        "USING (fingerprint) WHERE experiment = ? ORDER BY seed, fold",
-        [one.experiment],
-    )
+    stored = rows(connection, "FROM runs WHERE experiment = ? ORDER BY seed, fold", [one.experiment])
     first = stored[0]
+    features = with_fingerprint(connection, first["fingerprint"])
     config = json.loads(first["config"] or "{}")
-    feature_config = json.loads(first["feature_config"] or "{}")
-    source = json.loads(first["feature_source"] or "null")
+    feature_config = {} if features is None else json.loads(features.row["config"] or "{}")
+    source = None if features is None else json.loads(features.row["source"] or "null")
     versions = sorted({row["versions"] for row in stored if row["versions"]})
     facts = {
         "experiment": one.experiment,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tfser.heads.reports.figure_data import FigureData, Numbers, text_of
 from tfser.heads.reports.material import Contender
-from tfser.heads.reports.report_tables import ReportTable
+from tfser.heads.reports.report_tables import ReportTable, without_shared
 from tfser.heads.results.dimension_tables import MEAN, Row, dimension_table
 from tfser.heads.results.marks import mark, standing
 from tfser.heads.results.outcomes import Subject, find, targets_of
@@ -92,14 +92,14 @@ def dimension_tables(members: Sequence[RatedContender]) -> list[ReportTable]:
     tables = []
     for (corpus, protocol, dimensions), of in groups.items():
         lines = [_line(member, row) for member in of for row in member.rows]
-        tables.append(
-            ReportTable(
-                title=f"{corpus}, {protocol}: {', '.join(dimensions)}",
-                columns=tuple(lines[0]),
-                rows=tuple(tuple(line.values()) for line in lines),
-                right=frozenset(lines[0]) - {"experiment", "dimension", "selection", "clusters", "audit"},
-            )
+        of_all = ReportTable(
+            title=f"{corpus}, {protocol}: {', '.join(dimensions)}",
+            columns=tuple(lines[0]),
+            rows=tuple(tuple(line.values()) for line in lines),
+            right=frozenset(lines[0]) - {"experiment", "dimension", "selection", "clusters", "audit"},
         )
+        # What all rows share is said once below, so that the table fits the page.
+        tables.append(without_shared(of_all, ("selection", "folds", "clusters", "audit"), fewest=1))
     return tables
 
 

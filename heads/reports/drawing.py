@@ -26,6 +26,9 @@ _LONG = 34
 _CELL_INCHES = 0.24
 """In smaller cells of a confusion only the share stands, without its sign."""
 
+_RANGE = 26
+"""Characters of a group of numbers in a narrow figure."""
+
 _NARROW = 22
 """Characters of a name beside an axis, in a wide figure and in a narrow one."""
 
@@ -348,7 +351,8 @@ def failing(data: FigureData, width: float) -> Figure:
         of = [(y, row) for y, row in enumerate(rows) if row["what"] == kind]
         _bars(ax, [(y, row["low"], row["high"]) for y, row in of], color=colour, linewidth=1.8, alpha=0.5)
         _dots(ax, [(100 * row["UA"], y) for y, row in of], marker, color=colour, markersize=4.5)
-    most = _LONG if width > _WIDE_INCHES else _NARROW
+    # A range of numbers without its middle says nothing: "level -18.1 to -16.1 dB" stays whole.
+    most = _LONG if width > _WIDE_INCHES else _RANGE
     named = [(f"{row['what']} {row['group']}", row["n"]) for row in rows]
     ax.set_yticks(range(len(rows)), [f"{short_text(name, most)} (n {n:.0f})" for name, n in named])
     ax.set_ylim(len(rows) - 0.4, -0.6)

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from tfser.heads import head as head_of
 from tfser.heads.reports.figure_data import text_of
+from tfser.heads.reports.stored_frames import read_frames, with_fingerprint
 from tfser.heads.results.outcomes import find
 from tfser.heads.runs.store import finished, read_model
 from tfser.heads.spec.recipes import Recipe
@@ -30,7 +31,6 @@ from tfser.heads.training.normalise import Normaliser
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
-from tfser.pipeline.shards.packed import FeatureRow, load_packed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -113,23 +113,18 @@ def _tested(
 
 def _features(cache: Cache, connection: Connection, run: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[Any, float]:
     """Return the packed frames of one utterance, and the seconds from one to the next."""
-    stored = rows(
+    features = with_fingerprint(connection, run["fingerprint"])
+    stored = [] if features is None else rows(
         connection,
-        "SELECT f.*, s.hop_s FROM features f JOIN feature_sets s USING (feature_set) "
-        "WHERE s.fingerprint = ? AND f.corpus = ? AND f.utterance_id = ?",
-        [run["fingerprint"], row["corpus"], row["utterance_id"]],
-    )
-    if not stored:
+        "FROM features WHERE feature_set = ? AND corpus = ? AND utterance_id = ?",
+        [features.stored, row["corpus"], row["utterance_id"]],
+    )  # fmt: skip
+    if features is None or not stored:
         raise TfserError(
             f"{run['run_id']}: its features {run['feature_set']} of {row['utterance_id']} are no longer in the cache; "
             "`tfser extract` makes them"
         )
-    of = stored[0]
-    where = FeatureRow(
-        utterance_id=of["utterance_id"], path=cache.root / of["shard"], first_frame=of["first_frame"], frames=of["frames"],
-        dim=of["dim"], checksum=of["checksum"],
-    )  # fmt: skip
-    return load_packed([where], verify=cache.verify), float(of["hop_s"])
+    return read_frames(cache, features, stored), float(features.row["hop_s"])
 
 
 def _loaded(cache: Cache, run_json: Mapping[str, Any], packed: Any, speaker: str | None) -> tuple[nn.Module, Tensor, Tensor]:

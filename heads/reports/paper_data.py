@@ -19,13 +19,14 @@ import numpy.typing as npt
 from tfser.heads import head as head_of
 from tfser.heads.reports.figure_data import text_of
 from tfser.heads.reports.material import Contender, Material
+from tfser.heads.reports.stored_frames import feature_sets as sets_of
+from tfser.heads.reports.stored_frames import read_frames, with_fingerprint
 from tfser.heads.spec.head import Network
 from tfser.heads.training.conditions import Conditions
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.pipeline.features.stacks import layers_of
-from tfser.pipeline.shards.packed import FeatureRow, load_packed
 from tfser.pipeline.sound.audio import decode
 
 Values = npt.NDArray[np.float64]
@@ -63,22 +64,20 @@ def costs(connection: Connection, material: Material, device: str = "cpu") -> tu
 
     table, left_out = [], []
     for one in material.members:
-        run = rows(
-            connection,
-            "SELECT r.config, r.parameters, r.preset, s.dim, (SELECT median(frames) FROM features f WHERE f.feature_set = "
-            "s.feature_set) AS frames FROM runs r LEFT JOIN feature_sets s USING (fingerprint) WHERE experiment = ? LIMIT 1",
-            [one.experiment],
-        )[0]
+        stored = rows(connection, "FROM runs WHERE experiment = ? ORDER BY seed, fold LIMIT 1", [one.experiment])
+        run = stored[0]
         spec = head_of(str(one.row["head"]))
         if not isinstance(spec, Network):
             left_out.append(f"{one.name}: fitted at once, no network to time")
             continue
-        if run["dim"] is None or run["frames"] is None:
+        features = with_fingerprint(connection, run["fingerprint"])
+        frames = None if features is None else _median_frames(connection, features.stored)
+        if features is None or frames is None:
             left_out.append(f"{one.name}: its features are no longer in the cache")
             continue
         config = type(spec.preset()).from_dict(json.loads(run["config"])["head_config"])
         as_trained = replace(spec, presets={str(run["preset"]): config})
-        conditions = Conditions(frames=max(1, int(run["frames"])), width=int(run["dim"]), classes=len(one.classes), device=device)
+        conditions = Conditions(frames=max(1, frames), width=int(features.row["dim"]), classes=len(one.classes), device=device)
         measured = profile([(as_trained, str(run["preset"]))], conditions)[0]
         table.append(
             CostPoint(
@@ -94,6 +93,12 @@ def costs(connection: Connection, material: Material, device: str = "cpu") -> tu
     if not table:
         raise UsageError(f"no head to time: {'; '.join(left_out)}")
     return table, left_out
+
+
+def _median_frames(connection: Connection, feature_set: str) -> int | None:
+    """Return the frames of the median utterance of a stored feature set; None if it has none."""
+    (counted,) = rows(connection, "SELECT median(frames) AS frames FROM features WHERE feature_set = ?", [feature_set])
+    return None if counted["frames"] is None else int(counted["frames"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +136,7 @@ def embed(
 
     if method not in METHODS:
         raise unknown("method", method, METHODS)
-    name = feature_set or str(one.row["feature_set"])
-    means, keys = _mean_frames(cache, connection, one, name)
+    name, means, keys = _mean_frames(cache, connection, one, feature_set)
     if len(keys) < _FEWEST:
         raise UsageError(f"{one.experiment}: {len(keys)} utterances have {name} frames; {_FEWEST} are needed to lay them out")
     scaled = StandardScaler().fit_transform(means)
@@ -187,28 +191,32 @@ def _umap(reduced: Values) -> Values:
     return found
 
 
-def _mean_frames(cache: Cache, connection: Connection, one: Contender, feature_set: str) -> tuple[Values, list[tuple[str, str]]]:
-    """Return the mean frame of each tested utterance (n, D), and corpus and id of each."""
-    found = rows(
+def _mean_frames(
+    cache: Cache, connection: Connection, one: Contender, asked: str | None
+) -> tuple[str, Values, list[tuple[str, str]]]:
+    """Return the name of the feature set, the mean frame of each tested utterance (n, D), and corpus and id of each.
+
+    Without a name it is the very set that the experiment was trained on: one that bears its name by now may be another.
+    """
+    there = sets_of(connection)
+    if asked is None:
+        run = rows(connection, "SELECT fingerprint FROM runs WHERE experiment = ? LIMIT 1", [one.experiment])[0]
+        features = with_fingerprint(connection, run["fingerprint"])
+        wanted = f"{one.row['feature_set']} frames with the fingerprint {run['fingerprint']}"
+    else:
+        features, wanted = there.get(asked), f"{asked} frames"
+    stored = [] if features is None else rows(
         connection,
         "SELECT f.* FROM features f SEMI JOIN (SELECT DISTINCT corpus, utterance_id FROM test_predictions "
         f"WHERE experiment = {text_of(one.experiment)}) t USING (corpus, utterance_id) WHERE f.feature_set = ? "
         "ORDER BY f.corpus, f.utterance_id",
-        [feature_set],
-    )
-    if not found:
-        known = [row["feature_set"] for row in rows(connection, "SELECT DISTINCT feature_set FROM features ORDER BY 1")]
-        raise UsageError(f"no {feature_set} frames of what {one.experiment} tested; in the cache: {', '.join(known) or 'none'}")
-    where = [
-        FeatureRow(
-            utterance_id=row["utterance_id"], path=cache.root / row["shard"], first_frame=row["first_frame"],
-            frames=row["frames"], dim=row["dim"], checksum=row["checksum"],
-        )
-        for row in found
-    ]  # fmt: skip
-    packed = load_packed(where, verify=cache.verify)
+        [features.stored],
+    )  # fmt: skip
+    if features is None or not stored:
+        raise UsageError(f"no {wanted} of what {one.experiment} tested; in the cache: {', '.join(there) or 'none'}")
+    packed = read_frames(cache, features, stored)
     means = np.stack([packed.of(i).astype(np.float64).mean(axis=0) for i in range(len(packed))])
-    return means, [(row["corpus"], row["utterance_id"]) for row in found]
+    return features.name, means, [(row["corpus"], row["utterance_id"]) for row in stored]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,31 +284,30 @@ def features_of(
 def _frames_of(
     cache: Cache, connection: Connection, spoken: Mapping[str, Any], wanted: tuple[str, ...]
 ) -> dict[str, tuple[Values, float]]:
+    """Return frames (t, D) and the seconds from one to the next, by what they are called in the figure."""
     stored = rows(
         connection,
-        "SELECT f.*, s.hop_s, s.kind, s.config FROM features f JOIN feature_sets s USING (feature_set) "
+        "SELECT f.* FROM features f JOIN feature_sets s USING (feature_set) "
         "WHERE f.corpus = ? AND f.utterance_id = ? ORDER BY s.kind <> 'logmel', feature_set",
         [spoken["corpus"], spoken["utterance_id"]],
     )
-    there = {row["feature_set"]: row for row in stored}
+    placed = {row["feature_set"]: row for row in stored}
+    there = {name: of for name, of in sets_of(connection).items() if of.stored in placed}
     if missing := [name for name in wanted if name not in there]:
         raise unknown(f"feature set of {spoken['utterance_id']}", missing[0], list(there))
     kinds: dict[str, str] = {}
-    for row in stored:
-        kinds.setdefault(row["kind"], row["feature_set"])
+    for name in placed:
+        kinds.setdefault(there[name].row["kind"], name)
     chosen = list(wanted) or list(kinds.values())[:2]
     if not chosen:
         raise UsageError(f"{spoken['utterance_id']} has no frames in this cache; `tfser extract` makes them")
     shown: dict[str, tuple[Values, float]] = {}
     for name in chosen:
-        row = there[name]
-        where = FeatureRow(
-            utterance_id=row["utterance_id"], path=cache.root / row["shard"], first_frame=row["first_frame"],
-            frames=row["frames"], dim=row["dim"], checksum=row["checksum"],
-        )  # fmt: skip
-        frames = np.asarray(load_packed([where], verify=cache.verify).frames, dtype=np.float64)
-        layers = layers_of(row)
+        features = there[name]
+        packed = read_frames(cache, features, [placed[features.stored]])
+        frames = np.asarray(packed.frames, dtype=np.float64)
+        layers = layers_of(features.row)
         if layers > 1:  # of all layers side by side, the last
             frames, name = frames[:, -(frames.shape[1] // layers) :], f"{name}, last layer"
-        shown[name] = (frames, float(row["hop_s"]))
+        shown[name] = (frames, float(features.row["hop_s"]))
     return shown

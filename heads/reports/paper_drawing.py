@@ -14,7 +14,7 @@ import numpy as np
 from tfser.heads.reports.drawing import short_text
 from tfser.heads.reports.inside_data import AttentionView, TokenView, described
 from tfser.heads.reports.paper_data import CostPoint, Embedded, FeatureView
-from tfser.heads.reports.style import BLUE, CYCLE, FAINT, INK, MARKERS, ORANGE, VERMILION, new_figure
+from tfser.heads.reports.style import BLUE, CYCLE, FAINT, INK, MARKERS, ORANGE, VERMILION, legend_outside, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,21 +28,22 @@ _TINY = 1e-12
 
 def cost(points: Sequence[CostPoint], width: float) -> Figure:
     """Draw score by latency, a bubble an experiment as large as its head has parameters (TF-Mamba, Fig. 3)."""
-    figure = new_figure(width, min(width, 3.6))
+    columns = 1 if width < 5 else 2
+    figure = new_figure(width, min(width, 3.2) + 0.16 * -(-len(points) // columns))
     ax = figure.subplots()
     most = max(point.parameters for point in points)
     for i, point in enumerate(points):
-        colour = CYCLE[i % len(CYCLE)]
+        # A colour that comes again has another shape, so that names may stand below, where none lies over another.
+        colour, marker = CYCLE[i % len(CYCLE)], MARKERS[i // len(CYCLE) % len(MARKERS)]
+        look: dict[str, Any] = {"color": colour, "marker": marker, "alpha": 0.55, "linewidth": 0.8, "edgecolor": INK}
         if point.low is not None and point.high is not None:
             ax.plot([point.milliseconds] * 2, [100 * point.low, 100 * point.high], color=colour, linewidth=1, alpha=0.6)
-        size = 30 + 700 * point.parameters / most
-        ax.scatter(point.milliseconds, 100 * point.score, s=size, color=colour, alpha=0.55, linewidth=0.8, edgecolor=INK)
-        name = f"{short_text(point.name, 34)}, {_millions(point.parameters)}"
-        ax.annotate(name, (point.milliseconds, 100 * point.score), xytext=(0, -4 - size**0.5 / 2), textcoords="offset points",
-                    ha="center", va="top", fontsize=7)  # fmt: skip
+        ax.scatter(point.milliseconds, 100 * point.score, s=30 + 700 * point.parameters / most, **look)
+        ax.scatter([], [], s=30, label=f"{short_text(point.name, 34)}, {_millions(point.parameters)}", **look)
+    legend_outside(figure, "outside lower center", ncols=columns, handletextpad=0.2)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    ax.margins(0.3, 0.25)
+    ax.margins(0.2, 0.15)
     ax.set_xlabel("latency of an utterance (ms)")
     ax.set_ylabel("pooled UA (%), 95 % interval")
     ax.set_title("area: parameters")
@@ -68,7 +69,7 @@ def tokens(view: TokenView, width: float) -> Figure:
         if part == "time":
             _intensities(ax, view)
         else:
-            _filtered(ax, view)
+            _filtered(ax, view, columns=3 if width > 5 else 2)
     figure.suptitle(short_text(described(view.utterance), 70), x=0.01, ha="left", fontsize=8)
     return figure
 
@@ -85,7 +86,7 @@ def _intensities(ax: Axes, view: TokenView) -> None:
     ax.legend(loc="upper right", ncols=2)
 
 
-def _filtered(ax: Axes, view: TokenView) -> None:
+def _filtered(ax: Axes, view: TokenView, *, columns: int) -> None:
     assert view.hertz is not None and view.unfiltered is not None and view.filtered is not None and view.threshold is not None
     ax.plot(view.hertz, _decibels(view.unfiltered), color=FAINT, label="before")
     kept = np.where(view.filtered > _TINY, _decibels(view.filtered), np.nan)
@@ -98,12 +99,14 @@ def _filtered(ax: Axes, view: TokenView) -> None:
         ax.axvspan(low, high, color=VERMILION, alpha=0.18, linewidth=0)
         ax.axvline(middle, color=VERMILION, linestyle="--", linewidth=1, label="learned cut-off")
     finite = _decibels(view.unfiltered)
-    ax.set_ylim(min(finite.min(), _decibels(low) if view.kind == "power" else finite.min()) - 6, finite.max() + 8)
+    lowest = min(finite.min(), _decibels(low) if view.kind == "power" else finite.min()) - 6
+    # The legend stands above the curves; in a narrow figure it takes two lines.
+    ax.set_ylim(lowest, finite.max() + (0.2 if columns > 2 else 0.4) * (finite.max() - lowest))
     ax.set_xlim(0, view.hertz[-1])
     ax.set_xlabel("frequency along the frames (Hz)")
     ax.set_ylabel("mean power (dB)")
     ax.grid()
-    ax.legend(loc="upper right", ncols=3)
+    ax.legend(loc="upper right", ncols=columns)
 
 
 def _decibels(power: Any) -> Any:

@@ -16,7 +16,7 @@ from tfser.heads.reports.material import ContenderGroup, Material
 from tfser.heads.results.latex import latex, needed, tabular
 from tfser.heads.results.marks import explain_marks, mark, standing
 from tfser.heads.results.written import score_text
-from tfser.manifests.wording import cell, count, visible
+from tfser.manifests.wording import cell, count, of_classes, visible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def score_table(material: Material, group: ContenderGroup) -> ReportTable:
     columns = tuple(lines[0])
     numeric = frozenset({"seeds", "folds", "UA", "WA", "pooled UA [95 %]", "pooled WA [95 %]"})
     shown = [row for row in material.table if row["experiment"] in {m.experiment for m in group.members}]
-    classes = f": {len(group.classes)} classes ({', '.join(group.classes)})" if group.classes else ""
+    classes = f": {of_classes(group.classes)}" if group.classes else ""
     of_all = ReportTable(
         title=f"{group.corpus}, {group.protocol}{classes}",
         columns=columns,
@@ -99,11 +99,11 @@ def score_table(material: Material, group: ContenderGroup) -> ReportTable:
     return without_shared(of_all, ("features", "validation", "seeds", "folds", "clusters", "audit"))
 
 
-def without_shared(table: ReportTable, may_go: Sequence[str]) -> ReportTable:
-    """Return a table without those columns that say the same in all of several rows; a note below says it once."""
+def without_shared(table: ReportTable, may_go: Sequence[str], fewest: int = 2) -> ReportTable:
+    """Return a table without those columns that say the same in all rows, if it has `fewest` or more; a note below says it."""
     values = {name: {row[i] for row in table.rows} for i, name in enumerate(table.columns)}
     gone = [name for name in table.columns if name in may_go and len(values[name]) == 1]
-    if len(table.rows) < 2 or not gone:
+    if len(table.rows) < fewest or not gone:
         return table
     kept = [i for i, name in enumerate(table.columns) if name not in gone]
     same = "; ".join(f"{name} {value}" for name in gone if (value := next(iter(values[name]))))

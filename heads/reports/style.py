@@ -338,10 +338,20 @@ def _view_box(text: str) -> str:
 
 
 def _with_links(text: str, links: Mapping[str, tuple[str, str]]) -> str:
-    """Let the links that artists bear lead to their targets, named for a screen reader."""
+    """Let the links that artists bear lead to their targets, named for a screen reader.
+
+    Of several parts with one link (a cell and each line of its text) all can be clicked; the first alone is met by the Tab key
+    and read aloud.
+    """
+    met: set[str] = set()
 
     def target(match: re.Match[str]) -> str:
         where = links.get(match[1])
-        return "<a>" if where is None else f'<a href="{escape(where[0])}" aria-label="{escape(where[1])}">'
+        if where is None:
+            return "<a>"
+        if match[1] in met:
+            return f'<a href="{escape(where[0])}" tabindex="-1" aria-hidden="true">'
+        met.add(match[1])
+        return f'<a href="{escape(where[0])}" aria-label="{escape(where[1])}">'
 
     return re.sub(r'<a xlink:href="link:([^"]*)"[^>]*>', target, text)

@@ -219,7 +219,7 @@ class _Reader:
         for key in self.told:
             if key not in KEYS:
                 close = difflib.get_close_matches(key, KEYS, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
+                hint = f"; did you mean {close[0]!r}?" if close else ";"
                 raise self.fail(key, f"there is no such key{hint} Known: {', '.join(KEYS)}")
 
     def with_policy(self, protocol: Protocol) -> Protocol:

@@ -88,9 +88,11 @@ def of_job_array(environment: Mapping[str, str]) -> CorpusPart:
     CorpusPart(number=3, parts=4)
     """
     names = {key: f"SLURM_ARRAY_TASK_{key.upper()}" for key in ("id", "min", "max", "count")}
-    missing = [name for name in names.values() if not environment.get(name, "").isdigit()]
+    missing = [name for name in names.values() if not re.fullmatch("[0-9]+", environment.get(name, ""))]
     if missing:
-        raise UsageError(f"--part {SLURM}: this is no task of a SLURM job array ({missing[0]} is not set); write --part K/N")
+        value = environment.get(missing[0], "")
+        why = f"is {value!r}, no number" if value else "is not set"
+        raise UsageError(f"--part {SLURM}: this is no task of a SLURM job array ({missing[0]} {why}); write --part K/N")
     index, first, last, count = (int(environment[names[key]]) for key in ("id", "min", "max", "count"))
     # The step is not set by every version; count and edges say the same, where the indices are even.
     step = (last - first) // max(count - 1, 1) or 1

@@ -12,6 +12,7 @@ from tfser.heads.models.tf_mamba import TFMamba, TFMambaConfig
 from tfser.heads.models.tf_transformer import TFTransformer, TFTransformerConfig
 from tfser.heads.reports import paper_drawing, style
 from tfser.heads.reports.inside_data import Watched, _attended, attention, tokens
+from tfser.heads.reports.paper_data import CostPoint
 from tfser.manifests.errors import UsageError
 
 ABOUT = {"utterance_id": "u1", "label": "anger", "predicted": "fear"}
@@ -65,6 +66,34 @@ def test_token_intensities_are_of_the_convolution() -> None:
     assert view.before == pytest.approx(wanted, rel=1e-5)
     assert view.after is not None
     assert len(view.after) == len(view.seconds) == 30
+
+
+def test_legends_stay_within_their_axes_at_the_width_of_a_column() -> None:
+    view = tokens(_watched(_mamba(), 30, 16))
+    with style.house_style():
+        for width in style.COLUMN_INCHES.values():
+            figure = paper_drawing.tokens(view, width)
+            figure.draw_without_rendering()
+            for ax in figure.axes:
+                legend = ax.get_legend()
+                assert legend is not None
+                inside, drawn = ax.get_window_extent(), legend.get_window_extent()
+                assert inside.x0 <= drawn.x0 and drawn.x1 <= inside.x1
+
+
+def test_names_of_bubbles_that_lie_upon_each_other_do_not() -> None:
+    """Two heads of one cost and score: their names stand in a legend within the figure, with a colour and shape each."""
+    same: dict[str, Any] = {"parameters": 59_000, "milliseconds": 2.1, "score": 0.91, "low": 0.86, "high": 0.94, "conditions": ""}
+    points = [CostPoint(name=f"head {i}", **same) for i in range(12)]
+    with style.house_style():
+        for width in style.COLUMN_INCHES.values():
+            figure = paper_drawing.cost(points, width)
+            figure.draw_without_rendering()
+            (legend,) = figure.legends
+            inside, boxes = figure.bbox, [text.get_window_extent() for text in legend.get_texts()]
+            assert len(boxes) == 12
+            assert all(inside.x0 <= of.x0 and of.x1 <= inside.x1 and inside.y0 <= of.y0 for of in boxes)
+            assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 def test_a_preset_without_branches_is_refused() -> None:

@@ -334,6 +334,22 @@ def test_the_page(written: str) -> None:
     assert text.count("cell-") > 10
 
 
+def test_sound_takes_no_room_from_the_utterances_of_a_page() -> None:
+    """What two experiments are wrong about is embedded twice, and what none is wrong about never; both was counted once."""
+    one, other = "data:audio/flac;base64,AAAA", "data:audio/flac;base64,BB"
+    text = f'<audio src="{one}"></audio><audio src="{one}"></audio>'
+    assert page.sound_bytes(text, [one, other, one]) == 2 * len(one)
+
+
+def test_a_cell_is_one_stop_of_the_keyboard(written: str) -> None:
+    """A cell and the lines of its text all lead to its utterances; Tab and a screen reader meet it once."""
+    links = re.findall(r'<a href="#(e[0-9]+-cell-[0-9-]+)"([^>]*)>', "".join(re.findall(r"<svg.*?</svg>", written, re.S)))
+    named = [where for where, more in links if "aria-label" in more]
+    assert len(named) == len(set(named)) > 5
+    assert {where for where, _ in links} == set(named)
+    assert all('tabindex="-1"' in more for _, more in links if "aria-label" not in more)
+
+
 @pytest.mark.slow
 def test_statements_on_the_page_run(connection: Connection, written: str) -> None:
     found = [html.unescape(of) for of in re.findall(r'<code class="sql">(.*?)</code>', written, re.S)]

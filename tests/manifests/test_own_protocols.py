@@ -207,6 +207,7 @@ def test_a_condition_that_fails_on_some_row_breaks_nothing_else(cache, put_corpu
         ('name = "loso-speaker"', "name: 'loso-speaker': is the name of a protocol that tfser knows"),
         ('nmae = "x"', "nmae: there is no such key; did you mean 'name'"),
         ('name = "x"\ngroup_by = "speaker"', "group_by: there is no such key; did you mean 'grouped_by'"),
+        ('zzqq = "x"', "zzqq: there is no such key; Known: name"),
         ('name = "x"\nk = 1', "k: is a whole number from 2"),
         ('name = "x"\nk = true', "k: is a whole number from 2"),
         ('name = "x"\nk = 2\nfolds = [["a"],["b"]]', "k: k, folds and sides exclude each other"),

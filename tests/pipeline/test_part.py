@@ -104,6 +104,9 @@ def test_the_tasks_of_an_array_are_its_parts(first: int, step: int, count: int) 
 def test_an_array_with_gaps_and_no_array(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="even steps"):
         of_job_array(array(5, 1, 9, 4))
+    for odd in ("x", "²"):
+        with pytest.raises(UsageError, match=f"SLURM_ARRAY_TASK_ID is '{odd}', no number"):
+            of_job_array(array(5, 1, 9, 4) | {"SLURM_ARRAY_TASK_ID": odd})
     monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
     with pytest.raises(UsageError, match="SLURM_ARRAY_TASK_ID is not set"):
         read_part("slurm")

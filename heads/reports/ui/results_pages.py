@@ -33,7 +33,7 @@ from tfser.manifests.audits.report import table as findings_table
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.catalogue.statements import select_part
 from tfser.manifests.errors import UsageError
-from tfser.manifests.wording import cell, count
+from tfser.manifests.wording import cell, count, of_classes
 
 MOST_COMPARED = 12
 """Experiments that are set side by side."""
@@ -67,7 +67,7 @@ def experiment_lists(connection: Connection, selection: str) -> tuple[list[Repor
         best = sorted(members, key=lambda row: (-(row["pooled_UA"] or 0.0), row["experiment"]))
         tables.append(
             ReportTable(
-                title=f"{corpus}, {protocol}: {len(classes)} classes ({', '.join(classes)})",
+                title=f"{corpus}, {protocol}: {of_classes(classes)}",
                 columns=("experiment", "tick", "pooled UA [95 %]", "features", "WA", "seeds", "folds", "clusters", "audit"),
                 rows=tuple(_experiment_row(row, selection) for row in best),
                 right=frozenset({"pooled UA [95 %]", "WA", "seeds", "folds"}),
