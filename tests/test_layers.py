@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import functools
+import gc
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -48,32 +50,46 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-@functools.cache
-def parsed(path: Path) -> ast.Module:
-    """Return the syntax of a file, read once for all tests."""
-    return ast.parse(path.read_text(encoding="utf-8"))
+class Facts(NamedTuple):
+    """What the tests ask of a file: what it imports anywhere, and when it is imported itself; what it calls; its classes."""
+
+    everywhere: frozenset[str]
+    at_once: frozenset[str]
+    calls: frozenset[str]
+    classes: tuple[str, ...]
 
 
 @functools.cache
+def facts(path: Path) -> Facts:
+    """Return them, read once for all tests; the syntax itself is let go: the trees of all files are a million objects."""
+    gc.disable()  # or it is all looked through, many times
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        nodes = list(ast.walk(tree))
+        return Facts(
+            everywhere=_imports(path, nodes),
+            at_once=_imports(path, _at_once(tree)),
+            calls=frozenset(of.func.id for of in nodes if isinstance(of, ast.Call) and isinstance(of.func, ast.Name)),
+            classes=tuple(node.name for node in tree.body if isinstance(node, ast.ClassDef)),
+        )
+    finally:
+        gc.enable()
+
+
 def imported(path: Path, *, at_once: bool = False) -> frozenset[str]:
     """Return what a file imports: everywhere, or only what runs when the file is imported."""
+    return facts(path).at_once if at_once else facts(path).everywhere
+
+
+def _imports(path: Path, nodes: Iterable[ast.AST]) -> frozenset[str]:
     names: set[str] = set()
-    tree = parsed(path)
-    for node in _at_once(tree) if at_once else _statements(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
     return frozenset(names)
-
-
-def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """Walk all that can be an import: statements, wherever they stand, and not the expressions in them."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, (ast.stmt, ast.ExceptHandler, ast.match_case)):
-            yield child
-            yield from _statements(child)
 
 
 def _at_once(node: ast.AST) -> Iterator[ast.AST]:
@@ -152,10 +168,8 @@ def test_only_commands_print() -> None:
         names = imported(path)
         shown = {name for name in names if name.split(".")[0] in ("typer", "click", "rich") or "manifests.display" in name}
         assert not shown, path
-        tree = parsed(path)
-        calls = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
         # Streams have nobody else to tell that output fails.
-        assert "print" not in calls or module_of(path) == "manifests.streams", path
+        assert "print" not in facts(path).calls or module_of(path) == "manifests.streams", path
 
 
 def test_the_walk_finds_what_is_heavy() -> None:
@@ -240,8 +254,7 @@ def test_a_class_name_means_one_class() -> None:
     """Two of a name on one call path are taken for one another by whoever reads an error or an annotation."""
     where: dict[str, list[str]] = {}
     for path in SOURCES:
-        for node in parsed(path).body:
-            if isinstance(node, ast.ClassDef):
-                where.setdefault(node.name, []).append(module_of(path))
+        for name in facts(path).classes:
+            where.setdefault(name, []).append(module_of(path))
     assert len(where) > 100, "the classes are not seen"
     assert {name: modules for name, modules in where.items() if len(modules) > 1} == {}
