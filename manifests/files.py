@@ -10,6 +10,7 @@ not what was written (`DamagedError`), and whatever kept a file from being read 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import json
 import os
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 
 
 _ASIDE = re.compile(r"\..+\.\d+-[0-9a-f]+\.tmp(\.wal)?")
+
+
+def now() -> str:
+    """Return the time as files note it: in UTC, to the second, as ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def fsync_path(path: Path) -> None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfser.heads.runs.chosen_features import Features
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, rows
-from tfser.pipeline.features.layer_views import layer_views, where_of
+from tfser.pipeline.features.layer_views import Features, layer_views, where_of
 from tfser.pipeline.shards.packed import PackedFeatures, load_packed
 
 

@@ -32,8 +32,8 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.catalogue.run_files import read_run
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.files import now
 from tfser.pipeline.resources.devices import processor
-from tfser.pipeline.scanning.scan import now
 
 HEAD, RULE = "fusion", "mean of probabilities"
 _SAME = ("corpus", "protocol", "protocol_hash", "classes")

@@ -20,26 +20,8 @@ from tfser.manifests.feature_name import ALL, DTYPES, FeatureName, joined_names,
 from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.pipeline.features.encoders.known import ENCODERS
 from tfser.pipeline.features.feature_set import is_per_utterance, namesakes, superseded
-from tfser.pipeline.features.layer_views import LayerView, asks_for_each, each_layer, layer_views, meant_views
+from tfser.pipeline.features.layer_views import Features, LayerView, asks_for_each, each_layer, layer_views, meant_views
 from tfser.pipeline.features.registry import UPSTREAMS
-
-
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """A feature set to train on: its row as the catalogue has it or would have it, and the stack that it is a layer of, if so."""
-
-    row: dict[str, Any]
-    view: LayerView | None = None
-
-    @property
-    def name(self) -> str:
-        """What it is called, whether it is stored or read out of a stack."""
-        return str(self.row["feature_set"])
-
-    @property
-    def stored(self) -> str:
-        """The feature set whose shards hold its frames."""
-        return self.name if self.view is None else self.view.stack
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,10 +24,10 @@ from tfser.manifests.audits.run import Finding, blocking, run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue
 from tfser.manifests.errors import DamagedError, TfserError
+from tfser.manifests.files import now
 from tfser.manifests.protocols.validation import WITHOUT_VAL
 from tfser.manifests.wording import more
 from tfser.pipeline.resources.devices import processor
-from tfser.pipeline.scanning.scan import now
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.runs.chosen_features import Features, choose_features
+from tfser.heads.runs.chosen_features import choose_features
 from tfser.heads.spec.head import HeadSpec
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
@@ -27,6 +27,7 @@ from tfser.manifests.errors import UsageError
 from tfser.manifests.protocols.distributions import class_distributions, digest_of
 from tfser.manifests.protocols.folds import is_rated
 from tfser.manifests.protocols.protocol import JOINED_BY
+from tfser.pipeline.features.layer_views import Features
 from tfser.pipeline.features.stacks import layers_of
 
 

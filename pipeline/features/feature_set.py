@@ -21,9 +21,8 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.stored import FEATURE_SET, read_feature_set
 from tfser.manifests.errors import DamagedError, MissingFileError, UnknownContentError, UnreadableError
 from tfser.manifests.feature_name import FeatureName
-from tfser.manifests.files import sweep
+from tfser.manifests.files import now, sweep
 from tfser.manifests.notes import note
-from tfser.pipeline.scanning.scan import now
 from tfser.pipeline.shards.writer import StorageDtype
 
 PER_UTTERANCE = "utterance"

@@ -40,6 +40,25 @@ class LayerView:
         return self.layer * int(self.row["dim"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """A feature set whose frames can be read: its row as the catalogue has it or would have it, and the stack that it is a
+    layer of, if so."""
+
+    row: dict[str, Any]
+    view: LayerView | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called, whether it is stored or read out of a stack."""
+        return str(self.row["feature_set"])
+
+    @property
+    def stored(self) -> str:
+        """The feature set whose shards hold its frames."""
+        return self.name if self.view is None else self.view.stack
+
+
 def layer_views(sets: Sequence[Mapping[str, Any]]) -> dict[str, LayerView]:
     """Return the layers of all stacks that can be read in their place, by name.
 

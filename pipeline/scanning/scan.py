@@ -9,7 +9,6 @@ stamp either, so the next scan tries again.
 
 from __future__ import annotations
 
-import datetime
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from tfser.manifests.annotations import annotation_table
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.stored import ANNOTATIONS, CORPUS, SKIPPED, UTTERANCES
 from tfser.manifests.errors import TfserError
-from tfser.manifests.files import sweep
+from tfser.manifests.files import now, sweep
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.manifests.wording import count
 from tfser.pipeline.corpora.annotation_file import read_annotations
@@ -278,11 +277,6 @@ def _store(
         if ratings.num_rows or (folder / ANNOTATIONS).exists():
             cache.write_table(folder / ANNOTATIONS, ratings)
         cache.write_json(folder / CORPUS, {**corpus_json, "scanned_at": now()})
-
-
-def now() -> str:
-    """Return the time in UTC, to the second, as ISO 8601."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _counts(reading: Reading, measured: Sequence[Measured], reasons: Mapping[str, str]) -> dict[str, Any]:
