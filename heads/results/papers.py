@@ -34,6 +34,7 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, unknown
 from tfser.manifests.feature_name import FeatureName, joined_names, meant
 from tfser.manifests.options import shared
+from tfser.pipeline.features.layer_views import layer_views, meant_views
 
 SYNTHETIC = "synthetic"
 QUICK = "logmel"
@@ -316,15 +317,14 @@ def missing(cache: Cache, corpus: str, features: str) -> str | None:
     if corpus not in cache.corpora():
         return f"{corpus} is not in the cache: run `{command} --root FOLDER`"
     with open_catalogue(cache) as connection:
-        found = rows(connection, "SELECT DISTINCT feature_set FROM features WHERE corpus = ?", [corpus])
-    have = {row["feature_set"] for row in found}
-    # Stored in another format they are the paper's; made with other settings, such as fewer bands, they are not.
-    settings = FeatureName.parse(features).options
-    if any(FeatureName.parse(name).options == settings for name in meant(features, have)):
+        have = {row["feature_set"] for row in rows(connection, "SELECT feature_set FROM features WHERE corpus = ?", [corpus])}
+        views = layer_views(rows(connection, "FROM feature_sets")).values()
+    # In another format, or as a layer of a stack, they are the paper's; with other settings, such as fewer bands, they are not.
+    names = [*meant(features, have), *meant_views(features, [view for view in views if view.stack in have])]
+    if any(FeatureName.parse(name).options == FeatureName.parse(features).options for name in names):
         return None
-    if len(parts) > 1:
-        return f"no {features} features of {corpus}: extract each, and run `tfser cache join --features {features}{where}`"
-    return f"no {features} features of {corpus}: run `{command}`"
+    joined = f"extract each, and run `tfser cache join --features {features}{where}`" if len(parts) > 1 else None
+    return f"no {features} features of {corpus}: {joined or f'run `{command}`'}"
 
 
 def compare(

@@ -11,6 +11,7 @@ from tfser.heads.reports import inside_data, paper_data
 from tfser.heads.reports.corpus_data import how_made
 from tfser.heads.reports.material import read_material
 from tfser.heads.reports.stored_frames import feature_sets
+from tfser.heads.results.papers import missing
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue
 from tfser.manifests.errors import TfserError, UsageError
@@ -54,6 +55,11 @@ def test_every_figure_of_frames_reads_the_layer_out_of_its_stack(cache: Cache, f
         assert np.array_equal(view.frames["enc/1"][0], frames[name][:, ours])
         with pytest.raises(UsageError, match="enc/7"):
             paper_data.features_of(cache, connection, name, feature_sets=("enc/7",), has_sound=False)
+
+
+def test_a_paper_s_layer_is_there_where_its_stack_is(cache: Cache, frames: dict[str, np.ndarray]) -> None:
+    assert missing(cache, "toy", "enc/1") is None and missing(cache, "toy", "enc/last") is None
+    assert "tfser extract --corpus toy --features enc/7" in str(missing(cache, "toy", "enc/7"))
 
 
 def test_the_foot_of_a_report_says_which_encoder_a_layer_is_of(cache: Cache, put_stack: Any) -> None:
