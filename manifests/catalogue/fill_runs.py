@@ -25,7 +25,7 @@ def read_runs(cache: Cache, connection: Connection, before: Mapping[str, Stamp],
     """Take out runs that changed or went, add those that changed or came; a run counts when it is finished and whole.
 
     Returns:
-        Those of the sources that could not be read now: they are looked at again next time.
+        Those of the sources that are left out: they are looked at again next time.
 
     Raises:
         MissingFileError: if a run went away meanwhile.
@@ -80,8 +80,8 @@ def _whole(
             raise
         except (DamagedError, UnreadableError) as error:
             left_out.append((_corpus_of(folder), path.as_posix(), shown(folder, error)))
-            if isinstance(error, UnreadableError):
-                unread.add((path / "run.json").as_posix())
+            # A damaged one, too: its stamp is that of run.json, and says nothing of a table that is put back from a copy.
+            unread.add((path / "run.json").as_posix())
         else:
             whole += [] if run is None else [run]
     return whole

@@ -196,6 +196,19 @@ def test_a_run_that_could_not_be_read_once_is_shown_when_it_can(
     assert shown(cache) == (["a-1"], []) and pick_up(cache, "a-1", again=False, note=pytest.fail) is not None
 
 
+@pytest.mark.parametrize("file", ["run.json", "predictions.parquet"])
+def test_a_run_that_is_put_back_from_a_copy_is_shown(cache: Cache, file: str) -> None:
+    """With the times that it had, and though run.json may be as it was all the while."""
+    path = put(cache, "a-1") / file
+    content, times = path.read_bytes(), path.stat()
+    path.write_bytes(content[: len(content) // 2])
+    known, left_out = shown(cache)
+    assert known == [] and len(left_out) == 1
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert shown(cache) == (["a-1"], [])
+
+
 @settings(max_examples=12, suppress_health_check=FUNCTION_SCOPED)
 @given(data=st.data())
 def test_each_bit_of_a_run_counts(cache: Cache, data: st.DataObject) -> None:
