@@ -123,7 +123,9 @@ def test_runs(run: Any) -> None:
     findings = json.loads(row.pop("findings"))
     assert all(finding["level"] in ("error", "warning") for finding in findings)
     assert json.loads(row.pop("config"))["recipe_config"] == json.loads(json.dumps(experiment.recipe.to_dict()))
-    assert json.loads(row.pop("versions")) == versions()
+    kept = json.loads(row.pop("versions"))
+    assert int(kept.pop("threads")) >= 1  # a test may have another number of them than the fixture that it shares
+    assert kept == {name: version for name, version in versions().items() if name != "threads"}
     assert row == {
         "run_id": f"{experiment.name}-f2-s5",
         "experiment": experiment.name,
