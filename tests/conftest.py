@@ -50,6 +50,9 @@ settings.load_profile("tfser")
 # A process that pytest starts for tests may be told of a terminal of 80 columns, which is nobody's: tables would keep to it.
 os.environ.pop("COLUMNS", None)
 
+# As `make test` has it: the last bits of an encoder depend on the number of threads, which fixtures and tests have to share.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def _written_enough(file: int) -> None:
     """Stand in for `os.fsync`: what a test writes need not outlive a power failure, and the disk is slow."""
