@@ -27,6 +27,9 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)")
 _STAMPS = ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created")
 """What stores say of a file that changes with its content; the first that is there counts."""
 
+_LOCAL = ("file", "local")
+"""Schemes of this machine's own folders."""
+
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
 
@@ -39,11 +42,15 @@ def as_url(place: Path | str) -> str | None:
 
     >>> as_url(Path("s3://bucket/corpora/emodb")), as_url("/data/emodb"), as_url("C:/data"), as_url("memory://a")
     ('s3://bucket/corpora/emodb', None, None, 'memory://a')
+    >>> as_url("file:///data/emodb"), as_url(Path("file:///data/emodb"))
+    ('file:///data/emodb', 'file:///data/emodb')
     """
     found = _URL.fullmatch(str(place))
     if found is None or (isinstance(place, Path) and place.exists()):
         return None
-    return f"{found[1].lower()}://{found[2].rstrip('/')}"
+    scheme = found[1].lower()
+    # A folder of this machine has no host before it: without the third slash it would lie below the working folder.
+    return f"{scheme}://{'/' if scheme in _LOCAL else ''}{found[2].rstrip('/')}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -415,3 +415,17 @@ def test_an_s3_server(filled: Cache, audio: Path, tmp_path: Path, monkeypatch: p
     finally:
         server.terminate()
         server.wait()
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_folder_of_this_machine_is_where_its_url_says(
+    kind: Callable[[str], str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not below the folder that somebody stands in; a path of the command line has lost two of its slashes."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    url = as_url(kind((tmp_path / "store").as_uri()))
+    assert url == (tmp_path / "store").as_uri()
+    RemoteFolder(url).write("a", b"b")
+    assert (tmp_path / "store" / "a").read_bytes() == b"b" and not list(here.iterdir())
