@@ -93,9 +93,9 @@ def reproduce(
     chosen, store = find_paper(paper), running.store(showing.cache)
     running.prepare(training.device)
     from tfser.heads.commands.sweeps import show_reproduction
-    from tfser.heads.results.papers import SYNTHETIC, choose_tables, has_a_corpus, synthetic_features
+    from tfser.heads.results.papers import SYNTHETIC, check_settings, choose_tables, has_a_corpus, synthetic_features
 
-    choose_tables(chosen, tables)
+    check_settings(chosen, choose_tables(chosen, tables), settings)  # before the minutes that features take
     on_synthetic = not has_a_corpus(store, chosen)
     if on_synthetic:
         demo = running.store(store.root / "demo")

@@ -130,7 +130,7 @@ def prepare(
         UsageError: the paper has no such table, or no row of the tables has such a setting.
     """
     changed = dict(settings or {})
-    _check_settings(paper, choose_tables(paper, tables), changed)
+    check_settings(paper, choose_tables(paper, tables), changed)
     request = Request(head=paper.head, recipe=paper.recipe, **shared(Training, training or Training()))
     if on_synthetic and request.epochs is None:
         request = replace(request, epochs=SYNTHETIC_EPOCHS)
@@ -145,7 +145,7 @@ def prepare(
     )
 
 
-def _check_settings(paper: Paper, tables: Sequence[PublishedTable], settings: Mapping[str, str]) -> None:
+def check_settings(paper: Paper, tables: Sequence[PublishedTable], settings: Mapping[str, str]) -> None:
     """Refuse a setting that no trained row of the tables has.
 
     Raises:

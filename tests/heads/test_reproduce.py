@@ -185,6 +185,12 @@ def test_unknown_tables_and_papers_are_refused(cache: Cache) -> None:
         reproducing.check("val", of)
 
 
+def test_a_setting_is_refused_before_the_synthetic_corpus_is_made(tmp_path: Path) -> None:
+    refused = run("reproduce", "tf-mamba", "--table", "I", "--set", "banana=3", "--cache", str(tmp_path))
+    assert refused.exit_code == 2 and "unknown setting of these rows 'banana'" in refused.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 def test_ours_stand_beside_the_paper_s(cache: Cache, tmp_path: Path) -> None:
     here = Cache(shutil.copytree(cache.root, tmp_path / "cache"))
