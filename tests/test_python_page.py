@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -191,6 +192,27 @@ def test_what_a_head_uses_of_its_own_file_is_its_code_too(monkeypatch: pytest.Mo
 
     monkeypatch.setitem(globals(), "_helper", other)
     assert digest_of(_Derived) != before
+
+
+def test_values_that_a_head_uses_are_told_apart_in_every_process() -> None:
+    """Sets are not written in the order of one process, nor large arrays by their ends; torch's decorators are torch's."""
+    torch = pytest.importorskip("torch")
+    code = "from tfser.heads.prediction.own_code import _written; print(_written({'a', 'b', 'c', 'd'}))"
+    written = {
+        subprocess.check_output([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}) for seed in ("1", "2")
+    }
+    assert len(written) == 1
+    for make in (np.zeros, torch.zeros):
+        one, other = make(5000), make(5000)
+        other[2500] = 1
+        assert digest_of(_factory(1, one)) == digest_of(_factory(1, make(5000))) != digest_of(_factory(1, other))
+
+    class Quiet:
+        @torch.no_grad()
+        def forward(self) -> int:
+            return _helper(1, 2)
+
+    assert len(digest_of(Quiet)) == 16
 
 
 @pytest.mark.parametrize(

@@ -163,10 +163,11 @@ def evaluated(
     apart = told_apart(heads)
     found = [predict_with(of, packed, speakers=speakers, device=device) for of in apart]
     first, number = found[0], np.arange(len(found[0].utterance_probabilities))
-    members = [np.stack([of.utterance_probabilities[i] for of in found]) for i in number]
+    # Of a fusion its classes alone: the ratings that one of its members has beside them are no part of it.
+    width = heads[0].outputs.width
+    members = [np.stack([of.utterance_probabilities[i, :width] for of in found]) for i in number]
     if isinstance(heads[0], FusedHead):
-        K = len(heads[0].classes)  # a member's ratings beside them are no part of the fusion
-        return [(of[:, :K], mean_of(of[:, :K])[None]) for of in members]
+        return [(of, mean_of(of)[None]) for of in members]
     starts = np.searchsorted(first.segment_utterance, number)
     stops = np.searchsorted(first.segment_utterance, number, side="right")
     return [(members[i], first.segment_probabilities[starts[i] : stops[i]]) for i in number]

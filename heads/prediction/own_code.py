@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
+
 from tfser.manifests.errors import UsageError
 
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None))
@@ -60,6 +62,11 @@ class _Uses:
             self._function(thing)
 
     def _function(self, function: FunctionType) -> None:
+        # A decorator of another module is its own matter; what it wraps is ours.
+        wrapped = getattr(function, "__wrapped__", None)
+        if wrapped is not None and function.__globals__.get("__name__") != self._module:
+            self.look_at(wrapped)
+            return
         # Wrapped by a decorator, a function stands in the wrapper's closure; its own code is read there.
         for name, value in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             try:
@@ -96,7 +103,7 @@ class _Uses:
             return
         if of_source and isinstance(value, _CONSTANTS):
             return
-        text = repr(value)
+        text = _written(value)
         if " at 0x" not in text:
             self.found.add((name, text))
         elif must:
@@ -104,6 +111,24 @@ class _Uses:
                 f"the value of {name!r} ({type(value).__name__}) cannot be told from another one, so its runs would not be told "
                 "from another's; give a version="
             )
+
+
+def _written(value: Any) -> str:
+    """Return a value as text: the same in every process, and another for another value.
+
+    >>> _written({"b", "a"}), _written([1, {"k": (2.0,)}])
+    ("set('a', 'b')", "list(1, dict('k', tuple(2.0)))")
+    """
+    if isinstance(value, (set, frozenset)):  # whose order differs from process to process
+        return f"{type(value).__name__}({', '.join(sorted(map(_written, value)))})"
+    if isinstance(value, (list, tuple, dict)):
+        each = [part for pair in value.items() for part in pair] if isinstance(value, dict) else value
+        return f"{type(value).__name__}({', '.join(map(_written, each))})"
+    if hasattr(value, "__array__"):  # arrays and tensors, of which only the ends are printed
+        array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+        if not array.dtype.hasobject:
+            return f"{array.dtype}{array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
+    return repr(value)
 
 
 def _function(value: Any) -> FunctionType | None:

@@ -116,7 +116,7 @@ def register_head(
         default_recipe="default",
         features=("logmel",),
         inputs=inputs,
-        build=lambda config, dim, n_classes: _built(name, build, dim, n_classes, segment_frames if is_cut else 2 * _TRIED),
+        build=lambda config, dim, n_classes: _built(name, build, dim, n_classes, _frames_tried(config)),
         check=_check,
         frames_limit=lambda config: config.max_frames,
         typical_dim=80,
@@ -127,6 +127,12 @@ def register_head(
 
 _TRIED = 50
 """Frames of the shorter utterance that a new module is tried on."""
+
+
+def _frames_tried(config: object) -> int:
+    """Return the frames of an utterance, or a segment, as the head of a configuration may be given."""
+    assert isinstance(config, OwnConfig)
+    return config.segment_frames if isinstance(config, OwnSegmentConfig) else min(2 * _TRIED, config.max_frames or 2 * _TRIED)
 
 
 def _way(recipe: Recipe | Mapping[str, object] | None) -> Recipe:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import stored_runs as stored
 from click.testing import Result
 from typer.testing import CliRunner
 
 from tfser.cli import app
+from tfser.heads.prediction import answers
+from tfser.heads.prediction.fused import FusedHead
 from tfser.heads.results.fusion import fuse, plan_fusion
 from tfser.heads.results.outcomes import find, read_outcome
 from tfser.manifests.cache import Cache
@@ -123,3 +127,13 @@ def test_the_command_says_what_it_made(cache: Cache) -> None:
     listed = run("scores", "--format", "json", "--cache", cache.root)
     assert "sources=one & two" in listed.output and "run_id': " not in listed.output + done.output
     assert run("fuse", "one", "--cache", cache.root).exit_code == 2
+
+
+def test_ratings_of_one_member_are_no_part_of_a_fusion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two utterances, a head of two classes and one that rates beside them; the mean is of the classes."""
+    said = {"plain": np.array([[0.2, 0.8], [0.6, 0.4]], np.float32), "both": np.array([[0.4, 0.6, 0.1], [1, 0, 0.9]], np.float32)}
+    monkeypatch.setattr(answers, "predict_with", lambda of, *words, **more: SimpleNamespace(utterance_probabilities=said[of]))
+    fused = FusedHead(about={}, classes=("a", "b"), selection="last", members=("plain", "both"))  # type: ignore[arg-type]
+    first, second = answers.evaluated([fused], {}, "cpu", ())
+    np.testing.assert_allclose(first[0], [[0.2, 0.8], [0.4, 0.6]])
+    np.testing.assert_allclose((first[1][0], second[1][0]), [[0.3, 0.7], [0.8, 0.2]], atol=1e-7)
