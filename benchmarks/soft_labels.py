@@ -25,8 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tfser.pipeline.corpora.emodb import LETTERS
+
 RATERS = 5
-ACTED = {"W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "happiness", "T": "sadness", "N": "neutral"}
+ACTED = {letter: label for letter, (_, label) in LETTERS.items()}
 """By the letter in EmoDB's file names."""
 NEAR = {
     "anger": ("happiness", "disgust"),

@@ -17,8 +17,7 @@ from tfser.heads.commands.score_report import markdown, print_table
 from tfser.heads.results.compare import compare as compare_outcomes
 from tfser.heads.results.dimension_compare import compare_ratings
 from tfser.heads.results.dimension_many import compare_many_ratings
-from tfser.heads.results.dimension_tables import BY as RATED_BY
-from tfser.heads.results.dimension_tables import dimension_table
+from tfser.heads.results.dimension_tables import table_beside
 from tfser.heads.results.many import compare_many
 from tfser.heads.results.moments import RATED_METRICS
 from tfser.heads.results.outcomes import Subject, check_classes, find, learned_classes, read_outcome, targets_of
@@ -85,7 +84,7 @@ def show_scores(
     with open_catalogue(writing.store) as connection:
         maps = label_maps(writing.store, connection) if by == "raters" else None
         scores = table(connection, wanted, by=by, clusters=clusters, maps=maps)
-        rated = dimension_table(connection, wanted, by=by, clusters=clusters) if not scores or by in (None, *RATED_BY) else []
+        rated = table_beside(connection, scores, wanted, by=by, clusters=clusters)
         once = sorted(whole_utterances(connection, [row["experiment"] for row in scores])) if wanted.segments else []
         readers = {row["corpus"]: row["adapter"] for row in rows(connection, "SELECT corpus, adapter FROM corpora")}
     theirs = beside_scores([*scores, *rated], readers) if published else []

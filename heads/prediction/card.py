@@ -234,9 +234,10 @@ def _worth(facts: CardFacts) -> str:
 
 def _of_classes(row: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Return the lines of UA and WA, in percent."""
+    if row is None:
+        return []
     lines = []
-    for metric in ("UA", "WA") if row is not None else ():
-        assert row is not None
+    for metric in ("UA", "WA"):
         low, high = row[f"pooled_{metric}_low"], row[f"pooled_{metric}_high"]
         cells = {
             "score": f"{metric}, %",

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from tfser.heads.prediction.exchange import as_hugging_face
 from tfser.heads.prediction.frames import StoredFrames, feature_rows
 from tfser.heads.prediction.python_values import a_text, maybe_text, seeds_of, texts, training_request
-from tfser.heads.results.dimension_tables import BY as RATED_BY
-from tfser.heads.results.dimension_tables import dimension_table
+from tfser.heads.results.dimension_tables import table_beside
 from tfser.heads.results.rater_scores import label_maps
 from tfser.heads.results.score_tables import Wanted, table
 from tfser.heads.runs.names import meant_by
@@ -245,8 +244,7 @@ class NotebookCache(Cache):
         with open_catalogue(self) as connection:
             wanted = Wanted(experiment=None if named is None else meant_by(self, named))
             found = table(connection, wanted, by=by, maps=label_maps(self, connection) if by == "raters" else None)
-            rated = dimension_table(connection, wanted, by=by) if not found or by in (None, *RATED_BY) else []
-            return found + rated
+            return found + table_beside(connection, found, wanted, by=by)
 
     def model(
         self,

@@ -21,7 +21,7 @@ from tfser.heads.prediction.loading import Model, load_model
 from tfser.heads.prediction.outputs import mean_of
 from tfser.heads.prediction.packing import heard_part
 from tfser.heads.prediction.python_values import a_rate, a_text, texts
-from tfser.heads.results.dimension_tables import BY, dimension_table
+from tfser.heads.results.dimension_tables import table_beside
 from tfser.heads.results.score_tables import Wanted, table
 from tfser.heads.runs.experiment import EVERYTHING, Experiment, resolve
 from tfser.heads.runs.in_turn import run_here
@@ -58,8 +58,7 @@ class TrainedExperiment:
         wanted = Wanted(experiment=self.name)
         with open_catalogue(self.cache) as connection:
             of_classes = table(connection, wanted, by=by) if self.experiment.classes else []
-            rates = self.experiment.targets and (by in (None, *BY) or not of_classes)
-            return [*of_classes, *(dimension_table(connection, wanted, by=by) if rates else ())]
+            return of_classes + table_beside(connection, of_classes, wanted, by=by)
 
     def model(self, fold: int | None = None) -> TrainedModel:
         """Return the trained head of a fold, ready to be called; the only run's if there is one."""

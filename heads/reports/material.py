@@ -210,10 +210,10 @@ def _without_validation(row: Mapping[str, Any]) -> str:
 def spoken(connection: Connection, experiments: Sequence[str]) -> dict[tuple[str, str], dict[str, Any]]:
     """Return what the catalogue knows of each utterance that experiments tested, by corpus and id: all its columns, and
     how far its raters agree."""
-    speakers = rows(
+    utterances = rows(
         connection,
         "SELECT u.*, b.raters_agree FROM utterances u LEFT JOIN rater_bands b USING (corpus, utterance_id) "
         "SEMI JOIN (SELECT DISTINCT corpus, utterance_id FROM test_predictions "
         f"WHERE experiment IN {list_of(experiments)}) t USING (corpus, utterance_id)",
     )
-    return {(row["corpus"], row["utterance_id"]): row for row in speakers}
+    return {(row["corpus"], row["utterance_id"]): row for row in utterances}

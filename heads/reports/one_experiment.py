@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from tfser.heads.reports import failing_data, scores_data, trust_data
-from tfser.heads.reports.dimension_parts import rated_beside, scatter
+from tfser.heads.reports.dimension_parts import RatedContender, scatter
 from tfser.heads.reports.drawing import draw
 from tfser.heads.reports.epochs_data import curves
 from tfser.heads.reports.figure_data import FigureData, percent_of, text_of
@@ -64,7 +64,11 @@ def drawn(data: FigureData, key: str, links: Mapping[str, tuple[str, str]] | Non
 
 
 def experiment_part(
-    connection: Connection, one: Contender, heard: Heard | None = None, links: Links | None = None
+    connection: Connection,
+    one: Contender,
+    heard: Heard | None = None,
+    links: Links | None = None,
+    beside: RatedContender | None = None,
 ) -> dict[str, Any]:
     """Return everything that a page says of one experiment, its figures drawn. Call in `house_style`.
 
@@ -73,10 +77,11 @@ def experiment_part(
         one: the experiment.
         heard: the sound of its confident mistakes, if that is wanted.
         links: where cells of the confusion and utterances lead.
+        beside: what it says of dimensions, if it learned any beside its classes.
     """
     links = links or Links()
     cells = trust_data.in_cells(connection, one)
-    figures, missing = _figures(connection, one, _cell_links(one, cells, links.cell))
+    figures, missing = _figures(connection, one, _cell_links(one, cells, links.cell), beside)
     sure = trust_data.read_sureness(connection, one)
     trust = [
         drawn(make(one, sure), f"{one.key}-{make.__name__}", width=SMALL_INCHES)
@@ -111,12 +116,13 @@ def _cell_links(
     }
 
 
-def _figures(connection: Connection, one: Contender, links: Mapping[str, tuple[str, str]]) -> tuple[list[Drawn], list[str]]:
+def _figures(
+    connection: Connection, one: Contender, links: Mapping[str, tuple[str, str]], beside: RatedContender | None
+) -> tuple[list[Drawn], list[str]]:
     """Return the figures of an experiment, and why others could not be drawn."""
     figures: list[Drawn] = []
     missing: list[str] = []
     about = spoken(connection, [one.experiment])
-    beside = rated_beside(connection, one)
     drawings: tuple[tuple[str, Callable[[], Any]], ...] = (
         ("speakers", lambda: scores_data.speakers(connection, one)),
         ("confusion", lambda: scores_data.confusion(one)),

@@ -18,7 +18,7 @@ from typing import Any
 from tfser import __version__
 from tfser.heads.reports import corpus_data, scores_data
 from tfser.heads.reports.dimension_parts import SCORES_NOTE as RATINGS_NOTE
-from tfser.heads.reports.dimension_parts import dimension_tables, rated_beside, rated_sentence
+from tfser.heads.reports.dimension_parts import RatedContender, dimension_tables, rated_beside, rated_sentence
 from tfser.heads.reports.figure_data import FigureData
 from tfser.heads.reports.material import Contender, Material
 from tfser.heads.reports.one_experiment import cells_part, drawn, experiment_part, sentence
@@ -89,12 +89,13 @@ def write_page(connection: Connection, material: Material, wishes: Wishes) -> st
         wishes: what to show of them.
     """
     chosen = [member for member in material.members if member.experiment in wishes.experiments]
+    rated = {one.experiment: of for one in material.members if (of := rated_beside(connection, one)) is not None}
     with house_style():
-        parts = [experiment_part(connection, one, wishes.heard) for one in chosen]
+        parts = [experiment_part(connection, one, wishes.heard, beside=rated.get(one.experiment)) for one in chosen]
         differences = [drawn(data, f"d{i + 1}") for i, data in enumerate(_differences(material, chosen))]
         forests = [drawn(scores_data.forest(group), f"f{i + 1}") for i, group in enumerate(material.groups)]
         corpora = _corpora(connection, material)
-    context = _context(connection, material, wishes, chosen)
+    context = _context(connection, material, wishes, chosen, rated)
     context |= {
         "forests": [of.shown() for of in forests],
         "differences": [of.shown() for of in differences],
@@ -156,13 +157,14 @@ def _corpora(connection: Connection, material: Material) -> list[dict[str, Any]]
     return found
 
 
-def _context(connection: Connection, material: Material, wishes: Wishes, chosen: Sequence[Contender]) -> dict[str, Any]:
+def _context(
+    connection: Connection, material: Material, wishes: Wishes, chosen: Sequence[Contender], rated: Mapping[str, RatedContender]
+) -> dict[str, Any]:
     """Return what the template needs beside figures."""
     members = material.members
     findings, findings_sql = corpus_data.audit_findings(connection, members)
     licences, licences_sql = corpus_data.corpora_rows(connection, material.groups)
     tables = [score_table(material, group) for group in material.groups]
-    rated = {one.experiment: of for one in members if (of := rated_beside(connection, one)) is not None}
     published = {of.title: of for group in material.groups for of in published_tables(connection, group)}
     for of in rated.values():
         row = of.shown.row

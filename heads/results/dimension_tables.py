@@ -71,6 +71,13 @@ def dimension_table(
     return table
 
 
+def table_beside(
+    connection: Connection, scores: Sequence[Row], wanted: Wanted, *, by: str | None = None, clusters: str | None = None
+) -> list[Row]:
+    """Return the rows of dimensions that go beside those of classes, `scores`; none where only classes have such a table."""
+    return dimension_table(connection, wanted, by=by, clusters=clusters) if not scores or by in (None, *BY) else []
+
+
 def runs_table(connection: Connection, runs: Sequence[str], selection: str) -> list[Row]:
     """Return a row a dimension, and one of their mean, over some runs of one experiment, utterance level."""
     wanted = Wanted(selection=selection)
