@@ -34,6 +34,7 @@ test: setup
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 types: setup
 	@mkdir -p build/types && ln -sfn ../.. build/types/tfser

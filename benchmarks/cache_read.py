@@ -75,8 +75,7 @@ def write_case(case: Case, folder: Path) -> dict[str, list[FeatureRow]]:
     for kind in ("hdf5", "parquet"):
         for shard, places in enumerate(shards):
             members = [
-                ShardMember(utterance_id=ids[i], content_hash="", frames=case.frames[offsets[i] : offsets[i + 1]])
-                for i in places
+                ShardMember(utterance_id=ids[i], content_hash="", frames=case.frames[offsets[i] : offsets[i + 1]]) for i in places
             ]
             write_rows(write_shard(folder / kind, f"{shard:04d}", members, dtype=dtype, format=kind))
     (folder / "npy").mkdir()
@@ -204,8 +203,7 @@ def measure(case: Case, rows: dict[str, list[FeatureRow]], rounds: int, seed: in
         for way, times in seconds.items()
     }
     return [
-        {"pass": way[0], "reader": way[1], "gb_per_s": round(speed[way], 2), "of_memcpy": round(ratios[way], 2)}
-        for way in ways
+        {"pass": way[0], "reader": way[1], "gb_per_s": round(speed[way], 2), "of_memcpy": round(ratios[way], 2)} for way in ways
     ]
 
 

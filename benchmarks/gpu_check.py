@@ -41,7 +41,14 @@ class Section:
 
 
 SECTIONS = (
-    Section(name="tests", limit_s=125, claims=("every CUDA test passes", "fit on the device is fit on the CPU",)),
+    Section(
+        name="tests",
+        limit_s=125,
+        claims=(
+            "every CUDA test passes",
+            "fit on the device is fit on the CPU",
+        ),
+    ),
     Section(
         name="ssd",
         limit_s=75,

@@ -52,9 +52,7 @@ def annotation_table(corpus: str, annotations: Sequence[Annotation]) -> pa.Table
 
     schema = annotation_schema()
     rows = sorted(annotations, key=_order)
-    columns = [
-        [corpus] * len(rows) if name == "corpus" else [getattr(row, name) for row in rows] for name in schema.names
-    ]
+    columns = [[corpus] * len(rows) if name == "corpus" else [getattr(row, name) for row in rows] for name in schema.names]
     arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=schema)
 

@@ -296,9 +296,7 @@ class Cache:
             ) from error
 
     @contextlib.contextmanager
-    def lock(
-        self, what: str, on_wait: Callable[[str], None] | None = None, *, or_refuse: str | None = None
-    ) -> Iterator[None]:
+    def lock(self, what: str, on_wait: Callable[[str], None] | None = None, *, or_refuse: str | None = None) -> Iterator[None]:
         """Hold the named lock of this cache; the system frees it when the process dies, however that happens.
 
         Args:

@@ -135,9 +135,7 @@ def meant(asked: str, have: Iterable[str]) -> list[str]:
         return [asked]
     wanted = FeatureName.parse(asked)
     parsed = {name: FeatureName.parse(name) for name in names}
-    close = [
-        name for name, parts in parsed.items() if wanted.could_mean(parts) and (parts.is_current or not wanted.is_current)
-    ]
+    close = [name for name, parts in parsed.items() if wanted.could_mean(parts) and (parts.is_current or not wanted.is_current)]
     fewest: dict[str | None, int] = {}
     for name in close:
         layer, words = parsed[name].layer, _words(parsed[name])

@@ -131,9 +131,7 @@ def ranges(numbers: Iterable[int], *, shortest: int = 2, between: str = ", ") ->
             runs[-1].append(number)
         else:
             runs.append([number])
-    return between.join(
-        f"{run[0]}-{run[-1]}" if len(run) >= shortest else between.join(map(str, run)) for run in runs
-    )
+    return between.join(f"{run[0]}-{run[-1]}" if len(run) >= shortest else between.join(map(str, run)) for run in runs)
 
 
 def more(left: int, thing: str = "", *, brackets: bool = False) -> str:

@@ -84,9 +84,7 @@ def imported(
     )
 
 
-def import_features(
-    cache: Cache, corpus: str, given: Given, target: Described, how: ShardWriting = AS_USUAL
-) -> ImportReport:
+def import_features(cache: Cache, corpus: str, given: Given, target: Described, how: ShardWriting = AS_USUAL) -> ImportReport:
     """Write what a feature set lacks of what a file holds; an import that was killed goes on where it was.
 
     Args:

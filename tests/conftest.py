@@ -311,8 +311,7 @@ def put_corpus() -> PutCorpus:
             for u in utterances
         ]
         listed = [
-            Skipped(corpus=corpus, utterance_id=name, path=None, stage=stage, reason="planted")
-            for name, stage in skipped or []
+            Skipped(corpus=corpus, utterance_id=name, path=None, stage=stage, reason="planted") for name, stage in skipped or []
         ]
         write_table(folder / "skipped.parquet", skipped_table(listed))
         write_table(folder / "utterances.parquet", to_table(corpus, utterances, measured))
@@ -332,18 +331,14 @@ def put_corpus() -> PutCorpus:
 class PutFeatures(Protocol):
     """Writes the rows of a feature set's shard, without frames; returns nothing."""
 
-    def __call__(
-        self, cache: Cache, ids: list[str], *, corpus: str = "toy", name: str = "logmel", shard: str = "0"
-    ) -> None: ...
+    def __call__(self, cache: Cache, ids: list[str], *, corpus: str = "toy", name: str = "logmel", shard: str = "0") -> None: ...
 
 
 @pytest.fixture(scope="session")
 def put_features() -> PutFeatures:
     """Write a shard's rows as an extraction does, for utterances of `put_corpus`."""
 
-    def put(
-        cache: Cache, ids: list[str], *, corpus: str = "toy", name: str = "logmel", shard: str = "0"
-    ) -> None:
+    def put(cache: Cache, ids: list[str], *, corpus: str = "toy", name: str = "logmel", shard: str = "0") -> None:
         folder = cache.feature_root / f"{name.replace('/', '-')}-abcdef012345"
         about = {
             "name": name,

@@ -318,8 +318,10 @@ def test_classes_and_dimensions_of_one_run_are_both_scored_and_stored(here: Path
     rated = [row for row in found if row["dimension"] == "arousal" and row["level"] == "utterance"]
     assert len(rated) == 2 and all(row["n"] == 4 and row["CCC"] is not None for row in rated)
     folder = next((here / "runs").glob("logreg*-f1-s0"))
-    folder = folder if read_about(folder).get("targets") else next(
-        each for each in (here / "runs").glob("logreg*-f1-s0") if read_about(each).get("targets")
+    folder = (
+        folder
+        if read_about(folder).get("targets")
+        else next(each for each in (here / "runs").glob("logreg*-f1-s0") if read_about(each).get("targets"))
     )
     about = read_about(folder)
     assert (about["classes"], about["targets"]) == (["anger", "sadness"], ["arousal"])

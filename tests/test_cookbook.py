@@ -1,6 +1,6 @@
 """docs/cookbook.md: every statement is run on the synthetic corpus, and gives what the page says.
 
-    TFSER_WRITE_COOKBOOK=1 python -m pytest tests/test_cookbook.py      writes the answers into the page instead
+Set TFSER_WRITE_COOKBOOK=1 to write the answers into the page instead.
 """
 
 from __future__ import annotations

@@ -186,7 +186,7 @@ def test_hostile_names_in_results_files_and_errors(cache, tmp_path):
     assert result.stdout.split() == ["speaker", "an\\x1b[2Jna\\u202e"]
     result = run("sql", query, "--cache", str(cache.root), "--output", str(tmp_path / "s.csv"))
     assert (tmp_path / "s.csv").read_text(encoding="utf-8") == f"speaker\n{HOSTILE}\n"
-    result = run("sql", f"FROM \"{HOSTILE}\"", "--cache", str(cache.root))
+    result = run("sql", f'FROM "{HOSTILE}"', "--cache", str(cache.root))
     assert result.exit_code == 2 and "\x1b" not in result.stderr and "\\x1b[2J" in result.stderr
 
 

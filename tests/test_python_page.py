@@ -239,9 +239,7 @@ def test_arguments_of_the_wrong_kind_are_one_line(asked: dict[str, Any], message
 def test_seeds_and_folds_may_be_numbers_or_a_text(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A text was once taken letter by letter: a seed called "-" was trained, and the catalogue could not hold its run."""
     asked: list[tuple[str, tuple[int, ...]]] = []
-    monkeypatch.setattr(
-        notebook_models, "train_experiment", lambda cache, request, seeds: asked.append((request.folds, seeds))
-    )
+    monkeypatch.setattr(notebook_models, "train_experiment", lambda cache, request, seeds: asked.append((request.folds, seeds)))
     for folds, seeds in ((1, 0), ("1", "0-1"), (np.int64(1), np.arange(2)), ([1, 2], range(2)), (None, [3])):
         tfser.Cache(small).train("logreg", folds=folds, seeds=seeds, epochs=None)  # type: ignore[arg-type]
     assert asked == [("1", (0,)), ("1", (0, 1)), ("1", (0, 1)), ("1,2", (0, 1)), ("all", (3,))]

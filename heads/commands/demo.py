@@ -99,9 +99,7 @@ def _from_an_encoder(store: Cache, features: str, weights: str | None, epochs: i
     """Extract all layers in one pass, audit, ask which layer, and train on a mix of them."""
     own = UPSTREAMS[features].options if features in UPSTREAMS else ()
     settings = {"window": "clip"} if "window" in own else {}  # Whisper: 30 s of silence behind each sound would take minutes
-    asked = FeatureRequest(
-        layer="all", weights=weights, settings=settings, dtype="float16", memo=store.root / "weights.json"
-    )
+    asked = FeatureRequest(layer="all", weights=weights, settings=settings, dtype="float16", memo=store.root / "weights.json")
     wanted = feature_pass(features, asked)
     if not wanted.is_encoder:
         raise UsageError(f"--features {features}: the demo takes logmel or an encoder")

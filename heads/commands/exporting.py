@@ -46,6 +46,8 @@ class Tracking(InCache):
         str | None, Option("Write finished runs to an MLflow tracking URI, a run below its experiment.", metavar="URI")
     ] = None
     tensorboard: Annotated[Path | None, Option("Write the curves of finished runs as TensorBoard events.", metavar="DIR")] = None
+
+
 def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A run or an experiment (or a piece of its id).")],
     folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="A new folder to write.")] = None,

@@ -16,6 +16,7 @@ Row = Mapping[str, Any]
 _MOST = 8
 """Rows of a group that a table shows."""
 
+
 def print_published(numbers: Sequence[Row], width: int | None) -> None:
     """Print published rows below a table of scores."""
     if not numbers:

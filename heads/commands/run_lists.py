@@ -127,9 +127,7 @@ def diff_runs(
 
 def name_run(
     name: Annotated[str, typer.Argument(help="What to call it.")],
-    model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="A run or an experiment: its id or a piece of it.")
-    ] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="A run or an experiment: its id or a piece of it.")] = None,
     *,
     remove: Annotated[bool, typer.Option("--remove", help="Take the name back instead.")] = False,
     listing: RunListing,

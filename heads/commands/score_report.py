@@ -66,9 +66,7 @@ def below(table: Sequence[Row], by: str | None = None) -> list[str]:
         return [f"no scores{why}"]
     lines = explain_marks(table)
     names = short_names(table)
-    called = {
-        row["experiment"]: f"{row['head']} {row['preset']} {row['recipe']} ({names[row['experiment']]})" for row in table
-    }
+    called = {row["experiment"]: f"{row['head']} {row['preset']} {row['recipe']} ({names[row['experiment']]})" for row in table}
     experiments = dict.fromkeys(row["experiment"] for row in table)
     of_note: dict[str, dict[str, None]] = {}
     for row in table:

@@ -32,9 +32,7 @@ from tfser.manifests.display import show, terminal_width
 from tfser.manifests.errors import UsageError
 from tfser.manifests.options import Option
 
-Clusters = Annotated[
-    str | None, Option("Intervals over speaker (the default), session or dialogue.", metavar="WHAT")
-]
+Clusters = Annotated[str | None, Option("Intervals over speaker (the default), session or dialogue.", metavar="WHAT")]
 
 
 def scores(
@@ -116,8 +114,9 @@ class Comparing:
 
     metric: Annotated[
         str | None,
-        Option("UA, WA, WF1 or macro_F1: what is tested; of dimensions CCC, pearson or MAE. UA or CCC if left out.",
-        metavar="NAME"),
+        Option(
+            "UA, WA, WF1 or macro_F1: what is tested; of dimensions CCC, pearson or MAE. UA or CCC if left out.", metavar="NAME"
+        ),
     ] = None
     selection: Annotated[str, Option("How the epochs were chosen.", metavar="NAME")] = "last"
     level: Annotated[str, Option("utterance or segment.")] = "utterance"

@@ -8,9 +8,7 @@ from typing import Annotated
 from tfser.manifests.commands.printing import PrintingTables
 from tfser.manifests.options import Option
 
-Selection = Annotated[
-    str, Option("Whose scores: last, val, test-oracle or one of the recipe's.", panel="Output and cache")
-]
+Selection = Annotated[str, Option("Whose scores: last, val, test-oracle or one of the recipe's.", panel="Output and cache")]
 """Of commands that show one score of each run."""
 
 
@@ -19,6 +17,4 @@ class Showing(PrintingTables):
     """What is shown of many runs."""
 
     selection: Selection = "last"
-    dry_run: Annotated[
-        bool, Option("Print what could run, what it may cost, and why something cannot; train nothing.")
-    ] = False
+    dry_run: Annotated[bool, Option("Print what could run, what it may cost, and why something cannot; train nothing.")] = False

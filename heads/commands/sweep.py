@@ -32,9 +32,7 @@ def sweep(
     *,
     heads: Annotated[
         tuple[str, ...],
-        Option(
-            "What to train, a list (a,b) or repeated; of a file: only these.", flag="--head", metavar="NAMES", panel="Heads"
-        ),
+        Option("What to train, a list (a,b) or repeated; of a file: only these.", flag="--head", metavar="NAMES", panel="Heads"),
     ] = (),
     given: Annotated[Mapping[str, Any], Said(SweepRequest)],
     running: RunningMany,
@@ -73,8 +71,12 @@ def reproduce(
     ] = (0,),
     settings: Annotated[
         Mapping[str, str],
-        Option("A setting of all heads that have it, or head.KEY=VALUE of one: no reproduction any more.", flag="--set",
-        metavar="KEY=VALUE", panel="Training"),
+        Option(
+            "A setting of all heads that have it, or head.KEY=VALUE of one: no reproduction any more.",
+            flag="--set",
+            metavar="KEY=VALUE",
+            panel="Training",
+        ),
     ] = MappingProxyType({}),
     training: Training,
     running: RunningMany,

@@ -85,9 +85,7 @@ def readable(table: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
                 "seeds": numbers(row["seeds"]),
                 "folds": numbers(row["folds"]) + f" of {row['of_folds']}",
                 "runs": str(row["runs"]) if row["runs"] == row["of_runs"] else f"{row['runs']} of {row['of_runs']}",
-                **{
-                    metric: score_text(row[metric], row[f"{metric}_std"], signs, empty="-") for metric in ("UA", "WA", "WF1")
-                },
+                **{metric: score_text(row[metric], row[f"{metric}_std"], signs, empty="-") for metric in ("UA", "WA", "WF1")},
                 "pooled UA": score_text(row["pooled_UA"], None, signs, empty="-"),
                 "95 %": range_text(row["pooled_UA_low"], row["pooled_UA_high"], signs),
                 "pooled WA": score_text(row["pooled_WA"], None, signs, empty="-"),
@@ -172,9 +170,7 @@ def latex_lines(lines: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> lis
     return [*needed(table), *table]
 
 
-def plan_rows(
-    plan: Plan, estimates: Mapping[str, Estimate], memory: Mapping[Key, int]
-) -> list[dict[str, Any]]:
+def plan_rows(plan: Plan, estimates: Mapping[str, Estimate], memory: Mapping[Key, int]) -> list[dict[str, Any]]:
     """Return a plan, one row an experiment: what is finished, what is to do, and how long that may take."""
     return [
         {
@@ -254,7 +250,4 @@ def failure_lines(failures: Sequence[Failure]) -> list[str]:
     for failure in failures:
         of = failure.run.experiment
         by_reason.setdefault(failure.reason, []).append(f"{of.spec.name} {of.preset} fold {failure.run.fold} seed {of.seed}")
-    return [
-        f"failed: {listed(runs, 3)}: {why}"
-        for why, runs in by_reason.items()
-    ]
+    return [f"failed: {listed(runs, 3)}: {why}" for why, runs in by_reason.items()]

@@ -33,9 +33,7 @@ _MAY_GO = ("table", "corpus", "paper", "difference", "note")
 """Columns of a paper's cells that a narrow terminal can do without where all cells say the same, or nothing."""
 
 
-def show_sweep(
-    cache: Cache, request: SweepRequest, running: RunningMany, showing: Showing, output: Path | None = None
-) -> bool:
+def show_sweep(cache: Cache, request: SweepRequest, running: RunningMany, showing: Showing, output: Path | None = None) -> bool:
     """Plan, train and print a sweep; return whether no run failed.
 
     Args:

@@ -20,9 +20,7 @@ def train(
     request: Request,
     features: Annotated[
         tuple[str, ...],
-        Option(
-            "Feature sets, a list (a,b) or repeated; the head's favourite if left out.", metavar="NAMES", panel="Head"
-        ),
+        Option("Feature sets, a list (a,b) or repeated; the head's favourite if left out.", metavar="NAMES", panel="Head"),
     ] = (),
     name: Annotated[str | None, Option("What to call the experiment, for later commands.", metavar="NAME", panel="Head")] = None,
     running: Running,

@@ -112,9 +112,7 @@ def show_ablation(
     _raise_if(failed)
 
 
-def train_folds(
-    store: Cache, experiments: Sequence[Experiment], running: Running, headings: Mapping[str, str]
-) -> list[Failure]:
+def train_folds(store: Cache, experiments: Sequence[Experiment], running: Running, headings: Mapping[str, str]) -> list[Failure]:
     """Train the folds of experiments after the audits of all of them; return those of which a side is empty."""
     plan = make_plan(store, [entry_of(experiment) for experiment in experiments])
     for note in plan.notes():

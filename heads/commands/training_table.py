@@ -63,9 +63,7 @@ def print_for_use(store: Cache, experiments: Sequence[Experiment], format: Outpu
             "WHERE list_contains(?, run_id) ORDER BY run_id",
             [names],
         )
-        tested = scores_of_seeds(
-            connection, experiments=[experiment.name for experiment in experiments], selection="last"
-        )
+        tested = scores_of_seeds(connection, experiments=[experiment.name for experiment in experiments], selection="last")
     for row in stored:
         row["tested_folds"] = max((score.folds for score in tested if score.experiment == row["experiment"]), default=0)
     print_rows(stored, format, ["run_id", "experiment", "feature_set", "epochs", "seconds", "tested_folds"])
@@ -131,9 +129,7 @@ def _print_experiment(
     for line in explain_marks(folds):
         say(line)
     say(explain((row["selection"] for row in folds), by=experiment.chooses_by))
-    if lineage := lineages.explain(
-        experiment.recipe_name, experiment.spec.recipes, [row["selection"] for row in folds]
-    ):
+    if lineage := lineages.explain(experiment.recipe_name, experiment.spec.recipes, [row["selection"] for row in folds]):
         say(lineage)
     say(f"experiment {experiment.name}, in {store.runs}")
     say(f"predictions: tfser sql \"SELECT * FROM predictions WHERE run_id = '{folds[0]['run_id']}'\"")

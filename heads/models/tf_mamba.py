@@ -341,14 +341,10 @@ def _check(config: TFMambaConfig, dim: int) -> None:
     if dim <= 0:
         raise UsageError(f"tf_mamba needs features of a positive width, not {dim}")
     if config.attention and width % config.attention_heads:
-        raise UsageError(
-            f"tf_mamba: attention_heads={config.attention_heads} must divide the width {width}; {_WAY_OUT}"
-        )
+        raise UsageError(f"tf_mamba: attention_heads={config.attention_heads} must divide the width {width}; {_WAY_OUT}")
     heads = config.heads(width)
     if config.branches and (config.expand * width) % heads:
-        raise UsageError(
-            f"tf_mamba: scan_heads={heads} must divide expand x width = {config.expand * width}; {_WAY_OUT}"
-        )
+        raise UsageError(f"tf_mamba: scan_heads={heads} must divide expand x width = {config.expand * width}; {_WAY_OUT}")
     if heads % config.groups:
         raise UsageError(f"tf_mamba: groups={config.groups} must divide scan_heads={heads}")
 

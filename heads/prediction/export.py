@@ -223,8 +223,5 @@ def some_utterances(cache: Cache, trained: TrainedHead) -> PackedFeatures:
     chosen = [*found[::step][: CHECKED - 1], found[-1]]
     columns = {} if view is None else {"dim": int(view.row["dim"]), "first_column": view.first_column}
     keys = ("utterance_id", "first_frame", "frames", "dim", "checksum")
-    where = [
-        FeatureRow(**{key: row[key] for key in keys} | columns, path=cache.root / row["shard"])
-        for row in chosen
-    ]
+    where = [FeatureRow(**{key: row[key] for key in keys} | columns, path=cache.root / row["shard"]) for row in chosen]
     return load_packed(where, verify=cache.verify)

@@ -267,4 +267,3 @@ class NotebookCache(Cache):
         """Return the names of the feature sets in this cache."""
         with open_catalogue(self) as connection:
             return [row["feature_set"] for row in rows(connection, "SELECT feature_set FROM feature_sets ORDER BY 1")]
-

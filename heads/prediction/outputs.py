@@ -48,8 +48,7 @@ class Outputs:
         """
         low, high = self.scale
         return {
-            name: low + float(value) * (high - low)
-            for name, value in zip(self.targets, values[len(self.classes) :], strict=True)
+            name: low + float(value) * (high - low) for name, value in zip(self.targets, values[len(self.classes) :], strict=True)
         }
 
     def predicted(self, values: Floats) -> str:
@@ -88,9 +87,7 @@ class Outputs:
             found |= {"agreement": float((members[:, :K].argmax(axis=1) == place).mean()), "spread": float(deviation[place])}
         if self.targets:
             width = self.scale[1] - self.scale[0]
-            found["rating_spread"] = {
-                name: float(value) * width for name, value in zip(self.targets, deviation[K:], strict=True)
-            }
+            found["rating_spread"] = {name: float(value) * width for name, value in zip(self.targets, deviation[K:], strict=True)}
         return found
 
     def by_member(self, names: Sequence[str], members: Floats) -> dict[str, Any]:

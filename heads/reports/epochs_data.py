@@ -30,14 +30,10 @@ def curves(connection: Connection, contender: Contender) -> FigureData:
         "AND selection IN ('last', 'val', 'test-oracle')\n"
     )
     history_sql, history = _history(connection, contender)
-    chosen_sql = (
-        f"SELECT seed, fold, selection, epoch, UA {scores}"
-        f"ORDER BY {ORDER_SQL}, seed, fold"
-    )
+    chosen_sql = f"SELECT seed, fold, selection, epoch, UA {scores}ORDER BY {ORDER_SQL}, seed, fold"
     chosen = rows(connection, chosen_sql)
     gaps_sql = (
-        f"SELECT selection, avg(UA ORDER BY seed, fold) AS UA, count(*) AS runs {scores}"
-        f"GROUP BY selection ORDER BY {ORDER_SQL}"
+        f"SELECT selection, avg(UA ORDER BY seed, fold) AS UA, count(*) AS runs {scores}GROUP BY selection ORDER BY {ORDER_SQL}"
     )
     gaps = rows(connection, gaps_sql)
     reading, gap = _gap_in_words(gaps)

@@ -42,9 +42,7 @@ def published_tables(connection: Connection, group: ContenderGroup) -> list[Repo
     return tables
 
 
-def published_ratings(
-    connection: Connection, corpora: str, protocol: str, dimensions: tuple[str, ...]
-) -> list[ReportTable]:
+def published_ratings(connection: Connection, corpora: str, protocol: str, dimensions: tuple[str, ...]) -> list[ReportTable]:
     """Return the same of experiments on dimensions: CCC by dimension, a table for each of the groups that has any."""
     tables = []
     for corpus, reader in _readers(connection, corpora).items():

@@ -155,9 +155,7 @@ def speakers(connection: Connection, contender: Contender) -> FigureData:
         title=f"One dot a speaker: {contender.name}{contender.mark}",
         reading=f"{count(len(drawn), 'speaker')}, from {percent_of(worst['UA'])} % ({worst['speaker']}) "
         f"to {percent_of(best['UA'])} % ({best['speaker']}).",
-        numbers=(
-            Numbers(title="UA of each speaker", sql=sql, rows=tuple(drawn), checked=("speaker", "gender", "n", "UA")),
-        ),
+        numbers=(Numbers(title="UA of each speaker", sql=sql, rows=tuple(drawn), checked=("speaker", "gender", "n", "UA")),),
         notes=tuple(notes),
         details={
             "mean": contender.row["pooled_UA"],

@@ -152,4 +152,3 @@ def _typical(experiment: Experiment) -> Settings:
     """Return the preset as the paper has it, settled."""
     spec = experiment.spec
     return spec.settled(spec.preset(experiment.preset), hop_s=0.02, longest=1, device="cpu")
-

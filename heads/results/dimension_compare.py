@@ -175,9 +175,7 @@ def matched(outcomes: Sequence[RatedOutcome], common: bool) -> tuple[list[RatedO
 
 def _of_dimensions(of: RatedOutcome, names: Sequence[str]) -> RatedOutcome:
     at = [of.dimensions.index(name) for name in names]
-    return replace(
-        of, dimensions=tuple(names), true=of.true[:, at], predicted=of.predicted[..., at], error=of.error[..., at]
-    )
+    return replace(of, dimensions=tuple(names), true=of.true[:, at], predicted=of.predicted[..., at], error=of.error[..., at])
 
 
 def _row(part: str, name: str, a: Moments, b: Moments, metric: str) -> ComparedRow | None:
@@ -191,9 +189,7 @@ def _row(part: str, name: str, a: Moments, b: Moments, metric: str) -> ComparedR
 def _parts(part: str, a: Moments, b: Moments, metric: str) -> tuple[ComparedRow, ...]:
     """Return a row a cluster that has a score on both sides."""
     sides = zip(a.clusters, a.sizes[:, 0], cluster_scores(a, metric), cluster_scores(b, metric), strict=True)
-    return tuple(
-        ComparedRow.of_one(part, name, n, x, y) for name, n, x, y in sides if x is not None and y is not None
-    )
+    return tuple(ComparedRow.of_one(part, name, n, x, y) for name, n, x, y in sides if x is not None and y is not None)
 
 
 def rated_notes(comparison: RatedComparison) -> list[str]:

@@ -95,9 +95,7 @@ def runs_table(connection: Connection, runs: Sequence[str], selection: str) -> l
 _EXPERIMENTS = "SELECT DISTINCT experiment FROM runs WHERE list_contains(?, run_id) ORDER BY 1"
 
 
-def _of_folds(
-    connection: Connection, names: Sequence[str], wanted: Wanted, runs: Sequence[str] | None = None
-) -> list[list[Row]]:
+def _of_folds(connection: Connection, names: Sequence[str], wanted: Wanted, runs: Sequence[str] | None = None) -> list[list[Row]]:
     """Return the rows of `dimension_scores` by experiment, selection and level; of `runs` alone, if they are given."""
     scores = rows(
         connection,

@@ -55,9 +55,7 @@ def permutation_test(
     # count towards the 2^G.
     differ = np.logical_or.reduce([(x != y).any(axis=(0, 2)) for x, y in parts.values()])
     seen = abs(score(a, metric) - score(b, metric))
-    return permuted(
-        differ, seen, lambda signs: exchanged(a, b, metric, signs), exact_up_to=exact_up_to, draws=draws, seed=seed
-    )
+    return permuted(differ, seen, lambda signs: exchanged(a, b, metric, signs), exact_up_to=exact_up_to, draws=draws, seed=seed)
 
 
 def permuted(

@@ -172,9 +172,7 @@ def _own_settings(paper: Paper, row: PublishedRow) -> set[str]:
 class _Planner:
     """Plans a paper's rows one after another: what two of them have in common is one entry, and is audited once."""
 
-    def __init__(
-        self, cache: Cache, paper: Paper, request: Request, seeds: tuple[int, ...], changed: Mapping[str, str]
-    ) -> None:
+    def __init__(self, cache: Cache, paper: Paper, request: Request, seeds: tuple[int, ...], changed: Mapping[str, str]) -> None:
         self.cache, self.paper, self.request, self.seeds, self.changed = cache, paper, request, seeds, changed
         self.entries: list[Entry] = []
         self._audited: dict[Key, str | None] = {}
@@ -252,9 +250,7 @@ class _Planner:
 def _cell(
     table: PublishedTable, row: str, corpus: str, metric: str, printed: float | None, experiment: str | None, reason: str | None
 ) -> Cell:
-    return Cell(
-        table=table.number, row=row, corpus=corpus, metric=metric, paper=printed, experiment=experiment, reason=reason
-    )
+    return Cell(table=table.number, row=row, corpus=corpus, metric=metric, paper=printed, experiment=experiment, reason=reason)
 
 
 def _by_corpus(row: PublishedRow, on_synthetic: bool) -> dict[str, dict[str, float | None]]:
@@ -347,9 +343,7 @@ def compare(
     return table
 
 
-def _compared(
-    cell: Cell, row: Mapping[str, Any] | None, failed: Mapping[str, str], selection: str
-) -> dict[str, Any]:
+def _compared(cell: Cell, row: Mapping[str, Any] | None, failed: Mapping[str, str], selection: str) -> dict[str, Any]:
     own = None if row is None else row[cell.metric]
     reason = cell.reason
     # A cell without a number of ours always says why; a number whose runs failed in part says that beside it.

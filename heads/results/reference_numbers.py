@@ -144,9 +144,7 @@ def ratings_beside(corpus: str, protocol: str, targets: Sequence[str]) -> list[d
         if number.corpus == corpus and number.task in targets and number.metric in RATED_METRICS
     ]
     order = [*targets]
-    return sorted(
-        table, key=lambda row: (GROUPS.index(row["group"]), order.index(row["dimension"]), -row["CCC"], row["encoder"])
-    )
+    return sorted(table, key=lambda row: (GROUPS.index(row["group"]), order.index(row["dimension"]), -row["CCC"], row["encoder"]))
 
 
 def _group(number: ReferenceNumber, protocol: str) -> str:

@@ -37,9 +37,7 @@ def score_text(
     return f"{scale * value:{sign}.1f}{spread}{unit}{marks}"
 
 
-def interval_text(
-    value: float | None, low: float | None, high: float | None, marks: str = "", *, sign: str = ""
-) -> str:
+def interval_text(value: float | None, low: float | None, high: float | None, marks: str = "", *, sign: str = "") -> str:
     """Return a score with its interval; without bounds, the score alone.
 
     >>> interval_text(0.621, 0.58, 0.66, "§"), interval_text(0.621, None, None), interval_text(0.02, -0.01, 0.05, sign="+")

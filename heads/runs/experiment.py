@@ -399,9 +399,7 @@ def check_unchanged(connection: Connection, experiment: Experiment) -> None:
 
 def soft_labels(connection: Connection, experiment: Experiment) -> dict[tuple[str, str], tuple[float, ...]]:
     """Return the classes' shares of the raters' votes by utterance, (corpus, id); those without votes are not there."""
-    return class_distributions(
-        connection, experiment.protocol, experiment.corpora, experiment.classes, experiment.labels
-    )
+    return class_distributions(connection, experiment.protocol, experiment.corpora, experiment.classes, experiment.labels)
 
 
 def _folds(text: str, count: int, protocol: str) -> tuple[int, ...]:

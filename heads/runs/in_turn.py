@@ -120,9 +120,7 @@ def groups(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
 class RunTrainer:
     """Trains groups of runs one after the other, with the features that they share."""
 
-    def __init__(
-        self, cache: Cache, *, tell: Tell, checkpoint_every_s: float = 30.0, holding: Holding = AS_IT_FITS
-    ) -> None:
+    def __init__(self, cache: Cache, *, tell: Tell, checkpoint_every_s: float = 30.0, holding: Holding = AS_IT_FITS) -> None:
         self.tell = tell
         self._cache, self._every_s = cache, checkpoint_every_s
         self._shelf = Shelf(cache, lambda event: self.tell(event), holding)

@@ -121,9 +121,7 @@ def measured(normaliser: Normaliser) -> str:
     return hashlib.sha256(normaliser.mean.tobytes() + normaliser.deviation.tobytes()).hexdigest()[:16]
 
 
-def _configuration(
-    run_json: Mapping[str, Any], selection: str, weights: list[float], normaliser: Normaliser
-) -> dict[str, Any]:
+def _configuration(run_json: Mapping[str, Any], selection: str, weights: list[float], normaliser: Normaliser) -> dict[str, Any]:
     """Return what a feature set of a learned mix is known by: the weights, how layers were scaled, and the run it is of."""
     return {
         "layer": "mix",

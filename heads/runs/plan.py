@@ -194,9 +194,7 @@ def expand(request: SweepRequest) -> list[PlannedRequest]:
     return wanted
 
 
-def reference_wanted(
-    request: SweepRequest, entries: Sequence[Entry], functionals: str | None = None
-) -> list[PlannedRequest]:
+def reference_wanted(request: SweepRequest, entries: Sequence[Entry], functionals: str | None = None) -> list[PlannedRequest]:
     """Return the requests of the reference heads: each once a feature set, the functionals too where there are any.
 
     They have their defaults and the sweep's first seed, whatever the sweep asks of the same heads.
@@ -274,11 +272,7 @@ def settle(cache: Cache, wanted: Sequence[PlannedRequest], onto: Sequence[Entry]
     # are one entry.
     entries: dict[str, Entry] = {entry.experiment.name: entry for entry in onto}
     for each, settled in _settled(cache, wanted):
-        runs = [
-            Run(experiment=replace(settled, seed=seed), fold=fold)
-            for seed in each.seeds
-            for fold in settled.folds
-        ]
+        runs = [Run(experiment=replace(settled, seed=seed), fold=fold) for seed in each.seeds for fold in settled.folds]
         entry = entries.pop(settled.name, None)
         before = entry.runs if entry else ()
         merged = {run.run_id: run for run in (*before, *runs)}
@@ -337,8 +331,9 @@ def make_plan(cache: Cache, entries: Sequence[Entry]) -> Plan:
         entries=tuple(ordered),
         findings=findings,
         finished=frozenset(row["run_id"] for row in done),
-        references=any(entry.reference or entry.experiment.spec.name in (*REFERENCE_HEADS, *DIMENSION_REFERENCES) for entry
-        in ordered),
+        references=any(
+            entry.reference or entry.experiment.spec.name in (*REFERENCE_HEADS, *DIMENSION_REFERENCES) for entry in ordered
+        ),
     )
 
 

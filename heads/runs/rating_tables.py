@@ -79,21 +79,24 @@ def _by_dimension(
     ends = {name: (low, high) for name, low, high in outcome.scales}
     true, answered = (unmapped(values, corpora, outcome.scales) for values in (outcome.ratings[rows], predicted))  # (m, T)
     for t, dimension in enumerate(outcome.targets):
-        yield dimension, pa.table(
-            {
-                "run_id": [key["run_id"]] * len(rows),
-                "corpus": pa.array(corpora, pa.string()),
-                "fold": pa.array([key["fold"]] * len(rows), pa.int32()),
-                "utterance_id": pa.array([outcome.utterances[row][1] for row in rows], pa.string()),
-                "dimension": [dimension] * len(rows),
-                "rating": true[:, t],
-                "predicted": answered[:, t],
-                "low": pa.array([ends[name][0] for name in corpora], pa.float64()),
-                "high": pa.array([ends[name][1] for name in corpora], pa.float64()),
-                "selection": [key["selection"]] * len(rows),
-                "level": [key["level"]] * len(rows),
-                "segment": pa.nulls(len(rows), pa.int32()) if numbers is None else pa.array(numbers.astype(np.int32)),
-            }
+        yield (
+            dimension,
+            pa.table(
+                {
+                    "run_id": [key["run_id"]] * len(rows),
+                    "corpus": pa.array(corpora, pa.string()),
+                    "fold": pa.array([key["fold"]] * len(rows), pa.int32()),
+                    "utterance_id": pa.array([outcome.utterances[row][1] for row in rows], pa.string()),
+                    "dimension": [dimension] * len(rows),
+                    "rating": true[:, t],
+                    "predicted": answered[:, t],
+                    "low": pa.array([ends[name][0] for name in corpora], pa.float64()),
+                    "high": pa.array([ends[name][1] for name in corpora], pa.float64()),
+                    "selection": [key["selection"]] * len(rows),
+                    "level": [key["level"]] * len(rows),
+                    "segment": pa.nulls(len(rows), pa.int32()) if numbers is None else pa.array(numbers.astype(np.int32)),
+                }
+            ),
         )
 
 

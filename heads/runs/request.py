@@ -113,9 +113,9 @@ class OneHead(Training, Split):
     settings: Annotated[
         Mapping[str, str], Option("Change a setting of the recipe or of the preset.", flag="--set", metavar="KEY=VALUE")
     ] = field(default_factory=dict)
-    width: Annotated[
-        int | None, Option("Width of the network, for heads that have one (tf_mamba).", metavar="D", minimum=1)
-    ] = None
+    width: Annotated[int | None, Option("Width of the network, for heads that have one (tf_mamba).", metavar="D", minimum=1)] = (
+        None
+    )
     seed: Annotated[int, Option("Random seed.", minimum=0, maximum=2**63 - 1)] = 0
 
 
@@ -173,9 +173,7 @@ class HeadBlock:
     features: Annotated[tuple[str, ...], Option("Feature sets.")] = ()
     seeds: Annotated[tuple[int, ...], Option("Seeds.", numbers=True, also="seed", read=parse_seeds)] = ()
     epochs: Annotated[int | None, Option("Instead of the recipe's number.", minimum=1)] = None
-    settings: Annotated[Mapping[str, str], Option("Settings of recipe and preset.", flag="--set")] = field(
-        default_factory=dict
-    )
+    settings: Annotated[Mapping[str, str], Option("Settings of recipe and preset.", flag="--set")] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,13 +189,9 @@ class SweepRequest(Targeted):
     heads: tuple[HeadBlock, ...]
     presets: Annotated[
         tuple[str, ...],
-        Option(
-            "Variants: a name goes to every head that has it, or head.name; or all.", flag="--preset", metavar="NAMES"
-        ),
+        Option("Variants: a name goes to every head that has it, or head.name; or all.", flag="--preset", metavar="NAMES"),
     ] = ()
-    recipes: Annotated[
-        tuple[str, ...], Option("Ways of training: as --preset.", flag="--recipe", metavar="NAMES")
-    ] = ()
+    recipes: Annotated[tuple[str, ...], Option("Ways of training: as --preset.", flag="--recipe", metavar="NAMES")] = ()
     features: Annotated[
         tuple[str, ...], Option("Feature sets, a list (a,b) or repeated; the head's favourite if left out.", metavar="NAMES")
     ] = ()
@@ -219,12 +213,8 @@ class LayerRequest(Targeted):
     """What is asked about the layers of an encoder; None is left to be chosen."""
 
     panel: ClassVar[str] = "Head"
-    features: Annotated[
-        str | None, Option("Features of all layers: whisper-base/all, or whisper-base.", metavar="NAME")
-    ] = None
-    head: Annotated[
-        str | None, Option("What judges the layers; logreg if left out, of dimensions ridge.", metavar="NAME")
-    ] = None
+    features: Annotated[str | None, Option("Features of all layers: whisper-base/all, or whisper-base.", metavar="NAME")] = None
+    head: Annotated[str | None, Option("What judges the layers; logreg if left out, of dimensions ridge.", metavar="NAME")] = None
     mix: Annotated[
         str, Option("What learns a mix of the layers, where --head is fitted at once and learns none; or none.", metavar="NAME")
     ] = "mean_pool"

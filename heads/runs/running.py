@@ -30,12 +30,10 @@ class Running(Process):
     """How the runs of a command are carried out."""
 
     panel: ClassVar[str] = "Running"
-    checkpoint_every: Annotated[
-        float, Option("Keep the state so often, after an epoch.", metavar="SECONDS", minimum=0)
-    ] = 30.0
-    verify: Annotated[
-        Frames, Option("Compare frames with their checksums once, when they are read first, or never.")
-    ] = Frames.once
+    checkpoint_every: Annotated[float, Option("Keep the state so often, after an epoch.", metavar="SECONDS", minimum=0)] = 30.0
+    verify: Annotated[Frames, Option("Compare frames with their checksums once, when they are read first, or never.")] = (
+        Frames.once
+    )
     stream: Annotated[
         bool | None, Option("Frames stay on disk while they are trained on; left out: where they do not fit into memory.")
     ] = None

@@ -103,8 +103,7 @@ def _train_begun(
         experiment.spec, experiment.config, experiment.recipe, experiment.device, experiment.stacked, layers=experiment.layers
     )
     jobs = [
-        FitJob(data=run.data, seed=runs[i][0].seed, keeping=following.keeping(i, run.checkpoint_dir))
-        for i, run in begun.items()
+        FitJob(data=run.data, seed=runs[i][0].seed, keeping=following.keeping(i, run.checkpoint_dir)) for i, run in begun.items()
     ]
     results = fit_together(
         jobs,

@@ -100,9 +100,7 @@ def mapped(ratings: npt.NDArray[np.float64], corpora: Sequence[str], scales: Sca
     return np.asarray((ratings - low) / (high - low))
 
 
-def ratings_of(
-    utterances: Sequence[Mapping[str, Any]], targets: Sequence[str], scales: Scales
-) -> npt.NDArray[np.float32] | None:
+def ratings_of(utterances: Sequence[Mapping[str, Any]], targets: Sequence[str], scales: Scales) -> npt.NDArray[np.float32] | None:
     """Return the true ratings (n, T) on 0..1 of rows of utterances, NaN where one is not rated for all of the targets; None
     where classes alone are learned."""
     if not targets:

@@ -175,9 +175,7 @@ def _assigned(connection: Connection, protocol: str, corpus: str) -> int:
     return int(counted[0]["n"])
 
 
-def data_hash(
-    connection: Connection, protocol: str, corpus: str, feature_set: str, targets: tuple[str, ...] = ()
-) -> str:
+def data_hash(connection: Connection, protocol: str, corpus: str, feature_set: str, targets: tuple[str, ...] = ()) -> str:
     """Hash what training and audits see of each utterance that has features: its audio, speaker, session and dialogue; and its
     ratings, where dimensions are learned."""
     corpora = corpus.split(JOINED_BY)

@@ -190,4 +190,3 @@ def explain(selections: Iterable[str], by: str = "UA") -> str:
     if test := [name for name in names if peeks(name)]:
         parts.append(f"{', '.join(test)}: chosen on the test fold, an upper bound and no result")
     return ". ".join(parts) + "."
-

@@ -157,6 +157,7 @@ def _parse(name: str, text: str, hint: Any) -> Any:
         raise UsageError(f"{name}={text}: not a value of type {expected}") from error
     return text  # strings and literals, which the dataclass itself checks
 
+
 Number = TypeVar("Number", int, float)
 
 

@@ -23,9 +23,9 @@ class Conditions:
     panel: ClassVar[str] = "Conditions"
     batch_size: Annotated[int, Option("Utterances.", metavar="N", minimum=1)] = 1
     frames: Annotated[int, Option("Frames of each utterance.", metavar="L", minimum=1)] = 326
-    width: Annotated[
-        int | None, Option("Of the features; what each head is made for if left out.", metavar="D", minimum=1)
-    ] = None
+    width: Annotated[int | None, Option("Of the features; what each head is made for if left out.", metavar="D", minimum=1)] = (
+        None
+    )
     classes: Annotated[int, Option("How many to tell apart.", metavar="K", minimum=2)] = 4
     device: Annotated[str, Option("auto, cpu, cuda, cuda:1 ...")] = "auto"
     precision: Annotated[str, Option("float32 or bfloat16 (autocast).")] = "float32"

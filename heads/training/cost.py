@@ -122,9 +122,7 @@ def select(heads: Sequence[str] = (), presets: Sequence[str] = ()) -> list[tuple
     return found
 
 
-def fitting(
-    chosen: Sequence[tuple[HeadSpec, str]], width: int | None
-) -> tuple[list[tuple[HeadSpec, str]], dict[str, str]]:
+def fitting(chosen: Sequence[tuple[HeadSpec, str]], width: int | None) -> tuple[list[tuple[HeadSpec, str]], dict[str, str]]:
     """Return those of the heads that can take a feature width (None: each its own), and why others cannot, by their name."""
     fit, odd = [], {}
     for spec, preset in chosen:

@@ -28,6 +28,7 @@ Padded = dict[str, Tensor] | list[dict[str, Tensor]]
 """The batches of J jobs: one stack of samples (J, B, L, D), lengths (J, B), targets (J, B, K) and present (J, B); or, of jobs
 that are computed apart, the same for each, at its own length."""
 
+
 class Group:
     """Jobs whose weights lie in stacked tensors, trained an epoch at a time.
 

@@ -73,9 +73,7 @@ def class_weights(recipe: Recipe, labels: npt.NDArray[np.int64], n_classes: int)
     return torch.from_numpy((weights * len(labels) / (weights * counts).sum()).astype(np.float32))
 
 
-def cmdt(
-    frames: Tensor, lengths: Tensor, labels: Tensor, size: int, recipe: Recipe, present: Tensor | None = None
-) -> Tensor:
+def cmdt(frames: Tensor, lengths: Tensor, labels: Tensor, size: int, recipe: Recipe, present: Tensor | None = None) -> Tensor:
     """Return the CMDT loss of a batch, 0 where no sample has another one of its class.
 
     Args:

@@ -97,9 +97,7 @@ def predict(
         return evaluate(model, store, layout, frames, rates=len(trained.targets))
 
 
-def evaluate(
-    model: nn.Module, store: FrameStore, layout: SamplePlan, frames: int | None, *, rates: int = 0
-) -> Prediction:
+def evaluate(model: nn.Module, store: FrameStore, layout: SamplePlan, frames: int | None, *, rates: int = 0) -> Prediction:
     """Predict in evaluation mode and float32, the utterances in ascending order of their rows; the last ``rates`` outputs are of
     dimensions, the others of classes."""
 

@@ -169,9 +169,7 @@ def predict(
     return Prediction.of_whole(_probabilities(state, inputs[rows]), rows)
 
 
-def _inputs(
-    features: PackedFeatures, rows: Indices, layers: int, over_time: bool, quantiles: tuple[float, ...]
-) -> Floats:
+def _inputs(features: PackedFeatures, rows: Indices, layers: int, over_time: bool, quantiles: tuple[float, ...]) -> Floats:
     """Return what is said of each utterance, (n, M, I); quantiles only of ``rows``, elsewhere they are 0.
 
     Raises:
@@ -202,15 +200,12 @@ def _groups(data: FoldData) -> Indices | None:
     return np.asarray(speaker % GROUPS, dtype=np.int64) if len(names) > 1 else None
 
 
-def _fit_state(
-    inputs: Floats, labels: Indices, groups: Indices | None, n_classes: int, config: ProbeConfig
-) -> dict[str, Tensor]:
+def _fit_state(inputs: Floats, labels: Indices, groups: Indices | None, n_classes: int, config: ProbeConfig) -> dict[str, Tensor]:
     """Choose and fit; inputs (n, M, I) are of the training utterances."""
     layers = inputs.shape[1]
     chosen_layers, shrinkage, temperature = _choose(inputs, labels, groups, n_classes, config)
     fitted = [
-        _fit_layer(inputs[:, m], labels, n_classes, (config.shrinkage[g],))
-        for m, g in zip(chosen_layers, shrinkage, strict=True)
+        _fit_layer(inputs[:, m], labels, n_classes, (config.shrinkage[g],)) for m, g in zip(chosen_layers, shrinkage, strict=True)
     ]
     state = {
         "model.weight": np.stack([of.weight[0] for of in fitted]),  # (k, K, I)

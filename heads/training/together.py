@@ -287,9 +287,7 @@ def _free(device: torch.device) -> None:
 
 def _alone(job: FitJob, spec: HeadSpec, config: Settings, recipe: Recipe, device: torch.device) -> FitResult | TfserError:
     try:
-        return fit(
-            job.data, spec=spec, config=config, recipe=recipe, seed=job.seed, device=device, keeping=job.keeping
-        )
+        return fit(job.data, spec=spec, config=config, recipe=recipe, seed=job.seed, device=device, keeping=job.keeping)
     except UsageError:  # the request's own mistake, and so every job's
         raise
     except TfserError as error:
@@ -327,4 +325,3 @@ def _train_all(jobs: Sequence[FitJob], trainers: Sequence[Trainer], terms: _Term
             callback = jobs[i].keeping.on_epoch
             if callback is not None:
                 callback(record)
-

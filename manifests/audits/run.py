@@ -170,9 +170,7 @@ def run_audits(
     queries = [audit.query for audit in chosen] if set(chosen) <= set(packaged_audits()) else None
 
     def run() -> None:
-        with audited(
-            connection, protocol=protocol, corpus=corpus, feature_sets=feature_sets, claims=claims, queries=queries
-        ):
+        with audited(connection, protocol=protocol, corpus=corpus, feature_sets=feature_sets, claims=claims, queries=queries):
             for audit in chosen:
                 findings.extend(_run(connection, audit, protocol, corpus, examples))
 
@@ -207,9 +205,7 @@ def _run(connection: Connection, audit: Audit, protocol: str, corpus: str, examp
         for (fold, level), (count, members) in grouped.items()
     ]
     return findings or [
-        Finding(
-            audit=audit.name, title=audit.title, protocol=protocol, corpus=corpus, fold=None, level="ok", rows=0, action=""
-        )
+        Finding(audit=audit.name, title=audit.title, protocol=protocol, corpus=corpus, fold=None, level="ok", rows=0, action="")
     ]
 
 

@@ -244,7 +244,7 @@ def _foreign(turn: str, protocol: str, corpus: str, claims: Sequence[str]) -> di
         "(SELECT list(DISTINCT label ORDER BY label) FROM temp.foreign_members) AS classes, "
         f"{apart} AS keeps_apart, 'split' AS grouped_by, 'none' AS validation, 'a foreign split' AS summary, "
         "[]::VARCHAR[] AS used_by",
-        "all_assignments": f"SELECT DISTINCT {p} AS protocol, m.corpus, m.utterance_id, m.label, NULL::VARCHAR AS \"group\", "
+        "all_assignments": f'SELECT DISTINCT {p} AS protocol, m.corpus, m.utterance_id, m.label, NULL::VARCHAR AS "group", '
         "m.fold, m.role, NULL::INTEGER AS part FROM temp.foreign_members m",
         "assignments": "SELECT * FROM temp.all_assignments",
         "held_out": "SELECT NULL::VARCHAR AS protocol, NULL::VARCHAR AS corpus, NULL::INTEGER AS part, NULL::INTEGER AS fold, "

@@ -51,8 +51,7 @@ def read_features(cache: Cache, connection: Connection, sources: Mapping[str, St
                 continue
             with registered(connection, table):  # an outdated set's stages bear its whole name, see the table `feature_sets`
                 connection.execute(
-                    "INSERT INTO skipped BY NAME "
-                    "SELECT * REPLACE (split_part(stage, ':', 1) || ':' || ? AS stage) FROM incoming",
+                    "INSERT INTO skipped BY NAME SELECT * REPLACE (split_part(stage, ':', 1) || ':' || ? AS stage) FROM incoming",
                     [name],
                 )
         own = [path for path in shards if path.parent.parent == folder]

@@ -93,9 +93,7 @@ FROM (
 
 RATER_AGREEMENT = f"WITH {_OF_LABELS} {_BY_LABELS} UNION ALL {' UNION ALL '.join(_by_values(of) for of in DIMENSIONS)}"
 
-_VALUES = ", ".join(
-    f"count({of})::BIGINT AS {of}_ratings, min({of}) AS {of}_least, max({of}) AS {of}_most" for of in DIMENSIONS
-)
+_VALUES = ", ".join(f"count({of})::BIGINT AS {of}_ratings, min({of}) AS {of}_least, max({of}) AS {of}_most" for of in DIMENSIONS)
 
 RATERS = f"""
 SELECT corpus, rater, count(DISTINCT utterance_id) AS utterances, count(label)::BIGINT AS label_ratings,

@@ -79,8 +79,10 @@ def _checked(path: Path, table: pa.Table, targets: Sequence[str]) -> dict[tuple[
 
 
 def _check_scores(
-    path: Path, stored: Sequence[Mapping[str, Any]], groups: Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]],
-    epochs: int
+    path: Path,
+    stored: Sequence[Mapping[str, Any]],
+    groups: Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]],
+    epochs: int,
 ) -> None:
     """Compare the stored scores with those of the ratings.
 

@@ -130,7 +130,7 @@ def check_begun(folder: Path) -> None:
     if not os.path.lexists(folder / "run.json"):
         left = sorted(p.name for p in folder.iterdir() if not p.name.startswith(".") and p.name != "checkpoint")
         if left and not os.path.lexists(folder / "run.json"):  # still: it is written first
-            raise DamagedError(f"is missing, beside {', '.join(left)}", at=folder / 'run.json')
+            raise DamagedError(f"is missing, beside {', '.join(left)}", at=folder / "run.json")
 
 
 def _read(folder: Path, weights: bool) -> StoredRun | None:

@@ -17,7 +17,7 @@ def markdown() -> str:
         "# The catalogue's tables",
         "",
         "Made by `tfser manifest schema`; a test compares. Open the file with `tfser sql`, with Python's `duckdb`, or with the",
-        "plain `duckdb` shell: `duckdb -readonly \"$(tfser manifest path)\"`.",
+        'plain `duckdb` shell: `duckdb -readonly "$(tfser manifest path)"`.',
         "",
     ]
     for table in TABLES:

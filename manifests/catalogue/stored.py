@@ -43,9 +43,7 @@ def read_corpus(cache: Cache, corpus: str) -> StoredCorpus:
         UnreadableError: if one could not be read or understood, or is missing.
     """
     skipped = read_skipped(cache, cache.corpus(corpus) / SKIPPED)
-    return StoredCorpus(
-        name=corpus, about=read_about(cache, corpus), utterances=read_utterances(cache, corpus), skipped=skipped
-    )
+    return StoredCorpus(name=corpus, about=read_about(cache, corpus), utterances=read_utterances(cache, corpus), skipped=skipped)
 
 
 def read_utterances(cache: Cache, corpus: str) -> pa.Table:

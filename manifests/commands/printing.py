@@ -42,9 +42,7 @@ class InCache:
     """The cache that a command works on."""
 
     panel: ClassVar[str] = "Output and cache"
-    cache: Annotated[
-        Path | None, Option("Cache folder; else $TFSER_CACHE, else the user's cache folder.", metavar="DIR")
-    ] = None
+    cache: Annotated[Path | None, Option("Cache folder; else $TFSER_CACHE, else the user's cache folder.", metavar="DIR")] = None
 
     @property
     def store(self) -> Cache:
@@ -74,9 +72,7 @@ class PrintingTables(InCache):
 class Writing(InCache):
     """How rows are written, and where to."""
 
-    format: Annotated[
-        SqlOutput | None, Option("How to write the result; by the output's suffix if left out.")
-    ] = None
+    format: Annotated[SqlOutput | None, Option("How to write the result; by the output's suffix if left out.")] = None
     output: Annotated[Path | None, Option("Write there instead of standard output.", metavar="FILE")] = None
 
     def kind(self) -> SqlOutput:

@@ -141,7 +141,7 @@ def headline(row: dict[str, Any]) -> list[str]:
     if row["counts"] and "speakers" not in row["counts"][0]:
         lines.append(f"  {len(row['classes']):,} classes in {row['folds']:,} folds: the counts below are of whole sides")
     if row.get("left_out"):
-        lines.append(f"  left out of single folds: {row['left_out']:,} places; who and why: tfser sql \"FROM left_out\"")
+        lines.append(f'  left out of single folds: {row["left_out"]:,} places; who and why: tfser sql "FROM left_out"')
     if row["in_no_fold"]:
         lines.append(f"  in no fold: {row['in_no_fold']:,} utterances; see `tfser audit`")
     return lines

@@ -14,9 +14,7 @@ class SplitDetails:
 
     panel: ClassVar[str] = "Corpus and split"
     corpus: Annotated[str | None, Option("Corpus in the cache; may be left out if there is one.", metavar="NAME")] = None
-    labels: Annotated[
-        str | None, Option("Classes, e.g. common4 or anger,happiness:happiness+excitement.", metavar="MAP")
-    ] = None
+    labels: Annotated[str | None, Option("Classes, e.g. common4 or anger,happiness:happiness+excitement.", metavar="MAP")] = None
     validation: Annotated[str | None, Option("none, next-group, speakers:1 or random-leaky:0.1.", metavar="POLICY")] = None
 
 

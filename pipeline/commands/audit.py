@@ -59,12 +59,8 @@ class AuditRequest:
         ),
     ] = ()
     claims: Annotated[str | None, Option("What it must keep apart (default: speaker).", metavar="COLUMNS")] = None
-    audits: Annotated[
-        Path | None, Option("A folder of your own .sql audits, run beside the others.", metavar="DIR")
-    ] = None
-    near_duplicates: Annotated[
-        bool, Option("First look for copies that were re-encoded, trimmed or made louder.")
-    ] = False
+    audits: Annotated[Path | None, Option("A folder of your own .sql audits, run beside the others.", metavar="DIR")] = None
+    near_duplicates: Annotated[bool, Option("First look for copies that were re-encoded, trimmed or made louder.")] = False
 
 
 def audit(

@@ -56,9 +56,7 @@ class Extracted:
 
 def extract(
     *,
-    features: Annotated[
-        str, Option("See `tfser features`; or the hub id or folder of an encoder.", metavar="NAME")
-    ] = "logmel",
+    features: Annotated[str, Option("See `tfser features`; or the hub id or folder of an encoder.", metavar="NAME")] = "logmel",
     shards: Annotated[ShardKind, Option("File format of new shards.", flag="--format")] = ShardKind.hdf5,
     report_as: Annotated[
         Output, Option("Print the counts on standard output, too: csv or json.", flag="--report")

@@ -29,9 +29,7 @@ class ImportRequest:
     panel: ClassVar[str] = "Features"
     corpus: Annotated[str, Option("The scanned corpus whose utterances the file is of.", metavar="NAME")]
     name: Annotated[str | None, Option("What to call the feature set; the file's name if left out.", metavar="NAME")] = None
-    hop: Annotated[
-        float | None, Option("Seconds between frames; without it, one vector an utterance.", metavar="SECONDS")
-    ] = None
+    hop: Annotated[float | None, Option("Seconds between frames; without it, one vector an utterance.", metavar="SECONDS")] = None
     ids: Annotated[Path | None, Option("For .npy: a text file with an utterance id a line.", metavar="FILE")] = None
     id_column: Annotated[str | None, Option("The column of utterance ids.", metavar="NAME")] = None
     ignore: Annotated[tuple[str, ...], Option("Columns that are no features: a list, or repeated.", metavar="NAMES")] = ()
@@ -41,8 +39,10 @@ class ImportRequest:
 
 def import_own(
     *,
-    file: Annotated[Path, typer.Argument(help="A .npy, .npz, .csv, .tsv or .parquet file, or a folder of ID.npy.",
-    metavar="FILE")], request: ImportRequest,
+    file: Annotated[
+        Path, typer.Argument(help="A .npy, .npz, .csv, .tsv or .parquet file, or a folder of ID.npy.", metavar="FILE")
+    ],
+    request: ImportRequest,
     strict: Strict = False,
     place: InCache,
 ) -> None:

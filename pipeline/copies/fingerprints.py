@@ -43,9 +43,7 @@ HOP_S = 0.02
 """Seconds from one word to the next."""
 
 _RATE = 16000
-_CONFIG = LogMelConfig(
-    sample_rate_hz=_RATE, window_s=0.032, hop_s=0.01, n_fft=1024, n_mels=35, fmin_hz=150.0, fmax_hz=3600.0
-)
+_CONFIG = LogMelConfig(sample_rate_hz=_RATE, window_s=0.032, hop_s=0.01, n_fft=1024, n_mels=35, fmin_hz=150.0, fmax_hz=3600.0)
 _SMOOTH = 15  # frames of 10 ms
 _LAG = 8  # frames between the two differences
 _GAP = 3  # bands between the two energies of a difference

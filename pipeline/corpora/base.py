@@ -102,9 +102,7 @@ def is_junk(name: str) -> bool:
     return name.startswith(".") or name in {"Thumbs.db", "desktop.ini"}
 
 
-def audio_files(
-    folder: Path, suffixes: Collection[str] = KNOWN_SUFFIXES, skipped: list[Passed] | None = None
-) -> Iterator[Path]:
+def audio_files(folder: Path, suffixes: Collection[str] = KNOWN_SUFFIXES, skipped: list[Passed] | None = None) -> Iterator[Path]:
     """Yield the audio files below a folder in a fixed order, junk left out; a link back to a folder above is not followed.
 
     A link that leads round in circles and a folder below that cannot be read stop nobody: they are listed. What has the name of
@@ -122,9 +120,7 @@ def audio_files(
     return map(Path, audio_paths(folder, suffixes, skipped))
 
 
-def audio_paths(
-    folder: Path, suffixes: Collection[str] = KNOWN_SUFFIXES, skipped: list[Passed] | None = None
-) -> Iterator[str]:
+def audio_paths(folder: Path, suffixes: Collection[str] = KNOWN_SUFFIXES, skipped: list[Passed] | None = None) -> Iterator[str]:
     """Yield what `audio_files` does, as text: of 100,000 files, to make paths of them takes longer than to find them."""
     return _walk(folder, suffixes, skipped, folder, ())
 

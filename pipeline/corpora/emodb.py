@@ -108,8 +108,7 @@ READER = CorpusReader(
     summary="Berlin Database of Emotional Speech: German, acted, 10 speakers, 7 emotions, 535 utterances",
     source="Burkhardt et al., A Database of German Emotional Speech, Interspeech 2005",
     layout=(
-        "  ROOT/wav/03a01Fa.wav   (speaker 03, sentence a01, emotion F, take a; wav or flac)\n"
-        "  ROOT/erkennung.txt     (optional)"
+        "  ROOT/wav/03a01Fa.wav   (speaker 03, sentence a01, emotion F, take a; wav or flac)\n  ROOT/erkennung.txt     (optional)"
     ),
     read=read,
     default_protocol="emodb7-speaker",

@@ -163,4 +163,3 @@ def _is_there(folder: Path, path: str) -> bool:
     if PurePosixPath(path).suffix.lower() in KNOWN_SUFFIXES:
         return False
     return any((folder / f"{path}{suffix}").is_file() for suffix in KNOWN_SUFFIXES)
-

@@ -164,7 +164,10 @@ def _annotations(turn: str, rater: str, answers: str) -> Iterator[Annotation]:
     """Yield what one rater said of a turn: its labels (C), or its values (A); nothing where there are none."""
     is_own = rater[2] != "E"
     common: dict[str, Any] = {
-        "utterance_id": turn, "rater": rater, "setting": "self" if is_own else "multimodal", "counts": not is_own
+        "utterance_id": turn,
+        "rater": rater,
+        "setting": "self" if is_own else "multimodal",
+        "counts": not is_own,
     }
     if rater.startswith("A"):
         values: dict[str, Any] = {_DIMENSIONS[found["name"].lower()]: float(found["value"]) for found in _VALUE.finditer(answers)}

@@ -37,9 +37,7 @@ INTENSITIES = {"01": "normal", "02": "strong"}
 STATEMENTS = {"01": "Kids are talking by the door", "02": "Dogs are sitting by the door"}
 
 _SUNG = ("calm", "happiness", "sadness", "anger", "fear")
-SPEECH = Expected(
-    utterances=1440, speakers=24, labels={"neutral": 96, **dict.fromkeys((*_SUNG, "disgust", "surprise"), 192)}
-)
+SPEECH = Expected(utterances=1440, speakers=24, labels={"neutral": 96, **dict.fromkeys((*_SUNG, "disgust", "surprise"), 192)})
 SONG = Expected(utterances=1012, speakers=23, labels={"neutral": 92, **dict.fromkeys(_SUNG, 184)})
 BOTH = Expected(
     utterances=2452,

@@ -333,9 +333,7 @@ def _source(score: _Score, voice: Speaker, rate_hz: int, rng: np.random.Generato
     return voiced, friction
 
 
-def _filters(
-    score: _Score, voice: Speaker, rate_hz: int, size: int
-) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
+def _filters(score: _Score, voice: Speaker, rate_hz: int, size: int) -> tuple[NDArray[np.complex128], NDArray[np.complex128]]:
     """Return what the vocal tract makes of the glottis and the mouth of friction: transfer functions, (T, F) each.
 
     F are the frequencies of a Fourier transform of ``size`` samples.

@@ -369,9 +369,7 @@ def _number(text: str | None, column: str) -> float | None:
 
 READER = CorpusReader(
     name="table",
-    summary=(
-        "a corpus of your own: a csv, tsv or Parquet table and a root folder (--table FILE [--name NAME] [--column ...])"
-    ),
+    summary=("a corpus of your own: a csv, tsv or Parquet table and a root folder (--table FILE [--name NAME] [--column ...])"),
     source="your own",
     layout=(
         "  FILE.csv with at least a column path (and label, speaker, session, split, start, end where you have them)\n"

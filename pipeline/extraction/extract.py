@@ -56,9 +56,7 @@ def extract(cache: Cache, corpus: str, features: FeatureSet, *, workers: int | N
     return report
 
 
-def extract_pass(
-    cache: Cache, corpus: str, job: Pass, compute: Compute, how: ShardWriting = AS_USUAL
-) -> list[ExtractReport]:
+def extract_pass(cache: Cache, corpus: str, job: Pass, compute: Compute, how: ShardWriting = AS_USUAL) -> list[ExtractReport]:
     """Extract what the feature sets of a pass lack of a scanned corpus, in one run over the audio.
 
     Args:

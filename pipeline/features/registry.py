@@ -91,9 +91,7 @@ class FeatureRequest:
     layer: Annotated[
         str | None, Option("Of an encoder: 12, last, mean, all, or 6,12,24 (one pass, a set each).", metavar="K")
     ] = None
-    weights: Annotated[
-        str | None, Option("Encoder weights: hub id or folder, instead of its own.", metavar="ID|DIR")
-    ] = None
+    weights: Annotated[str | None, Option("Encoder weights: hub id or folder, instead of its own.", metavar="ID|DIR")] = None
     revision: Annotated[str | None, Option("Branch, tag or commit of the weights on the hub.", metavar="REV")] = None
     settings: Annotated[
         Mapping[str, str], Option("A setting of the front-end or encoder.", flag="--set", metavar="KEY=VALUE")

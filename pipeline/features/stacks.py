@@ -26,6 +26,7 @@ from tfser.pipeline.shards.writer import Array, storage_dtype
 Combine = Callable[[Array], Array]
 """Makes (t, D) of the (t, M*D) frames of one utterance."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class Collapsed(Described):
     """The feature set that a collapse makes: its description, and how to compute it."""
@@ -142,4 +143,3 @@ def _layer(text: str, layers: int) -> int | str:
     if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) >= layers:
         raise UsageError(f"--layer {text}: a number from 0 to {layers - 1}, last or mean")
     return int(text)
-

@@ -56,12 +56,8 @@ def last_scan(cache: Cache, corpus: str) -> LastScan:
     return LastScan(
         about=_whole(cache, folder / CORPUS, lambda path: read_about(cache, corpus)),
         table=_whole(cache, folder / UTTERANCES, lambda path: _with_ctime(cache.read_table(path))),
-        skipped=_whole(
-            cache, folder / SKIPPED, lambda path: skipped_rows(read_skipped(cache, path)) if path.exists() else None
-        ),
-        annotations=_whole(
-            cache, folder / ANNOTATIONS, lambda path: read_annotations(cache, corpus) if path.exists() else None
-        ),
+        skipped=_whole(cache, folder / SKIPPED, lambda path: skipped_rows(read_skipped(cache, path)) if path.exists() else None),
+        annotations=_whole(cache, folder / ANNOTATIONS, lambda path: read_annotations(cache, corpus) if path.exists() else None),
     )
 
 

@@ -251,9 +251,7 @@ def _stamp(path: str) -> _Stamp | str:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _measure(
-    root: Path, utterance: Utterance, stamp: _Stamp | str, max_duration_s: float
-) -> tuple[Measured, str | None]:
+def _measure(root: Path, utterance: Utterance, stamp: _Stamp | str, max_duration_s: float) -> tuple[Measured, str | None]:
     path = audio_path(root, utterance.path)
     if isinstance(stamp, str):
         return Measured(), stamp

@@ -194,9 +194,7 @@ def _look(
         root,
         reading.utterances,
         measured_before(last, root, limit == (kept or MAX_DURATION_S)),
-        DecodingOptions(
-            workers=how.workers, rescan=how.rescan, again=found_other(cache, corpus), max_duration_s=limit
-        ),
+        DecodingOptions(workers=how.workers, rescan=how.rescan, again=found_other(cache, corpus), max_duration_s=limit),
         listeners.begin,
     )
     return _Scanned(
@@ -248,9 +246,7 @@ def _check_adapter(last: LastScan, corpus: str, reader: CorpusReader) -> None:
         )
 
 
-def _about(
-    corpus: str, reader: CorpusReader, root: Path, options: Mapping[str, Any] | None, reading: Reading
-) -> dict[str, Any]:
+def _about(corpus: str, reader: CorpusReader, root: Path, options: Mapping[str, Any] | None, reading: Reading) -> dict[str, Any]:
     """Return what `corpus.json` says of a scan; a corpus that its documentation counts otherwise gets a note."""
     expected = reading.expected or reader.expected
     if expected is not None and (differences := expected.differences(reading.utterances)) is not None:

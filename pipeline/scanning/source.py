@@ -46,15 +46,13 @@ class Source:
         str | None,
         Option("Ends of the scale that valence, arousal and dominance are rated on: 1-7, -1:1.", metavar="LOW-HIGH"),
     ] = None
-    rescan: Annotated[
-        bool, Option("Decode every file again, and read weights again, instead of believing size and time.")
-    ] = False
+    rescan: Annotated[bool, Option("Decode every file again, and read weights again, instead of believing size and time.")] = (
+        False
+    )
     max_duration: Annotated[
         float | None, Option("Longest utterance; half an hour unless asked before.", metavar="SECONDS", minimum=0.1)
     ] = None
-    allow_loss: Annotated[
-        bool, Option("Go on even if most of what the last scan could read is gone from the folder.")
-    ] = False
+    allow_loss: Annotated[bool, Option("Go on even if most of what the last scan could read is gone from the folder.")] = False
 
     def locate(self, cache: Cache) -> Located:
         """Return the reader, the folder and the reader's options.

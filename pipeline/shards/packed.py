@@ -102,9 +102,7 @@ class PackedFeatures:
         frames = np.empty((int(offsets[-1]), self.dim), self.frames.dtype)
         for place, i in enumerate(chosen):
             frames[offsets[place] : offsets[place + 1]] = self.of(int(i))
-        return PackedFeatures(
-            frames=frames, offsets=offsets, utterance_ids=tuple(self.utterance_ids[int(i)] for i in chosen)
-        )
+        return PackedFeatures(frames=frames, offsets=offsets, utterance_ids=tuple(self.utterance_ids[int(i)] for i in chosen))
 
 
 @dataclass(frozen=True, kw_only=True)

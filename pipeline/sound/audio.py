@@ -54,9 +54,7 @@ _POINTER_BYTES = 1024
 """A Git LFS pointer, which a clone without `git lfs` leaves in a file's place, is shorter than this."""
 
 
-def decode(
-    path: Path, start_s: float | None = None, end_s: float | None = None, *, max_duration_s: float = math.inf
-) -> Audio:
+def decode(path: Path, start_s: float | None = None, end_s: float | None = None, *, max_duration_s: float = math.inf) -> Audio:
     """Read a file, or the part of it from ``start_s`` to ``end_s``, at its own rate, its channels averaged.
 
     Times are rounded to the nearest sample; a segment may end up to 10 ms after the file does (tables round), and is
@@ -150,9 +148,7 @@ def _check_file(path: Path) -> None:
         if size == 0:
             raise AudioError(path, "the file is empty (0 bytes)")
         if size < _POINTER_BYTES and path.read_bytes().startswith(b"version https://git-lfs"):
-            raise AudioError(
-                path, "this is a pointer of Git LFS, not the recording; run `git lfs pull` in the corpus's folder"
-            )
+            raise AudioError(path, "this is a pointer of Git LFS, not the recording; run `git lfs pull` in the corpus's folder")
     except (OSError, ValueError) as error:  # a path with a zero byte is a ValueError
         raise AudioError(path, f"{_reason(error)}") from error
 
@@ -207,9 +203,7 @@ def _read(
         recording.damaged = True
 
 
-def _read_blocks(
-    path: Path, file: Any, wanted: int, is_known: bool, recording: Recording
-) -> Generator[Samples, None, int]:
+def _read_blocks(path: Path, file: Any, wanted: int, is_known: bool, recording: Recording) -> Generator[Samples, None, int]:
     """Yield mono blocks of up to ``wanted`` samples, whatever length a header claims; return how many samples came."""
     import soundfile
 
@@ -247,8 +241,9 @@ def _mono(block: Samples) -> Samples:
 def _too_long(path: Path, duration_s: float | None, most_s: float) -> TooLongError:
     length = f"{duration_s:,.0f} s" if duration_s is not None else "more"
     return TooLongError(
-        path, f"{length} of sound for one utterance, and {most_s:,.0f} s is the most; cut it up (columns start and end of a "
-        "table), or allow more with --max-duration"
+        path,
+        f"{length} of sound for one utterance, and {most_s:,.0f} s is the most; cut it up (columns start and end of a "
+        "table), or allow more with --max-duration",
     )
 
 

@@ -82,9 +82,7 @@ def stream(path: Path, start_s: float | None, end_s: float | None, recording: Re
     first = round((start_s or 0.0) * rate)
     last = count if end_s is None else round(end_s * rate)
     if first >= count or last > count + rate // 100:
-        raise AudioError(
-            path, f"the segment {first / rate:g} to {last / rate:g} s is outside the file of {total_s:g} s"
-        )
+        raise AudioError(path, f"the segment {first / rate:g} to {last / rate:g} s is outside the file of {total_s:g} s")
 
 
 def _decode(path: Path, container: Any, stream: Any, end_s: float | None, recording: Recording) -> Iterator[Samples]:

@@ -74,9 +74,7 @@ def copied(cache: Cache, remote: RemoteFolder, tell: Callable[[str], None]) -> P
     return files
 
 
-def _fetch_all(
-    cache: Cache, remote: RemoteFolder, place: Path, stale: list[RemoteFile], known: dict[str, list[object]]
-) -> None:
+def _fetch_all(cache: Cache, remote: RemoteFolder, place: Path, stale: list[RemoteFile], known: dict[str, list[object]]) -> None:
     """Fetch files, and write down which are there, also when a fetch fails."""
 
     def fetch(of: RemoteFile) -> RemoteFile:

@@ -355,9 +355,7 @@ def _wanted_runs(
     return {name: files for name, files in runs.items() if is_of(about[name], features, corpus)}
 
 
-def _wanted(
-    remote: RemoteFolder, newest: Mapping[str, Entry], features: str | None, corpus: str | None, what: What
-) -> list[str]:
+def _wanted(remote: RemoteFolder, newest: Mapping[str, Entry], features: str | None, corpus: str | None, what: What) -> list[str]:
     """Return the places that a pull is about, but for runs, those that make others count after them.
 
     Raises:

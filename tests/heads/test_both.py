@@ -75,9 +75,7 @@ def test_reference_heads_learn_on_each_side_what_they_learn_alone(name: str) -> 
     np.testing.assert_array_equal(said.utterance_probabilities[is_rated, 3:], ratings.utterance_probabilities)
     record = found.history[0]
     assert record.test_UA == alone.history[0].test_UA and record.test_CCC == of_ratings.history[0].test_CCC
-    trained = TrainedState(
-        state=found.states["last"], spec=spec, config=config, recipe=recipe, n_classes=3, targets=data.targets
-    )
+    trained = TrainedState(state=found.states["last"], spec=spec, config=config, recipe=recipe, n_classes=3, targets=data.targets)
     again = predict(trained, data.features, utterances=data.test)
     np.testing.assert_array_equal(again.utterance_probabilities, said.utterance_probabilities)
 

@@ -197,9 +197,7 @@ def test_a_fold_is_trained_saved_and_predicted_alike(name: str, preset: str, fol
     save_file(first.states["last"], tmp_path / "model.safetensors")
     state = load_file(tmp_path / "model.safetensors")
     found = predict(
-        TrainedState(
-            state=state, spec=spec, config=config, recipe=recipe, n_classes=len(fold.classes), targets=fold.targets
-        ),
+        TrainedState(state=state, spec=spec, config=config, recipe=recipe, n_classes=len(fold.classes), targets=fold.targets),
         fold.features,
         utterances=fold.test[::-1].copy(),
     )
@@ -225,9 +223,7 @@ def test_every_network_learns_dimensions(name: str, preset: str, fold: FoldData)
     test = found.selections["last"].test
     assert test is not None and test.utterance_probabilities.shape == (6, 2)
     assert found.history[-1].val_UA is None and found.history[-1].test_CCC is not None
-    trained = TrainedState(
-        state=found.states["last"], spec=spec, config=config, recipe=recipe, n_classes=0, targets=of.targets
-    )
+    trained = TrainedState(state=found.states["last"], spec=spec, config=config, recipe=recipe, n_classes=0, targets=of.targets)
     again = predict(trained, of.features, utterances=of.test)
     np.testing.assert_array_equal(again.utterance_probabilities, test.utterance_probabilities)
 

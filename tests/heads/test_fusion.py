@@ -77,8 +77,9 @@ def test_marks_are_inherited_and_a_source_that_changed_is_fused_again(cache: Cac
     fuse(cache, plan)
     refresh(cache)
     with open_catalogue(cache) as connection:
-        found = rows(connection, "SELECT audit, selection FROM runs JOIN metrics USING (run_id) WHERE experiment = ?",
-        [plan.experiment])
+        found = rows(
+            connection, "SELECT audit, selection FROM runs JOIN metrics USING (run_id) WHERE experiment = ?", [plan.experiment]
+        )
     assert {(of["audit"], of["selection"]) for of in found} == {("overridden", "last"), ("overridden", "test-oracle")}
     before = probabilities(cache, plan.experiment)
     stored.put_experiment(cache, "two", people, right=0.1, selections=("last", "test-oracle"))

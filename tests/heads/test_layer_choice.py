@@ -66,9 +66,7 @@ def test_the_chosen_layer_is_that_of_validation_and_its_score_that_of_its_heads(
         said = rows(connection, "SELECT feature_set, fold, label, hit FROM test_predictions JOIN runs USING (run_id, fold)")
     folds = sorted({row["fold"] for row in validated})
     assert len(validated) == len(folds) * M
-    best = {
-        fold: min((-row["val_UA"], row["feature_set"]) for row in validated if row["fold"] == fold)[1] for fold in folds
-    }
+    best = {fold: min((-row["val_UA"], row["feature_set"]) for row in validated if row["fold"] == fold)[1] for fold in folds}
     for row in found[:M]:
         assert row["chosen_in"] == sum(name == row["features"] for name in best.values())
         own = [of["val_UA"] for of in validated if of["feature_set"] == row["features"]]

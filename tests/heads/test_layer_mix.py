@@ -68,11 +68,7 @@ OFTEN = ("mean_pool", "tf_mamba", "tf_transformer", "shift_lstm")
 """Heads whose mixes are among the fast tests: one that is fed in each way, and one with a state."""
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(one, marks=() if one[0] in OFTEN else pytest.mark.slow, id="-".join(one)) for one in CASES
-    ]
-)
+@pytest.fixture(params=[pytest.param(one, marks=() if one[0] in OFTEN else pytest.mark.slow, id="-".join(one)) for one in CASES])
 def case(request: pytest.FixtureRequest) -> tuple[HeadSpec, Settings, LayerMix]:
     spec = head(request.param[0])
     config = settled(spec, request.param[1], **(SMALL[spec.name] if spec.reads else {}))
@@ -231,7 +227,6 @@ def test_states_predict_and_stopped_trainings_go_on_to_the_same_numbers(tmp_path
     recipe = replace(RECIPE, epochs=3, averaging=0.9)
     whole = train(data, recipe)
 
-
     def stop(record: EpochRecord) -> None:
         raise KeyboardInterrupt
 
@@ -241,9 +236,7 @@ def test_states_predict_and_stopped_trainings_go_on_to_the_same_numbers(tmp_path
     assert all(torch.equal(resumed.states["last"][key], value) for key, value in whole.states["last"].items())
     spec = head("mean_pool")
     config = settled(spec, "mlp", **SMALL["mean_pool"])
-    trained = TrainedState(
-        state=whole.states["last"], spec=spec, config=config, recipe=recipe, n_classes=2, layers=data.layers
-    )
+    trained = TrainedState(state=whole.states["last"], spec=spec, config=config, recipe=recipe, n_classes=2, layers=data.layers)
     again = predict(trained, data.features, utterances=data.test)
     np.testing.assert_array_equal(again.utterance_probabilities, whole.selections["last"].test.utterance_probabilities)  # type: ignore[union-attr]
     with pytest.raises(UsageError, match="not a state of mean_pool"):

@@ -25,8 +25,6 @@ from tfser.manifests.catalogue.reading import open_catalogue, rows
 COLUMN = "new speaker's UA [95 %]"
 
 
-
-
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     cache = Cache(tmp_path_factory.mktemp("stored") / "cache")
@@ -50,8 +48,10 @@ def test_it_follows_from_the_speakers_scores(filled: Cache, metric: str) -> None
     with open_catalogue(filled) as connection:
         (row,) = table(connection, Wanted(experiment="mean_pool-a", selection="last"))
         of_speaker: dict[Any, list[float]] = {}
-        asked = "SELECT speaker, UA, WA, n FROM speaker_scores WHERE experiment = 'mean_pool-a' AND selection = 'last' " \
+        asked = (
+            "SELECT speaker, UA, WA, n FROM speaker_scores WHERE experiment = 'mean_pool-a' AND selection = 'last' "
             "AND level = 'utterance'"
+        )
         found = rows(connection, asked)
     for one in found:
         of_speaker.setdefault(one["speaker"], []).append(one[metric])

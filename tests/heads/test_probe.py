@@ -135,8 +135,10 @@ def test_one_frame_an_utterance_is_taken_as_it_is() -> None:
     data = made()
     offsets = np.arange(len(data.labels) + 1)
     single = replace(
-        data, features=PackedFeatures(frames=data.features.frames[offsets[:-1]], offsets=offsets,
-        utterance_ids=data.features.utterance_ids)
+        data,
+        features=PackedFeatures(
+            frames=data.features.frames[offsets[:-1]], offsets=offsets, utterance_ids=data.features.utterance_ids
+        ),
     )
     state = fit(single, ProbeConfig(), Recipe()).states["last"]
     assert state["model.weight"].shape[2] == 4

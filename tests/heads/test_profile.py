@@ -130,9 +130,7 @@ def test_every_head_is_measured_under_the_same_conditions() -> None:
     conditions = Conditions(frames=24, width=16, classes=3, repeats=3, device="cpu")
     every = [name for name in HEADS if isinstance(head(name), Network) and not head(name).reads]  # those of any width
     found = profile(select(every), conditions, advance=lambda: ticks.append(1))
-    assert [(of.head, of.preset) for of in found] == [
-        (name, preset) for name in every for preset in head(name).presets
-    ]
+    assert [(of.head, of.preset) for of in found] == [(name, preset) for name in every for preset in head(name).presets]
     assert len(ticks) == len(found) * 4
     for of in found:
         assert 0 < of.latency_min_ms <= of.latency_ms <= of.latency_p90_ms

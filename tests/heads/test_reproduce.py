@@ -79,12 +79,16 @@ def test_the_numbers_are_the_papers() -> None:
     assert two["Whisper-base"] == {"iemocap WA": 62.8, "iemocap UA": 61.0, "meld WF1": 34.3}
     four, five = rows(transformer, "4"), rows(transformer, "5")
     assert (len(four), len(five)) == (12, 4)
-    assert four["TF-Transformer (ours)"] == five["T+F+TF"] == {
-        "iemocap WA": 74.43,
-        "iemocap UA": 62.90,
-        "casia WA": 53.17,
-        "casia UA": 53.17,
-    }
+    assert (
+        four["TF-Transformer (ours)"]
+        == five["T+F+TF"]
+        == {
+            "iemocap WA": 74.43,
+            "iemocap UA": 62.90,
+            "casia WA": 53.17,
+            "casia UA": 53.17,
+        }
+    )
     assert four["ATFNN"] == {"casia WA": 48.75, "casia UA": 48.75}
 
 

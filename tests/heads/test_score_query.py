@@ -109,9 +109,7 @@ def test_a_spread_is_that_of_the_values_that_are_there(values: list[float | None
 
 
 @given(value=st.floats(0, 1), deviation=st.floats(0, 1) | st.none(), marks=st.sampled_from(["", "†", "‡§"]))
-def test_a_score_is_written_with_its_marks_whatever_else_stands_there(
-    value: float, deviation: float | None, marks: str
-) -> None:
+def test_a_score_is_written_with_its_marks_whatever_else_stands_there(value: float, deviation: float | None, marks: str) -> None:
     for text in (score_text(value, deviation, marks), range_text(value, value, marks)):
         assert text.endswith(marks)
         assert float(text.split(" ")[0].rstrip("†‡§")) == pytest.approx(100 * value, abs=0.05001)

@@ -249,9 +249,7 @@ def test_a_folder_or_file_that_is_no_good_costs_a_trial_and_no_more(content: byt
     assert kernel.run("key") == 32 and kernel.tried == ["key"]
 
 
-def test_the_kernels_of_the_scan_keep_their_choices(
-    fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_kernels_of_the_scan_keep_their_choices(fakes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
     fakes.write_text(
         "import types\nhook = lambda arguments: None\n"

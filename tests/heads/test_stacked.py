@@ -369,6 +369,7 @@ def test_making_a_graph_changes_nothing_and_replays_are_steps(
     how: str, folds: list[FoldData], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU with a graph that only pretends: warm-ups are undone, and batches and rates reach the tensors that it reads."""
+
     class Pretended:
         batch: Any = None
 

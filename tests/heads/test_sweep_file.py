@@ -115,7 +115,7 @@ def test_a_file_that_is_not_there(file: Path) -> None:
 
 def test_options_stand_before_the_defaults_and_behind_the_blocks(file: Path) -> None:
     file.write_text(
-        'seeds = 1\nepochs = 9\nset = { lr = 0.1, jitter = true }\nreference = false\n'
+        "seeds = 1\nepochs = 9\nset = { lr = 0.1, jitter = true }\nreference = false\n"
         '[[head]]\nname = "mean_pool"\nseeds = 5\n[[head]]\nname = "tf_mamba"\n'
     )
     request = asked(file, [], {"seeds": (0, 1), "epochs": 2, "settings": {"lr": "0.2"}})

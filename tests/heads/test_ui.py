@@ -174,9 +174,7 @@ def test_every_utterance_stands_on_one_page_of_the_list(cache: Cache, client: Te
          f"utterance_id IN (SELECT utterance_id FROM result_predictions WHERE experiment = '{TESTED}' AND NOT hit)"),
     ],
 )  # fmt: skip
-def test_a_list_holds_what_its_condition_holds(
-    cache: Cache, client: TestClient, asked: dict[str, str], condition: str
-) -> None:
+def test_a_list_holds_what_its_condition_holds(cache: Cache, client: TestClient, asked: dict[str, str], condition: str) -> None:
     with open_catalogue(cache) as connection:
         wanted = rows(connection, f"SELECT utterance_id FROM utterances WHERE {condition} ORDER BY 1")
     answer = _get(client, "utterances", size="200", **asked)

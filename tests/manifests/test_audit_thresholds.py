@@ -166,9 +166,7 @@ CASES = {
     "twenty ratings of two labels": Case(
         audit="rater_constant", below=clean(), above=clean(), levels=(NOTHING, NOTHING), prepare=ratings("anger", 19, 1)
     ),
-    "the end of a scale": Case(
-        audit="rater_off_scale", below=clean(), above=clean(), levels=(NOTHING, WARNING), prepare=values
-    ),
+    "the end of a scale": Case(audit="rater_off_scale", below=clean(), above=clean(), levels=(NOTHING, WARNING), prepare=values),
     "one class is 95 % of a side": Case(
         audit="class_collapsed",
         below=rows(*((s, c, n) for s in ("s1", "s2") for c, n in (("anger", 57), ("neutral", 3)))),

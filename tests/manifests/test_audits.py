@@ -138,9 +138,7 @@ def test_duplicate_audio(cache, put_corpus):
     whole = {"duplicates_in_corpus": "warning", "audio_unreadable": "warning"}
     assert found(findings) == {"duplicate_audio": "error"} | whole
     in_fold = {f.fold: f for f in findings if f.audit == "duplicate_audio"}
-    assert in_fold[2].examples == (
-        {"test_utterance": "s3_0", "other_role": "train", "other_utterance": "s1_0", "copies": 2},
-    )
+    assert in_fold[2].examples == ({"test_utterance": "s3_0", "other_role": "train", "other_utterance": "s1_0", "copies": 2},)
     assert in_fold[1].rows == 2
     assert found(audit(cache, "loso-speaker", "duplicate_audio"))["duplicate_audio"] == "error"  # an error for any protocol
 
@@ -182,9 +180,7 @@ def test_speakers_that_are_spelt_in_two_ways(cache, put_corpus):
     put_corpus(cache, [*changed({"speaker": "S 1"}, "s4_0", "s4_1")])
     findings = [f for f in audit(cache, "loso-session") if f.level != "ok"]
     assert {(f.audit, f.level, f.fold) for f in findings} == {("speaker_spelling", "warning", k) for k in (1, 2)}
-    assert findings[0].examples == (
-        {"speaker": "s1", "test_utterances": 4, "other_spelling": "S 1", "other_utterances": 2},
-    )
+    assert findings[0].examples == ({"speaker": "s1", "test_utterances": 4, "other_spelling": "S 1", "other_utterances": 2},)
     put_corpus(cache, changed({"speaker": "S1"}, "s1_0", "s1_1"))  # both on one side: nothing leaks
     assert found(audit(cache, "loso-session")) == {}
     assert "speaker_spelling" in found(audit(cache, "loso-speaker", "speaker_spelling"))

@@ -32,9 +32,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 def test_every_odd_character_is_an_escape():
     assert visible("plain: é 愤怒 😀 a\\b") == "plain: é 愤怒 😀 a\\b"
-    assert visible(HOSTILE) == (
-        r"an\x1b[2Jger\x07\n\x9b31m\u202evil\ttab\u2066\ufeff\ud83d\x7f\u2028end"
-    )
+    assert visible(HOSTILE) == (r"an\x1b[2Jger\x07\n\x9b31m\u202evil\ttab\u2066\ufeff\ud83d\x7f\u2028end")
     every = "".join(map(chr, [*range(32), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]))
     assert all(" " <= character <= "~" for character in visible(every))
 

@@ -18,7 +18,7 @@ from tfser.manifests.utterances import Utterance
 def corpus(name: str = "toy") -> list[Utterance]:
     return [
         Utterance(
-            utterance_id=f"s{s}, \"{i}\"",
+            utterance_id=f's{s}, "{i}"',
             path=f"{name} é/s{s}_{i}.wav",
             speaker=f"s{s}",
             label=("anger", "neutral")[i % 2],
@@ -68,9 +68,7 @@ def test_audformat(cache, put_corpus, installed, tmp_path):
     names = [f"fold{k}.{role}" for k in (1, 2, 3) for role in ("train", "test")]
     assert list(header["tables"]) == names and {t["type"] for t in header["tables"].values()} == {"filewise"}
     assert sorted(p.name for p in path.iterdir()) == sorted(["db.yaml", *(f"db.{n}.csv" for n in names)])
-    found = {
-        (int(n[4]), n[6:], r["file"], r["emotion"], r["speaker"]) for n in names for r in read(path / f"db.{n}.csv")
-    }
+    found = {(int(n[4]), n[6:], r["file"], r["emotion"], r["speaker"]) for n in names for r in read(path / f"db.{n}.csv")}
     assert {(k, role, file, label) for k, role, file, label, _ in found} == {(r[0], r[1], r[5], r[4]) for r in folds(catalogue)}
     assert {r["speaker"] for r in read(path / "db.fold2.test.csv")} == {"s2"}
     export(catalogue, "loso-speaker", "toy", path, "audformat")  # over its own earlier export

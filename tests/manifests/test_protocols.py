@@ -16,7 +16,7 @@ HEADS = st.one_of(
     st.sampled_from(["loco:a,b,c", "loco:x-1,x_2,x.3", "group-kfold:3"]),
 )
 MAPS = st.sampled_from(
-    ["", "@anger,neutral", "@happiness:happiness+exc,sad", "@neutral,fear/anxiety", "@o'brien,\"x\"", "@情,a b"]
+    ["", "@anger,neutral", "@happiness:happiness+exc,sad", "@neutral,fear/anxiety", '@o\'brien,"x"', "@情,a b"]
 )
 
 

@@ -68,10 +68,7 @@ def test_alpha_of_values_is_krippendorffs(seed: int) -> None:
     rng = np.random.default_rng(seed)
     values = rng.integers(1, 6, (3, 7)).astype(float)
     values[rng.uniform(size=values.shape) < 0.2] = np.nan
-    ratings = [
-        Annotation(utterance_id=f"u{u}", rater=f"r{r}", valence=values[r, u])
-        for r, u in np.argwhere(~np.isnan(values))
-    ]
+    ratings = [Annotation(utterance_id=f"u{u}", rater=f"r{r}", valence=values[r, u]) for r, u in np.argwhere(~np.isnan(values))]
     shared = values[:, (~np.isnan(values)).sum(axis=0) > 1]
     if len(np.unique(shared[~np.isnan(shared)])) < 2:
         return

@@ -31,9 +31,7 @@ def write_video() -> WriteVideo:
     """Write a small video; `streamable` puts the index in front, so that a file that is cut can still be opened."""
     av = pytest.importorskip("av", reason="videos are written and read with PyAV, the extra [video]")
 
-    def write(
-        path: Path, sound: np.ndarray | None, *, rate: int = 16000, codec: str = "aac", streamable: bool = False
-    ) -> Path:
+    def write(path: Path, sound: np.ndarray | None, *, rate: int = 16000, codec: str = "aac", streamable: bool = False) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(path), "w", options={"movflags": "faststart"} if streamable else {}) as container:
             pictures = container.add_stream("mpeg4", rate=25)

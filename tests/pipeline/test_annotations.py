@@ -112,7 +112,8 @@ def test_crema_ds_votes_have_raters_where_the_answers_are_there(tmp_path, write_
     )
     reading = crema_d.read(tmp_path, {})
     assert reading.annotations == [
-        Annotation(**clip, rater="7", label="anger", setting="voice"), Annotation(**clip, rater="8", label="neutral", **face)
+        Annotation(**clip, rater="7", label="anger", setting="voice"),
+        Annotation(**clip, rater="8", label="neutral", **face),
     ]
     assert [reason for _, _, reason in reading.unused_ratings] == [
         "row 3: the emotion 'X' or the kind of query '1' is none of the corpus's"

@@ -24,9 +24,7 @@ def store(
     rows, frames = [], {}
     for k, lengths in enumerate(shards):
         members = [
-            ShardMember(
-                utterance_id=f"{k}-{i}", content_hash="", frames=rng.normal(size=(n, dim)).astype(dtype, copy=False)
-            )
+            ShardMember(utterance_id=f"{k}-{i}", content_hash="", frames=rng.normal(size=(n, dim)).astype(dtype, copy=False))
             for i, n in enumerate(lengths)
         ]
         shard = write_shard(folder, f"s{k}", members, dtype=dtype, format="hdf5" if k % 2 == 0 else "parquet")

@@ -230,4 +230,3 @@ def test_nothing_of_a_long_file_is_held_by_a_survey(tmp_path: Path) -> None:
     assert resource is not None
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100_000  # KB; eight channels of a minute are 184 MB, and were held twice
-

@@ -55,7 +55,7 @@ def test_scan_protocol_and_audit(emodb, cache):
     with open_catalogue(cache) as connection:
         folds = rows(
             connection,
-            'SELECT fold, "group", count(*) AS n FROM assignments WHERE protocol = \'emodb7-speaker\' GROUP BY ALL ORDER BY 1',
+            "SELECT fold, \"group\", count(*) AS n FROM assignments WHERE protocol = 'emodb7-speaker' GROUP BY ALL ORDER BY 1",
         )
         assert [row["group"] for row in folds] == ["03", "08", "09", "10", "11", "12", "13", "14", "15", "16"]
         assert [row["n"] for row in folds] == [49, 58, 43, 38, 55, 35, 61, 69, 56, 71]

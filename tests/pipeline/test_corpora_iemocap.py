@@ -142,9 +142,7 @@ def test_default_protocol_and_its_audit(cache, put_corpus, reading):
         trains = [row["n"] for row in counts if row["role"] == "train"]
         assert tests == [1085, 1023, 1151, 1031, 1241]
         assert trains == [5531 - n for n in tests]
-        classes = rows(
-            connection, "SELECT label, count(*) AS n FROM assignments WHERE protocol = ? GROUP BY ALL", [name]
-        )
+        classes = rows(connection, "SELECT label, count(*) AS n FROM assignments WHERE protocol = ? GROUP BY ALL", [name])
         assert {row["label"]: row["n"] for row in classes} == {
             "anger": 1103,
             "happiness": 1636,

@@ -50,9 +50,7 @@ TREES = {
         ),
         skipped=("MSP-PODCAST_0009_0001",),
         ratings=(
-            Annotation(
-                utterance_id="MSP-PODCAST_0001_0008", rater="WORKER1", label="neutral", arousal=4, valence=5, dominance=6
-            ),
+            Annotation(utterance_id="MSP-PODCAST_0001_0008", rater="WORKER1", label="neutral", arousal=4, valence=5, dominance=6),
             Annotation(utterance_id="MSP-PODCAST_0001_0008", rater="WORKER2", label="other", arousal=3, valence=4, dominance=4),
         ),
         unused=1,
@@ -112,9 +110,7 @@ TREES = {
     "thai_ser": Tree(
         audio=("studio1-10/s001_clip_actor001_impro1_1.wav",),
         tables={
-            "emotion_label.json": json.dumps(
-                {"s001_clip_actor001_impro1_1.flac": [{"majority_emo": "Angry", "agreement": 0.9}]}
-            )
+            "emotion_label.json": json.dumps({"s001_clip_actor001_impro1_1.flac": [{"majority_emo": "Angry", "agreement": 0.9}]})
         },
         rows=(("s001_clip_actor001_impro1_1", "actor001", "anger", None),),
     ),

@@ -166,7 +166,7 @@ def scanned(cache, root, text, name="mine", **options):
 
 
 def test_own_columns_can_be_queried(root, cache):
-    text = "path,label,Corpus,PEAK,own_peak,it's \"odd\"\na,x,7,8,9,10\n"
+    text = 'path,label,Corpus,PEAK,own_peak,it\'s "odd"\na,x,7,8,9,10\n'
     scanned(cache, root, text)
     with open_catalogue(cache) as connection:
         (row,) = rows(connection, "SELECT * FROM utterances")

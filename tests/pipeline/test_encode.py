@@ -497,4 +497,3 @@ def test_a_list_of_no_devices_says_so() -> None:
     pytest.importorskip("torch")
     with pytest.raises(UsageError, match="--devices ',': names no device"):
         choose_devices(",")
-

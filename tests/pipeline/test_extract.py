@@ -350,9 +350,7 @@ def test_a_disk_that_is_really_full(
         for j, formats in enumerate((("hdf5", "hdf5"), ("hdf5", "parquet"), ("parquet", "hdf5")))
     ],
 )
-def test_what_is_gone_or_cut_is_made_again(
-    scanned: Cache, whole: dict[str, bytes], format: Any, then: Any, damage: str
-) -> None:
+def test_what_is_gone_or_cut_is_made_again(scanned: Cache, whole: dict[str, bytes], format: Any, then: Any, damage: str) -> None:
     extract(scanned, "c", LOGMEL, format=format, shard_utterances=4)
     folder = scanned.feature_root / LOGMEL.folder / "c"
     rows_file = sorted(folder.glob("*.rows.parquet"))[0]

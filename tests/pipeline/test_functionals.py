@@ -25,9 +25,7 @@ def noise(samples: int, seed: int = 0) -> np.ndarray:
 
 def test_they_are_what_opensmile_gives() -> None:
     x = noise(16000)
-    smile = opensmile.Smile(
-        feature_set=opensmile.FeatureSet.eGeMAPSv02, feature_level=opensmile.FeatureLevel.Functionals
-    )
+    smile = opensmile.Smile(feature_set=opensmile.FeatureSet.eGeMAPSv02, feature_level=opensmile.FeatureLevel.Functionals)
     found = Functionals(EGeMAPSConfig()).extract(x)
     assert found.shape == (1, 88) and found.dtype == np.float32
     np.testing.assert_array_equal(found, smile.process_signal(x, 16000).to_numpy())

@@ -257,9 +257,7 @@ def test_every_damage_is_found_and_no_number_is_shown_from_it(cache: Cache, orig
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(st.tuples(st.floats(0, 0.999999), st.integers(0, 7)), min_size=3, max_size=3), number=st.integers(0, 3))
-def test_every_bit_counts(
-    cache: Cache, original: Cache, kind: str, flips: list[tuple[float, int]], number: int
-) -> None:
+def test_every_bit_counts(cache: Cache, original: Cache, kind: str, flips: list[tuple[float, int]], number: int) -> None:
     """Each of several bits is found; what is shown takes longer to see, and is looked at for the last one."""
     found = _files(cache, kind)
     path = found[number % len(found)]

@@ -194,9 +194,7 @@ def test_no_part_s_file_is_touched(cache: Cache, two: Any) -> None:
     assert {path: content for path, content in stamps().items() if path in before} == before
 
 
-def test_a_layer_is_read_out_of_its_stack_as_if_it_had_been_stored_by_itself(
-    cache: Cache, two: Any, put_stack: Any
-) -> None:
+def test_a_layer_is_read_out_of_its_stack_as_if_it_had_been_stored_by_itself(cache: Cache, two: Any, put_stack: Any) -> None:
     """The same name, fingerprint and numbers as of a layer that is a feature set of its own."""
     stack = frames(6, 9)  # three layers of two numbers
     put_stack(cache, stack, 3, name="enc/all")

@@ -153,13 +153,9 @@ def test_two_encoders_of_one_name_and_replaced_stacks() -> None:
     assert list(taken) == ["w/0"]  # somebody's own w/1 is not shadowed
 
 
-def test_a_layer_is_read_by_its_name_out_of_a_stack_in_half_precision(
-    cache: Cache, put_corpus: Any, put_stack: Any
-) -> None:
+def test_a_layer_is_read_by_its_name_out_of_a_stack_in_half_precision(cache: Cache, put_corpus: Any, put_stack: Any) -> None:
     emotions = ("anger", "fear")
-    put_corpus(
-        cache, [Utterance(utterance_id=n, path=f"{n}.wav", speaker=n[0], label=emotions[int(n[1]) % 2]) for n in NAMES]
-    )
+    put_corpus(cache, [Utterance(utterance_id=n, path=f"{n}.wav", speaker=n[0], label=emotions[int(n[1]) % 2]) for n in NAMES])
     frames = {n: np.full((2, M * D), i, np.float32) for i, n in enumerate(NAMES)}
     put_stack(cache, frames, M, name="enc/all+float16", dtype="float16")
     found = resolve(cache, Request(head="logreg", features="enc/1", protocol="loso-speaker", device="cpu"))

@@ -151,9 +151,7 @@ def test_from_audio_to_audit(cache, corpus):
 
 
 def test_files_that_changed_or_went_are_said_and_nothing_is_lost(cache, corpus):
-    scan(
-        cache, READER, corpus="toy", root=corpus, options={"table": str(corpus / "toy.csv"), "columns": {}, "delimiter": None}
-    )
+    scan(cache, READER, corpus="toy", root=corpus, options={"table": str(corpus / "toy.csv"), "columns": {}, "delimiter": None})
     (corpus / "2.wav").unlink()
     soundfile.write(corpus / "3.wav", babble(50), RATE)
     report = update_fingerprints(cache, "toy")

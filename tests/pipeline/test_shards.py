@@ -33,16 +33,12 @@ both_formats = pytest.mark.parametrize("format", ["hdf5", "parquet"])
 def members(lengths: list[int], dim: int = 5, seed: int = 0) -> list[ShardMember]:
     rng = np.random.default_rng(seed)
     return [
-        ShardMember(
-            utterance_id=f"Ses01_ü{i:03d}", content_hash=f"{i:032x}", frames=rng.normal(size=(n, dim)).astype("f4")
-        )
+        ShardMember(utterance_id=f"Ses01_ü{i:03d}", content_hash=f"{i:032x}", frames=rng.normal(size=(n, dim)).astype("f4"))
         for i, n in enumerate(lengths)
     ]
 
 
-def store(
-    folder: Path, lengths: list[int], format: Format = "hdf5", dtype: Dtype = "float16", **more: Any
-) -> ShardFile:
+def store(folder: Path, lengths: list[int], format: Format = "hdf5", dtype: Dtype = "float16", **more: Any) -> ShardFile:
     shard = write_shard(folder, "0123abcd", members(lengths, **more), dtype=dtype, format=format, attributes={"a": "ü"})
     write_rows(shard)
     return shard
@@ -52,9 +48,7 @@ def store(
 @given(
     arrays=st.integers(1, 9).flatmap(
         lambda dim: st.lists(
-            st.integers(0, 12).flatmap(
-                lambda t: hnp.arrays(np.float32, (t, dim), elements=st.floats(-60000, 60000, width=32))
-            ),
+            st.integers(0, 12).flatmap(lambda t: hnp.arrays(np.float32, (t, dim), elements=st.floats(-60000, 60000, width=32))),
             min_size=1,
             max_size=8,
         )
@@ -166,9 +160,7 @@ def test_values_that_cannot_be_stored(tmp_path: Path, format: Format) -> None:
     def attempt(value: float, dtype: Dtype) -> None:
         frames = np.ones((3, 5), np.float64)
         frames[1, 1] = value
-        write_shard(
-            tmp_path, "x", [ShardMember(utterance_id="u1", content_hash="", frames=frames)], dtype=dtype, format=format
-        )
+        write_shard(tmp_path, "x", [ShardMember(utterance_id="u1", content_hash="", frames=frames)], dtype=dtype, format=format)
 
     for value, dtype, reason in (
         (70000.0, "float16", "too large for float16"),
@@ -316,9 +308,7 @@ def test_a_shard_without_rows_does_not_count(tmp_path: Path, format: Format) -> 
 
 
 @pytest.mark.parametrize(("format", "call"), [("hdf5", "fsync"), ("hdf5", "pwritev"), ("parquet", "fsync")])
-def test_a_full_disk_leaves_nothing(
-    tmp_path: Path, format: Format, call: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_nothing(tmp_path: Path, format: Format, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

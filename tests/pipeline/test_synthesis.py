@@ -101,9 +101,7 @@ def test_version_1_sounds_as_it_did() -> None:
     rows = {row.utterance_id: row for row in utterances(SMALL)}
     measured = {name: render(SMALL, rows[name]) for name in ("S01F_s01_ang_01", "S04M_s01_sad_01")}
     assert [len(samples) for samples in measured.values()] == [15840, 23280]
-    assert [float(np.sqrt((samples**2).mean())) for samples in measured.values()] == pytest.approx(
-        [0.04889, 0.046326], rel=1e-3
-    )
+    assert [float(np.sqrt((samples**2).mean())) for samples in measured.values()] == pytest.approx([0.04889, 0.046326], rel=1e-3)
     assert [float(np.abs(np.diff(samples)).mean()) for samples in measured.values()] == pytest.approx(
         [0.005653, 0.005831], rel=1e-3
     )

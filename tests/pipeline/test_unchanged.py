@@ -53,9 +53,7 @@ def look(cache: Cache, root: Path, **how: Any) -> ScanReport:
     return scan(cache, READER, corpus="c", root=root, options=options, how=ScanOptions(**how))
 
 
-def test_where_nothing_changed_the_report_is_given_again_and_nothing_is_read(
-    cache: Cache, root: Path, reads: list[Path]
-) -> None:
+def test_where_nothing_changed_the_report_is_given_again_and_nothing_is_read(cache: Cache, root: Path, reads: list[Path]) -> None:
     first = look(cache, root)
     again = look(cache, root)
     assert len(reads) == 1 and (again.decoded, again.changed) == (0, False)

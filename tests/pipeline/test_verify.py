@@ -312,9 +312,7 @@ def test_a_cache_of_the_version_before_is_read(old: Cache) -> None:
     assert {"mine.511a6c8f", "random-kfold:2", "loso-speaker"} <= protocols
     keys = ("utterance_id", "first_frame", "frames", "dim", "checksum")
     for name in ("logmel", "logmel+float16"):
-        where = [
-            FeatureRow(path=old.root / r["shard"], **{k: r[k] for k in keys}) for r in found if r["feature_set"] == name
-        ]
+        where = [FeatureRow(path=old.root / r["shard"], **{k: r[k] for k in keys}) for r in found if r["feature_set"] == name]
         packed = load_packed(where)
         assert packed.frames.shape == (200, 80) and all(row.checksum for row in where)
 

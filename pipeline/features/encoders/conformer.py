@@ -76,9 +76,7 @@ class ConformerEncoder(Encoder):
         yield hidden
         positions = None if self.positions is None else self.positions(hidden)
         for layer in self.layers:
-            hidden = layer(
-                hidden, attention_mask=mask, relative_position_embeddings=positions, conv_attention_mask=valid
-            )
+            hidden = layer(hidden, attention_mask=mask, relative_position_embeddings=positions, conv_attention_mask=valid)
             yield hidden
 
     def _input(self, piece: npt.NDArray[np.float32], length: int, known: Moments | None) -> npt.NDArray[np.float32]:
@@ -124,9 +122,7 @@ class DistanceAttention(nn.Module):
         self.distances = attention.distance_embedding.weight.detach()  # (left + 1 + right, D / H)
         self.out = attention.linear_out
 
-    def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any
-    ) -> tuple[Tensor, None]:
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **_: Any) -> tuple[Tensor, None]:
         """Return (B, T, D), and no weights.
 
         Args:

@@ -72,9 +72,7 @@ class Encoder(ABC):
         """
         return self.launch(pieces, moments).frames() if pieces else []
 
-    def launch(
-        self, pieces: Sequence[npt.NDArray[np.float32]], moments: Sequence[Moments | None] | None = None
-    ) -> Launched:
+    def launch(self, pieces: Sequence[npt.NDArray[np.float32]], moments: Sequence[Moments | None] | None = None) -> Launched:
         """Begin what `encode` does, and return before a GPU has done it: what is asked of it next waits behind.
 
         The arguments and errors are those of `encode`; there is at least one piece. A CPU has done all of it on return.
@@ -132,9 +130,7 @@ class Launched:
         # Cut to a piece's own frames: what lies beyond is of the padding.
         return [
             tuple(
-                np.concatenate([array[i, :length] for array in held], axis=1)
-                if len(held) > 1
-                else held[0][i, :length].copy()
+                np.concatenate([array[i, :length] for array in held], axis=1) if len(held) > 1 else held[0][i, :length].copy()
                 for held in arrays
             )
             for i, length in enumerate(self._lengths)

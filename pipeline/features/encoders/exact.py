@@ -87,9 +87,7 @@ class _ConvLayer:
         self.norm = getattr(layer, "layer_norm", None)
         self.activation = layer.activation
 
-    def __call__(
-        self, hidden: Tensor, own: Sequence[int], block: int | None, moments: Sequence[Moments | None] | None
-    ) -> Tensor:
+    def __call__(self, hidden: Tensor, own: Sequence[int], block: int | None, moments: Sequence[Moments | None] | None) -> Tensor:
         """Return (B, T', C') of (B, T, C); piece i has `own[i]` of the T' frames."""
         if isinstance(self.norm, nn.GroupNorm):
             normalised: Tensor = self.activation(self._group_norm(self.convolve(hidden, block), own, moments))

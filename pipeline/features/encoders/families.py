@@ -53,9 +53,7 @@ FAMILIES: dict[str, Family] = {
     "wavlm": Family(title="WavLM", model="WavLMModel", attention="eager"),
     "unispeech-sat": Family(title="UniSpeech-SAT", model="UniSpeechSatModel"),
     "data2vec-audio": Family(title="data2vec", model="Data2VecAudioModel"),
-    "emotion2vec": Family(
-        title="emotion2vec", model="", encoder="emotion2vec:Emotion2vecEncoder", front=emotion2vec_front
-    ),
+    "emotion2vec": Family(title="emotion2vec", model="", encoder="emotion2vec:Emotion2vecEncoder", front=emotion2vec_front),
     "wav2vec2-bert": Family(
         title="w2v-BERT 2.0",
         model="Wav2Vec2BertModel",

@@ -103,8 +103,7 @@ class ConvFraming:
         middle = math.ceil((self.overlap - self.minimum_samples) / (2 * self.hop))
         cuts = [0, *(start + middle for start in starts[1:]), self.frames(n_samples)]
         parts = [
-            piece[cut - start : end - start]
-            for piece, start, cut, end in zip(pieces, starts, cuts[:-1], cuts[1:], strict=True)
+            piece[cut - start : end - start] for piece, start, cut, end in zip(pieces, starts, cuts[:-1], cuts[1:], strict=True)
         ]
         return np.concatenate(parts)
 

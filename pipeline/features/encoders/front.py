@@ -135,8 +135,7 @@ def whisper_front(
     for key, want in (("feature_size", values["num_mel_bins"]), ("n_samples", window)):
         if stored.get(key, want) != want:
             raise TfserError(
-                f"{path}: {key} is {shown(stored[key])}, and config.json needs {want}:"
-                " these two files do not belong together"
+                f"{path}: {key} is {shown(stored[key])}, and config.json needs {want}: these two files do not belong together"
             )
     mel = {"n_fft": int(preprocessor["n_fft"]), "hop_length": hop, "bands": int(values["num_mel_bins"])}
     framing = WindowFraming(window=window, hop=2 * hop, is_filled=filling == WINDOWS[0])

@@ -31,7 +31,5 @@ class Known:
     layer: int | None = None
 
 
-ENCODERS = {
-    name: Known(**block) for name, block in tomllib.loads(packaged("pipeline.features.encoders", "known.toml")).items()
-}
+ENCODERS = {name: Known(**block) for name, block in tomllib.loads(packaged("pipeline.features.encoders", "known.toml")).items()}
 """The encoders that have names of their own. Any other of their families goes by its hub id or folder."""

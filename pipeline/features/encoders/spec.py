@@ -221,9 +221,7 @@ def _architecture(files: Found, source: str, name: str, named: Known | None) -> 
     return family, values
 
 
-def _check_words(
-    name: str, named: Known | None, weights: str | None, precision: str, settings: Mapping[str, str]
-) -> None:
+def _check_words(name: str, named: Known | None, weights: str | None, precision: str, settings: Mapping[str, str]) -> None:
     """Refuse all that can be wrong with the words before anything is fetched: weights are gigabytes.
 
     Raises:
