@@ -9,7 +9,7 @@ from tfser.manifests.options import Option
 
 
 class FigureKind(NamedTuple):
-    """A kind of figure: what it shows, and what draws it, as `module:function` of `heads/reports` that takes a `plots.AskedFigure`."""
+    """A kind of figure: what it shows, and what draws it: `module:function` of this folder, which takes a `plots.AskedFigure`."""
 
     shows: str
     drawn_by: str
