@@ -241,7 +241,10 @@ def _numbers(path: Path, table: Any, columns: Sequence[str]) -> npt.NDArray[np.f
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
             raise UsageError(f"{path}: the column {name} is no numbers ({kind}); leave it out with --ignore {name}")
     return np.stack(
-        [np.asarray(table[name].cast(pa.float64()).fill_null(float("nan")).to_numpy(), dtype=np.float64) for name in columns],
+        [
+            np.asarray(table[name].cast(pa.float64(), safe=False).fill_null(float("nan")).to_numpy(), dtype=np.float64)
+            for name in columns
+        ],
         axis=1,
     )
 

@@ -87,7 +87,7 @@ def size_of(path: Path) -> int:
         return total
     for file in [path] if path.is_file() else path.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # removed or renamed just now
-            total += file.stat().st_size if file.is_file() else 0
+            total += file.lstat().st_size if file.is_file() else 0
     return total
 
 

@@ -257,7 +257,7 @@ CHECKS: tuple[Check, ...] = (_index, _corpora, _protocols, _feature_sets, _runs)
 
 
 def _feature_folders(cache: Cache) -> list[Path]:
-    return sorted(p for p in cache.feature_root.glob("[!.]*/[!.]*") if p.is_dir() and not p.name.endswith((".json", ".tmp")))
+    return sorted(p for p in cache.feature_root.glob("[!.]*/[!.]*") if p.is_dir())
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -273,7 +273,7 @@ def frames_of(rows_file: Path) -> list[Path]:
 def _rows_without_shards(cache: Cache, folder: Path) -> Iterator[Problem]:
     for path in sorted(folder.glob(f"[!.]*{ROWS_SUFFIX}")):
         if not any(os.path.lexists(p) for p in frames_of(path)):
-            name = next((p for p in frames_of(path)), path)
+            name = frames_of(path)[0]
             with contextlib.suppress(DamagedError, UnreadableError):
                 name = path.with_name(str(cache.read_table(path, ["shard"])["shard"][0]))
             yield Problem(path=cache.place(name), kind="missing", reason="its rows are there", way_out="extract again to make it")

@@ -342,7 +342,7 @@ def _as_text(name: str | None) -> str | None:
 def _without_odd_names(reading: Reading) -> Reading:
     """Return a reading whose names can all be stored; utterances whose names cannot are listed instead."""
     odd = [u for u in reading.utterances if not (_is_text(u.utterance_id) and _is_text(u.path))]
-    listed = [(_as_text(i), _as_text(p), reason) for i, p, reason in reading.skipped]
+    listed = [(_as_text(i), _as_text(p), str(_as_text(reason))) for i, p, reason in reading.skipped]  # a reason may name a file
     listed += [(_as_text(u.utterance_id), _as_text(u.path), "the file's name is not UTF-8; rename it") for u in odd]
     names = {u.utterance_id for u in odd}
     utterances = [u for u in reading.utterances if u.utterance_id not in names]

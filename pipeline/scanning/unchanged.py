@@ -100,7 +100,8 @@ def _listing(folder: str, above: Sequence[tuple[int, int]]) -> Iterator[str]:
 def _program() -> str:
     """Return what changes with the files of this program, also where its version does not."""
     top = Path(tfser.__file__).parent
-    files = [path for room in ("manifests", "pipeline") for path in (top / room).rglob("*.py")]
+    found = (path for room in ("manifests", "pipeline") for path in (top / room).rglob("*"))
+    files = [path for path in found if path.suffix in (".py", ".toml")]  # corpora are declared in TOML
     stamps = [(path.relative_to(top).as_posix(), path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(repr(sorted(stamps)).encode()).hexdigest()
 

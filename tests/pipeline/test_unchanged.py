@@ -133,3 +133,15 @@ def test_files_without_a_stamp_or_elsewhere_and_readers_of_others_are_looked_at_
     assert len(reads) == 4
     theirs = dataclasses.replace(READER, read=lambda root, options: READER.read(root, options))
     assert unchanged.state_of(cache, "c", theirs, root, {}) is None
+
+
+@pytest.mark.parametrize("name", ["pipeline/a/reader.py", "pipeline/a/file_names.toml"])
+def test_a_change_of_a_reader_or_of_a_declaration_is_another_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("")
+    monkeypatch.setattr(unchanged.tfser, "__file__", str(tmp_path / "__init__.py"))
+    before = unchanged._program.__wrapped__()
+    os.utime(tmp_path / name, ns=(1, 1))
+    assert unchanged._program.__wrapped__() != before

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,6 @@ from tfser.pipeline.features.encoders.framing import Framing
 from tfser.pipeline.features.encoders.front import OPTIONS
 from tfser.pipeline.features.encoders.known import ENCODERS, Known
 from tfser.pipeline.features.encoders.weights import Found, config_path, content_hash, find, is_folder, read_config
-
-if TYPE_CHECKING:
-    pass
 
 ALGORITHM = 1
 """Raised whenever the same encoder on the same samples would give other numbers than before."""
