@@ -19,7 +19,7 @@ from tfser.manifests.annotations import annotation_table
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.stored import ANNOTATIONS, CORPUS, SKIPPED, UTTERANCES
 from tfser.manifests.errors import TfserError
-from tfser.manifests.files import now, sweep
+from tfser.manifests.files import now
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.manifests.wording import count
 from tfser.pipeline.corpora.annotation_file import read_annotations
@@ -107,7 +107,7 @@ def scan(
     # One lock from the first look to the last file: two scans at once would each keep what only the other has measured.
     with cache.lock(f"corpora/{corpus}", listeners.on_wait):
         # What a killed scan left is swept away, and a corpus that is made rather than found is made.
-        sweep(folder)
+        cache.sweep(folder, f"corpora/{corpus}")
         _make(reader, root, listeners)
         last = last_scan(cache, corpus)
         _check_adapter(last, corpus, reader)

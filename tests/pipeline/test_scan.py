@@ -321,6 +321,18 @@ def test_a_reason_that_names_such_a_file_is_no_change(cache: Cache, root: Path) 
     assert (first.changed, again.changed) == (True, False) and again.skipped[0].reason.endswith("\\udcf6/u9.wav")
 
 
+def test_a_scan_takes_away_what_killed_writers_left_and_nothing_of_those_at_work(cache: Cache, root: Path) -> None:
+    run(cache, root)
+    names = (".utterances.parquet.1-ab.tmp", ".fingerprints.parquet.1-ab.tmp")
+    for name in names:
+        (cache.corpus("c") / name).write_text("")
+    with cache.lock("fingerprints/c"):
+        run(cache, root)
+    assert [(cache.corpus("c") / name).exists() for name in names] == [False, True]
+    run(cache, root)
+    assert not (cache.corpus("c") / names[1]).exists()
+
+
 def test_ids_must_be_unique_and_a_corpus_keeps_its_reader(cache: Cache, root: Path) -> None:
     with pytest.raises(TfserError, match=r"'u1.wav' stands for u1.wav and u1.wav"):
         run(cache, root, also=["u1.wav"])
