@@ -45,7 +45,7 @@ from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.wording import listed
 from tfser.pipeline.features.feature_set import fingerprint_of
 from tfser.pipeline.shards.reader import ShardReader, no_shard
-from tfser.pipeline.shards.rows import ROWS_SUFFIX, SHA256, load_rows, metadata_of, rows_path
+from tfser.pipeline.shards.rows import ROWS_SUFFIX, SHA256, frames_of, load_rows, metadata_of, rows_path
 from tfser.pipeline.shards.writer import SUFFIXES, ShardError
 
 if TYPE_CHECKING:
@@ -262,12 +262,6 @@ def _feature_folders(cache: Cache) -> list[Path]:
 
 def _shards(folder: Path) -> list[Path]:
     return sorted(p for suffix in SUFFIXES.values() for p in folder.glob(f"[!.]*{suffix}*") if p.name.endswith(suffix))
-
-
-def frames_of(rows_file: Path) -> list[Path]:
-    """Return the files that may hold the frames of a file of rows."""
-    stem = rows_file.name.removesuffix(ROWS_SUFFIX)
-    return [rows_file.with_name(stem + suffix) for suffix in SUFFIXES.values()]
 
 
 def _rows_without_shards(cache: Cache, folder: Path) -> Iterator[Problem]:

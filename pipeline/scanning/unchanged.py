@@ -17,7 +17,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +129,10 @@ def keep_seen(
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         return
-    notes = tuple(note for note in report.notes if note not in survey_notes)
-    said = replace(report, decoded=0, removed=0, changed=False, skipped=(), notes=notes, root=Path(str(report.root)))
-    values = {of.name: getattr(said, of.name) for of in fields(said) if of.name != "skipped"}
-    values |= {"root": str(said.root), "classes": dict(said.classes), "columns": dict(said.columns), "notes": list(notes)}
+    notes = [note for note in report.notes if note not in survey_notes]
+    values = {of.name: getattr(report, of.name) for of in fields(report) if of.name != "skipped"}
+    values |= {"root": str(report.root), "classes": dict(report.classes), "columns": dict(report.columns), "notes": notes}
+    values |= {"decoded": 0, "removed": 0, "changed": False}
     with contextlib.suppress(OSError):  # the rows are what counts
         cache.write_json(path, {"state": dict(state), "rows": _rows_digests(cache, report.corpus), "report": values})
 
