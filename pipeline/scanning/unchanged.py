@@ -27,6 +27,8 @@ from tfser.manifests.catalogue.stored import ANNOTATIONS, CORPUS, SKIPPED, UTTER
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import sha256_of
 from tfser.pipeline.corpora.base import CorpusReader
+from tfser.pipeline.corpora.label_tables import LABEL_TABLES
+from tfser.pipeline.corpora.patterns import PATTERNS
 from tfser.pipeline.scanning.last_scan import found_other
 from tfser.pipeline.scanning.scan_report import ScanReport
 
@@ -38,7 +40,7 @@ LEAST = 20_000
 MOST_FILES = 1_000_000
 """Files below a root beyond which they are not looked at: a table's root may be a whole disk."""
 
-_OWN = ("tfser.pipeline.corpora.",)
+_OWN = "tfser.pipeline.corpora."
 """Where the readers are of whom it is known what they read."""
 
 
@@ -52,7 +54,7 @@ def state_of(cache: Cache, corpus: str, reader: CorpusReader, root: Path, option
         root: its folder.
         options: of the reader; those that name files are taken by their content.
     """
-    if reader.prepare is not None or not reader.read.__module__.startswith(_OWN):
+    if reader.prepare is not None or not _is_own(reader):
         return None
     named = sorted(str(value) for value in options.values() if isinstance(value, (str, Path)) and Path(value).is_file())
     digest, count = hashlib.sha256(), 0
@@ -72,6 +74,13 @@ def state_of(cache: Cache, corpus: str, reader: CorpusReader, root: Path, option
         "named": contents,
         "files": [count, digest.hexdigest()],
     }
+
+
+def _is_own(reader: CorpusReader) -> bool:
+    """Tell whether a reader, or the declaration that it reads by, is this program's, so that it is known what it reads."""
+    if isinstance(reader.read, functools.partial):
+        return any(reader.read.args[:1] == (declared,) for declared in (*PATTERNS.values(), *LABEL_TABLES.values()))
+    return reader.read.__module__.startswith(_OWN)
 
 
 def _listing(folder: str, above: Sequence[tuple[int, int]]) -> Iterator[str]:

@@ -13,6 +13,8 @@ import pytest
 import soundfile
 
 from tfser.manifests.cache import Cache
+from tfser.pipeline.corpora import CORPORA
+from tfser.pipeline.corpora.patterns import PATTERNS
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.scanning import scan as scanning
 from tfser.pipeline.scanning import unchanged
@@ -145,3 +147,11 @@ def test_a_change_of_a_reader_or_of_a_declaration_is_another_program(
     before = unchanged._program.__wrapped__()
     os.utime(tmp_path / name, ns=(1, 1))
     assert unchanged._program.__wrapped__() != before
+
+
+def test_every_reader_of_this_program_is_known_and_none_of_another(cache: Cache, tmp_path: Path) -> None:
+    made = {name for name, reader in CORPORA.items() if reader.prepare is not None}
+    known = {name for name, reader in CORPORA.items() if unchanged.state_of(cache, name, reader, tmp_path, {}) is not None}
+    assert known == set(CORPORA) - made
+    theirs = dataclasses.replace(PATTERNS["esd"], name="theirs").reader()  # who knows when their declaration changes
+    assert unchanged.state_of(cache, "theirs", theirs, tmp_path, {}) is None
