@@ -115,8 +115,8 @@ def _read(corpus: LabelTable, root: Path, options: Mapping[str, Any]) -> Reading
                     reading.skipped.append((stem, relative(table, root), f"row {number}: labelled again; the first row stands"))
                 continue
             seen.add(stem)
-            path = audio.get(stem.casefold())
-            where = relative(path, root) if path is not None else written
+            recording = audio.get(stem.casefold())
+            where = relative(recording, root) if recording is not None else written
             reading.utterances.append(_utterance(corpus, stem, where, cells))
     _account(corpus, root, audio, seen, reading)
     if corpus.ratings is not None:

@@ -412,6 +412,7 @@ def test_a_step_at_the_paper_s_size_fits_a_cpu_with_24_gib() -> None:
     code = """
 import resource, torch
 from tfser.heads import head
+from tfser.heads.models.layer_mix import build_module
 from tfser.heads.training.losses import cmdt
 spec = head("tf_mamba")
 config = spec.settled(spec.preset(), hop_s=0.02, longest=326, device="cpu")
