@@ -15,7 +15,7 @@ from typing import Any
 import typer
 
 from tfser.cli import CONTENTS, app
-from tfser.manifests.commands.program import help_record
+from tfser.manifests.commands.program import help_panels
 
 HEAD = """# Reference of the command line
 
@@ -44,12 +44,9 @@ def _command(name: str, command: Any) -> Iterator[str]:
     context = typer.Context(command, info_name=name)
     yield f"### {name}"
     yield _plain(str(command.help))
-    panels: dict[str, list[tuple[str, str]]] = {}
-    for param in command.get_params(context):
-        record = help_record(param, context)
-        if record is not None and "--help" not in param.opts:
-            plain = "Argument" if param.param_type_name == "argument" else "Option"
-            panels.setdefault(getattr(param, "rich_help_panel", None) or plain, []).append(record)
+    singular = {"Arguments": "Argument", "Options": "Option"}
+    panels = {singular.get(heading, heading): records for heading, records in help_panels(command, context).items()}
+    panels["Option"] = [record for record in panels["Option"] if record[0] != "--help"]
     # One table for all, with the headings in its rows: pages with a table a heading are hard to read through.
     rows = [row for heading, records in panels.items() for row in _rows(heading, records)]
     if rows:

@@ -342,6 +342,8 @@ class Cache:
         parts = path.relative_to(self.root).parts
         if parts[0] == "protocols":
             return "protocols/asked"
+        if parts[0].removeprefix(".").startswith("names."):
+            return "names"
         if parts[0] == "corpora" and len(parts) == 3:  # files of one folder that different commands write
             name = parts[2].removeprefix(".")
             area = "fingerprints" if name.startswith(("fingerprints.", "near_duplicates.")) else "corpora"
@@ -351,6 +353,10 @@ class Cache:
             return f"runs/{run_of(folders[1])}"
         depth = {"features": 3, "corpora": 2}.get(parts[0], 1)
         return "/".join(folders[:depth]) or "catalogue"
+
+    def sweep(self, folder: Path, held: str) -> None:
+        """Remove what killed writers left in a folder, under the lock `held`; what holders of other locks are writing stays."""
+        files.sweep(folder, keep=lambda path: (lock := self.writers_of(path)) != held and self.is_locked(lock))
 
     def is_locked(self, what: str) -> bool:
         """Tell whether another writer holds a lock just now; nothing is written for it."""

@@ -19,7 +19,7 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,8 +82,8 @@ def is_left_over(name: str) -> bool:
     return _ASIDE.fullmatch(name) is not None
 
 
-def sweep(folder: Path, *, older_than_s: float = 0.0) -> int:
-    """Remove the temporary files that killed writers left in `folder`; return how many.
+def sweep(folder: Path, *, older_than_s: float = 0.0, keep: Callable[[Path], bool] = lambda path: False) -> int:
+    """Remove the temporary files that killed writers left in `folder`, but for those to `keep`; return how many.
 
     Call it while holding the lock of that folder's writers, or with an age that no live writer reaches.
     """
@@ -91,7 +91,7 @@ def sweep(folder: Path, *, older_than_s: float = 0.0) -> int:
     if folder.is_dir():
         limit = time.time() - older_than_s
         for path in folder.iterdir():
-            if is_left_over(path.name):
+            if is_left_over(path.name) and not keep(path):
                 with contextlib.suppress(FileNotFoundError):
                     if path.stat().st_mtime <= limit:
                         path.unlink()

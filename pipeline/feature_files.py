@@ -240,10 +240,8 @@ def _numbers(path: Path, table: Any, columns: Sequence[str]) -> npt.NDArray[np.f
     for name, kind in kinds.items():
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
             raise UsageError(f"{path}: the column {name} is no numbers ({kind}); leave it out with --ignore {name}")
-    return np.stack(
-        [np.asarray(table[name].cast(pa.float64()).fill_null(float("nan")).to_numpy(), dtype=np.float64) for name in columns],
-        axis=1,
-    )
+    numbers = (table[name].cast(pa.float64(), safe=False).fill_null(float("nan")) for name in columns)
+    return np.stack([column.to_numpy() for column in numbers], axis=1)
 
 
 def _read_table(path: Path, id_column: str | None) -> Any:

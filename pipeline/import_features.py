@@ -100,7 +100,7 @@ def import_features(cache: Cache, corpus: str, given: Given, target: Described, 
     """
     if corpus not in cache.corpora():
         raise unknown("corpus", corpus, cache.corpora())
-    stored = read_corpus(cache, corpus).utterances.select(["utterance_id", "path", "content_hash", "start_s"]).to_pylist()
+    stored = read_corpus(cache, corpus).utterances.select(["utterance_id", "path", "content_hash"]).to_pylist()
     hashes = {row["utterance_id"]: row["content_hash"] for row in stored}
     matched, strangers = match(list(given.frames), stored)
     if not matched:

@@ -19,8 +19,7 @@ from tfser.manifests.catalogue.reading import open_catalogue, refresh, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.options import Option
 from tfser.pipeline.features.feature_set import superseded
-from tfser.pipeline.shards.rows import ROWS_SUFFIX, read_rows
-from tfser.pipeline.verify import frames_of
+from tfser.pipeline.shards.rows import ROWS_SUFFIX, frames_of, read_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +86,7 @@ def size_of(path: Path) -> int:
         return total
     for file in [path] if path.is_file() else path.rglob("*"):
         with contextlib.suppress(FileNotFoundError):  # removed or renamed just now
-            total += file.stat().st_size if file.is_file() else 0
+            total += file.lstat().st_size if file.is_file() else 0
     return total
 
 

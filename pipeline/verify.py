@@ -45,7 +45,7 @@ from tfser.manifests.protocols.protocol import JOINED_BY
 from tfser.manifests.wording import listed
 from tfser.pipeline.features.feature_set import fingerprint_of
 from tfser.pipeline.shards.reader import ShardReader, no_shard
-from tfser.pipeline.shards.rows import ROWS_SUFFIX, SHA256, load_rows, metadata_of, rows_path
+from tfser.pipeline.shards.rows import ROWS_SUFFIX, SHA256, frames_of, load_rows, metadata_of, rows_path
 from tfser.pipeline.shards.writer import SUFFIXES, ShardError
 
 if TYPE_CHECKING:
@@ -257,23 +257,17 @@ CHECKS: tuple[Check, ...] = (_index, _corpora, _protocols, _feature_sets, _runs)
 
 
 def _feature_folders(cache: Cache) -> list[Path]:
-    return sorted(p for p in cache.feature_root.glob("[!.]*/[!.]*") if p.is_dir() and not p.name.endswith((".json", ".tmp")))
+    return sorted(p for p in cache.feature_root.glob("[!.]*/[!.]*") if p.is_dir())
 
 
 def _shards(folder: Path) -> list[Path]:
     return sorted(p for suffix in SUFFIXES.values() for p in folder.glob(f"[!.]*{suffix}*") if p.name.endswith(suffix))
 
 
-def frames_of(rows_file: Path) -> list[Path]:
-    """Return the files that may hold the frames of a file of rows."""
-    stem = rows_file.name.removesuffix(ROWS_SUFFIX)
-    return [rows_file.with_name(stem + suffix) for suffix in SUFFIXES.values()]
-
-
 def _rows_without_shards(cache: Cache, folder: Path) -> Iterator[Problem]:
     for path in sorted(folder.glob(f"[!.]*{ROWS_SUFFIX}")):
         if not any(os.path.lexists(p) for p in frames_of(path)):
-            name = next((p for p in frames_of(path)), path)
+            name = frames_of(path)[0]
             with contextlib.suppress(DamagedError, UnreadableError):
                 name = path.with_name(str(cache.read_table(path, ["shard"])["shard"][0]))
             yield Problem(path=cache.place(name), kind="missing", reason="its rows are there", way_out="extract again to make it")

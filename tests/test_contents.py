@@ -6,6 +6,7 @@ import inspect
 import shlex
 import subprocess
 import sys
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from tfser.cli import CONTENTS, Contents, app
+from tfser.heads.reports.wishes import PLOTS
 from tfser.manifests.commands.program import Line, load, parted
 
 LINES = [line for stage in CONTENTS for line in stage.lines]
@@ -50,6 +52,15 @@ def test_commands_take_few_parameters_and_declare_their_options() -> None:
         function = load(line.where)
         assert len(inspect.signature(function).parameters) <= 8, line.name
         assert function.__module__.split(".")[-2] == "commands"
+
+
+def test_every_kind_of_figure_is_drawn_by_something_and_stands_in_the_help() -> None:
+    for kind in PLOTS.values():
+        module, _, function = kind.drawn_by.partition(":")
+        assert callable(getattr(import_module(f"tfser.heads.reports.{module}"), function))
+    shown = CliRunner().invoke(app, ["plot", "--help"]).stdout.partition("Kind:\n")[2].partition("Output and cache:")[0]
+    words = " ".join(shown.split())
+    assert words == " ".join(f"{name} {kind.shows}" for name, kind in PLOTS.items())
 
 
 def test_every_chapter_has_its_sentence() -> None:

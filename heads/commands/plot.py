@@ -17,9 +17,11 @@ from tfser.manifests.errors import UsageError, unknown
 from tfser.manifests.outputs import check_output, format_of, writing
 from tfser.manifests.wording import size
 
+_KINDS = "\n".join(("One of those below.", *(f"{name}: {kind.shows}" for name, kind in PLOTS.items())))
+
 
 def plot(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help=f"{', '.join(PLOTS)}.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help=_KINDS)],
     names: Annotated[
         list[str] | None,
         typer.Argument(metavar="EXPERIMENT", help="Ids, or enough of them; of features: an utterance."),

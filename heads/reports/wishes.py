@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from tfser.manifests.options import Option
 
-PLOTS: dict[str, str] = {
-    "forest": "experiments with their intervals, those not told apart joined",
-    "speakers": "one dot a speaker",
-    "confusion": "whom an experiment takes for whom (TF-Transformer, Fig. 2)",
-    "difference": "confusion of A minus that of B",
-    "curves": "UA by epoch, with the epochs of each selection",
-    "ratings": "predicted against rated, of one dimension",
-    "reliability": "is it as right as it is sure: ECE and Brier score",
-    "risk": "what is wrong among the surest answers",
-    "entropy": "entropy of right and wrong answers",
-    "failing": "UA by duration, level, gender, sentence ...",
-    "cost": "score against latency and parameters (TF-Mamba, Fig. 3)",
-    "tokens": "tokens and spectrum before and after TF-Mamba's modules (its Fig. 4)",
-    "attention": "log-Mel frames and TF-Transformer's attention (its Fig. 3)",
-    "layers": "UA by layer of an encoder, and the layer that validation speakers chose (after `tfser layers`)",
-    "embedding": "utterances in a plane, by class and by speaker",
-    "features": "wave, log-Mel and encoder frames of one utterance",
+
+class FigureKind(NamedTuple):
+    """A kind of figure: what it shows, and what draws it: `module:function` of this folder, which takes a `plots.AskedFigure`."""
+
+    shows: str
+    drawn_by: str
+
+
+PLOTS: dict[str, FigureKind] = {
+    "forest": FigureKind("experiments with their intervals, those not told apart joined", "plots:forest"),
+    "speakers": FigureKind("one dot a speaker", "plots:speakers"),
+    "confusion": FigureKind("whom an experiment takes for whom (TF-Transformer, Fig. 2)", "plots:confusion"),
+    "difference": FigureKind("confusion of A minus that of B", "plots:difference"),
+    "curves": FigureKind("UA by epoch, with the epochs of each selection", "plots:epochs"),
+    "ratings": FigureKind("predicted against rated, of one dimension", "plots:ratings"),
+    "reliability": FigureKind("is it as right as it is sure: ECE and Brier score", "plots:reliability"),
+    "risk": FigureKind("what is wrong among the surest answers", "plots:risk"),
+    "entropy": FigureKind("entropy of right and wrong answers", "plots:entropy"),
+    "failing": FigureKind("UA by duration, level, gender, sentence ...", "plots:failing"),
+    "cost": FigureKind("score against latency and parameters (TF-Mamba, Fig. 3)", "plots:cost"),
+    "tokens": FigureKind("tokens and spectrum before and after TF-Mamba's modules (its Fig. 4)", "plots:tokens"),
+    "attention": FigureKind("log-Mel frames and TF-Transformer's attention (its Fig. 3)", "plots:attention"),
+    "layers": FigureKind(
+        "UA by layer of an encoder, and the layer that validation speakers chose (after `tfser layers`)", "plots:layers"
+    ),
+    "embedding": FigureKind("utterances in a plane, by class and by speaker", "plots:embedding"),
+    "features": FigureKind("wave, log-Mel and encoder frames of one utterance", "plots:features"),
 }
-"""Kinds of figures by name: what each shows."""
+"""Kinds of figures by name. A new one is a file with its function, and a line here."""
 
 EMBEDDED_MB = 4.0
 """Up to so many megabytes of sound are part of a page."""

@@ -53,7 +53,7 @@ from tfser.manifests.errors import (
     first_line,
     unknown,
 )
-from tfser.manifests.files import aside, opened, sweep
+from tfser.manifests.files import aside, opened
 from tfser.manifests.notes import note
 from tfser.manifests.protocols.folds import install
 from tfser.manifests.protocols.names import parse
@@ -108,7 +108,7 @@ def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
             before = None if rebuild else _built_from(cache)
             if before == cache.sources():
                 return False
-            sweep(cache.root)
+            cache.sweep(cache.root, "catalogue")
             built: dict[str, Stamp] = {}
             seal = b""
             # Files may vanish while they are read (a run that is removed, a shard that is made anew): then the

@@ -76,11 +76,7 @@ class Command(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write arguments and options, by heading; options without one come first."""
-        panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
-        for param in self.get_params(ctx):
-            if (record := help_record(param, ctx)) is not None:
-                plain = "Arguments" if param.param_type_name == "argument" else "Options"
-                panels.setdefault(getattr(param, "rich_help_panel", None) or plain, []).append(record)
+        panels = help_panels(self, ctx)
         last = [heading for heading, records in panels.items() if records][-1]
         if len(panels["Options"]) == 1 and last != "Options":  # --help alone needs no heading
             panels[last] += panels.pop("Options")
@@ -111,6 +107,22 @@ def help_record(param: Any, ctx: Any) -> tuple[str, str] | None:
         return record
     # The brackets say what has to be given, so it is not said a second time.
     return argument_words(param), record[1].removesuffix("[required]").rstrip()
+
+
+def help_panels(command: Any, ctx: Any) -> dict[str, list[tuple[str, str]]]:
+    """Return what help says of arguments and options, by heading: each with its meaning; those without a heading come first.
+
+    Lines below an argument's first are the words that it may be, `word: meaning`, which have a heading of their own.
+    """
+    panels: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+    for param in command.get_params(ctx):
+        if (record := help_record(param, ctx)) is not None:
+            name, (meaning, *words) = record[0], record[1].splitlines() or [""]
+            plain = "Arguments" if param.param_type_name == "argument" else "Options"
+            panels.setdefault(getattr(param, "rich_help_panel", None) or plain, []).append((name, meaning))
+            if words:
+                panels[name.capitalize()] = [(word, shows) for word, _, shows in (line.partition(": ") for line in words)]
+    return panels
 
 
 def parted(docstring: str) -> tuple[str, str]:

@@ -24,7 +24,6 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.near_duplicates import FINGERPRINTS
 from tfser.manifests.catalogue.stored import read_corpus
 from tfser.manifests.errors import DamagedError, MissingFileError
-from tfser.manifests.files import sweep
 from tfser.manifests.notes import note
 from tfser.pipeline.features.logmel import LogMel, LogMelConfig
 from tfser.pipeline.scanning.measure import Advance, audio_path, disk_errors, in_order
@@ -118,7 +117,7 @@ def update_fingerprints(
     """
     folder = cache.corpus(corpus)
     with cache.lock(f"fingerprints/{corpus}", on_wait):
-        sweep(folder, older_than_s=3600.0)  # a scan may be writing
+        cache.sweep(folder, f"fingerprints/{corpus}")
         root, rows = _rows(cache, corpus)
         wanted = {row["content_hash"] for row in rows}
         before = stored(cache, corpus)

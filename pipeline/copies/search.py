@@ -213,11 +213,12 @@ def search(cache: Cache, corpus: str) -> Searched:
                 current = _current(cache, name)
                 rows = zip(table["content_hash"].to_pylist(), table["words"].to_pylist(), strict=True)
                 kept = {key: value for key, value in rows if key in current}
-                own = own or set(kept) if name == corpus else own
+                own = set(kept) if name == corpus else own
                 prints = kept | prints
         names = sorted(prints)
         # The state of a search is what was compared and how: with the same state there is nothing to find.
-        state = hashlib.sha256("\n".join([str(ALGORITHM), str(SIMILARITY), *names, corpus]).encode()).hexdigest()[:16]
+        whose = sorted(own) if len(own) < len(names) else []  # pairs of others alone are theirs to find
+        state = hashlib.sha256("\n".join([str(ALGORITHM), str(SIMILARITY), *names, corpus, *whose]).encode()).hexdigest()[:16]
         arrays = [np.frombuffer(prints[name], "<u4").astype(np.uint32) for name in names]
         short = sum(int(np.count_nonzero(words)) < MIN_WORDS for words in arrays)
         path = folder / PAIRS

@@ -10,7 +10,6 @@ votes of nobody in particular.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -24,6 +23,7 @@ from tfser.manifests.utterances import Utterance
 from tfser.manifests.wording import count
 from tfser.pipeline.corpora.base import Passed
 from tfser.pipeline.corpora.delimited import load
+from tfser.pipeline.corpora.table import clean, number
 
 USUAL: Mapping[str, tuple[str, ...]] = {
     "utterance_id": (
@@ -72,9 +72,9 @@ def read_annotations(
     passed: list[Passed] = []
     unknown: Counter[str] = Counter()
     for i in range(table.num_rows):
-        row = {ours: cells[i] for ours, cells in values.items() if cells[i] is not None}
-        written = str(row.pop("utterance_id", ""))
-        meant = names.get(written.casefold()) or _by_last_part(written, names, folders)
+        row = {ours: text for ours, cells in values.items() if (text := clean(cells[i])) is not None}
+        written = row.pop("utterance_id", "")
+        meant = written if written in folders else names.get(written.casefold()) or _by_last_part(written, names, folders)
         # Each row is used, or listed with its reason; those of unknown utterances are counted by utterance, since a
         # rater's whole table may be of another corpus.
         if not written:
@@ -112,29 +112,19 @@ def _folders(path: str) -> tuple[str, ...]:
     return tuple(part.casefold() for part in PurePosixPath(path).parts[:-1] if part not in ("..", "/"))
 
 
-def _of_row(utterance_id: str, row: Mapping[str, Any]) -> Iterator[Annotation]:
+def _of_row(utterance_id: str, row: Mapping[str, str]) -> Iterator[Annotation]:
     """Yield the ratings of a row: one, or one a label where there are several; the values are those of the first.
 
     Raises:
         ValueError: if a value is no number, or nothing is rated.
     """
-    numbers: dict[str, Any] = {name: _number(name, row[name]) for name in DIMENSIONS if name in row}
-    rater = str(row["rater"]) if "rater" in row else None
-    labels = [label for part in str(row.get("label", "")).split(";") if (label := normalise(part)) is not None]
+    numbers: dict[str, Any] = {name: value for name in DIMENSIONS if (value := number(row.get(name), name)) is not None}
+    rater = row.get("rater")
+    labels = [label for part in row.get("label", "").split(";") if (label := normalise(part)) is not None]
     if not labels and not numbers:
         raise ValueError("it has neither a label nor a value")
     yield Annotation(utterance_id=utterance_id, rater=rater, label=labels[0] if labels else None, **numbers)
     yield from (Annotation(utterance_id=utterance_id, rater=rater, label=label) for label in dict.fromkeys(labels[1:]))
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        number = float(str(value).replace(",", "."))
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{name} is {value!r}, which is no number")
-    return number
 
 
 def _columns(file: Path, present: Sequence[str], chosen: Mapping[str, str]) -> dict[str, str]:
@@ -164,11 +154,12 @@ def _columns(file: Path, present: Sequence[str], chosen: Mapping[str, str]) -> d
 
 
 def _names(utterances: Sequence[Utterance]) -> dict[str, str]:
-    """Return the utterance that each name means, in small letters; a name of several is none of them, but for ids."""
+    """Return the utterance that each name means, in small letters; a name of several is none of them, but for the id of one."""
     others: dict[str, set[str]] = {}
     for utterance in utterances:
         path = PurePosixPath(utterance.path)
         for name in (utterance.path, path.name, path.stem, utterance.utterance_id):
             others.setdefault(name.casefold(), set()).add(utterance.utterance_id)
     names = {name: next(iter(ids)) for name, ids in others.items() if len(ids) == 1}
-    return names | {utterance.utterance_id.casefold(): utterance.utterance_id for utterance in utterances}
+    alike = Counter(utterance.utterance_id.casefold() for utterance in utterances)  # ids may differ in case alone
+    return names | {u.utterance_id.casefold(): u.utterance_id for u in utterances if alike[u.utterance_id.casefold()] == 1}

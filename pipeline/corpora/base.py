@@ -7,6 +7,7 @@ are enough. Whatever it cannot make an utterance of, it lists with the reason.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 from collections import Counter
@@ -239,6 +240,17 @@ def read_lines(path: Path, encoding: str = "cp1252") -> list[str]:
     if path.exists() and not path.is_file():  # a pipe would keep everybody waiting for ever
         raise TfserError(f"{path}: cannot be read (not a file)")
     return re.split(r"\r\n|\r|\n", read_text(path, encoding))
+
+
+def number_in(text: str | None) -> float | None:
+    """Return the number that a cell of a corpus's own table holds; None where it is empty, a word, several numbers or infinite.
+
+    >>> number_in("3.5"), number_in("nan"), number_in("2:3"), number_in(None)
+    (3.5, None, None, None)
+    """
+    with contextlib.suppress(ValueError):
+        return number if math.isfinite(number := float(text or "")) else None
+    return None
 
 
 def absolute(given: Path) -> Path:

@@ -32,7 +32,7 @@ from typing import Any
 from tfser.manifests.annotations import Annotation
 from tfser.manifests.labels import normalise
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.corpora.base import CorpusReader, Expected, Reading, audio_files, relative
+from tfser.pipeline.corpora.base import CorpusReader, Expected, Reading, audio_files, number_in, relative
 from tfser.pipeline.corpora.delimited import load
 from tfser.pipeline.sound.audio import KNOWN_SUFFIXES, VIDEO_SUFFIXES
 
@@ -137,14 +137,14 @@ def _crowd(files: Sequence[Path]) -> dict[str, dict[str, Any]]:
             way = WAYS[int(number[0]) - 1]
             own = result.setdefault(_id(row["filename"]), {})
             own[f"crowd_{way}"] = _perceived(row.get("emovote"))
-            own[f"crowd_{way}_votes"] = _float(row.get("numresponses"))
-            own[f"crowd_{way}_agreement"] = _float(row.get("agreement"))
+            own[f"crowd_{way}_votes"] = number_in(row.get("numresponses"))
+            own[f"crowd_{way}_agreement"] = number_in(row.get("agreement"))
     for row in _rows(files, "summaryTable.csv"):
         if "filename" in row:
             own = result.setdefault(_id(row["filename"]), {})
             for way in WAYS:
                 own[f"crowd_{way}"] = _perceived(row.get(f"{way}vote"))
-                own[f"crowd_{way}_level"] = _float(row.get(f"{way}level"))
+                own[f"crowd_{way}_level"] = number_in(row.get(f"{way}level"))
     return result
 
 
@@ -166,7 +166,7 @@ def _votes(files: Sequence[Path]) -> Iterator[Annotation]:
         number = row.get("column1", "")
         if number[:1] in ("1", "2", "3") and len(number) == 6 and "filename" in row:
             for letter, label in _VOTES.items():
-                for _ in range(int(_float(row.get(letter.lower())) or 0)):
+                for _ in range(int(number_in(row.get(letter.lower())) or 0)):
                     yield _vote(_id(row["filename"]), WAYS[int(number[0]) - 1], label, None)
 
 
@@ -188,14 +188,6 @@ def _perceived(vote: str | None) -> str | None:
     """Return the labels of a vote, ties as `anger:disgust`; nothing for what is no vote."""
     labels = [_VOTES.get(letter.strip().upper()) for letter in (vote or "").split(":")]
     return None if None in labels else ":".join(label for label in labels if label)
-
-
-def _float(text: str | None) -> float | None:
-    """Return a number; ties give several, and then there is none."""
-    try:
-        return float(text or "")
-    except ValueError:
-        return None
 
 
 def _id(stem: str) -> str:

@@ -19,7 +19,7 @@ from tfser.manifests.labels import normalise
 from tfser.manifests.texts import packaged
 from tfser.pipeline.corpora.base import Expected, Passed, read_lines, read_text
 from tfser.pipeline.corpora.delimited import load
-from tfser.pipeline.corpora.labelled import Cells, LabelTable
+from tfser.pipeline.corpora.labelled import Cells, LabelTable, rows_of
 
 _LETTERS = {
     **{"n": "neutral", "h": "happiness", "s": "sadness", "a": "anger", "c": "contempt", "u": "surprise", "d": "disgust"},
@@ -136,16 +136,12 @@ def _aibo_rows(table: Path) -> Iterator[Cells]:
 def _dusha_ratings(files: Sequence[Path], passed: list[Passed]) -> Iterator[Annotation]:
     """Yield the annotators' answers: the raw tables have one in each row."""
     for path in (file for file in files if re.fullmatch(r"raw_(crowd|podcast)_(train|test)\.tsv", file.name, re.IGNORECASE)):
-        table = load(path, "\t", ())
-        names = {name.casefold(): name for name in table.column_names}
-        who = table[names["annotator_id"]].to_pylist() if "annotator_id" in names else [None] * table.num_rows
-        said = table[names["annotator_emo"]].to_pylist() if "annotator_emo" in names else [None] * table.num_rows
-        for number, (name, rater, word) in enumerate(zip(table[names["audio_path"]].to_pylist(), who, said, strict=True), 1):
-            label = normalise(str(word)) if word is not None else None
+        for number, cells in enumerate(rows_of(path, "\t"), 1):
+            name, label = cells.get("audio_path"), normalise(cells.get("annotator_emo"))
             if name is None or label is None:
                 passed.append((None, path.name, f"row {number}: no file or no answer"))
             else:
-                yield Annotation(utterance_id=Path(str(name)).stem, rater=None if rater is None else str(rater), label=label)
+                yield Annotation(utterance_id=Path(name).stem, rater=cells.get("annotator_id"), label=label)
 
 
 def _thai_rows(table: Path) -> Iterator[Cells]:

@@ -19,7 +19,7 @@ from tfser.manifests.annotations import Annotation
 from tfser.manifests.dimensions import DIMENSIONS
 from tfser.manifests.labels import normalise
 from tfser.manifests.utterances import Utterance
-from tfser.pipeline.corpora.base import CorpusReader, Expected, Passed, Reading, audio_files, relative
+from tfser.pipeline.corpora.base import CorpusReader, Expected, Passed, Reading, audio_files, number_in, relative
 from tfser.pipeline.corpora.delimited import load
 from tfser.pipeline.sound.audio import KNOWN_SUFFIXES, VIDEO_SUFFIXES
 
@@ -91,7 +91,10 @@ def _read(corpus: LabelTable, root: Path, options: Mapping[str, Any]) -> Reading
     files = list(audio_files(root, {*_SIDES, *KNOWN_SUFFIXES, *VIDEO_SUFFIXES}, reading.skipped))
     # By stem, whatever folder and suffix: tables name the files of the release, copies hold them converted or moved. Of
     # two, the first counts.
-    audio = {path.stem.casefold(): path for path in reversed(files) if path.suffix.lower() not in _SIDES}
+    audio: dict[str, Path] = {}
+    for path in (path for path in files if path.suffix.lower() not in _SIDES):
+        if (first := audio.setdefault(path.stem.casefold(), path)) != path:
+            reading.skipped.append((path.stem, relative(path, root), f"the same utterance as {relative(first, root)}"))
     tables = [path for path in files if any(fnmatch(path.name.casefold(), name.casefold()) for name in corpus.tables)]
     if not tables:
         raise corpus.reader().fail(root, f"there is no table called {' or '.join(corpus.tables)} in it")
@@ -100,7 +103,7 @@ def _read(corpus: LabelTable, root: Path, options: Mapping[str, Any]) -> Reading
     # A row without audio stays a row, which the scan lists as unreadable; audio without a row is listed by `_account`.
     seen: set[str] = set()
     for table in tables:
-        for number, cells in enumerate(corpus.rows(table) if corpus.rows else _rows(table, corpus.delimiter), 1):
+        for number, cells in enumerate(corpus.rows(table) if corpus.rows else rows_of(table, corpus.delimiter), 1):
             written = _cell(corpus, cells, "file")
             if written is None:
                 reading.skipped.append((None, relative(table, root), f"row {number} names no file"))
@@ -140,7 +143,7 @@ def _utterance(corpus: LabelTable, stem: str, path: str, cells: Cells) -> Uttera
     split, gender = cell.get("split"), cell.get("gender", "").casefold()
     speaker = cell.get("speaker")
     used = {name for names in corpus.columns.values() for name in names}
-    values: dict[str, Any] = {name: _number(cell.get(name)) for name in DIMENSIONS}
+    values: dict[str, Any] = {name: number_in(cell.get(name)) for name in DIMENSIONS}
     own: dict[str, Any] = {name: value for name, value in cells.items() if name not in used}
     return Utterance(
         utterance_id=stem,
@@ -163,18 +166,9 @@ def _cell(corpus: LabelTable, cells: Cells, ours: str) -> str | None:
     return next((cells[name] for name in corpus.columns.get(ours, ()) if cells.get(name)), None)
 
 
-def _rows(table: Path, delimiter: str | None) -> Iterator[Cells]:
+def rows_of(table: Path, delimiter: str | None) -> Iterator[Cells]:
     """Yield the rows of a plain table, all of it as text."""
     data = load(table, delimiter, ())
     names = [name.casefold() for name in data.column_names]
     for values in zip(*(column.to_pylist() for column in data.columns), strict=True):
         yield {name: str(value) for name, value in zip(names, values, strict=True) if value is not None}
-
-
-def _number(text: str | None) -> float | None:
-    """Return a number; None where there is none, or a word that stands for none."""
-    try:
-        number = float(text or "")
-    except ValueError:
-        return None
-    return number if number == number else None  # nan: not rated

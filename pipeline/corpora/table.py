@@ -137,7 +137,7 @@ def _by_path(
 
 def _rows(table: pa.Table, names: Mapping[str, str], files: Files) -> tuple[Reading, str | None]:
     """Return what the rows of a table make, given its column for each of ours, and what is wrong where ids clash."""
-    known = {name: [_clean(v) for v in table[column].to_pylist()] for name, column in names.items()}
+    known = {name: [clean(v) for v in table[column].to_pylist()] for name, column in names.items()}
     own = {column: table[column].to_pylist() for column in table.column_names if column not in names.values()}
     reading = Reading()
     seen: dict[str, tuple[int, Utterance]] = {}
@@ -183,9 +183,9 @@ def utterance_of(row: Mapping[str, str], own: Mapping[str, Any], files: Files) -
         raw_label=row.get("label"),
         gender=_GENDERS.get(row["gender"].casefold(), row["gender"]) if "gender" in row else None,
         split=_SPLITS.get(row["split"].casefold(), row["split"]) if "split" in row else None,
-        valence=_number(row.get("valence"), "valence"),
-        arousal=_number(row.get("arousal"), "arousal"),
-        dominance=_number(row.get("dominance"), "dominance"),
+        valence=number(row.get("valence"), "valence"),
+        arousal=number(row.get("arousal"), "arousal"),
+        dominance=number(row.get("dominance"), "dominance"),
         speaker=row.get("speaker"),
         session=row.get("session"),
         dialogue=row.get("dialogue"),
@@ -330,7 +330,7 @@ def _columns(file: Path, present: Sequence[str], chosen: Mapping[str, str], with
     return result
 
 
-def _clean(value: Any) -> str | None:
+def clean(value: Any) -> str | None:
     """Return a value as text without blanks around it; nothing for an empty one."""
     if type(value) is str:  # most are
         return value.strip() or None
@@ -348,13 +348,13 @@ def _seconds(text: str | None, column: str) -> float | None:
     if clock := _CLOCK.fullmatch(text):
         hours = int(clock["days"] or 0) * 24 + int(clock["hours"] or 0)
         return hours * 3600 + int(clock["minutes"]) * 60 + float(clock["seconds"].replace(",", "."))
-    value = _number(text, column)
+    value = number(text, column)
     if value is not None and value < 0:
         raise ValueError(f"{column} {text!r} is before the beginning")
     return value
 
 
-def _number(text: str | None, column: str) -> float | None:
+def number(text: str | None, column: str) -> float | None:
     """Read a number, with a decimal point or comma; nothing where the table says that there is none."""
     if text is None or text.casefold() in NOTHING:
         return None

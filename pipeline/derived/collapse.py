@@ -13,9 +13,11 @@ from typing import Any
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
-from tfser.manifests.catalogue.stored import SKIPPED, read_skipped
+from tfser.manifests.catalogue.stored import SKIPPED, read_skipped, skipped_rows
 from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.utterances import Skipped, skipped_table
 from tfser.pipeline.extraction.new_shards import AS_USUAL, OpenShards, Row, ShardWriting, Written, write_lacking
+from tfser.pipeline.features.feature_set import Described
 from tfser.pipeline.features.stacks import Collapsed
 from tfser.pipeline.shards.writer import Array
 
@@ -66,7 +68,7 @@ def collapse(
         return target.combine(shards.frames_of(row))
 
     def excuse(folder: Path) -> None:
-        _copy_skipped(cache, cache.root / source["folder"] / folder.name, folder)
+        copy_excuses(cache, target, [cache.root / source["folder"]], folder)
 
     return [
         write_lacking(cache, target, corpus, [row for row in stored if row["corpus"] == corpus], combined, how, excuse)
@@ -74,7 +76,24 @@ def collapse(
     ]
 
 
-def _copy_skipped(cache: Cache, source: Path, folder: Path) -> None:
-    """Excuse what the source's extraction excused: the catalogue calls the feature set of such a list by its folder."""
-    if (source / SKIPPED).exists() and not (folder / SKIPPED).exists():
-        cache.write_table(folder / SKIPPED, read_skipped(cache, source / SKIPPED))
+def copy_excuses(cache: Cache, target: Described, sources: Sequence[Path], folder: Path) -> None:
+    """Excuse whom the extractions of the sources excuse by now, such as those too short, beside whom the target's own does.
+
+    The catalogue calls the feature set of such a list by its folder. A file that had changed excuses nobody, and is not copied:
+    the source's next extraction takes it out of its own list alone.
+
+    Args:
+        cache: the cache.
+        target: what is made of the sources.
+        sources: the folders of their feature sets.
+        folder: of the target, and of a corpus in it.
+    """
+    before = read_skipped(cache, folder / SKIPPED)
+    own = [row for row in skipped_rows(before) if row.stage.partition(":")[2] == target.name]
+    theirs = (row for source in sources for row in skipped_rows(read_skipped(cache, source / folder.name / SKIPPED)))
+    excused: dict[tuple[str | None, str | None], Skipped] = {}
+    for row in (*own, *(row for row in theirs if not row.stage.startswith("changed:"))):
+        excused.setdefault((row.utterance_id, row.path), row)
+    table = skipped_table(list(excused.values()))
+    if not table.equals(before):
+        cache.write_table(folder / SKIPPED, table)

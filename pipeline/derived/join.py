@@ -27,11 +27,9 @@ import numpy as np
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
-from tfser.manifests.catalogue.stored import SKIPPED, read_skipped, skipped_rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.feature_name import FeatureName, joined_names, meant
-from tfser.manifests.utterances import Skipped, skipped_table
-from tfser.pipeline.derived.collapse import stored_frames
+from tfser.pipeline.derived.collapse import copy_excuses, stored_frames
 from tfser.pipeline.extraction.new_shards import AS_USUAL, OpenShards, Row, ShardWriting, Written, write_lacking
 from tfser.pipeline.features.feature_set import JOINED, PER_UTTERANCE, Described, is_per_utterance
 from tfser.pipeline.features.layer_views import layer_views, meant_views
@@ -259,18 +257,7 @@ def _join_corpus(cache: Cache, target: Joined, corpus: str, stored: Sequence[Seq
         return target.combine([shards.frames_of(part)[:, own] for part, own in zip(parts, columns, strict=True)])
 
     def excuse(folder: Path) -> None:
-        _excuse(cache, target, corpus, folder)
+        copy_excuses(cache, target, [cache.root / part["folder"] for part in target.parts], folder)
 
     written = write_lacking(cache, target, corpus, whole, frames_of, how, excuse)
     return JoinReport(**vars(written), lacking={name: number for name, number in lacking.items() if number})
-
-
-def _excuse(cache: Cache, target: Joined, corpus: str, folder: Path) -> None:
-    """Excuse the utterances that the extraction of any part excused, such as those too short for it, each once."""
-    excused: dict[tuple[str | None, str | None], Skipped] = {}
-    for part in target.parts:
-        for row in skipped_rows(read_skipped(cache, cache.root / part["folder"] / corpus / SKIPPED)):
-            excused.setdefault((row.utterance_id, row.path), row)
-    table = skipped_table(list(excused.values()))
-    if not table.equals(read_skipped(cache, folder / SKIPPED)):
-        cache.write_table(folder / SKIPPED, table)

@@ -15,7 +15,6 @@ it looks at what is there and while it writes a shard. What somebody else has st
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -25,10 +24,11 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.fill_features import other_encoder
 from tfser.manifests.catalogue.stored import FEATURE_SET, read_corpus, read_feature_set
 from tfser.manifests.errors import DamagedError, TfserError, UnreadableError, unknown
+from tfser.manifests.wording import count, size
 from tfser.pipeline.extraction.audio_loading import audio_loader
 from tfser.pipeline.extraction.extract_report import ExtractReport
 from tfser.pipeline.extraction.feature_writer import FeatureWriter, Share
-from tfser.pipeline.extraction.new_shards import AS_USUAL, ShardWriting
+from tfser.pipeline.extraction.new_shards import AS_USUAL, ShardWriting, check_room
 from tfser.pipeline.extraction.on_ray import results_of_cluster
 from tfser.pipeline.features.engine import AudioRow, Compute, Result, Tell
 from tfser.pipeline.features.registry import FeatureSet, Pass, alone
@@ -132,26 +132,11 @@ def _rows(cache: Cache, corpus: str) -> tuple[Path, list[AudioRow], int]:
 
 def _check_disk(cache: Cache, writers: Sequence[FeatureWriter], todo: Sequence[AudioRow], tell: Tell | None) -> None:
     need = sum(writer.need(todo) for writer in writers) + (1 << 16)
-    free = shutil.disk_usage(cache.root).free
     names = ", ".join(writer.features.name for writer in writers)
-    if need > free:
-        raise TfserError(
-            f"{names} of {len(todo)} utterances needs about {_size(need)}, and {cache.root} has "
-            f"{_size(free)} free; make room, or choose another folder with --cache, or half the size with --dtype float16"
-        )
+    free = check_room(cache, names, len(todo), need)
     if tell is not None:
         hours = sum(row.duration_s for row in todo) / 3600
-        audio = f"{len(todo):,} utterances ({hours:.2f} h)"
-        tell(f"{names} of {audio} will take about {_size(need)}; {_size(free)} are free")
-
-
-def _size(number: float) -> str:
-    """Return a number of bytes for people.
-
-    >>> _size(3_400_000), _size(71_234_000_000)
-    ('3.4 MB', '71.2 GB')
-    """
-    return f"{number / 1e9:,.1f} GB" if number >= 1e9 else f"{number / 1e6:,.1f} MB"
+        tell(f"{names} of {count(len(todo), 'utterance')} ({hours:.2f} h) will take about {size(need)}; {size(free)} are free")
 
 
 def _run(

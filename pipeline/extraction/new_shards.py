@@ -20,7 +20,7 @@ import numpy as np
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import sweep
-from tfser.manifests.wording import count
+from tfser.manifests.wording import count, size
 from tfser.pipeline.features.feature_set import Described, write_description
 from tfser.pipeline.scanning.measure import Advance, disk_errors
 from tfser.pipeline.shards.reader import ShardReader, checksum_of, damaged_frames
@@ -138,8 +138,8 @@ def write_lacking(
         have, repaired = take_stock(cache, folder)
         todo = [row for row in rows if (row["utterance_id"], row["content_hash"]) not in have]
         frames, item = sum(row["frames"] for row in todo), target.dim * np.dtype(target.dtype).itemsize
-        _check_disk(cache, target, len(todo), frames * item)
-        size = 0
+        check_room(cache, target.name, len(todo), frames * item + 256 * len(todo))
+        stored = 0
         with disk_errors(folder, "what was finished is safe; make room and run the same command again"):
             # Also where nothing is to do: what a feature set is, and who is excused, stands beside its shards.
             write_description(cache, target)
@@ -147,8 +147,8 @@ def write_lacking(
             advance = how.begin(len(todo), frames * target.hop_s) if how.begin is not None and todo else None
             for part in _dealt(todo, item, how):
                 members = _members(cache, target, part, frames_of, advance)
-                size += store_members(cache, folder, target, members, how.format or _format_of(part[0]))[1]
-    return Written(corpus=corpus, before=len(rows) - len(todo), written=len(todo), bytes=size, repaired=tuple(repaired))
+                stored += store_members(cache, folder, target, members, how.format or _format_of(part[0]))[1]
+    return Written(corpus=corpus, before=len(rows) - len(todo), written=len(todo), bytes=stored, repaired=tuple(repaired))
 
 
 def _dealt(todo: Sequence[Row], item: int, how: ShardWriting) -> Iterator[Sequence[Row]]:
@@ -203,15 +203,16 @@ def store_members(
     return write_rows(shard, cache), shard.size_bytes
 
 
-def _check_disk(cache: Cache, target: Described, utterances: int, size: int) -> None:
-    """Refuse what the disk has no room for, before anything is written.
+def check_room(cache: Cache, name: str, utterances: int, need: int) -> int:
+    """Refuse what the disk has no room for, before anything is written; return the bytes that are free.
 
     Raises:
         TfserError: if there is less room than the features need.
     """
     free = shutil.disk_usage(cache.root).free
-    if size + 256 * utterances > free:
+    if need > free:
         raise TfserError(
-            f"{target.name} of {utterances} utterances needs about {size / 1e9:.2f} GB, and {cache.root} has "
-            f"{free / 1e9:.2f} GB free; make room, or half the size with --dtype float16"
+            f"{name} of {count(utterances, 'utterance')} needs about {size(need)}, and {cache.root} has {size(free)} free; make "
+            "room, or choose another folder with --cache, or half the size with --dtype float16"
         )
+    return free

@@ -19,7 +19,7 @@ from tfser.manifests.annotations import annotation_table
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.stored import ANNOTATIONS, CORPUS, SKIPPED, UTTERANCES
 from tfser.manifests.errors import TfserError
-from tfser.manifests.files import now, sweep
+from tfser.manifests.files import now
 from tfser.manifests.utterances import Measured, Skipped, Utterance, skipped_table, to_table
 from tfser.manifests.wording import count
 from tfser.pipeline.corpora.annotation_file import read_annotations
@@ -107,7 +107,7 @@ def scan(
     # One lock from the first look to the last file: two scans at once would each keep what only the other has measured.
     with cache.lock(f"corpora/{corpus}", listeners.on_wait):
         # What a killed scan left is swept away, and a corpus that is made rather than found is made.
-        sweep(folder)
+        cache.sweep(folder, f"corpora/{corpus}")
         _make(reader, root, listeners)
         last = last_scan(cache, corpus)
         _check_adapter(last, corpus, reader)
@@ -342,7 +342,7 @@ def _as_text(name: str | None) -> str | None:
 def _without_odd_names(reading: Reading) -> Reading:
     """Return a reading whose names can all be stored; utterances whose names cannot are listed instead."""
     odd = [u for u in reading.utterances if not (_is_text(u.utterance_id) and _is_text(u.path))]
-    listed = [(_as_text(i), _as_text(p), reason) for i, p, reason in reading.skipped]
+    listed = [(_as_text(i), _as_text(p), str(_as_text(reason))) for i, p, reason in reading.skipped]  # a reason may name a file
     listed += [(_as_text(u.utterance_id), _as_text(u.path), "the file's name is not UTF-8; rename it") for u in odd]
     names = {u.utterance_id for u in odd}
     utterances = [u for u in reading.utterances if u.utterance_id not in names]

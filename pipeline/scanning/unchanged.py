@@ -17,7 +17,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from tfser.manifests.catalogue.stored import ANNOTATIONS, CORPUS, SKIPPED, UTTER
 from tfser.manifests.errors import TfserError
 from tfser.manifests.files import sha256_of
 from tfser.pipeline.corpora.base import CorpusReader
+from tfser.pipeline.corpora.label_tables import LABEL_TABLES
+from tfser.pipeline.corpora.patterns import PATTERNS
 from tfser.pipeline.scanning.last_scan import found_other
 from tfser.pipeline.scanning.scan_report import ScanReport
 
@@ -38,7 +40,7 @@ LEAST = 20_000
 MOST_FILES = 1_000_000
 """Files below a root beyond which they are not looked at: a table's root may be a whole disk."""
 
-_OWN = ("tfser.pipeline.corpora.",)
+_OWN = "tfser.pipeline.corpora."
 """Where the readers are of whom it is known what they read."""
 
 
@@ -52,7 +54,7 @@ def state_of(cache: Cache, corpus: str, reader: CorpusReader, root: Path, option
         root: its folder.
         options: of the reader; those that name files are taken by their content.
     """
-    if reader.prepare is not None or not reader.read.__module__.startswith(_OWN):
+    if reader.prepare is not None or not _is_own(reader):
         return None
     named = sorted(str(value) for value in options.values() if isinstance(value, (str, Path)) and Path(value).is_file())
     digest, count = hashlib.sha256(), 0
@@ -72,6 +74,13 @@ def state_of(cache: Cache, corpus: str, reader: CorpusReader, root: Path, option
         "named": contents,
         "files": [count, digest.hexdigest()],
     }
+
+
+def _is_own(reader: CorpusReader) -> bool:
+    """Tell whether a reader, or the declaration that it reads by, is this program's, so that it is known what it reads."""
+    if isinstance(reader.read, functools.partial):
+        return any(reader.read.args[:1] == (declared,) for declared in (*PATTERNS.values(), *LABEL_TABLES.values()))
+    return reader.read.__module__.startswith(_OWN)
 
 
 def _listing(folder: str, above: Sequence[tuple[int, int]]) -> Iterator[str]:
@@ -100,7 +109,8 @@ def _listing(folder: str, above: Sequence[tuple[int, int]]) -> Iterator[str]:
 def _program() -> str:
     """Return what changes with the files of this program, also where its version does not."""
     top = Path(tfser.__file__).parent
-    files = [path for room in ("manifests", "pipeline") for path in (top / room).rglob("*.py")]
+    found = (path for room in ("manifests", "pipeline") for path in (top / room).rglob("*"))
+    files = [path for path in found if path.suffix in (".py", ".toml")]  # corpora are declared in TOML
     stamps = [(path.relative_to(top).as_posix(), path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256(repr(sorted(stamps)).encode()).hexdigest()
 
@@ -128,10 +138,10 @@ def keep_seen(
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         return
-    notes = tuple(note for note in report.notes if note not in survey_notes)
-    said = replace(report, decoded=0, removed=0, changed=False, skipped=(), notes=notes, root=Path(str(report.root)))
-    values = {of.name: getattr(said, of.name) for of in fields(said) if of.name != "skipped"}
-    values |= {"root": str(said.root), "classes": dict(said.classes), "columns": dict(said.columns), "notes": list(notes)}
+    notes = [note for note in report.notes if note not in survey_notes]
+    values = {of.name: getattr(report, of.name) for of in fields(report) if of.name != "skipped"}
+    values |= {"root": str(report.root), "classes": dict(report.classes), "columns": dict(report.columns), "notes": notes}
+    values |= {"decoded": 0, "removed": 0, "changed": False}
     with contextlib.suppress(OSError):  # the rows are what counts
         cache.write_json(path, {"state": dict(state), "rows": _rows_digests(cache, report.corpus), "report": values})
 

@@ -97,6 +97,12 @@ def rows_path(shard: Path) -> Path:
     return shard.with_name(stem_of(shard) + ROWS_SUFFIX)
 
 
+def frames_of(rows_file: Path) -> list[Path]:
+    """Return the files that may hold the frames of a file of rows."""
+    stem = rows_file.name.removesuffix(ROWS_SUFFIX)
+    return [rows_file.with_name(stem + suffix) for suffix in SUFFIXES.values()]
+
+
 def stem_of(shard: Path) -> str:
     """Return a shard's name without its suffix.
 

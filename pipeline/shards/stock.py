@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import MissingFileError, UnreadableError
-from tfser.pipeline.shards.rows import ROWS_SUFFIX, read_stock
+from tfser.pipeline.shards.rows import frames_of, read_stock
 from tfser.pipeline.shards.writer import SUFFIXES
 
 
@@ -35,9 +35,7 @@ def take_stock(cache: Cache, folder: Path) -> tuple[set[tuple[str, str]], list[s
     repaired: list[str] = []
     named = set(stock.rows["shard"].to_pylist())
     for path, error in stock.broken.items():
-        stem = path.name.removesuffix(ROWS_SUFFIX)
-        beside = [path.with_name(stem + suffix) for suffix in SUFFIXES.values()]
-        shards = [p for p in beside if os.path.lexists(p) and p.name not in named]
+        shards = [p for p in frames_of(path) if os.path.lexists(p) and p.name not in named]
         gone = [cache.place(cache.put_away(p)) for p in (path, *shards)]  # rows first: without them the shard does not count
         repaired.append(f"{error}; moved to {Path(gone[0]).parent}, and made again")
     # A shard without rows was never finished; it counts for nobody, and its utterances are in `todo`.

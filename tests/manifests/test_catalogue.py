@@ -540,3 +540,14 @@ def test_select_refuses(asked, asking, tmp_path, query):
         select(asking, query.format(file=tmp_path / "written"))
     assert not (tmp_path / "written").exists()
     assert asked.catalogue.read_bytes() == before
+
+
+def test_a_refresh_takes_away_what_killed_writers_left_and_nothing_of_those_at_work(cache, put_corpus):
+    put_corpus(cache, [])
+    name = cache.root / ".names.json.1-ab.tmp"
+    name.write_text("")
+    with cache.lock("names"):
+        refresh(cache, rebuild=True)
+    assert name.exists()
+    refresh(cache, rebuild=True)
+    assert not name.exists()

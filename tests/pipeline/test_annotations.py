@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tfser.manifests.annotations import Annotation
@@ -42,7 +44,7 @@ def test_rows_by_id_path_and_name_and_what_is_listed(tmp_path):
     ]
     # Two files are called clip1: nobody is meant by it. What cannot be used is listed, row by row or by name.
     assert [(name, reason) for name, _, reason in passed] == [
-        ("three", "row 6: valence is 'x', which is no number"),
+        ("three", "row 6: valence 'x' is no number"),
         (None, "row 7 names no utterance"),
         ("two", "row 8: it has neither a label nor a value"),
         ("clip1", "2 ratings of an utterance that the corpus has not"),
@@ -153,3 +155,21 @@ def test_from_the_command_line_to_the_catalogue_and_back(tmp_path, write_wav):
     assert [problem.kind for problem in verify(cache)] == ["missing"]
     assert run("scan", "--corpus", "toy", "--annotations", "none", "--cache", cache.root).exit_code == 0
     assert verify(cache) == []
+
+
+def test_ids_that_differ_in_case_alone_keep_their_own_ratings(tmp_path):
+    (tmp_path / "r.csv").write_text("id,rater,label\nA1,r,anger\na1,r,fear\nAB.wav,r,joy\nx/b2,r,sad\n", encoding="utf-8")
+    utterances = [Utterance(utterance_id=name, path=f"x/{name}.wav") for name in ("A1", "a1", "aB", "ab", "B2")]
+    found, passed = read_annotations(tmp_path / "r.csv", {}, utterances)
+    assert [(of.utterance_id, of.label) for of in found] == [("A1", "anger"), ("a1", "fear"), ("B2", "sadness")]
+    assert [name for name, _, _ in passed] == ["AB.wav"]
+
+
+def test_a_value_that_is_said_to_be_none_costs_no_vote_and_numbers_of_raters_are_no_floats(tmp_path):
+    (tmp_path / "r.csv").write_text("id,rater,label,val\none,1,anger,NA\ntwo,1,,-\n", encoding="utf-8")
+    table = pa.table({"id": ["one "], "rater": [1.0], "label": ["anger"], "val": pa.array([float("nan")])})
+    pq.write_table(table, tmp_path / "r.parquet")
+    for name, reasons in (("r.csv", ["row 2: it has neither a label nor a value"]), ("r.parquet", [])):
+        found, passed = read_annotations(tmp_path / name, {}, UTTERANCES)
+        assert found == [Annotation(utterance_id="one", rater="1", label="anger")]
+        assert [reason for _, _, reason in passed] == reasons

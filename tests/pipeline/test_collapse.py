@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,11 @@ from hypothesis import strategies as st
 from tfser.manifests.audits.run import run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
+from tfser.manifests.catalogue.stored import read_skipped, skipped_rows
 from tfser.manifests.errors import TfserError, UsageError
 from tfser.manifests.files import write_table
 from tfser.manifests.utterances import Skipped, Utterance, skipped_table
-from tfser.pipeline.derived.collapse import collapse
+from tfser.pipeline.derived.collapse import collapse, copy_excuses
 from tfser.pipeline.extraction import new_shards as module
 from tfser.pipeline.extraction.new_shards import ShardWriting
 from tfser.pipeline.features.registry import FeatureRequest, feature_pass
@@ -259,3 +261,22 @@ def test_killed_at_every_step_it_goes_on_to_the_same_files(cache: Cache, put: Ca
         assert (report.before, report.written) == (done, N - done)
         assert files(folder) == whole
     assert verify(cache) == []
+
+
+def test_excuses_follow_the_source_and_a_file_that_changed_is_not_handed_on(cache: Cache) -> None:
+    """Else who was skipped later would be missed for ever, and a scan would decode for ever what had changed once."""
+    source, folder = cache.feature_root / "enc-all", cache.feature_root / "enc-1" / "toy"
+
+    def listed(name: str, stage: str) -> Skipped:
+        return Skipped(corpus="toy", utterance_id=name, path=None, stage=stage, reason="so")
+
+    def copied(*rows: Skipped) -> list[str | None]:
+        write_table(source / "toy" / "skipped.parquet", skipped_table(rows))
+        copy_excuses(cache, SimpleNamespace(name="enc/1"), [source], folder)  # type: ignore[arg-type]
+        return [row.utterance_id for row in skipped_rows(read_skipped(cache, folder / "skipped.parquet"))]
+
+    assert copied() == [] and not folder.exists()
+    one, two, changed = listed("u1", "extract:enc/all"), listed("u2", "extract:enc/all"), listed("u3", "changed:enc/all")
+    assert copied(one, changed) == ["u1"] and copied(one, two) == ["u1", "u2"] and copied(two) == ["u2"]
+    cache.write_table(folder / "skipped.parquet", skipped_table([listed("u4", "extract:enc/1"), one]))
+    assert copied(two) == ["u4", "u2"]

@@ -197,3 +197,17 @@ def test_a_row_without_a_file_stays_and_one_that_repeats_is_listed(tmp_path, wav
     reading = CORPORA["emozionalmente"].read(tmp_path, {})
     assert {u.utterance_id: u.path for u in reading.utterances} == {"1234": "audio/1234.wav", "99": "99.wav"}
     assert [reason for _, _, reason in reading.skipped] == ["row 3: labelled again; the first row stands"]
+
+
+def test_a_second_recording_of_a_name_is_listed(tmp_path, wav):
+    lay_out(tmp_path, TREES["emozionalmente"], wav)
+    os.link(wav, tmp_path / "1234.flac")
+    reading = CORPORA["emozionalmente"].read(tmp_path, {})
+    assert [u.path for u in reading.utterances] == ["1234.flac"]
+    assert reading.skipped == [("1234", "audio/1234.wav", "the same utterance as 1234.flac")]
+
+
+def test_a_table_of_answers_without_files_is_listed_row_by_row(tmp_path, wav):
+    lay_out(tmp_path, TREES["dusha"], wav)
+    (tmp_path / "raw_podcast_test.tsv").write_text("annotator_emo\nangry\n", encoding="utf-8")
+    assert CORPORA["dusha"].read(tmp_path, {}).unused_ratings[-1][2] == "row 1: no file or no answer"

@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from tfser.manifests.errors import TfserError
-from tfser.pipeline.features.encoders.architecture import DEFAULTS, architecture
+from tfser.pipeline.features.encoders.architecture import architecture
 from tfser.pipeline.features.encoders.emotion2vec import Emotion2vecNetwork
+from tfser.pipeline.features.encoders.families import FAMILIES
 from tfser.pipeline.features.encoders.funasr import read_yaml
 from tfser.pipeline.features.encoders.loading import load
 from tfser.pipeline.features.encoders.spec import encoder_spec
@@ -195,7 +196,7 @@ def test_lower_layers_need_no_higher_ones(tmp_path: Path) -> None:
 
 def test_the_published_base_has_these_names_and_shapes() -> None:
     convolutions = [(512, 10, 5), *[(512, 3, 2)] * 4, (512, 2, 2), (512, 2, 2)]
-    values = architecture("emotion2vec", {})
+    values = architecture(FAMILIES["emotion2vec"].defaults, {})
     with torch.device("meta"):
         network = Emotion2vecNetwork(values, values["num_hidden_layers"])
     got = {name: tuple(of.shape) for name, of in network.state_dict().items()}
@@ -207,7 +208,7 @@ def test_the_defaults_are_those_of_the_published_base(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(BASE))
     found = read_yaml(tmp_path / "config.yaml")
     assert found.pop("model_type") == "emotion2vec"
-    assert found == {key: list(of) if isinstance(of, tuple) else of for key, of in DEFAULTS["emotion2vec"].items()}
+    assert found == {key: list(of) if isinstance(of, tuple) else of for key, of in FAMILIES["emotion2vec"].defaults.items()}
 
 
 @pytest.mark.parametrize(

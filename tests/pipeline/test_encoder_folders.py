@@ -231,10 +231,17 @@ def test_a_rescan_believes_no_memo(folder: Path, tmp_path: Path) -> None:
     stored = read_json(memo, place=memo.name)
     for entry in stored.values():
         entry["sha256"] = "0" * 64
-    write_json(memo, stored, place=memo.name)
+    other = {str(tmp_path): {"stamp": [], "sha256": "1" * 64}}
+    write_json(memo, stored | other, place=memo.name)
     assert encoder_spec(str(folder), memo=memo).weights == "0" * 32
     assert encoder_spec(str(folder), memo=memo, rehash=True).weights == right
     assert encoder_spec(str(folder), memo=memo).weights == right
+    assert read_json(memo, place=memo.name).items() > other.items()  # where other weights were seen is still known
+
+
+def test_a_memo_that_cannot_be_written_stops_nothing(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").write_text("")
+    assert content_hash(find(str(folder)), tmp_path / "none" / "weights.json") == content_hash(find(str(folder)))
 
 
 # -- two encoders of one name ------------------------------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from tfser.pipeline.features.encoders import exact as exact_parts
 from tfser.pipeline.features.encoders import products
 from tfser.pipeline.features.encoders.architecture import (
     ALIASES,
-    DEFAULTS,
     FBANK_DEFAULTS,
     MEL_DEFAULTS,
     PREPROCESSOR_DEFAULTS,
@@ -414,20 +413,19 @@ def test_input_is_prepared_as_its_feature_extractor_does(saved: Callable[[str], 
 
 
 def test_our_defaults_are_those_of_transformers() -> None:
-    for family, defaults in DEFAULTS.items():
-        if family == "emotion2vec":  # none of transformers': see test_emotion2vec
+    for name, family in FAMILIES.items():
+        if name == "emotion2vec":  # none of transformers': see test_emotion2vec
             continue
-        config = getattr(transformers, FAMILIES[family].model).config_class()
-        assert config.model_type == family
-        for key, value in defaults.items():
+        config = getattr(transformers, family.model).config_class()
+        assert config.model_type == name
+        for key, value in family.defaults.items():
             theirs = getattr(config, key, None)
-            assert (tuple(theirs) if isinstance(theirs, list) else theirs) == value, (family, key)
-            if family == "whisper" and key in ALIASES:
+            assert (tuple(theirs) if isinstance(theirs, list) else theirs) == value, (name, key)
+            if name == "whisper" and key in ALIASES:
                 assert getattr(config, ALIASES[key]) == value
     assert {k: getattr(transformers.Wav2Vec2FeatureExtractor(), k) for k in PREPROCESSOR_DEFAULTS} == PREPROCESSOR_DEFAULTS
     assert {k: getattr(transformers.WhisperFeatureExtractor(), k) for k in MEL_DEFAULTS} == MEL_DEFAULTS
     assert {k: getattr(transformers.SeamlessM4TFeatureExtractor(), k) for k in FBANK_DEFAULTS} == FBANK_DEFAULTS
-    assert set(FAMILIES) == set(DEFAULTS)
 
 
 def test_layers_are_asked_for_in_words_and_numbers(saved: Callable[[str], Path]) -> None:
@@ -569,7 +567,7 @@ def test_both_products_agree(saved: Callable[[str], Path], monkeypatch: pytest.M
 
 def test_the_registry_is_sound() -> None:
     for name, known in ENCODERS.items():
-        assert known.family in DEFAULTS
+        assert known.family in FAMILIES
         assert known.hub.count("/") == 1
         assert known.hub.split("/")[1].startswith(name)
         assert known.layer == (12 if name == "wavlm-large" else None)

@@ -221,3 +221,8 @@ def test_the_command_counts_and_names_what_does_not_match(corpus: Cache, tmp_pat
     assert "stranger" in done.output and "1 of the corpus and not in the file" in done.output and "u2" in done.output
     assert run(*words, "--strict").exit_code == 1
     assert run("import-features", tmp_path / "mine.csv", "--corpus", "other", "--cache", corpus.root).exit_code == 2
+
+
+def test_whole_numbers_that_no_float_holds_exactly_are_rounded_like_others(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(f"id,a\nx,{2**63 - 1}\n")
+    assert read_given(tmp_path / "t.csv").frames["x"].tolist() == [[2.0**63]]

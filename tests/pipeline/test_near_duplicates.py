@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from tfser.manifests.audits.run import run_audits
 from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
+from tfser.pipeline.copies import search as searching
 from tfser.pipeline.copies.fingerprints import Fingerprinter, stored, update_fingerprints
 from tfser.pipeline.copies.search import MIN_WORDS, find_pairs, search
 from tfser.pipeline.corpora.table import READER
@@ -182,3 +184,19 @@ def test_copies_in_another_corpus(cache, corpus, tmp_path):
     with open_catalogue(cache) as connection:
         across = rows(connection, "SELECT other_corpus, other_id FROM near_duplicates WHERE corpus = 'other'")
     assert [(r["other_corpus"], "4" in r["other_id"]) for r in across] == [("toy", True)]
+
+
+def test_a_search_is_made_again_where_a_recording_came_from_another_corpus(cache, monkeypatch):
+    """All contents are as before; that one of them is the corpus's own now makes pairs of others its own."""
+    own = {"a": ["1"], "b": ["2", "3"]}
+    words = np.zeros(1, "<u4").tobytes()
+    table = pa.table({"content_hash": ["1", "2", "3"], "words": pa.array([words] * 3, pa.large_binary())})
+    asked = []
+    monkeypatch.setattr(type(cache), "corpora", lambda self: list(own))
+    monkeypatch.setattr(searching, "stored", lambda cache, corpus: table)
+    monkeypatch.setattr(searching, "_current", lambda cache, corpus: set(own[corpus]))
+    monkeypatch.setattr(searching, "find_pairs", lambda prints, only: asked.append(only.tolist()) or [])
+    search(cache, "a"), search(cache, "a")
+    own["a"].append("2")
+    search(cache, "a")
+    assert asked == [[True, False, False], [True, True, False]]

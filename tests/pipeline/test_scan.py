@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,29 @@ def test_names_that_are_not_utf8_are_listed(cache: Cache, root: Path) -> None:
     ((skipped,), again) = report.skipped, run(cache, root)
     assert skipped.path == "sch\\udcf6n.wav" and "UTF-8" in skipped.reason
     assert not again.changed
+
+
+def test_a_reason_that_names_such_a_file_is_no_change(cache: Cache, root: Path) -> None:
+    def read(folder: Path, options: Mapping[str, Any]) -> Reading:
+        return Reading(
+            utterances=read_folder(folder, {}).utterances, skipped=[("u9", "u9.wav", "the same utterance as \udcf6/u9.wav")]
+        )
+
+    reader = replace(READER, read=read)
+    first, again = (scan(cache, reader, corpus="c", root=root) for _ in range(2))
+    assert (first.changed, again.changed) == (True, False) and again.skipped[0].reason.endswith("\\udcf6/u9.wav")
+
+
+def test_a_scan_takes_away_what_killed_writers_left_and_nothing_of_those_at_work(cache: Cache, root: Path) -> None:
+    run(cache, root)
+    names = (".utterances.parquet.1-ab.tmp", ".fingerprints.parquet.1-ab.tmp")
+    for name in names:
+        (cache.corpus("c") / name).write_text("")
+    with cache.lock("fingerprints/c"):
+        run(cache, root)
+    assert [(cache.corpus("c") / name).exists() for name in names] == [False, True]
+    run(cache, root)
+    assert not (cache.corpus("c") / names[1]).exists()
 
 
 def test_ids_must_be_unique_and_a_corpus_keeps_its_reader(cache: Cache, root: Path) -> None:

@@ -408,3 +408,19 @@ def test_a_removal_that_the_system_refuses_is_one_line(full: Cache, monkeypatch:
         patch.setattr(storage, "_remove", refuse)
         with pytest.raises(TfserError, match=r"cannot be removed \(Permission denied\)"):
             delete(full, paths)
+
+
+def test_what_is_behind_a_link_is_nothing_that_a_removal_frees(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").write_bytes(b"x" * 9999)
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "out")
+    assert size_of(tmp_path / "in") < 9999
+
+
+def test_features_of_a_corpus_of_any_name_are_verified(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.write_json(cache.corpus("my.tmp") / "corpus.json", {})
+    shard = tmp_path / "features" / "logmel-0" / "my.tmp" / "0.h5"
+    shard.parent.mkdir(parents=True)
+    shard.write_bytes(b"no shard")
+    assert any(problem.path.endswith("my.tmp/0.h5") for problem in verify(cache))

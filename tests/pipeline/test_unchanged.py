@@ -13,6 +13,8 @@ import pytest
 import soundfile
 
 from tfser.manifests.cache import Cache
+from tfser.pipeline.corpora import CORPORA
+from tfser.pipeline.corpora.patterns import PATTERNS
 from tfser.pipeline.corpora.table import READER
 from tfser.pipeline.scanning import scan as scanning
 from tfser.pipeline.scanning import unchanged
@@ -133,3 +135,23 @@ def test_files_without_a_stamp_or_elsewhere_and_readers_of_others_are_looked_at_
     assert len(reads) == 4
     theirs = dataclasses.replace(READER, read=lambda root, options: READER.read(root, options))
     assert unchanged.state_of(cache, "c", theirs, root, {}) is None
+
+
+@pytest.mark.parametrize("name", ["pipeline/a/reader.py", "pipeline/a/file_names.toml"])
+def test_a_change_of_a_reader_or_of_a_declaration_is_another_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("")
+    monkeypatch.setattr(unchanged.tfser, "__file__", str(tmp_path / "__init__.py"))
+    before = unchanged._program.__wrapped__()
+    os.utime(tmp_path / name, ns=(1, 1))
+    assert unchanged._program.__wrapped__() != before
+
+
+def test_every_reader_of_this_program_is_known_and_none_of_another(cache: Cache, tmp_path: Path) -> None:
+    made = {name for name, reader in CORPORA.items() if reader.prepare is not None}
+    known = {name for name, reader in CORPORA.items() if unchanged.state_of(cache, name, reader, tmp_path, {}) is not None}
+    assert known == set(CORPORA) - made
+    theirs = dataclasses.replace(PATTERNS["esd"], name="theirs").reader()  # who knows when their declaration changes
+    assert unchanged.state_of(cache, "theirs", theirs, tmp_path, {}) is None

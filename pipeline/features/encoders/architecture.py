@@ -1,8 +1,8 @@
 """What a checkpoint's config.json says about its encoder: the values that change the numbers, with the defaults filled in.
 
 A config.json may leave out what is at its default, and holds much that changes nothing here (dropout, heads, tokens,
-the versions of programs). Importing transformers for its defaults takes half a second or more, so that the ones that matter
-stand here; a test compares them with transformers' own configuration classes.
+the versions of programs). Which values matter, and their defaults, is said by the encoder's family (`families`); what comes
+before the layers has its own here.
 """
 
 from __future__ import annotations
@@ -12,73 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from tfser.manifests.errors import TfserError
-
-_CONV: dict[str, Any] = {
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-5,
-    "feat_extract_norm": "group",
-    "feat_extract_activation": "gelu",
-    "conv_dim": (512, 512, 512, 512, 512, 512, 512),
-    "conv_stride": (5, 2, 2, 2, 2, 2, 2),
-    "conv_kernel": (10, 3, 3, 3, 3, 2, 2),
-    "conv_bias": False,
-    "num_conv_pos_embeddings": 128,
-    "num_conv_pos_embedding_groups": 16,
-    "do_stable_layer_norm": False,
-}
-
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "wav2vec2": {**_CONV, "adapter_attn_dim": None},
-    "hubert": {**_CONV, "adapter_attn_dim": None, "feat_proj_layer_norm": True, "conv_pos_batch_norm": False},
-    "wavlm": {**_CONV, "num_buckets": 320, "max_bucket_distance": 800},
-    "unispeech-sat": {**_CONV, "adapter_attn_dim": None},
-    "data2vec-audio": {
-        **{k: v for k, v in _CONV.items() if k not in ("feat_extract_norm", "do_stable_layer_norm")},
-        "num_conv_pos_embeddings": 5,
-        "conv_pos_kernel_size": 19,
-    },
-    "emotion2vec": {
-        **{k: v for k, v in _CONV.items() if not k.startswith(("feat_extract", "conv_bias", "do_", "hidden_act"))},
-        "context_layers": 4,
-        "num_conv_pos_embeddings": 5,
-        "conv_pos_kernel_size": 19,
-        "extra_tokens": 10,
-        "scale_per_layer": False,
-        "scale_per_head": True,
-        "do_normalize": True,
-    },
-    "wav2vec2-bert": {
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 4096,
-        "feature_projection_input_dim": 160,
-        "hidden_act": "swish",
-        "layer_norm_eps": 1e-5,
-        "position_embeddings_type": "relative_key",
-        "rotary_embedding_base": 10000,
-        "max_source_positions": 5000,
-        "left_max_position_embeddings": 64,
-        "right_max_position_embeddings": 8,
-        "conv_depthwise_kernel_size": 31,
-    },
-    "whisper": {
-        "d_model": 384,
-        "encoder_layers": 4,
-        "encoder_attention_heads": 6,
-        "encoder_ffn_dim": 1536,
-        "activation_function": "gelu",
-        "num_mel_bins": 80,
-        "max_source_positions": 1500,
-    },
-}
-"""The families (`model_type`) that extract here: each value that changes an encoder's numbers, at transformers' default.
-
-emotion2vec is none of transformers': its values are those of `emotion2vec_base`, as `funasr.read_yaml` names them."""
 
 ALIASES = {
     "d_model": "hidden_size",
@@ -97,14 +30,14 @@ MEL_DEFAULTS: dict[str, Any] = {"sampling_rate": 16000, "hop_length": 160, "n_ff
 """transformers' WhisperFeatureExtractor, likewise."""
 
 
-def architecture(family: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every value of a config.json that changes the encoder's numbers, at its default where it is absent.
+def architecture(defaults: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every value of a config.json that changes the encoder's numbers, at its family's default where it is absent.
 
-    >>> architecture("whisper", {"model_type": "whisper", "hidden_size": 512})["d_model"]
-    512
+    >>> architecture({"d_model": 384, "num_mel_bins": 80}, {"model_type": "whisper", "hidden_size": 512})
+    {'d_model': 512, 'num_mel_bins': 80}
     """
     values: dict[str, Any] = {}
-    for key, default in DEFAULTS[family].items():
+    for key, default in defaults.items():
         alias = ALIASES.get(key, key)
         value = config.get(key, config.get(alias, default))
         values[key] = list(value) if isinstance(value, list | tuple) else value
@@ -117,18 +50,18 @@ _LARGEST = 1 << 20
 _DEEPEST = 1024
 
 
-def check(path: Path, values: Mapping[str, Any], family: str) -> None:
+def check(path: Path, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
     """Refuse values that no encoder has, before anything is computed with them.
 
     Args:
         path: of config.json, for the message.
         values: as `architecture` gives them.
-        family: of the encoder.
+        defaults: of its family.
 
     Raises:
         TfserError: naming the value and what is wanted.
     """
-    for key, default in DEFAULTS[family].items():
+    for key, default in defaults.items():
         value = values[key]
         if isinstance(default, bool):
             is_allowed, wanted = isinstance(value, bool), "true or false"

@@ -83,7 +83,7 @@ class Emotion2vecNetwork(nn.Module):
     """The parameters up to the highest block that is run, under the names of the published checkpoints.
 
     Args:
-        values: as `architecture.DEFAULTS["emotion2vec"]` has them.
+        values: as its family's `defaults` have them.
         highest: how many blocks there are, those of the context encoder first.
     """
 

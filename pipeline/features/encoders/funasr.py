@@ -68,7 +68,7 @@ def _stored(path: Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return a config.yaml of emotion2vec in the words of `architecture.DEFAULTS`.
+    """Return a config.yaml of emotion2vec in the words of its family's `defaults`.
 
     Raises:
         TfserError: if it is damaged, of another model, or lacks a size.

@@ -11,21 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from tfser.manifests.errors import UsageError, unknown
-from tfser.pipeline.features.encoders.architecture import DEFAULTS, architecture, check, depth, width
+from tfser.pipeline.features.encoders.architecture import architecture, check, depth, width
 from tfser.pipeline.features.encoders.families import FAMILIES
 from tfser.pipeline.features.encoders.framing import Framing
 from tfser.pipeline.features.encoders.front import OPTIONS
 from tfser.pipeline.features.encoders.known import ENCODERS, Known
 from tfser.pipeline.features.encoders.weights import Found, config_path, content_hash, find, is_folder, read_config
-
-if TYPE_CHECKING:
-    pass
 
 ALGORITHM = 1
 """Raised whenever the same encoder on the same samples would give other numbers than before."""
@@ -212,12 +209,12 @@ def _architecture(files: Found, source: str, name: str, named: Known | None) -> 
     # folders bear any name.
     config = read_config(files)
     family = str(config.get("model_type"))
-    if family not in DEFAULTS:
-        raise UsageError(f"{source}: model_type {family!r} is none of the families that extract here: {', '.join(DEFAULTS)}")
+    if family not in FAMILIES:
+        raise UsageError(f"{source}: model_type {family!r} is none of the families that extract here: {', '.join(FAMILIES)}")
     if named is not None and family != named.family:
         raise UsageError(f"{source}: holds a {family}, and {name} is a {named.family}; name it by its folder or hub id instead")
-    values = architecture(family, config)
-    check(config_path(files), values, family)
+    values = architecture(FAMILIES[family].defaults, config)
+    check(config_path(files), values, FAMILIES[family].defaults)
     return family, values
 
 

@@ -74,7 +74,7 @@ def content_hash(weights: Found, memo: Path | None = None, *, again: bool = Fals
     what was put in a file's place with its size and time is another file. `again` believes nothing that is remembered.
     """
     known: dict[str, Any] = {}
-    if memo is not None and not again:
+    if memo is not None:
         with contextlib.suppress(DamagedError, UnreadableError):  # a memo only saves time: a damaged one is written anew
             stored = read_json(memo, place=memo.name)
             known = stored if isinstance(stored, dict) else {}
@@ -86,13 +86,14 @@ def content_hash(weights: Found, memo: Path | None = None, *, again: bool = Fals
         status = real.stat()
         stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
         entry = known.get(str(real))
-        if not (isinstance(entry, dict) and entry.get("stamp") == stamp and isinstance(entry.get("sha256"), str)):
+        if again or not (isinstance(entry, dict) and entry.get("stamp") == stamp and isinstance(entry.get("sha256"), str)):
             with real.open("rb") as stream:
                 entry = {"stamp": stamp, "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
             known[str(real)], changed = entry, True
         digests.append(f"{path.name} {entry['sha256']}")
     if memo is not None and changed:
-        write_json(memo, {path: entry for path, entry in sorted(known.items()) if Path(path).exists()}, place=memo.name)
+        with contextlib.suppress(OSError):  # a full disk, or another process that swept it away: it is hashed again then
+            write_json(memo, {path: entry for path, entry in sorted(known.items()) if Path(path).exists()}, place=memo.name)
     if len(digests) == 1:  # one file: whatever its name
         return digests[0].split(" ")[1][:32]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:32]
