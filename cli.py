@@ -9,13 +9,14 @@ import it. A test holds the two together and lets the parser read the example. O
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, ClassVar
 
 import typer
 
 from tfser import __version__
 from tfser.manifests.commands.program import WIDEST, Line, Program, Stage
-from tfser.manifests.streams import make_ready
+from tfser.manifests.streams import leave, make_ready
 from tfser.pipeline.resources.threads import wait_passively
 
 MANIFESTS, PIPELINE, HEADS = "tfser.manifests.commands", "tfser.pipeline.commands", "tfser.heads.commands"
@@ -66,9 +67,11 @@ CONTENTS = (
         Line("compare", f"{HEADS}.scores:compare",
              "Compare two experiments on the same test utterances: difference with interval, tests, wins by fold and speaker."),
         Line("report", f"{HEADS}.report:report",
-             "Write a page of scores with intervals, speakers, confusions, errors and audits, with the SQL of each number."),
+             "Write a page of scores with intervals, speakers, confusions, errors and audits, with the SQL of each number.",
+             ends_at_once=True),
         Line("plot", f"{HEADS}.plot:plot",
-             "Draw one figure for a paper: readable at one column or two, for any colour vision, fonts embedded."),
+             "Draw one figure for a paper: readable at one column or two, for any colour vision, fonts embedded.",
+             ends_at_once=True),
         Line("ui", f"{HEADS}.ui:ui",
              "Show the cache in a browser: listen to utterances, filter them by SQL, compare experiments, "
              "see audits and the report."),
@@ -167,7 +170,12 @@ def main() -> None:
     """Run the program."""
     make_ready()
     wait_passively()
-    app()
+    try:
+        app()
+    except SystemExit as ended:
+        if Contents.says(sys.argv[1:], "ends_at_once"):
+            leave(ended.code if isinstance(ended.code, int) else 0)
+        raise
 
 
 if __name__ == "__main__":

@@ -16,10 +16,15 @@ _YOUNG = 200_000
 
 @contextmanager
 def rarely_collected() -> Iterator[None]:
-    """Within, garbage is looked for after so many new objects as a page's figures are, and afterwards as it was before."""
+    """Within, garbage is looked for after so many new objects as a page's figures are, and afterwards as it was before.
+
+    What was made within is old at the end: it is gone through with all that is old, not at once.
+    """
     before = gc.get_threshold()
     gc.set_threshold(max(before[0], _YOUNG), *before[1:])
     try:
         yield
     finally:
+        gc.freeze()
+        gc.unfreeze()
         gc.set_threshold(*before)

@@ -215,8 +215,11 @@ def test_errors_of_the_system_name_a_path_and_a_way_out():
 
 
 def test_only_commands_that_keep_work_say_so():
-    assert not Contents.goes_on(["profile", "--head", "train"]) and not Contents.goes_on(["cache", "ls"])
-    assert Contents.goes_on(["train", "--head", "x"]) and Contents.goes_on(["cache", "collapse", "--run", "x"])
+    for words in (["profile", "--head", "train"], ["cache", "ls"]):
+        assert not Contents.says(words, "goes_on")
+    for words in (["train", "--head", "x"], ["cache", "collapse", "--run", "x"]):
+        assert Contents.says(words, "goes_on")
+    assert Contents.says(["report", "x"], "ends_at_once") and not Contents.says(["train"], "ends_at_once")
     assert "what was finished is safe" in failures.interrupted(True) and failures.interrupted(False) == "interrupted"
 
 

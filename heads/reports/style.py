@@ -112,13 +112,15 @@ def _load() -> None:
         return
     from matplotlib import artist
 
-    described = artist.kwdoc
-    artist.kwdoc = lambda artist: ""
+    kind: Any = artist.Artist
+    described = vars(kind).get("_update_set_signature_and_docstring")
+    kind._update_set_signature_and_docstring = classmethod(lambda cls: None)
     try:
         import matplotlib.backends.backend_svg
         import matplotlib.figure  # noqa: F401
     finally:
-        artist.kwdoc = described
+        if described is not None:
+            kind._update_set_signature_and_docstring = described
 
 
 _OUTSIDE = {"outside right upper": "right", "outside upper right": "top", "outside lower center": "bottom"}

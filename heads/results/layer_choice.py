@@ -36,6 +36,7 @@ from tfser.heads.spec.selections import peeks
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
 from tfser.manifests.errors import UsageError
+from tfser.manifests.feature_name import FeatureName
 
 CHOSEN = "chosen"
 
@@ -126,7 +127,7 @@ def layer_scores(cache: Cache, plan: LayerPlan, selection: str = "last") -> Laye
         weights = _mix_weights(connection, plan)
     layers = {read.layer: read for read in scores if read.layer is not None}
     if not layers:
-        raise UsageError("no layer has a finished run, so there is nothing to choose from")
+        raise _nothing_trained(plan)
     chosen, best = _choice(layers)
     table = [_row(read, chosen, weights) for read in scores]
     gain = None
@@ -138,6 +139,16 @@ def layer_scores(cache: Cache, plan: LayerPlan, selection: str = "last") -> Laye
         notes.append("nobody validates, so no layer is chosen; the best of these test scores is not one for new speakers")
     metric = scores[0].metrics[0]
     return LayerScores(rows=tuple(table), chosen=chosen, best=best, gain=gain, notes=tuple(notes), metric=metric)
+
+
+def _nothing_trained(plan: LayerPlan) -> UsageError:
+    """Return the error of layers of which none is trained as asked: with which head and folds, and what trains or draws them."""
+    of = plan.of
+    encoder = FeatureName.parse(of.feature_set).encoder
+    return UsageError(
+        f"no layer of {encoder} has a finished run of {of.spec.name} on {of.protocol}; `tfser layers --features {encoder}` "
+        "trains them, and its --output draws them, whatever head and protocol it was given (nothing is trained twice)"
+    )
 
 
 def _read(connection: Connection, layer: int | None, words: str, entry: Entry, selection: str) -> _Read | None:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -38,12 +38,14 @@ class Line:
         where: its function, `tfser.heads.commands.train:train`.
         help: one sentence: the first of the function's docstring, which a test compares.
         goes_on: whether the same command, run again after Ctrl-C, finds what it did and goes on from there.
+        ends_at_once: whether the process ends with it without freeing what it made, as it only reads, computes and writes.
     """
 
     name: str
     where: str
     help: str
     goes_on: bool = False
+    ends_at_once: bool = False
 
 
 @dataclass(frozen=True)
@@ -210,16 +212,16 @@ class Program(TyperGroup):
         except KeyboardInterrupt:
             code = INTERRUPTED
         if code == INTERRUPTED:  # the parser of options turns Ctrl-C into this, too
-            _say(f"tfser: {interrupted(self.goes_on(words))}")
+            _say(f"tfser: {interrupted(self.says(words, 'goes_on'))}")
         if standalone:
             sys.exit(finish(code if isinstance(code, int) else 0))
         return code
 
     @classmethod
-    def goes_on(cls, words: Sequence[str]) -> bool:
-        """Tell whether the command of a command line goes on where it was when it is run again."""
+    def says(cls, words: Sequence[str], what: Literal["goes_on", "ends_at_once"]) -> bool:
+        """Tell whether the line of a command line's command says so of it."""
         lines = (line for stage in cls.contents for line in stage.lines)
-        return any(line.goes_on for line in lines if line.name.split() == list(words[: len(line.name.split())]))
+        return any(getattr(line, what) for line in lines if line.name.split() == list(words[: len(line.name.split())]))
 
     def _failed(self, error: Any) -> int:
         """Say what went wrong, and return the exit code; a group without a command shows its help."""

@@ -10,6 +10,7 @@ nothing else is touched: the result of a repair must be a character that Windows
 
 from __future__ import annotations
 
+import functools
 import re
 
 
@@ -24,21 +25,24 @@ def _character(byte: int) -> str:
 _HIGH = {_character(byte): byte for byte in range(0x80, 0x100)}
 _BYTES = {**{chr(byte): byte for byte in range(0x80, 0x100)}, **_HIGH}
 """The byte behind a character of Windows-1252 or Latin-1, from 0x80."""
-_CLASS = {
-    name: re.escape("".join(c for c, byte in _BYTES.items() if low <= byte <= high))
-    for name, low, high in (("more", 0x80, 0xBF), ("two", 0xC2, 0xDF), ("three", 0xE0, 0xEF), ("four", 0xF0, 0xF4))
-}
-_SEQUENCE = re.compile(
-    "[{two}][{more}]|[{three}][{more}]{{2}}|[{four}][{more}]{{3}}".format(**_CLASS)  # as UTF-8 encodes one character
-)
 _CONTROLS = {byte: _character(byte) for byte in range(0x80, 0xA0)}
 _BLANKS = {0xA0: " ", 0xFEFF: "", 0x2028: " ", 0x2029: " "}
+
+
+@functools.cache
+def _sequence() -> re.Pattern[str]:
+    """Return what finds a character as UTF-8 encodes it; made when a text is repaired, since every command imports this."""
+    of = {
+        name: re.escape("".join(c for c, byte in _BYTES.items() if low <= byte <= high))
+        for name, low, high in (("more", 0x80, 0xBF), ("two", 0xC2, 0xDF), ("three", 0xE0, 0xEF), ("four", 0xF0, 0xF4))
+    }
+    return re.compile("[{two}][{more}]|[{three}][{more}]{{2}}|[{four}][{more}]{{3}}".format(**of))
 
 
 def repair(text: str) -> str:
     """Return text with such accidents undone, line breaks and no-break blanks made plain blanks, none at the ends."""
     for _ in range(3):
-        before, text = text, _SEQUENCE.sub(_decoded, text)
+        before, text = text, _sequence().sub(_decoded, text)
         if text == before:
             break
     # A closing quotation mark loses its last byte, for which Windows-1252 has no character.

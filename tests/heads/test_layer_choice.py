@@ -54,6 +54,8 @@ def layers(*more: str) -> tuple[list[dict[str, Any]], Any]:
 
 
 def test_the_chosen_layer_is_that_of_validation_and_its_score_that_of_its_heads(filled: Cache, tmp_path: Path) -> None:
+    early = run("plot", "layers", "--features", "enc/all", "--output", str(tmp_path / "none.svg"))
+    assert early.exit_code == 2 and "of logreg on" in early.stderr and "`tfser layers --features enc` trains them" in early.stderr
     found, _ = layers("--mix", "none", "--output", str(tmp_path / "layers.svg"))
     assert [row["what"] for row in found] == ["layer 0", "layer 1", "layer 2", "all side by side", "chosen"]
     assert {row["validation"] for row in found} == {"next-group"}
