@@ -162,9 +162,7 @@ def as_bytes(figure: Figure, kind: str) -> bytes:
         warnings.filterwarnings("always", message="Glyph .* missing from")
         figure.savefig(stream, format=kind, metadata=dict(_NO_DATE[kind]))
     if any("missing from" in str(warning.message) for warning in told):
-        note(
-            "some letters of names are boxes in this file: its font, DejaVu Sans, has none of their script; the report page has them"
-        )
+        note("letters of names are boxes in this file: its font, DejaVu Sans, lacks their script (the report page does not)")
     return stream.getvalue()
 
 
