@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from tfser.manifests.notes import note
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -156,8 +158,11 @@ def as_bytes(figure: Figure, kind: str) -> bytes:
     import matplotlib
 
     stream = io.BytesIO()
-    with matplotlib.rc_context({"svg.fonttype": "path"}):
+    with matplotlib.rc_context({"svg.fonttype": "path"}), warnings.catch_warnings(record=True) as told:
+        warnings.filterwarnings("always", message="Glyph .* missing from")
         figure.savefig(stream, format=kind, metadata=dict(_NO_DATE[kind]))
+    if any("missing from" in str(warning.message) for warning in told):
+        note("letters of names are boxes in this file: its font, DejaVu Sans, lacks their script (the report page does not)")
     return stream.getvalue()
 
 

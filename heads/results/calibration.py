@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 
 from tfser.heads.results.intervals import CONFIDENCE, Floats
-from tfser.heads.results.student import t_quantile
 from tfser.heads.spec.selections import ORDER_SQL
 from tfser.heads.training.temperature import LEAST, MOST
 from tfser.manifests.catalogue.reading import Connection
@@ -154,9 +153,11 @@ def _measures(sums: Floats) -> Floats:
 
 def _ends(value: float, without: Floats) -> tuple[float | None, float | None]:
     """Return the interval of a value, of what it is without each cluster; None where nothing varies between them."""
+    from scipy.special import stdtrit
+
     n = len(without)
     error = math.sqrt((n - 1) / n * float(((without - value) ** 2).sum()))
     if error < 1e-9:
         return None, None
-    reach = t_quantile(n - 1, (1 + CONFIDENCE) / 2) * error
+    reach = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error
     return max(0.0, value - reach), value + reach

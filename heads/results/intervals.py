@@ -33,8 +33,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.results.student import expit, logit, t_quantile
-
 Floats = npt.NDArray[np.float64]
 
 METRICS = ("UA", "WA", "WF1", "macro_F1")
@@ -168,6 +166,8 @@ def cluster_scores(counts: Counts, metric: str) -> Floats:
 
 def interval(counts: Counts, metric: str, *, confidence: float = CONFIDENCE) -> Interval:
     """Return the pooled score, averaged over seeds, with its cluster-robust interval."""
+    from scipy.special import expit, logit
+
     value = score(counts, metric)
     linear = symmetric(value, without_one(counts, metric), counts.true[0], metric, confidence)
     if not linear.std_error or not 0 < value < 1:
@@ -175,7 +175,7 @@ def interval(counts: Counts, metric: str, *, confidence: float = CONFIDENCE) -> 
     # On the logit scale, where the interval stays between 0 and 1; by simulation it covers better than the
     # symmetric one where most utterances are right (docs/methods.md).
     reach = quantile(linear.df, confidence) * linear.std_error / (value * (1 - value))
-    return replace(linear, low=expit(logit(value) - reach), high=expit(logit(value) + reach))
+    return replace(linear, low=float(expit(logit(value) - reach)), high=float(expit(logit(value) + reach)))
 
 
 def difference(a: Counts, b: Counts, metric: str, *, confidence: float = CONFIDENCE) -> Interval:
@@ -308,7 +308,9 @@ def symmetric(value: float, without: Floats, true: Floats, metric: str, confiden
 
 def quantile(df: float | None, confidence: float) -> float:
     """Return Student's quantile that a two-sided interval at a confidence reaches to."""
-    return math.nan if df is None else t_quantile(df, (1 + confidence) / 2)
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, (1 + confidence) / 2))
 
 
 def degrees_of_freedom(true: Floats, metric: str) -> float:

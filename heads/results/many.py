@@ -39,7 +39,6 @@ from tfser.heads.results.intervals import (
     without_one,
 )
 from tfser.heads.results.outcomes import Outcome, choose_clusters
-from tfser.heads.results.student import t_quantile
 from tfser.heads.spec.selections import peeks
 from tfser.manifests.errors import TfserError, UsageError, unknown
 
@@ -308,7 +307,9 @@ def _level(means: Floats, spreads: Floats, n: int) -> float:
 
 def _seen_from(means: Floats, spreads: Floats, n: int, per_pair: float, deviations: Floats) -> list[float]:
     """Return for each pair the smallest true difference whose interval leaves zero out in 80 % of the simulated data."""
-    bound = t_quantile(n - 1, (1 + per_pair) / 2)
+    from scipy.special import stdtrit
+
+    bound = float(stdtrit(n - 1, (1 + per_pair) / 2))
     scale = np.sqrt((deviations**2).sum(axis=0) / (n - 1))
     # The interval lies above zero where the difference exceeds bound * error - mean.
     needed = np.quantile(bound * spreads - means, _POWER, axis=0)

@@ -24,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 
 from tfser.heads.results.intervals import CONFIDENCE
-from tfser.heads.results.student import t_quantile
 from tfser.heads.spec.selections import ORDER_SQL
 from tfser.manifests.audits.participation import definition
 from tfser.manifests.cache import Cache
@@ -194,9 +193,11 @@ def _measures(sums: Floats) -> Floats:
 
 def _ends(value: float, without: Floats) -> tuple[float | None, float | None]:
     """Return the interval of a value, given what it is without each speaker; None where nothing varies or is unknown."""
+    from scipy.special import stdtrit
+
     n = len(without)
     error = math.sqrt((n - 1) / n * float(((without - value) ** 2).sum()))
     if not math.isfinite(error) or error < 1e-9:
         return None, None
-    reach = t_quantile(n - 1, (1 + CONFIDENCE) / 2) * error
+    reach = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error
     return max(0.0, value - reach), value + reach

@@ -119,7 +119,7 @@ def test_from_ratings_to_scores(rated):
     by_hand = {(row["group"], row["n"]): row["UA"] for row in drawn.rows if row["what"] == "raters"}
     assert by_hand.keys() == {("half or fewer agree", 9), ("more than half agree", 8)} and by_hand == pytest.approx(by_sql)
     shown = run("scores", "--by", "raters", "--cache", cache.root).stdout
-    assert {*"UA of majority macro F1 at 1/K".split()} <= {*shown.split()}  # in how many lines depends on the width
+    assert {"majority", "macro", "1/K"} <= {*shown.split()}  # in how many lines depends on the width
 
 
 @pytest.mark.parametrize("head", ["logreg", "mean_pool"])
