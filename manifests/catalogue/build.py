@@ -45,9 +45,8 @@ _OF_CORPORA = ("corpora", "protocols", "assignments", "held_out", "annotations")
 _OF_FEATURES = ("feature_sets", "features")
 """The tables that are filled anew as a whole where a file of the corpora, or of the features, has changed."""
 
-_SMALL, _RUN = 1 << 22, 1 << 16
-"""Bytes of the cache's files up to which their catalogue is not compressed, and those of any file at least: a run has one stamp
-for all of its tables."""
+_SMALL = 1 << 13
+"""Utterances times the files that say something of them, up to which a catalogue is not compressed."""
 
 _STAGES = "('corpus', 'annotations', 'protocols', 'near-duplicates')"
 """Of `skipped`: what is noted while corpora are read."""
@@ -115,7 +114,8 @@ def build(
     connection.execute("COMMIT")
     # To choose how each column is best compressed is a fifth of the work of a small catalogue, and saves it nothing: a column
     # takes whole blocks anyway.
-    small = sum(max(size, _RUN) for size, _ in sources.values()) <= _SMALL
+    (utterances,) = connection.execute("SELECT count(*) FROM utterances").fetchall()[0]
+    small = utterances * len(kept) <= _SMALL
     connection.execute(f"SET force_compression = '{'uncompressed' if small else 'auto'}'")
     connection.execute("CHECKPOINT")
     return kept
