@@ -36,7 +36,6 @@ ROOMS = {
         *("errors", "labels", "natural", "wording", "widths", "feature_name", "notes", "plugins", "failures", "seals"),
         *("utterances", "connections", "dimensions", "annotations", "files", "cache"),
         *("experiment_names", "texts", "garbage", "streams", "options"),
-        ),
         *("outputs", "display", "protocols", "catalogue", "splits", "audits", "commands"),
     ),
     "pipeline": (
