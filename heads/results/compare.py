@@ -31,7 +31,7 @@ from tfser.heads.results.intervals import (
     seed_scores,
 )
 from tfser.heads.results.marks import is_independent
-from tfser.heads.results.outcomes import Outcome, choose_clusters
+from tfser.heads.results.outcomes import Outcome, choose_clusters, keyed_alike
 from tfser.heads.spec.selections import peeks
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.wording import count
@@ -237,6 +237,7 @@ def compare(
 
 def _match(a: Outcome, b: Outcome, common: bool) -> tuple[Outcome, Outcome, int]:
     """Return both over the same utterances in the same order, and how many were left out for it."""
+    a, b = keyed_alike((a, b))
     there: Mapping[Any, int] = {key: i for i, key in enumerate(b.keys)}
     pairs = [(i, there[key]) for i, key in enumerate(a.keys) if key in there]
     alike = [(i, j) for i, j in pairs if a.labels[i] == b.labels[j]]

@@ -24,7 +24,7 @@ from tfser.heads.results.moments import (
     rating_interval,
     rating_permutation,
 )
-from tfser.heads.results.outcomes import Outcome, choose_clusters
+from tfser.heads.results.outcomes import Outcome, choose_clusters, keyed_alike
 from tfser.heads.results.rating_outcomes import RatedOutcome
 from tfser.heads.spec.selections import peeks
 from tfser.manifests.errors import TfserError, UsageError, unknown
@@ -148,6 +148,7 @@ def matched(outcomes: Sequence[RatedOutcome], common: bool) -> tuple[list[RatedO
         UsageError: they were not tested alike, and `common` does not say to leave out what not all of them tested.
         TfserError: they have no utterance or no dimension in common.
     """
+    outcomes = [replace(rated, of=of) for rated, of in zip(outcomes, keyed_alike([each.of for each in outcomes]), strict=True)]
     first = outcomes[0]
     shared = tuple(name for name in first.dimensions if all(name in outcome.dimensions for outcome in outcomes))
     names = " and ".join(outcome.of.subject.name for outcome in outcomes)

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from tfser.heads.results.intervals import Interval, difference, interval
+from tfser.heads.results.marks import of_runs
 from tfser.heads.results.moments import rating_difference, rating_interval
 from tfser.heads.results.outcomes import Outcome, Subject, choose_clusters, read_outcome
 from tfser.heads.results.rating_outcomes import RatedOutcome, read_rated_outcome
@@ -251,12 +252,8 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
     )
     where = [of_key[key] for key in kept.outcome.keys]
     # One leak among the chosen layers is a leak of the composite.
-    overridden = any(layers[layer].outcome.audit == "overridden" for layer in chosen.values())
-    outcome = replace(
-        kept.outcome,
-        subject=Subject(experiment="chosen layer"),
-        audit="overridden" if overridden else kept.outcome.audit,
-    )
+    standing = of_runs(layers[layer].outcome.row() for layer in chosen.values())
+    outcome = replace(kept.outcome, subject=Subject(experiment="chosen layer"), **standing)
     picked = replace(kept, layer=None, words=CHOSEN, scores=scores, outcome=outcome)
     if kept.rated is None:
         predicted = tuple(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tfser.heads.results.dimension_compare import compare_ratings
 from tfser.heads.results.dimension_many import compare_many_ratings
 from tfser.heads.results.exchanges import permutation_test
 from tfser.heads.results.intervals import difference
-from tfser.heads.results.many import compare_many, in_words, letters_of
+from tfser.heads.results.many import _simulated, compare_many, in_words, letters_of
 from tfser.heads.results.outcomes import Outcome, Subject
 from tfser.heads.results.rating_outcomes import RatedOutcome
 from tfser.manifests.errors import TfserError, UsageError
@@ -99,6 +100,17 @@ def test_many_systems_pay_for_all_pairs() -> None:
     assert not set(found.letters[-1]) & set(found.letters[0]), "the worst is told apart"
     assert "differences under" in " ".join(in_words(found)) and compare_many(outcomes) == found, "the same again"
     assert len(found.rows()) == len(found.to_dict()["pairs"]) == 6
+
+
+def test_of_many_clusters_the_pairs_are_simulated_with_the_covariance_that_they_have() -> None:
+    rng = np.random.default_rng(0)
+    systems = rng.normal(0, 1, (3_000, 3)) * (1, 2, 0.5)
+    deviations = np.stack([systems[:, a] - systems[:, b] for a, b in combinations(range(3), 2)], axis=1)
+    with patch("tfser.heads.results.many._SIMULATED", 1_500):  # G x G normal numbers of each would take 144 GB
+        means, spreads = _simulated(deviations, 3_000)
+    assert means.shape == spreads.shape == (1_500, 3)
+    assert np.corrcoef(means.T) == pytest.approx(np.corrcoef(deviations.T), abs=0.1)
+    assert spreads.mean(axis=0) == pytest.approx([1 / np.sqrt(3_000)] * 3, rel=0.02)
 
 
 def test_what_cannot_be_compared_is_refused_or_said() -> None:
