@@ -168,12 +168,13 @@ def _read(connection: Connection, layer: int | None, words: str, entry: Entry, s
     val = f"val_{names[0]}"
     epochs = rows(connection, f"SELECT run_id, epoch, {val} FROM history WHERE list_contains(?, run_id)", [runs])
     validated = {(row["run_id"], row["epoch"]): row[val] for row in epochs}
+    # The entry's own runs alone: the cache may hold some that were not asked for.
     if entry.experiment.classes:
-        outcome = read_outcome(connection, subject, selection=shown)
+        outcome = read_outcome(connection, subject, selection=shown, only=runs)
     else:
         rated = read_rated_outcome(connection, subject, selection=shown, only=runs)
         outcome = rated.of
-    read = _Read(
+    return _Read(
         layer=layer,
         words=words,
         entry=entry,
@@ -185,9 +186,6 @@ def _read(connection: Connection, layer: int | None, words: str, entry: Entry, s
         outcome=outcome,
         rated=rated,
     )
-    # The entry's own seeds and folds alone: the cache may hold runs that were not asked for.
-    seeds = [i for i, seed in enumerate(outcome.seeds) if seed in entry.seeds]
-    return read.take([i for i, fold in enumerate(outcome.folds) if fold in entry.folds], seeds)
 
 
 _RATED = """

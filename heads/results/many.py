@@ -38,7 +38,7 @@ from tfser.heads.results.intervals import (
     interval,
     without_one,
 )
-from tfser.heads.results.outcomes import Outcome, choose_clusters, keyed_alike
+from tfser.heads.results.outcomes import Outcome, choose_clusters, dropped_seeds, keyed_alike
 from tfser.heads.spec.selections import peeks
 from tfser.manifests.errors import TfserError, UsageError, unknown
 
@@ -123,6 +123,7 @@ class ManyComparison:
                 "audit": outcome.audit,
                 "speakers_kept": outcome.speakers_kept,
                 "seeds": list(outcome.seeds),
+                "seeds_left_out": list(outcome.dropped),
                 self.metric: score.to_dict(),
                 "letters": letters,
             }
@@ -386,13 +387,16 @@ def _letters() -> list[str]:
 
 def in_words(comparison: ManyComparison) -> list[str]:
     """Return what a reader must know, a sentence a line."""
-    by = comparison.clustered_by
+    by, lines = comparison.clustered_by, dropped_seeds(comparison.outcomes)
+    if comparison.left_out:
+        lines.append(f"{comparison.left_out:,} utterances are left out, which not all of them tested, or under another label")
     if by is None:
         return [
-            "no intervals and no letters: speakers are unknown, or not known to be new to all of them; --clusters names others"
+            *lines,
+            "no intervals and no letters: speakers are unknown, or not known to be new to all of them; --clusters names others",
         ]
     n = comparison.scores[0].clusters
-    lines = [
+    lines += [
         f"{len(comparison.pairs)} differences at once: their intervals hold together at 95 %, each by itself at "
         f"{100 * comparison.per_pair:.2f} %",
         "systems that share a letter are not told apart (p < 0.05): step-down max-T over "
@@ -406,6 +410,4 @@ def in_words(comparison: ManyComparison) -> list[str]:
         )
     if n < FEW:
         lines.append(f"only {n} {by}s: no exchange of them reaches p < 0.05, so all share a letter whatever the difference")
-    if comparison.left_out:
-        lines.append(f"{comparison.left_out:,} utterances are left out, which not all of them tested, or under another label")
     return lines

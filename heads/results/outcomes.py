@@ -147,16 +147,24 @@ def check_classes(connection: Connection, subject: Subject, what: str) -> None:
         )
 
 
-def read_outcome(connection: Connection, subject: Subject, *, selection: str = "last", level: str = "utterance") -> Outcome:
-    """Read the test predictions of a subject.
+def read_outcome(
+    connection: Connection,
+    subject: Subject,
+    *,
+    selection: str = "last",
+    level: str = "utterance",
+    only: Sequence[str] | None = None,
+) -> Outcome:
+    """Read the test predictions of a subject; of `only` these runs, if they are given.
 
     Raises:
         UsageError: It has none of this selection and level; the message lists those that it has.
     """
     predictions = connection.execute(
         "SELECT seed, corpus, utterance_id, segment, fold, label, predicted, speaker, session, dialogue FROM test_predictions "
-        "WHERE experiment = ? AND selection = ? AND level = ? AND (?::VARCHAR IS NULL OR run_id = ?)",
-        [subject.experiment, selection, level, subject.run_id, subject.run_id],
+        "WHERE experiment = ? AND selection = ? AND level = ? AND (?::VARCHAR IS NULL OR run_id = ?) "
+        "AND (?::VARCHAR[] IS NULL OR list_contains(?, run_id))",
+        [subject.experiment, selection, level, subject.run_id, subject.run_id, only, only],
     ).fetchall()
     if not predictions:
         check_classes(connection, subject, "this")
@@ -206,6 +214,15 @@ def whole_seeds(of_seed: Mapping[int, Mapping[Key, Any]]) -> tuple[tuple[int, ..
     largest = max((of_seed[seed] for seed in sorted(of_seed)), key=len).keys()
     seeds = tuple(sorted(seed for seed, tested in of_seed.items() if tested.keys() == largest))
     return seeds, tuple(sorted(largest, key=lambda key: tuple((part is not None, part) for part in key)))
+
+
+def dropped_seeds(sides: Sequence[Outcome]) -> list[str]:
+    """Return a line for each side some of whose seeds are left out."""
+    return [
+        f"{side.subject.name}: seeds {', '.join(map(str, side.dropped))} are left out: they did not test the same utterances"
+        for side in sides
+        if side.dropped
+    ]
 
 
 def not_pooled(dropped: Sequence[int]) -> list[str]:

@@ -187,6 +187,13 @@ def test_seeds_that_tested_less_are_no_part_of_other_measures_either(filled: Cac
     assert row["notes"][0].startswith("seeds 1 are not pooled") and row["notes"][0] in below([row], by)[0]
 
 
+def test_only_the_runs_that_were_asked_for_are_read(filled: Cache) -> None:
+    """`tfser worth --seeds 0` gave another number once the cache held seed 1, too."""
+    runs = [f"mean_pool-good-1a-f{fold}-s0" for fold in range(1, 9)]
+    every, some = read(filled, "mean_pool-good"), read(filled, "mean_pool-good", only=runs)
+    assert (some.seeds, some.dropped, some.keys) == ((0,), (), every.keys) and some.predicted == every.predicted[:1]
+
+
 def test_which_of_two_sets_of_one_size_counts_does_not_depend_on_the_order_of_rows() -> None:
     tested: list[tuple[int, dict[Any, Any]]] = [(1, {("toy", "b", None): ()}), (0, {("toy", "a", None): ()})]
     for order in (tested, tested[::-1]):

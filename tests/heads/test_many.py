@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from unittest.mock import patch
 
@@ -123,6 +124,8 @@ def test_what_cannot_be_compared_is_refused_or_said() -> None:
     assert compare_many([a, some, c], common=True).left_out == 1
     heard = compare_many([a, b, outcome("ccc", 0.5, kept="broken")])
     assert heard.clustered_by is None and heard.pairs == () and "no intervals" in in_words(heard)[0]
+    heard = compare_many([a, replace(some, dropped=(2,), speakers_kept="broken"), c], common=True)
+    assert [line.split()[0] for line in in_words(heard)] == ["bb:", "1", "no"], "what is left out is said without intervals, too"
     few = compare_many([outcome(name, right, speakers=4) for name, right in (("a", 0.9), ("bb", 0.5), ("ccc", 0.4))])
     assert set(few.letters) == {"a"} and "only 4 speakers" in in_words(few)[-1]
 
