@@ -234,7 +234,9 @@ def read_table(path: Path, *, place: str | None = None, columns: Sequence[str] |
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        return pq.read_table(pa.BufferReader(content), columns=list(columns) if columns is not None else None)
+        # Not by `pq.read_table`, which imports Arrow's datasets, and pandas where that is installed: half a second a command.
+        table = pq.ParquetFile(pa.BufferReader(content)).read(columns=list(columns) if columns is not None else None)
+        return table if columns is None else table.select(list(columns))
     except Exception as error:  # whatever the library raises, or its import for want of memory, says nothing about the file
         raise could_not_read(path, error) from error
 

@@ -156,13 +156,19 @@ def _storable(kind: pa.DataType) -> bool:
     return not (pa.types.is_null(kind) or pa.types.is_duration(kind))
 
 
+def skipped_schema() -> pa.Schema:
+    """Return the columns of a table of skipped utterances."""
+    import pyarrow as pa
+
+    return pa.schema([(field.name, pa.string()) for field in fields(Skipped)])
+
+
 def skipped_table(rows: Sequence[Skipped]) -> pa.Table:
     """Return the Parquet table of skipped utterances."""
     import pyarrow as pa
 
-    names = [f.name for f in fields(Skipped)]
-
     def text(value: str | None) -> str | None:  # a file's name may hold bytes that are no text
         return None if value is None else value.encode("utf-8", "backslashreplace").decode("utf-8")
 
-    return pa.table({name: pa.array([text(getattr(row, name)) for row in rows], pa.string()) for name in names})
+    schema = skipped_schema()
+    return pa.table([pa.array([text(getattr(row, name)) for row in rows], pa.string()) for name in schema.names], schema=schema)

@@ -65,10 +65,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# What is imported and collected stays to the end: to look for garbage among it takes seconds of each process.
+gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """Take what is imported and collected out of the garbage collector's sight: it stays to the end, and is a million objects."""
+    """Take what is imported and collected out of the garbage collector's sight: it is a million objects."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:
@@ -174,17 +179,17 @@ def fill_with_tones(
 FINDINGS: dict[object, list[Finding]] = {}
 
 
-OPENING_THEMSELVES = ("test_catalogue", "test_integrity")
-"""Files whose tests open the catalogue's file beside tfser, in the same process."""
+OPENING_THEMSELVES = ("test_catalogue", "test_integrity", "test_edges_cli")
+"""Files whose tests open the catalogue's file beside tfser, in the same process, or ask what a command by itself does."""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _as_in_a_command(request: pytest.FixtureRequest) -> Iterator[None]:
     """Open a catalogue once for each of its states, as commands do: to start a DuckDB is dearer than what most tests ask of it.
 
-    Tests of the command line (in this folder itself) have commands to do so.
+    For as long as the tests of a file run: they share caches, and one command after the other reads the same state.
     """
-    if request.path.parent == Path(__file__).parent or request.path.stem in OPENING_THEMSELVES:
+    if request.path.stem in OPENING_THEMSELVES:
         yield
         return
     with kept_open():

@@ -34,7 +34,8 @@ FRONT = (
 ROOMS = {
     "manifests": (
         *("errors", "labels", "natural", "wording", "widths", "feature_name", "notes", "plugins", "failures", "seals"),
-        *("utterances", "connections", "dimensions", "annotations", "files", "cache", "texts", "garbage", "streams", "options"),
+        *("utterances", "connections", "dimensions", "annotations", "files", "cache"),
+        *("experiment_names", "texts", "garbage", "streams", "options"),
         *("outputs", "display", "protocols", "catalogue", "splits", "audits", "commands"),
     ),
     "pipeline": (

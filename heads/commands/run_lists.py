@@ -16,11 +16,11 @@ from tfser.heads.results.marks import explain_marks, mark
 from tfser.heads.results.outcomes import find
 from tfser.heads.results.written import number_text, score_text
 from tfser.heads.runs.experiment import EVERYTHING
-from tfser.heads.runs.names import give_name, meant_by, names_of, take_name
 from tfser.manifests.catalogue.reading import open_catalogue
 from tfser.manifests.commands.printing import InCache
 from tfser.manifests.display import Output, print_json, print_rows, say, show
 from tfser.manifests.errors import UsageError
+from tfser.manifests.experiment_names import give_name, meant_by, names_of, take_name
 from tfser.manifests.options import Option
 
 

@@ -25,11 +25,11 @@ from tfser.heads.results.rater_scores import label_maps
 from tfser.heads.results.rating_outcomes import read_rated_outcome
 from tfser.heads.results.reference_numbers import beside_scores
 from tfser.heads.results.score_tables import Wanted, table, whole_utterances
-from tfser.heads.runs.names import meant_by
 from tfser.manifests.catalogue.reading import Connection, open_catalogue, rows
 from tfser.manifests.commands.printing import Writing
 from tfser.manifests.display import show, terminal_width
 from tfser.manifests.errors import UsageError
+from tfser.manifests.experiment_names import meant_by
 from tfser.manifests.options import Option
 
 Clusters = Annotated[str | None, Option("Intervals over speaker (the default), session or dialogue.", metavar="WHAT")]

@@ -14,7 +14,6 @@ from tfser.heads.commands.training_table import print_for_use, print_scores
 from tfser.heads.results.ablation import compare, plan_rows, reference_rows
 from tfser.heads.runs.experiment import EVERYTHING, Experiment, each_request, resolve
 from tfser.heads.runs.in_turn import Failure, run_here
-from tfser.heads.runs.names import give_name
 from tfser.heads.runs.one_fold import EmptySideError
 from tfser.heads.runs.plan import entry_of, make_plan
 from tfser.heads.runs.references import reference_features
@@ -25,6 +24,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import refresh_if_possible
 from tfser.manifests.display import Output, say
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.experiment_names import give_name
 
 
 def show_training(

@@ -17,12 +17,12 @@ from tfser.heads.prediction.python_values import a_text, maybe_text, seeds_of, t
 from tfser.heads.results.dimension_tables import table_beside
 from tfser.heads.results.rater_scores import label_maps
 from tfser.heads.results.score_tables import Wanted, table
-from tfser.heads.runs.names import meant_by
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.catalogue.statements import select_arrow
 from tfser.manifests.connections import quote
 from tfser.manifests.errors import UsageError
+from tfser.manifests.experiment_names import meant_by
 from tfser.manifests.splits.choose import choose_corpus, choose_protocol
 from tfser.pipeline.shards.packed import PackedFeatures, load_packed
 

@@ -21,11 +21,11 @@ from tfser.heads.results.marks import standing
 from tfser.heads.results.moments import RATED_METRICS
 from tfser.heads.results.outcomes import find
 from tfser.heads.results.scores import scores_of_runs
-from tfser.heads.runs.names import meant_by
 from tfser.heads.spec.selections import peeks
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError, first_line
+from tfser.manifests.experiment_names import meant_by
 
 CURVES = (
     *("loss", "lr", "val_WA", "val_UA", "val_WF1", "val_loss", "val_CCC"),

@@ -16,7 +16,6 @@ from tfser.heads.prediction.outputs import Outputs
 from tfser.heads.results.outcomes import find
 from tfser.heads.runs.experiment import EVERYTHING
 from tfser.heads.runs.learned_mix import FILES
-from tfser.heads.runs.names import meant_by
 from tfser.heads.runs.store import finished, read_model, run_folder
 from tfser.heads.spec.fold import Prediction
 from tfser.heads.spec.head import Baseline, HeadSpec
@@ -27,6 +26,7 @@ from tfser.heads.training.temperature import scaled
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError, unknown
+from tfser.manifests.experiment_names import meant_by
 from tfser.pipeline.features.stored_set import StoredSet
 from tfser.pipeline.shards.packed import PackedFeatures
 

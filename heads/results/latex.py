@@ -44,7 +44,7 @@ def latex(text: str) -> str:
 def needed(lines: Iterable[str]) -> list[str]:
     r"""Return the comments that say which packages and which engine some lines of LaTeX need.
 
-    >>> print(*needed(["tf\_mamba"]), sep="\n")
+    >>> print(*needed([r"tf\_mamba"]), sep="\n")
     % needs \usepackage{booktabs} and \usepackage[T1]{fontenc}
     >>> needed(["愤怒"])[0].partition(":")[0]
     '% compile with lualatex or xelatex'

@@ -45,6 +45,9 @@ _OF_CORPORA = ("corpora", "protocols", "assignments", "held_out", "annotations")
 _OF_FEATURES = ("feature_sets", "features")
 """The tables that are filled anew as a whole where a file of the corpora, or of the features, has changed."""
 
+_SMALL = 1 << 13
+"""Utterances times the files that say something of them, up to which a catalogue is not compressed."""
+
 _STAGES = "('corpus', 'annotations', 'protocols', 'near-duplicates')"
 """Of `skipped`: what is noted while corpora are read."""
 
@@ -109,6 +112,11 @@ def build(
         sizes, times = zip(*kept.values(), strict=True)
         connection.execute("INSERT INTO sources SELECT unnest(?), unnest(?), unnest(?)", [list(kept), list(sizes), list(times)])
     connection.execute("COMMIT")
+    # To choose how each column is best compressed is a fifth of the work of a small catalogue, and saves it nothing: a column
+    # takes whole blocks anyway.
+    (utterances,) = connection.execute("SELECT count(*) FROM utterances").fetchall()[0]
+    small = utterances * len(kept) <= _SMALL
+    connection.execute(f"SET force_compression = '{'uncompressed' if small else 'auto'}'")
     connection.execute("CHECKPOINT")
     return kept
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tfser.manifests.annotations import annotation_schema
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import DamagedError, MissingFileError, UnknownContentError
-from tfser.manifests.utterances import Skipped, column_type, contract_columns, skipped_table
+from tfser.manifests.utterances import Skipped, column_type, contract_columns, skipped_schema, skipped_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,11 +72,10 @@ def read_about(cache: Cache, corpus: str) -> dict[str, Any]:
 
 def read_skipped(cache: Cache, path: Path) -> pa.Table:
     """Return a list of what was passed over; an empty one where there is no file."""
-    empty = skipped_table([])
     try:
-        return _cast(path, cache.read_table(path), empty.schema)
+        return _cast(path, cache.read_table(path), skipped_schema())
     except MissingFileError:
-        return empty
+        return skipped_table([])
 
 
 def skipped_rows(table: pa.Table) -> list[Skipped]:

@@ -102,6 +102,9 @@ def _tell(done: Moved, what: str, rest: str) -> None:
     say(f"{count(done.moved, 'file')} ({size(done.bytes)}) {what}{runs}; {done.before:,} {rest}")
     if done.passed:
         say(f"{count(len(done.passed), 'run')} took no part: {listed(done.passed, 3)}")
+    if done.names_kept:
+        names = listed(done.names_kept, 3)
+        say(f"{count(len(done.names_kept), 'name')} not taken over: another experiment is called so here: {names}")
     if done.other_scans:
         names = listed(done.other_scans, 3)
         say(f"{count(len(done.other_scans), 'file')} not fetched: of another scan of the corpus than this cache has: {names}")

@@ -26,9 +26,10 @@ RUN = "run.json"
 
 @dataclass(frozen=True, kw_only=True)
 class SharedRun:
-    """A finished run: its folder, and the SHA-256 of each of its files by their names."""
+    """A finished run: its folder, its experiment, and the SHA-256 of each of its files by their names."""
 
     folder: Path
+    experiment: str
     digests: Mapping[str, str]
 
 
@@ -70,8 +71,17 @@ def finished_runs(cache: Cache, features: str | None, corpus: str | None) -> tup
             passed.append(f"{folder.name} ({shown(folder, error)})")
         else:
             # A run that is trained again meanwhile has other digests when it is sent, and is passed over then.
-            runs.append(SharedRun(folder=folder, digests={**names, RUN: before}))
+            runs.append(SharedRun(folder=folder, experiment=experiment_of(folder.name), digests={**names, RUN: before}))
     return runs, passed
+
+
+def experiment_of(run_id: str) -> str:
+    """Return the experiment that a run is of.
+
+    >>> experiment_of("svm-rbf-default-emodb-0a1b2c3d4e-f3-s0")
+    'svm-rbf-default-emodb-0a1b2c3d4e'
+    """
+    return run_id.rpartition("-f")[0]
 
 
 def _hashed(folder: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,11 +24,12 @@ from typing import Any
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue
 from tfser.manifests.errors import TfserError, UsageError, first_line, unknown
+from tfser.manifests.experiment_names import give_name, names_of
 from tfser.manifests.files import sha256_of
 from tfser.pipeline.shards.rows import ROWS_SUFFIX, rows_path
 from tfser.pipeline.shards.writer import SUFFIXES
 from tfser.pipeline.stores.remote import RemoteError, RemoteFolder
-from tfser.pipeline.stores.shared_runs import RUN, by_run, finished_runs, is_of, is_run_place, pull_run
+from tfser.pipeline.stores.shared_runs import RUN, by_run, experiment_of, finished_runs, is_of, is_run_place, pull_run
 from tfser.pipeline.stores.stored_objects import OBJECTS, Entry, Moved, fetch_object, object_name
 
 COMMITS = "commits"
@@ -107,7 +108,7 @@ def push(
         cache: from.
         remote: to.
         features, corpus: as `shared_files` has them; of runs, those that were trained on them.
-        what: rows with features, with runs, or with both.
+        what: rows with features, with runs, or with both; runs take the names of their experiments along.
         advance: told (files done, of) as it goes.
 
     Raises:
@@ -123,15 +124,17 @@ def push(
     sending = _Sending(cache, remote, advance, len(paths) + sum(len(run.digests) for run in runs))
     entries = {cache.place(path): sending.send(path) for path in paths}
     sending.done.passed += passed
+    experiments: set[str] = set()
     for run in runs:
         sent = {cache.place(run.folder / name): sending.send(run.folder / name) for name in run.digests}
         # Trained again and exchanged while it was sent: files of two runs make none.
         if [entry["sha256"] for entry in sent.values()] == list(run.digests.values()):
             entries |= sent
             sending.done.runs += 1
+            experiments.add(run.experiment)
         else:
             sending.done.passed.append(f"{run.folder.name} (it changed meanwhile; push again)")
-    _commit(remote, entries)
+    _commit(remote, entries, {name: of for name, of in names_of(cache).items() if of in experiments})
     return sending.done
 
 
@@ -167,8 +170,8 @@ class _Sending:
         return {"sha256": digest, "size": size}
 
 
-def _commit(remote: RemoteFolder, entries: Mapping[str, Entry]) -> None:
-    """Write the commit that makes entries count, unless the last one says the same.
+def _commit(remote: RemoteFolder, entries: Mapping[str, Entry], names: Mapping[str, str]) -> None:
+    """Write the commit that makes entries count, with the names of experiments, unless the last one says the same.
 
     Raises:
         RemoteError: the store does not answer, or an object is not there whole.
@@ -179,10 +182,11 @@ def _commit(remote: RemoteFolder, entries: Mapping[str, Entry]) -> None:
     if lacking:
         raise RemoteError(f"{remote.url}: {lacking[0]} was written and is not there whole; nothing was committed, push again")
     before = _commits(remote)
-    if before and before[-1]["files"] == entries:
+    if before and before[-1]["files"] == entries and before[-1].get("names", {}) == names:
         return
     number = 1 + max((of["number"] for of in before), default=0)
-    content = json.dumps({"format": FORMAT, "number": number, "files": entries}, sort_keys=True, indent=0).encode()
+    commit = {"format": FORMAT, "number": number, "files": entries} | ({"names": names} if names else {})
+    content = json.dumps(commit, sort_keys=True, indent=0).encode()
     remote.write(f"{COMMITS}/{hashlib.sha256(content).hexdigest()}.json", content)
 
 
@@ -220,6 +224,8 @@ def _read_commit(content: bytes, called: str) -> dict[str, Any]:
                 raise TfserError(f"{called}: names the place {place!r}, which no cache has")
             bytes.fromhex(of["sha256"])
             int(of["size"])
+        if not all(isinstance(text, str) for pair in commit.get("names", {}).items() for text in pair):
+            raise TypeError("a name of an experiment is no text")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise TfserError(f"{called}: is no commit of `tfser cache push` ({first_line(error)}); remove it there") from error
     return commit
@@ -293,7 +299,21 @@ def pull(
             came.append(run_id)
         tell(len(files))
     _ask_for_protocols(cache, came)
+    _take_names(cache, remote, {experiment_of(run_id) for run_id in runs}, done)
     return done
+
+
+def _take_names(cache: Cache, remote: RemoteFolder, experiments: Collection[str], done: Moved) -> None:
+    """Give experiments the names that a store's commits have for them, the newest first; a name that means another here stays."""
+    named: dict[str, str] = {}
+    for commit in _commits(remote) if experiments else ():
+        named |= commit.get("names", {})
+    for name, experiment in sorted(named.items()):
+        if experiment in experiments:
+            try:
+                give_name(cache, name, experiment)
+            except UsageError:  # it is no name, or means another experiment
+                done.names_kept.append(f"{name} (there {experiment})")
 
 
 def _ask_for_protocols(cache: Cache, run_ids: list[str]) -> None:

@@ -26,7 +26,8 @@ class Moved:
     """What a push or pull did, in files: moved now, there before, and (of a pull) kept since they differ here.
 
     `runs` counts those whose files are among these; `passed` says which runs took no part, each with the reason, and
-    `other_scans` which files a pull left, since this cache has another scan of their corpus.
+    `other_scans` which files a pull left, since this cache has another scan of their corpus. `names_kept` are names that
+    mean other experiments here.
     """
 
     moved: int = 0
@@ -36,6 +37,7 @@ class Moved:
     kept: list[str] = field(default_factory=list)
     passed: list[str] = field(default_factory=list)
     other_scans: list[str] = field(default_factory=list)
+    names_kept: list[str] = field(default_factory=list)
 
 
 def object_name(digest: str) -> str:

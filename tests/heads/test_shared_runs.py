@@ -16,6 +16,7 @@ from tfser.heads.runs.store import begin
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue
 from tfser.manifests.errors import UsageError
+from tfser.manifests.experiment_names import give_name, names_of, take_name
 from tfser.manifests.files import write_bytes
 from tfser.pipeline.stores.remote import RemoteError, RemoteFolder
 from tfser.pipeline.stores.sharing import What, committed, pull, push
@@ -75,6 +76,27 @@ def test_runs_come_back_as_they_were_and_their_scores_with_them(cache: Cache, re
     again = pull(other, remote)
     assert (again.moved, again.runs, again.kept) == (0, 0, [])
     assert push(cache, remote).moved == 0 and len(remote.listing("commits")) == 1
+
+
+def test_names_of_experiments_go_along_and_take_no_name_from_another(cache: Cache, remote: RemoteFolder, tmp_path: Path) -> None:
+    give_name(cache, "mine", "old")
+    give_name(cache, "ours", "a")
+    push(cache, remote, corpus="toy")
+    assert push(cache, remote, corpus="toy").moved == 0 and len(remote.listing("commits")) == 1
+    other = Cache(tmp_path / "other")
+    pull(other, remote)
+    assert names_of(other) == {"ours": "a"}, "of what was pushed, not of what was not"
+    take_name(other, "ours")
+    give_name(other, "ours", "b")
+    done = pull(other, remote)
+    assert names_of(other) == {"ours": "b"} and done.names_kept == ["ours (there a)"]
+    give_name(cache, "better", "a")
+    push(cache, remote)
+    pull(other, remote)
+    assert (
+        names_of(other) == {"ours": "b", "better": "a", "mine": "old"}
+        and pull(other, remote, what=What.features).names_kept == []
+    )
 
 
 @pytest.mark.slow

@@ -1,8 +1,7 @@
 """Names that people give to experiments, beside the ids that experiments have by their configuration.
 
 What comes in: a name and an experiment. What goes out: `names.json` in the cache, sealed, and the experiment that a name
-means. A
-name changes nothing that an experiment is: the same configuration under another name finds the same runs.
+means. A name changes nothing that an experiment is: the same configuration under another name finds the same runs.
 """
 
 from __future__ import annotations
