@@ -17,7 +17,9 @@ import pytest
 import tfser
 from tfser.heads import REGISTERED
 from tfser.heads.prediction import notebook_models
+from tfser.heads.prediction.answers import SpokenAnswer
 from tfser.heads.prediction.exchange import audit
+from tfser.heads.prediction.inputs import Speech, Unusable
 from tfser.heads.prediction.notebook import TrainingOptions
 from tfser.heads.prediction.outputs import Outputs
 from tfser.heads.prediction.own_code import digest_of
@@ -120,6 +122,32 @@ def test_a_sound_split_passes_and_a_leak_is_found() -> None:
     import pyarrow as pa
 
     assert audit(pa.Table.from_pylist(ROWS)) and audit(ROWS, protocol="loso-speaker")
+
+
+def test_the_number_0_is_a_name_like_others() -> None:
+    """It was taken for none, and for another row's number: shuffled rows were refused, as if two had one name."""
+    assert audit([{**row, "utterance_id": number} for number, row in zip(range(len(ROWS))[::-1], ROWS, strict=True)])
+
+
+def test_predictions_stand_in_the_order_in_which_files_were_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the run was tested on is computed first, and stood first; what could not be read stood last."""
+    outputs = Outputs(classes=("anger",))
+    speech = {name: Speech(name=name, path=Path(name)) for name in ("c.wav", "bad.wav", "a.wav", "odd.wav")}
+    said = [
+        SpokenAnswer(speech=speech[name], outputs=outputs, members=np.ones((1, 1), np.float32), segments=np.ones((1, 1)))
+        for name in ("a.wav", "c.wav")
+    ]
+    lost = [Unusable(name="bad.wav", reason="bad")]
+    monkeypatch.setattr(notebook_models, "measured", lambda named, minimum_s: ([*speech.values()], lost))
+    monkeypatch.setattr(
+        notebook_models, "answers", lambda *_, **__: iter([said[0], Unusable(name="odd.wav", reason="odd"), said[1]])
+    )
+    head = SimpleNamespace(name="h", outputs=outputs)
+    fronts = SimpleNamespace(of=[SimpleNamespace(sample_rate_hz=16000)], minimum_s=0.02)
+    model = notebook_models.TrainedModel(SimpleNamespace(heads=[head], fronts=fronts, known=None))  # type: ignore[arg-type]
+    rows = model.predict(*speech)
+    assert [row["input"] for row in rows] == [*speech]
+    assert [row["reason"] for row in rows] == [None, "bad", None, "odd"]
 
 
 @pytest.mark.parametrize(

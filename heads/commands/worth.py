@@ -211,11 +211,13 @@ def _trained(store: Cache, request: WorthRequest, running: Running, plan: WorthP
     head = settled.spec.name if settled.preset in ("plain", "full") else f"{settled.spec.name} ({settled.preset})"
     measured = {"head": head, "features": settled.feature_set, "metric": _metric(request)}
     subjects = [[Subject(experiment=settled.name) for settled in arm] for arm in experiments]
+    # The seeds that were asked for alone: the cache may hold others, and the same command is to give the same number.
+    tested: dict[str, Any] = {"selection": request.selection, "only": [of.run_id(fold) for of in every for fold in of.folds]}
     with open_catalogue(store) as connection:
         if measured["metric"] in RATED_METRICS:
-            rated = [[read_rated_outcome(connection, one, selection=request.selection) for one in arm] for arm in subjects]
+            rated = [[read_rated_outcome(connection, one, **tested) for one in arm] for arm in subjects]
             return measure_ratings(plan, rated[0], rated[1], **measured)
-        outcomes = [[read_outcome(connection, one, selection=request.selection) for one in arm] for arm in subjects]
+        outcomes = [[read_outcome(connection, one, **tested) for one in arm] for arm in subjects]
     return measure(plan, outcomes[0], outcomes[1], **measured)
 
 

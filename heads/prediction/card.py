@@ -217,7 +217,7 @@ def _worth(facts: CardFacts) -> str:
         if any(of.about["fold"] == EVERYTHING for of in facts.heads)
         else "Scores of the experiment that these weights are from"
     )
-    of = f"{row['folds']} of {row['of_folds']} folds, seeds {', '.join(map(str, row['seeds']))}"
+    of = f"{row['folds']} of {row['of_folds'] or '?'} folds, seeds {', '.join(map(str, row['seeds']))}"
     return "\n".join(
         [
             f"{audit}. Test speakers: {_SPEAKERS.get(str(row['speakers_kept']), 'not known to be new')}.",

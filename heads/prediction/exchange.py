@@ -111,7 +111,7 @@ def audit(frame: Any, *, protocol: str = "official-split", claims: Sequence[str]
     """
     rows = _rows_of(frame)
     utterances = _utterances(rows, needs_split=protocol == "official-split")
-    hashes = [str(row.get("content_hash") or f"row {number}") for number, row in enumerate(rows)]
+    hashes = [_first_text(row, ("content_hash",), f"row {number}") for number, row in enumerate(rows)]
     measured = [
         Measured(
             size=1,
@@ -154,6 +154,11 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value) or type(value).__name__ in ("NAType", "NaTType")
 
 
+def _first_text(row: Mapping[str, Any], columns: Sequence[str], otherwise: str) -> str:
+    """Return the first of some columns that says something; the number 0 does."""
+    return next((str(row[name]) for name in columns if row.get(name) not in (None, "")), otherwise)
+
+
 def _seconds(value: Any) -> float | None:
     """Return a duration.
 
@@ -178,9 +183,9 @@ def _utterances(rows: Sequence[Mapping[str, Any]], *, needs_split: bool) -> list
         if side is not None and str(side).lower() not in _SIDES:
             raise unknown(f"side of row {number} (split)", str(side), list(_SIDES))
         own: dict[str, Any] = {name: str(row[name]) for name in texts if row.get(name) is not None}
-        name = str(row.get("utterance_id") or row.get("path") or number)
+        name = _first_text(row, ("utterance_id", "path"), str(number))
         split = None if side is None else _SIDES[str(side).lower()]
-        utterances.append(Utterance(utterance_id=name, path=str(row.get("path") or name), split=split, **own))
+        utterances.append(Utterance(utterance_id=name, path=_first_text(row, ("path",), name), split=split, **own))
     if len({of.utterance_id for of in utterances}) < len(utterances):
         raise UsageError("two rows have one utterance_id (or path): name each utterance once")
     return utterances

@@ -7,7 +7,7 @@ predicts with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -165,17 +165,20 @@ class TrainedModel:
     def predict(self, *files: str | Path) -> list[dict[str, Any]]:
         """Return a dict for each file of the names (files, folders, globs), as `tfser predict --format json` prints it.
 
-        What cannot be read has None in what is predicted, and a `reason`.
+        They stand in the order in which they were named, a folder's in natural order. What cannot be read has None in what is
+        predicted, and a `reason`.
         """
-        usable, lost = measured(named_inputs(texts("predict", files)), minimum_s=self._model.fronts.minimum_s)
-        answered: list[Mapping[str, Any]] = []
-        for answer in answers(self._model.heads, self._model.fronts, usable, known=self._model.known, compute=self._compute):
-            if isinstance(answer, SpokenAnswer):
-                answered.append({**answer.to_dict(), "reason": None})
-            else:
-                lost.append(answer)
+        named = named_inputs(texts("predict", files))
+        usable, lost = measured(named, minimum_s=self._model.fronts.minimum_s)
+        heard = answers(self._model.heads, self._model.fronts, usable, known=self._model.known, compute=self._compute)
         nothing = self._outputs.row(np.empty((0, self._outputs.width), np.float32))
-        return [dict(row) for row in answered] + [{"input": of.name, **nothing, "reason": of.reason} for of in lost]
+        found: dict[str, dict[str, Any]] = {}
+        for answer in (*lost, *heard):  # in any order: what the run was tested on comes together
+            if isinstance(answer, SpokenAnswer):
+                found[answer.speech.name] = {**answer.to_dict(), "reason": None}
+            else:
+                found[answer.name] = {"input": answer.name, **nothing, "reason": answer.reason}
+        return [found[piece.name] for piece in named]
 
     def __repr__(self) -> str:
         return f"<{self.name}: {', '.join((*self.classes, *self.targets))}>"

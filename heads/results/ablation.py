@@ -73,14 +73,15 @@ def compare(cache: Cache, table: Sequence[tuple[AblationRow, Experiment]], selec
     learned, CCC, pearson and MAE (means over them) stand in the place of UA, WA and WF1.
     """
     lines: list[dict[str, Any]] = []
-    first: dict[int, float] = {}
+    first: dict[int, float] | None = None
     with open_catalogue(cache) as connection:
         for row, experiment in table:
             shown = experiment.spec.selection(selection)
             scores = _of_folds(connection, experiment, shown)
             main = (METRICS if experiment.classes else RATED)[0]
-            lines.append(_row(row, experiment, shown, scores, first))
-            first = first or {score["fold"]: score[main] for score in scores if score[main] is not None}
+            lines.append(_row(row, experiment, shown, scores, first or {}))
+            if first is None:  # a first row without scores is no row to gain over, and none takes its place
+                first = {score["fold"]: score[main] for score in scores if score[main] is not None}
     return lines
 
 

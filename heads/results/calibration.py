@@ -14,7 +14,8 @@ says where a temperature stands at its bound: then all validation utterances wer
 be.
 
 Intervals are the delete-one-speaker jackknife's with Student's t (`tfser.heads.results.intervals`), where speakers are known and
-new to the head; they are cut at zero. Of ECE, whose bins are absolute values, read them as a rough guide.
+new to the head; they are cut at zero, and at the most that a measure can be. Of ECE, whose bins are absolute values, read them as
+a rough guide. Seeds that did not test the most utterances are left out, and a note names them.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ from typing import Any
 
 import numpy as np
 
-from tfser.heads.results.intervals import CONFIDENCE, Floats
+from tfser.heads.results.intervals import CONFIDENCE, Floats, ends_of_mean
+from tfser.heads.results.outcomes import SeedsOf, not_pooled, seeds_that_count
 from tfser.heads.spec.selections import ORDER_SQL
 from tfser.heads.training.temperature import LEAST, MOST
 from tfser.manifests.catalogue.reading import Connection
 
-MEASURES = ("NLL", "Brier", "ECE")
+MEASURES = {"NLL": math.inf, "Brier": 2.0, "ECE": 1.0}
+"""And the most that each can be."""
+
 BINS = 10
 
 _AS_STORED = "map_values(p.probabilities) AS spread, coalesce(p.probabilities[p.label], 0) AS of_true, NULL AS temperature"
@@ -77,13 +81,17 @@ def calibration(connection: Connection, experiments: Sequence[str], selection: s
         selection: one of them; None: all that there are.
     """
     asked = [list(experiments), selection, selection]
-    groups = _groups(connection.execute(_cells(_AS_STORED), asked).fetchall())
-    scaled = _groups(connection.execute(_cells(_SCALED, _TEMPERATURES), asked).fetchall())
+    counting = seeds_that_count(connection, experiments)
+    groups, scaled = (
+        _groups(connection.execute(sql, asked).fetchall(), counting)
+        for sql in (_cells(_AS_STORED), _cells(_SCALED, _TEMPERATURES))
+    )
     at_a_bound = {(row[0], row[1]): bound_note(*row[2:]) for row in connection.execute(_AT_A_BOUND, asked[:1]).fetchall()}
     table = []
     for (experiment, chosen), cells in groups.items():
         row = {"experiment": experiment, "selection": chosen, "level": "utterance", **measured(cells)}
-        row |= {"notes": [at_a_bound[experiment, chosen]]} if (experiment, chosen) in at_a_bound else {"notes": []}
+        at_bound = [at_a_bound[experiment, chosen]] if (experiment, chosen) in at_a_bound else []
+        row |= {"notes": [*not_pooled(counting[experiment, chosen, "utterance"][1]), *at_bound]}
         table.append(row | _of_scaled(cells, scaled.get((experiment, chosen), [])))
     return table
 
@@ -95,10 +103,12 @@ def bound_note(runs: int, least: int, most: int) -> str:
     return f"{', '.join(told)}: no temperature to be believed; validate on more speakers"
 
 
-def _groups(found: Sequence[tuple[Any, ...]]) -> dict[tuple[str, str], list[tuple[Any, ...]]]:
+def _groups(found: Sequence[tuple[Any, ...]], counting: SeedsOf) -> dict[tuple[str, str], list[tuple[Any, ...]]]:
+    """Return cells by experiment and selection, of the seeds that count."""
     groups: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
     for experiment, chosen, *cell in found:
-        groups.setdefault((experiment, chosen), []).append(tuple(cell))
+        if cell[0] in counting[experiment, chosen, "utterance"][0]:
+            groups.setdefault((experiment, chosen), []).append(tuple(cell))
     return groups
 
 
@@ -138,8 +148,9 @@ def measured(cells: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
         "confidence": CONFIDENCE,
     }
     without = np.stack([_measures(total - sums[:, g]) for g in range(len(place))]) if units else None
-    for i, (name, value) in enumerate(zip(MEASURES, _measures(total), strict=True)):
-        low, high = _ends(float(value), without[:, i]) if without is not None else (None, None)
+    sizes = sums[0, :, :, 0].sum(axis=1)
+    for i, ((name, most), value) in enumerate(zip(MEASURES.items(), _measures(total), strict=True)):
+        low, high = (None, None) if without is None else ends_of_mean(float(value), without[:, i], sizes, most)
         row |= {name: float(value), f"{name}_low": low, f"{name}_high": high}
     return row
 
@@ -149,15 +160,3 @@ def _measures(sums: Floats) -> Floats:
     n = sums[:, :, 0].sum(axis=1)
     gaps = np.abs(sums[:, :, 1] - sums[:, :, 2]).sum(axis=1)
     return np.array([(sums[:, :, 3].sum(axis=1) / n).mean(), (sums[:, :, 4].sum(axis=1) / n).mean(), (gaps / n).mean()])
-
-
-def _ends(value: float, without: Floats) -> tuple[float | None, float | None]:
-    """Return the interval of a value, of what it is without each cluster; None where nothing varies between them."""
-    from scipy.special import stdtrit
-
-    n = len(without)
-    error = math.sqrt((n - 1) / n * float(((without - value) ** 2).sum()))
-    if error < 1e-9:
-        return None, None
-    reach = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error
-    return max(0.0, value - reach), value + reach

@@ -31,7 +31,7 @@ from tfser.heads.results.intervals import (
     seed_scores,
 )
 from tfser.heads.results.marks import is_independent
-from tfser.heads.results.outcomes import Outcome, choose_clusters
+from tfser.heads.results.outcomes import Outcome, choose_clusters, dropped_seeds, keyed_alike
 from tfser.heads.spec.selections import peeks
 from tfser.manifests.errors import TfserError, UsageError, unknown
 from tfser.manifests.wording import count
@@ -237,6 +237,7 @@ def compare(
 
 def _match(a: Outcome, b: Outcome, common: bool) -> tuple[Outcome, Outcome, int]:
     """Return both over the same utterances in the same order, and how many were left out for it."""
+    a, b = keyed_alike((a, b))
     there: Mapping[Any, int] = {key: i for i, key in enumerate(b.keys)}
     pairs = [(i, there[key]) for i, key in enumerate(a.keys) if key in there]
     alike = [(i, j) for i, j in pairs if a.labels[i] == b.labels[j]]
@@ -273,18 +274,9 @@ def fold_clusters(outcome: Outcome) -> list[str]:
     return [f"{fold:06d}" for fold in outcome.folds]
 
 
-def dropped_seeds(*sides: Outcome) -> list[str]:
-    """Return a line for each side some of whose seeds are left out."""
-    return [
-        f"{side.subject.name}: seeds {', '.join(map(str, side.dropped))} are left out: they did not test the same utterances"
-        for side in sides
-        if side.dropped
-    ]
-
-
 def notes(comparison: Comparison) -> list[str]:
     """Return what a reader must know, a sentence a line."""
-    lines = dropped_seeds(comparison.a, comparison.b)
+    lines = dropped_seeds((comparison.a, comparison.b))
     if comparison.left_out:
         lines.append(f"{comparison.left_out:,} utterances are left out, which only one of them tested, or under another label")
     # Why there is no interval comes before what an interval means: whoever reads one line reads the first.

@@ -20,13 +20,14 @@ from tfser.manifests.catalogue.views import WORST, WORST_AUDIT
 from tfser.manifests.errors import UsageError
 
 _RATED = (
-    "WITH of_run AS (SELECT experiment, run_id, seed, fold, avg(CCC ORDER BY dimension) AS CCC, any_value(audit) AS audit, "
-    "any_value(speakers_kept) AS speakers_kept FROM dimension_scores WHERE selection = 'last' AND level = 'utterance' "
+    "WITH of_run AS (SELECT experiment, run_id, seed, fold, if(count(CCC) = count(*), avg(CCC ORDER BY dimension), NULL) AS CCC, "
+    "any_value(audit) AS audit, any_value(speakers_kept) AS speakers_kept FROM dimension_scores "
+    "WHERE selection = 'last' AND level = 'utterance' "
     "GROUP BY ALL) "
     f"SELECT experiment, avg(CCC ORDER BY seed, fold) AS CCC, {WORST_AUDIT} AS audit, {WORST.format('speakers_kept')} "
     "AS speakers_kept FROM of_run GROUP BY experiment"
 )
-"""The mean CCC of experiments on dimensions, over their dimensions, folds and seeds."""
+"""The mean CCC of experiments on dimensions, over their dimensions, folds and seeds; a run that lacks one of them has none."""
 
 _SELECT = (
     "SELECT r.experiment, any_value(head) AS head, any_value(preset) AS preset, any_value(recipe) AS recipe, "

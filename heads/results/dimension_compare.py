@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tfser.heads.results.compare import ComparedRow, dropped_seeds, fold_clusters, wins
+from tfser.heads.results.compare import ComparedRow, fold_clusters, wins
 from tfser.heads.results.exchanges import Permutation
 from tfser.heads.results.intervals import FEW
 from tfser.heads.results.moments import (
@@ -24,7 +24,7 @@ from tfser.heads.results.moments import (
     rating_interval,
     rating_permutation,
 )
-from tfser.heads.results.outcomes import Outcome, choose_clusters
+from tfser.heads.results.outcomes import Outcome, choose_clusters, dropped_seeds, keyed_alike
 from tfser.heads.results.rating_outcomes import RatedOutcome
 from tfser.heads.spec.selections import peeks
 from tfser.manifests.errors import TfserError, UsageError, unknown
@@ -69,7 +69,12 @@ class RatedComparison:
 
         def side(outcome: Outcome) -> dict[str, Any]:
             standing = {"audit": outcome.audit, "speakers_kept": outcome.speakers_kept}
-            return {"name": outcome.subject.name, **standing, "seeds": list(outcome.seeds)}
+            return {
+                "name": outcome.subject.name,
+                **standing,
+                "seeds": list(outcome.seeds),
+                "seeds_left_out": list(outcome.dropped),
+            }
 
         parts = f"{self.clustered_by}s" if self.clustered_by else None
         return {
@@ -148,6 +153,7 @@ def matched(outcomes: Sequence[RatedOutcome], common: bool) -> tuple[list[RatedO
         UsageError: they were not tested alike, and `common` does not say to leave out what not all of them tested.
         TfserError: they have no utterance or no dimension in common.
     """
+    outcomes = [replace(rated, of=of) for rated, of in zip(outcomes, keyed_alike([each.of for each in outcomes]), strict=True)]
     first = outcomes[0]
     shared = tuple(name for name in first.dimensions if all(name in outcome.dimensions for outcome in outcomes))
     names = " and ".join(outcome.of.subject.name for outcome in outcomes)
@@ -194,7 +200,7 @@ def _parts(part: str, a: Moments, b: Moments, metric: str) -> tuple[ComparedRow,
 
 def rated_notes(comparison: RatedComparison) -> list[str]:
     """Return what a reader must know, a sentence a line."""
-    lines = dropped_seeds(comparison.a.of, comparison.b.of)
+    lines = dropped_seeds((comparison.a.of, comparison.b.of))
     if comparison.left_out:
         lines.append(f"{comparison.left_out:,} utterances are left out, which only one of them tested")
     if comparison.clustered_by is None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tfser.heads.results.intervals import CONFIDENCE, FEW
 from tfser.heads.results.moments import RATED_METRICS, Moments, cluster_scores, rating_interval, score, seed_scores
-from tfser.heads.results.outcomes import CLUSTERS, Subject, choose_clusters
+from tfser.heads.results.outcomes import CLUSTERS, Subject, choose_clusters, not_pooled
 from tfser.heads.results.rating_outcomes import RatedOutcome, read_rated_outcome
 from tfser.heads.results.score_tables import Wanted, about_experiments, chosen_experiments, few
 from tfser.heads.results.scores import Spread
@@ -128,10 +128,7 @@ def _pooled(outcome: RatedOutcome, scored: Sequence[Row], clusters: str | None) 
     if len(outcome.dimensions) > 1:
         means = [_mean_of(run) for run in _runs(scored)]
         found.append({"dimension": MEAN} | _over_folds(means) | _of_moments(moments, by))
-    notes = []
-    if outcome.of.dropped:
-        dropped = ", ".join(map(str, outcome.of.dropped))
-        notes.append(f"seeds {dropped} are not pooled: they did not test the same utterances")
+    notes = not_pooled(outcome.of.dropped)
     if by is None:
         notes.append("no interval over speakers: they are not known to be new to the head")
     elif len(moments.clusters) < FEW:

@@ -313,6 +313,24 @@ def quantile(df: float | None, confidence: float) -> float:
     return float(stdtrit(df, (1 + confidence) / 2))
 
 
+def ends_of_mean(value: float, without: Floats, sizes: Floats, most: float = math.inf) -> tuple[float | None, float | None]:
+    """Return the interval of a measure that is a mean over utterances, cut at 0 and at the most that it can be.
+
+    None where nothing varies between clusters, or the measure does not exist without one of them.
+
+    Args:
+        value: the measure.
+        without: (G,) what it is without each cluster.
+        sizes: (G,) utterances by cluster.
+        most: its largest possible value.
+    """
+    found = symmetric(value, without, sizes[:, None], "WA", CONFIDENCE)
+    if not found.std_error or not math.isfinite(found.std_error):
+        return None, None
+    reach = quantile(found.df, CONFIDENCE) * found.std_error
+    return max(0.0, value - reach), min(most, value + reach)
+
+
 def degrees_of_freedom(true: Floats, metric: str) -> float:
     """Return Satterthwaite's degrees of freedom of the jackknife variance, for independent utterances: 2 E^2 / Var.
 

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from tfser.heads.results.intervals import Interval, difference, interval
+from tfser.heads.results.marks import of_runs
 from tfser.heads.results.moments import rating_difference, rating_interval
 from tfser.heads.results.outcomes import Outcome, Subject, choose_clusters, read_outcome
 from tfser.heads.results.rating_outcomes import RatedOutcome, read_rated_outcome
@@ -167,12 +168,13 @@ def _read(connection: Connection, layer: int | None, words: str, entry: Entry, s
     val = f"val_{names[0]}"
     epochs = rows(connection, f"SELECT run_id, epoch, {val} FROM history WHERE list_contains(?, run_id)", [runs])
     validated = {(row["run_id"], row["epoch"]): row[val] for row in epochs}
+    # The entry's own runs alone: the cache may hold some that were not asked for.
     if entry.experiment.classes:
-        outcome = read_outcome(connection, subject, selection=shown)
+        outcome = read_outcome(connection, subject, selection=shown, only=runs)
     else:
         rated = read_rated_outcome(connection, subject, selection=shown, only=runs)
         outcome = rated.of
-    read = _Read(
+    return _Read(
         layer=layer,
         words=words,
         entry=entry,
@@ -184,9 +186,6 @@ def _read(connection: Connection, layer: int | None, words: str, entry: Entry, s
         outcome=outcome,
         rated=rated,
     )
-    # The entry's own seeds and folds alone: the cache may hold runs that were not asked for.
-    seeds = [i for i, seed in enumerate(outcome.seeds) if seed in entry.seeds]
-    return read.take([i for i, fold in enumerate(outcome.folds) if fold in entry.folds], seeds)
 
 
 _RATED = """
@@ -251,12 +250,8 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
     )
     where = [of_key[key] for key in kept.outcome.keys]
     # One leak among the chosen layers is a leak of the composite.
-    overridden = any(layers[layer].outcome.audit == "overridden" for layer in chosen.values())
-    outcome = replace(
-        kept.outcome,
-        subject=Subject(experiment="chosen layer"),
-        audit="overridden" if overridden else kept.outcome.audit,
-    )
+    standing = of_runs(layers[layer].outcome.row() for layer in chosen.values())
+    outcome = replace(kept.outcome, subject=Subject(experiment="chosen layer"), **standing)
     picked = replace(kept, layer=None, words=CHOSEN, scores=scores, outcome=outcome)
     if kept.rated is None:
         predicted = tuple(

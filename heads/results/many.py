@@ -38,7 +38,7 @@ from tfser.heads.results.intervals import (
     interval,
     without_one,
 )
-from tfser.heads.results.outcomes import Outcome, choose_clusters
+from tfser.heads.results.outcomes import Outcome, choose_clusters, dropped_seeds, keyed_alike
 from tfser.heads.spec.selections import peeks
 from tfser.manifests.errors import TfserError, UsageError, unknown
 
@@ -46,6 +46,7 @@ _EXACT_UP_TO = 14
 _DRAWS = 19_999
 _SIMULATED = 20_000
 _POWER = 0.8
+_MANY_CLUSTERS = 100
 _ROUNDING = 1e-9
 
 
@@ -122,6 +123,7 @@ class ManyComparison:
                 "audit": outcome.audit,
                 "speakers_kept": outcome.speakers_kept,
                 "seeds": list(outcome.seeds),
+                "seeds_left_out": list(outcome.dropped),
                 self.metric: score.to_dict(),
                 "letters": letters,
             }
@@ -230,6 +232,7 @@ def told_apart(
 
 def _matched(outcomes: Sequence[Outcome], common: bool) -> tuple[list[Outcome], int]:
     """Return all of them over the same utterances in the same order, and how many were left out for it."""
+    outcomes = keyed_alike(outcomes)
     places: list[Mapping[Any, int]] = [{key: i for i, key in enumerate(outcome.keys)} for outcome in outcomes]
     first = outcomes[0]
     shared = [
@@ -286,9 +289,16 @@ def _simulated(deviations: Floats, n: int) -> tuple[Floats, Floats]:
     rng = np.random.default_rng(0)
     scale = np.sqrt((deviations**2).sum(axis=0) / (n - 1))
     unit = deviations / np.where(scale > 0, scale, 1.0) / np.sqrt(n - 1)
+    at_once = 2_000
+    if n > _MANY_CLUSTERS:
+        # The pairs of M systems span M - 1 directions, so G x (M - 1) numbers have the same covariance as G x G, of which a
+        # thousand clusters would take hours and all memory.
+        _, sizes, rows = np.linalg.svd(unit, full_matrices=False)
+        unit = (sizes[:, None] * rows)[sizes > _ROUNDING]
+        at_once = max(1, 20_000_000 // (n * max(1, *unit.shape)))
     means, spreads = [], []
-    for _ in range(max(1, _SIMULATED // 2_000)):
-        drawn = rng.standard_normal((2_000, n, n)) @ unit  # (draws, G, pairs)
+    for start in range(0, _SIMULATED, at_once):
+        drawn = rng.standard_normal((min(at_once, _SIMULATED - start), n, len(unit))) @ unit  # (draws, G, pairs)
         means.append(drawn.mean(axis=1))
         spreads.append(drawn.std(axis=1, ddof=1) / np.sqrt(n))
     return np.concatenate(means), np.concatenate(spreads)
@@ -377,13 +387,16 @@ def _letters() -> list[str]:
 
 def in_words(comparison: ManyComparison) -> list[str]:
     """Return what a reader must know, a sentence a line."""
-    by = comparison.clustered_by
+    by, lines = comparison.clustered_by, dropped_seeds(comparison.outcomes)
+    if comparison.left_out:
+        lines.append(f"{comparison.left_out:,} utterances are left out, which not all of them tested, or under another label")
     if by is None:
         return [
-            "no intervals and no letters: speakers are unknown, or not known to be new to all of them; --clusters names others"
+            *lines,
+            "no intervals and no letters: speakers are unknown, or not known to be new to all of them; --clusters names others",
         ]
     n = comparison.scores[0].clusters
-    lines = [
+    lines += [
         f"{len(comparison.pairs)} differences at once: their intervals hold together at 95 %, each by itself at "
         f"{100 * comparison.per_pair:.2f} %",
         "systems that share a letter are not told apart (p < 0.05): step-down max-T over "
@@ -397,6 +410,4 @@ def in_words(comparison: ManyComparison) -> list[str]:
         )
     if n < FEW:
         lines.append(f"only {n} {by}s: no exchange of them reaches p < 0.05, so all share a letter whatever the difference")
-    if comparison.left_out:
-        lines.append(f"{comparison.left_out:,} utterances are left out, which not all of them tested, or under another label")
     return lines

@@ -26,6 +26,9 @@ CLUSTERS = ("speaker", "session", "dialogue")
 
 Key = tuple[Any, ...]
 
+SeedsOf = Mapping[tuple[str, str, str], tuple[tuple[int, ...], tuple[int, ...]]]
+"""By experiment, selection and level: the seeds that count, and those that are dropped."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
@@ -87,6 +90,17 @@ class Outcome:
         return count(clusters, self.labels, self.predicted, classes)
 
 
+def keyed_alike(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return outcomes whose keys have the same parts: with the fold in all of them, where one tested an utterance in several."""
+    most = max(len(of.keys[0]) for of in outcomes)
+    return [
+        of
+        if len(of.keys[0]) == most
+        else replace(of, keys=tuple((*key, fold) for key, fold in zip(of.keys, of.folds, strict=True)))
+        for of in outcomes
+    ]
+
+
 def find(connection: Connection, text: str) -> Subject:
     """Return the experiment or run that a text means: its whole id, or the beginning or a piece of one experiment's id.
 
@@ -133,16 +147,24 @@ def check_classes(connection: Connection, subject: Subject, what: str) -> None:
         )
 
 
-def read_outcome(connection: Connection, subject: Subject, *, selection: str = "last", level: str = "utterance") -> Outcome:
-    """Read the test predictions of a subject.
+def read_outcome(
+    connection: Connection,
+    subject: Subject,
+    *,
+    selection: str = "last",
+    level: str = "utterance",
+    only: Sequence[str] | None = None,
+) -> Outcome:
+    """Read the test predictions of a subject; of `only` these runs, if they are given.
 
     Raises:
         UsageError: It has none of this selection and level; the message lists those that it has.
     """
     predictions = connection.execute(
         "SELECT seed, corpus, utterance_id, segment, fold, label, predicted, speaker, session, dialogue FROM test_predictions "
-        "WHERE experiment = ? AND selection = ? AND level = ? AND (?::VARCHAR IS NULL OR run_id = ?)",
-        [subject.experiment, selection, level, subject.run_id, subject.run_id],
+        "WHERE experiment = ? AND selection = ? AND level = ? AND (?::VARCHAR IS NULL OR run_id = ?) "
+        "AND (?::VARCHAR[] IS NULL OR list_contains(?, run_id))",
+        [subject.experiment, selection, level, subject.run_id, subject.run_id, only, only],
     ).fetchall()
     if not predictions:
         check_classes(connection, subject, "this")
@@ -188,9 +210,24 @@ def whole_seeds(of_seed: Mapping[int, Mapping[Key, Any]]) -> tuple[tuple[int, ..
 
     The other seeds are dropped, and named by whoever shows the scores: a mean over different utterances is no mean over seeds.
     """
-    largest = max(of_seed.values(), key=len).keys()
+    # Of sets of one size that of the lowest seed: in the order of the database it would be now one, now another.
+    largest = max((of_seed[seed] for seed in sorted(of_seed)), key=len).keys()
     seeds = tuple(sorted(seed for seed, tested in of_seed.items() if tested.keys() == largest))
     return seeds, tuple(sorted(largest, key=lambda key: tuple((part is not None, part) for part in key)))
+
+
+def dropped_seeds(sides: Sequence[Outcome]) -> list[str]:
+    """Return a line for each side some of whose seeds are left out."""
+    return [
+        f"{side.subject.name}: seeds {', '.join(map(str, side.dropped))} are left out: they did not test the same utterances"
+        for side in sides
+        if side.dropped
+    ]
+
+
+def not_pooled(dropped: Sequence[int]) -> list[str]:
+    """Return the sentence that names dropped seeds; none where there are none."""
+    return [f"seeds {', '.join(map(str, dropped))} are not pooled: they did not test the same utterances"] if dropped else []
 
 
 def standing_of(connection: Connection, subject: Subject) -> dict[str, str]:
@@ -260,31 +297,54 @@ def pooled(
     if clusters is not None and clusters not in CLUSTERS:
         raise unknown("kind of clusters", clusters, CLUSTERS)
     # Two queries count, in the database: millions of predictions never become Python rows.
-    wanted = (
-        "(?::VARCHAR[] IS NULL OR list_contains(?, experiment)) AND (level = 'utterance' OR ?) "
-        "AND (?::VARCHAR[] IS NULL OR list_contains(?, run_id))"
-    )
     asked = [experiments, experiments, segments, runs, runs]
-    sides: dict[tuple[str, str, str], dict[int, tuple[int, int]]] = {}
+    sides, folds = _sides(connection, asked)
+    cells: dict[tuple[str, str, str], list[Any]] = {}
+    by: dict[tuple[str, str, str], str | None] = {}
+    for *key, by_what, seed, cluster, label, predicted, n in _counted(connection, clusters or "speaker", asked, runs):
+        cells.setdefault((key[0], key[1], key[2]), []).append((seed, cluster, label, predicted, n))
+        by[key[0], key[1], key[2]] = by_what
+    return {key: _pool(cells[key], by[key], *_seeds(of), folds[key]) for key, of in sides.items()}
+
+
+def seeds_that_count(connection: Connection, experiments: Sequence[str]) -> SeedsOf:
+    """Return which seeds of some experiments tested the largest set of utterances, and which are dropped, as `pooled` does."""
+    sides, _ = _sides(connection, [experiments, experiments, False, None, None])
+    return {key: _seeds(of) for key, of in sides.items()}
+
+
+_WANTED = (
+    "(?::VARCHAR[] IS NULL OR list_contains(?, experiment)) AND (level = 'utterance' OR ?) "
+    "AND (?::VARCHAR[] IS NULL OR list_contains(?, run_id))"
+)
+_Sides = dict[tuple[str, str, str], dict[int, tuple[int, int]]]
+
+
+def _sides(connection: Connection, asked: Sequence[Any]) -> tuple[_Sides, dict[tuple[str, str, str], int]]:
+    """Return what each seed was tested on, by (experiment, selection, level), and how many folds the seed with the most has.
+
+    A set of tested utterances is known by its size and the exclusive or of its rows' hashes, which needs no order and no list.
+    """
+    sides: _Sides = {}
     folds: dict[tuple[str, str, str], int] = {}
     for *key, seed, n, side, n_folds in connection.execute(
         "SELECT experiment, selection, level, seed, count(*), bit_xor(hash(corpus, utterance_id, segment, fold, label)), "
-        f"count(DISTINCT fold) FROM test_predictions WHERE {wanted} GROUP BY ALL ORDER BY ALL",
+        f"count(DISTINCT fold) FROM test_predictions WHERE {_WANTED} GROUP BY ALL ORDER BY ALL",
         asked,
     ).fetchall():
         sides.setdefault((key[0], key[1], key[2]), {})[seed] = (n, side)
         folds[key[0], key[1], key[2]] = max(n_folds, folds.get((key[0], key[1], key[2]), 0))
-    cells: dict[tuple[str, str, str], list[Any]] = {}
-    by: dict[tuple[str, str, str], str | None] = {}
-    for *key, by_what, seed, cluster, label, predicted, n in _counted(connection, clusters or "speaker", wanted, asked, runs):
-        cells.setdefault((key[0], key[1], key[2]), []).append((seed, cluster, label, predicted, n))
-        by[key[0], key[1], key[2]] = by_what
-    return {key: _pool(cells[key], by[key], of, folds[key]) for key, of in sides.items()}
+    return sides, folds
 
 
-def _counted(
-    connection: Connection, name: str, wanted: str, asked: Sequence[Any], runs: Sequence[str] | None
-) -> list[tuple[Any, ...]]:
+def _seeds(sides: Mapping[int, tuple[int, int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the seeds that tested the largest set, of several that of the lowest seed, and the others."""
+    largest = max((sides[seed] for seed in sorted(sides)), key=lambda side: side[0])
+    seeds = tuple(sorted(seed for seed, side in sides.items() if side == largest))
+    return seeds, tuple(sorted(sides.keys() - set(seeds)))
+
+
+def _counted(connection: Connection, name: str, asked: Sequence[Any], runs: Sequence[str] | None) -> list[tuple[Any, ...]]:
     """Return predictions counted by (experiment, selection, level, clusters' column, seed, cluster, label, predicted).
 
     Speakers are units only if all runs of the experiment kept them apart; what is asked for by name is taken at its word where
@@ -296,7 +356,7 @@ def _counted(
         "WHERE ?::VARCHAR[] IS NULL OR list_contains(?, run_id) GROUP BY experiment), "
         "known AS (SELECT experiment, selection, level, "
         f"if(any_value(a.units) AND count({name}) = count(*), '{name}', NULL) AS by_what FROM test_predictions "
-        f"JOIN allowed a USING (experiment) WHERE {wanted} GROUP BY ALL) "
+        f"JOIN allowed a USING (experiment) WHERE {_WANTED} GROUP BY ALL) "
         "SELECT t.experiment, t.selection, t.level, k.by_what, t.seed, "
         f"if(k.by_what IS NULL, 'all', t.corpus || '/' || t.{name}), "
         "t.label, t.predicted, count(*) FROM test_predictions t JOIN known k USING (experiment, selection, level) "
@@ -305,14 +365,9 @@ def _counted(
     ).fetchall()
 
 
-def _pool(cells: Sequence[Any], by: str | None, sides: Mapping[int, tuple[int, int]], folds: int) -> Pooled:
+def _pool(cells: Sequence[Any], by: str | None, seeds: tuple[int, ...], dropped: tuple[int, ...], folds: int) -> Pooled:
     import numpy as np
 
-    # A set of tested utterances is known by its size and the exclusive or of its rows' hashes, which needs no
-    # order and no list.
-    largest = max(sides.values(), key=lambda side: side[0])
-    seeds = tuple(sorted(seed for seed, side in sides.items() if side == largest))
-    dropped = tuple(sorted(sides.keys() - set(seeds)))
     kept = [cell for cell in cells if cell[0] in seeds]
     who = tuple(sorted({cell[1] for cell in kept}))
     classes = tuple(sorted({name for cell in kept for name in cell[2:4]}))

@@ -11,7 +11,9 @@ votes for the protocol's classes (`tfser.manifests.protocols.distributions`):
 * macro_F1_multi: every class whose share is above 1/K was heard, every class whose probability is above 1/K was recognised; the
   mean of the classes' F1, 0 for one that is in neither (as EMO-SUPERB scores: Wu et al., arXiv 2402.13018).
 
-Intervals are the delete-one-speaker jackknife's with Student's t, where speakers are known and new to the head.
+Intervals are the delete-one-speaker jackknife's with Student's t (`tfser.heads.results.intervals`), where speakers are known and
+new to the head, cut at zero and at the most that a measure can be. Seeds that did not test the most utterances are left out, and
+a note names them.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.results.intervals import CONFIDENCE
+from tfser.heads.results.intervals import CONFIDENCE, ends_of_mean
+from tfser.heads.results.outcomes import not_pooled, seeds_that_count
 from tfser.heads.spec.selections import ORDER_SQL
 from tfser.manifests.audits.participation import definition
 from tfser.manifests.cache import Cache
@@ -32,8 +35,8 @@ from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.protocols.distributions import Key, class_distributions
 from tfser.manifests.protocols.protocol import JOINED_BY
 
-MEASURES = ("UA_majority", "macro_F1_multi", "KL", "JS", "cosine")
-"""The first two are shares of 1, like UA."""
+MEASURES = {"UA_majority": 1.0, "macro_F1_multi": 1.0, "KL": math.inf, "JS": 1.0, "cosine": 1.0}
+"""And the most that each can be; the first two are shares of 1, like UA."""
 
 Floats = npt.NDArray[np.float64]
 LabelMaps = Mapping[str, Mapping[str, str] | None]
@@ -65,8 +68,10 @@ def rater_scores(
     """
     found = connection.execute(_PREDICTED, [list(experiments), selection, selection]).fetchall()
     groups: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+    counting = seeds_that_count(connection, experiments)
     for experiment, chosen, *row in found:
-        groups.setdefault((experiment, chosen), []).append(tuple(row))
+        if row[0] in counting[experiment, chosen, "utterance"][0]:
+            groups.setdefault((experiment, chosen), []).append(tuple(row))
     # Experiments of one protocol share its votes, which are asked for once.
     votes: dict[tuple[str, tuple[str, ...]], dict[Key, tuple[float, ...]]] = {}
     table = []
@@ -80,7 +85,8 @@ def rater_scores(
         if rated:
             shares = np.array([votes[protocol, classes][row[1], row[2]] for row in rated])
             scored = {"experiment": experiment, "selection": chosen, "level": "utterance"}
-            table.append(scored | _measured(rated, shares, len(predicted)))
+            notes = not_pooled(counting[experiment, chosen, "utterance"][1])
+            table.append(scored | _measured(rated, shares, len(predicted)) | {"notes": notes})
     return table
 
 
@@ -145,8 +151,8 @@ def _measured(rated: Sequence[tuple[Any, ...]], shares: Floats, tested: int) -> 
         "confidence": CONFIDENCE,
     }
     without = np.stack([_measures(total - sums[:, i]) for i in range(len(who))]) if units else None
-    for i, (name, value) in enumerate(zip(MEASURES, _measures(total), strict=True)):
-        low, high = (None, None) if without is None else _ends(float(value), without[:, i])
+    for i, ((name, most), value) in enumerate(zip(MEASURES.items(), _measures(total), strict=True)):
+        low, high = (None, None) if without is None else ends_of_mean(float(value), without[:, i], sums[0, :, 0], most)
         row |= {name: None if math.isnan(value) else float(value), f"{name}_low": low, f"{name}_high": high}
     return row
 
@@ -189,15 +195,3 @@ def _measures(sums: Floats) -> Floats:
         return np.array(
             [of_majority, f1.mean(), (divergence / n).mean(), (halves / n).mean(), (cosine / n).mean()], dtype=np.float64
         )
-
-
-def _ends(value: float, without: Floats) -> tuple[float | None, float | None]:
-    """Return the interval of a value, given what it is without each speaker; None where nothing varies or is unknown."""
-    from scipy.special import stdtrit
-
-    n = len(without)
-    error = math.sqrt((n - 1) / n * float(((without - value) ** 2).sum()))
-    if not math.isfinite(error) or error < 1e-9:
-        return None, None
-    reach = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * error
-    return max(0.0, value - reach), value + reach

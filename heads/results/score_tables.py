@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from tfser.heads.results.calibration import calibration
 from tfser.heads.results.intervals import CONFIDENCE, FEW, METRICS, interval, new_speaker, seed_scores
 from tfser.heads.results.marks import is_independent, of_runs
-from tfser.heads.results.outcomes import Pooled, pooled
+from tfser.heads.results.outcomes import Pooled, not_pooled, pooled
 from tfser.heads.results.rater_scores import LabelMaps, by_agreement, rater_scores
 from tfser.heads.results.scores import RunScore, SeedScore, Spread, scores_of_runs, scores_of_seeds, selections_of
 from tfser.heads.spec.selections import ORDER_SQL, peeks
@@ -314,8 +314,7 @@ def _notes(counted: Pooled | None, row: Mapping[str, Any], described: Mapping[st
         notes.append(f"pooled scores are of {folds} of its {row['folds']} folds: the others have no predictions")
     if counted is None:
         return notes
-    if counted.dropped:
-        notes.append(f"seeds {', '.join(map(str, counted.dropped))} are not pooled: they did not test the same utterances")
+    notes += not_pooled(counted.dropped)
     if counted.by is not None and clusters is not None:
         notes += [few(clusters, counted.by)] if clusters < FEW else []
     elif is_independent(described):

@@ -8,6 +8,7 @@ import stored_runs as stored
 from sklearn.metrics import brier_score_loss, log_loss
 
 from tfser.heads.results.calibration import BINS, MEASURES, calibration
+from tfser.heads.results.intervals import degrees_of_freedom, quantile
 from tfser.heads.results.score_tables import Wanted, table
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
@@ -62,10 +63,13 @@ def test_the_measures_are_those_of_others(filled: Cache) -> None:
     speakers = sorted({row["speaker"] for row in told})
     without = [measured(speaker) for speaker in speakers]
     assert (found["clusters"], found["n"]) == (len(speakers), len(UTTERANCES))
+    sizes = np.array([[sum(row["speaker"] == speaker for row in told) / 2] for speaker in speakers])
+    reach = quantile(degrees_of_freedom(sizes, "WA"), 0.95)
+    assert reach > 2.3646, "speakers of unequal size: a little less than 7 degrees of freedom"
     for name in MEASURES:
         assert found[name] == pytest.approx(whole[name], abs=1e-6)
         error = np.sqrt((len(speakers) - 1) / len(speakers) * sum((of[name] - whole[name]) ** 2 for of in without))
-        assert found[f"{name}_high"] - found[name] == pytest.approx(2.3646 * error, rel=1e-3), "t with 7 degrees of freedom"
+        assert found[f"{name}_high"] - found[name] == pytest.approx(reach * error, rel=1e-3)
 
 
 def test_no_interval_where_speakers_are_not_new(filled: Cache) -> None:

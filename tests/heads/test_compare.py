@@ -19,7 +19,8 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 from tfser.heads.commands.compare_table import in_words, print_comparison
 from tfser.heads.commands.score_report import below, grouped
 from tfser.heads.results.compare import compare, notes, wins
-from tfser.heads.results.outcomes import Outcome, Subject, choose_clusters, find, pooled, read_outcome
+from tfser.heads.results.many import compare_many
+from tfser.heads.results.outcomes import Outcome, Subject, choose_clusters, find, pooled, read_outcome, whole_seeds
 from tfser.heads.results.score_tables import BY, Wanted, table
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
@@ -175,6 +176,36 @@ def test_seeds_that_tested_less_are_left_out_and_said(filled: Cache) -> None:
     assert "seeds 1 are not pooled" in row["notes"][0] and "only 3 speakers" in row["notes"][1]
     of = read(filled, "tf_mamba")
     assert (of.seeds, of.dropped, len(of.keys)) == ((0,), (1,), row["utterances"])
+
+
+@pytest.mark.parametrize("by", ["calibration", "raters"])
+def test_seeds_that_tested_less_are_no_part_of_other_measures_either(filled: Cache, by: str) -> None:
+    with open_catalogue(filled) as connection:
+        (row,) = table(connection, Wanted(experiment="tf_mamba"), by=by)
+        (whole,) = table(connection, Wanted(experiment="tf_mamba"))
+    assert (row["seeds"], row["n"]) == ([0], whole["utterances"])
+    assert row["notes"][0].startswith("seeds 1 are not pooled") and row["notes"][0] in below([row], by)[0]
+
+
+def test_only_the_runs_that_were_asked_for_are_read(filled: Cache) -> None:
+    """`tfser worth --seeds 0` gave another number once the cache held seed 1, too."""
+    runs = [f"mean_pool-good-1a-f{fold}-s0" for fold in range(1, 9)]
+    every, some = read(filled, "mean_pool-good"), read(filled, "mean_pool-good", only=runs)
+    assert (some.seeds, some.dropped, some.keys) == ((0,), (), every.keys) and some.predicted == every.predicted[:1]
+
+
+def test_which_of_two_sets_of_one_size_counts_does_not_depend_on_the_order_of_rows() -> None:
+    tested: list[tuple[int, dict[Any, Any]]] = [(1, {("toy", "b", None): ()}), (0, {("toy", "a", None): ()})]
+    for order in (tested, tested[::-1]):
+        assert whole_seeds(dict(order)) == ((0,), (("toy", "a", None),))
+
+
+def test_one_of_two_that_tested_an_utterance_in_several_folds_is_compared_fold_by_fold(filled: Cache) -> None:
+    """The other one has finished a single fold, so that nothing of it says that utterances are tested in several."""
+    a, b = read(filled, "mean_pool-good"), read(filled, "mean_pool-bad")
+    several = replace(a, keys=tuple((*key, fold) for key, fold in zip(a.keys, a.folds, strict=True)))
+    assert compare(several, b).scores == compare(a, b).scores
+    assert compare_many([b, several]).pairs == compare_many([b, a]).pairs
 
 
 def test_sql_and_utterances_give_the_same_counts(filled: Cache) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from tfser.heads.results.dimension_compare import compare_ratings
 from tfser.heads.results.dimension_many import compare_many_ratings
 from tfser.heads.results.exchanges import permutation_test
 from tfser.heads.results.intervals import difference
-from tfser.heads.results.many import compare_many, in_words, letters_of
+from tfser.heads.results.many import _simulated, compare_many, in_words, letters_of
 from tfser.heads.results.outcomes import Outcome, Subject
 from tfser.heads.results.rating_outcomes import RatedOutcome
 from tfser.manifests.errors import TfserError, UsageError
@@ -101,6 +103,17 @@ def test_many_systems_pay_for_all_pairs() -> None:
     assert len(found.rows()) == len(found.to_dict()["pairs"]) == 6
 
 
+def test_of_many_clusters_the_pairs_are_simulated_with_the_covariance_that_they_have() -> None:
+    rng = np.random.default_rng(0)
+    systems = rng.normal(0, 1, (3_000, 3)) * (1, 2, 0.5)
+    deviations = np.stack([systems[:, a] - systems[:, b] for a, b in combinations(range(3), 2)], axis=1)
+    with patch("tfser.heads.results.many._SIMULATED", 1_500):  # G x G normal numbers of each would take 144 GB
+        means, spreads = _simulated(deviations, 3_000)
+    assert means.shape == spreads.shape == (1_500, 3)
+    assert np.corrcoef(means.T) == pytest.approx(np.corrcoef(deviations.T), abs=0.1)
+    assert spreads.mean(axis=0) == pytest.approx([1 / np.sqrt(3_000)] * 3, rel=0.02)
+
+
 def test_what_cannot_be_compared_is_refused_or_said() -> None:
     a, b, c = outcome("a", 0.7), outcome("bb", 0.6), outcome("ccc", 0.5)
     with pytest.raises(UsageError, match="stands there twice"):
@@ -111,6 +124,8 @@ def test_what_cannot_be_compared_is_refused_or_said() -> None:
     assert compare_many([a, some, c], common=True).left_out == 1
     heard = compare_many([a, b, outcome("ccc", 0.5, kept="broken")])
     assert heard.clustered_by is None and heard.pairs == () and "no intervals" in in_words(heard)[0]
+    heard = compare_many([a, replace(some, dropped=(2,), speakers_kept="broken"), c], common=True)
+    assert [line.split()[0] for line in in_words(heard)] == ["bb:", "1", "no"], "what is left out is said without intervals, too"
     few = compare_many([outcome(name, right, speakers=4) for name, right in (("a", 0.9), ("bb", 0.5), ("ccc", 0.4))])
     assert set(few.letters) == {"a"} and "only 4 speakers" in in_words(few)[-1]
 

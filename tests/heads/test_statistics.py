@@ -20,6 +20,7 @@ from tfser.heads.results.intervals import (
     cluster_scores,
     count,
     difference,
+    ends_of_mean,
     interval,
     new_speaker,
     score,
@@ -49,6 +50,27 @@ def draw(
     good = rng.random((seeds, n)) < right + 0.1 * np.array([int(c[1:]) % 3 - 1 for c in who])
     return who, labels, [[label if g else CLASSES[w] for label, g, w in zip(labels, gs, ws, strict=True)]
                          for gs, ws in zip(good, wrong, strict=True)]  # fmt: skip
+
+
+def test_one_speaker_with_most_of_the_utterances_leaves_few_degrees_of_freedom_to_a_mean() -> None:
+    """With Student's t of G - 1 such intervals of NLL and the like held the truth in 87 % of simulated data instead of 95."""
+    sizes, own = np.array([60.0, 4, 3, 2]), np.array([0.9, 1.2, 0.4, 0.7])
+    value = float((sizes * own).sum() / sizes.sum())
+    without = (value * sizes.sum() - sizes * own) / (sizes.sum() - sizes)
+    # By hand, utterance by utterance: the variance estimate is y'Qy, whose moments under independent y are traces.
+    weights = np.repeat(1 / sizes.sum(), int(sizes.sum()))
+    of = np.repeat(np.arange(4), sizes.astype(int))
+    Q = np.zeros((len(of), len(of)))
+    for g in range(4):
+        gap = np.where(of == g, 0.0, weights / weights[of != g].sum()) - weights
+        Q += np.outer(gap, gap)
+    df = np.trace(Q) ** 2 / np.trace(Q @ Q)
+    error = np.sqrt(3 / 4 * ((without - value) ** 2).sum())
+    low, high = ends_of_mean(value, without, sizes)
+    assert low is not None and high == pytest.approx(value + stats.t.ppf(0.975, df) * error) and df < 1.2
+    assert ends_of_mean(value, without, sizes, most=1.0)[1] == 1.0, "no share is above 1"
+    assert ends_of_mean(value, np.array([0.9, np.nan, 0.8, 0.7]), sizes) == (None, None), "there is none without somebody"
+    assert ends_of_mean(0.5, np.full(4, 0.5), sizes) == (None, None)
 
 
 @pytest.mark.few(2)

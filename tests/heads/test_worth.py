@@ -172,6 +172,14 @@ def test_files_are_weighed_from_end_to_end(toned: Path) -> None:
     assert told["worth"]["value"] == pytest.approx(told["published"]["value"] - told["clean"]["value"])
 
 
+@pytest.mark.slow
+def test_seeds_of_before_are_no_part_of_the_number(toned: Path) -> None:
+    words = ("worth", "--corpus", "toy", "--head", "mean_pool", "--epochs", "1", "--draws", "1", "--set", "lr=0.000001")
+    where = ("--protocol", "random-kfold:3", "--allow-leaks", "--cache", toned / "cache", "--threads", "1", "--format", "json")
+    first, both, again = (json.loads(run(*words, *where, "--seeds", seeds).stdout) for seeds in ("0", "0,1", "0"))
+    assert again == first != both
+
+
 @pytest.mark.few(3)
 @pytest.mark.parametrize(
     ("file", "says"),
