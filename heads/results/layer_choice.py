@@ -251,7 +251,12 @@ def _composite(layers: Mapping[int, _Read], chosen: Mapping[int, int]) -> _Read:
     where = [of_key[key] for key in kept.outcome.keys]
     # One leak among the chosen layers is a leak of the composite.
     standing = of_runs(layers[layer].outcome.row() for layer in chosen.values())
-    outcome = replace(kept.outcome, subject=Subject(experiment="chosen layer"), **standing)
+    outcome = replace(
+        kept.outcome,
+        subject=Subject(experiment="chosen layer"),
+        audit=standing["audit"],
+        speakers_kept=standing["speakers_kept"],
+    )
     picked = replace(kept, layer=None, words=CHOSEN, scores=scores, outcome=outcome)
     if kept.rated is None:
         predicted = tuple(
