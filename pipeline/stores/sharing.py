@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -238,8 +238,17 @@ def committed(remote: RemoteFolder) -> dict[str, list[Entry]]:
         RemoteError: there are none, or one cannot be read.
         TfserError: another version wrote one.
     """
+    return _contents(remote, _commits(remote))
+
+
+def _contents(remote: RemoteFolder, commits: Sequence[Mapping[str, Any]]) -> dict[str, list[Entry]]:
+    """Return what commits name, in their order.
+
+    Raises:
+        RemoteError: there are none.
+    """
     found: dict[str, list[Entry]] = {}
-    for commit in _commits(remote):
+    for commit in commits:
         files: dict[str, Entry] = commit["files"]
         # Files of a corpus, and of a run, belong together: what an older scan or training had beside them is not mixed in.
         whole = {str(PurePosixPath(place).parent) for place in files if place.startswith(("corpora/", "runs/"))}
@@ -269,7 +278,8 @@ def pull(
         UsageError: nothing there is of that feature set or corpus.
         RemoteError: the store does not answer, or an object is not what its name says; what came until then stays.
     """
-    named = committed(remote)
+    commits = _commits(remote)
+    named = _contents(remote, commits)
     newest = {place: contents[-1] for place, contents in named.items()}
     wanted = _wanted(remote, newest, features, corpus, what)
     runs = _wanted_runs(remote, newest, features, corpus) if what is not What.features else {}
@@ -299,14 +309,14 @@ def pull(
             came.append(run_id)
         tell(len(files))
     _ask_for_protocols(cache, came)
-    _take_names(cache, remote, {experiment_of(run_id) for run_id in runs}, done)
+    _take_names(cache, commits, {experiment_of(run_id) for run_id in runs}, done)
     return done
 
 
-def _take_names(cache: Cache, remote: RemoteFolder, experiments: Collection[str], done: Moved) -> None:
-    """Give experiments the names that a store's commits have for them, the newest first; a name that means another here stays."""
+def _take_names(cache: Cache, commits: Sequence[Mapping[str, Any]], experiments: Collection[str], done: Moved) -> None:
+    """Give experiments the names that the newest of a store's commits have for them; a name that means another here stays."""
     named: dict[str, str] = {}
-    for commit in _commits(remote) if experiments else ():
+    for commit in commits:
         named |= commit.get("names", {})
     for name, experiment in sorted(named.items()):
         if experiment in experiments:
