@@ -393,7 +393,7 @@ def test_no_library_is_no_damage(cache: Cache, monkeypatch: pytest.MonkeyPatch) 
     import pyarrow.parquet as pq
 
     monkeypatch.setattr(h5py.h5f, "open", refuse)
-    monkeypatch.setattr(pq, "read_table", refuse)
+    monkeypatch.setattr(pq, "ParquetFile", refuse)
     problems = verify(cache)
     assert {p.kind for p in problems} == {"could not be checked"} and not [p for p in problems if p.moves]
 
