@@ -71,18 +71,18 @@ def main() -> None:
     asked.folder.mkdir(parents=True, exist_ok=True)
     said = {path: votes_of(path.name, number) for number, path in enumerate(files)}
     table, votes_file = asked.folder / "rated_emodb.csv", asked.folder / "votes.csv"
+    labels = {path: majority(votes) for path, votes in said.items()}
     with table.open("w", newline="") as of_table, votes_file.open("w", newline="") as of_votes:
         rows, ratings = csv.writer(of_table), csv.writer(of_votes)
         rows.writerow(["path", "label", "speaker", "sentence"])
         ratings.writerow(["utterance_id", "rater", "label"])
         for path, votes in said.items():
             inside = path.relative_to(asked.emodb).as_posix()
-            rows.writerow([inside, majority(votes), path.stem[:2], path.stem[2:5]])
+            rows.writerow([inside, labels[path], path.stem[:2], path.stem[2:5]])
             ratings.writerows([inside, f"rater{i + 1}", vote] for i, vote in enumerate(votes))
     acted = [ACTED[path.stem[5]] for path in said]
-    labels = [majority(votes) for votes in said.values()]
     raters = np.mean([vote == one for one, votes in zip(acted, said.values(), strict=True) for vote in votes])
-    known = [(one, label) for one, label in zip(acted, labels, strict=True) if label]
+    known = [(one, label) for one, label in zip(acted, labels.values(), strict=True) if label]
     right = np.mean([one == label for one, label in known])
     print(f"{len(files)} recordings, {RATERS} raters: {100 * raters:.1f} % of votes are what was acted")
     print(f"{len(known)} have a majority, {100 * right:.1f} % of these are what was acted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -241,6 +242,28 @@ def test_values_that_a_head_uses_are_told_apart_in_every_process() -> None:
             return _helper(1, 2)
 
     assert len(digest_of(Quiet)) == 16
+
+
+def _lazily(size: int, most: int) -> type:
+    class Lazy:
+        @functools.cached_property
+        def width(self) -> int:
+            return size
+
+        @property
+        def height(self) -> int:
+            return 1
+
+        @height.setter
+        def height(self, value: int) -> None:
+            self.kept = min(value, most)
+
+    return Lazy
+
+
+def test_what_cached_properties_and_setters_use_is_part_of_a_head() -> None:
+    assert digest_of(_lazily(1, 1)) == digest_of(_lazily(1, 1))
+    assert len({digest_of(_lazily(1, 1)), digest_of(_lazily(2, 1)), digest_of(_lazily(1, 2))}) == 3
 
 
 @pytest.mark.parametrize(

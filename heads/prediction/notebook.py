@@ -232,7 +232,7 @@ class NotebookCache(Cache):
         return train_experiment(self, training_request(head, settings, asked), seeds_of(seeds))
 
     def scores(self, experiment: str | None = None, *, by: str | None = None) -> list[dict[str, Any]]:
-        """Return scores over folds and seeds with intervals over speakers, as `tfser scores --format json` prints them.
+        """Return scores over folds and seeds with intervals over speakers: the rows of `tfser scores --format json`.
 
         Those of dimensions come behind those of classes, a row a dimension.
 

@@ -8,6 +8,7 @@ the function around it. What other modules hold is theirs: their versions stand 
 from __future__ import annotations
 
 import dis
+import functools
 import hashlib
 import inspect
 import textwrap
@@ -55,9 +56,8 @@ class _Uses:
             for base in thing.__mro__[1:]:
                 if base.__module__ == self._module:
                     self._add(base.__qualname__, base, must=True)
-            for function in map(_function, vars(thing).values()):
-                if function is not None:
-                    self._function(function)
+            for function in (each for value in vars(thing).values() for each in _functions(value)):
+                self._function(function)
         elif isinstance(thing, FunctionType):
             self._function(thing)
 
@@ -131,12 +131,15 @@ def _written(value: Any) -> str:
     return repr(value)
 
 
-def _function(value: Any) -> FunctionType | None:
-    """Return the function that an attribute of a class is, whatever it is wrapped in."""
+def _functions(value: Any) -> list[FunctionType]:
+    """Return the functions that an attribute of a class is made of, whatever they are wrapped in."""
     if isinstance(value, property):
-        value = value.fget
-    value = getattr(value, "__func__", value)
-    return value if isinstance(value, FunctionType) else None
+        parts: tuple[Any, ...] = (value.fget, value.fset, value.fdel)
+    elif isinstance(value, functools.cached_property):
+        parts = (value.func,)
+    else:
+        parts = (getattr(value, "__func__", value),)
+    return [part for part in parts if isinstance(part, FunctionType)]
 
 
 def _globals_of(code: CodeType) -> Iterator[str]:

@@ -102,7 +102,7 @@ def register_head(
     code = digest_of(build) if version is None else f"version {version}"
     if inputs not in ("utterances", "segments"):
         raise unknown("kind of inputs", str(inputs), ("utterances", "segments"))
-    if not isinstance(segment_frames, int):
+    if not isinstance(segment_frames, int) or isinstance(segment_frames, bool):
         raise UsageError(f"segment_frames={segment_frames!r}: a whole number is wanted")
     is_cut = inputs == "segments"
     config = OwnSegmentConfig(code=code, segment_frames=segment_frames) if is_cut else OwnConfig(code=code)

@@ -108,8 +108,13 @@ def _settings(settings: object) -> dict[str, str]:
 
 
 def setting_text(value: object) -> str:
-    """Return a setting as `--set` would write it."""
-    if isinstance(value, (tuple, list)):
+    """Return a setting as `--set` would write it.
+
+    >>> setting_text(range(1, 4)), setting_text(np.array([0.5, 2.0])), setting_text(None)
+    ('1,2,3', '0.5,2.0', 'none')
+    """
+    value = _plain(value)
+    if isinstance(value, list):
         return ",".join(str(each) for each in value)
     return "none" if value is None else str(value)
 
