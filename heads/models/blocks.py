@@ -113,11 +113,11 @@ def dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
     """Set a share ``rate`` of numbers to zero and scale up the others, so that the mean stays; out of ``training``, nothing.
 
     On a CPU, where drawing the numbers one by one takes longest, eight come from each 64-bit draw, and the rate is
-    rounded to a multiple of 1/256 (0.1 to 0.102).
+    rounded to a multiple of 1/256 (0.1 to 0.102), 255 of them at most.
     """
     if not training:
         return x
-    dropped = round(rate * 256)
+    dropped = min(round(rate * 256), 255)
     if x.device.type != "cpu" or not dropped:
         return functional.dropout(x, rate)
     draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-LIBRARIES = ("torch", "numpy", "duckdb", "h5py", "pyarrow", "soundfile", "soxr")
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "duckdb", "h5py", "pyarrow", "soundfile", "soxr")
 
 
 def versions() -> dict[str, str]:

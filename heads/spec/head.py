@@ -218,7 +218,7 @@ class Network(HeadSpec):
         """Return why trainings of a configuration cannot share their steps at all, None if they can."""
         if self.unstackable is not None:
             return self.unstackable
-        if getattr(config, "dropout", 0.0) > 0:
+        if drops(config):
             return "with dropout, the masks of a job would depend on its neighbours"
         return None
 
@@ -255,6 +255,12 @@ class Baseline(HeadSpec):
     def unstackable_because(self, config: Settings) -> str | None:
         """Return that there are no steps to share."""
         return "it is not trained by gradient steps"
+
+
+def drops(config: Settings) -> bool:
+    """Tell whether a head drops numbers while training, in whichever of its parts: `dropout`, `classifier_dropout` ..."""
+    rates = (value for name, value in config.to_dict().items() if name.endswith("dropout"))
+    return any(rate > 0 for rate in rates if isinstance(rate, (int, float)))
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -66,7 +66,7 @@ class Recipe(Settings):
     floor: Annotated[float, SHARE] = later(0.0)
     """As a share of ``lr``."""
     period_epochs: Annotated[float, ABOVE_0] = later(10.0)
-    """Of restarts, step and cyclic: the length of a period."""
+    """Of restarts, step and cyclic: the length of a period, a step at least."""
     period_growth: Annotated[float, AT_LEAST_1] = later(1.0)
     """Of restarts: each period is so many times as long as the one before."""
     step_factor: Annotated[float, ABOVE_0] = later(0.5)
@@ -222,7 +222,7 @@ class Recipe(Settings):
         # Schedules begin behind the warm-up, and the floor is where the step after the last one would be: the
         # last step itself is still worth taking.
         since = step - warmup
-        period = self.period_epochs * steps_per_epoch
+        period = max(1.0, self.period_epochs * steps_per_epoch)  # a shorter one would be over before its first step
         if self.schedule == "step":
             return self.lr * self.step_factor ** int(since / period)
         if self.schedule == "cyclic":

@@ -98,8 +98,9 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
         NotFiniteError: Features of an utterance are no numbers.
     """
     began = time.perf_counter()
-    inputs = fold_statistics(data)
-    if recipe.normalise == "speaker":
+    by_speaker = recipe.normalise == "speaker"
+    inputs = fold_statistics(data, by_speaker)
+    if by_speaker:
         inputs = of_speakers(inputs, data.speakers)
     labels = data.labels[data.train]
     present = np.unique(labels)
@@ -117,7 +118,7 @@ def fit(data: FoldData, config: LogRegConfig | SVMConfig, recipe: Recipe) -> Fit
     # A fold whose training side lacks a class still predicts K classes, with probability 0 for that one, so
     # that folds can be put together.
     state = _with_absent_classes(state, present, len(data.classes))
-    if recipe.normalise == "speaker":
+    if by_speaker:
         state[BY_SPEAKER] = torch.tensor(True)
     trained = time.perf_counter()
     on_train = _probabilities(state, inputs[data.train])[np.arange(len(labels)), labels]
@@ -196,8 +197,9 @@ def predict(
         NotFiniteError: Features of an utterance are no numbers.
     """
     rows = np.sort(rows)
-    inputs = inputs_of(state, features, rows)
-    if BY_SPEAKER in state:
+    by_speaker = BY_SPEAKER in state
+    inputs = inputs_of(state, features, np.arange(len(features.utterance_ids)) if by_speaker else rows)
+    if by_speaker:
         inputs = of_speakers(inputs, speakers)
     return Prediction.of_whole(_probabilities(state, inputs[rows]), rows)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tfser.heads.spec.fold import Prediction
+from tfser.heads.spec.recipes import Normalise
 from tfser.manifests.errors import TfserError
 from tfser.manifests.wording import more
 from tfser.pipeline.shards.packed import PackedFeatures
@@ -92,6 +93,21 @@ def check_features(features: PackedFeatures, rows: Indices) -> None:
         if not np.isfinite(features.frames[first:last].sum(dtype=np.float64)):
             odd.append(int(row))
     refuse_features(features, odd)
+
+
+def check_speakers(mode: Normalise, means: npt.NDArray[np.float32], features: PackedFeatures) -> None:
+    """Refuse features that are no numbers where frames are normalised by speaker: one utterance spoils all of its speaker's.
+
+    Args:
+        mode: of the normalisation; nothing is looked at in the others, where an utterance spoils itself alone.
+        means: (n, D) of each utterance's speaker.
+        features: of all n utterances.
+
+    Raises:
+        NotFiniteError: naming the first such utterance.
+    """
+    if mode == "speaker":
+        check_features(features, np.flatnonzero(~np.isfinite(means).all(axis=1)))
 
 
 def refuse_features(features: PackedFeatures, odd: list[int]) -> None:

@@ -39,7 +39,7 @@ from tfser.heads.spec.selections import Keeper
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training import checkpoints
 from tfser.heads.training.batches import BatchMaker, Draw
-from tfser.heads.training.finite import check_loss, check_prediction, check_weights
+from tfser.heads.training.finite import check_loss, check_prediction, check_speakers, check_weights
 from tfser.heads.training.fitting import check_fits
 from tfser.heads.training.graphs import GraphedSteps, set_rate
 from tfser.heads.training.losses import class_weights
@@ -186,6 +186,7 @@ class Trainer:
         # applied to all.
         self.normaliser = Normaliser.fit(recipe.normalise, packed.frames, packed.offsets, data.train)
         tables = self.normaliser.tables(packed.frames, packed.offsets, data.speakers)
+        check_speakers(recipe.normalise, tables[0], packed)
         self.store = FrameStore(packed.frames if frames is None else frames, packed.offsets, *tables, device, seen)
         # Training and evaluation have hops of their own: overlapping segments are more samples to learn from, and
         # in every epoch's evaluation they cost as much more.

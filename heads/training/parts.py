@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from tfser.heads.spec.head import Baseline, HeadSpec
+from tfser.heads.spec.head import Baseline, HeadSpec, drops
 from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 
@@ -162,7 +162,7 @@ def why_whole(spec: HeadSpec, config: Settings, recipe: Recipe) -> str | None:
         return "samples are segments of one length"
     if spec.batch_norm:
         return "the samples of a batch share the statistics of batch norm"
-    if getattr(config, "dropout", 0.0) > 0:
+    if drops(config):
         return "dropout draws its masks over the whole batch"
     if recipe.mixup:
         return "mixup joins samples of different lengths"

@@ -18,6 +18,7 @@ from tfser.heads.spec.recipes import Recipe
 from tfser.heads.spec.settings import Settings
 from tfser.heads.training import checkpoints
 from tfser.heads.training.ahead import read_ahead
+from tfser.heads.training.finite import check_speakers
 from tfser.heads.training.normalise import Normaliser
 from tfser.heads.training.rating_loss import rated
 from tfser.heads.training.samples import FrameStore, SamplePlan, plan
@@ -91,6 +92,7 @@ def predict(
         # The normaliser of training measures these frames: what is predicted is never measured by itself, but by
         # normalise=speaker.
         tables = normaliser.tables(features.frames, features.offsets, speakers)
+        check_speakers(recipe.normalise, tables[0], features)
         frames, most = spec.sample_frames(config, recipe), spec.seen_frames(config, recipe)
         store = FrameStore(features.frames, features.offsets, *tables, device, most)
         layout = plan(features.offsets, rows, frames, recipe.eval_hop, most)

@@ -50,7 +50,7 @@ from tfser.heads.training.baselines import (
     one_epoch,
     reference_head,
 )
-from tfser.heads.training.utterance_inputs import Floats, finite_statistics, of_speakers
+from tfser.heads.training.utterance_inputs import Floats, finite_statistics, of_speakers, rows_seen
 from tfser.manifests.errors import UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
 
@@ -112,12 +112,11 @@ def fit(data: FoldData, config: ProbeConfig, recipe: Recipe) -> FitResult:
     from threadpoolctl import threadpool_limits
 
     began = time.perf_counter()
-    rows = np.concatenate([data.train, data.val, data.test])
     # Functionals are one frame an utterance: nothing varies over time, so there is no deviation and no quantile to see.
     over_time = bool((data.features.lengths > 1).any())
     quantiles = config.quantiles if over_time else ()
     by_speaker = recipe.normalise == "speaker"
-    inputs = _inputs(data.features, rows, data.layers, over_time, quantiles)  # (n, M, I)
+    inputs = _inputs(data.features, rows_seen(data, by_speaker), data.layers, over_time, quantiles)  # (n, M, I)
     if by_speaker:
         inputs = of_speakers(inputs, data.speakers)
     labels = data.labels[data.train]

@@ -43,10 +43,17 @@ def finite_statistics(features: PackedFeatures, rows: Indices, *, deviation: boo
     return inputs
 
 
-def fold_statistics(data: FoldData) -> Floats:
-    """Return the statistics of all utterances; refused are only those of this fold, not a broken one elsewhere in the corpus."""
-    rows = np.concatenate([data.train, data.val, data.test])
-    return finite_statistics(data.features, rows, deviation=bool((data.features.lengths > 1).any()))
+def rows_seen(data: FoldData, by_speaker: bool) -> Indices:
+    """Return the utterances whose inputs a fit looks at: those of this fold, not a broken one elsewhere in the corpus.
+
+    By speaker they are all: one that the fold leaves out counts in the mean and deviation of its speaker's others.
+    """
+    return np.arange(len(data.labels)) if by_speaker else np.concatenate([data.train, data.val, data.test])
+
+
+def fold_statistics(data: FoldData, by_speaker: bool = False) -> Floats:
+    """Return the statistics of all utterances, refusing those of `rows_seen` whose features are no numbers."""
+    return finite_statistics(data.features, rows_seen(data, by_speaker), deviation=bool((data.features.lengths > 1).any()))
 
 
 def of_speakers(inputs: Floats, speakers: Sequence[str] | None) -> Floats:
@@ -60,8 +67,9 @@ def of_speakers(inputs: Floats, speakers: Sequence[str] | None) -> Floats:
     if speakers is None or not all(speakers):
         raise UsageError("recipe speaker needs to know who speaks in every utterance")
     result = np.zeros_like(inputs)
-    for name in np.unique(speakers):
-        rows = np.asarray(speakers) == name
+    names, speaker = np.unique(speakers, return_inverse=True)
+    for number in range(len(names)):
+        rows = speaker == number
         deviation = inputs[rows].std(axis=0)
         result[rows] = (inputs[rows] - inputs[rows].mean(axis=0)) / np.where(deviation < _SMALLEST, np.inf, deviation)
     return result

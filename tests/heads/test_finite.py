@@ -62,6 +62,17 @@ def test_a_reference_head_predicts_from_numbers_only(fold: FoldData, name: str) 
     assert len(predict(state, spoilt, np.array([0, 1])).utterance) == 2  # nobody asked about u4
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("name", ["logreg", "svm", "probe", "mean_pool"])
+def test_by_speaker_a_spoilt_utterance_that_the_fold_leaves_out_is_named(fold: FoldData, name: str) -> None:
+    """It counts in the mean of its speaker's others; otherwise nobody looks at it."""
+    fold = replace(spoil(fold, 16, float("nan")), test=fold.test[1:])
+    plain = replace(head(name).recipe(), epochs=1, warmup_epochs=0)
+    train(fold, name, plain)
+    with pytest.raises(NotFiniteError, match=r"'u16'.*features"):
+        train(fold, name, replace(plain, normalise="speaker"))
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_weights_that_are_no_numbers_end_the_training_in_the_epoch_that_made_them(

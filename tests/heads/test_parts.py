@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tfser.heads import head
 from tfser.heads.models.mean_pool import MeanPoolConfig
+from tfser.heads.models.speechformer import SpeechFormerConfig
 from tfser.heads.models.tf_mamba import TFMambaConfig
 from tfser.heads.spec.fold import FoldData
 from tfser.heads.spec.recipes import Recipe
@@ -133,6 +134,7 @@ def test_a_training_in_parts_gives_the_same_history(name: str) -> None:
     [
         ("tf_transformer", None, {}, "segments"),
         ("mean_pool", MeanPoolConfig(dropout=0.1), {}, "dropout"),
+        ("speechformer", SpeechFormerConfig(dropout=0.0, hop_ms=20.0), {}, "dropout"),  # its classifier's
         ("mean_pool", None, {"mixup": 0.2}, "mixup"),
         ("mean_pool", None, {"slice_frames": 8}, "segments"),
         ("logreg", None, {}, "not trained in batches"),

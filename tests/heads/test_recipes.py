@@ -100,6 +100,15 @@ def test_steps_and_cycles_at_known_points() -> None:
     assert [cyclic[step] for step in (0, 10, 20, 30, 40, 60)] == pytest.approx([1, 2, 3, 2, 1, 3])
 
 
+def test_a_period_is_a_step_at_least() -> None:
+    for schedule in ("step", "cyclic", "restarts"):
+        short, step = (
+            rates(Recipe(lr=1.0, schedule=schedule, period_epochs=epochs, epochs=3))  # type: ignore[arg-type]
+            for epochs in (0.01, 0.1)  # of ten steps
+        )
+        assert short == step
+
+
 def test_a_warm_up_comes_before_every_schedule() -> None:
     for schedule in ("constant", "cosine", "linear", "restarts", "step", "cyclic"):
         found = rates(Recipe(lr=1.0, schedule=schedule, warmup_epochs=2, period_epochs=3, epochs=10))  # type: ignore[arg-type]

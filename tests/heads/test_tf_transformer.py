@@ -131,6 +131,11 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rate: float) -> None:
     assert torch.equal(x.grad, y)
 
 
+def test_dropout_of_nearly_all_leaves_some() -> None:
+    y = dropout(torch.ones(1000, 100), 0.999)
+    assert 0.9 < float(y.mean()) < 1.1
+
+
 def test_pool_of_constant_rows_has_a_finite_gradient() -> None:
     y = torch.ones(2, 20, 20, requires_grad=True)
     pool(y).sum().backward()
