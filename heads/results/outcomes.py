@@ -210,10 +210,8 @@ def whole_seeds(of_seed: Mapping[int, Mapping[Key, Any]]) -> tuple[tuple[int, ..
 
     The other seeds are dropped, and named by whoever shows the scores: a mean over different utterances is no mean over seeds.
     """
-    # Of sets of one size that of the lowest seed: in the order of the database it would be now one, now another.
-    largest = max((of_seed[seed] for seed in sorted(of_seed)), key=len).keys()
-    seeds = tuple(sorted(seed for seed, tested in of_seed.items() if tested.keys() == largest))
-    return seeds, tuple(sorted(largest, key=lambda key: tuple((part is not None, part) for part in key)))
+    seeds, _ = _seeds({seed: (len(tested), tested.keys()) for seed, tested in of_seed.items()})
+    return seeds, tuple(sorted(of_seed[seeds[0]], key=lambda key: tuple((part is not None, part) for part in key)))
 
 
 def dropped_seeds(sides: Sequence[Outcome]) -> list[str]:
@@ -337,8 +335,9 @@ def _sides(connection: Connection, asked: Sequence[Any]) -> tuple[_Sides, dict[t
     return sides, folds
 
 
-def _seeds(sides: Mapping[int, tuple[int, int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the seeds that tested the largest set, of several that of the lowest seed, and the others."""
+def _seeds(sides: Mapping[int, tuple[int, Any]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the seeds that tested the largest set, and the others; each seed's set is its size and what tells it from others."""
+    # Of sets of one size that of the lowest seed: in the order of the database it would be now one, now another.
     largest = max((sides[seed] for seed in sorted(sides)), key=lambda side: side[0])
     seeds = tuple(sorted(seed for seed, side in sides.items() if side == largest))
     return seeds, tuple(sorted(sides.keys() - set(seeds)))

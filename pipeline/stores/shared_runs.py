@@ -26,10 +26,9 @@ RUN = "run.json"
 
 @dataclass(frozen=True, kw_only=True)
 class SharedRun:
-    """A finished run: its folder, its experiment, and the SHA-256 of each of its files by their names."""
+    """A finished run: its folder, and the SHA-256 of each of its files by their names."""
 
     folder: Path
-    experiment: str
     digests: Mapping[str, str]
 
 
@@ -71,7 +70,7 @@ def finished_runs(cache: Cache, features: str | None, corpus: str | None) -> tup
             passed.append(f"{folder.name} ({shown(folder, error)})")
         else:
             # A run that is trained again meanwhile has other digests when it is sent, and is passed over then.
-            runs.append(SharedRun(folder=folder, experiment=experiment_of(folder.name), digests={**names, RUN: before}))
+            runs.append(SharedRun(folder=folder, digests={**names, RUN: before}))
     return runs, passed
 
 

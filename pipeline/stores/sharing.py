@@ -131,7 +131,7 @@ def push(
         if [entry["sha256"] for entry in sent.values()] == list(run.digests.values()):
             entries |= sent
             sending.done.runs += 1
-            experiments.add(run.experiment)
+            experiments.add(experiment_of(run.folder.name))
         else:
             sending.done.passed.append(f"{run.folder.name} (it changed meanwhile; push again)")
     _commit(remote, entries, {name: of for name, of in names_of(cache).items() if of in experiments})
