@@ -7,11 +7,13 @@ import os
 import shutil
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tfser.heads.prediction.card import CardFacts, _worth
 from tfser.heads.prediction.export import Wish, export
 from tfser.heads.prediction.folder import DESCRIPTION, new_folder
 from tfser.heads.prediction.hub import push
@@ -148,6 +150,16 @@ def test_the_card_of_a_model_that_nothing_vouches_for(made: Made, tmp_path: Path
     alone = made.train("mean_pool", "none", settings={"lr": "0.002"})
     export(made.cache, alone, tmp_path / "m")
     assert "**Nothing: no test of this configuration" in (tmp_path / "m" / "README.md").read_text()
+
+
+def test_the_card_of_a_model_whose_protocol_is_gone_names_no_count_of_folds() -> None:
+    about = {"audit": "passed", "fold": 1, "experiment": "e"}
+    row: dict[str, Any] = {"folds": 2, "of_folds": None, "seeds": [0], "utterances": 9, "UA": 0.5, "WA": 0.5}
+    row |= {f"pooled_{metric}{end}": None for metric in ("UA", "WA") for end in ("", "_low", "_high")}
+    row |= {"audit": "passed", "speakers_kept": "kept", "selection": "last"}
+    heads: Any = [SimpleNamespace(about=about, selection="last")]
+    facts = CardFacts(heads=heads, corpora=(), protocol=None, scores=row, onnx=None, travels={})
+    assert "2 of ? folds, seeds 0" in _worth(facts)
 
 
 @pytest.mark.slow

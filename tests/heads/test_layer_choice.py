@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tfser.heads.results.layer_choice import _composite, _Read
+from tfser.heads.results.outcomes import CLUSTERS, Outcome, Subject
 from tfser.heads.runs.layer_plan import plan_layers
 from tfser.heads.runs.request import LayerRequest
 from tfser.manifests.cache import Cache
@@ -142,3 +144,26 @@ def test_the_only_stack_need_not_be_named(filled: Cache) -> None:
     assert sorted(plan.layers) == [0, 1, 2] and plan.of.stored == "enc/all+float16"
     with pytest.raises(UsageError, match="unknown head 'no'"):
         plan_layers(filled, LayerRequest(head="no", device="cpu"))
+
+
+def test_one_layer_s_leak_is_one_of_the_layers_that_folds_chose() -> None:
+    def read(layer: int, **standing: str) -> _Read:
+        outcome = Outcome(
+            subject=Subject(experiment=f"of layer {layer}"),
+            selection="last",
+            level="utterance",
+            **standing,
+            seeds=(0,),
+            dropped=(),
+            keys=(("toy", "a", None), ("toy", "b", None)),
+            folds=(1, 2),
+            labels=("anger", "fear"),
+            predicted=(("anger", "anger"),),
+            who=dict.fromkeys(CLUSTERS, ("x", "y")),
+        )
+        entry: Any = None  # what was trained is not asked for
+        return _Read(layer=layer, words="", entry=entry, selection="last", scores={}, outcome=outcome)
+
+    layers = {1: read(1, audit="passed", speakers_kept="kept"), 2: read(2, audit="gaps", speakers_kept="broken")}
+    chosen = _composite(layers, {1: 1, 2: 2}).outcome
+    assert (chosen.audit, chosen.speakers_kept) == ("gaps", "broken")

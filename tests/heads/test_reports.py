@@ -38,6 +38,7 @@ from tfser.heads.reports.material import Material, read_material, spoken
 from tfser.heads.reports.published_data import published_tables
 from tfser.heads.results.calibration import calibration
 from tfser.heads.results.reference_numbers import GROUPS, published_beside
+from tfser.manifests import notes
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, open_catalogue
 from tfser.manifests.catalogue.statements import select
@@ -366,6 +367,16 @@ def test_the_same_runs_give_the_same_bytes(cache: Cache, connection: Connection,
     with style.house_style():
         for kind in style.FILE_KINDS:
             assert style.as_bytes(drawing.draw(data, 3.5), kind) == style.as_bytes(drawing.draw(data, 3.5), kind), kind
+
+
+@pytest.mark.parametrize(("title", "boxes"), [("\u6124\u6012", True), ("Wut \u0433\u043d\u0435\u0432", False)])
+def test_letters_that_become_boxes_are_said(title: str, boxes: bool, caplog: pytest.LogCaptureFixture) -> None:
+    notes.forget()
+    with style.house_style():
+        figure = style.new_figure(3.5, 2.0)
+        figure.subplots().set_title(title)
+        style.as_bytes(figure, "png")
+    assert ("boxes" in caplog.text) == boxes
 
 
 def test_files_for_papers(connection: Connection, material: Material) -> None:

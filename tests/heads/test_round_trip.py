@@ -126,6 +126,7 @@ def test_runs(run: Any) -> None:
     kept = json.loads(row.pop("versions"))
     assert int(kept.pop("threads")) >= 1  # a test may have another number of them than the fixture that it shares
     assert kept == {name: version for name, version in versions().items() if name != "threads"}
+    assert {"torch", "scikit-learn", "scipy"} <= kept.keys(), "what networks and the reference heads are fitted by"
     assert row == {
         "run_id": f"{experiment.name}-f2-s5",
         "experiment": experiment.name,
