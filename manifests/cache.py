@@ -10,8 +10,8 @@ import datetime
 import errno
 import os
 import re
-import shutil
 import socket
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -273,8 +273,11 @@ class Cache:
                     copy = other.root / self.place(path)
                     asked = path.name == "protocols.json" and copy.exists()  # what was asked for there stays
                     if not path.name.startswith(".") and not asked and not _is_copy(path, copy):
+                        # Asked before it is read: what is exchanged meanwhile must not look like a copy of what came after.
+                        of = path.stat()
                         files.write_bytes(copy, files.read_bytes(path))
-                        shutil.copystat(path, copy)
+                        copy.chmod(stat.S_IMODE(of.st_mode))
+                        os.utime(copy, ns=(of.st_atime_ns, of.st_mtime_ns))
         except OSError as error:
             raise CannotWriteError(f"--runs {folder}: cannot be written ({(error.strerror or str(error)).lower()})") from error
         return other

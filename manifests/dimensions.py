@@ -44,11 +44,11 @@ class Scale:
     def __str__(self) -> str:
         """Return it as `--scale` takes it.
 
-        >>> str(Scale(1.0, 7.0)), str(Scale(-1.0, 1.0))
-        ('1-7', '-1:1')
+        >>> str(Scale(1.0, 7.0)), str(Scale(-1.0, 1.0)), str(Scale(0.0, 1234.5678))
+        ('1-7', '-1:1', '0-1234.5678')
         """
         mark = ":" if self.low < 0 else "-"
-        return f"{self.low:g}{mark}{self.high:g}"
+        return f"{self.low:.12g}{mark}{self.high:.12g}"
 
 
 SCALES = {

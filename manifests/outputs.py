@@ -49,7 +49,8 @@ def check_output(path: Path | None) -> Path | None:
 
 
 def _is_open_elsewhere(path: Path) -> bool:
-    return path.absolute().as_posix().startswith(("/dev/", "/proc/"))
+    where = path.absolute().as_posix()  # files in shared memory are files as any other
+    return where.startswith(("/dev/", "/proc/")) and not where.startswith("/dev/shm/")
 
 
 @contextlib.contextmanager

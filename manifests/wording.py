@@ -100,11 +100,11 @@ def short(number: float) -> str:
 def size(number: float) -> str:
     """Return a number of bytes for people.
 
-    >>> size(512), size(34_452_728)
-    ('512 B', '34.5 MB')
+    >>> size(512), size(34_452_728), size(999_960)
+    ('512 B', '34.5 MB', '1.0 MB')
     """
     for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
+        if number < 999.95:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1000
     return f"{number:.2f} TB"

@@ -196,6 +196,8 @@ def test_sql_formats(full: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run("sql", query, "--format", "parquet", "--output", str(out), *here).exit_code == 0
     assert pq.read_table(out).column("n").to_pylist() == [12, 12]
+    assert run("sql", "SELECT 1 AS a, 2 AS a", "--format", "parquet", "--output", str(out), *here).exit_code == 0
+    assert pq.read_table(out).to_pylist() == [{"a": 1, "a_2": 2}]  # twins cannot be read
     assert run("sql", query, "--format", "csv", "--output", str(out), *here).exit_code == 0
     assert out.read_text().startswith("label,n")
     assert run("sql", "SELECT 1 AS a, 2 AS a", "--format", "json", *here).stdout.split() == [

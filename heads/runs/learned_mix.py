@@ -11,6 +11,7 @@ configuration says so in `belongs_to`, and the audit `mix_of_other_fold` refuses
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -75,6 +76,7 @@ def mix_of_run(
             dim=source["dim"] // len(weights),
             dtype=storage_dtype(dtype or source["dtype"]),
             hop_s=source["hop_s"],
+            origin=json.loads(source.get("source") or "{}"),
             combine=mixing(weights, normaliser),
         )
 

@@ -2,11 +2,14 @@
 -- level: warning where its card or its name says so, info where its training data are not listed or only a classifier saw them
 -- explanation: an encoder that was trained on a corpus knows its test speakers, and perhaps their labels, whatever the folds are
 -- action: take an encoder that never saw the corpus, or say in a report that it did; `source` says where this was read
-WITH parts AS (  -- a joined set has the encoders of all of its parts
-  SELECT c.feature_set, c.corpus, lower(json_extract_string(f.source, '$.weights')) AS weights
-  FROM checked_feature_sets c JOIN feature_sets f ON list_contains(string_split(c.feature_set, '+'), f.feature_set)
-    OR f.feature_set = c.feature_set
-  WHERE f.source IS NOT NULL
+WITH named AS (
+  SELECT feature_set, regexp_extract(feature_set, '^[^/+@]+') AS stem, lower(json_extract_string(source, '$.weights')) AS weights
+  FROM feature_sets
+), parts AS (  -- what names no source itself, a joined set or a sum of layers, has the encoders that its name is made of
+  SELECT DISTINCT c.feature_set, c.corpus, n.weights
+  FROM checked_feature_sets c LEFT JOIN named own ON own.feature_set = c.feature_set
+  JOIN named n ON n.feature_set = c.feature_set OR (own.weights IS NULL
+    AND list_contains(list_transform(string_split(c.feature_set, '+'), lambda part: regexp_extract(part, '^[^/@]+')), n.stem))
 ), used AS (
   SELECT p.protocol, p.corpus, o.adapter, s.feature_set, s.weights,
     string_split(replace(rtrim(s.weights, '/\'), '\', '/'), '/')[-1] AS called

@@ -19,15 +19,17 @@ WITH talking AS (
   JOIN places y ON y.corpus = t.corpus AND y.utterance_id = t.after
   WHERE t.after IS NOT NULL AND (x.tested_in, x.fixed) IS DISTINCT FROM (y.tested_in, y.fixed)
 ), ways AS (
-  SELECT protocol, corpus, tested_in, fixed, tested_in2, fixed2, utterance_id AS test, after AS other FROM pairs
+  SELECT protocol, corpus, tested_in, fixed, tested_in2, fixed2, part2, utterance_id AS test, after AS other FROM pairs
   UNION ALL
-  SELECT protocol, corpus, tested_in2, fixed2, tested_in, fixed, after, utterance_id FROM pairs
+  SELECT protocol, corpus, tested_in2, fixed2, tested_in, fixed, part, after, utterance_id FROM pairs
 ), hits AS (
   SELECT DISTINCT w.protocol, w.corpus, r.fold, w.test, min(w.other) OVER (PARTITION BY w.corpus, r.fold, w.test) AS other
   FROM ways w
   JOIN fold_roles r ON r.corpus = w.corpus AND r.tested_in = w.tested_in AND coalesce(w.fixed, r.role) = 'test'
   JOIN fold_roles o ON o.corpus = w.corpus AND o.tested_in = w.tested_in2 AND o.fold = r.fold
     AND coalesce(w.fixed2, o.role) IN ('train', 'val')
+  LEFT JOIN held_out h ON h.corpus = w.corpus AND h.part = w.part2 AND h.fold = r.fold
+  WHERE h.role IS DISTINCT FROM 'out'  -- who is left out of a fold is heard on neither side
 ), tested AS (
   SELECT a.corpus, r.fold, count(*) AS n FROM all_assignments a
   JOIN fold_roles r ON r.corpus = a.corpus AND r.tested_in = a.fold AND coalesce(a.role, r.role) = 'test' GROUP BY ALL

@@ -76,9 +76,11 @@ _ROLE = "CASE WHEN h.part IS NOT NULL AND coalesce(c.fixed, r.role) = 'train' TH
 _ROLLED_OUT = """
 FROM counted c JOIN fold_roles r ON r.protocol = c.protocol AND r.corpus = c.corpus AND r.tested_in = c.tested_in
 LEFT JOIN held_out h ON h.protocol = c.protocol AND h.corpus = c.corpus AND h.part = c.part AND h.fold = r.fold
+WHERE h.role IS DISTINCT FROM 'out'
 GROUP BY ALL
 """
-"""Counts of rows, rolled out to the folds: counted first, so that a million rows stay a million."""
+"""Counts of rows, rolled out to the folds: counted first, so that a million rows stay a million. Who is left out of a fold is on
+none of its sides."""
 
 
 def _sided(kind: str) -> str:
@@ -95,7 +97,8 @@ _SIDED = {
     "sided": " UNION ALL ".join(f"({_sided(kind)})" for kind in ("speaker", "session", "dialogue", "sentence")),
     "sided_labels": f"""
 WITH counted AS (
-  SELECT protocol, corpus, fold AS tested_in, role AS fixed, part, label, count(*) AS n FROM assignments GROUP BY ALL
+  SELECT protocol, corpus, fold AS tested_in, role AS fixed, part, label, count(*) AS n FROM assignments
+  WHERE label IS NOT NULL GROUP BY ALL
 )
 SELECT c.protocol, r.fold, {_ROLE} AS role, c.label, sum(c.n)::BIGINT AS n {_ROLLED_OUT}""",
     "shared_values": """

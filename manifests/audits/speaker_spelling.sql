@@ -3,7 +3,7 @@
 -- explanation: two spellings of what may be one speaker stand on both sides (case, blanks, _ and -, leading zeros, 1.0 for 1, accents composed otherwise): as two names they pass for two people
 -- action: write each speaker's name in one way in the column speaker and scan again; ignore this if they are two people
 WITH counted AS (  -- before the folds are rolled out: a million rows stay a million
-  SELECT a.protocol, a.corpus, a.fold AS tested_in, a.role AS fixed, u.speaker, count(*) AS n
+  SELECT a.protocol, a.corpus, a.fold AS tested_in, a.role AS fixed, a.part, u.speaker, count(*) AS n
   FROM all_assignments a JOIN utterances u ON u.corpus = a.corpus AND u.utterance_id = a.utterance_id
   WHERE u.speaker IS NOT NULL GROUP BY ALL
 ), spelt AS (
@@ -13,6 +13,8 @@ WITH counted AS (  -- before the folds are rolled out: a million rows stay a mil
 ), sides AS (
   SELECT c.protocol, c.corpus, r.fold, coalesce(c.fixed, r.role) AS role, c.speaker, c.voice, sum(c.n)::BIGINT AS n
   FROM twice c JOIN fold_roles r ON r.protocol = c.protocol AND r.corpus = c.corpus AND r.tested_in = c.tested_in
+  LEFT JOIN held_out h ON h.protocol = c.protocol AND h.corpus = c.corpus AND h.part = c.part AND h.fold = r.fold
+  WHERE h.role IS DISTINCT FROM 'out'
   GROUP BY ALL
 )
 SELECT t.protocol, t.corpus, t.fold, 'warning' AS level, t.speaker, t.n AS test_utterances,

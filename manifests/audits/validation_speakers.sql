@@ -7,6 +7,5 @@ SELECT v.protocol, v.corpus, v.fold, 'warning' AS level, count(*) AS speakers, s
 FROM sided v
 JOIN sided t ON t.protocol = v.protocol AND t.corpus = v.corpus AND t.fold = v.fold AND t.value = v.value
   AND v.kind = 'speaker' AND t.kind = 'speaker' AND v.role = 'val' AND t.role = 'train'
-WHERE EXISTS (SELECT 1 FROM protocols p WHERE p.validation <> 'none')
 GROUP BY v.protocol, v.corpus, v.fold
 ORDER BY v.protocol, v.fold, v.corpus

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import duckdb
 
 from tfser.manifests.cache import Cache, Stamp
+from tfser.manifests.catalogue.filling import insert
 from tfser.manifests.catalogue.run_files import RATED, TABLES, StoredRun, read_about, read_run, row_of, shown
 from tfser.manifests.connections import Connection
 from tfser.manifests.errors import DamagedError, MissingFileError, TfserError, UnreadableError
@@ -96,12 +97,8 @@ def _insert_runs(connection: Connection, runs: Sequence[StoredRun]) -> None:
     rows = [row_of(run.about) for run in runs]
     connection.executemany(f"INSERT INTO runs VALUES ({', '.join('?' * len(rows[0]))})", rows)
     for table in (*TABLES, RATED):
-        tables = [run.tables[table] for run in runs if table in run.tables]
-        if not tables:
-            continue
-        connection.register("rows_of_runs", pa.concat_tables(tables))
-        connection.execute(f"INSERT INTO {table} BY NAME FROM rows_of_runs")
-        connection.unregister("rows_of_runs")
+        if tables := [run.tables[table] for run in runs if table in run.tables]:
+            insert(connection, table, pa.concat_tables(tables))
 
 
 def judge_speakers(cache: Cache, connection: Connection, only: Collection[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from tfser.manifests.cache import Cache
+from tfser.manifests.catalogue.filling import registered
 from tfser.manifests.errors import DamagedError, FileError, MissingFileError, UnreadableError
 
 if TYPE_CHECKING:
@@ -63,33 +64,31 @@ def read_near_duplicates(
 
 
 def _add_fingerprints(connection: duckdb.DuckDBPyConnection, corpus: str, table: pa.Table) -> None:
-    connection.register("incoming", table)
-    connection.execute(
-        "INSERT INTO fingerprints SELECT u.corpus, u.utterance_id, f.frames FROM utterances u "
-        "JOIN incoming f ON f.content_hash = u.content_hash WHERE u.corpus = ?",
-        [corpus],
-    )
-    connection.unregister("incoming")
+    with registered(connection, table):
+        connection.execute(
+            "INSERT INTO fingerprints SELECT u.corpus, u.utterance_id, f.frames FROM utterances u "
+            "JOIN incoming f ON f.content_hash = u.content_hash WHERE u.corpus = ?",
+            [corpus],
+        )
 
 
 def _add_pairs(connection: duckdb.DuckDBPyConnection, pairs: Sequence[pa.Table]) -> None:
     """Add pairs of contents as pairs of utterances, both ways, whichever corpus's search found them: each pair once."""
     import pyarrow as pa
 
-    connection.register("incoming", pa.concat_tables(pairs))
-    connection.execute(
-        """
-        INSERT INTO near_duplicates
-        WITH pairs AS (
-          SELECT content_hash AS a, other_hash AS b, similarity, evidence, offset_s, overlap_s FROM incoming
-        ), both_ways AS (
-          SELECT * FROM pairs UNION ALL SELECT b, a, similarity, evidence, -offset_s, overlap_s FROM pairs
+    with registered(connection, pa.concat_tables(pairs)):
+        connection.execute(
+            """
+            INSERT INTO near_duplicates
+            WITH pairs AS (
+              SELECT content_hash AS a, other_hash AS b, similarity, evidence, offset_s, overlap_s FROM incoming
+            ), both_ways AS (
+              SELECT * FROM pairs UNION ALL SELECT b, a, similarity, evidence, -offset_s, overlap_s FROM pairs
+            )
+            SELECT u.corpus, u.utterance_id, o.corpus, o.utterance_id, any_value(p.similarity), any_value(p.evidence),
+              any_value(p.offset_s), any_value(p.overlap_s)
+            FROM both_ways p JOIN utterances u ON u.content_hash = p.a JOIN utterances o ON o.content_hash = p.b
+            GROUP BY u.corpus, u.utterance_id, o.corpus, o.utterance_id
+            ORDER BY u.corpus, u.utterance_id, o.corpus, o.utterance_id
+            """
         )
-        SELECT u.corpus, u.utterance_id, o.corpus, o.utterance_id, any_value(p.similarity), any_value(p.evidence),
-          any_value(p.offset_s), any_value(p.overlap_s)
-        FROM both_ways p JOIN utterances u ON u.content_hash = p.a JOIN utterances o ON o.content_hash = p.b
-        GROUP BY u.corpus, u.utterance_id, o.corpus, o.utterance_id
-        ORDER BY u.corpus, u.utterance_id, o.corpus, o.utterance_id
-        """
-    )
-    connection.unregister("incoming")

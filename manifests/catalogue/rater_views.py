@@ -22,7 +22,7 @@ WITH given AS (
     CASE WHEN rater IS NULL THEN 1 ELSE count(*) OVER (PARTITION BY corpus, utterance_id, setting, rater) END AS labels
   FROM annotations WHERE counts AND label IS NOT NULL
 )
-SELECT corpus, utterance_id, label, sum(1 / labels) AS votes, count(*) FILTER (labels = 1)::BIGINT AS sole
+SELECT corpus, utterance_id, label, sum(1 / labels ORDER BY labels) AS votes, count(*) FILTER (labels = 1)::BIGINT AS sole
 FROM given GROUP BY corpus, utterance_id, label
 """
 

@@ -34,7 +34,7 @@ def sql(
     with open_catalogue(writing.store) as connection:
         if kind is SqlOutput.parquet and writing.output is not None:
             table = select_arrow(connection, text)
-            write_parquet(writing.output, table)
+            write_parquet(writing.output, table.rename_columns(_distinct(table.column_names)))
             writing.say_written(table.num_rows)
             return
         found = select(connection, text)

@@ -49,6 +49,8 @@ def check_condition(text: str, where: str) -> frozenset[str]:
         if kind == "WINDOW" or str(part.get("function_name", "")).lower() in changing:
             name = part.get("function_name", "a window")
             raise UsageError(f"{where}: {text!r} calls {name}(), whose value depends on more than the utterance's own columns")
+        if kind == "STAR":  # what it stands for depends on the own columns of all corpora of the cache
+            raise UsageError(f"{where}: {text!r} holds a pattern of columns; name each of them")
         if kind in ("PARAMETER", "LAMBDA"):
             raise UsageError(f"{where}: {text!r} holds a {str(kind).lower()}; write plain comparisons of columns")
         if kind == "COLUMN_REF":
@@ -83,15 +85,20 @@ def _parser(process: int) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+_MISJUDGED = ("age", "current_localtime", "current_localtimestamp", "version")
+"""Functions of the clock and of the program, of which DuckDB says that their value depends on what they are given alone."""
+
+
 @functools.cache
 def _changing() -> frozenset[str]:
-    """Return the functions whose value depends on more than a row."""
+    """Return the functions whose value depends on more than a row; of macros, those that ask the clock or hold a query."""
     with _parser(os.getpid()).cursor() as connection:
         found = connection.execute(
             "SELECT DISTINCT function_name FROM duckdb_functions() "
-            "WHERE function_type = 'aggregate' OR (stability IS NOT NULL AND stability <> 'CONSISTENT')"
+            "WHERE function_type = 'aggregate' OR (stability IS NOT NULL AND stability <> 'CONSISTENT') "
+            r"OR regexp_matches(macro_definition, 'current_|\bsleep|\bSELECT\b')"
         ).fetchall()
-    return frozenset(name for (name,) in found)
+    return frozenset(name for (name,) in found).union(_MISJUDGED)
 
 
 def _parts(tree: Any) -> Iterator[dict[str, Any]]:

@@ -20,11 +20,12 @@ the long name can be used in its place.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -226,10 +227,8 @@ class _Reader:
         """Return the protocol with the policy of the file, which its name need not repeat."""
         if (policy := self.text("validation")) is None:
             return protocol
-        try:
+        with self.of_key("validation"):
             return replace(with_validation(protocol, policy), name=protocol.name)
-        except UsageError as error:
-            raise self.fail("validation", str(error)) from error
 
     def over(self) -> tuple[str, ...] | None:
         one, several = self.text("corpus"), self.texts("corpora")
@@ -240,10 +239,8 @@ class _Reader:
             return None
         key = "corpora" if several is not None else "corpus"
         for name in names:
-            try:
+            with self.of_key(key):
                 check_name("corpus", name)
-            except UsageError as error:
-                raise self.fail(key, str(error)) from error
         if not names or len(set(names)) < len(names):
             raise self.fail(key, "name each corpus once")
         return tuple(sorted(names, key=natural_key))
@@ -253,12 +250,15 @@ class _Reader:
         if given is None:
             return None
         if isinstance(given, str):
-            return self.guarded("labels", lambda: parse_label_map(given))
+            with self.of_key("labels"):
+                return parse_label_map(given)
         if not isinstance(given, dict) or not given:
             raise self.fail("labels", 'is a map\'s name, or a table of class = ["label", ...]')
         of_emotion = (self.text("label_column") or "label") == "label"
         result: dict[str, str] = {}
         for name, members in given.items():
+            if not name.strip():
+                raise self.fail("labels", "a class has no name")
             if not isinstance(members, list) or not members or not all(isinstance(m, str) and m.strip() for m in members):
                 raise self.fail(f"labels.{name}", 'is a list of labels: ["happiness", "excitement"]')
             for member in members:
@@ -342,7 +342,7 @@ class _Reader:
 
     def whole(self, key: str, least: int) -> int | None:
         value = self.told.get(key)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**31):
             raise self.fail(key, f"is a whole number from {least}")
         return value
 
@@ -352,8 +352,9 @@ class _Reader:
             raise self.fail(key, f"{value!r} is none of {', '.join(known)}")
         return value
 
-    def guarded(self, key: str, read: Callable[[], dict[str, str]]) -> dict[str, str]:
+    @contextlib.contextmanager
+    def of_key(self, key: str) -> Iterator[None]:
         try:
-            return read()
+            yield
         except UsageError as error:
             raise self.fail(key, str(error)) from error

@@ -211,8 +211,8 @@ def _random(connection: duckdb.DuckDBPyConnection, share: str, folds: int, where
         f"CASE WHEN NOT only_tests AND place <= (many * {numerator} + {denominator - 1}) // {denominator} THEN 1 END::INTEGER "
         "AS part "
         "FROM (SELECT *, coalesce(role = 'test', FALSE) OR fold IS NULL AS only_tests, "
-        "row_number() OVER (PARTITION BY coalesce(role = 'test', FALSE) OR fold IS NULL ORDER BY md5(key), key) AS place, "
-        "count(*) OVER (PARTITION BY coalesce(role = 'test', FALSE) OR fold IS NULL) AS many FROM placed)"
+        "row_number() OVER (PARTITION BY only_tests ORDER BY md5(key), key) AS place, "
+        "count(*) OVER (PARTITION BY only_tests) AS many FROM placed)"
     )
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE held AS SELECT DISTINCT corpus, part, unnest(range(1, ? + 1))::INTEGER AS fold, "

@@ -7,7 +7,7 @@ missing then, the extraction computes. Nothing here reads audio or loads an enco
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tfser.manifests.cache import Cache
@@ -68,5 +68,5 @@ def _same(stack: dict[str, Any], features: FeatureSet) -> Collapsed | None:
     layer = str(features.config["layer"])
     if layer != "mean" and (not layer.isdigit() or int(layer) >= layers_of(stack)):
         return None
-    cut = layer_cut(stack, layer, dtype=features.dtype, name=features.name)
+    cut = replace(layer_cut(stack, layer, dtype=features.dtype, name=features.name), origin=features.origin)
     return cut if cut.fingerprint == features.fingerprint else None

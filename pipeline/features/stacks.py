@@ -131,6 +131,7 @@ def layer_cut(source: Mapping[str, Any], layer: str, *, dtype: str | None = None
         dim=source["dim"] // layers,
         dtype=stored,
         hop_s=source["hop_s"],
+        origin=json.loads(source.get("source") or "{}"),
         combine=lambda frames: weighted_sum(frames, weights),
     )
 

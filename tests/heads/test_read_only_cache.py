@@ -15,8 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 from tfser.cli import app
+from tfser.manifests import cache as cache_module
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import CannotWriteError, TfserError, UsageError
+from tfser.manifests.files import write_bytes
 
 OLD = Path(__file__).parent.parent / "data" / "cache-0.1"
 
@@ -138,3 +140,22 @@ def test_training_on_a_mount_that_is_really_read_only(cache: Cache, tmp_path: Pa
     words = words[: words.index("--runs")]
     refused = subprocess.run([*inside, sys.executable, "-m", "tfser.cli", *words], capture_output=True, text=True, check=False)
     assert refused.returncode == 1 and "keep runs elsewhere with --runs DIR" in " ".join(refused.stderr.split()), refused.stderr
+
+
+def test_a_file_that_is_exchanged_while_it_is_copied_is_copied_again(cache: Cache, tmp_path: Path, monkeypatch) -> None:
+    theirs = cache.corpus("tones") / "corpus.json"
+    first = theirs.read_bytes()
+    later = first.replace(b"tones", b"TONES", 1)
+
+    def read(path: Path) -> bytes:
+        content = path.read_bytes()
+        if path == theirs and content == first:
+            write_bytes(theirs, later)
+        return content
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cache_module.files, "read_bytes", read)
+        mine = cache.beside(tmp_path / "mine")
+    assert (mine.corpus("tones") / "corpus.json").read_bytes() == first
+    cache.beside(mine.root)
+    assert (mine.corpus("tones") / "corpus.json").read_bytes() == later

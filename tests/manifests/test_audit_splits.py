@@ -74,6 +74,16 @@ def test_a_split_over_utterances_names_every_speaker(cache, put_corpus, check, t
         parse_claims("speakers")
 
 
+def test_who_trains_and_validates_is_said_of_a_published_split_too(cache, put_corpus, check, tmp_path):
+    put_corpus(cache, toy())
+    sides = {"anna": ("train", "val"), "bert": ("train", "train"), "carl": ("test", "test")}
+    split = write(tmp_path / "three.csv", [f"{u.path},{sides[u.speaker or ''][i % 8 < 4]}" for i, u in enumerate(toy())])
+    (audit,) = [audit for audit in packaged_audits() if audit.name == "validation_speakers"]
+    report = check(split, audits=[audit])
+    assert found(report) == {"validation_speakers": "warning"}
+    assert report.findings[0].examples == ({"speakers": 1, "val_utterances": 4, "for_instance": "anna"},)
+
+
 @pytest.mark.slow
 def test_a_clean_split_passes_without_noise(cache, put_corpus, check, tmp_path):
     put_corpus(cache, toy())

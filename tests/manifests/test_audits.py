@@ -417,3 +417,8 @@ def test_an_audit_by_itself_finds_what_it_finds_among_all(cache, put_corpus, put
         alone = [finding for name in PACKAGED for finding in audit(cache, spec, name)]
         assert {repr(finding) for finding in alone} == {repr(finding) for finding in audit(cache, spec)}
         assert len(found(alone)) > 2
+
+
+def test_a_protocol_over_ratings_has_no_class_that_collapses(cache, put_corpus):
+    put_corpus(cache, [replace(u, valence=float(i % 5)) for i, u in enumerate(corpus())])
+    assert found(audit(cache, "loso-session@rated:valence", "class_collapsed", "class_missing", "label_shift")) == {}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
-from tfser.manifests.audits.run import run_audits
+from tfser.manifests.audits.run import packaged_audits, run_audits
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import ensure_protocol, open_catalogue, rows
 from tfser.manifests.errors import TfserError, UsageError
@@ -161,3 +162,38 @@ def test_strata_are_spread_and_groups_stay_whole(cache: Cache, put_corpus, insta
     with pytest.raises(TfserError, match="12 groups cannot fill 13 folds"):
         install(connection, "toy", parse("stratified-kfold:13"))
     assert set(deal_strata({str(i): {"a": 1} for i in range(5)}, 5).values()) == set(range(1, 6)), "no fold is left empty"
+
+
+def talked() -> list[Utterance]:
+    """Three dialogues of s0 and s1, three of s2 and s3, turn about."""
+    rows = []
+    for d, t in itertools.product(range(6), range(12)):
+        speaker = f"s{t % 2 + 2 * (d > 2)}"
+        label = "fear" if t % 3 else "anger"
+        rows.append(Utterance(utterance_id=f"d{d}_{t:02d}", path="x.wav", speaker=speaker, dialogue=f"d{d}", label=label))
+    return rows
+
+
+def test_who_is_left_out_of_a_fold_is_on_no_side_for_any_audit(cache: Cache, put_corpus, installed) -> None:
+    spelt = [u if u.utterance_id != "d1_01" else replace(u, speaker="S1", label="joy") for u in talked()]
+    put_corpus(cache, spelt)
+    connection = installed("toy")
+    text = 'name = "both"\ngrouped_by = ["speaker", "dialogue"]\nk = 2\nlabels = "anger,fear,happiness"\n'
+    protocol = parse_own(text, "both.toml").protocol
+    install(connection, "toy", protocol)
+    only = [
+        a for a in packaged_audits() if a.name in ("neighbours_split", "class_missing", "class_collapsed", "speaker_spelling")
+    ]
+    findings = run_audits(connection, protocol=protocol.name, corpus="toy", audits=only)
+    assert {f.level for f in findings if f.audit == "neighbours_split"} == {"ok"}, "the other half of a dialogue is left out"
+    assert not [row for f in findings for row in f.examples if row.get("role") == "out"]
+    by_fold = {
+        row["fold"]
+        for row in rows(
+            connection,
+            "SELECT DISTINCT f.fold FROM folds f JOIN folds o USING (protocol, fold) "
+            "JOIN utterances u ON u.utterance_id = f.utterance_id JOIN utterances v ON v.utterance_id = o.utterance_id "
+            "WHERE f.role = 'test' AND o.role = 'train' AND lower(u.speaker) = lower(v.speaker)",
+        )
+    }
+    assert {f.fold for f in findings if f.audit == "speaker_spelling" and f.level != "ok"} == by_fold

@@ -93,6 +93,8 @@ def test_the_suffix_says_the_format(tmp_path):
         with pytest.raises(UsageError, match=rf"{why}.*name it \.csv, \.json, \.parquet or \.txt, or say --format"):
             format_of(Path(name), known)
     assert format_of(Path("/dev/null"), known) is None
+    with pytest.raises(UsageError, match=r"the suffix \.xlsx is no format"):
+        format_of(Path("/dev/shm/s.xlsx"), known)
     os.mkfifo(tmp_path / "pipe")
     assert format_of(tmp_path / "pipe", known) is None
 

@@ -58,3 +58,16 @@ def test_the_audit(cache, put_corpus, put_features, weights: str, adapter: str, 
     assert found.level == (level or "ok")
     if words is not None:
         assert found.examples[0]["heard"] == words and found.examples[0]["source"]
+
+
+@pytest.mark.parametrize("derived", ["heard/3", "logmel+bands=40+float16+heard/12+float16"])
+def test_what_is_made_of_an_encoders_features_has_heard_what_it_heard(cache, put_corpus, put_features, derived: str) -> None:
+    put_corpus(cache, ROWS, adapter="iemocap")
+    put_features(cache, [], name="heard/all+float16")
+    (file,) = cache.feature_root.glob("*/feature_set.json")
+    write_json(file, {**read_json(file), "source": {"weights": "iic/emotion2vec_base", "commit": None}})
+    put_features(cache, [u.utterance_id for u in ROWS], name=derived)  # says nothing of weights
+    with memory_catalogue() as connection:
+        build(cache, connection, {}, cache.sources(), fresh=True, is_created=True)
+        (found,) = run_audits(connection, protocol="loso-speaker", corpus="toy", audits=AUDIT, feature_sets=[derived])
+    assert (found.level, found.examples[0]["feature_set"]) == ("warning", derived)

@@ -210,6 +210,8 @@ def test_a_condition_that_fails_on_some_row_breaks_nothing_else(cache, put_corpu
         ('zzqq = "x"', "zzqq: there is no such key; Known: name"),
         ('name = "x"\nk = 1', "k: is a whole number from 2"),
         ('name = "x"\nk = true', "k: is a whole number from 2"),
+        ('name = "x"\nversion = 2147483648', "version: is a whole number from 1"),
+        ('name = "x"\n[labels]\n" " = ["a"]\nb = ["b"]', "labels: a class has no name"),
         ('name = "x"\nk = 2\nfolds = [["a"],["b"]]', "k: k, folds and sides exclude each other"),
         ('name = "x"\nfolds = [["a"]]', "folds: is a list of at least two folds"),
         ('name = "x"\nfolds = [["a"], ["b", 3]]', "folds: is a list"),

@@ -73,6 +73,14 @@ def run(cache: Cache, target: Collapsed, **named: Any) -> Any:
     return collapse(cache, layered(cache, "enc/all")[0], target, **named)
 
 
+def test_a_layer_says_where_the_weights_of_its_stack_are_from() -> None:
+    config = json.dumps({"family": "wavlm", "layer": "all", "layers": M})
+    row = {"feature_set": "enc/all", "fingerprint": "f" * 16, "kind": "enc", "dim": M * D, "dtype": "float32", "hop_s": 0.02}
+    source = {"weights": "somebody/enc", "commit": None}
+    assert layer_cut({**row, "config": config, "source": json.dumps(source)}, "1").origin == source
+    assert layer_cut({**row, "config": config, "source": None}, "1").origin == {}
+
+
 @pytest.mark.few(1)
 @pytest.mark.parametrize("format", ["hdf5", "parquet"])
 @pytest.mark.parametrize(("layer", "called"), [("0", "enc/0"), ("2", "enc/2"), ("last", "enc/3"), ("mean", "enc/mean")])
