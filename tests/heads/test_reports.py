@@ -17,15 +17,20 @@ from typing import Any
 import numpy as np
 import pytest
 import stored_runs as stored
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import font_manager
 from matplotlib.backends.backend_svg import RendererSVG
+from matplotlib.figure import Figure
 
 from tfser.heads.reports import (
     corpus_data,
     drawing,
     epochs_data,
     failing_data,
+    letters,
     page,
     report_tables,
     scores_data,
@@ -369,14 +374,55 @@ def test_the_same_runs_give_the_same_bytes(cache: Cache, connection: Connection,
             assert style.as_bytes(drawing.draw(data, 3.5), kind) == style.as_bytes(drawing.draw(data, 3.5), kind), kind
 
 
-@pytest.mark.parametrize(("title", "boxes"), [("\u6124\u6012", True), ("Wut \u0433\u043d\u0435\u0432", False)])
-def test_letters_that_become_boxes_are_said(title: str, boxes: bool, caplog: pytest.LogCaptureFixture) -> None:
+def _titled(title: str) -> Figure:
+    figure = style.new_figure(3.5, 2.0)
+    figure.subplots().set_title(title)
+    return figure
+
+
+@pytest.mark.parametrize(("title", "script"), [("\u6124\u6012", "Noto Sans CJK"), ("\u0e42", "Thai"), ("\u0433 e", None)])
+def test_letters_that_become_boxes_are_said(
+    title: str, script: str | None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which they are, and what to install, where no font of the machine has them."""
     notes.forget()
+    monkeypatch.setattr(style, "families_with", lambda characters: [])
     with style.house_style():
-        figure = style.new_figure(3.5, 2.0)
-        figure.subplots().set_title(title)
-        style.as_bytes(figure, "png")
-    assert ("boxes" in caplog.text) == boxes
+        style.as_bytes(_titled(title), "png")
+    assert ("boxes" in caplog.text) == (script is not None)
+    assert script is None or (script in caplog.text and title[0] in caplog.text)
+
+
+def test_letters_that_another_font_has_are_drawn_with_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A font that was installed after Matplotlib wrote its list of fonts is found all the same."""
+    notes.forget()
+    square = TTGlyphPen(None)
+    for i, place in enumerate([(0, 0), (0, 800), (900, 800), (900, 0)]):
+        (square.lineTo if i else square.moveTo)(place)
+    square.closePath()
+    built = FontBuilder(1000, isTTF=True)
+    built.setupGlyphOrder([".notdef", "ire"])
+    built.setupCharacterMap({0x6124: "ire"})
+    built.setupGlyf({".notdef": square.glyph(), "ire": square.glyph()})
+    built.setupHorizontalMetrics({".notdef": (1000, 0), "ire": (1000, 0)})
+    built.setupHorizontalHeader(ascent=800, descent=-200)
+    built.setupNameTable({"familyName": "Tfser Sans", "styleName": "Regular", "psName": "TfserSans"})
+    built.setupOS2()
+    built.setupPost()
+    built.save(tmp_path / "made.ttf")
+    known = [of for of in font_manager.fontManager.ttflist if of.name == letters.HOUSE_FONT]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", known)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "made.ttf"), str(tmp_path / "gone.ttf")])
+    with style.house_style():
+        drawn = style.as_bytes(_titled("anger \u6124"), "svg")
+        again = style.as_bytes(_titled("anger \u6124"), "svg")
+        plain = style.as_bytes(_titled("anger"), "svg")
+    font_manager.fontManager._findfont_cached.cache_clear()
+    assert b"TfserSans" in drawn and b"DejaVuSans" in drawn
+    assert drawn == again and b"Tfser" not in plain
+    assert "boxes" not in caplog.text
 
 
 def test_files_for_papers(connection: Connection, material: Material) -> None:
