@@ -50,6 +50,24 @@ def test_report_writes_a_page_with_sound(tmp_path: Path) -> None:
     assert "found" in again.stderr or "finished" in again.stderr, again.stderr
 
 
+def test_names_that_were_given_mean_experiments(tmp_path: Path, filled: Path) -> None:
+    """As in `scores`, `compare` and `predict`; and the page and the tables call an experiment so."""
+    with open_catalogue(Cache(filled)) as connection:
+        experiment = str(connection.execute("SELECT any_value(experiment) FROM runs").fetchall()[0][0])
+    assert run("runs", "name", "mine", experiment).exit_code == 0
+    try:
+        tables, figure = tmp_path / "tables.md", tmp_path / "confusion.svg"
+        written = run("report", "mine", "--output", tables)
+        assert written.exit_code == 0, written.stderr
+        assert "mine (logreg)" in tables.read_text(encoding="utf-8")
+        drawn = run("plot", "confusion", "mine", "--output", figure)
+        assert drawn.exit_code == 0, drawn.stderr
+    finally:
+        assert run("runs", "name", "mine", "--remove").exit_code == 0
+    lost = run("plot", "confusion", "mine", "--output", figure)
+    assert lost.exit_code == 2 and "mine" in lost.stderr
+
+
 @pytest.mark.slow
 def test_sound_beside_the_page(tmp_path: Path) -> None:
     target = tmp_path / "page.html"
