@@ -23,7 +23,7 @@ from tfser.heads.reports.figure_data import FigureData
 from tfser.heads.reports.material import Contender, Material
 from tfser.heads.reports.one_experiment import cells_part, drawn, experiment_part, sentence
 from tfser.heads.reports.published_data import published_ratings, published_tables
-from tfser.heads.reports.recordings import Heard
+from tfser.heads.reports.recordings import Heard, Players
 from tfser.heads.reports.report_tables import of_numbers, score_table, table_of
 from tfser.heads.reports.style import house_style
 from tfser.heads.reports.templates import Safe, environment
@@ -49,9 +49,10 @@ _CELL_ROWS = (40, 15, 6, 2, 0)
 _SCRIPT = (
     "function o(){var t=location.hash&&document.getElementById(decodeURIComponent(location.hash.slice(1)));"
     "for(var e=t;e;e=e.parentElement)if(e.tagName==='DETAILS')e.open=true;if(t)t.scrollIntoView()}"
-    "addEventListener('hashchange',o);o()"
+    "document.querySelectorAll('a.same').forEach(function(a){var p=document.getElementById(a.hash.slice(1)).cloneNode();"
+    "p.id='';a.replaceWith(p)});addEventListener('hashchange',o);o()"
 )
-"""Opens what is folded around a link's target, in browsers that do not do so by themselves."""
+"""Opens what is folded around a link's target, in browsers that do not by themselves; puts players where links lead to one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,8 @@ def write_page(connection: Connection, material: Material, wishes: Wishes) -> st
     chosen = [member for member in material.members if member.experiment in wishes.experiments]
     rated = {one.experiment: of for one in material.members if (of := rated_beside(connection, one)) is not None}
     with house_style():
-        parts = [experiment_part(connection, one, wishes.heard, beside=rated.get(one.experiment)) for one in chosen]
+        players = Players(wishes.heard) if wishes.heard else None
+        parts = [experiment_part(connection, one, players, beside=rated.get(one.experiment)) for one in chosen]
         differences = [drawn(data, f"d{i + 1}") for i, data in enumerate(_differences(material, chosen))]
         forests = [drawn(scores_data.forest(group), f"f{i + 1}") for i, group in enumerate(material.groups)]
         corpora = _corpora(connection, material)
@@ -112,10 +114,10 @@ def write_page(connection: Connection, material: Material, wishes: Wishes) -> st
 
 
 def sound_bytes(text: str, addresses: Iterable[str]) -> int:
-    """Count what players' addresses take of a page: one stands there once for each experiment that is wrong about it, or never.
+    """Count what players' addresses take of a page: sound stands there once, or never; files' names wherever they are heard.
 
-    >>> sound_bytes("<audio src='data:A'></audio><audio src='data:A'></audio>", ["data:A", "data:B"])
-    12
+    >>> sound_bytes("<audio src='data:A'></audio>", ["data:A", "data:B"])
+    6
     """
     return sum(len(address) * text.count(address) for address in set(addresses))
 

@@ -41,6 +41,8 @@ from tfser.heads.reports.contender_names import contender_names
 from tfser.heads.reports.figure_data import FigureData, Numbers
 from tfser.heads.reports.material import Material, read_material, spoken
 from tfser.heads.reports.published_data import published_tables
+from tfser.heads.reports.recordings import Heard, Players
+from tfser.heads.reports.templates import cell
 from tfser.heads.results.calibration import calibration
 from tfser.heads.results.reference_numbers import GROUPS, published_beside
 from tfser.manifests import notes
@@ -341,10 +343,15 @@ def test_the_page(written: str) -> None:
 
 
 def test_sound_takes_no_room_from_the_utterances_of_a_page() -> None:
-    """What two experiments are wrong about is embedded twice, and what none is wrong about never; both was counted once."""
+    """What two experiments are wrong about is embedded once, and what none is wrong about never; it is counted so."""
     one, other = "data:audio/flac;base64,AAAA", "data:audio/flac;base64,BB"
-    text = f'<audio src="{one}"></audio><audio src="{one}"></audio>'
-    assert page.sound_bytes(text, [one, other, one]) == 2 * len(one)
+    addresses = {("c", "a"): one, ("c", "b"): other}
+    players = Players(Heard(addresses=addresses, files={}, missing={("c", "x"): "no file"}, megabytes=0.1))
+    text = "".join(cell(players.cell("c", name)) for name in ("a", "a", "x", "a"))
+    assert text.count(one) == 1 and text.count('href="#sound-1"') == 2 and "no file" in text
+    assert page.sound_bytes(text, [one, other, one]) == len(one)
+    beside = Players(Heard(addresses={("c", "a"): "page-audio/0001.flac"}, files={}, missing={}, megabytes=0.1))
+    assert [cell(beside.cell("c", "a")).count("<audio") for _ in range(2)] == [1, 1], "a file is named wherever it is heard"
 
 
 def test_a_cell_is_one_stop_of_the_keyboard(written: str) -> None:
