@@ -49,6 +49,14 @@ def table_of(title: str, given: Sequence[Mapping[str, Any]], *, most: int | None
     )
 
 
+def shortened(table: ReportTable, most: int, rest: str) -> ReportTable:
+    """Return a table with its first rows alone where it has more than `most`, and a note: `rest` says where all are."""
+    if len(table.rows) <= most:
+        return table
+    note = f"The first {most} of {len(table.rows):,} rows; {rest}."
+    return replace(table, rows=table.rows[:most], notes=(note, *table.notes))
+
+
 def of_numbers(numbers: Numbers, most: int = 60) -> ReportTable:
     """Return the numbers of a figure as a table with its SQL; long texts are cut."""
     shown = [{name: brief(value) if isinstance(value, str) else value for name, value in row.items()} for row in numbers.rows]

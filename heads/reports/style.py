@@ -42,9 +42,9 @@ CYCLE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
 INK, FAINT, PAPER = "#1b1c1d", "#8c8d8e", "#fefdfc"
-"""Text, what stands back (grids, axes), and the ground. A page replaces the three by its own."""
+"""Text, what stands back (grids, axes), and the ground. A page replaces the three by its own, and blue, dim in the dark."""
 
-_ON_A_PAGE = {INK: "var(--ink)", FAINT: "var(--faint)", PAPER: "var(--paper)"}
+_ON_A_PAGE = {INK: "var(--ink)", FAINT: "var(--faint)", PAPER: "var(--paper)", BLUE: "var(--blue)"}
 
 _RC: Mapping[str, Any] = {
     "font.family": "sans-serif",

@@ -354,6 +354,21 @@ def test_sound_takes_no_room_from_the_utterances_of_a_page() -> None:
     assert [cell(beside.cell("c", "a")).count("<audio") for _ in range(2)] == [1, 1], "a file is named wherever it is heard"
 
 
+def test_a_page_is_kept_small_and_says_what_it_has_no_room_for(
+    connection: Connection, material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Experiments that do not fit are in the tables, and not in detail; long tables end, and say where the rest is."""
+    monkeypatch.setattr(page, "_MOST_BYTES", 1)
+    monkeypatch.setattr(page, "_MOST_ROWS", 2)
+    monkeypatch.setattr(page, "DETAILED", 1)
+    named = tuple(one.experiment for one in material.members[:2])
+    text = page.write_page(connection, material, page.Wishes(experiments=named, command="tfser report"))
+    assert 'id="e' in text and "1 of them in detail" in text
+    assert f"tfser report {named[1]}" in text, "the way to what is not there"
+    assert len(re.findall(r'<h2 id="e\d+">', text)) == 1
+    assert "The first 2 of 6 rows; the SQL below gives all." in text
+
+
 def test_a_cell_is_one_stop_of_the_keyboard(written: str) -> None:
     """A cell and the lines of its text all lead to its utterances; Tab and a screen reader meet it once."""
     links = re.findall(r'<a href="#(e[0-9]+-cell-[0-9-]+)"([^>]*)>', "".join(re.findall(r"<svg.*?</svg>", written, re.S)))
