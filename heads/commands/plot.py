@@ -45,7 +45,7 @@ def plot(
     if kind not in PLOTS:
         raise unknown("kind of plot", kind, list(PLOTS))
     check_output(output)
-    suffix = format_of(output, FILE_KINDS)
+    suffix = format_of(output, FILE_KINDS, otherwise="")
     if suffix is None:
         raise UsageError(f"--output {output}: name a file that ends in .svg, .pdf or .png")
     store = place.store
