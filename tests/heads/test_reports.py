@@ -485,18 +485,21 @@ def test_latex_tables_are_whole(connection: Connection, material: Material, tmp_
         else:
             assert open_ones.pop() == name
     assert not open_ones
-    for line in lines:
+    shrunk = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+    assert lines.count(shrunk) == lines.count(r"\end{tabular}}") > 2
+    for line in (line for line in lines if line not in (shrunk, r"\end{tabular}}")):
         plain = re.sub(r"\\[\\{}&%$#_]|\$\\?[\w^{}\\]*-?\$", "", line)
         assert plain.count("{") == plain.count("}"), line
         if not line.startswith("%"):
             assert not set("%#_") & set(plain), line
     if shutil.which("pdflatex") is None:
         pytest.skip("no pdflatex here: the tables were checked for balance and escaping, not compiled")
-    document = [r"\documentclass{article}", r"\usepackage[T1]{fontenc}", r"\usepackage{booktabs}", r"\begin{document}"]
+    document = [r"\documentclass{article}", r"\usepackage[T1]{fontenc}", r"\usepackage{booktabs,graphicx}", r"\begin{document}"]
     (tmp_path / "t.tex").write_text("\n".join([*document, *lines, r"\end{document}"]), encoding="utf-8")
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True,
                           timeout=120, check=False)  # fmt: skip
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+    assert b"Overfull" not in done.stdout, "a table is wider than its line"
 
 
 ODD = ["a--b ``c'' ?` !` << >> ,,", r"_ & % # ~ ^ \ { } $ | * [x]", '"', "†‡§ ± − … é ß Ł ő", "* begins", "[0.5] begins", "-"]
@@ -506,7 +509,14 @@ def _compile(engine: str, lines: list[str], preamble: list[str], folder: Path) -
     """Compile lines as a document."""
     if shutil.which(engine) is None:
         pytest.skip(f"no {engine} here")
-    document = [r"\documentclass{article}", *preamble, r"\usepackage{booktabs}", r"\begin{document}", *lines, r"\end{document}"]
+    document = [
+        r"\documentclass{article}",
+        *preamble,
+        r"\usepackage{booktabs,graphicx}",
+        r"\begin{document}",
+        *lines,
+        r"\end{document}",
+    ]
     (folder / "t.tex").write_text("\n".join(document), encoding="utf-8")
     done = subprocess.run([engine, "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=folder, capture_output=True,
                           timeout=300, check=False)  # fmt: skip
@@ -517,7 +527,7 @@ def test_odd_texts_compile(tmp_path: Path) -> None:
     """Whatever stands in labels and names, first in a row, too; and of more tables than LaTeX keeps at a time, all."""
     rows = [{"name": text, "again": text} for text in ODD]
     lines = report_tables.latex_of([report_tables.table_of(text, rows) for text in ODD * 10])
-    assert lines[0] == r"% needs \usepackage{booktabs} and \usepackage[T1]{fontenc}"
+    assert lines[0] == r"% needs \usepackage{booktabs,graphicx} and \usepackage[T1]{fontenc}"
     assert "a-{}-b" in "\n".join(lines) and r"{*} begins & {*} begins" in "\n".join(lines)
     _compile("pdflatex", lines, [r"\usepackage[T1]{fontenc}"], tmp_path)
 
