@@ -120,6 +120,12 @@ def _asked(choices: _There, corpus: str, asked: str) -> str:
         raise UsageError(f"--features {asked}: which one? The cache holds {', '.join(found)} of {corpus}")
     if asks_for_each(asked):
         raise UsageError(f"--features {asked}: this names every layer, and one feature set is wanted; `tfser sweep` takes it")
+    # A stack that is here holds every layer there is: to extract another one would be refused after the weights are read.
+    name = FeatureName.parse(asked)
+    views = [of for of in map(FeatureName.parse, choices.views) if of.encoder == name.encoder]
+    highest = max((int(of.layer) for of in views if of.layer and of.layer.isdecimal()), default=None)
+    if highest is not None and name.layer is not None and name.layer.isdecimal() and int(name.layer) > highest:
+        raise UsageError(f"--features {asked}: {name.encoder} has the layers 0 to {highest}")
     raise _not_extracted(corpus.split(JOINED_BY), asked, choices.have)
 
 

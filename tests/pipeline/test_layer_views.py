@@ -71,6 +71,12 @@ def test_last_is_the_highest_layer(cache: Cache, stacked: dict[str, np.ndarray],
     assert settled(cache, asked).feature_set == "enc/2"
 
 
+@pytest.mark.few(1)
+def test_a_layer_beyond_the_stack_names_those_that_there_are(cache: Cache, stacked: dict[str, np.ndarray]) -> None:
+    with pytest.raises(UsageError, match="--features enc/3: enc has the layers 0 to 2"):
+        settled(cache, "enc/3")
+
+
 @pytest.mark.slow
 def test_each_names_every_layer_from_the_lowest_on(cache: Cache, stacked: dict[str, np.ndarray]) -> None:
     for name in ("enc/each", "enc/*"):
