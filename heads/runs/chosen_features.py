@@ -65,9 +65,14 @@ def spread(cache: Cache, corpus: str, asked: str | None) -> list[str | None]:
     assert asked is not None
     layers = each_layer(asked, choices.current, choices.views.values())
     if not layers:
+        encoder = FeatureName.parse(asked).encoder
+        if encoder in UPSTREAMS and encoder not in ENCODERS:
+            raise UsageError(
+                f"--features {asked}: {encoder} has no layers; name an encoder, of which the cache holds some or all"
+            )
         raise UsageError(
-            f"--features {asked}: no layer of {FeatureName.parse(asked).encoder} in the cache, which holds "
-            f"{', '.join(choices.have)} of {corpus}; `tfser extract --layer all` stores all of them in one pass"
+            f"--features {asked}: no layer of {encoder} in the cache, which holds {', '.join(choices.have)} of {corpus}; "
+            f"`tfser extract --corpus {corpus} --features {encoder} --layer all` stores all of them in one pass"
         )
     return list(layers)
 
