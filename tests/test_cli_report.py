@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import soundfile
 
+from tfser.heads.reports import page
 from tfser.heads.reports.recordings import listen
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue
@@ -196,3 +197,17 @@ def test_the_page_in_a_browser(browser: Any, width: int, scheme: str, scripts: b
     shown.wait_for_timeout(500)
     assert shown.locator(f"[id='{where.removeprefix('#')}']").is_visible()
     context.close()
+
+
+@pytest.mark.slow
+def test_scripts_put_players_where_links_lead_to_one(browser: Any, tmp_path: Path) -> None:
+    """The sound stands in the page once; with scripts every mistake has a player, without them a link to it."""
+    body = '<audio id="sound-1" controls src="data:audio/flac;base64,AA" aria-label="u1"></audio>'
+    body += f'<p><a class="same" href="#sound-1">player above</a></p><script>{page._SCRIPT}</script>'
+    (tmp_path / "page.html").write_text(f"<!DOCTYPE html><title>t</title>{body}", encoding="utf-8")
+    counts = []
+    for scripts in (True, False):
+        shown = browser.new_context(java_script_enabled=scripts).new_page()
+        shown.goto((tmp_path / "page.html").as_uri())
+        counts.append((shown.locator("audio[src]").count(), shown.locator("a.same").count(), shown.locator("#sound-1").count()))
+    assert counts == [(2, 0, 1), (1, 1, 1)]
