@@ -71,7 +71,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 gc.disable()
 
 _YOUNG = 20_000
-"""Objects, some megabytes of them, that are made before garbage is looked for: after each 700, as Python does, is seconds more."""
+"""Objects, some megabytes, that are made before garbage is looked for: after each 700, as Python does, is seconds more."""
 
 # A process that runs tests for another has sent all that it has to say when it ends: to free a million objects, one by one, takes
 # a second. What was registered later than this, to remove temporary folders for instance, is done before it.
