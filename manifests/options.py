@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -97,8 +98,10 @@ class Declared:
         """Return what the command line's parser gave as the field's type wants it.
 
         Raises:
-            UsageError: if a KEY=VALUE is none, or a text is none that the field takes.
+            UsageError: if a KEY=VALUE is none, a number is not finite, or a text is none that the field takes.
         """
+        if isinstance(given, float) and not math.isfinite(given):
+            raise UsageError(f"{self.flag} {given}: a finite number is wanted")
         if self.option.read is not None:
             return self.option.read(given)
         if typing.get_origin(self.hint) is tuple:
