@@ -10,6 +10,7 @@ command runs it is opened once for each state that it has (`keeping`).
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -176,7 +177,9 @@ def _empty(file: Path) -> bytes:
 @functools.cache
 def _workshop(process: int) -> Connection:
     """Return the database in which a process builds its catalogues: to start one is dearer than to fill a small file."""
-    return duckdb.connect(config=NOTHING_LOADED | _READABLE | threads_asked())
+    connection = duckdb.connect(config=NOTHING_LOADED | _READABLE | threads_asked())
+    atexit.register(connection.close)  # takes away what it had put on the disk for want of memory, however the process ends
+    return connection
 
 
 @contextlib.contextmanager
