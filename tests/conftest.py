@@ -28,6 +28,7 @@ from hypothesis import settings
 from typer.testing import CliRunner
 
 from tfser.cli import app
+from tfser.manifests import notes
 from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.keeping import kept_open
@@ -248,11 +249,11 @@ class _Kept(logging.Handler):
 
 @pytest.fixture
 def logged() -> Iterator[list[str]]:
-    """The messages that reach Python's root logger during a test; pytest's own keeper of them costs every test a millisecond."""
-    handler, root = _Kept(), logging.getLogger()
-    root.addHandler(handler)
+    """What the program notes during a test, after a command, too; to have pytest keep it costs every test a millisecond."""
+    handler = _Kept()
+    notes.LOGGER.addHandler(handler)
     yield handler.messages
-    root.removeHandler(handler)
+    notes.LOGGER.removeHandler(handler)
 
 
 class WriteWav(Protocol):
