@@ -18,6 +18,7 @@ anything else one value. `panel`, of the class that declares a field, is the hea
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import typing
@@ -115,6 +116,12 @@ def declared(kind: type) -> dict[str, Declared]:
 
     Fields without an `Option` belong to the code, not to the command line.
     """
+    return dict(_declared(kind))
+
+
+@functools.cache
+def _declared(kind: type) -> dict[str, Declared]:
+    """Return what `declared` does; read once a class, since to evaluate its annotations takes milliseconds."""
     hints = typing.get_type_hints(kind, include_extras=True)
     of_field = {option.name: option for option in fields(kind)}
     options: dict[str, Declared] = {}

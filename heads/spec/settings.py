@@ -160,7 +160,7 @@ class Settings:
         Raises:
             UsageError: A field is unknown, its text does not read as the field's type, or its value makes no sense.
         """
-        hints = typing.get_type_hints(type(self))
+        hints = _hints(type(self))  # type: ignore[arg-type]  # a class is hashable
         known = [f.name for f in fields(self)]
         values: dict[str, Any] = {}
         for name, text in settings.items():
@@ -168,6 +168,12 @@ class Settings:
                 raise unknown(f"{type(self).__name__} setting", name, known)
             values[name] = _parse(name, text, hints[name])
         return replace(self, **values)
+
+
+@functools.cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    """Return the types of a configuration's fields, by name; evaluated once a class."""
+    return typing.get_type_hints(kind)
 
 
 def _parse(name: str, text: str, hint: Any) -> Any:
