@@ -56,7 +56,7 @@ slow: setup
 # What computes and decides, by itself: rules of the house, rows and folds, recipes, losses, metrics, statistics, front-ends.
 QUICK := tests/test_layers.py tests/test_the_tests.py \
     $(addprefix tests/manifests/test_,$(addsuffix .py,conditions files folds labels named_protocols protocols)) \
-    $(addprefix tests/heads/test_,$(addsuffix .py,augment fit_columns identity lineages losses metrics normalise precision recipes \
+    $(addprefix tests/heads/test_,$(addsuffix .py,augment fit_columns frame_sums identity lineages losses metrics normalise precision recipes \
         segments selections sweep_file tf_transformer)) \
     $(addprefix tests/pipeline/test_,$(addsuffix .py,batches logmel repair upstreams))
 
