@@ -69,6 +69,11 @@ class KeptSums:
 _KEPT: list[KeptSums] = []
 
 
+def are_kept(frames: npt.NDArray[np.floating], offsets: npt.NDArray[np.int64]) -> bool:
+    """Tell whether the sums of these very arrays are here, so that no frame is read for them."""
+    return any(kept.get(frames, offsets) is not None for kept in _KEPT)
+
+
 def utterance_sums(frames: npt.NDArray[np.floating], offsets: npt.NDArray[np.int64]) -> Sums:
     """Return per utterance the sum of its frames and of their squares, each (n, D) float64, of all n utterances.
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tfser.heads.spec.recipes import Normalise
 from tfser.heads.training import frame_sums
-from tfser.heads.training.frame_sums import KeptSums, RunningTotal, sums_in_parts, utterance_sums
+from tfser.heads.training.frame_sums import KeptSums, RunningTotal, are_kept, sums_in_parts, utterance_sums
 from tfser.heads.training.normalise import Normaliser, measured
 from tfser.manifests.errors import UsageError
 
@@ -187,8 +187,9 @@ def test_sums_are_kept_for_the_runs_of_one_trainer_and_nobody_else() -> None:
     kept = KeptSums()
     first = utterance_sums(frames, offsets)
     with kept.used():
+        assert not are_kept(frames, offsets)
         once = utterance_sums(frames, offsets)
-        assert utterance_sums(frames, offsets) is once is not first
+        assert utterance_sums(frames, offsets) is once is not first and are_kept(frames, offsets)
         other = utterance_sums(frames.copy(), offsets)  # equal, and not the same
         assert other is not once and (other[0] == once[0]).all()
         assert utterance_sums(frames, offsets) is not once  # only the last ones are kept
