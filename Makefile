@@ -65,7 +65,7 @@ quick: setup
 
 # One process after the other: several Ray clusters at once would wait for each other's start.
 SCALE := $(addprefix tests/,pipeline/test_ray_cluster.py heads/test_runs_on_ray.py pipeline/test_on_ray.py pipeline/test_remote.py \
-    heads/test_shared_runs.py pipeline/test_part.py heads/test_streaming.py heads/test_read_only_cache.py)
+    heads/test_shared_runs.py pipeline/test_part.py heads/test_streaming.py heads/test_read_only_cache.py test_full_disk.py)
 
 test-scale: $(VENV)/.scale
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 0 --timeout 3600 $(SCALE)
