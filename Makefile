@@ -43,8 +43,9 @@ types: setup
 # A process a core, each with one thread: torch's own threads would fight over the cores. Files stay whole, for their fixtures; those
 # of the fewest tests come last, so the cores end within seconds of each other.
 # Assertions stay as Python has them: rewriting those of all files costs each process twenty seconds where nothing is compiled yet.
-# What failed is run once more with them rewritten, which says what stood on both sides; that it passes then makes nothing good.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --assert=plain
+# Nor is it kept for each test what is logged: that is a millisecond of each.
+# What failed is run once more with both, which says what stood on both sides; that it passes then makes nothing good.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --assert=plain -p no:logging
 AGAIN := { OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 0 --last-failed --last-failed-no-failures none; exit 1; }
 
 tests: setup

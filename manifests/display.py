@@ -33,6 +33,9 @@ from tfser.manifests.errors import ReaderGoneError, TfserError
 from tfser.manifests.widths import GAP, at_words, column_widths, unbroken_widths
 from tfser.manifests.wording import UNSAFE, cell, plain, visible
 
+_DRAWN_AT_ONCE = 500
+"""Rows of a table that are drawn before the next are."""
+
 PIPED = 120
 """Columns of a table that goes into a file or a pipe, if its words and numbers need no more."""
 
@@ -162,21 +165,23 @@ def _print_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Non
         widths: list[int] | None = unbroken_widths(headers, cells, right, PIPED)
     else:
         widths = column_widths(headers, cells, right, room)
-    if widths is None:
-        tables = [_record(headers, row) for row in cells]
-    else:
-        tables = [Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")]
-        for header, width, is_right in zip(headers, widths, right, strict=True):
-            place: Literal["left", "right"] = "right" if is_right else "left"
-            tables[0].add_column(header, justify=place, overflow="fold", width=width)
-        for row in cells:
-            tables[0].add_row(*row)
     with _to_output():
         whole = max(1, sum(widths or ()) + GAP * len(headers))
         console = Console(highlight=False, markup=False, emoji=False, width=room or whole)
-        for number, table in enumerate(tables):
-            if number:
-                console.print()
+        if widths is None:
+            for number, row in enumerate(cells):
+                if number:
+                    console.print()
+                console.print(_record(headers, row))
+            return
+        # Some rows at a time, each part as wide as all of them: of a large table the first rows stand there at once.
+        for first in range(0, max(1, len(cells)), _DRAWN_AT_ONCE):
+            table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold", show_header=first == 0)
+            for header, width, is_right in zip(headers, widths, right, strict=True):
+                place: Literal["left", "right"] = "right" if is_right else "left"
+                table.add_column(header, justify=place, overflow="fold", width=width)
+            for row in cells[first : first + _DRAWN_AT_ONCE]:
+                table.add_row(*row)
             console.print(table)
 
 

@@ -18,7 +18,9 @@ anything else one value. `panel`, of the class that declares a field, is the hea
 
 from __future__ import annotations
 
+import functools
 import inspect
+import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -96,8 +98,10 @@ class Declared:
         """Return what the command line's parser gave as the field's type wants it.
 
         Raises:
-            UsageError: if a KEY=VALUE is none, or a text is none that the field takes.
+            UsageError: if a KEY=VALUE is none, a number is not finite, or a text is none that the field takes.
         """
+        if isinstance(given, float) and not math.isfinite(given):
+            raise UsageError(f"{self.flag} {given}: a finite number is wanted")
         if self.option.read is not None:
             return self.option.read(given)
         if typing.get_origin(self.hint) is tuple:
@@ -112,6 +116,12 @@ def declared(kind: type) -> dict[str, Declared]:
 
     Fields without an `Option` belong to the code, not to the command line.
     """
+    return dict(_declared(kind))
+
+
+@functools.cache
+def _declared(kind: type) -> dict[str, Declared]:
+    """Return what `declared` does; read once a class, since to evaluate its annotations takes milliseconds."""
     hints = typing.get_type_hints(kind, include_extras=True)
     of_field = {option.name: option for option in fields(kind)}
     options: dict[str, Declared] = {}

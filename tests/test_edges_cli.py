@@ -219,7 +219,11 @@ def test_only_commands_that_keep_work_say_so():
         assert not Contents.says(words, "goes_on")
     for words in (["train", "--head", "x"], ["cache", "collapse", "--run", "x"]):
         assert Contents.says(words, "goes_on")
-    assert Contents.says(["report", "x"], "ends_at_once") and not Contents.says(["train"], "ends_at_once")
+    assert (
+        Contents.says(["report", "x"], "ends_at_once")
+        and Contents.says(["runs", "ls"], "ends_at_once")
+        and not Contents.says(["train"], "ends_at_once")
+    )
     assert "what was finished is safe" in failures.interrupted(True) and failures.interrupted(False) == "interrupted"
 
 

@@ -43,23 +43,7 @@ def heads(
         return
     if preset or recipe:
         raise UsageError("--preset and --recipe go with the name of a head: tfser heads NAME")
-    rows: list[dict[str, Any]] = []
-    # A plug-in that does not load stands in the list with its reason: one broken package hides no head.
-    for called in head_names():
-        try:
-            spec = head(called)
-        except PluginError as error:
-            rows.append({"head": called, "presets": "", "recipes": "", "about": str(error)})
-            continue
-        rows.append(
-            {
-                "head": called,
-                "presets": _default_first(spec.default_preset, spec.presets),
-                "recipes": _default_first(spec.default_recipe, spec.recipes),
-                "about": f"{spec.summary} ({spec.source})",
-            }
-        )
-    rows = with_origins(rows, "head", GROUP, always=format is not Output.table)
+    rows = with_origins([_row(called) for called in head_names()], "head", GROUP, always=format is not Output.table)
     shared = lineages.listed()
     # People get three short tables; programs get one, whose rows of lineages name no head.
     if format is Output.table:
@@ -73,6 +57,20 @@ def heads(
         every: list[dict[str, Any]] = [{"head": None, "presets": None, "recipes": of["recipe"], **of} for of in shared]
         columns = [*rows[0], *(column for column in shared[0] if column not in (*rows[0], "recipe"))]
         print_rows([dict.fromkeys(columns) | row for row in (*rows, *every)], format, columns)
+
+
+def _row(called: str) -> dict[str, Any]:
+    """Return what the list says of a head; a plug-in that does not load stands there with its reason: it hides no other head."""
+    try:
+        spec = head(called)
+    except PluginError as error:
+        return {"head": called, "presets": "", "recipes": "", "about": str(error)}
+    return {
+        "head": called,
+        "presets": _default_first(spec.default_preset, spec.presets),
+        "recipes": _default_first(spec.default_recipe, spec.recipes),
+        "about": f"{spec.summary} ({spec.source})",
+    }
 
 
 def _print_settings(spec: HeadSpec, preset: str | None, recipe: str | None, format: Output) -> None:

@@ -18,6 +18,7 @@ from tfser.heads.reports.layers import layers_figure
 from tfser.heads.reports.style import as_bytes, house_style
 from tfser.heads.results.layer_choice import LayerScores, check_choice, layer_scores
 from tfser.heads.results.marks import explain_marks, mark
+from tfser.heads.results.score_tables import few
 from tfser.heads.results.written import bounds_text, interval_text, number_text, score_text
 from tfser.heads.runs.layer_plan import LayerPlan, plan_layers
 from tfser.heads.runs.request import LayerRequest
@@ -149,9 +150,9 @@ def _words(scores: LayerScores, plan: LayerPlan) -> list[str]:
     """Return what was found, a sentence a line."""
     experiment, lines = plan.of, list(scores.notes)
     if scores.best is not None:
-        folds = len(scores.chosen)
+        folds = f"all {len(scores.chosen)} folds" if len(scores.chosen) > 1 else "the one fold"
         lines.append(
-            f"layer {scores.best} does best on the validation speakers of all {folds} folds ({experiment.validation}): "
+            f"layer {scores.best} does best on the validation speakers of {folds} ({experiment.validation}): "
             f"--features {plan.layers[scores.best].experiment.feature_set}"
         )
         lines.append(
@@ -167,8 +168,11 @@ def _words(scores: LayerScores, plan: LayerPlan) -> list[str]:
             gained = f"{scores.metric} {bounds_text(value, low, high, sign='+')}"
         lines.append(f"chosen against the last layer ({last}), the same speakers: {gained}")
     first = scores.rows[0]
-    if first["clusters"]:
-        lines.append(f"95 %: over {first['clusters']} {first['clustered_by']}s; {experiment.protocol} on {experiment.corpus}")
+    where = f"{experiment.protocol} on {experiment.corpus}"
+    if (clusters := first["clusters"]) == 1:
+        lines.append(f"{few(1, first['clustered_by'])}; {where}")
+    elif clusters:
+        lines.append(f"95 %: over {clusters} {first['clustered_by']}s; {where}")
     return lines
 
 

@@ -182,7 +182,7 @@ class SweepView:
 
     def _left_text(self) -> str:
         seconds, known = self.left_s()
-        if not seconds:
+        if seconds < 0.5:  # in words, none
             return ""
         return f", {'about' if known else 'more than'} {duration(seconds)} left"
 

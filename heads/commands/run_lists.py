@@ -46,6 +46,7 @@ def list_runs(*, listing: RunListing) -> None:
     if not experiments:
         show(f"no finished run in {cache.runs}")
         return
+    # People get what tells experiments apart; a column that is empty in all of them is left out.
     shown = [
         {
             "experiment": row["experiment"],

@@ -166,6 +166,7 @@ def _without_empty(lines: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...
 
 
 def _line(row: Row, by: str | None, names: Mapping[str, str]) -> dict[str, Any]:
+    # What is the same for every way of grouping stands first, then what each of them is about.
     line: dict[str, Any] = {"head": row["head"], "preset": row["preset"], "recipe": row["recipe"].replace("+", " +")}
     line |= {"features": row["feature_set"], "validation": row["validation"], "differs": row["differs"]}
     line |= {"level": row["level"], "selection": row["selection"]}

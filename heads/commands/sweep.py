@@ -5,7 +5,7 @@ Torch is imported inside of the commands, once the process is set up for it, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -14,10 +14,12 @@ import typer
 
 from tfser.heads import REFERENCE_FEATURES
 from tfser.heads.commands.showing import Showing
+from tfser.heads.results.published import Paper
 from tfser.heads.results.published import paper as find_paper
 from tfser.heads.runs.request import SweepRequest, Training, parse_seeds
 from tfser.heads.runs.running import RunningMany
 from tfser.heads.runs.sweep_file import asked
+from tfser.manifests.cache import Cache
 from tfser.manifests.commands.opening import Said
 from tfser.manifests.display import say
 from tfser.manifests.options import Option
@@ -95,20 +97,25 @@ def reproduce(
     chosen, store = find_paper(paper), running.store(showing.cache)
     running.prepare(training.device)
     from tfser.heads.commands.sweeps import show_reproduction
-    from tfser.heads.results.papers import SYNTHETIC, check_settings, choose_tables, has_a_corpus, synthetic_features
+    from tfser.heads.results.papers import check_settings, choose_tables, has_a_corpus
 
     check_settings(chosen, choose_tables(chosen, tables), settings)  # before the minutes that features take
-    on_synthetic = not has_a_corpus(store, chosen)
-    if on_synthetic:
-        demo = running.store(store.root / "demo")
-        if not showing.dry_run:
-            corpora = ", ".join(chosen.protocols)
-            say(f"no corpus of {chosen.name} ({corpora}) in the cache: going the whole way on the synthetic one")
-            references = [REFERENCE_FEATURES] if is_installed() else []
-            extract_synthetic(demo, [*references, *synthetic_features(chosen, tables)])
-        # A dry run makes nothing: before the first run there is no synthetic corpus to plan on.
-        on_synthetic = SYNTHETIC in demo.corpora()
-        store = demo if on_synthetic else store
-    wanted = {"tables": tables, "seeds": seeds, "settings": settings, "on_synthetic": on_synthetic}
-    if not show_reproduction(store, chosen, training, running, showing, **wanted):
+    demo = (
+        None if has_a_corpus(store, chosen) else _synthetic(running.store(store.root / "demo"), chosen, tables, showing.dry_run)
+    )
+    wanted = {"tables": tables, "seeds": seeds, "settings": settings, "on_synthetic": demo is not None}
+    if not show_reproduction(demo or store, chosen, training, running, showing, **wanted):
         raise typer.Exit(1)
+
+
+def _synthetic(demo: Cache, chosen: Paper, tables: Sequence[str], is_dry: bool) -> Cache | None:
+    """Return the cache of the synthetic corpus, with what a paper's tables need; None where a dry run, which makes nothing,
+    finds no such corpus to plan on."""
+    from tfser.heads.results.papers import SYNTHETIC, synthetic_features
+
+    if not is_dry:
+        corpora = ", ".join(chosen.protocols)
+        say(f"no corpus of {chosen.name} ({corpora}) in the cache: going the whole way on the synthetic one")
+        references = [REFERENCE_FEATURES] if is_installed() else []
+        extract_synthetic(demo, [*references, *synthetic_features(chosen, tables)])
+    return demo if SYNTHETIC in demo.corpora() else None

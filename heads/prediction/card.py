@@ -206,11 +206,13 @@ def _worth(facts: CardFacts) -> str:
     audit = "Audit of the split: " + {"passed": "passed", "gaps": "something was lacking, and allowed (--allow-gaps)"}.get(
         str(about["audit"]), "FAILED, and training was allowed all the same (--allow-leaks)"
     )
+    # Untested weights say so in bold, where a score would stand.
     if not tested:
         return (
             f"{audit}.\n\n**Nothing: no test of this configuration is in the cache it was exported from.** Cross-validate it "
             f"(`tfser train --fold all` with the same settings) before anybody believes it.\n"
         )
+    # Weights of all speakers were tested on nobody: their score is that of the same configuration, and the card says whose it is.
     row = tested[0]
     who = (
         "These weights were tested on nobody: the scores are those of the same configuration, cross-validated"

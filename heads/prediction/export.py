@@ -105,6 +105,7 @@ def gathered(cache: Cache, heads: Sequence[TrainedHead], onnx: dict[str, Any] | 
     about = heads[0].about
     names = str(about["corpus"]).split(JOINED_BY)
     with open_catalogue(cache) as connection:
+        # Of the utterances that the protocol uses, not of the whole corpus: a card says what was learned from.
         corpora = rows(
             connection,
             "SELECT u.corpus, any_value(c.adapter) AS adapter, count(*) AS utterances, "
@@ -124,6 +125,7 @@ def gathered(cache: Cache, heads: Sequence[TrainedHead], onnx: dict[str, Any] | 
     for row in corpora:
         reader = CORPORA.get(row.pop("adapter"))
         row |= {"licence": reader.licence if reader else "", "page": reader.page if reader else ""}
+    # Scores of the selection that travels alone: the weights of one epoch must not bear the score of another.
     wanted = (about["experiment"], heads[0].selection, "utterance")
     found, of_dimensions = (
         [row for row in rows_of if (row["experiment"], row["selection"], row["level"]) == wanted] for rows_of in (scores, rated)

@@ -209,6 +209,7 @@ def measured(
             reason = str(error).removeprefix(f"{piece.path}: ")
             is_raw = piece.name == STDIN and reason.startswith("cannot be decoded")
             return f"{reason}; raw samples need --raw-rate" if is_raw else reason
+        # Too short for a frame is a reason of its own, else the head would be given nothing.
         if facts.duration_s < minimum_s:
             return f"{facts.duration_s * 1000:.4g} ms of audio, shorter than one window of {minimum_s * 1000:g} ms"
         is_damaged = "damaged" in facts.flags

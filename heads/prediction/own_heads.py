@@ -99,13 +99,7 @@ def register_head(
     check_name("head", name)
     if name in HEADS or name in plugins(GROUP):
         raise UsageError(f"a head called {name} is there already; take another name")
-    code = digest_of(build) if version is None else f"version {version}"
-    if inputs not in ("utterances", "segments"):
-        raise unknown("kind of inputs", str(inputs), ("utterances", "segments"))
-    if not isinstance(segment_frames, int) or isinstance(segment_frames, bool):
-        raise UsageError(f"segment_frames={segment_frames!r}: a whole number is wanted")
-    is_cut = inputs == "segments"
-    config = OwnSegmentConfig(code=code, segment_frames=segment_frames) if is_cut else OwnConfig(code=code)
+    config = _config(digest_of(build) if version is None else f"version {version}", inputs, segment_frames)
     spec = Network(
         name=name,
         summary=summary or (inspect.getdoc(build) or "a head of one's own").splitlines()[0],
@@ -123,6 +117,15 @@ def register_head(
     )
     REGISTERED[name] = spec
     return spec
+
+
+def _config(code: str, inputs: str, segment_frames: object) -> OwnConfig:
+    """Return the configuration of a head whose code has this digest, once what its author said of its inputs is checked."""
+    if inputs not in ("utterances", "segments"):
+        raise unknown("kind of inputs", inputs, ("utterances", "segments"))
+    if not isinstance(segment_frames, int) or isinstance(segment_frames, bool):
+        raise UsageError(f"segment_frames={segment_frames!r}: a whole number is wanted")
+    return OwnSegmentConfig(code=code, segment_frames=segment_frames) if inputs == "segments" else OwnConfig(code=code)
 
 
 _TRIED = 50

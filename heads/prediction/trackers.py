@@ -51,6 +51,7 @@ def finished_runs(cache: Cache, text: str) -> list[dict[str, Any]]:
         scored = scores_of_runs(connection, runs=[row["run_id"] for row in stored])
         of_rated = f"SELECT * FROM dimension_scores WHERE level = 'utterance' AND {of_run} ORDER BY selection, dimension"
         rated = rows(connection, of_rated, key)
+    # Each run takes its curves, and its scores by selection, of classes and of dimensions alike.
     for run in stored:
         run["history"] = [row for row in history if row["run_id"] == run["run_id"]]
         of_classes = [

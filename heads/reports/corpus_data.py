@@ -124,6 +124,7 @@ def audit_findings(connection: Connection, members: Sequence[Contender]) -> tupl
             if not isinstance(finding, dict) or finding.get("level") == "ok":
                 continue
             key = tuple(str(finding.get(name, "")) for name in ("audit", "level", "protocol", "fold", "title"))
+            # A finding of many runs is one row that names the experiments: they share a protocol, and so its audit.
             of = findings.setdefault(
                 key,
                 {
@@ -138,6 +139,7 @@ def audit_findings(connection: Connection, members: Sequence[Contender]) -> tupl
             )
             if names[row["experiment"]] not in of["experiments"]:
                 of["experiments"].append(names[row["experiment"]])
+    # What weighs most comes first, and the order depends on nothing but the findings.
     order = {"error": 0, "warning": 1, "info": 2}
     listed = sorted(findings.values(), key=lambda row: (order.get(row["level"], 3), row["audit"], str(row["fold"])))
     return [{**row, "experiments": names_listed(row["experiments"], 4)} for row in listed], sql
@@ -151,6 +153,7 @@ def how_made(connection: Connection, one: Contender) -> dict[str, Any]:
     config = json.loads(first["config"] or "{}")
     feature_config = {} if features is None else json.loads(features.row["config"] or "{}")
     source = None if features is None else json.loads(features.row["source"] or "null")
+    # Runs of one experiment may be from several days and machines: all that differ are named.
     versions = sorted({row["versions"] for row in stored if row["versions"]})
     facts = {
         "experiment": one.experiment,

@@ -72,13 +72,6 @@ def write_dimension_page(
         )
         for corpus in corpora
     ]
-    published = {
-        table.title: table
-        for member in members
-        for table in published_ratings(
-            connection, str(member.shown.row["corpus"]), str(member.shown.row["protocol"]), member.rated.dimensions
-        )
-    }
     findings, findings_sql = corpus_data.audit_findings(connection, shown)
     licences, licences_sql = corpus_data.corpora_rows(connection, groups)
     return render(
@@ -91,7 +84,7 @@ def write_dimension_page(
             "score_tables": dimension_tables(members),
             "scores_note": SCORES_NOTE,
             "forests": [],
-            "published": list(published.values()),
+            "published": _published(connection, members),
             "differences": [],
             "corpora": [],
             "experiments": parts,
@@ -107,6 +100,15 @@ def write_dimension_page(
 def dimension_tables_of(connection: Connection, experiments: Sequence[str], selection: str) -> list[ReportTable]:
     """Return the tables of the page alone, for Markdown and LaTeX."""
     return dimension_tables(rated_members(connection, experiments, selection)[0])
+
+
+def _published(connection: Connection, members: Sequence[RatedContender]) -> list[ReportTable]:
+    """Return the published numbers of the members' corpora, protocols and dimensions, each table once."""
+    found: dict[str, ReportTable] = {}
+    for member in members:
+        corpus, protocol = str(member.shown.row["corpus"]), str(member.shown.row["protocol"])
+        found.update({table.title: table for table in published_ratings(connection, corpus, protocol, member.rated.dimensions)})
+    return list(found.values())
 
 
 def _experiment(member: RatedContender) -> dict[str, Any]:

@@ -144,6 +144,7 @@ def scatter(member: RatedContender, dimension: str) -> FigureData:
         f"WHERE experiment = {text_of(member.shown.experiment)} AND selection = {text_of(str(row['selection']))} "
         f"AND level = 'utterance' AND dimension = {text_of(dimension)}\nORDER BY corpus, utterance_id, seed"
     )
+    # A point an utterance and seed, as the SQL gives them: a mean over seeds would look better than any of them.
     found = tuple(
         {
             "utterance_id": key[1],

@@ -195,6 +195,7 @@ def _matrix(
         y, x = divmod(i, K)
         colour, alpha = look(row)
         said = text(row)
+        # An empty cell is no link: there is nothing behind it.
         if not alpha and not said:
             continue
         cell = Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, alpha=alpha, linewidth=0)
@@ -204,6 +205,7 @@ def _matrix(
             ax.text(x, y, said, ha="center", va="center", fontsize=size, linespacing=0.95, url=f"link:{y}-{x}")
     ax.set_xlim(-0.5, K - 0.5)
     ax.set_ylim(K - 0.5, -0.5)
+    # Many or long names do not fit beside each other: slanted, they do.
     names = [short_text(name, 14) for name in classes]
     slanted = K > 3 or max(map(len, names)) > 9
     ax.set_xticks(range(K), names, rotation=35 if slanted else 0, ha="right" if slanted else "center")

@@ -35,6 +35,7 @@ def curves(connection: Connection, contender: Contender) -> FigureData:
     gaps_sql = (
         f"SELECT selection, avg(UA ORDER BY seed, fold) AS UA, count(*) AS runs {scores}GROUP BY selection ORDER BY {ORDER_SQL}"
     )
+    # The gap is between means over the same runs: what looking at the test fold would have been worth.
     gaps = rows(connection, gaps_sql)
     reading, gap = _gap_in_words(gaps)
     return FigureData(

@@ -34,6 +34,7 @@ def layers_figure(rows: Sequence[Mapping[str, Any]], width: float = COLUMN_INCHE
     layers = [row for row in rows if row["layer"] is not None]
     metric, scale, unit = ("CCC", 1, "") if "pooled_CCC" in rows[0] else ("UA", 100, " (%)")
     layers = [row for row in layers if row[f"pooled_{metric}"] is not None]
+    # The mix and the nested choice lie behind, as lines across; then each layer with its interval, and validation beside it.
     _across(ax, rows, metric, scale)
     numbers = [row["layer"] for row in layers]
     scores = [scale * row[f"pooled_{metric}"] for row in layers]

@@ -153,6 +153,7 @@ def cells_part(one: Contender, cells: Mapping[tuple[str, str], Sequence[Mapping[
             of = cells.get((a, b), [])
             if not of:
                 continue
+            # So many of a cell, the surest first; what is left out is counted, and its SQL gives it.
             kept = of[:most]
             shown += len(kept)
             where = f"WHERE p.label = {text_of(a)} AND p.predicted = {text_of(b)}"
@@ -200,6 +201,7 @@ def _mistakes(connection: Connection, one: Contender, heard: Heard | None, links
             "" if row["duration_s"] is None else f"{row['duration_s']:.1f}",
             brief(row["transcript"] or ""),
         ]
+        # A player where there is sound, else the reason why there is none.
         if heard is not None:
             key = (row["corpus"], row["utterance_id"])
             missing = heard.missing.get(key, "no sound")

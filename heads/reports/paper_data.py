@@ -75,6 +75,7 @@ def costs(connection: Connection, material: Material, device: str = "cpu") -> tu
         if features is None or frames is None:
             left_out.append(f"{one.name}: its features are no longer in the cache")
             continue
+        # As the run had it, settings included: its preset alone may be another network.
         config = type(spec.preset()).from_dict(json.loads(run["config"])["head_config"])
         as_trained = replace(spec, presets={str(run["preset"]): config})
         conditions = Conditions(frames=max(1, frames), width=int(features.row["dim"]), classes=len(one.classes), device=device)

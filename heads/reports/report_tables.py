@@ -89,6 +89,7 @@ def score_table(material: Material, group: ContenderGroup) -> ReportTable:
     numeric = frozenset({"seeds", "folds", "UA", "WA", "pooled UA [95 %]", "pooled WA [95 %]"})
     shown = [row for row in material.table if row["experiment"] in {m.experiment for m in group.members}]
     classes = f": {of_classes(group.classes)}" if group.classes else ""
+    # What all rows share is said once below the table, which leaves room for what tells them apart.
     of_all = ReportTable(
         title=f"{group.corpus}, {group.protocol}{classes}",
         columns=columns,

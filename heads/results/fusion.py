@@ -278,6 +278,7 @@ def stale_sources(cache: Cache, run_json: Row) -> list[str]:
 def _store(cache: Cache, run_json: dict[str, Any], stored: Mapping[str, Sequence[_Predicted]], folder: Path) -> None:
     """Average and write the predictions of one run, by selection. Its one "epoch" is no training: it has no loss."""
     began = time.perf_counter()
+    # All sources were checked to hold the same utterances and labels: those of the first stand for all.
     first = next(iter(stored.values()))[0]
     number = {name: k for k, name in enumerate(run_json["classes"])}
     count = len(first.utterances)

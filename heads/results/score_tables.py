@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from statistics import fmean
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -367,26 +369,38 @@ def _over_seeds(*metrics: str) -> str:
 
 
 def _by_class(connection: Connection, wanted: _Which, clusters: str | None) -> list[dict[str, Any]]:
-    """Return a row a class: the means over the seeds, with deviations over them, and an interval of the recall."""
-    table = rows(
+    """Return a row a class: the means over the seeds, with deviations over them, and an interval of the recall.
+
+    Seeds that did not test the largest set of utterances are left out of all of it, as they are where scores are pooled.
+    """
+    of_seeds = rows(
         connection,
-        "SELECT experiment, selection, level, class, list(seed ORDER BY seed) AS seeds, max(n) AS n, "
-        "avg(hits ORDER BY seed) AS hits, "
-        f"avg(predicted ORDER BY seed) AS predicted, {_over_seeds('recall', 'precision', 'F1')} FROM class_scores WHERE {_WHICH} "
-        f"GROUP BY experiment, selection, level, class ORDER BY {_ORDER}, class",
+        "SELECT experiment, selection, level, class, seed, n, hits, predicted, recall, precision, F1 "
+        f"FROM class_scores WHERE {_WHICH} ORDER BY {_ORDER}, class, seed",
         wanted.values(),
     )
     counted = pooled(connection, experiments=wanted.experiments, segments=wanted.segments, clusters=clusters)
-    for row in table:
-        of = counted.get((row["experiment"], row["selection"], row["level"]))
+    table = []
+    for (*key, name), found in groupby(of_seeds, key=itemgetter("experiment", "selection", "level", "class")):
+        of = counted.get((key[0], key[1], key[2]))
+        scored = [row for row in found if of is None or row["seed"] in of.seeds]
+        if not scored:  # a class that only seeds which are left out have met
+            continue
+        row = {column: scored[0][column] for column in ("experiment", "selection", "level", "class")}
+        row |= {"seeds": [of_seed["seed"] for of_seed in scored], "n": max(of_seed["n"] for of_seed in scored)}
+        row |= {column: fmean(of_seed[column] for of_seed in scored) for column in ("hits", "predicted")}
+        for metric in ("recall", "precision", "F1"):
+            row |= Spread.of(of_seed[metric] for of_seed in scored).columns(metric)
         recall = None
-        if of is not None and of.by is not None and row["class"] in of.counts.classes and row["n"]:
-            recall = interval(of.counts.only(row["class"]), "UA")
+        if of is not None and of.by is not None and name in of.counts.classes and row["n"]:
+            recall = interval(of.counts.only(name), "UA")
         row |= {
             "recall_low": recall.low if recall else None,
             "recall_high": recall.high if recall else None,
             "clusters": recall.clusters if recall else None,
+            "notes": not_pooled(of.dropped) if of is not None else [],
         }
+        table.append(row)
     return table
 
 

@@ -127,6 +127,7 @@ def _summary_of(
     """Return the row of one experiment, whose runs that came to their end scored so under the selection that is shown."""
     experiment = entry.experiment
     spreads = {metric: Spread.of(getattr(score, metric) for score in scores) for metric in METRICS}
+    # A finished run knows its parameters; before there is one, the network is built to be counted.
     counted = next((score.parameters for score in scores if score.parameters is not None), None)
     return {
         "head": experiment.spec.name,

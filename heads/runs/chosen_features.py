@@ -65,9 +65,14 @@ def spread(cache: Cache, corpus: str, asked: str | None) -> list[str | None]:
     assert asked is not None
     layers = each_layer(asked, choices.current, choices.views.values())
     if not layers:
+        encoder = FeatureName.parse(asked).encoder
+        if encoder in UPSTREAMS and encoder not in ENCODERS:
+            raise UsageError(
+                f"--features {asked}: {encoder} has no layers; name an encoder, of which the cache holds some or all"
+            )
         raise UsageError(
-            f"--features {asked}: no layer of {FeatureName.parse(asked).encoder} in the cache, which holds "
-            f"{', '.join(choices.have)} of {corpus}; `tfser extract --layer all` stores all of them in one pass"
+            f"--features {asked}: no layer of {encoder} in the cache, which holds {', '.join(choices.have)} of {corpus}; "
+            f"`tfser extract --corpus {corpus} --features {encoder} --layer all` stores all of them in one pass"
         )
     return list(layers)
 
@@ -120,6 +125,12 @@ def _asked(choices: _There, corpus: str, asked: str) -> str:
         raise UsageError(f"--features {asked}: which one? The cache holds {', '.join(found)} of {corpus}")
     if asks_for_each(asked):
         raise UsageError(f"--features {asked}: this names every layer, and one feature set is wanted; `tfser sweep` takes it")
+    # A stack that is here holds every layer there is: to extract another one would be refused after the weights are read.
+    name = FeatureName.parse(asked)
+    views = [of for of in map(FeatureName.parse, choices.views) if of.encoder == name.encoder]
+    highest = max((int(of.layer) for of in views if of.layer and of.layer.isdecimal()), default=None)
+    if highest is not None and name.layer is not None and name.layer.isdecimal() and int(name.layer) > highest:
+        raise UsageError(f"--features {asked}: {name.encoder} has the layers 0 to {highest}")
     raise _not_extracted(corpus.split(JOINED_BY), asked, choices.have)
 
 

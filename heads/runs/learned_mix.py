@@ -56,12 +56,7 @@ def mix_of_run(
     if selection not in FILES:
         raise unknown("selection", selection, list(FILES))
     weights, normaliser = _state(cache, run_json, selection)
-    with open_catalogue(cache) as connection:
-        found = rows(connection, "FROM feature_sets WHERE fingerprint = ?", [run_json["fingerprint"]])
-    if not found:
-        gone = f"{run_json['feature_set']} ({run_json['fingerprint']})"
-        raise TfserError(f"{run_id}: its features {gone} are no longer in the cache")
-    source = found[0]
+    source = _source(cache, run_json, run_id)
     if layers_of(source) != len(weights):
         raise TfserError(f"{run_id}: it mixes {len(weights)} layers, and {source['feature_set']} has {layers_of(source)}")
     # The run stands in the configuration, so that two runs with the same weights are two feature sets: what was
@@ -85,6 +80,16 @@ def mix_of_run(
     encoder = FeatureName.parse(source["feature_set"]).encoder
     named = checked_name(name) if name else f"{encoder}/mix-{described('').fingerprint[:8]}"
     return source, described(named), str(run_json["corpus"]).split(JOINED_BY)
+
+
+def _source(cache: Cache, run_json: Mapping[str, Any], run_id: str) -> dict[str, Any]:
+    """Return the row of `feature_sets` that a run was trained on."""
+    with open_catalogue(cache) as connection:
+        found = rows(connection, "FROM feature_sets WHERE fingerprint = ?", [run_json["fingerprint"]])
+    if not found:
+        gone = f"{run_json['feature_set']} ({run_json['fingerprint']})"
+        raise TfserError(f"{run_id}: its features {gone} are no longer in the cache")
+    return found[0]
 
 
 def mixing(weights: Sequence[float], normaliser: Normaliser) -> Combine:

@@ -59,6 +59,10 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "duckdb", "h5py", "pyarrow", "soundfile", "soxr")
 
 
+COMPUTING = ("mamba-ssm", "triton")
+"""Libraries that compute where they are installed, and are not required."""
+
+
 def versions() -> dict[str, str]:
     """Return the versions of tfser, Python, the libraries and the system, and the CPU threads that torch uses."""
     import torch
@@ -70,7 +74,11 @@ def versions() -> dict[str, str]:
 @functools.cache
 def _of_libraries() -> dict[str, str]:
     """Return their versions, out of the metadata of packages, which take longer to read than a small run to store."""
-    return {name: metadata.version(name) for name in LIBRARIES}
+    found = {name: metadata.version(name) for name in LIBRARIES}
+    for name in COMPUTING:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def digest(value: Any) -> str:

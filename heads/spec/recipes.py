@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from tfser.heads.spec.selections import Rule
 from tfser.heads.spec.settings import (
     ABOVE_0,
+    ABOVE_0_TO_1,
     AT_LEAST_0,
     AT_LEAST_1,
     BELOW_1,
@@ -69,7 +70,7 @@ class Recipe(Settings):
     """Of restarts, step and cyclic: the length of a period, a step at least."""
     period_growth: Annotated[float, AT_LEAST_1] = later(1.0)
     """Of restarts: each period is so many times as long as the one before."""
-    step_factor: Annotated[float, ABOVE_0] = later(0.5)
+    step_factor: Annotated[float, ABOVE_0_TO_1] = later(0.5)
     """Of step: the learning rate is multiplied by it."""
     peak: Annotated[float, AT_LEAST_1] = later(2.0)
     """Of cyclic: the highest learning rate, as a multiple of ``lr``."""

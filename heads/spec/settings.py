@@ -44,6 +44,7 @@ class Bound:
 
 
 ABOVE_0 = Bound("above 0", lambda value: value > 0)
+ABOVE_0_TO_1 = Bound("above 0, at most 1", lambda value: 0 < value <= 1)
 AT_LEAST_0 = Bound("0 or more", lambda value: value >= 0)
 AT_LEAST_1 = Bound("1 or more", lambda value: value >= 1)
 BELOW_1 = Bound("from 0 to below 1", lambda value: 0 <= value < 1)
@@ -52,16 +53,47 @@ UP_TO_HALF = Bound("from 0 to 0.5", lambda value: 0 <= value <= 0.5)
 INSIDE_0_1 = Bound("between 0 and 1", lambda value: 0 < value < 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Declared:
+    """What a field may be."""
+
+    words: tuple[str, ...]
+    """One of these; none: any."""
+    bound: Bound | None
+    is_optional: bool
+    types: tuple[type, ...]
+    """Of the value, or of each value of a tuple."""
+
+    def fits(self, value: object) -> bool:
+        """Tell whether a value is of the type that its field declares; a truth value is no number, a whole number a fraction."""
+        if value is None:
+            return self.is_optional
+        values = value if isinstance(value, tuple) else (value,)
+        kinds = (*self.types, int) if float in self.types else self.types
+        return all(isinstance(each, kinds) and (bool in kinds or not isinstance(each, bool)) for each in values)
+
+
 @functools.cache
-def _declared(kind: type) -> Mapping[str, tuple[tuple[str, ...], Bound | None, bool]]:
-    """Return for each field of a dataclass the words that it may be (none: any), its bound, and whether it may be None."""
+def _declared(kind: type) -> Mapping[str, _Declared]:
+    """Return what each field of a dataclass may be."""
     declared = {}
     for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        if typing.get_origin(hint) is ClassVar:
+            continue
         bound = next((extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Bound)), None)
         plain = hint.__origin__ if bound is not None else hint
         words = typing.get_args(plain) if typing.get_origin(plain) is Literal else ()
-        declared[name] = (words, bound, type(None) in typing.get_args(plain))
+        types = tuple(dict.fromkeys(_types(plain)))
+        declared[name] = _Declared(words=words, bound=bound, is_optional=type(None) in types, types=types)
     return declared
+
+
+def _types(hint: Any) -> list[type]:
+    """Return the plain types of an annotation: of a tuple those of its values, of words theirs."""
+    if typing.get_origin(hint) is Literal:
+        return [type(word) for word in typing.get_args(hint)]
+    inner = [each for each in typing.get_args(hint) if each is not Ellipsis]
+    return [found for each in inner for found in _types(each)] if inner else [hint]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +112,18 @@ class Settings:
     """What errors call a setting of this kind."""
 
     def __post_init__(self) -> None:
-        for name, (words, bound, is_optional) in _declared(type(self)).items():  # type: ignore[arg-type]  # a class is hashable
+        for name, declared in _declared(type(self)).items():  # type: ignore[arg-type]  # a class is hashable
             value = getattr(self, name)
-            if words and value not in words:
-                raise unknown(name, str(value), words)
+            if declared.words and value not in declared.words:
+                raise unknown(name, str(value), declared.words)
+            if not declared.fits(value):
+                wanted = " or ".join("none" if kind is type(None) else kind.__name__ for kind in declared.types)
+                raise UsageError(f"{self.called}{name}={value!r}: not a value of type {wanted}")
             for number in value if isinstance(value, tuple) else (value,):
                 if isinstance(number, (int, float)) and not isinstance(number, bool):
                     checked_number(f"{self.called}{name}", number)
-                    if bound is not None and not bound.holds(number):
-                        raise self._off(name, f"{bound.words}, or none" if is_optional else bound.words)
+                    if (bound := declared.bound) is not None and not bound.holds(number):
+                        raise self._off(name, f"{bound.words}, or none" if declared.is_optional else bound.words)
 
     def _off(self, name: str, wanted: str) -> UsageError:
         """Return the error of a value that makes no sense."""
@@ -125,7 +160,7 @@ class Settings:
         Raises:
             UsageError: A field is unknown, its text does not read as the field's type, or its value makes no sense.
         """
-        hints = typing.get_type_hints(type(self))
+        hints = _hints(type(self))  # type: ignore[arg-type]  # a class is hashable
         known = [f.name for f in fields(self)]
         values: dict[str, Any] = {}
         for name, text in settings.items():
@@ -133,6 +168,12 @@ class Settings:
                 raise unknown(f"{type(self).__name__} setting", name, known)
             values[name] = _parse(name, text, hints[name])
         return replace(self, **values)
+
+
+@functools.cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    """Return the types of a configuration's fields, by name; evaluated once a class."""
+    return typing.get_type_hints(kind)
 
 
 def _parse(name: str, text: str, hint: Any) -> Any:

@@ -74,6 +74,18 @@ OPTIONAL = (
     Optional(package="einops", purpose="needed by mamba-ssm", action="pip install einops"),
     Optional(package="av", purpose="sound of video files (mp4, m4a)", action="pip install '.[video]'"),
     Optional(package="audformat", purpose="corpora that are databases in audformat", action="pip install '.[audformat]'"),
+    Optional(package="opensmile", purpose="eGeMAPS and ComParE features", action="pip install '.[opensmile]'"),
+    Optional(package="onnx", purpose="tfser export --onnx", action="pip install '.[onnx]'"),
+    Optional(package="onnxscript", purpose="tfser export --onnx", action="pip install '.[onnx]'"),
+    Optional(package="onnxruntime", purpose="checks exported graphs, predicts with them", action="pip install '.[onnx]'"),
+    Optional(package="mlflow-skinny", purpose="tfser export --mlflow", action="pip install '.[mlflow]'"),
+    Optional(package="tensorboard", purpose="tfser export --tensorboard", action="pip install '.[tensorboard]'"),
+    Optional(package="datasets", purpose="features as a Hugging Face data set", action="pip install '.[datasets]'"),
+    Optional(package="ray", purpose="extract and sweep with --engine ray", action="pip install '.[ray]'"),
+    Optional(package="s3fs", purpose="corpora and caches at s3://", action="pip install '.[s3]'"),
+    Optional(package="gcsfs", purpose="corpora and caches at gs://", action="pip install '.[gcs]'"),
+    Optional(package="starlette", purpose="tfser ui", action="pip install '.[ui]'"),
+    Optional(package="uvicorn", purpose="tfser ui", action="pip install '.[ui]'"),
 )
 
 

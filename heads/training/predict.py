@@ -80,15 +80,7 @@ def predict(
         with own_randomness(device):
             outputs = trained.n_classes + len(trained.targets)
             model = build_module(spec, config, features.frames.shape[1], outputs, trained.layers).to(device)
-        try:
-            model.load_state_dict(checkpoints.part(state, "model"))
-            normaliser = Normaliser(
-                mode=recipe.normalise,
-                mean=state["normaliser.mean"].cpu().numpy(),
-                deviation=state["normaliser.deviation"].cpu().numpy(),
-            )
-        except (RuntimeError, KeyError) as error:
-            raise UsageError(f"this is not a state of {spec.name} with this configuration: {error}") from error
+        normaliser = _load(model, trained)
         # The normaliser of training measures these frames: what is predicted is never measured by itself, but by
         # normalise=speaker.
         tables = normaliser.tables(features.frames, features.offsets, speakers)
@@ -97,6 +89,20 @@ def predict(
         store = FrameStore(features.frames, features.offsets, *tables, device, most)
         layout = plan(features.offsets, rows, frames, recipe.eval_hop, most)
         return evaluate(model, store, layout, frames, rates=len(trained.targets))
+
+
+def _load(model: nn.Module, trained: TrainedState) -> Normaliser:
+    """Load the weights of a trained state into a model, and return its normaliser."""
+    state = trained.state
+    try:
+        model.load_state_dict(checkpoints.part(state, "model"))
+        return Normaliser(
+            mode=trained.recipe.normalise,
+            mean=state["normaliser.mean"].cpu().numpy(),
+            deviation=state["normaliser.deviation"].cpu().numpy(),
+        )
+    except (RuntimeError, KeyError) as error:
+        raise UsageError(f"this is not a state of {trained.spec.name} with this configuration: {error}") from error
 
 
 def evaluate(model: nn.Module, store: FrameStore, layout: SamplePlan, frames: int | None, *, rates: int = 0) -> Prediction:

@@ -99,8 +99,7 @@ def build(
     # else only those that came.
     if changed("corpora/", "protocols/") and any(p.startswith("runs/") for p in sources):
         judge_speakers(cache, connection)
-    elif changed("runs/"):
-        came = {PurePosixPath(p).parts[1] for p in sources if p.startswith("runs/") and sources[p] != before.get(p)}
+    elif came := {PurePosixPath(p).parts[1] for p in sources if p.startswith("runs/") and sources[p] != before.get(p)}:
         judge_speakers(cache, connection, came)
     # The stamps come last and in one transaction: a build that dies before them is begun anew by the next
     # command. What could not be read just now has none, so it is looked at again though no file has changed.

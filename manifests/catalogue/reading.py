@@ -10,6 +10,7 @@ command runs it is opened once for each state that it has (`keeping`).
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -81,6 +82,9 @@ _WHOLE: dict[tuple[str, int, int, int], bytes] = {}
 
 _BUILT: dict[bytes, dict[str, Stamp]] = {}
 """What catalogues of this version were built from, by their seal: every command asks several times."""
+
+_LACKING: dict[tuple[str, int, int, int], list[tuple[str, str]]] = {}
+"""What catalogues do without, by path and reason, of the files that this process has asked: every command opens several times."""
 
 _EMPTY: dict[int, bytes] = {}
 """The file of a catalogue of nothing, by version: to bind its views is most of the work of a small one; done once a process."""
@@ -175,7 +179,9 @@ def _empty(file: Path) -> bytes:
 @functools.cache
 def _workshop(process: int) -> Connection:
     """Return the database in which a process builds its catalogues: to start one is dearer than to fill a small file."""
-    return duckdb.connect(config=NOTHING_LOADED | _READABLE | threads_asked())
+    connection = duckdb.connect(config=NOTHING_LOADED | _READABLE | threads_asked())
+    atexit.register(connection.close)  # takes away what it had put on the disk for want of memory, however the process ends
+    return connection
 
 
 @contextlib.contextmanager
@@ -283,13 +289,17 @@ def _built_from(cache: Cache) -> dict[str, Stamp] | None:
     return None
 
 
-def _note_left_out(cache: Cache, connection: Connection) -> None:
-    """Say in one line which files of the cache the catalogue does without."""
-    lacking = connection.execute(
+def _left_out(connection: Connection) -> list[tuple[str, str]]:
+    """Return which files of the cache a catalogue does without, and why."""
+    return connection.execute(
         "SELECT path, reason FROM skipped WHERE stage "
         "IN ('corpus', 'annotations', 'protocols', 'near-duplicates', 'features', 'run') "
         "ORDER BY path, reason"
     ).fetchall()
+
+
+def _note_left_out(cache: Cache, lacking: list[tuple[str, str]]) -> None:
+    """Say in one line which files of the cache the catalogue does without."""
     if lacking:
         named = listed([f"{path} ({reason})" for path, reason in lacking], 3)
         note(f"left out of {cache.root}: {named}; `tfser cache verify` says what to do")
@@ -326,15 +336,22 @@ def open_catalogue(cache: Cache) -> Iterator[Connection]:
         UsageError: if there is no such cache; nothing is made in a folder that is none.
     """
     cache.require()
+    stamp = None
     try:
         refresh(cache)
+        # Asked before the file is opened: if another one is put there meanwhile, nobody meets this stamp again.
+        stamp = _stamp(cache.catalogue, cache.catalogue.stat())
         connection = _shown(cache)
     except (CannotWriteError, OSError, duckdb.Error):
+        stamp = None  # a copy of our own stands for no file
         connection = open_memory()
         interruptibly(connection, lambda: build(cache, connection, {}, cache.sources(), fresh=True))
         lock_down(connection)
     with contextlib.closing(connection):
-        _note_left_out(cache, connection)
+        lacking = _LACKING[stamp] if stamp in _LACKING else _left_out(connection)
+        if stamp is not None:
+            _LACKING[stamp] = lacking
+        _note_left_out(cache, lacking)
         yield connection
 
 

@@ -198,9 +198,9 @@ def _check_rated(connection: Connection, corpora: Sequence[str], protocol: Proto
             counts = ", ".join(f"count({of})" for of in DIMENSIONS)
             found = connection.execute(f"SELECT {counts} FROM utterances WHERE corpus = ?", [name]).fetchone() or (0, 0, 0)
             have = [f"{of} ({n:,})" for of, n in zip(DIMENSIONS, found, strict=True) if n]
+            rated = f"ratings of {', '.join(have)}" if have else "no ratings at all: leave out --target to learn its classes"
             raise TfserError(
-                f"protocol {protocol.name}: no utterance of {name} is rated for {' and '.join(protocol.rated)}; "
-                f"it has ratings of {', '.join(have) or 'nothing'}"
+                f"protocol {protocol.name}: no utterance of {name} is rated for {' and '.join(protocol.rated)}; it has {rated}"
             )
 
 

@@ -73,7 +73,8 @@ class LogMelConfig:
             ("preemphasis", 0 <= self.preemphasis < 1, "0 <= preemphasis < 1"),
             ("window_s", 0 < self.window_s < float("inf"), "a number of seconds above 0"),
             ("hop_s", 0 < self.hop_s < float("inf"), "a number of seconds above 0"),
-            ("n_fft", _whole(self.n_fft) and self.n_fft > 0, "a whole number above 0"),
+            # Of an odd number of points the highest bin lies below half the sample rate, where the bands are not laid out.
+            ("n_fft", _whole(self.n_fft) and self.n_fft > 0 and self.n_fft % 2 == 0, "an even number above 0"),
             ("n_mels", _whole(self.n_mels) and self.n_mels > 0, "a whole number above 0"),
             ("fmax_hz", 0 < self.fmax_hz <= nyquist, f"at most half the sample rate, {nyquist:g},"),
             ("fmin_hz", 0 <= self.fmin_hz < self.fmax_hz, f"0 <= fmin_hz < fmax_hz = {self.fmax_hz:g}"),

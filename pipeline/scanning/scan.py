@@ -111,9 +111,7 @@ def scan(
         _make(reader, root, listeners)
         last = last_scan(cache, corpus)
         _check_adapter(last, corpus, reader)
-        # A folder that is named in another way is the same folder: it keeps its name, and nothing in it is decoded twice.
-        if last.about is not None and is_same_folder(root, Path(last.about["root"])):
-            root = Path(last.about["root"])
+        root = _name_kept(root, last)
         # Where a large corpus is just as it was, its report is given again; the state is taken before anything is read.
         state = state_of(cache, corpus, reader, root, options or {}) if _is_large(last) else None
         if replace(how, workers=None) == _ORDINARY and (again := report_again(cache, corpus, state)) is not None:
@@ -122,18 +120,21 @@ def scan(
         scanned = _look(cache, corpus, root, last, reading, how, listeners)
         # The check comes before anything is written: the rows stay as they are where most of the corpus is gone.
         _check_loss(corpus, root, None if how.allow_loss else last.table, scanned)
-        survey_notes = _notes(scanned.surveyed, scanned.measured, how.rescan)
-        reading.notes.extend(survey_notes)
+        reading.notes.extend(survey_notes := _notes(scanned.surveyed, scanned.measured, how.rescan))
         corpus_json = {**_about(corpus, reader, root, options, reading), **scanned.limit}
-        table = to_table(corpus, reading.utterances, scanned.measured)
-        skipped = _skipped(corpus, reading, scanned.surveyed.reasons)
-        contents = (corpus_json, table, skipped, annotation_table(corpus, reading.annotations))
-        changed = not is_same(last, *contents)
-        if changed:
+        contents = (corpus_json, *_tables(corpus, scanned))
+        if changed := not is_same(last, *contents):
             _store(cache, folder, *contents)
-        report = _report(corpus, root, last, scanned, corpus_json, skipped, changed)
+        report = _report(corpus, root, last, scanned, contents, changed)
         keep_seen(cache, state, report, survey_notes, is_whole=_is_whole(scanned))
     return report
+
+
+def _name_kept(root: Path, last: LastScan) -> Path:
+    """Return a folder as the last scan named it: under another name it is the same, and nothing in it is decoded twice."""
+    if last.about is None or not is_same_folder(root, Path(last.about["root"])):
+        return root
+    return Path(last.about["root"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +147,17 @@ class _Scanned:
     """As surveyed, flagged by the lengths of the others."""
     limit: Mapping[str, float]
     """What `corpus.json` says of the longest utterance; nothing where it is the ordinary one and nobody ever asked."""
+
+
+_Contents = tuple[Mapping[str, Any], "pa.Table", Sequence[Skipped], "pa.Table"]
+"""What a corpus's files are to hold: `corpus.json`, the utterances, what was skipped, and single ratings."""
+
+
+def _tables(corpus: str, scanned: _Scanned) -> tuple[pa.Table, list[Skipped], pa.Table]:
+    """Return what the files of a corpus are to hold beside `corpus.json`."""
+    reading = scanned.reading
+    skipped = _skipped(corpus, reading, scanned.surveyed.reasons)
+    return to_table(corpus, reading.utterances, scanned.measured), skipped, annotation_table(corpus, reading.annotations)
 
 
 def _is_large(last: LastScan) -> bool:
@@ -211,12 +223,11 @@ def _report(
     root: Path,
     last: LastScan,
     scanned: _Scanned,
-    corpus_json: Mapping[str, Any],
-    skipped: Sequence[Skipped],
+    contents: _Contents,
     changed: bool,
 ) -> ScanReport:
     """Return what a scan says of itself; `removed` are the rows of the last one whose ids are in the corpus no more."""
-    reading, surveyed = scanned.reading, scanned.surveyed
+    (corpus_json, _, skipped, _), reading, surveyed = contents, scanned.reading, scanned.surveyed
     ids = {u.utterance_id for u in reading.utterances}
     removed = len(set(last.table["utterance_id"].to_pylist()) - ids) if last.table is not None else 0
     return ScanReport(

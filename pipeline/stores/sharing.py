@@ -278,6 +278,7 @@ def pull(
         UsageError: nothing there is of that feature set or corpus.
         RemoteError: the store does not answer, or an object is not what its name says; what came until then stays.
     """
+    # What is there is what commits name, nothing else; of several versions of a file the newest counts.
     commits = _commits(remote)
     named = _contents(remote, commits)
     newest = {place: contents[-1] for place, contents in named.items()}
@@ -294,6 +295,7 @@ def pull(
         if advance is not None:
             advance(number, total)
 
+    # Corpora and features, each under the lock of whoever writes it here; another scan of the same corpus stays as it is.
     for lock, places in _by_lock(cache, wanted):
         with cache.lock(lock, on_wait):
             is_other = lock.startswith("corpora/") and _is_other_scan(cache, lock, named)
@@ -303,6 +305,7 @@ def pull(
                 else:
                     _pull_file(cache, remote, place, named[place], done)
                 tell(1)
+    # Runs come last, each as a whole: their utterances and features are there by then.
     came = []
     for run_id, files in runs.items():
         if pull_run(cache, remote, run_id, files, done, on_wait):
@@ -394,6 +397,7 @@ def _wanted(remote: RemoteFolder, newest: Mapping[str, Entry], features: str | N
     corpora = {PurePosixPath(place).parts[1] for place in newest if place.startswith("corpora/")}
     if corpus is not None and corpus not in corpora:
         raise unknown("corpus", corpus, sorted(corpora))
+    # A feature set is known by what its description says, since its folder bears a fingerprint.
     folders = None
     if features is not None and what is not What.runs:
         descriptions = {p: of for p, of in newest.items() if p.startswith("features/") and p.endswith("/feature_set.json")}

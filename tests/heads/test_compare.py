@@ -149,6 +149,18 @@ def test_rows_of_classes_are_scikit_learn_s(filled: Cache) -> None:
     assert [(row["class"], row["clusters"]) for row in found] == [("anger", 8), ("happiness", 7), ("neutral", 8)]
 
 
+def test_rows_of_classes_are_of_the_seeds_that_count(filled: Cache) -> None:
+    """A seed that tested fewer folds says something of other speakers: it enters neither the recall nor its interval."""
+    with open_catalogue(filled) as connection:
+        found = table(connection, Wanted(experiment="tf_mamba-part", selection="last"), by="class")
+    of = [p for p in predictions(filled, "tf_mamba-part-3c") if p["seed"] == 0]
+    recalls = recall_score([p["label"] for p in of], [p["predicted"] for p in of], average=None)
+    assert [row["recall"] for row in found] == pytest.approx(list(recalls))
+    for row in found:
+        assert row["seeds"] == [0] and row["notes"][0].startswith("seeds 1 are not pooled")
+        assert row["recall_low"] is None or row["recall_low"] <= row["recall"] <= row["recall_high"]
+
+
 @pytest.mark.slow
 def test_marks_stand_at_every_number(filled: Cache) -> None:
     with open_catalogue(filled) as connection:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from tfser.heads.models.ssd import BACKENDS
 from tfser.heads.training import doctor as environment
@@ -169,3 +171,13 @@ def test_the_folder_of_corpora(tmp_path: Path) -> None:
 
 def test_processors_have_names() -> None:
     assert devices.processor("cpu")
+
+
+def test_every_package_of_an_extra_is_looked_for() -> None:
+    """A new extra has to be named: whoever asks why a command refuses asks the doctor."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {name: items for name, items in project["optional-dependencies"].items() if not name.startswith("dev")}
+    looked_for = {optional.package: optional.action for optional in environment.OPTIONAL}
+    for name, items in extras.items():
+        for item in items:
+            assert looked_for[Requirement(item).name] == f"pip install '.[{name}]'"

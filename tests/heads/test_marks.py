@@ -265,7 +265,7 @@ def test_namesakes_say_in_what_they_differ(cache: Cache) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_that_cannot_be_read_is_named(cache: Cache, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_cannot_be_read_is_named(cache: Cache, logged: list[str]) -> None:
     stored.put_utterances(cache, UTTERANCES)
     stored.put_experiment(cache, "svm-a", UTTERANCES)
     for fold in (2, 5):
@@ -275,7 +275,7 @@ def test_a_run_that_cannot_be_read_is_named(cache: Cache, caplog: pytest.LogCapt
         (row,) = table(connection)
         (score,) = rows(connection, "SELECT folds, pooled_folds FROM scores WHERE level = 'utterance'")
     assert (row["folds"], row["UA_runs"], row["pooled_folds"], *score.values()) == (4, 4, 4, 4, 4)
-    (line,) = caplog.messages
+    (line,) = logged
     assert line == (
         f"left out of {cache.root}: runs/svm-a-f2-s0 (metrics.parquet: its content is not what was written there), "
         "runs/svm-a-f5-s0 (metrics.parquet: its content is not what was written there); `tfser cache verify` says what to do"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tfser.heads.runs.experiment import resolve
+from tfser.heads.runs.experiment import each_request, resolve
 from tfser.heads.runs.request import Request
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import UsageError
@@ -63,3 +63,10 @@ def test_a_corpus_of_which_nothing_can_be_heard_is_not_sent_in_a_circle(cache: C
     with pytest.raises(UsageError, match="none of the 6 utterances of toy has audio that can be read") as caught:
         resolve(cache, Request(head="logreg"))
     assert "tfser extract" not in str(caught.value) and "skipped" in str(caught.value)
+
+
+def test_every_layer_of_what_has_none(toy: Cache) -> None:
+    with pytest.raises(UsageError, match="--features logmel/each: logmel has no layers"):
+        each_request(toy, Request(head="logreg", features="logmel/each"))
+    with pytest.raises(UsageError, match="`tfser extract --corpus toy --features wavlm-large --layer all`"):
+        each_request(toy, Request(head="logreg", features="wavlm-large/each"))

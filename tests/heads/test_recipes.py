@@ -18,8 +18,8 @@ from tfser.manifests.errors import UsageError
     "setting",
     ["lr=0", "epochs=-1", "mixup=0.6", "normalise=corpus", "label_smoothing=1", "precision=float16", "train_hop=0",
      "betas=0.9", "warmup_epochs=99", "gain_db=-1", "optimiser=lion", "schedule=poly", "floor=2", "period_epochs=0",
-     "period_growth=0.5", "peak=0.9", "step_factor=0", "steps=0", "focal=-1", "class_beta=1", "class_weights=sqrt",
-     "cut_seconds=0", "slice_frames=-2"],
+     "period_growth=0.5", "peak=0.9", "step_factor=0", "step_factor=1.5", "steps=0", "focal=-1", "class_beta=1",
+     "class_weights=sqrt", "cut_seconds=0", "slice_frames=-2"],
 )  # fmt: skip
 def test_senseless_values_are_refused(setting: str) -> None:
     name, text = setting.split("=")
@@ -48,6 +48,26 @@ def test_unknown_settings_list_the_known_ones() -> None:
         Recipe().with_settings({"learning_rate": "1"})
     with pytest.raises(UsageError, match="unknown Recipe setting"):
         Recipe.from_dict({"learning_rate": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", "3"),
+        ("epochs", 2.5),
+        ("lr", "fast"),
+        ("lr", True),
+        ("summary", 3),
+        ("jitter", 1),
+        ("betas", (0.9, "x")),
+        ("lr", None),
+    ],
+)
+def test_values_of_another_type_are_refused(name: str, value: object) -> None:
+    """Of whoever makes a recipe in Python, too: else it would fail in the middle of a training, or name another experiment."""
+    with pytest.raises(UsageError, match=rf"recipe setting {name}=.*: not a value of type"):
+        Recipe.from_dict({name: value})
+    assert Recipe(lr=1, slice_seconds=None).lr == 1 and MeanPoolConfig(hidden=()).hidden == ()
 
 
 def test_recipes_go_through_json() -> None:

@@ -21,6 +21,8 @@ class Training:
     features: Annotated[tuple[str, ...], Option("Feature sets.", metavar="NAMES")] = ()
     settings: Annotated[Mapping[str, str], Option("A setting.", flag="--set", metavar="KEY=VALUE")] = field(default_factory=dict)
     seed: Annotated[int, Option("Random seed.", minimum=0)] = 0
+    longest: Annotated[float, Option("Longest.", minimum=0.1)] = 1.0
+    hop: Annotated[float | None, Option("Hop.")] = None
     again: Annotated[bool, Option("Train again.")] = False
     reference: Annotated[bool | None, Option("Reference heads.")] = None
     internal: int = 7
@@ -69,6 +71,13 @@ def test_help_and_bounds() -> None:
     assert "--seed" in run("--head", "x", "--seed", "-1")[2]
 
 
+@pytest.mark.parametrize(("flag", "number"), [("--longest", "inf"), ("--hop", "nan"), ("--hop", "-inf")])
+def test_a_number_that_is_not_finite_is_refused(flag: str, number: str) -> None:
+    with pytest.raises(UsageError, match=f"{flag} {number}: a finite number is wanted"):
+        run("--head", "x", flag, number)
+    assert run("--head", "x", "--longest", "1e9")[0] == Training(head="x", longest=1e9)
+
+
 def test_wrong_pairs_are_refused() -> None:
     with pytest.raises(UsageError, match="--set lr: write KEY=VALUE"):
         run("--head", "x", "--set", "lr")
@@ -89,7 +98,7 @@ def test_two_fields_of_one_name_are_refused() -> None:
 
 
 def test_declared_fields_in_their_order() -> None:
-    assert list(declared(Training)) == ["head", "features", "settings", "seed", "again", "reference"]
+    assert list(declared(Training)) == ["head", "features", "settings", "seed", "longest", "hop", "again", "reference"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,3 +96,14 @@ def test_long_words_make_a_table_in_a_pipe_wider(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "stdout", pipe := io.StringIO())
     print_rows([{name: str(n) * 50 for n, name in enumerate("abcd")}], Output.table)
     assert [line.rstrip() for line in pipe.getvalue().splitlines()][1] == "  ".join(str(n) * 50 for n in range(4))
+
+
+def test_a_long_table_in_parts_is_the_table_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"n": n, "name": "x" * (n % 13), "detail": "why it is so " * (n % 17)} for n in range(40)]
+    texts = []
+    for at_once in (1000, 7):
+        monkeypatch.setattr("tfser.manifests.display._DRAWN_AT_ONCE", at_once)
+        monkeypatch.setattr(sys, "stdout", pipe := io.StringIO())
+        print_rows(rows, Output.table)
+        texts.append(pipe.getvalue())
+    assert texts[0] == texts[1] and texts[0].count("detail") == 1

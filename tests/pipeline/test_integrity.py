@@ -398,21 +398,19 @@ def test_no_library_is_no_damage(cache: Cache, monkeypatch: pytest.MonkeyPatch) 
     assert {p.kind for p in problems} == {"could not be checked"} and not [p for p in problems if p.moves]
 
 
-def test_a_catalogue_that_is_damaged_is_built_anew_with_one_line(
-    cache: Cache, original: Cache, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_catalogue_that_is_damaged_is_built_anew_with_one_line(cache: Cache, original: Cache, logged: list[str]) -> None:
     """T2: each block of the index."""
     with open_catalogue(original) as connection:
         whole = sorted(map(repr, connection.execute("FROM features").fetchall()))
     for share in (0.001, 0.3, 0.9):
         notes.forget()
-        caplog.clear()
+        logged.clear()
         data = bytearray(cache.catalogue.read_bytes())
         data[int(len(data) * share)] ^= 8
         cache.catalogue.write_bytes(data)
         with open_catalogue(cache) as connection:
             assert sorted(map(repr, connection.execute("FROM features").fetchall())) == whole
-        assert [r.getMessage().rsplit("; ", 1)[1] for r in caplog.records] == ["it is an index, and is built anew"]
+        assert [message.rsplit("; ", 1)[1] for message in logged] == ["it is an index, and is built anew"]
     with contextlib.closing(duckdb.connect(str(cache.catalogue), read_only=True)) as plain:  # others' programs read it, too
         assert plain.execute("SELECT count(*) FROM utterances").fetchone() == (12,)
 

@@ -75,6 +75,7 @@ def build_app(library: Library, token: str) -> Starlette:
         "/report": _report,
         "/sql": _sql,
     }
+    # GET alone, since nothing here changes anything; the host is checked before the token, and both before any page is made.
     routes = [Route(path, _answering(library, make), methods=["GET"]) for path, make in pages.items()]
     guards = [
         Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS), www_redirect=False),

@@ -52,6 +52,7 @@ def utterance_part(library: Library, connection: Connection, row: Mapping[str, A
         sound = f"sound?{urlencode(key)}"
     except (TfserError, OSError) as error:
         troubles.append(f"No sound: {error}.")
+    # Sound and figure fail each for itself: the rest of the page is worth having where a file has gone.
     figure: dict[str, Any] | None = None
     try:
         figure = _figure(library, connection, row, feature_set, has_sound=sound is not None)
@@ -62,6 +63,7 @@ def utterance_part(library: Library, connection: Connection, row: Mapping[str, A
         "SELECT DISTINCT feature_set FROM features WHERE corpus = ? AND utterance_id = ? ORDER BY 1",
         [row["corpus"], row["utterance_id"]],
     )
+    # What the catalogue says, without what only the program needs, under the names that people know.
     before, after = _neighbours(connection, row)
     told = {name: _fact(name, value) for name, value in row.items() if name not in _INTERNAL}
     facts = {_CALLED.get(name, name.replace("_", " ")): text for name, text in told.items()}

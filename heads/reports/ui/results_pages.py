@@ -251,6 +251,7 @@ def answer(connection: Connection, query: str, page: int) -> dict[str, Any]:
     Raises:
         UsageError: if the statement is none that reads; the message is DuckDB's.
     """
+    # One row more than a page holds tells whether there is another page, without counting them all.
     part = select_part(connection, query, (page - 1) * ROWS, ROWS + 1)
     places = {name: i for i, name in reversed(list(enumerate(part.names)))}
     who, where = places.get("utterance_id"), places.get("corpus")
@@ -261,6 +262,7 @@ def answer(connection: Connection, query: str, page: int) -> dict[str, Any]:
             return {"href": address_of(corpus, str(row[i])), "text": str(row[i])}
         return cell(row[i])
 
+    # Numbers stand to the right, by what the rows hold: a statement declares no types.
     columns = tuple(part.names)
     shown_rows = part.rows[:ROWS]
     numeric = frozenset(
