@@ -57,7 +57,7 @@ slow: setup
 # What computes and decides, by itself: rules of the house, rows and folds, recipes, losses, metrics, statistics, front-ends.
 QUICK := tests/test_layers.py tests/test_the_tests.py \
     $(addprefix tests/manifests/test_,$(addsuffix .py,conditions files folds labels named_protocols protocols)) \
-    $(addprefix tests/heads/test_,$(addsuffix .py,augment fit_columns identity lineages losses metrics normalise precision recipes \
+    $(addprefix tests/heads/test_,$(addsuffix .py,augment fit_columns frame_sums identity lineages losses metrics normalise precision recipes \
         segments selections sweep_file tf_transformer)) \
     $(addprefix tests/pipeline/test_,$(addsuffix .py,batches logmel repair upstreams))
 
@@ -66,7 +66,7 @@ quick: setup
 
 # One process after the other: several Ray clusters at once would wait for each other's start.
 SCALE := $(addprefix tests/,pipeline/test_ray_cluster.py heads/test_runs_on_ray.py pipeline/test_on_ray.py pipeline/test_remote.py \
-    heads/test_shared_runs.py pipeline/test_part.py heads/test_streaming.py heads/test_read_only_cache.py)
+    heads/test_shared_runs.py pipeline/test_part.py heads/test_streaming.py heads/test_read_only_cache.py test_full_disk.py)
 
 test-scale: $(VENV)/.scale
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 0 --timeout 3600 $(SCALE)

@@ -190,7 +190,7 @@ def fill_with_tones(
 FINDINGS: dict[object, list[Finding]] = {}
 
 
-OPENING_THEMSELVES = ("test_catalogue", "test_integrity", "test_edges_cli")
+OPENING_THEMSELVES = ("test_catalogue", "test_integrity", "test_edges_cli", "test_full_disk")
 """Files whose tests open the catalogue's file beside tfser, in the same process, or ask what a command by itself does."""
 
 

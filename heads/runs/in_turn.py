@@ -18,7 +18,7 @@ from tfser.heads.runs.one_fold import Following, train_fold, utterances_cut
 from tfser.heads.runs.plan import Key, Run, data_key
 from tfser.heads.runs.several_folds import train_together
 from tfser.heads.spec.fold import EpochRecord
-from tfser.heads.training.normalise import KeptSums
+from tfser.heads.training.frame_sums import KeptSums
 from tfser.manifests.audits.run import Finding
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError, first_line

@@ -19,6 +19,7 @@ from tfser.heads.runs.loaded import Loaded
 from tfser.heads.runs.outcome import RunOutcome, history_row, selected
 from tfser.heads.runs.store import begin, finish, peek, pick_up, save_model, versions
 from tfser.heads.spec.fold import EpochRecord, FitResult, FoldData, UnlearnableError
+from tfser.heads.training.frame_sums import are_kept
 from tfser.manifests.audits.participation import Tally, definition, finding, participation, unmatched
 from tfser.manifests.audits.run import Finding, blocking, run_audits
 from tfser.manifests.cache import Cache
@@ -26,7 +27,7 @@ from tfser.manifests.catalogue.reading import Connection, open_catalogue
 from tfser.manifests.errors import DamagedError, TfserError
 from tfser.manifests.files import now
 from tfser.manifests.protocols.validation import WITHOUT_VAL
-from tfser.manifests.wording import more
+from tfser.manifests.wording import more, size
 from tfser.pipeline.resources.devices import processor
 
 if TYPE_CHECKING:
@@ -125,6 +126,10 @@ class Following:
 BY_ITSELF = Following()
 
 
+WORTH_SAYING = 4e9
+"""Bytes that a disk reads within half a minute: whoever waits longer is told what for."""
+
+
 def train_fold(
     cache: Cache,
     experiment: Experiment,
@@ -159,6 +164,8 @@ def train_fold(
         if (done := pick_up(cache, run_id, again=experiment.again, note=following.note)) is not None:
             return RunResult(about=done, trained=False)
         begun = begin_run(cache, experiment, fold, loaded(), findings, following.note)
+        if (first := _measured_first(begun, experiment)) >= WORTH_SAYING:
+            following.note(f"fold {fold}: {size(first)} are read once to measure the normalisation")
         result = fit(
             begun.data,
             spec=experiment.spec,
@@ -185,6 +192,15 @@ class Begun:
     def checkpoint_dir(self) -> Path:
         """Where the state of its training is kept."""
         return self.folder / "checkpoint"
+
+
+def _measured_first(begun: Begun, experiment: Experiment) -> int:
+    """Return the bytes that are read from the disk before the first epoch, to measure what the frames are normalised by."""
+    features = begun.data.features
+    if begun.loaded.streamed is None or experiment.recipe.normalise == "none" or are_kept(features.frames, features.offsets):
+        return 0
+    read = features.lengths[begun.data.train] if experiment.recipe.normalise == "train" else features.lengths
+    return int(read.sum()) * int(features.frames.nbytes // max(1, len(features.frames)))
 
 
 def begin_run(

@@ -43,7 +43,7 @@ from tfser.heads.training.finite import check_loss, check_prediction, check_spea
 from tfser.heads.training.fitting import check_fits
 from tfser.heads.training.graphs import GraphedSteps, set_rate
 from tfser.heads.training.losses import class_weights
-from tfser.heads.training.normalise import Normaliser
+from tfser.heads.training.normalise import measured
 from tfser.heads.training.parts import Batch, why_whole
 from tfser.heads.training.predict import TrainedState, evaluate, own_randomness, predict, seed_torch
 from tfser.heads.training.samples import FrameStore, plan
@@ -184,8 +184,7 @@ class Trainer:
         seen = spec.seen_frames(config, recipe)
         # The normaliser sees the rows of the training side and no others; the tables that it makes are then
         # applied to all.
-        self.normaliser = Normaliser.fit(recipe.normalise, packed.frames, packed.offsets, data.train)
-        tables = self.normaliser.tables(packed.frames, packed.offsets, data.speakers)
+        self.normaliser, tables = measured(recipe.normalise, packed.frames, packed.offsets, data.train, data.speakers)
         check_speakers(recipe.normalise, tables[0], packed)
         self.store = FrameStore(packed.frames if frames is None else frames, packed.offsets, *tables, device, seen)
         # Training and evaluation have hops of their own: overlapping segments are more samples to learn from, and

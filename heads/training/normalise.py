@@ -9,90 +9,20 @@ saved with the model.
 from __future__ import annotations
 
 import contextlib
-import weakref
-from collections.abc import Iterator
+import sys
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tfser.heads.spec.recipes import Normalise
+from tfser.heads.training.frame_sums import KeptSums, RunningTotal, sums_in_parts, utterance_sums
 from tfser.manifests.errors import UsageError
 
-_MOST_KEPT = 2**28  # bytes of sums that are kept from one run to the next
-_BLOCK_VALUES = 2**22  # values squared at a time: 32 MB
+_TABLE_VALUES = 2**22  # of which shift and scale are made at a time: 32 MB
 _SMALLEST_DEVIATION = 1e-3  # a feature that hardly moves is not blown up
 
-
-Sums = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
-
-
-class KeptSums:
-    """The sums of the features that runs have in common, kept from one run to the next by whoever trains them.
-
-    Only inside `used`, whose frames nobody changes meanwhile: elsewhere sums are taken anew each time.
-    """
-
-    def __init__(self) -> None:
-        self._of: tuple[Any, ...] = ()
-        self._sums: Sums | None = None
-
-    @contextlib.contextmanager
-    def used(self) -> Iterator[None]:
-        """Let `utterance_sums` look here first, and leave here what it has found."""
-        _KEPT.append(self)
-        try:
-            yield
-        finally:
-            _KEPT.remove(self)
-
-    def get(self, frames: npt.NDArray[np.floating], offsets: npt.NDArray[np.int64]) -> Sums | None:
-        """Return the sums of these very arrays, if they are the ones that were put here last."""
-        same = self._sums is not None and all(a() is b for a, b in zip(self._of, (frames, offsets), strict=True))
-        return self._sums if same else None
-
-    def put(self, frames: npt.NDArray[np.floating], offsets: npt.NDArray[np.int64], sums: Sums) -> None:
-        """Keep the sums of these arrays instead of any others, while the arrays live."""
-        if sums[0].nbytes + sums[1].nbytes <= _MOST_KEPT:
-            self._of, self._sums = (weakref.ref(frames), weakref.ref(offsets)), sums
-
-
-_KEPT: list[KeptSums] = []
-
-
-def utterance_sums(frames: npt.NDArray[np.floating], offsets: npt.NDArray[np.int64]) -> Sums:
-    """Return per utterance the sum of its frames and of their squares, each (n, D) float64, block by block.
-
-    They are not to be written into: others may be given the same arrays (`KeptSums`).
-
-    Raises:
-        UsageError: An utterance has no frames.
-    """
-    for kept in _KEPT:
-        if (known := kept.get(frames, offsets)) is not None:
-            return known
-    counts = np.diff(offsets)
-    if len(counts) and counts.min() < 1:
-        empty = int(counts.argmin())
-        raise UsageError(f"utterance number {empty} of the fold has no frames; extract the features again")
-    n, dim = len(counts), frames.shape[1]
-    sums, squares = np.empty((n, dim)), np.empty((n, dim))
-    # Block by block: float64 copies of a corpus's frames, and their squares, would take eight times the memory
-    # of stored float16.
-    first = 0
-    while first < n:
-        room = offsets[first] + max(1, _BLOCK_VALUES // dim)
-        last = max(first + 1, int(np.searchsorted(offsets, room, side="right")) - 1)
-        block = frames[offsets[first] : offsets[last]].astype(np.float64)
-        begins = offsets[first:last] - offsets[first]
-        sums[first:last] = np.add.reduceat(block, begins, axis=0)
-        squares[first:last] = np.add.reduceat(block * block, begins, axis=0)
-        first = last
-    found = (sums, squares)
-    for kept in _KEPT:
-        kept.put(frames, offsets, found)
-    return found
+Tables = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,15 +49,15 @@ class Normaliser:
         # Only the rows of the training side enter, and their frames weigh the same whoever they are of: a mean
         # of utterances' means would give a short one more say for each frame.
         if mode in ("train", "utterance-mean"):
-            sums, squares = utterance_sums(frames, offsets)
             counts = np.diff(offsets)[train, None]
-            total = counts.sum()
-            centre = sums[train].sum(axis=0) / total
+            centre, spread = RunningTotal(), RunningTotal()
+            for part, (sums, squares) in sums_in_parts(frames, offsets, train):
+                centre.add(sums)
+                spread.add(squares if mode == "train" else squares - sums**2 / counts[part])
+            variance = spread.total / counts.sum()
             if mode == "train":
-                mean = centre
-                variance = squares[train].sum(axis=0) / total - centre**2
-            else:
-                variance = (squares[train] - sums[train] ** 2 / counts).sum(axis=0) / total
+                mean = centre.total / counts.sum()
+                variance = variance - mean**2
             deviation = _deviation(variance)
         return cls(mode=mode, mean=mean.astype(np.float32), deviation=deviation.astype(np.float32))
 
@@ -137,7 +67,7 @@ class Normaliser:
         frames: npt.NDArray[np.floating],
         offsets: npt.NDArray[np.int64],
         speakers: tuple[str, ...] | None = None,
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    ) -> Tables:
         """Return shift and scale, (n, D) or (1, D) each: a frame x of utterance u becomes (x - shift[u]) * scale[u].
 
         Raises:
@@ -159,7 +89,7 @@ class Normaliser:
             sums, squares, counts = (total[group] for total in grouped)
         # Some utterances at a time: of all layers of a corpus each array in double precision has a gigabyte.
         shift, scale = np.empty(sums.shape, np.float32), np.empty(sums.shape, np.float32)
-        step = max(1, _BLOCK_VALUES // sums.shape[1])
+        step = max(1, _TABLE_VALUES // sums.shape[1])
         for part in (slice(first, first + step) for first in range(0, len(sums), step)):
             mean = sums[part] / counts[part]
             shift[part] = mean
@@ -168,6 +98,24 @@ class Normaliser:
             else:
                 scale[part] = 1 / _deviation(squares[part] / counts[part] - mean**2)
         return shift, scale
+
+
+def measured(
+    mode: Normalise,
+    frames: npt.NDArray[np.floating],
+    offsets: npt.NDArray[np.int64],
+    train: npt.NDArray[np.int64],
+    speakers: tuple[str, ...] | None = None,
+) -> tuple[Normaliser, Tables]:
+    """Return the normaliser of a training side, and its tables for all utterances, reading the frames once.
+
+    Raises:
+        UsageError: As `Normaliser.tables`, or an utterance has no frames.
+    """
+    # One mode looks at the frames twice, for deviations and for means: what it has added up serves both, however much it is.
+    with KeptSums(sys.maxsize).used() if mode == "utterance-mean" else contextlib.nullcontext():
+        normaliser = Normaliser.fit(mode, frames, offsets, train)
+        return normaliser, normaliser.tables(frames, offsets, speakers)
 
 
 def _deviation(variance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

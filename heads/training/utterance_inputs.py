@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tfser.heads.spec.fold import FoldData, Indices
 from tfser.heads.training.finite import refuse_features
-from tfser.heads.training.normalise import utterance_sums
+from tfser.heads.training.frame_sums import utterance_sums
 from tfser.manifests.errors import UsageError
 from tfser.pipeline.shards.packed import PackedFeatures
 

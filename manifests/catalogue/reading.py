@@ -130,7 +130,9 @@ def refresh(cache: Cache, *, rebuild: bool = False) -> bool:
             _WHOLE[_stamp(cache.catalogue, cache.catalogue.stat())] = seal
             _BUILT[seal] = built
     except (OSError, duckdb.Error) as error:
-        raise CannotWriteError(f"{cache.catalogue} cannot be written ({first_line(error)})") from error
+        reason = os.strerror(error.errno).lower() if isinstance(error, OSError) and error.errno else first_line(error)
+        way_out = "what it is an index of is safe; make room, or see who may write there, and run the same command again"
+        raise CannotWriteError(f"{cache.catalogue} cannot be written ({reason}); {way_out}") from error
     return True
 
 

@@ -144,12 +144,16 @@ class StreamedFrames:
         """Read consecutive frames of an utterance, from frame number ``first`` of all on; compare it when it is new."""
         row = self._rows[u]
         reader, at = self._reader(row), row.first_frame + first - int(self.offsets[u])
-        if self._new[u]:
-            whole = np.empty((row.frames, row.dim), self.dtype)
-            self._copy(reader, whole, row.first_frame)
-            compare(reader, [(row, whole)])
-            self._new[u] = False
-        self._copy(reader, dest, at)
+        if not self._new[u]:
+            self._copy(reader, dest, at)
+            return
+        # All of it is compared, whatever part of it is wanted; where that is the whole, it is read once.
+        whole = dest if len(dest) == row.frames and dest.flags.c_contiguous else np.empty((row.frames, row.dim), self.dtype)
+        self._copy(reader, whole, row.first_frame)
+        compare(reader, [(row, whole)])
+        self._new[u] = False
+        if whole is not dest:
+            dest[...] = whole[at - row.first_frame : at - row.first_frame + len(dest)]
 
     def _copy(self, reader: ShardReader, dest: Array, first_frame: int) -> None:
         if self._column is None:

@@ -7,6 +7,7 @@ again after a while, then named in one line. Local files are written aside and r
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 from collections.abc import Callable
@@ -144,7 +145,7 @@ class RemoteFolder:
                 if check is not None:
                     check(temporary)
 
-        self._tried("fetched", name, get)
+        self._tried("fetched", name, get, to.parent)
 
     def put(self, source: Path, name: str) -> None:
         """Copy a file of this machine to the store.
@@ -177,12 +178,18 @@ class RemoteFolder:
     def _parent(self, name: str) -> str:
         return self._at(str(PurePosixPath(name).parent)).removesuffix("/.")
 
-    def _tried(self, what: str, name: str, action: Callable[[], T]) -> T:
+    def _tried(self, what: str, name: str, action: Callable[[], T], disk: Path | None = None) -> T:
         """Do something, and again after a while if it fails: stores and networks are away for seconds.
+
+        Args:
+            what: is done to the file, for errors.
+            name: of the file.
+            action: does it.
+            disk: a folder of this machine that it writes to; None: it writes to the store, if anywhere.
 
         Raises:
             FileNotFoundError: there is no such file; it is not asked for again.
-            RemoteError: it fails each time.
+            RemoteError: it fails each time, or there is no room, which nobody makes within seconds.
         """
         for wait in (*WAITS, None):
             try:
@@ -190,6 +197,9 @@ class RemoteFolder:
             except (FileNotFoundError, TfserError):
                 raise
             except Exception as error:  # each store's library has errors of its own
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    full = disk or f"{self.url}/{name}"
+                    raise RemoteError(f"the disk is full at {full}; make room and run the same command again") from error
                 # Who may not read now may not read in a second either.
                 if wait is None or isinstance(error, PermissionError):
                     where = f"{self.url}/{name}".rstrip("/")

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from tfser.heads.spec.recipes import Normalise
-from tfser.heads.training import normalise
-from tfser.heads.training.normalise import KeptSums, Normaliser, utterance_sums
+from tfser.heads.training.normalise import Normaliser
 from tfser.manifests.errors import UsageError
 
 from .conftest import make_features
@@ -65,19 +64,6 @@ def test_speaker_needs_speakers() -> None:
             fitted.tables(packed.frames, packed.offsets, speakers)
 
 
-def test_sums_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    packed = make_features([7, 1, 9, 5, 2], 3)
-    whole = utterance_sums(packed.frames, packed.offsets)
-    monkeypatch.setattr(normalise, "_BLOCK_VALUES", 8 * 3)
-    for one, other in zip(whole, utterance_sums(packed.frames, packed.offsets), strict=True):
-        np.testing.assert_allclose(one, other)
-
-
-def test_utterances_without_frames_are_named() -> None:
-    with pytest.raises(UsageError, match="number 1 "):
-        utterance_sums(np.ones((3, 2)), np.array([0, 2, 2, 3]))
-
-
 @pytest.mark.parametrize("mode", ["train", "utterance", "utterance-mean", "speaker"])
 def test_a_feature_that_hardly_moves_is_not_blown_up(mode: Normalise) -> None:
     """Deviations of 0, of just below and just above a thousandth, and of one: the first two count as a thousandth."""
@@ -89,20 +75,3 @@ def test_a_feature_that_hardly_moves_is_not_blown_up(mode: Normalise) -> None:
     _, scale = fitted.tables(frames, offsets, SPEAKERS)
     expected = 1 / np.array([1e-3, 1e-3, 1.2e-3, 1.0])
     np.testing.assert_allclose(scale, np.broadcast_to(expected, scale.shape), rtol=1e-3)
-
-
-def test_sums_are_kept_for_the_runs_of_one_trainer_and_nobody_else() -> None:
-    frames, offsets = np.arange(12, dtype=np.float32).reshape(6, 2), np.array([0, 2, 6])
-    kept = KeptSums()
-    first = utterance_sums(frames, offsets)
-    with kept.used():
-        once = utterance_sums(frames, offsets)
-        assert utterance_sums(frames, offsets) is once is not first
-        other = utterance_sums(frames.copy(), offsets)  # equal, and not the same
-        assert other is not once and (other[0] == once[0]).all()
-        assert utterance_sums(frames, offsets) is not once  # only the last ones are kept
-    frames += 1
-    assert (utterance_sums(frames, offsets)[0] != once[0]).all()  # outside, nothing is remembered
-    with kept.used():
-        del frames
-        assert kept.get(np.zeros((6, 2), np.float32), offsets) is None

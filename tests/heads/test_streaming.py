@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 from tfser.heads import head
 from tfser.heads.models.mean_pool import MeanPoolConfig
 from tfser.heads.models.tf_transformer import TFTransformerConfig
-from tfser.heads.runs import holding
+from tfser.heads.runs import holding, one_fold
 from tfser.heads.runs.holding import SHARE, Holding, free_memory, memory_limit
 from tfser.heads.spec.fold import FitResult, FoldData
 from tfser.heads.spec.recipes import Recipe
@@ -30,6 +31,7 @@ from tfser.heads.training.ahead import DEPTH, read_ahead
 from tfser.heads.training.finite import NotFiniteError
 from tfser.heads.training.loop import TrainedState, fit, predict
 from tfser.heads.training.together import FitJob, fit_together
+from tfser.manifests.catalogue.reading import open_catalogue
 from tfser.manifests.errors import UnreadableError
 from tfser.pipeline.shards import streamed as streaming
 from tfser.pipeline.shards.packed import FeatureRow, PackedFeatures, load_packed
@@ -294,13 +296,19 @@ def test_the_command_says_so_and_it_is_the_same_run(tmp_path: Path, cache: Any, 
     fill_with_tones(cache, tmp_path / "audio", seconds=0.2, each=(2, 2))
     words = ("train", "--head", "mean_pool", "--features", "logmel", "--epochs", "1", "--fold", "1", "--format", "json")
     monkeypatch.setattr(holding, "memory_limit", lambda: 1000)
+    monkeypatch.setattr(one_fold, "WORTH_SAYING", 1)
     streamed = run(*words, "--cache", cache.root)
     assert streamed.exit_code == 0, streamed.stderr
     assert f"more than {SHARE:.0%} of 1.0 kB of memory" in " ".join(streamed.stderr.split())
+    said = re.search(r"fold 1: ([0-9.]+) kB are read once to measure the normalisation", " ".join(streamed.stderr.split()))
     (folder,) = cache.runs.glob("mean_pool*")
     table = cache.read_table(folder / "predictions.parquet")
     held = run(*words, "--no-stream", "--again", "--cache", cache.root)
-    assert held.exit_code == 0 and "streamed" not in held.stderr
+    assert held.exit_code == 0 and "streamed" not in held.stderr and "read once" not in held.stderr
+    with open_catalogue(cache) as connection:  # the speaker of fold 1 is tested, the other one trained on
+        rows = connection.execute("SELECT utterance_id, frames * dim * 4 FROM features").fetchall()
+    tested = set(table["utterance_id"].to_pylist())
+    assert said is not None and float(said[1]) == round(sum(n for name, n in rows if name not in tested) / 1000, 1)
     assert cache.read_table(folder / "predictions.parquet").equals(table)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.errors import TfserError
@@ -236,6 +237,22 @@ def test_a_full_disk_ends_the_driver_and_what_is_stored_stays(
     assert verify(cache) == [] and len(files(cache)) == 1
     report = extracted(cache, alone(LOGMEL), RayCluster())
     assert (report.before, report.extracted) == (8, USABLE - 8)
+
+
+def test_a_block_that_no_node_s_shared_memory_holds(nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's store in `/dev/shm` has 80 MB in these tests, and frames of one block 115 MB: they come by its files instead."""
+    monkeypatch.setattr(on_ray, "BLOCK_SECONDS", 4000.0)
+    noise = (3000 * np.random.default_rng(0).standard_normal(16000 * 60)).astype(np.int16)
+    sounds = tmp_path / "sounds"
+    sounds.mkdir()
+    for i in range(3):
+        soundfile.write(sounds / f"long{i}.wav", np.tile(np.roll(noise, i * 1000), 20), 16000)
+    (sounds / "t.csv").write_text("path\nlong0.wav\nlong1.wav\nlong2.wav\n")
+    caches = [scanned(tmp_path / name, sounds) for name in ("local", "ray")]
+    extracted(caches[0], alone(LOGMEL))
+    assert extracted(caches[1], alone(LOGMEL), RayCluster()).extracted == 3
+    assert sum(map(len, files(caches[0]).values())) > 80 << 20
+    assert files(caches[1]) == files(caches[0])
 
 
 def test_the_command_starts_workers_of_its_own(root: Path, tmp_path: Path) -> None:

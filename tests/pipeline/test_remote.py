@@ -9,8 +9,10 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +319,29 @@ def test_two_pushes_at_once_and_a_clock_that_went_back(
     assert contents(third) == contents(first) | contents(second)
 
 
+def test_two_pushes_that_commit_in_the_same_moment_both_count(
+    filled: Cache, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither has seen the other's commit when it writes its own."""
+    second = Cache(tmp_path / "second")
+    shutil.copytree(filled.root, second.root)
+    extract(second, "c", feature_set("logmel", {"n_mels": "20"}))
+    meeting, whole = threading.Barrier(2, timeout=60), RemoteFolder.write
+
+    def write(self: RemoteFolder, name: str, content: bytes) -> None:
+        if name.startswith(COMMITS):
+            meeting.wait()
+        whole(self, name, content)
+
+    monkeypatch.setattr(RemoteFolder, "write", write)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda cache: push(cache, folder(bucket)), (filled, second)))
+    assert len(folder(bucket).listing(COMMITS)) == 2
+    third = Cache(tmp_path / "third")
+    pull(third, folder(bucket))
+    assert contents(third) == contents(filled) | contents(second)
+
+
 # -- what fails for a time ---------------------------------------------------------------------------------------------------
 
 
@@ -373,7 +398,7 @@ def test_a_full_disk_here_leaves_a_cache_that_goes_on(
     other = Cache(tmp_path / "other")
     with monkeypatch.context() as patch:
         patch.setattr(MemoryFileSystem, "get_file", full)
-        with pytest.raises(TfserError, match="No space left"):
+        with pytest.raises(TfserError, match=r"the disk is full at .*; make room and run the same command again"):
             pull(other, folder(bucket))
     assert not [p for p in other.root.rglob("*") if p.name.endswith(".tmp")] and verify(other) == []
     pull(other, folder(bucket))
