@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -82,14 +83,18 @@ def report(
         else:
             tables = table_lines(connection, material, kind)
     if kind is not ReportKind.html:
-        with output_to(target):
-            show(*tables)
-        if target is not None:
-            say(f"tables written to {target}")
+        _write_tables(target, tables)
         return
     assert target is not None
     write(target, text, files)
     say_where(target, text, files, material)
+
+
+def _write_tables(target: Path | None, lines: Sequence[str]) -> None:
+    with output_to(target):
+        show(*lines)
+    if target is not None:
+        say(f"tables written to {target}")
 
 
 def report_dimensions(
@@ -116,8 +121,7 @@ def report_dimensions(
         raise UsageError("--audio is of mistaken classes, and these experiments rate dimensions; leave it out")
     if kind is not ReportKind.html:
         tables = dimension_tables_of(connection, rated, wishes.selection)
-        with output_to(target):
-            show(*(markdown_of(tables) if kind is ReportKind.markdown else latex_of(tables)))
+        _write_tables(target, markdown_of(tables) if kind is ReportKind.markdown else latex_of(tables))
         return True
     assert target is not None
     command = " ".join(["tfser report", *map(shlex.quote, named), "--output", shlex.quote(target.name)])
