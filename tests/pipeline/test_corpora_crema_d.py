@@ -168,7 +168,7 @@ def test_the_folder_of_the_files_itself(tmp_path, wav):
 
 def test_no_crema_d(tmp_path, write_wav):
     write_wav(tmp_path / "hello.wav", 0.1)
-    with pytest.raises(TfserError, match=r"does not look like crema_d: .*\n  ROOT/AudioWAV"):
+    with pytest.raises(TfserError, match=r"does not look like crema_d: .*Expected: ROOT/AudioWAV"):
         read(tmp_path, {})
 
 

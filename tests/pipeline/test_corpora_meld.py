@@ -335,7 +335,7 @@ def test_odd_rows(tmp_path):
 )
 def test_no_meld(tmp_path, name, reason):
     write_table(tmp_path / name, line(0, 0))
-    with pytest.raises(TfserError, match=rf"does not look like meld: {reason}.*\n  ROOT/train_sent_emo"):
+    with pytest.raises(TfserError, match=rf"does not look like meld: {reason}.*Expected: ROOT/train_sent_emo"):
         read(tmp_path, {})
 
 
