@@ -109,12 +109,13 @@ def write_parquet(path: Path, table: Any) -> None:
         pq.write_table(table, file, compression="zstd")
 
 
-def format_of(path: Path, suffixes: Collection[str]) -> str | None:
+def format_of(path: Path, suffixes: Collection[str], otherwise: str = ", or say --format") -> str | None:
     """Return the format that a file's name says, without the dot; None for a device or a pipe, which has no suffix to go by.
 
     Args:
         path: the file.
         suffixes: that are formats, without the dot.
+        otherwise: what else an error advises.
 
     Raises:
         UsageError: if the suffix is none of them.
@@ -127,4 +128,4 @@ def format_of(path: Path, suffixes: Collection[str]) -> str | None:
     *most, last = [f".{name}" for name in suffixes]
     known = f"{', '.join(most)} or {last}" if most else last
     said = f"the suffix {path.suffix} is no format" if path.suffix else "the name has no suffix to tell the format by"
-    raise UsageError(f"--output {path}: {said}; name it {known}, or say --format")
+    raise UsageError(f"--output {path}: {said}; name it {known}{otherwise}")

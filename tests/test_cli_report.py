@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import soundfile
 
+from tfser.heads.reports import page
 from tfser.heads.reports.recordings import listen
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue
@@ -48,6 +49,24 @@ def test_report_writes_a_page_with_sound(tmp_path: Path) -> None:
     again = run(*command[1].replace("&#39;", "'").replace("'", "").split()[1:])
     assert again.exit_code == 0, again.stderr
     assert "found" in again.stderr or "finished" in again.stderr, again.stderr
+
+
+def test_names_that_were_given_mean_experiments(tmp_path: Path, filled: Path) -> None:
+    """As in `scores`, `compare` and `predict`; and the page and the tables call an experiment so."""
+    with open_catalogue(Cache(filled)) as connection:
+        experiment = str(connection.execute("SELECT any_value(experiment) FROM runs").fetchall()[0][0])
+    assert run("runs", "name", "mine", experiment).exit_code == 0
+    try:
+        tables, figure = tmp_path / "tables.md", tmp_path / "confusion.svg"
+        written = run("report", "mine", "--output", tables)
+        assert written.exit_code == 0, written.stderr
+        assert "mine (logreg)" in tables.read_text(encoding="utf-8")
+        drawn = run("plot", "confusion", "mine", "--output", figure)
+        assert drawn.exit_code == 0, drawn.stderr
+    finally:
+        assert run("runs", "name", "mine", "--remove").exit_code == 0
+    lost = run("plot", "confusion", "mine", "--output", figure)
+    assert lost.exit_code == 2 and "mine" in lost.stderr
 
 
 @pytest.mark.slow
@@ -178,3 +197,17 @@ def test_the_page_in_a_browser(browser: Any, width: int, scheme: str, scripts: b
     shown.wait_for_timeout(500)
     assert shown.locator(f"[id='{where.removeprefix('#')}']").is_visible()
     context.close()
+
+
+@pytest.mark.slow
+def test_scripts_put_players_where_links_lead_to_one(browser: Any, tmp_path: Path) -> None:
+    """The sound stands in the page once; with scripts every mistake has a player, without them a link to it."""
+    body = '<audio id="sound-1" controls src="data:audio/flac;base64,AA" aria-label="u1"></audio>'
+    body += f'<p><a class="same" href="#sound-1">player above</a></p><script>{page._SCRIPT}</script>'
+    (tmp_path / "page.html").write_text(f"<!DOCTYPE html><title>t</title>{body}", encoding="utf-8")
+    counts = []
+    for scripts in (True, False):
+        shown = browser.new_context(java_script_enabled=scripts).new_page()
+        shown.goto((tmp_path / "page.html").as_uri())
+        counts.append((shown.locator("audio[src]").count(), shown.locator("a.same").count(), shown.locator("#sound-1").count()))
+    assert counts == [(2, 0, 1), (1, 1, 1)]

@@ -64,7 +64,10 @@ def test_a_sweep_from_the_plan_to_the_table(cache: Path, tmp_path: Path) -> None
     with (tmp_path / "runs.csv").open() as file:
         assert sum(row["head"] == "mean_pool" for row in csv.DictReader(file)) == 6
     known = run(*words, "--seeds", "0-3", "--dry-run")
-    assert "time: about" in known.stderr and "12 runs, 10 finished, 2 to do" in known.stderr
+    assert (
+        "for 2 of them, one after the other, as finished runs took here" in known.stderr
+        and "12 runs, 10 finished, 2 to do" in known.stderr
+    )
 
 
 @pytest.mark.slow

@@ -116,7 +116,7 @@ class FoldBars:
 
     def _left_text(self) -> str:
         seconds = self.left_s()
-        return f", about {duration(seconds)} left" if seconds >= 0.5 else ""  # less is none, in words
+        return f", about {duration(seconds)} left" if seconds and seconds >= 0.5 else ""  # less is none, in words
 
     def _say(self, text: str) -> None:
         """Say something where no bar stands; the next epoch brings one back."""

@@ -18,7 +18,9 @@ from tfser.manifests.wording import count
 
 
 def fuse_runs(
-    experiments: Annotated[list[str], typer.Argument(metavar="A B", help="Experiments: the id of each, or enough of it.")],
+    experiments: Annotated[
+        list[str], typer.Argument(metavar="A B", help="Experiments: the id of each, enough of it, or a name.")
+    ],
     *,
     again: Annotated[bool, Option("Make again what is there.")] = False,
     writing: Writing,

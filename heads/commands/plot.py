@@ -24,7 +24,7 @@ def plot(
     kind: Annotated[str, typer.Argument(metavar="KIND", help=_KINDS)],
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="EXPERIMENT", help="Ids, or enough of them; of features: an utterance."),
+        typer.Argument(metavar="EXPERIMENT", help="Ids, enough of them, or names; of features: an utterance."),
     ] = None,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="x.svg, x.pdf or x.png.")],
@@ -45,7 +45,7 @@ def plot(
     if kind not in PLOTS:
         raise unknown("kind of plot", kind, list(PLOTS))
     check_output(output)
-    suffix = format_of(output, FILE_KINDS)
+    suffix = format_of(output, FILE_KINDS, otherwise="")
     if suffix is None:
         raise UsageError(f"--output {output}: name a file that ends in .svg, .pdf or .png")
     store = place.store

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,7 @@ from tfser.manifests.catalogue.reading import Connection, open_catalogue
 from tfser.manifests.commands.printing import InCache
 from tfser.manifests.display import say, show
 from tfser.manifests.errors import UsageError
+from tfser.manifests.experiment_names import meant_by
 from tfser.manifests.garbage import rarely_collected
 from tfser.manifests.options import Option
 from tfser.manifests.outputs import check_output, format_of, output_to, writing
@@ -40,7 +42,7 @@ class ReportKind(StrEnum):
 def report(
     experiments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="EXPERIMENT", help="Ids, or enough of them; all complete ones if left out."),
+        typer.Argument(metavar="EXPERIMENT", help="Ids, enough of them, or names; all complete ones if left out."),
     ] = None,
     *,
     output: Annotated[
@@ -70,28 +72,33 @@ def report(
     target = (output or PAGE) if kind is ReportKind.html else output
     check_output(target)
     store = place.store
+    named = experiments or []
     with open_catalogue(store) as connection:
-        if report_dimensions(connection, experiments or [], wishes, kind, target):
+        if report_dimensions(store, connection, named, wishes, kind, target):
             return
-        material = read_material(store, connection, experiments or (), selection=wishes.selection)
+        material = read_material(store, connection, named, selection=wishes.selection)
         if kind is ReportKind.html:
             assert target is not None
-            text, files = page_text(connection, material, wishes, experiments or [], target)
+            text, files = page_text(connection, material, wishes, named, target)
         else:
             tables = table_lines(connection, material, kind)
     if kind is not ReportKind.html:
-        with output_to(target):
-            show(*tables)
-        if target is not None:
-            say(f"tables written to {target}")
+        _write_tables(target, tables)
         return
     assert target is not None
     write(target, text, files)
     say_where(target, text, files, material)
 
 
+def _write_tables(target: Path | None, lines: Sequence[str]) -> None:
+    with output_to(target):
+        show(*lines)
+    if target is not None:
+        say(f"tables written to {target}")
+
+
 def report_dimensions(
-    connection: Connection, named: list[str], wishes: ReportWishes, kind: ReportKind, target: Path | None
+    store: Cache, connection: Connection, named: list[str], wishes: ReportWishes, kind: ReportKind, target: Path | None
 ) -> bool:
     """Write the page or tables of experiments on dimensions, where these alone are meant; return whether they are.
 
@@ -101,7 +108,7 @@ def report_dimensions(
     from tfser.heads.reports.dimension_page import dimension_tables_of, rated_experiments, write_dimension_page
     from tfser.heads.reports.report_tables import latex_of, markdown_of
 
-    rated, classes = rated_experiments(connection, named)
+    rated, classes = rated_experiments(connection, [meant_by(store, name) for name in named])
     if not rated:
         return False
     if classes and named:
@@ -114,8 +121,7 @@ def report_dimensions(
         raise UsageError("--audio is of mistaken classes, and these experiments rate dimensions; leave it out")
     if kind is not ReportKind.html:
         tables = dimension_tables_of(connection, rated, wishes.selection)
-        with output_to(target):
-            show(*(markdown_of(tables) if kind is ReportKind.markdown else latex_of(tables)))
+        _write_tables(target, markdown_of(tables) if kind is ReportKind.markdown else latex_of(tables))
         return True
     assert target is not None
     command = " ".join(["tfser report", *map(shlex.quote, named), "--output", shlex.quote(target.name)])

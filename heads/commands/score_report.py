@@ -195,7 +195,8 @@ def _line(row: Row, by: str | None, names: Mapping[str, str]) -> dict[str, Any]:
         line |= {"seeds": len(row["seeds"]), by: row[by], "n": row["n"]}
         if by == "class":
             line |= {"recall [95 %]": _range(row, "recall"), "precision": _one(row, "precision"), "F1": _one(row, "F1")}
-            line |= {"taken for it": f"{row['predicted']:.1f}", "clusters": row["clusters"] or ""}
+            digits = 0 if len(row["seeds"]) == 1 else 1  # a mean over seeds, which of one is a whole number
+            line |= {"taken for it": f"{row['predicted']:.{digits}f}", "clusters": row["clusters"] or ""}
         else:
             line |= {"UA": _spread(row, "UA"), "WA": _spread(row, "WA")}
     return line | {"audit": standing(row), "experiment": names[row["experiment"]]}

@@ -222,7 +222,7 @@ def print_plan(
     say(f"{count(len(plan.runs), 'run')}, {sum(row['finished'] for row in table):,} finished, {len(plan.missing):,} to do")
     if known:
         say(
-            f"time: about {duration(sum(row['seconds'] for row in known))} for {sum(row['to_do'] for row in known):,} of them, "
+            f"time: {about(sum(row['seconds'] for row in known))} for {sum(row['to_do'] for row in known):,} of them, "
             "one after the other, as finished runs took here"
         )
     if unknown:
@@ -236,12 +236,23 @@ def print_plan(
 def duration(seconds: float) -> str:
     """Return a time for people.
 
-    >>> duration(4.2), duration(150), duration(5400)
-    ('4 s', '2.5 min', '1.5 h')
+    >>> duration(0.2), duration(4.2), duration(150), duration(5400)
+    ('under 1 s', '4 s', '2.5 min', '1.5 h')
     """
+    if seconds < 0.5:
+        return "under 1 s"
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def about(seconds: float) -> str:
+    """Return an estimate of a time for people: one that is hardly any is not called approximate.
+
+    >>> about(0.2), about(150)
+    ('under 1 s', 'about 2.5 min')
+    """
+    return duration(seconds) if seconds < 0.5 else f"about {duration(seconds)}"
 
 
 def failure_lines(failures: Sequence[Failure]) -> list[str]:

@@ -89,6 +89,7 @@ def write_dimension_page(
             "corpora": [],
             "experiments": parts,
             "left_out": table_of("left out, and why", [{"what": a, "why": b} for a, b in left_out]) if left_out else None,
+            "left_out_count": len(left_out),
             "audits": table_of("findings of the audits", findings, most=100, sql=findings_sql),
             "licences": table_of("corpora", licences, sql=licences_sql),
             "made": [corpus_data.how_made(connection, one) for one in shown],

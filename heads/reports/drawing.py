@@ -121,9 +121,7 @@ def speakers(data: FigureData, width: float) -> Figure:
     places = range(len(rows)) if named else range(0, len(rows), max(1, len(rows) // _NAMED_SPEAKERS))
     ax.set_yticks(list(places), [labels[i] for i in places])
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    # From the ten below the worst: dots from 85 to 95 would be one heap on an axis that begins at zero.
-    lowest = min([row["UA"] for row in rows] + [data.details["low"] or 1.0])
-    ax.set_xlim(max(-2, 10 * int(10 * lowest - 0.5) - 2), 102)
+    ax.set_xlim(_first_percent(min([row["UA"] for row in rows] + [data.details["low"] or 1.0])), 102)
     ax.set_xlabel(_axis_words(width, "UA of the speaker (%)", "line and band: all, 95 %"))
     ax.grid(axis="both")
     if kinds != ["unknown"]:
@@ -358,7 +356,7 @@ def failing(data: FigureData, width: float) -> Figure:
     named = [(f"{row['what']} {row['group']}", row["n"]) for row in rows]
     ax.set_yticks(range(len(rows)), [f"{short_text(name, most)} (n {n:.0f})" for name, n in named])
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_xlim(-2, 102)
+    ax.set_xlim(_first_percent(min(row["UA"] if row["low"] is None else row["low"] for row in rows)), 102)
     ax.set_xlabel(_axis_words(width, "UA of the group (%)", "95 % interval; line: all"))
     ax.grid(axis="x")
     return figure
@@ -400,6 +398,14 @@ def scatter(data: FigureData, width: float) -> Figure:
     ax.set_ylabel("predicted")
     ax.grid(axis="both")
     return figure
+
+
+def _first_percent(lowest: float) -> float:
+    """Return where an axis of percent begins whose lowest value is given as a share: at the ten below it.
+
+    Dots from 85 to 95 would be one heap on an axis that begins at zero.
+    """
+    return max(-2, 10 * int(10 * lowest - 0.5) - 2)
 
 
 def _axis_words(width: float, first: str, second: str) -> str:

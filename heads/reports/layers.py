@@ -7,6 +7,7 @@ stands above the axis. Colours are told apart by any eye and stand beside shapes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from tfser.heads.reports.style import BLUE, COLUMN_INCHES, FAINT, GREEN, INK, OR
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_NUMBERS_AN_INCH = 3.8
+"""Layers that can be named along an inch of a figure's width."""
 
 _ACROSS = {"chosen": (VERMILION, "-"), "learned mix": (GREEN, "--"), "all side by side": (FAINT, ":")}
 """What is drawn as a line across, its colour and its dashes."""
@@ -48,8 +52,11 @@ def layers_figure(rows: Sequence[Mapping[str, Any]], width: float = COLUMN_INCHE
     if validated:
         x, y = zip(*validated, strict=True)
         ax.plot(x, y, "s:", color=ORANGE, markersize=4, markerfacecolor="none", label="validation speakers, mean over folds")
-    _times(ax, layers)
-    ax.set_xticks(numbers)
+    # 25 layers in one column of a paper leave a number about as much room as it takes: only every so many-th is named.
+    crowded = len(numbers) > _NUMBERS_AN_INCH * width
+    _times(ax, layers, crowded)
+    ax.set_xticks(numbers[:: math.ceil(len(numbers) / (_NUMBERS_AN_INCH * width))])
+    ax.set_xticks(numbers, minor=True)
     ax.set_xlabel(f"layer of {_encoder(layers)} (0: its input)")
     ax.set_ylabel(f"{metric} of {layers[0]['head']}{unit}")
     ax.grid(axis="y")
@@ -75,22 +82,22 @@ def _across(ax: Axes, rows: Sequence[Mapping[str, Any]], metric: str, scale: flo
             )
 
 
-def _times(ax: Axes, layers: Sequence[Mapping[str, Any]]) -> None:
-    """Write how many folds chose each layer along the top."""
+def _times(ax: Axes, layers: Sequence[Mapping[str, Any]], crowded: bool) -> None:
+    """Write how many folds chose each layer along the top: `4×`, where the layers are crowded 4."""
     if any(row["chosen_in"] for row in layers):
         for row in layers:
             if row["chosen_in"]:
                 ax.text(
                     row["layer"],
                     0.98,
-                    f"{row['chosen_in']}×",
+                    f"{row['chosen_in']}{'' if crowded else '×'}",
                     transform=ax.get_xaxis_transform(),
                     ha="center",
                     va="top",
                     color=INK,
-                    fontsize=7,
+                    fontsize=6 if crowded else 7,
                 )
-        ax.set_title("×: how many folds chose the layer", fontsize=7, color=INK)
+        ax.set_title(f"{'above' if crowded else '×'}: how many folds chose the layer", fontsize=7, color=INK)
 
 
 def _encoder(layers: Sequence[Mapping[str, Any]]) -> str:

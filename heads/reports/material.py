@@ -24,6 +24,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.catalogue.run_files import run_folders
 from tfser.manifests.errors import UsageError
+from tfser.manifests.experiment_names import meant_by, names_of
 from tfser.manifests.wording import count
 
 
@@ -112,17 +113,18 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
     Args:
         cache: the cache, for runs that are only begun.
         connection: its catalogue.
-        named: ids, or enough of them, or runs of them; none: every complete experiment.
+        named: ids, or enough of them, runs of them, or names that somebody gave; none: every complete experiment.
         selection: how the epoch was chosen; an experiment without it is left out, and said to be.
 
     Raises:
         UsageError: There is no experiment, none of that name, or none that can be shown.
     """
-    for name in named:
-        check_classes(connection, find(connection, name), "this")
+    meant = [find(connection, meant_by(cache, name)) for name in named]
+    for subject in meant:
+        check_classes(connection, subject, "this")
     every = table(connection)
     chosen = {row["experiment"]: row for row in every if row["selection"] == selection}
-    asked = list(dict.fromkeys(find(connection, name).experiment for name in named))
+    asked = list(dict.fromkeys(subject.experiment for subject in meant))
     ids = asked or list(dict.fromkeys(row["experiment"] for row in every))
     left_out: list[tuple[str, str]] = []
     kept: list[str] = []
@@ -138,7 +140,7 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
     left_out += _unusable_runs(cache, connection)
     if not kept:
         raise _nothing(connection, ids, left_out)
-    names = contender_names([chosen[name] for name in kept])
+    names = contender_names([chosen[name] for name in kept], _names_given(cache))
     members = [
         Contender(
             experiment=name,
@@ -152,6 +154,11 @@ def read_material(cache: Cache, connection: Connection, named: Sequence[str] = (
     ]
     shown = tuple(row for row in every if row["experiment"] in set(kept))
     return Material(selection=selection, groups=_grouped(members), table=shown, left_out=tuple(left_out))
+
+
+def _names_given(cache: Cache) -> dict[str, str]:
+    """Return what people call experiments, by id; of several names of one, the first by letters."""
+    return {experiment: name for name, experiment in sorted(names_of(cache).items(), reverse=True)}
 
 
 def _nothing(connection: Connection, ids: Sequence[str], left_out: Sequence[tuple[str, str]]) -> UsageError:

@@ -17,7 +17,7 @@ from tfser.heads.reports.drawing import draw
 from tfser.heads.reports.epochs_data import curves
 from tfser.heads.reports.figure_data import FigureData, percent_of, text_of
 from tfser.heads.reports.material import Contender, spoken
-from tfser.heads.reports.recordings import Heard
+from tfser.heads.reports.recordings import Players
 from tfser.heads.reports.report_tables import ReportTable, brief, of_numbers
 from tfser.heads.reports.style import inline_svg
 from tfser.heads.reports.templates import Safe
@@ -66,7 +66,7 @@ def drawn(data: FigureData, key: str, links: Mapping[str, tuple[str, str]] | Non
 def experiment_part(
     connection: Connection,
     one: Contender,
-    heard: Heard | None = None,
+    players: Players | None = None,
     links: Links | None = None,
     beside: RatedContender | None = None,
 ) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def experiment_part(
     Args:
         connection: the catalogue.
         one: the experiment.
-        heard: the sound of its confident mistakes, if that is wanted.
+        players: those of the page, for its confident mistakes, if sound is wanted.
         links: where cells of the confusion and utterances lead.
         beside: what it says of dimensions, if it learned any beside its classes.
     """
@@ -95,7 +95,7 @@ def experiment_part(
         "sentence": sentence(connection, one),
         "figures": [figure.shown() for figure in figures],
         "trust": [figure.shown() for figure in trust],
-        "mistakes": _mistakes(connection, one, heard, links),
+        "mistakes": _mistakes(connection, one, players, links),
         "missing": missing,
         "in_cells": cells,
     }
@@ -184,7 +184,7 @@ def cells_part(one: Contender, cells: Mapping[tuple[str, str], Sequence[Mapping[
     return {"cells": found, "summary": summary + more, "sql": trust_data.in_cell_sql(one)}
 
 
-def _mistakes(connection: Connection, one: Contender, heard: Heard | None, links: Links) -> dict[str, Any] | None:
+def _mistakes(connection: Connection, one: Contender, players: Players | None, links: Links) -> dict[str, Any] | None:
     data = trust_data.mistakes(connection, one)
     if not data.rows:
         return None
@@ -202,18 +202,15 @@ def _mistakes(connection: Connection, one: Contender, heard: Heard | None, links
             brief(row["transcript"] or ""),
         ]
         # A player where there is sound, else the reason why there is none.
-        if heard is not None:
-            key = (row["corpus"], row["utterance_id"])
-            missing = heard.missing.get(key, "no sound")
-            address = heard.addresses.get(key)
-            line.append({"audio": address, "text": row["utterance_id"] if address else missing})
+        if players is not None:
+            line.append(players.cell(row["corpus"], name))
         lines.append(tuple(line))
     table = ReportTable(
         title="confident mistakes, the surest first",
-        columns=tuple([*columns, "listen"] if heard is not None else columns),
+        columns=tuple([*columns, "listen"] if players is not None else columns),
         rows=tuple(lines),
         right=frozenset({"sure (%)", "seconds"}),
-        notes=() if heard is not None else ("tfser report --audio adds players.",),
+        notes=() if players is not None else ("tfser report --audio adds players.",),
     )
     return {"title": data.title, "reading": data.reading, "table": table, "numbers": [of_numbers(n) for n in data.numbers]}
 

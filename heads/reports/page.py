@@ -4,7 +4,8 @@ In goes the catalogue and what was chosen of it (`tfser.heads.reports.material`)
 for the same runs: no time of now, sorted, ids by number. Labels, transcripts and names are other people's text: the template
 escapes all of it, control characters and marks that turn the direction of writing are shown as escapes, and the page's own
 policy lets nothing run but its one short script and fetch nothing at all. The page is kept small: utterances behind the cells of
-a confusion are cut to what fits, the number of those left out stands there, and the SQL gives all of them.
+a confusion are cut to what fits, the number of those left out stands there, and the SQL gives all of them. Where that is not
+enough, fewer experiments are shown in detail, and long tables are cut; what is left out is said, and where it is found.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from tfser.heads.reports.figure_data import FigureData
 from tfser.heads.reports.material import Contender, Material
 from tfser.heads.reports.one_experiment import cells_part, drawn, experiment_part, sentence
 from tfser.heads.reports.published_data import published_ratings, published_tables
-from tfser.heads.reports.recordings import Heard
-from tfser.heads.reports.report_tables import of_numbers, score_table, table_of
+from tfser.heads.reports.recordings import Heard, Players
+from tfser.heads.reports.report_tables import of_numbers, score_table, shortened, table_of
 from tfser.heads.reports.style import house_style
 from tfser.heads.reports.templates import Safe, environment
 from tfser.heads.results.marks import explain_marks, is_independent
 from tfser.manifests.catalogue.reading import Connection
+from tfser.manifests.notes import note
 from tfser.manifests.wording import count
 
 DETAILED = 2
@@ -46,12 +48,16 @@ _MOST_BYTES = 1_900_000
 _CELL_ROWS = (40, 15, 6, 2, 0)
 """Utterances shown a cell: as many as leave the page small."""
 
+_MOST_ROWS = 200
+"""Rows of a table of scores, and speakers of a corpus."""
+
 _SCRIPT = (
     "function o(){var t=location.hash&&document.getElementById(decodeURIComponent(location.hash.slice(1)));"
     "for(var e=t;e;e=e.parentElement)if(e.tagName==='DETAILS')e.open=true;if(t)t.scrollIntoView()}"
-    "addEventListener('hashchange',o);o()"
+    "document.querySelectorAll('a.same').forEach(function(a){var p=document.getElementById(a.hash.slice(1)).cloneNode();"
+    "p.id='';a.replaceWith(p)});addEventListener('hashchange',o);o()"
 )
-"""Opens what is folded around a link's target, in browsers that do not do so by themselves."""
+"""Opens what is folded around a link's target, in browsers that do not by themselves; puts players where links lead to one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,16 +97,17 @@ def write_page(connection: Connection, material: Material, wishes: Wishes) -> st
     chosen = [member for member in material.members if member.experiment in wishes.experiments]
     rated = {one.experiment: of for one in material.members if (of := rated_beside(connection, one)) is not None}
     with house_style():
-        parts = [experiment_part(connection, one, wishes.heard, beside=rated.get(one.experiment)) for one in chosen]
-        differences = [drawn(data, f"d{i + 1}") for i, data in enumerate(_differences(material, chosen))]
+        context = _context(connection, material, wishes, chosen, rated)
         forests = [drawn(scores_data.forest(group), f"f{i + 1}") for i, group in enumerate(material.groups)]
-        corpora = _corpora(connection, material)
-    context = _context(connection, material, wishes, chosen, rated)
-    context |= {
-        "forests": [of.shown() for of in forests],
-        "differences": [of.shown() for of in differences],
-        "corpora": corpora,
-    }
+        about = {"forests": [of.shown() for of in forests], "corpora": _corpora(connection, material)}
+        around = {**context, **about, "differences": [], "experiments": []}
+        parts = _parts(connection, chosen, wishes, rated, around)
+        shown_in_detail = chosen[: len(parts)]
+        differences = [drawn(data, f"d{i + 1}") for i, data in enumerate(_differences(material, shown_in_detail))]
+    if len(parts) < len(chosen):
+        context = _context(connection, material, wishes, shown_in_detail, rated)
+        context["subtitle"] += f" {_not_in_detail(chosen[len(parts) :])}"
+    context |= {**about, "differences": [of.shown() for of in differences]}
     text = ""
     for most in _CELL_ROWS:
         shown = [{**part, "cells": cells_part(part["one"], part["in_cells"], most)} for part in parts]
@@ -111,11 +118,54 @@ def write_page(connection: Connection, material: Material, wishes: Wishes) -> st
     return text
 
 
-def sound_bytes(text: str, addresses: Iterable[str]) -> int:
-    """Count what players' addresses take of a page: one stands there once for each experiment that is wrong about it, or never.
+def _parts(
+    connection: Connection,
+    chosen: Sequence[Contender],
+    wishes: Wishes,
+    rated: Mapping[str, RatedContender],
+    around: Mapping[str, Any],
+) -> list[dict[str, Any]]:
+    """Return the experiments in detail, from the first on as many as the page has room for: one at least. Call in `house_style`.
 
-    >>> sound_bytes("<audio src='data:A'></audio><audio src='data:A'></audio>", ["data:A", "data:B"])
-    12
+    Args:
+        connection: the catalogue.
+        chosen: the experiments to show in detail.
+        wishes: what else the page is to hold.
+        rated: by experiment, what it says of dimensions.
+        around: what the template takes for the rest of the page.
+    """
+    players = Players(wishes.heard) if wishes.heard else None
+    addresses = wishes.heard.addresses.values() if wishes.heard else ()
+    is_tight = len(chosen) > DETAILED
+    room = _MOST_BYTES - len(render(around).encode(errors="backslashreplace")) if is_tight else 0
+    parts: list[dict[str, Any]] = []
+    for one in chosen:
+        part = experiment_part(connection, one, players, beside=rated.get(one.experiment))
+        if is_tight:
+            # Without a single utterance behind its cells, which the page can do without.
+            macro: Any = environment("reports").get_template("parts.html").module
+            text = str(macro.experiment({**part, "cells": cells_part(one, part["in_cells"], 0)}))
+            room -= len(text.encode(errors="backslashreplace")) - sound_bytes(text, addresses)
+            if parts and room < 0:
+                note(f"not in detail: {', '.join(each.name for each in chosen[len(parts) :])}: {_TOO_LARGE}")
+                break
+        parts.append(part)
+    return parts
+
+
+_TOO_LARGE = "the page would pass 2 MB; a report that names fewer experiments has room for them"
+
+
+def _not_in_detail(left: Sequence[Contender]) -> str:
+    """Return the sentence on experiments that somebody named and that the page has no room for."""
+    return f"Not in detail: {', '.join(one.name for one in left)}: {_TOO_LARGE} (tfser report {left[0].experiment})."
+
+
+def sound_bytes(text: str, addresses: Iterable[str]) -> int:
+    """Count what players' addresses take of a page: sound stands there once, or never; files' names wherever they are heard.
+
+    >>> sound_bytes("<audio src='data:A'></audio>", ["data:A", "data:B"])
+    6
     """
     return sum(len(address) * text.count(address) for address in set(addresses))
 
@@ -144,6 +194,7 @@ def _corpora(connection: Connection, material: Material) -> list[dict[str, Any]]
     found = []
     for i, group in enumerate(material.groups):
         table, notes = corpus_data.speakers_table(connection, group)
+        table = shortened(table, _MOST_ROWS, "the SQL below gives all")
         lengths = corpus_data.durations(connection, group)
         found.append(
             {
@@ -164,7 +215,9 @@ def _context(
     members = material.members
     findings, findings_sql = corpus_data.audit_findings(connection, members)
     licences, licences_sql = corpus_data.corpora_rows(connection, material.groups)
-    tables = [score_table(material, group) for group in material.groups]
+    left_out = table_of("left out, and why", [{"what": a, "why": b} for a, b in material.left_out])
+    every_score = [score_table(material, group) for group in material.groups]
+    tables = [shortened(of, _MOST_ROWS, "`tfser scores` shows all") for of in every_score]
     published = {of.title: of for group in material.groups for of in published_tables(connection, group)}
     for of in rated.values():
         row = of.shown.row
@@ -189,9 +242,8 @@ def _context(
         "marks": explain_marks([one.row for one in members]),
         "score_tables": [*tables, *dimension_tables(list(rated.values()))],
         "published": list(published.values()),
-        "left_out": table_of("left out, and why", [{"what": a, "why": b} for a, b in material.left_out])
-        if material.left_out
-        else None,
+        "left_out": shortened(left_out, _MOST_ROWS, "`tfser report --format markdown` lists all") if left_out.rows else None,
+        "left_out_count": len(left_out.rows),
         "audits": table_of("findings of the audits", findings, most=100, sql=findings_sql),
         "licences": table_of("corpora", licences, sql=licences_sql),
         "made": [corpus_data.how_made(connection, one) for one in chosen],

@@ -24,6 +24,7 @@ from tfser.heads.runs.request import LayerRequest
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import Connection, rows
 from tfser.manifests.errors import UsageError, unknown
+from tfser.manifests.experiment_names import meant_by
 from tfser.manifests.notes import note
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def plot(cache: Cache, connection: Connection, kind: str, names: Sequence[str], 
         cache: the cache.
         connection: its catalogue.
         kind: a name of PLOTS.
-        names: experiments; of `features`, an utterance.
+        names: experiments, by id, enough of it, or a name that somebody gave; of `features`, an utterance.
         wishes: what else was said.
         inches: its width.
 
@@ -216,4 +217,6 @@ def plot(cache: Cache, connection: Connection, kind: str, names: Sequence[str], 
         raise unknown("kind of plot", kind, list(PLOTS))
     module, _, function = PLOTS[kind].drawn_by.partition(":")
     draw: Callable[[AskedFigure], Figure] = getattr(import_module(f"tfser.heads.reports.{module}"), function)
-    return draw(AskedFigure(cache=cache, connection=connection, names=names, wishes=wishes, width=inches))
+    # Names that people gave mean experiments; what `features` names is an utterance, whatever experiments are called.
+    meant = list(names) if kind == "features" else [meant_by(cache, name) for name in names]
+    return draw(AskedFigure(cache=cache, connection=connection, names=meant, wishes=wishes, width=inches))

@@ -20,6 +20,7 @@ from tfser.manifests.errors import TfserError
 from tfser.pipeline.sound.audio import MAX_DURATION_S, decode, resample
 
 _RATE_HZ = 16000
+_EMBEDDED = "data:audio/flac;base64,"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,31 @@ class Heard:
     files: Mapping[str, bytes]
     missing: Mapping[tuple[str, str], str]
     megabytes: float
+
+
+class Players:
+    """The players of one page: sound that is part of it stands there once, wherever it is heard.
+
+    Of an utterance that several experiments take for something else, the first has the player; the others lead to it, and the
+    page's script puts a player there, which takes the sound of the first. What is an address costs nothing to name again.
+    """
+
+    def __init__(self, heard: Heard) -> None:
+        self._heard = heard
+        self._placed: dict[tuple[str, str], str] = {}
+
+    def cell(self, corpus: str, utterance_id: str) -> dict[str, str]:
+        """Return a cell (`templates.cell`) to hear an utterance by: a player, a link to the one there is, or why not."""
+        key = (corpus, utterance_id)
+        address = self._heard.addresses.get(key)
+        if address is None:
+            return {"text": self._heard.missing.get(key, "no sound")}
+        if key in self._placed:
+            return {"player": self._placed[key], "text": utterance_id}
+        if not address.startswith(_EMBEDDED):
+            return {"audio": address, "text": utterance_id}
+        self._placed[key] = f"sound-{len(self._placed) + 1}"
+        return {"audio": address, "id": self._placed[key], "text": utterance_id}
 
 
 def listen(connection: Connection, wanted: Sequence[tuple[str, str]], beside: str, embedded_mb: float = EMBEDDED_MB) -> Heard:
@@ -62,7 +88,7 @@ def listen(connection: Connection, wanted: Sequence[tuple[str, str]], beside: st
             missing[key] = " ".join(str(error).split())
     size = sum(map(len, sounds.values()))
     if size <= embedded_mb * 1e6:
-        addresses = {key: f"data:audio/flac;base64,{base64.b64encode(of).decode()}" for key, of in sounds.items()}
+        addresses = {key: f"{_EMBEDDED}{base64.b64encode(of).decode()}" for key, of in sounds.items()}
         return Heard(addresses=addresses, files={}, missing=missing, megabytes=size / 1e6)
     names = {key: f"{beside}/{i + 1:04d}.flac" for i, key in enumerate(sounds)}
     files = {names[key]: of for key, of in sounds.items()}

@@ -13,7 +13,7 @@ from typing import Any
 from tfser.heads import REFERENCE_HEADS
 from tfser.heads.reports.figure_data import FigureData, Numbers, percent_of
 from tfser.heads.reports.material import ContenderGroup, Material
-from tfser.heads.results.latex import latex, needed, tabular
+from tfser.heads.results.latex import latex, needed, tabular, within_the_line
 from tfser.heads.results.marks import explain_marks, mark, standing
 from tfser.heads.results.written import score_text
 from tfser.manifests.wording import cell, count, of_classes, visible
@@ -47,6 +47,14 @@ def table_of(title: str, given: Sequence[Mapping[str, Any]], *, most: int | None
         notes=notes,
         sql=sql,
     )
+
+
+def shortened(table: ReportTable, most: int, rest: str) -> ReportTable:
+    """Return a table with its first rows alone where it has more than `most`, and a note: `rest` says where all are."""
+    if len(table.rows) <= most:
+        return table
+    note = f"The first {most} of {len(table.rows):,} rows; {rest}."
+    return replace(table, rows=table.rows[:most], notes=(note, *table.notes))
 
 
 def of_numbers(numbers: Numbers, most: int = 60) -> ReportTable:
@@ -213,21 +221,28 @@ def _marked_down(text: str) -> str:
     return "".join(f"\\{letter}" if letter in "|*_`[" else letter for letter in escaped)
 
 
+_OF_ONE_COLUMN = 5
+"""Columns of a table that has room in one column of a paper of two."""
+
 _ON_A_PAGE = 12
 """Tables, before LaTeX is told to begin a new page."""
 
 
 def latex_of(tables: Sequence[ReportTable]) -> list[str]:
-    r"""Return tables as lines of LaTeX for the package booktabs, each an environment `table` with its caption and notes."""
+    r"""Return tables as lines of LaTeX for the package booktabs, each an environment `table` with its caption and notes.
+
+    One of many columns is a `table*`, over both columns of a paper that has two; none is wider than its line.
+    """
     lines: list[str] = []
     for number, table in enumerate(tables, 1):
+        name = "table*" if len(table.columns) > _OF_ONE_COLUMN else "table"
         lines += [
-            r"\begin{table}",
+            rf"\begin{{{name}}}",
             r"\centering\small",
             rf"\caption{{{latex(table.title)}}}",
-            *tabular(table.columns, table.rows, table.right),
+            *within_the_line(tabular(table.columns, table.rows, table.right)),
             *(rf"\par\smallskip\footnotesize {latex(note)}" for note in table.notes),
-            r"\end{table}",
+            rf"\end{{{name}}}",
             # LaTeX keeps no more than some dozens of tables until it has a page for them, and then gives up.
             *([r"\clearpage"] if number % _ON_A_PAGE == 0 else []),
             "",

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from tfser.heads.reports.letters import HOUSE_FONT, boxes_text, families_with, lacking
 from tfser.manifests.notes import note
 
 if TYPE_CHECKING:
@@ -41,13 +42,13 @@ CYCLE = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 
 INK, FAINT, PAPER = "#1b1c1d", "#8c8d8e", "#fefdfc"
-"""Text, what stands back (grids, axes), and the ground. A page replaces the three by its own."""
+"""Text, what stands back (grids, axes), and the ground. A page replaces the three by its own, and blue, dim in the dark."""
 
-_ON_A_PAGE = {INK: "var(--ink)", FAINT: "var(--faint)", PAPER: "var(--paper)"}
+_ON_A_PAGE = {INK: "var(--ink)", FAINT: "var(--faint)", PAPER: "var(--paper)", BLUE: "var(--blue)"}
 
 _RC: Mapping[str, Any] = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
+    "font.sans-serif": [HOUSE_FONT],
     "font.size": 8,
     "axes.labelsize": 8,
     "axes.titlesize": 8,
@@ -97,7 +98,7 @@ def house_style(**changes: Any) -> Iterator[None]:
 
     _load()
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # A name in letters that the font lacks: a page has the reader's fonts, a file shows a box.
+        # A name in letters that the font lacks: a page has its reader's fonts, `as_bytes` looks for others.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(cast(Any, {**_RC, **changes}))
@@ -153,16 +154,30 @@ def new_figure(width: float, height: float) -> Figure:
 def as_bytes(figure: Figure, kind: str) -> bytes:
     """Return a figure as the content of an svg, pdf or png file: the same bytes for the same figure. Call in `house_style`.
 
-    In an SVG file letters are drawn as outlines: whoever opens it sees them as they are here, whatever fonts there are.
+    In an SVG file letters are drawn as outlines: whoever opens it sees them as they are here, whatever fonts there are. Letters
+    that the house's font lacks are drawn with other fonts of this machine; where none has them, that is said.
     """
+    from matplotlib.text import Text
+
+    content = _saved(figure, kind)
+    texts = cast("list[Text]", figure.findobj(Text))
+    if missing := lacking(text.get_text() for text in texts if text.get_visible()):
+        families = [HOUSE_FONT, *families_with(missing)]
+        for text in texts:
+            text.set_fontfamily(families)
+        content = _saved(figure, kind) if len(families) > 1 else content
+        if boxes := lacking([missing], families):
+            note(boxes_text(boxes))
+    return content
+
+
+def _saved(figure: Figure, kind: str) -> bytes:
+    """Return a figure as the content of a file, drawn with the fonts that its texts have."""
     import matplotlib
 
     stream = io.BytesIO()
-    with matplotlib.rc_context({"svg.fonttype": "path"}), warnings.catch_warnings(record=True) as told:
-        warnings.filterwarnings("always", message="Glyph .* missing from")
+    with matplotlib.rc_context({"svg.fonttype": "path"}):
         figure.savefig(stream, format=kind, metadata=dict(_NO_DATE[kind]))
-    if any("missing from" in str(warning.message) for warning in told):
-        note("letters of names are boxes in this file: its font, DejaVu Sans, lacks their script (the report page does not)")
     return stream.getvalue()
 
 

@@ -40,7 +40,10 @@ def cell(value: Any) -> Safe:
     if "href" in value:
         return Safe(f'<a href="{escape(value["href"])}">{text}</a>')
     if value.get("audio"):
-        return Safe(f'<audio controls preload="none" src="{escape(value["audio"])}" aria-label="{text}"></audio>')
+        named = f' id="{escape(value["id"])}"' if "id" in value else ""
+        return Safe(f'<audio{named} controls preload="none" src="{escape(value["audio"])}" aria-label="{text}"></audio>')
+    if "player" in value:
+        return Safe(f'<a class="same" href="#{escape(value["player"])}" aria-label="{text}: its player above">player above</a>')
     if "box" in value:
         name, box = escape(value["name"]), escape(str(value["box"]))
         return Safe(f'<input type="checkbox" name="{name}" value="{box}" aria-label="{text}">')

@@ -32,6 +32,7 @@ from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.reading import open_catalogue, rows
 from tfser.manifests.catalogue.run_files import read_run
 from tfser.manifests.errors import TfserError, UsageError
+from tfser.manifests.experiment_names import meant_by
 from tfser.manifests.files import now
 from tfser.pipeline.resources.devices import processor
 
@@ -106,7 +107,7 @@ def plan_fusion(cache: Cache, names: Sequence[str]) -> FusionPlan:
         UsageError: fewer than two experiments are named, there is no such experiment, or they do not go together.
     """
     with open_catalogue(cache) as connection:
-        subjects = [find(connection, name) for name in names]
+        subjects = [find(connection, meant_by(cache, name)) for name in names]
         if single := [each.run_id for each in subjects if each.run_id is not None]:
             raise UsageError(f"{single[0]} is a single run; name experiments, whose folds are fused one by one")
         for subject in subjects:

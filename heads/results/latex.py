@@ -49,19 +49,26 @@ def needed(lines: Iterable[str]) -> list[str]:
     >>> needed(["愤怒"])[0].partition(":")[0]
     '% compile with lualatex or xelatex'
     """
+    lines = list(lines)
     others = sorted({letter for line in lines for letter in line if not _in_t1(letter)})
+    packages = "booktabs,graphicx" if any(r"\resizebox" in line for line in lines) else "booktabs"
     if not others:
-        return [r"% needs \usepackage{booktabs} and \usepackage[T1]{fontenc}"]
+        return [rf"% needs \usepackage{{{packages}}} and \usepackage[T1]{{fontenc}}"]
     some = " ".join(others[:8]) + (" ..." if len(others) > 8 else "")
     return [
         f"% compile with lualatex or xelatex: pdflatex knows no {some}",
-        r"% needs \usepackage{booktabs}, and \usepackage{fontspec} with \setmainfont{a font that has them, such as Noto}",
+        rf"% needs \usepackage{{{packages}}}, and \usepackage{{fontspec}} with \setmainfont{{a font that has them, as Noto}}",
     ]
 
 
 def _in_t1(letter: str) -> bool:
     """Tell whether pdflatex draws a letter in the encoding T1."""
     return (letter < "\u0180" and letter not in _BEYOND_T1) or letter in _IN_T1
+
+
+def within_the_line(lines: Sequence[str]) -> list[str]:
+    """Return a `tabular` that is made smaller where it would be wider than the line, by the package graphicx."""
+    return [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%", *lines[:-1], rf"{lines[-1]}}}"]
 
 
 def tabular(names: Sequence[str], rows: Iterable[Sequence[object]], right: Collection[str]) -> list[str]:

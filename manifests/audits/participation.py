@@ -68,14 +68,16 @@ class Tally:
         return self.given - self.used
 
     def reasons(self) -> str:
-        """Return the reasons with their counts, those that hold for nobody left out.
+        """Return the reasons with their counts, the most frequent first, those that hold for nobody left out.
 
-        >>> Tally(given=9, used=5, left_out={"no label": 3, "no features": 0, "in no fold": 1}).reasons()
-        '3 no label, 1 in no fold'
+        Of those that hold for as many, the first by letters: a scan and a training say the same of the same utterances.
+
+        >>> Tally(given=9, used=4, left_out={"no label": 1, "no features": 0, "in no fold": 3, "no audio": 1}).reasons()
+        '3 in no fold, 1 no audio, 1 no label'
         """
         return ", ".join(
             f"{number:,} {reason}" + (f" ({self.details[reason]})" if self.details.get(reason) else "")
-            for reason, number in self.left_out.items()
+            for reason, number in sorted(self.left_out.items(), key=lambda item: (-item[1], item[0]))
             if number
         )
 

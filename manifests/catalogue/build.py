@@ -101,12 +101,18 @@ def build(
         judge_speakers(cache, connection)
     elif came := {PurePosixPath(p).parts[1] for p in sources if p.startswith("runs/") and sources[p] != before.get(p)}:
         judge_speakers(cache, connection, came)
-    # The stamps come last and in one transaction: a build that dies before them is begun anew by the next
-    # command. What could not be read just now has none, so it is looked at again though no file has changed.
+    # What could not be read just now has no stamp, so it is looked at again though no file has changed.
+    kept = {place: stamp for place, stamp in sources.items() if place not in left_out.again}
+    _conclude(connection, kept, fresh=fresh)
+    return kept
+
+
+def _conclude(connection: Connection, kept: Sources, *, fresh: bool) -> None:
+    """Write what a catalogue now stands for, last of all, and put it on the disk."""
+    # In one transaction: a build that dies before it is begun anew by the next command.
     connection.execute("BEGIN")
     if not fresh:
         connection.execute("DELETE FROM sources")
-    kept = {place: stamp for place, stamp in sources.items() if place not in left_out.again}
     if kept:
         sizes, times = zip(*kept.values(), strict=True)
         connection.execute("INSERT INTO sources SELECT unnest(?), unnest(?), unnest(?)", [list(kept), list(sizes), list(times)])
@@ -117,7 +123,6 @@ def build(
     small = utterances * len(kept) <= _SMALL
     connection.execute(f"SET force_compression = '{'uncompressed' if small else 'auto'}'")
     connection.execute("CHECKPOINT")
-    return kept
 
 
 def _empty(connection: Connection, tables: Sequence[str], skipped: str) -> None:

@@ -112,7 +112,7 @@ def _scanned(store: Cache, source: Source) -> ScanReport:
     Raises:
         TfserError: if nothing of the corpus can be heard.
     """
-    scanned = show_scan(store, source)
+    scanned = show_scan(store, source, is_brief=True)
     if scanned.failure is not None:
         refresh_if_possible(store)
         raise TfserError(scanned.failure)

@@ -41,8 +41,14 @@ def scan(*, source: Source, strict: Strict = False, printing: Printing) -> None:
         raise typer.Exit(1)
 
 
-def show_scan(store: Cache, source: Source) -> ScanReport:
-    """Scan a source under a progress bar, say what was found, and return it."""
+def show_scan(store: Cache, source: Source, is_brief: bool = False) -> ScanReport:
+    """Scan a source under a progress bar, say what was found, and return it.
+
+    Args:
+        store: the cache.
+        source: what is scanned.
+        is_brief: where nothing has changed since the last scan, say that in one line, and not again what that one said.
+    """
     source = with_copy(store, source, say)
     located = source.locate(store)
     with utterance_bar(f"scanning {located.corpus}") as begin, bar(f"generating {located.corpus}") as generating:
@@ -56,6 +62,6 @@ def show_scan(store: Cache, source: Source) -> ScanReport:
                 on_wait=say,
             ),
         )
-    for line in report.lines():
+    for line in report.brief() if is_brief and not report.changed else report.lines():
         say(line)
     return report

@@ -95,7 +95,19 @@ class CorpusReader:
 
     def fail(self, root: Path, reason: str) -> TfserError:
         """Return the error for a folder that does not look like this corpus."""
-        return TfserError(f"{root} does not look like {self.name}: {reason}. Expected:\n{self.layout}")
+        return TfserError(f"{root} does not look like {self.name}: {reason}. Expected: {self.layout_line}")
+
+    @property
+    def layout_line(self) -> str:
+        """Its layout on one line, as an error has room for: a line that is indented goes on with the one before."""
+        parts: list[str] = []
+        for line in self.layout.splitlines():
+            words = " ".join(line.split())
+            if parts and line.startswith(" " * 3):
+                parts[-1] += f" {words}"
+            else:
+                parts.append(words)
+        return ", ".join(parts)
 
 
 def is_junk(name: str) -> bool:
@@ -287,7 +299,7 @@ def find_root(reader: CorpusReader, given: Path | None, recorded: str | None, co
     if given is not None:
         root = absolute(given)
         if not root.is_dir():
-            raise UsageError(f"--root {given}: no such folder. {reader.name} is expected like this:\n{reader.layout}")
+            raise UsageError(f"--root {given}: no such folder. {reader.name} is expected like this: {reader.layout_line}")
         return root
     looked = []
     if reader.name not in ("table", "audformat") and (corpus == reader.name or recorded is None):

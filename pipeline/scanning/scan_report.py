@@ -70,6 +70,14 @@ class ScanReport:
             f"{first}; all of them: {_skipped_query(self.corpus)}"
         )
 
+    def brief(self) -> list[str]:
+        """Return what people are told where the last scan told all of it: that nothing had changed, and who takes no part."""
+        who = f"; {self._participation()}" if self.tally.lost else ""
+        return [f"{self.corpus}: {count(self.utterances, 'utterance')} in {self.root}; nothing had changed{who}"]
+
+    def _participation(self) -> str:
+        return self.tally.sentence("rows and files" if self.tally.left_out[NO_UTTERANCE] else "utterances")
+
     def lines(self) -> list[str]:
         """Return what people are told: what there is, which column is what, what was noted, and who takes no part and why."""
         done = "nothing had changed" if not self.changed else f"{count(self.decoded, 'utterance')} decoded now"
@@ -84,7 +92,7 @@ class ScanReport:
             have = "has no label and takes" if self.unlabelled == 1 else "have no label and take"
             sentences.append(f"{self.unlabelled:,} of {self.utterances:,} {have} no part: {unlabelled_query(self.corpus)}")
         if self.tally.lost > self.tally.left_out[NO_LABEL]:
-            sentences.append(self.tally.sentence("rows and files" if self.tally.left_out[NO_UTTERANCE] else "utterances"))
+            sentences.append(self._participation())
         lines = [f"{self.corpus}: {line}" for line in sentences]
         for words, stage in (
             ("could not be scanned", "scan"),

@@ -279,8 +279,7 @@ def pull(
         RemoteError: the store does not answer, or an object is not what its name says; what came until then stays.
     """
     # What is there is what commits name, nothing else; of several versions of a file the newest counts.
-    commits = _commits(remote)
-    named = _contents(remote, commits)
+    named = _contents(remote, commits := _commits(remote))
     newest = {place: contents[-1] for place, contents in named.items()}
     wanted = _wanted(remote, newest, features, corpus, what)
     runs = _wanted_runs(remote, newest, features, corpus) if what is not What.features else {}
@@ -295,12 +294,11 @@ def pull(
         if advance is not None:
             advance(number, total)
 
-    # Corpora and features, each under the lock of whoever writes it here; another scan of the same corpus stays as it is.
     for lock, places in _by_lock(cache, wanted):
-        with cache.lock(lock, on_wait):
+        with cache.lock(lock, on_wait):  # of whoever writes it here
             is_other = lock.startswith("corpora/") and _is_other_scan(cache, lock, named)
             for place in places:
-                if is_other and not (cache.root / place).exists():
+                if is_other and not (cache.root / place).exists():  # another scan of the same corpus stays as it is
                     done.other_scans.append(place)
                 else:
                     _pull_file(cache, remote, place, named[place], done)

@@ -17,15 +17,20 @@ from typing import Any
 import numpy as np
 import pytest
 import stored_runs as stored
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import font_manager
 from matplotlib.backends.backend_svg import RendererSVG
+from matplotlib.figure import Figure
 
 from tfser.heads.reports import (
     corpus_data,
     drawing,
     epochs_data,
     failing_data,
+    letters,
     page,
     report_tables,
     scores_data,
@@ -36,6 +41,8 @@ from tfser.heads.reports.contender_names import contender_names
 from tfser.heads.reports.figure_data import FigureData, Numbers
 from tfser.heads.reports.material import Material, read_material, spoken
 from tfser.heads.reports.published_data import published_tables
+from tfser.heads.reports.recordings import Heard, Players
+from tfser.heads.reports.templates import cell
 from tfser.heads.results.calibration import calibration
 from tfser.heads.results.reference_numbers import GROUPS, published_beside
 from tfser.manifests import notes
@@ -336,10 +343,30 @@ def test_the_page(written: str) -> None:
 
 
 def test_sound_takes_no_room_from_the_utterances_of_a_page() -> None:
-    """What two experiments are wrong about is embedded twice, and what none is wrong about never; both was counted once."""
+    """What two experiments are wrong about is embedded once, and what none is wrong about never; it is counted so."""
     one, other = "data:audio/flac;base64,AAAA", "data:audio/flac;base64,BB"
-    text = f'<audio src="{one}"></audio><audio src="{one}"></audio>'
-    assert page.sound_bytes(text, [one, other, one]) == 2 * len(one)
+    addresses = {("c", "a"): one, ("c", "b"): other}
+    players = Players(Heard(addresses=addresses, files={}, missing={("c", "x"): "no file"}, megabytes=0.1))
+    text = "".join(cell(players.cell("c", name)) for name in ("a", "a", "x", "a"))
+    assert text.count(one) == 1 and text.count('href="#sound-1"') == 2 and "no file" in text
+    assert page.sound_bytes(text, [one, other, one]) == len(one)
+    beside = Players(Heard(addresses={("c", "a"): "page-audio/0001.flac"}, files={}, missing={}, megabytes=0.1))
+    assert [cell(beside.cell("c", "a")).count("<audio") for _ in range(2)] == [1, 1], "a file is named wherever it is heard"
+
+
+def test_a_page_is_kept_small_and_says_what_it_has_no_room_for(
+    connection: Connection, material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Experiments that do not fit are in the tables, and not in detail; long tables end, and say where the rest is."""
+    monkeypatch.setattr(page, "_MOST_BYTES", 1)
+    monkeypatch.setattr(page, "_MOST_ROWS", 2)
+    monkeypatch.setattr(page, "DETAILED", 1)
+    named = tuple(one.experiment for one in material.members[:2])
+    text = page.write_page(connection, material, page.Wishes(experiments=named, command="tfser report"))
+    assert 'id="e' in text and "1 of them in detail" in text
+    assert f"tfser report {named[1]}" in text, "the way to what is not there"
+    assert len(re.findall(r'<h2 id="e\d+">', text)) == 1
+    assert "The first 2 of 6 rows; the SQL below gives all." in text
 
 
 def test_a_cell_is_one_stop_of_the_keyboard(written: str) -> None:
@@ -369,14 +396,55 @@ def test_the_same_runs_give_the_same_bytes(cache: Cache, connection: Connection,
             assert style.as_bytes(drawing.draw(data, 3.5), kind) == style.as_bytes(drawing.draw(data, 3.5), kind), kind
 
 
-@pytest.mark.parametrize(("title", "boxes"), [("\u6124\u6012", True), ("Wut \u0433\u043d\u0435\u0432", False)])
-def test_letters_that_become_boxes_are_said(title: str, boxes: bool, logged: list[str]) -> None:
+def _titled(title: str) -> Figure:
+    figure = style.new_figure(3.5, 2.0)
+    figure.subplots().set_title(title)
+    return figure
+
+
+@pytest.mark.parametrize(("title", "script"), [("\u6124\u6012", "Noto Sans CJK"), ("\u0e42", "Thai"), ("\u0433 e", None)])
+def test_letters_that_become_boxes_are_said(
+    title: str, script: str | None, logged: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which they are, and what to install, where no font of the machine has them."""
     notes.forget()
+    monkeypatch.setattr(style, "families_with", lambda characters: [])
     with style.house_style():
-        figure = style.new_figure(3.5, 2.0)
-        figure.subplots().set_title(title)
-        style.as_bytes(figure, "png")
-    assert ("boxes" in "\n".join(logged)) == boxes
+        style.as_bytes(_titled(title), "png")
+    assert ("boxes" in "\n".join(logged)) == (script is not None)
+    assert script is None or (script in "\n".join(logged) and title[0] in "\n".join(logged))
+
+
+def test_letters_that_another_font_has_are_drawn_with_it(
+    tmp_path: Path, logged: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A font that was installed after Matplotlib wrote its list of fonts is found all the same."""
+    notes.forget()
+    square = TTGlyphPen(None)
+    for i, place in enumerate([(0, 0), (0, 800), (900, 800), (900, 0)]):
+        (square.lineTo if i else square.moveTo)(place)
+    square.closePath()
+    built = FontBuilder(1000, isTTF=True)
+    built.setupGlyphOrder([".notdef", "ire"])
+    built.setupCharacterMap({0x6124: "ire"})
+    built.setupGlyf({".notdef": square.glyph(), "ire": square.glyph()})
+    built.setupHorizontalMetrics({".notdef": (1000, 0), "ire": (1000, 0)})
+    built.setupHorizontalHeader(ascent=800, descent=-200)
+    built.setupNameTable({"familyName": "Tfser Sans", "styleName": "Regular", "psName": "TfserSans"})
+    built.setupOS2()
+    built.setupPost()
+    built.save(tmp_path / "made.ttf")
+    known = [of for of in font_manager.fontManager.ttflist if of.name == letters.HOUSE_FONT]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", known)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "made.ttf"), str(tmp_path / "gone.ttf")])
+    with style.house_style():
+        drawn = style.as_bytes(_titled("anger \u6124"), "svg")
+        again = style.as_bytes(_titled("anger \u6124"), "svg")
+        plain = style.as_bytes(_titled("anger"), "svg")
+    font_manager.fontManager._findfont_cached.cache_clear()
+    assert b"TfserSans" in drawn and b"DejaVuSans" in drawn
+    assert drawn == again and b"Tfser" not in plain
+    assert "boxes" not in "\n".join(logged)
 
 
 def test_files_for_papers(connection: Connection, material: Material) -> None:
@@ -417,18 +485,21 @@ def test_latex_tables_are_whole(connection: Connection, material: Material, tmp_
         else:
             assert open_ones.pop() == name
     assert not open_ones
-    for line in lines:
+    shrunk = r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
+    assert lines.count(shrunk) == lines.count(r"\end{tabular}}") > 2
+    for line in (line for line in lines if line not in (shrunk, r"\end{tabular}}")):
         plain = re.sub(r"\\[\\{}&%$#_]|\$\\?[\w^{}\\]*-?\$", "", line)
         assert plain.count("{") == plain.count("}"), line
         if not line.startswith("%"):
             assert not set("%#_") & set(plain), line
     if shutil.which("pdflatex") is None:
         pytest.skip("no pdflatex here: the tables were checked for balance and escaping, not compiled")
-    document = [r"\documentclass{article}", r"\usepackage[T1]{fontenc}", r"\usepackage{booktabs}", r"\begin{document}"]
+    document = [r"\documentclass{article}", r"\usepackage[T1]{fontenc}", r"\usepackage{booktabs,graphicx}", r"\begin{document}"]
     (tmp_path / "t.tex").write_text("\n".join([*document, *lines, r"\end{document}"]), encoding="utf-8")
     done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=tmp_path, capture_output=True,
                           timeout=120, check=False)  # fmt: skip
     assert done.returncode == 0, done.stdout.decode(errors="replace")[-2000:]
+    assert b"Overfull" not in done.stdout, "a table is wider than its line"
 
 
 ODD = ["a--b ``c'' ?` !` << >> ,,", r"_ & % # ~ ^ \ { } $ | * [x]", '"', "†‡§ ± − … é ß Ł ő", "* begins", "[0.5] begins", "-"]
@@ -438,7 +509,14 @@ def _compile(engine: str, lines: list[str], preamble: list[str], folder: Path) -
     """Compile lines as a document."""
     if shutil.which(engine) is None:
         pytest.skip(f"no {engine} here")
-    document = [r"\documentclass{article}", *preamble, r"\usepackage{booktabs}", r"\begin{document}", *lines, r"\end{document}"]
+    document = [
+        r"\documentclass{article}",
+        *preamble,
+        r"\usepackage{booktabs,graphicx}",
+        r"\begin{document}",
+        *lines,
+        r"\end{document}",
+    ]
     (folder / "t.tex").write_text("\n".join(document), encoding="utf-8")
     done = subprocess.run([engine, "-interaction=nonstopmode", "-halt-on-error", "t.tex"], cwd=folder, capture_output=True,
                           timeout=300, check=False)  # fmt: skip
@@ -449,7 +527,7 @@ def test_odd_texts_compile(tmp_path: Path) -> None:
     """Whatever stands in labels and names, first in a row, too; and of more tables than LaTeX keeps at a time, all."""
     rows = [{"name": text, "again": text} for text in ODD]
     lines = report_tables.latex_of([report_tables.table_of(text, rows) for text in ODD * 10])
-    assert lines[0] == r"% needs \usepackage{booktabs} and \usepackage[T1]{fontenc}"
+    assert lines[0] == r"% needs \usepackage{booktabs,graphicx} and \usepackage[T1]{fontenc}"
     assert "a-{}-b" in "\n".join(lines) and r"{*} begins & {*} begins" in "\n".join(lines)
     _compile("pdflatex", lines, [r"\usepackage[T1]{fontenc}"], tmp_path)
 

@@ -14,7 +14,7 @@ from tfser.heads.reports import corpus_data, scores_data, trust_data
 from tfser.heads.reports.dimension_parts import rated_beside
 from tfser.heads.reports.material import Contender, read_material
 from tfser.heads.reports.one_experiment import Links, cells_part, drawn, experiment_part
-from tfser.heads.reports.recordings import Heard
+from tfser.heads.reports.recordings import Heard, Players
 from tfser.heads.reports.report_tables import ReportTable, table_of
 from tfser.heads.reports.style import house_style
 from tfser.heads.reports.ui.library import Library
@@ -139,7 +139,7 @@ def one_experiment(library: Library, connection: Connection, name: str, selectio
     # What a list of utterances can filter by is the last epoch's predictions; cells of another selection are listed below.
     with library.drawing, house_style():
         links = Links(cell=cell_link if selection == "last" else None, utterance=address_of)
-        part = experiment_part(connection, one, heard, links, rated_beside(connection, one))
+        part = experiment_part(connection, one, Players(heard), links, rated_beside(connection, one))
     return {**part, "cells": None if selection == "last" else cells_part(one, part["in_cells"], 15)}
 
 
