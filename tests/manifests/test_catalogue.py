@@ -184,7 +184,7 @@ def test_a_cache_that_cannot_be_written(cache, put_corpus, monkeypatch):
     monkeypatch.setattr(Cache, "lock", refuse)
     assert utterance_count(cache) == 3  # out of a private copy
     assert not cache.catalogue.exists()
-    with pytest.raises(TfserError, match=r"catalogue\.duckdb cannot be written .*permission denied.*make room"):
+    with pytest.raises(TfserError, match=r"catalogue\.duckdb cannot be written \(permission denied\); .* who may write there"):
         refresh(cache)
 
 
