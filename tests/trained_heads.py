@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tfser.pipeline.extraction.extract import extract_pass
 from tfser.pipeline.features.engine import Compute
 from tfser.pipeline.features.registry import FeatureRequest, feature_pass
 
-from .conftest import fill_with_tones
+from .conftest import fill_with_tones, run
 
 FOLD = 2
 """Its 36 test utterances are more than a batch of whole utterances."""
@@ -158,3 +159,20 @@ def check_fold(model: Model, cache: Cache, run_id: str, names: dict[str, str], f
         assert [answer.shares()] == expected[key]
         assert [[float(p) for p in row] for row in answer.segments] == [list(row.values()) for row in segments[key]]
         assert answer.seen == "test"
+
+
+def predictions(model: object, audio: object, cache: object) -> list[dict[str, float]]:
+    """Return what `tfser predict` says of audio, by class."""
+    done = run("predict", model, audio, "--cache", cache, "--format", "json")
+    assert done.exit_code == 0, done.output
+    return [row["probabilities"] for row in json.loads(done.stdout)["predictions"]]
+
+
+def away(trained: Trained, model: Path, folder: Path) -> list[dict[str, float]]:
+    """Return what an exported folder says of a speaker, where neither the cache nor the encoder's own folder is."""
+    moved = shutil.move(model, folder / "handed-on")
+    weights = trained.weights.rename(folder / "gone")
+    try:
+        return predictions(moved, trained.audio / "a", folder / "no-cache")
+    finally:
+        weights.rename(trained.weights)

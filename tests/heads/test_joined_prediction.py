@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from tfser.heads.prediction.export import Wish, export
-from tfser.heads.prediction.folder import DESCRIPTION
 from tfser.heads.prediction.loading import load_model
 from tfser.heads.prediction.trackers import finished_runs, to_mlflow, to_tensorboard
 from tfser.heads.results.fusion import fuse, plan_fusion
@@ -21,7 +20,7 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.derived.join import join, joined
 
 from ..conftest import run
-from ..trained_heads import JOINED, LAYERS, Trained, check_fold
+from ..trained_heads import JOINED, LAYERS, Trained, away, check_fold, predictions
 
 
 @pytest.fixture(scope="module")
@@ -30,38 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(tmp_path_factory.mktemp("trained"))
 
 
-def predictions(model: object, audio: object, cache: object) -> list[dict[str, float]]:
-    """Return what `tfser predict` says of audio, by class."""
-    done = run("predict", model, audio, "--cache", cache, "--format", "json")
-    assert done.exit_code == 0, done.output
-    return [row["probabilities"] for row in json.loads(done.stdout)["predictions"]]
-
-
-def away(trained: Trained, model: Path, folder: Path) -> list[dict[str, float]]:
-    """Return what an exported folder says of a speaker, where neither the cache nor the encoder's own folder is."""
-    moved = shutil.move(model, folder / "handed-on")
-    weights = trained.weights.rename(folder / "gone")
-    try:
-        return predictions(moved, trained.audio / "a", folder / "no-cache")
-    finally:
-        weights.rename(trained.weights)
-
-
 # -- joined ------------------------------------------------------------------------------------------------------------------
-
-
-def test_a_joined_set_s_fold_comes_back_and_travels_whole(trained: Trained, tmp_path: Path) -> None:
-    """Three front-ends of the same audio, by the rule that joined the stored frames; from the exported folder alone, too."""
-    (run_id,) = trained.need(("mean_pool", JOINED))
-    (tmp_path / "audio").mkdir()
-    names = trained.elsewhere(tmp_path / "audio")
-    check_fold(load_model(run_id, trained.cache), trained.cache, run_id, names, tmp_path / "audio")
-    export(trained.cache, run_id, tmp_path / "model")
-    about = json.loads((tmp_path / "model" / DESCRIPTION).read_text())
-    assert [part["name"] for part in about["features"]["parts"]] == JOINED.split("+")
-    assert list(about["encoders"].values()) == ["encoder"] and "Side by side" in (tmp_path / "model" / "README.md").read_text()
-    here = predictions(run_id, trained.audio / "a", trained.cache.root)
-    assert away(trained, tmp_path / "model", tmp_path) == here
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from tfser.heads import DIMENSION_REFERENCES, HEADS, TABLE_ONE
 from tfser.heads.prediction.answers import SpokenAnswer, answers
 from tfser.heads.prediction.companies import Familiar
 from tfser.heads.prediction.export import Wish, export
+from tfser.heads.prediction.folder import DESCRIPTION
 from tfser.heads.prediction.inputs import corpus_inputs, measured, named_inputs, standard_input
 from tfser.heads.prediction.loading import load_model
 from tfser.heads.prediction.timeline import cut, windows
@@ -27,7 +28,7 @@ from tfser.manifests.errors import TfserError, UsageError
 from tfser.pipeline.sound.recording import Recording
 
 from ..conftest import run
-from ..trained_heads import JOINED, LAYERS, SETS, Trained, check_fold, heard, stored
+from ..trained_heads import JOINED, LAYERS, SETS, Trained, away, check_fold, heard, predictions, stored
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,20 @@ def test_a_test_fold_s_audio_gives_the_stored_predictions_bit_for_bit(
     (run_id,) = trained.need((head, features))
     names = trained.elsewhere(tmp_path)
     check_fold(load_model(run_id, trained.cache), trained.cache, run_id, names, tmp_path)
+
+
+def test_a_joined_set_s_fold_comes_back_and_travels_whole(trained: Trained, tmp_path: Path) -> None:
+    """Three front-ends of the same audio, by the rule that joined the stored frames; from the exported folder alone, too."""
+    (run_id,) = trained.need(("mean_pool", JOINED))
+    (tmp_path / "audio").mkdir()
+    names = trained.elsewhere(tmp_path / "audio")
+    check_fold(load_model(run_id, trained.cache), trained.cache, run_id, names, tmp_path / "audio")
+    export(trained.cache, run_id, tmp_path / "model")
+    about = json.loads((tmp_path / "model" / DESCRIPTION).read_text())
+    assert [part["name"] for part in about["features"]["parts"]] == JOINED.split("+")
+    assert list(about["encoders"].values()) == ["encoder"] and "Side by side" in (tmp_path / "model" / "README.md").read_text()
+    here = predictions(run_id, trained.audio / "a", trained.cache.root)
+    assert away(trained, tmp_path / "model", tmp_path) == here
 
 
 @pytest.mark.parametrize("features", ["logmel", pytest.param(LAYERS, marks=pytest.mark.slow)])
