@@ -99,7 +99,9 @@ def _filtered(ax: Axes, view: TokenView, *, columns: int) -> None:
         ax.axvspan(low, high, color=VERMILION, alpha=0.18, linewidth=0)
         ax.axvline(middle, color=VERMILION, linestyle="--", linewidth=1, label="learned cut-off")
     finite = _decibels(view.unfiltered)
-    lowest = min(finite.min(), _decibels(low) if view.kind == "power" else finite.min()) - 6
+    shown = min(finite.min(), _decibels(low) if view.kind == "power" else finite.min())
+    # What the filter leaves is shown as far as 20 dB below that: next to nothing would press all else together.
+    lowest = max(min(shown, np.nanmin(kept, initial=shown)), shown - 20) - 2
     # The legend stands above the curves; in a narrow figure it takes two lines.
     ax.set_ylim(lowest, finite.max() + (0.2 if columns > 2 else 0.4) * (finite.max() - lowest))
     ax.set_xlim(0, view.hertz[-1])
