@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tfser.heads.commands.sweep_table import duration
+from tfser.heads.commands.sweep_table import about, duration
 from tfser.heads.results.main_score import MainScore, main_score, main_scores, name_of, spread_text
 from tfser.heads.results.scores import Spread
 from tfser.heads.runs.in_turn import Event
@@ -182,9 +182,9 @@ class SweepView:
 
     def _left_text(self) -> str:
         seconds, known = self.left_s()
-        if seconds < 0.5:  # in words, none
+        if not seconds or (seconds < 0.5 and not known):  # more than nothing says nothing
             return ""
-        return f", {'about' if known else 'more than'} {duration(seconds)} left"
+        return f", {about(seconds) if known else f'more than {duration(seconds)}'} left"
 
     # The live table.
 
