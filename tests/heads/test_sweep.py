@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import multiprocessing
 import shutil
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -460,7 +462,9 @@ def test_heads_without_epochs_show_their_last_and_bear_no_mark(cache: Cache) -> 
 
 
 @pytest.mark.slow
-def test_the_live_table_tells_how_far_it_is(cache: Cache, view: Any) -> None:
+def test_the_live_table_tells_how_far_it_is(cache: Cache, view: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count()  # at each look at the clock another one has gone by
+    monkeypatch.setattr("tfser.heads.commands.progress.time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
     shown, plan, out = view(True)
     drawn: list[str] = []
     plain = Console(file=io.StringIO(), width=110)
