@@ -310,6 +310,7 @@ def test_the_cache_in_a_browser_lists_them(made: Path) -> None:
     assert {row[1] for row in listed.rows} == {"valence", "arousal", "mean"} and len({row[0] for row in listed.rows}) >= 2
 
 
+@pytest.mark.slow  # what is learned and scored of both: tests/heads/test_both.py
 def test_classes_and_dimensions_of_one_run_are_both_scored_and_stored(here: Path, made: Path, tmp_path: Path) -> None:
     found = read_json("train", "--head", "logreg", "--target", "class,arousal", "--fold", "1-2", "--cache", here)
     alone = read_json("train", "--head", "logreg", "--fold", "1-2", "--cache", here)

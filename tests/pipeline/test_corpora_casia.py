@@ -132,6 +132,7 @@ def test_no_casia(tmp_path, write_wav):
         read(tmp_path, {})
 
 
+@pytest.mark.slow  # RAVDESS, CREMA-D and MELD go the same way in a fast test each
 def test_the_whole_line(tmp_path, cache, write_wav, whole_line):
     for seed, name in enumerate(part(numbers=(201, 202))):
         write_wav(tmp_path / name, 0.05, seed)

@@ -102,6 +102,7 @@ def test_features_are_what_they_were(features: dict[str, np.ndarray], name: str)
     np.testing.assert_allclose(statistics(features[name]), DIGEST[name], rtol=TOLERANCE, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_clips_of_their_own_length_are_near_and_not_the_same(
     weights: Path, samples: dict[str, np.ndarray], features: dict[str, np.ndarray]
 ) -> None:
