@@ -44,7 +44,7 @@ ELSEWHERE = {
     "fuse": "heads/test_fusion.py::test_the_command_says_what_it_made",
     "sql": "test_cli.py::test_sql_formats",
     "predict": "heads/test_prediction.py::test_a_corpus_is_predicted_with_its_labels_and_what_was_seen",
-    "export": "test_cli_dimensions.py::test_classes_and_dimensions_of_one_run_are_both_scored_and_stored",
+    "export": "heads/test_prediction_bad_input.py::test_what_a_killed_export_left_is_named_and_kept",
     "runs ls": "heads/test_export.py::test_experiments_have_names_that_commands_know",
     "runs show": "heads/test_export.py::test_experiments_have_names_that_commands_know",
     "runs name": "heads/test_export.py::test_experiments_have_names_that_commands_know",

@@ -113,7 +113,6 @@ def test_what_does_not_go_together_is_refused(cache: Cache) -> None:
     assert set(half.runs) == {(1, 0)} and half.left_out == ("fold 2, seed 0: no run of half",)
 
 
-@pytest.mark.slow  # the command by itself: tests/test_every_command.py
 def test_the_command_says_what_it_made(cache: Cache) -> None:
     people = stored.make_utterances(speakers=3, each=4)
     stored.put_utterances(cache, people)
