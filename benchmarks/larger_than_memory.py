@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from streaming import forget
 
 from tfser.manifests.cache import Cache
 from tfser.manifests.catalogue.stored import read_corpus
@@ -170,17 +171,6 @@ def looked_at(pid: int) -> tuple[int, int, float] | None:
 def tfser(folder: Path, command: str, *words: str) -> list[str]:
     """Return the command line of a `tfser` command on the cache in a folder."""
     return [sys.executable, "-m", "tfser.cli", command, "--cache", str(folder), *words]
-
-
-def forget(paths: list[Path]) -> None:
-    """Ask the system to drop what it holds of files."""
-    for path in paths:
-        file = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(file)
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(file)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,7 +168,7 @@ def own_memory() -> int:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
 
 
-def forget(paths: set[Path]) -> None:
+def forget(paths: Iterable[Path]) -> None:
     """Ask the system to drop what it holds of files."""
     for path in paths:
         file = os.open(path, os.O_RDONLY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,17 @@ def test_token_intensities_are_of_the_convolution() -> None:
     assert view.before == pytest.approx(wanted, rel=1e-5)
     assert view.after is not None
     assert len(view.after) == len(view.seconds) == 30
+
+
+def test_what_a_filter_leaves_is_drawn_to_its_bottom_but_for_next_to_nothing() -> None:
+    plain = tokens(_watched(_mamba(), 30, 16))
+    assert plain.unfiltered is not None
+    lowest = 10 * np.log10(plain.unfiltered.min())
+    for share, shown in ((0.1, -10.0), (1e-6, -20.0)):
+        view = replace(plain, filtered=plain.unfiltered * share, threshold=(plain.unfiltered.min(),) * 3)
+        with style.house_style():
+            bottom = paper_drawing.tokens(view, 7.0).axes[1].get_ylim()[0]
+        assert bottom == pytest.approx(lowest + shown - 2)
 
 
 def test_legends_stay_within_their_axes_at_the_width_of_a_column() -> None:
